@@ -1,0 +1,35 @@
+"""Dynamic batching for any server: single requests in, batches of numpy arrays to a function, single answers out."""
+
+from headrace_batching.batch import shape_key
+from headrace_batching.delivery import LoopDelivery
+from headrace_batching.errors import (
+    BatchingError,
+    BatchOutputError,
+    Closed,
+    DeadlineExceeded,
+    InvalidTask,
+    QueueFull,
+    TaskTooLarge,
+)
+from headrace_batching.options import Options, OptionsError
+from headrace_batching.scheduler import BatchReport, BatchThreads, Scheduler
+from headrace_batching.task import Priority, Task
+
+__all__ = [
+    "BatchOutputError",
+    "BatchReport",
+    "BatchThreads",
+    "BatchingError",
+    "Closed",
+    "DeadlineExceeded",
+    "InvalidTask",
+    "LoopDelivery",
+    "Options",
+    "OptionsError",
+    "Priority",
+    "QueueFull",
+    "Scheduler",
+    "Task",
+    "TaskTooLarge",
+    "shape_key",
+]

@@ -1,0 +1,191 @@
+"""Tasks joined along axis 0, padded to an allowed size, and split back."""
+
+from collections.abc import Callable, Hashable, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.errors import BatchOutputError, InvalidTask
+from headrace_batching.options import Options
+from headrace_batching.task import Array, Arrays, Deliver, Piece, Task
+
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+
+
+def rows_of(inputs: Arrays) -> int:
+    """The length of axis 0 that all inputs share.
+
+    Raises:
+        InvalidTask: There is none. TF Serving: `batching_session.cc` has the texts.
+    """
+    if not inputs:
+        msg = "Batching Run() must have at least one input tensor"
+        raise InvalidTask(msg)
+    if any(array.ndim == 0 for array in inputs.values()):
+        msg = "Batching Run() input tensors must have at least one dimension"
+        raise InvalidTask(msg)
+    rows = {len(array) for array in inputs.values()}
+    if len(rows) > 1:
+        msg = "Batching Run() input tensors must have equal 0th-dimension size"
+        raise InvalidTask(msg)
+    return rows.pop()
+
+
+def shape_key(inputs: Arrays, *, pad: bool = False) -> Hashable:
+    """What must be equal for two tasks to share a batch: names, dtypes, and the shape beyond axis 0.
+
+    With `pad` (pad_variable_length_inputs) the rank stands for the shape. An empty array then keeps to its own
+    kind, since padding repeats an array's first element.
+    """
+    if pad:
+        return tuple(sorted((name, a.dtype.str, a.ndim, a.size == 0) for name, a in inputs.items()))
+    return tuple(sorted((name, a.dtype.str, a.shape[1:]) for name, a in inputs.items()))
+
+
+class Batch:
+    """Pieces of tasks that leave the queue together; one batch thread owns it.
+
+    Args:
+        pieces: At least one, in order of arrival, all of one shape key.
+        options: Which sizes it may be padded to.
+        batched: Whether axis 0 is the batch; without it there is one piece, and nothing is checked or padded.
+
+    Attributes:
+        rows: Rows of all its pieces.
+        padded: Rows that the backend sees.
+    """
+
+    __slots__ = ("_batched", "_options", "_pieces", "padded", "rows")
+
+    def __init__(self, pieces: list[Piece], options: Options, *, batched: bool = True) -> None:
+        self._pieces = pieces
+        self._options = options
+        self._batched = batched
+        self.rows = sum(piece.stop - piece.start for piece in pieces)
+        self.padded = options.padded_rows(self.rows) if batched else self.rows
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Whose rows it holds."""
+        return [piece.task for piece in self._pieces]
+
+    def join(self, empty: Empty) -> Arrays:
+        """One array per input, of `padded` rows. A task alone, unpadded, passes through without a copy.
+
+        Args:
+            empty: Makes the array that the rows are copied into, from its shape and dtype.
+        """
+        first = self._pieces[0]
+        if len(self._pieces) == 1 and self.padded == self.rows:
+            return first.task.inputs if first.whole else _rows(first.task.inputs, first.start, first.stop)
+        return {name: self._join_one(name, empty) for name in first.task.inputs}
+
+    def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
+        """Gives every task its rows of the outputs, as views, and returns those that have all of theirs.
+
+        Args:
+            outputs: Arrays by output name, axis 0 as long as that of the joined inputs.
+            lock: Held while a task's pieces, which may run on several threads, are put together.
+
+        Raises:
+            BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
+        """
+        if self._batched:
+            self._check(outputs)
+        ended = []
+        offset = 0
+        for piece in self._pieces:
+            end = offset + piece.stop - piece.start
+            part = outputs if len(self._pieces) == 1 and end == self.padded else _rows(outputs, offset, end)
+            if piece.whole:
+                piece.task.outputs = part
+                ended.append(piece.task)
+            else:
+                with lock:
+                    if _return_part(piece, part):
+                        ended.append(piece.task)
+            offset = end
+        return ended
+
+    def fail(self, error: Exception) -> list[Task]:
+        """Gives the error to every task that has not ended, and returns these."""
+        waiting = [task for task in self.tasks if not task.ended]
+        for task in waiting:
+            task.error = error
+        return waiting
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """The same tasks in two batches."""
+        middle = len(self._pieces) // 2
+        return Batch(self._pieces[:middle], self._options), Batch(self._pieces[middle:], self._options)
+
+    def _join_one(self, name: str, empty: Empty) -> Array:
+        parts = [piece.task.inputs[name][piece.start : piece.stop] for piece in self._pieces]
+        shapes = {part.shape[1:] for part in parts}
+        inner = shapes.pop() if len(shapes) == 1 else tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+        joined = empty((self.padded, *inner), parts[0].dtype)
+        rows = self.rows
+        if shapes:
+            _pad_into(joined, parts)
+        else:
+            np.concatenate(parts, axis=0, out=joined[:rows])
+        if self.padded > rows:
+            # TF Serving repeats the last task's first row: a row that the model is known to accept.
+            joined[rows:] = joined[rows - len(parts[-1])]
+        return joined
+
+    def _check(self, outputs: Arrays) -> None:
+        for name, array in outputs.items():
+            if array.ndim == 0:
+                msg = f"Batched output tensor has 0 dimensions: {name}"
+                raise BatchOutputError(msg)
+            if array.shape[0] != self.padded:
+                msg = (
+                    "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the "
+                    f"input tensors: {name} has {array.shape[0]}, expected {self.padded}"
+                )
+                raise BatchOutputError(msg)
+
+
+def deliver(tasks: Sequence[Task]) -> None:
+    """Calls each distinct `deliver` among the tasks once, with its tasks."""
+    by_deliver: dict[Deliver, list[Task]] = {}
+    for task in tasks:
+        by_deliver.setdefault(task.deliver, []).append(task)
+    for give, given in by_deliver.items():
+        give(given)
+
+
+def _rows(arrays: Arrays, start: int, stop: int) -> Arrays:
+    return {name: array[start:stop] for name, array in arrays.items()}
+
+
+def _pad_into(joined: Array, parts: list[Array]) -> None:
+    """Copies parts of different inner shapes, each padded at the end with its own first element."""
+    offset = 0
+    for part in parts:
+        place = joined[offset : offset + len(part)]
+        if part.size:
+            place[...] = part.flat[0]
+            place[tuple(slice(size) for size in part.shape)] = part
+        offset += len(part)
+
+
+def _return_part(piece: Piece, part: Arrays) -> bool:
+    """Keeps one piece's outputs; true once the task has them all and is whole again."""
+    task = piece.task
+    if task.ended:
+        return False
+    task.parts = task.parts or {}
+    task.parts[piece.start] = part
+    task.returned += piece.rows
+    if task.returned < task.rows:
+        return False
+    parts = [task.parts[start] for start in sorted(task.parts)]
+    task.outputs = {name: np.concatenate([p[name] for p in parts], axis=0) for name in part}
+    task.parts = None
+    return True

@@ -1,0 +1,41 @@
+"""Why a task was turned away, or what was wrong with a batch; the texts are TF Serving's where it has one."""
+
+
+class BatchingError(Exception):
+    """Anything that this library raises about a task."""
+
+
+class InvalidTask(BatchingError):
+    """The task's inputs have no common number of rows."""
+
+
+class TaskTooLarge(BatchingError):
+    """The task alone has more rows than `max_batch_size`."""
+
+    def __init__(self, rows: int, limit: int) -> None:
+        super().__init__(f"Task size {rows} is larger than maximum input batch size {limit}")
+
+
+class QueueFull(BatchingError):
+    """The queue holds all that it may hold; the caller may try again later."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The batch scheduling queue to which this task was submitted is full; {reason}")
+
+
+class DeadlineExceeded(BatchingError):
+    """The task's deadline passed while it waited; the backend never saw it."""
+
+    def __init__(self) -> None:
+        super().__init__("Run() timeout exceeded while waiting in batching queue")
+
+
+class Closed(BatchingError):
+    """The scheduler takes no more tasks."""
+
+    def __init__(self) -> None:
+        super().__init__("the scheduler is closed")
+
+
+class BatchOutputError(BatchingError):
+    """An output of a batch does not have one row for each row of its inputs."""

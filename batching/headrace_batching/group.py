@@ -1,0 +1,117 @@
+"""The tasks of one scheduler that may share a batch: admitted in order, and taken in order, as many as fit."""
+
+from collections import deque
+from collections.abc import Hashable
+
+from headrace_batching.errors import QueueFull
+from headrace_batching.options import Options
+from headrace_batching.task import Piece, Priority, Task
+
+
+class Group:
+    """Waiting tasks of one shape key. Not thread-safe: the queue's lock guards it.
+
+    The bound is TF Serving's: tasks are counted to waiting batches in order of arrival, and a task that would open
+    batch number `max_enqueued_batches` + 1 is refused. Batches themselves form only when a thread asks.
+    """
+
+    __slots__ = ("_last_slot", "_open_rows", "_options", "_tasks", "closing", "key", "rows")
+
+    def __init__(self, key: Hashable, options: Options) -> None:
+        self.key = key
+        self._options = options
+        self._tasks: dict[Priority, deque[Task]] = {priority: deque() for priority in Priority}
+        self._last_slot = 0
+        self._open_rows = 0
+        self.rows = 0  # that wait; a task without rows counts as one, so that these are bounded, too
+        self.closing = False
+
+    def __bool__(self) -> bool:
+        return any(self._tasks.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether a batch is full, or would be if the next task had fitted."""
+        return self.rows >= self._options.execution_limit
+
+    @property
+    def due(self) -> float:
+        """When the oldest task has waited for long enough; in the past while the scheduler closes."""
+        return 0.0 if self.closing else self._oldest().arrived + self._options.timeout
+
+    @property
+    def priority(self) -> Priority:
+        """The first priority of which a task waits."""
+        return next(priority for priority, tasks in self._tasks.items() if tasks)
+
+    def add(self, task: Task) -> None:
+        """Puts a task at the end.
+
+        Raises:
+            QueueFull: It fits into no batch that may still wait.
+        """
+        rows = task.rows or 1
+        if self._options.enable_large_batch_splitting:
+            self._check_capacity(rows)
+        elif self._open_rows + rows > self._options.execution_limit:
+            self._open_slot()
+        task.slot = self._last_slot
+        self._open_rows += rows
+        self.rows += rows
+        self._tasks[task.priority].append(task)
+
+    def take(self, now: float) -> tuple[list[Piece], list[Task]]:
+        """The next batch's pieces, and the tasks dropped on the way because nobody waits for them any more.
+
+        Order is kept: a task that does not fit ends the batch, unless it may be split.
+        """
+        pieces: list[Piece] = []
+        dropped: list[Task] = []
+        room = self._options.execution_limit
+        for tasks in self._tasks.values():
+            while tasks and room:
+                task = tasks[0]
+                left = (task.rows - task.taken) or 1
+                if task.ended or task.cancelled or task.expired(now):
+                    dropped.append(tasks.popleft())
+                    self.rows -= left
+                    continue
+                rows = min(left, room) if self._options.enable_large_batch_splitting else left
+                if rows > room:
+                    return pieces, dropped
+                pieces.append(task.take(rows))
+                room -= rows
+                self.rows -= rows
+                if rows == left:
+                    tasks.popleft()
+        return pieces, dropped
+
+    def _heads(self) -> list[Task]:
+        return [tasks[0] for tasks in self._tasks.values() if tasks]
+
+    def _oldest(self) -> Task:
+        return min(self._heads(), key=lambda task: task.arrived)
+
+    def _batches(self) -> int:
+        """How many batches wait, the open one included, as TF Serving counts them."""
+        return self._last_slot - min(task.slot for task in self._heads()) + 1 if self else 0
+
+    def _open_slot(self) -> None:
+        waiting, most = self._batches(), self._options.enqueued_limit
+        if waiting >= most:
+            reason = f"currently {waiting} batches enqueued and max_enqueued_batches is {most}"
+            raise QueueFull(reason)
+        self._last_slot += 1
+        self._open_rows = 0
+
+    def _check_capacity(self, rows: int) -> None:
+        size, most = self._options.execution_limit, self._options.enqueued_limit
+        capacity = most * size - self.rows
+        if rows > capacity:
+            batches = -(-self.rows // size)
+            reason = (
+                f"task size is {rows} but scheduling capacity is only {capacity} "
+                f"(num_enqueued_batches={batches}, max_enqueued_batches={most}, "
+                f"open_batch_size={self.rows - (batches - 1) * size}, max_execution_batch_size={size})"
+            )
+            raise QueueFull(reason)

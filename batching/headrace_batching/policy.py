@@ -1,0 +1,50 @@
+"""The batching decision, pure: which group of waiting tasks gives a batch now, or when to look again."""
+
+from collections.abc import Iterable
+from math import inf
+from typing import Protocol, TypeVar
+
+from headrace_batching.task import Priority
+
+
+class Waiting(Protocol):
+    """What the decision needs to know of tasks that wait together."""
+
+    @property
+    def full(self) -> bool:
+        """Whether they fill a batch, or no longer fit into one."""
+
+    @property
+    def due(self) -> float:
+        """When a batch of them leaves even if it is not full."""
+
+    @property
+    def priority(self) -> Priority:
+        """The first priority among them."""
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
+    """The group whose turn it is, asked for by a free batch thread.
+
+    Args:
+        groups: Those that hold tasks, the one longest without a turn first.
+        now: The clock, in seconds.
+
+    Returns:
+        The first group that may run now, of the first priority that has one, and `now`; or None, and the time at
+        which the next batch falls due (infinity while nothing waits). A full batch never waits.
+    """
+    second: W | None = None
+    wake = inf
+    for group in groups:
+        due = now if group.full else group.due
+        if due > now:
+            wake = min(wake, due)
+        elif group.priority is Priority.NORMAL:
+            return group, now
+        elif second is None:
+            second = group
+    return second, now if second is not None else wake

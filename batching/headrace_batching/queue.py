@@ -1,0 +1,181 @@
+"""The bounded queue that hands out batches of tasks: any thread puts, batch threads take."""
+
+import time
+from collections.abc import Callable, Hashable
+from math import inf
+from threading import Condition, Lock
+from typing import NamedTuple
+
+from headrace_batching.batch import Batch, deliver
+from headrace_batching.errors import Closed, DeadlineExceeded, QueueFull
+from headrace_batching.group import Group
+from headrace_batching.options import Options
+from headrace_batching.policy import choose
+from headrace_batching.task import Task
+
+Clock = Callable[[], float]
+Execute = Callable[[Batch], None]
+
+
+class Lane:
+    """One scheduler's part of a queue: its options, its bound, and its tasks in groups that may share a batch.
+
+    Args:
+        options: How its tasks become batches.
+        execute: Runs a batch, on a batch thread.
+        batched: Whether axis 0 is the batch.
+    """
+
+    def __init__(self, options: Options, execute: Execute, *, batched: bool = True) -> None:
+        self.options = options
+        self.execute = execute
+        self.batched = batched
+        self.groups: dict[Hashable, Group] = {}
+        self.rows = 0
+        self.running = 0
+        self.closed = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no task of it waits or runs."""
+        return not self.groups and not self.running
+
+    def check_bound(self, rows: int) -> None:
+        """Bounds what waits over all groups to what one group may hold.
+
+        Raises:
+            QueueFull: There is no room for `rows` more.
+        """
+        most = self.options.enqueued_limit
+        if self.rows + rows > most * self.options.execution_limit:
+            batches = -(-self.rows // self.options.execution_limit)
+            reason = f"currently {batches} batches enqueued and max_enqueued_batches is {most}"
+            raise QueueFull(reason)
+
+
+class Formed(NamedTuple):
+    """A batch that has left the queue, and the lane that runs it."""
+
+    batch: Batch
+    lane: Lane
+
+
+class Turn(NamedTuple):
+    """What one look at the queue gave."""
+
+    formed: Formed | None
+    dropped: list[Task]
+    wake: float
+
+
+class Queue:
+    """Tasks of any number of schedulers, waiting for the batch threads that these share.
+
+    A batch forms when a thread asks for it and not before, so that it holds all that has come until then.
+    Groups take turns, so that a busy model cannot starve a quiet one.
+
+    Args:
+        clock: Gives the time in seconds that tasks' deadlines are on.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self.clock = clock
+        self.lock = Lock()
+        self._changed = Condition(self.lock)
+        self._drained = Condition(self.lock)
+        self._groups: dict[Group, Lane] = {}
+        self._idle = 0
+        self._closed = False
+
+    def put(self, lane: Lane, task: Task) -> None:
+        """Adds a task, at once or not at all. Any thread.
+
+        Raises:
+            Closed: The lane or the queue takes no more tasks.
+            QueueFull: It has no room for the task.
+        """
+        with self.lock:
+            if lane.closed or self._closed:
+                raise Closed
+            lane.check_bound(task.rows or 1)
+            group = lane.groups.get(task.key)
+            new = group is None
+            if group is None:
+                group = Group(task.key, lane.options)
+            task.arrived = self.clock()
+            group.add(task)
+            if new:
+                lane.groups[task.key] = group
+                self._groups[group] = lane
+            lane.rows += task.rows or 1
+            # One thread has been called for this group already unless it is new, or fills a batch more.
+            if self._idle and (new or group.full):
+                self._changed.notify()
+
+    def take(self) -> Formed | None:
+        """Waits for a batch; None once the queue is closed and empty. Batch threads; the lock is free meanwhile."""
+        while True:
+            with self.lock:
+                turn = self.turn(self.clock())
+                if turn.formed is None and not turn.dropped:
+                    if self._closed and not self._groups:
+                        return None
+                    self._wait(turn.wake)
+            _expire(turn.dropped)
+            if turn.formed is not None:
+                return turn.formed
+
+    def turn(self, now: float) -> Turn:
+        """One look at the queue at time `now`, under its lock: the batch that is due, if any, taken out of it."""
+        group, wake = choose(self._groups, now)
+        if group is None:
+            return Turn(None, [], wake)
+        lane = self._groups.pop(group)
+        before = group.rows
+        pieces, dropped = group.take(now)
+        lane.rows -= before - group.rows
+        if group:
+            self._groups[group] = lane  # behind all others: they take turns
+        else:
+            del lane.groups[group.key]
+        if not pieces:
+            self._drained.notify_all()
+            return Turn(None, dropped, wake)
+        lane.running += 1
+        return Turn(Formed(Batch(pieces, lane.options, batched=lane.batched), lane), dropped, wake)
+
+    def finish(self, lane: Lane) -> None:
+        """Says that a batch of the lane has ended."""
+        with self.lock:
+            lane.running -= 1
+            self._drained.notify_all()
+
+    def close_lane(self, lane: Lane) -> None:
+        """Takes no more tasks of the lane, runs at once what waits, and returns when the last batch has ended."""
+        with self.lock:
+            lane.closed = True
+            for group in lane.groups.values():
+                group.closing = True
+            self._changed.notify_all()
+            self._drained.wait_for(lambda: lane.idle)
+
+    def close(self) -> None:
+        """Takes no more tasks at all; `take` hands out what waits, at once, and then None."""
+        with self.lock:
+            self._closed = True
+            for group in self._groups:
+                group.closing = True
+            self._changed.notify_all()
+
+    def _wait(self, wake: float) -> None:
+        self._idle += 1
+        self._changed.wait(None if wake == inf else max(0.0, wake - self.clock()))
+        self._idle -= 1
+
+
+def _expire(dropped: list[Task]) -> None:
+    """Tells those whose deadline has passed; who was cancelled or has ended has nobody waiting."""
+    expired = [task for task in dropped if not task.ended and not task.cancelled]
+    for task in expired:
+        task.error = DeadlineExceeded()
+    deliver(expired)

@@ -1,0 +1,173 @@
+"""Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Thread
+
+import numpy as np
+
+from headrace_batching.batch import Batch, Empty, deliver, rows_of, shape_key
+from headrace_batching.delivery import deliver_to_threads
+from headrace_batching.errors import TaskTooLarge
+from headrace_batching.options import Options
+from headrace_batching.queue import Clock, Lane, Queue
+from headrace_batching.task import Arrays, Priority, Task
+
+Run = Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What one run of the backend was.
+
+    Attributes:
+        tasks: Requests, or pieces of them, in the batch.
+        rows: Their rows.
+        padding: Rows added to reach an allowed size.
+        waited: Seconds that the oldest of them had waited in the queue when the run began.
+        ran: Seconds that the run took, joining and splitting included.
+        failed: Whether it raised; the tasks are then run again in halves, or have failed.
+    """
+
+    tasks: int
+    rows: int
+    padding: int
+    waited: float
+    ran: float
+    failed: bool
+
+
+Observe = Callable[[BatchReport], None]
+
+
+class BatchThreads:
+    """The threads that run batches, shared by all schedulers. TF Serving: `num_batch_threads`.
+
+    Args:
+        count: Batches that run at once.
+        queue: Where they take them from.
+    """
+
+    def __init__(self, count: int, queue: Queue | None = None) -> None:
+        self.queue = queue or Queue()
+        self._threads = [
+            Thread(target=_run_batches, args=(self.queue,), name=f"batch-{number}", daemon=True)
+            for number in range(count)
+        ]
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Runs what waits, and ends the threads."""
+        self.queue.close()
+        for thread in self._threads:
+            thread.join()
+
+
+class Scheduler:
+    """Batches the calls of one function.
+
+    Args:
+        threads: Where batches run.
+        run: Arrays by input name to arrays by output name, axis 0 the batch; called on batch threads, several at
+            once. What it raises goes to those callers only whose task, alone, makes it raise.
+        options: How requests become batches.
+        batched: Whether axis 0 is the batch. Where it is not, `options.max_batch_size` is 1, every task counts as
+            one row, and tasks are run one by one, their arrays as they are.
+        empty: Makes the arrays that several tasks' rows are copied into; `run` may keep them until it returns.
+        observe: Told of every run, on its batch thread.
+    """
+
+    def __init__(
+        self,
+        threads: BatchThreads,
+        run: Run,
+        options: Options,
+        *,
+        batched: bool = True,
+        empty: Empty = np.empty,
+        observe: Observe | None = None,
+    ) -> None:
+        self.options = options
+        self._queue = threads.queue
+        self._clock: Clock = threads.queue.clock
+        self._run = run
+        self._empty = empty
+        self._observe = observe
+        self._lane = Lane(options, self._execute, batched=batched)
+
+    def submit(self, task: Task) -> None:
+        """Puts a task into the queue, at once or not at all. Any thread.
+
+        Raises:
+            TaskTooLarge: It has more rows than `max_batch_size`.
+            QueueFull: There is no room; the caller may try again later.
+            Closed: The scheduler has been closed.
+        """
+        if task.rows > self.options.max_batch_size:
+            raise TaskTooLarge(task.rows, self.options.max_batch_size)
+        self._queue.put(self._lane, task)
+
+    def call(
+        self, inputs: Arrays, *, timeout: float | None = None, priority: Priority = Priority.NORMAL
+    ) -> "Future[Arrays]":
+        """Submits one request for a caller that has threads, not an event loop.
+
+        Args:
+            inputs: Arrays by name, with the same axis 0.
+            timeout: Seconds that it may wait in the queue.
+            priority: Which tasks leave the queue first.
+
+        Raises:
+            InvalidTask: The inputs have no common number of rows.
+            TaskTooLarge, QueueFull, Closed: As for `submit`.
+        """
+        task = Task(
+            inputs,
+            deliver_to_threads,
+            rows=rows_of(inputs),
+            key=shape_key(inputs, pad=self.options.pad_variable_length_inputs),
+            deadline=None if timeout is None else self._clock() + timeout,
+            priority=priority,
+        )
+        task.future = future = Future[Arrays]()
+        self.submit(task)
+        return future
+
+    def close(self) -> None:
+        """Takes no more tasks, runs at once what waits, and returns when the last batch has ended."""
+        self._queue.close_lane(self._lane)
+
+    def _execute(self, batch: Batch) -> None:
+        """Runs a batch; one that fails is run again in halves, so that only what cannot succeed fails."""
+        began = self._clock()
+        try:
+            ended = batch.split(self._run(batch.join(self._empty)), self._queue.lock)
+        except Exception as error:
+            self._report(batch, began, failed=True)
+            if len(batch) == 1:
+                deliver(batch.fail(error))
+            else:
+                for half in batch.halves():
+                    self._execute(half)
+        else:
+            self._report(batch, began, failed=False)
+            deliver(ended)
+
+    def _report(self, batch: Batch, began: float, *, failed: bool) -> None:
+        if self._observe is not None:
+            waited = began - min(task.arrived for task in batch.tasks)
+            ran = self._clock() - began
+            self._observe(BatchReport(len(batch), batch.rows, batch.padded - batch.rows, waited, ran, failed))
+
+
+def _run_batches(queue: Queue) -> None:
+    while (formed := queue.take()) is not None:
+        try:
+            formed.lane.execute(formed.batch)
+        finally:
+            queue.finish(formed.lane)

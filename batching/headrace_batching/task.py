@@ -1,0 +1,118 @@
+"""One waiting request, with its own reply in it."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+Deliver = Callable[[Sequence["Task"]], None]
+
+
+class Priority(IntEnum):
+    """Who goes first when both wait. A batch of the first kind is filled up with the second."""
+
+    NORMAL = 0
+    LOW = 1
+
+
+class Task:
+    """One waiting request.
+
+    Whoever makes it owns it until `Scheduler.submit`; from then on it belongs to the queue, and its maker may only
+    `cancel` it. When it has ended, `deliver` is called with it on a batch thread (once a batch, with all tasks of
+    the batch that name the same `deliver`), and exactly one of `outputs` and `error` is set.
+
+    Args:
+        inputs: Arrays by input name, all with the same axis 0. They must not change until the task has ended.
+        deliver: Called with the ended tasks; must not block and must not raise.
+        rows: The length of axis 0; 1 for a model that has no batch axis.
+        key: What must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
+        deadline: On the scheduler's clock, in seconds; None for none.
+        priority: Which tasks leave the queue first.
+    """
+
+    __slots__ = (
+        "arrived",
+        "cancelled",
+        "deadline",
+        "deliver",
+        "error",
+        "future",
+        "inputs",
+        "key",
+        "outputs",
+        "parts",
+        "priority",
+        "returned",
+        "rows",
+        "slot",
+        "taken",
+    )
+
+    def __init__(
+        self,
+        inputs: Arrays,
+        deliver: Deliver,
+        *,
+        rows: int,
+        key: Hashable = (),
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
+        self.inputs = inputs
+        self.deliver = deliver
+        self.rows = rows
+        self.key = key
+        self.deadline = deadline
+        self.priority = priority
+        self.cancelled = False
+        self.future: Any = None  # whatever `deliver` needs to find on the task
+        self.outputs: Arrays | None = None
+        self.error: Exception | None = None
+        # The queue's: when it came, the waiting batch it was counted to, and its rows that have left the queue.
+        self.arrived = 0.0
+        self.slot = 0
+        self.taken = 0
+        # The batches': outputs of its pieces by first row, and the rows they make up.
+        self.parts: dict[int, Arrays] | None = None
+        self.returned = 0
+
+    def cancel(self) -> None:
+        """Says that nobody waits for the answer any more: a task still in the queue is dropped. Any thread."""
+        self.cancelled = True
+
+    def take(self, rows: int) -> "Piece":
+        """The next `rows` rows of it, for a batch. Under the queue's lock."""
+        start = self.taken
+        self.taken = min(start + rows, self.rows)
+        return Piece(self, start, self.taken)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its answer, or its error, is there."""
+        return self.outputs is not None or self.error is not None
+
+    def expired(self, now: float) -> bool:
+        """Whether its deadline has passed at `now`."""
+        return self.deadline is not None and self.deadline <= now
+
+
+class Piece(NamedTuple):
+    """The rows `start` to `stop` of a task, in one batch: all of them unless large tasks are split."""
+
+    task: Task
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the batch it fills."""
+        return self.stop - self.start
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of its task."""
+        return self.start == 0 and self.stop == self.task.rows
