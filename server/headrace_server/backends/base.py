@@ -1,0 +1,48 @@
+"""The Backend protocol: what a runtime owes to whoever serves a model with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from headrace_batching.task import Arrays
+from headrace_server.backends.signature import Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendOptions:
+    """What an operator decides about a runtime; each backend reads what means something to it.
+
+    Attributes:
+        intra_op_threads: Threads inside one operator; 0 lets the runtime choose.
+        inter_op_threads: Operators at once; 0 lets the runtime choose.
+        providers: ONNX Runtime's execution providers, the preferred one first.
+        cpu_memory_arena: Whether ONNX Runtime keeps the memory that it has used once.
+    """
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    cpu_memory_arena: bool = True
+
+
+class Backend(Protocol):
+    """One loaded model in one runtime. Whoever loads it closes it, once, when nothing runs any more."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Its entries by name; the same for as long as it lives."""
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """Computes the outputs asked for, each under its alias. Any thread, several at once.
+
+        Args:
+            signature: One of its own.
+            inputs: An array for every input of the signature, checked against it, by alias. Not kept.
+            outputs: Aliases of the signature's outputs.
+
+        Raises:
+            ServingError: The runtime refused; with the runtime's code and text where it has them.
+        """
+
+    def close(self) -> None:
+        """Frees the model's memory."""

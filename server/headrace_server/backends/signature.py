@@ -1,0 +1,156 @@
+"""The named, typed, shaped inputs and outputs of one entry of a model, and the checks of a request's."""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from headrace_protos.tensor import dtype_name, dtype_of, enum_of
+
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Code, DataType
+from headrace_server.errors import ServingError, invalid
+
+DEFAULT_SIGNATURE = "serving_default"
+PREDICT_METHOD = "tensorflow/serving/predict"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: What the model calls it.
+        dtype: Its element type on the wire.
+        shape: Its dimensions, None for one that varies.
+        dims: Names of the dimensions, "" for one without; as long as `shape`.
+    """
+
+    name: str
+    dtype: DataType
+    shape: tuple[int | None, ...]
+    dims: tuple[str, ...] = ()
+
+    @cached_property
+    def array_dtype(self) -> np.dtype[Any]:
+        """The dtype of its arrays; strings are objects."""
+        return dtype_of(self.dtype)
+
+    @cached_property
+    def fixed(self) -> tuple[int, ...] | None:
+        """The shape beyond axis 0 where all of it is known."""
+        inner = tuple(size for size in self.shape[1:] if size is not None)
+        return inner if len(inner) == len(self.shape) - 1 else None
+
+    def check(self, array: Array, position: int) -> None:
+        """Compares an array's dtype, rank and dimensions with what is declared.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT. The dtype's text is TensorFlow's, the others are ONNX Runtime's.
+        """
+        if array.dtype != self.array_dtype:
+            got = dtype_name(enum_of(array.dtype))
+            raise invalid(f"Expects arg[{position}] to be {dtype_name(self.dtype)} but {got} is provided")
+        if array.ndim != len(self.shape):
+            raise invalid(f"Invalid rank for input: {self.name} Got: {array.ndim} Expected: {len(self.shape)}")
+        if array.shape[1:] == self.fixed and self.shape[0] is None:
+            return
+        pairs = zip(array.shape, self.shape, strict=True)
+        wrong = [(i, got, want) for i, (got, want) in enumerate(pairs) if want is not None and got != want]
+        if wrong:
+            where = "; ".join(f"index: {i} Got: {got} Expected: {want}" for i, got, want in wrong)
+            raise invalid(f"Got invalid dimensions for input: {self.name} for the following indices {where}")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One entry of a model.
+
+    Attributes:
+        inputs: By the alias that requests use.
+        outputs: By alias.
+        method_name: TF Serving: which calls it is meant for.
+        batched: Whether axis 0 of all inputs is the batch.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    method_name: str = PREDICT_METHOD
+    batched: bool = False
+
+    @cached_property
+    def one_shape(self) -> bool:
+        """Whether all that passes the check has the same shape beyond axis 0."""
+        return all(spec.fixed is not None for spec in self.inputs.values())
+
+    def check_names(self, aliases: Collection[str]) -> None:
+        """Compares a request's input aliases with the signature's.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT. TF Serving: predict_util.cc has the texts and their order.
+        """
+        if len(aliases) != len(self.inputs):
+            asked, declared = set(aliases), set(self.inputs)
+            raise invalid(
+                f"input size does not match signature: {len(asked)}!={len(declared)} "
+                f"len({_braced(asked)}) != len({_braced(declared)}). Sent extra: {_braced(asked - declared)}. "
+                f"Missing but required: {_braced(declared - asked)}."
+            )
+        for alias, spec in self.inputs.items():
+            if alias not in aliases:
+                raise invalid(
+                    f"Signature input alias: {alias}(feed name: {spec.name}) not found in request and no default value "
+                    f"provided. Inputs expected to be in the request {_braced(aliases)}, "
+                    "or default input alias set: {}"
+                )
+
+    def check_outputs(self, output_filter: Sequence[str]) -> tuple[str, ...]:
+        """The outputs that a request wants: those it names, or all.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT for one that is unknown or named twice. TF Serving: predict_util.cc.
+        """
+        for position, alias in enumerate(output_filter):
+            if alias not in self.outputs:
+                raise invalid(
+                    f"output tensor alias not found in signature: {alias} "
+                    f"Outputs expected to be in the set {_braced(self.outputs)}."
+                )
+            if alias in output_filter[:position]:
+                raise invalid(f"duplicate output tensor alias: {alias}")
+        return tuple(output_filter) or tuple(self.outputs)
+
+    def check_arrays(self, arrays: Arrays) -> None:
+        """Compares every array with its declaration; the names have been checked.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT.
+        """
+        for position, (alias, spec) in enumerate(self.inputs.items()):
+            spec.check(arrays[alias], position)
+
+    def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
+        """What must be equal for two checked requests to share a batch; dtypes and ranks are equal already."""
+        if self.one_shape:
+            return ()
+        if pad:
+            return tuple(arrays[alias].size == 0 for alias in self.inputs)
+        return tuple(arrays[alias].shape[1:] for alias in self.inputs)
+
+
+def find_signature(signatures: Mapping[str, Signature], name: str) -> tuple[str, Signature]:
+    """A signature by the name in a request; empty is `serving_default`.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION. TF Serving: predict_util.cc (other calls answer other codes).
+    """
+    key = name or DEFAULT_SIGNATURE
+    try:
+        return key, signatures[key]
+    except KeyError:
+        raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{key}" not found.') from None
+
+
+def _braced(names: Collection[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"

@@ -1,0 +1,59 @@
+"""Everything one run is told: frozen, every default written once, here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headrace_batching import Options
+
+
+def flag(default: Any, help_text: str) -> Any:
+    """A field that is also a flag of the same name."""
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A model and where its versions are."""
+
+    name: str
+    base_path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run of the server. Fields that carry a help text are flags of the same name; TF Serving's where it has them.
+
+    Attributes:
+        batching: Batching parameters for programs that have them as an object; a file named by
+            `batching_parameters_file` goes before them.
+    """
+
+    port: int = flag(8500, "TCP port for gRPC, on all interfaces")
+    model_name: str = flag("default", "name that requests call the model by")
+    model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
+    enable_batching: bool = flag(True, "run requests that wait at the same time as one batch")
+    batching_parameters_file: str = flag("", "text-proto file of BatchingParameters; without it, TF Serving's defaults")
+    file_system_poll_wait_seconds: int = flag(
+        1, "seconds between two looks for new versions; 0 looks once, a negative value never"
+    )
+    tensorflow_session_parallelism: int = flag(0, "threads of a model, within and across its operators; 0 is automatic")
+    tensorflow_intra_op_parallelism: int = flag(0, "threads within one operator of a model; 0 is automatic")
+    tensorflow_inter_op_parallelism: int = flag(0, "operators of a model that run at once; 0 is automatic")
+    onnxruntime_providers: str = flag(
+        "CPUExecutionProvider", "ONNX Runtime's execution providers, separated by commas, the preferred one first"
+    )
+    onnxruntime_cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
+    enable_serialization_as_tensor_content: bool = flag(
+        False,
+        "answer with tensor_content, not with the typed *_val fields",
+    )
+    grpc_channel_arguments: str = flag("", "gRPC channel arguments for the server, as k=v,k=v")
+    drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
+    transport: str = flag("auto", "what carries the bytes: auto, grpcio, or native (the headrace-native package)")
+    batching: Options = field(default_factory=Options)
+
+    @property
+    def models(self) -> tuple[ModelConfig, ...]:
+        """The models to serve."""
+        return (ModelConfig(self.model_name, Path(self.model_base_path)),)

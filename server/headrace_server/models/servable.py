@@ -1,0 +1,161 @@
+"""One loaded version: its backend, its signatures, a scheduler for each."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from threading import Condition, Lock
+
+from headrace_batching import BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
+from headrace_batching.batch import rows_of
+from headrace_batching.task import Arrays
+from headrace_server.backends.base import Backend
+from headrace_server.backends.signature import Signature, find_signature
+from headrace_server.metrics import BatchCounts
+
+log = logging.getLogger(__name__)
+
+Outputs = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What comes with a request beside its message.
+
+    Attributes:
+        delivery: Resolves futures of the event loop in which the caller waits.
+        deadline: On the monotonic clock, in seconds; None for none.
+        priority: Whether it goes before or after the others that wait.
+    """
+
+    delivery: LoopDelivery
+    deadline: float | None = None
+    priority: Priority = Priority.NORMAL
+
+
+class Servable:
+    """One loaded version.
+
+    Args:
+        name: The model's.
+        version: Its number.
+        backend: Owned from here on.
+        threads: Where its batches run.
+        batching: How requests become batches; None runs every request by itself.
+    """
+
+    def __init__(
+        self, name: str, version: int, backend: Backend, threads: BatchThreads, batching: Options | None
+    ) -> None:
+        self.name = name
+        self.version = version
+        self._backend = backend
+        self._threads = threads
+        self._batching = batching
+        self._lock = Lock()
+        self._schedulers: dict[tuple[str, Outputs], Scheduler] = {}
+        self._counts = {key: BatchCounts() for key in backend.signatures}
+        self._left = Condition()
+        self._leases = 0
+        self._retired = False
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Its entries by name."""
+        return self._backend.signatures
+
+    def signature(self, name: str) -> tuple[str, Signature]:
+        """The signature that a request names, and its name.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION, there is none.
+        """
+        return find_signature(self._backend.signatures, name)
+
+    async def run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
+        """Computes the outputs of one request, in a batch with others where the model allows.
+
+        Args:
+            signature: The name of one of its own.
+            inputs: An array for each of the signature's inputs, by alias; their names have been checked.
+            outputs: Aliases of the signature's outputs.
+            call: Where to answer, and until when.
+
+        Raises:
+            ServingError: An input does not fit its declaration, or the backend refused.
+            BatchingError: The queue did.
+        """
+        declared = self._backend.signatures[signature]
+        declared.check_arrays(inputs)
+        task = self._task(declared, inputs, call)
+        future = call.delivery.expect(task)
+        self._scheduler(signature, outputs).submit(task)
+        try:
+            return await future
+        finally:
+            if not task.ended:
+                task.cancel()
+
+    def lease(self) -> bool:
+        """Keeps it loaded until `release`; False if it is being unloaded. Any thread."""
+        with self._left:
+            self._leases += not self._retired
+            return not self._retired
+
+    def release(self) -> None:
+        """Ends one lease."""
+        with self._left:
+            self._leases -= 1
+            if self._retired:
+                self._left.notify_all()
+
+    def close(self) -> None:
+        """Waits for the last lease to end and the last batch to run, then frees the model."""
+        with self._left:
+            self._retired = True
+            self._left.wait_for(lambda: not self._leases)
+        for scheduler in self._schedulers.values():
+            scheduler.close()
+        self._backend.close()
+        for signature, counts in self._counts.items():
+            log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
+
+    def _task(self, signature: Signature, inputs: Arrays, call: Call) -> Task:
+        batching = self._batching
+        if batching is None or not signature.batched:
+            return Task(inputs, call.delivery, rows=1, deadline=call.deadline, priority=call.priority)
+        key = signature.shape_key(inputs, pad=batching.pad_variable_length_inputs)
+        return Task(
+            inputs, call.delivery, rows=rows_of(inputs), key=key, deadline=call.deadline, priority=call.priority
+        )
+
+    def _scheduler(self, signature: str, outputs: Outputs) -> Scheduler:
+        """The one for these outputs, made at their first use. TF Serving: a queue for each set of output tensors."""
+        key = (signature, outputs)
+        scheduler = self._schedulers.get(key)
+        if scheduler is None:
+            with self._lock:
+                scheduler = self._schedulers.setdefault(key, self._new_scheduler(signature, outputs))
+        return scheduler
+
+    def _new_scheduler(self, signature: str, outputs: Outputs) -> Scheduler:
+        batched = self._batching is not None and self._backend.signatures[signature].batched
+        options = self._batching or Options()
+        return Scheduler(
+            self._threads,
+            partial(self._backend.run, signature, outputs=outputs),
+            options if batched else _one_by_one(options),
+            batched=batched,
+            observe=partial(_count, self._counts[signature]),
+        )
+
+
+def _one_by_one(options: Options) -> Options:
+    """As many requests may wait as with batching, but each runs alone."""
+    waiting = options.enqueued_limit * options.max_batch_size
+    return Options(max_batch_size=1, max_enqueued_batches=waiting, num_batch_threads=options.num_batch_threads)
+
+
+def _count(counts: BatchCounts, report: BatchReport) -> None:
+    if not report.failed:
+        counts.add(report.tasks, report.rows)

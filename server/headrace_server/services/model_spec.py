@@ -1,0 +1,41 @@
+"""What a ModelSpec in a request asks for. TF Serving: server_core.cc, ServableRequestFromModelSpec."""
+
+from typing import Protocol
+
+from headrace_protos import ModelSpec
+from headrace_server.errors import invalid
+
+
+class HasModelSpec(Protocol):
+    """Any request that names a model."""
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """Which model, and which version of it."""
+
+    def HasField(self, field_name: str) -> bool:  # noqa: N802 - protobuf's name
+        """Whether a message field is set."""
+
+
+def require_model_spec(request: HasModelSpec) -> ModelSpec:
+    """The request's ModelSpec.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it has none.
+    """
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    return request.model_spec
+
+
+def asked_version(spec: ModelSpec) -> int | None:
+    """The version that a ModelSpec names; None for the latest.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it names no model, or a label that no model has.
+    """
+    if not spec.name:
+        raise invalid("ModelSpec has no name specified.")
+    if spec.version_label:
+        raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+    return spec.version.value if spec.HasField("version") else None

@@ -1,0 +1,29 @@
+"""grpc.reflection.v1alpha: clients such as grpcurl and ghz learn the services from the server itself."""
+
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.reflection import aio
+
+from headrace_protos import POOL
+
+
+class ReflectionService:
+    """Describes services, from the pool that headrace's messages are in.
+
+    Args:
+        names: Full names of the services, without health and reflection themselves.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        every = list(names)
+        for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+            POOL.AddSerializedFile(file.serialized_pb)
+            every += [service.full_name for service in file.services_by_name.values()]
+        self._servicer = aio.ReflectionServicer(every, pool=POOL)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the service to a server."""
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._servicer, server)

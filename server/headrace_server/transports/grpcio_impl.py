@@ -1,0 +1,116 @@
+"""gRPC on grpc.aio: bytes to messages, timeouts to deadlines, failures to status codes."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from headrace_batching import LoopDelivery, Priority
+from headrace_protos import Code
+from headrace_server.errors import ServingError, status_of
+from headrace_server.models.servable import Call
+from headrace_server.services.rpc import Method
+from headrace_server.transports.base import Endpoint
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handle = Callable[[bytes, Context], Awaitable[bytes]]
+
+PRIORITY_HEADER = "headrace-priority"
+MAX_MESSAGE_BYTES = 2**31 - 1
+MAX_TEXT_BYTES = 1024
+
+_STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+
+class GrpcioTransport:
+    """One grpc.aio server.
+
+    Args:
+        endpoint: Where it listens, and what it serves.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Listens; the port that it got.
+
+        Raises:
+            ServingError: UNKNOWN, the address is taken or no address at all. The text is TF Serving's.
+        """
+        self._server = server = grpc.aio.server(options=_options(self._endpoint))
+        delivery = LoopDelivery(asyncio.get_running_loop())
+        for service in self._endpoint.services:
+            handlers = {method.name: _rpc_handler(method, delivery) for method in service.methods}
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
+        for register in self._endpoint.servicers:
+            register(server)
+        try:
+            port = server.add_insecure_port(self._endpoint.address)
+        except RuntimeError as error:
+            text = f"Failed to BuildAndStart gRPC server: {self._endpoint.address}: {error}"
+            raise ServingError(Code.UNKNOWN, text) from error
+        await server.start()
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+        if self._server is not None:
+            await self._server.stop(grace)
+
+
+def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a share of its calls
+        *endpoint.arguments,
+    ]
+
+
+def _rpc_handler(method: Method, delivery: LoopDelivery) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    # Without (de)serialisers grpcio hands over the bytes, and what cannot be parsed gets our answer, not its own.
+    return grpc.unary_unary_rpc_method_handler(_handle(method, delivery))
+
+
+def _handle(method: Method, delivery: LoopDelivery) -> Handle:
+    parse, answer = method.request.FromString, method.answer
+
+    async def handle(data: bytes, context: Context) -> bytes:
+        try:
+            request = parse(data)
+            response = await answer(request, _call(context, delivery))
+            return response.SerializeToString()
+        except DecodeError as error:
+            await context.abort(
+                grpc.StatusCode.INTERNAL, f"Failed to parse {method.request.DESCRIPTOR.full_name}: {error}"
+            )
+        except Exception as error:
+            code, text = status_of(error)
+            await context.abort(_STATUS[code], _truncated(text))
+        raise AssertionError  # abort has raised
+
+    return handle
+
+
+def _call(context: Context, delivery: LoopDelivery) -> Call:
+    remaining = context.time_remaining()
+    deadline = None if remaining is None else time.monotonic() + remaining
+    return Call(delivery, deadline, _priority(context))
+
+
+def _priority(context: Context) -> Priority:
+    metadata = context.invocation_metadata()
+    low = metadata is not None and (PRIORITY_HEADER, "low") in metadata
+    return Priority.LOW if low else Priority.NORMAL
+
+
+def _truncated(text: str) -> str:
+    """TF Serving: grpc_status_util.cc."""
+    raw = text.encode()
+    if len(raw) <= MAX_TEXT_BYTES:
+        return text
+    return raw[:MAX_TEXT_BYTES].decode(errors="ignore") + "...TRUNCATED"
