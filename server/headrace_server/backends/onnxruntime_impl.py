@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from headrace_protos.tensor import dtype_of
 
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
+from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from headrace_server.errors import LoadError, ServingError, invalid

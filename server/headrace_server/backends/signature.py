@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from headrace_protos.tensor import dtype_name, dtype_of, enum_of
 
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
+from headrace_protos.tensor import dtype_name, dtype_of, enum_of
 from headrace_server.errors import ServingError, invalid
 
 DEFAULT_SIGNATURE = "serving_default"

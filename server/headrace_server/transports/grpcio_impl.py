@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -103,9 +104,9 @@ def _call(context: Context, delivery: LoopDelivery) -> Call:
 
 
 def _priority(context: Context) -> Priority:
-    metadata = context.invocation_metadata()
-    low = metadata is not None and (PRIORITY_HEADER, "low") in metadata
-    return Priority.LOW if low else Priority.NORMAL
+    # A tuple of pairs, whatever grpcio's type stubs say.
+    metadata = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata())
+    return Priority.LOW if (PRIORITY_HEADER, "low") in metadata else Priority.NORMAL
 
 
 def _truncated(text: str) -> str:
