@@ -1,0 +1,31 @@
+# Every target sets up what it needs; nothing has to be installed by hand but Python 3.11+ and make.
+
+.PHONY: help demo test check format bench protos
+
+help:
+	@echo 'make demo     serve handwritten digits, send 360 images at once, print the answers'
+	@echo 'make test     run the tests'
+	@echo 'make check    lint, types, import directions, generated code'
+	@echo 'make format   format the code'
+	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about six minutes'
+	@echo 'make protos   regenerate the modules under protos/'
+
+demo:
+	@scripts/demo
+
+test:
+	@scripts/test
+
+check:
+	@scripts/check
+
+format:
+	@scripts/format
+
+bench:
+	@scripts/install dev,bench
+	@.venv/bin/python scripts/bench $(ARGS)
+
+protos:
+	@scripts/install dev
+	@scripts/protos

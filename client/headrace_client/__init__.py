@@ -1,0 +1,23 @@
+"""Client and AsyncClient, by name, and what they take, give and raise."""
+
+from headrace_client.aio import AsyncClient
+from headrace_client.client import Client
+from headrace_client.request import (
+    ModelMetadata,
+    Retry,
+    ServerError,
+    Signature,
+    TensorSpec,
+    VersionStatus,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ModelMetadata",
+    "Retry",
+    "ServerError",
+    "Signature",
+    "TensorSpec",
+    "VersionStatus",
+]

@@ -1,0 +1,266 @@
+"""Arrays to a request, a response to arrays: all that the two clients share."""
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import ArrayLike
+
+from headrace_protos import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelSpec,
+    ModelVersionStatus,
+    PredictRequest,
+    PredictResponse,
+    SignatureDef,
+    SignatureDefMap,
+    TensorInfo,
+    TensorProto,
+)
+from headrace_protos.tensor import TensorError, dtype_of, to_array, to_proto
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+PATHS = (PREDICT, METADATA, STATUS)
+CLOSED = "the client is closed"
+
+_SIGNATURES = "signature_def"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+Answer = TypeVar("Answer")
+
+
+class ServerError(Exception):
+    """A call that failed: `code`, a grpc.StatusCode, and `message`, the server's own words or gRPC's.
+
+    UNAVAILABLE is a server that cannot be reached or, TF Serving: whose queue is full; DEADLINE_EXCEEDED a timeout
+    that passed. The grpc.RpcError is the cause.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How a call that ends UNAVAILABLE is tried again, by gRPC itself and within the call's timeout.
+
+    `attempts` counts the first one too: 1 never tries again, 5 is the most that gRPC allows. Before the second attempt
+    it waits about `backoff` seconds, 0.01 or more, and twice as long before each further one, up to `max_backoff`.
+    A client that mostly fails stops retrying until calls succeed again, so that retries never flood a full server.
+
+    Raises ValueError for a number out of its range.
+    """
+
+    attempts: int = 4
+    backoff: float = 0.02
+    max_backoff: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.attempts <= 5:
+            message = f"attempts must be 1 to 5, not {self.attempts}"
+            raise ValueError(message)
+        # Below this gRPC itself has a fault: some of its releases lose a call whose backoff is about a millisecond.
+        if not 0.01 <= self.backoff <= self.max_backoff:
+            message = f"backoff must be 0.01 s to max_backoff, not {self.backoff}"
+            raise ValueError(message)
+
+
+RETRY = Retry()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a signature; None is a dimension, or a whole shape, left open.
+
+    Strings have the dtype object, as the arrays that `predict` returns. TF Serving: an entry that is no tensor, such
+    as the operation that initialises a SavedModel, is among the signatures too; its dtype is None.
+    """
+
+    dtype: np.dtype | None
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The inputs and outputs of one entry of a model, by name."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """One version of a model, with its signatures by name."""
+
+    name: str
+    version: int
+    signatures: Mapping[str, Signature]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """Where one version of a model is: `state` START, LOADING, AVAILABLE, UNLOADING or END.
+
+    `error_code` is OK and `error_message` empty unless the version failed to load.
+    """
+
+    version: int
+    state: str
+    error_code: grpc.StatusCode
+    error_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """One call yet to be made: where it goes, its bytes, and how to read the bytes that come back."""
+
+    path: str
+    request: bytes
+    read: Callable[[bytes], Answer]
+
+
+def channel_options(retry: Retry, options: Collection[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return gRPC's channel arguments: the defaults of both clients, under the user's own `options`."""
+    defaults = {
+        "grpc.max_receive_message_length": -1,
+        "grpc.max_send_message_length": -1,
+        "grpc.enable_retries": 1,
+        "grpc.service_config": json.dumps(_service_config(retry)),
+    }
+    return list({**defaults, **dict(options)}.items())
+
+
+def model_spec(
+    model: str, version: int | None = None, label: str | None = None, signature: str | None = None
+) -> ModelSpec:
+    """Return the message that names a model, or raise ValueError for arguments that name none."""
+    if not model:
+        message = "model must be a name, not empty"
+        raise ValueError(message)
+    if version is not None and label is not None:
+        message = f"version ({version}) and label ({label!r}) exclude each other"
+        raise ValueError(message)
+    spec = ModelSpec(name=model, version_label=label, signature_name=signature)
+    if version is not None:
+        spec.version.value = version
+    return spec
+
+
+def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collection[str]) -> Call[dict[str, np.ndarray]]:
+    """Return the Predict call for `inputs`, which reads back the arrays that `outputs` names, or all.
+
+    Raises ValueError for inputs that are empty or that no tensor can hold.
+    """
+    if not inputs:
+        message = "inputs must hold at least one array"
+        raise ValueError(message)
+    if isinstance(outputs, str):
+        message = f"outputs must be a collection of names, not the one name {outputs!r}"
+        raise ValueError(message)
+    request = PredictRequest(model_spec=spec, output_filter=outputs)
+    for name, value in inputs.items():
+        _fill(request.inputs[name], name, value)
+    return Call(PREDICT, request.SerializeToString(), _read_outputs)
+
+
+def metadata(spec: ModelSpec) -> Call[ModelMetadata]:
+    """Return the GetModelMetadata call for all signatures of a model."""
+    message = GetModelMetadataRequest(model_spec=spec, metadata_field=[_SIGNATURES])
+    return Call(METADATA, message.SerializeToString(), _read_metadata)
+
+
+def status(spec: ModelSpec) -> Call[tuple[VersionStatus, ...]]:
+    """Return the GetModelStatus call for all versions of a model, or for the one that `spec` names."""
+    message = GetModelStatusRequest(model_spec=spec)
+    return Call(STATUS, message.SerializeToString(), _read_status)
+
+
+def _service_config(retry: Retry) -> dict[str, Any]:
+    methods = [dict(zip(("service", "method"), path[1:].split("/"), strict=True)) for path in PATHS]
+    if retry.attempts == 1:
+        return {"methodConfig": [{"name": methods}]}
+    policy = {
+        "maxAttempts": retry.attempts,
+        "initialBackoff": f"{retry.backoff:f}s",
+        "maxBackoff": f"{retry.max_backoff:f}s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    # Once half of these tokens are gone (one a failure, a tenth back a success) retries pause.
+    throttling = {"maxTokens": 100, "tokenRatio": 0.1}
+    return {"methodConfig": [{"name": methods, "retryPolicy": policy}], "retryThrottling": throttling}
+
+
+def _fill(proto: TensorProto, name: str, value: ArrayLike) -> None:
+    try:
+        to_proto(_typed(value), into=proto, as_content=True)
+    except (TypeError, ValueError) as error:
+        message = f"inputs[{name!r}]: {error}"
+        raise ValueError(message) from error
+
+
+def _typed(value: ArrayLike) -> ArrayLike:
+    """Give numbers that are no array yet the dtypes that TensorFlow gives them, where numpy would take 64 bits."""
+    array = np.asarray(value)
+    if hasattr(value, "__array__"):
+        return array
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype == np.int64:
+        narrow = array.astype(np.int32)
+        return narrow if np.array_equal(narrow, array) else array
+    return value
+
+
+def _read_outputs(response: bytes) -> dict[str, np.ndarray]:
+    message = PredictResponse.FromString(response)
+    return {name: to_array(proto) for name, proto in message.outputs.items()}
+
+
+def _read_metadata(response: bytes) -> ModelMetadata:
+    message = GetModelMetadataResponse.FromString(response)
+    signatures = SignatureDefMap.FromString(message.metadata[_SIGNATURES].value).signature_def
+    spec = message.model_spec
+    return ModelMetadata(spec.name, spec.version.value, {name: _signature(entry) for name, entry in signatures.items()})
+
+
+def _signature(entry: SignatureDef) -> Signature:
+    inputs = {name: _tensor_spec(info) for name, info in entry.inputs.items()}
+    outputs = {name: _tensor_spec(info) for name, info in entry.outputs.items()}
+    return Signature(inputs, outputs)
+
+
+def _tensor_spec(info: TensorInfo) -> TensorSpec:
+    if info.tensor_shape.unknown_rank:
+        return TensorSpec(_dtype(info), None)
+    return TensorSpec(_dtype(info), tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim))
+
+
+def _dtype(info: TensorInfo) -> np.dtype | None:
+    try:
+        return dtype_of(info.dtype)
+    except TensorError:
+        return None
+
+
+def _read_status(response: bytes) -> tuple[VersionStatus, ...]:
+    message = GetModelStatusResponse.FromString(response)
+    return tuple(_version_status(entry) for entry in message.model_version_status)
+
+
+def _version_status(entry: ModelVersionStatus) -> VersionStatus:
+    state = ModelVersionStatus.State.Name(entry.state)
+    return VersionStatus(entry.version, state, _CODES[entry.status.error_code], entry.status.error_message)

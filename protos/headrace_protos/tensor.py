@@ -1,0 +1,242 @@
+"""TensorProto to numpy and back, without a copy where the bytes allow it."""
+
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace_protos.dtype import Codec, TensorError, codec_for, codec_of, dtype_name, dtype_of, enum_of
+from headrace_protos.tensorflow.core.framework.tensor_pb2 import TensorProto
+from headrace_protos.tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
+from headrace_protos.tensorflow.core.framework.types_pb2 import DataType
+from headrace_protos.wire import find_payload, opening, read_varint, varint
+
+__all__ = ["MAX_FILLED_BYTES", "TensorError", "dtype_name", "dtype_of", "enum_of", "to_array", "to_proto"]
+
+MAX_FILLED_BYTES = 64 << 20
+"""The largest tensor, in bytes, that may be asked for with fewer values than it has elements."""
+
+_MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+_INT64_MAX = 2**63 - 1
+_CONTENT = TensorProto.TENSOR_CONTENT_FIELD_NUMBER
+# From this many values on, finding a field's bytes in the serialized message is quicker than reading its values.
+_MANY = 128
+# Shapes come from callers, and a dimension's name may have any length: a longer one is not kept.
+_MAX_CACHED_SHAPE_BYTES = 128
+
+
+def to_array(proto: TensorProto) -> npt.NDArray[Any]:
+    """Decode a tensor; the result may be read-only, and may share the message's bytes or repeat one element (stride 0).
+
+    Strings become an object array of bytes, quantised integers plain ones. `tensor_content` is used if it is not empty;
+    else the `*_val` field of the dtype: its last value fills what is missing, zeros do if it is empty, and what is left
+    over is ignored. TF Serving: the same, but for a bound on what is filled, MAX_FILLED_BYTES, and numpy's on shapes.
+
+    Raises TensorError if the dtype holds no data, the shape is not one, or the content does not fit it.
+    """
+    codec = codec_of(proto.dtype)
+    shape, count = _shape(proto)
+    if count == 0:
+        return _empty(shape, codec)
+    content = proto.tensor_content
+    if content:
+        return _from_content(content, codec, shape, count)
+    return _filled(_values(proto, codec), codec, shape, count)
+
+
+def to_proto(values: npt.ArrayLike, into: TensorProto | None = None, *, as_content: bool = False) -> TensorProto:
+    """Encode an array, or what numpy makes one of: all values in the `*_val` field of its dtype, or as tensor_content.
+
+    `into` is an empty message to fill, such as an entry of a response's outputs; the result is that or a new one. Texts
+    are encoded as UTF-8. An array without elements is its dtype and shape alone. TF Serving: the same, `as_content` as
+    with --enable_serialization_as_tensor_content.
+
+    Raises TensorError if numpy makes no array of the values, or one that no data type is for.
+    """
+    array = _as_array(values)
+    codec = codec_for(array.dtype)
+    if array.dtype is not codec.dtype and not codec.is_string:
+        array = array.astype(codec.dtype)
+    proto = TensorProto() if into is None else into
+    if as_content:
+        _put(proto, codec, array.shape, _CONTENT, _content(array, codec))
+    elif (payload := _payload(array, codec)) is not None:
+        _put(proto, codec, array.shape, codec.number, payload)
+    else:
+        proto.MergeFromString(_header(codec.data_type, array.shape))
+        getattr(proto, codec.field).extend(_listed(array, codec))
+    return proto
+
+
+def _shape(proto: TensorProto) -> tuple[tuple[int, ...], int]:
+    # Serializing a shape and looking it up takes a third of the time that going through its dimensions does.
+    serialized = proto.tensor_shape.SerializeToString()
+    if len(serialized) > _MAX_CACHED_SHAPE_BYTES:
+        return _parse_shape(serialized)
+    return _cached_shape(serialized)
+
+
+def _parse_shape(serialized: bytes) -> tuple[tuple[int, ...], int]:
+    """Return the dimensions and the number of elements; an unknown rank is not minded."""
+    shape = tuple(dim.size for dim in TensorShapeProto.FromString(serialized).dim)
+    if len(shape) > _MAX_RANK:
+        reason = f"rank {len(shape)} is over {_MAX_RANK}"
+        raise TensorError(reason)
+    count = 1
+    for size in shape:
+        count *= size
+        # Not after the loop: an overflow counts even if a dimension of 0 follows it.
+        if size < 0 or count > _INT64_MAX:
+            reason = f"a negative dimension, or too many elements: {shape}"
+            raise TensorError(reason)
+    return shape, count
+
+
+_cached_shape = lru_cache(maxsize=1024)(_parse_shape)
+
+
+def _empty(shape: tuple[int, ...], codec: Codec) -> npt.NDArray[Any]:
+    try:
+        return np.empty(shape, codec.dtype)
+    except ValueError as error:
+        reason = f"an empty shape that numpy cannot hold: {shape}"
+        raise TensorError(reason) from error
+
+
+def _from_content(content: bytes, codec: Codec, shape: tuple[int, ...], count: int) -> npt.NDArray[Any]:
+    if codec.is_string:
+        return _objects(_split(content, count)).reshape(shape)
+    if len(content) != count * codec.dtype.itemsize:
+        reason = f"{len(content)} bytes of content for {count} elements of {codec.dtype.itemsize} bytes"
+        raise TensorError(reason)
+    if codec.dtype.kind == "b" and content.translate(None, b"\0\1"):
+        reason = "a bool that is neither 0 nor 1"
+        raise TensorError(reason)
+    return np.ndarray(shape, codec.dtype, content)
+
+
+def _split(content: bytes, count: int) -> list[bytes]:
+    """Take apart strings that are written as all their lengths, then all their bytes."""
+    sizes, at = [], 0
+    for _ in range(count):
+        size, at = _read_size(content, at)
+        sizes.append(size)
+    if at + sum(sizes) != len(content):
+        reason = f"{len(content)} bytes of content for strings of {at + sum(sizes)}"
+        raise TensorError(reason)
+    ends = list(accumulate(sizes, initial=at))
+    return [content[start:end] for start, end in pairwise(ends)]
+
+
+def _read_size(content: bytes, at: int) -> tuple[int, int]:
+    # TF Serving: a length has 32 bits, and is cut to them, not refused, if its fifth byte holds more.
+    try:
+        size, after = read_varint(content, at, longest=5)
+    except ValueError as error:
+        reason = "content that ends within the lengths of its strings"
+        raise TensorError(reason) from error
+    return size & 0xFFFFFFFF, after
+
+
+def _values(proto: TensorProto, codec: Codec) -> npt.NDArray[Any]:
+    """Return the values of the field that is read for a dtype, as a flat array of that dtype."""
+    sent = getattr(proto, codec.field)
+    if isinstance(sent, bytes):
+        return np.frombuffer(sent, codec.dtype)
+    if codec.is_string:
+        return _objects(sent[:])
+    payload = find_payload(proto.SerializeToString(), codec.number) if codec.is_raw and len(sent) >= _MANY else None
+    values = np.array(sent[:], codec.sent) if payload is None else np.frombuffer(payload, codec.sent)
+    if codec.stored is not codec.sent:
+        values = values.astype(codec.stored)
+    if codec.dtype is not codec.stored:
+        parts = codec.dtype.itemsize // codec.stored.itemsize
+        values = values[: values.size - values.size % parts].view(codec.dtype)
+    return values
+
+
+def _filled(values: npt.NDArray[Any], codec: Codec, shape: tuple[int, ...], count: int) -> npt.NDArray[Any]:
+    """Give flat values a shape, repeating the last of them, or a zero, where the shape asks for more."""
+    if values.size >= count:
+        return values[:count].reshape(shape)
+    if values.size == 0:
+        values = _objects([b""]) if codec.is_string else np.zeros(1, codec.dtype)
+    size = len(values[-1]) + codec.dtype.itemsize if codec.is_string else codec.dtype.itemsize
+    if count * size > MAX_FILLED_BYTES:
+        reason = f"{values.size} values for {count} elements, which would fill over {MAX_FILLED_BYTES} bytes"
+        raise TensorError(reason)
+    if values.size == 1:
+        return np.broadcast_to(values.reshape(()), shape)
+    array = np.empty(count, codec.dtype)
+    array[: values.size] = values
+    array[values.size :] = values[-1:]
+    return array.reshape(shape)
+
+
+def _objects(values: list[bytes]) -> npt.NDArray[Any]:
+    # Assigned, not converted: numpy's own byte strings lose the zero bytes at their end.
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array
+
+
+def _as_array(values: npt.ArrayLike) -> npt.NDArray[Any]:
+    if isinstance(values, np.ndarray):
+        return values
+    try:
+        array = np.asarray(values)
+        return np.asarray(values, np.object_) if array.dtype.kind in "SU" else array
+    except ValueError as error:
+        reason = f"numpy makes no array of it: {error}"
+        raise TensorError(reason) from error
+
+
+def _listed(array: npt.NDArray[Any], codec: Codec) -> list[Any]:
+    if codec.is_string:
+        return [_as_bytes(item) for item in array.ravel().tolist()]
+    if codec.dtype is not codec.sent:
+        array = array.view(codec.stored).astype(codec.sent)
+    return array.ravel().tolist()
+
+
+def _as_bytes(item: object) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if not isinstance(item, bytes):
+        reason = f"a {type(item).__name__} among strings"
+        raise TensorError(reason)
+    return item
+
+
+def _content(array: npt.NDArray[Any], codec: Codec) -> bytes:
+    if not codec.is_string:
+        return array.tobytes()
+    items = _listed(array, codec)
+    return b"".join([*(varint(len(item)) for item in items), *items])
+
+
+def _payload(array: npt.NDArray[Any], codec: Codec) -> bytes | None:
+    """Return the bytes of an array's `*_val` field, or None where it takes a walk over the values to have them."""
+    if codec.is_raw:
+        return array.tobytes()
+    if array.size >= _MANY and array.dtype.kind in "iu" and array.min() >= 0 and array.max() < 0x80:
+        return array.astype(np.uint8).tobytes()  # varints of one byte each
+    return None
+
+
+def _put(proto: TensorProto, codec: Codec, shape: tuple[int, ...], number: int, payload: bytes) -> None:
+    proto.MergeFromString(_opened(codec.data_type, shape, number, len(payload)) + payload)
+
+
+@lru_cache(maxsize=1024)
+def _opened(data_type: DataType, shape: tuple[int, ...], number: int, size: int) -> bytes:
+    return _header(data_type, shape) + opening(number, size)
+
+
+@lru_cache(maxsize=1024)
+def _header(data_type: DataType, shape: tuple[int, ...]) -> bytes:
+    """Serialize a tensor's dtype and shape; a scalar has a shape without dimensions."""
+    dims = [TensorShapeProto.Dim(size=size) for size in shape]
+    return TensorProto(dtype=data_type, tensor_shape=TensorShapeProto(dim=dims)).SerializeToString()

@@ -1,0 +1,218 @@
+"""Serves models/digits, sends every held-out image as a call of its own, and shows the answers and the batches."""
+
+import asyncio
+import math
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_client import AsyncClient, ServerError
+
+MODEL = Path(__file__).resolve().parents[1] / "models" / "digits"
+BATCHING = MODEL / "batching.pbtxt"
+IN_FLIGHT = 64
+PATIENCE = 30.0
+LEAST_ACCURACY = 0.97
+LAST_LINES = 20
+
+SHADES = " ░▒▓█"
+PICTURES, PER_ROW = 8, 4
+GAP = "   "
+BAR = 40
+
+SERVED = re.compile(r"served digits:\S+ \S+: \d+ requests, (\d+) rows in (\d+) batches, mean (\S+) rows \((.+)\)")
+
+
+class DemoError(Exception):
+    """Something is not as the demo promises; the text says what."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model said to the images, in their order: labels int64 [N], certainty float32 [N]; and in how long."""
+
+    labels: NDArray[np.int64]
+    certainty: NDArray[np.float32]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `headrace serve`, the port it was given, and the task that ends with it, its output in hand."""
+
+    process: Process
+    port: int
+    output: asyncio.Task[tuple[bytes, bytes]]
+
+    @classmethod
+    async def start(cls) -> Self:
+        """Start the `headrace` that lies beside this Python."""
+        port = free_port()
+        model = ["--model_name=digits", f"--model_base_path={MODEL}", f"--batching_parameters_file={BATCHING}"]
+        command = ["headrace", "serve", f"--port={port}", *model]
+        print("$", *command, flush=True)
+        program = Path(sys.executable).with_name(command[0])
+        process = await asyncio.create_subprocess_exec(program, *command[1:], stdout=PIPE, stderr=STDOUT)
+        return cls(process, port, asyncio.create_task(process.communicate()))
+
+    async def listening(self) -> None:
+        """Wait until the port is open, which it is once the model is ready; raise DemoError if it never is."""
+        deadline = time.monotonic() + PATIENCE
+        while not await is_open(self.port):
+            if self.process.returncode is not None:
+                raise DemoError(f"the server ended with status {self.process.returncode} before it listened")
+            if time.monotonic() > deadline:
+                raise DemoError(f"the server does not listen after {PATIENCE:.0f} s")
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> list[str]:
+        """Send SIGTERM, upon which a server drains, or kill one that takes too long; return the lines it printed."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        _, late = await asyncio.wait({self.output}, timeout=PATIENCE)
+        if late:
+            self.process.kill()
+        output, _ = await self.output
+        return output.decode(errors="replace").splitlines()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def is_open(port: int) -> bool:
+    """Tell whether somebody listens on the port."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+async def classify(client: AsyncClient, images: NDArray[np.uint8]) -> Answers:
+    """Ask for all images, uint8 [N, 8, 8], each in a call of its own, IN_FLIGHT calls at a time."""
+    slots = asyncio.Semaphore(IN_FLIGHT)
+
+    async def ask(pixels: NDArray[np.float32]) -> tuple[np.int64, np.float32]:
+        async with slots:
+            answer = await client.predict("digits", {"image": pixels}, timeout=PATIENCE)
+        return answer["label"][0], answer["probabilities"].max()
+
+    rows = images.reshape(-1, 1, 64).astype(np.float32)
+    start = time.perf_counter()
+    answers = await asyncio.gather(*map(ask, rows))
+    seconds = time.perf_counter() - start
+    labels, certainty = zip(*answers, strict=True)
+    return Answers(np.array(labels), np.array(certainty), seconds)
+
+
+def chosen(labels: NDArray[np.int64], truth: NDArray[np.uint8]) -> list[int]:
+    """Return which images to show: one of each of the first digits that were read right, then two that were not."""
+    wrong = np.flatnonzero(labels != truth)[:2].tolist()
+    right = np.flatnonzero(labels == truth)
+    _, first = np.unique(truth[right], return_index=True)
+    return [*right[first][: PICTURES - len(wrong)].tolist(), *wrong]
+
+
+def picture(image: NDArray[np.uint8]) -> list[str]:
+    """Draw one image, uint8 [8, 8] of 0 to 16, as eight lines of sixteen characters."""
+    shades = (image.astype(int) * (len(SHADES) - 1) + 8) // 16
+    return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]
+
+
+def caption(label: int, truth: int, certainty: float) -> str:
+    """Say in sixteen characters what the model read and whether it was right, in colour on a terminal."""
+    text = f"{label}, {certainty:.0%}" if label == truth else f"{label}, but is {truth}"
+    centred = f"{text:^16}"
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+        return centred
+    return f"\033[{32 if label == truth else 31}m{centred}\033[0m"
+
+
+def gallery(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answers) -> Iterator[str]:
+    """Give the lines of a few pictures, side by side, each above its caption."""
+    shown = chosen(answers.labels, truth)
+    for start in range(0, len(shown), PER_ROW):
+        row = shown[start : start + PER_ROW]
+        columns = [
+            [*picture(images[i]), caption(int(answers.labels[i]), int(truth[i]), float(answers.certainty[i]))]
+            for i in row
+        ]
+        yield ""
+        yield from (GAP.join(cells) for cells in zip(*columns, strict=True))
+
+
+def histogram(lines: list[str], images: int) -> Iterator[str]:
+    """Give a bar for each range of batch sizes that the server names; raise DemoError where its account is not ours."""
+    served = next(filter(None, map(SERVED.search, lines)), None)
+    if served is None:
+        raise DemoError("the server did not say which batches formed")
+    rows, batches, mean, ranges = served.groups()
+    if int(rows) != images:
+        raise DemoError(f"the server counted {rows} images, not {images}")
+    counts = {size: int(count) for size, count in (item.split(": ") for item in ranges.split(", "))}
+    yield f"The server made {batches} batches of them, {mean} images each on average:"
+    for size, count in counts.items():
+        yield f"{size:>9} | {'█' * math.ceil(BAR * count / max(counts.values()))} {count}"
+
+
+async def serve_and_ask(server: Server, images: NDArray[np.uint8]) -> Answers:
+    """Wait for the server and ask it about all images."""
+    await server.listening()
+    async with AsyncClient(f"127.0.0.1:{server.port}") as client:
+        for version in await client.status("digits", timeout=PATIENCE):
+            print(f"digits version {version.version} is {version.state}", flush=True)
+        return await classify(client, images)
+
+
+def show(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answers) -> None:
+    """Print a few of the images, how many were read right, and how fast; raise DemoError if too few were."""
+    print(*gallery(images, truth, answers), "", sep="\n")
+    right, total = int((answers.labels == truth).sum()), len(truth)
+    print(f"{right} of {total} images that the model never saw are read right: {right / total:.1%}")
+    print(f"{total} calls of one image, {IN_FLIGHT} at a time: {total / answers.seconds:,.0f} calls/s")
+    if right < LEAST_ACCURACY * total:
+        raise DemoError(f"fewer than {LEAST_ACCURACY:.0%} are right")
+
+
+async def run(server: Server) -> None:
+    """Run the demo on a started server; raise DemoError or ServerError if anything is wrong."""
+    with np.load(MODEL / "held_out.npz") as held_out:
+        images, truth = held_out["images"], held_out["labels"]
+    show(images, truth, await serve_and_ask(server, images))
+    print(*histogram(await server.stop(), len(images)), sep="\n")
+    if server.process.returncode != 0:
+        raise DemoError(f"the server ended with status {server.process.returncode}")
+
+
+async def main() -> None:
+    """Run the demo; on failure say what is wrong under the server's last words, and exit with status 1."""
+    server = await Server.start()
+    try:
+        await run(server)
+    except (DemoError, ServerError) as error:
+        lines = await server.stop()
+        sys.exit("\n".join(["", *lines[-LAST_LINES:], f"demo: {error}"]))
+    finally:
+        await server.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,50 @@
+"""Our messages are TensorFlow's and TF Serving's, field by field."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# In no published package: their numbers come from TF Serving's sources.
+UNPUBLISHED = {
+    "tensorflow.serving.BatchingParameters",
+    "tensorflow.serving.MonitoringConfig",
+    "tensorflow.serving.PrometheusConfig",
+    "tensorflow.serving.SSLConfig",
+}
+
+# Fields left out on purpose; what they hold stays in the message as unknown fields.
+LEFT_OUT = {
+    "tensorflow.TypeSpecProto": {"type_state"},
+    "tensorflow.serving.SessionRunLog": {"request", "response"},
+    "tensorflow.serving.PredictRequest.RequestOptions": {"handshake"},
+}
+
+Described = dict[str, dict[str, Any] | None]
+
+
+@pytest.fixture(scope="module")
+def described(tensorflow_python: Path) -> dict[str, Described]:
+    script = Path(__file__).with_name("describe.py")
+    run = subprocess.run([tensorflow_python, script], capture_output=True, check=True, timeout=120)
+    both: dict[str, Described] = json.loads(run.stdout)
+    return both
+
+
+def test_every_name_exists_in_the_published_packages(described: dict[str, Described]) -> None:
+    assert len(described["ours"]) > 90
+    assert {name for name in described["ours"] if described["theirs"][name] is None} == UNPUBLISHED
+
+
+def test_every_field_value_and_method_is_identical(described: dict[str, Described]) -> None:
+    for name, ours in described["ours"].items():
+        theirs = described["theirs"][name]
+        if theirs is not None:
+            assert ours == {key: value for key, value in theirs.items() if key not in LEFT_OUT.get(name, ())}, name
+
+
+def test_fields_left_out_exist(described: dict[str, Described]) -> None:
+    for name, fields in LEFT_OUT.items():
+        assert fields <= (described["theirs"][name] or {}).keys()
