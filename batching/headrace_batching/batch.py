@@ -35,12 +35,12 @@ def rows_of(inputs: Arrays) -> int:
 def shape_key(inputs: Arrays, *, pad: bool = False) -> Hashable:
     """What must be equal for two tasks to share a batch: names, dtypes, and the shape beyond axis 0.
 
-    With `pad` (pad_variable_length_inputs) the rank stands for the shape. An empty array then keeps to its own
-    kind, since padding repeats an array's first element.
+    With `pad` (pad_variable_length_inputs) the rank stands for the shape, except for an empty array's: padding
+    repeats an array's first element.
     """
     if pad:
-        return tuple(sorted((name, a.dtype.str, a.ndim, a.size == 0) for name, a in inputs.items()))
-    return tuple(sorted((name, a.dtype.str, a.shape[1:]) for name, a in inputs.items()))
+        return frozenset((name, a.dtype, a.ndim if a.size else a.shape[1:]) for name, a in inputs.items())
+    return frozenset((name, a.dtype, a.shape[1:]) for name, a in inputs.items())
 
 
 class Batch:
@@ -104,18 +104,17 @@ class Batch:
             if piece.whole:
                 piece.task.outputs = part
                 ended.append(piece.task)
-            else:
-                with lock:
-                    if _return_part(piece, part):
-                        ended.append(piece.task)
+            elif _return_part(piece, part, lock):
+                ended.append(piece.task)
             offset = end
         return ended
 
-    def fail(self, error: Exception) -> list[Task]:
-        """Gives the error to every task that has not ended, and returns these."""
-        waiting = [task for task in self.tasks if not task.ended]
-        for task in waiting:
-            task.error = error
+    def fail(self, error: Exception, lock: Lock) -> list[Task]:
+        """Gives the error to every task that has not ended, and returns these; the lock is that of `split`."""
+        with lock:
+            waiting = [task for task in self.tasks if not task.ended]
+            for task in waiting:
+                task.error = error
         return waiting
 
     def halves(self) -> tuple["Batch", "Batch"]:
@@ -126,16 +125,17 @@ class Batch:
     def _join_one(self, name: str, empty: Empty) -> Array:
         parts = [piece.task.inputs[name][piece.start : piece.stop] for piece in self._pieces]
         shapes = {part.shape[1:] for part in parts}
-        inner = shapes.pop() if len(shapes) == 1 else tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+        inner = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
         joined = empty((self.padded, *inner), parts[0].dtype)
         rows = self.rows
-        if shapes:
+        if len(shapes) > 1:
             _pad_into(joined, parts)
         else:
             np.concatenate(parts, axis=0, out=joined[:rows])
         if self.padded > rows:
             # TF Serving repeats the last task's first row: a row that the model is known to accept.
-            joined[rows:] = joined[rows - len(parts[-1])]
+            last = next(part for part in reversed(parts) if len(part))
+            joined[rows:] = joined[rows - len(last)]
         return joined
 
     def _check(self, outputs: Arrays) -> None:
@@ -175,17 +175,19 @@ def _pad_into(joined: Array, parts: list[Array]) -> None:
         offset += len(part)
 
 
-def _return_part(piece: Piece, part: Arrays) -> bool:
-    """Keeps one piece's outputs; true once the task has them all and is whole again."""
+def _return_part(piece: Piece, part: Arrays, lock: Lock) -> bool:
+    """Keeps one piece's outputs; true once the task has them all and has ended."""
     task = piece.task
-    if task.ended:
-        return False
-    task.parts = task.parts or {}
-    task.parts[piece.start] = part
-    task.returned += piece.rows
-    if task.returned < task.rows:
-        return False
+    with lock:
+        task.parts = task.parts or {}
+        task.parts[piece.start] = part
+        task.returned += piece.rows
+        if task.returned < task.rows:
+            return False
     parts = [task.parts[start] for start in sorted(task.parts)]
-    task.outputs = {name: np.concatenate([p[name] for p in parts], axis=0) for name in part}
+    try:
+        task.outputs = {name: np.concatenate([p[name] for p in parts], axis=0) for name in part}
+    except Exception as error:  # this task's alone: the others of the batch have their outputs
+        task.error = BatchOutputError(f"Outputs of a task's pieces cannot be put together: {error}")
     task.parts = None
     return True

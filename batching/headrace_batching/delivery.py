@@ -1,28 +1,73 @@
 """How an ended task reaches its caller: an asyncio future, or one that a thread waits for."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from math import inf
+from time import perf_counter
+from typing import Protocol
 
 from headrace_batching.task import Arrays, Task
 
+_BUSY = 2.0  # a turn that took so many times the quickest had something to do
+_FORGET = 1.01  # by which the quickest turn grows at each look, lest a single one count for ever
+_PATIENCE = 0.005  # seconds that a busy loop may keep tasks from an idle thread
+
+
+class TaskSink(Protocol):
+    """Where a task goes: a Scheduler."""
+
+    def enqueue(self, task: Task) -> bool:
+        """Puts a task into the queue; whether `wake` is due."""
+
+    def wake(self) -> None:
+        """Calls an idle thread."""
+
 
 class LoopDelivery:
-    """Hands ended tasks to the event loop in which their callers wait, waking it once a batch.
+    """The way of an event loop's tasks to the batch threads and back, with one wake-up a burst and one a batch.
+
+    Waking a thread costs two context switches and a contest for the interpreter: more than all else that a small
+    request needs. So a thread is called when the loop rests. As long as it is busy, more tasks may be on their way,
+    and it is the loop that callers wait for; a lone caller's loop rests at once.
 
     Args:
         loop: The loop of all callers.
+        clock: Times the turns of the loop, in seconds.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
         self._loop = loop
+        self._clock = clock
+        self._watching: TaskSink | None = None
+        self._since = self._last = 0.0
+        self._quickest = inf
 
-    def expect(self, task: Task) -> "asyncio.Future[Arrays]":
-        """The future that will hold the outputs of a task, or its error; before the task is submitted."""
+    def submit(self, scheduler: TaskSink, task: Task) -> "asyncio.Future[Arrays]":
+        """Puts a task into a scheduler's queue; the future will hold its outputs, or its error. In the loop.
+
+        Raises:
+            TaskTooLarge, QueueFull, Closed: As for `Scheduler.submit`.
+        """
         future: asyncio.Future[Arrays] = self._loop.create_future()
         task.future = future
+        if scheduler.enqueue(task) and self._watching is None:
+            self._watching = scheduler
+            self._since = self._last = self._clock()
+            self._loop.call_soon(self._watch)
         return future
+
+    def _watch(self) -> None:
+        """Looks, once a turn, whether the loop rests: whether the turn was about as quick as a turn can be."""
+        now = self._clock()
+        turn, self._last = now - self._last, now
+        self._quickest = min(turn, self._quickest * _FORGET)
+        if turn > _BUSY * self._quickest and now - self._since < _PATIENCE:
+            self._loop.call_soon(self._watch)
+        elif self._watching is not None:
+            self._watching.wake()
+            self._watching = None
 
     def __call__(self, tasks: Sequence[Task]) -> None:
         """Wakes the loop with tasks that have ended. Any thread."""
@@ -49,6 +94,15 @@ def _resolve(tasks: Sequence[Task]) -> None:
         if future.done():
             continue
         if task.error is not None:
-            future.set_exception(task.error)
+            future.set_exception(_raisable(task.error))
         else:
             future.set_result(task.outputs or {})
+
+
+def _raisable(error: Exception) -> Exception:
+    """The error, or a stand-in for the one kind that an asyncio future refuses to hold."""
+    if not isinstance(error, StopIteration):
+        return error
+    stand_in = RuntimeError("the batch function raised StopIteration")
+    stand_in.__cause__ = error
+    return stand_in

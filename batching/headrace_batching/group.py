@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Hashable
+from math import inf
 
 from headrace_batching.errors import QueueFull
 from headrace_batching.options import Options
@@ -12,17 +13,18 @@ class Group:
     """Waiting tasks of one shape key. Not thread-safe: the queue's lock guards it.
 
     The bound is TF Serving's: tasks are counted to waiting batches in order of arrival, and a task that would open
-    batch number `max_enqueued_batches` + 1 is refused. Batches themselves form only when a thread asks.
+    batch number `max_enqueued_batches` + 1 is refused. Batches themselves form only when a thread asks. Where tasks
+    are split, all batches but the last are full, and the bound is the lane's, in rows.
     """
 
-    __slots__ = ("_last_slot", "_open_rows", "_options", "_tasks", "closing", "key", "rows")
+    __slots__ = ("_last_slot", "_options", "_slots", "_tasks", "closing", "key", "rows")
 
     def __init__(self, key: Hashable, options: Options) -> None:
         self.key = key
         self._options = options
         self._tasks: dict[Priority, deque[Task]] = {priority: deque() for priority in Priority}
         self._last_slot = 0
-        self._open_rows = 0
+        self._slots: dict[int, int] = {}  # rows that wait, by the batch they were counted to
         self.rows = 0  # that wait; a task without rows counts as one, so that these are bounded, too
         self.closing = False
 
@@ -37,7 +39,7 @@ class Group:
     @property
     def due(self) -> float:
         """When the oldest task has waited for long enough; in the past while the scheduler closes."""
-        return 0.0 if self.closing else self._oldest().arrived + self._options.timeout
+        return -inf if self.closing else self._oldest().arrived + self._options.timeout
 
     @property
     def priority(self) -> Priority:
@@ -51,12 +53,12 @@ class Group:
             QueueFull: It fits into no batch that may still wait.
         """
         rows = task.rows or 1
-        if self._options.enable_large_batch_splitting:
-            self._check_capacity(rows)
-        elif self._open_rows + rows > self._options.execution_limit:
+        opened = self._slots.get(self._last_slot, 0)
+        if opened + rows > self._options.execution_limit and not self._options.enable_large_batch_splitting:
             self._open_slot()
+            opened = 0
         task.slot = self._last_slot
-        self._open_rows += rows
+        self._slots[task.slot] = opened + rows
         self.rows += rows
         self._tasks[task.priority].append(task)
 
@@ -74,44 +76,30 @@ class Group:
                 left = (task.rows - task.taken) or 1
                 if task.ended or task.cancelled or task.expired(now):
                     dropped.append(tasks.popleft())
-                    self.rows -= left
+                    self._leave(task, left)
                     continue
                 rows = min(left, room) if self._options.enable_large_batch_splitting else left
                 if rows > room:
                     return pieces, dropped
                 pieces.append(task.take(rows))
                 room -= rows
-                self.rows -= rows
+                self._leave(task, rows)
                 if rows == left:
                     tasks.popleft()
         return pieces, dropped
 
-    def _heads(self) -> list[Task]:
-        return [tasks[0] for tasks in self._tasks.values() if tasks]
-
     def _oldest(self) -> Task:
-        return min(self._heads(), key=lambda task: task.arrived)
+        return min((tasks[0] for tasks in self._tasks.values() if tasks), key=lambda task: task.arrived)
 
-    def _batches(self) -> int:
-        """How many batches wait, the open one included, as TF Serving counts them."""
-        return self._last_slot - min(task.slot for task in self._heads()) + 1 if self else 0
+    def _leave(self, task: Task, rows: int) -> None:
+        self.rows -= rows
+        self._slots[task.slot] -= rows
+        if not self._slots[task.slot]:
+            del self._slots[task.slot]
 
     def _open_slot(self) -> None:
-        waiting, most = self._batches(), self._options.enqueued_limit
+        waiting, most = len(self._slots), self._options.enqueued_limit
         if waiting >= most:
             reason = f"currently {waiting} batches enqueued and max_enqueued_batches is {most}"
             raise QueueFull(reason)
         self._last_slot += 1
-        self._open_rows = 0
-
-    def _check_capacity(self, rows: int) -> None:
-        size, most = self._options.execution_limit, self._options.enqueued_limit
-        capacity = most * size - self.rows
-        if rows > capacity:
-            batches = -(-self.rows // size)
-            reason = (
-                f"task size is {rows} but scheduling capacity is only {capacity} "
-                f"(num_enqueued_batches={batches}, max_enqueued_batches={most}, "
-                f"open_batch_size={self.rows - (batches - 1) * size}, max_execution_batch_size={size})"
-            )
-            raise QueueFull(reason)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Hashable
 from math import inf
-from threading import Condition, Lock
+from threading import TIMEOUT_MAX, Condition, Lock
 from typing import NamedTuple
 
 from headrace_batching.batch import Batch, deliver
@@ -46,11 +46,20 @@ class Lane:
         Raises:
             QueueFull: There is no room for `rows` more.
         """
-        most = self.options.enqueued_limit
-        if self.rows + rows > most * self.options.execution_limit:
-            batches = -(-self.rows // self.options.execution_limit)
+        size, most = self.options.execution_limit, self.options.enqueued_limit
+        capacity = most * size - self.rows
+        if rows <= capacity:
+            return
+        batches = max(1, -(-self.rows // size))
+        if not self.options.enable_large_batch_splitting:
             reason = f"currently {batches} batches enqueued and max_enqueued_batches is {most}"
             raise QueueFull(reason)
+        reason = (
+            f"task size is {rows} but scheduling capacity is only {capacity} "
+            f"(num_enqueued_batches={batches}, max_enqueued_batches={most}, "
+            f"open_batch_size={self.rows - (batches - 1) * size}, max_execution_batch_size={size})"
+        )
+        raise QueueFull(reason)
 
 
 class Formed(NamedTuple):
@@ -61,10 +70,10 @@ class Formed(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What one look at the queue gave."""
+    """What one look at the queue gave: a batch or else when to look again, and who has waited in vain."""
 
     formed: Formed | None
-    dropped: list[Task]
+    expired: list[Task]
     wake: float
 
 
@@ -87,8 +96,11 @@ class Queue:
         self._idle = 0
         self._closed = False
 
-    def put(self, lane: Lane, task: Task) -> None:
+    def put(self, lane: Lane, task: Task) -> bool:
         """Adds a task, at once or not at all. Any thread.
+
+        Returns:
+            Whether it takes a call of `wake` for an idle thread to look at it.
 
         Raises:
             Closed: The lane or the queue takes no more tasks.
@@ -109,19 +121,24 @@ class Queue:
                 self._groups[group] = lane
             lane.rows += task.rows or 1
             # One thread has been called for this group already unless it is new, or fills a batch more.
-            if self._idle and (new or group.full):
-                self._changed.notify()
+            return self._idle > 0 and (new or group.full)
+
+    def wake(self) -> None:
+        """Calls an idle thread to look at what has been put."""
+        with self.lock:
+            self._changed.notify()
 
     def take(self) -> Formed | None:
         """Waits for a batch; None once the queue is closed and empty. Batch threads; the lock is free meanwhile."""
         while True:
             with self.lock:
-                turn = self.turn(self.clock())
-                if turn.formed is None and not turn.dropped:
+                now = self.clock()
+                turn = self.turn(now)
+                if turn.formed is None and turn.wake > now:
                     if self._closed and not self._groups:
                         return None
                     self._wait(turn.wake)
-            _expire(turn.dropped)
+            deliver(turn.expired)
             if turn.formed is not None:
                 return turn.formed
 
@@ -133,16 +150,19 @@ class Queue:
         lane = self._groups.pop(group)
         before = group.rows
         pieces, dropped = group.take(now)
+        expired = _expire(dropped)
         lane.rows -= before - group.rows
         if group:
             self._groups[group] = lane  # behind all others: they take turns
         else:
             del lane.groups[group.key]
+        if self._groups and self._idle:
+            self._changed.notify()  # what is left may be a batch for another thread
         if not pieces:
             self._drained.notify_all()
-            return Turn(None, dropped, wake)
+            return Turn(None, expired, wake)
         lane.running += 1
-        return Turn(Formed(Batch(pieces, lane.options, batched=lane.batched), lane), dropped, wake)
+        return Turn(Formed(Batch(pieces, lane.options, batched=lane.batched), lane), expired, wake)
 
     def finish(self, lane: Lane) -> None:
         """Says that a batch of the lane has ended."""
@@ -169,13 +189,13 @@ class Queue:
 
     def _wait(self, wake: float) -> None:
         self._idle += 1
-        self._changed.wait(None if wake == inf else max(0.0, wake - self.clock()))
+        self._changed.wait(None if wake == inf else min(max(0.0, wake - self.clock()), TIMEOUT_MAX))
         self._idle -= 1
 
 
-def _expire(dropped: list[Task]) -> None:
-    """Tells those whose deadline has passed; who was cancelled or has ended has nobody waiting."""
+def _expire(dropped: list[Task]) -> list[Task]:
+    """Ends those whose deadline has passed, and returns them; who was cancelled or has ended has nobody waiting."""
     expired = [task for task in dropped if not task.ended and not task.cancelled]
     for task in expired:
         task.error = DeadlineExceeded()
-    deliver(expired)
+    return expired

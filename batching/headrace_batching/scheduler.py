@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace_batching.batch import Batch, Empty, deliver, rows_of, shape_key
 from headrace_batching.delivery import deliver_to_threads
-from headrace_batching.errors import TaskTooLarge
+from headrace_batching.errors import BatchingError, TaskTooLarge
 from headrace_batching.options import Options
 from headrace_batching.queue import Clock, Lane, Queue
 from headrace_batching.task import Arrays, Priority, Task
@@ -65,7 +65,8 @@ class BatchThreads:
         """Runs what waits, and ends the threads."""
         self.queue.close()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
 
 class Scheduler:
@@ -101,16 +102,25 @@ class Scheduler:
         self._lane = Lane(options, self._execute, batched=batched)
 
     def submit(self, task: Task) -> None:
-        """Puts a task into the queue, at once or not at all. Any thread.
+        """Puts a task into the queue, at once or not at all, and calls an idle thread for it. Any thread.
 
         Raises:
             TaskTooLarge: It has more rows than `max_batch_size`.
             QueueFull: There is no room; the caller may try again later.
             Closed: The scheduler has been closed.
         """
+        if self.enqueue(task):
+            self.wake()
+
+    def enqueue(self, task: Task) -> bool:
+        """As `submit`, but leaves the call to the caller: whether `wake` is due, now or soon."""
         if task.rows > self.options.max_batch_size:
             raise TaskTooLarge(task.rows, self.options.max_batch_size)
-        self._queue.put(self._lane, task)
+        return self._queue.put(self._lane, task)
+
+    def wake(self) -> None:
+        """Calls an idle batch thread to look at what has been enqueued."""
+        self._queue.wake()
 
     def call(
         self, inputs: Arrays, *, timeout: float | None = None, priority: Priority = Priority.NORMAL
@@ -118,7 +128,7 @@ class Scheduler:
         """Submits one request for a caller that has threads, not an event loop.
 
         Args:
-            inputs: Arrays by name, with the same axis 0.
+            inputs: Arrays by name, with the same axis 0 where that is the batch.
             timeout: Seconds that it may wait in the queue.
             priority: Which tasks leave the queue first.
 
@@ -129,8 +139,8 @@ class Scheduler:
         task = Task(
             inputs,
             deliver_to_threads,
-            rows=rows_of(inputs),
-            key=shape_key(inputs, pad=self.options.pad_variable_length_inputs),
+            rows=rows_of(inputs) if self._lane.batched else 1,
+            key=shape_key(inputs, pad=self.options.pad_variable_length_inputs) if self._lane.batched else (),
             deadline=None if timeout is None else self._clock() + timeout,
             priority=priority,
         )
@@ -147,10 +157,10 @@ class Scheduler:
         began = self._clock()
         try:
             ended = batch.split(self._run(batch.join(self._empty)), self._queue.lock)
-        except Exception as error:
+        except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
             self._report(batch, began, failed=True)
             if len(batch) == 1:
-                deliver(batch.fail(error))
+                deliver(batch.fail(_failure(error), self._queue.lock))
             else:
                 for half in batch.halves():
                     self._execute(half)
@@ -163,6 +173,10 @@ class Scheduler:
             waited = began - min(task.arrived for task in batch.tasks)
             ran = self._clock() - began
             self._observe(BatchReport(len(batch), batch.rows, batch.padded - batch.rows, waited, ran, failed))
+
+
+def _failure(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else BatchingError(f"the model raised {error!r}")
 
 
 def _run_batches(queue: Queue) -> None:

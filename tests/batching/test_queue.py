@@ -1,0 +1,427 @@
+"""The queue on a virtual clock: what a thread is given when it asks, and who is turned away."""
+
+import time
+from collections.abc import Hashable, Sequence
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from headrace_batching import Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
+from headrace_batching.batch import Batch
+from headrace_batching.queue import Lane, Queue, Turn
+
+MILLISECOND = 1000  # in microseconds
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def nothing(_: Batch) -> None:
+    """What a lane does with its batches where nobody asks."""
+
+
+class Bench:
+    """A queue, its clock, and tasks that remember their end."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.queue = Queue(self.clock)
+        self.ended: list[Task] = []
+
+    def lane(self, **values: Any) -> Lane:
+        return Lane(Options(**values), nothing)
+
+    def put(
+        self,
+        lane: Lane,
+        rows: int,
+        *,
+        key: Hashable = "key",
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> Task:
+        task = Task({}, self.ended.extend, rows=rows, key=key, deadline=deadline, priority=priority)
+        self.queue.put(lane, task)
+        return task
+
+    def turn(self, after: float = 0.0) -> Turn:
+        self.clock.now += after
+        with self.queue.lock:
+            return self.queue.turn(self.clock.now)
+
+    def batch(self, after: float = 0.0) -> list[Task] | None:
+        formed = self.turn(after).formed
+        return formed.batch.tasks if formed else None
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+class TestWaiting:
+    def test_nothing_waits(self, bench: Bench) -> None:
+        assert bench.turn() == Turn(None, [], float("inf"))
+
+    def test_without_a_delay_a_thread_takes_what_is_there(self, bench: Bench) -> None:
+        lane = bench.lane()
+        tasks = [bench.put(lane, 1), bench.put(lane, 2)]
+
+        assert bench.batch() == tasks
+
+    def test_a_batch_that_is_not_full_waits_for_company(self, bench: Bench) -> None:
+        lane = bench.lane(batch_timeout_micros=2 * MILLISECOND)
+        first = bench.put(lane, 1)
+
+        turn = bench.turn(after=0.001)
+        assert turn.formed is None
+        assert turn.wake == pytest.approx(100.002)
+        second = bench.put(lane, 1)
+
+        assert bench.batch(after=0.0005) is None
+        assert bench.batch(after=0.0006) == [first, second]
+
+    def test_a_full_batch_leaves_at_once(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=4, batch_timeout_micros=2 * MILLISECOND)
+        tasks = [bench.put(lane, 2), bench.put(lane, 2)]
+
+        assert bench.batch() == tasks
+
+    def test_a_batch_that_the_next_task_did_not_fit_leaves_at_once(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=4, batch_timeout_micros=2 * MILLISECOND)
+        first, second = bench.put(lane, 3), bench.put(lane, 2)
+
+        assert bench.batch() == [first]
+        assert bench.batch() is None
+        assert bench.batch(after=0.0021) == [second]
+
+    def test_a_task_without_rows_does_not_wait_for_ever(self, bench: Bench) -> None:
+        task = bench.put(bench.lane(), 0)
+
+        assert bench.batch() == [task]
+
+
+class TestOrder:
+    def test_no_task_overtakes_another_to_fill_a_hole(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=4)
+        tasks = [bench.put(lane, rows) for rows in (3, 2, 1, 4)]
+
+        assert [bench.batch() for _ in range(4)] == [tasks[:1], tasks[1:3], tasks[3:], None]
+
+    def test_shapes_do_not_mix(self, bench: Bench) -> None:
+        lane = bench.lane()
+        wide, narrow, wider = bench.put(lane, 1, key="wide"), bench.put(lane, 1), bench.put(lane, 1, key="wide")
+
+        assert bench.batch() == [wide, wider]
+        assert bench.batch() == [narrow]
+
+    def test_groups_take_turns(self, bench: Bench) -> None:
+        busy, quiet = bench.lane(max_batch_size=1), bench.lane(max_batch_size=1)
+        first, second, third = (bench.put(busy, 1) for _ in range(3))
+        only = bench.put(quiet, 1)
+
+        assert [bench.batch() for _ in range(4)] == [[first], [only], [second], [third]]
+
+    def test_normal_before_low_over_all_lanes(self, bench: Bench) -> None:
+        lane = bench.lane()
+        low = bench.put(lane, 1, priority=Priority.LOW)
+        normal = bench.put(bench.lane(), 1)
+
+        assert bench.batch() == [normal]
+        assert bench.batch() == [low]
+
+    def test_a_batch_of_normal_is_filled_up_with_low(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=2)
+        low = [bench.put(lane, 1, priority=Priority.LOW) for _ in range(2)]
+        normal = bench.put(lane, 1)
+
+        assert bench.batch() == [normal, low[0]]
+        assert bench.batch() == [low[1]]
+
+    def test_the_formed_batch_names_its_lane(self, bench: Bench) -> None:
+        lane = bench.lane()
+        bench.put(bench.lane(), 1)
+        bench.put(lane, 1)
+        bench.turn()
+
+        formed = bench.turn().formed
+
+        assert formed is not None
+        assert formed.lane is lane
+
+
+class TestBound:
+    def test_a_task_that_would_open_one_batch_too_many_is_refused(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=4, max_enqueued_batches=2)
+        bench.put(lane, 3)
+        bench.put(lane, 3)
+
+        with pytest.raises(QueueFull) as refusal:
+            bench.put(lane, 2)
+
+        assert str(refusal.value) == (
+            "The batch scheduling queue to which this task was submitted is full; "
+            "currently 2 batches enqueued and max_enqueued_batches is 2"
+        )
+
+    def test_a_refused_task_leaves_nothing_behind(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=4, max_enqueued_batches=1)
+        bench.put(lane, 3)
+        for key in ("key", "another"):
+            with pytest.raises(QueueFull):
+                bench.put(lane, 2, key=key)
+
+        assert lane.rows == 3
+        assert list(lane.groups) == ["key"]
+
+    def test_all_groups_of_a_lane_share_one_bound(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=4, max_enqueued_batches=2)
+        for key in range(8):
+            bench.put(lane, 1, key=key)
+
+        with pytest.raises(QueueFull, match="currently 2 batches enqueued and max_enqueued_batches is 2"):
+            bench.put(lane, 1, key=8)
+
+    def test_lanes_do_not_share_one(self, bench: Bench) -> None:
+        full, other = (bench.lane(max_batch_size=1, max_enqueued_batches=1) for _ in range(2))
+        bench.put(full, 1)
+
+        bench.put(other, 1)
+
+        assert other.rows == 1
+
+    def test_a_batch_that_has_left_makes_room(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=4, max_enqueued_batches=1)
+        bench.put(lane, 4)
+        bench.batch()
+
+        bench.put(lane, 4)
+
+        assert lane.rows == 4
+
+
+class TestSplitting:
+    def lane(self, bench: Bench) -> Lane:
+        return bench.lane(
+            enable_large_batch_splitting=True, max_batch_size=64, max_execution_batch_size=4, max_enqueued_batches=3
+        )
+
+    def test_a_task_is_handed_out_in_pieces(self, bench: Bench) -> None:
+        lane = self.lane(bench)
+        small, large = bench.put(lane, 3), bench.put(lane, 6)
+
+        assert [bench.batch() for _ in range(4)] == [[small, large], [large], [large], None]
+
+    @pytest.mark.parametrize(
+        ("waiting", "rows", "numbers"),
+        [
+            ((), 13, (12, 1, 0)),
+            ((3,), 10, (9, 1, 3)),
+            ((4,), 9, (8, 1, 4)),
+            ((3, 2), 8, (7, 2, 1)),
+            ((6, 6), 1, (0, 3, 4)),
+        ],
+    )
+    def test_says_what_room_there_is(
+        self, bench: Bench, waiting: Sequence[int], rows: int, numbers: tuple[int, int, int]
+    ) -> None:
+        lane = self.lane(bench)
+        for earlier in waiting:
+            bench.put(lane, earlier)
+
+        with pytest.raises(QueueFull) as refusal:
+            bench.put(lane, rows)
+
+        capacity, batches, opened = numbers
+        assert str(refusal.value) == (
+            f"The batch scheduling queue to which this task was submitted is full; task size is {rows} but scheduling "
+            f"capacity is only {capacity} (num_enqueued_batches={batches}, max_enqueued_batches=3, "
+            f"open_batch_size={opened}, max_execution_batch_size=4)"
+        )
+
+    @pytest.mark.parametrize("waiting", [(), (3,), (3, 2)])
+    def test_takes_what_fits_exactly(self, bench: Bench, waiting: Sequence[int]) -> None:
+        lane = self.lane(bench)
+        for earlier in waiting:
+            bench.put(lane, earlier)
+
+        bench.put(lane, 12 - sum(waiting))
+
+        assert lane.rows == 12
+
+
+class TestDropping:
+    def test_a_task_past_its_deadline_is_told_and_never_runs(self, bench: Bench) -> None:
+        lane = bench.lane()
+        expired = bench.put(lane, 1, deadline=101.0)
+        waiting = bench.put(lane, 1, deadline=101.1)
+
+        turn = bench.turn(after=1.0)
+
+        assert turn.formed is not None
+        assert turn.formed.batch.tasks == [waiting]
+        assert turn.expired == [expired]
+        assert isinstance(expired.error, DeadlineExceeded)
+        assert str(expired.error) == "Run() timeout exceeded while waiting in batching queue"
+
+    def test_a_thread_tells_those_that_it_dropped(self, bench: Bench) -> None:
+        lane = bench.lane()
+        expired = bench.put(lane, 1, deadline=100.0)
+        bench.put(lane, 1)
+
+        bench.queue.take()
+
+        assert bench.ended == [expired]
+
+    def test_nobody_is_told_of_a_cancelled_task(self, bench: Bench) -> None:
+        lane = bench.lane()
+        bench.put(lane, 1).cancel()
+        waiting = bench.put(lane, 1)
+
+        formed = bench.queue.take()
+
+        assert formed is not None
+        assert formed.batch.tasks == [waiting]
+        assert bench.ended == []
+
+    def test_a_group_that_is_dropped_whole_leaves_nothing(self, bench: Bench) -> None:
+        lane = bench.lane()
+        bench.put(lane, 3).cancel()
+
+        assert bench.batch() is None
+        assert lane.rows == 0
+        assert lane.idle
+
+    def test_a_task_that_has_been_taken_does_not_expire(self, bench: Bench) -> None:
+        task = bench.put(bench.lane(), 1, deadline=101.0)
+        bench.batch()
+
+        bench.turn(after=2.0)
+
+        assert task.error is None
+
+
+class TestThreads:
+    def take(self, bench: Bench) -> tuple[Thread, list[Task]]:
+        """Asks for a batch on a thread of its own; returns once that waits."""
+        taken: list[Task] = []
+
+        def run() -> None:
+            formed = bench.queue.take()
+            taken.extend(formed.batch.tasks if formed else [])
+
+        thread = Thread(target=run, daemon=True)
+        thread.start()
+        while not bench.queue._idle:
+            thread.join(0.001)
+        return thread, taken
+
+    @pytest.mark.parametrize("timeout", [0, 3_600_000_000, 2**63 - 1])
+    def test_wait_until_a_batch_is_there(self, bench: Bench, timeout: int) -> None:
+        lane = bench.lane(max_batch_size=2, batch_timeout_micros=timeout)
+        tasks = [bench.put(lane, 1)] if timeout else []
+        thread, taken = self.take(bench)
+
+        tasks.append(bench.put(lane, 1))
+        bench.queue.wake()
+
+        thread.join(5)
+        assert taken == tasks
+
+    def test_are_to_be_called_for_a_new_group_and_for_a_full_batch(self, bench: Bench) -> None:
+        lane = bench.lane(max_batch_size=2, batch_timeout_micros=3_600_000_000)
+        wanted_with_none_idle = bench.queue.put(lane, Task({}, lambda _: None, rows=1, key="first"))
+        thread, taken = self.take(bench)
+
+        wanted = [bench.queue.put(lane, Task({}, lambda _: None, rows=1, key="second")) for _ in range(2)]
+        more = Task({}, lambda _: None, rows=1, key="third"), Task({}, lambda _: None, rows=1, key="third")
+        wanted.append(bench.queue.put(lane, more[0]))
+
+        assert not wanted_with_none_idle
+        assert wanted == [True, True, True]
+        bench.queue.wake()
+        thread.join(5)
+        assert len(taken) == 2
+
+    def test_wait_no_longer_than_the_oldest_task_may(self, bench: Bench) -> None:
+        bench.queue.clock = time.monotonic
+        lane = bench.lane(batch_timeout_micros=20 * MILLISECOND)
+        task = bench.put(lane, 1)
+
+        began = time.monotonic()
+        formed = bench.queue.take()
+
+        assert formed is not None
+        assert formed.batch.tasks == [task]
+        assert 0.015 < time.monotonic() - began < 5
+
+
+class TestClosing:
+    def close_lane(self, bench: Bench, lane: Lane) -> Thread:
+        """Closes a lane, which waits until all of it has run; returns once the lane takes no more."""
+        closing = Thread(target=bench.queue.close_lane, args=(lane,), daemon=True)
+        closing.start()
+        while not lane.closed:
+            closing.join(0.001)
+        return closing
+
+    def test_a_lane_takes_no_more(self, bench: Bench) -> None:
+        lane = bench.lane()
+        bench.queue.close_lane(lane)
+
+        with pytest.raises(Closed, match="the scheduler is closed"):
+            bench.put(lane, 1)
+
+        bench.put(bench.lane(), 1)
+
+    def test_what_waits_in_a_lane_leaves_at_once(self, bench: Bench) -> None:
+        slow = {"batch_timeout_micros": 1000 * MILLISECOND}
+        lane, other = bench.lane(**slow), bench.lane(**slow)
+        task = bench.put(lane, 1)
+        bench.put(other, 1)
+
+        closing = self.close_lane(bench, lane)
+
+        assert bench.batch() == [task]
+        assert bench.batch() is None
+        assert closing.is_alive()
+        bench.queue.finish(lane)
+        closing.join(5)
+        assert not closing.is_alive()
+
+    def test_a_lane_whose_tasks_are_all_dropped_ends(self, bench: Bench) -> None:
+        lane = bench.lane()
+        bench.put(lane, 1).cancel()
+
+        closing = self.close_lane(bench, lane)
+        bench.turn()
+
+        closing.join(5)
+        assert not closing.is_alive()
+
+    def test_a_closed_queue_hands_out_what_waits_and_then_nothing(self, bench: Bench) -> None:
+        lane = bench.lane(batch_timeout_micros=1000 * MILLISECOND)
+        task = bench.put(lane, 1)
+
+        bench.queue.close()
+
+        with pytest.raises(Closed):
+            bench.put(lane, 1)
+        assert bench.batch() == [task]
+        assert bench.queue.take() is None
+
+    def test_a_lane_that_nothing_is_left_of_closes_after_the_queue(self, bench: Bench) -> None:
+        lane = bench.lane()
+        bench.queue.close()
+
+        bench.queue.close_lane(lane)
+
+        assert lane.idle
