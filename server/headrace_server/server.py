@@ -71,14 +71,14 @@ class Server:
         self._source.start()
         for model in self._config.models:
             await self._wait_for(model.name)
-        await self._health.serving()
+        self._health.serving()
         port = await self._transport.start()
         log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
         return port
 
     async def stop(self) -> None:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
-        await self._health.draining()
+        self._health.draining()
         await self._transport.stop(self._config.drain_seconds)
         await asyncio.to_thread(self._free)
 

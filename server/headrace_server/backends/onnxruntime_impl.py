@@ -53,8 +53,8 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     Raises:
         LoadError: ONNX Runtime refuses it, or a provider is not there; the text names the file.
     """
-    _check_providers(options.providers)
     try:
+        _check_providers(options.providers)
         session = ort.InferenceSession(
             str(model), sess_options=_session_options(options), providers=list(options.providers)
         )
@@ -124,7 +124,7 @@ def _check_providers(wanted: Sequence[str]) -> None:
     for provider in wanted:
         if provider not in available:
             message = f"this ONNX Runtime has no {provider}; it has {', '.join(available)}"
-            raise LoadError(Code.FAILED_PRECONDITION, message)
+            raise ServingError(Code.FAILED_PRECONDITION, message)
 
 
 def _signature(session: ort.InferenceSession) -> Signature:

@@ -52,6 +52,8 @@ class TensorSpec:
         if array.dtype != self.array_dtype:
             got = dtype_name(enum_of(array.dtype))
             raise invalid(f"Expects arg[{position}] to be {dtype_name(self.dtype)} but {got} is provided")
+        if not self.shape:
+            return  # ONNX Runtime describes an unknown rank as it does a scalar, and takes any shape for either
         if array.ndim != len(self.shape):
             raise invalid(f"Invalid rank for input: {self.name} Got: {array.ndim} Expected: {len(self.shape)}")
         if array.shape[1:] == self.fixed and self.shape[0] is None:
@@ -80,6 +82,11 @@ class Signature:
     batched: bool = False
 
     @cached_property
+    def every_output(self) -> tuple[str, ...]:
+        """The aliases of all outputs."""
+        return tuple(self.outputs)
+
+    @cached_property
     def one_shape(self) -> bool:
         """Whether all that passes the check has the same shape beyond axis 0."""
         return all(spec.fixed is not None for spec in self.inputs.values())
@@ -102,15 +109,17 @@ class Signature:
                 raise invalid(
                     f"Signature input alias: {alias}(feed name: {spec.name}) not found in request and no default value "
                     f"provided. Inputs expected to be in the request {_braced(aliases)}, "
-                    "or default input alias set: {}"
+                    "or default input alias set: "
                 )
 
     def check_outputs(self, output_filter: Sequence[str]) -> tuple[str, ...]:
-        """The outputs that a request wants: those it names, or all.
+        """The outputs that a request wants, in the signature's order: those it names, or all.
 
         Raises:
             ServingError: INVALID_ARGUMENT for one that is unknown or named twice. TF Serving: predict_util.cc.
         """
+        if not output_filter:
+            return self.every_output
         for position, alias in enumerate(output_filter):
             if alias not in self.outputs:
                 raise invalid(
@@ -119,7 +128,7 @@ class Signature:
                 )
             if alias in output_filter[:position]:
                 raise invalid(f"duplicate output tensor alias: {alias}")
-        return tuple(output_filter) or tuple(self.outputs)
+        return tuple(alias for alias in self.outputs if alias in output_filter)
 
     def check_arrays(self, arrays: Arrays) -> None:
         """Compares every array with its declaration; the names have been checked.
@@ -135,7 +144,7 @@ class Signature:
         if self.one_shape:
             return ()
         if pad:
-            return tuple(arrays[alias].size == 0 for alias in self.inputs)
+            return tuple(None if arrays[alias].size else arrays[alias].shape[1:] for alias in self.inputs)
         return tuple(arrays[alias].shape[1:] for alias in self.inputs)
 
 

@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,18 +94,25 @@ class Manager:
                 model.aspire(versions)
                 self._changed.notify_all()
 
-    @contextmanager
-    def servable(self, name: str, version: int | None = None) -> Iterator[Servable]:
-        """A version that stays loaded until the block ends; the highest one that is ready where none is named.
+    def servable(self, name: str, version: int | None = None) -> Servable:
+        """A version, leased: it stays loaded until the end of the `with` block that it is to be used in.
+
+        Args:
+            name: The model's.
+            version: Which one; None for the highest that is ready.
 
         Raises:
             ServingError: NOT_FOUND. TF Serving: basic_manager.cc has the texts.
         """
-        servable = self._leased(name, version)
-        try:
-            yield servable
-        finally:
-            servable.release()
+        while True:
+            versions = self._serving.get(name, {})
+            servable = versions.get(max(versions, default=0) if version is None else version)
+            if servable is None:
+                wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+                raise not_found(f"Servable not found for request: {wanted}")
+            if servable.lease():
+                return servable
+            # It is being unloaded, so the map has been replaced since we read it.
 
     def statuses(self, name: str) -> list[VersionStatus]:
         """Every version of a model that there ever was, the highest first; empty for a model never seen."""
@@ -131,17 +137,6 @@ class Manager:
 
     def _is_settled(self, name: str) -> bool:
         return self._stopping or (name in self._models and self._models[name].settled)
-
-    def _leased(self, name: str, version: int | None) -> Servable:
-        while True:
-            versions = self._serving.get(name, {})
-            servable = versions.get(max(versions, default=0) if version is None else version)
-            if servable is None:
-                wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-                raise not_found(f"Servable not found for request: {wanted}")
-            if servable.lease():
-                return servable
-            # It is being unloaded, so the map has been replaced since we read it.
 
     def _manage(self) -> None:
         while True:
@@ -188,7 +183,9 @@ class Manager:
             self._publish(name)
         servable.close()
         log.info("model %s version %d unloaded", name, version)
-        self._set(name, VersionStatus(version, State.END))
+        with self._changed:
+            again = version in self._models[name].aspired  # since the unload was decided
+            self._set(name, VersionStatus(version, State.START if again else State.END))
 
     def _publish(self, name: str) -> None:
         self._serving = {**self._serving, name: dict(self._models[name].serving)}

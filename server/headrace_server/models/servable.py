@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Lock
+from typing import Self
 
 from headrace_batching import BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
 from headrace_batching.batch import rows_of
@@ -88,8 +89,7 @@ class Servable:
         declared = self._backend.signatures[signature]
         declared.check_arrays(inputs)
         task = self._task(declared, inputs, call)
-        future = call.delivery.expect(task)
-        self._scheduler(signature, outputs).submit(task)
+        future = call.delivery.submit(self._scheduler(signature, outputs), task)
         try:
             return await future
         finally:
@@ -97,13 +97,15 @@ class Servable:
                 task.cancel()
 
     def lease(self) -> bool:
-        """Keeps it loaded until `release`; False if it is being unloaded. Any thread."""
+        """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
         with self._left:
             self._leases += not self._retired
             return not self._retired
 
-    def release(self) -> None:
-        """Ends one lease."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         with self._left:
             self._leases -= 1
             if self._retired:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
-_VERSION = re.compile(r"\s*[+-]?[0-9]+\s*")
+_VERSION = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -50,14 +50,13 @@ class Source:
 
     def poll(self) -> None:
         """One look at every base path. One that cannot be read spoils the whole look, as in TF Serving."""
-        try:
-            found = {model: versions_under(model.base_path) for model in self._models}
-        except OSError as error:
-            self._say(
-                "FileSystemStoragePathSource encountered a filesystem access error: "
-                f"Could not find base path {error.filename} for a model with error {error.strerror}"
-            )
-            return
+        found = {}
+        for model in self._models:
+            try:
+                found[model] = versions_under(model.base_path)
+            except OSError as error:
+                self._say(_not_found(model, error))
+                return
         empty = [model for model, versions in found.items() if not versions]
         self._say(" ".join(_nothing_under(model) for model in empty) or None)
         for model, versions in found.items():
@@ -83,6 +82,13 @@ def versions_under(base_path: Path) -> dict[int, Path]:
     """
     children = sorted(child for child in base_path.iterdir() if _VERSION.fullmatch(child.name))
     return {int(child.name): child for child in children if int(child.name) in _INT64}
+
+
+def _not_found(model: ModelConfig, error: OSError) -> str:
+    return (
+        "FileSystemStoragePathSource encountered a filesystem access error: "
+        f"Could not find base path {model.base_path} for servable {model.name} with error {error.strerror}"
+    )
 
 
 def _nothing_under(model: ModelConfig) -> str:

@@ -1,8 +1,11 @@
 """grpc.health.v1: serving once every configured model has a version ready, and no longer once the server drains."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 
 # TF Serving sets the two bare names; the full ones are what other servers' clients ask for.
 NAMES = (
@@ -13,22 +16,48 @@ NAMES = (
     "tensorflow.serving.PredictionService",
 )
 
+Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
 
-class HealthService:
-    """The state of the whole server under each name."""
+
+class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are not known
+    """The state of the whole server under each name.
+
+    grpcio's own servicer would not do: its watchers hold up a drain, and the first who leaves silences the others.
+    """
 
     def __init__(self) -> None:
-        self._servicer = aio.HealthServicer()
+        self._serving = False
+        self._draining = asyncio.Event()
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the service to a server."""
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        add_HealthServicer_to_server(self, server)
 
-    async def serving(self) -> None:
+    def serving(self) -> None:
         """Says SERVING from now on."""
-        for name in NAMES:
-            await self._servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._serving = True
 
-    async def draining(self) -> None:
+    def draining(self) -> None:
         """Says NOT_SERVING from now on, to those who watch at once."""
-        await self._servicer.enter_graceful_shutdown()
+        self._serving = False
+        self._draining.set()
+
+    async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802
+        """The state now; NOT_FOUND for a name that is none of its own."""
+        if request.service not in NAMES:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service}")
+        return self._response(request)
+
+    async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:  # noqa: N802
+        """The state now and at the drain, with which it ends."""
+        del context
+        yield self._response(request)
+        if not self._draining.is_set():
+            await self._draining.wait()
+            yield self._response(request)
+
+    def _response(self, request: HealthCheckRequest) -> HealthCheckResponse:
+        known = HealthCheckResponse.SERVING if self._serving else HealthCheckResponse.NOT_SERVING
+        return HealthCheckResponse(
+            status=known if request.service in NAMES else HealthCheckResponse.SERVICE_UNKNOWN,
+        )

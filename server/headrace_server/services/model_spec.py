@@ -36,6 +36,6 @@ def asked_version(spec: ModelSpec) -> int | None:
     """
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    if spec.version_label:
+    if spec.HasField("version_label"):
         raise invalid(f"Unrecognized servable version label: {spec.version_label}")
     return spec.version.value if spec.HasField("version") else None

@@ -64,12 +64,12 @@ class GrpcioTransport:
 
 
 def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
-    return [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a share of its calls
-        *endpoint.arguments,
-    ]
+    ours: dict[str, int | str] = {
+        "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+        "grpc.max_send_message_length": -1,
+        "grpc.so_reuseport": 0,  # a port that is taken is an error, not a share of its calls
+    }
+    return list((ours | dict(endpoint.arguments)).items())  # of two with one name, gRPC takes the first
 
 
 def _rpc_handler(method: Method, delivery: LoopDelivery) -> "grpc.RpcMethodHandler[bytes, bytes]":
@@ -98,7 +98,7 @@ def _handle(method: Method, delivery: LoopDelivery) -> Handle:
 
 
 def _call(context: Context, delivery: LoopDelivery) -> Call:
-    remaining = context.time_remaining()
+    remaining = cast("float | None", context.time_remaining())  # None without a deadline, whatever its stubs say
     deadline = None if remaining is None else time.monotonic() + remaining
     return Call(delivery, deadline, _priority(context))
 

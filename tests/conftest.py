@@ -1,0 +1,95 @@
+"""Servers on every transport, in this process and as the command; and a Python that has TensorFlow."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.calls import MODEL
+from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
+
+from headrace_server import Config
+
+TRANSPORTS = ["grpcio"]
+
+ROOT = Path(__file__).parents[1]
+
+Make = Callable[[Path], Path]
+Run = Callable[..., RunningServer]
+Serve = Callable[..., ServerProcess]
+Stop = Callable[[RunningServer], Served]
+
+
+@pytest.fixture(scope="session")
+def tensorflow_python() -> Path:
+    """The Python of an environment with tensorflow-cpu, tensorflow-serving-api and headrace."""
+    named = os.environ.get("HEADRACE_TENSORFLOW_PYTHON")
+    python = Path(named) if named else ROOT / ".venv-tensorflow" / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"{python} is not there: run scripts/install, or set HEADRACE_TENSORFLOW_PYTHON")
+    return python
+
+
+@pytest.fixture(scope="session")
+def loop_thread() -> Iterator[LoopThread]:
+    """The event loop of all servers in this process."""
+    loop = LoopThread()
+    yield loop
+    loop.stop()
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport in turn: what one answers, all must."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def running(transport: str, loop_thread: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Starts a server in this process: `running(*makers, **config)`.
+
+    Each maker writes a version of the one model into the folder that it is given: the first is version 1. All servers
+    are stopped at the end, and must leave no thread behind.
+    """
+    before = threads_of_servers()
+    with ExitStack() as stack:
+
+        def run(*makers: Make, **config: object) -> RunningServer:
+            base_path = tmp_path_factory.mktemp("model")
+            for version, make in enumerate(makers, start=1):
+                make(base_path / str(version))
+            told = {"port": 0, "model_name": MODEL, "model_base_path": str(base_path), "transport": transport}
+            server = RunningServer(loop_thread, Config(**{**told, **config}))  # type: ignore[arg-type]
+            stack.callback(server.close)
+            return server
+
+        yield run
+    assert threads_of_servers() <= before
+
+
+@pytest.fixture
+def served(caplog: pytest.LogCaptureFixture) -> Stop:
+    """Stops a server and reads what it has run."""
+    caplog.set_level(logging.INFO, "headrace_server")
+
+    def stop(server: RunningServer) -> Served:
+        caplog.clear()
+        server.stop()
+        return read_served(caplog.messages)
+
+    return stop
+
+
+@pytest.fixture
+def serving(transport: str) -> Iterator[Serve]:
+    """Starts the command: `serving(base_path, *flags)`. What still runs at the end is killed."""
+    with ExitStack() as stack:
+
+        def serve(base_path: Path, *flags: str) -> ServerProcess:
+            process = ServerProcess(base_path, f"--transport={transport}", *flags)
+            stack.callback(process.close)
+            return process
+
+        yield serve

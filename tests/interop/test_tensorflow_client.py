@@ -1,0 +1,38 @@
+"""Programs written for TensorFlow Serving, with its own package of messages, work as they are."""
+
+import json
+import subprocess
+from functools import partial
+from pathlib import Path
+
+from onnx import TensorProto
+from tests import models
+from tests.conftest import Run
+
+CLIENT = Path(__file__).with_name("tensorflow_client.py")
+
+# TensorFlow's name of each dtype, and ONNX's.
+DTYPES = {
+    "float32": TensorProto.FLOAT,
+    "float64": TensorProto.DOUBLE,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "int8": TensorProto.INT8,
+    "int16": TensorProto.INT16,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
+    "uint16": TensorProto.UINT16,
+    "uint32": TensorProto.UINT32,
+    "uint64": TensorProto.UINT64,
+    "bool": TensorProto.BOOL,
+    "string": TensorProto.STRING,
+}
+
+
+def test_program_with_tensorflow_serving_api(running: Run, tensorflow_python: Path) -> None:
+    ports = {name: running(partial(models.identity, dtype=dtype)).port for name, dtype in DTYPES.items()}
+    ports["linear"] = running(models.linear).port
+    client = [str(tensorflow_python), str(CLIENT), json.dumps(ports)]
+    ended = subprocess.run(client, capture_output=True, text=True, timeout=80, check=False)
+    assert ended.returncode == 0, ended.stderr

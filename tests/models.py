@@ -1,0 +1,169 @@
+"""Small ONNX models, each written to a version's folder as `model.onnx`; what each computes can be checked by hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.numpy_helper import from_array
+
+Dims = Sequence[int | str | None]
+
+FILE = "model.onnx"
+WEIGHTS_FILE = "weights.bin"
+
+FLOAT = TensorProto.FLOAT
+INT64 = TensorProto.INT64
+
+
+def linear(folder: Path, *, columns: int = 4, bias: float = 0.0) -> Path:
+    """`y` float [N, 1] = the sum of each row of `x` float [N, columns], plus `bias`: what tells versions apart."""
+    weights = from_array(np.ones((columns, 1), np.float32), "weights")
+    offset = from_array(np.full(1, bias, np.float32), "bias")
+    nodes = [make_node("MatMul", ["x", "weights"], ["product"]), make_node("Add", ["product", "bias"], ["y"])]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", columns])], [_value("y", FLOAT, ["N", 1])], weights, offset)
+
+
+def identity(folder: Path, dtype: int = FLOAT, dims: Dims = ("N", 2), *, out: Dims | None = None) -> Path:
+    """`y` = `x`, both of an ONNX element type; `out` is the shape that `y` is declared with, where it is another."""
+    outputs = [_value("y", dtype, dims if out is None else out)]
+    return _write(folder, [make_node("Identity", ["x"], ["y"])], [_value("x", dtype, dims)], outputs)
+
+
+def row_sums(folder: Path) -> Path:
+    """`y` float [N] = the sum of each row of `x` float [N, W], of any width W."""
+    node = make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
+    axes = from_array(np.array([1], np.int64), "axes")
+    return _write(folder, [node], [_value("x", FLOAT, ["N", "W"])], [_value("y", FLOAT, ["N"])], axes)
+
+
+def two_inputs(folder: Path, left: Dims = ("N", 2), right: Dims = ("N", 2)) -> Path:
+    """`sum` = `a` + `b` and `difference` = `a` - `b`, all float; both outputs are declared as `left`."""
+    nodes = [make_node("Add", ["a", "b"], ["sum"]), make_node("Sub", ["a", "b"], ["difference"])]
+    outputs = [_value("sum", FLOAT, left), _value("difference", FLOAT, left)]
+    return _write(folder, nodes, [_value("a", FLOAT, left), _value("b", FLOAT, right)], outputs)
+
+
+def scalar_output(folder: Path) -> Path:
+    """`doubled` float [N, 2] = 2 `x`, and `total` float [] = the sum of all of `x` float [N, 2]."""
+    nodes = [
+        make_node("Add", ["x", "x"], ["doubled"]),
+        make_node("ReduceSum", ["x"], ["total"], keepdims=0),
+    ]
+    outputs = [_value("doubled", FLOAT, ["N", 2]), _value("total", FLOAT, [])]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", 2])], outputs)
+
+
+def lookup(folder: Path, *, size: int = 10) -> Path:
+    """`y` float [N] = 10 times `index` int64 [N]; an index outside -size to size - 1 fails (INVALID_ARGUMENT)."""
+    table = from_array(np.arange(size, dtype=np.float32) * 10, "table")
+    node = make_node("Gather", ["table", "index"], ["y"], name="lookup")
+    return _write(folder, [node], [_value("index", INT64, ["N"])], [_value("y", FLOAT, ["N"])], table)
+
+
+def no_inputs(folder: Path) -> Path:
+    """`y` float [3] = 0, 1, 2, from no inputs at all."""
+    node = make_node("Identity", ["constant"], ["y"])
+    return _write(folder, [node], [], [_value("y", FLOAT, [3])], from_array(np.arange(3, dtype=np.float32), "constant"))
+
+
+def slow(folder: Path, *, steps: int) -> Path:
+    """`y` float [N, 1] = `x` float [N, 1] + `steps`, counted up one by one: a step takes some microseconds."""
+    body = make_graph(
+        [
+            make_node("Identity", ["going"], ["go_on"]),
+            make_node("Add", ["before", "one"], ["after"]),
+        ],
+        "step",
+        [_value("step", INT64, []), _value("going", TensorProto.BOOL, []), _value("before", FLOAT, [None, 1])],
+        [_value("go_on", TensorProto.BOOL, []), _value("after", FLOAT, [None, 1])],
+        [from_array(np.ones(1, np.float32), "one")],
+    )
+    loop = make_node("Loop", ["steps", "", "x"], ["y"], body=body)
+    count = from_array(np.array(steps, np.int64), "steps")
+    return _write(folder, [loop], [_value("x", FLOAT, ["N", 1])], [_value("y", FLOAT, ["N", 1])], count)
+
+
+def external_data(folder: Path, *, columns: int = 512) -> Path:
+    """As `linear` without a bias, its weights in a file of their own, `weights.bin`, beside the model."""
+    file = linear(folder, columns=columns)
+    onnx.save_model(onnx.load(file), file, save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=1024)
+    return file
+
+
+def sequence_output(folder: Path) -> Path:
+    """`y`, a sequence that holds `x` float [N, 2]: nothing that a tensor can carry."""
+    kind = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(FLOAT, ["N", 2]))
+    outputs = [onnx.helper.make_value_info("y", kind)]
+    return _write(folder, [make_node("SequenceConstruct", ["x"], ["y"])], [_value("x", FLOAT, ["N", 2])], outputs)
+
+
+def positive(folder: Path) -> Path:
+    """`y` = `x` float [N], and `above` float [M], those of `x` that are above zero: as many rows as it finds."""
+    nodes = [
+        make_node("Identity", ["x"], ["y"]),
+        make_node("Greater", ["x", "zero"], ["wanted"]),
+        make_node("Compress", ["x", "wanted"], ["above"], axis=0),
+    ]
+    outputs = [_value("y", FLOAT, ["N"]), _value("above", FLOAT, ["M"])]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N"])], outputs, from_array(np.zeros((), np.float32), "zero"))
+
+
+def row_maxima(folder: Path) -> Path:
+    """`y` float [N] = the greatest of each row of `x` float [N, W], of any width W."""
+    axes = from_array(np.array([1], np.int64), "axes")
+    node = make_node("ReduceMax", ["x", "axes"], ["y"], keepdims=0)
+    return _write(folder, [node], [_value("x", FLOAT, ["N", "W"])], [_value("y", FLOAT, ["N"])], axes)
+
+
+def column_totals(folder: Path) -> Path:
+    """`y` float [N, 2] = in every row, the sums of the columns of `x` float [N, 2] over all rows of the batch."""
+    axes = from_array(np.array([0], np.int64), "axes")
+    nodes = [
+        make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=1),
+        make_node("Shape", ["x"], ["shape"]),
+        make_node("Expand", ["total", "shape"], ["y"]),
+    ]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", 2])], [_value("y", FLOAT, ["N", 2])], axes)
+
+
+def counting(folder: Path) -> Path:
+    """`y` = `steps` int64 [N], once it has counted up to the highest of them: each step takes some microseconds."""
+    scalar = _value("before", INT64, [])
+    body = make_graph(
+        [make_node("Identity", ["going"], ["go_on"]), make_node("Add", ["before", "one"], ["after"])],
+        "step",
+        [_value("step", INT64, []), _value("going", TensorProto.BOOL, []), scalar],
+        [_value("go_on", TensorProto.BOOL, []), _value("after", INT64, [])],
+        [from_array(np.array(1, np.int64), "one")],
+    )
+    nodes = [
+        make_node("ReduceMax", ["steps"], ["highest"], keepdims=0),
+        make_node("Loop", ["highest", "", "zero"], ["counted"], body=body),
+        make_node("Sub", ["counted", "highest"], ["nothing"]),
+        make_node("Add", ["steps", "nothing"], ["y"]),
+    ]
+    zero = from_array(np.array(0, np.int64), "zero")
+    return _write(folder, nodes, [_value("steps", INT64, ["N"])], [_value("y", INT64, ["N"])], zero)
+
+
+def _value(name: str, dtype: int, dims: Dims) -> ValueInfoProto:
+    return make_tensor_value_info(name, dtype, list(dims))
+
+
+def _write(
+    folder: Path,
+    nodes: list[NodeProto],
+    inputs: list[ValueInfoProto],
+    outputs: list[ValueInfoProto],
+    *constants: TensorProto,
+) -> Path:
+    graph: GraphProto = make_graph(nodes, "graph", inputs, outputs, list(constants))
+    model = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / FILE
+    onnx.save_model(model, file)
+    return file

@@ -1,0 +1,181 @@
+"""Servers to call: one in this process on an event loop of its own, or the real command in another process."""
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any, NamedTuple, TypeVar
+
+from tests.calls import ANSWER_WITHIN, MODEL, Caller
+
+from headrace_server import Config, Server
+from headrace_server.cli import _loop_factory
+
+T = TypeVar("T")
+
+START_WITHIN = 20.0
+"""Seconds after which a server that ought to have started, or stopped, has failed."""
+
+COMMAND = str(Path(sys.executable).with_name("headrace"))
+
+_RUNNING = re.compile(r"Running gRPC ModelServer at 0\.0\.0\.0:(\d+) \.\.\.")
+_SERVED = re.compile(r"\bserved \S+ serving_default: (\d+) requests, (\d+) rows in (\d+) batches")
+_OURS = ("batch-", "manager", "source")
+
+
+class Served(NamedTuple):
+    """What a server says, once it has stopped, that its model has run."""
+
+    requests: int
+    rows: int
+    batches: int
+
+
+def read_served(log: Iterable[str]) -> Served:
+    """Finds it in the lines of a log."""
+    (match,) = filter(None, map(_SERVED.search, log))
+    return Served(*map(int, match.groups()))
+
+
+def eventually(holds: Callable[[], T], within: float = ANSWER_WITHIN) -> T:
+    """Asks again until the answer is true, and returns it.
+
+    Raises:
+        TimeoutError: It did not become so.
+    """
+    end = time.monotonic() + within
+    while not (answer := holds()):
+        if time.monotonic() > end:
+            raise TimeoutError(str(holds))
+        threading.Event().wait(0.002)
+    return answer
+
+
+def threads_of_servers() -> set[threading.Thread]:
+    """The live threads that only a server starts."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith(_OURS)}
+
+
+class LoopThread:
+    """An event loop that runs on a thread, of the kind that the command uses."""
+
+    def __init__(self) -> None:
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="event-loop")
+        self._thread.start()
+        self._started.wait()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = START_WITHIN) -> T:
+        """Runs a coroutine there and waits for its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
+
+    def stop(self) -> None:
+        """Ends the loop and the thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            self.loop = runner.get_loop()
+            self.loop.call_soon(self._started.set)
+            self.loop.run_forever()
+
+
+class RunningServer:
+    """A server in this process, started when it is made.
+
+    Args:
+        loop: Where it runs.
+        config: What it is told; the port is best 0.
+    """
+
+    def __init__(self, loop: LoopThread, config: Config) -> None:
+        self.base_path = Path(config.model_base_path)
+        self._loop = loop
+        self._server = loop.run(self._make(config))
+        self._stopped = False
+        try:
+            self.port = loop.run(self._server.start())
+        except Exception:
+            loop.run(self._server.stop())
+            raise
+        self.caller = Caller(self.port)
+
+    def stop(self) -> None:
+        """Drains it, once."""
+        if not self._stopped:
+            self._stopped = True
+            self._loop.run(self._server.stop())
+
+    def close(self) -> None:
+        """Drains it if it still runs, and ends the channel to it."""
+        self.stop()
+        self.caller.close()
+
+    async def _make(self, config: Config) -> Server:
+        return Server(config)
+
+
+class ServerProcess:
+    """The `headrace serve` command.
+
+    Args:
+        base_path: The model's.
+        flags: More flags, each `--name=value`.
+    """
+
+    def __init__(self, base_path: Path, *flags: str) -> None:
+        command = [COMMAND, "serve", "--port=0", f"--model_name={MODEL}", f"--model_base_path={base_path}", *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.log: list[str] = []
+        self._lines: Queue[str] = Queue()
+        self._reader = threading.Thread(target=self._read, name="stderr")
+        self._reader.start()
+
+    def wait_for(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """Waits for a line of its log.
+
+        Raises:
+            TimeoutError: It did not come.
+        """
+        end = time.monotonic() + START_WITHIN
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
+            except Empty:
+                raise TimeoutError(f"{pattern.pattern!r} is not in the log: {self.log}") from None
+            if match := pattern.search(line):
+                return match
+
+    def started(self) -> Caller:
+        """Waits until it listens; a channel to it."""
+        return Caller(int(self.wait_for(_RUNNING)[1]))
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def ended(self) -> int:
+        """Waits for its end; the exit status."""
+        status = self.process.wait(START_WITHIN)
+        self._reader.join()
+        return status
+
+    def close(self) -> None:
+        """Ends it, by force where need be."""
+        self.process.kill()
+        self.ended()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line.rstrip("\n"))
+            self._lines.put(line)

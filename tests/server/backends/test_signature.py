@@ -1,0 +1,210 @@
+"""A request's names, tensors and outputs against a signature: each refusal has the text that clients know."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from headrace_batching.task import Array
+from headrace_protos import Code, DataType
+from headrace_protos.tensor import dtype_of
+from headrace_server.backends.signature import PREDICT_METHOD, Signature, TensorSpec, find_signature
+from headrace_server.errors import ServingError
+
+FLOATS = TensorSpec("features:0", DataType.DT_FLOAT, (None, 4), ("N", ""))
+FLAGS = TensorSpec("flags:0", DataType.DT_BOOL, (None,), ("N",))
+WORDS = TensorSpec("words:0", DataType.DT_STRING, (None, None), ("N", "W"))
+SCORES = TensorSpec("scores:0", DataType.DT_FLOAT, (None, 2), ("N", ""))
+LABELS = TensorSpec("labels:0", DataType.DT_INT64, (None,), ("N",))
+
+TWO = Signature({"features": FLOATS, "flags": FLAGS}, {"scores": SCORES, "labels": LABELS}, batched=True)
+WIDTHS = Signature({"features": FLOATS, "words": WORDS}, {"scores": SCORES}, batched=True)
+
+
+def refusal(call: Callable[[], object]) -> tuple[Code, str]:
+    with pytest.raises(ServingError) as raised:
+        call()
+    return raised.value.code, raised.value.message
+
+
+def floats(*shape: int) -> Array:
+    return np.zeros(shape, np.float32)
+
+
+class TestFind:
+    def test_an_empty_name_is_serving_default(self) -> None:
+        assert find_signature({"serving_default": TWO, "other": WIDTHS}, "") == ("serving_default", TWO)
+
+    def test_a_name_is_that_signature(self) -> None:
+        assert find_signature({"serving_default": TWO, "other": WIDTHS}, "other") == ("other", WIDTHS)
+
+    @pytest.mark.parametrize(("asked", "missed"), [("", "serving_default"), ("no such", "no such")])
+    def test_one_that_is_not_there(self, asked: str, missed: str) -> None:
+        assert refusal(lambda: find_signature({"other": TWO}, asked)) == (
+            Code.FAILED_PRECONDITION,
+            f'Serving signature key "{missed}" not found.',
+        )
+
+    def test_it_is_meant_for_predict(self) -> None:
+        assert TWO.method_name == PREDICT_METHOD == "tensorflow/serving/predict"
+
+
+class TestNames:
+    @pytest.mark.parametrize("aliases", [["features", "flags"], ["flags", "features"]])
+    def test_all_inputs_in_any_order(self, aliases: list[str]) -> None:
+        TWO.check_names(aliases)
+
+    @pytest.mark.parametrize(
+        ("aliases", "text"),
+        [
+            (
+                ["flags"],
+                "input size does not match signature: 1!=2 len({flags}) != len({features,flags}). "
+                "Sent extra: {}. Missing but required: {features}.",
+            ),
+            (
+                [],
+                "input size does not match signature: 0!=2 len({}) != len({features,flags}). "
+                "Sent extra: {}. Missing but required: {features,flags}.",
+            ),
+            (
+                ["zeta", "flags", "alpha", "features"],
+                "input size does not match signature: 4!=2 len({alpha,features,flags,zeta}) != len({features,flags}). "
+                "Sent extra: {alpha,zeta}. Missing but required: {}.",
+            ),
+            (
+                ["x", "y", "flags"],
+                "input size does not match signature: 3!=2 len({flags,x,y}) != len({features,flags}). "
+                "Sent extra: {x,y}. Missing but required: {features}.",
+            ),
+        ],
+    )
+    def test_more_or_fewer_inputs(self, aliases: list[str], text: str) -> None:
+        assert refusal(lambda: TWO.check_names(aliases)) == (Code.INVALID_ARGUMENT, text)
+
+    @pytest.mark.parametrize(
+        ("aliases", "missing"), [(["flags", "feature"], "features(feed name: features:0)"), (["x", "y"], "features(")]
+    )
+    def test_a_wrong_name_among_as_many(self, aliases: list[str], missing: str) -> None:
+        code, text = refusal(lambda: TWO.check_names(aliases))
+
+        assert code == Code.INVALID_ARGUMENT
+        assert text.startswith(f"Signature input alias: {missing}")
+        assert text.endswith(
+            ") not found in request and no default value provided. Inputs expected to be in the request "
+            f"{{{','.join(sorted(aliases))}}}, or default input alias set: "
+        )
+
+
+class TestOutputs:
+    def test_no_filter_is_every_output(self) -> None:
+        assert TWO.check_outputs([]) == ("scores", "labels")
+
+    def test_a_filter_is_what_it_names(self) -> None:
+        assert TWO.check_outputs(["labels"]) == ("labels",)
+
+    def test_the_order_of_a_filter_does_not_matter(self) -> None:
+        assert TWO.check_outputs(["labels", "scores"]) == TWO.check_outputs([])
+
+    @pytest.mark.parametrize("asked", [["score"], ["labels", "score"], ["score", "score"]])
+    def test_an_unknown_one(self, asked: list[str]) -> None:
+        assert refusal(lambda: TWO.check_outputs(asked)) == (
+            Code.INVALID_ARGUMENT,
+            "output tensor alias not found in signature: score Outputs expected to be in the set {labels,scores}.",
+        )
+
+    @pytest.mark.parametrize("asked", [["labels", "labels"], ["labels", "scores", "labels", "unknown"]])
+    def test_one_named_twice(self, asked: list[str]) -> None:
+        assert refusal(lambda: TWO.check_outputs(asked)) == (
+            Code.INVALID_ARGUMENT,
+            "duplicate output tensor alias: labels",
+        )
+
+
+class TestArrays:
+    @pytest.mark.parametrize("rows", [0, 1, 3])
+    def test_what_fits(self, rows: int) -> None:
+        TWO.check_arrays({"flags": np.zeros(rows, bool), "features": floats(rows, 4)})
+
+    @pytest.mark.parametrize(
+        ("array", "provided"),
+        [
+            (np.zeros((1, 4), np.float64), "double"),
+            (np.zeros((1, 4), np.float16), "half"),
+            (np.zeros((1, 4), np.int32), "int32"),
+            (np.zeros((1, 4), np.uint8), "uint8"),
+            (np.zeros((1, 4), bool), "bool"),
+            (np.zeros((1, 4), np.complex64), "complex64"),
+            (np.zeros((1, 4), dtype_of(DataType.DT_BFLOAT16)), "bfloat16"),
+            (np.full((1, 4), b"", object), "string"),
+            (np.zeros((9, 9, 9), np.int64), "int64"),
+        ],
+    )
+    def test_another_dtype(self, array: Array, provided: str) -> None:
+        arrays = {"features": array, "flags": np.zeros(1, bool)}
+
+        assert refusal(lambda: TWO.check_arrays(arrays)) == (
+            Code.INVALID_ARGUMENT,
+            f"Expects arg[0] to be float but {provided} is provided",
+        )
+
+    def test_the_position_is_that_of_the_input(self) -> None:
+        arrays = {"flags": floats(1), "features": floats(1, 4)}
+
+        assert refusal(lambda: TWO.check_arrays(arrays))[1] == "Expects arg[1] to be bool but float is provided"
+
+    @pytest.mark.parametrize("shape", [(), (4,), (1, 4, 1)])
+    def test_another_rank(self, shape: tuple[int, ...]) -> None:
+        assert refusal(lambda: FLOATS.check(floats(*shape), 0)) == (
+            Code.INVALID_ARGUMENT,
+            f"Invalid rank for input: features:0 Got: {len(shape)} Expected: 2",
+        )
+
+    def test_another_width(self) -> None:
+        assert refusal(lambda: FLOATS.check(floats(3, 5), 0)) == (
+            Code.INVALID_ARGUMENT,
+            "Got invalid dimensions for input: features:0 for the following indices index: 1 Got: 5 Expected: 4",
+        )
+
+    def test_every_wrong_dimension_is_named(self) -> None:
+        spec = TensorSpec("image", DataType.DT_FLOAT, (2, None, 8))
+
+        assert refusal(lambda: spec.check(floats(3, 5, 7), 0))[1].endswith(
+            "index: 0 Got: 3 Expected: 2; index: 2 Got: 7 Expected: 8"
+        )
+
+    def test_a_dimension_that_varies_takes_any_size(self) -> None:
+        for width in (0, 1, 9):
+            WORDS.check(np.full((2, width), b"", object), 0)
+
+    def test_without_declared_dimensions_only_the_dtype_counts(self) -> None:
+        """ONNX Runtime describes a scalar and a tensor of unknown rank alike, and takes any shape for either."""
+        spec = TensorSpec("x", DataType.DT_FLOAT, ())
+        spec.check(floats(), 0)
+        spec.check(floats(2, 3), 0)
+
+        assert "double is provided" in refusal(lambda: spec.check(np.zeros(()), 0))[1]
+
+
+class TestShapeKey:
+    def test_where_all_sizes_are_known_everything_shares_a_batch(self) -> None:
+        assert TWO.one_shape
+        assert TWO.shape_key({}, pad=False) == TWO.shape_key({}, pad=True)
+
+    def test_widths_that_differ_do_not_share_a_batch(self) -> None:
+        assert not WIDTHS.one_shape
+        keys = [key_of(rows, width, pad=False) for rows, width in ((1, 2), (5, 2), (1, 3))]
+
+        assert keys[0] == keys[1]
+        assert keys[0] != keys[2]
+
+    def test_padded_they_do_unless_one_is_empty(self) -> None:
+        keys = [key_of(rows, width, pad=True) for rows, width in ((1, 2), (1, 3), (1, 0), (0, 2))]
+
+        assert keys[0] == keys[1]
+        assert keys[2] not in keys[:2]
+
+
+def key_of(rows: int, width: int, *, pad: bool) -> object:
+    arrays = {"features": floats(rows, 4), "words": np.full((rows, width), b"", object)}
+    return WIDTHS.shape_key(arrays, pad=pad)

@@ -1,0 +1,60 @@
+"""A backend for tests: it adds a number to each row, keeps count of what it is given, and can be held at its work."""
+
+from collections.abc import Mapping, Sequence
+from threading import Event
+
+import numpy as np
+
+from headrace_batching.task import Arrays
+from headrace_protos import Code, DataType
+from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from headrace_server.errors import ServingError
+
+PATIENCE = 20.0  # seconds that anything here waits for at most: far more than it ever takes
+
+X = TensorSpec("x", DataType.DT_FLOAT, (None, 1), ("N", ""))
+SUM = TensorSpec("sum", DataType.DT_FLOAT, (None, 1), ("N", ""))
+ROWS = TensorSpec("rows", DataType.DT_INT64, (None,), ("N",))
+
+HELD = 77.0  # an `x` that makes a run wait for `go_on`
+REFUSED = -1.0  # an `x` that makes a run fail
+
+
+class Adder:
+    """`sum` float [N, 1] = `x` + `number`, and `rows` int64 [N], the rows of the batch that each row was in.
+
+    Attributes:
+        runs: The values of `x` in each run, in the order of their starts.
+        entered: Set once a run is held.
+        go_on: Lets the runs that are held, and all later ones, go on.
+        closed: Whether it has been closed.
+    """
+
+    def __init__(self, number: float = 0.0, *, batched: bool = True) -> None:
+        self._number = number
+        self._signature = Signature({"x": X}, {"sum": SUM, "rows": ROWS}, batched=batched)
+        self.runs: list[list[float]] = []
+        self.entered = Event()
+        self.go_on = Event()
+        self.closed = False
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        return {DEFAULT_SIGNATURE: self._signature}
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        assert signature == DEFAULT_SIGNATURE
+        assert not self.closed
+        x = inputs["x"]
+        self.runs.append(x[:, 0].tolist())
+        if HELD in x:
+            self.entered.set()
+            assert self.go_on.wait(PATIENCE)
+        if REFUSED in x:
+            raise ServingError(Code.OUT_OF_RANGE, "x is refused")
+        results: Arrays = {"sum": x + np.float32(self._number), "rows": np.full(len(x), len(x), np.int64)}
+        return {alias: results[alias] for alias in outputs}
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True

@@ -1,0 +1,422 @@
+"""Versions coming and going: what is loaded when, which one a request gets, and what is said of each."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from tests.models import linear
+
+from headrace_batching import BatchThreads
+from headrace_protos import Code
+from headrace_server.backends import auto
+from headrace_server.backends.base import BackendOptions
+from headrace_server.errors import LoadError, ServingError
+from headrace_server.models.manager import Manager, VersionStatus
+from headrace_server.models.servable import Servable
+from headrace_server.models.version_policy import State
+
+from .backend import PATIENCE, Adder
+
+START, LOADING, AVAILABLE, UNLOADING, END = State
+
+BROKEN = LoadError(Code.INVALID_ARGUMENT, "its file is broken")
+TICK = Event()  # never set: waiting for it with a timeout lets the other threads go on
+
+
+def eventually(fact: Callable[[], bool]) -> None:
+    """Waits for what another thread is about to make true."""
+    for _ in range(int(PATIENCE / 0.001)):
+        if fact():
+            return
+        TICK.wait(0.001)
+    pytest.fail("it never became true")
+
+
+@contextmanager
+def quick_switches() -> Iterator[None]:
+    """Threads take turns a hundred times as often, so that they meet in more places."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 100)
+    yield
+    sys.setswitchinterval(interval)
+
+
+class Shelf:
+    """The versions that a manager may load: each a backend of the test's own, some broken, some slow to load."""
+
+    def __init__(self) -> None:
+        self.threads = BatchThreads(1)
+        self.loads: list[tuple[str, int]] = []
+        self.backends: dict[tuple[str, int], Adder] = {}
+        self.broken: dict[int, Exception] = {}
+        self.held: dict[int, Event] = {}
+
+    def load(self, name: str, version: int, path: Path) -> Servable:
+        assert path == Path(f"/{name}/{version}")
+        self.loads.append((name, version))
+        if version in self.held:
+            assert self.held[version].wait(PATIENCE)
+        if version in self.broken:
+            raise self.broken[version]
+        backend = self.backends[name, version] = Adder()
+        return Servable(name, version, backend, self.threads, None)
+
+
+class Models:
+    """A manager at work, and what can be seen of it."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.manager = Manager(shelf.load)
+
+    def aspire(self, *versions: int, name: str = "m") -> None:
+        self.manager.aspire(name, {version: Path(f"/{name}/{version}") for version in versions})
+
+    def states(self, name: str = "m") -> dict[int, State]:
+        return {status.version: status.state for status in self.manager.statuses(name)}
+
+    def reach(self, states: Mapping[int, State], name: str = "m") -> None:
+        """Waits until exactly these versions are known, in these states."""
+        eventually(lambda: self.states(name) == states)
+
+    def asked(self, version: int | None = None, name: str = "m") -> int:
+        """The version that a request gets."""
+        with self.manager.servable(name, version) as servable:
+            return servable.version
+
+    def missing(self, version: int | None = None, name: str = "m") -> str:
+        with pytest.raises(ServingError) as raised, self.manager.servable(name, version):
+            pass
+        assert raised.value.code == Code.NOT_FOUND
+        return raised.value.message
+
+
+@pytest.fixture
+def shelf() -> Iterator[Shelf]:
+    shelf = Shelf()
+    shelf.threads.start()
+    yield shelf
+    for event in shelf.held.values():
+        event.set()
+    shelf.threads.close()
+
+
+@pytest.fixture
+def models(shelf: Shelf) -> Iterator[Models]:
+    models = Models(shelf)
+    models.manager.start()
+    yield models
+    for event in shelf.held.values():
+        event.set()
+    models.manager.stop()
+    assert all(backend.closed for backend in shelf.backends.values())
+
+
+class TestServing:
+    def test_what_is_aspired_to_is_loaded_and_served(self, models: Models) -> None:
+        models.aspire(3)
+        models.reach({3: AVAILABLE})
+
+        assert (models.asked(), models.asked(3)) == (3, 3)
+        assert models.shelf.loads == [("m", 3)]
+
+    def test_the_highest_ready_version_is_served_and_any_other_by_its_number(self, models: Models) -> None:
+        models.aspire(-1, 0, 10, 9)
+        models.reach({10: AVAILABLE, 9: AVAILABLE, 0: AVAILABLE, -1: AVAILABLE})
+
+        assert models.asked() == 10
+        assert [models.asked(version) for version in (-1, 0, 9)] == [-1, 0, 9]
+        assert models.shelf.loads == [("m", version) for version in (10, 9, 0, -1)]
+
+    def test_versions_below_zero_are_served_too(self, models: Models) -> None:
+        models.aspire(-5, -2)
+        models.reach({-2: AVAILABLE, -5: AVAILABLE})
+
+        assert models.asked() == -2
+
+    def test_models_do_not_know_of_each_other(self, models: Models) -> None:
+        models.aspire(1)
+        models.aspire(2, name="other")
+        models.reach({1: AVAILABLE})
+        models.reach({2: AVAILABLE}, name="other")
+
+        assert (models.asked(), models.asked(name="other")) == (1, 2)
+
+    def test_what_is_not_there_is_not_found(self, models: Models) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+
+        assert models.missing(2) == "Servable not found for request: Specific(m, 2)"
+        assert models.missing(0) == "Servable not found for request: Specific(m, 0)"
+        assert models.missing(name="no such") == "Servable not found for request: Latest(no such)"
+        assert models.missing(1, name="no such") == "Servable not found for request: Specific(no such, 1)"
+
+    def test_while_it_loads_it_is_not_found(self, models: Models, shelf: Shelf) -> None:
+        shelf.held[1] = Event()
+        models.aspire(1)
+        models.reach({1: LOADING})
+
+        assert models.missing() == "Servable not found for request: Latest(m)"
+        assert models.missing(1) == "Servable not found for request: Specific(m, 1)"
+
+    def test_a_look_that_finds_the_same_changes_nothing(self, models: Models) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        models.aspire(1)
+        models.aspire(2, name="later")
+        models.reach({2: AVAILABLE}, name="later")
+
+        assert models.shelf.loads == [("m", 1), ("later", 2)]
+
+    def test_a_real_model_is_loaded_from_its_folder(self, tmp_path: Path, shelf: Shelf) -> None:
+        linear(tmp_path / "7")
+
+        def load(name: str, version: int, path: Path) -> Servable:
+            return Servable(name, version, auto.load(path, BackendOptions()), shelf.threads, None)
+
+        manager = Manager(load)
+        manager.start()
+        manager.aspire("m", {7: tmp_path / "7", 8: tmp_path / "8"})
+        eventually(lambda: [status.state for status in manager.statuses("m")] == [END, AVAILABLE])
+        with manager.servable("m") as servable:
+            assert servable.signatures["serving_default"].inputs["x"].shape == (None, 4)
+        manager.stop()
+
+        assert [status.state for status in manager.statuses("m")] == [END, END]
+
+
+class TestSwap:
+    def test_the_new_version_serves_before_the_old_one_goes(self, models: Models, shelf: Shelf) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        shelf.held[2] = Event()
+        models.aspire(2)
+        models.reach({2: LOADING, 1: AVAILABLE})
+        assert models.asked() == 1
+
+        shelf.held[2].set()
+        models.reach({2: AVAILABLE, 1: END})
+        assert models.asked() == 2
+        assert models.missing(1) == "Servable not found for request: Specific(m, 1)"
+
+    def test_a_version_in_use_stays_until_it_is_released(self, models: Models, shelf: Shelf) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        with models.manager.servable("m") as old:
+            models.aspire(2)
+            models.reach({2: AVAILABLE, 1: UNLOADING})
+
+            assert old.version == 1
+            assert models.asked() == 2
+            assert models.missing(1) == "Servable not found for request: Specific(m, 1)"
+            assert not shelf.backends["m", 1].closed
+        models.reach({2: AVAILABLE, 1: END})
+
+        assert shelf.backends["m", 1].closed
+
+    def test_a_version_that_fails_to_load_leaves_the_old_one_serving(self, models: Models, shelf: Shelf) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        shelf.broken[2] = BROKEN
+        models.aspire(2)
+        models.reach({2: END, 1: AVAILABLE})
+
+        assert models.asked() == 1
+        assert status_of(models, 2) == (Code.INVALID_ARGUMENT, "its file is broken")
+        assert status_of(models, 1) is None
+
+    def test_any_failure_to_load_is_told(self, models: Models, shelf: Shelf) -> None:
+        shelf.broken[1] = MemoryError("no room")
+        models.aspire(1)
+        models.reach({1: END})
+
+        assert status_of(models, 1) == (Code.INTERNAL, "MemoryError: no room")
+
+    def test_a_version_that_failed_is_tried_again_only_when_it_is_wanted_anew(
+        self, models: Models, shelf: Shelf
+    ) -> None:
+        shelf.broken[2] = BROKEN
+        models.aspire(2)
+        models.reach({2: END})
+        shelf.broken.clear()
+        models.aspire(2, 1)
+        models.reach({2: END, 1: AVAILABLE})
+        assert shelf.loads == [("m", 2), ("m", 1)]
+
+        models.aspire(1)
+        models.aspire(1, 2)
+        models.reach({2: AVAILABLE, 1: AVAILABLE})
+        assert status_of(models, 2) is None
+
+    def test_no_request_fails_while_versions_swap(self, models: Models) -> None:
+        """Eight threads ask all the time, while two hundred versions follow one another."""
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        done = Event()
+
+        def ask() -> list[int]:
+            versions = [0]
+            while not done.is_set():
+                with models.manager.servable("m") as servable:
+                    backend = models.shelf.backends["m", servable.version]
+                    assert not backend.closed
+                    TICK.wait(0.0002)
+                    assert not backend.closed
+                    versions.append(servable.version)
+            return versions
+
+        with ThreadPoolExecutor(8) as threads, quick_switches():
+            asking = [threads.submit(ask) for _ in range(8)]
+            try:
+                for version in range(2, 202):
+                    models.aspire(version)
+                    eventually(lambda version=version: models.states()[version] is AVAILABLE)  # type: ignore[misc]
+            finally:
+                done.set()
+            for answer in asking:
+                versions = answer.result()
+                assert versions == sorted(versions)
+                assert len(set(versions)) > 5
+
+
+class TestRemoval:
+    def test_a_version_that_is_not_wanted_any_more_is_unloaded(self, models: Models, shelf: Shelf) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        models.aspire()
+        models.reach({1: END})
+
+        assert shelf.backends["m", 1].closed
+        assert status_of(models, 1) is None
+        assert models.missing() == "Servable not found for request: Latest(m)"
+
+    def test_the_next_best_is_loaded_where_it_is_wanted_instead(self, models: Models) -> None:
+        models.aspire(2)
+        models.reach({2: AVAILABLE})
+        models.aspire(1)
+        models.reach({2: END, 1: AVAILABLE})
+
+        assert models.asked() == 1
+
+    def test_one_that_was_never_loaded_just_ends(self, models: Models, shelf: Shelf) -> None:
+        shelf.held[2] = Event()
+        models.aspire(1, 2)
+        models.reach({2: LOADING, 1: START})
+        models.aspire(2)
+        models.reach({2: LOADING, 1: END})
+        shelf.held[2].set()
+        models.reach({2: AVAILABLE, 1: END})
+
+        assert shelf.loads == [("m", 2)]
+
+    def test_one_that_is_not_wanted_once_it_has_loaded_is_unloaded(self, models: Models, shelf: Shelf) -> None:
+        shelf.held[1] = Event()
+        models.aspire(1)
+        models.reach({1: LOADING})
+        models.aspire()
+        shelf.held[1].set()
+        models.reach({1: END})
+
+        assert shelf.backends["m", 1].closed
+
+    def test_wanted_again_it_starts_over(self, models: Models, shelf: Shelf) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        models.aspire()
+        models.reach({1: END})
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+
+        assert models.asked() == 1
+        assert shelf.loads == [("m", 1), ("m", 1)]
+
+    def test_wanted_again_while_it_is_unloaded_it_starts_over_when_that_has_ended(self, models: Models) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        with models.manager.servable("m"):
+            models.aspire()
+            models.reach({1: UNLOADING})
+            models.aspire(1)
+            assert models.states() == {1: UNLOADING}
+        models.reach({1: AVAILABLE})
+
+        assert models.asked() == 1
+
+
+class TestStatuses:
+    def test_the_highest_version_comes_first_and_none_is_forgotten(self, models: Models) -> None:
+        for version in (5, 10, -1):
+            models.aspire(version)
+            eventually(lambda version=version: models.states()[version] is AVAILABLE)  # type: ignore[misc]
+        models.reach({10: END, 5: END, -1: AVAILABLE})
+
+        assert models.manager.statuses("m") == [
+            VersionStatus(10, END),
+            VersionStatus(5, END),
+            VersionStatus(-1, AVAILABLE),
+        ]
+
+    def test_of_an_unknown_model_nothing_is_known(self, models: Models) -> None:
+        assert models.manager.statuses("no such") == []
+
+    def test_a_model_settles_when_a_version_is_available(self, models: Models, shelf: Shelf) -> None:
+        shelf.broken[2] = BROKEN
+        models.aspire(1, 2)
+        states = [status.state for status in models.manager.wait_settled("m", PATIENCE)]
+
+        assert states == [END, AVAILABLE]
+
+    def test_a_model_settles_when_every_version_has_failed(self, models: Models, shelf: Shelf) -> None:
+        shelf.broken = {1: BROKEN, 2: BROKEN}
+        models.aspire(1, 2)
+
+        assert [status.state for status in models.manager.wait_settled("m", PATIENCE)] == [END, END]
+
+    def test_a_model_without_versions_does_not_settle(self, models: Models) -> None:
+        models.aspire()
+        with pytest.raises(TimeoutError, match="model m has no version yet"):
+            models.manager.wait_settled("m", 0.01)
+
+
+class TestStop:
+    def test_it_waits_for_the_last_request_and_frees_everything(self, shelf: Shelf) -> None:
+        models = Models(shelf)
+        models.manager.start()
+        models.aspire(1, 2)
+        models.aspire(7, name="other")
+        models.reach({2: AVAILABLE, 1: AVAILABLE})
+        models.reach({7: AVAILABLE}, name="other")
+        with models.manager.servable("m", 1):
+            stopping = Thread(target=models.manager.stop)
+            stopping.start()
+            eventually(lambda: models.states()[1] is UNLOADING)
+            assert stopping.is_alive()
+            assert not shelf.backends["m", 1].closed
+        stopping.join(PATIENCE)
+
+        assert not stopping.is_alive()
+        assert all(backend.closed for backend in shelf.backends.values())
+        assert models.states() == {2: END, 1: END}
+        assert models.missing(name="other") == "Servable not found for request: Latest(other)"
+
+    def test_whoever_waits_for_a_model_is_let_go(self, shelf: Shelf) -> None:
+        models = Models(shelf)
+        models.manager.start()
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(models.manager.wait_settled, "m", PATIENCE)
+            models.manager.stop()
+
+            assert waiting.result(PATIENCE) == []
+
+
+def status_of(models: Models, version: int) -> tuple[Code, str] | None:
+    """The error with which a version ended."""
+    error = next(status for status in models.manager.statuses("m") if status.version == version).error
+    if error is None:
+        return None
+    assert isinstance(error, ServingError)
+    return error.code, error.message

@@ -1,0 +1,381 @@
+"""One loaded version under concurrent requests: what shares a batch, what runs alone, and who gets which answer."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from tests import models
+
+from headrace_batching import (
+    BatchThreads,
+    DeadlineExceeded,
+    InvalidTask,
+    LoopDelivery,
+    Options,
+    Priority,
+    QueueFull,
+    TaskTooLarge,
+)
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Code
+from headrace_server.backends.base import Backend, BackendOptions
+from headrace_server.backends.onnxruntime_impl import load_onnx
+from headrace_server.backends.signature import DEFAULT_SIGNATURE
+from headrace_server.errors import ServingError
+from headrace_server.models.servable import Call, Servable
+
+from .backend import HELD, PATIENCE, REFUSED, Adder
+
+BATCHING = Options()
+
+
+class Requests:
+    """A servable on one batch thread, and requests to it from this event loop."""
+
+    def __init__(self, servable: Servable) -> None:
+        self.servable = servable
+        self._delivery = LoopDelivery(asyncio.get_running_loop())
+
+    def ask(
+        self,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> "asyncio.Task[Arrays]":
+        call = Call(self._delivery, deadline, priority)
+        return asyncio.ensure_future(self.servable.run(DEFAULT_SIGNATURE, inputs, outputs, call))
+
+    def add(
+        self, *rows: float, deadline: float | None = None, priority: Priority = Priority.NORMAL
+    ) -> "asyncio.Task[Arrays]":
+        """One request to an Adder."""
+        return self.ask({"x": column(*rows)}, ("sum", "rows"), deadline, priority)
+
+    async def hold(self, backend: Adder) -> "asyncio.Task[Arrays]":
+        """A request that keeps the batch thread busy, so that all later ones wait."""
+        held = self.add(HELD)
+        assert await asyncio.to_thread(backend.entered.wait, PATIENCE)
+        return held
+
+
+@contextmanager
+def servable_of(backend: Backend, batching: Options | None) -> Iterator[Servable]:
+    threads = BatchThreads(1)
+    threads.start()
+    servable = Servable("m", 1, backend, threads, batching)
+    try:
+        yield servable
+    finally:
+        servable.close()
+        threads.close()
+
+
+def serve(backend: Backend, scene: Callable[[Requests], Awaitable[None]], batching: Options | None = BATCHING) -> None:
+    """Plays a scene of concurrent requests, in an event loop of its own."""
+
+    async def play() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await scene(Requests(servable))
+
+    with servable_of(backend, batching) as servable:
+        asyncio.run(play())
+
+
+def column(*rows: float) -> Array:
+    return np.array(rows, np.float32).reshape(-1, 1)
+
+
+async def settled() -> None:
+    """Lets every request that was just made reach the queue."""
+    await asyncio.sleep(0)
+
+
+class TestBatched:
+    def test_requests_that_wait_together_run_together(self) -> None:
+        backend = Adder(number=10)
+
+        async def scene(requests: Requests) -> None:
+            held = await requests.hold(backend)
+            waiting = [requests.add(1), requests.add(2, 3), requests.add(4)]
+            await settled()
+            backend.go_on.set()
+
+            assert [(await answer)["sum"].tolist() for answer in waiting] == [[[11]], [[12], [13]], [[14]]]
+            assert [(await answer)["rows"].tolist() for answer in waiting] == [[4], [4, 4], [4]]
+            assert (await held)["sum"].tolist() == [[87]]
+            assert backend.runs == [[HELD], [1, 2, 3, 4]]
+
+        serve(backend, scene)
+
+    def test_a_request_without_rows(self) -> None:
+        async def scene(requests: Requests) -> None:
+            assert (await requests.add())["sum"].shape == (0, 1)
+
+        serve(Adder(), scene)
+
+    def test_other_outputs_are_another_batch(self) -> None:
+        backend = Adder(number=1)
+
+        async def scene(requests: Requests) -> None:
+            await requests.hold(backend)
+            wanted: list[tuple[str, ...]] = [("sum",), ("rows",), ("sum",)]
+            waiting = [requests.ask({"x": column(number)}, outputs) for number, outputs in enumerate(wanted)]
+            await settled()
+            backend.go_on.set()
+            answers = [await answer for answer in waiting]
+
+            assert [tuple(answer) for answer in answers] == wanted
+            assert backend.runs[1:] == [[0, 2], [1]]
+
+        serve(backend, scene)
+
+    def test_what_is_too_large_is_refused(self) -> None:
+        async def scene(requests: Requests) -> None:
+            with pytest.raises(TaskTooLarge, match=r"^Task size 3 is larger than maximum input batch size 2$"):
+                await requests.add(1, 2, 3)
+
+        serve(Adder(), scene, Options(max_batch_size=2))
+
+    def test_what_does_not_fit_the_queue_is_refused_at_once(self) -> None:
+        backend = Adder()
+
+        async def scene(requests: Requests) -> None:
+            await requests.hold(backend)
+            waiting = [requests.add(1, 2), requests.add(3, 4)]
+            await settled()
+            with pytest.raises(QueueFull):
+                await requests.add(5)
+            backend.go_on.set()
+            assert [(await answer)["sum"].size for answer in waiting] == [2, 2]
+
+        serve(backend, scene, Options(max_batch_size=2, max_enqueued_batches=2))
+
+    def test_a_lower_priority_waits(self) -> None:
+        backend = Adder()
+
+        async def scene(requests: Requests) -> None:
+            await requests.hold(backend)
+            waiting = [requests.add(1, priority=Priority.LOW), requests.add(2)]
+            await settled()
+            backend.go_on.set()
+            await asyncio.gather(*waiting)
+
+            assert backend.runs[1:] == [[2], [1]]
+
+        serve(backend, scene, Options(max_batch_size=1))
+
+    def test_inputs_with_different_numbers_of_rows(self, tmp_path: Path) -> None:
+        async def scene(requests: Requests) -> None:
+            inputs = {"a": np.zeros((2, 2), np.float32), "b": np.zeros((3, 2), np.float32)}
+            with pytest.raises(InvalidTask, match="must have equal 0th-dimension size"):
+                await requests.ask(inputs, ("sum",))
+
+        serve(load_onnx(models.two_inputs(tmp_path), BackendOptions()), scene)
+
+
+class TestOneByOne:
+    @pytest.mark.parametrize(
+        ("batched", "batching"), [(False, Options(max_batch_size=2, max_enqueued_batches=2)), (True, None)]
+    )
+    def test_each_request_runs_alone_whatever_its_rows(self, batched: bool, batching: Options | None) -> None:
+        backend = Adder(batched=batched)
+
+        async def scene(requests: Requests) -> None:
+            await requests.hold(backend)
+            waiting = [requests.add(1), requests.add(2, 3, 4), requests.add()]
+            await settled()
+            backend.go_on.set()
+
+            assert [(await answer)["rows"].tolist() for answer in waiting] == [[1], [3, 3, 3], []]
+            assert backend.runs == [[HELD], [1], [2, 3, 4], []]
+
+        serve(backend, scene, batching)
+
+    def test_as_many_may_wait_as_with_batches(self) -> None:
+        backend = Adder(batched=False)
+
+        async def scene(requests: Requests) -> None:
+            await requests.hold(backend)
+            waiting = [requests.add(number) for number in range(6)]
+            await settled()
+            with pytest.raises(QueueFull):
+                await requests.add(6)
+            backend.go_on.set()
+            await asyncio.gather(*waiting)
+
+        serve(backend, scene, Options(max_batch_size=3, max_enqueued_batches=2))
+
+    def test_an_output_that_is_one_number_for_all(self, tmp_path: Path) -> None:
+        async def scene(requests: Requests) -> None:
+            inputs = [{"x": np.full((rows, 2), rows, np.float32)} for rows in (1, 2, 3)]
+            answers = await asyncio.gather(*(requests.ask(x, ("doubled", "total")) for x in inputs))
+
+            assert [answer["total"].tolist() for answer in answers] == [2, 8, 18]
+            assert [answer["doubled"].shape for answer in answers] == [(1, 2), (2, 2), (3, 2)]
+
+        serve(load_onnx(models.scalar_output(tmp_path), BackendOptions()), scene)
+
+
+class TestLeaving:
+    def test_a_caller_who_leaves_is_skipped(self) -> None:
+        backend = Adder()
+
+        async def scene(requests: Requests) -> None:
+            await requests.hold(backend)
+            stays, leaves = requests.add(1), requests.add(2)
+            await settled()
+            leaves.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaves
+            backend.go_on.set()
+            await stays
+
+            assert backend.runs == [[HELD], [1]]
+
+        serve(backend, scene)
+
+    def test_a_caller_may_leave_while_its_batch_runs(self) -> None:
+        backend = Adder()
+
+        async def scene(requests: Requests) -> None:
+            held = await requests.hold(backend)
+            held.cancel()
+            backend.go_on.set()
+
+            assert (await requests.add(1))["sum"].tolist() == [[1]]
+
+        serve(backend, scene)
+
+    @pytest.mark.parametrize("batching", [Options(), None])
+    def test_a_deadline_that_has_passed(self, batching: Options | None) -> None:
+        backend = Adder()
+
+        async def scene(requests: Requests) -> None:
+            late, early = requests.add(1, deadline=time.monotonic()), requests.add(2, deadline=time.monotonic() + 3600)
+            with pytest.raises(DeadlineExceeded, match="timeout exceeded while waiting in batching queue"):
+                await late
+            await early
+
+            assert backend.runs == [[2]]
+
+        serve(backend, scene, batching)
+
+
+class TestNeighbours:
+    def test_a_request_of_a_wrong_width_harms_nobody(self, tmp_path: Path) -> None:
+        async def scene(requests: Requests) -> None:
+            widths = [5 if number % 40 == 7 else 4 for number in range(200)]
+            asked = [
+                requests.ask({"x": np.full((1, width), number, np.float32)}, ("y",))
+                for number, width in enumerate(widths)
+            ]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+
+            good = {number: answer for number, answer in enumerate(answers) if not isinstance(answer, BaseException)}
+            assert {number: answer["y"].tolist() for number, answer in good.items()} == {
+                number: [[4 * number]] for number, width in enumerate(widths) if width == 4
+            }
+            bad = [answer for answer in answers if isinstance(answer, ServingError)]
+            assert len(good) == 195
+            assert {(error.code, error.message) for error in bad} == {
+                (
+                    Code.INVALID_ARGUMENT,
+                    "Got invalid dimensions for input: x for the following indices index: 1 Got: 5 Expected: 4",
+                )
+            }
+
+        serve(load_onnx(models.linear(tmp_path), BackendOptions()), scene)
+
+    def test_where_widths_may_differ_each_gets_its_own_answer(self, tmp_path: Path) -> None:
+        async def scene(requests: Requests) -> None:
+            widths = [number % 7 + 1 if number % 5 == 0 else 4 for number in range(125)]
+            asked = [
+                requests.ask({"x": np.full((2, width), number, np.float32)}, ("y",))
+                for number, width in enumerate(widths)
+            ]
+            answers = await asyncio.gather(*asked)
+
+            assert [answer["y"].tolist() for answer in answers] == [
+                [number * width] * 2 for number, width in enumerate(widths)
+            ]
+
+        serve(load_onnx(models.row_sums(tmp_path), BackendOptions()), scene)
+
+    def test_a_value_that_the_model_refuses_fails_its_own_request_alone(self, tmp_path: Path) -> None:
+        async def scene(requests: Requests) -> None:
+            indices = [99 if number in (3, 4, 31) else number % 10 for number in range(40)]
+            asked = [requests.ask({"index": np.array([index])}, ("y",)) for index in indices]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+
+            for index, answer in zip(indices, answers, strict=True):
+                if isinstance(answer, BaseException):
+                    assert index == 99
+                    assert "idx=99 must be within the inclusive range [-10,9]" in str(answer)
+                else:
+                    assert answer["y"].tolist() == [10 * index]
+
+        serve(load_onnx(models.lookup(tmp_path), BackendOptions()), scene)
+
+    def test_a_batch_that_fails_is_run_again_in_halves(self) -> None:
+        backend = Adder()
+
+        async def scene(requests: Requests) -> None:
+            await requests.hold(backend)
+            waiting = [requests.add(row) for row in (1, 2, REFUSED, 3)]
+            await settled()
+            backend.go_on.set()
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+
+            assert [isinstance(answer, ServingError) for answer in answers] == [False, False, True, False]
+            assert backend.runs[1:] == [[1, 2, REFUSED, 3], [1, 2], [REFUSED, 3], [REFUSED], [3]]
+
+        serve(backend, scene)
+
+
+class TestClosing:
+    def test_it_waits_for_its_leases_and_frees_the_model(self) -> None:
+        backend = Adder()
+        with servable_of(Adder(), None) as other:
+            servable = Servable("m", 1, backend, other._threads, None)
+            assert servable.lease()
+            assert servable.lease()
+            closing = Thread(target=servable.close)
+            closing.start()
+            while not servable._retired:
+                closing.join(0.001)
+
+            assert not servable.lease()
+            servable.__exit__()
+            assert closing.is_alive()
+            assert not backend.closed
+            servable.__exit__()
+            closing.join(PATIENCE)
+            assert backend.closed
+
+    def test_its_log_says_what_it_has_served(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def scene(requests: Requests) -> None:
+            await requests.add(1, 2)
+            await asyncio.gather(requests.add(REFUSED), return_exceptions=True)
+
+        with caplog.at_level(logging.INFO):
+            serve(Adder(), scene)
+
+        assert caplog.messages == [
+            "served m:1 serving_default: 1 requests, 2 rows in 1 batches, mean 2.0 rows (2-3: 1)"
+        ]
+
+
+def test_signatures_are_the_backends() -> None:
+    backend = Adder()
+    with servable_of(backend, None) as servable:
+        assert servable.signatures == backend.signatures
+        assert servable.signature("") == ("serving_default", backend.signatures["serving_default"])
+        with pytest.raises(ServingError, match=r'^Serving signature key "other" not found\.$'):
+            servable.signature("other")

@@ -1,0 +1,53 @@
+"""grpc.health.v1, as a load balancer asks it."""
+
+import pytest
+from grpc import RpcError, StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from tests import models
+from tests.calls import ANSWER_WITHIN, Caller, refusal_of
+from tests.conftest import Run
+
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(scope="module")
+def caller(running: Run) -> Caller:
+    return running(models.linear).caller
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "",
+        "ModelService",
+        "PredictionService",
+        "tensorflow.serving.ModelService",
+        "tensorflow.serving.PredictionService",
+    ],
+)
+def test_serving(caller: Caller, service: str) -> None:
+    answer = HealthStub(caller.channel).Check(HealthCheckRequest(service=service), timeout=ANSWER_WITHIN)
+    assert answer.status == SERVING
+
+
+def test_unknown_service(caller: Caller) -> None:
+    with pytest.raises(RpcError) as raised:
+        HealthStub(caller.channel).Check(HealthCheckRequest(service="nobody"), timeout=ANSWER_WITHIN)
+    assert refusal_of(raised.value).code is StatusCode.NOT_FOUND
+
+
+def test_unknown_service_may_be_watched(caller: Caller) -> None:
+    watch = HealthStub(caller.channel).Watch(HealthCheckRequest(service="nobody"))
+    assert next(watch).status == HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+
+
+def test_those_who_watch_learn_of_the_drain_and_do_not_hold_it_up(running: Run) -> None:
+    server = running(models.linear, drain_seconds=60.0)
+    stub = HealthStub(server.caller.channel)
+    gone, *watches = [stub.Watch(HealthCheckRequest()) for _ in range(3)]
+    assert [next(watch).status for watch in (gone, *watches)] == [SERVING] * 3
+    gone.cancel()
+    server.stop()  # gives up long before those 60 seconds
+    assert [[answer.status for answer in watch] for watch in watches] == [[NOT_SERVING]] * 2

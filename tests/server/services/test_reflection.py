@@ -1,0 +1,70 @@
+"""Server reflection: what a client without the .proto files can learn."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tests import models
+from tests.calls import PREDICT, Caller, arrays, floats, predict_request
+from tests.conftest import Run
+
+
+@pytest.fixture(scope="module")
+def caller(running: Run) -> Caller:
+    return running(models.linear).caller
+
+
+@pytest.fixture
+def database(caller: Caller) -> ProtoReflectionDescriptorDatabase:
+    return ProtoReflectionDescriptorDatabase(caller.channel)
+
+
+def test_lists_the_services(database: ProtoReflectionDescriptorDatabase) -> None:
+    assert sorted(database.get_services()) == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "tensorflow.serving.ModelService",
+        "tensorflow.serving.PredictionService",
+    ]
+
+
+def test_describes_every_service(database: ProtoReflectionDescriptorDatabase) -> None:
+    pool = DescriptorPool(database)
+    methods = {name: set(pool.FindServiceByName(name).methods_by_name) for name in database.get_services()}
+    assert methods["tensorflow.serving.PredictionService"] >= {"Predict", "GetModelMetadata"}
+    assert methods["tensorflow.serving.ModelService"] >= {"GetModelStatus"}
+    assert methods["grpc.health.v1.Health"] >= {"Check", "Watch"}
+
+
+def test_what_it_describes_can_be_called(caller: Caller, database: ProtoReflectionDescriptorDatabase) -> None:
+    pool = DescriptorPool(database)
+    predict = pool.FindServiceByName("tensorflow.serving.PredictionService").methods_by_name["Predict"]
+    request: Any = GetMessageClass(predict.input_type)()
+    request.model_spec.name = "model"
+    tensor = GetMessageClass(pool.FindMessageTypeByName("tensorflow.TensorProto"))
+    x = tensor(dtype=1, float_val=[1, 2, 3, 4], tensor_shape={"dim": [{"size": 1}, {"size": 4}]})
+    request.inputs["x"].CopyFrom(x)
+    answer = caller.send_bytes(PREDICT, request.SerializeToString())
+    assert isinstance(answer, bytes)
+    response: Any = GetMessageClass(predict.output_type).FromString(answer)
+    assert list(response.outputs["y"].float_val) == [10]
+    assert arrays(caller.call(predict_request({"x": floats([1, 2, 3, 4])})))["y"].tolist() == [[10]]
+
+
+def test_describes_what_metadata_carries(database: ProtoReflectionDescriptorDatabase) -> None:
+    """An Any names its message, so that clients look it up."""
+    found = DescriptorPool(database).FindMessageTypeByName("tensorflow.serving.SignatureDefMap")
+    assert [field.name for field in found.fields] == ["signature_def"]
+
+
+@pytest.mark.parametrize("symbol", ["Nothing", "tensorflow.serving.PredictionService.Nothing", "nobody.Predict", ""])
+def test_unknown_symbol(database: ProtoReflectionDescriptorDatabase, symbol: str) -> None:
+    with pytest.raises(KeyError):
+        database.FindFileContainingSymbol(symbol)
+
+
+def test_finds_the_file_of_a_method(database: ProtoReflectionDescriptorDatabase) -> None:
+    file = database.FindFileContainingSymbol("tensorflow.serving.PredictionService.Predict")
+    assert file.name.endswith("prediction_service.proto")

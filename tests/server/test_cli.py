@@ -1,0 +1,255 @@
+"""The `headrace` command as a shell runs it: its flags, its exit status, and what it says on stderr."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import Field, fields
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import pytest
+from tests.models import linear
+
+from headrace_server import Config
+from headrace_server.cli import NOT_YET, main
+
+COMMAND = str(Path(sys.executable).with_name("headrace"))
+PATIENCE = 30.0  # seconds: far more than it ever takes
+
+FLAGS: dict[str, Field[Any]] = {field.name: field for field in fields(Config) if "help" in field.metadata}
+
+SPELLED = {"True": "true", "False": "false"}
+
+# Its main.cc.
+TF_SERVING_FLAGS = frozenset(
+    """
+    port grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
+    enable_batching allow_version_labels_for_unavailable_models batching_parameters_file
+    enable_per_model_batching_parameters model_config_file model_config_file_poll_wait_seconds model_name
+    model_base_path num_load_threads num_unload_threads max_num_load_retries load_retry_interval_micros
+    file_system_poll_wait_seconds flush_filesystem_caches tensorflow_session_parallelism
+    tensorflow_intra_op_parallelism tensorflow_inter_op_parallelism tensorflow_session_config_file ssl_config_file
+    platform_config_file per_process_gpu_memory_fraction saved_model_tags grpc_channel_arguments grpc_max_threads
+    enable_model_warmup num_request_iterations_for_warmup version monitoring_config_file use_alts_credentials
+    remove_unused_fields_from_bundle_metagraph prefer_tflite_model num_tflite_pools
+    num_tflite_interpreters_per_pool enable_signature_method_name_check xla_cpu_compilation_enabled
+    xla_gpu_compilation_enabled enable_profiler thread_pool_factory_config_file mixed_precision
+    skip_initialize_tpu enable_grpc_healthcheck_service enable_serialization_as_tensor_content
+    """.split()
+)
+
+
+def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a shell runs it, in a window so wide that no line of its help is broken."""
+    environment = {**os.environ, "COLUMNS": "500"}
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False
+    )
+
+
+class Shell:
+    """The command in this process, which spares each test the start of another."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    def refused(self, *flags: str) -> str:
+        """What `headrace serve` says of flags that it does not take."""
+        with pytest.raises(SystemExit) as raised:
+            main(["serve", *flags])
+        message, hint = self._said().splitlines()
+        assert (raised.value.code, hint) == (2, "Try 'headrace serve --help'.")
+        return message.removeprefix("headrace serve: ")
+
+    def not_started(self, *flags: str) -> str:
+        """Why `headrace serve` cannot start."""
+        assert main(["serve", *flags]) == 1
+        (message,) = self._said().splitlines()
+        assert message.startswith("headrace: cannot start: ")
+        return message.removeprefix("headrace: cannot start: ")
+
+    def _said(self) -> str:
+        captured = self._capture.readouterr()
+        assert captured.out == ""
+        return captured.err
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+@pytest.fixture(scope="module")
+def help_text() -> str:
+    return headrace("serve", "--help").stdout
+
+
+@contextmanager
+def serving(*arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    with subprocess.Popen([COMMAND, "serve", *arguments], stderr=subprocess.PIPE, text=True) as process:
+        guard = Timer(PATIENCE, process.kill)
+        guard.start()
+        try:
+            yield process
+        finally:
+            guard.cancel()
+            process.kill()
+
+
+def line_with(process: "subprocess.Popen[str]", words: str) -> str:
+    """The next line of stderr that holds the words."""
+    assert process.stderr is not None
+    line = next((line for line in process.stderr if words in line), None)
+    assert line is not None, f"it ended without saying {words!r}"
+    return line
+
+
+class TestHelp:
+    def test_every_field_with_a_help_text_is_a_flag_and_nothing_else_is(self, help_text: str) -> None:
+        assert set(re.findall(r"^ +(?:-h, )?--(\w+)", help_text, re.MULTILINE)) == {"help", *FLAGS}
+
+    @pytest.mark.parametrize("name", FLAGS)
+    def test_every_flag_is_shown_with_what_it_does_and_its_default(self, name: str, help_text: str) -> None:
+        default = FLAGS[name].default
+        shown = str(default).lower() if isinstance(default, bool) else default or (default == 0 and "0") or "none"
+        said = re.escape(f"{FLAGS[name].metadata['help']} (default: {shown})")
+
+        assert re.search(rf"^ +--{name} .*\s+{said}$", help_text, re.MULTILINE)
+
+    def test_the_command_alone_points_to_serve(self) -> None:
+        ended = headrace("--help")
+
+        assert ended.returncode == 0
+        assert re.search(r"^ +serve +serve models$", ended.stdout, re.MULTILINE)
+
+    def test_no_command_at_all(self) -> None:
+        ended = headrace()
+
+        assert ended.returncode == 2
+        assert ended.stderr == "headrace: the following arguments are required: COMMAND\nTry 'headrace --help'.\n"
+
+    def test_version(self) -> None:
+        ended = headrace("--version")
+
+        assert ended.returncode == 0
+        assert re.fullmatch(r"headrace \d+\.\d+\.\d+\n", ended.stdout)
+
+
+class TestFlags:
+    def test_one_that_is_misspelt_is_met_with_the_right_one(self, shell: Shell) -> None:
+        assert shell.refused("--model_base_pth=/m") == (
+            "unknown flag --model_base_pth; did you mean --model_base_path?"
+        )
+
+    def test_one_that_is_like_no_other(self, shell: Shell) -> None:
+        assert shell.refused("--quux", "7") == "unknown flag --quux"
+
+    def test_a_part_of_a_name_is_not_a_flag(self, shell: Shell) -> None:
+        assert shell.refused("--model_base=/m").startswith("unknown flag --model_base")
+
+    def test_one_of_tf_serving_that_is_still_to_come(self, shell: Shell) -> None:
+        assert shell.refused("--rest_api_port=8501") == (
+            "--rest_api_port is a flag of TensorFlow Serving that this version does not support yet"
+        )
+
+    def test_every_flag_of_tf_serving_is_known_or_said_to_be_still_to_come(self) -> None:
+        assert TF_SERVING_FLAGS - {"version"} - set(FLAGS) == NOT_YET
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("--port=many",), "argument --port: invalid int value: 'many'"),
+            (("--port=",), "argument --port: invalid int value: ''"),
+            (("--port",), "argument --port: expected one argument"),
+            (("--drain_seconds=soon",), "argument --drain_seconds: invalid float value: 'soon'"),
+            (("--enable_batching=maybe",), "argument --enable_batching: 'maybe' is neither true nor false"),
+            (("/models",), "unexpected argument '/models'"),
+        ],
+    )
+    def test_a_wrong_value_is_named_with_its_flag(self, shell: Shell, arguments: tuple[str, ...], said: str) -> None:
+        assert shell.refused(*arguments) == said
+
+
+class TestCannotStart:
+    def test_without_a_base_path(self, shell: Shell) -> None:
+        assert shell.not_started() == (
+            "INVALID_ARGUMENT: --model_base_path is empty: name the folder that holds the model's numbered versions"
+        )
+
+    @pytest.mark.parametrize("flags", [("--model_base_path=models/m",), ("--model_base_path", "models/m")])
+    def test_a_relative_base_path(self, shell: Shell, flags: tuple[str, ...]) -> None:
+        assert shell.not_started(*flags, "--model_name", "m") == (
+            "INVALID_ARGUMENT: Expected model m to have an absolute path or URI; got base_path()=models/m"
+        )
+
+    def test_the_last_of_two_equal_flags_counts(self, shell: Shell) -> None:
+        assert "got base_path()=second" in shell.not_started("--model_base_path=/first", "--model_base_path=second")
+
+    def test_a_batching_file_that_is_not_there(self, shell: Shell, tmp_path: Path) -> None:
+        file = tmp_path / "none.pbtxt"
+
+        assert shell.not_started(f"--model_base_path={tmp_path}", f"--batching_parameters_file={file}") == (
+            f"NOT_FOUND: {file}: No such file or directory"
+        )
+
+    def test_a_batching_file_that_does_not_parse(self, shell: Shell, tmp_path: Path) -> None:
+        file = tmp_path / "batching.pbtxt"
+        file.write_text("max_batch_size { value: 8 }\nnum_batch_threads: 2\n")
+
+        assert shell.not_started(f"--model_base_path={tmp_path}", f"--batching_parameters_file={file}").startswith(
+            f"INVALID_ARGUMENT: Invalid protobuf file: '{file}': "
+            "Error parsing text-format tensorflow.serving.BatchingParameters: 2:20 : "
+        )
+
+    @pytest.mark.parametrize("off", [("--enable_batching=false",), ("--enable_batching", "0")])
+    def test_a_batching_file_with_batching_off(self, shell: Shell, tmp_path: Path, off: tuple[str, ...]) -> None:
+        assert shell.not_started(f"--model_base_path={tmp_path}", "--batching_parameters_file=/b.pbtxt", *off) == (
+            "INVALID_ARGUMENT: server_options.batching_parameters_file is set "
+            "without setting server_options.enable_batching to true."
+        )
+
+    def test_channel_arguments_without_a_value(self, shell: Shell, tmp_path: Path) -> None:
+        said = shell.not_started(f"--model_base_path={tmp_path}", "--grpc_channel_arguments=a=1,grpc.keepalive")
+
+        assert said == ("INVALID_ARGUMENT: --grpc_channel_arguments: 'grpc.keepalive' is not of the form key=value")
+
+    def test_a_transport_that_does_not_exist(self, shell: Shell, tmp_path: Path) -> None:
+        assert "'pigeon'" in shell.not_started(f"--model_base_path={tmp_path}", "--transport=pigeon")
+
+    def test_a_model_that_does_not_load(self, tmp_path: Path) -> None:
+        file = linear(tmp_path / "3")
+        file.write_bytes(b"no model")
+
+        ended = headrace("serve", f"--model_base_path={tmp_path}", "--model_name=m", "--port=0")
+
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.splitlines()[-1].startswith(
+            "headrace: cannot start: UNKNOWN: 1 servable(s) did not become available: "
+            f"{{{{{{name: m version: 3}} due to error: INVALID_ARGUMENT: {file} cannot be loaded: "
+        )
+
+    def test_a_base_path_that_is_not_there_is_waited_for(self, tmp_path: Path) -> None:
+        missing = tmp_path / "missing"
+        with serving(f"--model_base_path={missing}", "--port=0") as process:
+            assert f"Could not find base path {missing}" in line_with(process, "WARNING")
+            process.send_signal(signal.SIGTERM)
+
+            assert process.wait(PATIENCE) == 0
+
+
+class TestServing:
+    def test_it_says_that_it_serves_and_ends_when_told_to(self, tmp_path: Path) -> None:
+        linear(tmp_path / "1")
+        flags = ("--model_base_path", str(tmp_path), "--port", "0", "--enable_batching", "--drain_seconds=1")
+        with serving(*flags) as process:
+            running = line_with(process, "Running gRPC ModelServer")
+            process.send_signal(signal.SIGINT)
+
+            assert re.search(r"Running gRPC ModelServer at 0\.0\.0\.0:[1-9]\d* \.\.\.$", running)
+            assert line_with(process, "draining")
+            assert process.wait(PATIENCE) == 0

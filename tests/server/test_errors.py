@@ -1,0 +1,72 @@
+"""Every failure, to the code and the text that its caller gets."""
+
+import logging
+
+import pytest
+
+from headrace_batching import (
+    BatchingError,
+    BatchOutputError,
+    Closed,
+    DeadlineExceeded,
+    InvalidTask,
+    QueueFull,
+    TaskTooLarge,
+)
+from headrace_protos import Code
+from headrace_server.errors import LoadError, ServingError, invalid, not_found, status_of
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TaskTooLarge(9, 8), Code.INVALID_ARGUMENT),
+        (InvalidTask("no rows"), Code.INVALID_ARGUMENT),
+        (QueueFull("so many wait"), Code.UNAVAILABLE),
+        (DeadlineExceeded(), Code.RESOURCE_EXHAUSTED),
+        (BatchOutputError("no batch axis"), Code.FAILED_PRECONDITION),
+        (Closed(), Code.UNAVAILABLE),
+        (invalid("wrong"), Code.INVALID_ARGUMENT),
+        (not_found("nowhere"), Code.NOT_FOUND),
+        (ServingError(Code.UNIMPLEMENTED, "not here"), Code.UNIMPLEMENTED),
+        (LoadError(Code.NOT_FOUND, "no file"), Code.NOT_FOUND),
+    ],
+)
+def test_a_known_failure_has_its_code_and_its_own_text(error: Exception, code: Code) -> None:
+    assert status_of(error) == (code, str(error))
+
+
+def test_every_failure_of_batching_is_mapped() -> None:
+    unmapped = [kind for kind in BatchingError.__subclasses__() if status_of(_made(kind))[0] == Code.INTERNAL]
+
+    assert unmapped == []
+
+
+def test_what_nobody_foresaw_is_internal_and_leaves_its_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        assert status_of(_raised(ZeroDivisionError("by nothing"))) == (
+            Code.INTERNAL,
+            "ZeroDivisionError: by nothing",
+        )
+
+    assert "in _raised" in caplog.text
+
+
+def test_a_known_failure_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    status_of(invalid("wrong"))
+    status_of(DeadlineExceeded())
+
+    assert caplog.records == []
+
+
+def _made(kind: type[BatchingError]) -> BatchingError:
+    return kind.__new__(kind)
+
+
+def _raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except type(error) as caught:
+        return caught

@@ -1,0 +1,82 @@
+"""The end of a server: what is in flight is answered, what comes after is not."""
+
+import re
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+from tests import models
+from tests.calls import Caller, arrays, predict_request, refusal_of, status_request
+from tests.conftest import Run, Serve
+from tests.running import eventually, read_served
+
+SLOW = 300_000  # steps: some tenths of a second
+
+# gRPC's own: the latter where a call crosses, on an open connection, the word that no more may come.
+REFUSED = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
+
+_DRAINING = re.compile("draining: no new calls")
+_WAITING = re.compile("Could not find base path|No versions of servable model")
+
+
+def send(caller: Caller, steps: int) -> Any:
+    """Sends a request and sees it arrive: a call that is sent after it on the same connection has been answered."""
+    future = caller.begin(predict_request({"steps": np.array([steps])}))
+    caller.call(status_request())
+    return future
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens any more."""
+    try:
+        with socket.create_connection(("127.0.0.1", port)):
+            return False
+    except ConnectionRefusedError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_calls_in_flight_end(serving: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    models.counting(tmp_path / "1")
+    process = serving(tmp_path)
+    caller = process.started()
+    calls = [send(caller, SLOW + more) for more in range(3)]
+    process.process.send_signal(number)
+    process.wait_for(_DRAINING)
+    eventually(lambda: refuses(caller.port))
+    assert not any(call.done() for call in calls)
+    assert caller.refusal(status_request()).code in REFUSED
+    assert [arrays(call.result())["y"].item() for call in calls] == [SLOW, SLOW + 1, SLOW + 2]
+    assert process.ended() == 0
+    assert read_served(process.log).requests == 3
+    assert not any("Traceback" in line for line in process.log)
+    caller.close()
+
+
+def test_calls_that_outlast_the_drain_are_ended(running: Run) -> None:
+    server = running(models.counting, drain_seconds=0.01)
+    call = send(server.caller, SLOW)
+    server.stop()
+    assert refusal_of(call.exception()).code in REFUSED
+
+
+@pytest.mark.parametrize("folder", ["missing", "."])
+def test_signal_while_it_waits_for_a_model(serving: Serve, tmp_path: Path, folder: str) -> None:
+    process = serving(tmp_path / folder)
+    process.wait_for(_WAITING)
+    process.terminate()
+    assert process.ended() == 0
+    assert not any("Traceback" in line for line in process.log)
+
+
+def test_idle_server_says_that_it_ran_nothing(serving: Serve, tmp_path: Path) -> None:
+    models.linear(tmp_path / "1")
+    process = serving(tmp_path)
+    process.started().close()
+    process.terminate()
+    assert process.ended() == 0
+    assert read_served(process.log) == (0, 0, 0)
