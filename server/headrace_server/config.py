@@ -50,7 +50,7 @@ class Config:
     )
     grpc_channel_arguments: str = flag("", "gRPC channel arguments for the server, as k=v,k=v")
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
-    transport: str = flag("auto", "what carries the bytes: auto, grpcio, or native (the headrace-native package)")
+    transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed) or grpcio")
     batching: Options = field(default_factory=Options)
 
     @property
