@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
+
+import grpc
 
 from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
@@ -20,7 +23,8 @@ from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
 from headrace_server.services.reflection import ReflectionService
 from headrace_server.transports.auto import make_transport
-from headrace_server.transports.base import Endpoint
+from headrace_server.transports.base import Endpoint, MakeCredentials
+from headrace_server.transports.tls import read_ssl_config, tls_credentials
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +54,22 @@ class Server:
             ModelService(self._manager).service,
         )
         reflection = ReflectionService([service.name for service in services])
+        servicers = [reflection.register]
+        if config.enable_grpc_healthcheck_service:
+            servicers.append(self._health.register)
         self._transport = make_transport(
             config.transport,
             Endpoint(
-                f"0.0.0.0:{config.port}",
+                _addresses(config),
                 services,
-                (self._health.register, reflection.register),
+                servicers,
                 _channel_arguments(config.grpc_channel_arguments),
+                _credentials(config),
             ),
         )
 
     async def start(self) -> int:
-        """Loads the models, then listens: an open port means that they are ready. Returns the port.
+        """Loads the models, then listens: an open port means that they are ready. Returns the TCP port, 0 for none.
 
         Raises:
             ServingError: A model has no version that loads, or the port is taken.
@@ -73,7 +81,10 @@ class Server:
             await self._wait_for(model.name)
         self._health.serving()
         port = await self._transport.start()
-        log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
+        if port:
+            log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
+        if self._config.grpc_socket_path:
+            log.info("Running gRPC ModelServer at UNIX socket %s ...", self._config.grpc_socket_path)
         return port
 
     async def stop(self) -> None:
@@ -108,8 +119,21 @@ class Server:
 
 def _check(config: Config) -> None:
     """TF Serving: server.cc and server_core.cc have these texts."""
-    if not config.model_base_path:
-        raise invalid("--model_base_path is empty: name the folder that holds the model's numbered versions")
+    if config.use_alts_credentials and config.ssl_config_file:
+        raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
+    parallelism = (
+        config.tensorflow_session_parallelism,
+        config.tensorflow_intra_op_parallelism,
+        config.tensorflow_inter_op_parallelism,
+    )
+    if min(parallelism) > 0:
+        raise invalid(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+    if not (config.model_base_path or config.model_config_file):
+        raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
     for model in config.models:
         if not model.base_path.is_absolute():
             raise invalid(
@@ -134,6 +158,21 @@ def _backend_options(config: Config) -> BackendOptions:
         providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
         cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
     )
+
+
+def _addresses(config: Config) -> list[str]:
+    """TF Serving: server.cc. With a UNIX socket, port 0 means no TCP port at all."""
+    sockets = [f"unix:{config.grpc_socket_path}"] if config.grpc_socket_path else []
+    return ([f"0.0.0.0:{config.port}"] if config.port or not sockets else []) + sockets
+
+
+def _credentials(config: Config) -> MakeCredentials | None:
+    if config.use_alts_credentials:
+        return grpc.alts_server_credentials
+    if not config.ssl_config_file:
+        return None
+    read_ssl_config(config.ssl_config_file)  # what is wrong with it is said before the models are loaded
+    return partial(tls_credentials, config.ssl_config_file)
 
 
 def _channel_arguments(text: str) -> list[tuple[str, int | str]]:

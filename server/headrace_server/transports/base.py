@@ -9,6 +9,7 @@ import grpc
 from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
+MakeCredentials = Callable[[], grpc.ServerCredentials]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,23 +17,25 @@ class Endpoint:
     """Where a transport listens, and what it serves there.
 
     Attributes:
-        address: Host and port.
+        addresses: Each a host and port, or `unix:` and a path, of which at most one is a host and port.
         services: Ours, each method a function from message to message.
         servicers: grpcio's own (health, reflection), each as the function that registers it.
         arguments: gRPC channel arguments for the server, by name.
+        credentials: Makes what secures an address, once for each; None for not at all.
     """
 
-    address: str
+    addresses: Sequence[str]
     services: Sequence[Service]
     servicers: Sequence[Register] = ()
     arguments: Sequence[tuple[str, int | str]] = ()
+    credentials: MakeCredentials | None = None
 
 
 class Transport(Protocol):
     """Sockets on one side, services on the other. Made, started and stopped in the event loop of its services."""
 
     async def start(self) -> int:
-        """Listens; the port that it got.
+        """Listens; the TCP port that it got, 0 where there is none.
 
         Raises:
             ServingError: It cannot listen there.

@@ -38,7 +38,7 @@ def test_taken_port_is_an_error_that_names_it(serving: Serve, tmp_path: Path, ta
     process = serving(tmp_path, f"--port={taken}")
     assert process.ended() == 1
     assert process.log[-1].startswith(
-        f"headrace: cannot start: UNKNOWN: Failed to BuildAndStart gRPC server: 0.0.0.0:{taken}: "
+        f"headrace: cannot start: INVALID_ARGUMENT: Failed to BuildAndStart gRPC server: 0.0.0.0:{taken}: "
     )
     assert not any("Traceback" in line for line in process.log)
 
@@ -47,7 +47,7 @@ def test_two_servers_never_share_a_port(running: Run) -> None:
     first = running(models.linear)
     with pytest.raises(ServingError, match=f"0.0.0.0:{first.port}") as raised:
         running(models.linear, port=first.port)
-    assert raised.value.code == Code.UNKNOWN
+    assert raised.value.code == Code.INVALID_ARGUMENT
     assert first.caller.predict({"x": X})["y"].tolist() == [[10]]
 
 
