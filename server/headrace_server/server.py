@@ -14,6 +14,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.config import Config
 from headrace_server.config_files import read_batching_parameters
 from headrace_server.errors import ServingError, invalid, status_of
+from headrace_server.metrics import Metrics
 from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
@@ -42,6 +43,7 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         _check(config)
+        self._metrics = Metrics()
         options = _batching(config)
         self._batching = options if config.enable_batching else None
         self._backend_options = _backend_options(config)
@@ -62,6 +64,7 @@ class Server:
             Endpoint(
                 _addresses(config),
                 services,
+                self._metrics.grpc_method,
                 servicers,
                 _channel_arguments(config.grpc_channel_arguments),
                 _credentials(config),
@@ -114,7 +117,7 @@ class Server:
 
     def _load(self, name: str, version: int, path: Path) -> Servable:
         backend = backends.load(path, self._backend_options)
-        return Servable(name, version, backend, self._threads, self._batching)
+        return Servable(name, version, backend, self._threads, self._batching, metrics=self._metrics)
 
 
 def _check(config: Config) -> None:

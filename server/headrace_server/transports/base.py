@@ -11,6 +11,12 @@ from headrace_server.services.rpc import Service
 Register = Callable[[grpc.aio.Server], None]
 MakeCredentials = Callable[[], grpc.ServerCredentials]
 
+ObserveCall = Callable[[str, str, float], None]
+"""Told of a call that has ended: its model's name, the name of its status code, and the seconds that it took."""
+
+ObserveMethod = Callable[[str, str], ObserveCall]
+"""From the names of a service and a method to who is told of its calls."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -19,6 +25,7 @@ class Endpoint:
     Attributes:
         addresses: Each a host and port, or `unix:` and a path, of which at most one is a host and port.
         services: Ours, each method a function from message to message.
+        observe: Who is told of the calls of each method.
         servicers: grpcio's own (health, reflection), each as the function that registers it.
         arguments: gRPC channel arguments for the server, by name.
         credentials: Makes what secures an address, once for each; None for not at all.
@@ -26,6 +33,7 @@ class Endpoint:
 
     addresses: Sequence[str]
     services: Sequence[Service]
+    observe: ObserveMethod
     servicers: Sequence[Register] = ()
     arguments: Sequence[tuple[str, int | str]] = ()
     credentials: MakeCredentials | None = None
