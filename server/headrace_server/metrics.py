@@ -8,7 +8,6 @@ from threading import Lock
 from headrace_batching import BatchingError, BatchReport
 from headrace_server.monitoring import (
     MAX_SERIES,
-    Counter,
     Family,
     Gauges,
     Histogram,
@@ -51,7 +50,6 @@ class Metrics:
         self.grpc_calls = counters(f"{ours}grpc_calls", "method", "model_name", "code")
         self.grpc_latency = histograms(f"{ours}grpc_latency", LATENCY, "method", "model_name", "code")
         self.batch_rows = histograms(f"{ours}batch_rows", SIZES, *SERVABLE)
-        self.batch_tasks = histograms(f"{ours}batch_tasks", SIZES, *SERVABLE)
         self.batch_latency = histograms(f"{ours}batch_latency", LATENCY, *SERVABLE)
         self.batch_failures = counters(f"{ours}batch_failures", *SERVABLE)
         self.padding_rows = counters(f"{ours}padding_rows", *SERVABLE)
@@ -109,32 +107,33 @@ class Metrics:
 
 
 class GrpcMethod:
-    """Counts the calls of one method. In one event loop."""
+    """Counts the calls of one method. In one event loop.
+
+    A call costs one look-up and one histogram: what else counts calls follows that histogram, or shows it again.
+    """
 
     def __init__(self, metrics: Metrics, service: str, method: str) -> None:
         self._metrics = metrics
         self._name = f"{service}/{method}"
         self._method = method
-        self._series: dict[Labels, tuple[list[Counter], list[Histogram]]] = {}
+        self._latencies: dict[Labels, Histogram] = {}
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
         """Counts a call that has ended, by its model's name and the name of its status code."""
-        counts, latencies = self._series.get((model, code)) or self._find(model, code)
-        for counter in counts:
-            counter.add()
-        for latency in latencies:
-            latency.observe(seconds * 1e6)
+        latency = self._latencies.get((model, code)) or self._find(model, code)
+        latency.observe(seconds * 1e6)
 
-    def _find(self, model: str, code: str) -> tuple[list[Counter], list[Histogram]]:
+    def _find(self, model: str, code: str) -> Histogram:
         metrics, labels = self._metrics, (self._name, model, code)
-        counts, latencies = [metrics.grpc_calls.of(*labels)], [metrics.grpc_latency.of(*labels)]
+        latency = metrics.grpc_latency.of(*labels)
+        metrics.grpc_calls.of(*labels).follow(latency)
         if self._method in COUNTED:
-            counts.append(metrics.request_count.of(model, code))
+            metrics.request_count.of(model, code).follow(latency)
             if code == "OK":
-                latencies.append(metrics.request_latency.of(model, self._method, "GRPC"))
-        if len(self._series) < MAX_SERIES:
-            self._series[(model, code)] = (counts, latencies)
-        return counts, latencies
+                metrics.request_latency.share(latency, model, self._method, "GRPC")
+        if len(self._latencies) < MAX_SERIES:
+            self._latencies[(model, code)] = latency
+        return latency
 
 
 class ServableMetrics:
@@ -147,43 +146,49 @@ class ServableMetrics:
         servable = (model, str(version))
         self._servable = servable
         self._rows = metrics.batch_rows.of(*servable)
-        self._tasks = metrics.batch_tasks.of(*servable)
         self._latency = metrics.batch_latency.of(*servable)
         self._delay = metrics.queue_delay.of(*servable)
         self._padding = metrics.padding_rows.of(*servable)
+        self._answers: dict[str, Histogram] = {}
 
     def ran(self, api: str, seconds: float) -> None:
         """Counts a request that the model has answered."""
-        self._metrics.runtime_latency.of(self._model, api, RUNTIME).observe(seconds * 1e6)
+        latency = self._answers.get(api)
+        if latency is None:
+            latency = self._answers[api] = self._metrics.runtime_latency.of(self._model, api, RUNTIME)
+        latency.observe(seconds * 1e6)
 
     def refused(self, error: BatchingError) -> None:
         """Counts a request that was turned away, by the name of its error, as in `queue_full`."""
         reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
         self._metrics.refusals.of(*self._servable, reason).add()
 
-    def batch(self, report: BatchReport) -> None:
-        """Counts a run; one that failed and is run again in halves is a failure and nothing else."""
+    def batch(self, report: BatchReport, *, batched: bool) -> None:
+        """Counts a run; one that failed, and is run again in halves, is a failure and nothing else.
+
+        Args:
+            report: What it was.
+            batched: Whether several requests may share a run: only such runs does TF Serving count.
+        """
         if report.failed:
             self._metrics.batch_failures.of(*self._servable).add()
             return
+        waits = [waited * 1e6 for waited in report.waits]
+        buckets = self._delay.buckets(waits)
+        self._delay.observe_all(waits, buckets)
         self._rows.observe(report.rows)
-        self._tasks.observe(report.tasks)
         self._latency.observe(report.ran * 1e6)
-        self._padding.add(report.padding)
-        for waited in report.waits:
-            self._delay.observe(waited * 1e6)
+        if batched:
+            self._padding.add(report.padding)
+            self._metrics.queuing_latency.of("").observe_all(waits, buckets)
+            self._batching_session(report)
 
-    def batching_session(self, report: BatchReport) -> None:
-        """Counts a run as TF Serving's batching session does."""
+    def _batching_session(self, report: BatchReport) -> None:
         metrics, size = self._metrics, report.rows + report.padding
         metrics.wrapped_run_count.of().add()
+        metrics.input_batch_size.of().observe_all(report.sizes)
         metrics.processed_batch_size.of().observe(size)
         metrics.padding_size.of(str(size)).observe(report.padding)
-        sizes, delay = metrics.input_batch_size.of(), metrics.queuing_latency.of("")
-        for rows in report.sizes:
-            sizes.observe(rows)
-        for waited in report.waits:
-            delay.observe(waited * 1e6)
 
     def close(self) -> None:
         """Drops the version's series."""

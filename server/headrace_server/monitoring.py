@@ -36,22 +36,29 @@ S = TypeVar("S", bound=Series)
 
 
 class Counter:
-    """A number that grows. Any thread."""
+    """A number that grows: with what is added to it, and with every value of the histograms it follows. Any thread."""
 
-    __slots__ = ("_lock", "_value")
+    __slots__ = ("_histograms", "_lock", "_value")
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._value = 0
+        self._histograms: dict[Histogram, None] = {}
 
     def add(self, amount: int = 1) -> None:
         """Makes it grow."""
         with self._lock:
             self._value += amount
 
+    def follow(self, histogram: "Histogram") -> None:
+        """Makes it grow with every value of a histogram, which costs nothing when one is observed."""
+        with self._lock:
+            self._histograms[histogram] = None
+
     def samples(self) -> Iterator[tuple[str, str, str]]:
         """One line."""
-        yield "", "", str(self._value)
+        with self._lock:
+            yield "", "", str(self._value + sum(histogram.count for histogram in self._histograms))
 
 
 class Histogram:
@@ -69,12 +76,29 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
+    @property
+    def count(self) -> int:
+        """Values so far."""
+        with self._lock:
+            return sum(self._counts)
+
     def observe(self, value: float) -> None:
         """Counts a value."""
         bucket = bisect_left(self._bounds, value)
         with self._lock:
             self._counts[bucket] += 1
             self._sum += value
+
+    def observe_all(self, values: Sequence[float], buckets: Sequence[int] | None = None) -> None:
+        """Counts several values, whose buckets may be known."""
+        with self._lock:
+            self._sum += sum(values)
+            for bucket in self.buckets(values) if buckets is None else buckets:
+                self._counts[bucket] += 1
+
+    def buckets(self, values: Sequence[float]) -> list[int]:
+        """Which bucket each value falls into, here and in every histogram of the same bounds."""
+        return [bisect_left(self._bounds, value) for value in values]
 
     def samples(self) -> Iterator[tuple[str, str, str]]:
         """A line for each bucket, with all that is in those below it, then sum and count."""
@@ -113,6 +137,12 @@ class Family(Generic[S]):
                     values = (OVERFLOW,) * len(values)
                 series = self._series.setdefault(values, self._make())
         return series
+
+    def share(self, series: S, *values: str) -> None:
+        """Shows a series of another family as one of its own, too, where there is room. Any thread."""
+        with self._lock:
+            if len(self._series) < MAX_SERIES:
+                self._series.setdefault(values, series)
 
     def forget(self, labels: Mapping[str, str]) -> None:
         """Drops every series with these labels; none where it has no such labels. Any thread."""

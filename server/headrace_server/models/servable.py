@@ -185,8 +185,6 @@ def _one_by_one(options: Options) -> Options:
 
 
 def _count(counts: BatchCounts, metrics: ServableMetrics, batched: bool, report: BatchReport) -> None:
-    metrics.batch(report)
+    metrics.batch(report, batched=batched)
     if not report.failed:
         counts.add(report.tasks, report.rows)
-        if batched:
-            metrics.batching_session(report)
