@@ -19,6 +19,7 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
+from headrace_server.platform_config import with_files
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
@@ -41,8 +42,8 @@ class Server:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
         _check(config)
+        self._config = config = with_files(config)
         self._metrics = Metrics()
         options = _batching(config)
         self._batching = options if config.enable_batching else None
