@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import grpc
 
 from headrace_batching import BatchThreads, Options
-from headrace_protos import Code
+from headrace_protos import Code, MonitoringConfig
 from headrace_server.backends import auto as backends
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config import Config
-from headrace_server.config_files import read_batching_parameters
+from headrace_server.config_files import read_batching_parameters, read_text_proto
 from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.metrics import Metrics
 from headrace_server.models.manager import Manager
@@ -30,6 +31,10 @@ from headrace_server.transports.tls import read_ssl_config, tls_credentials
 
 log = logging.getLogger(__name__)
 
+PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+
+Page = Callable[[], bytes]
+
 
 class Server:
     """One run of headrace. Made and used in one event loop; does nothing until `start`.
@@ -45,6 +50,7 @@ class Server:
         _check(config)
         self._config = config = with_files(config)
         self._metrics = Metrics()
+        self._pages = _pages(config, self._metrics)
         options = _batching(config)
         self._batching = options if config.enable_batching else None
         self._backend_options = _backend_options(config)
@@ -162,6 +168,17 @@ def _backend_options(config: Config) -> BackendOptions:
         providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
         cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
     )
+
+
+def _pages(config: Config, metrics: Metrics) -> dict[str, Page]:
+    """What the REST port serves beside REST. TF Serving: server.cc, http_server.cc."""
+    if not config.monitoring_config_file:
+        return {}
+    if not config.rest_api_port:
+        log.warning("--monitoring_config_file is ignored: metrics are served on the REST port, and there is none")
+        return {}
+    prometheus = read_text_proto(config.monitoring_config_file, MonitoringConfig()).prometheus_config
+    return {prometheus.path or PROMETHEUS_PATH: metrics.page} if prometheus.enable else {}
 
 
 def _addresses(config: Config) -> list[str]:
