@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -62,17 +63,16 @@ class Server:
             PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content).service,
             ModelService(self._manager).service,
         )
-        reflection = ReflectionService([service.name for service in services])
-        servicers = [reflection.register]
-        if config.enable_grpc_healthcheck_service:
-            servicers.append(self._health.register)
+        health = (self._health,) if config.enable_grpc_healthcheck_service else ()
+        names = [service.name for service in services] + [servicer.name for servicer in health]
+        servicers = (ReflectionService(names), *health)
         self._transport = make_transport(
             config.transport,
             Endpoint(
                 _addresses(config),
                 services,
                 self._metrics.grpc_method,
-                servicers,
+                [servicer.register for servicer in servicers],
                 _channel_arguments(config.grpc_channel_arguments),
                 _credentials(config),
             ),
@@ -197,11 +197,15 @@ def _credentials(config: Config) -> MakeCredentials | None:
 
 
 def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    """`k=v,k=v`; a value that is a whole number is passed as one. TF Serving: server.cc."""
+    """`k=v,k=v`; a value that is an int32 is passed as one. TF Serving: server.cc."""
     arguments: list[tuple[str, int | str]] = []
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
         if not equals:
             raise invalid(f"--grpc_channel_arguments: {item!r} is not of the form key=value")
-        arguments.append((key, int(value) if value.lstrip("-").isdecimal() else value))
+        arguments.append((key, int(value) if _is_int32(value) else value))
     return arguments
+
+
+def _is_int32(text: str) -> bool:
+    return re.fullmatch(r"[+-]?[0-9]+", text) is not None and -(1 << 31) <= int(text) < 1 << 31

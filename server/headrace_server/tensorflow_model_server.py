@@ -1,5 +1,6 @@
 """The `tensorflow_model_server` command: flags, output and exit statuses as of the original, to the letter."""
 
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from headrace_server.config import Config
 from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.flags import FLAGS, warn_of_ignored
 from headrace_server.process import log_to_stderr, run
+
+log = logging.getLogger(__name__)
 
 FAILED = 255  # what a C++ program's `return -1` is to a shell
 
@@ -72,7 +75,7 @@ def usage() -> str:
 
 def _serve(values: dict[str, Any]) -> int:
     defaults = {name: flag.metadata["tensorflow"] for name, flag in FLAGS.items()}
-    config = Config(**{**defaults, **values})
+    config = Config(**{**defaults, **values, "grpc_channel_arguments": _well_formed(values)})
     warn_of_ignored(values)
     try:
         _check_port(config)
@@ -82,6 +85,15 @@ def _serve(values: dict[str, Any]) -> int:
         print(f"Failed to start server. Error: {Code.Name(code)}: {text}")
         return FAILED
     return 0
+
+
+def _well_formed(values: dict[str, Any]) -> str:
+    """The channel arguments without those that have no value, which the original would read out of bounds for."""
+    items = str(values.get("grpc_channel_arguments", "")).split(",")
+    for item in filter(None, items):
+        if "=" not in item:
+            log.warning("--grpc_channel_arguments: %r is ignored: it is not of the form key=value", item)
+    return ",".join(item for item in items if "=" in item)
 
 
 def _check_port(config: Config) -> None:

@@ -1,10 +1,12 @@
 """The `tensorflow_model_server` command: how it reads flags, what it prints, and how it ends."""
 
+import importlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,6 +203,26 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
     arguments = [f"--model_base_path={tmp_path}", "--enable_batching", f"--batching_parameters_file={file}"]
     assert main(arguments) == 255
     assert capsys.readouterr().out.startswith(f"Failed to start server. Error: NOT_FOUND: {file}")
+
+
+def test_channel_arguments_without_a_value_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["--grpc_channel_arguments=grpc.keepalive,,grpc.x=1,=", "--model_base_path=m"]) == 255
+    assert caplog.messages == ["--grpc_channel_arguments: 'grpc.keepalive' is ignored: it is not of the form key=value"]
+
+
+def test_alts_outside_google_cloud(tmp_path: Path, capsys: Capture) -> None:
+    linear(tmp_path / "1")
+    assert main([f"--model_base_path={tmp_path}", "--use_alts_credentials"]) == 255
+    assert capsys.readouterr().out.startswith(
+        "Failed to start server. Error: INVALID_ARGUMENT: Failed to BuildAndStart gRPC server"
+    )
+
+
+def test_the_command_is_installed_by_its_name() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    module, _, function = project["project"]["scripts"]["tensorflow_model_server"].partition(":")
+
+    assert getattr(importlib.import_module(module), function) is main
 
 
 def test_it_serves_beside_an_unknown_flag_and_ends_when_told_to(tmp_path: Path) -> None:
