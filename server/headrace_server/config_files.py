@@ -24,7 +24,7 @@ def read_text_proto(path: str, message: M) -> M:
             proto_util.h has the text; line, column and reason are logged, as protobuf's own parser does.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise not_found(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -162,7 +162,7 @@ class Manager:
         """
         with self._changed:
             for name, versions in labels.items():
-                for label, version in versions.items():
+                for label, version in sorted(versions.items()):
                     kept = self._labels.get(name, {}).get(label, version) == version
                     if not (to_unavailable and kept) and not self._is_available(name, version):
                         raise ServingError(

@@ -7,7 +7,6 @@ from threading import Event, Thread
 
 import pytest
 from google.protobuf import text_format
-from tests.running import eventually
 
 from headrace_batching import BatchThreads
 from headrace_protos import POOL, Code, ModelServerConfig
@@ -18,6 +17,7 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
+from tests.running import eventually
 
 from .backend import PATIENCE, Adder
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.models import linear
 
 from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
@@ -12,6 +11,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import ServingError
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
+from tests.models import linear
 
 SHARED = Options(max_batch_size=32, num_batch_threads=3)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from grpc import StatusCode
+
+from headrace_protos import Code, ModelServerConfig, ModelVersionStatus, ReloadConfigRequest
+from headrace_server.errors import ServingError
 from tests import models
 from tests.calls import Caller, Refusal, floats, predict_request, refusal_of, status_request
 from tests.conftest import Run, Serve
 from tests.running import RunningServer, eventually
-
-from headrace_protos import Code, ModelServerConfig, ModelVersionStatus, ReloadConfigRequest
-from headrace_server.errors import ServingError
 
 X = floats([1, 2, 3, 4])
 AVAILABLE, END = ModelVersionStatus.AVAILABLE, ModelVersionStatus.END
@@ -184,7 +184,7 @@ def test_labels_at_the_start_need_to_be_allowed(running: Run, tmp_path: Path, ma
     make("a", 1)
     file = tmp_path / "models.config"
     file.write_text(str(config("a", root=tmp_path, labels={"stable": 1, "next": 2})))
-    with pytest.raises(ServingError, match="Request to assign label to version 1 of model a, which is not currently"):
+    with pytest.raises(ServingError, match="Request to assign label to version 2 of model a, which is not currently"):
         running(model_base_path="", model_config_file=str(file))
 
     server = running(model_base_path="", model_config_file=str(file), allow_version_labels_for_unavailable_models=True)
