@@ -11,6 +11,7 @@ from threading import Condition, Thread
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid, not_found, status_of
+from headrace_server.models.memory import release as release_memory
 from headrace_server.models.model import Attempt, Model, Policy, VersionStatus
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State, Unload, preserve_availability
@@ -337,6 +338,7 @@ def _free(servable: Servable) -> None:
         servable.close()
     except Exception:
         log.exception("model %s version %d cannot be freed", servable.name, servable.version)
+    release_memory()
 
 
 def _failure(error: BaseException) -> ServingError:
