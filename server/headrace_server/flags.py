@@ -16,8 +16,6 @@ FLAGS: Mapping[str, Field[Any]] = {field.name: field for field in fields(Config)
 NOT_YET = frozenset(
     """
     rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
-    model_config_file model_config_file_poll_wait_seconds num_load_threads num_unload_threads max_num_load_retries
-    load_retry_interval_micros allow_version_labels_for_unavailable_models enable_per_model_batching_parameters
     enable_model_warmup num_request_iterations_for_warmup saved_model_tags enable_signature_method_name_check
     enable_profiler prefer_tflite_model num_tflite_pools num_tflite_interpreters_per_pool
     """.split()

@@ -12,7 +12,6 @@ from grpc_reflection.v1alpha.reflection import aio
 
 from headrace_protos import POOL
 
-
 _NAME = "grpc.reflection.v1alpha.ServerReflection"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from headrace_protos import Code, PredictResponse
 from headrace_server.errors import ServingError
-from headrace_server.server import _channel_arguments
+from headrace_server.transports.addresses import channel_arguments
 from tests import models
 from tests.calls import ANSWER_WITHIN, PREDICT, arrays, floats, predict_request
 from tests.conftest import Run, Serve
@@ -79,7 +79,7 @@ def test_port_opens_once_a_model_is_ready(serving: Serve, tmp_path: Path) -> Non
 
 def test_broken_model_is_an_error_that_names_its_file(serving: Serve, tmp_path: Path) -> None:
     models.linear(tmp_path / "1").write_bytes(b"garbage")
-    process = serving(tmp_path)
+    process = serving(tmp_path, "--max_num_load_retries=0")
     assert process.ended() == 1
     assert process.log[-1].startswith("headrace: cannot start: UNKNOWN: 1 servable(s) did not become available: ")
     assert str(tmp_path / "1" / models.FILE) in process.log[-1]
@@ -118,7 +118,7 @@ def test_unix_socket_in_a_folder_that_is_not_there(running: Run, tmp_path: Path)
     ],
 )
 def test_channel_arguments(text: str, arguments: list[tuple[str, int | str]]) -> None:
-    assert _channel_arguments(text) == arguments
+    assert channel_arguments(text) == arguments
 
 
 def over(path: str) -> Any:
