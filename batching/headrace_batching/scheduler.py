@@ -201,8 +201,17 @@ def _failure(error: BaseException) -> Exception:
 
 
 def _run_batches(queue: Queue) -> None:
-    while (formed := queue.take()) is not None:
-        try:
-            formed.lane.execute(formed.batch)
-        finally:
-            queue.finish(formed.lane)
+    while _run_next(queue):
+        pass
+
+
+def _run_next(queue: Queue) -> bool:
+    """One batch, in a frame of its own: a thread that waits for the next must not keep this one's arrays alive."""
+    formed = queue.take()
+    if formed is None:
+        return False
+    try:
+        formed.lane.execute(formed.batch)
+    finally:
+        queue.finish(formed.lane)
+    return True

@@ -1,6 +1,8 @@
 """The scheduler on real threads, with a real function."""
 
 import sys
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -446,3 +448,17 @@ class TestReports:
         scheduler.close()
 
         assert [(report.tasks, report.failed) for report in reports[1:]] == [(2, True), (1, True), (1, False)]
+
+
+class TestMemory:
+    def test_an_idle_thread_keeps_no_arrays(self, threads: BatchThreads) -> None:
+        scheduler = Scheduler(threads, doubled, Options())
+        inputs = row(1)
+        seen = weakref.ref(inputs["x"])
+        assert result(scheduler.call(inputs)) == [2]
+        del inputs
+
+        end = time.monotonic() + WAIT
+        while seen() is not None and time.monotonic() < end:
+            Event().wait(0.001)
+        assert seen() is None
