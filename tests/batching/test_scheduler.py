@@ -66,6 +66,10 @@ def result(future: "Future[Arrays]") -> list[float]:
     return outputs
 
 
+def wait_for(event: Event) -> None:
+    assert event.wait(WAIT / 2)
+
+
 class Gate:
     """A function whose first run lasts until it is let go, so that the others wait in the queue."""
 
@@ -430,6 +434,13 @@ class TestReports:
         assert (second.tasks, second.rows, second.padding, second.failed) == (2, 3, 1, False)
         assert 0 < first.ran < WAIT
         assert 0 < second.waited < WAIT
+
+    def test_do_not_keep_answers_waiting(self, threads: BatchThreads) -> None:
+        answered = Event()
+        scheduler = Scheduler(threads, doubled, Options(), observe=lambda _: wait_for(answered))
+
+        assert scheduler.call(row(1)).result(WAIT)["y"] == [2]
+        answered.set()
 
     def test_say_that_it_failed(self, threads: BatchThreads) -> None:
         reports: list[BatchReport] = []
