@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.calls import MODEL
-from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
 from headrace_server import Config
+from tests.calls import MODEL
+from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
 TRANSPORTS = ["grpcio"]
 

@@ -13,10 +13,10 @@ from threading import Timer
 from typing import Any
 
 import pytest
-from tests.models import linear
 
 from headrace_server import Config
 from headrace_server.cli import NOT_YET, main
+from tests.models import linear
 
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 PATIENCE = 30.0  # seconds: far more than it ever takes

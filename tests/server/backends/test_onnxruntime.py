@@ -12,8 +12,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto
-from tests import models
-from tests.models import Dims
 
 from headrace_batching.task import Array
 from headrace_protos import Code, DataType
@@ -22,6 +20,8 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnxruntime_impl import OnnxBackend, load_onnx
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError
+from tests import models
+from tests.models import Dims
 
 DEFAULT = "serving_default"
 BFLOAT16 = dtype_of(DataType.DT_BFLOAT16)

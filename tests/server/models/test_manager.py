@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from tests.models import linear
 
 from headrace_batching import BatchThreads
 from headrace_protos import Code
@@ -18,6 +17,7 @@ from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.manager import Manager, VersionStatus
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
+from tests.models import linear
 
 from .backend import PATIENCE, Adder
 

@@ -10,7 +10,6 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from tests import models
 
 from headrace_batching import (
     BatchThreads,
@@ -29,6 +28,7 @@ from headrace_server.backends.onnxruntime_impl import load_onnx
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError
 from headrace_server.models.servable import Call, Servable
+from tests import models
 
 from .backend import HELD, PATIENCE, REFUSED, Adder
 
