@@ -44,6 +44,12 @@ class Config:
         "CPUExecutionProvider", "ONNX Runtime's execution providers, separated by commas, the preferred one first"
     )
     onnxruntime_cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
+    relaxed_shapes_limit_mb: int = flag(
+        64, "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none"
+    )
+    enable_signature_method_name_check: bool = flag(
+        False, "require that a signature was exported for the call's method"
+    )
     enable_serialization_as_tensor_content: bool = flag(
         False,
         "answer with tensor_content, not with the typed *_val fields",

@@ -64,21 +64,23 @@ def signatures_of(session: ort.InferenceSession, told: Mapping[str, SignatureOpt
 
 def _in_metadata(text: str) -> dict[str, SignatureOptions]:
     try:
-        return {name: _options(table) for name, table in json.loads(text or "{}").items()}
+        return {name: _options(**table) for name, table in json.loads(text or "{}").items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise invalid(f"its metadata {METADATA_KEY} makes no sense: {error}") from error
 
 
-def _options(table: Mapping[str, Any]) -> SignatureOptions:
-    options = SignatureOptions(**table)
-    if options.method not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(_METHODS)}; was {options.method!r}")
-    for names in (options.inputs, options.outputs):
-        if not all(isinstance(name, str) for name in names.values()):
-            raise ValueError(f"must be names of tensors by alias; was {names!r}")
-    if isinstance(options.labels, str) or not all(isinstance(label, str) for label in options.labels or ()):
-        raise ValueError(f"labels must be a list of strings; was {options.labels!r}")
-    return options
+def _options(method: Any = "predict", inputs: Any = None, outputs: Any = None, labels: Any = ()) -> SignatureOptions:
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}; was {method!r}")
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"labels must be a list of strings; was {labels!r}")
+    return SignatureOptions(method=method, inputs=_names(inputs), outputs=_names(outputs), labels=tuple(labels))
+
+
+def _names(value: Any) -> dict[str, str]:
+    if value is not None and not all(isinstance(name, str) for name in value.values()):
+        raise ValueError(f"inputs and outputs must be names of tensors by alias; was {value!r}")
+    return value or {}
 
 
 def _signature(

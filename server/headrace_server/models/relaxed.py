@@ -24,11 +24,15 @@ def load_relaxed(backend: Backend) -> Future[Backend]:
 
 def _load(backend: Backend, loaded: Future[Backend]) -> None:
     try:
-        if not isinstance(backend, Relaxable):
-            message = "its backend takes the declared shapes alone"
-            raise LoadError(Code.FAILED_PRECONDITION, message)
-        loaded.set_result(backend.relaxed())
+        loaded.set_result(_relaxed(backend))
     except Exception as error:
         code, text = status_of(error)
         log.warning("only the declared shapes are served: %s", text)
         loaded.set_exception(LoadError(code, text))
+
+
+def _relaxed(backend: Backend) -> Backend:
+    if isinstance(backend, Relaxable):
+        return backend.relaxed()
+    message = "its backend knows no others"
+    raise LoadError(Code.FAILED_PRECONDITION, message)

@@ -130,9 +130,9 @@ class Servable:
         Each request runs alone: what axis 0 means to the operators is then not known, and a neighbour's rows might
         change the answer.
         """
-        if self._relaxed is None:
-            with self._lock:
-                self._relaxed = self._relaxed or load_relaxed(self._backend)
+        with self._lock:
+            if self._relaxed is None:
+                self._relaxed = load_relaxed(self._backend)
         try:
             backend = await asyncio.wrap_future(self._relaxed)
         except ServingError as error:
@@ -140,7 +140,7 @@ class Servable:
         try:
             return await _answered(_alone(inputs, call), self._scheduler(*run, backend), call)
         except ServingError as error:
-            raise invalid(f"{misfit}: {error.message}") from error
+            raise invalid(f"{misfit}, and the model does not take it: {error.message.strip()}") from error
 
     def _task(self, signature: Signature, inputs: Arrays, call: Call) -> Task:
         batching = self._batching
