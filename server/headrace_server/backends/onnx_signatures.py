@@ -1,7 +1,7 @@
 """The signatures of an ONNX model: its graph's own inputs and outputs, or what metadata or an operator make of them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import onnxruntime as ort
@@ -46,6 +46,8 @@ _DTYPES: dict[str, DataType] = {
 
 def signatures_of(session: ort.InferenceSession, told: Mapping[str, SignatureOptions]) -> dict[str, Signature]:
     """The signatures of a model, by name: `serving_default`, its whole graph, unless another is told under that name.
+
+    Whether they have a batch axis is not said yet.
 
     Args:
         session: The model, loaded.
@@ -94,7 +96,6 @@ def _signature(
         chosen_inputs,
         chosen_outputs,
         method_name=_METHODS[options.method],
-        batched=_has_batch_axis(chosen_inputs, chosen_outputs),
         features=not _takes_examples(chosen_inputs),
         labels=tuple(options.labels or ()),
     )
@@ -119,10 +120,3 @@ def _spec(arg: ort.NodeArg) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else None for size in arg.shape)
     dims = tuple(size if isinstance(size, str) else "" for size in arg.shape)
     return TensorSpec(arg.name, _DTYPES[arg.type], shape, dims)
-
-
-def _has_batch_axis(inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> bool:
-    """Whether the first dimension of everything varies, and under one name in the inputs where they name it."""
-    every: Sequence[TensorSpec] = [*inputs.values(), *outputs.values()]
-    names = {spec.dims[0] for spec in inputs.values() if spec.dims and spec.dims[0]}
-    return bool(inputs) and all(spec.shape and spec.shape[0] is None for spec in every) and len(names) <= 1

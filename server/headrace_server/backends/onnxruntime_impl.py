@@ -3,6 +3,7 @@
 import ctypes
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.onnx_shapes import without_shapes
 from headrace_server.backends.onnx_signatures import signatures_of
-from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
 log = logging.getLogger(__name__)
@@ -42,8 +44,9 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     """
     try:
         _check_providers(options.providers)
+        files = _files(model.parent)
         session = _session(str(model), options, _session_options(options))
-        signatures = signatures_of(session, options.signatures)
+        signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
     except ServingError as error:
         raise LoadError(error.code, f"{model}: {error.message}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
@@ -54,17 +57,35 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
             "its requests run one by one",
             model,
         )
-    return OnnxBackend(session, signatures, partial(_load_relaxed, model, signatures, options))
+    return OnnxBackend(session, signatures, partial(_load_relaxed, model, files, signatures, options))
+
+
+def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
+    backend = OnnxBackend(session, signatures)
+    return {
+        name: replace(
+            signature,
+            batched=has_batch_axis(
+                signature.inputs, signature.outputs, partial(backend.run, name, outputs=signature.every_output)
+            ),
+        )
+        for name, signature in signatures.items()
+    }
 
 
 def _session(model: str | bytes, options: BackendOptions, session_options: ort.SessionOptions) -> ort.InferenceSession:
     return ort.InferenceSession(model, sess_options=session_options, providers=list(options.providers))
 
 
-def _load_relaxed(model: Path, signatures: Mapping[str, Signature], options: BackendOptions) -> "OnnxBackend":
-    size = sum(file.stat().st_size for file in model.parent.iterdir() if file.is_file())
+def _load_relaxed(
+    model: Path, files: dict[str, tuple[int, int]], signatures: Mapping[str, Signature], options: BackendOptions
+) -> "OnnxBackend":
+    size = sum(size for size, _ in files.values())
     if size > options.relaxed_shapes_limit:
         message = f"{model} is not loaded once more for other shapes: {size} bytes > {options.relaxed_shapes_limit}"
+        raise LoadError(Code.FAILED_PRECONDITION, message)
+    if _files(model.parent) != files:
+        message = f"{model} is not loaded once more for other shapes: its folder has changed since it was loaded"
         raise LoadError(Code.FAILED_PRECONDITION, message)
     session_options = _session_options(options)
     session_options.log_severity_level = 4  # what its operators refuse is the caller's fault, and nothing to log
@@ -73,6 +94,12 @@ def _load_relaxed(model: Path, signatures: Mapping[str, Signature], options: Bac
         return OnnxBackend(_session(without_shapes(model.read_bytes()), options, session_options), signatures)
     except Exception as error:
         raise LoadError(_code_of(error), f"{model} cannot be loaded without its declared shapes: {error}") from error
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """The size in bytes and the time of the last change, in ns, of each file of a model, by name."""
+    stats = {file.name: file.stat() for file in folder.iterdir() if file.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 class OnnxBackend:
@@ -95,7 +122,7 @@ class OnnxBackend:
         self._load_relaxed = load_relaxed
         self._relaxed: OnnxBackend | None = None
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
-        specs = [spec for signature in signatures.values() for spec in _specs(signature)]
+        specs = [spec for s in signatures.values() for spec in (*s.inputs.values(), *s.outputs.values())]
         # These two ask for more than `session.run` can do with an array as it is.
         self._strings = any(spec.dtype == DataType.DT_STRING for spec in specs)
         self._bfloat16 = any(spec.dtype == DataType.DT_BFLOAT16 for spec in specs)
@@ -141,12 +168,8 @@ class OnnxBackend:
             self._relaxed.close()
 
 
-def _specs(signature: Signature) -> list[TensorSpec]:
-    return [*signature.inputs.values(), *signature.outputs.values()]
-
-
 def _is_renamed(signature: Signature) -> bool:
-    return any(alias != spec.name for alias, spec in [*signature.inputs.items(), *signature.outputs.items()])
+    return any(alias != spec.name for alias, spec in (*signature.inputs.items(), *signature.outputs.items()))
 
 
 def _session_options(options: BackendOptions) -> ort.SessionOptions:
@@ -154,7 +177,7 @@ def _session_options(options: BackendOptions) -> ort.SessionOptions:
     session.intra_op_num_threads = options.intra_op_threads
     session.inter_op_num_threads = options.inter_op_threads
     session.enable_cpu_mem_arena = options.cpu_memory_arena
-    session.log_severity_level = 3  # errors; they reach the caller as exceptions, too
+    session.log_severity_level = 4  # fatal ones only: errors reach the caller as exceptions
     # Between runs its threads sleep: a core that they spin on is one that the transport needs.
     session.add_session_config_entry("session.force_spinning_stop", "1")
     return session
