@@ -110,7 +110,8 @@ def _row_shape(name: str, spec: TensorSpec, row: Sequence[Any]) -> tuple[int, ..
     if inner.count(None) > 1:
         text = f"Feature: {name} has values for more than one dimension that varies: {spec.shape}"
         raise invalid(text)
-    return tuple(len(row) // known if size is None else size for size in inner) if known else ()
+    varying = len(row) // known if known else 0
+    return tuple(varying if size is None else size for size in inner)
 
 
 def _array(name: str, spec: TensorSpec, rows: Sequence[Sequence[Any]]) -> Array:
