@@ -21,6 +21,8 @@ from headrace_protos import (
     PredictResponse,
     RegressionRequest,
     RegressionResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
     TensorProto,
 )
 from headrace_protos.tensor import to_array, to_proto
@@ -43,6 +45,7 @@ _METHODS: dict[type[Message], tuple[str, type[Message]]] = {
     MultiInferenceRequest: ("/tensorflow.serving.PredictionService/MultiInference", MultiInferenceResponse),
     GetModelMetadataRequest: ("/tensorflow.serving.PredictionService/GetModelMetadata", GetModelMetadataResponse),
     GetModelStatusRequest: ("/tensorflow.serving.ModelService/GetModelStatus", GetModelStatusResponse),
+    ReloadConfigRequest: ("/tensorflow.serving.ModelService/HandleReloadConfigRequest", ReloadConfigResponse),
 }
 
 _NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
