@@ -46,7 +46,11 @@ class Server:
         self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
         self._health = HealthService()
         services = (
-            PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content).service,
+            PredictionService(
+                self._manager,
+                as_content=config.enable_serialization_as_tensor_content,
+                check_method=config.enable_signature_method_name_check,
+            ).service,
             ModelService(self._manager).service,
         )
         reflection = ReflectionService([service.name for service in services])
@@ -133,6 +137,7 @@ def _backend_options(config: Config) -> BackendOptions:
         inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
         providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
         cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
+        relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
     )
 
 
