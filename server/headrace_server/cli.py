@@ -23,7 +23,7 @@ log = logging.getLogger("headrace")
 # TF Serving's flags that this version does not know what to do with: better refused than ignored.
 NOT_YET = frozenset(
     """
-    grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
+    grpc_socket_path
     model_config_file model_config_file_poll_wait_seconds num_load_threads num_unload_threads max_num_load_retries
     load_retry_interval_micros flush_filesystem_caches allow_version_labels_for_unavailable_models
     enable_per_model_batching_parameters enable_model_warmup num_request_iterations_for_warmup saved_model_tags

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
@@ -21,6 +22,9 @@ from headrace_server.services.prediction import PredictionService
 from headrace_server.services.reflection import ReflectionService
 from headrace_server.transports.auto import make_transport
 from headrace_server.transports.base import Endpoint
+
+if TYPE_CHECKING:
+    from headrace_server.transports.rest import RestTransport
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +49,14 @@ class Server:
         self._manager = Manager(self._load)
         self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
         self._health = HealthService()
-        services = (
-            PredictionService(
-                self._manager,
-                as_content=config.enable_serialization_as_tensor_content,
-                check_method=config.enable_signature_method_name_check,
-            ).service,
-            ModelService(self._manager).service,
+        prediction = PredictionService(
+            self._manager,
+            as_content=config.enable_serialization_as_tensor_content,
+            check_method=config.enable_signature_method_name_check,
         )
+        model = ModelService(self._manager)
+        self._rest = _rest(config, prediction, model)
+        services = (prediction.service, model.service)
         reflection = ReflectionService([service.name for service in services])
         self._transport = make_transport(
             config.transport,
@@ -78,12 +82,17 @@ class Server:
         self._health.serving()
         port = await self._transport.start()
         log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
+        if self._rest is not None:
+            await self._rest.start()
         return port
 
     async def stop(self) -> None:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
         self._health.draining()
-        await self._transport.stop(self._config.drain_seconds)
+        stopping = [self._transport.stop(self._config.drain_seconds)]
+        if self._rest is not None:
+            stopping.append(self._rest.stop(self._config.drain_seconds))
+        await asyncio.gather(*stopping)
         await asyncio.to_thread(self._free)
 
     def _free(self) -> None:
@@ -119,6 +128,18 @@ def _check(config: Config) -> None:
             raise invalid(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
+
+
+def _rest(config: Config, prediction: PredictionService, model: ModelService) -> "RestTransport | None":
+    if not config.rest_api_port:
+        return None
+    # Imported here: a server without REST need not wait for what it stands on.
+    from headrace_server.services.rest import RestOptions
+    from headrace_server.transports.rest import RestTransport
+
+    timeout = config.rest_api_timeout_in_ms
+    options = RestOptions(timeout / 1e3 if timeout > 0 else None, config.rest_api_enable_cors_support)
+    return RestTransport(config, prediction, model, options)
 
 
 def _batching(config: Config) -> Options:

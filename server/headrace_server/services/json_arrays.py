@@ -74,7 +74,8 @@ def decode_base64(value: dict[str, Any]) -> bytes:
 
 def regular_array(value: Any, dtype: DataType) -> Array | None:
     """The same, but None for a value that makes no array, without a reason."""
-    shape, level = [], [value]
+    shape: list[int] = []
+    level = [value]
     types = {type(value)}
     while types == {list}:
         sizes = set(map(len, level))

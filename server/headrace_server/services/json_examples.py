@@ -5,7 +5,7 @@ from typing import Any
 from headrace_protos import Example, Feature, Input
 from headrace_server.errors import ServingError, invalid
 from headrace_server.services.json_arrays import decode_base64, is_base64
-from headrace_server.services.json_inputs import misformatted
+from headrace_server.services.json_inputs import misformatted, signature_name
 from headrace_server.services.json_text import type_name
 
 _KINDS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
@@ -26,6 +26,15 @@ def read_input(document: dict[str, Any]) -> Input:
     for value in _values(document):
         _fill(value, examples.add())
     return message
+
+
+def read_example_body(document: dict[str, Any]) -> tuple[str, bytes]:
+    """The signature that a parsed body names, and its Input, serialized: messages do not cross processes as they are.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    return signature_name(document), read_input(document).SerializeToString()
 
 
 def _values(document: dict[str, Any]) -> list[Any]:

@@ -37,8 +37,10 @@ def write_predict(outputs: Arrays, *, by_row: bool) -> bytes:
 
     Raises:
         ServingError: INVALID_ARGUMENT, a dtype that JSON has no values of; by row, outputs without rows or with
-            different numbers of them. TF Serving: json_tensor.cc.
+            different numbers of them, or none at all. TF Serving: json_tensor.cc.
     """
+    if not outputs:
+        raise invalid("Cannot convert empty tensor map to JSON")
     return _encoded(_by_row(outputs) if by_row else _by_column(outputs))
 
 
@@ -113,7 +115,7 @@ def _object(name: str, value: str) -> str:
     return f"{{{newline(1)}{quote(name)}: {value}\n}}"
 
 
-def _lists(items: Sequence[str], shape: Sequence[int], *, first: int, level: int | None) -> Sequence[str]:
+def _lists(items: list[str], shape: Sequence[int], *, first: int, level: int | None) -> list[str]:
     """Elements put together to lists, from the last axis to the `first`; on one line unless `level` says how deep."""
     for axis in reversed(range(first, len(shape))):
         size = shape[axis]
@@ -128,7 +130,7 @@ def _lists(items: Sequence[str], shape: Sequence[int], *, first: int, level: int
     return items
 
 
-def _elements(alias: str, array: Array, level: int) -> Sequence[str]:
+def _elements(alias: str, array: Array, level: int) -> list[str]:
     """The elements of an output, within so many objects and lists."""
     dtype, flat = enum_of(array.dtype), array.ravel()
     if dtype in _DIGITS:
@@ -144,7 +146,7 @@ def _elements(alias: str, array: Array, level: int) -> Sequence[str]:
     raise invalid(f"Failed to write JSON value for tensor type: {dtype_name(dtype)}")
 
 
-def _strings(values: Iterable[str | bytes], *, as_base64: bool, level: int) -> Sequence[str]:
+def _strings(values: Iterable[str | bytes], *, as_base64: bool, level: int) -> list[str]:
     if not as_base64:
         return [quote(value if isinstance(value, str) else value.decode(errors="surrogateescape")) for value in values]
     start, end = f'{{{newline(level + 1)}"{BASE64_KEY}": "', f'"{newline(level)}}}'
@@ -152,7 +154,7 @@ def _strings(values: Iterable[str | bytes], *, as_base64: bool, level: int) -> S
     return [f"{start}{b2a_base64(value, newline=False).decode()}{end}" for value in raw]
 
 
-def _decimals(values: Array, digits: int) -> Sequence[str]:
+def _decimals(values: Array, digits: int) -> list[str]:
     """Six digits where they read back the same, else as many as it takes; never without a point or an exponent."""
     numbers = values.astype(np.float64).tolist()
     texts = [f"{number:.6g}" for number in numbers]

@@ -97,7 +97,7 @@ class _Process:
         socket.send_fds(self._socket, [b"q"], descriptors)
         loop = asyncio.get_running_loop()
         readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._socket, lambda: readable.done() or readable.set_result(None))
+        loop.add_reader(self._socket, _resolve, readable)
         try:
             await readable
         finally:
@@ -115,6 +115,11 @@ class _Process:
         self._socket.close()
         self._process.kill()
         self._process.wait()
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _environment() -> dict[str, str]:

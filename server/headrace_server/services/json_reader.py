@@ -34,7 +34,7 @@ def parse(data: bytes) -> dict[str, Json]:
     Raises:
         ServingError: INVALID_ARGUMENT. TF Serving: json_tensor.cc has the texts around RapidJSON's reasons.
     """
-    document = parse_quickly(data)
+    document: Json = parse_quickly(data)
     if document is None:
         document = parse_carefully(data)
     if not isinstance(document, dict):

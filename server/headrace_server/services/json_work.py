@@ -7,7 +7,7 @@ from pickle import PickleBuffer
 from typing import Any, TypeVar
 
 from headrace_batching.task import Arrays
-from headrace_server.services.http_messages import Body
+from headrace_server.services.http_messages import SMALL_BYTES, Body
 from headrace_server.services.json_outputs import write_predict
 from headrace_server.services.json_processes import JsonProcesses
 from headrace_server.services.json_reader import parse, parse_quickly
@@ -48,7 +48,7 @@ class JsonWork:
             ServingError: As `parse` and as the function.
         """
         if body.data is not None:
-            data = inflate(body.data, len(body.data) * 16) if body.is_gzip else body.data
+            data = inflate(body.data, SMALL_BYTES) if body.is_gzip else body.data
             document = None if data is None else parse_quickly(data)
             if data is not None and (document is not None or len(data) <= CAREFUL_BYTES):
                 return convert(parse(data) if document is None else document, *arguments)
@@ -73,7 +73,7 @@ def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
     return held if inflater.eof else b""
 
 
-def _read(data: bytes, is_gzip: bool, convert: Callable[..., T], *arguments: Any) -> T:  # noqa: FBT001
+def _read(data: bytes, is_gzip: bool, convert: Callable[..., T], *arguments: Any) -> T:
     return convert(parse(inflate(data) or b"" if is_gzip else data), *arguments)
 
 
