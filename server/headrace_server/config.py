@@ -28,11 +28,34 @@ def flag(default: Any, help_text: str, *, tensorflow: Any = None, int64: bool = 
 
 
 @dataclass(frozen=True, slots=True)
+class Latest:
+    """Serve the highest versions, `count` of them."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Serve every version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Specific:
+    """Serve these versions, those of them that exist."""
+
+    versions: tuple[int, ...]
+
+
+VersionPolicy = Latest | All | Specific
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A model and where its versions are."""
+    """A model, where its versions are, and which of them to serve."""
 
     name: str
     base_path: Path
+    policy: VersionPolicy = Latest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +99,10 @@ class Config:
     )
     file_system_poll_wait_seconds: int = flag(
         1, "seconds between two looks for new versions; 0 looks once, a negative value never"
+    )
+    aspired_version_policy: str = flag(
+        "availability_preserving",
+        "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
     )
     flush_filesystem_caches: bool = flag(
         True,
@@ -150,8 +177,3 @@ class Config:
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
     transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed) or grpcio")
     batching: Options = field(default_factory=Options)
-
-    @property
-    def models(self) -> tuple[ModelConfig, ...]:
-        """The models to serve."""
-        return (ModelConfig(self.model_name, Path(self.model_base_path)),)

@@ -42,9 +42,7 @@ FLOATS = [
 
 @pytest.mark.parametrize(("value", "text"), FLOATS)
 def test_float(value: float, text: str) -> None:
-    assert (
-        write_predict({"y": np.float32(value).reshape(())}, by_row=False).decode() == f'{{\n    "outputs": {text}\n}}'
-    )
+    assert write_predict({"y": np.array(value, np.float32)}, by_row=False).decode() == f'{{\n    "outputs": {text}\n}}'
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.1, "0.1"), (1 / 3, "0.33333333333333331"), (1e300, "1e+300")])
