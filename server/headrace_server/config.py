@@ -1,14 +1,13 @@
 """Everything one run is told: frozen, every default written once, here."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options
+from headrace_batching.options import schedulable_cpus
 
-CPUS = len(os.sched_getaffinity(0))
-"""CPUs that this process may run on."""
+CPUS = schedulable_cpus()
 
 ONLY_TENSORFLOW = "it means something only inside TensorFlow"
 
@@ -77,32 +76,28 @@ class Config:
     rest_api_enable_cors_support: bool = flag(False, "add CORS headers to the answers of REST calls")
     enable_batching: bool = flag(True, "run requests that wait at the same time as one batch", tensorflow=False)
     allow_version_labels_for_unavailable_models: bool = flag(
-        False, "let a version label that is not in use name a version that is not loaded yet"
+        False, "let a label that is new, or stays with its version, name a version that is not loaded"
     )
     batching_parameters_file: str = flag("", "text-proto file of BatchingParameters; without it, TF Serving's defaults")
     enable_per_model_batching_parameters: bool = flag(
-        False, "take batching parameters from batching_params.pbtxt in each version's folder"
+        False, "take batching parameters from batching_params.pbtxt in a version's folder; none there, no batching"
     )
     model_config_file: str = flag(
         "", "text-proto file of ModelServerConfig: the models to serve, instead of the one that two flags name"
     )
     model_config_file_poll_wait_seconds: int = flag(
-        0, "seconds between two looks at the model config file; 0 or less reads it once"
+        0, "seconds after which the model configuration file is read and applied again; 0 or less never does"
     )
     model_name: str = flag("default", "name that requests call the model by")
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
-    num_load_threads: int = flag(0, "versions that load at once; 0 loads one by one")
-    num_unload_threads: int = flag(0, "versions that unload at once; 0 unloads one by one")
-    max_num_load_retries: int = flag(5, "further tries to load a version after the first has failed")
+    num_load_threads: int = flag(0, "versions loaded at once after the start; 0 is one, and no unload meanwhile")
+    num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile")
+    max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed")
     load_retry_interval_micros: int = flag(
-        60_000_000, "microseconds between two tries to load a version; a negative value does not wait", int64=True
+        60_000_000, "microseconds between two tries; a negative value is none", int64=True
     )
     file_system_poll_wait_seconds: int = flag(
         1, "seconds between two looks for new versions; 0 looks once, a negative value never"
-    )
-    aspired_version_policy: str = flag(
-        "availability_preserving",
-        "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
     )
     flush_filesystem_caches: bool = flag(
         True,
@@ -166,6 +161,10 @@ class Config:
     )
     rest_api_json_processes: int = flag(
         max(1, CPUS // 2), "processes that read and write large JSON bodies; they start when they are needed"
+    )
+    aspired_version_policy: str = flag(
+        "availability_preserving",
+        "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
     )
     onnxruntime_providers: str = flag(
         "CPUExecutionProvider", "ONNX Runtime's execution providers, separated by commas, the preferred one first"

@@ -154,20 +154,20 @@ class RestService:
                 for name, signature in servable.signatures.items()
             }
             asked = await self._json.read(body, read_predict, signatures)
-            async with self._limited(delivery) as call:
+            async with self._limited(delivery, "Predict") as call:
                 outputs = await self._prediction.predict_arrays(servable, asked.signature_name, asked.inputs, call)
             return await self._json.write_predict(outputs, by_row=asked.by_row)
 
     async def _classify(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
         request = ClassificationRequest(model_spec=spec)
         await self._read_examples(body, request.model_spec, request.input)
-        async with self._limited(delivery) as call:
+        async with self._limited(delivery, "Classify") as call:
             return write_classifications((await self._prediction.classify(request, call)).result)
 
     async def _regress(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
         request = RegressionRequest(model_spec=spec)
         await self._read_examples(body, request.model_spec, request.input)
-        async with self._limited(delivery) as call:
+        async with self._limited(delivery, "Regress") as call:
             return write_regressions((await self._prediction.regress(request, call)).result)
 
     async def _read_examples(self, body: Body, spec: ModelSpec, examples: Input) -> None:
@@ -176,13 +176,13 @@ class RestService:
         examples.MergeFromString(serialized)
 
     @asynccontextmanager
-    async def _limited(self, delivery: LoopDelivery) -> AsyncIterator[Call]:
+    async def _limited(self, delivery: LoopDelivery, api: str) -> AsyncIterator[Call]:
         """A call that ends in time. TF Serving: the limit is on the run of the model alone."""
         timeout = self._options.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
-                yield Call(delivery, deadline)
+                yield Call(delivery, deadline, api=api)
         except TimeoutError as error:
             raise ServingError(Code.DEADLINE_EXCEEDED, f"the model took longer than {timeout:g} s") from error
 

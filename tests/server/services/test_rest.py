@@ -252,6 +252,27 @@ def test_time_limit(resting: Rest) -> None:
     assert caller.predict({"instances": [3]}) == {"predictions": [3]}
 
 
+def test_metrics(resting: Rest, tmp_path: Path) -> None:
+    file = tmp_path / "monitoring"
+    file.write_text("prometheus_config { enable: true }")
+    caller = resting(models.linear, monitoring_config_file=str(file))
+    caller.predict({"instances": [[1, 2, 3, 4]]})
+    caller.refusal("{")
+    caller.get(PREFIX)
+    page = caller.get("/monitoring/prometheus/metrics")
+    assert (page.status, page.headers["content-type"]) == (200, "text/plain")
+    assert ':tensorflow:serving:request_count{model_name="model",status="OK"} 2\n' in page.text
+    assert ':tensorflow:serving:request_count{model_name="model",status="INVALID_ARGUMENT"} 1\n' in page.text
+    latency = ':tensorflow:serving:request_latency_count{model_name="model",API="%s",entrypoint="REST"} 1\n'
+    assert latency % "predict" in page.text
+    assert latency % "" in page.text
+    wrong = caller.send("POST", "/monitoring/prometheus/metrics?x=1")
+    assert (wrong.status, wrong.headers["content-type"]) == (400, "text/plain")
+    assert wrong.text == (
+        "Unexpected path: /monitoring/prometheus/metrics?x=1. Should be /monitoring/prometheus/metrics"
+    )
+
+
 @pytest.mark.parametrize("cors", [True, False])
 def test_cors(resting: Rest, cors: bool) -> None:
     caller = resting(models.linear, rest_api_enable_cors_support=cors)
