@@ -2,7 +2,8 @@
 
 import re
 from binascii import a2b_base64
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -51,6 +52,11 @@ def to_array(value: Any, dtype: DataType) -> Array:
     if array is None:
         _refuse(value, dtype)
     return array
+
+
+def too_deep() -> ServingError:
+    """The refusal of a value that would have more than MAX_RANK dimensions."""
+    return invalid(f"lists are nested more than {MAX_RANK} deep")
 
 
 def is_base64(value: Any) -> bool:
@@ -139,19 +145,20 @@ def _refuse(value: Any, dtype: DataType) -> NoReturn:
         shape.append(len(first))
         first = first[0] if first else None
     if len(shape) > MAX_RANK:
-        raise invalid(f"lists are nested more than {MAX_RANK} deep")
-    _walk(value, 0, shape, _checker(dtype))
+        raise too_deep()
+    _walk(value, 0, shape, dtype)
     raise ServingError(Code.INTERNAL, f"no array of {dtype_name(dtype)} can be made of the JSON value {show(value)}")
 
 
-def _walk(value: Any, level: int, shape: Sequence[int], check: Callable[[Any], None]) -> None:
+def _walk(value: Any, level: int, shape: Sequence[int], dtype: DataType) -> None:
+    """Goes down to the first thing wrong, past all that is right at once: callers may send much of that."""
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
                 f"JSON Value: {show(value)} found at incorrect level: {level + 1} in the JSON DOM. "
                 f"Expected at level: {len(shape)}"
             )
-        check(value)
+        _check(value, dtype)
         return
     if level >= len(shape):
         raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
@@ -159,22 +166,25 @@ def _walk(value: Any, level: int, shape: Sequence[int], check: Callable[[Any], N
         raise invalid(
             f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
         )
-    for item in value:
-        _walk(item, level + 1, shape, check)
+    inner = tuple(shape[level + 1 :])
+
+    def is_wrong(count: int) -> bool:
+        array = regular_array(value[:count], dtype)
+        return array is None or array.shape[1:] != inner
+
+    wrong = bisect_left(range(1, len(value) + 1), True, key=is_wrong)
+    if wrong < len(value):
+        _walk(value[wrong], level + 1, shape, dtype)
 
 
-def _checker(dtype: DataType) -> Callable[[Any], None]:
-    """What raises for a value, not a list, that is not of the dtype."""
-
-    def check(value: Any) -> None:
-        if isinstance(value, dict) and dtype == DataType.DT_STRING:
-            _bytes(value)
-        elif dtype not in (*_FLOATS, *_RANGES, DataType.DT_BOOL, DataType.DT_STRING) and not isinstance(value, dict):
-            text = f"Conversion of JSON Value: {show(value)} to type: {dtype_name(dtype)}"
-            raise ServingError(Code.UNIMPLEMENTED, text)
-        elif _flat([value], {type(value)}, dtype) is None:
-            raise invalid(
-                f"JSON Value: {show(value)} Type: {type_name(value)} is not of expected type: {dtype_name(dtype)}"
-            )
-
-    return check
+def _check(value: Any, dtype: DataType) -> None:
+    """Raises for a value, not a list, that is not of the dtype."""
+    if isinstance(value, dict) and dtype == DataType.DT_STRING:
+        _bytes(value)
+    elif dtype not in (*_FLOATS, *_RANGES, DataType.DT_BOOL, DataType.DT_STRING) and not isinstance(value, dict):
+        text = f"Conversion of JSON Value: {show(value)} to type: {dtype_name(dtype)}"
+        raise ServingError(Code.UNIMPLEMENTED, text)
+    elif _flat([value], {type(value)}, dtype) is None:
+        raise invalid(
+            f"JSON Value: {show(value)} Type: {type_name(value)} is not of expected type: {dtype_name(dtype)}"
+        )

@@ -54,11 +54,25 @@ def _fill(value: Any, example: Example) -> None:
     example.SetInParent()  # a context without features is a context nevertheless
     for name, content in value.items():
         feature = example.features.feature[name]
+        if isinstance(content, list) and _fill_at_once(content, feature):
+            continue
         for item in content if isinstance(content, list) else [content]:
             kind, element = _element(name, item)
             if feature.WhichOneof("kind") not in (None, kind):
                 raise _mixed(name, feature)
             getattr(feature, kind).value.append(element)
+
+
+def _fill_at_once(content: list[Any], feature: Feature) -> bool:
+    """Takes a list of numbers of one kind; False for any other."""
+    types = set(map(type, content))
+    if types == {float}:
+        feature.float_list.value.extend(content)
+    elif types == {int} and max(content) < _INT64:
+        feature.int64_list.value.extend(content)
+    else:
+        return False
+    return True
 
 
 def _element(name: str, item: Any) -> tuple[str, Any]:

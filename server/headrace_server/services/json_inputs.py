@@ -1,5 +1,6 @@
 """The body of a :predict call to arrays: rows under `instances`, or whole inputs under `inputs`."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -9,7 +10,7 @@ from headrace_batching.task import Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError, invalid
-from headrace_server.services.json_arrays import is_base64, regular_array, to_array
+from headrace_server.services.json_arrays import is_base64, regular_array, to_array, too_deep
 from headrace_server.services.json_text import show
 
 DTypes = Mapping[str, DataType]
@@ -136,10 +137,12 @@ def _stacked(instances: list[Any], dtypes: DTypes) -> Arrays | None:
 
 
 def _refuse_rows(instances: list[Any], dtypes: DTypes) -> NoReturn:
-    """Finds the first row that is not like the first one."""
+    """Finds the first row that is not like the first one, past all that are at once."""
+    wrong = bisect_left(range(1, len(instances)), True, key=lambda count: _stacked(instances[:count], dtypes) is None)
     rows = _Rows(dtypes)
     named = _is_record(instances[0])
-    for position, row in enumerate(instances):
+    for position in sorted({0, wrong}):
+        row = instances[position]
         if named and not _is_record(row):
             raise invalid(f"Expecting object but got list at item {position} of input list")
         if not named and _is_record(row):
@@ -148,7 +151,7 @@ def _refuse_rows(instances: list[Any], dtypes: DTypes) -> NoReturn:
             rows.check_record(position, row)
         else:
             rows.check(f"element: {position}", next(iter(dtypes)), row)
-    raise ServingError(Code.INTERNAL, "the rows under 'instances' make no array")
+    raise too_deep()  # each row fits, but not all of them with one more dimension
 
 
 class _Rows:

@@ -34,12 +34,14 @@ class RestApplication:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         body = Body(is_gzip=b"gzip" in headers.get(b"content-encoding", b""))
         try:
-            if not await _received(receive, body, self._max_body_bytes):
+            await _receive_all(receive, body, self._max_body_bytes)
+            if body.size > self._max_body_bytes:
                 await _send(send, _too_large(self._max_body_bytes))
                 return
             answer = await _unless_left(self._answer(_request(scope, headers, body)), receive)
-            if answer is not None:
-                await _send(send, answer)
+            await _send(send, answer)
+        except _Left:
+            return
         finally:
             body.close()
 
@@ -55,26 +57,30 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
     )
 
 
-async def _received(receive: Receive, body: Body, most: int) -> bool:
-    """Takes in a body; False for one that is too large."""
-    while True:
+class _Left(Exception):
+    """The caller is gone."""
+
+
+async def _receive_all(receive: Receive, body: Body, most: int) -> None:
+    """Takes in a body, up to the chunk that makes it too large."""
+    more = True
+    while more and body.size <= most:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise asyncio.CancelledError
+            raise _Left
         body.add(message["body"])
-        if body.size > most:
-            return False
-        if not message["more_body"]:
-            return True
+        more = message["more_body"]
 
 
-async def _unless_left(answering: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer | None:
-    """The answer; None once nobody waits for it, and what it was to come from is cancelled."""
+async def _unless_left(answering: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer:
+    """The answer, unless nobody waits for it any more: then what it was to come from is cancelled."""
     answer = asyncio.ensure_future(answering)
     leaving = asyncio.ensure_future(receive())
     try:
         await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return answer.result() if answer.done() else None
+        if not answer.done():
+            raise _Left
+        return answer.result()
     finally:
         answer.cancel()
         leaving.cancel()

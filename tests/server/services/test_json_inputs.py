@@ -1,6 +1,7 @@
 """Bodies of :predict to arrays: both formats, every dtype, and every way to be refused."""
 
 import json
+import time
 from base64 import b64encode
 from typing import Any
 
@@ -166,6 +167,21 @@ ONE_INPUT = {
     '{"inputs": [[1], 2]}': "JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
     '{"inputs": ' + "[" * 65 + "]" * 65 + "}": "lists are nested more than 64 deep",
 }
+
+
+def test_the_first_of_many_wrong_rows_is_named_soon() -> None:
+    began = time.process_time()
+    for key, where in (
+        ("instances", "Failed to process element: 29999 of"),
+        ("inputs", 'JSON Value: "a" Type: String'),
+    ):
+        assert refusal({key: [1] * 29_999 + ["a"] * 1000}, x=FLOAT)[1].startswith(where)
+    assert time.process_time() - began < 1
+
+
+def test_rows_one_dimension_too_deep() -> None:
+    body = '{"instances": [' + "[" * 64 + "]" * 64 + "]}"
+    assert refusal(body, x=FLOAT) == (Code.INVALID_ARGUMENT, "lists are nested more than 64 deep")
 
 
 @pytest.mark.parametrize("body", ONE_INPUT)

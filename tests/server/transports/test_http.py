@@ -191,13 +191,14 @@ def test_body_over_the_limit(resting: Rest) -> None:
     assert caller.refusal(" " * (1 << 20))[0] == 400
 
 
-def test_body_that_never_ends_is_forgotten(linear: RestCaller) -> None:
+def test_body_that_never_ends_is_forgotten(linear: RestCaller, caplog: pytest.LogCaptureFixture) -> None:
     before = open_files()
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         head = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
         connection.sendall(head.encode() + b" " * 500_000)
         eventually(lambda: open_files() > before + 1)
     eventually(lambda: open_files() <= before)
+    assert not caplog.records
 
 
 def open_files() -> int:
