@@ -69,7 +69,9 @@ class Config:
     port: int = flag(8500, "TCP port for gRPC, on all interfaces; 0 takes a free one, or none beside a UNIX socket")
     grpc_socket_path: str = flag("", "UNIX socket for gRPC; a socket that is there already is replaced")
     rest_api_port: int = flag(0, "TCP port for HTTP/REST, another than that for gRPC; 0 serves no REST")
-    rest_api_num_threads: int = flag(4 * CPUS, "threads for HTTP/REST")
+    rest_api_num_threads: int = flag(
+        4 * CPUS, "threads for HTTP/REST", ignored="a REST call that waits holds no thread"
+    )
     rest_api_timeout_in_ms: int = flag(30000, "milliseconds that a REST call may take; 0 or less is no limit")
     rest_api_enable_cors_support: bool = flag(False, "add CORS headers to the answers of REST calls")
     enable_batching: bool = flag(True, "run requests that wait at the same time as one batch", tensorflow=False)
@@ -156,6 +158,13 @@ class Config:
     enable_grpc_healthcheck_service: bool = flag(True, "serve grpc.health.v1 on the port for gRPC", tensorflow=False)
     enable_serialization_as_tensor_content: bool = flag(
         False, "answer with tensor_content, not with the typed *_val fields"
+    )
+    rest_api_max_body_mb: int = flag(
+        1024,
+        "largest body of an HTTP/REST request, in MB as it is sent",
+    )
+    rest_api_json_processes: int = flag(
+        max(1, CPUS // 2), "processes that read and write large JSON bodies; they start when they are needed"
     )
     aspired_version_policy: str = flag(
         "availability_preserving",

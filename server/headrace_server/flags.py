@@ -15,7 +15,6 @@ FLAGS: Mapping[str, Field[Any]] = {field.name: field for field in fields(Config)
 # TF Serving's flags that this version does not know what to do with: better refused than ignored.
 NOT_YET = frozenset(
     """
-    rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
     enable_model_warmup num_request_iterations_for_warmup saved_model_tags
     enable_profiler prefer_tflite_model num_tflite_pools num_tflite_interpreters_per_pool
     """.split()

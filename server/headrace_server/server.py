@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import TYPE_CHECKING
 
 from headrace_batching import BatchThreads, Options
 from headrace_batching.options import schedulable_cpus
@@ -28,6 +29,9 @@ from headrace_server.services.rpc import Service
 from headrace_server.transports.addresses import addresses, channel_arguments, credentials
 from headrace_server.transports.auto import make_transport
 from headrace_server.transports.base import Endpoint
+
+if TYPE_CHECKING:
+    from headrace_server.transports.rest import RestTransport
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +81,13 @@ class Server:
         )
         self._model_service = ModelService(self._manager, self._models.apply)
         self._health = HealthService()
-        services = (
-            PredictionService(
-                self._manager,
-                as_content=config.enable_serialization_as_tensor_content,
-                check_method=config.enable_signature_method_name_check,
-            ).service,
-            self._model_service.service,
+        prediction = PredictionService(
+            self._manager,
+            as_content=config.enable_serialization_as_tensor_content,
+            check_method=config.enable_signature_method_name_check,
         )
+        self._rest = self._rest_transport(prediction)
+        services = (prediction.service, self._model_service.service)
         self._transport = make_transport(config.transport, self._endpoint(services))
 
     async def start(self) -> int:
@@ -103,13 +106,18 @@ class Server:
             log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
         if self._config.grpc_socket_path:
             log.info("Running gRPC ModelServer at UNIX socket %s ...", self._config.grpc_socket_path)
+        if self._rest is not None:
+            await self._rest.start()
         return port
 
     async def stop(self) -> None:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
         self._health.draining()
         self._manager.let_go()
-        await self._transport.stop(self._config.drain_seconds)
+        stopping = [self._transport.stop(self._config.drain_seconds)]
+        if self._rest is not None:
+            stopping.append(self._rest.stop(self._config.drain_seconds))
+        await asyncio.gather(*stopping)
         await asyncio.to_thread(self._free)
 
     def _endpoint(self, services: Sequence[Service]) -> Endpoint:
@@ -125,6 +133,23 @@ class Server:
             channel_arguments(config.grpc_channel_arguments),
             credentials(config),
         )
+
+    def _rest_transport(self, prediction: PredictionService) -> "RestTransport | None":
+        config = self._config
+        if not config.rest_api_port:
+            return None
+        # Imported here: a server without REST need not wait for what it stands on.
+        from headrace_server.services.rest import RestOptions
+        from headrace_server.transports.rest import RestTransport
+
+        timeout = config.rest_api_timeout_in_ms
+        options = RestOptions(
+            timeout=timeout / 1e3 if timeout > 0 else None,
+            cors=config.rest_api_enable_cors_support,
+            pages=self._pages,
+            observe=self._metrics.rest_call,
+        )
+        return RestTransport(config, prediction, self._model_service, options)
 
     def _free(self) -> None:
         self._config_poll.stop()

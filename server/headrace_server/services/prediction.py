@@ -83,6 +83,29 @@ class PredictionService:
             results = await servable.run(name, inputs, outputs, call)
             return self._response(spec, servable, results)
 
+    def servable(self, spec: ModelSpec) -> Servable:
+        """The version that a ModelSpec asks for, leased until the end of the `with` block that it is to be used in.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT or NOT_FOUND.
+        """
+        return self._manager.servable(spec.name, asked_version(spec))
+
+    async def predict_arrays(self, servable: Servable, name: str, inputs: Arrays, call: Call) -> Arrays:
+        """Runs a signature on arrays: Predict, for those who have no messages; all outputs.
+
+        Args:
+            servable: Leased.
+            name: The signature's; empty for the default.
+            inputs: By alias.
+            call: Where to answer, and until when.
+        """
+        name, signature = servable.signature(name)
+        if self._check_method:
+            _check_predictable(signature)
+        signature.check_names(inputs)
+        return await servable.run(name, signature.complete(inputs), signature.every_output, call)
+
     async def classify(self, request: ClassificationRequest, call: Call) -> ClassificationResponse:
         """Runs a signature on the request's Examples; classes and scores of each. TF Serving: classifier.cc."""
         spec = require_model_spec(request)
