@@ -92,8 +92,8 @@ def _report(machine: list[str], megabytes: float, resident: dict[int, int], grow
         "resident memory is read.\n\n"
         f"{' '.join(machine)}\n\n"
         f"| after cycle | resident MB |\n| ---: | ---: |\n{rows}\n\n"
-        f"The median of the last {WINDOW} cycles is {grown:.3f} times that of the {WINDOW} from cycle {WARM} on; asked: "
-        f"at most {LIMIT}. (From there on the lowest reading was {min(warm) / 1e6:.1f} MB and the highest "
+        f"The median of the last {WINDOW} cycles is {grown:.3f} times that of the {WINDOW} from cycle {WARM} on; "
+        f"asked: at most {LIMIT}. (From there on the lowest reading was {min(warm) / 1e6:.1f} MB and the highest "
         f"{max(warm) / 1e6:.1f} MB.)\n"
     )
 

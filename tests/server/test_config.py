@@ -22,7 +22,6 @@ from headrace_server.config import Config
         ("num_load_threads", 0),
         ("num_unload_threads", 0),
         ("max_num_load_retries", 5),
-        ("load_retry_interval_micros", 60_000_000),
         ("allow_version_labels_for_unavailable_models", False),
         ("enable_per_model_batching_parameters", False),
         ("tensorflow_session_parallelism", 0),
@@ -41,6 +40,13 @@ def test_a_default_is_that_of_tf_serving(name: str, default: object) -> None:
 def test_batching_is_on_unless_told_otherwise() -> None:
     assert Config().enable_batching
     assert Config().batching == Options()
+
+
+def test_a_load_is_tried_again_sooner_than_in_tf_serving() -> None:
+    (interval,) = (field for field in fields(Config) if field.name == "load_retry_interval_micros")
+
+    assert interval.default == 1_000_000
+    assert interval.metadata["tensorflow"] == 60_000_000
 
 
 def test_every_help_text_is_one_line_that_says_something() -> None:
