@@ -37,6 +37,20 @@ def test_a_default_is_that_of_tf_serving(name: str, default: object) -> None:
     assert (value, type(value)) == (default, type(default))
 
 
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [
+        ("enable_batching", True, False),
+        ("enable_grpc_healthcheck_service", True, False),
+        ("load_retry_interval_micros", 1_000_000, 60_000_000),
+    ],
+)
+def test_a_default_of_our_own_stands_beside_that_of_tf_serving(name: str, ours: object, theirs: object) -> None:
+    field = next(field for field in fields(Config) if field.name == name)
+
+    assert (field.default, field.metadata["tensorflow"]) == (ours, theirs)
+
+
 def test_batching_is_on_unless_told_otherwise() -> None:
     assert Config().enable_batching
     assert Config().batching == Options()
