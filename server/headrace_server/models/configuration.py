@@ -1,6 +1,5 @@
 """The models to serve, as they were last configured, and how one configuration follows another."""
 
-import logging
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -14,8 +13,6 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.model import VersionStatus
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
-
-log = logging.getLogger(__name__)
 
 PLATFORM = "tensorflow"
 

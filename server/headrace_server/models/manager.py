@@ -116,7 +116,8 @@ class Manager:
             for model in self._models.values():
                 model.aspire({})
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         """Says which versions of a model should be served, from now on. Any thread."""
