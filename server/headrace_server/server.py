@@ -133,6 +133,9 @@ def _backend_options(config: Config) -> BackendOptions:
         inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
         providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
         cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
+        saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
+        prefer_tflite_model=config.prefer_tflite_model,
+        tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_protos import Code, DataType
+from headrace_protos import Code, DataType, SignatureDef
 from headrace_protos.tensor import dtype_name, dtype_of, enum_of
 from headrace_server.errors import ServingError, invalid
 
@@ -43,15 +43,23 @@ class TensorSpec:
         inner = tuple(size for size in self.shape[1:] if size is not None)
         return inner if len(inner) == len(self.shape) - 1 else None
 
+    def check_dtype(self, array: Array, position: int) -> None:
+        """Compares an array's dtype with what is declared.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, in TensorFlow's words.
+        """
+        if array.dtype != self.array_dtype:
+            got = dtype_name(enum_of(array.dtype))
+            raise invalid(f"Expects arg[{position}] to be {dtype_name(self.dtype)} but {got} is provided")
+
     def check(self, array: Array, position: int) -> None:
         """Compares an array's dtype, rank and dimensions with what is declared.
 
         Raises:
             ServingError: INVALID_ARGUMENT. The dtype's text is TensorFlow's, the others are ONNX Runtime's.
         """
-        if array.dtype != self.array_dtype:
-            got = dtype_name(enum_of(array.dtype))
-            raise invalid(f"Expects arg[{position}] to be {dtype_name(self.dtype)} but {got} is provided")
+        self.check_dtype(array, position)
         if not self.shape:
             return  # ONNX Runtime describes an unknown rank as it does a scalar, and takes any shape for either
         if array.ndim != len(self.shape):
@@ -74,12 +82,17 @@ class Signature:
         outputs: By alias.
         method_name: TF Serving: which calls it is meant for.
         batched: Whether axis 0 of all inputs is the batch.
+        shapes_enforced: Whether an array must have the shape that is declared. TF Serving: never; the graph's
+            operators take a shape or refuse it.
+        definition: What GetModelMetadata answers, where the model's file has it word for word.
     """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     method_name: str = PREDICT_METHOD
     batched: bool = False
+    shapes_enforced: bool = True
+    definition: SignatureDef | None = None
 
     @cached_property
     def every_output(self) -> tuple[str, ...]:
@@ -89,7 +102,7 @@ class Signature:
     @cached_property
     def one_shape(self) -> bool:
         """Whether all that passes the check has the same shape beyond axis 0."""
-        return all(spec.fixed is not None for spec in self.inputs.values())
+        return self.shapes_enforced and all(spec.fixed is not None for spec in self.inputs.values())
 
     def check_names(self, aliases: Collection[str]) -> None:
         """Compares a request's input aliases with the signature's.
@@ -131,20 +144,20 @@ class Signature:
         return tuple(alias for alias in self.outputs if alias in output_filter)
 
     def check_arrays(self, arrays: Arrays) -> None:
-        """Compares every array with its declaration; the names have been checked.
+        """Compares every array with its declaration, its shape only where that is enforced; names have been checked.
 
         Raises:
             ServingError: INVALID_ARGUMENT.
         """
         for position, (alias, spec) in enumerate(self.inputs.items()):
-            spec.check(arrays[alias], position)
+            (spec.check if self.shapes_enforced else spec.check_dtype)(arrays[alias], position)
 
     def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
-        """What must be equal for two checked requests to share a batch; dtypes and ranks are equal already."""
+        """What must be equal for two checked requests to share a batch; their dtypes are equal already."""
         if self.one_shape:
             return ()
         if pad:
-            return tuple(None if arrays[alias].size else arrays[alias].shape[1:] for alias in self.inputs)
+            return tuple(a.ndim if a.size else a.shape[1:] for a in map(arrays.__getitem__, self.inputs))
         return tuple(arrays[alias].shape[1:] for alias in self.inputs)
 
 

@@ -99,6 +99,8 @@ def _signature_map(signatures: Mapping[str, Signature]) -> SignatureDefMap:
 
 
 def _signature_def(signature: Signature) -> SignatureDef:
+    if signature.definition is not None:
+        return signature.definition
     return SignatureDef(
         inputs={alias: _tensor_info(spec) for alias, spec in signature.inputs.items()},
         outputs={alias: _tensor_info(spec) for alias, spec in signature.outputs.items()},
