@@ -18,6 +18,7 @@ from headrace_server.models.version_policy import State
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
+from headrace_server.services.profiler import ProfilerService
 from headrace_server.services.reflection import ReflectionService
 from headrace_server.transports.auto import make_transport
 from headrace_server.transports.base import Endpoint
@@ -45,17 +46,19 @@ class Server:
         self._manager = Manager(self._load)
         self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
         self._health = HealthService()
+        self._profiler = ProfilerService()
         services = (
             PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content).service,
             ModelService(self._manager).service,
         )
         reflection = ReflectionService([service.name for service in services])
+        profiler = (self._profiler.register,) if config.enable_profiler else ()
         self._transport = make_transport(
             config.transport,
             Endpoint(
                 f"0.0.0.0:{config.port}",
                 services,
-                (self._health.register, reflection.register),
+                (self._health.register, reflection.register, *profiler),
                 _channel_arguments(config.grpc_channel_arguments),
             ),
         )
@@ -80,6 +83,7 @@ class Server:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
         self._health.draining()
         await self._transport.stop(self._config.drain_seconds)
+        await self._profiler.close()
         await asyncio.to_thread(self._free)
 
     def _free(self) -> None:
