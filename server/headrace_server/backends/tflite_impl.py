@@ -17,7 +17,7 @@ from headrace_protos.tensor import enum_of
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, PREDICT_METHOD, Signature
 from headrace_server.backends.signature_def import read_signature
-from headrace_server.errors import LoadError, ServingError
+from headrace_server.errors import LoadError, ServingError, invalid
 
 SIGNATURES = b"signature_defs_metadata"
 
@@ -38,8 +38,8 @@ def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
         signatures = _signatures(definitions, interpreters[0]) if definitions else _generated(interpreters[0])
     except ServingError as error:
         raise LoadError(error.code, f"{file}: {error.message}") from error
-    except (ValueError, TypeError) as error:
-        raise LoadError(Code.INVALID_ARGUMENT, f"{file}: {error}") from error
+    except ValueError as error:
+        raise LoadError(Code.INVALID_ARGUMENT, f"{file}: Cannot build FlatBufferModel from buffer. {error}") from error
     except RuntimeError as error:
         raise LoadError(Code.INTERNAL, f"{file}: {error}") from error
     return TfliteBackend(interpreters, signatures)
@@ -129,9 +129,12 @@ def _read_definitions(content: bytes) -> dict[str, SignatureDef]:
     for entry in map(model.Metadata, range(model.MetadataLength())):
         if entry.Name() == SIGNATURES:
             data = bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
-            items = flexbuffers.GetRoot(data).AsMap
-            keys = [key.AsKey for key in items.Keys]
-            return {key: SignatureDef.FromString(items[key].AsStringBytes) for key in keys}
+            try:
+                items = flexbuffers.GetRoot(data).AsMap
+                keys = [key.AsKey for key in items.Keys]
+                return {key: SignatureDef.FromString(items[key].AsStringBytes) for key in keys}
+            except Exception as error:  # of many kinds: the bytes may be anything
+                raise invalid(f"Invalid SignatureDefs found in TfLite model: {error}") from error
     return {}
 
 
