@@ -27,7 +27,7 @@ NOT_YET = frozenset(
     model_config_file model_config_file_poll_wait_seconds num_load_threads num_unload_threads max_num_load_retries
     load_retry_interval_micros flush_filesystem_caches allow_version_labels_for_unavailable_models
     enable_per_model_batching_parameters enable_model_warmup num_request_iterations_for_warmup
-    enable_signature_method_name_check enable_grpc_healthcheck_service monitoring_config_file
+    enable_grpc_healthcheck_service monitoring_config_file
     ssl_config_file use_alts_credentials grpc_max_threads platform_config_file tensorflow_session_config_file
     per_process_gpu_memory_fraction thread_pool_factory_config_file mixed_precision
     remove_unused_fields_from_bundle_metagraph

@@ -48,7 +48,11 @@ class Server:
         self._health = HealthService()
         self._profiler = ProfilerService()
         services = (
-            PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content).service,
+            PredictionService(
+                self._manager,
+                as_content=config.enable_serialization_as_tensor_content,
+                check_method=config.enable_signature_method_name_check,
+            ).service,
             ModelService(self._manager).service,
         )
         reflection = ReflectionService([service.name for service in services])
@@ -140,6 +144,7 @@ def _backend_options(config: Config) -> BackendOptions:
         saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
         prefer_tflite_model=config.prefer_tflite_model,
         tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),
+        relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
     )
 
 

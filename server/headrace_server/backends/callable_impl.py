@@ -82,7 +82,7 @@ class CallableBackend:
         inputs, outputs = (_specs(name, _declared(module, model, name)) for name in ("INPUTS", "OUTPUTS"))
         every = [*inputs.values(), *outputs.values()]
         batched = all(spec.shape and spec.shape[0] is None for spec in every)
-        self._signature = Signature(inputs, outputs, batched=batched)
+        self._signature = Signature(inputs, outputs, batched=batched, features=not _takes_examples(inputs))
         self._lock = None if _declared(module, model, "THREAD_SAFE") else Lock()
 
     @property
@@ -178,6 +178,10 @@ def _find_predict(model: object) -> Predict:
 
 def _declared(module: ModuleType, model: object, name: str) -> Any:
     return getattr(model, name, getattr(module, name, None))
+
+
+def _takes_examples(inputs: Mapping[str, TensorSpec]) -> bool:
+    return list(inputs) == ["inputs"] and inputs["inputs"].dtype == DataType.DT_STRING
 
 
 def _specs(name: str, declared: Any) -> dict[str, TensorSpec]:

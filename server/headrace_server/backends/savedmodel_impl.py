@@ -33,11 +33,11 @@ def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBacken
         _check_tags(loader, options.saved_model_tags)
         with session.graph.as_default():
             graph = loader.load(session, options.saved_model_tags)
+        definitions = {name: SignatureDef.FromString(d.SerializeToString()) for name, d in graph.signature_def.items()}
+        return SavedModelBackend(session, {name: read_signature(d) for name, d in definitions.items()})
     except Exception as error:
         session.close()
         raise _load_error(folder, error) from error
-    definitions = {name: SignatureDef.FromString(d.SerializeToString()) for name, d in graph.signature_def.items()}
-    return SavedModelBackend(session, {name: read_signature(d) for name, d in definitions.items()})
 
 
 class SavedModelBackend:

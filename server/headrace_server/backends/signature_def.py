@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from headrace_protos import SignatureDef, TensorInfo
+from headrace_protos.tensor import to_array
 from headrace_server.backends.signature import Signature, TensorSpec
 
 
@@ -18,8 +19,9 @@ def read_signature(definition: SignatureDef) -> Signature:
         _specs(sorted(definition.outputs.items())),
         definition.method_name,
         batched=bool(definition.inputs) and all(map(_may_be_batched, tensors)),
-        shapes_enforced=False,
+        any_shape=True,
         definition=definition,
+        defaults={alias: to_array(tensor) for alias, tensor in definition.defaults.items()},
     )
 
 
