@@ -1,7 +1,7 @@
-"""Writes the models that tests of TensorFlow and TFLite serve, each version `1`, into the folder named; TensorFlow's."""
+"""Writes the models that tests of TensorFlow and TFLite serve, each as version `1`, into the folder named."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ from headrace_protos import SignatureDefMap
 METADATA = "signature_defs_metadata"
 
 
+def exported(*inputs: Any) -> Callable[[Any], Any]:
+    """Makes a graph of a method, for inputs of these kinds."""
+    return lambda function: tf.function(function, input_signature=inputs)
+
+
 class Many(tf.Module):  # type: ignore[misc]  # whose types are not known
     """One signature for each thing that a test wants to see."""
 
@@ -24,32 +29,32 @@ class Many(tf.Module):  # type: ignore[misc]  # whose types are not known
         super().__init__()
         self.weights = tf.Variable([[1.0], [10.0]])
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.float32, name="x")])
+    @exported(tf.TensorSpec([None, 1], tf.float32, name="x"))
     def half_plus_two(self, x: Any) -> Mapping[str, Any]:
         return {"y": x * 0.5 + 2.0}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    @exported(tf.TensorSpec([None, 2], tf.float32, name="x"))
     def linear(self, x: Any) -> Mapping[str, Any]:
         return {"y": tf.matmul(x, self.weights)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    @exported(tf.TensorSpec([None], tf.string, name="text"))
     def upper(self, text: Any) -> Mapping[str, Any]:
         return {"upper": tf.strings.upper(text)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    @exported(tf.TensorSpec([None], tf.string, name="inputs"))
     def parse(self, inputs: Any) -> Mapping[str, Any]:
         features = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})
         return {"outputs": features["x"] * 0.5 + 2.0}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name=name) for name in ("b", "a")])
+    @exported(tf.TensorSpec([None], tf.float32, name="b"), tf.TensorSpec([None], tf.float32, name="a"))
     def subtract(self, b: Any, a: Any) -> Mapping[str, Any]:
         return {"difference": a - b}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="x")])
+    @exported(tf.TensorSpec([None], tf.int64, name="x"))
     def small(self, x: Any) -> Mapping[str, Any]:
         return {"same": x, "small": tf.debugging.check_numerics(1.0 / tf.cast(100 - x, tf.float32), "too large")}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x"), tf.TensorSpec([], tf.float32, name="k")])
+    @exported(tf.TensorSpec([None], tf.float32, name="x"), tf.TensorSpec([], tf.float32, name="k"))
     def total(self, x: Any, k: Any) -> Mapping[str, Any]:
         return {"total": tf.reduce_sum(x) * k}
 
@@ -67,14 +72,14 @@ def write_many(folder: Path) -> None:
 
 
 def write_tagged(folder: Path) -> None:
-    """A text file with two graphs, of which the one tagged `serve` doubles and the other trebles."""
+    """A text file with two graphs: y = 2 x + 1, tagged `serve`, and y = 3 x + 1, tagged `serve` and `treble`."""
     builder = tf.compat.v1.saved_model.Builder(str(folder))
     for tags, factor in ((["serve"], 2.0), (["serve", "treble"], 3.0)):
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             x = tf.compat.v1.placeholder(tf.float32, name="x")
-            weight = tf.compat.v1.get_variable("weight", initializer=factor)
-            session.run(weight.initializer)
-            signature = tf.compat.v1.saved_model.predict_signature_def({"x": x}, {"y": x * weight})
+            offset = tf.compat.v1.get_variable("offset", initializer=1.0)
+            session.run(offset.initializer)
+            signature = tf.compat.v1.saved_model.predict_signature_def({"x": x}, {"y": x * factor + offset})
             add = builder.add_meta_graph if factor > 2.0 else builder.add_meta_graph_and_variables
             add(*(() if factor > 2.0 else (session,)), tags, {"serving_default": signature})
     builder.save(as_text=True)
@@ -83,7 +88,7 @@ def write_tagged(folder: Path) -> None:
 def write_tflite(folder: Path, *, signature: bool) -> None:
     """`y` float [N, 1] = `x` float [N, 2] times [[1], [10]], and `is_abc` bool [N] of `text` string [N]."""
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32), tf.TensorSpec([None], tf.string)])
+    @exported(tf.TensorSpec([None, 2], tf.float32), tf.TensorSpec([None], tf.string))
     def function(x: Any, text: Any) -> Mapping[str, Any]:
         return {"y": tf.matmul(x, [[1.0], [10.0]]), "is_abc": tf.equal(text, "abc")}
 
@@ -102,7 +107,7 @@ class Bytes(str):
 
     content: bytes
 
-    def encode(self, *_: str) -> bytes:  # type: ignore[override]
+    def encode(self, *_: str) -> bytes:
         return self.content
 
 
