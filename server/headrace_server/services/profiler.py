@@ -57,7 +57,9 @@ class ProfilerService:
 
     async def _connected(self, context: Context) -> grpc.aio.Channel:
         if "tensorflow" not in sys.modules:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "No model runs in TensorFlow: nothing to profile.")
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION, "No model runs in TensorFlow, so there is nothing to profile."
+            )
         async with self._starting:
             if self._channel is None:
                 port = _free_port()
