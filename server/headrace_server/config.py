@@ -1,14 +1,13 @@
 """Everything one run is told: frozen, every default written once, here."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options
+from headrace_batching.options import schedulable_cpus
 
-CPUS = len(os.sched_getaffinity(0))
-"""CPUs that this process may run on."""
+CPUS = schedulable_cpus()
 
 ONLY_TENSORFLOW = "it means something only inside TensorFlow"
 
@@ -28,11 +27,34 @@ def flag(default: Any, help_text: str, *, tensorflow: Any = None, int64: bool = 
 
 
 @dataclass(frozen=True, slots=True)
+class Latest:
+    """Serve the highest versions, `count` of them."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Serve every version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Specific:
+    """Serve these versions, those of them that exist."""
+
+    versions: tuple[int, ...]
+
+
+VersionPolicy = Latest | All | Specific
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A model and where its versions are."""
+    """A model, where its versions are, and which of them to serve."""
 
     name: str
     base_path: Path
+    policy: VersionPolicy = Latest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +74,25 @@ class Config:
     rest_api_enable_cors_support: bool = flag(False, "add CORS headers to the answers of REST calls")
     enable_batching: bool = flag(True, "run requests that wait at the same time as one batch", tensorflow=False)
     allow_version_labels_for_unavailable_models: bool = flag(
-        False, "let a version label that is not in use name a version that is not loaded yet"
+        False, "let a label that is new, or stays with its version, name a version that is not loaded"
     )
     batching_parameters_file: str = flag("", "text-proto file of BatchingParameters; without it, TF Serving's defaults")
     enable_per_model_batching_parameters: bool = flag(
-        False, "take batching parameters from batching_params.pbtxt in each version's folder"
+        False, "take batching parameters from batching_params.pbtxt in a version's folder; none there, no batching"
     )
     model_config_file: str = flag(
         "", "text-proto file of ModelServerConfig: the models to serve, instead of the one that two flags name"
     )
     model_config_file_poll_wait_seconds: int = flag(
-        0, "seconds between two looks at the model config file; 0 or less reads it once"
+        0, "seconds after which the model configuration file is read and applied again; 0 or less never does"
     )
     model_name: str = flag("default", "name that requests call the model by")
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
-    num_load_threads: int = flag(0, "versions that load at once; 0 loads one by one")
-    num_unload_threads: int = flag(0, "versions that unload at once; 0 unloads one by one")
-    max_num_load_retries: int = flag(5, "further tries to load a version after the first has failed")
+    num_load_threads: int = flag(0, "versions loaded at once after the start; 0 is one, and no unload meanwhile")
+    num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile")
+    max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed")
     load_retry_interval_micros: int = flag(
-        60_000_000, "microseconds between two tries to load a version; a negative value does not wait", int64=True
+        60_000_000, "microseconds between two tries; a negative value is none", int64=True
     )
     file_system_poll_wait_seconds: int = flag(
         1, "seconds between two looks for new versions; 0 looks once, a negative value never"
@@ -131,6 +153,10 @@ class Config:
     enable_serialization_as_tensor_content: bool = flag(
         False, "answer with tensor_content, not with the typed *_val fields"
     )
+    aspired_version_policy: str = flag(
+        "availability_preserving",
+        "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
+    )
     onnxruntime_providers: str = flag(
         "CPUExecutionProvider", "ONNX Runtime's execution providers, separated by commas, the preferred one first"
     )
@@ -141,8 +167,3 @@ class Config:
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
     transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed) or grpcio")
     batching: Options = field(default_factory=Options)
-
-    @property
-    def models(self) -> tuple[ModelConfig, ...]:
-        """The models to serve."""
-        return (ModelConfig(self.model_name, Path(self.model_base_path)),)

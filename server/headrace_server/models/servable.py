@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -9,13 +10,13 @@ from functools import partial
 from threading import Condition, Lock
 from typing import Self
 
-from headrace_batching import BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
+from headrace_batching import BatchingError, BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
 from headrace_batching.batch import rows_of
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid
-from headrace_server.metrics import BatchCounts
+from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
 from headrace_server.models.relaxed import load_relaxed
 
 log = logging.getLogger(__name__)
@@ -31,11 +32,13 @@ class Call:
         delivery: Resolves futures of the event loop in which the caller waits.
         deadline: On the monotonic clock, in seconds; None for none.
         priority: Whether it goes before or after the others that wait.
+        api: The method's name, for metrics.
     """
 
     delivery: LoopDelivery
     deadline: float | None = None
     priority: Priority = Priority.NORMAL
+    api: str = "Predict"
 
 
 class Servable:
@@ -47,10 +50,18 @@ class Servable:
         backend: Owned from here on.
         threads: Where its batches run.
         batching: How requests become batches; None runs every request by itself.
+        metrics: Where what it does is counted.
     """
 
     def __init__(
-        self, name: str, version: int, backend: Backend, threads: BatchThreads, batching: Options | None
+        self,
+        name: str,
+        version: int,
+        backend: Backend,
+        threads: BatchThreads,
+        batching: Options | None,
+        *,
+        metrics: Metrics | None = None,
     ) -> None:
         self.name = name
         self.version = version
@@ -61,6 +72,7 @@ class Servable:
         self._schedulers: dict[tuple[str, Outputs, bool], Scheduler] = {}
         self._relaxed: Future[Backend] | None = None
         self._counts = {key: BatchCounts() for key in backend.signatures}
+        self._metrics = (metrics or Metrics()).servable(name, version, self._waiting)
         self._left = Condition()
         self._leases = 0
         self._retired = False
@@ -91,10 +103,14 @@ class Servable:
             ServingError: An input does not fit its declaration, or the backend refused.
             BatchingError: The queue did.
         """
-        declared = self._backend.signatures[signature]
-        if misfit := declared.check_arrays(inputs):
-            return await self._run_relaxed((signature, outputs), inputs, call, misfit)
-        return await _answered(self._task(declared, inputs, call), self._scheduler(signature, outputs), call)
+        began = time.monotonic()
+        try:
+            outputs_by_alias = await self._run(signature, inputs, outputs, call)
+        except BatchingError as error:
+            self._metrics.refused(error)
+            raise
+        self._metrics.ran(call.api, time.monotonic() - began)
+        return outputs_by_alias
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
@@ -121,8 +137,15 @@ class Servable:
         if self._relaxed is not None:
             wait([self._relaxed])
         self._backend.close()
+        self._metrics.close()
         for signature, counts in self._counts.items():
             log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
+
+    async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
+        declared = self._backend.signatures[signature]
+        if misfit := declared.check_arrays(inputs):
+            return await self._run_relaxed((signature, outputs), inputs, call, misfit)
+        return await _answered(self._task(declared, inputs, call), self._scheduler(signature, outputs), call)
 
     async def _run_relaxed(self, run: tuple[str, Outputs], inputs: Arrays, call: Call, misfit: str) -> Arrays:
         """Lets the operators judge shapes that are not as declared. TF Serving: they alone do.
@@ -141,6 +164,9 @@ class Servable:
             return await _answered(_alone(inputs, call), self._scheduler(*run, backend), call)
         except ServingError as error:
             raise invalid(f"{misfit}, and the model does not take it: {error.message.strip()}") from error
+
+    def _waiting(self) -> int:
+        return sum(scheduler.waiting for scheduler in list(self._schedulers.values()))
 
     def _task(self, signature: Signature, inputs: Arrays, call: Call) -> Task:
         batching = self._batching
@@ -168,7 +194,7 @@ class Servable:
             partial((relaxed or self._backend).run, signature, outputs=outputs),
             options if batched else _one_by_one(options),
             batched=batched,
-            observe=partial(_count, self._counts[signature]),
+            observe=partial(_count, self._counts[signature], self._metrics, batched),
         )
 
 
@@ -191,6 +217,7 @@ def _one_by_one(options: Options) -> Options:
     return Options(max_batch_size=1, max_enqueued_batches=waiting, num_batch_threads=options.num_batch_threads)
 
 
-def _count(counts: BatchCounts, report: BatchReport) -> None:
+def _count(counts: BatchCounts, metrics: ServableMetrics, batched: bool, report: BatchReport) -> None:
+    metrics.batch(report, batched=batched)
     if not report.failed:
         counts.add(report.tasks, report.rows)
