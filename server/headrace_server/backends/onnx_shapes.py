@@ -25,12 +25,15 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str, FieldDescriptorProto.Label.Value
     "ValueInfoProto": (("type", 2, "TypeProto", _ONE),),
     "TypeProto": (("tensor_type", 1, "Tensor", _ONE),),
     "Tensor": (("shape", 2, "TensorShapeProto", _ONE),),
-    "TensorShapeProto": (),
+    "TensorShapeProto": (("dim", 1, "Dimension", _MANY),),
+    "Dimension": (),
 }
 
 
 def without_shapes(model: bytes) -> bytes:
     """The same model, with no shape declared for any input, output or value between, those of inner graphs included.
+
+    What is declared as a scalar stays one: a loop's counter and condition must be.
 
     Args:
         model: A serialized ModelProto.
@@ -48,7 +51,7 @@ def _relax(graph: Any) -> None:
     # What is said of the values between is said for the declared inputs, and the runtime plans its memory by it.
     graph.ClearField("value_info")
     for value in (*graph.input, *graph.output):
-        if value.type.HasField("tensor_type"):
+        if value.type.tensor_type.shape.dim:
             value.type.tensor_type.ClearField("shape")
     for node in graph.node:
         for attribute in node.attribute:

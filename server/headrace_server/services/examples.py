@@ -41,7 +41,7 @@ class Examples:
         """
         if not signature.features:
             return {INPUTS: self._serialized()}
-        return {alias: self._feature(alias, spec) for alias, spec in signature.inputs.items()}
+        return self._features(signature)
 
     def _serialized(self) -> Array:
         """Strings [n]. TF Serving: the context's bytes, then the Example's; a parser merges the two."""
@@ -50,26 +50,13 @@ class Examples:
         array[:] = [shared + example.SerializeToString() for example in self.examples]
         return array
 
-    def _feature(self, name: str, spec: TensorSpec) -> Array:
-        """An array of the input's dtype and inner shape, from the feature of its name."""
-        kind = _LISTS.get(spec.array_dtype.kind, "float_list")
-        rows = [_values(name, kind, index, feature) for index, feature in enumerate(self._find(name, kind))]
-        shape = _row_shape(name, spec, rows[0])
-        for index, row in enumerate(rows):
-            if len(row) != prod(shape):
-                text = f"Number of {_TYPES[kind]} values != expected.  Values size: {len(row)} but output shape: "
-                raise _wrong(name, index, text + shape_text(shape))
-        return _array(name, spec, rows).reshape(len(rows), *shape)
-
-    def _find(self, name: str, kind: str) -> Iterable[Feature]:
-        """The feature of that name in each Example, or else in the context."""
-        shared = self.context.features.feature.get(name)
-        for example in self.examples:
-            feature = example.features.feature.get(name, shared)
-            if feature is None or feature.WhichOneof("kind") is None:
-                missing = f"Feature: {name} (data type: {_TYPES[kind]}) is required but could not be found."
-                raise invalid(f"Name: <unknown>, {missing}")
-            yield feature
+    def _features(self, signature: Signature) -> Arrays:
+        shared = self.context.features.feature
+        own = [example.features.feature for example in self.examples]
+        return {
+            alias: _array(alias, spec, [features.get(alias, shared.get(alias)) for features in own])
+            for alias, spec in signature.inputs.items()
+        }
 
 
 def read_examples(message: Input) -> Examples:
@@ -90,17 +77,35 @@ def shape_text(shape: Iterable[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 
+def _array(name: str, spec: TensorSpec, features: Sequence[Feature | None]) -> Array:
+    """An array of an input's dtype and inner shape, one row for each Example's feature of its name."""
+    kind = _LISTS.get(spec.array_dtype.kind, "float_list")
+    rows = [_values(name, kind, index, feature) for index, feature in enumerate(features)]
+    shape = _row_shape(name, spec, rows[0])
+    size = prod(shape)
+    for index, row in enumerate(rows):
+        if len(row) != size:
+            text = f"Number of {_TYPES[kind]} values != expected.  Values size: {len(row)} but output shape: "
+            raise _wrong(name, index, text + shape_text(shape))
+    return _converted(name, spec, rows).reshape(len(rows), *shape)
+
+
+def _values(name: str, kind: str, index: int, feature: Feature | None) -> Sequence[Any]:
+    values: Sequence[Any] = getattr(feature, kind).value[:] if feature is not None else ()
+    if values:
+        return values
+    found = feature.WhichOneof("kind") if feature is not None else None
+    if found is None:
+        missing = f"Feature: {name} (data type: {_TYPES[kind]}) is required but could not be found."
+        raise invalid(f"Name: <unknown>, {missing}")
+    if found != kind:
+        text = f"Data types don't match. Data type: {_TYPES[found]} but expected type: {_TYPES[kind]}"
+        raise _wrong(name, index, text)
+    return values
+
+
 def _wrong(name: str, index: int, text: str) -> Exception:
     return invalid(f"Name: <unknown>, Key: {name}, Index: {index}.  {text}")
-
-
-def _values(name: str, kind: str, index: int, feature: Feature) -> Sequence[Any]:
-    found = feature.WhichOneof("kind")
-    if found != kind:
-        text = f"Data types don't match. Data type: {_TYPES[str(found)]} but expected type: {_TYPES[kind]}"
-        raise _wrong(name, index, text)
-    values: Sequence[Any] = getattr(feature, kind).value[:]
-    return values
 
 
 def _row_shape(name: str, spec: TensorSpec, row: Sequence[Any]) -> tuple[int, ...]:
@@ -110,10 +115,11 @@ def _row_shape(name: str, spec: TensorSpec, row: Sequence[Any]) -> tuple[int, ..
     if inner.count(None) > 1:
         text = f"Feature: {name} has values for more than one dimension that varies: {spec.shape}"
         raise invalid(text)
-    return tuple(len(row) // known if size is None else size for size in inner) if known else ()
+    varying = len(row) // known if known else 0
+    return tuple(varying if size is None else size for size in inner)
 
 
-def _array(name: str, spec: TensorSpec, rows: Sequence[Sequence[Any]]) -> Array:
+def _converted(name: str, spec: TensorSpec, rows: Sequence[Sequence[Any]]) -> Array:
     if spec.dtype == DataType.DT_STRING:
         array = np.empty(sum(map(len, rows)), np.object_)
         array[:] = [value for row in rows for value in row]
