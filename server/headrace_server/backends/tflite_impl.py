@@ -29,13 +29,16 @@ def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
 
     Raises:
         LoadError: TF Serving: INVALID_ARGUMENT for what is no TFLite model, or has signatures that are none; INTERNAL
-            for one that cannot run or whose signatures name tensors that it has not.
+            for one that cannot run or whose signatures name tensors that it has not; else the file cannot be read.
     """
-    content = file.read_bytes()
     try:
+        content = file.read_bytes()
         interpreters = [_Interpreter(content) for _ in range(options.tflite_interpreters)]
         definitions = _read_definitions(content)
         signatures = _signatures(definitions, interpreters[0]) if definitions else _generated(interpreters[0])
+    except OSError as error:
+        code = Code.PERMISSION_DENIED if isinstance(error, PermissionError) else Code.UNKNOWN
+        raise LoadError(code, f"{file}: {error.strerror}") from error
     except ServingError as error:
         raise LoadError(error.code, f"{file}: {error.message}") from error
     except ValueError as error:

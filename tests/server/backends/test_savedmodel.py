@@ -12,9 +12,8 @@ import numpy.typing as npt
 import pytest
 from grpc import StatusCode
 
-from headrace_protos import Code, Example, SignatureDefMap
-from headrace_protos.tensor import to_array
-from tests.calls import Caller, Refusal, arrays, floats, metadata_request, predict_request, refusal_of
+from headrace_protos import Code, Example, RegressionRequest, SignatureDefMap
+from tests.calls import Caller, Refusal, arrays, floats, metadata_request, name_model, predict_request, refusal_of
 from tests.running import ServerProcess, read_served
 from tests.server.backends.conftest import HERE, ServeTensorflow
 
@@ -108,6 +107,17 @@ def test_examples_are_parsed_in_the_graph(servers: Servers) -> None:
     assert answer["outputs"].tolist() == [[3.0], [4.0]]
 
 
+def test_regress_feeds_examples_to_the_graph(servers: Servers) -> None:
+    request = RegressionRequest()
+    name_model(request, signature_name="parse")
+    for x in (2.0, 4.0):
+        request.input.example_list.examples.add().ParseFromString(example(x))
+
+    results = servers.together.call(request).result.regressions
+
+    assert [result.value for result in results] == [3.0, 4.0]
+
+
 @pytest.mark.parametrize(
     ("value", "begins"),
     [
@@ -136,6 +146,18 @@ def test_values_that_an_operator_refuses_fail_with_its_text(servers: Servers) ->
     assert text.endswith("{{node CheckNumerics}}]]")
 
 
+def test_a_default_fills_a_missing_input(servers: Servers) -> None:
+    x, by = np.array([1.0, 2.0], np.float32), np.array([10.0], np.float32)
+
+    assert servers.alone.predict({"x": x}, signature_name="shift")["shifted"].tolist() == [6.0, 7.0]
+    assert servers.alone.predict({"x": x, "by": by}, signature_name="shift")["shifted"].tolist() == [11.0, 12.0]
+    assert servers.alone.refusal(predict_request({"by": by}, signature_name="shift")) == Refusal(
+        StatusCode.INVALID_ARGUMENT,
+        "Signature input alias: x(feed name: shift_x:0) not found in request and no default value provided. "
+        "Inputs expected to be in the request {by}, or default input alias set: by",
+    )
+
+
 def test_an_unknown_signature(servers: Servers) -> None:
     refusal = servers.alone.refusal(predict_request({"x": floats([1.0])}, signature_name="none"))
 
@@ -158,6 +180,10 @@ def test_requests_of_one_shape_share_a_batch_and_others_do_not(servers: Servers)
 
     answers = [arrays(future.result())["y"].tolist() for future in pending]
     assert answers == [[[3.0], [4.0]], [[5.0], [6.0]], [7.0], [[[2.0]]]]
+
+
+def test_with_batching_no_rows_are_no_rows(servers: Servers) -> None:
+    assert servers.together.predict({"x": np.zeros((0, 1), np.float32)})["y"].shape == (0, 1)
 
 
 def test_an_example_that_fails_in_a_batch_fails_alone(servers: Servers) -> None:
@@ -232,10 +258,3 @@ def test_what_can_be_loaded_and_what_cannot(
     assert failures[3][1].startswith("Could not find meta graph def matching supplied tags: { serve }. ")
     assert failures[4][0] != Code.OK
     assert failures[4][1].startswith(f"{bare} cannot be loaded: ")
-
-
-def test_to_array_keeps_what_a_saved_model_answers(servers: Servers) -> None:
-    response = servers.alone.call(predict_request({"x": floats([2.0])}))
-
-    assert list(response.outputs["y"].float_val) == [3.0]
-    assert to_array(response.outputs["y"]).tolist() == [[3.0]]

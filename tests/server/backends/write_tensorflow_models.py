@@ -15,6 +15,7 @@ from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 from headrace_protos import SignatureDefMap
 
 METADATA = "signature_defs_metadata"
+FIVE = tf.constant([5.0])
 
 
 def exported(*inputs: Any) -> Callable[[Any], Any]:
@@ -54,6 +55,10 @@ class Many(tf.Module):  # type: ignore[misc]  # whose types are not known
     def small(self, x: Any) -> Mapping[str, Any]:
         return {"same": x, "small": tf.debugging.check_numerics(1.0 / tf.cast(100 - x, tf.float32), "too large")}
 
+    @exported(tf.TensorSpec([None], tf.float32, name="x"), tf.TensorSpec([None], tf.float32, name="by"))
+    def shift(self, x: Any, by: Any = FIVE) -> Mapping[str, Any]:
+        return {"shifted": x + by}
+
     @exported(tf.TensorSpec([None], tf.float32, name="x"), tf.TensorSpec([], tf.float32, name="k"))
     def total(self, x: Any, k: Any) -> Mapping[str, Any]:
         return {"total": tf.reduce_sum(x) * k}
@@ -61,7 +66,7 @@ class Many(tf.Module):  # type: ignore[misc]  # whose types are not known
 
 def write_many(folder: Path) -> None:
     many = Many()
-    names = ["linear", "upper", "parse", "subtract", "small", "total"]
+    names = ["linear", "upper", "parse", "subtract", "small", "shift", "total"]
     signatures = {"serving_default": many.half_plus_two, **{name: getattr(many, name) for name in names}}
     tf.saved_model.save(many, str(folder), signatures=signatures)
     definitions = SavedModelLoader(str(folder)).get_meta_graph_def_from_tags(["serve"]).signature_def
