@@ -4,6 +4,7 @@ import gc
 import re
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
@@ -204,6 +205,37 @@ def test_what_declares_nothing_that_can_be_served(tmp_path: Path, specs: str, fa
 
     assert got == Code.INVALID_ARGUMENT
     assert text.startswith(failure)
+
+
+def test_calls_come_one_at_a_time(tmp_path: Path) -> None:
+    code = """
+    import threading
+    busy = threading.Lock()
+    def predict(inputs):
+        assert busy.acquire(blocking=False), "two at once"
+        sum(range(100_000))  # for longer than a thread keeps the interpreter
+        busy.release()
+        return {"y": inputs["x"][:, 0]}
+    """
+    backend = load_python(write(tmp_path, code))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda n: run(backend, [n, 0.0]), range(20))) == [[float(n)] for n in range(20)]
+
+
+def test_a_thread_safe_model_runs_several_at_once(tmp_path: Path) -> None:
+    code = """
+    import threading
+    THREAD_SAFE = True
+    both = threading.Barrier(2, timeout=10)
+    def predict(inputs):
+        both.wait()
+        return {"y": inputs["x"][:, 0]}
+    """
+    backend = load_python(write(tmp_path, code))
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda n: run(backend, [n, 0.0]), range(2))) == [[0.0], [1.0]]
 
 
 def test_versions_live_side_by_side_and_leave_nothing_behind(tmp_path: Path) -> None:
