@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple, TypeVar
@@ -127,10 +127,11 @@ class ServerProcess:
     Args:
         base_path: The model's.
         flags: More flags, each `--name=value`.
+        headrace: The `headrace` command, where it is another than this environment's.
     """
 
-    def __init__(self, base_path: Path, *flags: str) -> None:
-        command = [COMMAND, "serve", "--port=0", f"--model_name={MODEL}", f"--model_base_path={base_path}", *flags]
+    def __init__(self, base_path: Path, *flags: str, headrace: Sequence[str | Path] = (COMMAND,)) -> None:
+        command = [*headrace, "serve", "--port=0", f"--model_name={MODEL}", f"--model_base_path={base_path}", *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         self._lines: Queue[str] = Queue()

@@ -15,8 +15,7 @@ FLAGS: Mapping[str, Field[Any]] = {field.name: field for field in fields(Config)
 # TF Serving's flags that this version does not know what to do with: better refused than ignored.
 NOT_YET = frozenset(
     """
-    enable_model_warmup num_request_iterations_for_warmup saved_model_tags
-    enable_profiler prefer_tflite_model num_tflite_pools num_tflite_interpreters_per_pool
+    enable_model_warmup num_request_iterations_for_warmup
     """.split()
 )
 

@@ -24,6 +24,7 @@ from headrace_server.platform_config import with_files
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
+from headrace_server.services.profiler import ProfilerService
 from headrace_server.services.reflection import ReflectionService
 from headrace_server.services.rpc import Service
 from headrace_server.transports.addresses import addresses, channel_arguments, credentials
@@ -81,6 +82,7 @@ class Server:
         )
         self._model_service = ModelService(self._manager, self._models.apply)
         self._health = HealthService()
+        self._profiler = ProfilerService()
         prediction = PredictionService(
             self._manager,
             as_content=config.enable_serialization_as_tensor_content,
@@ -118,13 +120,15 @@ class Server:
         if self._rest is not None:
             stopping.append(self._rest.stop(self._config.drain_seconds))
         await asyncio.gather(*stopping)
+        await self._profiler.close()
         await asyncio.to_thread(self._free)
 
     def _endpoint(self, services: Sequence[Service]) -> Endpoint:
         config = self._config
         health = (self._health,) if config.enable_grpc_healthcheck_service else ()
         names = [service.name for service in services] + [servicer.name for servicer in health]
-        servicers = (ReflectionService(names), *health)
+        profiler = (self._profiler,) if config.enable_profiler else ()
+        servicers = (ReflectionService(names), *health, *profiler)
         return Endpoint(
             addresses(config),
             services,
@@ -224,6 +228,9 @@ def _backend_options(config: Config) -> BackendOptions:
         inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
         providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
         cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
+        saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
+        prefer_tflite_model=config.prefer_tflite_model,
+        tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),
         relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
     )
 

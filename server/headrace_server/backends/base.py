@@ -18,6 +18,9 @@ class BackendOptions:
         inter_op_threads: Operators at once; 0 lets the runtime choose.
         providers: ONNX Runtime's execution providers, the preferred one first.
         cpu_memory_arena: Whether ONNX Runtime keeps the memory that it has used once.
+        saved_model_tags: Which of a SavedModel's graphs is wanted: the one with exactly these tags.
+        prefer_tflite_model: Whether a version's `model.tflite` goes before its SavedModel.
+        tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
         relaxed_shapes_limit: The largest model, in bytes on disk, that may be loaded once more without its declared
             shapes; 0 for none.
         signatures: What `model.toml` says of this model's signatures, by name.
@@ -27,6 +30,9 @@ class BackendOptions:
     inter_op_threads: int = 0
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     cpu_memory_arena: bool = True
+    saved_model_tags: tuple[str, ...] = ("serve",)
+    prefer_tflite_model: bool = False
+    tflite_interpreters: int = 1
     relaxed_shapes_limit: int = 64 << 20
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
 

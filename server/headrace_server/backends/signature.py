@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_protos import Code, DataType
+from headrace_protos import Code, DataType, SignatureDef
 from headrace_protos.tensor import dtype_name, dtype_of, enum_of
 from headrace_server.errors import ServingError, invalid
 
@@ -78,6 +78,9 @@ class Signature:
         outputs: By alias.
         method_name: TF Serving: which calls it is meant for.
         batched: Whether axis 0 of all inputs is the batch.
+        any_shape: Whether the runtime takes whatever shape the operators take, as TF Serving's does: none is compared
+            with its declaration.
+        definition: What GetModelMetadata answers, where the model's file has it word for word.
         defaults: Arrays for inputs that a Predict may leave out, by alias.
         features: Whether the inputs are features of tf.Examples, each under its alias, to be taken out of them before
             the model runs; otherwise the one input `inputs` takes Examples as they are, and the graph does it.
@@ -88,6 +91,8 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
     method_name: str = PREDICT_METHOD
     batched: bool = False
+    any_shape: bool = False
+    definition: SignatureDef | None = None
     defaults: Arrays = field(default_factory=dict)
     features: bool = False
     labels: tuple[str, ...] = ()
@@ -100,7 +105,7 @@ class Signature:
     @cached_property
     def one_shape(self) -> bool:
         """Whether all that passes the check has the same shape beyond axis 0."""
-        return all(spec.fixed is not None for spec in self.inputs.values())
+        return not self.any_shape and all(spec.fixed is not None for spec in self.inputs.values())
 
     def check_names(self, aliases: Collection[str]) -> None:
         """Compares a request's input aliases with the signature's.
@@ -170,15 +175,16 @@ class Signature:
         for position, (alias, spec) in enumerate(self.inputs.items()):
             array = arrays[alias]
             spec.check_dtype(array, position)
-            misfit = misfit or spec.misfit(array)
+            if not self.any_shape:
+                misfit = misfit or spec.misfit(array)
         return misfit
 
     def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
-        """What must be equal for two checked requests to share a batch; dtypes and ranks are equal already."""
+        """What must be equal for two checked requests to share a batch; their dtypes are equal already."""
         if self.one_shape:
             return ()
         if pad:
-            return tuple(None if arrays[alias].size else arrays[alias].shape[1:] for alias in self.inputs)
+            return tuple(a.ndim if a.size else a.shape[1:] for a in map(arrays.__getitem__, self.inputs))
         return tuple(arrays[alias].shape[1:] for alias in self.inputs)
 
 

@@ -15,7 +15,9 @@ def signature_map(signatures: Mapping[str, Signature]) -> SignatureDefMap:
 
 
 def signature_def(signature: Signature) -> SignatureDef:
-    """One signature."""
+    """One signature: as the model's file has it, or made from what it declares."""
+    if signature.definition is not None:
+        return signature.definition
     message = SignatureDef(
         inputs={alias: _tensor_info(spec) for alias, spec in signature.inputs.items()},
         outputs={alias: _tensor_info(spec) for alias, spec in signature.outputs.items()},
