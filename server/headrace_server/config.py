@@ -37,6 +37,11 @@ class Config:
     file_system_poll_wait_seconds: int = flag(
         1, "seconds between two looks for new versions; 0 looks once, a negative value never"
     )
+    enable_model_warmup: bool = flag(True, "send a version its warm-up requests before it is served")
+    num_request_iterations_for_warmup: int = flag(0, "times that each warm-up request is sent; 0 or less is once")
+    enable_synthetic_warmup: bool = flag(
+        True, "run a version that has no warm-up requests on zeros before it is served"
+    )
     tensorflow_session_parallelism: int = flag(0, "threads of a model, within and across its operators; 0 is automatic")
     tensorflow_intra_op_parallelism: int = flag(0, "threads within one operator of a model; 0 is automatic")
     tensorflow_inter_op_parallelism: int = flag(0, "operators of a model that run at once; 0 is automatic")

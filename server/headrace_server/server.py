@@ -15,10 +15,12 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
+from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
 from headrace_server.services.reflection import ReflectionService
+from headrace_server.services.warmup import warmup_answers
 from headrace_server.transports.auto import make_transport
 from headrace_server.transports.base import Endpoint
 
@@ -42,6 +44,7 @@ class Server:
         self._batching = options if config.enable_batching else None
         self._backend_options = _backend_options(config)
         self._threads = BatchThreads(options.num_batch_threads)
+        self._warmup = Warmup(_warmup_options(config), warmup_answers)
         self._manager = Manager(self._load)
         self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
         self._health = HealthService()
@@ -103,7 +106,13 @@ class Server:
 
     def _load(self, name: str, version: int, path: Path) -> Servable:
         backend = backends.load(path, self._backend_options)
-        return Servable(name, version, backend, self._threads, self._batching)
+        servable = Servable(name, version, backend, self._threads, self._batching)
+        try:
+            self._warmup.run(path, servable, backend, self._batching)
+        except Exception:
+            servable.close()
+            raise
+        return servable
 
 
 def _check(config: Config) -> None:
@@ -125,6 +134,14 @@ def _batching(config: Config) -> Options:
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
     return read_batching_parameters(config.batching_parameters_file)
+
+
+def _warmup_options(config: Config) -> WarmupOptions:
+    return WarmupOptions(
+        requests=config.enable_model_warmup,
+        iterations=max(1, config.num_request_iterations_for_warmup),
+        synthetic=config.enable_model_warmup and config.enable_synthetic_warmup,
+    )
 
 
 def _backend_options(config: Config) -> BackendOptions:

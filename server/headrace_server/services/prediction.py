@@ -16,10 +16,10 @@ from headrace_protos import (
 from headrace_protos.tensor import TensorError, to_array, to_proto
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import invalid
-from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Call
 from headrace_server.services.model_spec import asked_version, require_model_spec
 from headrace_server.services.rpc import Method, Service
+from headrace_server.services.servables import Servables
 
 SIGNATURE_DEF = "signature_def"
 
@@ -28,12 +28,12 @@ class PredictionService:
     """`tensorflow.serving.PredictionService`.
 
     Args:
-        manager: Where servables come from.
+        servables: The manager.
         as_content: Whether answers carry `tensor_content`; TF Serving fills the typed `*_val` fields by default.
     """
 
-    def __init__(self, manager: Manager, *, as_content: bool = False) -> None:
-        self._manager = manager
+    def __init__(self, servables: Servables, *, as_content: bool = False) -> None:
+        self._servables = servables
         self._as_content = as_content
 
     @property
@@ -50,7 +50,7 @@ class PredictionService:
     async def predict(self, request: PredictRequest, call: Call) -> PredictResponse:
         """Runs a signature on the request's tensors. TF Serving: predict_util.cc has the checks in this order."""
         spec = require_model_spec(request)
-        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+        with self._servables.servable(spec.name, asked_version(spec)) as servable:
             name, signature = servable.signature(spec.signature_name)
             signature.check_names(request.inputs)
             inputs = _decode(request.inputs)
@@ -68,7 +68,7 @@ class PredictionService:
             if field != SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
         response = GetModelMetadataResponse()
-        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+        with self._servables.servable(spec.name, asked_version(spec)) as servable:
             response.model_spec.name = spec.name
             response.model_spec.version.value = servable.version
             response.metadata[SIGNATURE_DEF].Pack(_signature_map(servable.signatures))
