@@ -19,7 +19,9 @@ from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
+from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.reflection import ReflectionService
+from headrace_server.services.request_log import RequestLogger
 from headrace_server.services.warmup import warmup_answers
 from headrace_server.transports.auto import make_transport
 from headrace_server.transports.base import Endpoint
@@ -48,8 +50,11 @@ class Server:
         self._manager = Manager(self._load)
         self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
         self._health = HealthService()
+        self._records = RecordWriter()
+        self._request_logger = RequestLogger(self._records)
+        prediction = PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content)
         services = (
-            PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content).service,
+            self._request_logger.logged(prediction.service),
             ModelService(self._manager).service,
         )
         reflection = ReflectionService([service.name for service in services])
@@ -89,6 +94,7 @@ class Server:
         self._source.stop()
         self._manager.stop()
         self._threads.close()
+        self._records.stop()
 
     async def _wait_for(self, name: str) -> None:
         """TF Serving: waits without limit for one version that is available or has ended, and ends with the latter."""

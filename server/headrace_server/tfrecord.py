@@ -47,14 +47,10 @@ def _read_record(file: BinaryIO, header: bytes, offset: int, size: int) -> bytes
     return data[:length]
 
 
-def write_record(file: BinaryIO, record: bytes) -> int:
-    """Appends one record; how many bytes it takes in the file.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+def frame(record: bytes) -> bytes:
+    """A record as it stands in a file; a file is nothing but such frames."""
     length = _LENGTH.pack(len(record))
-    return file.write(b"".join((length, _checksum(length), record, _checksum(record))))
+    return b"".join((length, _checksum(length), record, _checksum(record)))
 
 
 def _is_intact(data: bytes, length: int) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_server.tfrecord import CorruptRecordError, _checksum, read_records, write_record
+from headrace_server.tfrecord import CorruptRecordError, _checksum, frame, read_records
 
 RECORDS = [b"hello", b"", b"abc"]
 
@@ -19,11 +19,7 @@ BY_TENSORFLOW = bytes.fromhex(
 
 
 def _file(records: list[bytes]) -> bytes:
-    file = BytesIO()
-    for record in records:
-        before = file.tell()
-        assert write_record(file, record) == file.tell() - before
-    return file.getvalue()
+    return b"".join(map(frame, records))
 
 
 def _refusal(data: bytes) -> tuple[list[bytes], str]:

@@ -1,0 +1,158 @@
+"""Writes down, as PredictionLogs, a sample of the calls that models answer."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+
+from headrace_protos import (
+    ClassificationRequest,
+    LoggingConfig,
+    LogMetadata,
+    ModelConfig,
+    ModelSpec,
+    MultiInferenceRequest,
+    PredictionLog,
+    PredictRequest,
+    RegressionRequest,
+    SamplingConfig,
+)
+from headrace_server.errors import invalid
+from headrace_server.models.servable import Call
+from headrace_server.services.record_files import RecordWriter
+from headrace_server.services.rpc import Method, Service
+from headrace_server.tfrecord import frame
+
+log = logging.getLogger(__name__)
+
+COLLECTOR = "file"
+
+_KINDS: Mapping[type[Message], str] = {
+    PredictRequest: "predict_log",
+    ClassificationRequest: "classify_log",
+    RegressionRequest: "regress_log",
+    MultiInferenceRequest: "multi_inference_log",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLog:
+    """What is written down of one model's calls, and where.
+
+    Attributes:
+        prefix: How the paths of its files begin.
+        rate: The share of calls, from 0 to 1.
+        metadata: What is the same for every call.
+    """
+
+    prefix: str
+    rate: float
+    metadata: LogMetadata
+
+
+RequestLogs = Mapping[str, RequestLog]
+
+
+class RequestLogger:
+    """Writes down calls, without ever making one wait: what the disk is too slow for is dropped, and counted.
+
+    A call that is not in the sample costs a random number; one that is, its serialisation. TF Serving's own binary has
+    no collector and refuses every `logging_config`; this one has the collector `file`.
+
+    Args:
+        writer: Owned by whoever made it.
+        tags: What TF Serving notes as the tags of a SavedModel.
+        chance: Evenly from 0 to 1, 1 excluded.
+        clock: In seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        writer: RecordWriter,
+        tags: Iterable[str] = (),
+        *,
+        chance: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._writer = writer
+        self._tags = tuple(tags)
+        self._chance = chance
+        self._clock = clock
+        self._logs: RequestLogs = {}
+
+    def check(self, models: Iterable[ModelConfig]) -> RequestLogs:
+        """What a configuration asks for, by model; changes nothing yet.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, a model asks for a collector that is not there, or for something that makes
+                no sense. TF Serving: server_request_logger.cc has the first text.
+        """
+        return {model.name: self._log(model) for model in models if model.HasField("logging_config")}
+
+    def use(self, logs: RequestLogs) -> None:
+        """Writes down these from now on, and no others. Any thread."""
+        self._logs = logs
+
+    def logged(self, service: Service) -> Service:
+        """The same service, whose answered calls are written down."""
+        return replace(service, methods=tuple(map(self._logged, service.methods)))
+
+    def record(self, request: Any, response: Any) -> None:
+        """Writes down an answered call, if its model's are and it is in the sample. Any thread."""
+        multiple = isinstance(request, MultiInferenceRequest)
+        name = (request.tasks[0] if multiple else request).model_spec.name
+        found = self._logs.get(name)
+        if found is not None and self._chance() < found.rate:
+            spec = (response.results[0] if multiple else response).model_spec
+            self._writer.put(found.prefix, name, frame(self._record(found, spec, request, response)))
+
+    def _logged(self, method: Method) -> Method:
+        answer = method.answer
+        if method.request not in _KINDS:
+            return method
+
+        async def answer_and_record(request: Any, call: Call) -> Message:
+            response = await answer(request, call)
+            if self._logs:
+                self.record(request, response)
+            return response
+
+        return replace(method, answer=answer_and_record)
+
+    def _record(self, found: RequestLog, spec: ModelSpec, request: Message, response: Message) -> bytes:
+        record = PredictionLog(log_metadata=found.metadata)
+        record.log_metadata.model_spec.CopyFrom(spec)
+        record.log_metadata.timestamp_secs = int(self._clock())
+        pair = getattr(record, _KINDS[type(request)])
+        pair.request.CopyFrom(request)
+        pair.response.CopyFrom(response)
+        return record.SerializeToString()
+
+    def _log(self, model: ModelConfig) -> RequestLog:
+        config = model.logging_config
+        if config.log_collector_config.type != COLLECTOR or config.HasField("custom_logging_config"):
+            raise invalid("No request-logger-creator provided.")
+        sampling = _sampling(config)
+        if not 0 <= sampling.sampling_rate <= 1:
+            raise invalid(f"Model {model.name}: sampling_rate must be from 0 to 1; was {sampling.sampling_rate}")
+        prefix = config.log_collector_config.filename_prefix
+        if not prefix or not Path(prefix).parent.is_dir():
+            raise invalid(f"Model {model.name}: filename_prefix must begin with a folder that exists; was '{prefix}'")
+        metadata = LogMetadata(sampling_config=sampling, saved_model_tags=self._tags)
+        return RequestLog(prefix, sampling.sampling_rate, metadata)
+
+
+def _sampling(config: LoggingConfig) -> SamplingConfig:
+    """With the rate of the first per-task configuration that is for every task, if there is one."""
+    sampling = SamplingConfig()
+    sampling.CopyFrom(config.sampling_config)
+    for task in sampling.per_task_sampling_configs:
+        if not task.dc and not task.HasField("task_index"):
+            sampling.sampling_rate = task.sampling_rate
+            break
+    return sampling
