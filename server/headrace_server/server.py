@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 
 from headrace_batching import BatchThreads, Options
@@ -46,15 +47,15 @@ class Server:
         self._batching = options if config.enable_batching else None
         self._backend_options = _backend_options(config)
         self._threads = BatchThreads(options.num_batch_threads)
-        self._warmup = Warmup(_warmup_options(config), warmup_answers)
+        make_prediction = partial(PredictionService, as_content=config.enable_serialization_as_tensor_content)
+        self._warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction))
         self._manager = Manager(self._load)
         self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
         self._health = HealthService()
         self._records = RecordWriter()
         self._request_logger = RequestLogger(self._records)
-        prediction = PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content)
         services = (
-            self._request_logger.logged(prediction.service),
+            self._request_logger.logged(make_prediction(self._manager).service),
             ModelService(self._manager).service,
         )
         reflection = ReflectionService([service.name for service in services])

@@ -1,6 +1,5 @@
 """Writes down, as PredictionLogs, a sample of the calls that models answer."""
 
-import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,33 +10,20 @@ from typing import Any
 from google.protobuf.message import Message
 
 from headrace_protos import (
-    ClassificationRequest,
     LoggingConfig,
     LogMetadata,
     ModelConfig,
-    ModelSpec,
-    MultiInferenceRequest,
     PredictionLog,
-    PredictRequest,
-    RegressionRequest,
     SamplingConfig,
 )
 from headrace_server.errors import invalid
 from headrace_server.models.servable import Call
+from headrace_server.services.prediction_log import LOG_TYPES, answering_spec, asked_specs
 from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.rpc import Method, Service
 from headrace_server.tfrecord import frame
 
-log = logging.getLogger(__name__)
-
 COLLECTOR = "file"
-
-_KINDS: Mapping[type[Message], str] = {
-    PredictRequest: "predict_log",
-    ClassificationRequest: "classify_log",
-    RegressionRequest: "regress_log",
-    MultiInferenceRequest: "multi_inference_log",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +90,14 @@ class RequestLogger:
 
     def record(self, request: Any, response: Any) -> None:
         """Writes down an answered call, if its model's are and it is in the sample. Any thread."""
-        multiple = isinstance(request, MultiInferenceRequest)
-        name = (request.tasks[0] if multiple else request).model_spec.name
+        name = asked_specs(request)[0].name
         found = self._logs.get(name)
         if found is not None and self._chance() < found.rate:
-            spec = (response.results[0] if multiple else response).model_spec
-            self._writer.put(found.prefix, name, frame(self._record(found, spec, request, response)))
+            self._writer.put(found.prefix, name, frame(self._record(found, request, response)))
 
     def _logged(self, method: Method) -> Method:
         answer = method.answer
-        if method.request not in _KINDS:
+        if method.request not in LOG_TYPES:
             return method
 
         async def answer_and_record(request: Any, call: Call) -> Message:
@@ -124,11 +108,11 @@ class RequestLogger:
 
         return replace(method, answer=answer_and_record)
 
-    def _record(self, found: RequestLog, spec: ModelSpec, request: Message, response: Message) -> bytes:
+    def _record(self, found: RequestLog, request: Message, response: Message) -> bytes:
         record = PredictionLog(log_metadata=found.metadata)
-        record.log_metadata.model_spec.CopyFrom(spec)
+        record.log_metadata.model_spec.CopyFrom(answering_spec(response))
         record.log_metadata.timestamp_secs = int(self._clock())
-        pair = getattr(record, _KINDS[type(request)])
+        pair = getattr(record, LOG_TYPES[type(request)])
         pair.request.CopyFrom(request)
         pair.response.CopyFrom(response)
         return record.SerializeToString()

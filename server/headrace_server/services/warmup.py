@@ -1,28 +1,34 @@
 """The calls that a warm-up file may hold, answered by the version that it belongs to."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from headrace_protos import ModelSpec, PredictRequest, PredictResponse
 from headrace_server.models.servable import Call, Servable
 from headrace_server.models.warmup import Answer
 from headrace_server.services.prediction import PredictionService
-from headrace_server.services.servables import OneServable
+from headrace_server.services.prediction_log import LOG_TYPES, asked_specs
+from headrace_server.services.rpc import Method
+from headrace_server.services.servables import OneServable, Servables
 
 
-def warmup_answers(servable: Servable) -> Mapping[str, Answer]:
-    """For each kind of PredictionLog, by its `log_type`, the function that answers its request with this servable.
+def warmup_answers(make: Callable[[Servables], PredictionService], servable: Servable) -> Mapping[str, Answer]:
+    """For each kind of PredictionLog, by its `log_type`, the function that answers its request with one servable.
 
     TF Serving: the model and the version that a request names do not count.
+
+    Args:
+        make: The service on top of the servables that it is given.
+        servable: Answers.
     """
-    service = PredictionService(OneServable(servable))
-
-    async def predict(request: PredictRequest, call: Call) -> PredictResponse:
-        _address(request.model_spec, servable)
-        return await service.predict(request, call)
-
-    return {"predict_log": predict}
+    methods = make(OneServable(servable)).service.methods
+    return {LOG_TYPES[method.request]: _answer(method, servable) for method in methods if method.request in LOG_TYPES}
 
 
-def _address(spec: ModelSpec, servable: Servable) -> None:
-    spec.name = servable.name
-    spec.version.value = servable.version  # in place of a label, too
+def _answer(method: Method, servable: Servable) -> Answer:
+    async def answer(request: Any, call: Call) -> object:
+        for spec in asked_specs(request):
+            spec.name = servable.name
+            spec.version.value = servable.version  # in place of a label, too
+        return await method.answer(request, call)
+
+    return answer
