@@ -1,4 +1,4 @@
-"""Appends records to files from a thread of its own, by prefix, a new file whenever one is full."""
+"""Appends records to TFRecord files from a thread of its own, by prefix, a new file whenever one is full."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from threading import Event, Lock, Thread
 from typing import NamedTuple
 
 from headrace_protos import Code
+from headrace_server.tfrecord import frame
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class Entry(NamedTuple):
 
     prefix: str
     model: str
-    data: bytes
+    record: bytes
 
 
 class RecordWriter:
@@ -50,14 +51,14 @@ class RecordWriter:
         self._thread: Thread | None = None
         self.counts: Counter[tuple[str, Code]] = Counter()
 
-    def put(self, prefix: str, model: str, data: bytes) -> None:
-        """Appends bytes to the file of a prefix, some time soon. Any thread."""
+    def put(self, prefix: str, model: str, record: bytes) -> None:
+        """Appends a record to the file of a prefix, some time soon. Any thread."""
         with self._lock:
-            if self._stopping or self._bytes + len(data) > self._waiting_bytes:
+            if self._stopping or self._bytes + len(record) > self._waiting_bytes:
                 self._drop(model)
                 return
-            self._bytes += len(data)
-            self._waiting.append(Entry(prefix, model, data))
+            self._bytes += len(record)
+            self._waiting.append(Entry(prefix, model, record))
             if self._thread is None:
                 self._thread = Thread(target=self._write, name="request-log", daemon=True)
                 self._thread.start()
@@ -94,9 +95,9 @@ class RecordWriter:
         for entry in entries:
             by_prefix.setdefault(entry.prefix, []).append(entry)
         for prefix, group in by_prefix.items():
-            code = self._files.append(prefix, [entry.data for entry in group])
+            code = self._files.append(prefix, [entry.record for entry in group])
             with self._lock:
-                self._bytes -= sum(len(entry.data) for entry in group)
+                self._bytes -= sum(len(entry.record) for entry in group)
                 self.counts.update((entry.model, code) for entry in group)
 
 
@@ -123,7 +124,7 @@ class RecordFiles:
         path = self._paths.get(prefix) or self._next(prefix)
         try:
             with open(path, "ab") as file:
-                file.writelines(records)
+                file.writelines(map(frame, records))
                 size = file.tell()
         except OSError as error:
             if not self._failing:

@@ -21,7 +21,6 @@ from headrace_server.models.servable import Call
 from headrace_server.services.prediction_log import LOG_TYPES, answering_spec, asked_specs
 from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.rpc import Method, Service
-from headrace_server.tfrecord import frame
 
 COLLECTOR = "file"
 
@@ -93,7 +92,7 @@ class RequestLogger:
         name = asked_specs(request)[0].name
         found = self._logs.get(name)
         if found is not None and self._chance() < found.rate:
-            self._writer.put(found.prefix, name, frame(self._record(found, request, response)))
+            self._writer.put(found.prefix, name, self._record(found, request, response))
 
     def _logged(self, method: Method) -> Method:
         answer = method.answer

@@ -1,26 +1,29 @@
 """Records on their way to files: all arrive, in order, none waits, and a full disk harms nobody."""
 
 import logging
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from headrace_protos import Code
 from headrace_server.services.record_files import RecordFiles, RecordWriter
+from headrace_server.tfrecord import frame, read_records
 
 FULL_DISK = "/dev/full"
 
 
-def contents(folder: Path) -> list[bytes]:
-    return [file.read_bytes() for file in sorted(folder.iterdir())]
+def contents(folder: Path) -> list[list[bytes]]:
+    """The records of each file."""
+    return [list(read_records(BytesIO(file.read_bytes()))) for file in sorted(folder.iterdir())]
 
 
 def test_what_is_put_is_written_in_order_at_the_latest_by_the_end(tmp_path: Path) -> None:
     writer = RecordWriter()
     for number in range(100):
-        writer.put(f"{tmp_path}/calls", "m", b"%d," % number)
+        writer.put(f"{tmp_path}/calls", "m", b"%d" % number)
     writer.stop()
-    assert contents(tmp_path) == [b"".join(b"%d," % number for number in range(100))]
+    assert contents(tmp_path) == [[b"%d" % number for number in range(100)]]
     assert writer.counts == {("m", Code.OK): 100}
 
 
@@ -29,7 +32,7 @@ def test_each_prefix_has_its_file(tmp_path: Path) -> None:
     for prefix in ("a", "b"):
         writer.put(f"{tmp_path}/{prefix}", prefix, prefix.encode())
     writer.stop()
-    assert contents(tmp_path) == [b"a", b"b"]
+    assert contents(tmp_path) == [[b"a"], [b"b"]]
 
 
 def test_what_does_not_fit_is_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -38,7 +41,7 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path: Path, caplog: pytest
     writer.put(f"{tmp_path}/calls", "m", b"x" * 101)
     writer.put(f"{tmp_path}/calls", "m", b"y" * 100)
     writer.stop()
-    assert contents(tmp_path) == [b"y" * 100]
+    assert contents(tmp_path) == [[b"y" * 100]]
     assert writer.counts == {("m", Code.RESOURCE_EXHAUSTED): 2, ("m", Code.OK): 1}
     assert caplog.messages == ["calls are not logged: the disk is too slow for them"]
 
@@ -48,7 +51,7 @@ def test_room_comes_back_as_records_are_written(tmp_path: Path) -> None:
     while writer.counts["m", Code.OK] < 3:
         writer.put(f"{tmp_path}/calls", "m", b"x" * 100)
     writer.stop()
-    assert b"".join(contents(tmp_path)) == b"x" * 100 * writer.counts["m", Code.OK]
+    assert contents(tmp_path) == [[b"x" * 100] * writer.counts["m", Code.OK]]
 
 
 def test_a_writer_that_has_stopped_takes_no_more(tmp_path: Path) -> None:
@@ -59,10 +62,10 @@ def test_a_writer_that_has_stopped_takes_no_more(tmp_path: Path) -> None:
 
 
 def test_a_full_file_is_followed_by_the_next(tmp_path: Path) -> None:
-    files = RecordFiles(file_bytes=4)
+    files = RecordFiles(file_bytes=len(frame(b"one")) + 1)
     for record in (b"one", b"two", b"three", b"four"):
         assert files.append(f"{tmp_path}/calls", [record]) == Code.OK
-    assert contents(tmp_path) == [b"onetwo", b"three", b"four"]
+    assert contents(tmp_path) == [[b"one", b"two"], [b"three"], [b"four"]]
 
 
 def test_files_may_be_taken_away(tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_files_may_be_taken_away(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     file.unlink()
     files.append(f"{tmp_path}/calls", [b"second"])
-    assert contents(tmp_path) == [b"second"]
+    assert contents(tmp_path) == [[b"second"]]
 
 
 def test_a_refusal_is_counted_said_once_and_ends_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,4 +89,4 @@ def test_a_refusal_is_counted_said_once_and_ends_the_file(tmp_path: Path, caplog
     assert [(record.levelno, "No space left" in record.message) for record in caplog.records] == [(logging.ERROR, True)]
     assert files.append(prefix, [b"after"]) == Code.OK
     file.unlink()
-    assert contents(tmp_path) == [b"after"]
+    assert contents(tmp_path) == [[b"after"]]
