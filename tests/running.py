@@ -25,7 +25,7 @@ COMMAND = str(Path(sys.executable).with_name("headrace"))
 
 _RUNNING = re.compile(r"Running gRPC ModelServer at 0\.0\.0\.0:(\d+) \.\.\.")
 _SERVED = re.compile(r"\bserved \S+ serving_default: (\d+) requests, (\d+) rows in (\d+) batches")
-_OURS = ("batch-", "manager", "source", "request-log")
+_OURS = ("batch-", "manager", "source", "load-", "unload-", "reload", "request-log")
 
 
 class Served(NamedTuple):

@@ -24,9 +24,7 @@ log = logging.getLogger("headrace")
 NOT_YET = frozenset(
     """
     grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
-    model_config_file model_config_file_poll_wait_seconds num_load_threads num_unload_threads max_num_load_retries
-    load_retry_interval_micros flush_filesystem_caches allow_version_labels_for_unavailable_models
-    enable_per_model_batching_parameters saved_model_tags
+    flush_filesystem_caches saved_model_tags
     enable_signature_method_name_check enable_grpc_healthcheck_service enable_profiler monitoring_config_file
     ssl_config_file use_alts_credentials grpc_max_threads platform_config_file tensorflow_session_config_file
     per_process_gpu_memory_fraction thread_pool_factory_config_file mixed_precision

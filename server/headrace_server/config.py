@@ -13,11 +13,34 @@ def flag(default: Any, help_text: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Latest:
+    """Serve the highest versions, `count` of them."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Serve every version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Specific:
+    """Serve these versions, those of them that exist."""
+
+    versions: tuple[int, ...]
+
+
+VersionPolicy = Latest | All | Specific
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A model and where its versions are."""
+    """A model, where its versions are, and which of them to serve."""
 
     name: str
     base_path: Path
+    policy: VersionPolicy = Latest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +65,24 @@ class Config:
     enable_synthetic_warmup: bool = flag(
         True, "run a version that has no warm-up requests on zeros before it is served"
     )
+    model_config_file: str = flag("", "text-proto file of ModelServerConfig; goes before the two flags above")
+    model_config_file_poll_wait_seconds: int = flag(
+        0, "seconds after which the model configuration file is read and applied again; 0 or less never does"
+    )
+    allow_version_labels_for_unavailable_models: bool = flag(
+        False, "let a label that is new, or stays with its version, name a version that is not loaded"
+    )
+    num_load_threads: int = flag(0, "versions loaded at once after the start; 0 is one, and no unload meanwhile")
+    num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile")
+    max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed")
+    load_retry_interval_micros: int = flag(60_000_000, "microseconds between two tries; a negative value is none")
+    aspired_version_policy: str = flag(
+        "availability_preserving",
+        "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
+    )
+    enable_per_model_batching_parameters: bool = flag(
+        False, "take batching parameters from batching_params.pbtxt in a version's folder; none there, no batching"
+    )
     tensorflow_session_parallelism: int = flag(0, "threads of a model, within and across its operators; 0 is automatic")
     tensorflow_intra_op_parallelism: int = flag(0, "threads within one operator of a model; 0 is automatic")
     tensorflow_inter_op_parallelism: int = flag(0, "operators of a model that run at once; 0 is automatic")
@@ -57,8 +98,3 @@ class Config:
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
     transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed) or grpcio")
     batching: Options = field(default_factory=Options)
-
-    @property
-    def models(self) -> tuple[ModelConfig, ...]:
-        """The models to serve."""
-        return (ModelConfig(self.model_name, Path(self.model_base_path)),)

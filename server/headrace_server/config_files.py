@@ -1,5 +1,6 @@
 """Reads the text-proto files that flags name."""
 
+import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ from headrace_batching import Options, OptionsError
 from headrace_protos import POOL, BatchingParameters
 from headrace_server.errors import invalid, not_found
 
+log = logging.getLogger(__name__)
+
 M = TypeVar("M", bound=Message)
 
 
@@ -17,8 +20,8 @@ def read_text_proto(path: str, message: M) -> M:
     """Parses a file into a message.
 
     Raises:
-        ServingError: NOT_FOUND where it cannot be read; INVALID_ARGUMENT, with line and column, where it does not
-            parse. TF Serving: server.cc has the text.
+        ServingError: NOT_FOUND where it cannot be read; INVALID_ARGUMENT where it does not parse. TF Serving:
+            proto_util.h has the text; line, column and reason are logged, as protobuf's own parser does.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -29,8 +32,10 @@ def read_text_proto(path: str, message: M) -> M:
     try:
         return text_format.Parse(text, message, descriptor_pool=POOL)
     except text_format.ParseError as error:
-        name = message.DESCRIPTOR.full_name
-        raise invalid(f"Invalid protobuf file: '{path}': Error parsing text-format {name}: {error}") from error
+        where = f"{error.GetLine()}:{error.GetColumn()}"
+        reason = str(error).removeprefix(f"{where} : ")
+        log.error("Error parsing text-format %s: %s: %s", message.DESCRIPTOR.full_name, where, reason)
+        raise invalid(f"Invalid protobuf file: '{path}'") from error
 
 
 def read_batching_parameters(path: str) -> Options:

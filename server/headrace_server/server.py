@@ -3,19 +3,20 @@
 import asyncio
 import logging
 from functools import partial
-from pathlib import Path
 
 from headrace_batching import BatchThreads, Options
-from headrace_protos import Code
-from headrace_server.backends import auto as backends
+from headrace_batching.options import schedulable_cpus
+from headrace_protos import ModelServerConfig
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config import Config
-from headrace_server.config_files import read_batching_parameters
-from headrace_server.errors import ServingError, invalid, status_of
-from headrace_server.models.manager import Manager
-from headrace_server.models.servable import Servable
+from headrace_server.config_files import read_batching_parameters, read_text_proto
+from headrace_server.errors import invalid
+from headrace_server.models.config_poll import ConfigPoll
+from headrace_server.models.configuration import Configuration, check_models, single_model
+from headrace_server.models.loader import Loader
+from headrace_server.models.manager import Manager, ManagerOptions
 from headrace_server.models.source import Source
-from headrace_server.models.version_policy import State
+from headrace_server.models.version_policy import preserve_availability, preserve_resources
 from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
@@ -28,6 +29,9 @@ from headrace_server.transports.auto import make_transport
 from headrace_server.transports.base import Endpoint
 
 log = logging.getLogger(__name__)
+
+
+_POLICIES = {"availability_preserving": preserve_availability, "resource_preserving": preserve_resources}
 
 
 class Server:
@@ -43,20 +47,36 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         _check(config)
+        self._first_models = _models(config)
         options = _batching(config)
-        self._batching = options if config.enable_batching else None
-        self._backend_options = _backend_options(config)
         self._threads = BatchThreads(options.num_batch_threads)
         make_prediction = partial(PredictionService, as_content=config.enable_serialization_as_tensor_content)
-        self._warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction))
-        self._manager = Manager(self._load)
-        self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
-        self._health = HealthService()
+        warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction))
+        loader = Loader(
+            _backend_options(config),
+            self._threads,
+            options if config.enable_batching else None,
+            warmup.run,
+            per_model_batching=config.enable_per_model_batching_parameters,
+        )
+        self._manager = Manager(loader.load, _manager_options(config))
+        self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire)
         self._records = RecordWriter()
         self._request_logger = RequestLogger(self._records)
+        self._models = Configuration(
+            self._manager,
+            self._source,
+            self._request_logger.prepare,
+            labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
+        )
+        self._config_poll = ConfigPoll(
+            config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply
+        )
+        self._model_service = ModelService(self._manager, self._models.apply)
+        self._health = HealthService()
         services = (
             self._request_logger.logged(make_prediction(self._manager).service),
-            ModelService(self._manager).service,
+            self._model_service.service,
         )
         reflection = ReflectionService([service.name for service in services])
         self._transport = make_transport(
@@ -77,9 +97,8 @@ class Server:
         """
         self._threads.start()
         self._manager.start()
-        self._source.start()
-        for model in self._config.models:
-            await self._wait_for(model.name)
+        await asyncio.to_thread(self._models.start, self._first_models)
+        self._config_poll.start()
         self._health.serving()
         port = await self._transport.start()
         log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
@@ -88,49 +107,46 @@ class Server:
     async def stop(self) -> None:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
         self._health.draining()
+        self._manager.let_go()
         await self._transport.stop(self._config.drain_seconds)
         await asyncio.to_thread(self._free)
 
     def _free(self) -> None:
+        self._config_poll.stop()
+        self._model_service.close()
         self._source.stop()
         self._manager.stop()
         self._threads.close()
         self._records.stop()
 
-    async def _wait_for(self, name: str) -> None:
-        """TF Serving: waits without limit for one version that is available or has ended, and ends with the latter."""
-        statuses = await asyncio.to_thread(self._manager.wait_settled, name)
-        if any(status.state is State.AVAILABLE for status in statuses):
-            return
-        failed = next((status for status in statuses if status.error is not None), None)
-        if failed is not None and failed.error is not None:
-            code, text = status_of(failed.error)
-            raise ServingError(
-                Code.UNKNOWN,
-                "1 servable(s) did not become available: "
-                f"{{{{{{name: {name} version: {failed.version}}} due to error: {Code.Name(code)}: {text}}}, }}",
-            )
-
-    def _load(self, name: str, version: int, path: Path) -> Servable:
-        backend = backends.load(path, self._backend_options)
-        servable = Servable(name, version, backend, self._threads, self._batching)
-        try:
-            self._warmup.run(path, servable, backend, self._batching)
-        except Exception:
-            servable.close()
-            raise
-        return servable
-
 
 def _check(config: Config) -> None:
     """TF Serving: server.cc and server_core.cc have these texts."""
-    if not config.model_base_path:
+    if not config.model_base_path and not config.model_config_file:
         raise invalid("--model_base_path is empty: name the folder that holds the model's numbered versions")
-    for model in config.models:
-        if not model.base_path.is_absolute():
-            raise invalid(
-                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
-            )
+    if config.aspired_version_policy not in _POLICIES:
+        raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
+
+
+def _models(config: Config) -> ModelServerConfig:
+    """The first configuration; what is wrong with its list is said before anything is loaded."""
+    if config.model_config_file:
+        models = read_text_proto(config.model_config_file, ModelServerConfig())
+    else:
+        models = single_model(config.model_name, config.model_base_path)
+    check_models(models.model_config_list.config)
+    return models
+
+
+def _manager_options(config: Config) -> ManagerOptions:
+    return ManagerOptions(
+        num_load_threads=config.num_load_threads,
+        num_unload_threads=config.num_unload_threads,
+        num_initial_load_threads=4 * schedulable_cpus(),
+        max_num_load_retries=config.max_num_load_retries,
+        load_retry_interval=max(0, config.load_retry_interval_micros) / 1e6,
+        policy=_POLICIES[config.aspired_version_policy],
+    )
 
 
 def _batching(config: Config) -> Options:

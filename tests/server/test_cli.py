@@ -210,9 +210,8 @@ class TestCannotStart:
         file = tmp_path / "batching.pbtxt"
         file.write_text("max_batch_size { value: 8 }\nnum_batch_threads: 2\n")
 
-        assert shell.not_started(f"--model_base_path={tmp_path}", f"--batching_parameters_file={file}").startswith(
-            f"INVALID_ARGUMENT: Invalid protobuf file: '{file}': "
-            "Error parsing text-format tensorflow.serving.BatchingParameters: 2:20 : "
+        assert shell.not_started(f"--model_base_path={tmp_path}", f"--batching_parameters_file={file}") == (
+            f"INVALID_ARGUMENT: Invalid protobuf file: '{file}'"
         )
 
     @pytest.mark.parametrize("off", [("--enable_batching=false",), ("--enable_batching", "0")])
@@ -234,7 +233,9 @@ class TestCannotStart:
         file = linear(tmp_path / "3")
         file.write_bytes(b"no model")
 
-        ended = headrace("serve", f"--model_base_path={tmp_path}", "--model_name=m", "--port=0")
+        ended = headrace(
+            "serve", f"--model_base_path={tmp_path}", "--model_name=m", "--port=0", "--max_num_load_retries=0"
+        )
 
         assert (ended.returncode, ended.stdout) == (1, "")
         assert ended.stderr.splitlines()[-1].startswith(

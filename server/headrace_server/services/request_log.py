@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,6 @@ class RequestLog:
     metadata: LogMetadata
 
 
-RequestLogs = Mapping[str, RequestLog]
-
-
 class RequestLogger:
     """Writes down calls, without ever making one wait: what the disk is too slow for is dropped, and counted.
 
@@ -68,20 +66,17 @@ class RequestLogger:
         self._tags = tuple(tags)
         self._chance = chance
         self._clock = clock
-        self._logs: RequestLogs = {}
+        self._logs: Mapping[str, RequestLog] = {}
 
-    def check(self, models: Iterable[ModelConfig]) -> RequestLogs:
-        """What a configuration asks for, by model; changes nothing yet.
+    def prepare(self, models: Iterable[ModelConfig]) -> Callable[[], None]:
+        """Checks what a configuration wants to be written down; what it returns makes it so, instead of all before.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a model asks for a collector that is not there, or for something that makes
                 no sense. TF Serving: server_request_logger.cc has the first text.
         """
-        return {model.name: self._log(model) for model in models if model.HasField("logging_config")}
-
-    def use(self, logs: RequestLogs) -> None:
-        """Writes down these from now on, and no others. Any thread."""
-        self._logs = logs
+        logs = {model.name: self._log(model) for model in models if model.HasField("logging_config")}
+        return partial(self._use, logs)
 
     def logged(self, service: Service) -> Service:
         """The same service, whose answered calls are written down."""
@@ -93,6 +88,9 @@ class RequestLogger:
         found = self._logs.get(name)
         if found is not None and self._chance() < found.rate:
             self._writer.put(found.prefix, name, self._record(found, request, response))
+
+    def _use(self, logs: Mapping[str, RequestLog]) -> None:
+        self._logs = logs
 
     def _logged(self, method: Method) -> Method:
         answer = method.answer

@@ -8,12 +8,12 @@ from headrace_server.models.servable import Servable
 class Servables(Protocol):
     """What a service asks of the manager."""
 
-    def servable(self, name: str, version: int | None = None) -> Servable:
+    def servable(self, name: str, version: int | str | None = None) -> Servable:
         """A version, leased: it stays loaded until the end of the `with` block that it is to be used in.
 
         Args:
             name: The model's.
-            version: Which one; None for the highest that is ready.
+            version: Which one, by number or by label; None for the highest that is ready.
 
         Raises:
             ServingError: There is none.
@@ -30,7 +30,7 @@ class OneServable:
     def __init__(self, servable: Servable) -> None:
         self._servable = servable
 
-    def servable(self, name: str, version: int | None = None) -> Servable:
+    def servable(self, name: str, version: int | str | None = None) -> Servable:
         """It, leased."""
         del name, version
         self._servable.lease()

@@ -21,12 +21,13 @@ from headrace_protos import (
     PredictResponse,
     RegressionRequest,
     RegressionResponse,
+    ReloadConfigRequest,
 )
 from headrace_server.errors import ServingError
 from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.request_log import RequestLogger
 from tests import models
-from tests.calls import MODEL, floats, predict_request
+from tests.calls import MODEL, Refusal, floats, predict_request
 from tests.conftest import Run
 from tests.records import read_logs
 
@@ -51,7 +52,7 @@ class Logging:
         self._writer = RecordWriter()
         chance = (lambda: 0.0) if chances is None else chances.__next__
         self.logger = RequestLogger(self._writer, ["serve"], chance=chance, clock=lambda: NOW)
-        self.logger.use(self.logger.check(configs))
+        self.logger.prepare(configs)()
 
     def written(self) -> list[PredictionLog]:
         self._writer.stop()
@@ -190,20 +191,45 @@ def test_models_are_logged_by_name(tmp_path: Path) -> None:
 def test_configurations_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:
     logging = Logging(tmp_path, to_file(tmp_path))
     with pytest.raises(ServingError) as caught:
-        logging.logger.check([to_file(tmp_path, name="good"), configured(text)])
+        logging.logger.prepare([to_file(tmp_path, name="good"), configured(text)])
     assert (caught.value.code, caught.value.message) == (Code.INVALID_ARGUMENT, message)
     logging.logger.record(*answered())
     assert len(logging.written()) == 1  # what was logged still is
 
 
-def test_a_server_writes_down_what_it_answers(running: Run, tmp_path: Path) -> None:
+def test_a_server_writes_down_what_it_answers_from_one_configuration_to_the_next(running: Run, tmp_path: Path) -> None:
     server = running(models.lookup)
-    server.caller.predict({"index": np.array([1])})
-    logger = server._server._request_logger
-    logger.use(logger.check([to_file(tmp_path)]))
-    request = predict_request({"index": np.array([2])})
-    response = server.caller.call(request)
-    assert server.caller.refusal(predict_request({"index": np.array([99])})).code is StatusCode.INVALID_ARGUMENT
+    logs = tmp_path / "logs"
+    logs.mkdir()
+
+    def reload(config: ModelConfig) -> ReloadConfigRequest:
+        config.base_path, config.model_platform = str(server.base_path), "tensorflow"
+        request = ReloadConfigRequest()
+        request.config.model_config_list.config.append(config)
+        return request
+
+    def ask(index: int) -> PredictRequest:
+        return predict_request({"index": np.array([index])})
+
+    server.caller.call(ask(1))
+    server.caller.call(reload(to_file(logs)))
+    response = server.caller.call(ask(2))
+    assert server.caller.refusal(ask(99)).code is StatusCode.INVALID_ARGUMENT
+    refusal = Refusal(StatusCode.INVALID_ARGUMENT, "No request-logger-creator provided.")
+    assert server.caller.refusal(reload(configured('log_collector_config { type: "kafka" }'))) == refusal
+    server.caller.call(ask(3))
+    server.caller.call(reload(ModelConfig(name=MODEL)))
+    server.caller.call(ask(4))
     server.stop()
-    (record,) = read_logs(tmp_path.iterdir())
-    assert (record.predict_log.request, record.predict_log.response) == (request, response)
+    first, second = read_logs(logs.iterdir())
+    assert (first.predict_log.request, first.predict_log.response) == (ask(2), response)
+    assert second.predict_log.request == ask(3)
+
+
+def test_a_server_does_not_start_with_a_collector_that_is_not_there(running: Run, tmp_path: Path) -> None:
+    file = tmp_path / "models.pbtxt"
+    config = configured('log_collector_config { type: "kafka" }')
+    config.base_path, config.model_platform = str(tmp_path), "tensorflow"
+    file.write_text(f"model_config_list {{ config {{ {config} }} }}")
+    with pytest.raises(ServingError, match="No request-logger-creator provided"):
+        running(model_base_path="", model_config_file=str(file))

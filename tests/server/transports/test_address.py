@@ -67,7 +67,7 @@ def test_port_opens_once_a_model_is_ready(serving: Serve, tmp_path: Path) -> Non
 
 def test_broken_model_is_an_error_that_names_its_file(serving: Serve, tmp_path: Path) -> None:
     models.linear(tmp_path / "1").write_bytes(b"garbage")
-    process = serving(tmp_path)
+    process = serving(tmp_path, "--max_num_load_retries=0")
     assert process.ended() == 1
     assert process.log[-1].startswith("headrace: cannot start: UNKNOWN: 1 servable(s) did not become available: ")
     assert str(tmp_path / "1" / models.FILE) in process.log[-1]
