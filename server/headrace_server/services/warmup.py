@@ -28,7 +28,6 @@ def _answer(method: Method, servable: Servable) -> Answer:
     async def answer(request: Any, call: Call) -> object:
         for spec in asked_specs(request):
             spec.name = servable.name
-            spec.version.value = servable.version  # in place of a label, too
         return await method.answer(request, call)
 
     return answer

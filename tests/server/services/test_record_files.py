@@ -9,6 +9,7 @@ import pytest
 from headrace_protos import Code
 from headrace_server.services.record_files import RecordFiles, RecordWriter
 from headrace_server.tfrecord import frame, read_records
+from tests.running import eventually
 
 FULL_DISK = "/dev/full"
 
@@ -48,8 +49,12 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path: Path, caplog: pytest
 
 def test_room_comes_back_as_records_are_written(tmp_path: Path) -> None:
     writer = RecordWriter(waiting_bytes=100)
-    while writer.counts["m", Code.OK] < 3:
+
+    def three_written() -> bool:
         writer.put(f"{tmp_path}/calls", "m", b"x" * 100)
+        return writer.counts["m", Code.OK] >= 3
+
+    eventually(three_written)
     writer.stop()
     assert contents(tmp_path) == [[b"x" * 100] * writer.counts["m", Code.OK]]
 
@@ -58,6 +63,7 @@ def test_a_writer_that_has_stopped_takes_no_more(tmp_path: Path) -> None:
     writer = RecordWriter()
     writer.stop()
     writer.put(f"{tmp_path}/calls", "m", b"late")
+    assert writer.counts == {("m", Code.RESOURCE_EXHAUSTED): 1}
     assert contents(tmp_path) == []
 
 
