@@ -1,6 +1,6 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Thread
@@ -28,6 +28,8 @@ class BatchReport:
         waited: Seconds that the oldest of them had waited in the queue when the run began.
         ran: Seconds that the run took, joining and splitting included.
         failed: Whether it raised; the tasks are then run again in halves, or have failed.
+        waits: Seconds that each of them had waited.
+        sizes: Rows of each of them.
     """
 
     tasks: int
@@ -36,6 +38,8 @@ class BatchReport:
     waited: float
     ran: float
     failed: bool
+    waits: Sequence[float] = ()
+    sizes: Sequence[int] = ()
 
 
 Observe = Callable[[BatchReport], None]
@@ -80,7 +84,7 @@ class Scheduler:
         batched: Whether axis 0 is the batch. Where it is not, `options.max_batch_size` is 1, every task counts as
             one row, and tasks are run one by one, their arrays as they are.
         empty: Makes the arrays that several tasks' rows are copied into; `run` may keep them until it returns.
-        observe: Told of every run, on its batch thread.
+        observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
     """
 
     def __init__(
@@ -100,6 +104,11 @@ class Scheduler:
         self._empty = empty
         self._observe = observe
         self._lane = Lane(options, self._execute, batched=batched)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait in its queue now. Any thread."""
+        return self._lane.rows
 
     def submit(self, task: Task) -> None:
         """Puts a task into the queue, at once or not at all, and calls an idle thread for it. Any thread.
@@ -165,14 +174,26 @@ class Scheduler:
                 for half in batch.halves():
                     self._execute(half)
         else:
+            deliver(ended)  # before the report: nobody waits for that
             self._report(batch, began, failed=False)
-            deliver(ended)
 
     def _report(self, batch: Batch, began: float, *, failed: bool) -> None:
-        if self._observe is not None:
-            waited = began - min(task.arrived for task in batch.tasks)
-            ran = self._clock() - began
-            self._observe(BatchReport(len(batch), batch.rows, batch.padded - batch.rows, waited, ran, failed))
+        if self._observe is None:
+            return
+        ran = self._clock() - began
+        waits = [began - task.arrived for task in batch.tasks]
+        self._observe(
+            BatchReport(
+                tasks=len(batch),
+                rows=batch.rows,
+                padding=batch.padded - batch.rows,
+                waited=max(waits),
+                ran=ran,
+                failed=failed,
+                waits=waits,
+                sizes=[task.rows for task in batch.tasks],
+            )
+        )
 
 
 def _failure(error: BaseException) -> Exception:
@@ -180,8 +201,17 @@ def _failure(error: BaseException) -> Exception:
 
 
 def _run_batches(queue: Queue) -> None:
-    while (formed := queue.take()) is not None:
-        try:
-            formed.lane.execute(formed.batch)
-        finally:
-            queue.finish(formed.lane)
+    while _run_next(queue):
+        pass
+
+
+def _run_next(queue: Queue) -> bool:
+    """One batch, in a frame of its own: a thread that waits for the next must not keep this one's arrays alive."""
+    formed = queue.take()
+    if formed is None:
+        return False
+    try:
+        formed.lane.execute(formed.batch)
+    finally:
+        queue.finish(formed.lane)
+    return True

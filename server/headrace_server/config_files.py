@@ -16,8 +16,13 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 
 
-def read_text_proto(path: str, message: M) -> M:
+def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M:
     """Parses a file into a message.
+
+    Args:
+        path: The file.
+        message: An empty one of its type.
+        unknown_fields: Whether fields that the type does not have are passed over.
 
     Raises:
         ServingError: NOT_FOUND where it cannot be read; INVALID_ARGUMENT where it does not parse. TF Serving:
@@ -30,7 +35,7 @@ def read_text_proto(path: str, message: M) -> M:
     except UnicodeDecodeError as error:
         raise invalid(f"Invalid protobuf file: '{path}': {error}") from error
     try:
-        return text_format.Parse(text, message, descriptor_pool=POOL)
+        return text_format.Parse(text, message, descriptor_pool=POOL, allow_unknown_field=unknown_fields)
     except text_format.ParseError as error:
         where = f"{error.GetLine()}:{error.GetColumn()}"
         reason = str(error).removeprefix(f"{where} : ")
@@ -44,7 +49,15 @@ def read_batching_parameters(path: str) -> Options:
     Raises:
         ServingError: As for `read_text_proto`; INVALID_ARGUMENT for a value that makes no sense.
     """
-    parameters = read_text_proto(path, BatchingParameters())
+    return batching_options(read_text_proto(path, BatchingParameters()), path)
+
+
+def batching_options(parameters: BatchingParameters, path: str) -> Options:
+    """The batching parameters in a message that a file holds.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, with the file's name, for a value that makes no sense.
+    """
     wrapped = (
         "max_batch_size",
         "batch_timeout_micros",

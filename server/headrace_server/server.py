@@ -2,15 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 
 from headrace_batching import BatchThreads, Options
 from headrace_batching.options import schedulable_cpus
-from headrace_protos import ModelServerConfig
+from headrace_protos import ModelServerConfig, MonitoringConfig
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config import Config
 from headrace_server.config_files import read_batching_parameters, read_text_proto
 from headrace_server.errors import invalid
+from headrace_server.metrics import Metrics
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, check_models, single_model
 from headrace_server.models.loader import Loader
@@ -18,18 +21,26 @@ from headrace_server.models.manager import Manager, ManagerOptions
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import preserve_availability, preserve_resources
 from headrace_server.models.warmup import Warmup, WarmupOptions
+from headrace_server.platform_config import with_files
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
 from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.reflection import ReflectionService
 from headrace_server.services.request_log import RequestLogger
+from headrace_server.services.rpc import Service
 from headrace_server.services.warmup import warmup_answers
+from headrace_server.transports.addresses import addresses, channel_arguments, credentials
 from headrace_server.transports.auto import make_transport
 from headrace_server.transports.base import Endpoint
 
 log = logging.getLogger(__name__)
 
+PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+
+_PORTS = range(1 << 16)  # gRPC would take another one modulo 65536
+
+Page = Callable[[], bytes]
 
 _POLICIES = {"availability_preserving": preserve_availability, "resource_preserving": preserve_resources}
 
@@ -45,24 +56,26 @@ class Server:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
         _check(config)
+        self._config = config = with_files(config)
+        self._metrics = Metrics()
+        self._pages = _pages(config, self._metrics)
         self._first_models = _models(config)
         options = _batching(config)
         self._threads = BatchThreads(options.num_batch_threads)
         make_prediction = partial(PredictionService, as_content=config.enable_serialization_as_tensor_content)
-        warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction))
+        warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction), self._metrics)
         loader = Loader(
             _backend_options(config),
             self._threads,
             options if config.enable_batching else None,
-            warmup.run,
+            self._metrics,
             per_model_batching=config.enable_per_model_batching_parameters,
         )
-        self._manager = Manager(loader.load, _manager_options(config))
+        self._manager = Manager(warmup.after(loader.load), _manager_options(config))
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire)
-        self._records = RecordWriter()
-        self._request_logger = RequestLogger(self._records)
+        self._records = RecordWriter(self._metrics)
+        self._request_logger = RequestLogger(self._records, config.saved_model_tags.split(","))
         self._models = Configuration(
             self._manager,
             self._source,
@@ -78,19 +91,10 @@ class Server:
             self._request_logger.logged(make_prediction(self._manager).service),
             self._model_service.service,
         )
-        reflection = ReflectionService([service.name for service in services])
-        self._transport = make_transport(
-            config.transport,
-            Endpoint(
-                f"0.0.0.0:{config.port}",
-                services,
-                (self._health.register, reflection.register),
-                _channel_arguments(config.grpc_channel_arguments),
-            ),
-        )
+        self._transport = make_transport(config.transport, self._endpoint(services))
 
     async def start(self) -> int:
-        """Loads the models, then listens: an open port means that they are ready. Returns the port.
+        """Loads the models, then listens: an open port means that they are ready. Returns the TCP port, 0 for none.
 
         Raises:
             ServingError: A model has no version that loads, or the port is taken.
@@ -101,7 +105,10 @@ class Server:
         self._config_poll.start()
         self._health.serving()
         port = await self._transport.start()
-        log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
+        if port:
+            log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
+        if self._config.grpc_socket_path:
+            log.info("Running gRPC ModelServer at UNIX socket %s ...", self._config.grpc_socket_path)
         return port
 
     async def stop(self) -> None:
@@ -110,6 +117,20 @@ class Server:
         self._manager.let_go()
         await self._transport.stop(self._config.drain_seconds)
         await asyncio.to_thread(self._free)
+
+    def _endpoint(self, services: Sequence[Service]) -> Endpoint:
+        config = self._config
+        health = (self._health,) if config.enable_grpc_healthcheck_service else ()
+        names = [service.name for service in services] + [servicer.name for servicer in health]
+        servicers = (ReflectionService(names), *health)
+        return Endpoint(
+            addresses(config),
+            services,
+            self._metrics.grpc_method,
+            [servicer.register for servicer in servicers],
+            channel_arguments(config.grpc_channel_arguments),
+            credentials(config),
+        )
 
     def _free(self) -> None:
         self._config_poll.stop()
@@ -121,11 +142,31 @@ class Server:
 
 
 def _check(config: Config) -> None:
-    """TF Serving: server.cc and server_core.cc have these texts."""
+    """TF Serving: server.cc and server_core.cc have the texts about its own flags."""
+    if config.port not in _PORTS:
+        raise invalid(f"--port={config.port} is none: a port is 0 (any that is free) to 65535")
+    if not 0 <= config.drain_seconds < inf:
+        raise invalid(f"--drain_seconds={config.drain_seconds} is no time to wait")
+    if config.use_alts_credentials and config.ssl_config_file:
+        raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
     if not config.model_base_path and not config.model_config_file:
-        raise invalid("--model_base_path is empty: name the folder that holds the model's numbered versions")
+        raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    if min(_parallelism(config)) > 0 and not config.platform_config_file:
+        raise invalid(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
     if config.aspired_version_policy not in _POLICIES:
         raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
+
+
+def _parallelism(config: Config) -> tuple[int, int, int]:
+    return (
+        config.tensorflow_session_parallelism,
+        config.tensorflow_intra_op_parallelism,
+        config.tensorflow_inter_op_parallelism,
+    )
 
 
 def _models(config: Config) -> ModelServerConfig:
@@ -176,12 +217,12 @@ def _backend_options(config: Config) -> BackendOptions:
     )
 
 
-def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    """`k=v,k=v`; a value that is a whole number is passed as one. TF Serving: server.cc."""
-    arguments: list[tuple[str, int | str]] = []
-    for item in filter(None, text.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise invalid(f"--grpc_channel_arguments: {item!r} is not of the form key=value")
-        arguments.append((key, int(value) if value.lstrip("-").isdecimal() else value))
-    return arguments
+def _pages(config: Config, metrics: Metrics) -> dict[str, Page]:
+    """What the REST port serves beside REST. TF Serving: server.cc, http_server.cc."""
+    if not config.monitoring_config_file:
+        return {}
+    if not config.rest_api_port:
+        log.warning("--monitoring_config_file is ignored: metrics are served on the REST port, and there is none")
+        return {}
+    prometheus = read_text_proto(config.monitoring_config_file, MonitoringConfig()).prometheus_config
+    return {prometheus.path or PROMETHEUS_PATH: metrics.page} if prometheus.enable else {}

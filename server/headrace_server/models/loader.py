@@ -1,18 +1,16 @@
 """Makes a servable from a version's folder, with the options of its model."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from headrace_batching import BatchThreads, Options, OptionsError
 from headrace_server.backends import auto as backends
-from headrace_server.backends.base import Backend, BackendOptions
+from headrace_server.backends.base import BackendOptions
 from headrace_server.config_files import read_batching_parameters
 from headrace_server.errors import invalid
+from headrace_server.metrics import Metrics
 from headrace_server.model_options import MODEL_FILE, ModelOptions, read_model_options
 from headrace_server.models.servable import Servable
-
-WarmUp = Callable[[Path, Servable, Backend, Options | None], None]
 
 BATCHING_FILE = "batching_params.pbtxt"
 
@@ -24,7 +22,7 @@ class Loader:
         backend: For the runtime of every model that has no options of its own.
         threads: Where batches run.
         batching: For every model; None for no batching.
-        warm_up: Called with each version before anybody else has it: folder, servable, backend and batching.
+        metrics: Where what the servables do is counted.
         per_model_batching: Whether a version's own `batching_params.pbtxt` goes before `batching`, and a version
             without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
     """
@@ -34,32 +32,26 @@ class Loader:
         backend: BackendOptions,
         threads: BatchThreads,
         batching: Options | None,
-        warm_up: WarmUp,
+        metrics: Metrics,
         *,
         per_model_batching: bool,
     ) -> None:
         self._backend = backend
         self._threads = threads
         self._batching = batching
-        self._warm_up = warm_up
+        self._metrics = metrics
         self._per_model_batching = per_model_batching
 
     def load(self, name: str, version: int, path: Path) -> Servable:
         """Loads a version.
 
         Raises:
-            ServingError, BatchingError: It cannot be loaded, or not be warmed up; the text names the file.
+            ServingError: It cannot be loaded; the text names the file.
         """
         model = read_model_options(path.parent)
         batching = self._batching_of(path, model)
         backend = backends.load(path, replace(self._backend, **model.backend))
-        servable = Servable(name, version, backend, self._threads, batching)
-        try:
-            self._warm_up(path, servable, backend, batching)
-        except Exception:
-            servable.close()
-            raise
-        return servable
+        return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
 
     def _batching_of(self, path: Path, model: ModelOptions) -> Options | None:
         batching = self._batching

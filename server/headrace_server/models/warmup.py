@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from headrace_protos import Code, PredictionLog
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError, invalid, status_of
+from headrace_server.metrics import Metrics
+from headrace_server.models.manager import LoadVersion
 from headrace_server.models.servable import Call, Servable
 from headrace_server.tfrecord import CorruptRecordError, read_records
 
@@ -55,40 +58,53 @@ class Warmup:
     Args:
         options: What is done.
         answers: For one servable, the functions that answer requests with it, by the `log_type` that holds them.
+        metrics: Where warm-up files are counted.
     """
 
-    def __init__(self, options: WarmupOptions, answers: Answers) -> None:
+    def __init__(self, options: WarmupOptions, answers: Answers, metrics: Metrics) -> None:
         self._options = options
         self._answers = answers
+        self._metrics = metrics
 
-    def run(self, folder: Path, servable: Servable, backend: Backend, batching: Options | None) -> None:
+    def after(self, load: LoadVersion) -> LoadVersion:
+        """As `load`, but the servables that it gives are warm; one that cannot be warmed up is freed."""
+
+        def load_and_warm_up(name: str, version: int, path: Path) -> Servable:
+            servable = load(name, version, path)
+            try:
+                self.run(path, servable)
+            except Exception:
+                servable.close()
+                raise
+            return servable
+
+        return load_and_warm_up
+
+    def run(self, folder: Path, servable: Servable) -> None:
         """Warms up a version that nobody else uses yet, on the thread that loads it.
 
-        Args:
-            folder: The version's.
-            servable: Answers the requests of its warm-up file, through its batches.
-            backend: Its runtime, which zeros are given to directly.
-            batching: How its requests become batches; None if they do not.
+        Requests of a warm-up file go through its batches, zeros to its backend directly.
 
         Raises:
             ServingError, BatchingError: The file, or a request in it, is refused: the version must not be served.
         """
         file = folder / WARMUP_FILE
         if self._options.requests and os.path.exists(file):  # which takes one that cannot be seen for none
-            replay(file, self._answers(servable), self._options.iterations)
+            replay(file, self._answers(servable), self._options.iterations, self._metrics)
         elif self._options.synthetic:
-            run_on_zeros(backend, batching)
+            run_on_zeros(servable.backend, servable.batching)
 
 
-def replay(file: Path, answers: Mapping[str, Answer], iterations: int) -> None:
+def replay(file: Path, answers: Mapping[str, Answer], iterations: int, metrics: Metrics) -> None:
     """Answers the requests of a warm-up file, one after the other.
 
-    TF Serving: saved_model_warmup_util.cc has the texts, and the limit.
+    TF Serving: saved_model_warmup_util.cc has the texts, and the limit; a request that fails leaves nothing to count.
 
     Args:
         file: TFRecords of PredictionLog.
         answers: The functions that answer requests, by `log_type`.
         iterations: Times that each request is answered.
+        metrics: Where it is counted, once the file has been read or found to be corrupt.
 
     Raises:
         ServingError: DATA_LOSS for a file that is corrupt, INVALID_ARGUMENT for a record that is no PredictionLog or
@@ -97,24 +113,42 @@ def replay(file: Path, answers: Mapping[str, Answer], iterations: int) -> None:
     """
     began = time.monotonic()
     with asyncio.Runner() as runner:
-        records = runner.run(_replay(file, answers, iterations))
-    milliseconds = (time.monotonic() - began) * 1e3
-    log.info("%s: %d warm-up requests answered in %.0f ms", file, records, milliseconds)
+        records, corruption = runner.run(_replay(file, answers, iterations))
+    elapsed = time.monotonic() - began
+    labels = str(file.parents[1]), "OK" if corruption is None else f"DATA_LOSS: {corruption}"
+    metrics.warmup_latency.of(*labels).observe(elapsed * 1e6)
+    metrics.warmup_records_read.of(*labels).add(records)
+    if corruption is not None:
+        text = f"{corruption}. Please verify your warmup data is in TFRecord format."
+        log.error("%s: %s", file, text)
+        raise ServingError(Code.DATA_LOSS, text) from corruption
+    log.info("%s: %d warm-up requests answered in %.0f ms", file, records, elapsed * 1e3)
 
 
-async def _replay(file: Path, answers: Mapping[str, Answer], iterations: int) -> int:
+async def _replay(file: Path, answers: Mapping[str, Answer], iterations: int) -> tuple[int, CorruptRecordError | None]:
+    """Answers requests until the end, or up to a record that is corrupt; how many there were."""
     call = Call(LoopDelivery(asyncio.get_running_loop()))
     count = 0
-    for count, record in enumerate(_prediction_logs(file), start=1):
-        try:
-            for _ in range(iterations):
-                await _answer(record, answers, call)
-        except Exception as error:
-            log.error("%s: warm-up request %d failed: %s", file, count, status_of(error)[1])
-            raise
-        if count > MAX_RECORDS:
-            raise invalid(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}")
-    return count
+    try:
+        for count, record in enumerate(_prediction_logs(file), start=1):
+            with _named(file, count):
+                for _ in range(iterations):
+                    await _answer(record, answers, call)
+            if count > MAX_RECORDS:
+                raise invalid(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}")
+    except CorruptRecordError as error:
+        return count, error
+    return count, None
+
+
+@contextmanager
+def _named(file: Path, number: int) -> Iterator[None]:
+    """Names the request that fails: its error, which is the version's, does not."""
+    try:
+        yield
+    except Exception as error:
+        log.error("%s: warm-up request %d failed: %s", file, number, status_of(error)[1])
+        raise
 
 
 def _prediction_logs(file: Path) -> Iterator[PredictionLog]:
@@ -122,10 +156,6 @@ def _prediction_logs(file: Path) -> Iterator[PredictionLog]:
         with file.open("rb") as opened:
             for record in read_records(opened):
                 yield _parsed(record, file)
-    except CorruptRecordError as error:
-        text = f"{error}. Please verify your warmup data is in TFRecord format."
-        log.error("%s: %s", file, text)
-        raise ServingError(Code.DATA_LOSS, text) from error
     except OSError as error:
         code = Code.PERMISSION_DENIED if isinstance(error, PermissionError) else Code.FAILED_PRECONDITION
         raise ServingError(code, f"{file}: {error.strerror}") from error

@@ -3,11 +3,11 @@
 import logging
 import os
 import time
-from collections import Counter
 from threading import Event, Lock, Thread
 from typing import NamedTuple
 
 from headrace_protos import Code
+from headrace_server.metrics import Metrics
 from headrace_server.tfrecord import frame
 
 log = logging.getLogger(__name__)
@@ -31,15 +31,14 @@ class RecordWriter:
     The thread starts with the first record, and looks for more a few times a second, so that `put` wakes nobody.
 
     Args:
+        metrics: Where records are counted, by model and by what became of them: OK, RESOURCE_EXHAUSTED for one that is
+            dropped, DATA_LOSS for one that the disk refuses.
         waiting_bytes: That may wait for the disk; one record more is dropped.
         file_bytes: After which a file is full.
-
-    Attributes:
-        counts: Records by model and by what became of them: OK, RESOURCE_EXHAUSTED for one dropped, DATA_LOSS for one
-            that the disk refused. TF Serving: `/tensorflow/serving/request_log_count`.
     """
 
-    def __init__(self, waiting_bytes: int = WAITING_BYTES, file_bytes: int = FILE_BYTES) -> None:
+    def __init__(self, metrics: Metrics, waiting_bytes: int = WAITING_BYTES, file_bytes: int = FILE_BYTES) -> None:
+        self._counts = metrics.request_log_count
         self._waiting_bytes = waiting_bytes
         self._files = RecordFiles(file_bytes)
         self._lock = Lock()
@@ -49,7 +48,6 @@ class RecordWriter:
         self._dropping = False
         self._stopping = False
         self._thread: Thread | None = None
-        self.counts: Counter[tuple[str, Code]] = Counter()
 
     def put(self, prefix: str, model: str, record: bytes) -> None:
         """Appends a record to the file of a prefix, some time soon. Any thread."""
@@ -74,7 +72,7 @@ class RecordWriter:
             self._thread.join()
 
     def _drop(self, model: str) -> None:
-        self.counts[model, Code.RESOURCE_EXHAUSTED] += 1
+        self._counts.of(model, "RESOURCE_EXHAUSTED").add()
         if not self._dropping and not self._stopping:
             self._dropping = True
             log.warning("calls are not logged: the disk is too slow for them")
@@ -98,7 +96,8 @@ class RecordWriter:
             code = self._files.append(prefix, [entry.record for entry in group])
             with self._lock:
                 self._bytes -= sum(len(entry.record) for entry in group)
-                self.counts.update((entry.model, code) for entry in group)
+            for entry in group:
+                self._counts.of(entry.model, Code.Name(code)).add()
 
 
 class RecordFiles:

@@ -9,6 +9,13 @@ import grpc
 from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
+MakeCredentials = Callable[[], grpc.ServerCredentials]
+
+ObserveCall = Callable[[str, str, float], None]
+"""Told of a call that has ended: its model's name, the name of its status code, and the seconds that it took."""
+
+ObserveMethod = Callable[[str, str], ObserveCall]
+"""From the names of a service and a method to who is told of its calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,23 +23,27 @@ class Endpoint:
     """Where a transport listens, and what it serves there.
 
     Attributes:
-        address: Host and port.
+        addresses: Each a host and port, or `unix:` and a path, of which at most one is a host and port.
         services: Ours, each method a function from message to message.
+        observe: Who is told of the calls of each method.
         servicers: grpcio's own (health, reflection), each as the function that registers it.
         arguments: gRPC channel arguments for the server, by name.
+        credentials: Makes what secures an address, once for each; None for not at all.
     """
 
-    address: str
+    addresses: Sequence[str]
     services: Sequence[Service]
+    observe: ObserveMethod
     servicers: Sequence[Register] = ()
     arguments: Sequence[tuple[str, int | str]] = ()
+    credentials: MakeCredentials | None = None
 
 
 class Transport(Protocol):
     """Sockets on one side, services on the other. Made, started and stopped in the event loop of its services."""
 
     async def start(self) -> int:
-        """Listens; the port that it got.
+        """Listens; the TCP port that it got, 0 where there is none.
 
         Raises:
             ServingError: It cannot listen there.

@@ -7,8 +7,9 @@ import pytest
 
 from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
-from headrace_server.backends.base import Backend, BackendOptions
+from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import ServingError
+from headrace_server.metrics import Metrics
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
 from tests.models import linear
@@ -23,12 +24,10 @@ class Folder:
         self.base_path = base_path
         self.version = base_path / "1"
         self._threads = threads
-        self.warmed: list[tuple[object, ...]] = []
-        self.warmup_error: Exception | None = None
         linear(self.version)
 
     def load(self, batching: Options | None = SHARED, *, per_model: bool = False) -> Servable:
-        loader = Loader(BackendOptions(), self._threads, batching, self._warm_up, per_model_batching=per_model)
+        loader = Loader(BackendOptions(), self._threads, batching, Metrics(), per_model_batching=per_model)
         return loader.load("m", 1, self.version)
 
     def batching(self, batching: Options | None = SHARED, *, per_model: bool = False) -> Options | None:
@@ -40,12 +39,6 @@ class Folder:
         with pytest.raises(ServingError) as raised:
             self.load(per_model=per_model)
         return raised.value.code, raised.value.message
-
-    def _warm_up(self, folder: Path, servable: Servable, backend: Backend, batching: Options | None) -> None:
-        assert servable.signatures == backend.signatures
-        self.warmed.append((folder, servable, batching))
-        if self.warmup_error is not None:
-            raise self.warmup_error
 
 
 @pytest.fixture
@@ -59,19 +52,6 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 def test_without_files_of_its_own_a_model_batches_as_all_do(folder: Folder) -> None:
     assert folder.batching() == SHARED
     assert folder.batching(None) is None
-
-
-def test_a_version_is_warmed_up_before_anybody_has_it(folder: Folder) -> None:
-    with folder.load() as servable:
-        assert folder.warmed == [(folder.version, servable, SHARED)]
-
-
-def test_a_version_whose_warmup_fails_is_freed(folder: Folder) -> None:
-    folder.warmup_error = ServingError(Code.OUT_OF_RANGE, "refused")
-    assert folder.refused() == (Code.OUT_OF_RANGE, "refused")
-    ((_, servable, _),) = folder.warmed
-    assert isinstance(servable, Servable)
-    assert not servable.lease()
 
 
 class TestPerModel:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from headrace_batching import Options
+from headrace_batching import BatchThreads, Options
 from headrace_batching.task import Arrays
 from headrace_protos import (
     ClassifyLog,
@@ -24,8 +24,17 @@ from headrace_protos import (
 )
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError
-from headrace_server.models.servable import Call
-from headrace_server.models.warmup import MAX_RECORDS, SYNTHETIC_SECONDS, Answer, replay, run_on_zeros
+from headrace_server.metrics import Metrics
+from headrace_server.models.servable import Call, Servable
+from headrace_server.models.warmup import (
+    MAX_RECORDS,
+    SYNTHETIC_SECONDS,
+    Answer,
+    Warmup,
+    WarmupOptions,
+    replay,
+    run_on_zeros,
+)
 from tests.calls import predict_request
 from tests.records import predict_log, write_warmup
 
@@ -56,15 +65,15 @@ def numbered(count: int) -> list[bytes]:
     return [predict_log(predict_request({"x": [float(i)]})) for i in range(count)]
 
 
-def refusal(file: Path, answered: Answered) -> tuple[Code, str]:
+def refusal(file: Path, answered: Answered, metrics: Metrics | None = None) -> tuple[Code, str]:
     with pytest.raises(ServingError) as caught:
-        replay(file, answered.answers, 1)
+        replay(file, answered.answers, 1, metrics or Metrics())
     return caught.value.code, caught.value.message
 
 
 def test_each_request_is_answered_as_often_as_asked_for(tmp_path: Path) -> None:
     answered = Answered()
-    replay(write_warmup(tmp_path, numbered(2)), answered.answers, 3)
+    replay(write_warmup(tmp_path, numbered(2)), answered.answers, 3, Metrics())
     first, second = (PredictionLog.FromString(record).predict_log.request for record in numbered(2))
     assert answered.requests == [first, first, first, second, second, second]
 
@@ -79,13 +88,33 @@ def test_each_kind_goes_where_it_is_answered(tmp_path: Path, kind: str) -> None:
     }
     log = PredictionLog(**{kind: logs[kind]})  # type: ignore[arg-type]
     answered = Answered()
-    replay(write_warmup(tmp_path, [log.SerializeToString()]), {kind: answered.answers[kind]}, 1)
+    replay(write_warmup(tmp_path, [log.SerializeToString()]), {kind: answered.answers[kind]}, 1, Metrics())
     assert answered.requests == [getattr(log, kind).request]
+
+
+def counted(metrics: Metrics, folder: Path, status: str) -> list[str]:
+    """The records read from the warm-up file of a version, and how often it was read."""
+    labels = f'{{model_path="{folder}",status="{status}"}}'
+    page = metrics.page().decode()
+    names = (":tensorflow:serving:model_warmup_records_read", ":tensorflow:serving:model_warmup_latency_count")
+    return [line.split()[-1] for name in names for line in page.splitlines() if line.startswith(name + labels)]
+
+
+def test_files_that_were_read_are_counted(tmp_path: Path) -> None:
+    metrics = Metrics()
+    replay(write_warmup(tmp_path, numbered(2)), Answered().answers, 3, metrics)
+    assert counted(metrics, tmp_path, "OK") == ["2", "1"]
+
+
+def test_files_with_a_request_that_failed_are_not(tmp_path: Path) -> None:
+    metrics = Metrics()
+    refusal(write_warmup(tmp_path, numbered(2)), Answered(refuse=2), metrics)
+    assert b"warmup" not in metrics.page()
 
 
 def test_a_record_of_no_kind_is_skipped(tmp_path: Path) -> None:
     answered = Answered()
-    replay(write_warmup(tmp_path, [b"", *numbered(1)]), answered.answers, 1)
+    replay(write_warmup(tmp_path, [b"", *numbered(1)]), answered.answers, 1, Metrics())
     assert len(answered.requests) == 1
 
 
@@ -128,8 +157,11 @@ def test_a_corrupt_record(tmp_path: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     offset = len(data) // 2 + 12
-    text = f"corrupted record at {offset}. Please verify your warmup data is in TFRecord format."
-    assert refusal(file, Answered()) == (Code.DATA_LOSS, text)
+    text = f"corrupted record at {offset}"
+    whole = f"{text}. Please verify your warmup data is in TFRecord format."
+    metrics = Metrics()
+    assert refusal(file, Answered(), metrics) == (Code.DATA_LOSS, whole)
+    assert counted(metrics, tmp_path, f"DATA_LOSS: {text}") == ["1", "1"]
 
 
 def test_a_file_that_is_no_tfrecord(tmp_path: Path) -> None:
@@ -146,7 +178,7 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
 
 def test_a_thousand_records_are_enough(tmp_path: Path) -> None:
     answered = Answered()
-    replay(write_warmup(tmp_path / "1", numbered(1) * MAX_RECORDS), answered.answers, 1)
+    replay(write_warmup(tmp_path / "1", numbered(1) * MAX_RECORDS), answered.answers, 1, Metrics())
     assert len(answered.requests) == MAX_RECORDS
     file = write_warmup(tmp_path / "2", numbered(1) * (MAX_RECORDS + 1))
     text = f"Number of warmup records exceeds the maximum (1000) at {file}"
@@ -242,3 +274,21 @@ def test_a_slow_model_is_left_alone() -> None:
     readings: Any = iter([0.0, 1.0, 1.0 + SYNTHETIC_SECONDS])
     run_on_zeros(backend, Options(), readings.__next__)
     assert backend.runs == [[0.0]]
+
+
+def test_a_version_that_cannot_be_warmed_up_is_freed(tmp_path: Path) -> None:
+    write_warmup(tmp_path, numbered(1))
+    backend = Adder()
+    threads = BatchThreads(1)
+    warmup = Warmup(WarmupOptions(), lambda servable: Answered(refuse=servable.version).answers, Metrics())
+
+    def cold(name: str, version: int, path: Path) -> Servable:
+        assert path == tmp_path
+        return Servable(name, version, backend, threads, None)
+
+    load = warmup.after(cold)
+    with load("m", 2, tmp_path):
+        assert not backend.closed
+    with pytest.raises(ServingError, match="refused"):
+        load("m", 1, tmp_path)
+    assert backend.closed

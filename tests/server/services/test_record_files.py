@@ -1,12 +1,14 @@
 """Records on their way to files: all arrive, in order, none waits, and a full disk harms nobody."""
 
 import logging
+import re
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from headrace_protos import Code
+from headrace_server.metrics import Metrics
 from headrace_server.services.record_files import RecordFiles, RecordWriter
 from headrace_server.tfrecord import frame, read_records
 from tests.running import eventually
@@ -14,56 +16,69 @@ from tests.running import eventually
 FULL_DISK = "/dev/full"
 
 
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def counts(metrics: Metrics) -> dict[str, int]:
+    """What became of the calls of model `m`."""
+    lines = re.findall(r'request_log_count{model_name="m",status_code="(\w+)"} (\d+)', metrics.page().decode())
+    return {code: int(count) for code, count in lines}
+
+
 def contents(folder: Path) -> list[list[bytes]]:
     """The records of each file."""
     return [list(read_records(BytesIO(file.read_bytes()))) for file in sorted(folder.iterdir())]
 
 
-def test_what_is_put_is_written_in_order_at_the_latest_by_the_end(tmp_path: Path) -> None:
-    writer = RecordWriter()
+def test_what_is_put_is_written_in_order_at_the_latest_by_the_end(tmp_path: Path, metrics: Metrics) -> None:
+    writer = RecordWriter(metrics)
     for number in range(100):
         writer.put(f"{tmp_path}/calls", "m", b"%d" % number)
     writer.stop()
     assert contents(tmp_path) == [[b"%d" % number for number in range(100)]]
-    assert writer.counts == {("m", Code.OK): 100}
+    assert counts(metrics) == {"OK": 100}
 
 
-def test_each_prefix_has_its_file(tmp_path: Path) -> None:
-    writer = RecordWriter()
+def test_each_prefix_has_its_file(tmp_path: Path, metrics: Metrics) -> None:
+    writer = RecordWriter(metrics)
     for prefix in ("a", "b"):
         writer.put(f"{tmp_path}/{prefix}", prefix, prefix.encode())
     writer.stop()
     assert contents(tmp_path) == [[b"a"], [b"b"]]
 
 
-def test_what_does_not_fit_is_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writer = RecordWriter(waiting_bytes=100)
+def test_what_does_not_fit_is_dropped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, metrics: Metrics
+) -> None:
+    writer = RecordWriter(metrics, waiting_bytes=100)
     writer.put(f"{tmp_path}/calls", "m", b"x" * 101)
     writer.put(f"{tmp_path}/calls", "m", b"x" * 101)
     writer.put(f"{tmp_path}/calls", "m", b"y" * 100)
     writer.stop()
     assert contents(tmp_path) == [[b"y" * 100]]
-    assert writer.counts == {("m", Code.RESOURCE_EXHAUSTED): 2, ("m", Code.OK): 1}
+    assert counts(metrics) == {"RESOURCE_EXHAUSTED": 2, "OK": 1}
     assert caplog.messages == ["calls are not logged: the disk is too slow for them"]
 
 
-def test_room_comes_back_as_records_are_written(tmp_path: Path) -> None:
-    writer = RecordWriter(waiting_bytes=100)
+def test_room_comes_back_as_records_are_written(tmp_path: Path, metrics: Metrics) -> None:
+    writer = RecordWriter(metrics, waiting_bytes=100)
 
     def three_written() -> bool:
         writer.put(f"{tmp_path}/calls", "m", b"x" * 100)
-        return writer.counts["m", Code.OK] >= 3
+        return counts(metrics).get("OK", 0) >= 3
 
     eventually(three_written)
     writer.stop()
-    assert contents(tmp_path) == [[b"x" * 100] * writer.counts["m", Code.OK]]
+    assert contents(tmp_path) == [[b"x" * 100] * counts(metrics)["OK"]]
 
 
-def test_a_writer_that_has_stopped_takes_no_more(tmp_path: Path) -> None:
-    writer = RecordWriter()
+def test_a_writer_that_has_stopped_takes_no_more(tmp_path: Path, metrics: Metrics) -> None:
+    writer = RecordWriter(metrics)
     writer.stop()
     writer.put(f"{tmp_path}/calls", "m", b"late")
-    assert writer.counts == {("m", Code.RESOURCE_EXHAUSTED): 1}
+    assert counts(metrics) == {"RESOURCE_EXHAUSTED": 1}
     assert contents(tmp_path) == []
 
 

@@ -24,6 +24,7 @@ from headrace_protos import (
     ReloadConfigRequest,
 )
 from headrace_server.errors import ServingError
+from headrace_server.metrics import Metrics
 from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.request_log import RequestLogger
 from tests import models
@@ -49,7 +50,7 @@ class Logging:
 
     def __init__(self, folder: Path, *configs: ModelConfig, chances: Iterator[float] | None = None) -> None:
         self._folder = folder
-        self._writer = RecordWriter()
+        self._writer = RecordWriter(Metrics())
         chance = (lambda: 0.0) if chances is None else chances.__next__
         self.logger = RequestLogger(self._writer, ["serve"], chance=chance, clock=lambda: NOW)
         self.logger.prepare(configs)()
