@@ -28,12 +28,12 @@ class PredictionService:
     """`tensorflow.serving.PredictionService`.
 
     Args:
-        servables: The manager.
+        manager: Where servables come from.
         as_content: Whether answers carry `tensor_content`; TF Serving fills the typed `*_val` fields by default.
     """
 
-    def __init__(self, servables: Servables, *, as_content: bool = False) -> None:
-        self._servables = servables
+    def __init__(self, manager: Servables, *, as_content: bool = False) -> None:
+        self._manager = manager
         self._as_content = as_content
 
     @property
@@ -50,7 +50,7 @@ class PredictionService:
     async def predict(self, request: PredictRequest, call: Call) -> PredictResponse:
         """Runs a signature on the request's tensors. TF Serving: predict_util.cc has the checks in this order."""
         spec = require_model_spec(request)
-        with self._servables.servable(spec.name, asked_version(spec)) as servable:
+        with self._manager.servable(spec.name, asked_version(spec)) as servable:
             name, signature = servable.signature(spec.signature_name)
             signature.check_names(request.inputs)
             inputs = _decode(request.inputs)
@@ -68,7 +68,7 @@ class PredictionService:
             if field != SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
         response = GetModelMetadataResponse()
-        with self._servables.servable(spec.name, asked_version(spec)) as servable:
+        with self._manager.servable(spec.name, asked_version(spec)) as servable:
             response.model_spec.name = spec.name
             response.model_spec.version.value = servable.version
             response.metadata[SIGNATURE_DEF].Pack(_signature_map(servable.signatures))
