@@ -168,6 +168,9 @@ class Config:
         "CPUExecutionProvider", "ONNX Runtime's execution providers, separated by commas, the preferred one first"
     )
     onnxruntime_cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
+    relaxed_shapes_limit_mb: int = flag(
+        64, "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none"
+    )
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
     transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed) or grpcio")
     batching: Options = field(default_factory=Options)

@@ -16,7 +16,7 @@ FLAGS: Mapping[str, Field[Any]] = {field.name: field for field in fields(Config)
 NOT_YET = frozenset(
     """
     rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
-    saved_model_tags enable_signature_method_name_check
+    saved_model_tags
     enable_profiler prefer_tflite_model num_tflite_pools num_tflite_interpreters_per_pool
     """.split()
 )

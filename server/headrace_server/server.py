@@ -63,7 +63,11 @@ class Server:
         self._first_models = _models(config)
         options = _batching(config)
         self._threads = BatchThreads(options.num_batch_threads)
-        make_prediction = partial(PredictionService, as_content=config.enable_serialization_as_tensor_content)
+        make_prediction = partial(
+            PredictionService,
+            as_content=config.enable_serialization_as_tensor_content,
+            check_method=config.enable_signature_method_name_check,
+        )
         warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction), self._metrics)
         loader = Loader(
             _backend_options(config),
@@ -214,6 +218,7 @@ def _backend_options(config: Config) -> BackendOptions:
         inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
         providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
         cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
+        relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
     )
 
 

@@ -1,8 +1,10 @@
 """One loaded version: its backend, its signatures, a scheduler for each."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Lock
@@ -13,7 +15,9 @@ from headrace_batching.batch import rows_of
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, find_signature
+from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
+from headrace_server.models.relaxed import load_relaxed
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,8 @@ class Servable:
         self._threads = threads
         self._batching = batching
         self._lock = Lock()
-        self._schedulers: dict[tuple[str, Outputs], Scheduler] = {}
+        self._schedulers: dict[tuple[str, Outputs, bool], Scheduler] = {}
+        self._relaxed: Future[Backend] | None = None
         self._counts = {key: BatchCounts() for key in backend.signatures}
         self._metrics = (metrics or Metrics()).servable(name, version, self._waiting)
         self._left = Condition(self._lock)
@@ -139,6 +144,8 @@ class Servable:
             self._left.wait_for(lambda: not self._leases)
         for scheduler in self._schedulers.values():
             scheduler.close()
+        if self._relaxed is not None:
+            wait([self._relaxed])
         self._backend.close()
         self._metrics.close()
         for signature, counts in self._counts.items():
@@ -146,14 +153,27 @@ class Servable:
 
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self._backend.signatures[signature]
-        declared.check_arrays(inputs)
-        task = self._task(declared, inputs, call)
-        future = call.delivery.submit(self._scheduler(signature, outputs), task)
+        if misfit := declared.check_arrays(inputs):
+            return await self._run_relaxed((signature, outputs), inputs, call, misfit)
+        return await _answered(self._task(declared, inputs, call), self._scheduler(signature, outputs), call)
+
+    async def _run_relaxed(self, run: tuple[str, Outputs], inputs: Arrays, call: Call, misfit: str) -> Arrays:
+        """Lets the operators judge shapes that are not as declared. TF Serving: they alone do.
+
+        Each request runs alone: what axis 0 means to the operators is then not known, and a neighbour's rows might
+        change the answer.
+        """
+        with self._lock:
+            if self._relaxed is None:
+                self._relaxed = load_relaxed(self._backend)
         try:
-            return await future
-        finally:
-            if not task.ended:
-                task.cancel()
+            backend = await asyncio.wrap_future(self._relaxed)
+        except ServingError as error:
+            raise invalid(misfit) from error
+        try:
+            return await _answered(_alone(inputs, call), self._scheduler(*run, backend), call)
+        except ServingError as error:
+            raise invalid(f"{misfit}, and the model does not take it: {error.message.strip()}") from error
 
     def _waiting(self) -> int:
         return sum(scheduler.waiting for scheduler in list(self._schedulers.values()))
@@ -161,31 +181,44 @@ class Servable:
     def _task(self, signature: Signature, inputs: Arrays, call: Call) -> Task:
         batching = self._batching
         if batching is None or not signature.batched:
-            return Task(inputs, call.delivery, rows=1, deadline=call.deadline, priority=call.priority)
+            return _alone(inputs, call)
         key = signature.shape_key(inputs, pad=batching.pad_variable_length_inputs)
         return Task(
             inputs, call.delivery, rows=rows_of(inputs), key=key, deadline=call.deadline, priority=call.priority
         )
 
-    def _scheduler(self, signature: str, outputs: Outputs) -> Scheduler:
+    def _scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None = None) -> Scheduler:
         """The one for these outputs, made at their first use. TF Serving: a queue for each set of output tensors."""
-        key = (signature, outputs)
+        key = (signature, outputs, relaxed is not None)
         scheduler = self._schedulers.get(key)
         if scheduler is None:
             with self._lock:
-                scheduler = self._schedulers.setdefault(key, self._new_scheduler(signature, outputs))
+                scheduler = self._schedulers.setdefault(key, self._new_scheduler(signature, outputs, relaxed))
         return scheduler
 
-    def _new_scheduler(self, signature: str, outputs: Outputs) -> Scheduler:
-        batched = self._batching is not None and self._backend.signatures[signature].batched
+    def _new_scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None) -> Scheduler:
+        batched = self._batching is not None and self._backend.signatures[signature].batched and relaxed is None
         options = self._batching or Options()
         return Scheduler(
             self._threads,
-            partial(self._backend.run, signature, outputs=outputs),
+            partial((relaxed or self._backend).run, signature, outputs=outputs),
             options if batched else _one_by_one(options),
             batched=batched,
             observe=partial(_count, self._counts[signature], self._metrics, batched),
         )
+
+
+async def _answered(task: Task, scheduler: Scheduler, call: Call) -> Arrays:
+    future = call.delivery.submit(scheduler, task)
+    try:
+        return await future
+    finally:
+        if not task.ended:
+            task.cancel()
+
+
+def _alone(inputs: Arrays, call: Call) -> Task:
+    return Task(inputs, call.delivery, rows=1, deadline=call.deadline, priority=call.priority)
 
 
 def _one_by_one(options: Options) -> Options:
