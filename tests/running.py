@@ -25,7 +25,7 @@ COMMAND = str(Path(sys.executable).with_name("headrace"))
 
 _RUNNING = re.compile(r"Running gRPC ModelServer at 0\.0\.0\.0:(\d+) \.\.\.")
 _SERVED = re.compile(r"\bserved \S+ serving_default: (\d+) requests, (\d+) rows in (\d+) batches")
-_OURS = ("batch-", "manager", "source", "load-", "unload-", "reload")
+_OURS = ("batch-", "manager", "source", "load-", "unload-", "reload", "request-log")
 
 
 class Served(NamedTuple):
@@ -132,7 +132,7 @@ class ServerProcess:
 
     def __init__(self, base_path: Path, *flags: str, headrace: Sequence[str | Path] = (COMMAND,)) -> None:
         command = [*headrace, "serve", "--port=0", f"--model_name={MODEL}", f"--model_base_path={base_path}", *flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
         self.log: list[str] = []
         self._lines: Queue[str] = Queue()
         self._reader = threading.Thread(target=self._read, name="stderr")

@@ -131,6 +131,9 @@ class Config:
     )
     enable_model_warmup: bool = flag(True, "send a version its warm-up requests before it is served")
     num_request_iterations_for_warmup: int = flag(0, "times that each warm-up request is sent; 0 or less is once")
+    enable_synthetic_warmup: bool = flag(
+        True, "run a version that has no warm-up requests on zeros before it is served"
+    )
     monitoring_config_file: str = flag(
         "", "text-proto file of MonitoringConfig: whether Prometheus may scrape, and where"
     )

@@ -12,13 +12,6 @@ log = logging.getLogger(__name__)
 FLAGS: Mapping[str, Field[Any]] = {field.name: field for field in fields(Config) if "help" in field.metadata}
 """Every flag, by name, in the order in which it is shown."""
 
-# TF Serving's flags that this version does not know what to do with: better refused than ignored.
-NOT_YET = frozenset(
-    """
-    enable_model_warmup num_request_iterations_for_warmup
-    """.split()
-)
-
 
 def warn_of_ignored(given: Iterable[str]) -> None:
     """Says, of each flag given that changes nothing, so and why.
@@ -28,7 +21,5 @@ def warn_of_ignored(given: Iterable[str]) -> None:
     """
     for name in given:
         reason = FLAGS[name].metadata["ignored"]
-        if name in NOT_YET:
-            reason = "this version does not support it yet"
         if reason:
             log.warning("--%s is ignored: %s", name, reason)

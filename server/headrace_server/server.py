@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,17 @@ from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager, ManagerOptions
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import preserve_availability, preserve_resources
+from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.platform_config import with_files
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
 from headrace_server.services.profiler import ProfilerService
+from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.reflection import ReflectionService
+from headrace_server.services.request_log import RequestLogger
 from headrace_server.services.rpc import Service
+from headrace_server.services.warmup import warmup_answers
 from headrace_server.transports.addresses import addresses, channel_arguments, credentials
 from headrace_server.transports.auto import make_transport
 from headrace_server.transports.base import Endpoint
@@ -63,6 +68,12 @@ class Server:
         self._first_models = _models(config)
         options = _batching(config)
         self._threads = BatchThreads(options.num_batch_threads)
+        make_prediction = partial(
+            PredictionService,
+            as_content=config.enable_serialization_as_tensor_content,
+            check_method=config.enable_signature_method_name_check,
+        )
+        warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction), self._metrics)
         loader = Loader(
             _backend_options(config),
             self._threads,
@@ -70,11 +81,14 @@ class Server:
             self._metrics,
             per_model_batching=config.enable_per_model_batching_parameters,
         )
-        self._manager = Manager(loader.load, _manager_options(config))
+        self._manager = Manager(warmup.after(loader.load), _manager_options(config))
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire)
+        self._records = RecordWriter(self._metrics)
+        self._request_logger = RequestLogger(self._records, config.saved_model_tags.split(","))
         self._models = Configuration(
             self._manager,
             self._source,
+            self._request_logger.prepare,
             labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
         )
         self._config_poll = ConfigPoll(
@@ -83,13 +97,9 @@ class Server:
         self._model_service = ModelService(self._manager, self._models.apply)
         self._health = HealthService()
         self._profiler = ProfilerService()
-        prediction = PredictionService(
-            self._manager,
-            as_content=config.enable_serialization_as_tensor_content,
-            check_method=config.enable_signature_method_name_check,
-        )
+        prediction = make_prediction(self._manager)
         self._rest = self._rest_transport(prediction)
-        services = (prediction.service, self._model_service.service)
+        services = (self._request_logger.logged(prediction.service), self._model_service.service)
         self._transport = make_transport(config.transport, self._endpoint(services))
 
     async def start(self) -> int:
@@ -161,6 +171,7 @@ class Server:
         self._source.stop()
         self._manager.stop()
         self._threads.close()
+        self._records.stop()
 
 
 def _check(config: Config) -> None:
@@ -220,6 +231,14 @@ def _batching(config: Config) -> Options:
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
     return read_batching_parameters(config.batching_parameters_file)
+
+
+def _warmup_options(config: Config) -> WarmupOptions:
+    return WarmupOptions(
+        requests=config.enable_model_warmup,
+        iterations=max(1, config.num_request_iterations_for_warmup),
+        synthetic=config.enable_model_warmup and config.enable_synthetic_warmup,
+    )
 
 
 def _backend_options(config: Config) -> BackendOptions:

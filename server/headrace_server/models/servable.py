@@ -78,6 +78,16 @@ class Servable:
         self._retired = False
 
     @property
+    def backend(self) -> Backend:
+        """Its runtime; requests go through `run`."""
+        return self._backend
+
+    @property
+    def batching(self) -> Options | None:
+        """How its requests become batches; None runs every request by itself."""
+        return self._batching
+
+    @property
     def signatures(self) -> Mapping[str, Signature]:
         """Its entries by name."""
         return self._backend.signatures

@@ -27,13 +27,13 @@ from headrace_server.backends.signature import (
     Signature,
 )
 from headrace_server.errors import ServingError, invalid
-from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Call, Servable
 from headrace_server.services import classification, regression
 from headrace_server.services.examples import read_examples
 from headrace_server.services.model_spec import asked_version, require_model_spec
 from headrace_server.services.multi_inference import infer
 from headrace_server.services.rpc import Method, Service
+from headrace_server.services.servables import Servables
 from headrace_server.services.signature_def import signature_map
 
 SIGNATURE_DEF = "signature_def"
@@ -51,7 +51,7 @@ class PredictionService:
             inputs and outputs fit.
     """
 
-    def __init__(self, manager: Manager, *, as_content: bool = False, check_method: bool = False) -> None:
+    def __init__(self, manager: Servables, *, as_content: bool = False, check_method: bool = False) -> None:
         self._manager = manager
         self._as_content = as_content
         self._check_method = check_method
