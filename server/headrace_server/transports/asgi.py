@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from headrace_server.services.http_messages import Body, HttpAnswer, HttpRequest
+from headrace_server.services.http_messages import SMALL_BYTES, Body, HttpAnswer, HttpRequest
 from headrace_server.services.json_outputs import write_error
 
 Scope = Mapping[str, Any]
@@ -15,6 +15,14 @@ Answer = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 
 SLICE_BYTES = 256 << 10
 """Of an answer, at a time: what a slow caller has not read yet is not copied."""
+
+
+INTAKE_PAUSE = 0.001
+"""Seconds between two chunks of large bodies, of all callers together: taking them in must leave the loop to others."""
+
+
+class _Left(Exception):
+    """The caller is gone."""
 
 
 class RestApplication:
@@ -28,13 +36,14 @@ class RestApplication:
     def __init__(self, answer: Answer, max_body_bytes: int) -> None:
         self._answer = answer
         self._max_body_bytes = max_body_bytes
+        self._intake = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         body = Body(is_gzip=b"gzip" in headers.get(b"content-encoding", b""))
         try:
-            await _receive_all(receive, body, self._max_body_bytes)
+            await self._receive(receive, body)
             if body.size > self._max_body_bytes:
                 await _send(send, _too_large(self._max_body_bytes))
                 return
@@ -44,6 +53,21 @@ class RestApplication:
             return
         finally:
             body.close()
+
+    async def _receive(self, receive: Receive, body: Body) -> None:
+        """Takes in a body, up to the chunk that makes it too large."""
+        more = True
+        while more and body.size <= self._max_body_bytes:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Left
+            more = message["more_body"]
+            if body.size + len(message["body"]) <= SMALL_BYTES:
+                body.add(message["body"])
+                continue
+            async with self._intake:
+                body.add(message["body"])
+                await asyncio.sleep(INTAKE_PAUSE)
 
 
 def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRequest:
@@ -55,21 +79,6 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
         origin=headers.get(b"origin", b"").decode("latin-1"),
         body=body,
     )
-
-
-class _Left(Exception):
-    """The caller is gone."""
-
-
-async def _receive_all(receive: Receive, body: Body, most: int) -> None:
-    """Takes in a body, up to the chunk that makes it too large."""
-    more = True
-    while more and body.size <= most:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Left
-        body.add(message["body"])
-        more = message["more_body"]
 
 
 async def _unless_left(answering: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer:
