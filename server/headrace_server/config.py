@@ -92,7 +92,11 @@ class Config:
     num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile")
     max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed")
     load_retry_interval_micros: int = flag(
-        60_000_000, "microseconds between two tries; a negative value is none", int64=True
+        # A minute, as in TF Serving, would keep an operator waiting for five to learn that a model is broken.
+        1_000_000,
+        "microseconds between two tries; a negative value is none",
+        tensorflow=60_000_000,
+        int64=True,
     )
     file_system_poll_wait_seconds: int = flag(
         1, "seconds between two looks for new versions; 0 looks once, a negative value never"

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 
 from headrace_batching import BatchThreads, Options
 from headrace_batching.options import schedulable_cpus
@@ -32,6 +33,8 @@ from headrace_server.transports.base import Endpoint
 log = logging.getLogger(__name__)
 
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+
+_PORTS = range(1 << 16)  # gRPC would take another one modulo 65536
 
 Page = Callable[[], bytes]
 
@@ -136,7 +139,11 @@ class Server:
 
 
 def _check(config: Config) -> None:
-    """TF Serving: server.cc and server_core.cc have these texts."""
+    """TF Serving: server.cc and server_core.cc have the texts about its own flags."""
+    if config.port not in _PORTS:
+        raise invalid(f"--port={config.port} is none: a port is 0 (any that is free) to 65535")
+    if not 0 <= config.drain_seconds < inf:
+        raise invalid(f"--drain_seconds={config.drain_seconds} is no time to wait")
     if config.use_alts_credentials and config.ssl_config_file:
         raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
     if not config.model_base_path and not config.model_config_file:

@@ -232,6 +232,18 @@ class TestCannotStart:
 
         assert said == ("INVALID_ARGUMENT: --grpc_channel_arguments: 'grpc.keepalive' is not of the form key=value")
 
+    @pytest.mark.parametrize("port", [-1, 65536, 70000])
+    def test_a_port_that_is_none(self, shell: Shell, tmp_path: Path, port: int) -> None:
+        said = shell.not_started(f"--model_base_path={tmp_path}", f"--port={port}")
+
+        assert said == f"INVALID_ARGUMENT: --port={port} is none: a port is 0 (any that is free) to 65535"
+
+    @pytest.mark.parametrize("seconds", ["-1.0", "nan", "inf"])
+    def test_a_drain_of_no_length(self, shell: Shell, tmp_path: Path, seconds: str) -> None:
+        said = shell.not_started(f"--model_base_path={tmp_path}", f"--drain_seconds={seconds}")
+
+        assert said == f"INVALID_ARGUMENT: --drain_seconds={seconds} is no time to wait"
+
     def test_a_transport_that_does_not_exist(self, shell: Shell, tmp_path: Path) -> None:
         assert "'pigeon'" in shell.not_started(f"--model_base_path={tmp_path}", "--transport=pigeon")
 

@@ -124,7 +124,7 @@ class Manager:
             if self._stopping:
                 return
             model = self._models.setdefault(name, Model(self._events, self._options.policy))
-            if dict(versions) != model.aspired or not model.versions:
+            if dict(versions) != model.aspired:
                 model.aspire(versions)
                 self._changed.notify_all()
 

@@ -73,7 +73,7 @@ class Servable:
         self._relaxed: Future[Backend] | None = None
         self._counts = {key: BatchCounts() for key in backend.signatures}
         self._metrics = (metrics or Metrics()).servable(name, version, self._waiting)
-        self._left = Condition()
+        self._left = Condition(self._lock)
         self._leases = 0
         self._retired = False
 
@@ -114,7 +114,7 @@ class Servable:
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
-        with self._left:
+        with self._lock:
             self._leases += not self._retired
             return not self._retired
 
@@ -122,7 +122,7 @@ class Servable:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._left:
+        with self._lock:
             self._leases -= 1
             if self._retired:
                 self._left.notify_all()

@@ -186,3 +186,23 @@ class TestMethodName:
     def test_predict_takes_all_three(self, checked: Caller, name: str) -> None:
         inputs = {"age": np.array([1]), "weights": np.array([[0.5, 1.5]], np.float32)}
         assert checked.predict(inputs, signature_name=name)
+
+
+MODEL_TOML = """
+[signatures.serving_default]
+method = "classify"
+outputs = { scores = "scores" }
+labels = "labels.txt"
+"""
+
+
+def with_options(folder: Path) -> Path:
+    """A version of a model that has a model.toml, and a file of labels."""
+    folder.parent.joinpath("model.toml").write_text(MODEL_TOML)
+    folder.parent.joinpath("labels.txt").write_text("lo\nhöher\n")
+    return feature_models.tariff(folder)
+
+
+def test_labels_that_an_operator_gives(running: Run) -> None:
+    caller = running(with_options, enable_signature_method_name_check=True).caller
+    assert labelled(caller.call(classify_request(ONE))) == [[("lo", 1.5), ("höher", 2.5)]]

@@ -71,7 +71,7 @@ class Service:
         manager = Manager(lambda name, version, _: Servable(name, version, graph, threads, None))
         manager.start()
         manager.aspire("model", {3: Path("3")})
-        manager.wait_settled("model", 20)
+        manager.wait_settled(["model"], timeout=20)
         self._manager = manager
         self._service = PredictionService(manager, check_method=check_method)
 
