@@ -56,13 +56,6 @@ def test_batching_is_on_unless_told_otherwise() -> None:
     assert Config().batching == Options()
 
 
-def test_a_load_is_tried_again_sooner_than_in_tf_serving() -> None:
-    (interval,) = (field for field in fields(Config) if field.name == "load_retry_interval_micros")
-
-    assert interval.default == 1_000_000
-    assert interval.metadata["tensorflow"] == 60_000_000
-
-
 def test_every_help_text_is_one_line_that_says_something() -> None:
     texts = [field.metadata["help"] for field in fields(Config) if "help" in field.metadata]
 
