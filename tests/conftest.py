@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.running import LoopThread, RunningServer, Served, ServerProcess, read
 
 from headrace_server import Config
 
-TRANSPORTS = ["grpcio"]
+TRANSPORTS = ["grpcio", *(["native"] if find_spec("headrace_native") else [])]
 
 ROOT = Path(__file__).parents[1]
 

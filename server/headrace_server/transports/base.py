@@ -10,6 +10,8 @@ from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
 
+MAX_MESSAGE_BYTES = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

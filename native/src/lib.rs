@@ -1,0 +1,26 @@
+//! The Python module and its interface version.
+
+mod grpc;
+mod handler;
+mod listener;
+mod rope;
+
+use pyo3::prelude::*;
+
+use crate::handler::Kind;
+
+/// Which `headrace` this fits: raised with every change that the Python side sees.
+const INTERFACE: u32 = 1;
+
+#[pymodule]
+fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("INTERFACE", INTERFACE)?;
+    module.add("BEGIN", Kind::Begin as u8)?;
+    module.add("MESSAGE", Kind::Message as u8)?;
+    module.add("SENT", Kind::Sent as u8)?;
+    module.add("CANCELLED", Kind::Cancelled as u8)?;
+    module.add("DRAINED", Kind::Drained as u8)?;
+    module.add_class::<handler::Call>()?;
+    module.add_class::<listener::Limits>()?;
+    module.add_class::<listener::Server>()
+}

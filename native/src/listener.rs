@@ -1,0 +1,337 @@
+//! Sockets, HTTP/2 connections, draining.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use http::{Method, Request, StatusCode};
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use rustc_hash::FxHashMap;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
+use crate::handler::{self, Arrived, Inbox, Kind, Opening};
+
+const BACKLOG: i32 = 1024;
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const MAX_FRAME: u32 = 256 << 10;
+
+/// The limits of one server, by the names of gRPC's channel arguments without their first word.
+#[pyclass(frozen, from_py_object, module = "headrace_native")]
+#[derive(Clone)]
+pub struct Limits {
+    max_receive_message_length: usize,
+    max_concurrent_streams: u32,
+    max_metadata_size: u32,
+    keepalive_time: Duration,
+    keepalive_timeout: Duration,
+    compression: Encoding,
+}
+
+#[pymethods]
+impl Limits {
+    #[new]
+    #[pyo3(signature = (*, max_receive_message_length, max_concurrent_streams, max_metadata_size, keepalive_time_ms, keepalive_timeout_ms, default_compression_algorithm))]
+    fn new(
+        max_receive_message_length: usize,
+        max_concurrent_streams: u32,
+        max_metadata_size: u32,
+        keepalive_time_ms: u64,
+        keepalive_timeout_ms: u64,
+        default_compression_algorithm: u8,
+    ) -> Self {
+        let compression = match default_compression_algorithm {
+            1 => Encoding::Deflate,
+            2 => Encoding::Gzip,
+            _ => Encoding::Identity,
+        };
+        Self {
+            max_receive_message_length,
+            max_concurrent_streams,
+            max_metadata_size,
+            keepalive_time: Duration::from_millis(keepalive_time_ms),
+            keepalive_timeout: Duration::from_millis(keepalive_timeout_ms),
+            compression,
+        }
+    }
+}
+
+/// What all connections of a server share.
+struct Shared {
+    methods: FxHashMap<String, (usize, bool)>,
+    limits: Limits,
+    inbox: Arc<Inbox>,
+}
+
+enum Stopping {
+    No,
+    Within(Duration),
+}
+
+/// The listener, its connections, and the thread that they all live on.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct Server {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    grace: Arc<Mutex<Stopping>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[pymethods]
+impl Server {
+    /// `methods` are full paths, each with whether its requests stream.
+    #[new]
+    fn new(methods: Vec<(String, bool)>, limits: Limits) -> PyResult<Self> {
+        let methods = methods
+            .into_iter()
+            .enumerate()
+            .map(|(number, (path, streams))| (path, (number, streams)));
+        let shared = Shared {
+            methods: methods.collect(),
+            limits,
+            inbox: Arc::new(Inbox::new()?),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            stop: watch::Sender::new(false),
+            grace: Arc::new(Mutex::new(Stopping::No)),
+            thread: Mutex::new(None),
+        })
+    }
+
+    /// Listens, on a thread of its own; the port that it got.
+    fn start(&self, address: &str) -> PyResult<u16> {
+        let listener = listen(address)?;
+        let port = listener.local_addr()?.port();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let serving = serve(listener, self.shared.clone(), self.stop.subscribe(), self.grace.clone());
+        let thread = std::thread::Builder::new().name("transport".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(serving) {
+                eprintln!("the native transport has ended: {error}");
+            }
+        })?;
+        *self.thread.lock() = Some(thread);
+        Ok(port)
+    }
+
+    fn fileno(&self) -> i32 {
+        self.shared.inbox.ear().as_raw_fd()
+    }
+
+    /// All events since the last time.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let events: Vec<Bound<'py, PyTuple>> = self
+            .shared
+            .inbox
+            .take()
+            .into_iter()
+            .map(|event| event.into_python(py))
+            .collect::<PyResult<_>>()?;
+        PyList::new(py, events)
+    }
+
+    /// Takes no more calls; a Drained event follows when those in flight have ended, or after `grace` seconds.
+    fn stop(&self, grace: f64) -> PyResult<()> {
+        let grace = Duration::try_from_secs_f64(grace).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+        *self.grace.lock() = Stopping::Within(grace);
+        self.stop.send_replace(true);
+        Ok(())
+    }
+
+    /// Waits for the thread to end.
+    fn join(&self, py: Python<'_>) -> PyResult<()> {
+        let thread = self.thread.lock().take();
+        let Some(thread) = thread else { return Ok(()) };
+        py.detach(|| thread.join())
+            .map_err(|_| PyRuntimeError::new_err("the native transport's thread panicked"))
+    }
+}
+
+fn listen(address: &str) -> PyResult<std::net::TcpListener> {
+    let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+    let first = addresses.first().ok_or_else(|| PyOSError::new_err("no such address"))?;
+    Ok(listen_at(*first)?)
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts connections until it is told to stop, and waits for their calls.
+async fn serve(
+    listener: std::net::TcpListener,
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+    grace: Arc<Mutex<Stopping>>,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut connections = JoinSet::new();
+    let mut until_stopped = stop.clone();
+    let mut stopping = pin!(async move { until_stopped.wait_for(|stop| *stop).await.is_ok() });
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut stopping => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((socket, peer)) => {
+                    connections.spawn(connection(socket, peer, shared.clone(), stop.clone()));
+                }
+                // Out of file descriptors, most likely: there will be some when a connection has ended.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
+        }
+    }
+    drop(listener);
+    let within = match *grace.lock() {
+        Stopping::Within(grace) => grace,
+        Stopping::No => Duration::ZERO,
+    };
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(within, drained).await;
+    connections.shutdown().await;
+    shared.inbox.push(Kind::Drained, None, None);
+    Ok(())
+}
+
+/// One connection, until its caller closes it, it breaks, or it has drained.
+async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    // Without it small answers are late, and that is all.
+    let _ = socket.set_nodelay(true);
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(shared.limits.max_concurrent_streams)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(shared.limits.max_metadata_size)
+        .handshake(socket);
+    if let Ok(Ok(http2)) = tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
+        let peer = peer.to_string();
+        let serving = Peer { peer, shared };
+        // What breaks a connection is the caller's affair, and has ended its calls.
+        let _ = serving.run(http2, stop).await;
+    }
+}
+
+struct Peer {
+    peer: String,
+    shared: Arc<Shared>,
+}
+
+impl Peer {
+    async fn run(
+        &self,
+        mut http2: Connection<TcpStream, Bytes>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), h2::Error> {
+        let mut alive = pin!(keepalive(http2.ping_pong(), self.shared.limits.clone()));
+        let mut stopping = pin!(async move { stop.wait_for(|stop| *stop).await.is_ok() });
+        let mut stopped = false;
+        loop {
+            tokio::select! {
+                biased;
+                accepted = http2.accept() => match accepted {
+                    Some(Ok((request, respond))) => self.open(request, respond),
+                    Some(Err(error)) => return Err(error),
+                    None => return Ok(()),
+                },
+                _ = &mut stopping, if !stopped => {
+                    stopped = true;
+                    http2.graceful_shutdown();
+                }
+                () = &mut alive => return Ok(()),
+            }
+        }
+    }
+
+    /// Begins a call: at once where its only message has come already.
+    fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
+        let (head, body) = request.into_parts();
+        if head.method != Method::POST || !grpc::is_grpc(&head.headers) {
+            // Fails only where the caller has gone.
+            let _ = respond.send_response(grpc::http_refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE), true);
+            return;
+        }
+        let (opening, encoding) = match self.opening(head) {
+            Ok(opening) => opening,
+            Err(status) => {
+                let _ = respond.send_response(status.response(), true);
+                return;
+            }
+        };
+        let mut messages = Messages::new(body, encoding, self.shared.limits.max_receive_message_length);
+        let message = if opening.streaming {
+            None
+        } else {
+            arrived(&mut messages)
+        };
+        tokio::spawn(handler::run(
+            self.shared.inbox.clone(),
+            opening,
+            messages,
+            respond,
+            message,
+        ));
+    }
+
+    fn opening(&self, head: http::request::Parts) -> Result<(Opening, Encoding), Status> {
+        let Some(&(method, streaming)) = self.shared.methods.get(head.uri.path()) else {
+            return Err(Status::new(UNIMPLEMENTED, "Method not found!"));
+        };
+        let deadline = grpc::timeout(&head.headers)?.map(|timeout| Instant::now() + timeout);
+        let encoding = Encoding::of_request(&head.headers)?;
+        let opening = Opening {
+            method,
+            streaming,
+            deadline,
+            peer: self.peer.clone(),
+            encoding: Encoding::of_response(&head.headers, self.shared.limits.compression),
+            headers: head.headers,
+        };
+        Ok((opening, encoding))
+    }
+}
+
+/// The only message of a call, or what is wrong with it, where all its bytes have come.
+fn arrived(messages: &mut Messages) -> Arrived {
+    let only = pin!(messages.only());
+    match only.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(message) => Some(message),
+        Poll::Pending => None,
+    }
+}
+
+/// Returns when the caller has not answered a ping in time.
+async fn keepalive(pings: Option<h2::PingPong>, limits: Limits) {
+    let Some(mut pings) = pings else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(limits.keepalive_time).await;
+        let answered = tokio::time::timeout(limits.keepalive_timeout, pings.ping(h2::Ping::opaque())).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
