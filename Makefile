@@ -7,7 +7,7 @@ help:
 	@echo 'make test     run the tests'
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
-	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about six minutes'
+	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about four minutes'
 	@echo 'make protos   regenerate the modules under protos/'
 
 demo:
@@ -24,7 +24,7 @@ format:
 
 bench:
 	@scripts/install dev,bench
-	@.venv/bin/python scripts/bench $(ARGS)
+	@.venv/bin/python -m scripts.bench $(ARGS)
 
 protos:
 	@scripts/install dev

@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tests.calls import MODEL
-from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
 from headrace_server import Config
+from tests.calls import MODEL
+from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
 TRANSPORTS = ["grpcio", *(["native"] if find_spec("headrace_native") else [])]
 

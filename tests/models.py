@@ -101,13 +101,13 @@ def sequence_output(folder: Path) -> Path:
 
 
 def positive(folder: Path) -> Path:
-    """`y` = `x` float [N], and `above` float [M], those of `x` that are above zero: as many rows as it finds."""
+    """`y` = `x` float [N], and `above`, those of `x` that are above zero: declared as [N], whatever it finds."""
     nodes = [
         make_node("Identity", ["x"], ["y"]),
         make_node("Greater", ["x", "zero"], ["wanted"]),
         make_node("Compress", ["x", "wanted"], ["above"], axis=0),
     ]
-    outputs = [_value("y", FLOAT, ["N"]), _value("above", FLOAT, ["M"])]
+    outputs = [_value("y", FLOAT, ["N"]), _value("above", FLOAT, ["N"])]
     return _write(folder, nodes, [_value("x", FLOAT, ["N"])], outputs, from_array(np.zeros((), np.float32), "zero"))
 
 
@@ -147,6 +147,24 @@ def counting(folder: Path) -> Path:
     ]
     zero = from_array(np.array(0, np.int64), "zero")
     return _write(folder, nodes, [_value("steps", INT64, ["N"])], [_value("y", INT64, ["N"])], zero)
+
+
+def kept(folder: Path) -> Path:
+    """`y` float [M, 2] = those rows of `x` float [N, 2] whose first value is positive."""
+    nodes = [
+        make_node("Gather", ["x", "first"], ["firsts"], axis=1),
+        make_node("Greater", ["firsts", "zero"], ["chosen"]),
+        make_node("Compress", ["x", "chosen"], ["y"], axis=0),
+    ]
+    first, zero = from_array(np.array(0, np.int64), "first"), from_array(np.array(0, np.float32), "zero")
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", 2])], [_value("y", FLOAT, ["M", 2])], first, zero)
+
+
+def side_by_side(folder: Path, left: Dims = ("N", 2), right: Dims = ("M", 2)) -> Path:
+    """`y` float [N, 4] = the rows of `a` and `b`, both float, side by side: they must be as many."""
+    node = make_node("Concat", ["a", "b"], ["y"], axis=1)
+    inputs = [_value("a", FLOAT, left), _value("b", FLOAT, right)]
+    return _write(folder, [node], inputs, [_value("y", FLOAT, ["rows", 4])])
 
 
 def _value(name: str, dtype: int, dims: Dims) -> ValueInfoProto:

@@ -12,10 +12,9 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple, TypeVar
 
-from tests.calls import ANSWER_WITHIN, MODEL, Caller
-
 from headrace_server import Config, Server
 from headrace_server.cli import _loop_factory
+from tests.calls import ANSWER_WITHIN, MODEL, Caller
 
 T = TypeVar("T")
 

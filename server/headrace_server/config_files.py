@@ -21,7 +21,7 @@ def read_text_proto(path: str, message: M) -> M:
             parse. TF Serving: server.cc has the text.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise not_found(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

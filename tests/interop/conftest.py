@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import ROOT
 
 GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from onnx import TensorProto
+
 from tests import models
 from tests.conftest import Run
 

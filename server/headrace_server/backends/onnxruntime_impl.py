@@ -3,6 +3,8 @@
 import ctypes
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from headrace_server.errors import LoadError, ServingError, invalid
 
@@ -58,18 +61,18 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
         session = ort.InferenceSession(
             str(model), sess_options=_session_options(options), providers=list(options.providers)
         )
-        signature = _signature(session)
+        backend = OnnxBackend(session, _signature(session))
     except ServingError as error:
         raise LoadError(error.code, f"{model}: {error.message}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
         raise LoadError(_code_of(error), f"{model} cannot be loaded: {error}") from error
-    if not signature.batched:
+    if not backend.signatures[DEFAULT_SIGNATURE].batched:
         log.warning(
             "%s has no batch axis (a first dimension that varies, in every input and output): "
             "its requests run one by one",
             model,
         )
-    return OnnxBackend(session, signature)
+    return backend
 
 
 class OnnxBackend:
@@ -77,11 +80,12 @@ class OnnxBackend:
 
     def __init__(self, session: ort.InferenceSession, signature: Signature) -> None:
         self._session: ort.InferenceSession | None = session
-        self._signature = signature
         specs = [*signature.inputs.values(), *signature.outputs.values()]
         # These two ask for more than `session.run` can do with an array as it is.
         self._strings = [alias for alias, spec in signature.inputs.items() if spec.dtype == DataType.DT_STRING]
         self._bfloat16 = any(spec.dtype == DataType.DT_BFLOAT16 for spec in specs)
+        run = partial(self.run, DEFAULT_SIGNATURE, outputs=signature.every_output)
+        self._signature = replace(signature, batched=has_batch_axis(signature.inputs, signature.outputs, run))
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -113,7 +117,7 @@ def _session_options(options: BackendOptions) -> ort.SessionOptions:
     session.intra_op_num_threads = options.intra_op_threads
     session.inter_op_num_threads = options.inter_op_threads
     session.enable_cpu_mem_arena = options.cpu_memory_arena
-    session.log_severity_level = 3  # errors; they reach the caller as exceptions, too
+    session.log_severity_level = 4  # fatal ones only: errors reach the caller as exceptions
     # Between runs its threads sleep: a core that they spin on is one that the transport needs.
     session.add_session_config_entry("session.force_spinning_stop", "1")
     return session
@@ -130,7 +134,7 @@ def _check_providers(wanted: Sequence[str]) -> None:
 def _signature(session: ort.InferenceSession) -> Signature:
     inputs = {arg.name: _spec(arg) for arg in session.get_inputs()}
     outputs = {arg.name: _spec(arg) for arg in session.get_outputs()}
-    return Signature(inputs, outputs, batched=_has_batch_axis(inputs, outputs))
+    return Signature(inputs, outputs)
 
 
 def _spec(arg: ort.NodeArg) -> TensorSpec:
@@ -139,13 +143,6 @@ def _spec(arg: ort.NodeArg) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else None for size in arg.shape)
     dims = tuple(size if isinstance(size, str) else "" for size in arg.shape)
     return TensorSpec(arg.name, _DTYPES[arg.type], shape, dims)
-
-
-def _has_batch_axis(inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> bool:
-    """Whether the first dimension of everything varies, and under one name in the inputs where they name it."""
-    every = [*inputs.values(), *outputs.values()]
-    names = {spec.dims[0] for spec in inputs.values() if spec.dims and spec.dims[0]}
-    return bool(inputs) and all(spec.shape and spec.shape[0] is None for spec in every) and len(names) <= 1
 
 
 def _text(alias: str, array: Array) -> Array:

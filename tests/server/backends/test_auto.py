@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.models import linear
 
 from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError
+from tests.models import linear
 
 BACKEND = "headrace_server.backends.onnxruntime_impl"
 

@@ -12,8 +12,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto
-from tests import models
-from tests.models import Dims
 
 from headrace_batching.task import Array
 from headrace_protos import Code, DataType
@@ -22,6 +20,8 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnxruntime_impl import OnnxBackend, load_onnx
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError
+from tests import models
+from tests.models import Dims
 
 DEFAULT = "serving_default"
 BFLOAT16 = dtype_of(DataType.DT_BFLOAT16)
@@ -151,6 +151,12 @@ class TestSignature:
     )
     def test_it_is_one_axis_of_all_inputs(self, tmp_path: Path, left: Dims, right: Dims, batched: bool) -> None:
         assert signature_of(models.two_inputs(tmp_path, left, right)).batched is batched
+
+    def test_inputs_of_different_names_share_one_where_they_cannot_do_without(self, tmp_path: Path) -> None:
+        assert signature_of(models.side_by_side(tmp_path)).batched
+
+    def test_an_output_as_long_as_its_data_say_leaves_none(self, tmp_path: Path) -> None:
+        assert not signature_of(models.kept(tmp_path)).batched
 
     def test_an_output_without_rows_leaves_none(self, tmp_path: Path) -> None:
         assert not signature_of(models.scalar_output(tmp_path)).batched

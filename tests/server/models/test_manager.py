@@ -1,16 +1,14 @@
 """Versions coming and going: what is loaded when, which one a request gets, and what is said of each."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from tests.models import linear
 
-from headrace_batching import BatchThreads
 from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
@@ -18,22 +16,14 @@ from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.manager import Manager, VersionStatus
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
+from tests.models import linear
 
-from .backend import PATIENCE, Adder
+from .backend import PATIENCE
+from .shelf import TICK, Models, Shelf, eventually
 
 START, LOADING, AVAILABLE, UNLOADING, END = State
 
 BROKEN = LoadError(Code.INVALID_ARGUMENT, "its file is broken")
-TICK = Event()  # never set: waiting for it with a timeout lets the other threads go on
-
-
-def eventually(fact: Callable[[], bool]) -> None:
-    """Waits for what another thread is about to make true."""
-    for _ in range(int(PATIENCE / 0.001)):
-        if fact():
-            return
-        TICK.wait(0.001)
-    pytest.fail("it never became true")
 
 
 @contextmanager
@@ -41,79 +31,21 @@ def quick_switches() -> Iterator[None]:
     """Threads take turns a hundred times as often, so that they meet in more places."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(interval / 100)
-    yield
-    sys.setswitchinterval(interval)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
-class Shelf:
-    """The versions that a manager may load: each a backend of the test's own, some broken, some slow to load."""
+class Leaving(Servable):
+    """A version whose leases are asked for too late: requests have read of it, and then it is unloaded."""
 
-    def __init__(self) -> None:
-        self.threads = BatchThreads(1)
-        self.loads: list[tuple[str, int]] = []
-        self.backends: dict[tuple[str, int], Adder] = {}
-        self.broken: dict[int, Exception] = {}
-        self.held: dict[int, Event] = {}
+    asked = Event()
 
-    def load(self, name: str, version: int, path: Path) -> Servable:
-        assert path == Path(f"/{name}/{version}")
-        self.loads.append((name, version))
-        if version in self.held:
-            assert self.held[version].wait(PATIENCE)
-        if version in self.broken:
-            raise self.broken[version]
-        backend = self.backends[name, version] = Adder()
-        return Servable(name, version, backend, self.threads, None)
-
-
-class Models:
-    """A manager at work, and what can be seen of it."""
-
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
-        self.manager = Manager(shelf.load)
-
-    def aspire(self, *versions: int, name: str = "m") -> None:
-        self.manager.aspire(name, {version: Path(f"/{name}/{version}") for version in versions})
-
-    def states(self, name: str = "m") -> dict[int, State]:
-        return {status.version: status.state for status in self.manager.statuses(name)}
-
-    def reach(self, states: Mapping[int, State], name: str = "m") -> None:
-        """Waits until exactly these versions are known, in these states."""
-        eventually(lambda: self.states(name) == states)
-
-    def asked(self, version: int | None = None, name: str = "m") -> int:
-        """The version that a request gets."""
-        with self.manager.servable(name, version) as servable:
-            return servable.version
-
-    def missing(self, version: int | None = None, name: str = "m") -> str:
-        with pytest.raises(ServingError) as raised, self.manager.servable(name, version):
-            pass
-        assert raised.value.code == Code.NOT_FOUND
-        return raised.value.message
-
-
-@pytest.fixture
-def shelf() -> Iterator[Shelf]:
-    shelf = Shelf()
-    shelf.threads.start()
-    yield shelf
-    for event in shelf.held.values():
-        event.set()
-    shelf.threads.close()
-
-
-@pytest.fixture
-def models(shelf: Shelf) -> Iterator[Models]:
-    models = Models(shelf)
-    models.manager.start()
-    yield models
-    for event in shelf.held.values():
-        event.set()
-    models.manager.stop()
-    assert all(backend.closed for backend in shelf.backends.values())
+    def lease(self) -> bool:
+        self.asked.set()
+        eventually(lambda: self._retired)
+        return super().lease()
 
 
 class TestServing:
@@ -252,6 +184,20 @@ class TestSwap:
         models.reach({2: AVAILABLE, 1: AVAILABLE})
         assert status_of(models, 2) is None
 
+    def test_a_request_that_comes_too_late_for_the_old_version_gets_the_new_one(
+        self, models: Models, shelf: Shelf
+    ) -> None:
+        shelf.kinds[1] = Leaving
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        with ThreadPoolExecutor(2) as threads:
+            any_version, that_version = threads.submit(models.asked), threads.submit(models.missing, 1)
+            assert Leaving.asked.wait(PATIENCE)
+            models.aspire(2)
+
+            assert any_version.result() == 2
+            assert that_version.result() == "Servable not found for request: Specific(m, 1)"
+
     def test_no_request_fails_while_versions_swap(self, models: Models) -> None:
         """Eight threads ask all the time, while two hundred versions follow one another."""
         models.aspire(1)
@@ -365,10 +311,14 @@ class TestStatuses:
 
     def test_a_model_settles_when_a_version_is_available(self, models: Models, shelf: Shelf) -> None:
         shelf.broken[2] = BROKEN
+        shelf.held[1] = Event()
         models.aspire(1, 2)
-        states = [status.state for status in models.manager.wait_settled("m", PATIENCE)]
+        models.reach({2: END, 1: LOADING})
+        with pytest.raises(TimeoutError):
+            models.manager.wait_settled("m", 0.01)
+        shelf.held[1].set()
 
-        assert states == [END, AVAILABLE]
+        assert [status.state for status in models.manager.wait_settled("m", PATIENCE)] == [END, AVAILABLE]
 
     def test_a_model_settles_when_every_version_has_failed(self, models: Models, shelf: Shelf) -> None:
         shelf.broken = {1: BROKEN, 2: BROKEN}

@@ -6,14 +6,14 @@ from functools import partial
 import grpc
 import numpy as np
 import onnxruntime
-from tests import models
-from tests.calls import PREDICT, arrays, predict_request
-from tests.conftest import Run, Stop
-from tests.running import LoopThread
 
 from headrace_batching import Options
 from headrace_batching.task import Array
 from headrace_protos import PredictRequest, PredictResponse
+from tests import models
+from tests.calls import PREDICT, arrays, predict_request
+from tests.conftest import Run, Stop
+from tests.running import LoopThread
 
 CALLERS = 64
 CALLS = 6

@@ -4,6 +4,7 @@ import pytest
 from grpc import RpcError, StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+
 from tests import models
 from tests.calls import ANSWER_WITHIN, Caller, refusal_of
 from tests.conftest import Run

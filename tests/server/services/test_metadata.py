@@ -5,11 +5,11 @@ from typing import NamedTuple
 import pytest
 from google.protobuf.message import Message
 from grpc import StatusCode
+
+from headrace_protos import DataType, GetModelMetadataRequest, SignatureDefMap, TensorInfo, TensorShapeProto
 from tests import models
 from tests.calls import Caller, metadata_request
 from tests.conftest import Run
-
-from headrace_protos import DataType, GetModelMetadataRequest, SignatureDefMap, TensorInfo, TensorShapeProto
 
 
 class Case(NamedTuple):

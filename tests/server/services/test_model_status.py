@@ -5,12 +5,12 @@ from typing import NamedTuple
 import pytest
 from google.protobuf.message import Message
 from grpc import StatusCode
+
+from headrace_protos import GetModelStatusRequest, ModelVersionStatus
 from tests import models
 from tests.calls import Caller, status_request
 from tests.conftest import Run
 from tests.running import eventually
-
-from headrace_protos import GetModelStatusRequest, ModelVersionStatus
 
 AVAILABLE, END = ModelVersionStatus.AVAILABLE, ModelVersionStatus.END
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 from grpc import StatusCode
+
+from headrace_batching import Options
 from tests import models
 from tests.calls import Caller, Refusal, arrays, predict_request, refusal_of
 from tests.conftest import Run, Stop
-
-from headrace_batching import Options
 
 # One thread, and company is waited for: what is sent at once shares a few batches.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000)
@@ -75,12 +75,11 @@ def test_wrong_dtypes_and_names_fail_alone(running: Run) -> None:
 @pytest.mark.parametrize("pad", [False, True])
 def test_bytes_of_other_shapes_are_never_mixed_in(running: Run, pad: bool) -> None:
     """Shapes of the same number of bytes, and of fewer and more: every caller gets the sums of its own rows."""
-    shapes = [(1, 8), (2, 4), (4, 2), (1, 8), (8, 1), (1, 8), (1, 16), (1, 8), (1, 4)]
-    sent = [np.arange(number, number + rows * width, dtype=np.float32).reshape(rows, width)
-            for number, (rows, width) in enumerate(shapes * 25)]  # fmt: skip
+    shapes = [(1, 8), (2, 4), (4, 2), (1, 8), (8, 1), (1, 8), (1, 16), (1, 8), (1, 4)] * 25
+    sent = [np.arange(first, first + rows * width).reshape(rows, width) for first, (rows, width) in enumerate(shapes)]
     batching = Options(num_batch_threads=1, batch_timeout_micros=20_000, pad_variable_length_inputs=pad)
     make = models.row_maxima if pad else models.row_sums
-    answers = send_all(running(make, batching=batching).caller, [predict_request({"x": x}) for x in sent])
+    answers = send_all(running(make, batching=batching).caller, [predict_request({"x": x.astype("f4")}) for x in sent])
     # The padding, a copy of a tensor's first element, is its smallest here: it cannot change a maximum.
     expected = [(x.max(axis=1) if pad else x.sum(axis=1)).tolist() for x in sent]
     assert answers == expected

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from tests import models
-from tests.calls import Caller, arrays, floats, predict_request
-from tests.conftest import Run
 
 from headrace_protos import DataType, TensorProto, TensorShapeProto
 from headrace_protos.tensor import to_array
+from tests import models
+from tests.calls import Caller, arrays, floats, predict_request
+from tests.conftest import Run
 
 Array = npt.NDArray[Any]
 Echo = Callable[[str], Caller]

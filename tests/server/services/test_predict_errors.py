@@ -8,12 +8,12 @@ import onnx
 import pytest
 from google.protobuf.message import Message
 from grpc import StatusCode
-from tests import models
-from tests.calls import Caller, floats, predict_request
-from tests.conftest import Run
 
 from headrace_batching import Options
 from headrace_protos import DataType, PredictRequest, TensorProto, TensorShapeProto
+from tests import models
+from tests.calls import Caller, floats, predict_request
+from tests.conftest import Run
 
 ROW = floats([1, 2, 3, 4])
 PAIR = floats([1, 2])

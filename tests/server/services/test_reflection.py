@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
 from tests import models
 from tests.calls import PREDICT, Caller, arrays, floats, predict_request
 from tests.conftest import Run

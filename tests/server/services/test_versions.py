@@ -1,23 +1,21 @@
 """New versions come into service while callers call, and broken ones do not."""
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
 import pytest
 from grpc import StatusCode
+
+from headrace_protos import Code, ModelVersionStatus
+from headrace_server.errors import ServingError
 from tests import models
 from tests.calls import Caller, arrays, floats, predict_request, status_request
 from tests.conftest import Make, Run
 from tests.running import RunningServer, eventually
-
-from headrace_protos import Code, ModelVersionStatus
-from headrace_server.errors import ServingError
 
 CALLERS = 16
 LOOK_OFTEN = {"file_system_poll_wait_seconds": 0.02}
@@ -54,14 +52,14 @@ def test_swap_fails_no_call(running: Run) -> None:
     server = running(models.linear, **LOOK_OFTEN)
     stop = Event()
 
-    def call_on() -> Iterator[Ran]:
-        for number in count():
-            yield predict(server.caller)
-            if stop.is_set() and number:
-                return
+    def call_on() -> Counter[Ran]:
+        answers: Counter[Ran] = Counter()
+        while not stop.is_set():
+            answers[predict(server.caller)] += 1
+        return answers
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        callers = [pool.submit(lambda: Counter(call_on())) for _ in range(CALLERS)]
+        callers = [pool.submit(call_on) for _ in range(CALLERS)]
         try:
             for version in (2, 3, 4):
                 publish(server, version, bias=version * 100)
@@ -70,7 +68,7 @@ def test_swap_fails_no_call(running: Run) -> None:
             stop.set()
         answers: Counter[Ran] = sum((caller.result() for caller in callers), Counter())
     assert answers.keys() <= {Ran(1, 10), Ran(2, 210), Ran(3, 310), Ran(4, 410)}
-    assert answers[Ran(1, 10)]
+    assert len(answers) > 1
     assert predict(server.caller) == Ran(4, 410)
 
 

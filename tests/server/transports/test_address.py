@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests import models
-from tests.calls import floats
-from tests.conftest import Run, Serve
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
+from tests import models
+from tests.calls import floats
+from tests.conftest import Run, Serve
 
 X = floats([1, 2, 3, 4])
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from grpc import StatusCode
+
 from tests import models
 from tests.calls import Caller, arrays, predict_request, refusal_of, status_request
 from tests.conftest import Run, Serve

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from grpc import StatusCode
+
+from headrace_protos import DataType, PredictRequest, TensorProto, TensorShapeProto
 from tests import models
 from tests.calls import PREDICT, Caller, Refusal, floats, predict_request
 from tests.conftest import Run, Serve
 from tests.running import ServerProcess
-
-from headrace_protos import DataType, PredictRequest, TensorProto, TensorShapeProto
 
 MEGABYTE = 1 << 20
 X = floats([1, 2, 3, 4])

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 from grpc import FutureCancelledError, StatusCode
+
+from headrace_batching import Options
 from tests import models
 from tests.calls import Refusal, arrays, predict_request, refusal_of, status_request
 from tests.conftest import Run, Stop
 from tests.running import RunningServer, eventually
-
-from headrace_batching import Options
 
 SLOW = 300_000  # steps: some tenths of a second
 QUICK = 1

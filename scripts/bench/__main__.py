@@ -1,0 +1,68 @@
+"""Runs the benchmarks and writes their report: python -m scripts.bench, from the root of the checkout."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import chart, machine
+from .cases import CASES
+from .contenders import Contender, contenders
+from .load import h2load_version
+from .measure import Budget, Results, measure
+from .report import report
+
+_ROOT = Path(__file__).parents[2]
+_BUILD = _ROOT / "build" / "bench"
+_NAMES = [case.name for case in CASES]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write `benchmarks.png` and `README.md`, and print the latter; 2 where there is no h2load."""
+    options = _parser().parse_args(arguments)
+    if h2load_version() is None:
+        print("h2load not found: install nghttp2-client", file=sys.stderr)
+        return 2
+    described = machine.description()
+    budget = Budget(1, 1) if options.quick else Budget(options.rounds, options.seconds)
+    results = _measured(options.only, contenders(_BUILD), budget)
+    folder: Path = _BUILD if options.quick and options.output is None else options.output or _ROOT / "docs/benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    chart.draw(results, folder / "benchmarks.png")
+    text = report(described, budget, results)
+    (folder / "README.md").write_text(text)
+    print(text)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round of one second, reported under build/bench")
+    parser.add_argument("--only", type=_names, default=_NAMES, metavar=",".join(_NAMES), help="cases to measure")
+    parser.add_argument("--rounds", type=int, default=3, help="times that all servers take their turn")
+    parser.add_argument("--seconds", type=float, default=2.5, help="length of one load")
+    parser.add_argument("--output", type=Path, help="folder for the report (default: docs/benchmarks)")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if not set(names) <= set(_NAMES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of {', '.join(_NAMES)}")
+    return names
+
+
+def _measured(names: Sequence[str], servers: list[Contender], budget: Budget) -> list[Results]:
+    results = []
+    for case in CASES:
+        if case.name in names:
+            print(f"measuring {case.name}", file=sys.stderr, flush=True)
+            chosen = [server for server in servers if server.infers or case.responders]
+            with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+                results.append(measure(case, chosen, budget, Path(folder)))
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())

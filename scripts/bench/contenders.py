@@ -1,0 +1,80 @@
+"""The servers that are measured side by side, and the command that starts each."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from headrace_protos import BatchingParameters
+
+from . import grpcpp
+from .cases import Case
+
+AIO = "grpc.aio, no model"
+GRPCPP = "grpc++, no model"
+HEADRACE = "headrace, grpc.aio"
+NATIVE = "headrace, native"
+
+# Told a case, the model's base path and a port.
+Command = Callable[[Case, Path, int], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server by the name it has in the report; `infers` tells headrace from the responders, which run no model."""
+
+    name: str
+    command: Command
+    infers: bool
+
+
+def contenders(build: Path) -> list[Contender]:
+    """Return every server that can be run here, saying in one line why another cannot."""
+    found = [Contender(AIO, _aio, infers=False)]
+    if missing := grpcpp.missing():
+        print(f"without the grpc++ responder: {missing} not found", file=sys.stderr)
+    else:
+        found.append(Contender(GRPCPP, partial(_grpcpp, grpcpp.build(build)), infers=False))
+    found.append(Contender(HEADRACE, partial(_headrace, "grpcio"), infers=True))
+    if find_spec("headrace_native") is None:
+        print("without the native transport: headrace-native is not installed", file=sys.stderr)
+    else:
+        found.append(Contender(NATIVE, partial(_headrace, "native"), infers=True))
+    return found
+
+
+def _aio(case: Case, _: Path, port: int) -> Sequence[str]:
+    return [sys.executable, "-m", "scripts.bench.aio_responder", str(port), str(case.outputs)]
+
+
+def _grpcpp(executable: Path, case: Case, _: Path, port: int) -> Sequence[str]:
+    return [str(executable), str(port), str(case.outputs)]
+
+
+def _headrace(transport: str, case: Case, base_path: Path, port: int) -> Sequence[str]:
+    parameters = base_path.with_name("batching.pbtxt")
+    parameters.write_text(str(_batching(case)))
+    return [
+        str(Path(sys.executable).with_name("headrace")),
+        "serve",
+        f"--port={port}",
+        f"--transport={transport}",
+        f"--model_name={case.name}",
+        f"--model_base_path={base_path}",
+        "--enable_batching",
+        f"--batching_parameters_file={parameters}",
+        f"--tensorflow_intra_op_parallelism={case.intra_op_threads}",
+        "--tensorflow_inter_op_parallelism=1",
+    ]
+
+
+def _batching(case: Case) -> BatchingParameters:
+    parameters = BatchingParameters()
+    parameters.max_batch_size.value = case.max_batch_size
+    parameters.batch_timeout_micros.value = case.batch_timeout_micros
+    parameters.num_batch_threads.value = 1
+    # Room for every call that the load has in flight, at however few rows a batch.
+    parameters.max_enqueued_batches.value = case.load.connections * case.load.streams
+    return parameters

@@ -1,0 +1,109 @@
+"""Runs h2load as the caller, and turns what it prints and logs into numbers."""
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .cases import Load
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+_RATE = re.compile(r"finished in .*?, ([\d.]+) req/s")
+_REQUESTS = re.compile(r"(\d+) total, \d+ started, \d+ done, (\d+) succeeded")
+_DATA = re.compile(r"\((\d+)\) data$", re.MULTILINE)
+
+
+class LoadError(RuntimeError):
+    """The load was not answered in full, so its numbers would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """h2load, told whom to call and with what.
+
+    `message` is a file holding one gRPC message behind its five-byte prefix, and `answer_bytes` the length of the
+    prefixed message that answers it.
+    """
+
+    address: str
+    message: Path
+    answer_bytes: int
+    load: Load
+
+    def warm_up(self, seconds: float) -> float:
+        """Load for about `seconds` and return the requests per second of the second half."""
+        count = self.load.connections * self.load.streams
+        while True:
+            started = time.monotonic()
+            rate = self.run(count).requests_per_second
+            elapsed = time.monotonic() - started
+            if elapsed >= seconds / 2:
+                return rate
+            count *= max(2, round(seconds / 2 / elapsed))
+
+    def run(self, count: int, log: Path | None = None) -> "Answers":
+        """Make `count` calls and return how they were answered.
+
+        Raises LoadError where one was not: h2load counts each HTTP 200, which a gRPC error is too, so the bytes of
+        the answers are counted.
+        """
+        output, cpu_seconds = self._h2load(count, log)
+        rate, requests, data = _RATE.search(output), _REQUESTS.search(output), _DATA.search(output)
+        if not (rate and requests and data):
+            raise LoadError(f"h2load said something unknown:\n{output}")
+        if int(requests[2]) != count or int(data[1]) != count * self.answer_bytes:
+            raise LoadError(f"of {count} calls not all were answered with {self.answer_bytes} bytes:\n{output}")
+        per_second = float(rate[1])
+        return Answers(per_second, cpu_seconds * per_second / count, _latencies(log))
+
+    def _h2load(self, count: int, log: Path | None) -> tuple[str, float]:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(self._command(count, log), capture_output=True, text=True, check=False, timeout=120)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode != 0:
+            raise LoadError(f"h2load failed:\n{done.stdout}{done.stderr}")
+        return done.stdout, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    def _command(self, count: int, log: Path | None) -> list[str]:
+        threads = min(self.load.connections, max(1, (os.cpu_count() or 1) // 2))
+        shape = {"-n": count, "-c": self.load.connections, "-m": self.load.streams, "-t": threads, "-d": self.message}
+        arguments = [str(part) for pair in shape.items() for part in pair]
+        headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        logging = [f"--log-file={log}"] if log else []
+        return ["h2load", *arguments, *headers, *logging, f"http://{self.address}{PREDICT}"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One load, answered in full.
+
+    `caller_cores` is the CPU that h2load itself used, in cores; `latencies` the microseconds of each call, where they
+    were logged.
+    """
+
+    requests_per_second: float
+    caller_cores: float
+    latencies: np.ndarray
+
+
+def _latencies(log: Path | None) -> np.ndarray:
+    if log is None:
+        return np.empty(0)
+    # h2load appends to a file that exists, so each run's is taken away.
+    times = np.loadtxt(log, usecols=2, ndmin=1)
+    log.unlink()
+    return times
+
+
+def h2load_version() -> str | None:
+    """Return what `h2load --version` says, or None where there is no h2load."""
+    if shutil.which("h2load") is None:
+        return None
+    return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.strip()

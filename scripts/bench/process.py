@@ -1,0 +1,101 @@
+"""A measured process: started, awaited until it listens, its CPU and memory read, stopped by its own id."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class StartError(RuntimeError):
+    """A server ended, or never listened, before it could be measured."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server process and where it listens."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def address(self) -> str:
+        """The host and port that a caller connects to."""
+        return f"127.0.0.1:{self.port}"
+
+    def cpu_seconds(self) -> float:
+        """Return the user and system time spent so far by all threads of the process, living and ended."""
+        # The command name, in parentheses, may hold spaces: fields are counted from behind it (proc(5): 14, 15).
+        fields = self._proc("stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+    def peak_rss_bytes(self) -> int:
+        """Return the most memory that was resident at once."""
+        line = next(line for line in self._proc("status").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
+    def _proc(self, name: str) -> str:
+        return Path(f"/proc/{self.process.pid}/{name}").read_text()
+
+
+@contextmanager
+def running(command: Callable[[int], Sequence[str]], log: Path, patience: float = 60) -> Iterator[Server]:
+    """Run `command(port)` until it listens, yield it, then stop it with SIGTERM and wait for its end.
+
+    Its stderr goes to `log`, complete once this returns. Raises StartError where it does not listen within
+    `patience` seconds, or does not end within as many of SIGTERM.
+    """
+    port = _free_port()
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command(port), stdout=stderr, stderr=stderr)
+    try:
+        _await_listening(process, port, log, time.monotonic() + patience)
+        yield Server(process, port, log)
+    finally:
+        _stop(process, patience)
+
+
+def busy_seconds() -> float:
+    """Return the user and system time that all processes of the machine have spent since it started."""
+    user, nice, system = Path("/proc/stat").read_text().split(maxsplit=4)[1:4]
+    return (int(user) + int(nice) + int(system)) / _TICKS_PER_SECOND
+
+
+def _free_port() -> int:
+    # Not one the kernel gives to callers: a connection to such a port, tried until it works, may meet itself.
+    for port in random.sample(range(20_000, 30_000), 100):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+    raise StartError("no free port between 20000 and 30000")
+
+
+def _await_listening(process: subprocess.Popen[bytes], port: int, log: Path, until: float) -> None:
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise StartError(f"{process.args!r} does not listen:\n{log.read_text()[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes], patience: float) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired as late:
+        process.kill()
+        process.wait()
+        raise StartError(f"{process.args!r} did not end on SIGTERM") from late

@@ -1,0 +1,129 @@
+"""Writes the report: what was measured, on what, and each target beside its figure."""
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from .figures import (
+    batch_shares,
+    cpu_us,
+    figure,
+    latency_us,
+    loop_cpu_us,
+    loop_rows_per_second,
+    loop_run_us,
+    requests_per_second,
+)
+from .measure import Budget, Results, Sample
+from .targets import Verdict, verdicts
+
+_METHOD = """\
+Each figure is the median over the rounds ({rounds}); in a round every server takes its turn, started afresh, alone
+with h2load on the same machine. A load lasts about {seconds:g} s, twice that for the compute-bound model and half
+for one caller, after a warm-up. CPU is the user and system time of the server process over the load, per request.
+Latency is from h2load's log of a second load: from the sending of a request to the end of its answer, so the wait for
+the calls before it is in it. h2load takes a gRPC error for a success; therefore the bytes of all answers are counted,
+and headrace's values compared with the runtime's before and after. The bare responders, "no model", decode the request
+and answer zeros of the right shape. headrace has one batch thread, and like the bare loop it runs each batch on one
+thread; its CPU has the inference in it.
+"""
+
+
+def report(machine: Sequence[str], budget: Budget, results: Sequence[Results]) -> str:
+    """Return the report in Markdown."""
+    parts = ["# Benchmarks", "Written by `make bench`; only ratios within one run mean anything."]
+    parts += [*machine, _others(results)]
+    parts.append(_METHOD.format(rounds=budget.rounds, seconds=budget.seconds))
+    parts.append("![Requests per second, CPU per request and batch sizes](benchmarks.png)")
+    checked = [verdict for case in results for verdict in verdicts(case)]
+    if checked:
+        parts += ["## Targets", _targets(checked)]
+    for case in results:
+        parts += _case(case)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _others(results: Iterable[Results]) -> str:
+    cores = [
+        sample.other_cores
+        for case in results
+        for rounds in (*case.loaded.values(), *case.idle.values())
+        for sample in rounds
+    ]
+    return (
+        f"Meanwhile processes with no part in it used {median(cores):.2f} cores in the median, {max(cores):.2f} at "
+        "most; the nearer to none, the more the figures are worth."
+    )
+
+
+def _targets(checked: Iterable[Verdict]) -> str:
+    rows = [(v.what, v.target, v.measured, "met" if v.met else "**missed**") for v in checked]
+    return _table(("target", "asked", "measured", ""), rows)
+
+
+def _case(results: Results) -> list[str]:
+    case = results.case
+    return [
+        f"## {case.title}",
+        f"{case.load}, batches of at most {case.max_batch_size} rows:",
+        _servers(results.loaded),
+        "One caller at a time:",
+        _servers(results.idle),
+        *_distributions(results),
+        "The bare `InferenceSession.run` loop:",
+        _loop(results),
+    ]
+
+
+def _servers(samples: dict[str, list[Sample]]) -> str:
+    heads = (
+        "",
+        "requests/s",
+        "lowest-highest",
+        "CPU us/request",
+        "p50 us",
+        "p90 us",
+        "p99 us",
+        "peak MB",
+        "h2load cores",
+    )
+    return _table(heads, [(name, *_server(rounds)) for name, rounds in samples.items()])
+
+
+def _server(rounds: list[Sample]) -> list[str]:
+    rates = [sample.requests_per_second for sample in rounds]
+    return [
+        figure(requests_per_second(rounds)),
+        f"{figure(min(rates))}-{figure(max(rates))}",
+        figure(cpu_us(rounds)),
+        *map(figure, latency_us(rounds)),
+        figure(median(sample.peak_rss_bytes for sample in rounds) / 1e6),
+        f"{median(sample.caller_cores for sample in rounds):.2f}",
+    ]
+
+
+def _distributions(results: Results) -> list[str]:
+    shares = {name: batch_shares(samples) for name, samples in results.loaded.items()}
+    rows = [(name, _shares(ranges)) for name, ranges in shares.items() if ranges]
+    return ["Batches by their number of rows, under the load:", _table(("", "batches"), rows)] if rows else []
+
+
+def _shares(ranges: dict[str, float]) -> str:
+    return ", ".join(f"{rows}: {share:.0%}" for rows, share in ranges.items())
+
+
+def _loop(results: Results) -> str:
+    rows = [
+        (
+            str(batch),
+            figure(loop_rows_per_second(results, batch)),
+            figure(loop_run_us(results, batch)),
+            figure(loop_cpu_us(results, batch)),
+        )
+        for batch in results.loop
+    ]
+    return _table(("rows a batch", "rows/s", "us/run", "CPU us/row"), rows)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
