@@ -1,10 +1,17 @@
 """The native transport: HTTP/2 on a thread of its own, and calls as events for the event loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from typing import Any
+
+from headrace_batching import Options, Task
+from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane
 
 INTERFACE: int
 """Which headrace this fits."""
+
+DTYPES: frozenset[int]
+"""The element types of a plain tensor, by their numbers in types.proto."""
 
 BEGIN: int
 MESSAGE: int
@@ -32,9 +39,11 @@ class Server:
     Args:
         methods: Full paths, each with whether its requests stream.
         limits: What callers may ask of it.
+        queue: Where the tasks of plain Predicts wait.
+        routes: Which Predicts are plain; every other call goes to its handler.
     """
 
-    def __init__(self, methods: Sequence[tuple[str, bool]], limits: Limits) -> None: ...
+    def __init__(self, methods: Sequence[tuple[str, bool]], limits: Limits, queue: Any, routes: Routes) -> None: ...
     def start(self, address: str) -> int:
         """Listens; the port that it got.
 
@@ -92,3 +101,77 @@ class Call:
         trailers: Sequence[tuple[str, str | bytes]] = (),
     ) -> None:
         """Ends the call, with a last message if there is one."""
+
+class Queue:
+    """A `headrace_batching.contract.TaskQueue` that tasks decoded outside the interpreter wait in, too.
+
+    Args:
+        clock: What deadlines are on; the monotonic clock if none is given.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def lock(self) -> Lock: ...
+    def lane(self, options: Options, execute: Execute, *, batched: bool = True) -> Lane: ...
+    def put(self, lane: Any, task: Task) -> bool: ...
+    def wake(self) -> None: ...
+    def take(self) -> TaskFormed | None: ...
+    def turn(self, now: float) -> Any:
+        """One look at the queue at time `now`: a `headrace_batching.queue.Turn`."""
+
+    def finish(self, lane: Any) -> None: ...
+    def close_lane(self, lane: Any) -> None: ...
+    def close(self) -> None: ...
+
+class Lane:
+    """A `headrace_batching.contract.TaskLane`."""
+
+    @property
+    def options(self) -> Options: ...
+    @property
+    def execute(self) -> Execute: ...
+    @property
+    def batched(self) -> bool: ...
+    @property
+    def idle(self) -> bool:
+        """Whether no task of it waits or runs."""
+
+class Route:
+    """One signature of one version, for plain requests.
+
+    Args:
+        lane: Where its tasks wait; a lane of a native queue.
+        name: The model's.
+        version: Its number.
+        signature: Its name.
+        inputs: Alias, dtype (one of DTYPES) and dimensions beyond axis 0 of each; None for one that varies.
+        max_rows: Rows that a request may have.
+        as_content: Whether answers carry `tensor_content`.
+        status: Makes a code and a text of what a batch failed with.
+        full: The code, and the text with `{}` for the reason, of a full queue.
+        expired: The code and the text of a deadline that has passed in the queue.
+    """
+
+    def __init__(
+        self,
+        lane: TaskLane,
+        name: str,
+        version: int,
+        signature: str,
+        inputs: Sequence[tuple[str, int, Sequence[int | None]]],
+        *,
+        max_rows: int,
+        as_content: bool,
+        status: Callable[[Exception], tuple[int, str]],
+        full: tuple[int, str],
+        expired: tuple[int, str],
+    ) -> None: ...
+
+class Routes:
+    """Every route there is."""
+
+    def __init__(self) -> None: ...
+    def publish(self, models: Mapping[str, Mapping[int, Mapping[str, Route]]]) -> None:
+        """Replaces all of them: by model, by version, by signature. A version without a plain one is named, too."""

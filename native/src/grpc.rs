@@ -43,10 +43,7 @@ pub struct Status {
 
 impl Status {
     pub fn new(code: u8, text: impl Into<String>) -> Self {
-        Self {
-            code,
-            text: text.into(),
-        }
+        Self { code, text: text.into() }
     }
 
     /// The trailers that say so.
@@ -88,9 +85,7 @@ pub fn response() -> Response<()> {
 pub fn compressed_response(encoding: Encoding) -> Response<()> {
     let mut response = response();
     if encoding != Encoding::Identity {
-        response
-            .headers_mut()
-            .insert(&GRPC_ENCODING, HeaderValue::from_static(encoding.name()));
+        response.headers_mut().insert(&GRPC_ENCODING, HeaderValue::from_static(encoding.name()));
     }
     response
 }
@@ -190,21 +185,13 @@ impl Encoding {
 
     /// `wanted`, if the caller can read it.
     pub fn of_response(headers: &HeaderMap, wanted: Self) -> Self {
-        let mut accepted = headers
-            .get_all(&GRPC_ACCEPT_ENCODING)
-            .iter()
-            .flat_map(|v| v.as_bytes().split(|b| *b == b','));
-        if accepted.any(|name| Self::named(name.trim_ascii()) == Some(wanted)) {
-            wanted
-        } else {
-            Self::Identity
-        }
+        let mut accepted =
+            headers.get_all(&GRPC_ACCEPT_ENCODING).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+        if accepted.any(|name| Self::named(name.trim_ascii()) == Some(wanted)) { wanted } else { Self::Identity }
     }
 
     fn named(name: &[u8]) -> Option<Self> {
-        [Self::Identity, Self::Deflate, Self::Gzip]
-            .into_iter()
-            .find(|encoding| encoding.name().as_bytes() == name)
+        [Self::Identity, Self::Deflate, Self::Gzip].into_iter().find(|encoding| encoding.name().as_bytes() == name)
     }
 
     fn name(self) -> &'static str {
@@ -219,10 +206,7 @@ impl Encoding {
     fn expand(self, data: Rope, limit: usize) -> Result<Bytes, Status> {
         let data = data.into_bytes();
         match self {
-            Self::Identity => Err(Status::new(
-                INTERNAL,
-                "a message is compressed but grpc-encoding does not say how",
-            )),
+            Self::Identity => Err(Status::new(INTERNAL, "a message is compressed but grpc-encoding does not say how")),
             Self::Deflate => expand(ZlibDecoder::new(&*data), limit),
             Self::Gzip => expand(GzDecoder::new(&*data), limit),
         }
@@ -261,10 +245,7 @@ fn expand(decoder: impl Read, limit: usize) -> Result<Bytes, Status> {
     let mut message = Vec::new();
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     if let Err(error) = decoder.take(most).read_to_end(&mut message) {
-        return Err(Status::new(
-            INTERNAL,
-            format!("a compressed message cannot be expanded: {error}"),
-        ));
+        return Err(Status::new(INTERNAL, format!("a compressed message cannot be expanded: {error}")));
     }
     if message.len() > limit {
         return Err(too_large(format!("more than {limit}"), limit));
@@ -287,15 +268,9 @@ impl Frame {
         head.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
         if copied == message.len() {
             head.put_slice(&message);
-            return Self {
-                head: head.freeze(),
-                tail: None,
-            };
+            return Self { head: head.freeze(), tail: None };
         }
-        Self {
-            head: head.freeze(),
-            tail: Some(message),
-        }
+        Self { head: head.freeze(), tail: Some(message) }
     }
 }
 
@@ -325,13 +300,7 @@ pub struct Messages {
 
 impl Messages {
     pub fn new(body: RecvStream, encoding: Encoding, limit: usize) -> Self {
-        Self {
-            body,
-            received: Rope::default(),
-            first: None,
-            encoding,
-            limit,
-        }
+        Self { body, received: Rope::default(), first: None, encoding, limit }
     }
 
     /// The only message of a unary call. May be dropped while it waits, and asked for again.
@@ -340,10 +309,9 @@ impl Messages {
             self.first = self.next().await?;
         }
         match self.next().await? {
-            None => self
-                .first
-                .take()
-                .ok_or_else(|| Status::new(INTERNAL, "a unary call came without a message").into()),
+            None => {
+                self.first.take().ok_or_else(|| Status::new(INTERNAL, "a unary call came without a message").into())
+            }
             Some(_) => Err(Status::new(INTERNAL, "a unary call came with more than one message").into()),
         }
     }
@@ -395,10 +363,7 @@ impl Messages {
 }
 
 fn too_large(length: impl std::fmt::Display, limit: usize) -> Status {
-    Status::new(
-        RESOURCE_EXHAUSTED,
-        format!("SERVER: Received message larger than max ({length} vs. {limit})"),
-    )
+    Status::new(RESOURCE_EXHAUSTED, format!("SERVER: Received message larger than max ({length} vs. {limit})"))
 }
 
 #[cfg(test)]
@@ -408,10 +373,7 @@ mod tests {
     #[test]
     fn timeouts() {
         assert_eq!(parse_timeout(b"20m"), Some(Duration::from_millis(20)));
-        assert_eq!(
-            parse_timeout(b"99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
-        );
+        assert_eq!(parse_timeout(b"99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
         for wrong in [&b""[..], b"m", b"999999999S", b"-1S", b"1s", b"1.5S", b"1"] {
             assert_eq!(parse_timeout(wrong), None, "{wrong:?}");
         }

@@ -54,11 +54,7 @@ impl Inbox {
         let (bell, ear) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         ear.set_nonblocking(true)?;
-        Ok(Self {
-            events: Mutex::new(Vec::new()),
-            bell,
-            ear,
-        })
+        Ok(Self { events: Mutex::new(Vec::new()), bell, ear })
     }
 
     pub fn ear(&self) -> &UnixStream {
@@ -67,11 +63,7 @@ impl Inbox {
 
     pub fn push(&self, kind: Kind, call: Option<&Arc<CallState>>, payload: Option<Bytes>) {
         let mut events = self.events.lock();
-        events.push(Event {
-            kind,
-            call: call.cloned(),
-            payload,
-        });
+        events.push(Event { kind, call: call.cloned(), payload });
         if events.len() == 1 {
             // One byte is in the socket at most, so there is room for it.
             let _ = (&self.bell).write(&[0]);
@@ -109,11 +101,7 @@ enum Command {
     Read,
     Head(HeaderMap),
     Send(Bytes),
-    Finish {
-        message: Option<Bytes>,
-        status: Status,
-        trailers: HeaderMap,
-    },
+    Finish { message: Option<Bytes>, status: Status, trailers: HeaderMap },
 }
 
 /// A call in Python's hands. Its owner, whatever Python wants to find again, is forgotten when it ends.
@@ -147,13 +135,8 @@ impl Call {
 
     #[getter]
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let pairs: Vec<_> = self
-            .state
-            .headers
-            .iter()
-            .filter(|(name, _)| is_metadata(name))
-            .map(|pair| pair_of(py, pair))
-            .collect();
+        let pairs: Vec<_> =
+            self.state.headers.iter().filter(|(name, _)| is_metadata(name)).map(|pair| pair_of(py, pair)).collect();
         PyTuple::new(py, pairs)
     }
 
@@ -185,11 +168,7 @@ impl Call {
     ) -> PyResult<()> {
         let message = message.map(|bytes| Bytes::copy_from_slice(bytes.as_bytes()));
         let trailers = header_map(trailers)?;
-        self.command(Command::Finish {
-            message,
-            status: Status::new(code, text),
-            trailers,
-        });
+        self.command(Command::Finish { message, status: Status::new(code, text), trailers });
         self.set_owner(None);
         Ok(())
     }
@@ -205,21 +184,14 @@ impl Call {
 /// Which headers are metadata, and not HTTP's or gRPC's own.
 fn is_metadata(name: &HeaderName) -> bool {
     let name = name.as_str();
-    !matches!(
-        name,
-        "te" | "content-type" | "grpc-timeout" | "grpc-encoding" | "grpc-accept-encoding"
-    )
+    !matches!(name, "te" | "content-type" | "grpc-timeout" | "grpc-encoding" | "grpc-accept-encoding")
 }
 
 type Pair<'py> = (String, Bound<'py, PyAny>);
 
 fn pair_of<'py>(py: Python<'py>, (name, value): (&HeaderName, &HeaderValue)) -> Pair<'py> {
     let value = value.as_bytes();
-    let binary = name
-        .as_str()
-        .ends_with("-bin")
-        .then(|| grpc::decode_binary(value))
-        .flatten();
+    let binary = name.as_str().ends_with("-bin").then(|| grpc::decode_binary(value)).flatten();
     let value = match binary {
         Some(bytes) => PyBytes::new(py, &bytes).into_any(),
         None => PyString::new(py, &String::from_utf8_lossy(value)).into_any(),
@@ -339,33 +311,10 @@ pub async fn run(
     message: Arrived,
 ) {
     let (commands, orders) = unbounded_channel();
-    let Opening {
-        method,
-        streaming,
-        headers,
-        deadline,
-        peer,
-        encoding,
-    } = opening;
-    let state = Arc::new(CallState {
-        method,
-        headers,
-        deadline,
-        peer,
-        commands,
-        owner: Mutex::new(None),
-    });
-    let mut reply = Reply {
-        respond,
-        stream: None,
-        encoding,
-        metadata: HeaderMap::new(),
-    };
-    let mut exchange = Exchange {
-        inbox,
-        state,
-        begun: false,
-    };
+    let Opening { method, streaming, headers, deadline, peer, encoding } = opening;
+    let state = Arc::new(CallState { method, headers, deadline, peer, commands, owner: Mutex::new(None) });
+    let mut reply = Reply { respond, stream: None, encoding, metadata: HeaderMap::new() };
+    let mut exchange = Exchange { inbox, state, begun: false };
     let end = tokio::select! {
         biased;
         end = exchange.run(&mut messages, &mut reply, orders, message, streaming) => end,
@@ -406,8 +355,7 @@ impl Exchange {
             Err(error) => return error.into(),
         };
         self.begun = true;
-        self.inbox
-            .push(Kind::Begin, Some(&self.state), message.map(Rope::into_bytes));
+        self.inbox.push(Kind::Begin, Some(&self.state), message.map(Rope::into_bytes));
         match self.obey(messages, reply, orders).await {
             Ok(end) => end,
             Err(_) => End::Gone,
@@ -447,11 +395,7 @@ impl Exchange {
                     reply.flushed().await?;
                     self.tell(Kind::Sent, None);
                 }
-                Some(Command::Finish {
-                    message,
-                    status,
-                    trailers,
-                }) => {
+                Some(Command::Finish { message, status, trailers }) => {
                     reply.finish(message, &status, trailers)?;
                     return Ok(End::Finished);
                 }

@@ -1,11 +1,19 @@
 //! The Python module and its interface version.
 
+mod batch;
 mod grpc;
 mod handler;
 mod listener;
+mod predict;
+mod python;
+mod queue;
 mod rope;
+mod tasks;
+mod tensor;
+mod wire;
 
 use pyo3::prelude::*;
+use pyo3::types::PyFrozenSet;
 
 use crate::handler::Kind;
 
@@ -21,6 +29,12 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CANCELLED", Kind::Cancelled as u8)?;
     module.add("DRAINED", Kind::Drained as u8)?;
     module.add_class::<handler::Call>()?;
+    module.add("DTYPES", PyFrozenSet::new(module.py(), tensor::Dtype::numbers())?)?;
+    module.add_class::<batch::Batch>()?;
     module.add_class::<listener::Limits>()?;
+    module.add_class::<predict::Route>()?;
+    module.add_class::<predict::Routes>()?;
+    module.add_class::<tasks::Lane>()?;
+    module.add_class::<tasks::Queue>()?;
     module.add_class::<listener::Server>()
 }

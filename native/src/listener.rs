@@ -6,13 +6,14 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -25,6 +26,10 @@ use tokio::task::JoinSet;
 
 use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::handler::{self, Arrived, Inbox, Kind, Opening};
+use crate::predict::{self, Routes};
+use crate::queue::{Refusal, Waiting};
+use crate::rope::Rope;
+use crate::tasks::{Core, Queue, Task};
 
 const BACKLOG: i32 = 1024;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
@@ -75,8 +80,57 @@ impl Limits {
 /// What all connections of a server share.
 struct Shared {
     methods: FxHashMap<String, (usize, bool)>,
+    predict: Option<usize>,
     limits: Limits,
     inbox: Arc<Inbox>,
+    routes: Py<Routes>,
+    queue: Arc<Core>,
+    wake_due: AtomicBool,
+}
+
+impl Shared {
+    /// Puts a plain Predict into the queue; hands back what it is not for it to judge.
+    fn predict(
+        &self,
+        opening: &Opening,
+        message: Rope,
+        respond: SendResponse<Bytes>,
+    ) -> Option<(Rope, SendResponse<Bytes>)> {
+        let Some(plain) = self.routes.get().read(&message) else { return Some((message, respond)) };
+        let (route, key, rows) = (plain.route.clone(), plain.key.clone(), plain.rows);
+        let lane = &route.get().lane;
+        let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
+        let task = Task::Native(Box::new(plain.into_task(message, respond)));
+        let waiting = Waiting::new(task, rows, deadline, priority(&opening.headers));
+        match lane.put(key, waiting, Instant::now()) {
+            Ok(wake) => {
+                if wake {
+                    self.wake_due.store(true, Ordering::Relaxed);
+                }
+                None
+            }
+            Err((Refusal::Full(reason), Task::Native(task))) => {
+                let (code, text) = &route.get().full;
+                task.refuse(&Status::new(*code, text.replace("{}", &reason)));
+                None
+            }
+            // The version is being unloaded: there may be another by now.
+            Err((_, Task::Native(task))) => Some(task.into_parts()),
+            Err((_, Task::Python(_))) => None,
+        }
+    }
+
+    /// Calls an idle batch thread, if one is to be called.
+    fn wake(&self) {
+        if self.wake_due.swap(false, Ordering::Relaxed) {
+            self.queue.wake();
+        }
+    }
+}
+
+/// 1 for a call that lets the others go first.
+fn priority(headers: &HeaderMap) -> usize {
+    usize::from(headers.get_all("headrace-priority").iter().any(|value| value == "low"))
 }
 
 enum Stopping {
@@ -97,15 +151,22 @@ pub struct Server {
 impl Server {
     /// `methods` are full paths, each with whether its requests stream.
     #[new]
-    fn new(methods: Vec<(String, bool)>, limits: Limits) -> PyResult<Self> {
-        let methods = methods
-            .into_iter()
-            .enumerate()
-            .map(|(number, (path, streams))| (path, (number, streams)));
+    fn new(
+        methods: Vec<(String, bool)>,
+        limits: Limits,
+        queue: &Bound<'_, Queue>,
+        routes: Py<Routes>,
+    ) -> PyResult<Self> {
+        let methods = methods.into_iter().enumerate().map(|(number, (path, streams))| (path, (number, streams)));
+        let methods: FxHashMap<_, _> = methods.collect();
         let shared = Shared {
-            methods: methods.collect(),
+            predict: methods.get(predict::PATH).map(|method| method.0),
+            methods,
             limits,
             inbox: Arc::new(Inbox::new()?),
+            routes,
+            queue: queue.get().core.clone(),
+            wake_due: AtomicBool::new(false),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -119,7 +180,12 @@ impl Server {
     fn start(&self, address: &str) -> PyResult<u16> {
         let listener = listen(address)?;
         let port = listener.local_addr()?.port();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let resting = self.shared.clone();
+        // When all that has come has been read, and more would be waited for, the batch is as large as it gets.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(move || resting.wake())
+            .build()?;
         let serving = serve(listener, self.shared.clone(), self.stop.subscribe(), self.grace.clone());
         let thread = std::thread::Builder::new().name("transport".into()).spawn(move || {
             if let Err(error) = runtime.block_on(serving) {
@@ -136,13 +202,8 @@ impl Server {
 
     /// All events since the last time.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let events: Vec<Bound<'py, PyTuple>> = self
-            .shared
-            .inbox
-            .take()
-            .into_iter()
-            .map(|event| event.into_python(py))
-            .collect::<PyResult<_>>()?;
+        let events: Vec<Bound<'py, PyTuple>> =
+            self.shared.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;
         PyList::new(py, events)
     }
 
@@ -158,8 +219,7 @@ impl Server {
     fn join(&self, py: Python<'_>) -> PyResult<()> {
         let thread = self.thread.lock().take();
         let Some(thread) = thread else { return Ok(()) };
-        py.detach(|| thread.join())
-            .map_err(|_| PyRuntimeError::new_err("the native transport's thread panicked"))
+        py.detach(|| thread.join()).map_err(|_| PyRuntimeError::new_err("the native transport's thread panicked"))
     }
 }
 
@@ -281,18 +341,12 @@ impl Peer {
             }
         };
         let mut messages = Messages::new(body, encoding, self.shared.limits.max_receive_message_length);
-        let message = if opening.streaming {
-            None
+        let message = if opening.streaming { None } else { arrived(&mut messages) };
+        if message.is_none() && Some(opening.method) == self.shared.predict {
+            tokio::spawn(predict_late(self.shared.clone(), opening, messages, respond));
         } else {
-            arrived(&mut messages)
-        };
-        tokio::spawn(handler::run(
-            self.shared.inbox.clone(),
-            opening,
-            messages,
-            respond,
-            message,
-        ));
+            dispatch(&self.shared, opening, messages, respond, message);
+        }
     }
 
     fn opening(&self, head: http::request::Parts) -> Result<(Opening, Encoding), Status> {
@@ -311,6 +365,31 @@ impl Peer {
         };
         Ok((opening, encoding))
     }
+}
+
+/// A Predict whose message has not all come yet.
+async fn predict_late(shared: Arc<Shared>, opening: Opening, mut messages: Messages, respond: SendResponse<Bytes>) {
+    let message = messages.only().await;
+    dispatch(&shared, opening, messages, respond, Some(message));
+}
+
+/// Puts a plain Predict into the queue, and gives every other call to its handler.
+fn dispatch(
+    shared: &Arc<Shared>,
+    opening: Opening,
+    messages: Messages,
+    respond: SendResponse<Bytes>,
+    message: Arrived,
+) {
+    let plain = Some(opening.method) == shared.predict && opening.encoding == Encoding::Identity;
+    let (message, respond) = match message {
+        Some(Ok(message)) if plain => match shared.predict(&opening, message, respond) {
+            Some((message, respond)) => (Some(Ok(message)), respond),
+            None => return,
+        },
+        message => (message, respond),
+    };
+    tokio::spawn(handler::run(shared.inbox.clone(), opening, messages, respond, message));
 }
 
 /// The only message of a call, or what is wrong with it, where all its bytes have come.

@@ -13,11 +13,7 @@ pub struct Rope {
 
 impl From<Bytes> for Rope {
     fn from(piece: Bytes) -> Self {
-        Self {
-            len: piece.len(),
-            first: piece,
-            rest: Vec::new(),
-        }
+        Self { len: piece.len(), first: piece, rest: Vec::new() }
     }
 }
 
@@ -106,12 +102,7 @@ impl Rope {
     }
 
     pub fn cursor(&self) -> Cursor<'_> {
-        Cursor {
-            piece: &self.first,
-            rest: &self.rest,
-            position: 0,
-            end: self.len,
-        }
+        Cursor { piece: &self.first, rest: &self.rest, position: 0, end: self.len }
     }
 }
 

@@ -11,7 +11,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.config import Config
 from headrace_server.config_files import read_batching_parameters
 from headrace_server.errors import ServingError, invalid, status_of
-from headrace_server.models.manager import Manager
+from headrace_server.models.manager import Manager, Serving
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
@@ -19,7 +19,7 @@ from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
 from headrace_server.services.reflection import ReflectionService
-from headrace_server.transports.auto import make_transport
+from headrace_server.transports.auto import make_queue, make_transport
 from headrace_server.transports.base import Endpoint
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ class Server:
         options = _batching(config)
         self._batching = options if config.enable_batching else None
         self._backend_options = _backend_options(config)
-        self._threads = BatchThreads(options.num_batch_threads)
-        self._manager = Manager(self._load)
+        queue = make_queue(config.transport)
+        self._threads = BatchThreads(options.num_batch_threads, queue)
+        self._manager = Manager(self._load, self._publish)
         self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
         self._health = HealthService()
         services = (
@@ -55,8 +56,10 @@ class Server:
             Endpoint(
                 f"0.0.0.0:{config.port}",
                 services,
+                queue,
                 (self._health.register, reflection.register),
                 _channel_arguments(config.grpc_channel_arguments),
+                as_content=config.enable_serialization_as_tensor_content,
             ),
         )
 
@@ -100,6 +103,9 @@ class Server:
                 "1 servable(s) did not become available: "
                 f"{{{{{{name: {name} version: {failed.version}}} due to error: {Code.Name(code)}: {text}}}, }}",
             )
+
+    def _publish(self, serving: Serving) -> None:
+        self._transport.publish(serving)
 
     def _load(self, name: str, version: int, path: Path) -> Servable:
         backend = backends.load(path, self._backend_options)

@@ -15,6 +15,7 @@ from headrace_server.models.version_policy import Load, State, Unload, next_acti
 log = logging.getLogger(__name__)
 
 LoadVersion = Callable[[str, int, Path], Servable]
+Serving = Mapping[str, Mapping[int, Servable]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,15 @@ class Manager:
 
     Args:
         load: Makes a servable from a model's name, a version and its folder.
+        publish: Told of every version that is ready, by model, whenever that has changed and before any is closed.
     """
 
-    def __init__(self, load: LoadVersion) -> None:
+    def __init__(self, load: LoadVersion, publish: Callable[[Serving], None] | None = None) -> None:
         self._load = load
+        self._tell = publish
         self._changed = Condition()
         self._models: dict[str, Model] = {}
-        self._serving: Mapping[str, Mapping[int, Servable]] = {}
+        self._serving: Serving = {}
         self._stopping = False
         self._thread = Thread(target=self._manage, name="manager", daemon=True)
 
@@ -189,6 +192,8 @@ class Manager:
 
     def _publish(self, name: str) -> None:
         self._serving = {**self._serving, name: dict(self._models[name].serving)}
+        if self._tell is not None:
+            self._tell(self._serving)
 
     def _set(self, name: str, status: VersionStatus) -> None:
         with self._changed:

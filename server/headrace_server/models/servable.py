@@ -9,6 +9,7 @@ from typing import Self
 
 from headrace_batching import BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
 from headrace_batching.batch import rows_of
+from headrace_batching.contract import TaskLane
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, find_signature
@@ -32,6 +33,21 @@ class Call:
     delivery: LoopDelivery
     deadline: float | None = None
     priority: Priority = Priority.NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """What is to be known of a signature whose requests join a queue without being looked at twice.
+
+    Attributes:
+        lane: The queue's part that they join, all outputs asked for.
+        signature: What they are checked against.
+        max_rows: Rows that one may have.
+    """
+
+    lane: TaskLane
+    signature: Signature
+    max_rows: int
 
 
 class Servable:
@@ -95,6 +111,18 @@ class Servable:
         finally:
             if not task.ended:
                 task.cancel()
+
+    def plain(self, signature: str) -> "Plain | None":
+        """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
+
+        TF Serving: the options that None is returned for cut tasks in pieces, or pad them.
+        """
+        declared, options = self._backend.signatures[signature], self._batching
+        if not declared.batched or options is None:
+            return None
+        if options.enable_large_batch_splitting or options.pad_variable_length_inputs:
+            return None
+        return Plain(self._scheduler(signature, declared.every_output).lane, declared, options.max_batch_size)
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""

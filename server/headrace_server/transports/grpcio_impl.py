@@ -7,6 +7,7 @@ import grpc
 from headrace_batching import LoopDelivery
 from headrace_protos import Code
 from headrace_server.errors import ServingError
+from headrace_server.models.manager import Serving
 from headrace_server.transports.base import MAX_MESSAGE_BYTES, Endpoint
 from headrace_server.transports.handlers import rpc_handlers
 
@@ -42,6 +43,9 @@ class GrpcioTransport:
             raise ServingError(Code.UNKNOWN, text) from error
         await server.start()
         return port
+
+    def publish(self, serving: Serving) -> None:
+        """Nothing: every call goes to its service, which asks."""
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""

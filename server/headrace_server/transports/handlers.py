@@ -8,6 +8,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from headrace_batching import LoopDelivery, Priority
+from headrace_protos import Code
 from headrace_server.errors import status_of
 from headrace_server.models.servable import Call
 from headrace_server.services.rpc import Method, Service
@@ -42,8 +43,8 @@ def _handle(method: Method, delivery: LoopDelivery) -> Handle:
                 grpc.StatusCode.INTERNAL, f"Failed to parse {method.request.DESCRIPTOR.full_name}: {error}"
             )
         except Exception as error:
-            code, text = status_of(error)
-            await context.abort(_STATUS[code], _truncated(text))
+            code, text = status(error)
+            await context.abort(_STATUS[code], text)
         raise AssertionError  # abort has raised
 
     return handle
@@ -59,6 +60,12 @@ def _priority(context: Context) -> Priority:
     # A tuple of pairs, whatever grpcio's type stubs say.
     metadata = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata())
     return Priority.LOW if (PRIORITY_HEADER, "low") in metadata else Priority.NORMAL
+
+
+def status(error: Exception) -> tuple[Code, str]:
+    """The code and the text that a caller gets for a failure."""
+    code, text = status_of(error)
+    return code, _truncated(text)
 
 
 def _truncated(text: str) -> str:
