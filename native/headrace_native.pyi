@@ -114,6 +114,9 @@ class Queue:
     def clock(self) -> Clock: ...
     @property
     def lock(self) -> Lock: ...
+    @property
+    def idle(self) -> int:
+        """Threads that wait for a batch."""
     def lane(self, options: Options, execute: Execute, *, batched: bool = True) -> Lane: ...
     def put(self, lane: Any, task: Task) -> bool: ...
     def wake(self) -> None: ...
@@ -135,8 +138,16 @@ class Lane:
     @property
     def batched(self) -> bool: ...
     @property
+    def rows(self) -> int:
+        """Rows that wait."""
+
+    @property
     def idle(self) -> bool:
         """Whether no task of it waits or runs."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more tasks."""
 
 class Route:
     """One signature of one version, for plain requests.

@@ -92,7 +92,7 @@ pub struct CallState {
     pub method: usize,
     headers: HeaderMap,
     deadline: Option<Instant>,
-    peer: String,
+    peer: Arc<str>,
     commands: UnboundedSender<Command>,
     owner: Mutex<Option<Py<PyAny>>>,
 }
@@ -220,7 +220,7 @@ pub struct Opening {
     pub streaming: bool,
     pub headers: HeaderMap,
     pub deadline: Option<Instant>,
-    pub peer: String,
+    pub peer: Arc<str>,
     pub encoding: Encoding,
 }
 

@@ -287,7 +287,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>, st
         .max_header_list_size(shared.limits.max_metadata_size)
         .handshake(socket);
     if let Ok(Ok(http2)) = tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
-        let peer = peer.to_string();
+        let peer = peer.to_string().into();
         let serving = Peer { peer, shared };
         // What breaks a connection is the caller's affair, and has ended its calls.
         let _ = serving.run(http2, stop).await;
@@ -295,7 +295,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>, st
 }
 
 struct Peer {
-    peer: String,
+    peer: Arc<str>,
     shared: Arc<Shared>,
 }
 

@@ -234,6 +234,13 @@ impl Lane {
     }
 }
 
+/// A lane as it is seen from outside: the rows that wait, whether none waits or runs, and whether it takes no more.
+pub struct LaneState {
+    pub rows: usize,
+    pub idle: bool,
+    pub closed: bool,
+}
+
 /// The number of a lane: one scheduler's part of a queue.
 pub type LaneId = u64;
 
@@ -379,9 +386,17 @@ impl<T: Waits> Queue<T> {
         self.drained.notify_all();
     }
 
-    /// Whether no task of the lane waits or runs.
-    pub fn idle(&self, lane: LaneId) -> bool {
-        self.state.lock().lanes.get(&lane).is_none_or(Lane::idle)
+    /// Threads that wait for a batch.
+    pub fn idle(&self) -> usize {
+        self.state.lock().idle
+    }
+
+    /// What is to be said of a lane; one that is no more is idle and closed.
+    pub fn lane_state(&self, lane: LaneId) -> LaneState {
+        match self.state.lock().lanes.get(&lane) {
+            Some(lane) => LaneState { rows: lane.rows, idle: lane.idle(), closed: lane.closed },
+            None => LaneState { rows: 0, idle: true, closed: true },
+        }
     }
 
     /// Takes no more tasks of the lane, runs at once what waits, and returns when the last batch has ended.

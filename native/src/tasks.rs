@@ -122,8 +122,18 @@ impl Lane {
     }
 
     #[getter]
-    fn idle(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.0.core.queue.idle(self.0.id))
+    fn rows(&self) -> usize {
+        self.0.core.queue.lane_state(self.0.id).rows
+    }
+
+    #[getter]
+    fn idle(&self) -> bool {
+        self.0.core.queue.lane_state(self.0.id).idle
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.0.core.queue.lane_state(self.0.id).closed
     }
 }
 
@@ -145,7 +155,7 @@ pub struct Queue {
     lock: Py<PyAny>,
     clock: Py<PyAny>,
     keys: Py<PyAny>,
-    lanes: Mutex<rustc_hash::FxHashMap<LaneId, Lane>>,
+    lanes: Mutex<rustc_hash::FxHashMap<LaneId, Py<Lane>>>,
 }
 
 #[pymethods]
@@ -177,10 +187,17 @@ impl Queue {
     }
 
     #[pyo3(signature = (options, execute, *, batched=true))]
-    fn lane(&self, py: Python<'_>, options: Py<PyAny>, execute: Py<PyAny>, batched: bool) -> PyResult<Lane> {
+    fn lane(&self, py: Python<'_>, options: Py<PyAny>, execute: Py<PyAny>, batched: bool) -> PyResult<Py<Lane>> {
         let id = self.core.queue.open_lane(rules(options.bind(py))?);
-        let lane = Lane(Arc::new(LaneParts { core: self.core.clone(), id, options, execute: Mutex::new(Some(execute)), batched }));
-        self.lanes.lock().insert(id, lane.clone());
+        let lane = Lane(Arc::new(LaneParts {
+            core: self.core.clone(),
+            id,
+            options,
+            execute: Mutex::new(Some(execute)),
+            batched,
+        }));
+        let lane = Py::new(py, lane)?;
+        self.lanes.lock().insert(id, lane.clone_ref(py));
         Ok(lane)
     }
 
@@ -198,6 +215,11 @@ impl Queue {
             Ok(wake) => Ok(wake),
             Err((refusal, _)) => Err(python::refusal(py, refusal)?),
         }
+    }
+
+    #[getter]
+    fn idle(&self) -> usize {
+        self.core.queue.idle()
     }
 
     fn wake(&self) {
@@ -250,9 +272,9 @@ impl Queue {
     fn outcome<'py>(&self, py: Python<'py>, turn: Turn<Task>) -> PyResult<Outcome<'py>> {
         let Turn { lane, pieces, expired, wake, .. } = turn;
         let expired = expire(py, expired)?;
-        let lane = lane.and_then(|id| self.lanes.lock().get(&id).cloned());
+        let lane = lane.and_then(|id| self.lanes.lock().get(&id).map(|lane| lane.clone_ref(py)));
         let Some(lane) = lane else { return Ok((None, expired, wake)) };
-        let batch = batch(py, &lane, pieces)?;
+        let batch = batch(py, lane.get(), pieces)?;
         let formed = python::call(py, "headrace_batching.queue", "Formed", (batch, lane))?;
         Ok((Some(formed), expired, wake))
     }
