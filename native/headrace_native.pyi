@@ -44,12 +44,15 @@ class Server:
     """
 
     def __init__(self, methods: Sequence[tuple[str, bool]], limits: Limits, queue: Any, routes: Routes) -> None: ...
-    def start(self, address: str) -> int:
-        """Listens; the port that it got.
+    def listen(self, address: str) -> int:
+        """Takes an address, a host and port or `unix:` and a path; the port that it got, 0 for a UNIX socket.
 
         Raises:
             OSError: The address is taken, or no address at all.
         """
+
+    def start(self) -> None:
+        """Accepts connections, on a thread of its own."""
 
     def fileno(self) -> int:
         """A socket that is readable when there are events."""
@@ -75,7 +78,7 @@ class Call:
 
     @property
     def peer(self) -> str:
-        """The caller's host and port."""
+        """The caller's address, as gRPC writes it."""
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -160,9 +163,9 @@ class Route:
         inputs: Alias, dtype (one of DTYPES) and dimensions beyond axis 0 of each; None for one that varies.
         max_rows: Rows that a request may have.
         as_content: Whether answers carry `tensor_content`.
-        status: Makes a code and a text of what a batch failed with.
         full: The code, and the text with `{}` for the reason, of a full queue.
-        expired: The code and the text of a deadline that has passed in the queue.
+        ended: Told of calls that have ended alike, with their error (None for an answer) and the seconds of each; says
+            with which code and text they end.
     """
 
     def __init__(
@@ -175,9 +178,8 @@ class Route:
         *,
         max_rows: int,
         as_content: bool,
-        status: Callable[[Exception], tuple[int, str]],
         full: tuple[int, str],
-        expired: tuple[int, str],
+        ended: Callable[[Exception | None, Sequence[float]], tuple[int, str]],
     ) -> None: ...
 
 class Routes:

@@ -15,6 +15,8 @@ from headrace_protos import (
     GetModelStatusResponse,
     PredictRequest,
     PredictResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
     TensorProto,
 )
 from headrace_protos.tensor import to_array, to_proto
@@ -34,6 +36,7 @@ _METHODS: dict[type[Message], tuple[str, type[Message]]] = {
     PredictRequest: (PREDICT, PredictResponse),
     GetModelMetadataRequest: ("/tensorflow.serving.PredictionService/GetModelMetadata", GetModelMetadataResponse),
     GetModelStatusRequest: ("/tensorflow.serving.ModelService/GetModelStatus", GetModelStatusResponse),
+    ReloadConfigRequest: ("/tensorflow.serving.ModelService/HandleReloadConfigRequest", ReloadConfigResponse),
 }
 
 _NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

@@ -62,7 +62,8 @@ def running(transport: str, loop_thread: LoopThread, tmp_path_factory: pytest.Te
             for version, make in enumerate(makers, start=1):
                 make(base_path / str(version))
             told = {"port": 0, "model_name": MODEL, "model_base_path": str(base_path), "transport": transport}
-            server = RunningServer(loop_thread, Config(**{**told, **config}))  # type: ignore[arg-type]
+            once = {"max_num_load_retries": 0}  # else a broken model takes five minutes to fail
+            server = RunningServer(loop_thread, Config(**{**told, **once, **config}))  # type: ignore[arg-type]
             stack.callback(server.close)
             return server
 

@@ -13,7 +13,7 @@ from queue import Empty, Queue
 from typing import Any, NamedTuple, TypeVar
 
 from headrace_server import Config, Server
-from headrace_server.cli import _loop_factory
+from headrace_server.process import loop_factory
 from tests.calls import ANSWER_WITHIN, MODEL, Caller
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ COMMAND = str(Path(sys.executable).with_name("headrace"))
 
 _RUNNING = re.compile(r"Running gRPC ModelServer at 0\.0\.0\.0:(\d+) \.\.\.")
 _SERVED = re.compile(r"\bserved \S+ serving_default: (\d+) requests, (\d+) rows in (\d+) batches")
-_OURS = ("batch-", "manager", "source")
+_OURS = ("batch-", "manager", "source", "load-", "unload-", "reload")
 
 
 class Served(NamedTuple):
@@ -80,7 +80,7 @@ class LoopThread:
         self._thread.join()
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             self.loop = runner.get_loop()
             self.loop.call_soon(self._started.set)
             self.loop.run_forever()

@@ -69,9 +69,14 @@ class Batch:
         return len(self._pieces)
 
     @property
-    def arrived(self) -> float:
-        """When the oldest of its tasks came, on the queue's clock."""
-        return min(piece.task.arrived for piece in self._pieces)
+    def arrivals(self) -> list[float]:
+        """When each of its tasks came, on the queue's clock."""
+        return [piece.task.arrived for piece in self._pieces]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each of its tasks, those in other batches included."""
+        return [piece.task.rows for piece in self._pieces]
 
     @property
     def tasks(self) -> list[Task]:

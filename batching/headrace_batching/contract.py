@@ -1,6 +1,6 @@
 """What a scheduler asks of a queue, of its lanes and of its batches; headrace_native has others of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any, Protocol
 
@@ -23,8 +23,12 @@ class TaskBatch(Protocol):
         """Rows that the backend sees."""
 
     @property
-    def arrived(self) -> float:
-        """When the oldest of its tasks came."""
+    def arrivals(self) -> Sequence[float]:
+        """When each of its tasks came."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Rows of each of its tasks."""
 
     def __len__(self) -> int: ...
 
@@ -54,6 +58,10 @@ class TaskLane(Protocol):
     @property
     def batched(self) -> bool:
         """Whether axis 0 is the batch."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
 
 
 class TaskFormed(Protocol):

@@ -1,6 +1,6 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Thread
@@ -29,6 +29,8 @@ class BatchReport:
         waited: Seconds that the oldest of them had waited in the queue when the run began.
         ran: Seconds that the run took, joining and splitting included.
         failed: Whether it raised; the tasks are then run again in halves, or have failed.
+        waits: Seconds that each of them had waited.
+        sizes: Rows of each of them.
     """
 
     tasks: int
@@ -37,6 +39,8 @@ class BatchReport:
     waited: float
     ran: float
     failed: bool
+    waits: Sequence[float] = ()
+    sizes: Sequence[int] = ()
 
 
 Observe = Callable[[BatchReport], None]
@@ -104,6 +108,11 @@ class Scheduler:
         self._empty = empty
         self._observe = observe
         self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait in its queue now. Any thread."""
+        return self.lane.rows
 
     def submit(self, task: Task) -> None:
         """Puts a task into the queue, at once or not at all, and calls an idle thread for it. Any thread.
@@ -173,10 +182,22 @@ class Scheduler:
             deliver(ended)
 
     def _report(self, batch: TaskBatch, began: float, *, failed: bool) -> None:
-        if self._observe is not None:
-            waited = began - batch.arrived
-            ran = self._clock() - began
-            self._observe(BatchReport(len(batch), batch.rows, batch.padded - batch.rows, waited, ran, failed))
+        if self._observe is None:
+            return
+        ran = self._clock() - began
+        waits = [began - arrived for arrived in batch.arrivals]
+        self._observe(
+            BatchReport(
+                tasks=len(batch),
+                rows=batch.rows,
+                padding=batch.padded - batch.rows,
+                waited=max(waits),
+                ran=ran,
+                failed=failed,
+                waits=waits,
+                sizes=batch.sizes,
+            )
+        )
 
 
 def _failure(error: BaseException) -> Exception:

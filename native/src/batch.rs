@@ -1,5 +1,7 @@
 //! Tasks that leave the queue together: joined straight from received bytes, and answered straight from outputs.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use pyo3::buffer::PyUntypedBuffer;
@@ -7,8 +9,7 @@ use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PySlice, PyString, PyTuple};
 
-use crate::grpc::Status;
-use crate::predict::{Output, Task};
+use crate::predict::{Answer, Output, Route, Task};
 use crate::python;
 use crate::tasks::Lane;
 use crate::tensor::Dtype;
@@ -27,14 +28,15 @@ pub struct Batch {
     #[pyo3(get)]
     padded: usize,
     #[pyo3(get)]
-    arrived: f64,
-    count: usize,
+    arrivals: Vec<f64>,
+    #[pyo3(get)]
+    sizes: Vec<usize>,
 }
 
 #[pymethods]
 impl Batch {
     fn __len__(&self) -> usize {
-        self.count
+        self.sizes.len()
     }
 
     /// One array per input, of `padded` rows.
@@ -58,7 +60,8 @@ impl Batch {
         Ok(joined)
     }
 
-    /// Answers the tasks that were decoded here, and returns those of Python that have all their outputs.
+    /// Encodes what the tasks that were decoded here are answered; returns these answers as one, and Python's tasks that
+    /// have all their outputs.
     fn split<'py>(
         &self,
         py: Python<'py>,
@@ -69,8 +72,10 @@ impl Batch {
         let arrays =
             outputs.iter().map(|(alias, array)| Array::new(py, &alias, array)).collect::<PyResult<Vec<_>>>()?;
         let native = std::mem::take(&mut *self.native.lock());
-        py.detach(|| answer(native, &arrays));
+        let route = native.first().map(|task| task.route.clone());
+        let answers = py.detach(|| answer(native, &arrays));
         let ended = PyList::empty(py);
+        ended.append(Bound::new(py, Answers { route, answers: Mutex::new(answers) })?)?;
         let mut offset = self.native_rows;
         for piece in self.python.bind(py) {
             let end = offset + piece.getattr("rows")?.extract::<usize>()?;
@@ -92,8 +97,8 @@ impl Batch {
         lock: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         for task in std::mem::take(&mut *self.native.lock()) {
-            let (code, text): (u8, String) = task.route.get().status.bind(py).call1((error,))?.extract()?;
-            task.refuse(&Status::new(code, text));
+            let status = task.route.get().ended(py, Some(error), vec![task.seconds()])?;
+            task.refuse(&status);
         }
         let rest = python::batch(py, self.python.bind(py), self.lane.options(py).bind(py), self.lane.batched())?;
         rest.call_method1("fail", (error, lock))
@@ -103,11 +108,13 @@ impl Batch {
     fn halves<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let mut first = std::mem::take(&mut *self.native.lock());
         let pieces = self.python.bind(py);
-        let middle = self.count / 2;
+        let middle = self.sizes.len() / 2;
         let second = first.split_off(middle.min(first.len()));
         let cut = middle - first.len();
-        let half = |native, low, high| self.half(py, native, pieces.get_slice(low, high));
-        Ok((half(first, 0, cut)?, half(second, cut, pieces.len())?))
+        let (early, late) = self.arrivals[..first.len() + second.len()].split_at(first.len());
+        let half =
+            |native, low, high, arrivals: &[f64]| self.half(py, native, pieces.get_slice(low, high), arrivals.to_vec());
+        Ok((half(first, 0, cut, early)?, half(second, cut, pieces.len(), late)?))
     }
 
     /// Those of its tasks that are Python's.
@@ -118,29 +125,39 @@ impl Batch {
 }
 
 impl Batch {
+    /// `arrivals` are those of `native`, in their order.
     pub fn new(
         py: Python<'_>,
         native: Vec<Task>,
         pieces: Bound<'_, PyList>,
         lane: Lane,
-        arrived: f64,
+        mut arrivals: Vec<f64>,
     ) -> PyResult<Self> {
         let native_rows = native.iter().map(|task| task.rows).sum::<usize>();
+        let mut sizes: Vec<_> = native.iter().map(|task| task.rows).collect();
         let mut rows = native_rows;
         for piece in &pieces {
+            let task = piece.getattr("task")?;
             rows += piece.getattr("rows")?.extract::<usize>()?;
+            sizes.push(task.getattr("rows")?.extract()?);
+            arrivals.push(task.getattr("arrived")?.extract()?);
         }
         let padded = lane.options(py).bind(py).call_method1("padded_rows", (rows,))?.extract()?;
-        let count = native.len() + pieces.len();
         let native = Mutex::new(native);
-        Ok(Self { native, python: pieces.unbind(), lane, native_rows, rows, padded, arrived, count })
+        Ok(Self { native, python: pieces.unbind(), lane, native_rows, rows, padded, arrivals, sizes })
     }
 
-    fn half<'py>(&self, py: Python<'py>, native: Vec<Task>, pieces: Bound<'py, PyList>) -> PyResult<Bound<'py, PyAny>> {
+    fn half<'py>(
+        &self,
+        py: Python<'py>,
+        native: Vec<Task>,
+        pieces: Bound<'py, PyList>,
+        arrivals: Vec<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         if native.is_empty() {
             return python::batch(py, &pieces, self.lane.options(py).bind(py), self.lane.batched());
         }
-        Ok(Bound::new(py, Self::new(py, native, pieces, self.lane.clone(), self.arrived)?)?.into_any())
+        Ok(Bound::new(py, Self::new(py, native, pieces, self.lane.clone(), arrivals)?)?.into_any())
     }
 
     fn join_native(&self, native: &[Task], input: usize, dtype: Dtype, joined: &mut [u8]) {
@@ -247,14 +264,39 @@ impl Array {
     }
 }
 
-/// Encodes every task's rows and writes them to its stream.
-fn answer(tasks: Vec<Task>, arrays: &[Array]) {
+/// The answers of one batch, which are delivered as if they were one task's.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct Answers {
+    route: Option<Arc<Py<Route>>>,
+    answers: Mutex<Vec<Answer>>,
+}
+
+#[pymethods]
+impl Answers {
+    /// Counts them, so that whoever has an answer finds it counted, and sends them.
+    fn deliver(&self, py: Python<'_>, _tasks: &Bound<'_, PyAny>) {
+        let answers = std::mem::take(&mut *self.answers.lock());
+        if let Some(route) = &self.route {
+            let seconds = answers.iter().map(Answer::seconds).collect();
+            if let Err(error) = route.get().ended(py, None, seconds).and_then(|_| route.get().count_refused(py)) {
+                error.write_unraisable(py, None);
+            }
+        }
+        // A send fails only where the caller has gone.
+        py.detach(|| answers.into_iter().for_each(|answer| drop(answer.send())));
+    }
+}
+
+/// Encodes every task's rows.
+fn answer(tasks: Vec<Task>, arrays: &[Array]) -> Vec<Answer> {
     let outputs: Vec<_> = arrays.iter().map(Array::output).collect();
     let mut out = BytesMut::with_capacity(SHARED);
     let mut start = 0;
+    let mut answers = Vec::with_capacity(tasks.len());
     for task in tasks {
         let stop = start + task.rows;
-        task.answer(&outputs, start, &mut out);
+        answers.push(task.answer(&outputs, start, &mut out));
         start = stop;
     }
+    answers
 }

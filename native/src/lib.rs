@@ -8,6 +8,7 @@ mod predict;
 mod python;
 mod queue;
 mod rope;
+mod socket;
 mod tasks;
 mod tensor;
 mod wire;
@@ -30,6 +31,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DRAINED", Kind::Drained as u8)?;
     module.add_class::<handler::Call>()?;
     module.add("DTYPES", PyFrozenSet::new(module.py(), tensor::Dtype::numbers())?)?;
+    module.add_class::<batch::Answers>()?;
     module.add_class::<batch::Batch>()?;
     module.add_class::<listener::Limits>()?;
     module.add_class::<predict::Route>()?;

@@ -1,8 +1,7 @@
-//! Sockets, HTTP/2 connections, draining.
+//! HTTP/2 connections: their calls, their ends, draining.
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,12 +14,10 @@ use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use http::{HeaderMap, Method, Request, StatusCode};
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use rustc_hash::FxHashMap;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -29,9 +26,9 @@ use crate::handler::{self, Arrived, Inbox, Kind, Opening};
 use crate::predict::{self, Routes};
 use crate::queue::{Refusal, Waiting};
 use crate::rope::Rope;
+use crate::socket::{Accepted, Listener, Socket};
 use crate::tasks::{Core, Queue, Task};
 
-const BACKLOG: i32 = 1024;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -110,8 +107,8 @@ impl Shared {
                 None
             }
             Err((Refusal::Full(reason), Task::Native(task))) => {
-                let (code, text) = &route.get().full;
-                task.refuse(&Status::new(*code, text.replace("{}", &reason)));
+                let status = route.get().refuse(&reason, task.seconds());
+                task.refuse(&status);
                 None
             }
             // The version is being unloaded: there may be another by now.
@@ -133,17 +130,12 @@ fn priority(headers: &HeaderMap) -> usize {
     usize::from(headers.get_all("headrace-priority").iter().any(|value| value == "low"))
 }
 
-enum Stopping {
-    No,
-    Within(Duration),
-}
-
 /// The listener, its connections, and the thread that they all live on.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Server {
     shared: Arc<Shared>,
-    stop: watch::Sender<bool>,
-    grace: Arc<Mutex<Stopping>>,
+    listeners: Mutex<Vec<Listener>>,
+    stop: watch::Sender<Option<Duration>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -170,30 +162,33 @@ impl Server {
         };
         Ok(Self {
             shared: Arc::new(shared),
-            stop: watch::Sender::new(false),
-            grace: Arc::new(Mutex::new(Stopping::No)),
+            listeners: Mutex::default(),
+            stop: watch::Sender::new(None),
             thread: Mutex::new(None),
         })
     }
 
-    /// Listens, on a thread of its own; the port that it got.
-    fn start(&self, address: &str) -> PyResult<u16> {
-        let listener = listen(address)?;
-        let port = listener.local_addr()?.port();
+    /// Takes an address; the port that it got, 0 for a UNIX socket.
+    fn listen(&self, address: &str) -> PyResult<u16> {
+        let listener = Listener::new(address)?;
+        let port = listener.port()?;
+        self.listeners.lock().push(listener);
+        Ok(port)
+    }
+
+    /// Accepts connections, on a thread of its own.
+    fn start(&self) -> PyResult<()> {
         let resting = self.shared.clone();
         // When all that has come has been read, and more would be waited for, the batch is as large as it gets.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .on_thread_park(move || resting.wake())
             .build()?;
-        let serving = serve(listener, self.shared.clone(), self.stop.subscribe(), self.grace.clone());
-        let thread = std::thread::Builder::new().name("transport".into()).spawn(move || {
-            if let Err(error) = runtime.block_on(serving) {
-                eprintln!("the native transport has ended: {error}");
-            }
-        })?;
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        let serving = serve(listeners, self.shared.clone(), self.stop.subscribe());
+        let thread = std::thread::Builder::new().name("transport".into()).spawn(move || runtime.block_on(serving))?;
         *self.thread.lock() = Some(thread);
-        Ok(port)
+        Ok(())
     }
 
     fn fileno(&self) -> i32 {
@@ -210,8 +205,7 @@ impl Server {
     /// Takes no more calls; a Drained event follows when those in flight have ended, or after `grace` seconds.
     fn stop(&self, grace: f64) -> PyResult<()> {
         let grace = Duration::try_from_secs_f64(grace).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-        *self.grace.lock() = Stopping::Within(grace);
-        self.stop.send_replace(true);
+        self.stop.send_replace(Some(grace));
         Ok(())
     }
 
@@ -223,62 +217,59 @@ impl Server {
     }
 }
 
-fn listen(address: &str) -> PyResult<std::net::TcpListener> {
-    let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-    let first = addresses.first().ok_or_else(|| PyOSError::new_err("no such address"))?;
-    Ok(listen_at(*first)?)
-}
-
-fn listen_at(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
-
 /// Accepts connections until it is told to stop, and waits for their calls.
-async fn serve(
-    listener: std::net::TcpListener,
-    shared: Arc<Shared>,
-    stop: watch::Receiver<bool>,
-    grace: Arc<Mutex<Stopping>>,
-) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+async fn serve(listeners: Vec<Listener>, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) {
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(listener, shared.clone(), stop.clone()));
+    }
+    while accepting.join_next().await.is_some() {}
+    shared.inbox.push(Kind::Drained, None, None);
+}
+
+async fn accept(listener: Listener, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) -> io::Result<()> {
+    let listener = listener.into_async()?;
     let mut connections = JoinSet::new();
-    let mut until_stopped = stop.clone();
-    let mut stopping = pin!(async move { until_stopped.wait_for(|stop| *stop).await.is_ok() });
-    loop {
+    let mut stopping = pin!(stopped(stop.clone()));
+    let grace = loop {
         tokio::select! {
             biased;
-            _ = &mut stopping => break,
+            grace = &mut stopping => break grace,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => {
+                Ok(Accepted::Tcp(socket, peer)) => {
+                    // Without it small answers are late, and that is all.
+                    let _ = socket.set_nodelay(true);
                     connections.spawn(connection(socket, peer, shared.clone(), stop.clone()));
+                }
+                Ok(Accepted::Unix(socket)) => {
+                    connections.spawn(connection(socket, "unix:".into(), shared.clone(), stop.clone()));
                 }
                 // Out of file descriptors, most likely: there will be some when a connection has ended.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
         }
-    }
-    drop(listener);
-    let within = match *grace.lock() {
-        Stopping::Within(grace) => grace,
-        Stopping::No => Duration::ZERO,
     };
+    drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(within, drained).await;
+    let _ = tokio::time::timeout(grace, drained).await;
     connections.shutdown().await;
-    shared.inbox.push(Kind::Drained, None, None);
     Ok(())
 }
 
+/// Waits until the server is told to stop; how long calls in flight may take to end.
+async fn stopped(mut stop: watch::Receiver<Option<Duration>>) -> Duration {
+    // It fails where the server is gone, and nobody waits any more.
+    stop.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default()
+}
+
 /// One connection, until its caller closes it, it breaks, or it has drained.
-async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
-    // Without it small answers are late, and that is all.
-    let _ = socket.set_nodelay(true);
+async fn connection<S: Socket>(
+    socket: S,
+    peer: Arc<str>,
+    shared: Arc<Shared>,
+    stop: watch::Receiver<Option<Duration>>,
+) {
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(shared.limits.max_concurrent_streams)
         .initial_window_size(STREAM_WINDOW)
@@ -287,10 +278,8 @@ async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>, st
         .max_header_list_size(shared.limits.max_metadata_size)
         .handshake(socket);
     if let Ok(Ok(http2)) = tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
-        let peer = peer.to_string().into();
-        let serving = Peer { peer, shared };
         // What breaks a connection is the caller's affair, and has ended its calls.
-        let _ = serving.run(http2, stop).await;
+        let _ = Peer { peer, shared }.run(http2, stop).await;
     }
 }
 
@@ -300,13 +289,13 @@ struct Peer {
 }
 
 impl Peer {
-    async fn run(
+    async fn run<S: Socket>(
         &self,
-        mut http2: Connection<TcpStream, Bytes>,
-        mut stop: watch::Receiver<bool>,
+        mut http2: Connection<S, Bytes>,
+        stop: watch::Receiver<Option<Duration>>,
     ) -> Result<(), h2::Error> {
         let mut alive = pin!(keepalive(http2.ping_pong(), self.shared.limits.clone()));
-        let mut stopping = pin!(async move { stop.wait_for(|stop| *stop).await.is_ok() });
+        let mut stopping = pin!(stopped(stop));
         let mut stopped = false;
         loop {
             tokio::select! {

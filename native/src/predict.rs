@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
-use crate::grpc::{self, Frame, PREFIX, Status};
+use crate::grpc::{self, PREFIX, Status};
+use crate::python;
 use crate::queue::Key;
 use crate::rope::{Cursor, Rope};
 use crate::tasks::Lane;
@@ -36,16 +38,16 @@ pub struct Route {
     max_rows: usize,
     model_spec: Bytes,
     pub lane: Lane,
-    pub status: Py<PyAny>,
-    pub full: (u8, String),
-    pub expired: Status,
+    full: (u8, String),
+    ended: Py<PyAny>,
+    refused: Mutex<Vec<f64>>,
 }
 
 #[pymethods]
 impl Route {
-    /// None stands for a dimension that varies; `status` makes a code and a text of an exception.
+    /// None stands for a dimension that varies; `ended` counts calls, and makes a code and a text of an exception.
     #[new]
-    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, as_content, status, full, expired))]
+    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, as_content, full, ended))]
     #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
     fn new(
         lane: &Bound<'_, Lane>,
@@ -55,9 +57,8 @@ impl Route {
         inputs: Vec<(String, u64, Vec<Option<usize>>)>,
         max_rows: usize,
         as_content: bool,
-        status: Py<PyAny>,
         full: (u8, String),
-        expired: (u8, String),
+        ended: Py<PyAny>,
     ) -> PyResult<Self> {
         let inputs: Vec<Input> = inputs.into_iter().map(Input::new).collect::<PyResult<_>>()?;
         Ok(Self {
@@ -67,9 +68,9 @@ impl Route {
             max_rows,
             model_spec: model_spec(name, version, signature),
             lane: lane.get().clone(),
-            status,
             full,
-            expired: Status::new(expired.0, expired.1),
+            ended,
+            refused: Mutex::default(),
         })
     }
 }
@@ -160,6 +161,7 @@ pub struct Task {
     message: Rope,
     tensors: Vec<Tensor>,
     respond: SendResponse<Bytes>,
+    came: Instant,
 }
 
 /// A request that has been understood.
@@ -183,7 +185,7 @@ impl Routes {
 
 impl Plain {
     pub fn into_task(self, message: Rope, respond: SendResponse<Bytes>) -> Task {
-        Task { route: self.route, rows: self.rows, message, tensors: self.tensors, respond }
+        Task { route: self.route, rows: self.rows, message, tensors: self.tensors, respond, came: Instant::now() }
     }
 }
 
@@ -212,6 +214,28 @@ impl Route {
         }
         let shapes = tensors.iter().flat_map(|tensor| std::iter::once(tensor.inner.len()).chain(tensor.inner.clone()));
         Key::Shapes(shapes.collect())
+    }
+
+    /// Counts calls that have ended with this error, or with an answer, and says how they end.
+    pub fn ended(&self, py: Python<'_>, error: Option<&Bound<'_, PyAny>>, seconds: Vec<f64>) -> PyResult<Status> {
+        let (code, text): (u8, String) = self.ended.bind(py).call1((error, seconds))?.extract()?;
+        Ok(Status::new(code, text))
+    }
+
+    /// How a call ends that found the queue full. It is counted later, by who has the interpreter.
+    pub fn refuse(&self, reason: &str, seconds: f64) -> Status {
+        self.refused.lock().push(seconds);
+        Status::new(self.full.0, self.full.1.replace("{}", reason))
+    }
+
+    /// Counts the calls that found the queue full.
+    pub fn count_refused(&self, py: Python<'_>) -> PyResult<()> {
+        let refused = std::mem::take(&mut *self.refused.lock());
+        if !refused.is_empty() {
+            let error = python::call(py, "headrace_batching.errors", "QueueFull", ("",))?;
+            self.ended(py, Some(&error), refused)?;
+        }
+        Ok(())
     }
 
     pub fn aliases(&self) -> impl Iterator<Item = (&str, Dtype)> {
@@ -414,8 +438,8 @@ impl Task {
         !matches!(self.respond.poll_reset(&mut Context::from_waker(Waker::noop())), Poll::Pending)
     }
 
-    /// Answers with its rows, from `start` on, of each output; `out` is where bytes are written that many tasks share.
-    pub fn answer(self, outputs: &[Output<'_>], start: usize, out: &mut BytesMut) {
+    /// Encodes its rows, from `start` on, of each output; `out` is where bytes are written that many tasks share.
+    pub fn answer(self, outputs: &[Output<'_>], start: usize, out: &mut BytesMut) -> Answer {
         let (route, stop) = (self.route.get(), start + self.rows);
         let tensors: Vec<_> = outputs.iter().map(|output| (output.alias, output.rows(start, stop))).collect();
         let lengths: Vec<_> = tensors.iter().map(|(_, rows)| rows.encoded_len(route.as_content)).collect();
@@ -436,15 +460,12 @@ impl Task {
             rows.encode(route.as_content, out);
         }
         out.put_slice(&route.model_spec);
-        let frame = Frame { head: out.split().freeze(), tail: None };
-        // Fails only where the caller has gone.
-        let _ = self.send(frame);
+        Answer { respond: self.respond, frame: out.split().freeze(), came: self.came }
     }
 
-    fn send(mut self, frame: Frame) -> Result<(), h2::Error> {
-        let mut stream = self.respond.send_response(grpc::response(), false)?;
-        crate::handler::send_frame(&mut stream, frame)?;
-        stream.send_trailers(grpc::ok_trailers())
+    /// Since when it has been waited for.
+    pub fn seconds(&self) -> f64 {
+        self.came.elapsed().as_secs_f64()
     }
 
     /// Answers with a status alone.
@@ -456,6 +477,28 @@ impl Task {
     /// What it was made of, for who judges it anew.
     pub fn into_parts(self) -> (Rope, SendResponse<Bytes>) {
         (self.message, self.respond)
+    }
+}
+
+/// An encoded answer and the way to its caller.
+pub struct Answer {
+    respond: SendResponse<Bytes>,
+    frame: Bytes,
+    came: Instant,
+}
+
+impl Answer {
+    /// How long the caller has waited.
+    pub fn seconds(&self) -> f64 {
+        self.came.elapsed().as_secs_f64()
+    }
+
+    /// Hands it to the connection.
+    pub fn send(self) -> Result<(), h2::Error> {
+        let mut respond = self.respond;
+        let mut stream = respond.send_response(grpc::response(), false)?;
+        stream.send_data(self.frame, false)?;
+        stream.send_trailers(grpc::ok_trailers())
     }
 }
 

@@ -270,7 +270,8 @@ type Outcome<'py> = (Option<Bound<'py, PyAny>>, Bound<'py, PyList>, f64);
 impl Queue {
     /// A turn's batch, the tasks that have expired and are to be delivered, and when to look again.
     fn outcome<'py>(&self, py: Python<'py>, turn: Turn<Task>) -> PyResult<Outcome<'py>> {
-        let Turn { lane, pieces, expired, wake, .. } = turn;
+        let Turn { lane, pieces, expired, gone, wake, .. } = turn;
+        count_cancelled(py, gone)?;
         let expired = expire(py, expired)?;
         let lane = lane.and_then(|id| self.lanes.lock().get(&id).map(|lane| lane.clone_ref(py)));
         let Some(lane) = lane else { return Ok((None, expired, wake)) };
@@ -316,8 +317,9 @@ fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
     for task in expired {
         match task {
             Task::Native(task) => {
-                let route = task.route.clone();
-                task.refuse(&route.get().expired);
+                let error = python::call(py, "headrace_batching.errors", "DeadlineExceeded", ())?;
+                let status = task.route.get().ended(py, Some(&error), vec![task.seconds()])?;
+                task.refuse(&status);
             }
             Task::Python(task) => {
                 let error = python::call(py, "headrace_batching.errors", "DeadlineExceeded", ())?;
@@ -329,14 +331,27 @@ fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
     Ok(tasks)
 }
 
+/// Counts those of the tasks decoded here whose callers have left; Python's count themselves.
+fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
+    for task in gone {
+        if let Task::Native(task) = task {
+            let error = python::call(py, "concurrent.futures", "CancelledError", ())?;
+            task.route.get().ended(py, Some(&error), vec![task.seconds()])?;
+        }
+    }
+    Ok(())
+}
+
 /// A batch of Python's tasks alone is Python's own; any other is ours.
 fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResult<Bound<'py, PyAny>> {
     let (mut native, own) = (Vec::new(), PyList::empty(py));
-    let mut arrived = f64::INFINITY;
+    let mut arrivals = Vec::new();
     for piece in pieces {
-        arrived = arrived.min(piece.arrived);
         match piece.task {
-            Task::Native(task) => native.push(*task),
+            Task::Native(task) => {
+                arrivals.push(piece.arrived);
+                native.push(*task);
+            }
             Task::Python(task) => {
                 own.append(python::call(py, "headrace_batching.task", "Piece", (task, piece.start, piece.stop))?)?;
             }
@@ -345,5 +360,5 @@ fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResul
     if native.is_empty() {
         return python::batch(py, &own, lane.0.options.bind(py), lane.0.batched);
     }
-    Ok(Bound::new(py, Batch::new(py, native, own, lane.clone(), arrived)?)?.into_any())
+    Ok(Bound::new(py, Batch::new(py, native, own, lane.clone(), arrivals)?)?.into_any())
 }

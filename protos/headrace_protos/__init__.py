@@ -14,6 +14,7 @@ from headrace_protos.tensorflow.core.example.feature_pb2 import (
 from headrace_protos.tensorflow.core.framework.tensor_pb2 import TensorProto
 from headrace_protos.tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
 from headrace_protos.tensorflow.core.framework.types_pb2 import DataType
+from headrace_protos.tensorflow.core.protobuf.config_pb2 import ConfigProto
 from headrace_protos.tensorflow.core.protobuf.error_codes_pb2 import Code
 from headrace_protos.tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from headrace_protos.tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
@@ -83,7 +84,14 @@ from headrace_protos.tensorflow_serving.config.model_server_config_pb2 import (
 from headrace_protos.tensorflow_serving.config.monitoring_config_pb2 import MonitoringConfig, PrometheusConfig
 from headrace_protos.tensorflow_serving.config.platform_config_pb2 import PlatformConfig, PlatformConfigMap
 from headrace_protos.tensorflow_serving.config.ssl_config_pb2 import SSLConfig
-from headrace_protos.tensorflow_serving.servables.tensorflow.session_bundle_config_pb2 import BatchingParameters
+from headrace_protos.tensorflow_serving.servables.tensorflow.saved_model_bundle_source_adapter_pb2 import (
+    SavedModelBundleSourceAdapterConfig,
+)
+from headrace_protos.tensorflow_serving.servables.tensorflow.session_bundle_config_pb2 import (
+    BatchingParameters,
+    ModelWarmupOptions,
+    SessionBundleConfig,
+)
 
 __all__ = [
     "POOL",
@@ -96,6 +104,7 @@ __all__ = [
     "Classifications",
     "ClassifyLog",
     "Code",
+    "ConfigProto",
     "DataType",
     "Example",
     "ExampleList",
@@ -124,6 +133,7 @@ __all__ = [
     "ModelSpec",
     "ModelType",
     "ModelVersionStatus",
+    "ModelWarmupOptions",
     "MonitoringConfig",
     "MultiInferenceLog",
     "MultiInferenceRequest",
@@ -147,7 +157,9 @@ __all__ = [
     "ReloadConfigResponse",
     "SSLConfig",
     "SamplingConfig",
+    "SavedModelBundleSourceAdapterConfig",
     "SequenceExample",
+    "SessionBundleConfig",
     "SessionRunLog",
     "SignatureDef",
     "SignatureDefMap",

@@ -5,19 +5,56 @@ from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options
+from headrace_batching.options import schedulable_cpus
+
+CPUS = schedulable_cpus()
+
+ONLY_TENSORFLOW = "it means something only inside TensorFlow"
 
 
-def flag(default: Any, help_text: str) -> Any:
-    """A field that is also a flag of the same name."""
-    return field(default=default, metadata={"help": help_text})
+def flag(default: Any, help_text: str, *, tensorflow: Any = None, int64: bool = False, ignored: str = "") -> Any:
+    """A field that is also a flag of the same name.
+
+    Args:
+        default: What it is where nothing is said.
+        help_text: One line, without a full stop.
+        tensorflow: What `tensorflow_model_server` has for a default, where that is another.
+        int64: Whether a whole number may have 64 bits, not 32.
+        ignored: Why it changes nothing, for a flag that is there only so that TF Serving's users may keep it.
+    """
+    metadata = {"help": help_text, "tensorflow": default if tensorflow is None else tensorflow}
+    return field(default=default, metadata={**metadata, "int64": int64, "ignored": ignored})
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """Serve the highest versions, `count` of them."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Serve every version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Specific:
+    """Serve these versions, those of them that exist."""
+
+    versions: tuple[int, ...]
+
+
+VersionPolicy = Latest | All | Specific
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A model and where its versions are."""
+    """A model, where its versions are, and which of them to serve."""
 
     name: str
     base_path: Path
+    policy: VersionPolicy = Latest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,31 +66,101 @@ class Config:
             `batching_parameters_file` goes before them.
     """
 
-    port: int = flag(8500, "TCP port for gRPC, on all interfaces")
+    port: int = flag(8500, "TCP port for gRPC, on all interfaces; 0 takes a free one, or none beside a UNIX socket")
+    grpc_socket_path: str = flag("", "UNIX socket for gRPC; a socket that is there already is replaced")
+    rest_api_port: int = flag(0, "TCP port for HTTP/REST, another than that for gRPC; 0 serves no REST")
+    rest_api_num_threads: int = flag(4 * CPUS, "threads for HTTP/REST")
+    rest_api_timeout_in_ms: int = flag(30000, "milliseconds that a REST call may take; 0 or less is no limit")
+    rest_api_enable_cors_support: bool = flag(False, "add CORS headers to the answers of REST calls")
+    enable_batching: bool = flag(True, "run requests that wait at the same time as one batch", tensorflow=False)
+    allow_version_labels_for_unavailable_models: bool = flag(
+        False, "let a label that is new, or stays with its version, name a version that is not loaded"
+    )
+    batching_parameters_file: str = flag("", "text-proto file of BatchingParameters; without it, TF Serving's defaults")
+    enable_per_model_batching_parameters: bool = flag(
+        False, "take batching parameters from batching_params.pbtxt in a version's folder; none there, no batching"
+    )
+    model_config_file: str = flag(
+        "", "text-proto file of ModelServerConfig: the models to serve, instead of the one that two flags name"
+    )
+    model_config_file_poll_wait_seconds: int = flag(
+        0, "seconds after which the model configuration file is read and applied again; 0 or less never does"
+    )
     model_name: str = flag("default", "name that requests call the model by")
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
-    enable_batching: bool = flag(True, "run requests that wait at the same time as one batch")
-    batching_parameters_file: str = flag("", "text-proto file of BatchingParameters; without it, TF Serving's defaults")
+    num_load_threads: int = flag(0, "versions loaded at once after the start; 0 is one, and no unload meanwhile")
+    num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile")
+    max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed")
+    load_retry_interval_micros: int = flag(
+        60_000_000, "microseconds between two tries; a negative value is none", int64=True
+    )
     file_system_poll_wait_seconds: int = flag(
         1, "seconds between two looks for new versions; 0 looks once, a negative value never"
     )
-    tensorflow_session_parallelism: int = flag(0, "threads of a model, within and across its operators; 0 is automatic")
-    tensorflow_intra_op_parallelism: int = flag(0, "threads within one operator of a model; 0 is automatic")
-    tensorflow_inter_op_parallelism: int = flag(0, "operators of a model that run at once; 0 is automatic")
+    flush_filesystem_caches: bool = flag(
+        True,
+        "drop the operating system's copies of model files after a load",
+        ignored="the operating system frees its file cache when memory is needed",
+    )
+    tensorflow_session_parallelism: int = flag(
+        0, "threads of a model, within and across its operators; 0 is automatic", int64=True
+    )
+    tensorflow_session_config_file: str = flag(
+        "", "text-proto file of TensorFlow's ConfigProto, of which the numbers of threads are used; flags go before it"
+    )
+    tensorflow_intra_op_parallelism: int = flag(0, "threads within one operator of a model; 0 is automatic", int64=True)
+    tensorflow_inter_op_parallelism: int = flag(0, "operators of a model that run at once; 0 is automatic", int64=True)
+    use_alts_credentials: bool = flag(False, "secure gRPC with Google's ALTS, which works inside Google Cloud")
+    ssl_config_file: str = flag("", "text-proto file of SSLConfig: TLS, or mutual TLS, for gRPC; re-read as it changes")
+    platform_config_file: str = flag(
+        "", "text-proto file of PlatformConfigMap, instead of the flags on batching, sessions and warm-up"
+    )
+    per_process_gpu_memory_fraction: float = flag(
+        0.0, "part of the GPU's memory that is taken at once", ignored=ONLY_TENSORFLOW
+    )
+    saved_model_tags: str = flag("serve", "tags of the graph to load from a SavedModel, separated by commas")
+    grpc_channel_arguments: str = flag("", "gRPC channel arguments for the server, as k=v,k=v")
+    grpc_max_threads: int = flag(
+        4 * CPUS, "threads for gRPC calls", ignored="a call that waits holds no thread, so there is nothing to limit"
+    )
+    enable_model_warmup: bool = flag(True, "send a version its warm-up requests before it is served")
+    num_request_iterations_for_warmup: int = flag(0, "times that each warm-up request is sent; 0 or less is once")
+    monitoring_config_file: str = flag(
+        "", "text-proto file of MonitoringConfig: whether Prometheus may scrape, and where"
+    )
+    remove_unused_fields_from_bundle_metagraph: bool = flag(
+        True, "free the parts of a SavedModel's graph that serving does not need", ignored=ONLY_TENSORFLOW
+    )
+    prefer_tflite_model: bool = flag(False, "load model.tflite where a version has one beside its SavedModel")
+    num_tflite_pools: int = flag(CPUS, "TFLite interpreters of a model that run at once")
+    num_tflite_interpreters_per_pool: int = flag(1, "TFLite interpreters that share one batch")
+    enable_signature_method_name_check: bool = flag(
+        False, "require that a signature was exported for the call's method"
+    )
+    xla_cpu_compilation_enabled: bool = flag(False, "compile SavedModels with XLA for the CPU", ignored=ONLY_TENSORFLOW)
+    xla_gpu_compilation_enabled: bool = flag(
+        False, "compile SavedModels with XLA for CPU and GPU", ignored=ONLY_TENSORFLOW
+    )
+    enable_profiler: bool = flag(
+        True, "serve TensorFlow's profiler on the port for gRPC, where TensorFlow is installed"
+    )
+    thread_pool_factory_config_file: str = flag(
+        "", "text-proto file of ThreadPoolFactoryConfig", ignored=ONLY_TENSORFLOW
+    )
+    mixed_precision: str = flag("", "number type for SavedModels to compute with", ignored=ONLY_TENSORFLOW)
+    skip_initialize_tpu: bool = flag(False, "leave TPUs as they are found", ignored=ONLY_TENSORFLOW)
+    enable_grpc_healthcheck_service: bool = flag(True, "serve grpc.health.v1 on the port for gRPC", tensorflow=False)
+    enable_serialization_as_tensor_content: bool = flag(
+        False, "answer with tensor_content, not with the typed *_val fields"
+    )
+    aspired_version_policy: str = flag(
+        "availability_preserving",
+        "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
+    )
     onnxruntime_providers: str = flag(
         "CPUExecutionProvider", "ONNX Runtime's execution providers, separated by commas, the preferred one first"
     )
     onnxruntime_cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
-    enable_serialization_as_tensor_content: bool = flag(
-        False,
-        "answer with tensor_content, not with the typed *_val fields",
-    )
-    grpc_channel_arguments: str = flag("", "gRPC channel arguments for the server, as k=v,k=v")
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
     transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed) or grpcio")
     batching: Options = field(default_factory=Options)
-
-    @property
-    def models(self) -> tuple[ModelConfig, ...]:
-        """The models to serve."""
-        return (ModelConfig(self.model_name, Path(self.model_base_path)),)

@@ -1,5 +1,6 @@
 """Reads the text-proto files that flags name."""
 
+import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,15 +11,22 @@ from headrace_batching import Options, OptionsError
 from headrace_protos import POOL, BatchingParameters
 from headrace_server.errors import invalid, not_found
 
+log = logging.getLogger(__name__)
+
 M = TypeVar("M", bound=Message)
 
 
-def read_text_proto(path: str, message: M) -> M:
+def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M:
     """Parses a file into a message.
 
+    Args:
+        path: The file.
+        message: An empty one of its type.
+        unknown_fields: Whether fields that the type does not have are passed over.
+
     Raises:
-        ServingError: NOT_FOUND where it cannot be read; INVALID_ARGUMENT, with line and column, where it does not
-            parse. TF Serving: server.cc has the text.
+        ServingError: NOT_FOUND where it cannot be read; INVALID_ARGUMENT where it does not parse. TF Serving:
+            proto_util.h has the text; line, column and reason are logged, as protobuf's own parser does.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -27,10 +35,12 @@ def read_text_proto(path: str, message: M) -> M:
     except UnicodeDecodeError as error:
         raise invalid(f"Invalid protobuf file: '{path}': {error}") from error
     try:
-        return text_format.Parse(text, message, descriptor_pool=POOL)
+        return text_format.Parse(text, message, descriptor_pool=POOL, allow_unknown_field=unknown_fields)
     except text_format.ParseError as error:
-        name = message.DESCRIPTOR.full_name
-        raise invalid(f"Invalid protobuf file: '{path}': Error parsing text-format {name}: {error}") from error
+        where = f"{error.GetLine()}:{error.GetColumn()}"
+        reason = str(error).removeprefix(f"{where} : ")
+        log.error("Error parsing text-format %s: %s: %s", message.DESCRIPTOR.full_name, where, reason)
+        raise invalid(f"Invalid protobuf file: '{path}'") from error
 
 
 def read_batching_parameters(path: str) -> Options:
@@ -39,7 +49,15 @@ def read_batching_parameters(path: str) -> Options:
     Raises:
         ServingError: As for `read_text_proto`; INVALID_ARGUMENT for a value that makes no sense.
     """
-    parameters = read_text_proto(path, BatchingParameters())
+    return batching_options(read_text_proto(path, BatchingParameters()), path)
+
+
+def batching_options(parameters: BatchingParameters, path: str) -> Options:
+    """The batching parameters in a message that a file holds.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, with the file's name, for a value that makes no sense.
+    """
     wrapped = (
         "max_batch_size",
         "batch_timeout_micros",

@@ -1,7 +1,210 @@
-"""What is counted: so far the batches of one signature, and the sizes they had."""
+"""The names of all counters and histograms, and who counts what."""
 
-from collections import Counter
+import re
+from collections import Counter as CounterOf
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
+
+from headrace_batching import BatchingError, BatchReport
+from headrace_server.monitoring import (
+    MAX_SERIES,
+    Family,
+    Gauges,
+    Histogram,
+    Labels,
+    counters,
+    growing,
+    histograms,
+    page,
+)
+
+# TF Serving: servables/tensorflow/util.cc, batching_session.cc and batching_util.h have names and buckets.
+LATENCY = growing(10, 1.8, 33)
+QUEUING = growing(100, 1.2, 52)
+SIZES = growing(1, 2, 14)
+
+COUNTED = ("Predict", "Classify", "Regress")
+"""The methods that TF Serving counts."""
+
+RUNTIME = "TF1"
+"""TF Serving's word for how a model runs, by which its users filter."""
+
+SERVABLE = ("model_name", "version")
+
+
+class Metrics:
+    """Everything that one server counts, latencies and delays in microseconds. Any thread."""
+
+    def __init__(self) -> None:
+        serving, batching, ours = "/tensorflow/serving/", "/tensorflow/serving/batching_session/", "/headrace/"
+        self._lock = Lock()
+        self._waiting: dict[Labels, Callable[[], int]] = {}
+        self.request_count = counters(f"{serving}request_count", "model_name", "status")
+        self.request_latency = histograms(f"{serving}request_latency", LATENCY, "model_name", "API", "entrypoint")
+        self.runtime_latency = histograms(f"{serving}runtime_latency", LATENCY, "model_name", "API", "runtime")
+        self.queuing_latency = histograms(f"{batching}queuing_latency", QUEUING, "thread_pool_name")
+        self.wrapped_run_count = counters(f"{batching}wrapped_run_count")
+        self.input_batch_size = histograms(f"{batching}input_batch_size", SIZES)
+        self.processed_batch_size = histograms(f"{batching}processed_batch_size", SIZES)
+        self.padding_size = histograms(f"{batching}padding_size", SIZES, "execution_batch_size")
+        self.grpc_calls = counters(f"{ours}grpc_calls", "method", "model_name", "code")
+        self.grpc_latency = histograms(f"{ours}grpc_latency", LATENCY, "method", "model_name", "code")
+        self.batch_rows = histograms(f"{ours}batch_rows", SIZES, *SERVABLE)
+        self.batch_latency = histograms(f"{ours}batch_latency", LATENCY, *SERVABLE)
+        self.batch_failures = counters(f"{ours}batch_failures", *SERVABLE)
+        self.padding_rows = counters(f"{ours}padding_rows", *SERVABLE)
+        self.queue_delay = histograms(f"{ours}queue_delay", QUEUING, *SERVABLE)
+        self.queue_rows = Gauges(f"{ours}queue_rows", SERVABLE, self._rows_waiting)
+        self.refusals = counters(f"{ours}refusals", *SERVABLE, "reason")
+
+    def page(self) -> bytes:
+        """What Prometheus scrapes."""
+        return page(family for family in vars(self).values() if isinstance(family, Family | Gauges))
+
+    def grpc_method(self, service: str, method: str) -> "GrpcMethod":
+        """Who counts the calls of one method over gRPC."""
+        return GrpcMethod(self, service, method)
+
+    def rest_call(self, model: str, verb: str, code: str, seconds: float) -> None:
+        """Counts a call over REST that has ended. TF Serving: http_server.cc.
+
+        Args:
+            model: Its name as the path has it; empty where the path has none.
+            verb: `predict`, `classify` or `regress`; empty for any other call.
+            code: The canonical status code's name.
+            seconds: From the first byte to the answer.
+        """
+        self.request_count.of(model, code).add()
+        if code == "OK":
+            self.request_latency.of(model, verb, "REST").observe(seconds * 1e6)
+
+    def servable(self, model: str, version: int, waiting: Callable[[], int]) -> "ServableMetrics":
+        """Who counts what one version does, until it is closed.
+
+        Args:
+            model: Its name.
+            version: Its number.
+            waiting: Gives the rows that wait in its queues.
+        """
+        with self._lock:
+            self._waiting[(model, str(version))] = waiting
+        return ServableMetrics(self, model, version)
+
+    def forget(self, model: str, version: int) -> None:
+        """Drops all series of a version."""
+        servable = (model, str(version))
+        with self._lock:
+            self._waiting.pop(servable, None)
+        for family in vars(self).values():
+            if isinstance(family, Family):
+                family.forget(dict(zip(SERVABLE, servable, strict=True)))
+
+    def _rows_waiting(self) -> Iterator[tuple[Labels, int]]:
+        with self._lock:
+            every = list(self._waiting.items())
+        for servable, waiting in every:
+            yield servable, waiting()
+
+
+class GrpcMethod:
+    """Counts the calls of one method. In one event loop.
+
+    A call costs one look-up and one histogram: what else counts calls follows that histogram, or shows it again.
+    """
+
+    def __init__(self, metrics: Metrics, service: str, method: str) -> None:
+        self._metrics = metrics
+        self._name = f"{service}/{method}"
+        self._method = method
+        self._latencies: dict[Labels, Histogram] = {}
+
+    def __call__(self, model: str, code: str, seconds: float) -> None:
+        """Counts a call that has ended, by its model's name and the name of its status code."""
+        latency = self._latencies.get((model, code)) or self._find(model, code)
+        latency.observe(seconds * 1e6)
+
+    def several(self, model: str, code: str, seconds: Sequence[float]) -> None:
+        """Counts calls that have ended alike. Any thread."""
+        latency = self._latencies.get((model, code)) or self._find(model, code)
+        latency.observe_all([each * 1e6 for each in seconds])
+
+    def _find(self, model: str, code: str) -> Histogram:
+        metrics, labels = self._metrics, (self._name, model, code)
+        latency = metrics.grpc_latency.of(*labels)
+        metrics.grpc_calls.of(*labels).follow(latency)
+        if self._method in COUNTED:
+            metrics.request_count.of(model, code).follow(latency)
+            if code == "OK":
+                metrics.request_latency.share(latency, model, self._method, "GRPC")
+        if len(self._latencies) < MAX_SERIES:
+            self._latencies[(model, code)] = latency
+        return latency
+
+
+class ServableMetrics:
+    """Counts what one version does. Any thread."""
+
+    def __init__(self, metrics: Metrics, model: str, version: int) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._version = version
+        servable = (model, str(version))
+        self._servable = servable
+        self._rows = metrics.batch_rows.of(*servable)
+        self._latency = metrics.batch_latency.of(*servable)
+        self._delay = metrics.queue_delay.of(*servable)
+        self._padding = metrics.padding_rows.of(*servable)
+        self._answers: dict[str, Histogram] = {}
+
+    def ran(self, api: str, seconds: float) -> None:
+        """Counts a request that the model has answered."""
+        self._answer(api).observe(seconds * 1e6)
+
+    def ran_several(self, api: str, seconds: Sequence[float]) -> None:
+        """Counts as many requests as there are seconds."""
+        self._answer(api).observe_all([each * 1e6 for each in seconds])
+
+    def _answer(self, api: str) -> Histogram:
+        latency = self._answers.get(api)
+        if latency is None:
+            latency = self._answers[api] = self._metrics.runtime_latency.of(self._model, api, RUNTIME)
+        return latency
+
+    def refused(self, error: BatchingError) -> None:
+        """Counts a request that was turned away, by the name of its error, as in `queue_full`."""
+        reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+        self._metrics.refusals.of(*self._servable, reason).add()
+
+    def batch(self, report: BatchReport, *, batched: bool) -> None:
+        """Counts a run; one that failed, and is run again in halves, is a failure and nothing else.
+
+        Args:
+            report: What it was.
+            batched: Whether several requests may share a run: only such runs does TF Serving count.
+        """
+        if report.failed:
+            self._metrics.batch_failures.of(*self._servable).add()
+            return
+        waits = [waited * 1e6 for waited in report.waits]
+        buckets = self._delay.buckets(waits)
+        self._delay.observe_all(waits, buckets)
+        self._rows.observe(report.rows)
+        self._latency.observe(report.ran * 1e6)
+        if batched:
+            self._padding.add(report.padding)
+            self._metrics.queuing_latency.of("").observe_all(waits, buckets)
+            self._batching_session(report)
+
+    def _batching_session(self, report: BatchReport) -> None:
+        metrics, size = self._metrics, report.rows + report.padding
+        metrics.wrapped_run_count.of().add()
+        metrics.input_batch_size.of().observe_all(report.sizes)
+        metrics.processed_batch_size.of().observe(size)
+        metrics.padding_size.of(str(size)).observe(report.padding)
+
+    def close(self) -> None:
+        """Drops the version's series."""
+        self._metrics.forget(self._model, self._version)
 
 
 class BatchCounts:
@@ -11,7 +214,7 @@ class BatchCounts:
         self._lock = Lock()
         self._requests = 0
         self._rows = 0
-        self._by_power: Counter[int] = Counter()
+        self._by_power: CounterOf[int] = CounterOf()
 
     def add(self, requests: int, rows: int) -> None:
         """Counts one batch that ran."""

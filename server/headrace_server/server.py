@@ -2,27 +2,39 @@
 
 import asyncio
 import logging
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from headrace_batching import BatchThreads, Options
-from headrace_protos import Code
-from headrace_server.backends import auto as backends
+from headrace_batching.options import schedulable_cpus
+from headrace_protos import ModelServerConfig, MonitoringConfig
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config import Config
-from headrace_server.config_files import read_batching_parameters
-from headrace_server.errors import ServingError, invalid, status_of
-from headrace_server.models.manager import Manager, Serving
-from headrace_server.models.servable import Servable
+from headrace_server.config_files import read_batching_parameters, read_text_proto
+from headrace_server.errors import invalid
+from headrace_server.metrics import Metrics
+from headrace_server.models.config_poll import ConfigPoll
+from headrace_server.models.configuration import Configuration, check_models, single_model
+from headrace_server.models.loader import Loader
+from headrace_server.models.manager import Manager, ManagerOptions, Serving
 from headrace_server.models.source import Source
-from headrace_server.models.version_policy import State
+from headrace_server.models.version_policy import preserve_availability, preserve_resources
+from headrace_server.platform_config import with_files
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
 from headrace_server.services.reflection import ReflectionService
-from headrace_server.transports.auto import make_queue, make_transport
+from headrace_server.services.rpc import Service
+from headrace_server.transports.addresses import addresses, channel_arguments, credentials
+from headrace_server.transports.auto import choose, make_queue, make_transport
 from headrace_server.transports.base import Endpoint
 
 log = logging.getLogger(__name__)
+
+PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+
+Page = Callable[[], bytes]
+
+_POLICIES = {"availability_preserving": preserve_availability, "resource_preserving": preserve_resources}
 
 
 class Server:
@@ -36,91 +48,135 @@ class Server:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
         _check(config)
+        self._config = config = with_files(config)
+        self._metrics = Metrics()
+        self._pages = _pages(config, self._metrics)
+        self._first_models = _models(config)
         options = _batching(config)
-        self._batching = options if config.enable_batching else None
-        self._backend_options = _backend_options(config)
-        queue = make_queue(config.transport)
-        self._threads = BatchThreads(options.num_batch_threads, queue)
-        self._manager = Manager(self._load, self._publish)
-        self._source = Source(config.models, config.file_system_poll_wait_seconds, self._manager.aspire)
+        self._transport_name = choose(config.transport, secured=credentials(config) is not None)
+        self._queue = make_queue(self._transport_name)
+        self._threads = BatchThreads(options.num_batch_threads, self._queue)
+        loader = Loader(
+            _backend_options(config),
+            self._threads,
+            options if config.enable_batching else None,
+            self._metrics,
+            per_model_batching=config.enable_per_model_batching_parameters,
+        )
+        self._manager = Manager(loader.load, _manager_options(config), publish=self._publish)
+        self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire)
+        self._models = Configuration(
+            self._manager,
+            self._source,
+            labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
+        )
+        self._config_poll = ConfigPoll(
+            config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply
+        )
+        self._model_service = ModelService(self._manager, self._models.apply)
         self._health = HealthService()
         services = (
             PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content).service,
-            ModelService(self._manager).service,
+            self._model_service.service,
         )
-        reflection = ReflectionService([service.name for service in services])
-        self._transport = make_transport(
-            config.transport,
-            Endpoint(
-                f"0.0.0.0:{config.port}",
-                services,
-                queue,
-                (self._health.register, reflection.register),
-                _channel_arguments(config.grpc_channel_arguments),
-                as_content=config.enable_serialization_as_tensor_content,
-            ),
-        )
+        self._transport = make_transport(self._transport_name, self._endpoint(services))
 
     async def start(self) -> int:
-        """Loads the models, then listens: an open port means that they are ready. Returns the port.
+        """Loads the models, then listens: an open port means that they are ready. Returns the TCP port, 0 for none.
 
         Raises:
             ServingError: A model has no version that loads, or the port is taken.
         """
         self._threads.start()
         self._manager.start()
-        self._source.start()
-        for model in self._config.models:
-            await self._wait_for(model.name)
+        await asyncio.to_thread(self._models.start, self._first_models)
+        self._config_poll.start()
         self._health.serving()
         port = await self._transport.start()
-        log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
+        if port:
+            log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
+        if self._config.grpc_socket_path:
+            log.info("Running gRPC ModelServer at UNIX socket %s ...", self._config.grpc_socket_path)
         return port
 
     async def stop(self) -> None:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
         self._health.draining()
+        self._manager.let_go()
         await self._transport.stop(self._config.drain_seconds)
         await asyncio.to_thread(self._free)
 
-    def _free(self) -> None:
-        self._source.stop()
-        self._manager.stop()
-        self._threads.close()
-
-    async def _wait_for(self, name: str) -> None:
-        """TF Serving: waits without limit for one version that is available or has ended, and ends with the latter."""
-        statuses = await asyncio.to_thread(self._manager.wait_settled, name)
-        if any(status.state is State.AVAILABLE for status in statuses):
-            return
-        failed = next((status for status in statuses if status.error is not None), None)
-        if failed is not None and failed.error is not None:
-            code, text = status_of(failed.error)
-            raise ServingError(
-                Code.UNKNOWN,
-                "1 servable(s) did not become available: "
-                f"{{{{{{name: {name} version: {failed.version}}} due to error: {Code.Name(code)}: {text}}}, }}",
-            )
+    def _endpoint(self, services: Sequence[Service]) -> Endpoint:
+        config = self._config
+        health = (self._health,) if config.enable_grpc_healthcheck_service else ()
+        names = [service.name for service in services] + [servicer.name for servicer in health]
+        servicers = (ReflectionService(names), *health)
+        return Endpoint(
+            addresses(config),
+            services,
+            self._metrics.grpc_method,
+            self._queue,
+            [servicer.register for servicer in servicers],
+            channel_arguments(config.grpc_channel_arguments),
+            as_content=config.enable_serialization_as_tensor_content,
+            credentials=credentials(config),
+        )
 
     def _publish(self, serving: Serving) -> None:
         self._transport.publish(serving)
 
-    def _load(self, name: str, version: int, path: Path) -> Servable:
-        backend = backends.load(path, self._backend_options)
-        return Servable(name, version, backend, self._threads, self._batching)
+    def _free(self) -> None:
+        self._config_poll.stop()
+        self._model_service.close()
+        self._source.stop()
+        self._manager.stop()
+        self._threads.close()
 
 
 def _check(config: Config) -> None:
     """TF Serving: server.cc and server_core.cc have these texts."""
-    if not config.model_base_path:
-        raise invalid("--model_base_path is empty: name the folder that holds the model's numbered versions")
-    for model in config.models:
-        if not model.base_path.is_absolute():
-            raise invalid(
-                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
-            )
+    if config.use_alts_credentials and config.ssl_config_file:
+        raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
+    if not config.model_base_path and not config.model_config_file:
+        raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    if min(_parallelism(config)) > 0 and not config.platform_config_file:
+        raise invalid(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+    if config.aspired_version_policy not in _POLICIES:
+        raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
+
+
+def _parallelism(config: Config) -> tuple[int, int, int]:
+    return (
+        config.tensorflow_session_parallelism,
+        config.tensorflow_intra_op_parallelism,
+        config.tensorflow_inter_op_parallelism,
+    )
+
+
+def _models(config: Config) -> ModelServerConfig:
+    """The first configuration; what is wrong with its list is said before anything is loaded."""
+    if config.model_config_file:
+        models = read_text_proto(config.model_config_file, ModelServerConfig())
+    else:
+        models = single_model(config.model_name, config.model_base_path)
+    check_models(models.model_config_list.config)
+    return models
+
+
+def _manager_options(config: Config) -> ManagerOptions:
+    return ManagerOptions(
+        num_load_threads=config.num_load_threads,
+        num_unload_threads=config.num_unload_threads,
+        num_initial_load_threads=4 * schedulable_cpus(),
+        max_num_load_retries=config.max_num_load_retries,
+        load_retry_interval=max(0, config.load_retry_interval_micros) / 1e6,
+        policy=_POLICIES[config.aspired_version_policy],
+    )
 
 
 def _batching(config: Config) -> Options:
@@ -142,12 +198,12 @@ def _backend_options(config: Config) -> BackendOptions:
     )
 
 
-def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    """`k=v,k=v`; a value that is a whole number is passed as one. TF Serving: server.cc."""
-    arguments: list[tuple[str, int | str]] = []
-    for item in filter(None, text.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise invalid(f"--grpc_channel_arguments: {item!r} is not of the form key=value")
-        arguments.append((key, int(value) if value.lstrip("-").isdecimal() else value))
-    return arguments
+def _pages(config: Config, metrics: Metrics) -> dict[str, Page]:
+    """What the REST port serves beside REST. TF Serving: server.cc, http_server.cc."""
+    if not config.monitoring_config_file:
+        return {}
+    if not config.rest_api_port:
+        log.warning("--monitoring_config_file is ignored: metrics are served on the REST port, and there is none")
+        return {}
+    prometheus = read_text_proto(config.monitoring_config_file, MonitoringConfig()).prometheus_config
+    return {prometheus.path or PROMETHEUS_PATH: metrics.page} if prometheus.enable else {}

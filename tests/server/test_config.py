@@ -1,12 +1,11 @@
 """What a run is told when it is told nothing, and what it may not change afterwards."""
 
 from dataclasses import FrozenInstanceError, fields
-from pathlib import Path
 
 import pytest
 
 from headrace_batching import Options
-from headrace_server.config import Config, ModelConfig
+from headrace_server.config import Config
 
 
 # TF Serving: main.cc.
@@ -18,6 +17,14 @@ from headrace_server.config import Config, ModelConfig
         ("model_base_path", ""),
         ("batching_parameters_file", ""),
         ("file_system_poll_wait_seconds", 1),
+        ("model_config_file", ""),
+        ("model_config_file_poll_wait_seconds", 0),
+        ("num_load_threads", 0),
+        ("num_unload_threads", 0),
+        ("max_num_load_retries", 5),
+        ("load_retry_interval_micros", 60_000_000),
+        ("allow_version_labels_for_unavailable_models", False),
+        ("enable_per_model_batching_parameters", False),
         ("tensorflow_session_parallelism", 0),
         ("tensorflow_intra_op_parallelism", 0),
         ("tensorflow_inter_op_parallelism", 0),
@@ -40,12 +47,6 @@ def test_every_help_text_is_one_line_that_says_something() -> None:
     texts = [field.metadata["help"] for field in fields(Config) if "help" in field.metadata]
 
     assert all(len(text) > 20 and "\n" not in text and not text.endswith(".") for text in texts)
-
-
-def test_it_names_one_model() -> None:
-    config = Config(model_name="digits", model_base_path="/models/digits")
-
-    assert config.models == (ModelConfig("digits", Path("/models/digits")),)
 
 
 def test_it_cannot_be_changed() -> None:

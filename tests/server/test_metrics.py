@@ -1,6 +1,10 @@
-"""How counted batches read."""
+"""What calls, batches and versions count, under which names."""
 
-from headrace_server.metrics import BatchCounts
+import pytest
+
+from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooLarge
+from headrace_server.metrics import LATENCY, QUEUING, SIZES, BatchCounts, Metrics
+from headrace_server.monitoring import MAX_SERIES
 
 
 def test_nothing_has_run() -> None:
@@ -15,3 +19,156 @@ def test_sizes_are_told_in_powers_of_two() -> None:
     assert str(counts) == (
         "16 requests, 1025 rows in 8 batches, mean 128.1 rows (0: 1, 1: 1, 2-3: 2, 4-7: 2, 8-15: 1, 512-1023: 1)"
     )
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def values(metrics: Metrics, name: str) -> dict[str, float]:
+    """Every line of one name, but for buckets: its labels and its number."""
+    lines = (line.rpartition(" ") for line in metrics.page().decode().splitlines())
+    return {series.removeprefix(name): float(number) for series, _, number in lines if series.startswith(f"{name}{{")}
+
+
+class TestGrpcMethod:
+    def test_a_call_is_counted_under_all_its_names(self, metrics: Metrics) -> None:
+        predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        predict("m", "OK", 0.002)
+        predict("m", "OK", 0.004)
+        predict("m", "NOT_FOUND", 0.001)
+        ours = '{method="tensorflow.serving.PredictionService/Predict",model_name="m",code='
+
+        assert values(metrics, ":tensorflow:serving:request_count") == {
+            '{model_name="m",status="OK"}': 2,
+            '{model_name="m",status="NOT_FOUND"}': 1,
+        }
+        assert values(metrics, ":tensorflow:serving:request_latency_sum") == {
+            '{model_name="m",API="Predict",entrypoint="GRPC"}': 6000
+        }
+        assert values(metrics, ":headrace:grpc_calls") == {f'{ours}"OK"}}': 2, f'{ours}"NOT_FOUND"}}': 1}
+        assert values(metrics, ":headrace:grpc_latency_sum") == {f'{ours}"OK"}}': 6000, f'{ours}"NOT_FOUND"}}': 1000}
+
+    def test_two_methods_add_up(self, metrics: Metrics) -> None:
+        for method in ("Predict", "Classify", "Regress"):
+            metrics.grpc_method("tensorflow.serving.PredictionService", method)("m", "OK", 0.001)
+
+        assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 3}
+        assert len(values(metrics, ":tensorflow:serving:request_latency_count")) == 3
+
+    @pytest.mark.parametrize("method", ["MultiInference", "GetModelMetadata", "GetModelStatus"])
+    def test_tf_serving_does_not_count_the_others(self, metrics: Metrics, method: str) -> None:
+        metrics.grpc_method("s", method)("m", "OK", 0.001)
+
+        assert b":tensorflow:" not in metrics.page()
+        assert list(values(metrics, ":headrace:grpc_calls").values()) == [1]
+
+    def test_callers_who_invent_models_fill_no_memory(self, metrics: Metrics) -> None:
+        predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        for number in range(MAX_SERIES + 20):
+            predict(f"m{number}", "NOT_FOUND", 0.001)
+
+        assert len(predict._latencies) == MAX_SERIES
+        assert values(metrics, ":tensorflow:serving:request_count")['{model_name="other",status="other"}'] == 20
+        assert len(values(metrics, ":headrace:grpc_calls")) == MAX_SERIES + 1
+
+
+def test_a_call_over_rest(metrics: Metrics) -> None:
+    metrics.rest_call("m", "predict", "OK", 0.002)
+    metrics.rest_call("m", "predict", "INVALID_ARGUMENT", 0.002)
+    metrics.rest_call("", "", "OK", 0.001)
+
+    assert values(metrics, ":tensorflow:serving:request_count") == {
+        '{model_name="m",status="OK"}': 1,
+        '{model_name="m",status="INVALID_ARGUMENT"}': 1,
+        '{model_name="",status="OK"}': 1,
+    }
+    assert values(metrics, ":tensorflow:serving:request_latency_sum") == {
+        '{model_name="m",API="predict",entrypoint="REST"}': 2000,
+        '{model_name="",API="",entrypoint="REST"}': 1000,
+    }
+
+
+def report(*, failed: bool = False) -> BatchReport:
+    return BatchReport(3, 6, 2, 0.02, 0.5, failed, waits=(0.0001, 0.01, 0.02), sizes=(1, 2, 3))
+
+
+class TestServable:
+    M1 = '{model_name="m",version="1"}'
+
+    def test_a_batch(self, metrics: Metrics) -> None:
+        metrics.servable("m", 1, int).batch(report(), batched=True)
+
+        assert values(metrics, ":headrace:batch_rows_sum") == {self.M1: 6}
+        assert values(metrics, ":headrace:batch_latency_sum") == {self.M1: 500_000}
+        assert values(metrics, ":headrace:padding_rows") == {self.M1: 2}
+        assert values(metrics, ":headrace:queue_delay_sum") == {self.M1: 30_100}
+        session = ":tensorflow:serving:batching_session:"
+        assert values(metrics, f"{session}wrapped_run_count") == {"{}": 1}
+        assert values(metrics, f"{session}input_batch_size_sum") == {"{}": 6}
+        assert values(metrics, f"{session}input_batch_size_count") == {"{}": 3}
+        assert values(metrics, f"{session}processed_batch_size_sum") == {"{}": 8}
+        assert values(metrics, f"{session}padding_size_sum") == {'{execution_batch_size="8"}': 2}
+        assert values(metrics, f"{session}queuing_latency_sum") == {'{thread_pool_name=""}': 30_100}
+        assert values(metrics, f"{session}queuing_latency_count") == {'{thread_pool_name=""}': 3}
+
+    def test_a_request_that_runs_alone_is_no_batch_to_tf_serving(self, metrics: Metrics) -> None:
+        metrics.servable("m", 1, int).batch(report(), batched=False)
+
+        assert b"batching_session" not in metrics.page()
+        assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 1}
+
+    def test_a_batch_that_failed_is_only_that(self, metrics: Metrics) -> None:
+        metrics.servable("m", 1, int).batch(report(failed=True), batched=True)
+
+        assert values(metrics, ":headrace:batch_failures") == {self.M1: 1}
+        assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 0}
+
+    def test_refusals_by_reason(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        for error in (QueueFull("x"), QueueFull("x"), TaskTooLarge(2, 1), DeadlineExceeded()):
+            servable.refused(error)
+
+        assert values(metrics, ":headrace:refusals") == {
+            '{model_name="m",version="1",reason="queue_full"}': 2,
+            '{model_name="m",version="1",reason="task_too_large"}': 1,
+            '{model_name="m",version="1",reason="deadline_exceeded"}': 1,
+        }
+
+    def test_answers_by_method(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        servable.ran("Predict", 0.001)
+        servable.ran("Classify", 0.002)
+
+        assert values(metrics, ":tensorflow:serving:runtime_latency_sum") == {
+            '{model_name="m",API="Predict",runtime="TF1"}': 1000,
+            '{model_name="m",API="Classify",runtime="TF1"}': 2000,
+        }
+
+    def test_rows_that_wait(self, metrics: Metrics) -> None:
+        waiting = iter([5, 7])
+        metrics.servable("m", 1, lambda: next(waiting))
+
+        assert values(metrics, ":headrace:queue_rows") == {self.M1: 5}
+        assert values(metrics, ":headrace:queue_rows") == {self.M1: 7}
+
+    def test_a_version_that_has_gone_leaves_the_others_alone(self, metrics: Metrics) -> None:
+        first, second = metrics.servable("m", 1, int), metrics.servable("m", 2, int)
+        for servable in (first, second):
+            servable.batch(report(), batched=True)
+            servable.refused(QueueFull("x"))
+        first.close()
+        page = metrics.page().decode()
+
+        assert 'version="1"' not in page
+        assert {series for series in (":headrace:queue_rows", ":headrace:refusals") if f"{series}{{" in page} == (
+            {":headrace:queue_rows", ":headrace:refusals"}
+        )
+        assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": 2}
+
+
+def test_the_buckets_are_tf_servings() -> None:
+    assert (len(LATENCY), LATENCY[:3]) == (33, (10, 18, 10 * 1.8**2))
+    assert (len(QUEUING), QUEUING[:2]) == (52, (100, 120))
+    assert tuple(2**power for power in range(14)) == SIZES

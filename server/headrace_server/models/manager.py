@@ -2,77 +2,103 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from threading import Condition, Thread
 
-from headrace_server.errors import ServingError, not_found, status_of
+from headrace_protos import Code
+from headrace_server.errors import ServingError, invalid, not_found, status_of
+from headrace_server.models.memory import release as release_memory
+from headrace_server.models.model import Attempt, Model, Policy, VersionStatus
 from headrace_server.models.servable import Servable
-from headrace_server.models.version_policy import Load, State, Unload, next_action
+from headrace_server.models.version_policy import State, Unload, preserve_availability
 
 log = logging.getLogger(__name__)
 
 LoadVersion = Callable[[str, int, Path], Servable]
 Serving = Mapping[str, Mapping[int, Servable]]
+Publish = Callable[[Serving], None]
+Labels = Mapping[str, Mapping[str, int]]
+Clock = Callable[[], float]
+
+CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
 
 
-@dataclass(frozen=True, slots=True)
-class VersionStatus:
-    """What is known of one version; `error` only where a load failed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerOptions:
+    """How versions are loaded. TF Serving: the flags of the same names.
 
-    version: int
-    state: State
-    error: Exception | None = None
+    Attributes:
+        num_load_threads: Loads at once; 0 is one at a time on the manager's own thread, which does nothing meanwhile.
+        num_unload_threads: Unloads at once; 0 likewise.
+        num_initial_load_threads: Loads at once until `initial_load_done`.
+        max_num_load_retries: Tries after the first one that failed.
+        load_retry_interval: Seconds between two tries.
+        policy: What to do next for one model.
+    """
+
+    num_load_threads: int = 0
+    num_unload_threads: int = 0
+    num_initial_load_threads: int = 0
+    max_num_load_retries: int = 0
+    load_retry_interval: float = 0.0
+    policy: Policy = preserve_availability
 
 
 @dataclass(slots=True)
-class Model:
-    """One model's versions: those aspired, with their folders, and the status of every one ever seen."""
+class _Threads:
+    """How many actions of one kind may run at once, and how many do."""
 
-    aspired: Mapping[int, Path] = field(default_factory=dict)
-    versions: dict[int, VersionStatus] = field(default_factory=dict)
-    serving: dict[int, Servable] = field(default_factory=dict)
-
-    def aspire(self, versions: Mapping[int, Path]) -> None:
-        """Takes note of the versions wanted; one that is new, or wanted again after its end, starts over."""
-        for version in versions:
-            status = self.versions.get(version)
-            if status is None or (status.state is State.END and version not in self.aspired):
-                self.versions[version] = VersionStatus(version, State.START)
-        for version in set(self.versions) - set(versions):
-            if self.versions[version].state is State.START:
-                self.versions[version] = VersionStatus(version, State.END)
-        self.aspired = dict(versions)
-
-    def next_action(self) -> Load | Unload | None:
-        """What the version policy wants done."""
-        return next_action(self.aspired, {version: status.state for version, status in self.versions.items()})
+    limit: int
+    running: int = 0
 
     @property
-    def settled(self) -> bool:
-        """Whether a version is available, or all that were wanted have ended."""
-        states = {status.state for status in self.versions.values()}
-        return State.AVAILABLE in states or states == {State.END}
+    def free(self) -> bool:
+        return self.running < max(1, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    name: str
+    run: Callable[[], None]
+    threads: _Threads
 
 
 class Manager:
-    """Keeps loaded what the source aspires to, one action at a time, on a thread of its own.
+    """Keeps loaded what the source aspires to, on threads of its own.
 
-    Requests never wait for it: they read a map that is replaced as a whole.
+    Requests never wait for it: they read maps that are replaced as a whole. A load that failed is tried again later,
+    and until then holds up nothing else.
 
     Args:
         load: Makes a servable from a model's name, a version and its folder.
+        options: How many at once, how often, and in which order.
+        clock: Seconds, for the pauses between tries.
         publish: Told of every version that is ready, by model, whenever that has changed and before any is closed.
     """
 
-    def __init__(self, load: LoadVersion, publish: Callable[[Serving], None] | None = None) -> None:
+    def __init__(
+        self,
+        load: LoadVersion,
+        options: ManagerOptions = ManagerOptions(),
+        clock: Clock = time.monotonic,
+        publish: Publish | None = None,
+    ) -> None:
         self._load = load
         self._tell = publish
+        self._options = options
+        self._clock = clock
         self._changed = Condition()
+        self._events = count(1)
         self._models: dict[str, Model] = {}
         self._serving: Serving = {}
+        self._labels: Labels = {}
+        self._loads = _Threads(options.num_initial_load_threads)
+        self._unloads = _Threads(options.num_unload_threads)
+        self._letting_go = False
         self._stopping = False
         self._thread = Thread(target=self._manage, name="manager", daemon=True)
 
@@ -80,10 +106,21 @@ class Manager:
         """Starts acting."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Unloads everything, waiting for the calls that still run."""
+    def initial_load_done(self) -> None:
+        """From now on as many loads at once as `num_load_threads` says."""
         with self._changed:
-            self._stopping = True
+            self._loads.limit = self._options.num_load_threads
+
+    def let_go(self) -> None:
+        """Lets those go who wait for models: the server is about to stop."""
+        with self._changed:
+            self._letting_go = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Unloads everything, waiting for the calls that still run and the loads that have begun."""
+        with self._changed:
+            self._letting_go = self._stopping = True
             for model in self._models.values():
                 model.aspire({})
             self._changed.notify_all()
@@ -92,21 +129,26 @@ class Manager:
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         """Says which versions of a model should be served, from now on. Any thread."""
         with self._changed:
-            model = self._models.setdefault(name, Model())
+            if self._stopping:
+                return
+            model = self._models.setdefault(name, Model(self._events, self._options.policy))
             if dict(versions) != model.aspired or not model.versions:
                 model.aspire(versions)
                 self._changed.notify_all()
 
-    def servable(self, name: str, version: int | None = None) -> Servable:
+    def servable(self, name: str, version: int | str | None = None) -> Servable:
         """A version, leased: it stays loaded until the end of the `with` block that it is to be used in.
 
         Args:
             name: The model's.
-            version: Which one; None for the highest that is ready.
+            version: Which one, by number or by label; None for the highest that is ready.
 
         Raises:
-            ServingError: NOT_FOUND. TF Serving: basic_manager.cc has the texts.
+            ServingError: NOT_FOUND; INVALID_ARGUMENT for a label that the model has not. TF Serving: basic_manager.cc
+                and server_core.cc have the texts.
         """
+        if isinstance(version, str):
+            version = self._labelled(name, version)
         while True:
             versions = self._serving.get(name, {})
             servable = versions.get(max(versions, default=0) if version is None else version)
@@ -117,85 +159,199 @@ class Manager:
                 return servable
             # It is being unloaded, so the map has been replaced since we read it.
 
+    def assign_labels(self, labels: Labels, *, to_unavailable: bool) -> None:
+        """Replaces the labels of all models, or none of them.
+
+        Args:
+            labels: For each model, the version of each label.
+            to_unavailable: Whether a label that is new, or stays with its version, may name one that is not available.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION, a version is not available. TF Serving: server_core.cc.
+        """
+        with self._changed:
+            for name, versions in labels.items():
+                for label, version in sorted(versions.items()):
+                    kept = self._labels.get(name, {}).get(label, version) == version
+                    if not (to_unavailable and kept) and not self._is_available(name, version):
+                        raise ServingError(
+                            Code.FAILED_PRECONDITION,
+                            f"Request to assign label to version {version} of model {name}, "
+                            "which is not currently available for inference",
+                        )
+            self._labels = labels
+
     def statuses(self, name: str) -> list[VersionStatus]:
         """Every version of a model that there ever was, the highest first; empty for a model never seen."""
         with self._changed:
             model = self._models.get(name)
             return sorted(model.versions.values(), key=lambda s: -s.version) if model else []
 
-    def wait_settled(self, name: str, timeout: float | None = None) -> list[VersionStatus]:
-        """Waits until a version of the model is available, or none can be; its versions, highest first.
+    def mark(self) -> int:
+        """The present, for `wait_settled`."""
+        return next(self._events)
+
+    def wait_settled(
+        self, names: Collection[str], since: int = 0, *, timeout: float | None = None
+    ) -> dict[str, VersionStatus]:
+        """Waits until each model has a version that is available or has failed; the highest such one of each.
 
         Args:
-            name: The model's.
+            names: The models'.
+            since: Failures before this `mark` do not count.
             timeout: Seconds; None waits without limit, as TF Serving does at start-up.
 
         Raises:
             TimeoutError: It did not happen in time.
+            ServingError: UNAVAILABLE, the server is about to stop.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._is_settled(name), timeout):
-                raise TimeoutError(f"model {name} has no version yet")
-        return self.statuses(name)
+            if not self._changed.wait_for(lambda: self._letting_go or self._all_settled(names, since), timeout):
+                raise TimeoutError(f"no version yet of {', '.join(n for n in names if not self._settled(n, since))}")
+            statuses = {name: self._settled(name, since) for name in names}
+        if not all(statuses.values()):
+            raise ServingError(Code.UNAVAILABLE, "the server is stopping")
+        return {name: status for name, status in statuses.items() if status is not None}
 
-    def _is_settled(self, name: str) -> bool:
-        return self._stopping or (name in self._models and self._models[name].settled)
+    def _settled(self, name: str, since: int) -> VersionStatus | None:
+        return self._models[name].settled(since) if name in self._models else None
+
+    def _all_settled(self, names: Collection[str], since: int) -> bool:
+        return all(self._settled(name, since) for name in names)
+
+    def _labelled(self, name: str, label: str) -> int:
+        version = self._labels.get(name, {}).get(label)
+        if version is None:
+            raise invalid(f"Unrecognized servable version label: {label}")
+        return version
+
+    def _is_available(self, name: str, version: int) -> bool:
+        model = self._models.get(name)
+        status = model.versions.get(version) if model else None
+        return status is not None and status.state is State.AVAILABLE
 
     def _manage(self) -> None:
-        while True:
-            with self._changed:
-                step = self._next()
-                while step is None and not self._stopping:
-                    self._changed.wait()
-                    step = self._next()
-            if step is None:
-                return
-            step()
+        threads: list[Thread] = []
+        while (action := self._next_when_free()) is not None:
+            if action.threads.limit:
+                thread = Thread(target=self._run, args=(action,), name=action.name, daemon=True)
+                thread.start()
+                threads = [thread, *filter(Thread.is_alive, threads)]
+            else:
+                self._run(action)
+        for thread in threads:
+            thread.join()
 
-    def _next(self) -> Callable[[], None] | None:
-        """The next action of any model; unloads come first, since they free memory."""
+    def _run(self, action: _Action) -> None:
+        try:
+            action.run()
+        finally:
+            with self._changed:
+                action.threads.running -= 1
+                self._changed.notify_all()
+
+    def _next_when_free(self) -> _Action | None:
+        """Waits for something to do; None once all is done and nothing more is to come."""
+        with self._changed:
+            while (action := self._next()) is None:
+                if self._stopping and not self._loads.running and not self._unloads.running:
+                    return None
+                self._changed.wait(self._pause())
+            action.threads.running += 1
+            return action
+
+    def _pause(self) -> float | None:
+        """Seconds until a load is to be tried again."""
+        due = [at for model in self._models.values() if (at := model.next_due()) is not None]
+        return max(0.0, min(due) - self._clock()) if due and self._loads.free else None
+
+    def _next(self) -> _Action | None:
+        """The next action of any model, already noted as begun; unloads come first, since they free memory."""
+        now = self._clock()
         loads = []
         for name, model in self._models.items():
-            match model.next_action():
-                case Unload(version):
-                    return partial(self._unload_version, name, version)
-                case Load(version):
-                    loads.append(partial(self._load_version, name, version, model.aspired[version]))
-        return loads[0] if loads else None
+            action = model.next_action(now)
+            if isinstance(action, Unload) and self._unloads.free:
+                model.set(action.version, State.UNLOADING)
+                return self._action(self._unload_version, name, action.version, self._unloads)
+            if action is not None and not isinstance(action, Unload):
+                loads.append((name, action.version))
+        if not loads or not self._loads.free:
+            return None
+        name, version = loads[0]
+        return self._action(self._load_version, name, version, self._loads, self._models[name].begin_load(version))
 
-    def _load_version(self, name: str, version: int, path: Path) -> None:
-        self._set(name, VersionStatus(version, State.LOADING))
+    def _action(self, run: Callable[..., None], name: str, version: int, threads: _Threads, *rest: Attempt) -> _Action:
+        self._changed.notify_all()  # its state has changed
+        kind = "load" if threads is self._loads else "unload"
+        return _Action(f"{kind}-{name}-{version}", partial(run, name, version, *rest), threads)
+
+    def _load_version(self, name: str, version: int, attempt: Attempt) -> None:
         began = time.monotonic()
         try:
-            servable = self._load(name, version, path)
-        except Exception as error:
-            code, text = status_of(error)
-            log.error("model %s version %d cannot be loaded: %s", name, version, text)
-            self._set(name, VersionStatus(version, State.END, ServingError(code, text)))
+            servable = self._load(name, version, attempt.path)
+        except BaseException as error:  # a model that calls sys.exit must not end the manager
+            self._load_failed(name, version, attempt, _failure(error))
+            return
+        if not self._admit(name, version, attempt, servable):
+            self._end_cancelled(name, version, servable)
             return
         log.info("model %s version %d loaded in %.0f ms", name, version, (time.monotonic() - began) * 1e3)
+
+    def _admit(self, name: str, version: int, attempt: Attempt, servable: Servable) -> bool:
+        """Lets requests have a version, unless nobody wants it any more."""
         with self._changed:
-            self._models[name].serving[version] = servable
+            if attempt.cancelled:
+                return False
+            model = self._models[name]
+            del model.loading[version]
+            model.serving[version] = servable
             self._publish(name)
-        self._set(name, VersionStatus(version, State.AVAILABLE))
+            model.set(version, State.AVAILABLE)
+            return True
+
+    def _end_cancelled(self, name: str, version: int, servable: Servable) -> None:
+        _free(servable)
+        log.info("model %s version %d: its load was cancelled", name, version)
+        with self._changed:
+            self._models[name].end(version, CANCELLED)
+
+    def _load_failed(self, name: str, version: int, attempt: Attempt, error: ServingError) -> None:
+        attempt.failures += 1
+        left = self._options.max_num_load_retries + 1 - attempt.failures
+        log.error("model %s version %d cannot be loaded (%d more tries): %s", name, version, left, error.message)
+        with self._changed:
+            if attempt.cancelled or left <= 0:
+                self._models[name].end(version, error)
+            else:
+                attempt.error = error
+                attempt.due = self._clock() + self._options.load_retry_interval
 
     def _unload_version(self, name: str, version: int) -> None:
-        self._set(name, VersionStatus(version, State.UNLOADING))
         with self._changed:
             servable = self._models[name].serving.pop(version)
             self._publish(name)
-        servable.close()
+        _free(servable)
         log.info("model %s version %d unloaded", name, version)
         with self._changed:
-            again = version in self._models[name].aspired  # since the unload was decided
-            self._set(name, VersionStatus(version, State.START if again else State.END))
+            self._models[name].end(version)
 
     def _publish(self, name: str) -> None:
         self._serving = {**self._serving, name: dict(self._models[name].serving)}
         if self._tell is not None:
             self._tell(self._serving)
 
-    def _set(self, name: str, status: VersionStatus) -> None:
-        with self._changed:
-            self._models[name].versions[status.version] = status
-            self._changed.notify_all()
+
+def _free(servable: Servable) -> None:
+    """Closes a version; one that cannot be closed is nevertheless gone."""
+    try:
+        servable.close()
+    except Exception:
+        log.exception("model %s version %d cannot be freed", servable.name, servable.version)
+    release_memory()
+
+
+def _failure(error: BaseException) -> ServingError:
+    if isinstance(error, Exception):
+        return ServingError(*status_of(error))
+    return ServingError(Code.INTERNAL, f"the model raised {error!r}")

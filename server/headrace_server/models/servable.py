@@ -1,19 +1,20 @@
 """One loaded version: its backend, its signatures, a scheduler for each."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Lock
 from typing import Self
 
-from headrace_batching import BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
+from headrace_batching import BatchingError, BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
 from headrace_batching.batch import rows_of
 from headrace_batching.contract import TaskLane
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, find_signature
-from headrace_server.metrics import BatchCounts
+from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +29,13 @@ class Call:
         delivery: Resolves futures of the event loop in which the caller waits.
         deadline: On the monotonic clock, in seconds; None for none.
         priority: Whether it goes before or after the others that wait.
+        api: The method's name, for metrics.
     """
 
     delivery: LoopDelivery
     deadline: float | None = None
     priority: Priority = Priority.NORMAL
+    api: str = "Predict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,15 @@ class Plain:
         lane: The queue's part that they join, all outputs asked for.
         signature: What they are checked against.
         max_rows: Rows that one may have.
+        ran: Counts requests that the model has answered, of a method, each with its seconds.
+        refused: Counts a request that was turned away.
     """
 
     lane: TaskLane
     signature: Signature
     max_rows: int
+    ran: Callable[[str, Sequence[float]], None]
+    refused: Callable[[BatchingError], None]
 
 
 class Servable:
@@ -59,10 +66,18 @@ class Servable:
         backend: Owned from here on.
         threads: Where its batches run.
         batching: How requests become batches; None runs every request by itself.
+        metrics: Where what it does is counted.
     """
 
     def __init__(
-        self, name: str, version: int, backend: Backend, threads: BatchThreads, batching: Options | None
+        self,
+        name: str,
+        version: int,
+        backend: Backend,
+        threads: BatchThreads,
+        batching: Options | None,
+        *,
+        metrics: Metrics | None = None,
     ) -> None:
         self.name = name
         self.version = version
@@ -72,6 +87,7 @@ class Servable:
         self._lock = Lock()
         self._schedulers: dict[tuple[str, Outputs], Scheduler] = {}
         self._counts = {key: BatchCounts() for key in backend.signatures}
+        self._metrics = (metrics or Metrics()).servable(name, version, self._waiting)
         self._left = Condition()
         self._leases = 0
         self._retired = False
@@ -102,15 +118,14 @@ class Servable:
             ServingError: An input does not fit its declaration, or the backend refused.
             BatchingError: The queue did.
         """
-        declared = self._backend.signatures[signature]
-        declared.check_arrays(inputs)
-        task = self._task(declared, inputs, call)
-        future = call.delivery.submit(self._scheduler(signature, outputs), task)
+        began = time.monotonic()
         try:
-            return await future
-        finally:
-            if not task.ended:
-                task.cancel()
+            outputs_by_alias = await self._run(signature, inputs, outputs, call)
+        except BatchingError as error:
+            self._metrics.refused(error)
+            raise
+        self._metrics.ran(call.api, time.monotonic() - began)
+        return outputs_by_alias
 
     def plain(self, signature: str) -> "Plain | None":
         """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
@@ -122,7 +137,8 @@ class Servable:
             return None
         if options.enable_large_batch_splitting or options.pad_variable_length_inputs:
             return None
-        return Plain(self._scheduler(signature, declared.every_output).lane, declared, options.max_batch_size)
+        lane = self._scheduler(signature, declared.every_output).lane
+        return Plain(lane, declared, options.max_batch_size, self._metrics.ran_several, self._metrics.refused)
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
@@ -147,8 +163,23 @@ class Servable:
         for scheduler in self._schedulers.values():
             scheduler.close()
         self._backend.close()
+        self._metrics.close()
         for signature, counts in self._counts.items():
             log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
+
+    async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
+        declared = self._backend.signatures[signature]
+        declared.check_arrays(inputs)
+        task = self._task(declared, inputs, call)
+        future = call.delivery.submit(self._scheduler(signature, outputs), task)
+        try:
+            return await future
+        finally:
+            if not task.ended:
+                task.cancel()
+
+    def _waiting(self) -> int:
+        return sum(scheduler.waiting for scheduler in list(self._schedulers.values()))
 
     def _task(self, signature: Signature, inputs: Arrays, call: Call) -> Task:
         batching = self._batching
@@ -176,7 +207,7 @@ class Servable:
             partial(self._backend.run, signature, outputs=outputs),
             options if batched else _one_by_one(options),
             batched=batched,
-            observe=partial(_count, self._counts[signature]),
+            observe=partial(_count, self._counts[signature], self._metrics, batched),
         )
 
 
@@ -186,6 +217,7 @@ def _one_by_one(options: Options) -> Options:
     return Options(max_batch_size=1, max_enqueued_batches=waiting, num_batch_threads=options.num_batch_threads)
 
 
-def _count(counts: BatchCounts, report: BatchReport) -> None:
+def _count(counts: BatchCounts, metrics: ServableMetrics, batched: bool, report: BatchReport) -> None:
+    metrics.batch(report, batched=batched)
     if not report.failed:
         counts.add(report.tasks, report.rows)

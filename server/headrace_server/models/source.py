@@ -4,10 +4,10 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Event, Thread
+from threading import Condition, Lock, Thread
 
-from headrace_server.config import ModelConfig
-from headrace_server.models.version_policy import latest
+from headrace_server.config import ModelConfig, Specific
+from headrace_server.models.version_policy import chosen
 
 log = logging.getLogger(__name__)
 
@@ -18,24 +18,32 @@ _INT64 = range(-(1 << 63), 1 << 63)
 
 
 class Source:
-    """A thread that looks at the base paths, at once and then every so often.
+    """A thread that looks at the base paths, at once, after each change of the models, and then every so often.
 
     TF Serving: file_system_storage_path_source.cc. Only the names of the children count, not what they hold; publish
     a version by renaming its finished folder.
 
     Args:
         models: The models and where they are.
-        poll_seconds: Between two looks; 0 looks once, a negative one never.
+        poll_seconds: Between two looks; 0 looks once for each set of models, a negative one never.
         aspire: Told, at each look, all versions of one model that should be served, each with its folder.
     """
 
     def __init__(self, models: Sequence[ModelConfig], poll_seconds: float, aspire: Aspire) -> None:
-        self._models = models
+        self._models = tuple(models)
         self._poll_seconds = poll_seconds
         self._aspire = aspire
         self._said: str | None = None
-        self._stopping = Event()
+        self._looking = Lock()
+        self._woken = Condition()
+        self._updated = True
+        self._stopping = False
         self._thread = Thread(target=self._watch, name="source", daemon=True)
+
+    @property
+    def names(self) -> set[str]:
+        """The models' names."""
+        return {model.name for model in self._models}
 
     def start(self) -> None:
         """Starts looking."""
@@ -44,28 +52,48 @@ class Source:
 
     def stop(self) -> None:
         """Looks no more."""
-        self._stopping.set()
+        with self._woken:
+            self._stopping = True
+            self._woken.notify()
         if self._thread.is_alive():
             self._thread.join()
 
+    def update(self, models: Sequence[ModelConfig]) -> None:
+        """Watches these models instead; of those that are not among them, nothing is aspired any more. Any thread."""
+        with self._looking:
+            removed = self.names - {model.name for model in models}
+            self._models = tuple(models)
+            for name in removed:
+                self._aspire(name, {})
+        with self._woken:
+            self._updated = True
+            self._woken.notify()
+
     def poll(self) -> None:
         """One look at every base path. One that cannot be read spoils the whole look, as in TF Serving."""
-        found = {}
-        for model in self._models:
-            try:
-                found[model] = versions_under(model.base_path)
-            except OSError as error:
-                self._say(_not_found(model, error))
-                return
-        empty = [model for model, versions in found.items() if not versions]
-        self._say(" ".join(_nothing_under(model) for model in empty) or None)
-        for model, versions in found.items():
-            self._aspire(model.name, {version: versions[version] for version in latest(versions)})
+        with self._looking:
+            found: dict[str, dict[int, Path]] = {}
+            complaints: list[str] = []
+            for model in self._models:
+                try:
+                    found[model.name] = _aspired(model, complaints)
+                except OSError as error:
+                    self._say(_not_found(model, error))
+                    return
+            self._say(" ".join(complaints) or None)
+            for name, versions in found.items():
+                self._aspire(name, versions)
 
     def _watch(self) -> None:
-        self.poll()
-        while self._poll_seconds > 0 and not self._stopping.wait(self._poll_seconds):
+        while self._wait():
             self.poll()
+
+    def _wait(self) -> bool:
+        """Waits for the next look; False if there is none to come."""
+        with self._woken:
+            self._woken.wait_for(lambda: self._updated or self._stopping, self._poll_seconds or None)
+            self._updated = False
+            return not self._stopping
 
     def _say(self, complaint: str | None) -> None:
         """Logs a complaint once, and not again at every look."""
@@ -84,6 +112,23 @@ def versions_under(base_path: Path) -> dict[int, Path]:
     return {int(child.name): child for child in children if int(child.name) in _INT64}
 
 
+def _aspired(model: ModelConfig, complaints: list[str]) -> dict[int, Path]:
+    """A model's versions that are there and wanted.
+
+    Raises:
+        OSError: Its base path cannot be listed.
+    """
+    found = versions_under(model.base_path)
+    wanted = chosen(found, model.policy)
+    if isinstance(model.policy, Specific):
+        complaints.extend(_missing(model, version) for version in model.policy.versions if version not in found)
+        if not model.policy.versions:
+            complaints.append(f"No specific versions requested for servable {model.name}.")
+    if not wanted and model.policy != Specific(()):
+        complaints.append(_nothing_under(model))
+    return {version: found[version] for version in wanted}
+
+
 def _not_found(model: ModelConfig, error: OSError) -> str:
     return (
         "FileSystemStoragePathSource encountered a filesystem access error: "
@@ -95,4 +140,11 @@ def _nothing_under(model: ModelConfig) -> str:
     return (
         f"No versions of servable {model.name} found under base path {model.base_path}. "
         "Did you forget to name your leaf directory as a number (eg. '/1/')?"
+    )
+
+
+def _missing(model: ModelConfig, version: int) -> str:
+    return (
+        f"Version {version} of servable {model.name}, which was requested to be served as a 'specific' version in the "
+        "servable's version policy, was not found in the file system"
     )

@@ -1,10 +1,11 @@
-"""Pure: versions aspired and versions loaded, to the one next action. TF Serving: AvailabilityPreservingPolicy."""
+"""Pure: versions found to versions aspired, and versions aspired and loaded to the one next action."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from headrace_protos import ModelVersionStatus
+from headrace_server.config import All, Latest, Specific, VersionPolicy
 
 
 class State(Enum):
@@ -31,8 +32,10 @@ class Unload:
     version: int
 
 
-def next_action(aspired: Collection[int], states: Mapping[int, State]) -> Load | Unload | None:
+def preserve_availability(aspired: Collection[int], states: Mapping[int, State]) -> Load | Unload | None:
     """What to do next for one model, so that it is never without a version while it could have one.
+
+    TF Serving: AvailabilityPreservingPolicy.
 
     Args:
         aspired: The versions that should be served.
@@ -50,6 +53,35 @@ def next_action(aspired: Collection[int], states: Mapping[int, State]) -> Load |
     return Load(max(untried)) if untried else None
 
 
-def latest(versions: Collection[int], count: int = 1) -> list[int]:
-    """The `count` highest versions. TF Serving: the policy of a model whose configuration names none."""
-    return sorted(versions, reverse=True)[:count]
+def preserve_resources(aspired: Collection[int], states: Mapping[int, State]) -> Load | Unload | None:
+    """What to do next for one model, so that no more versions of it are in memory than are aspired.
+
+    TF Serving: ResourcePreservingPolicy.
+
+    Args:
+        aspired: The versions that should be served.
+        states: Of every version known; START is aspired and not tried yet.
+
+    Returns:
+        An unload of the lowest ready version that nobody wants; nothing until such versions have ended; then a load of
+        the highest aspired version not tried yet; else None.
+    """
+    unwanted = {version: state for version, state in states.items() if version not in aspired}
+    ready = [version for version, state in unwanted.items() if state is State.AVAILABLE]
+    if ready:
+        return Unload(min(ready))
+    if any(state is not State.END for state in unwanted.values()):
+        return None
+    untried = [version for version in aspired if states.get(version) is State.START]
+    return Load(max(untried)) if untried else None
+
+
+def chosen(versions: Collection[int], policy: VersionPolicy) -> list[int]:
+    """Those of the versions found that a model's configuration asks for, the highest first."""
+    match policy:
+        case Latest(count):
+            return sorted(versions, reverse=True)[:count]
+        case All():
+            return sorted(versions, reverse=True)
+        case Specific(wanted):
+            return sorted(set(wanted) & set(versions), reverse=True)

@@ -25,6 +25,8 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
     grpcio's own servicer would not do: its watchers hold up a drain, and the first who leaves silences the others.
     """
 
+    name = "grpc.health.v1.Health"
+
     def __init__(self) -> None:
         self._serving = False
         self._draining = asyncio.Event()

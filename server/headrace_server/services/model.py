@@ -1,11 +1,35 @@
-"""ModelService: what is known of a model's versions."""
+"""ModelService: what is known of a model's versions, and other models instead."""
 
-from headrace_protos import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
-from headrace_server.errors import not_found, status_of
-from headrace_server.models.manager import Manager, VersionStatus
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from headrace_protos import (
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelServerConfig,
+    ModelVersionStatus,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
+)
+from headrace_server.errors import invalid, not_found, status_of
+from headrace_server.models.manager import Manager
+from headrace_server.models.model import VersionStatus
 from headrace_server.models.servable import Call
 from headrace_server.services.model_spec import require_model_spec
 from headrace_server.services.rpc import Method, Service
+
+log = logging.getLogger(__name__)
+
+Apply = Callable[[ModelServerConfig], None]
+ReadCounter = Callable[[str], int]
+
+
+def _no_counter(name: str) -> int:
+    """TF Serving: a metric that is not known reads 0."""
+    del name
+    return 0
 
 
 class ModelService:
@@ -13,17 +37,30 @@ class ModelService:
 
     Args:
         manager: Knows the versions.
+        apply: Replaces the configuration; blocks until its new models are there.
+        read_counter: The first cell of a counter, by its name.
     """
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: Manager, apply: Apply, read_counter: ReadCounter = _no_counter) -> None:
         self._manager = manager
+        self._apply = apply
+        self._read_counter = read_counter
+        # One thread: reloads come one after the other, and one that waits for its models takes no other call's thread.
+        self._reloads = ThreadPoolExecutor(1, "reload")
+
+    def close(self) -> None:
+        """Forgets the reloads that have not begun, and waits for the one that has: it must have been let go."""
+        self._reloads.shutdown(cancel_futures=True)
 
     @property
     def service(self) -> Service:
         """What a transport registers."""
         return Service(
             "tensorflow.serving.ModelService",
-            (Method("GetModelStatus", GetModelStatusRequest, self.get_model_status),),
+            (
+                Method("GetModelStatus", GetModelStatusRequest, self.get_model_status),
+                Method("HandleReloadConfigRequest", ReloadConfigRequest, self.handle_reload_config_request),
+            ),
         )
 
     async def get_model_status(self, request: GetModelStatusRequest, call: Call) -> GetModelStatusResponse:
@@ -41,6 +78,31 @@ class ModelService:
         if not statuses:
             raise not_found(f"Could not find any versions of model {spec.name}")
         return GetModelStatusResponse(model_version_status=[_message(status) for status in statuses])
+
+    async def handle_reload_config_request(self, request: ReloadConfigRequest, call: Call) -> ReloadConfigResponse:
+        """Replaces the models as a whole, and answers once those that are new are there.
+
+        TF Serving: model_service_impl.cc. There is no limit to how long that takes but the caller's own.
+        """
+        del call
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
+        names = dict.fromkeys(request.metric_names)
+        before = {name: self._read_counter(name) for name in names}
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._reloads, self._apply, request.config)
+        except Exception as error:
+            log.error("ReloadConfig failed: %s", status_of(error)[1])
+            raise
+        response = ReloadConfigResponse()
+        response.status.SetInParent()
+        for name in names:
+            response.metric.add(name=name, int64_value_increase=self._read_counter(name) - before[name])
+        return response
 
 
 def _message(status: VersionStatus) -> ModelVersionStatus:

@@ -28,14 +28,14 @@ def require_model_spec(request: HasModelSpec) -> ModelSpec:
     return request.model_spec
 
 
-def asked_version(spec: ModelSpec) -> int | None:
-    """The version that a ModelSpec names; None for the latest.
+def asked_version(spec: ModelSpec) -> int | str | None:
+    """The version that a ModelSpec asks for, by number or by label; None for the latest.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it names no model, or a label that no model has.
+        ServingError: INVALID_ARGUMENT, it names no model.
     """
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
     if spec.HasField("version_label"):
-        raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+        return spec.version_label
     return spec.version.value if spec.HasField("version") else None

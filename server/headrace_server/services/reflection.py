@@ -12,20 +12,20 @@ from grpc_reflection.v1alpha.reflection import aio
 
 from headrace_protos import POOL
 
+_NAME = "grpc.reflection.v1alpha.ServerReflection"
+
 
 class ReflectionService:
     """Describes services, from the pool that headrace's messages are in.
 
     Args:
-        names: Full names of the services, without health and reflection themselves.
+        names: Full names of the services, without reflection itself.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        every = list(names)
         for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
             POOL.AddSerializedFile(file.serialized_pb)
-            every += [service.full_name for service in file.services_by_name.values()]
-        self._servicer = aio.ReflectionServicer(every, pool=_Symbols(POOL))
+        self._servicer = aio.ReflectionServicer([*names, _NAME], pool=_Symbols(POOL))
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the service to a server."""

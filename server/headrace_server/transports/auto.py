@@ -9,20 +9,36 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid
 from headrace_server.transports.base import Endpoint, Transport
 
-NATIVE = "headrace_native"
+PACKAGE = "headrace_native"
+NAMES = ("auto", "grpcio", "native")
+
+
+def choose(name: str, *, secured: bool = False) -> str:
+    """The transport that a name stands for: `grpcio` or `native`.
+
+    Args:
+        name: `auto` for the fastest that is installed and can do what is asked for; or one of the two.
+        secured: Whether connections are secured, which the native transport does not do yet.
+
+    Raises:
+        ServingError: There is no such transport, or the native one cannot do what is asked for.
+    """
+    if name not in NAMES:
+        raise invalid(f"unknown transport {name!r}: expected auto, grpcio or native")
+    if name == "native" and secured:
+        raise invalid("the native transport does not secure connections: use --transport=auto or --transport=grpcio")
+    if name == "auto":
+        return "native" if find_spec(PACKAGE) is not None and not secured else "grpcio"
+    return name
 
 
 def make_transport(name: str, endpoint: Endpoint) -> Transport:
-    """The transport of that name.
-
-    Args:
-        name: `auto` for the fastest that is installed, `grpcio`, or `native`.
-        endpoint: Where it listens, and what it serves.
+    """The transport that was chosen.
 
     Raises:
-        ServingError: There is no such transport, or the native one is broken, or named and not installed.
+        ServingError: FAILED_PRECONDITION, the native one is absent, broken or of another version.
     """
-    if _is_native(name):
+    if name == "native":
         native: Transport = _native().NativeTransport(endpoint)
         return native
     from headrace_server.transports.grpcio_impl import GrpcioTransport
@@ -31,19 +47,13 @@ def make_transport(name: str, endpoint: Endpoint) -> Transport:
 
 
 def make_queue(name: str) -> TaskQueue:
-    """The queue that the transport of that name wants tasks to wait in.
+    """The queue that the transport wants tasks to wait in.
 
     Raises:
         ServingError: As for `make_transport`.
     """
-    queue: TaskQueue = _native().make_queue() if _is_native(name) else Queue()
+    queue: TaskQueue = _native().make_queue() if name == "native" else Queue()
     return queue
-
-
-def _is_native(name: str) -> bool:
-    if name not in ("auto", "grpcio", "native"):
-        raise invalid(f"unknown transport {name!r}: expected auto, grpcio or native")
-    return name == "native" or (name == "auto" and find_spec(NATIVE) is not None)
 
 
 def _native() -> ModuleType:

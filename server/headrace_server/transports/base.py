@@ -11,8 +11,23 @@ from headrace_server.models.manager import Serving
 from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
+MakeCredentials = Callable[[], grpc.ServerCredentials]
 
 MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+class ObserveCall(Protocol):
+    """Told of a call that has ended: its model's name, the name of its status code, and the seconds that it took."""
+
+    def __call__(self, model: str, code: str, seconds: float) -> None:
+        """One call, in the event loop."""
+
+    def several(self, model: str, code: str, seconds: Sequence[float]) -> None:
+        """As many calls as there are seconds, of one model and one code. Any thread."""
+
+
+ObserveMethod = Callable[[str, str], ObserveCall]
+"""From the names of a service and a method to who is told of its calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +35,31 @@ class Endpoint:
     """Where a transport listens, and what it serves there.
 
     Attributes:
-        address: Host and port.
+        addresses: Each a host and port, or `unix:` and a path, of which at most one is a host and port.
         services: Ours, each method a function from message to message.
+        observe: Who is told of the calls of each method.
         servicers: grpcio's own (health, reflection), each as the function that registers it.
         queue: Where tasks wait, for a transport that puts them there itself.
         arguments: gRPC channel arguments for the server, by name.
         as_content: Whether answers carry `tensor_content`, for a transport that encodes them itself.
+        credentials: Makes what secures an address, once for each; None for not at all.
     """
 
-    address: str
+    addresses: Sequence[str]
     services: Sequence[Service]
+    observe: ObserveMethod
     queue: TaskQueue
     servicers: Sequence[Register] = ()
     arguments: Sequence[tuple[str, int | str]] = ()
     as_content: bool = False
+    credentials: MakeCredentials | None = None
 
 
 class Transport(Protocol):
     """Sockets on one side, services on the other. Made, started and stopped in the event loop of its services."""
 
     async def start(self) -> int:
-        """Listens; the port that it got.
+        """Listens; the TCP port that it got, 0 where there is none.
 
         Raises:
             ServingError: It cannot listen there.

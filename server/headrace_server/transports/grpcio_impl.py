@@ -5,8 +5,7 @@ import asyncio
 import grpc
 
 from headrace_batching import LoopDelivery
-from headrace_protos import Code
-from headrace_server.errors import ServingError
+from headrace_server.errors import invalid
 from headrace_server.models.manager import Serving
 from headrace_server.transports.base import MAX_MESSAGE_BYTES, Endpoint
 from headrace_server.transports.handlers import rpc_handlers
@@ -24,33 +23,38 @@ class GrpcioTransport:
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
-        """Listens; the port that it got.
+        """Listens; the TCP port that it got, 0 where there is none.
 
         Raises:
-            ServingError: UNKNOWN, the address is taken or no address at all. The text is TF Serving's.
+            ServingError: INVALID_ARGUMENT, an address is taken or no address at all. The text begins as TF Serving's.
         """
         self._server = server = grpc.aio.server(options=_options(self._endpoint))
         delivery = LoopDelivery(asyncio.get_running_loop())
         for service in self._endpoint.services:
-            handlers = rpc_handlers(service, delivery)
+            handlers = rpc_handlers(service, delivery, self._endpoint.observe)
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
         for register in self._endpoint.servicers:
             register(server)
-        try:
-            port = server.add_insecure_port(self._endpoint.address)
-        except RuntimeError as error:
-            text = f"Failed to BuildAndStart gRPC server: {self._endpoint.address}: {error}"
-            raise ServingError(Code.UNKNOWN, text) from error
+        ports = [self._add(server, address) for address in self._endpoint.addresses]
         await server.start()
-        return port
-
-    def publish(self, serving: Serving) -> None:
-        """Nothing: every call goes to its service, which asks."""
+        return max(ports) if max(ports) > 1 else 0  # gRPC says 1 for a UNIX socket
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
         if self._server is not None:
             await self._server.stop(grace)
+
+    def publish(self, serving: Serving) -> None:
+        """Nothing: every call goes to its service, which asks."""
+
+    def _add(self, server: grpc.aio.Server, address: str) -> int:
+        credentials = self._endpoint.credentials
+        try:
+            if credentials is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, credentials())
+        except RuntimeError as error:
+            raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
 
 
 def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:

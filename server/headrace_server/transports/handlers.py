@@ -1,8 +1,9 @@
 """What every transport does with a call: bytes to messages, timeouts to deadlines, failures to status codes."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -12,48 +13,68 @@ from headrace_protos import Code
 from headrace_server.errors import status_of
 from headrace_server.models.servable import Call
 from headrace_server.services.rpc import Method, Service
+from headrace_server.transports.base import ObserveCall, ObserveMethod
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
 
 PRIORITY_HEADER = "headrace-priority"
 MAX_TEXT_BYTES = 1024
+CODE_NAMES = {code: name for name, code in Code.items()}
 
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
-def rpc_handlers(service: Service, delivery: LoopDelivery) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+def rpc_handlers(
+    service: Service, delivery: LoopDelivery, observe: ObserveMethod
+) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
     """A handler for each method of a service, by the method's name.
 
     Without (de)serialisers they are handed the bytes, and what cannot be parsed gets our answer, not the transport's.
     """
-    return {method.name: grpc.unary_unary_rpc_method_handler(_handle(method, delivery)) for method in service.methods}
+    return {
+        method.name: grpc.unary_unary_rpc_method_handler(_handle(method, delivery, observe(service.name, method.name)))
+        for method in service.methods
+    }
 
 
-def _handle(method: Method, delivery: LoopDelivery) -> Handle:
-    parse, answer = method.request.FromString, method.answer
+def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Handle:
+    parse, model_of, answer = method.request.FromString, _model_of(method), method.answer
 
     async def handle(data: bytes, context: Context) -> bytes:
+        began = time.monotonic()
+        model, code = "", Code.OK
         try:
             request = parse(data)
-            response = await answer(request, _call(context, delivery))
+            model = model_of(request)
+            response = await answer(request, _call(context, delivery, method.name))
             return response.SerializeToString()
         except DecodeError as error:
-            await context.abort(
-                grpc.StatusCode.INTERNAL, f"Failed to parse {method.request.DESCRIPTOR.full_name}: {error}"
-            )
+            code, text = Code.INTERNAL, f"Failed to parse {method.request.DESCRIPTOR.full_name}: {error}"
         except Exception as error:
-            code, text = status(error)
-            await context.abort(_STATUS[code], text)
+            code, text = status_of(error)
+        except asyncio.CancelledError:
+            code = Code.DEADLINE_EXCEEDED if context.time_remaining() == 0 else Code.CANCELLED
+            raise
+        finally:
+            observe(model, CODE_NAMES[code], time.monotonic() - began)
+        await context.abort(_STATUS[code], _truncated(text))
         raise AssertionError  # abort has raised
 
     return handle
 
 
-def _call(context: Context, delivery: LoopDelivery) -> Call:
+def _model_of(method: Method) -> Callable[[Any], str]:
+    """How to read a request's model; no name for a method that is not about one."""
+    if "model_spec" not in method.request.DESCRIPTOR.fields_by_name:
+        return lambda _: ""
+    return lambda request: str(request.model_spec.name)
+
+
+def _call(context: Context, delivery: LoopDelivery, api: str) -> Call:
     remaining = cast("float | None", context.time_remaining())  # None without a deadline, whatever its stubs say
     deadline = None if remaining is None else time.monotonic() + remaining
-    return Call(delivery, deadline, _priority(context))
+    return Call(delivery, deadline, _priority(context), api)
 
 
 def _priority(context: Context) -> Priority:

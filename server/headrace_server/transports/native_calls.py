@@ -125,7 +125,7 @@ class Exchange:
 
     def peer(self) -> str:
         """The caller's address."""
-        return f"ipv4:{self._call.peer}"
+        return self._call.peer
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """The code that the call will end with."""

@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 
 import headrace_native as native
 
-from headrace_batching import DeadlineExceeded, LoopDelivery, QueueFull
+from headrace_batching import BatchingError, LoopDelivery, QueueFull
 from headrace_batching.contract import TaskQueue
 from headrace_protos import Code
 from headrace_server.backends.signature import Signature
-from headrace_server.errors import ServingError
+from headrace_server.errors import ServingError, invalid
 from headrace_server.models.manager import Serving
 from headrace_server.models.servable import Plain, Servable
-from headrace_server.transports.base import MAX_MESSAGE_BYTES, Endpoint
-from headrace_server.transports.handlers import rpc_handlers, status
+from headrace_server.transports.base import MAX_MESSAGE_BYTES, Endpoint, ObserveCall
+from headrace_server.transports.handlers import CODE_NAMES, rpc_handlers, status
 from headrace_server.transports.native_calls import Exchanges, RpcHandler
 
+PREDICTION = "tensorflow.serving.PredictionService"
 INTERFACE = 1
 
 _ARGUMENTS = {
@@ -57,31 +59,28 @@ class NativeTransport:
         self._routes = native.Routes()
 
     async def start(self) -> int:
-        """Listens; the port that it got.
+        """Listens; the TCP port that it got, 0 where there is none.
 
         Raises:
-            ServingError: UNKNOWN, the address is taken or no address at all. The text is TF Serving's.
+            ServingError: INVALID_ARGUMENT, an address is taken or no address at all. The text begins as TF Serving's.
         """
         methods = self._methods()
         paths = [(path, handler.request_streaming) for path, handler in methods.handlers.items()]
         server = native.Server(
             paths, native.Limits(**_limits(self._endpoint.arguments)), self._endpoint.queue, self._routes
         )
-        try:
-            port = server.start(self._endpoint.address)
-        except OSError as error:
-            text = f"Failed to BuildAndStart gRPC server: {self._endpoint.address}: {error}"
-            raise ServingError(Code.UNKNOWN, text) from error
+        ports = [self._listen(server, address) for address in self._endpoint.addresses]
+        server.start()
         self._exchanges = Exchanges(server, list(methods.handlers.values()))
         self._exchanges.start()
-        return port
+        return max(ports)
 
     def publish(self, serving: Serving) -> None:
         """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
         self._routes.publish(
             {
-                name: {version: _plain_routes(servable, self._endpoint.as_content) for version, servable in own.items()}
-                for name, own in serving.items()
+                name: {version: self._plain_routes(servable) for version, servable in versions.items()}
+                for name, versions in serving.items()
             }
         )
 
@@ -91,11 +90,28 @@ class NativeTransport:
             await self._exchanges.stop(grace)
             self._exchanges = None
 
+    def _listen(self, server: native.Server, address: str) -> int:
+        try:
+            return server.listen(address)
+        except OSError as error:
+            raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
+
+    def _plain_routes(self, servable: Servable) -> dict[str, native.Route]:
+        """A route for each signature whose requests need no second look."""
+        plain = {name: servable.plain(name) for name in servable.signatures}
+        return {
+            name: _route(servable, name, found, self._endpoint)
+            for name, found in plain.items()
+            if found is not None and _is_numeric(found.signature)
+        }
+
     def _methods(self) -> "_Methods":
         methods = _Methods()
         delivery = LoopDelivery(asyncio.get_running_loop())
         for service in self._endpoint.services:
-            methods.add_registered_method_handlers(service.name, rpc_handlers(service, delivery))
+            methods.add_registered_method_handlers(
+                service.name, rpc_handlers(service, delivery, self._endpoint.observe)
+            )
         for register in self._endpoint.servicers:
             register(methods)  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
         return methods
@@ -114,17 +130,38 @@ class _Methods:
         """Nothing: generated code registers the same methods by name, too."""
 
 
-def _plain_routes(servable: Servable, as_content: bool) -> dict[str, native.Route]:
-    """A route for each signature whose requests need no second look."""
-    plain = {name: servable.plain(name) for name in servable.signatures}
-    return {
-        name: _route(servable, name, found, as_content)
-        for name, found in plain.items()
-        if found is not None and _is_numeric(found.signature)
-    }
+class _Ended:
+    """Counts plain Predicts of one version that have ended alike, and says how they end. Any thread.
+
+    Args:
+        name: The model's.
+        plain: Counts what the version does.
+        observe: Counts calls.
+    """
+
+    def __init__(self, name: str, plain: Plain, observe: ObserveCall) -> None:
+        self._name = name
+        self._plain = plain
+        self._observe = observe
+
+    def __call__(self, error: Exception | None, seconds: Sequence[float]) -> tuple[int, str]:
+        """The code and the text for as many calls as there are seconds; no error stands for an answer."""
+        code, text = self._status(error)
+        self._observe.several(self._name, CODE_NAMES[code], seconds)
+        if error is None:
+            self._plain.ran("Predict", seconds)
+        elif isinstance(error, BatchingError):
+            for _ in seconds:
+                self._plain.refused(error)
+        return code, text
+
+    def _status(self, error: Exception | None) -> tuple[Code, str]:
+        if error is None:
+            return Code.OK, ""
+        return (Code.CANCELLED, "") if isinstance(error, CancelledError) else status(error)
 
 
-def _route(servable: Servable, name: str, plain: Plain, as_content: bool) -> native.Route:
+def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint) -> native.Route:
     return native.Route(
         plain.lane,
         servable.name,
@@ -132,10 +169,9 @@ def _route(servable: Servable, name: str, plain: Plain, as_content: bool) -> nat
         name,
         [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
         max_rows=plain.max_rows,
-        as_content=as_content,
-        status=status,
+        as_content=endpoint.as_content,
         full=status(QueueFull("{}")),
-        expired=status(DeadlineExceeded()),
+        ended=_Ended(servable.name, plain, endpoint.observe(PREDICTION, "Predict")),
     )
 
 

@@ -13,7 +13,8 @@ from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, ServingError
-from headrace_server.models.manager import Manager, VersionStatus
+from headrace_server.models.manager import Manager
+from headrace_server.models.model import VersionStatus
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
 from tests.models import linear
@@ -310,26 +311,53 @@ class TestStatuses:
         assert models.manager.statuses("no such") == []
 
     def test_a_model_settles_when_a_version_is_available(self, models: Models, shelf: Shelf) -> None:
+        shelf.held[1] = Event()
+        models.aspire(1, 2)
+
+        assert models.manager.wait_settled(["m"], timeout=PATIENCE) == {"m": VersionStatus(2, AVAILABLE)}
+
+    def test_a_model_settles_when_a_version_has_failed(self, models: Models, shelf: Shelf) -> None:
+        """TF Serving: the highest version counts that is either, whatever becomes of those below."""
         shelf.broken[2] = BROKEN
         shelf.held[1] = Event()
         models.aspire(1, 2)
-        models.reach({2: END, 1: LOADING})
+        settled = models.manager.wait_settled(["m"], timeout=PATIENCE)["m"]
+
+        assert (settled.version, settled.state) == (2, END)
+
+    def test_all_models_have_to_settle(self, models: Models, shelf: Shelf) -> None:
+        shelf.held[7] = Event()
+        models.aspire(1)
+        models.aspire(7, name="other")
+        models.reach({1: AVAILABLE})
+        with pytest.raises(TimeoutError, match="no version yet of other"):
+            models.manager.wait_settled(["m", "other"], timeout=0.01)
+        shelf.held[7].set()
+
+        assert models.manager.wait_settled(["m", "other"], timeout=PATIENCE).keys() == {"m", "other"}
+
+    def test_a_failure_of_the_past_settles_nothing(self, models: Models, shelf: Shelf) -> None:
+        shelf.broken[1] = BROKEN
+        models.aspire(1)
+        models.reach({1: END})
+        now = models.manager.mark()
+        assert models.manager.wait_settled(["m"], timeout=PATIENCE)
         with pytest.raises(TimeoutError):
-            models.manager.wait_settled("m", 0.01)
-        shelf.held[1].set()
+            models.manager.wait_settled(["m"], now, timeout=0.01)
 
-        assert [status.state for status in models.manager.wait_settled("m", PATIENCE)] == [END, AVAILABLE]
-
-    def test_a_model_settles_when_every_version_has_failed(self, models: Models, shelf: Shelf) -> None:
-        shelf.broken = {1: BROKEN, 2: BROKEN}
-        models.aspire(1, 2)
-
-        assert [status.state for status in models.manager.wait_settled("m", PATIENCE)] == [END, END]
+    def test_a_version_that_is_about_to_go_settles_nothing(self, models: Models) -> None:
+        models.aspire(1)
+        models.reach({1: AVAILABLE})
+        with models.manager.servable("m"):
+            models.aspire()
+            models.reach({1: UNLOADING})
+            with pytest.raises(TimeoutError):
+                models.manager.wait_settled(["m"], timeout=0.01)
 
     def test_a_model_without_versions_does_not_settle(self, models: Models) -> None:
         models.aspire()
-        with pytest.raises(TimeoutError, match="model m has no version yet"):
-            models.manager.wait_settled("m", 0.01)
+        with pytest.raises(TimeoutError, match="no version yet of m"):
+            models.manager.wait_settled(["m"], timeout=0.01)
 
 
 class TestStop:
@@ -357,10 +385,21 @@ class TestStop:
         models = Models(shelf)
         models.manager.start()
         with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(models.manager.wait_settled, "m", PATIENCE)
+            waiting = threads.submit(models.manager.wait_settled, ["m"])
+            models.manager.let_go()
+            error = waiting.exception(PATIENCE)
             models.manager.stop()
 
-            assert waiting.result(PATIENCE) == []
+        assert isinstance(error, ServingError)
+        assert (error.code, error.message) == (Code.UNAVAILABLE, "the server is stopping")
+
+    def test_nothing_is_loaded_any_more(self, shelf: Shelf) -> None:
+        models = Models(shelf)
+        models.manager.start()
+        models.manager.stop()
+        models.aspire(1)
+
+        assert models.states() == {}
 
 
 def status_of(models: Models, version: int) -> tuple[Code, str] | None:

@@ -180,11 +180,11 @@ class TestThread:
     def test_zero_looks_once(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=0)
         looks.source.start()
-        looks.source._thread.join(PATIENCE)
+        assert looks.told.wait(PATIENCE)
+        looks.source.stop()
 
         assert not looks.alive
         assert looks.seen == [("m", {})]
-        looks.source.stop()
 
     def test_a_negative_period_never_looks(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=-1)

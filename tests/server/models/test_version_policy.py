@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_protos import ModelVersionStatus
-from headrace_server.models.version_policy import Load, State, Unload, latest, next_action
+from headrace_server.config import All, Latest, Specific, VersionPolicy
+from headrace_server.models.version_policy import (
+    Load,
+    State,
+    Unload,
+    chosen,
+    preserve_availability,
+    preserve_resources,
+)
 
 START, LOADING, AVAILABLE, UNLOADING, END = State
 
@@ -39,7 +47,7 @@ VERSIONS = st.integers(-3, 8)
     ],
 )
 def test_by_example(aspired: set[int], states: Mapping[int, State], action: Load | Unload | None) -> None:
-    assert next_action(aspired, states) == action
+    assert preserve_availability(aspired, states) == action
 
 
 def test_the_states_are_those_of_the_wire() -> None:
@@ -49,11 +57,40 @@ def test_the_states_are_those_of_the_wire() -> None:
 
 
 @pytest.mark.parametrize(
-    ("versions", "count", "chosen"),
-    [((), 1, []), ((3,), 1, [3]), ((1, 10, 9), 1, [10]), ((-5, 0, -1), 2, [0, -1]), ((1, 2), 5, [2, 1])],
+    ("aspired", "states", "action"),
+    [
+        (set(), {}, None),
+        ({1}, {1: START}, Load(1)),
+        ({1, 2}, {1: START, 2: START}, Load(2)),
+        ({2}, {1: AVAILABLE, 2: START}, Unload(1)),
+        ({3}, {1: AVAILABLE, 2: AVAILABLE, 3: START}, Unload(1)),
+        ({2}, {1: UNLOADING, 2: START}, None),
+        ({2}, {1: LOADING, 2: START}, None),
+        ({2}, {1: END, 2: START}, Load(2)),
+        ({1, 2}, {1: START, 2: AVAILABLE}, Load(1)),
+        ({1}, {1: END}, None),
+    ],
 )
-def test_latest_is_the_highest(versions: tuple[int, ...], count: int, chosen: list[int]) -> None:
-    assert latest(versions, count) == chosen
+def test_resources_come_first(aspired: set[int], states: Mapping[int, State], action: Load | Unload | None) -> None:
+    assert preserve_resources(aspired, states) == action
+
+
+@pytest.mark.parametrize(
+    ("versions", "policy", "wanted"),
+    [
+        ((), Latest(), []),
+        ((3,), Latest(), [3]),
+        ((1, 10, 9), Latest(), [10]),
+        ((-5, 0, -1), Latest(2), [0, -1]),
+        ((1, 2), Latest(5), [2, 1]),
+        ((1, 10, 9), All(), [10, 9, 1]),
+        ((1, 10, 9), Specific((9, 1, 7)), [9, 1]),
+        ((1, 10, 9), Specific((1, 1)), [1]),
+        ((1, 10, 9), Specific(()), []),
+    ],
+)
+def test_what_a_policy_chooses(versions: tuple[int, ...], policy: VersionPolicy, wanted: list[int]) -> None:
+    assert chosen(versions, policy) == wanted
 
 
 @dataclass
@@ -89,7 +126,7 @@ class History:
     def settle(self) -> None:
         """Acts until there is nothing left to do, and watches that a version stays available all the while."""
         for _ in range(2 * len(self.states) + 1):
-            action = next_action(self.aspired, self.states)
+            action = preserve_availability(self.aspired, self.states)
             if action is None:
                 return
             before = self.ready()
@@ -122,7 +159,7 @@ def test_a_wish_that_changes_midway_costs_no_availability(
     for wish, actions in wishes:
         history.aspire(wish)
         for _ in range(actions):
-            action = next_action(history.aspired, history.states)
+            action = preserve_availability(history.aspired, history.states)
             if action is not None:
                 before = history.ready()
                 history.act(action)
@@ -134,7 +171,7 @@ def test_unloads_take_the_lowest_and_loads_the_highest(aspired: set[int], states
     unwanted = [version for version, state in states.items() if state is AVAILABLE and version not in aspired]
     untried = [version for version in aspired if states.get(version) is START]
 
-    match next_action(aspired, states):
+    match preserve_availability(aspired, states):
         case Unload(version):
             assert version == min(unwanted)
         case Load(version):

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
+from grpc import StatusCode
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests import models
-from tests.calls import PREDICT, Caller, arrays, floats, predict_request
+from tests.calls import PREDICT, Caller, Refusal, arrays, floats, predict_request
 from tests.conftest import Run
 
 
@@ -29,6 +30,15 @@ def test_lists_the_services(database: ProtoReflectionDescriptorDatabase) -> None
         "tensorflow.serving.ModelService",
         "tensorflow.serving.PredictionService",
     ]
+
+
+def test_does_not_list_what_is_not_served(running: Run) -> None:
+    server = running(models.linear, enable_grpc_healthcheck_service=False)
+    database = ProtoReflectionDescriptorDatabase(server.caller.channel)
+    assert "grpc.health.v1.Health" not in database.get_services()
+    unserved = server.caller.send_bytes("/grpc.health.v1.Health/Check", b"")
+    assert isinstance(unserved, Refusal)
+    assert unserved.code is StatusCode.UNIMPLEMENTED
 
 
 def test_describes_every_service(database: ProtoReflectionDescriptorDatabase) -> None:

@@ -3,14 +3,18 @@
 import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
-from headrace_protos import Code
+from headrace_protos import Code, PredictResponse
 from headrace_server.errors import ServingError
+from headrace_server.transports.addresses import channel_arguments
 from tests import models
-from tests.calls import floats
+from tests.calls import ANSWER_WITHIN, PREDICT, arrays, floats, predict_request
 from tests.conftest import Run, Serve
 
 X = floats([1, 2, 3, 4])
@@ -26,6 +30,14 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+@pytest.fixture
+def free() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def test_log_names_the_free_port_that_it_took(serving: Serve, tmp_path: Path) -> None:
     models.linear(tmp_path / "1")
     caller = serving(tmp_path).started()
@@ -38,7 +50,7 @@ def test_taken_port_is_an_error_that_names_it(serving: Serve, tmp_path: Path, ta
     process = serving(tmp_path, f"--port={taken}")
     assert process.ended() == 1
     assert process.log[-1].startswith(
-        f"headrace: cannot start: UNKNOWN: Failed to BuildAndStart gRPC server: 0.0.0.0:{taken}: "
+        f"headrace: cannot start: INVALID_ARGUMENT: Failed to BuildAndStart gRPC server: 0.0.0.0:{taken}: "
     )
     assert not any("Traceback" in line for line in process.log)
 
@@ -47,7 +59,7 @@ def test_two_servers_never_share_a_port(running: Run) -> None:
     first = running(models.linear)
     with pytest.raises(ServingError, match=f"0.0.0.0:{first.port}") as raised:
         running(models.linear, port=first.port)
-    assert raised.value.code == Code.UNKNOWN
+    assert raised.value.code == Code.INVALID_ARGUMENT
     assert first.caller.predict({"x": X})["y"].tolist() == [[10]]
 
 
@@ -67,7 +79,52 @@ def test_port_opens_once_a_model_is_ready(serving: Serve, tmp_path: Path) -> Non
 
 def test_broken_model_is_an_error_that_names_its_file(serving: Serve, tmp_path: Path) -> None:
     models.linear(tmp_path / "1").write_bytes(b"garbage")
-    process = serving(tmp_path)
+    process = serving(tmp_path, "--max_num_load_retries=0")
     assert process.ended() == 1
     assert process.log[-1].startswith("headrace: cannot start: UNKNOWN: 1 servable(s) did not become available: ")
     assert str(tmp_path / "1" / models.FILE) in process.log[-1]
+
+
+def test_unix_socket_takes_the_place_of_one_that_is_there(running: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "server.sock")
+    first = running(models.linear, grpc_socket_path=path)
+    assert first.port == 0
+    assert over(path) == [[10]]
+    running(partial(models.linear, bias=5), grpc_socket_path=path)
+    assert over(path) == [[15]]
+
+
+def test_unix_socket_beside_a_port(running: Run, tmp_path: Path, free: int) -> None:
+    server = running(models.linear, grpc_socket_path=str(tmp_path / "server.sock"), port=free)
+    assert server.port == free
+    assert server.caller.predict({"x": X})["y"].tolist() == over(str(tmp_path / "server.sock")) == [[10]]
+
+
+def test_unix_socket_in_a_folder_that_is_not_there(running: Run, tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "server.sock"
+    with pytest.raises(ServingError, match=f"Failed to BuildAndStart gRPC server: unix:{path}: ") as raised:
+        running(models.linear, grpc_socket_path=str(path))
+    assert raised.value.code == Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("", []),
+        ("a=1,b=-2,c=+3", [("a", 1), ("b", -2), ("c", 3)]),
+        ("a=2147483647,b=2147483648", [("a", 2147483647), ("b", "2147483648")]),
+        ("a=,b=x=y,c=1.5,d=--1,e=\u0661", [("a", ""), ("b", "x=y"), ("c", "1.5"), ("d", "--1"), ("e", "\u0661")]),
+        ("a=1,,a=2,", [("a", 1), ("a", 2)]),
+    ],
+)
+def test_channel_arguments(text: str, arguments: list[tuple[str, int | str]]) -> None:
+    assert channel_arguments(text) == arguments
+
+
+def over(path: str) -> Any:
+    """The answer of whoever listens on a UNIX socket."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"unix:{path}", options) as channel:
+        send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
+        data = send(predict_request({"x": X}).SerializeToString(), timeout=ANSWER_WITHIN)
+    return arrays(PredictResponse.FromString(data))["y"].tolist()

@@ -20,13 +20,18 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 
 
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
+from headrace_protos.tensorflow.core.protobuf import config_pb2 as tensorflow_dot_core_dot_protobuf_dot_config__pb2
 
 
-DESCRIPTOR = _pool.add(b'\nCtensorflow_serving/servables/tensorflow/session_bundle_config.proto\x12\x12tensorflow.serving\x1a\x1egoogle/protobuf/wrappers.proto\"\xf1\x03\n\x12\x42\x61tchingParameters\x12\x33\n\x0emax_batch_size\x18\x01 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14\x62\x61tch_timeout_micros\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14max_enqueued_batches\x18\x03 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x11num_batch_threads\x18\x04 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x10thread_pool_name\x18\x05 \x01(\x0b\x32\x1c.google.protobuf.StringValue\x12\x1b\n\x13\x61llowed_batch_sizes\x18\x06 \x03(\x03\x12\"\n\x1apad_variable_length_inputs\x18\x07 \x01(\x08\x12@\n\x1c\x65nable_large_batch_splitting\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12=\n\x18max_execution_batch_size\x18\t \x01(\x0b\x32\x1b.google.protobuf.Int64Valueb\x06proto3', globals())
+DESCRIPTOR = _pool.add(b'\nCtensorflow_serving/servables/tensorflow/session_bundle_config.proto\x12\x12tensorflow.serving\x1a\x1egoogle/protobuf/wrappers.proto\x1a%tensorflow/core/protobuf/config.proto\"\xf1\x03\n\x12\x42\x61tchingParameters\x12\x33\n\x0emax_batch_size\x18\x01 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14\x62\x61tch_timeout_micros\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14max_enqueued_batches\x18\x03 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x11num_batch_threads\x18\x04 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x10thread_pool_name\x18\x05 \x01(\x0b\x32\x1c.google.protobuf.StringValue\x12\x1b\n\x13\x61llowed_batch_sizes\x18\x06 \x03(\x03\x12\"\n\x1apad_variable_length_inputs\x18\x07 \x01(\x08\x12@\n\x1c\x65nable_large_batch_splitting\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12=\n\x18max_execution_batch_size\x18\t \x01(\x0b\x32\x1b.google.protobuf.Int64Value\"Q\n\x12ModelWarmupOptions\x12;\n\x16num_request_iterations\x18\x01 \x01(\x0b\x32\x1b.google.protobuf.Int32Value\"\x99\x03\n\x13SessionBundleConfig\x12/\n\x0esession_config\x18\x02 \x01(\x0b\x32\x17.tensorflow.ConfigProto\x12\x43\n\x13\x62\x61tching_parameters\x18\x03 \x01(\x0b\x32&.tensorflow.serving.BatchingParameters\x12\x18\n\x10saved_model_tags\x18\x06 \x03(\t\x12\x1c\n\x13\x65nable_model_warmup\x18\x8b\x06 \x01(\x08\x12\x45\n\x14model_warmup_options\x18\x8c\x06 \x01(\x0b\x32&.tensorflow.serving.ModelWarmupOptions\x12\x1c\n\x13prefer_tflite_model\x18\x8f\x06 \x01(\x08\x12)\n num_tflite_interpreters_per_pool\x18\x92\x06 \x01(\x05\x12\x19\n\x10num_tflite_pools\x18\x93\x06 \x01(\x05\x12)\n enable_per_model_batching_params\x18\x95\x06 \x01(\x08\x62\x06proto3', globals())
 
 _globals = globals()
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BATCHINGPARAMETERS']._serialized_start=124
-  _globals['_BATCHINGPARAMETERS']._serialized_end=621
+  _globals['_BATCHINGPARAMETERS']._serialized_start=163
+  _globals['_BATCHINGPARAMETERS']._serialized_end=660
+  _globals['_MODELWARMUPOPTIONS']._serialized_start=662
+  _globals['_MODELWARMUPOPTIONS']._serialized_end=743
+  _globals['_SESSIONBUNDLECONFIG']._serialized_start=746
+  _globals['_SESSIONBUNDLECONFIG']._serialized_end=1155
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,66 @@
+"""Reads the model configuration file again, every so often, and applies it."""
+
+import logging
+from collections.abc import Callable
+from threading import Event, Thread
+
+from headrace_protos import ModelServerConfig
+from headrace_server.config_files import read_text_proto
+from headrace_server.errors import ServingError, status_of
+
+log = logging.getLogger(__name__)
+
+
+class ConfigPoll:
+    """A thread that applies the file at every period, whether or not it changed; what goes wrong is only logged.
+
+    TF Serving: server.cc, PollFilesystemAndReloadConfig.
+
+    Args:
+        path: The file.
+        seconds: The period; 0 or less starts no thread.
+        apply: Replaces the configuration.
+    """
+
+    def __init__(self, path: str, seconds: float, apply: Callable[[ModelServerConfig], None]) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._apply = apply
+        self._said: str | None = None
+        self._stopping = Event()
+        self._thread = Thread(target=self._watch, name="source-config", daemon=True)
+
+    def start(self) -> None:
+        """Starts reading, one period from now."""
+        if self._path and self._seconds > 0:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Reads no more; an `apply` that waits for models must have been let go."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def poll(self) -> None:
+        """Reads and applies the file once."""
+        try:
+            config = read_text_proto(self._path, ModelServerConfig())
+        except ServingError as error:
+            self._say(f"Failed to read ModelServerConfig file: {error.message}")
+            return
+        try:
+            self._apply(config)
+        except Exception as error:
+            self._say(f"PollFilesystemAndReloadConfig failed to ReloadConfig: {status_of(error)[1]}")
+        else:
+            self._said = None
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            self.poll()
+
+    def _say(self, complaint: str) -> None:
+        """Logs a complaint once, and not again at every period."""
+        if complaint != self._said and not self._stopping.is_set():
+            log.error(complaint)
+        self._said = complaint

@@ -1,0 +1,173 @@
+"""The models to serve, as they were last configured, and how one configuration follows another."""
+
+import logging
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from threading import Lock
+
+from headrace_protos import Code, FileSystemStoragePathSourceConfig, ModelServerConfig, ModelType
+from headrace_protos import ModelConfig as ModelConfigMessage
+from headrace_server.config import All, Latest, ModelConfig, Specific, VersionPolicy
+from headrace_server.errors import ServingError, invalid, status_of
+from headrace_server.models.manager import Manager
+from headrace_server.models.model import VersionStatus
+from headrace_server.models.source import Source
+from headrace_server.models.version_policy import State
+
+log = logging.getLogger(__name__)
+
+PLATFORM = "tensorflow"
+
+_URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://")
+
+
+class Configuration:
+    """Applies configurations, one after the other. TF Serving: ServerCore::ReloadConfig.
+
+    Args:
+        manager: Loads what the source finds, and has the labels.
+        source: Is told of the models.
+        labels_to_unavailable: As `Manager.assign_labels` has it.
+    """
+
+    def __init__(self, manager: Manager, source: Source, *, labels_to_unavailable: bool = False) -> None:
+        self._manager = manager
+        self._source = source
+        self._labels_to_unavailable = labels_to_unavailable
+        self._lock = Lock()
+        self._current = ModelServerConfig()
+
+    def start(self, config: ModelServerConfig) -> None:
+        """Applies the first configuration and waits, without limit, for its models.
+
+        Raises:
+            ServingError: As for `apply`.
+        """
+        with self._lock:
+            models = self._accept(config)
+            self._source.update(models)
+            self._source.start()
+            self._wait({model.name for model in models}, 0, "servable(s)")
+            self._manager.initial_load_done()
+
+    def apply(self, config: ModelServerConfig) -> None:
+        """Replaces the models and their labels as a whole, and waits for the models whose names are new. Any thread.
+
+        Labels come first, so that one of a version that is not available refuses all. Models that are not listed any
+        more are unloaded, without waiting for it.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, it is refused and what is served stays as it was;
+                UNKNOWN, a new model has no version that loads, and the configuration stays in force all the same.
+        """
+        with self._lock:
+            models = self._accept(config)
+            since = self._manager.mark()
+            added = {model.name for model in models} - self._source.names
+            self._source.update(models)
+            self._wait(added, since, "model(s)")
+
+    def _accept(self, config: ModelServerConfig) -> list[ModelConfig]:
+        """Checks a configuration in TF Serving's order, and assigns its labels."""
+        self._check_transition(config)
+        listed = config.model_config_list.config
+        check_models(listed)
+        self._check_platforms(listed)
+        models = [_model(model) for model in listed]
+        self._current = config  # also where its labels are refused, as in TF Serving
+        labels = {model.name: dict(model.version_labels) for model in listed}
+        self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)
+        return models
+
+    def _check_transition(self, config: ModelServerConfig) -> None:
+        kind = config.WhichOneof("config")
+        if self._current.WhichOneof("config") and kind != "model_config_list":
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+                "another.",
+            )
+        if kind == "custom_model_config":
+            raise invalid("ModelServer does not yet support custom model config.")
+
+    def _check_platforms(self, listed: Iterable[ModelConfigMessage]) -> None:
+        before = {model.name: platform_of(model) for model in self._current.model_config_list.config}
+        for model in listed:
+            if model.name in before and (platform := platform_of(model)) != before[model.name]:
+                raise invalid(
+                    f"Illegal to change a model's platform. For model {model.name} platform was {before[model.name]} "
+                    f"and new platform requested is {platform}"
+                )
+
+    def _wait(self, names: Collection[str], since: int, what: str) -> None:
+        settled = self._manager.wait_settled(sorted(names), since)
+        failed = {name: status for name, status in settled.items() if status.state is State.END}
+        if failed:
+            listed = "".join(_failure(name, status) for name, status in failed.items())
+            raise ServingError(Code.UNKNOWN, f"{len(failed)} {what} did not become available: {{{listed}}}")
+
+
+def single_model(name: str, base_path: str) -> ModelServerConfig:
+    """The configuration that the flags for one model stand for."""
+    config = ModelServerConfig()
+    config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
+    return config
+
+
+def check_models(listed: Iterable[ModelConfigMessage]) -> None:
+    """Checks the names and the base paths of a list. TF Serving: server_core.cc, ValidateModelConfigList.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    names: set[str] = set()
+    for model in listed:
+        if model.name in names:
+            raise invalid(f"Illegal to list model {model.name} multiple times in config list")
+        names.add(model.name)
+    for model in listed:
+        if not model.base_path.startswith("/") and not _URI.match(model.base_path):
+            raise invalid(
+                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+            )
+
+
+def platform_of(model: ModelConfigMessage) -> str:
+    """A model's platform, in either spelling. TF Serving: server_core.cc, GetPlatform.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, there are none or two, or it is none of TF Serving's.
+    """
+    both = "model_type (deprecated) {} ModelServerConfig::model_platform, model name is " + model.name
+    if model.model_type and model.model_platform:
+        raise invalid("Illegal setting both ModelServerConfig::" + both.format("and"))
+    if not model.model_type and not model.model_platform:
+        raise invalid("Illegal setting neither ModelServerConfig::" + both.format("nor"))
+    if model.model_type not in (ModelType.MODEL_TYPE_UNSPECIFIED, ModelType.TENSORFLOW):
+        raise invalid(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
+    return model.model_platform or PLATFORM
+
+
+def _model(message: ModelConfigMessage) -> ModelConfig:
+    platform = platform_of(message)
+    if platform != PLATFORM:
+        raise invalid(f"Model {message.name} requests unsupported platform {platform}")
+    path = Path(message.base_path.removeprefix("file://"))
+    return ModelConfig(message.name, path, _policy(message.model_version_policy))
+
+
+def _policy(message: FileSystemStoragePathSourceConfig.ServableVersionPolicy) -> VersionPolicy:
+    match message.WhichOneof("policy_choice"):
+        case "all":
+            return All()
+        case "specific":
+            return Specific(tuple(message.specific.versions))
+        case _:
+            return Latest(max(1, message.latest.num_versions))
+
+
+def _failure(name: str, status: VersionStatus) -> str:
+    assert status.error is not None
+    code, text = status_of(status.error)
+    return f"{{{{name: {name} version: {status.version}}} due to error: {Code.Name(code)}: {text}}}, "

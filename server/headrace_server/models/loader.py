@@ -1,0 +1,70 @@
+"""Makes a servable from a version's folder, with the options of its model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from headrace_batching import BatchThreads, Options, OptionsError
+from headrace_server.backends import auto as backends
+from headrace_server.backends.base import BackendOptions
+from headrace_server.config_files import read_batching_parameters
+from headrace_server.errors import invalid
+from headrace_server.metrics import Metrics
+from headrace_server.model_options import MODEL_FILE, ModelOptions, read_model_options
+from headrace_server.models.servable import Servable
+
+BATCHING_FILE = "batching_params.pbtxt"
+
+
+class Loader:
+    """What the manager loads versions with.
+
+    Args:
+        backend: For the runtime of every model that has no options of its own.
+        threads: Where batches run.
+        batching: For every model; None for no batching.
+        metrics: Where what the servables do is counted.
+        per_model_batching: Whether a version's own `batching_params.pbtxt` goes before `batching`, and a version
+            without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
+    """
+
+    def __init__(
+        self,
+        backend: BackendOptions,
+        threads: BatchThreads,
+        batching: Options | None,
+        metrics: Metrics,
+        *,
+        per_model_batching: bool,
+    ) -> None:
+        self._backend = backend
+        self._threads = threads
+        self._batching = batching
+        self._metrics = metrics
+        self._per_model_batching = per_model_batching
+
+    def load(self, name: str, version: int, path: Path) -> Servable:
+        """Loads a version.
+
+        Raises:
+            ServingError: It cannot be loaded; the text names the file.
+        """
+        model = read_model_options(path.parent)
+        batching = self._batching_of(path, model)
+        backend = backends.load(path, replace(self._backend, **model.backend))
+        return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
+
+    def _batching_of(self, path: Path, model: ModelOptions) -> Options | None:
+        batching = self._batching
+        if batching is not None and self._per_model_batching:
+            batching = _read_batching(path / BATCHING_FILE, batching)
+        try:
+            return model.batching_over(batching)
+        except OptionsError as error:
+            raise invalid(f"{path.parent / MODEL_FILE}: batching: {error}") from error
+
+
+def _read_batching(file: Path, shared: Options) -> Options | None:
+    """The parameters in a version's folder; the threads are those of all models."""
+    if not file.exists():
+        return None
+    return replace(read_batching_parameters(str(file)), num_batch_threads=shared.num_batch_threads)

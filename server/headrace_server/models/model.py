@@ -1,0 +1,123 @@
+"""One model's versions: those aspired, the state of every one ever seen, and the loads that are under way."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace_server.models.servable import Servable
+from headrace_server.models.version_policy import Load, State, Unload
+
+Policy = Callable[[Collection[int], Mapping[int, State]], Load | Unload | None]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """What is known of one version.
+
+    Attributes:
+        version: Its number.
+        state: Where it is in its life.
+        error: Only where a load failed, or was cancelled.
+        event: Greater than that of every change before it, of any model.
+    """
+
+    version: int
+    state: State
+    error: Exception | None = None
+    event: int = field(default=0, compare=False)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A load that is not over: a try runs, or the next one is awaited.
+
+    Attributes:
+        path: The version's folder.
+        failures: Tries that have failed.
+        error: Of the last of them.
+        due: When the next try may begin, on the manager's clock; None while one runs.
+        cancelled: Whether the version was not aspired at some time since the load began.
+    """
+
+    path: Path
+    failures: int = 0
+    error: Exception | None = None
+    due: float | None = None
+    cancelled: bool = False
+
+
+class Model:
+    """One model's versions. Its owner holds a lock around every use.
+
+    Args:
+        events: Numbers the changes.
+        policy: Says what to do next.
+    """
+
+    def __init__(self, events: Iterator[int], policy: Policy) -> None:
+        self._events = events
+        self._policy = policy
+        self.aspired: Mapping[int, Path] = {}
+        self.versions: dict[int, VersionStatus] = {}
+        self.serving: dict[int, Servable] = {}
+        self.loading: dict[int, Attempt] = {}
+
+    def set(self, version: int, state: State, error: Exception | None = None) -> None:
+        """Takes note of a version's new state."""
+        self.versions[version] = VersionStatus(version, state, error, next(self._events))
+
+    def aspire(self, versions: Mapping[int, Path]) -> None:
+        """Takes note of the versions wanted; one that is new, or wanted again after its end, starts over."""
+        for version in versions:
+            status = self.versions.get(version)
+            if status is None or (status.state is State.END and version not in self.aspired):
+                self.set(version, State.START)
+        for version in self.versions.keys() - versions.keys():
+            self._let_go(version)
+        self.aspired = dict(versions)
+
+    def _let_go(self, version: int) -> None:
+        """Ends what was not tried yet, and what waits to be tried again; a try that runs ends when it has run."""
+        attempt = self.loading.get(version)
+        if attempt is not None:
+            attempt.cancelled = True
+            if attempt.due is not None:
+                del self.loading[version]
+                self.set(version, State.END, attempt.error)
+        elif self.versions[version].state is State.START:
+            self.set(version, State.END)
+
+    def next_action(self, now: float) -> Load | Unload | None:
+        """What the policy wants done, or a load that is due to be tried again."""
+        action = self._policy(self.aspired, {version: status.state for version, status in self.versions.items()})
+        if action is not None:
+            return action
+        due = [version for version, attempt in self.loading.items() if attempt.due is not None and attempt.due <= now]
+        return Load(max(due)) if due else None
+
+    def next_due(self) -> float | None:
+        """When the first of the loads that wait may be tried again."""
+        return min((attempt.due for attempt in self.loading.values() if attempt.due is not None), default=None)
+
+    def begin_load(self, version: int) -> Attempt:
+        """A try of a version begins."""
+        attempt = self.loading.setdefault(version, Attempt(self.aspired[version]))
+        attempt.path, attempt.due = self.aspired[version], None
+        if self.versions[version].state is not State.LOADING:
+            self.set(version, State.LOADING)
+        return attempt
+
+    def end(self, version: int, error: Exception | None = None) -> None:
+        """A version's life is over, or begins anew where it has come to be wanted again since its end was decided."""
+        attempt = self.loading.pop(version, None)
+        again = version in self.aspired and (attempt is None or attempt.cancelled)
+        self.set(version, State.START if again else State.END, None if again else error)
+
+    def settled(self, since: int) -> VersionStatus | None:
+        """The highest version that is available or has failed to load since an event; None if there is none yet."""
+        for version in sorted(self.versions, reverse=True):
+            status = self.versions[version]
+            failed = status.state is State.END and status.error is not None and status.event > since
+            if failed or (status.state is State.AVAILABLE and version in self.aspired):
+                return status
+        return None

@@ -1,0 +1,227 @@
+"""Counters, gauges and histograms, and the text in which Prometheus reads them."""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from threading import Lock
+from typing import Generic, Protocol, TypeVar
+
+MAX_SERIES = 1000
+"""Series of one name: labels may come from callers, who must not be able to fill the memory."""
+
+OVERFLOW = "other"
+"""Every label of the one series that stands for all those that there is no room for."""
+
+Labels = tuple[str, ...]
+
+
+class Series(Protocol):
+    """One combination of labels."""
+
+    def samples(self) -> Iterator[tuple[str, str, str]]:
+        """Each line's suffix to the name, its further label, and its value."""
+
+
+class Lines(Protocol):
+    """All series of one name, as lines."""
+
+    name: str
+
+    def lines(self) -> Iterator[str]:
+        """The type and every line of every series."""
+
+
+S = TypeVar("S", bound=Series)
+
+
+class Counter:
+    """A number that grows: with what is added to it, and with every value of the histograms it follows. Any thread."""
+
+    __slots__ = ("_histograms", "_lock", "_value")
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._value = 0
+        self._histograms: dict[Histogram, None] = {}
+
+    def add(self, amount: int = 1) -> None:
+        """Makes it grow."""
+        with self._lock:
+            self._value += amount
+
+    def follow(self, histogram: "Histogram") -> None:
+        """Makes it grow with every value of a histogram, which costs nothing when one is observed."""
+        with self._lock:
+            self._histograms[histogram] = None
+
+    def samples(self) -> Iterator[tuple[str, str, str]]:
+        """One line."""
+        with self._lock:
+            yield "", "", str(self._value + sum(histogram.count for histogram in self._histograms))
+
+
+class Histogram:
+    """How many values were how large. Any thread.
+
+    Args:
+        bounds: The largest value of each bucket but the last, which takes what is larger than all.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_lock", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._lock = Lock()
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    @property
+    def count(self) -> int:
+        """Values so far."""
+        with self._lock:
+            return sum(self._counts)
+
+    def observe(self, value: float) -> None:
+        """Counts a value."""
+        bucket = bisect_left(self._bounds, value)
+        with self._lock:
+            self._counts[bucket] += 1
+            self._sum += value
+
+    def observe_all(self, values: Sequence[float], buckets: Sequence[int] | None = None) -> None:
+        """Counts several values, whose buckets may be known."""
+        with self._lock:
+            self._sum += sum(values)
+            for bucket in self.buckets(values) if buckets is None else buckets:
+                self._counts[bucket] += 1
+
+    def buckets(self, values: Sequence[float]) -> list[int]:
+        """Which bucket each value falls into, here and in every histogram of the same bounds."""
+        return [bisect_left(self._bounds, value) for value in values]
+
+    def samples(self) -> Iterator[tuple[str, str, str]]:
+        """A line for each bucket, with all that is in those below it, then sum and count."""
+        with self._lock:
+            counts, total = list(accumulate(self._counts)), self._sum
+        for bound, count in zip([*map(_short, self._bounds), "+Inf"], counts, strict=True):
+            yield "_bucket", f'le="{bound}"', str(count)
+        yield "_sum", "", repr(total).removesuffix(".0")
+        yield "_count", "", str(counts[-1])
+
+
+class Family(Generic[S]):
+    """All series of one name.
+
+    Args:
+        name: As TF Serving writes it, `/tensorflow/serving/request_count`.
+        kind: As Prometheus writes it: counter, gauge or histogram.
+        labels: Their names.
+        make: Makes a series.
+    """
+
+    def __init__(self, name: str, kind: str, labels: Labels, make: Callable[[], S]) -> None:
+        self.name = _prometheus(name)
+        self._kind = kind
+        self._labels = labels
+        self._make = make
+        self._lock = Lock()
+        self._series: dict[Labels, S] = {}
+
+    def of(self, *values: str) -> S:
+        """The series with these labels, made at its first use. Any thread."""
+        series = self._series.get(values)
+        if series is None:
+            with self._lock:
+                if values not in self._series and len(self._series) >= MAX_SERIES:
+                    values = (OVERFLOW,) * len(values)
+                series = self._series.setdefault(values, self._make())
+        return series
+
+    def share(self, series: S, *values: str) -> None:
+        """Shows a series of another family as one of its own, too, where there is room. Any thread."""
+        with self._lock:
+            if len(self._series) < MAX_SERIES:
+                self._series.setdefault(values, series)
+
+    def forget(self, labels: Mapping[str, str]) -> None:
+        """Drops every series with these labels; none where it has no such labels. Any thread."""
+        wanted = labels.items()
+        with self._lock:
+            for values in list(self._series):
+                if wanted <= dict(zip(self._labels, values, strict=True)).items():
+                    del self._series[values]
+
+    def lines(self) -> Iterator[str]:
+        """The type and every line of every series; nothing where there are none."""
+        with self._lock:
+            every = sorted(self._series.items(), key=lambda item: item[0])
+        if every:
+            yield f"# TYPE {self.name} {self._kind}"
+        for values, series in every:
+            labels = _labels(self._labels, values)
+            for suffix, further, value in series.samples():
+                yield f"{self.name}{suffix}{{{','.join([*labels, further] if further else labels)}}} {value}"
+
+
+class Gauges:
+    """Numbers of one name that are asked for when they are scraped.
+
+    Args:
+        name: As TF Serving writes it.
+        labels: Their names.
+        read: Gives every series' labels and number. Any thread.
+    """
+
+    def __init__(self, name: str, labels: Labels, read: Callable[[], Iterable[tuple[Labels, int]]]) -> None:
+        self.name = _prometheus(name)
+        self._labels = labels
+        self._read = read
+
+    def lines(self) -> Iterator[str]:
+        """The type and a line for every series; nothing where there are none."""
+        lines = [
+            f"{self.name}{{{','.join(_labels(self._labels, values))}}} {number}" for values, number in self._read()
+        ]
+        if lines:
+            yield f"# TYPE {self.name} gauge"
+        yield from sorted(lines)
+
+
+def page(families: Iterable[Lines]) -> bytes:
+    """What Prometheus scrapes. TF Serving: prometheus_exporter.cc; names are sorted, and nothing is explained."""
+    ordered = sorted(families, key=lambda family: family.name)
+    return "".join(f"{line}\n" for family in ordered for line in family.lines()).encode()
+
+
+def counters(name: str, *labels: str) -> Family[Counter]:
+    """Counters of one name."""
+    return Family(name, "counter", labels, Counter)
+
+
+def histograms(name: str, bounds: Sequence[float], *labels: str) -> Family[Histogram]:
+    """Histograms of one name."""
+    return Family(name, "histogram", labels, lambda: Histogram(bounds))
+
+
+def growing(scale: float, factor: float, count: int) -> tuple[float, ...]:
+    """Bounds of buckets: the first one, and each next one larger by a factor."""
+    return tuple(scale * factor**power for power in range(count))
+
+
+def _prometheus(name: str) -> str:
+    """TF Serving: prometheus_exporter.cc."""
+    return re.sub(r"[^a-zA-Z0-9_]", ":", name)
+
+
+def _labels(names: Labels, values: Labels) -> list[str]:
+    return [f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)]
+
+
+def _short(value: float) -> str:
+    """TF Serving: as absl's StrCat writes a double."""
+    return f"{value:.6g}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,111 @@
+"""A version's folder and its model's options, to a servable that batches, or does not, as they say."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace_batching import BatchThreads, Options
+from headrace_protos import Code
+from headrace_server.backends.base import BackendOptions
+from headrace_server.errors import ServingError
+from headrace_server.metrics import Metrics
+from headrace_server.models.loader import Loader
+from headrace_server.models.servable import Servable
+from tests.models import linear
+
+SHARED = Options(max_batch_size=32, num_batch_threads=3)
+
+
+class Folder:
+    """A model of one version, and what a loader makes of it."""
+
+    def __init__(self, base_path: Path, threads: BatchThreads) -> None:
+        self.base_path = base_path
+        self.version = base_path / "1"
+        self._threads = threads
+        linear(self.version)
+
+    def load(self, batching: Options | None = SHARED, *, per_model: bool = False) -> Servable:
+        loader = Loader(BackendOptions(), self._threads, batching, Metrics(), per_model_batching=per_model)
+        return loader.load("m", 1, self.version)
+
+    def batching(self, batching: Options | None = SHARED, *, per_model: bool = False) -> Options | None:
+        servable = self.load(batching, per_model=per_model)
+        servable.close()
+        return servable._batching
+
+    def refused(self, *, per_model: bool = False) -> tuple[Code, str]:
+        with pytest.raises(ServingError) as raised:
+            self.load(per_model=per_model)
+        return raised.value.code, raised.value.message
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    threads = BatchThreads(1)
+    threads.start()
+    yield Folder(tmp_path, threads)
+    threads.close()
+
+
+def test_without_files_of_its_own_a_model_batches_as_all_do(folder: Folder) -> None:
+    assert folder.batching() == SHARED
+    assert folder.batching(None) is None
+
+
+class TestPerModel:
+    def test_the_version_s_own_parameters_are_taken_and_the_threads_are_those_of_all(self, folder: Folder) -> None:
+        text = "max_batch_size { value: 4 } num_batch_threads { value: 9 }"
+        (folder.version / "batching_params.pbtxt").write_text(text)
+
+        assert folder.batching(per_model=True) == Options(max_batch_size=4, num_batch_threads=3)
+        assert folder.batching() == SHARED
+        assert folder.batching(None, per_model=True) is None
+
+    def test_without_any_it_is_not_batched(self, folder: Folder) -> None:
+        assert folder.batching(per_model=True) is None
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("max_batch_size: 4", "Invalid protobuf file: '{file}'"),
+            (
+                "allowed_batch_sizes: 4",
+                "{file}: Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; expected 1000",
+            ),
+        ],
+    )
+    def test_what_makes_no_sense_is_a_version_that_does_not_load(self, folder: Folder, text: str, reason: str) -> None:
+        file = folder.version / "batching_params.pbtxt"
+        file.write_text(text)
+
+        assert folder.refused(per_model=True) == (Code.INVALID_ARGUMENT, reason.format(file=file))
+
+
+class TestModelOptions:
+    def test_they_go_before_all_others(self, folder: Folder) -> None:
+        (folder.version / "batching_params.pbtxt").write_text("max_batch_size { value: 4 }")
+        (folder.base_path / "model.toml").write_text("[batching]\nbatch_timeout_micros = 7")
+
+        assert folder.batching(per_model=True) == Options(max_batch_size=4, batch_timeout_micros=7, num_batch_threads=3)
+
+    def test_batching_can_be_turned_off(self, folder: Folder) -> None:
+        (folder.base_path / "model.toml").write_text("[batching]\nenabled = false")
+
+        assert folder.batching() is None
+
+    def test_the_runtime_gets_its_own(self, folder: Folder) -> None:
+        (folder.base_path / "model.toml").write_text('[onnxruntime]\nproviders = ["NoSuchProvider"]')
+        code, text = folder.refused()
+
+        assert code == Code.FAILED_PRECONDITION
+        assert "this ONNX Runtime has no NoSuchProvider" in text
+
+    def test_what_makes_no_sense_is_a_version_that_does_not_load(self, folder: Folder) -> None:
+        file = folder.base_path / "model.toml"
+        file.write_text("[batching]\nmax_execution_batch_size = 33\nenable_large_batch_splitting = true")
+        code, text = folder.refused()
+
+        assert code == Code.INVALID_ARGUMENT
+        assert text.startswith(f"{file}: batching: When enable_large_batch_splitting is true, ")
