@@ -18,6 +18,7 @@ MESSAGE: int
 SENT: int
 CANCELLED: int
 DRAINED: int
+LAPSED: int
 
 class Limits:
     """The limits of one server, by the names of gRPC's channel arguments."""
@@ -45,7 +46,7 @@ class Server:
 
     def __init__(self, methods: Sequence[tuple[str, bool]], limits: Limits, queue: Any, routes: Routes) -> None: ...
     def listen(self, address: str) -> int:
-        """Takes an address, a host and port or `unix:` and a path; the port that it got, 0 for a UNIX socket.
+        """Takes an address, a host and port; the port that it got.
 
         Raises:
             OSError: The address is taken, or no address at all.
@@ -164,8 +165,9 @@ class Route:
         max_rows: Rows that a request may have.
         as_content: Whether answers carry `tensor_content`.
         full: The code, and the text with `{}` for the reason, of a full queue.
-        ended: Told of calls that have ended alike, with their error (None for an answer) and the seconds of each; says
-            with which code and text they end.
+        bounds: Microseconds up to which a latency belongs to each bucket, the last one left out.
+        ended: Told of calls that have ended alike, with their error (None for an answer), how many of their latencies
+            belong to which bucket, and the sum of these in microseconds; says with which code and text they end.
     """
 
     def __init__(
@@ -179,7 +181,8 @@ class Route:
         max_rows: int,
         as_content: bool,
         full: tuple[int, str],
-        ended: Callable[[Exception | None, Sequence[float]], tuple[int, str]],
+        bounds: Sequence[float],
+        ended: Callable[[Exception | None, list[tuple[int, int]], float], tuple[int, str]],
     ) -> None: ...
 
 class Routes:

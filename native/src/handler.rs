@@ -33,6 +33,8 @@ pub enum Kind {
     Cancelled = 3,
     /// The server has drained.
     Drained = 4,
+    /// Calls have ended that are counted as events are taken.
+    Lapsed = 5,
 }
 
 /// Something for the event loop: a kind, the call it is about, and bytes.

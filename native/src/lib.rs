@@ -29,6 +29,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SENT", Kind::Sent as u8)?;
     module.add("CANCELLED", Kind::Cancelled as u8)?;
     module.add("DRAINED", Kind::Drained as u8)?;
+    module.add("LAPSED", Kind::Lapsed as u8)?;
     module.add_class::<handler::Call>()?;
     module.add("DTYPES", PyFrozenSet::new(module.py(), tensor::Dtype::numbers())?)?;
     module.add_class::<batch::Answers>()?;

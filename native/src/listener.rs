@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::TcpListener as StdListener;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,20 +19,22 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use rustc_hash::FxHashMap;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::handler::{self, Arrived, Inbox, Kind, Opening};
-use crate::predict::{self, Routes};
+use crate::predict::{self, Lapse, Routes};
 use crate::queue::{Refusal, Waiting};
 use crate::rope::Rope;
-use crate::socket::{Accepted, Listener, Socket};
+use crate::socket;
 use crate::tasks::{Core, Queue, Task};
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+const LOOK_AFTER: Duration = Duration::from_millis(20);
 const MAX_FRAME: u32 = 256 << 10;
 
 /// The limits of one server, by the names of gRPC's channel arguments without their first word.
@@ -83,6 +86,8 @@ struct Shared {
     routes: Py<Routes>,
     queue: Arc<Core>,
     wake_due: AtomicBool,
+    stopping: AtomicBool,
+    lapses: Mutex<Vec<Lapse>>,
 }
 
 impl Shared {
@@ -117,6 +122,18 @@ impl Shared {
         }
     }
 
+    /// Looks now and then for plain Predicts whose callers have left or waited for too long, and has them counted.
+    async fn watch(&self) {
+        loop {
+            tokio::time::sleep(LOOK_AFTER).await;
+            let lapsed = self.queue.lapsed();
+            if !lapsed.is_empty() {
+                self.lapses.lock().extend(lapsed);
+                self.inbox.push(Kind::Lapsed, None, None);
+            }
+        }
+    }
+
     /// Calls an idle batch thread, if one is to be called.
     fn wake(&self) {
         if self.wake_due.swap(false, Ordering::Relaxed) {
@@ -134,7 +151,7 @@ fn priority(headers: &HeaderMap) -> usize {
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Mutex<Vec<StdListener>>,
     stop: watch::Sender<Option<Duration>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -159,6 +176,8 @@ impl Server {
             routes,
             queue: queue.get().core.clone(),
             wake_due: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            lapses: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -168,10 +187,10 @@ impl Server {
         })
     }
 
-    /// Takes an address; the port that it got, 0 for a UNIX socket.
+    /// Takes an address; the port that it got.
     fn listen(&self, address: &str) -> PyResult<u16> {
-        let listener = Listener::new(address)?;
-        let port = listener.port()?;
+        let listener = socket::listen(address)?;
+        let port = listener.local_addr()?.port();
         self.listeners.lock().push(listener);
         Ok(port)
     }
@@ -197,6 +216,8 @@ impl Server {
 
     /// All events since the last time.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let lapses = std::mem::take(&mut *self.shared.lapses.lock());
+        lapses.into_iter().try_for_each(|lapse| lapse.count(py))?;
         let events: Vec<Bound<'py, PyTuple>> =
             self.shared.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;
         PyList::new(py, events)
@@ -205,6 +226,7 @@ impl Server {
     /// Takes no more calls; a Drained event follows when those in flight have ended, or after `grace` seconds.
     fn stop(&self, grace: f64) -> PyResult<()> {
         let grace = Duration::try_from_secs_f64(grace).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+        self.shared.stopping.store(true, Ordering::Relaxed);
         self.stop.send_replace(Some(grace));
         Ok(())
     }
@@ -218,17 +240,20 @@ impl Server {
 }
 
 /// Accepts connections until it is told to stop, and waits for their calls.
-async fn serve(listeners: Vec<Listener>, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) {
+async fn serve(listeners: Vec<StdListener>, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) {
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn(accept(listener, shared.clone(), stop.clone()));
     }
-    while accepting.join_next().await.is_some() {}
+    tokio::select! {
+        () = async { while accepting.join_next().await.is_some() {} } => {}
+        () = shared.watch() => {}
+    }
     shared.inbox.push(Kind::Drained, None, None);
 }
 
-async fn accept(listener: Listener, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) -> io::Result<()> {
-    let listener = listener.into_async()?;
+async fn accept(listener: StdListener, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
     let mut connections = JoinSet::new();
     let mut stopping = pin!(stopped(stop.clone()));
     let grace = loop {
@@ -237,13 +262,11 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: watch::Receiver<O
             grace = &mut stopping => break grace,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok(Accepted::Tcp(socket, peer)) => {
+                Ok((socket, peer)) => {
                     // Without it small answers are late, and that is all.
                     let _ = socket.set_nodelay(true);
+                    let peer = socket::peer_name(peer).into();
                     connections.spawn(connection(socket, peer, shared.clone(), stop.clone()));
-                }
-                Ok(Accepted::Unix(socket)) => {
-                    connections.spawn(connection(socket, "unix:".into(), shared.clone(), stop.clone()));
                 }
                 // Out of file descriptors, most likely: there will be some when a connection has ended.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -264,12 +287,7 @@ async fn stopped(mut stop: watch::Receiver<Option<Duration>>) -> Duration {
 }
 
 /// One connection, until its caller closes it, it breaks, or it has drained.
-async fn connection<S: Socket>(
-    socket: S,
-    peer: Arc<str>,
-    shared: Arc<Shared>,
-    stop: watch::Receiver<Option<Duration>>,
-) {
+async fn connection(socket: TcpStream, peer: Arc<str>, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) {
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(shared.limits.max_concurrent_streams)
         .initial_window_size(STREAM_WINDOW)
@@ -289,9 +307,9 @@ struct Peer {
 }
 
 impl Peer {
-    async fn run<S: Socket>(
+    async fn run(
         &self,
-        mut http2: Connection<S, Bytes>,
+        mut http2: Connection<TcpStream, Bytes>,
         stop: watch::Receiver<Option<Duration>>,
     ) -> Result<(), h2::Error> {
         let mut alive = pin!(keepalive(http2.ping_pong(), self.shared.limits.clone()));
@@ -316,6 +334,11 @@ impl Peer {
 
     /// Begins a call: at once where its only message has come already.
     fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            // It was sent before the caller knew; gRPC sends it again, elsewhere.
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            return;
+        }
         let (head, body) = request.into_parts();
         if head.method != Method::POST || !grpc::is_grpc(&head.headers) {
             // Fails only where the caller has gone.

@@ -39,6 +39,7 @@ pub struct Route {
     model_spec: Bytes,
     pub lane: Lane,
     full: (u8, String),
+    bounds: Vec<f64>,
     ended: Py<PyAny>,
     refused: Mutex<Vec<f64>>,
 }
@@ -47,7 +48,7 @@ pub struct Route {
 impl Route {
     /// None stands for a dimension that varies; `ended` counts calls, and makes a code and a text of an exception.
     #[new]
-    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, as_content, full, ended))]
+    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, as_content, full, bounds, ended))]
     #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
     fn new(
         lane: &Bound<'_, Lane>,
@@ -58,6 +59,7 @@ impl Route {
         max_rows: usize,
         as_content: bool,
         full: (u8, String),
+        bounds: Vec<f64>,
         ended: Py<PyAny>,
     ) -> PyResult<Self> {
         let inputs: Vec<Input> = inputs.into_iter().map(Input::new).collect::<PyResult<_>>()?;
@@ -69,6 +71,7 @@ impl Route {
             model_spec: model_spec(name, version, signature),
             lane: lane.get().clone(),
             full,
+            bounds,
             ended,
             refused: Mutex::default(),
         })
@@ -162,6 +165,7 @@ pub struct Task {
     tensors: Vec<Tensor>,
     respond: SendResponse<Bytes>,
     came: Instant,
+    lapsed: bool,
 }
 
 /// A request that has been understood.
@@ -185,7 +189,15 @@ impl Routes {
 
 impl Plain {
     pub fn into_task(self, message: Rope, respond: SendResponse<Bytes>) -> Task {
-        Task { route: self.route, rows: self.rows, message, tensors: self.tensors, respond, came: Instant::now() }
+        Task {
+            route: self.route,
+            rows: self.rows,
+            message,
+            tensors: self.tensors,
+            respond,
+            came: Instant::now(),
+            lapsed: false,
+        }
     }
 }
 
@@ -218,8 +230,23 @@ impl Route {
 
     /// Counts calls that have ended with this error, or with an answer, and says how they end.
     pub fn ended(&self, py: Python<'_>, error: Option<&Bound<'_, PyAny>>, seconds: Vec<f64>) -> PyResult<Status> {
-        let (code, text): (u8, String) = self.ended.bind(py).call1((error, seconds))?.extract()?;
+        let (tally, total) = self.tally(&seconds);
+        let (code, text): (u8, String) = self.ended.bind(py).call1((error, tally, total))?.extract()?;
         Ok(Status::new(code, text))
+    }
+
+    /// How many latencies fall into which bucket, and their sum in microseconds.
+    fn tally(&self, seconds: &[f64]) -> (Vec<(usize, usize)>, f64) {
+        let (mut tally, mut total): (Vec<(usize, usize)>, f64) = (Vec::new(), 0.0);
+        for micros in seconds.iter().map(|each| each * 1e6) {
+            total += micros;
+            let bucket = self.bounds.partition_point(|bound| *bound < micros);
+            match tally.iter_mut().find(|(known, _)| *known == bucket) {
+                Some((_, count)) => *count += 1,
+                None => tally.push((bucket, 1)),
+            }
+        }
+        (tally, total)
     }
 
     /// How a call ends that found the queue full. It is counted later, by who has the interpreter.
@@ -433,8 +460,26 @@ impl Task {
         self.tensors[input].values.copy_to(&self.message, dtype, target);
     }
 
-    /// Whether its caller has left.
+    /// Whether nobody waits for it any more.
     pub fn gone(&mut self) -> bool {
+        self.lapsed || self.left()
+    }
+
+    /// Says so, once; a caller whose deadline has passed is told.
+    pub fn lapse(&mut self, late: bool) -> Option<Lapse> {
+        if self.lapsed || !(late || self.left()) {
+            return None;
+        }
+        self.lapsed = true;
+        if late {
+            let status = Status::new(grpc::DEADLINE_EXCEEDED, "Deadline Exceeded");
+            // Fails only where the caller has gone.
+            let _ = self.respond.send_response(status.response(), true);
+        }
+        Some(Lapse { route: self.route.clone(), late, seconds: self.seconds() })
+    }
+
+    fn left(&mut self) -> bool {
         !matches!(self.respond.poll_reset(&mut Context::from_waker(Waker::noop())), Poll::Pending)
     }
 
@@ -477,6 +522,21 @@ impl Task {
     /// What it was made of, for who judges it anew.
     pub fn into_parts(self) -> (Rope, SendResponse<Bytes>) {
         (self.message, self.respond)
+    }
+}
+
+/// A task for which nobody waits any more, or whose deadline has passed, and how long it has waited.
+pub struct Lapse {
+    route: Arc<Py<Route>>,
+    late: bool,
+    seconds: f64,
+}
+
+impl Lapse {
+    pub fn count(self, py: Python<'_>) -> PyResult<()> {
+        let name = if self.late { "TimeoutError" } else { "CancelledError" };
+        let error = python::call(py, "concurrent.futures", name, ())?;
+        self.route.get().ended(py, Some(&error), vec![self.seconds]).map(|_| ())
     }
 }
 

@@ -53,8 +53,14 @@ pub struct Rules {
 
 /// A task as the queue sees it.
 pub trait Waits: Sized {
+    type Lapse;
+
     /// Whether nobody waits for its answer any more. Under the queue's lock.
     fn gone(&mut self) -> bool;
+
+    /// What is to be said of a task for which nobody waits any more, the first time that this is found out; `late` if
+    /// its deadline has passed. Under the queue's lock, without the interpreter's.
+    fn lapse(&mut self, late: bool) -> Option<Self::Lapse>;
 
     /// Another hold on it, for some of its rows; None for a task that is only ever run as a whole.
     fn share(&self) -> Option<Self>;
@@ -376,6 +382,15 @@ impl<T: Waits> Queue<T> {
             self.drained.notify_all();
         }
         turn
+    }
+
+    /// Finds those for whom nobody waits any more. They leave the queue as the next batch forms.
+    pub fn lapsed(&self, now: f64) -> Vec<T::Lapse> {
+        let mut state = self.state.lock();
+        let waiting = state.groups.values_mut().flat_map(|group| group.tasks.iter_mut().flatten());
+        waiting
+            .filter_map(|waiting| waiting.task.lapse(waiting.deadline.is_some_and(|deadline| deadline <= now)))
+            .collect()
     }
 
     /// Says that a batch of the lane has ended.

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use crate::batch::Batch;
-use crate::predict;
+use crate::predict::{self, Lapse};
 use crate::python;
 use crate::queue::{self, Key, LaneId, Piece, Refusal, Rules, Turn, Waiting, Waits};
 
@@ -20,11 +20,21 @@ pub enum Task {
 }
 
 impl Waits for Task {
+    type Lapse = Lapse;
+
     fn gone(&mut self) -> bool {
         match self {
             Self::Native(task) => task.gone(),
             // Plain attributes, so that no other Python code runs while the queue is locked.
             Self::Python(task) => Python::attach(|py| gone(task.bind(py)).unwrap_or(false)),
+        }
+    }
+
+    fn lapse(&mut self, late: bool) -> Option<Lapse> {
+        match self {
+            Self::Native(task) => task.lapse(late),
+            // It has a handler that finds out, and counts it.
+            Self::Python(_) => None,
         }
     }
 
@@ -87,6 +97,11 @@ pub struct Core {
 impl Core {
     pub fn wake(&self) {
         self.queue.wake();
+    }
+
+    /// Tasks decoded here for which nobody waits any more, each once.
+    pub fn lapsed(&self) -> Vec<Lapse> {
+        self.queue.lapsed(self.clock.now())
     }
 }
 
@@ -334,9 +349,10 @@ fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
 /// Counts those of the tasks decoded here whose callers have left; Python's count themselves.
 fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
     for task in gone {
-        if let Task::Native(task) = task {
-            let error = python::call(py, "concurrent.futures", "CancelledError", ())?;
-            task.route.get().ended(py, Some(&error), vec![task.seconds()])?;
+        if let Task::Native(mut task) = task
+            && let Some(lapse) = task.lapse(false)
+        {
+            lapse.count(py)?;
         }
     }
     Ok(())

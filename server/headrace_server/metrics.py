@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter as CounterOf
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from threading import Lock
 
 from headrace_batching import BatchingError, BatchReport
@@ -12,6 +12,7 @@ from headrace_server.monitoring import (
     Gauges,
     Histogram,
     Labels,
+    Tally,
     counters,
     growing,
     histograms,
@@ -123,10 +124,10 @@ class GrpcMethod:
         latency = self._latencies.get((model, code)) or self._find(model, code)
         latency.observe(seconds * 1e6)
 
-    def several(self, model: str, code: str, seconds: Sequence[float]) -> None:
-        """Counts calls that have ended alike. Any thread."""
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """Counts calls that have ended alike, tallied by LATENCY; the total in microseconds. Any thread."""
         latency = self._latencies.get((model, code)) or self._find(model, code)
-        latency.observe_all([each * 1e6 for each in seconds])
+        latency.add(tally, total)
 
     def _find(self, model: str, code: str) -> Histogram:
         metrics, labels = self._metrics, (self._name, model, code)
@@ -160,9 +161,9 @@ class ServableMetrics:
         """Counts a request that the model has answered."""
         self._answer(api).observe(seconds * 1e6)
 
-    def ran_several(self, api: str, seconds: Sequence[float]) -> None:
-        """Counts as many requests as there are seconds."""
-        self._answer(api).observe_all([each * 1e6 for each in seconds])
+    def ran_several(self, api: str, tally: Tally, total: float) -> None:
+        """Counts requests that the model has answered, tallied by LATENCY; the total in microseconds."""
+        self._answer(api).add(tally, total)
 
     def _answer(self, api: str) -> Histogram:
         latency = self._answers.get(api)

@@ -54,7 +54,7 @@ class Server:
         self._pages = _pages(config, self._metrics)
         self._first_models = _models(config)
         options = _batching(config)
-        self._transport_name = choose(config.transport, secured=credentials(config) is not None)
+        self._transport_name = choose(config.transport, plain_tcp=_is_plain_tcp(config))
         self._queue = make_queue(self._transport_name)
         self._threads = BatchThreads(options.num_batch_threads, self._queue)
         loader = Loader(
@@ -148,6 +148,10 @@ def _check(config: Config) -> None:
         )
     if config.aspired_version_policy not in _POLICIES:
         raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
+
+
+def _is_plain_tcp(config: Config) -> bool:
+    return credentials(config) is None and not config.grpc_socket_path
 
 
 def _parallelism(config: Config) -> tuple[int, int, int]:

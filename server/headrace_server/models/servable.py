@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Lock
@@ -15,6 +15,7 @@ from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
+from headrace_server.monitoring import Tally
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +47,14 @@ class Plain:
         lane: The queue's part that they join, all outputs asked for.
         signature: What they are checked against.
         max_rows: Rows that one may have.
-        ran: Counts requests that the model has answered, of a method, each with its seconds.
+        ran: Counts requests that the model has answered, of a method: a tally of their times, and the total.
         refused: Counts a request that was turned away.
     """
 
     lane: TaskLane
     signature: Signature
     max_rows: int
-    ran: Callable[[str, Sequence[float]], None]
+    ran: Callable[[str, Tally, float], None]
     refused: Callable[[BatchingError], None]
 
 

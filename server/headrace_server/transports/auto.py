@@ -13,22 +13,24 @@ PACKAGE = "headrace_native"
 NAMES = ("auto", "grpcio", "native")
 
 
-def choose(name: str, *, secured: bool = False) -> str:
+def choose(name: str, *, plain_tcp: bool = True) -> str:
     """The transport that a name stands for: `grpcio` or `native`.
 
     Args:
         name: `auto` for the fastest that is installed and can do what is asked for; or one of the two.
-        secured: Whether connections are secured, which the native transport does not do yet.
+        plain_tcp: Whether all connections are TCP's and unsecured: the native transport knows no others yet.
 
     Raises:
         ServingError: There is no such transport, or the native one cannot do what is asked for.
     """
     if name not in NAMES:
         raise invalid(f"unknown transport {name!r}: expected auto, grpcio or native")
-    if name == "native" and secured:
-        raise invalid("the native transport does not secure connections: use --transport=auto or --transport=grpcio")
+    if name == "native" and not plain_tcp:
+        raise invalid(
+            "the native transport has neither TLS nor UNIX sockets: use --transport=auto or --transport=grpcio"
+        )
     if name == "auto":
-        return "native" if find_spec(PACKAGE) is not None and not secured else "grpcio"
+        return "native" if find_spec(PACKAGE) is not None and plain_tcp else "grpcio"
     return name
 
 

@@ -8,6 +8,7 @@ import grpc
 
 from headrace_batching.contract import TaskQueue
 from headrace_server.models.manager import Serving
+from headrace_server.monitoring import Tally
 from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
@@ -22,8 +23,8 @@ class ObserveCall(Protocol):
     def __call__(self, model: str, code: str, seconds: float) -> None:
         """One call, in the event loop."""
 
-    def several(self, model: str, code: str, seconds: Sequence[float]) -> None:
-        """As many calls as there are seconds, of one model and one code. Any thread."""
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """Calls of one model and one code, tallied by metrics.LATENCY; the total in microseconds. Any thread."""
 
 
 ObserveMethod = Callable[[str, str], ObserveCall]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent import futures
 
 import headrace_native as native
 
@@ -11,8 +11,10 @@ from headrace_batching.contract import TaskQueue
 from headrace_protos import Code
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import ServingError, invalid
+from headrace_server.metrics import LATENCY
 from headrace_server.models.manager import Serving
 from headrace_server.models.servable import Plain, Servable
+from headrace_server.monitoring import Tally
 from headrace_server.transports.base import MAX_MESSAGE_BYTES, Endpoint, ObserveCall
 from headrace_server.transports.handlers import CODE_NAMES, rpc_handlers, status
 from headrace_server.transports.native_calls import Exchanges, RpcHandler
@@ -130,6 +132,12 @@ class _Methods:
         """Nothing: generated code registers the same methods by name, too."""
 
 
+_LEFT: dict[type[Exception], tuple[Code, str]] = {
+    futures.CancelledError: (Code.CANCELLED, ""),
+    futures.TimeoutError: (Code.DEADLINE_EXCEEDED, ""),
+}
+
+
 class _Ended:
     """Counts plain Predicts of one version that have ended alike, and says how they end. Any thread.
 
@@ -144,21 +152,21 @@ class _Ended:
         self._plain = plain
         self._observe = observe
 
-    def __call__(self, error: Exception | None, seconds: Sequence[float]) -> tuple[int, str]:
-        """The code and the text for as many calls as there are seconds; no error stands for an answer."""
+    def __call__(self, error: Exception | None, tally: Tally, total: float) -> tuple[int, str]:
+        """The code and the text for the calls that were tallied by LATENCY; no error stands for an answer."""
         code, text = self._status(error)
-        self._observe.several(self._name, CODE_NAMES[code], seconds)
+        self._observe.several(self._name, CODE_NAMES[code], tally, total)
         if error is None:
-            self._plain.ran("Predict", seconds)
+            self._plain.ran("Predict", tally, total)
         elif isinstance(error, BatchingError):
-            for _ in seconds:
+            for _ in range(sum(count for _, count in tally)):
                 self._plain.refused(error)
         return code, text
 
     def _status(self, error: Exception | None) -> tuple[Code, str]:
         if error is None:
             return Code.OK, ""
-        return (Code.CANCELLED, "") if isinstance(error, CancelledError) else status(error)
+        return _LEFT[type(error)] if type(error) in _LEFT else status(error)
 
 
 def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint) -> native.Route:
@@ -171,6 +179,7 @@ def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint) -> n
         max_rows=plain.max_rows,
         as_content=endpoint.as_content,
         full=status(QueueFull("{}")),
+        bounds=LATENCY,
         ended=_Ended(servable.name, plain, endpoint.observe(PREDICTION, "Predict")),
     )
 

@@ -11,7 +11,7 @@ from headrace_server.errors import ServingError
 from headrace_server.transports.auto import choose, make_queue
 
 BROKEN = "raise ImportError('built for another machine')"
-OTHER_VERSION = "INTERFACE = 0"
+OTHER_VERSION = "INTERFACE = 0\nServer = Call = Queue = Route = Routes = Limits = object"
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +65,9 @@ def test_grpcio_asks_for_nothing_native(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(make_queue("grpcio"), Queue)
 
 
-def test_secured_connections_are_for_grpcio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_and_unix_sockets_are_for_grpcio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, OTHER_VERSION, monkeypatch)
-    assert choose("auto", secured=True) == "grpcio"
-    with pytest.raises(ServingError, match="the native transport does not secure connections") as raised:
-        choose("native", secured=True)
+    assert choose("auto", plain_tcp=False) == "grpcio"
+    with pytest.raises(ServingError, match="the native transport has neither TLS nor UNIX sockets") as raised:
+        choose("native", plain_tcp=False)
     assert raised.value.code == Code.INVALID_ARGUMENT
