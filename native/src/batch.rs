@@ -68,7 +68,7 @@ impl Batch {
         outputs: &Bound<'py, PyDict>,
         lock: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
-        python::call(py, "headrace_batching.batch", "check_outputs", (outputs, self.padded))?;
+        python::CHECK_OUTPUTS.call(py, (outputs, self.padded))?;
         let arrays =
             outputs.iter().map(|(alias, array)| Array::new(py, &alias, array)).collect::<PyResult<Vec<_>>>()?;
         let native = std::mem::take(&mut *self.native.lock());
@@ -79,8 +79,8 @@ impl Batch {
         let mut offset = self.native_rows;
         for piece in self.python.bind(py) {
             let end = offset + piece.getattr("rows")?.extract::<usize>()?;
-            let part = python::call(py, "headrace_batching.batch", "rows_between", (outputs, offset, end))?;
-            let all = python::call(py, "headrace_batching.batch", "give", (&piece, part, lock))?;
+            let part = python::ROWS_BETWEEN.call(py, (outputs, offset, end))?;
+            let all = python::GIVE.call(py, (&piece, part, lock))?;
             if all.is_truthy()? {
                 ended.append(piece.getattr("task")?)?;
             }
@@ -251,7 +251,7 @@ struct Array {
 
 impl Array {
     fn new(py: Python<'_>, alias: &Bound<'_, PyAny>, array: Bound<'_, PyAny>) -> PyResult<Self> {
-        let buffer = Buffer::any(&array).or_else(|_| Buffer::any(&python::contiguous(py, &array)?))?;
+        let buffer = Buffer::any(&array).or_else(|_| Buffer::any(&python::CONTIGUOUS.call(py, (&array,))?))?;
         let dtype = buffer.dtype().ok_or_else(|| {
             PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"))
         })?;

@@ -259,7 +259,7 @@ impl Route {
     pub fn count_refused(&self, py: Python<'_>) -> PyResult<()> {
         let refused = std::mem::take(&mut *self.refused.lock());
         if !refused.is_empty() {
-            let error = python::call(py, "headrace_batching.errors", "QueueFull", ("",))?;
+            let error = python::QUEUE_FULL.call(py, ("",))?;
             self.ended(py, Some(&error), refused)?;
         }
         Ok(())
@@ -534,8 +534,7 @@ pub struct Lapse {
 
 impl Lapse {
     pub fn count(self, py: Python<'_>) -> PyResult<()> {
-        let name = if self.late { "TimeoutError" } else { "CancelledError" };
-        let error = python::call(py, "concurrent.futures", name, ())?;
+        let error = if self.late { &python::TIMED_OUT } else { &python::CANCELLED }.call(py, ())?;
         self.route.get().ended(py, Some(&error), vec![self.seconds]).map(|_| ())
     }
 }

@@ -2,27 +2,55 @@
 
 use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList};
 
 use crate::queue::Refusal;
 use crate::tensor::Dtype;
 
-/// Calls something by the names of its module and its own.
-pub fn call<'py>(
-    py: Python<'py>,
-    module: &str,
-    name: &str,
-    arguments: impl PyCallArgs<'py>,
-) -> PyResult<Bound<'py, PyAny>> {
-    py.import(module)?.getattr(name)?.call1(arguments)
+/// Something of Python's that is looked up once.
+pub struct Name {
+    module: &'static str,
+    name: &'static str,
+    found: PyOnceLock<Py<PyAny>>,
 }
+
+impl Name {
+    const fn new(module: &'static str, name: &'static str) -> Self {
+        Self { module, name, found: PyOnceLock::new() }
+    }
+
+    pub fn call<'py>(&self, py: Python<'py>, arguments: impl PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.get(py)?.call1(arguments)
+    }
+
+    fn get<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyAny>> {
+        let look_up = || Ok::<_, PyErr>(py.import(self.module)?.getattr(self.name)?.unbind());
+        self.found.get_or_try_init(py, look_up).map(|found| found.bind(py))
+    }
+}
+
+pub static CANCELLED: Name = Name::new("concurrent.futures", "CancelledError");
+pub static CHECK_OUTPUTS: Name = Name::new("headrace_batching.batch", "check_outputs");
+pub static CONTIGUOUS: Name = Name::new("numpy", "ascontiguousarray");
+pub static DEADLINE_EXCEEDED: Name = Name::new("headrace_batching.errors", "DeadlineExceeded");
+pub static DELIVER: Name = Name::new("headrace_batching.batch", "deliver");
+pub static FORMED: Name = Name::new("headrace_batching.queue", "Formed");
+pub static GIVE: Name = Name::new("headrace_batching.batch", "give");
+pub static PIECE: Name = Name::new("headrace_batching.task", "Piece");
+pub static QUEUE_FULL: Name = Name::new("headrace_batching.errors", "QueueFull");
+pub static ROWS_BETWEEN: Name = Name::new("headrace_batching.batch", "rows_between");
+pub static TIMED_OUT: Name = Name::new("concurrent.futures", "TimeoutError");
+pub static TURN: Name = Name::new("headrace_batching.queue", "Turn");
+static BATCH: Name = Name::new("headrace_batching.batch", "Batch");
+static CLOSED: Name = Name::new("headrace_batching.errors", "Closed");
+static DTYPE: Name = Name::new("numpy", "dtype");
 
 /// The exception that says why a task was not put.
 pub fn refusal(py: Python<'_>, refusal: Refusal) -> PyResult<PyErr> {
-    const ERRORS: &str = "headrace_batching.errors";
     let error = match refusal {
-        Refusal::Closed => call(py, ERRORS, "Closed", ())?,
-        Refusal::Full(reason) => call(py, ERRORS, "QueueFull", (reason,))?,
+        Refusal::Closed => CLOSED.call(py, ())?,
+        Refusal::Full(reason) => QUEUE_FULL.call(py, (reason,))?,
     };
     Ok(PyErr::from_value(error))
 }
@@ -36,15 +64,10 @@ pub fn batch<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let named = PyDict::new(py);
     named.set_item("batched", batched)?;
-    py.import("headrace_batching.batch")?.getattr("Batch")?.call((pieces, options), Some(&named))
+    BATCH.get(py)?.call((pieces, options), Some(&named))
 }
 
 /// numpy's dtype of that name.
 pub fn dtype(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyAny>> {
-    call(py, "numpy", "dtype", (dtype.name(),))
-}
-
-/// The same array, copied where its rows do not follow one another.
-pub fn contiguous<'py>(py: Python<'py>, array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    call(py, "numpy", "ascontiguousarray", (array,))
+    DTYPE.call(py, (dtype.name(),))
 }

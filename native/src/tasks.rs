@@ -249,7 +249,9 @@ impl Queue {
             }
             let turn = self.core.queue.turn(self.core.clock.now());
             let (formed, expired, _) = self.outcome(py, turn)?;
-            python::call(py, "headrace_batching.batch", "deliver", (expired,))?;
+            if !expired.is_empty() {
+                python::DELIVER.call(py, (expired,))?;
+            }
             if formed.is_some() {
                 return Ok(formed);
             }
@@ -260,7 +262,7 @@ impl Queue {
     fn turn<'py>(&self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyAny>> {
         let turn = self.core.queue.turn(now);
         let outcome = self.outcome(py, turn)?;
-        python::call(py, "headrace_batching.queue", "Turn", outcome)
+        python::TURN.call(py, outcome)
     }
 
     fn finish(&self, lane: &Bound<'_, Lane>) {
@@ -291,7 +293,7 @@ impl Queue {
         let lane = lane.and_then(|id| self.lanes.lock().get(&id).map(|lane| lane.clone_ref(py)));
         let Some(lane) = lane else { return Ok((None, expired, wake)) };
         let batch = batch(py, lane.get(), pieces)?;
-        let formed = python::call(py, "headrace_batching.queue", "Formed", (batch, lane))?;
+        let formed = python::FORMED.call(py, (batch, lane))?;
         Ok((Some(formed), expired, wake))
     }
 
@@ -332,12 +334,12 @@ fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
     for task in expired {
         match task {
             Task::Native(task) => {
-                let error = python::call(py, "headrace_batching.errors", "DeadlineExceeded", ())?;
+                let error = python::DEADLINE_EXCEEDED.call(py, ())?;
                 let status = task.route.get().ended(py, Some(&error), vec![task.seconds()])?;
                 task.refuse(&status);
             }
             Task::Python(task) => {
-                let error = python::call(py, "headrace_batching.errors", "DeadlineExceeded", ())?;
+                let error = python::DEADLINE_EXCEEDED.call(py, ())?;
                 task.bind(py).setattr("error", error)?;
                 tasks.append(task)?;
             }
@@ -369,7 +371,7 @@ fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResul
                 native.push(*task);
             }
             Task::Python(task) => {
-                own.append(python::call(py, "headrace_batching.task", "Piece", (task, piece.start, piece.stop))?)?;
+                own.append(python::PIECE.call(py, (task, piece.start, piece.stop))?)?;
             }
         }
     }
