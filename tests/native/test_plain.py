@@ -150,6 +150,9 @@ def shaped(*sizes: int, **values: Any) -> TensorProto:
         shaped(1001, 4, tensor_content=b"\0" * 16016),
         TensorProto(dtype=DataType.DT_FLOAT, float_val=[1]),
         TensorProto(
+            dtype=DataType.DT_INT32, tensor_shape={"dim": [{"size": 1}, {"size": 4}]}, tensor_content=b"\0" * 16
+        ),
+        TensorProto(
             dtype=DataType.DT_DOUBLE, tensor_shape={"dim": [{"size": 1}, {"size": 4}]}, double_val=[1, 2, 3, 4]
         ),
         TensorProto(),
@@ -158,6 +161,15 @@ def shaped(*sizes: int, **values: Any) -> TensorProto:
 def test_every_odd_tensor(linear: RunningServer, tensor: TensorProto) -> None:
     plain, seen = both_ways(linear.caller, predict_request({"x": tensor}).SerializeToString())
     assert plain == seen
+
+
+def test_a_truth_value_that_is_none(running: Run) -> None:
+    caller = running(partial(models.identity, dtype=Onnx.BOOL)).caller
+    tensor = TensorProto(
+        dtype=DataType.DT_BOOL, tensor_shape={"dim": [{"size": 1}, {"size": 2}]}, tensor_content=b"\1\2"
+    )
+    plain, seen = both_ways(caller, predict_request({"x": tensor}).SerializeToString())
+    assert plain == seen == Refusal(grpc.StatusCode.INVALID_ARGUMENT, "tensor parsing error: x")
 
 
 @pytest.mark.parametrize("inputs", [{}, {"y": X}, {"x": X, "y": X}])
