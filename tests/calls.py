@@ -9,12 +9,18 @@ import numpy.typing as npt
 from google.protobuf.message import Message
 
 from headrace_protos import (
+    ClassificationRequest,
+    ClassificationResponse,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
     GetModelStatusResponse,
+    MultiInferenceRequest,
+    MultiInferenceResponse,
     PredictRequest,
     PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
     ReloadConfigRequest,
     ReloadConfigResponse,
     TensorProto,
@@ -34,6 +40,9 @@ Sendable = npt.ArrayLike | TensorProto
 
 _METHODS: dict[type[Message], tuple[str, type[Message]]] = {
     PredictRequest: (PREDICT, PredictResponse),
+    ClassificationRequest: ("/tensorflow.serving.PredictionService/Classify", ClassificationResponse),
+    RegressionRequest: ("/tensorflow.serving.PredictionService/Regress", RegressionResponse),
+    MultiInferenceRequest: ("/tensorflow.serving.PredictionService/MultiInference", MultiInferenceResponse),
     GetModelMetadataRequest: ("/tensorflow.serving.PredictionService/GetModelMetadata", GetModelMetadataResponse),
     GetModelStatusRequest: ("/tensorflow.serving.ModelService/GetModelStatus", GetModelStatusResponse),
     ReloadConfigRequest: ("/tensorflow.serving.ModelService/HandleReloadConfigRequest", ReloadConfigResponse),

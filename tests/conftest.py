@@ -11,6 +11,7 @@ import pytest
 
 from headrace_server import Config
 from tests.calls import MODEL
+from tests.rest_calls import RestCaller, free_port
 from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
 TRANSPORTS = ["grpcio", *(["native"] if find_spec("headrace_native") else [])]
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 Make = Callable[[Path], Path]
 Run = Callable[..., RunningServer]
+Rest = Callable[..., RestCaller]
 Serve = Callable[..., ServerProcess]
 Stop = Callable[[RunningServer], Served]
 
@@ -69,6 +71,21 @@ def running(transport: str, loop_thread: LoopThread, tmp_path_factory: pytest.Te
 
         yield run
     assert threads_of_servers() <= before
+
+
+@pytest.fixture(scope="module")
+def resting(running: Run) -> Iterator[Rest]:
+    """Starts a server in this process that has the REST API, too: `resting(*makers, **config)`; a connection to it."""
+    with ExitStack() as stack:
+
+        def run(*makers: Make, **config: object) -> RestCaller:
+            port = free_port()
+            running(*makers, **{"rest_api_port": port, **config})
+            caller = RestCaller(port)
+            stack.callback(caller.close)
+            return caller
+
+        yield run
 
 
 @pytest.fixture

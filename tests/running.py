@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +25,7 @@ COMMAND = str(Path(sys.executable).with_name("headrace"))
 
 _RUNNING = re.compile(r"Running gRPC ModelServer at 0\.0\.0\.0:(\d+) \.\.\.")
 _SERVED = re.compile(r"\bserved \S+ serving_default: (\d+) requests, (\d+) rows in (\d+) batches")
-_OURS = ("batch-", "manager", "source", "load-", "unload-", "reload")
+_OURS = ("batch-", "manager", "source", "load-", "unload-", "reload", "request-log")
 
 
 class Served(NamedTuple):
@@ -127,11 +127,12 @@ class ServerProcess:
     Args:
         base_path: The model's.
         flags: More flags, each `--name=value`.
+        headrace: The `headrace` command, where it is another than this environment's.
     """
 
-    def __init__(self, base_path: Path, *flags: str) -> None:
-        command = [COMMAND, "serve", "--port=0", f"--model_name={MODEL}", f"--model_base_path={base_path}", *flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    def __init__(self, base_path: Path, *flags: str, headrace: Sequence[str | Path] = (COMMAND,)) -> None:
+        command = [*headrace, "serve", "--port=0", f"--model_name={MODEL}", f"--model_base_path={base_path}", *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
         self.log: list[str] = []
         self._lines: Queue[str] = Queue()
         self._reader = threading.Thread(target=self._read, name="stderr")

@@ -40,7 +40,7 @@ class LoopDelivery:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
         self._loop = loop
         self._clock = clock
-        self._watching: TaskSink | None = None
+        self._to_wake: set[TaskSink] = set()  # whose threads are to be called when the loop rests
         self._since = self._last = 0.0
         self._quickest = inf
 
@@ -52,10 +52,11 @@ class LoopDelivery:
         """
         future: asyncio.Future[Arrays] = self._loop.create_future()
         task.future = future
-        if scheduler.enqueue(task) and self._watching is None:
-            self._watching = scheduler
-            self._since = self._last = self._clock()
-            self._loop.call_soon(self._watch)
+        if scheduler.enqueue(task):
+            if not self._to_wake:
+                self._since = self._last = self._clock()
+                self._loop.call_soon(self._watch)
+            self._to_wake.add(scheduler)
         return future
 
     def _watch(self) -> None:
@@ -65,9 +66,10 @@ class LoopDelivery:
         self._quickest = min(turn, self._quickest * _FORGET)
         if turn > _BUSY * self._quickest and now - self._since < _PATIENCE:
             self._loop.call_soon(self._watch)
-        elif self._watching is not None:
-            self._watching.wake()
-            self._watching = None
+            return
+        waiting, self._to_wake = self._to_wake, set()
+        for scheduler in waiting:
+            scheduler.wake()
 
     def __call__(self, tasks: Sequence[Task]) -> None:
         """Wakes the loop with tasks that have ended. Any thread."""

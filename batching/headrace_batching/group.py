@@ -8,6 +8,9 @@ from headrace_batching.errors import QueueFull
 from headrace_batching.options import Options
 from headrace_batching.task import Piece, Priority, Task
 
+# A few bytes of a request can stand for megabytes of equal values, and a batch would write them all out.
+MAX_BATCH_BYTES = 256 << 20
+
 
 class Group:
     """Waiting tasks of one shape key. Not thread-safe: the queue's lock guards it.
@@ -65,11 +68,13 @@ class Group:
     def take(self, now: float) -> tuple[list[Piece], list[Task]]:
         """The next batch's pieces, and the tasks dropped on the way because nobody waits for them any more.
 
-        Order is kept: a task that does not fit ends the batch, unless it may be split.
+        Order is kept: a task that does not fit ends the batch, unless it may be split. So does one with which the
+        joined inputs would take more than `MAX_BATCH_BYTES`.
         """
         pieces: list[Piece] = []
         dropped: list[Task] = []
-        room = self._options.execution_limit
+        limit = room = self._options.execution_limit
+        widest = 0  # bytes of a row: of the joined one, when shorter ones are padded
         for tasks in self._tasks.values():
             while tasks and room:
                 task = tasks[0]
@@ -79,7 +84,8 @@ class Group:
                     self._leave(task, left)
                     continue
                 rows = min(left, room) if self._options.enable_large_batch_splitting else left
-                if rows > room:
+                widest = max(widest, task.row_bytes)
+                if rows > room or (pieces and (limit - room + rows) * widest > MAX_BATCH_BYTES):
                     return pieces, dropped
                 pieces.append(task.take(rows))
                 room -= rows

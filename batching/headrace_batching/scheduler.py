@@ -85,7 +85,7 @@ class Scheduler:
         batched: Whether axis 0 is the batch. Where it is not, `options.max_batch_size` is 1, every task counts as
             one row, and tasks are run one by one, their arrays as they are.
         empty: Makes the arrays that several tasks' rows are copied into; `run` may keep them until it returns.
-        observe: Told of every run, on its batch thread.
+        observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
 
     Attributes:
         lane: Its part of the threads' queue.
@@ -178,8 +178,8 @@ class Scheduler:
                 for half in batch.halves():
                     self._execute(half)
         else:
+            deliver(ended)  # before the report: nobody waits for that
             self._report(batch, began, failed=False)
-            deliver(ended)
 
     def _report(self, batch: TaskBatch, began: float, *, failed: bool) -> None:
         if self._observe is None:
@@ -205,8 +205,17 @@ def _failure(error: BaseException) -> Exception:
 
 
 def _run_batches(queue: TaskQueue) -> None:
-    while (formed := queue.take()) is not None:
-        try:
-            formed.lane.execute(formed.batch)
-        finally:
-            queue.finish(formed.lane)
+    while _run_next(queue):
+        pass
+
+
+def _run_next(queue: TaskQueue) -> bool:
+    """One batch, in a frame of its own: a thread that waits for the next must not keep this one's arrays alive."""
+    formed = queue.take()
+    if formed is None:
+        return False
+    try:
+        formed.lane.execute(formed.batch)
+    finally:
+        queue.finish(formed.lane)
+    return True

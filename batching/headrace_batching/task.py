@@ -91,6 +91,11 @@ class Task:
         return Piece(self, start, self.taken)
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes that one of its rows takes in a batch."""
+        return sum(array.nbytes for array in self.inputs.values()) // (self.rows or 1)
+
+    @property
     def ended(self) -> bool:
         """Whether its answer, or its error, is there."""
         return self.outputs is not None or self.error is not None

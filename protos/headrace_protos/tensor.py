@@ -148,13 +148,19 @@ def _values(proto: TensorProto, codec: Codec) -> npt.NDArray[Any]:
     if codec.is_string:
         return _objects(sent[:])
     payload = find_payload(proto.SerializeToString(), codec.number) if codec.is_raw and len(sent) >= _MANY else None
-    values = np.array(sent[:], codec.sent) if payload is None else np.frombuffer(payload, codec.sent)
+    values = np.array(sent[:], codec.sent) if payload is None else _aligned(payload, codec.sent)
     if codec.stored is not codec.sent:
         values = values.astype(codec.stored)
     if codec.dtype is not codec.stored:
         parts = codec.dtype.itemsize // codec.stored.itemsize
         values = values[: values.size - values.size % parts].view(codec.dtype)
     return values
+
+
+def _aligned(payload: memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """View bytes as values; copied where they begin amid a value, which numpy minds and native runtimes may not."""
+    values = np.frombuffer(payload, dtype)
+    return values if values.flags.aligned else values.copy()
 
 
 def _filled(values: npt.NDArray[Any], codec: Codec, shape: tuple[int, ...], count: int) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from headrace_protos import Code
 from headrace_server.config import Config
 from headrace_server.errors import ServingError, status_of
-from headrace_server.flags import FLAGS, NOT_YET, warn_of_ignored
+from headrace_server.flags import FLAGS, warn_of_ignored
 from headrace_server.process import log_to_stderr, run
 
 
@@ -54,8 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(command_parser=serve)
     for name in FLAGS:
-        if name not in NOT_YET:
-            serve.add_argument(f"--{name}", **_argument(name))
+        serve.add_argument(f"--{name}", **_argument(name))
     return parser
 
 
@@ -84,7 +83,5 @@ def _explain(argument: str) -> str:
     name = argument.lstrip("-").partition("=")[0]
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}"
-    if name in NOT_YET:
-        return f"--{name} is a flag of TensorFlow Serving that this version does not support yet"
     close = get_close_matches(name, FLAGS, n=1)
     return f"unknown flag --{name}" + (f"; did you mean --{close[0]}?" if close else "")

@@ -69,7 +69,9 @@ class Config:
     port: int = flag(8500, "TCP port for gRPC, on all interfaces; 0 takes a free one, or none beside a UNIX socket")
     grpc_socket_path: str = flag("", "UNIX socket for gRPC; a socket that is there already is replaced")
     rest_api_port: int = flag(0, "TCP port for HTTP/REST, another than that for gRPC; 0 serves no REST")
-    rest_api_num_threads: int = flag(4 * CPUS, "threads for HTTP/REST")
+    rest_api_num_threads: int = flag(
+        4 * CPUS, "threads for HTTP/REST", ignored="a REST call that waits holds no thread"
+    )
     rest_api_timeout_in_ms: int = flag(30000, "milliseconds that a REST call may take; 0 or less is no limit")
     rest_api_enable_cors_support: bool = flag(False, "add CORS headers to the answers of REST calls")
     enable_batching: bool = flag(True, "run requests that wait at the same time as one batch", tensorflow=False)
@@ -92,7 +94,11 @@ class Config:
     num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile")
     max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed")
     load_retry_interval_micros: int = flag(
-        60_000_000, "microseconds between two tries; a negative value is none", int64=True
+        # A minute, as in TF Serving, would keep an operator waiting for five to learn that a model is broken.
+        1_000_000,
+        "microseconds between two tries; a negative value is none",
+        tensorflow=60_000_000,
+        int64=True,
     )
     file_system_poll_wait_seconds: int = flag(
         1, "seconds between two looks for new versions; 0 looks once, a negative value never"
@@ -125,6 +131,9 @@ class Config:
     )
     enable_model_warmup: bool = flag(True, "send a version its warm-up requests before it is served")
     num_request_iterations_for_warmup: int = flag(0, "times that each warm-up request is sent; 0 or less is once")
+    enable_synthetic_warmup: bool = flag(
+        True, "run a version that has no warm-up requests on zeros before it is served"
+    )
     monitoring_config_file: str = flag(
         "", "text-proto file of MonitoringConfig: whether Prometheus may scrape, and where"
     )
@@ -153,6 +162,13 @@ class Config:
     enable_serialization_as_tensor_content: bool = flag(
         False, "answer with tensor_content, not with the typed *_val fields"
     )
+    rest_api_max_body_mb: int = flag(
+        1024,
+        "largest body of an HTTP/REST request, in MB as it is sent",
+    )
+    rest_api_json_processes: int = flag(
+        max(1, CPUS // 2), "processes that read and write large JSON bodies; they start when they are needed"
+    )
     aspired_version_policy: str = flag(
         "availability_preserving",
         "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
@@ -161,6 +177,9 @@ class Config:
         "CPUExecutionProvider", "ONNX Runtime's execution providers, separated by commas, the preferred one first"
     )
     onnxruntime_cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
+    relaxed_shapes_limit_mb: int = flag(
+        64, "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none"
+    )
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
     transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed) or grpcio")
     batching: Options = field(default_factory=Options)

@@ -22,7 +22,7 @@ def log_to_stderr() -> None:
 
 
 def run(config: Config) -> None:
-    """Runs a server until SIGTERM or SIGINT, and drains it.
+    """Runs a server until SIGTERM or SIGINT, and drains it; a second signal ends the process at once.
 
     Raises:
         ServingError: It cannot start.
@@ -44,12 +44,19 @@ async def _serve(config: Config) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, _stop, loop, stop)
     server = Server(config)
     if await _started(server, stop):
         await stop.wait()
         log.info("draining: no new calls")
     await server.stop()
+
+
+def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    stop.set()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)  # a drain may last as long as the model's slowest run
 
 
 async def _started(server: Server, stop: asyncio.Event) -> bool:

@@ -3,6 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from headrace_batching import BatchThreads, Options
 from headrace_batching.options import schedulable_cpus
@@ -18,19 +22,29 @@ from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager, ManagerOptions, Serving
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import preserve_availability, preserve_resources
+from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.platform_config import with_files
 from headrace_server.services.health import HealthService
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import PredictionService
+from headrace_server.services.profiler import ProfilerService
+from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.reflection import ReflectionService
+from headrace_server.services.request_log import RequestLogger
 from headrace_server.services.rpc import Service
+from headrace_server.services.warmup import warmup_answers
 from headrace_server.transports.addresses import addresses, channel_arguments, credentials
 from headrace_server.transports.auto import choose, make_queue, make_transport
 from headrace_server.transports.base import Endpoint
 
+if TYPE_CHECKING:
+    from headrace_server.transports.rest import RestTransport
+
 log = logging.getLogger(__name__)
 
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+
+_PORTS = range(1 << 16)  # gRPC would take another one modulo 65536
 
 Page = Callable[[], bytes]
 
@@ -56,7 +70,15 @@ class Server:
         options = _batching(config)
         self._transport_name = choose(config.transport, plain_tcp=_is_plain_tcp(config))
         self._queue = make_queue(self._transport_name)
+        self._publishing = Lock()
+        self._serving: Serving = {}
         self._threads = BatchThreads(options.num_batch_threads, self._queue)
+        make_prediction = partial(
+            PredictionService,
+            as_content=config.enable_serialization_as_tensor_content,
+            check_method=config.enable_signature_method_name_check,
+        )
+        warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction), self._metrics)
         loader = Loader(
             _backend_options(config),
             self._threads,
@@ -64,11 +86,16 @@ class Server:
             self._metrics,
             per_model_batching=config.enable_per_model_batching_parameters,
         )
-        self._manager = Manager(loader.load, _manager_options(config), publish=self._publish)
+        self._manager = Manager(warmup.after(loader.load), _manager_options(config), publish=self._publish)
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire)
+        self._records = RecordWriter(self._metrics)
+        self._request_logger = RequestLogger(
+            self._records, config.saved_model_tags.split(","), changed=self._publish_again
+        )
         self._models = Configuration(
             self._manager,
             self._source,
+            self._request_logger.prepare,
             labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
         )
         self._config_poll = ConfigPoll(
@@ -76,10 +103,10 @@ class Server:
         )
         self._model_service = ModelService(self._manager, self._models.apply)
         self._health = HealthService()
-        services = (
-            PredictionService(self._manager, as_content=config.enable_serialization_as_tensor_content).service,
-            self._model_service.service,
-        )
+        self._profiler = ProfilerService()
+        prediction = make_prediction(self._manager)
+        self._rest = self._rest_transport(prediction)
+        services = (self._request_logger.logged(prediction.service), self._model_service.service)
         self._transport = make_transport(self._transport_name, self._endpoint(services))
 
     async def start(self) -> int:
@@ -98,20 +125,27 @@ class Server:
             log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
         if self._config.grpc_socket_path:
             log.info("Running gRPC ModelServer at UNIX socket %s ...", self._config.grpc_socket_path)
+        if self._rest is not None:
+            await self._rest.start()
         return port
 
     async def stop(self) -> None:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
         self._health.draining()
         self._manager.let_go()
-        await self._transport.stop(self._config.drain_seconds)
+        stopping = [self._transport.stop(self._config.drain_seconds)]
+        if self._rest is not None:
+            stopping.append(self._rest.stop(self._config.drain_seconds))
+        await asyncio.gather(*stopping)
+        await self._profiler.close()
         await asyncio.to_thread(self._free)
 
     def _endpoint(self, services: Sequence[Service]) -> Endpoint:
         config = self._config
         health = (self._health,) if config.enable_grpc_healthcheck_service else ()
         names = [service.name for service in services] + [servicer.name for servicer in health]
-        servicers = (ReflectionService(names), *health)
+        profiler = (self._profiler,) if config.enable_profiler else ()
+        servicers = (ReflectionService(names), *health, *profiler)
         return Endpoint(
             addresses(config),
             services,
@@ -123,8 +157,34 @@ class Server:
             credentials=credentials(config),
         )
 
+    def _rest_transport(self, prediction: PredictionService) -> "RestTransport | None":
+        config = self._config
+        if not config.rest_api_port:
+            return None
+        # Imported here: a server without REST need not wait for what it stands on.
+        from headrace_server.services.rest import RestOptions
+        from headrace_server.transports.rest import RestTransport
+
+        timeout = config.rest_api_timeout_in_ms
+        options = RestOptions(
+            timeout=timeout / 1e3 if timeout > 0 else None,
+            cors=config.rest_api_enable_cors_support,
+            pages=self._pages,
+            observe=self._metrics.rest_call,
+        )
+        return RestTransport(config, prediction, self._model_service, options)
+
     def _publish(self, serving: Serving) -> None:
-        self._transport.publish(serving)
+        self._serving = serving
+        self._publish_again()
+
+    def _publish_again(self) -> None:
+        """Lets the transport answer for models whose calls nobody else has to see."""
+        seen = self._config.enable_signature_method_name_check
+        with self._publishing:
+            self._transport.publish(
+                {name: own for name, own in self._serving.items() if not seen and not self._request_logger.logs(name)}
+            )
 
     def _free(self) -> None:
         self._config_poll.stop()
@@ -132,10 +192,15 @@ class Server:
         self._source.stop()
         self._manager.stop()
         self._threads.close()
+        self._records.stop()
 
 
 def _check(config: Config) -> None:
-    """TF Serving: server.cc and server_core.cc have these texts."""
+    """TF Serving: server.cc and server_core.cc have the texts about its own flags."""
+    if config.port not in _PORTS:
+        raise invalid(f"--port={config.port} is none: a port is 0 (any that is free) to 65535")
+    if not 0 <= config.drain_seconds < inf:
+        raise invalid(f"--drain_seconds={config.drain_seconds} is no time to wait")
     if config.use_alts_credentials and config.ssl_config_file:
         raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
     if not config.model_base_path and not config.model_config_file:
@@ -193,12 +258,24 @@ def _batching(config: Config) -> Options:
     return read_batching_parameters(config.batching_parameters_file)
 
 
+def _warmup_options(config: Config) -> WarmupOptions:
+    return WarmupOptions(
+        requests=config.enable_model_warmup,
+        iterations=max(1, config.num_request_iterations_for_warmup),
+        synthetic=config.enable_model_warmup and config.enable_synthetic_warmup,
+    )
+
+
 def _backend_options(config: Config) -> BackendOptions:
     return BackendOptions(
         intra_op_threads=config.tensorflow_intra_op_parallelism or config.tensorflow_session_parallelism,
         inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
         providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
         cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
+        saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
+        prefer_tflite_model=config.prefer_tflite_model,
+        tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),
+        relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
     )
 
 

@@ -174,6 +174,18 @@ class TestTheCallOfAThread:
     def test_is_one_for_all_tasks_of_a_burst(self, loop: CountingLoop) -> None:
         assert self.calls_after(loop, [5e-6, 5e-6, 5e-6], tasks=10) == [1, 1, 1]
 
+    def test_comes_to_every_scheduler(self, loop: CountingLoop, delivery: LoopDelivery) -> None:
+        # They may have threads of their own, which no other's call reaches.
+        sinks = [Sink(), Sink()]
+
+        async def submit() -> None:
+            for sink in sinks:
+                delivery.submit(sink, a_task())
+            await asyncio.sleep(0)
+
+        loop.run_until_complete(submit())
+        assert [sink.calls for sink in sinks] == [1, 1]
+
     def test_does_not_come_for_a_task_that_needs_none(self, loop: CountingLoop, delivery: LoopDelivery) -> None:
         sink = Sink(wanted=False)
 

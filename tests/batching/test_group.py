@@ -3,10 +3,11 @@
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headrace_batching import Options, Priority, QueueFull, Task
-from headrace_batching.group import Group
+from headrace_batching.group import MAX_BATCH_BYTES, Group
 
 
 def a_task(rows: int, *, deadline: float | None = None, priority: Priority = Priority.NORMAL) -> Task:
@@ -115,6 +116,30 @@ def test_keeps_order_and_fills_no_hole() -> None:
     group = filled(a_group(max_batch_size=4), a_task(3), a_task(2), a_task(1))
 
     assert batches_of(group) == [[3], [2, 1]]
+
+
+def a_wide_task(row_bytes: int, rows: int = 1) -> Task:
+    """A task whose few bytes stand for many."""
+    return Task({"x": np.broadcast_to(np.uint8(7), (rows, row_bytes))}, lambda _: None, rows=rows)
+
+
+def test_a_batch_writes_out_no_more_bytes_than_it_may() -> None:
+    third = MAX_BATCH_BYTES // 3
+    group = filled(a_group(), *[a_wide_task(third) for _ in range(7)])
+
+    assert batches_of(group) == [[1, 1, 1], [1, 1, 1], [1]]
+
+
+def test_a_row_counts_as_the_widest_that_it_may_be_padded_to() -> None:
+    group = filled(a_group(), a_wide_task(1), a_wide_task(1), a_wide_task(MAX_BATCH_BYTES // 2), a_wide_task(1))
+
+    assert batches_of(group) == [[1, 1], [1, 1]]
+
+
+def test_a_task_too_wide_for_company_runs_alone() -> None:
+    group = filled(a_group(), a_wide_task(MAX_BATCH_BYTES + 1), a_wide_task(1))
+
+    assert batches_of(group) == [[1], [1]]
 
 
 def test_is_full_once_the_next_task_did_not_fit() -> None:

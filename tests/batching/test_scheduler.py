@@ -1,6 +1,8 @@
 """The scheduler on real threads, with a real function."""
 
 import sys
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -62,6 +64,10 @@ def doubled(inputs: Arrays) -> Arrays:
 def result(future: "Future[Arrays]") -> list[float]:
     outputs: list[float] = future.result(WAIT)["y"].tolist()
     return outputs
+
+
+def wait_for(event: Event) -> None:
+    assert event.wait(WAIT / 2)
 
 
 class Gate:
@@ -429,6 +435,13 @@ class TestReports:
         assert 0 < first.ran < WAIT
         assert 0 < second.waited < WAIT
 
+    def test_do_not_keep_answers_waiting(self, threads: BatchThreads) -> None:
+        answered = Event()
+        scheduler = Scheduler(threads, doubled, Options(), observe=lambda _: wait_for(answered))
+
+        assert scheduler.call(row(1)).result(WAIT)["y"] == [2]
+        answered.set()
+
     def test_say_that_it_failed(self, threads: BatchThreads) -> None:
         reports: list[BatchReport] = []
 
@@ -446,3 +459,17 @@ class TestReports:
         scheduler.close()
 
         assert [(report.tasks, report.failed) for report in reports[1:]] == [(2, True), (1, True), (1, False)]
+
+
+class TestMemory:
+    def test_an_idle_thread_keeps_no_arrays(self, threads: BatchThreads) -> None:
+        scheduler = Scheduler(threads, doubled, Options())
+        inputs = row(1)
+        seen = weakref.ref(inputs["x"])
+        assert result(scheduler.call(inputs)) == [2]
+        del inputs
+
+        end = time.monotonic() + WAIT
+        while seen() is not None and time.monotonic() < end:
+            Event().wait(0.001)
+        assert seen() is None

@@ -98,6 +98,18 @@ def test_many_values_are_read_as_few_are(dtype: str, field: str, count: int) -> 
     np.testing.assert_array_equal(array, expected.astype(array.dtype))
 
 
+@pytest.mark.parametrize(("dtype", "field"), [("DT_FLOAT", "float_val"), ("DT_DOUBLE", "double_val")])
+def test_many_values_are_aligned(dtype: str, field: str) -> None:
+    # A dimension's name moves the values through the message byte by byte.
+    values: Any = {field: [1.5] * 1000}
+    for length in range(16):
+        proto = tensor(dtype, **values)
+        proto.tensor_shape.dim.add(size=1000, name="n" * length)
+        array = to_array(proto)
+        assert array.flags.aligned
+        assert (array == 1.5).all()
+
+
 def test_many_values_are_found_among_other_fields() -> None:
     values = np.arange(500, dtype=np.float32)
     proto = tensor("DT_FLOAT", [500], float_val=values, int_val=[1, 2], string_val=[b"x"] * 100, version_number=9)

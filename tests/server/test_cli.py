@@ -13,13 +13,12 @@ from threading import Timer
 import pytest
 
 from headrace_server.cli import main
-from headrace_server.flags import FLAGS, NOT_YET
+from headrace_server.flags import FLAGS
 from tests.models import linear
 
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 PATIENCE = 30.0  # seconds: far more than it ever takes
 
-SUPPORTED = sorted(set(FLAGS) - NOT_YET)
 
 # Its main.cc.
 TF_SERVING_FLAGS = frozenset(
@@ -116,9 +115,9 @@ def line_with(process: "subprocess.Popen[str]", words: str) -> str:
 
 class TestHelp:
     def test_every_field_with_a_help_text_is_a_flag_and_nothing_else_is(self, help_text: str) -> None:
-        assert set(re.findall(r"^ +(?:-h, )?--(\w+)", help_text, re.MULTILINE)) == {"help", *SUPPORTED}
+        assert set(re.findall(r"^ +(?:-h, )?--(\w+)", help_text, re.MULTILINE)) == {"help", *FLAGS}
 
-    @pytest.mark.parametrize("name", SUPPORTED)
+    @pytest.mark.parametrize("name", sorted(FLAGS))
     def test_every_flag_is_shown_with_what_it_does_and_its_default(self, name: str, help_text: str) -> None:
         default = FLAGS[name].default
         shown = str(default).lower() if isinstance(default, bool) else default or (default == 0 and "0") or "none"
@@ -157,12 +156,6 @@ class TestFlags:
 
     def test_a_part_of_a_name_is_not_a_flag(self, shell: Shell) -> None:
         assert shell.refused("--model_base=m").startswith("unknown flag --model_base")
-
-    @pytest.mark.parametrize("name", sorted(NOT_YET))
-    def test_one_of_tf_serving_that_is_still_to_come(self, shell: Shell, name: str) -> None:
-        assert shell.refused(f"--{name}=1") == (
-            f"--{name} is a flag of TensorFlow Serving that this version does not support yet"
-        )
 
     def test_every_flag_of_tf_serving_is_one_of_ours(self) -> None:
         assert set(FLAGS) > TF_SERVING_FLAGS - {"version"}
@@ -231,6 +224,18 @@ class TestCannotStart:
         said = shell.not_started(f"--model_base_path={tmp_path}", "--grpc_channel_arguments=a=1,grpc.keepalive")
 
         assert said == ("INVALID_ARGUMENT: --grpc_channel_arguments: 'grpc.keepalive' is not of the form key=value")
+
+    @pytest.mark.parametrize("port", [-1, 65536, 70000])
+    def test_a_port_that_is_none(self, shell: Shell, tmp_path: Path, port: int) -> None:
+        said = shell.not_started(f"--model_base_path={tmp_path}", f"--port={port}")
+
+        assert said == f"INVALID_ARGUMENT: --port={port} is none: a port is 0 (any that is free) to 65535"
+
+    @pytest.mark.parametrize("seconds", ["-1.0", "nan", "inf"])
+    def test_a_drain_of_no_length(self, shell: Shell, tmp_path: Path, seconds: str) -> None:
+        said = shell.not_started(f"--model_base_path={tmp_path}", f"--drain_seconds={seconds}")
+
+        assert said == f"INVALID_ARGUMENT: --drain_seconds={seconds} is no time to wait"
 
     def test_a_transport_that_does_not_exist(self, shell: Shell, tmp_path: Path) -> None:
         assert "'pigeon'" in shell.not_started(f"--model_base_path={tmp_path}", "--transport=pigeon")

@@ -22,7 +22,6 @@ from headrace_server.config import Config
         ("num_load_threads", 0),
         ("num_unload_threads", 0),
         ("max_num_load_retries", 5),
-        ("load_retry_interval_micros", 60_000_000),
         ("allow_version_labels_for_unavailable_models", False),
         ("enable_per_model_batching_parameters", False),
         ("tensorflow_session_parallelism", 0),
@@ -36,6 +35,20 @@ def test_a_default_is_that_of_tf_serving(name: str, default: object) -> None:
     value = getattr(Config(), name)
 
     assert (value, type(value)) == (default, type(default))
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [
+        ("enable_batching", True, False),
+        ("enable_grpc_healthcheck_service", True, False),
+        ("load_retry_interval_micros", 1_000_000, 60_000_000),
+    ],
+)
+def test_a_default_of_our_own_stands_beside_that_of_tf_serving(name: str, ours: object, theirs: object) -> None:
+    field = next(field for field in fields(Config) if field.name == name)
+
+    assert (field.default, field.metadata["tensorflow"]) == (ours, theirs)
 
 
 def test_batching_is_on_unless_told_otherwise() -> None:

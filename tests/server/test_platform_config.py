@@ -102,6 +102,7 @@ def test_a_platform_file_goes_before_the_flags(tmp_path: Path) -> None:
         ({"tensorflow_intra_op_parallelism": 7}, (7, 3)),
         ({"tensorflow_inter_op_parallelism": 7}, (2, 7)),
         ({"tensorflow_session_parallelism": 7}, (7, 7)),
+        ({"tensorflow_session_parallelism": 7, "tensorflow_intra_op_parallelism": 5}, (5, 7)),
     ],
 )
 def test_flags_go_before_a_session_file(tmp_path: Path, flags: dict[str, int], threads: tuple[int, int]) -> None:

@@ -1,16 +1,26 @@
 """Tells from a version's files which backend it wants, and imports that one only."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from headrace_protos import Code
 from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.errors import LoadError
 
+PYTHON_FILE = "model.py"
+TFLITE_FILE = "model.tflite"
+SESSION_BUNDLE_FILE = "export.meta"
 ONNX_FILE = "model.onnx"
+SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+
+Load = Callable[[Path, BackendOptions], Backend]
 
 
 def load(version: Path, options: BackendOptions) -> Backend:
     """Loads the model in a version's folder.
+
+    Of several models there, `model.py` goes first, since it may use the others itself; then a `model.tflite` that is
+    preferred, `model.onnx`, and the SavedModel.
 
     Args:
         version: The folder `<base path>/<version>`.
@@ -20,15 +30,61 @@ def load(version: Path, options: BackendOptions) -> Backend:
         LoadError: NOT_FOUND where no file is one that a backend knows; FAILED_PRECONDITION where its runtime is not
             installed; INVALID_ARGUMENT and others where the runtime refuses it.
     """
-    model = version / ONNX_FILE
-    if not model.is_file():
-        message = f"{version} holds no model: expected a file called {ONNX_FILE}"
-        raise LoadError(Code.NOT_FOUND, message)
+    if _holds(version, PYTHON_FILE):
+        return _load_python(version / PYTHON_FILE, options)
+    if options.prefer_tflite_model and _holds(version, TFLITE_FILE):
+        return _load(_load_tflite, version / TFLITE_FILE, options, needs=("ai_edge_litert", "LiteRT", "tflite"))
+    if _holds(version, ONNX_FILE):
+        return _load(_load_onnx, version / ONNX_FILE, options, needs=("onnxruntime", "ONNX Runtime", "cpu"))
+    if _holds(version, SESSION_BUNDLE_FILE):
+        # TF Serving: session_bundle_util.cc has this text and the next.
+        raise LoadError(Code.UNIMPLEMENTED, "Session Bundle is deprecated and removed.")
+    if _holds(version, *SAVED_MODEL_FILES):
+        return _load(_load_saved_model, version, options, needs=("tensorflow", "TensorFlow", "tensorflow"))
+    message = (
+        "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+        f"`{SAVED_MODEL_FILES[0]}`)\nSpecified file path: {version}\n"
+        f"It holds no {ONNX_FILE} and no {PYTHON_FILE} either, nor a {TFLITE_FILE} with --prefer_tflite_model."
+    )
+    raise LoadError(Code.NOT_FOUND, message)
+
+
+def _holds(version: Path, *names: str) -> bool:
+    return any((version / name).is_file() for name in names)
+
+
+def _load(load_model: Load, model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> Backend:
+    """Loads with a runtime that may not be installed: its package, its name, and the extra that brings it."""
+    package, runtime, extra = needs
     try:
-        from headrace_server.backends.onnxruntime_impl import load_onnx
+        return load_model(model, options)
     except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
+        if error.name != package:
             raise
-        message = f"{model} needs ONNX Runtime, which is not installed: pip install 'headrace[cpu]'"
+        message = f"{model} needs {runtime}, which is not installed: pip install 'headrace[{extra}]'"
         raise LoadError(Code.FAILED_PRECONDITION, message) from error
+
+
+def _load_onnx(model: Path, options: BackendOptions) -> Backend:
+    from headrace_server.backends.onnxruntime_impl import load_onnx
+
     return load_onnx(model, options)
+
+
+def _load_saved_model(model: Path, options: BackendOptions) -> Backend:
+    from headrace_server.backends.savedmodel_impl import load_saved_model
+
+    return load_saved_model(model, options)
+
+
+def _load_tflite(model: Path, options: BackendOptions) -> Backend:
+    from headrace_server.backends.tflite_impl import load_tflite
+
+    return load_tflite(model, options)
+
+
+def _load_python(model: Path, options: BackendOptions) -> Backend:
+    from headrace_server.backends.callable_impl import load_python
+
+    del options  # it has no runtime but Python
+    return load_python(model)

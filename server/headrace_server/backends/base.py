@@ -1,11 +1,12 @@
 """The Backend protocol: what a runtime owes to whoever serves a model with it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from headrace_batching.task import Arrays
 from headrace_server.backends.signature import Signature
+from headrace_server.model_options import SignatureOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +18,23 @@ class BackendOptions:
         inter_op_threads: Operators at once; 0 lets the runtime choose.
         providers: ONNX Runtime's execution providers, the preferred one first.
         cpu_memory_arena: Whether ONNX Runtime keeps the memory that it has used once.
+        saved_model_tags: Which of a SavedModel's graphs is wanted: the one with exactly these tags.
+        prefer_tflite_model: Whether a version's `model.tflite` goes before its SavedModel.
+        tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
+        relaxed_shapes_limit: The largest model, in bytes on disk, that may be loaded once more without its declared
+            shapes; 0 for none.
+        signatures: What `model.toml` says of this model's signatures, by name.
     """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     cpu_memory_arena: bool = True
+    saved_model_tags: tuple[str, ...] = ("serve",)
+    prefer_tflite_model: bool = False
+    tflite_interpreters: int = 1
+    relaxed_shapes_limit: int = 64 << 20
+    signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -46,3 +58,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the model's memory."""
+
+
+@runtime_checkable
+class Relaxable(Protocol):
+    """A backend whose runtime refuses shapes other than the declared ones, though the operators might take them."""
+
+    def relaxed(self) -> Backend:
+        """The same model with no shapes declared, which takes as long as a load. Called once; closed with this one.
+
+        Raises:
+            ServingError: There is none, so that the declared shapes are the only ones.
+        """

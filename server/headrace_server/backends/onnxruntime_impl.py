@@ -2,7 +2,7 @@
 
 import ctypes
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,27 +16,13 @@ from headrace_protos import Code, DataType
 from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import has_batch_axis
-from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from headrace_server.backends.onnx_shapes import without_shapes
+from headrace_server.backends.onnx_signatures import signatures_of
+from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
 log = logging.getLogger(__name__)
 
-_DTYPES: dict[str, DataType] = {
-    "tensor(float)": DataType.DT_FLOAT,
-    "tensor(double)": DataType.DT_DOUBLE,
-    "tensor(float16)": DataType.DT_HALF,
-    "tensor(bfloat16)": DataType.DT_BFLOAT16,
-    "tensor(int8)": DataType.DT_INT8,
-    "tensor(int16)": DataType.DT_INT16,
-    "tensor(int32)": DataType.DT_INT32,
-    "tensor(int64)": DataType.DT_INT64,
-    "tensor(uint8)": DataType.DT_UINT8,
-    "tensor(uint16)": DataType.DT_UINT16,
-    "tensor(uint32)": DataType.DT_UINT32,
-    "tensor(uint64)": DataType.DT_UINT64,
-    "tensor(bool)": DataType.DT_BOOL,
-    "tensor(string)": DataType.DT_STRING,
-}
 _ONNX_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 # ONNX Runtime's own codes (OrtErrorCode) that have a canonical one; any other is INTERNAL.
@@ -58,58 +44,132 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     """
     try:
         _check_providers(options.providers)
-        session = ort.InferenceSession(
-            str(model), sess_options=_session_options(options), providers=list(options.providers)
-        )
-        backend = OnnxBackend(session, _signature(session))
+        files = _files(model.parent)
+        session = _session(str(model), options, _session_options(options))
+        signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
     except ServingError as error:
         raise LoadError(error.code, f"{model}: {error.message}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
         raise LoadError(_code_of(error), f"{model} cannot be loaded: {error}") from error
-    if not backend.signatures[DEFAULT_SIGNATURE].batched:
+    if not all(signature.batched for signature in signatures.values()):
         log.warning(
             "%s has no batch axis (a first dimension that varies, in every input and output): "
             "its requests run one by one",
             model,
         )
-    return backend
+    return OnnxBackend(session, signatures, partial(_load_relaxed, model, files, signatures, options))
+
+
+def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
+    backend = OnnxBackend(session, signatures)
+    return {
+        name: replace(
+            signature,
+            batched=has_batch_axis(
+                signature.inputs, signature.outputs, partial(backend.run, name, outputs=signature.every_output)
+            ),
+        )
+        for name, signature in signatures.items()
+    }
+
+
+def _session(model: str | bytes, options: BackendOptions, session_options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(model, sess_options=session_options, providers=list(options.providers))
+
+
+def _load_relaxed(
+    model: Path, files: dict[str, tuple[int, int]], signatures: Mapping[str, Signature], options: BackendOptions
+) -> "OnnxBackend":
+    size = sum(size for size, _ in files.values())
+    if size > options.relaxed_shapes_limit:
+        message = f"{model} is not loaded once more for other shapes: {size} bytes > {options.relaxed_shapes_limit}"
+        raise LoadError(Code.FAILED_PRECONDITION, message)
+    if _files(model.parent) != files:
+        message = f"{model} is not loaded once more for other shapes: its folder has changed since it was loaded"
+        raise LoadError(Code.FAILED_PRECONDITION, message)
+    session_options = _session_options(options)
+    session_options.log_severity_level = 4  # what its operators refuse is the caller's fault, and nothing to log
+    session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.parent))
+    try:
+        return OnnxBackend(_session(without_shapes(model.read_bytes()), options, session_options), signatures)
+    except Exception as error:
+        raise LoadError(_code_of(error), f"{model} cannot be loaded without its declared shapes: {error}") from error
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """The size in bytes and the time of the last change, in ns, of each file of a model, by name."""
+    stats = {file.name: file.stat() for file in folder.iterdir() if file.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 class OnnxBackend:
-    """One ONNX model in one session, with one signature: the graph's inputs and outputs."""
+    """One ONNX model in one session, with the signatures that its graph serves.
 
-    def __init__(self, session: ort.InferenceSession, signature: Signature) -> None:
+    Args:
+        session: The model.
+        signatures: By name; each names tensors of its graph.
+        load_relaxed: Loads the same model without its declared shapes; None where that is this one.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        signatures: Mapping[str, Signature],
+        load_relaxed: Callable[[], "OnnxBackend"] | None = None,
+    ) -> None:
         self._session: ort.InferenceSession | None = session
-        specs = [*signature.inputs.values(), *signature.outputs.values()]
+        self._signatures = signatures
+        self._load_relaxed = load_relaxed
+        self._relaxed: OnnxBackend | None = None
+        self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
+        specs = [spec for s in signatures.values() for spec in (*s.inputs.values(), *s.outputs.values())]
         # These two ask for more than `session.run` can do with an array as it is.
-        self._strings = [alias for alias, spec in signature.inputs.items() if spec.dtype == DataType.DT_STRING]
+        self._strings = any(spec.dtype == DataType.DT_STRING for spec in specs)
         self._bfloat16 = any(spec.dtype == DataType.DT_BFLOAT16 for spec in specs)
-        run = partial(self.run, DEFAULT_SIGNATURE, outputs=signature.every_output)
-        self._signature = replace(signature, batched=has_batch_axis(signature.inputs, signature.outputs, run))
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """`serving_default` alone."""
-        return {DEFAULT_SIGNATURE: self._signature}
+        """`serving_default`, and those that its metadata or an operator name."""
+        return self._signatures
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Runs the session; its outputs are views of ONNX Runtime's memory, freed with the last of them."""
-        del signature  # there is one
         session = self._session
         if session is None:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
+        declared = self._signatures[signature]
         if self._strings:
-            inputs = {**inputs, **{alias: _text(alias, inputs[alias]) for alias in self._strings}}
+            inputs = {alias: _text(alias, array) if array.dtype == object else array for alias, array in inputs.items()}
+        names = outputs
+        if signature in self._renamed:
+            inputs = {declared.inputs[alias].name: array for alias, array in inputs.items()}
+            names = [declared.outputs[alias].name for alias in outputs]
         try:
-            if self._bfloat16:
-                return _run_ort_values(session, inputs, outputs)
-            return dict(zip(outputs, session.run(outputs, inputs), strict=True))
+            run = _run_ort_values if self._bfloat16 else ort.InferenceSession.run
+            return dict(zip(outputs, run(session, names, inputs), strict=True))
         except Exception as error:
             raise ServingError(_code_of(error), str(error)) from error
 
+    def relaxed(self) -> "OnnxBackend":
+        """The same model in a second session, in which no shape is declared.
+
+        Raises:
+            LoadError: The model is larger than may be loaded twice, or ONNX Runtime refuses it so.
+        """
+        if self._load_relaxed is None:
+            return self
+        self._relaxed = self._load_relaxed()
+        return self._relaxed
+
     def close(self) -> None:
-        """Frees the session; arrays that it gave out stay valid."""
+        """Frees the sessions; arrays that they gave out stay valid."""
         self._session = None
+        if self._relaxed is not None:
+            self._relaxed.close()
+
+
+def _is_renamed(signature: Signature) -> bool:
+    return any(alias != spec.name for alias, spec in (*signature.inputs.items(), *signature.outputs.items()))
 
 
 def _session_options(options: BackendOptions) -> ort.SessionOptions:
@@ -131,20 +191,6 @@ def _check_providers(wanted: Sequence[str]) -> None:
             raise ServingError(Code.FAILED_PRECONDITION, message)
 
 
-def _signature(session: ort.InferenceSession) -> Signature:
-    inputs = {arg.name: _spec(arg) for arg in session.get_inputs()}
-    outputs = {arg.name: _spec(arg) for arg in session.get_outputs()}
-    return Signature(inputs, outputs)
-
-
-def _spec(arg: ort.NodeArg) -> TensorSpec:
-    if arg.type not in _DTYPES:
-        raise invalid(f"{arg.name!r} is a {arg.type}, which a tensor cannot carry")
-    shape = tuple(size if isinstance(size, int) else None for size in arg.shape)
-    dims = tuple(size if isinstance(size, str) else "" for size in arg.shape)
-    return TensorSpec(arg.name, _DTYPES[arg.type], shape, dims)
-
-
 def _text(alias: str, array: Array) -> Array:
     """Strings as ONNX Runtime takes them: it would give a bytes object its Python spelling."""
     try:
@@ -154,11 +200,10 @@ def _text(alias: str, array: Array) -> Array:
     return np.array(text, dtype=object).reshape(array.shape)
 
 
-def _run_ort_values(session: ort.InferenceSession, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+def _run_ort_values(session: ort.InferenceSession, outputs: Sequence[str], inputs: Arrays) -> list[Array]:
     """A run whose arrays numpy alone has no dtype for."""
-    feed = {alias: _ort_value(array) for alias, array in inputs.items()}
-    values = session.run_with_ort_values(outputs, feed)
-    return {alias: _array(value) for alias, value in zip(outputs, values, strict=True)}
+    feed = {name: _ort_value(array) for name, array in inputs.items()}
+    return [_array(value) for value in session.run_with_ort_values(outputs, feed)]
 
 
 def _ort_value(array: Array) -> ort.OrtValue:

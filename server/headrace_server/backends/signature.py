@@ -1,19 +1,21 @@
 """The named, typed, shaped inputs and outputs of one entry of a model, and the checks of a request's."""
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_protos import Code, DataType
+from headrace_protos import Code, DataType, SignatureDef
 from headrace_protos.tensor import dtype_name, dtype_of, enum_of
 from headrace_server.errors import ServingError, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
 PREDICT_METHOD = "tensorflow/serving/predict"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
 
 
 @dataclass(frozen=True)
@@ -43,26 +45,28 @@ class TensorSpec:
         inner = tuple(size for size in self.shape[1:] if size is not None)
         return inner if len(inner) == len(self.shape) - 1 else None
 
-    def check(self, array: Array, position: int) -> None:
-        """Compares an array's dtype, rank and dimensions with what is declared.
+    def check_dtype(self, array: Array, position: int) -> None:
+        """Compares an array's dtype with what is declared.
 
         Raises:
-            ServingError: INVALID_ARGUMENT. The dtype's text is TensorFlow's, the others are ONNX Runtime's.
+            ServingError: INVALID_ARGUMENT, in TensorFlow's words.
         """
         if array.dtype != self.array_dtype:
             got = dtype_name(enum_of(array.dtype))
             raise invalid(f"Expects arg[{position}] to be {dtype_name(self.dtype)} but {got} is provided")
+
+    def misfit(self, array: Array) -> str:
+        """How an array's shape differs from what is declared, in ONNX Runtime's words; empty where it does not."""
         if not self.shape:
-            return  # ONNX Runtime describes an unknown rank as it does a scalar, and takes any shape for either
+            return ""  # ONNX Runtime describes an unknown rank as it does a scalar, and takes any shape for either
         if array.ndim != len(self.shape):
-            raise invalid(f"Invalid rank for input: {self.name} Got: {array.ndim} Expected: {len(self.shape)}")
+            return f"Invalid rank for input: {self.name} Got: {array.ndim} Expected: {len(self.shape)}"
         if array.shape[1:] == self.fixed and self.shape[0] is None:
-            return
+            return ""
         pairs = zip(array.shape, self.shape, strict=True)
         wrong = [(i, got, want) for i, (got, want) in enumerate(pairs) if want is not None and got != want]
-        if wrong:
-            where = "; ".join(f"index: {i} Got: {got} Expected: {want}" for i, got, want in wrong)
-            raise invalid(f"Got invalid dimensions for input: {self.name} for the following indices {where}")
+        where = "; ".join(f"index: {i} Got: {got} Expected: {want}" for i, got, want in wrong)
+        return f"Got invalid dimensions for input: {self.name} for the following indices {where}" if wrong else ""
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,24 @@ class Signature:
         outputs: By alias.
         method_name: TF Serving: which calls it is meant for.
         batched: Whether axis 0 of all inputs is the batch.
+        any_shape: Whether the runtime takes whatever shape the operators take, as TF Serving's does: none is compared
+            with its declaration.
+        definition: What GetModelMetadata answers, where the model's file has it word for word.
+        defaults: Arrays for inputs that a Predict may leave out, by alias.
+        features: Whether the inputs are features of tf.Examples, each under its alias, to be taken out of them before
+            the model runs; otherwise the one input `inputs` takes Examples as they are, and the graph does it.
+        labels: The classes of `scores`, by index, for a model that does not put them out; else empty.
     """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     method_name: str = PREDICT_METHOD
     batched: bool = False
+    any_shape: bool = False
+    definition: SignatureDef | None = None
+    defaults: Arrays = field(default_factory=dict)
+    features: bool = False
+    labels: tuple[str, ...] = ()
 
     @cached_property
     def every_output(self) -> tuple[str, ...]:
@@ -89,7 +105,7 @@ class Signature:
     @cached_property
     def one_shape(self) -> bool:
         """Whether all that passes the check has the same shape beyond axis 0."""
-        return all(spec.fixed is not None for spec in self.inputs.values())
+        return not self.any_shape and all(spec.fixed is not None for spec in self.inputs.values())
 
     def check_names(self, aliases: Collection[str]) -> None:
         """Compares a request's input aliases with the signature's.
@@ -97,7 +113,7 @@ class Signature:
         Raises:
             ServingError: INVALID_ARGUMENT. TF Serving: predict_util.cc has the texts and their order.
         """
-        if len(aliases) != len(self.inputs):
+        if len(aliases) > len(self.inputs) or (len(aliases) < len(self.inputs) and not self.defaults):
             asked, declared = set(aliases), set(self.inputs)
             raise invalid(
                 f"input size does not match signature: {len(asked)}!={len(declared)} "
@@ -105,12 +121,28 @@ class Signature:
                 f"Missing but required: {_braced(declared - asked)}."
             )
         for alias, spec in self.inputs.items():
-            if alias not in aliases:
+            if alias not in aliases and alias not in self.defaults:
                 raise invalid(
                     f"Signature input alias: {alias}(feed name: {spec.name}) not found in request and no default value "
                     f"provided. Inputs expected to be in the request {_braced(aliases)}, "
-                    "or default input alias set: "
+                    f"or default input alias set: {','.join(sorted(self.defaults))}"
                 )
+
+    def complete(self, arrays: Arrays) -> Arrays:
+        """A request's arrays, whose names have been checked, with the default of each input that is missing.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, one is for no input. TF Serving: after all of them have been decoded.
+        """
+        if not self.defaults:
+            return arrays
+        used = [alias for alias in self.inputs if alias in arrays]
+        if len(used) != len(arrays):
+            raise invalid(
+                f"Inputs contains invalid name. Used request inputs: {','.join(sorted(used))}, "
+                f"request input: {','.join(sorted(arrays))}"
+            )
+        return {**self.defaults, **arrays}
 
     def check_outputs(self, output_filter: Sequence[str]) -> tuple[str, ...]:
         """The outputs that a request wants, in the signature's order: those it names, or all.
@@ -130,21 +162,29 @@ class Signature:
                 raise invalid(f"duplicate output tensor alias: {alias}")
         return tuple(alias for alias in self.outputs if alias in output_filter)
 
-    def check_arrays(self, arrays: Arrays) -> None:
+    def check_arrays(self, arrays: Arrays) -> str:
         """Compares every array with its declaration; the names have been checked.
 
+        Returns:
+            How the first shape that is not as declared differs, for the model to judge; empty where none does.
+
         Raises:
-            ServingError: INVALID_ARGUMENT.
+            ServingError: INVALID_ARGUMENT, a dtype is not as declared.
         """
+        misfit = ""
         for position, (alias, spec) in enumerate(self.inputs.items()):
-            spec.check(arrays[alias], position)
+            array = arrays[alias]
+            spec.check_dtype(array, position)
+            if not self.any_shape:
+                misfit = misfit or spec.misfit(array)
+        return misfit
 
     def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
-        """What must be equal for two checked requests to share a batch; dtypes and ranks are equal already."""
+        """What must be equal for two checked requests to share a batch; their dtypes are equal already."""
         if self.one_shape:
             return ()
         if pad:
-            return tuple(None if arrays[alias].size else arrays[alias].shape[1:] for alias in self.inputs)
+            return tuple(a.ndim if a.size else a.shape[1:] for a in map(arrays.__getitem__, self.inputs))
         return tuple(arrays[alias].shape[1:] for alias in self.inputs)
 
 

@@ -1,8 +1,7 @@
 """The models to serve, as they were last configured, and how one configuration follows another."""
 
-import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from threading import Lock
 
@@ -15,7 +14,7 @@ from headrace_server.models.model import VersionStatus
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
 
-log = logging.getLogger(__name__)
+PrepareLogging = Callable[[Iterable[ModelConfigMessage]], Callable[[], None]]
 
 PLATFORM = "tensorflow"
 
@@ -28,12 +27,21 @@ class Configuration:
     Args:
         manager: Loads what the source finds, and has the labels.
         source: Is told of the models.
+        prepare_logging: Checks what is to be logged of each model, and returns what makes it so.
         labels_to_unavailable: As `Manager.assign_labels` has it.
     """
 
-    def __init__(self, manager: Manager, source: Source, *, labels_to_unavailable: bool = False) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        source: Source,
+        prepare_logging: PrepareLogging,
+        *,
+        labels_to_unavailable: bool = False,
+    ) -> None:
         self._manager = manager
         self._source = source
+        self._prepare_logging = prepare_logging
         self._labels_to_unavailable = labels_to_unavailable
         self._lock = Lock()
         self._current = ModelServerConfig()
@@ -69,15 +77,17 @@ class Configuration:
             self._wait(added, since, "model(s)")
 
     def _accept(self, config: ModelServerConfig) -> list[ModelConfig]:
-        """Checks a configuration in TF Serving's order, and assigns its labels."""
+        """Checks a configuration in TF Serving's order, assigns its labels, and begins to log what it says."""
         self._check_transition(config)
         listed = config.model_config_list.config
         check_models(listed)
         self._check_platforms(listed)
         models = [_model(model) for model in listed]
+        use_logging = self._prepare_logging(listed)
         self._current = config  # also where its labels are refused, as in TF Serving
         labels = {model.name: dict(model.version_labels) for model in listed}
         self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)
+        use_logging()
         return models
 
     def _check_transition(self, config: ModelServerConfig) -> None:

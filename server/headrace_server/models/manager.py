@@ -124,7 +124,8 @@ class Manager:
             for model in self._models.values():
                 model.aspire({})
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         """Says which versions of a model should be served, from now on. Any thread."""
@@ -132,7 +133,7 @@ class Manager:
             if self._stopping:
                 return
             model = self._models.setdefault(name, Model(self._events, self._options.policy))
-            if dict(versions) != model.aspired or not model.versions:
+            if dict(versions) != model.aspired:
                 model.aspire(versions)
                 self._changed.notify_all()
 

@@ -1,8 +1,10 @@
 """One loaded version: its backend, its signatures, a scheduler for each."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Lock
@@ -14,7 +16,9 @@ from headrace_batching.contract import TaskLane
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, find_signature
+from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
+from headrace_server.models.relaxed import load_relaxed
 from headrace_server.monitoring import Tally
 
 log = logging.getLogger(__name__)
@@ -86,12 +90,23 @@ class Servable:
         self._threads = threads
         self._batching = batching
         self._lock = Lock()
-        self._schedulers: dict[tuple[str, Outputs], Scheduler] = {}
+        self._schedulers: dict[tuple[str, Outputs, bool], Scheduler] = {}
+        self._relaxed: Future[Backend] | None = None
         self._counts = {key: BatchCounts() for key in backend.signatures}
         self._metrics = (metrics or Metrics()).servable(name, version, self._waiting)
-        self._left = Condition()
+        self._left = Condition(self._lock)
         self._leases = 0
         self._retired = False
+
+    @property
+    def backend(self) -> Backend:
+        """Its runtime; requests go through `run`."""
+        return self._backend
+
+    @property
+    def batching(self) -> Options | None:
+        """How its requests become batches; None runs every request by itself."""
+        return self._batching
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -131,7 +146,7 @@ class Servable:
     def plain(self, signature: str) -> "Plain | None":
         """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
 
-        TF Serving: the options that None is returned for cut tasks in pieces, or pad them.
+        Options that cut tasks in pieces, or pad them, ask for the latter.
         """
         declared, options = self._backend.signatures[signature], self._batching
         if not declared.batched or options is None:
@@ -143,7 +158,7 @@ class Servable:
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
-        with self._left:
+        with self._lock:
             self._leases += not self._retired
             return not self._retired
 
@@ -151,7 +166,7 @@ class Servable:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._left:
+        with self._lock:
             self._leases -= 1
             if self._retired:
                 self._left.notify_all()
@@ -163,6 +178,8 @@ class Servable:
             self._left.wait_for(lambda: not self._leases)
         for scheduler in self._schedulers.values():
             scheduler.close()
+        if self._relaxed is not None:
+            wait([self._relaxed])
         self._backend.close()
         self._metrics.close()
         for signature, counts in self._counts.items():
@@ -170,14 +187,27 @@ class Servable:
 
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self._backend.signatures[signature]
-        declared.check_arrays(inputs)
-        task = self._task(declared, inputs, call)
-        future = call.delivery.submit(self._scheduler(signature, outputs), task)
+        if misfit := declared.check_arrays(inputs):
+            return await self._run_relaxed((signature, outputs), inputs, call, misfit)
+        return await _answered(self._task(declared, inputs, call), self._scheduler(signature, outputs), call)
+
+    async def _run_relaxed(self, run: tuple[str, Outputs], inputs: Arrays, call: Call, misfit: str) -> Arrays:
+        """Lets the operators judge shapes that are not as declared. TF Serving: they alone do.
+
+        Each request runs alone: what axis 0 means to the operators is then not known, and a neighbour's rows might
+        change the answer.
+        """
+        with self._lock:
+            if self._relaxed is None:
+                self._relaxed = load_relaxed(self._backend)
         try:
-            return await future
-        finally:
-            if not task.ended:
-                task.cancel()
+            backend = await asyncio.wrap_future(self._relaxed)
+        except ServingError as error:
+            raise invalid(misfit) from error
+        try:
+            return await _answered(_alone(inputs, call), self._scheduler(*run, backend), call)
+        except ServingError as error:
+            raise invalid(f"{misfit}, and the model does not take it: {error.message.strip()}") from error
 
     def _waiting(self) -> int:
         return sum(scheduler.waiting for scheduler in list(self._schedulers.values()))
@@ -185,31 +215,44 @@ class Servable:
     def _task(self, signature: Signature, inputs: Arrays, call: Call) -> Task:
         batching = self._batching
         if batching is None or not signature.batched:
-            return Task(inputs, call.delivery, rows=1, deadline=call.deadline, priority=call.priority)
+            return _alone(inputs, call)
         key = signature.shape_key(inputs, pad=batching.pad_variable_length_inputs)
         return Task(
             inputs, call.delivery, rows=rows_of(inputs), key=key, deadline=call.deadline, priority=call.priority
         )
 
-    def _scheduler(self, signature: str, outputs: Outputs) -> Scheduler:
+    def _scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None = None) -> Scheduler:
         """The one for these outputs, made at their first use. TF Serving: a queue for each set of output tensors."""
-        key = (signature, outputs)
+        key = (signature, outputs, relaxed is not None)
         scheduler = self._schedulers.get(key)
         if scheduler is None:
             with self._lock:
-                scheduler = self._schedulers.setdefault(key, self._new_scheduler(signature, outputs))
+                scheduler = self._schedulers.setdefault(key, self._new_scheduler(signature, outputs, relaxed))
         return scheduler
 
-    def _new_scheduler(self, signature: str, outputs: Outputs) -> Scheduler:
-        batched = self._batching is not None and self._backend.signatures[signature].batched
+    def _new_scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None) -> Scheduler:
+        batched = self._batching is not None and self._backend.signatures[signature].batched and relaxed is None
         options = self._batching or Options()
         return Scheduler(
             self._threads,
-            partial(self._backend.run, signature, outputs=outputs),
+            partial((relaxed or self._backend).run, signature, outputs=outputs),
             options if batched else _one_by_one(options),
             batched=batched,
             observe=partial(_count, self._counts[signature], self._metrics, batched),
         )
+
+
+async def _answered(task: Task, scheduler: Scheduler, call: Call) -> Arrays:
+    future = call.delivery.submit(scheduler, task)
+    try:
+        return await future
+    finally:
+        if not task.ended:
+            task.cancel()
+
+
+def _alone(inputs: Arrays, call: Call) -> Task:
+    return Task(inputs, call.delivery, rows=1, deadline=call.deadline, priority=call.priority)
 
 
 def _one_by_one(options: Options) -> Options:

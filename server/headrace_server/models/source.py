@@ -62,6 +62,8 @@ class Source:
         """Watches these models instead; of those that are not among them, nothing is aspired any more. Any thread."""
         with self._looking:
             removed = self.names - {model.name for model in models}
+            if tuple(models) != self._models:
+                log.info("models to serve: %s", ", ".join(model.name for model in models) or "none")
             self._models = tuple(models)
             for name in removed:
                 self._aspire(name, {})

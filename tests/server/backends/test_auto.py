@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,20 @@ from tests.models import linear
 BACKEND = "headrace_server.backends.onnxruntime_impl"
 
 
-def failure_of(version: Path) -> tuple[Code, str]:
+class Absent:
+    """Keeps a package from being found."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == self._package:
+            raise ModuleNotFoundError(name=name)
+
+
+def failure_of(version: Path, **options: Any) -> tuple[Code, str]:
     with pytest.raises(LoadError) as raised:
-        auto.load(version, BackendOptions())
+        auto.load(version, BackendOptions(**options))
     return raised.value.code, raised.value.message
 
 
@@ -32,12 +44,54 @@ def test_a_model_onnx_is_run_by_onnx_runtime(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    (tmp_path / "saved_model.pb").touch()
+    (tmp_path / "model.tflite").touch()  # which nobody prefers
 
     assert failure_of(tmp_path) == (
         Code.NOT_FOUND,
-        f"{tmp_path} holds no model: expected a file called model.onnx",
+        "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+        f"`saved_model.pb`)\nSpecified file path: {tmp_path}\n"
+        "It holds no model.onnx and no model.py either, nor a model.tflite with --prefer_tflite_model.",
     )
+
+
+def test_a_session_bundle(tmp_path: Path) -> None:
+    for name in ("export.meta", "saved_model.pb"):
+        (tmp_path / name).touch()
+
+    assert failure_of(tmp_path) == (Code.UNIMPLEMENTED, "Session Bundle is deprecated and removed.")
+
+
+@pytest.mark.parametrize(
+    ("file", "module", "runtime", "extra"),
+    [
+        ("saved_model.pb", "tensorflow", "TensorFlow", "tensorflow"),
+        ("saved_model.pbtxt", "tensorflow", "TensorFlow", "tensorflow"),
+        ("model.tflite", "ai_edge_litert", "LiteRT", "tflite"),
+    ],
+)
+def test_a_runtime_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, module: str, runtime: str, extra: str
+) -> None:
+    (tmp_path / file).touch()
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Absent(module), *sys.meta_path])
+
+    code, text = failure_of(tmp_path, prefer_tflite_model=True)
+
+    model = tmp_path / file if extra == "tflite" else tmp_path
+    assert code == Code.FAILED_PRECONDITION
+    assert text == f"{model} needs {runtime}, which is not installed: pip install 'headrace[{extra}]'"
+
+
+def test_of_several_models_python_goes_first_and_onnx_before_a_saved_model(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").touch()
+    linear(tmp_path)
+    assert list(auto.load(tmp_path, BackendOptions()).signatures["serving_default"].outputs) == ["y"]
+
+    (tmp_path / "model.py").write_text(
+        'INPUTS = OUTPUTS = {"z": ("int32", [None])}\ndef predict(inputs): return inputs\n'
+    )
+    assert list(auto.load(tmp_path, BackendOptions()).signatures["serving_default"].outputs) == ["z"]
 
 
 def test_a_version_that_is_a_file_or_gone(tmp_path: Path) -> None:
@@ -74,7 +128,8 @@ def test_a_broken_installation_is_not_taken_for_none(tmp_path: Path, monkeypatch
 
 
 def test_no_runtime_is_imported_before_a_model_wants_it() -> None:
-    program = "import sys, headrace_server.backends.auto; print('onnxruntime' in sys.modules)"
+    runtimes = "'onnxruntime', 'tensorflow', 'ai_edge_litert'"
+    program = f"import sys, headrace_server.backends.auto; print(any(name in sys.modules for name in ({runtimes})))"
 
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
 

@@ -1,6 +1,7 @@
 """A request's names, tensors and outputs against a signature: each refusal has the text that clients know."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ class TestOutputs:
 class TestArrays:
     @pytest.mark.parametrize("rows", [0, 1, 3])
     def test_what_fits(self, rows: int) -> None:
-        TWO.check_arrays({"flags": np.zeros(rows, bool), "features": floats(rows, 4)})
+        assert TWO.check_arrays({"flags": np.zeros(rows, bool), "features": floats(rows, 4)}) == ""
 
     @pytest.mark.parametrize(
         ("array", "provided"),
@@ -155,35 +156,64 @@ class TestArrays:
 
     @pytest.mark.parametrize("shape", [(), (4,), (1, 4, 1)])
     def test_another_rank(self, shape: tuple[int, ...]) -> None:
-        assert refusal(lambda: FLOATS.check(floats(*shape), 0)) == (
-            Code.INVALID_ARGUMENT,
-            f"Invalid rank for input: features:0 Got: {len(shape)} Expected: 2",
-        )
+        text = f"Invalid rank for input: features:0 Got: {len(shape)} Expected: 2"
+        assert FLOATS.misfit(floats(*shape)) == text
 
     def test_another_width(self) -> None:
-        assert refusal(lambda: FLOATS.check(floats(3, 5), 0)) == (
-            Code.INVALID_ARGUMENT,
-            "Got invalid dimensions for input: features:0 for the following indices index: 1 Got: 5 Expected: 4",
-        )
+        text = "Got invalid dimensions for input: features:0 for the following indices index: 1 Got: 5 Expected: 4"
+        assert FLOATS.misfit(floats(3, 5)) == text
 
     def test_every_wrong_dimension_is_named(self) -> None:
         spec = TensorSpec("image", DataType.DT_FLOAT, (2, None, 8))
-
-        assert refusal(lambda: spec.check(floats(3, 5, 7), 0))[1].endswith(
-            "index: 0 Got: 3 Expected: 2; index: 2 Got: 7 Expected: 8"
-        )
+        assert spec.misfit(floats(3, 5, 7)).endswith("index: 0 Got: 3 Expected: 2; index: 2 Got: 7 Expected: 8")
 
     def test_a_dimension_that_varies_takes_any_size(self) -> None:
-        for width in (0, 1, 9):
-            WORDS.check(np.full((2, width), b"", object), 0)
+        assert [WORDS.misfit(np.full((2, width), b"", object)) for width in (0, 1, 9)] == ["", "", ""]
 
-    def test_without_declared_dimensions_only_the_dtype_counts(self) -> None:
+    def test_without_declared_dimensions_every_shape_fits(self) -> None:
         """ONNX Runtime describes a scalar and a tensor of unknown rank alike, and takes any shape for either."""
         spec = TensorSpec("x", DataType.DT_FLOAT, ())
-        spec.check(floats(), 0)
-        spec.check(floats(2, 3), 0)
+        assert [spec.misfit(floats()), spec.misfit(floats(2, 3))] == ["", ""]
 
-        assert "double is provided" in refusal(lambda: spec.check(np.zeros(()), 0))[1]
+    def test_the_first_shape_that_does_not_fit_is_told_but_no_reason_to_refuse(self) -> None:
+        misfit = TWO.check_arrays({"flags": np.zeros((1, 1), bool), "features": floats(4)})
+        assert misfit == "Invalid rank for input: features:0 Got: 1 Expected: 2"
+
+    def test_a_wrong_dtype_counts_more_than_a_shape_before_it(self) -> None:
+        arrays = {"flags": floats(1), "features": floats(4)}
+        assert refusal(lambda: TWO.check_arrays(arrays))[1] == "Expects arg[1] to be bool but float is provided"
+
+
+class TestDefaults:
+    """TF Serving: predict_util.cc and TensorFlow's GetInputValues, which fill in what a request leaves out."""
+
+    WITH_DEFAULT = replace(TWO, defaults={"flags": np.zeros(2, bool)})
+
+    def test_an_input_with_a_default_may_be_missing(self) -> None:
+        self.WITH_DEFAULT.check_names(["features"])
+        sent = {"features": floats(2, 4)}
+        assert self.WITH_DEFAULT.complete(sent) == {**self.WITH_DEFAULT.defaults, **sent}
+
+    def test_what_is_sent_goes_before_the_default(self) -> None:
+        sent = {"features": floats(1, 4), "flags": np.ones(1, bool)}
+        assert self.WITH_DEFAULT.complete(sent) == sent
+
+    def test_an_input_without_one_may_not(self) -> None:
+        text = (
+            "Signature input alias: features(feed name: features:0) not found in request and no default value "
+            "provided. Inputs expected to be in the request {flags}, or default input alias set: flags"
+        )
+        assert refusal(lambda: self.WITH_DEFAULT.check_names(["flags"])) == (Code.INVALID_ARGUMENT, text)
+
+    def test_one_too_many_is_refused_by_number(self) -> None:
+        text = refusal(lambda: self.WITH_DEFAULT.check_names(["features", "flags", "more"]))[1]
+        assert text.startswith("input size does not match signature: 3!=2 ")
+
+    def test_a_wrong_name_in_place_of_one_with_a_default(self) -> None:
+        sent = {"features": floats(1, 4), "flag": np.ones(1, bool)}
+        self.WITH_DEFAULT.check_names(sent)
+        text = "Inputs contains invalid name. Used request inputs: features, request input: features,flag"
+        assert refusal(lambda: self.WITH_DEFAULT.complete(sent)) == (Code.INVALID_ARGUMENT, text)
 
 
 class TestShapeKey:

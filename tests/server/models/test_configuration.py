@@ -1,7 +1,8 @@
 """One configuration after another: what is refused, and that what is refused changes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -9,7 +10,7 @@ import pytest
 from google.protobuf import text_format
 
 from headrace_batching import BatchThreads
-from headrace_protos import POOL, Code, ModelServerConfig
+from headrace_protos import POOL, Code, ModelConfig, ModelServerConfig
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, single_model
@@ -41,7 +42,10 @@ class House:
         self._threads = threads
         self.manager = Manager(self._load)
         self.source = Source((), LOOK_OFTEN, self.manager.aspire)
-        self.configuration = Configuration(self.manager, self.source, labels_to_unavailable=to_unavailable)
+        self.logged: list[str] = []
+        self.configuration = Configuration(
+            self.manager, self.source, self._prepare_logging, labels_to_unavailable=to_unavailable
+        )
         self.manager.start()
 
     def make(self, name: str, *versions: int) -> None:
@@ -73,6 +77,12 @@ class House:
         with self.manager.servable(name, label) as servable:
             return servable.version
 
+    def _prepare_logging(self, models: Iterable[ModelConfig]) -> Callable[[], None]:
+        names = [model.name for model in models if model.HasField("logging_config")]
+        if "unloggable" in names:
+            raise ServingError(Code.INVALID_ARGUMENT, "not to be logged")
+        return partial(setattr, self, "logged", names)
+
     def stop(self) -> None:
         self.source.stop()
         self.manager.stop()
@@ -98,6 +108,32 @@ def housed(root: Path, *, to_unavailable: bool = False) -> Iterator[House]:
 def house(tmp_path: Path) -> Iterator[House]:
     with housed(tmp_path) as house:
         yield house
+
+
+class TestLogging:
+    def test_what_is_logged_is_what_the_last_configuration_says(self, house: House) -> None:
+        house.make("a", 1)
+        house.start(house.model("a", "logging_config {}"))
+        assert house.logged == ["a"]
+        house.apply(house.model("a"))
+        assert house.logged == []
+
+    def test_a_configuration_that_cannot_be_logged_changes_nothing(self, house: House) -> None:
+        house.make("a", 1)
+        house.make("unloggable", 1)
+        house.start(house.model("a", "logging_config {}"))
+        assert house.refused(house.model("unloggable", "logging_config {}")) == (
+            Code.INVALID_ARGUMENT,
+            "not to be logged",
+        )
+        assert house.served("a") == [1]
+        assert house.logged == ["a"]
+
+    def test_labels_that_are_refused_leave_the_logging_as_it_was(self, house: House) -> None:
+        house.make("a", 1)
+        house.start(house.model("a", "logging_config {}"))
+        house.refused(house.model("a", 'version_labels { key: "canary" value: 9 }'))
+        assert house.logged == ["a"]
 
 
 class TestLists:

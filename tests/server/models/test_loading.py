@@ -196,6 +196,19 @@ def test_retries_end_when_the_version_is_not_wanted_any_more(loads: Loads, manag
     model.reach({1: AVAILABLE})
 
 
+def test_a_try_that_fails_when_nobody_wants_the_version_is_the_last(loads: Loads, manage: Manage) -> None:
+    loads.failures[1] = 9
+    loads.held[1] = Event()
+    model = manage(max_num_load_retries=5)
+    model.aspire(1)
+    model.reach({1: LOADING})
+    model.aspire()
+    loads.held[1].set()
+    model.reach({1: END})
+    assert model.error(1) == (Code.DATA_LOSS, "try 1 of 1")
+    assert loads.begun == [1]
+
+
 def test_retries_end_when_the_manager_stops(loads: Loads, manage: Manage) -> None:
     loads.failures[1] = 1
     model = manage(max_num_load_retries=5, load_retry_interval=HOURS)

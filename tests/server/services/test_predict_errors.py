@@ -123,14 +123,6 @@ INPUTS = {
         predict_request({"a": np.array([[b"1", b"2"]], object), "b": PAIR}),
         "Expects arg[0] to be float but string is provided",
     ),
-    "scalar": invalid(predict_request({"a": np.float32(1), "b": PAIR}), "Invalid rank for input: a Got: 0 Expected: 2"),
-    "rank too high": invalid(
-        predict_request({"a": PAIR[None], "b": PAIR}), "Invalid rank for input: a Got: 3 Expected: 2"
-    ),
-    "wrong dimension": invalid(
-        predict_request({"a": PAIR, "b": floats([1, 2, 3])}),
-        "Got invalid dimensions for input: b for the following indices index: 1 Got: 3 Expected: 2",
-    ),
     "rows that differ": invalid(
         predict_request({"a": PAIR, "b": floats([1, 2], [3, 4])}),
         "Batching Run() input tensors must have equal 0th-dimension size",

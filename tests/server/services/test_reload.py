@@ -10,7 +10,7 @@ from grpc import StatusCode
 from headrace_protos import Code, ModelServerConfig, ModelVersionStatus, ReloadConfigRequest
 from headrace_server.errors import ServingError
 from tests import models
-from tests.calls import Caller, Refusal, floats, predict_request, refusal_of, status_request
+from tests.calls import MODEL, Caller, Refusal, floats, predict_request, refusal_of, status_request
 from tests.conftest import Run, Serve
 from tests.running import RunningServer, eventually
 
@@ -193,6 +193,18 @@ def test_labels_at_the_start_need_to_be_allowed(running: Run, tmp_path: Path, ma
         StatusCode.NOT_FOUND,
         "Servable not found for request: Specific(a, 2)",
     )
+
+
+def test_a_policy_that_is_none(running: Run) -> None:
+    with pytest.raises(ServingError, match="--aspired_version_policy is none of availability_preserving, resource_"):
+        running(models.linear, aspired_version_policy="latest")
+
+
+def test_where_resources_come_first_the_old_version_goes_before_the_new_one_comes(running: Run) -> None:
+    server = running(models.linear, aspired_version_policy="resource_preserving", file_system_poll_wait_seconds=0.02)
+    models.linear(server.base_path / "unfinished", bias=100).parent.rename(server.base_path / "2")
+    eventually(lambda: states(server.caller, MODEL) == {1: END, 2: AVAILABLE})
+    assert predict(server.caller, MODEL) == 110
 
 
 def test_an_empty_file_serves_nothing_yet(running: Run, tmp_path: Path, make: Models) -> None:

@@ -58,6 +58,20 @@ def test_signal_lets_calls_in_flight_end(serving: Serve, tmp_path: Path, number:
     caller.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_it_at_once(serving: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    models.counting(tmp_path / "1")
+    process = serving(tmp_path)
+    caller = process.started()
+    call = send(caller, 1 << 40)
+    process.terminate()
+    process.wait_for(_DRAINING)
+    process.process.send_signal(number)
+    assert process.ended() == -number
+    assert refusal_of(call.exception()).code in REFUSED
+    caller.close()
+
+
 def test_calls_that_outlast_the_drain_are_ended(running: Run) -> None:
     server = running(models.counting, drain_seconds=0.01)
     call = send(server.caller, SLOW)

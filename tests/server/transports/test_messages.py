@@ -32,7 +32,9 @@ def test_twenty_megabytes_both_ways(running: Run, as_content: bool) -> None:
 
 
 def test_message_over_the_limit(running: Run) -> None:
-    caller = running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=1000").caller
+    # The others are texts, whatever they look like, and unknown: gRPC ignores those.
+    arguments = "grpc.max_receive_message_length=1000,a=99999999999,b=--5"
+    caller = running(models.linear, grpc_channel_arguments=arguments).caller
     refusal = caller.refusal(predict_request({"x": np.zeros((100, 4), np.float32)}))
     assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
     assert "1000" in refusal.text

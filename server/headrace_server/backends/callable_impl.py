@@ -1,0 +1,234 @@
+"""Python models: a version's model.py, with one function on batches or the four hooks of a handler."""
+
+import importlib.util
+import itertools
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Code, DataType
+from headrace_protos.tensor import TensorError, enum_of
+from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from headrace_server.errors import LoadError, ServingError, invalid
+
+Predict = Callable[[dict[str, Array]], Mapping[str, Any]]
+
+HANDLER_CLASS = "Handler"
+
+# A version's module has a name of its own, so that two versions, and the modules beside each, never meet.
+_NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What `initialize` is given. The property is what a TorchServe handler reads there.
+
+    Attributes:
+        folder: The version's, with whatever files the model needs.
+    """
+
+    folder: Path
+
+    @property
+    def system_properties(self) -> dict[str, Any]:
+        """`model_dir`, the version's folder, and `gpu_id`, None: a model chooses its device itself."""
+        return {"model_dir": str(self.folder), "gpu_id": None}
+
+
+def load_python(file: Path) -> "CallableBackend":
+    """Runs a model.py, and its `initialize` if it has one.
+
+    Raises:
+        LoadError: INVALID_ARGUMENT where the file declares nothing that can be served; the code of a ServingError that
+            it raises; INTERNAL for anything else that it raises, with the line.
+    """
+    module = _new_module(file)
+    try:
+        model = _run(file, module)
+        backend = CallableBackend(module, model)
+        _call(file.parent, getattr(model, "initialize", _nothing), Context(file.parent))
+        return backend
+    except ServingError as error:
+        _forget(module)
+        raise LoadError(error.code, f"{file}: {error.message}") from error
+
+
+class CallableBackend:
+    """One model.py, with the one signature that it declares.
+
+    Args:
+        module: Owned from here on.
+        model: What its hooks are found on: the module, or an instance of its class Handler. Its INPUTS, OUTPUTS and
+            THREAD_SAFE may stand on either.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it declares nothing that can be served.
+    """
+
+    def __init__(self, module: ModuleType, model: object) -> None:
+        self._module = module
+        self._model: object = model
+        self._file = Path(str(module.__file__))
+        self._predict: Predict | None = _find_predict(model)
+        inputs, outputs = (_specs(name, _declared(module, model, name)) for name in ("INPUTS", "OUTPUTS"))
+        every = [*inputs.values(), *outputs.values()]
+        batched = all(spec.shape and spec.shape[0] is None for spec in every)
+        self._signature = Signature(inputs, outputs, batched=batched, features=not _takes_examples(inputs))
+        self._lock = None if _declared(module, model, "THREAD_SAFE") else Lock()
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """`serving_default` alone."""
+        return {DEFAULT_SIGNATURE: self._signature}
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """Calls the model, one batch at a time unless it says that it is THREAD_SAFE, and checks what it returns."""
+        del signature  # there is one
+        if self._predict is None:
+            raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
+        # A lone request's arrays are views of its message; a model may write into what it is given.
+        own = {alias: np.require(array, requirements=["C", "W"]) for alias, array in inputs.items()}
+        with self._lock or nullcontext():
+            results = _call(self._file.parent, self._predict, own)
+        if not isinstance(results, Mapping):
+            raise self._wrong(f"returned a {type(results).__name__}, not a dict of arrays")
+        return {alias: self._output(alias, results) for alias in outputs}
+
+    def close(self) -> None:
+        """Calls the model's `close`, and drops the model and its modules."""
+        try:
+            _call(self._file.parent, getattr(self._model, "close", _nothing))
+        finally:
+            self._predict = None
+            self._model = None
+            _forget(self._module)
+            self._module = ModuleType("unloaded")
+
+    def _output(self, alias: str, results: Mapping[str, Any]) -> Array:
+        if alias not in results:
+            raise self._wrong(f"returned no {alias!r}, only {', '.join(sorted(map(str, results))) or 'nothing'}")
+        declared = self._signature.outputs[alias].array_dtype
+        try:
+            array: Array = np.asarray(results[alias], declared if declared.hasobject else None)
+            # A float64 that numpy made of float32 on its way is rounded back; nothing changes its kind.
+            return array.astype(declared, casting="same_kind", copy=False)
+        except (TypeError, ValueError) as error:
+            raise self._wrong(f"returned for {alias!r} what is no {declared}: {error}") from error
+
+    def _wrong(self, text: str) -> ServingError:
+        return ServingError(Code.INTERNAL, f"{self._file.name}: the model {text}")
+
+
+class _Hooks:
+    """The three steps of a request's arrays through a model's hooks, of which the outer two may be missing."""
+
+    def __init__(self, model: object) -> None:
+        self._preprocess = getattr(model, "preprocess", _same)
+        self._inference = model.inference  # type: ignore[attr-defined]
+        self._postprocess = getattr(model, "postprocess", _same)
+
+    def __call__(self, inputs: dict[str, Array]) -> Mapping[str, Any]:
+        results: Mapping[str, Any] = self._postprocess(self._inference(self._preprocess(inputs)))
+        return results
+
+
+def _new_module(file: Path) -> ModuleType:
+    """A package of the file's folder, so that `from . import x` finds the modules beside it."""
+    name = f"headrace_model_{next(_NUMBERS)}"
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
+    assert spec is not None  # its name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    return module
+
+
+def _run(file: Path, module: ModuleType) -> object:
+    """Runs a new module; what its hooks are found on."""
+    spec = module.__spec__
+    assert spec is not None
+    assert spec.loader is not None
+    _call(file.parent, spec.loader.exec_module, module)
+    handler = getattr(module, HANDLER_CLASS, None)
+    return module if handler is None else _call(file.parent, handler)
+
+
+def _forget(module: ModuleType) -> None:
+    """Drops a model's modules, and what they hold."""
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{module.__name__}.")]:
+        sys.modules.pop(name).__dict__.clear()
+
+
+def _find_predict(model: object) -> Predict:
+    if hasattr(model, "predict"):
+        predict: Predict = model.predict
+        return predict
+    if hasattr(model, "inference"):
+        return _Hooks(model)
+    raise invalid("defines neither predict(inputs) nor inference(data), at its top or in a class Handler")
+
+
+def _declared(module: ModuleType, model: object, name: str) -> Any:
+    return getattr(model, name, getattr(module, name, None))
+
+
+def _takes_examples(inputs: Mapping[str, TensorSpec]) -> bool:
+    return list(inputs) == ["inputs"] and inputs["inputs"].dtype == DataType.DT_STRING
+
+
+def _specs(name: str, declared: Any) -> dict[str, TensorSpec]:
+    if not isinstance(declared, Mapping) or not declared:
+        raise invalid(f'defines no {name} such as {{"x": ("float32", [None, 4])}}')
+    return {alias: _spec(f"{name}[{alias!r}]", alias, declaration) for alias, declaration in declared.items()}
+
+
+def _spec(where: str, alias: str, declaration: Any) -> TensorSpec:
+    try:
+        dtype, shape = declaration
+        sizes = tuple(None if size is None else int(size) for size in shape)
+        return TensorSpec(str(alias), _data_type(dtype), sizes)
+    except (TypeError, ValueError, TensorError) as error:
+        raise invalid(f"{where} is {declaration!r}, not a dtype and a shape: {error}") from error
+
+
+def _data_type(dtype: Any) -> DataType:
+    return DataType.DT_STRING if isinstance(dtype, str) and dtype == "string" else enum_of(np.dtype(dtype))
+
+
+def _call(folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a model's code; what it raises names the line of its file, unless it is a ServingError, which is as it is.
+
+    Raises:
+        ServingError: The model's own, or INTERNAL.
+    """
+    try:
+        return function(*arguments)
+    except ServingError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = f"{type(error).__name__}: {error}{_place(folder, error)}"
+        raise ServingError(Code.INTERNAL, text) from error
+
+
+def _place(folder: Path, error: BaseException) -> str:
+    """The last line of the model's own files that led to an error."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(folder)]
+    if not frames:
+        return ""
+    return f" ({Path(frames[-1].filename).relative_to(folder)}, line {frames[-1].lineno}, in {frames[-1].name})"
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+def _same(data: Any) -> Any:
+    return data

@@ -1,0 +1,129 @@
+"""TensorFlow SavedModels in a TensorFlow session, which is how TF Serving runs them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf.config_pb2 import CallableOptions
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+
+from headrace_batching.task import Arrays
+from headrace_protos import Code, SignatureDef
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.signature import Signature
+from headrace_server.backends.signature_def import read_signature
+from headrace_server.errors import LoadError, ServingError, invalid
+
+Step = Callable[..., Sequence[Any]]
+
+
+def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBackend":
+    """Loads the graph with the tags wanted, restores its variables, and runs what it wants run first.
+
+    Raises:
+        LoadError: TF Serving: NOT_FOUND where no graph has the tags, DATA_LOSS where the file cannot be parsed; else
+            TensorFlow's own code and text.
+    """
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(options))
+    try:
+        loader = _loader(folder)
+        _check_tags(loader, options.saved_model_tags)
+        with session.graph.as_default():
+            graph = loader.load(session, options.saved_model_tags)
+        definitions = {name: SignatureDef.FromString(d.SerializeToString()) for name, d in graph.signature_def.items()}
+        return SavedModelBackend(session, {name: read_signature(d) for name, d in definitions.items()})
+    except Exception as error:
+        session.close()
+        raise _load_error(folder, error) from error
+
+
+class SavedModelBackend:
+    """One SavedModel in one session, with all its signatures.
+
+    Args:
+        session: Owned from here on; its graph holds the model.
+        signatures: By name.
+    """
+
+    def __init__(self, session: Any, signatures: Mapping[str, Signature]) -> None:
+        self._session = session
+        self._signatures = signatures
+        self._lock = Lock()
+        self._steps: dict[tuple[str, tuple[str, ...]], Step] = {}
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """All that the SavedModel has, `__saved_model_init_op` included."""
+        return self._signatures
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """Feeds the arrays to the graph as they are; the operators refuse shapes that they cannot take."""
+        feeds = (inputs[alias] for alias in self._signatures[signature].inputs)
+        try:
+            values = self._step(signature, tuple(outputs))(*feeds)
+        except tf.errors.OpError as error:
+            raise ServingError(error.error_code, error.message) from error
+        except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes of the request
+            raise invalid(error.object.decode(errors="replace")) from error
+        return {alias: np.asarray(value) for alias, value in zip(outputs, values, strict=True)}
+
+    def close(self) -> None:
+        """Frees the session, its variables and its graph."""
+        self._steps.clear()
+        self._session.close()
+
+    def _step(self, signature: str, outputs: tuple[str, ...]) -> Step:
+        """What runs a part of the graph, made at its first use."""
+        key = (signature, outputs)
+        with self._lock:
+            if key not in self._steps:
+                self._steps[key] = self._new_step(self._signatures[signature], outputs)
+            return self._steps[key]
+
+    def _new_step(self, signature: Signature, outputs: Sequence[str]) -> Step:
+        options = CallableOptions(
+            feed=[spec.name for spec in signature.inputs.values()],
+            fetch=[signature.outputs[alias].name for alias in outputs],
+        )
+        # What Session.run wraps: that would compare shapes, which TF Serving does not, and cost four times the CPU.
+        step: Step = self._session._make_callable_from_options(options)  # noqa: SLF001
+        return step
+
+
+def _session_config(options: BackendOptions) -> Any:
+    return tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op_threads,
+        inter_op_parallelism_threads=options.inter_op_threads,
+    )
+
+
+def _loader(folder: Path) -> Any:
+    try:
+        return SavedModelLoader(str(folder))
+    except OSError as error:
+        kind, file = (
+            ("binary", "saved_model.pb") if (folder / "saved_model.pb").exists() else ("text", "saved_model.pbtxt")
+        )
+        raise LoadError(Code.DATA_LOSS, f"Can't parse {folder / file} as {kind} proto") from error
+
+
+def _check_tags(loader: Any, tags: Sequence[str]) -> None:
+    try:
+        loader.get_meta_graph_def_from_tags(tags)
+    except RuntimeError as error:
+        message = (
+            f"Could not find meta graph def matching supplied tags: {{ {' '.join(tags)} }}. To inspect available "
+            "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
+        )
+        raise LoadError(Code.NOT_FOUND, message) from error
+
+
+def _load_error(folder: Path, error: Exception) -> LoadError:
+    if isinstance(error, LoadError):
+        return error
+    if isinstance(error, tf.errors.OpError):
+        return LoadError(error.error_code, f"{folder} cannot be loaded: {error.message}")
+    return LoadError(Code.INVALID_ARGUMENT, f"{folder} cannot be loaded: {type(error).__name__}: {error}")

@@ -1,0 +1,42 @@
+"""Signatures from SignatureDefs, as SavedModels and TFLite models carry them."""
+
+from collections.abc import Iterable, Mapping
+
+from headrace_protos import SignatureDef, TensorInfo
+from headrace_protos.tensor import to_array
+from headrace_server.backends.signature import Signature, TensorSpec
+
+
+def read_signature(definition: SignatureDef) -> Signature:
+    """What a SignatureDef declares, which is kept word for word.
+
+    Inputs stand in the order of their tensors' names, which is that of TensorFlow's `arg[i]`. TF Serving: shapes are
+    not enforced, and with batching on, axis 0 is the batch; here it is so where no declared shape speaks against it.
+    """
+    tensors = [*definition.inputs.values(), *definition.outputs.values()]
+    return Signature(
+        _specs(sorted(definition.inputs.items(), key=lambda item: item[1].name)),
+        _specs(sorted(definition.outputs.items())),
+        definition.method_name,
+        batched=bool(definition.inputs) and all(map(_may_be_batched, tensors)),
+        any_shape=True,
+        definition=definition,
+        defaults={alias: to_array(tensor) for alias, tensor in definition.defaults.items()},
+    )
+
+
+def _specs(tensors: Iterable[tuple[str, TensorInfo]]) -> Mapping[str, TensorSpec]:
+    return {alias: _spec(info) for alias, info in tensors}
+
+
+def _spec(info: TensorInfo) -> TensorSpec:
+    dims = info.tensor_shape.dim
+    shape = tuple(None if dim.size < 0 else dim.size for dim in dims)
+    return TensorSpec(info.name, info.dtype, shape, tuple(dim.name for dim in dims))
+
+
+def _may_be_batched(info: TensorInfo) -> bool:
+    """Whether the shape is unknown, or its first dimension varies."""
+    if not info.HasField("tensor_shape") or info.tensor_shape.unknown_rank:
+        return True
+    return bool(info.tensor_shape.dim) and info.tensor_shape.dim[0].size < 0

@@ -1,0 +1,228 @@
+"""Runs a version before it is served: the requests of its warm-up file, or zeros where it has none."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from headrace_batching import LoopDelivery, Options
+from headrace_batching.task import Array
+from headrace_protos import Code, PredictionLog
+from headrace_server.backends.base import Backend
+from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_server.errors import ServingError, invalid, status_of
+from headrace_server.metrics import Metrics
+from headrace_server.models.manager import LoadVersion
+from headrace_server.models.servable import Call, Servable
+from headrace_server.tfrecord import CorruptRecordError, read_records
+
+log = logging.getLogger(__name__)
+
+WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
+
+MAX_RECORDS = 1000
+MAX_SHOWN_BYTES = 512
+MAX_SYNTHETIC_ROWS = 32
+SYNTHETIC_SECONDS = 5.0
+
+Answer = Callable[[Any, Call], Coroutine[Any, Any, object]]
+Answers = Callable[[Servable], Mapping[str, Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupOptions:
+    """What an operator decides about warm-up.
+
+    Attributes:
+        requests: Whether warm-up files are used.
+        iterations: Times that each of their requests is sent, at least 1.
+        synthetic: Whether a version without such a file is run on zeros.
+    """
+
+    requests: bool = True
+    iterations: int = 1
+    synthetic: bool = True
+
+
+class Warmup:
+    """Makes the first caller's request no slower than the next one's.
+
+    Args:
+        options: What is done.
+        answers: For one servable, the functions that answer requests with it, by the `log_type` that holds them.
+        metrics: Where warm-up files are counted.
+    """
+
+    def __init__(self, options: WarmupOptions, answers: Answers, metrics: Metrics) -> None:
+        self._options = options
+        self._answers = answers
+        self._metrics = metrics
+
+    def after(self, load: LoadVersion) -> LoadVersion:
+        """As `load`, but the servables that it gives are warm; one that cannot be warmed up is freed."""
+
+        def load_and_warm_up(name: str, version: int, path: Path) -> Servable:
+            servable = load(name, version, path)
+            try:
+                self.run(path, servable)
+            except Exception:
+                servable.close()
+                raise
+            return servable
+
+        return load_and_warm_up
+
+    def run(self, folder: Path, servable: Servable) -> None:
+        """Warms up a version that nobody else uses yet, on the thread that loads it.
+
+        Requests of a warm-up file go through its batches, zeros to its backend directly.
+
+        Raises:
+            ServingError, BatchingError: The file, or a request in it, is refused: the version must not be served.
+        """
+        file = folder / WARMUP_FILE
+        if self._options.requests and os.path.exists(file):  # which takes one that cannot be seen for none
+            replay(file, self._answers(servable), self._options.iterations, self._metrics)
+        elif self._options.synthetic:
+            run_on_zeros(servable.backend, servable.batching)
+
+
+def replay(file: Path, answers: Mapping[str, Answer], iterations: int, metrics: Metrics) -> None:
+    """Answers the requests of a warm-up file, one after the other.
+
+    TF Serving: saved_model_warmup_util.cc has the texts, and the limit; a request that fails leaves nothing to count.
+
+    Args:
+        file: TFRecords of PredictionLog.
+        answers: The functions that answer requests, by `log_type`.
+        iterations: Times that each request is answered.
+        metrics: Where it is counted, once the file has been read or found to be corrupt.
+
+    Raises:
+        ServingError: DATA_LOSS for a file that is corrupt, INVALID_ARGUMENT for a record that is no PredictionLog or
+            one too many, UNIMPLEMENTED for a kind that is never replayed; or the error of the request.
+        BatchingError: The request's.
+    """
+    began = time.monotonic()
+    with asyncio.Runner() as runner:
+        records, corruption = runner.run(_replay(file, answers, iterations))
+    elapsed = time.monotonic() - began
+    labels = str(file.parents[1]), "OK" if corruption is None else f"DATA_LOSS: {corruption}"
+    metrics.warmup_latency.of(*labels).observe(elapsed * 1e6)
+    metrics.warmup_records_read.of(*labels).add(records)
+    if corruption is not None:
+        text = f"{corruption}. Please verify your warmup data is in TFRecord format."
+        log.error("%s: %s", file, text)
+        raise ServingError(Code.DATA_LOSS, text) from corruption
+    log.info("%s: %d warm-up requests answered in %.0f ms", file, records, elapsed * 1e3)
+
+
+async def _replay(file: Path, answers: Mapping[str, Answer], iterations: int) -> tuple[int, CorruptRecordError | None]:
+    """Answers requests until the end, or up to a record that is corrupt; how many there were."""
+    call = Call(LoopDelivery(asyncio.get_running_loop()))
+    count = 0
+    try:
+        for count, record in enumerate(_prediction_logs(file), start=1):
+            with _named(file, count):
+                for _ in range(iterations):
+                    await _answer(record, answers, call)
+            if count > MAX_RECORDS:
+                raise invalid(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}")
+    except CorruptRecordError as error:
+        return count, error
+    return count, None
+
+
+@contextmanager
+def _named(file: Path, number: int) -> Iterator[None]:
+    """Names the request that fails: its error, which is the version's, does not."""
+    try:
+        yield
+    except Exception as error:
+        log.error("%s: warm-up request %d failed: %s", file, number, status_of(error)[1])
+        raise
+
+
+def _prediction_logs(file: Path) -> Iterator[PredictionLog]:
+    try:
+        with file.open("rb") as opened:
+            for record in read_records(opened):
+                yield _parsed(record, file)
+    except OSError as error:
+        code = Code.PERMISSION_DENIED if isinstance(error, PermissionError) else Code.FAILED_PRECONDITION
+        raise ServingError(code, f"{file}: {error.strerror}") from error
+
+
+def _parsed(record: bytes, file: Path) -> PredictionLog:
+    try:
+        return PredictionLog.FromString(record)
+    except DecodeError as error:
+        shown = record[:MAX_SHOWN_BYTES].decode(errors="backslashreplace")
+        raise invalid(f"Failed to parse warmup record: {shown} from {file}") from error
+
+
+async def _answer(record: PredictionLog, answers: Mapping[str, Answer], call: Call) -> None:
+    kind = record.WhichOneof("log_type")
+    if kind is None:
+        return
+    if kind not in answers:
+        number = PredictionLog.DESCRIPTOR.fields_by_name[kind].number
+        raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")
+    await answers[kind](getattr(record, kind).request, call)
+
+
+def run_on_zeros(backend: Backend, batching: Options | None, clock: Callable[[], float] = time.monotonic) -> None:
+    """Runs every signature on zeros, in the batch sizes that it will see.
+
+    A failure is the zeros' fault as likely as the model's, so it is only logged. A slow model is left alone after some
+    seconds.
+
+    Args:
+        backend: Called on this thread.
+        batching: Names the batch sizes; None for requests that run one by one.
+        clock: In seconds.
+    """
+    end = clock() + SYNTHETIC_SECONDS
+    for name, signature in backend.signatures.items():
+        for rows in _batch_sizes(signature, batching):
+            if clock() >= end:
+                log.info("warm-up ends before %d rows of signature %s: the model is slow", rows, name)
+                return
+            try:
+                backend.run(name, _zeros(signature, rows), signature.every_output)
+            except Exception as error:
+                log.info("signature %s cannot be warmed up with zeros: %s", name, status_of(error)[1])
+                break
+
+
+def _batch_sizes(signature: Signature, batching: Options | None) -> tuple[int, ...]:
+    """The sizes that its batches will have; where any is allowed, the smallest and a moderate one."""
+    if batching is None or not signature.batched:
+        return (1,)
+    most = batching.padded_rows(batching.execution_limit)
+    if batching.allowed_batch_sizes:
+        return tuple(size for size in batching.allowed_batch_sizes if size <= most)
+    return (1, min(most, MAX_SYNTHETIC_ROWS)) if most > 1 else (1,)
+
+
+def _zeros(signature: Signature, rows: int) -> dict[str, Array]:
+    return {alias: _zero(spec, rows if signature.batched else 1) for alias, spec in signature.inputs.items()}
+
+
+def _zero(spec: TensorSpec, rows: int) -> Array:
+    """Zeros of the declared dtype, 1 for each dimension that varies but the batch; a string is empty."""
+    shape = tuple(1 if size is None else size for size in spec.shape)
+    if spec.shape and spec.shape[0] is None:
+        shape = (rows, *shape[1:])
+    zeros: Array = np.zeros(shape, spec.array_dtype)
+    if zeros.dtype == object:
+        zeros.fill(b"")
+    return zeros

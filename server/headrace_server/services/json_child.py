@@ -1,0 +1,53 @@
+"""A process that parses and writes large JSON bodies, so that the server's own threads need not."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from headrace_server.errors import status_of
+from headrace_server.services import memory_file
+
+NICENESS = 10
+"""Calls that wait in the server go before bodies that are parsed here."""
+
+
+def main() -> None:
+    """Answers jobs from the socket that is named by the one argument, until its other end is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # meant for the server, whose end this process sees
+    os.nice(NICENESS)
+    with socket.socket(fileno=int(sys.argv[1])) as server, suppress(ConnectionError):
+        while job := _received(server):
+            _send(server, memory_file.pack(_answer(job)))
+            _close(job)
+
+
+def _received(server: socket.socket) -> list[int]:
+    return socket.recv_fds(server, 1, 2)[1]
+
+
+def _send(server: socket.socket, descriptor: int) -> None:
+    socket.send_fds(server, [b"a"], [descriptor])
+    _close([descriptor])
+
+
+def _answer(job: Sequence[int]) -> tuple[object, ...]:
+    """The result, alone, or the code and text of a failure."""
+    try:
+        function, arguments = memory_file.unpack(job[0])
+        bodies = [bytes(memory_file.contents(body)) for body in job[1:]]
+        return (function(*bodies, *arguments),)
+    except Exception as error:
+        return status_of(error)
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()

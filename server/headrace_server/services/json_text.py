@@ -1,0 +1,107 @@
+"""JSON values as RapidJSON's pretty writer puts them: strings, indents, and the excerpts in error texts."""
+
+from math import isfinite
+from typing import Any
+
+INDENT = " " * 4
+MAX_SHOWN = 256
+"""Characters after which an excerpt in an error text ends, with the token that passes them."""
+
+_ESCAPES = {code: f"\\u{code:04X}" for code in range(0x20)} | str.maketrans(
+    {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+)
+_TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
+
+
+def quote(text: str) -> str:
+    """A JSON string; only what must be escaped is."""
+    return f'"{text.translate(_ESCAPES)}"'
+
+
+def newline(level: int) -> str:
+    """The start of a line within so many objects and arrays."""
+    return "\n" + INDENT * level
+
+
+def type_name(value: Any) -> str:
+    """What RapidJSON calls a value's type: Null, False, True, Object, Array, String or Number."""
+    return str(value) if isinstance(value, bool) else _TYPES[type(value)]
+
+
+def show(value: Any) -> str:
+    """A value, as an error text shows it: arrays on one line, and no more once MAX_SHOWN characters are there."""
+    excerpt = _Excerpt()
+    excerpt.write(value, 0)
+    return "".join(excerpt.parts)
+
+
+class _Excerpt:
+    """Text that stops growing."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self._size = 0
+
+    def write(self, value: Any, level: int) -> bool:
+        """Adds a value, within so many others; False once nothing may follow."""
+        if isinstance(value, dict):
+            return self._object(value, level)
+        if isinstance(value, list):
+            return self._array(value, level)
+        text = _scalar(value)
+        return text is not None and self._add("", text)
+
+    def _object(self, value: dict[str, Any], level: int) -> bool:
+        opened = self._add("", "{")
+        for position, (key, item) in enumerate(value.items()):
+            comma = "," if position else ""
+            opened = opened and self._add(comma + newline(level + 1), quote(key)) and self._member(item, level)
+            if not opened:
+                return False
+        return self._add("", (newline(level) if value else "") + "}")
+
+    def _member(self, item: Any, level: int) -> bool:
+        return self._room() and self._put(": ") and self.write(item, level + 1)
+
+    def _array(self, value: list[Any], level: int) -> bool:
+        if not self._add("", "["):
+            return False
+        for position, item in enumerate(value):
+            if not (self._room() and self._put(", " if position else "") and self.write(item, level + 1)):
+                return False
+        return self._add("", "]")
+
+    def _add(self, before: str, text: str) -> bool:
+        return self._room() and self._put(before + text)
+
+    def _put(self, text: str) -> bool:
+        self.parts.append(text)
+        self._size += len(text.encode(errors="surrogateescape"))
+        return True
+
+    def _room(self) -> bool:
+        return self._size < MAX_SHOWN
+
+
+def _scalar(value: Any) -> str | None:
+    """None for a number that is not finite: RapidJSON's writer ends there."""
+    if isinstance(value, str):
+        return quote(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str | None:
+    """The shortest digits that read back the same, without an exponent from 1e-6 to 1e21; None if not finite."""
+    if not isfinite(value):
+        return None
+    text = repr(value)
+    mantissa, _, exponent = text.partition("e")
+    power = int(exponent or 0)
+    if not exponent or power > 20 or power < -6:
+        return f"{mantissa}e{power}" if exponent else text
+    sign, digits = "-" * (value < 0), mantissa.lstrip("-").replace(".", "")
+    return f"{sign}{digits.ljust(power + 1, '0')}.0" if power > 0 else f"{sign}0.{'0' * (-power - 1)}{digits}"

@@ -1,0 +1,35 @@
+"""What a PredictionLog is to a call: the field that holds it, and the models that it names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from headrace_protos import (
+    ClassificationRequest,
+    ModelSpec,
+    MultiInferenceRequest,
+    PredictRequest,
+    RegressionRequest,
+)
+
+LOG_TYPES: Mapping[type[Message], str] = {
+    PredictRequest: "predict_log",
+    ClassificationRequest: "classify_log",
+    RegressionRequest: "regress_log",
+    MultiInferenceRequest: "multi_inference_log",
+}
+"""The `log_type` of each request that has one."""
+
+
+def asked_specs(request: Any) -> Sequence[ModelSpec]:
+    """The ModelSpecs of a request that has a `log_type`: one, or one for each task."""
+    if isinstance(request, MultiInferenceRequest):
+        return [task.model_spec for task in request.tasks]
+    return [request.model_spec]
+
+
+def answering_spec(response: Any) -> ModelSpec:
+    """What a response says of the model that it came from; that of the first task where there are several."""
+    spec: ModelSpec = (response.results[0] if hasattr(response, "results") else response).model_spec
+    return spec

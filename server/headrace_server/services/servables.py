@@ -1,0 +1,37 @@
+"""Where a service finds the servable that a request names."""
+
+from typing import Protocol
+
+from headrace_server.models.servable import Servable
+
+
+class Servables(Protocol):
+    """What a service asks of the manager."""
+
+    def servable(self, name: str, version: int | str | None = None) -> Servable:
+        """A version, leased: it stays loaded until the end of the `with` block that it is to be used in.
+
+        Args:
+            name: The model's.
+            version: Which one, by number or by label; None for the highest that is ready.
+
+        Raises:
+            ServingError: There is none.
+        """
+
+
+class OneServable:
+    """One servable, whatever is asked for: how a service answers with a version that is not served yet.
+
+    Args:
+        servable: Loaded for longer than this is used.
+    """
+
+    def __init__(self, servable: Servable) -> None:
+        self._servable = servable
+
+    def servable(self, name: str, version: int | str | None = None) -> Servable:
+        """It, leased."""
+        del name, version
+        self._servable.lease()
+        return self._servable

@@ -1,0 +1,64 @@
+"""TFRecord files: records of bytes, each with its length, and checksums of both."""
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from google_crc32c import value as crc32c
+
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+_HEADER_BYTES = _LENGTH.size + _CRC.size
+_FRAME_BYTES = _HEADER_BYTES + _CRC.size
+
+
+class CorruptRecordError(Exception):
+    """A file is cut short, has been changed, or is no TFRecord file. The text is TensorFlow's, with the offset."""
+
+
+def read_records(file: BinaryIO) -> Iterator[bytes]:
+    """The records of a file, in order, one in memory at a time.
+
+    A header cut short ends the file, as it does for TensorFlow.
+
+    Args:
+        file: Open, at its start, and seekable: no record may claim more than the bytes that are there.
+
+    Raises:
+        CorruptRecordError: At the first record that is not as it was written.
+    """
+    size = file.seek(0, 2)
+    offset = file.seek(0)
+    while len(header := file.read(_HEADER_BYTES)) == _HEADER_BYTES:
+        yield _read_record(file, header, offset, size)
+        offset = file.tell()
+
+
+def _read_record(file: BinaryIO, header: bytes, offset: int, size: int) -> bytes:
+    if not _is_intact(header, _LENGTH.size):
+        hint = "" if offset else " (Is this even a TFRecord file?)"
+        raise CorruptRecordError(f"corrupted record at {offset}{hint}")
+    (length,) = _LENGTH.unpack_from(header)
+    if offset + _FRAME_BYTES + length > size:
+        raise CorruptRecordError(f"truncated record at {offset}' failed with Read less bytes than requested")
+    data = file.read(length + _CRC.size)
+    if not _is_intact(data, length):
+        raise CorruptRecordError(f"corrupted record at {offset + _HEADER_BYTES}")
+    return data[:length]
+
+
+def frame(record: bytes) -> bytes:
+    """A record as it stands in a file; a file is nothing but such frames."""
+    length = _LENGTH.pack(len(record))
+    return b"".join((length, _checksum(length), record, _checksum(record)))
+
+
+def _is_intact(data: bytes, length: int) -> bool:
+    """Whether the checksum behind `length` bytes is theirs."""
+    return data[length:] == _checksum(data[:length])
+
+
+def _checksum(data: bytes) -> bytes:
+    """Masked, since the checksum of bytes that hold their own checksum would be weak."""
+    crc = crc32c(data)
+    return _CRC.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,0 +1,104 @@
+"""HTTP on uvicorn: the socket, the protocol, and the end of both, in the event loop of the services."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from headrace_batching import LoopDelivery
+from headrace_protos import Code
+from headrace_server.errors import ServingError
+from headrace_server.services.http_messages import HttpAnswer, HttpRequest
+from headrace_server.services.rest import RestService
+from headrace_server.transports.asgi import RestApplication
+
+KEEP_ALIVE_SECONDS = 50
+"""That a connection may be idle: longer than the pools of most clients keep one."""
+
+
+class UvicornTransport:
+    """The REST API on a port.
+
+    Args:
+        port: On all interfaces; 0 takes a free one.
+        rest: Answers the requests.
+        max_body_bytes: A larger body is refused.
+    """
+
+    def __init__(self, port: int, rest: RestService, max_body_bytes: int) -> None:
+        self._port = port
+        self._rest = rest
+        self._max_body_bytes = max_body_bytes
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listens; the port that it got.
+
+        Raises:
+            ServingError: UNKNOWN, the port is taken.
+        """
+        delivery = LoopDelivery(asyncio.get_running_loop())
+
+        async def answer(request: HttpRequest) -> HttpAnswer:
+            return await self._rest.answer(request, delivery)
+
+        listener = _listener(self._port)
+        application = RestApplication(answer, self._max_body_bytes)
+        self._server = _Server(_config(application))
+        self._serving = asyncio.create_task(self._server.serve([listener]))
+        await self._server.listening.wait()
+        port: int = listener.getsockname()[1]
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more requests, and returns when those in flight have ended, or after `grace` seconds."""
+        if self._server is not None and self._serving is not None:
+            self._server.config.timeout_graceful_shutdown = max(1, round(grace))
+            self._server.should_exit = True
+            await self._serving
+
+
+class _Server(uvicorn.Server):
+    """One that leaves signals alone and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Does nothing: the process decides what a signal means."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens."""
+        await super().startup(sockets)
+        self.listening.set()
+
+
+def _config(application: RestApplication) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        interface="asgi3",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+
+
+def _listener(port: int) -> socket.socket:
+    """TF Serving: on both families where there is IPv6, else on IPv4 alone."""
+    has_ipv6 = socket.has_dualstack_ipv6()
+    family, host = (socket.AF_INET6, "::") if has_ipv6 else (socket.AF_INET, "0.0.0.0")
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=has_ipv6, backlog=1024)
+    except OSError as error:
+        raise ServingError(Code.UNKNOWN, f"Failed to start HTTP Server at localhost:{port}: {error}") from error

@@ -1,0 +1,22 @@
+"""Programs that send tf.Examples with TensorFlow Serving's own package of messages work as they are."""
+
+import subprocess
+from functools import partial
+from pathlib import Path
+
+from tests import feature_models
+from tests.conftest import Run
+
+CLIENT = Path(__file__).with_name("tensorflow_inference.py")
+
+SIGNATURES: feature_models.Signatures = {
+    "classify": {"method": "classify", "outputs": {"scores": "scores"}, "labels": ["lo", "hi"]},
+    "regress": {"method": "regress", "outputs": {"outputs": "price"}},
+}
+
+
+def test_program_with_tensorflow_serving_api(running: Run, tensorflow_python: Path) -> None:
+    port = running(partial(feature_models.tariff, signatures=SIGNATURES)).port
+    client = [str(tensorflow_python), str(CLIENT), str(port)]
+    ended = subprocess.run(client, capture_output=True, text=True, timeout=80, check=False)
+    assert ended.returncode == 0, ended.stderr

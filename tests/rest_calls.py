@@ -1,0 +1,105 @@
+"""Requests to the REST API: over http.client, one connection kept alive, or by the curl command."""
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from http.client import HTTPConnection
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.calls import ANSWER_WITHIN, MODEL
+
+PREFIX = f"/v1/models/{MODEL}"
+"""The path of the model that tests serve."""
+
+
+class Answer(NamedTuple):
+    """What came back: header names in small letters."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str]
+
+    @property
+    def value(self) -> Any:
+        """The body, which is JSON."""
+        return json.loads(self.text)
+
+    @property
+    def error(self) -> tuple[int, str]:
+        """The status, and the text of a body that is nothing but an error."""
+        assert list(self.value) == ["error"]
+        return self.status, self.value["error"]
+
+
+class RestCaller:
+    """One connection to a server.
+
+    Args:
+        port: Of its REST API.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.connection = HTTPConnection("127.0.0.1", port, timeout=ANSWER_WITHIN)
+
+    def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+        """Sends a request and reads the answer.
+
+        Args:
+            method: GET, or any other.
+            path: With the query.
+            body: Bytes or a string as they are, or what is to be made JSON of.
+            headers: More than http.client's own.
+        """
+        if not isinstance(body, bytes | str | None):
+            body = json.dumps(body)
+        self.connection.request(method, path, body, dict(headers or {}))
+        response = self.connection.getresponse()
+        text = response.read().decode(errors="surrogateescape")
+        return Answer(response.status, text, {name.lower(): value for name, value in response.getheaders()})
+
+    def get(self, path: str) -> Answer:
+        """Sends a GET."""
+        return self.send("GET", path)
+
+    def post(self, verb: str, body: Any, prefix: str = PREFIX, **headers: str) -> Answer:
+        """Posts a body to a model; `Content_Encoding="gzip"` is a header."""
+        return self.send(
+            "POST", f"{prefix}:{verb}", body, {key.replace("_", "-"): value for key, value in headers.items()}
+        )
+
+    def predict(self, body: Any) -> Any:
+        """Posts a body to :predict, which must succeed; what comes back."""
+        answer = self.post("predict", body)
+        assert answer.status == 200, answer.text
+        return answer.value
+
+    def refusal(self, body: Any, verb: str = "predict") -> tuple[int, str]:
+        """Posts a body that must be refused; status and text."""
+        return self.post(verb, body).error
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.connection.close()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def curl(*arguments: str, data: bytes = b"") -> str:
+    """What the curl command prints."""
+    command = shutil.which("curl")
+    if command is None:
+        pytest.skip("there is no curl command")
+    run = subprocess.run(
+        [command, "-sS", "-g", *arguments], input=data, capture_output=True, check=True, timeout=ANSWER_WITHIN
+    )
+    return run.stdout.decode()

@@ -1,0 +1,47 @@
+"""Models of TensorFlow and TFLite, and servers that run them in the environment that has both."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.running import ServerProcess
+
+ServeTensorflow = Callable[..., ServerProcess]
+
+HERE = Path(__file__).parent
+NEEDED = "import ai_edge_litert, grpc_health, grpc_reflection"
+HEADRACE = "from headrace_server.cli import main; raise SystemExit(main())"
+
+
+@pytest.fixture(scope="session")
+def tensorflow_server_python(tensorflow_python: Path) -> Path:
+    """The Python of an environment in which TensorFlow's models can be served."""
+    if subprocess.run([tensorflow_python, "-c", NEEDED], capture_output=True, check=False).returncode:
+        pytest.skip(f"{tensorflow_python} lacks headrace[tensorflow,tflite]: run scripts/install-tensorflow")
+    return tensorflow_python
+
+
+@pytest.fixture(scope="session")
+def tensorflow_models(tensorflow_server_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds those that write_tensorflow_models.py writes."""
+    folder = tmp_path_factory.mktemp("tensorflow")
+    script = HERE / "write_tensorflow_models.py"
+    run = subprocess.run([tensorflow_server_python, script, folder], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def serve_tensorflow(tensorflow_server_python: Path) -> Iterator[ServeTensorflow]:
+    """Starts the command where TensorFlow is: `serve_tensorflow(base_path, *flags)`."""
+    with ExitStack() as stack:
+
+        def serve(base_path: Path, *flags: str) -> ServerProcess:
+            process = ServerProcess(base_path, *flags, headrace=(tensorflow_server_python, "-c", HEADRACE))
+            stack.callback(process.close)
+            return process
+
+        yield serve

@@ -1,0 +1,278 @@
+"""Python models: what they are given, what they may return, how they fail, and what is left of them."""
+
+import gc
+import re
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from headrace_protos import Code
+from headrace_server.backends.callable_impl import CallableBackend, load_python
+from headrace_server.errors import LoadError, ServingError
+from tests.calls import Refusal, arrays, floats, predict_request
+from tests.conftest import ROOT, Run
+
+SPECS = """
+INPUTS = {"x": ("float32", [None, 2])}
+OUTPUTS = {"y": ("float32", [None])}
+"""
+GUIDE = ROOT / "docs" / "python-models.md"
+
+
+def examples() -> list[str]:
+    """The Python in the guide."""
+    return re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+def write(folder: Path, code: str, specs: str = SPECS) -> Path:
+    """A version's model.py."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.py").write_text(specs + dedent(code))
+    return folder / "model.py"
+
+
+def run(backend: CallableBackend, *rows: list[float]) -> object:
+    return backend.run("serving_default", {"x": floats(*rows)}, ["y"])["y"].tolist()
+
+
+def failure_of(file: Path) -> tuple[Code, str]:
+    with pytest.raises(LoadError) as raised:
+        load_python(file)
+    return raised.value.code, raised.value.message.removeprefix(f"{file}: ")
+
+
+def run_failure_of(backend: CallableBackend) -> tuple[Code, str]:
+    with pytest.raises(ServingError) as raised:
+        run(backend, [1.0, 2.0])
+    return raised.value.code, raised.value.message
+
+
+def modules() -> set[str]:
+    return {name for name in sys.modules if name.startswith("headrace_model_")}
+
+
+def test_the_guides_function_is_served_in_batches(running: Run) -> None:
+    def make(folder: Path) -> Path:
+        file = write(folder, examples()[0], specs="")
+        (folder / "words.txt").write_text("good fine")
+        return file
+
+    caller = running(make).caller
+    texts = [["a good day", ""], ["Fine good fine"]]
+
+    pending = [caller.begin(predict_request({"text": np.array(text, object)})) for text in texts]
+
+    answers = [arrays(future.result()) for future in pending]
+    assert [answer["words"].tolist() for answer in answers] == [[3, 0], [3]]
+    assert [answer["score"].tolist() for answer in answers] == [
+        [pytest.approx(1 / 3), 0.0],
+        [pytest.approx(2 / 3)],
+    ]
+    assert answers[0]["score"].dtype == np.float32
+
+
+def test_the_guides_handler(running: Run) -> None:
+    def make(folder: Path) -> Path:
+        file = write(folder, examples()[1], specs="")
+        np.save(folder / "weights.npy", np.ones((784, 10)))
+        return file
+
+    answer = running(make).caller.predict({"image": np.full((2, 28, 28), 255, np.uint8)})
+
+    assert answer["scores"].tolist() == [[784.0] * 10] * 2
+
+
+def test_a_shape_that_is_not_declared_never_reaches_the_model(running: Run) -> None:
+    server = running(lambda folder: write(folder, "def predict(inputs): raise AssertionError"))
+
+    refusal = server.caller.refusal(predict_request({"x": floats([1.0])}))
+
+    assert refusal == Refusal(
+        StatusCode.INVALID_ARGUMENT,
+        "Got invalid dimensions for input: x for the following indices index: 1 Got: 1 Expected: 2",
+    )
+
+
+def test_hooks_at_the_top_of_the_file(tmp_path: Path) -> None:
+    code = """
+    def preprocess(inputs): return inputs["x"] + 1
+    def inference(x): return x.sum(1)
+    def postprocess(sums): return {"y": sums * 10}
+    """
+    assert run(load_python(write(tmp_path, code)), [1.0, 2.0]) == [50.0]
+
+
+def test_a_model_may_write_into_its_inputs(tmp_path: Path) -> None:
+    backend = load_python(write(tmp_path, "def predict(inputs): inputs['x'] += 1; return {'y': inputs['x'][:, 0]}"))
+    sent = np.broadcast_to(np.float32(1), (2, 2))
+
+    assert backend.run("serving_default", {"x": sent}, ["y"])["y"].tolist() == [2.0, 2.0]
+    assert sent.tolist() == [[1.0, 1.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("dims", "batched"),
+    [("[None, 2]", True), ("[1, 2]", False), ("[]", False)],
+)
+def test_the_batch_axis_is_what_all_declare_as_varying(tmp_path: Path, dims: str, batched: bool) -> None:
+    specs = f'INPUTS = {{"x": ("float32", {dims})}}\nOUTPUTS = {{"y": ("float32", [None])}}\n'
+
+    backend = load_python(write(tmp_path, "def predict(inputs): return {}", specs))
+
+    assert backend.signatures["serving_default"].batched is batched
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        ("{'z': 1}", "the model returned no 'y', only z"),
+        ("{}", "the model returned no 'y', only nothing"),
+        ("3", "the model returned a int, not a dict of arrays"),
+        ("{'y': [1j]}", "the model returned for 'y' what is no float32: "),
+        ("{'y': ['a']}", "the model returned for 'y' what is no float32: "),
+        ("{'y': [[1], [1, 2]]}", "the model returned for 'y' what is no float32: "),
+    ],
+)
+def test_what_a_model_may_not_return(tmp_path: Path, returned: str, text: str) -> None:
+    backend = load_python(write(tmp_path, f"def predict(inputs): return {returned}"))
+
+    code, message = run_failure_of(backend)
+
+    assert code == Code.INTERNAL
+    assert message.startswith(f"model.py: {text}")
+
+
+def test_an_exception_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text("def divide(x):\n    return x / 0\n")
+    top = load_python(write(tmp_path, "\ndef predict(inputs):\n    raise KeyError('lost')\n"))
+    beside = load_python(write(tmp_path, "from .parts import divide\ndef predict(inputs):\n    return divide(1)\n"))
+
+    assert run_failure_of(top) == (Code.INTERNAL, "KeyError: 'lost' (model.py, line 6, in predict)")
+    assert run_failure_of(beside) == (
+        Code.INTERNAL,
+        "ZeroDivisionError: division by zero (parts.py, line 2, in divide)",
+    )
+
+
+def test_a_model_chooses_its_code(tmp_path: Path) -> None:
+    code = "from headrace_server.errors import invalid\ndef predict(inputs):\n    raise invalid('odd')\n"
+
+    assert run_failure_of(load_python(write(tmp_path, code))) == (Code.INVALID_ARGUMENT, "odd")
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        (
+            "import no_such_module",
+            "ModuleNotFoundError: No module named 'no_such_module' (model.py, line 4, in <module>)",
+        ),
+        ("def predict(inputs)\n", "SyntaxError: expected ':' (model.py, line 4)"),
+        ("raise SystemExit(3)", "SystemExit: 3 (model.py, line 4, in <module>)"),
+        (
+            "def initialize(context): context.lost\ndef predict(inputs): ...",
+            "AttributeError: 'Context' object has no attribute 'lost' (model.py, line 4, in initialize)",
+        ),
+    ],
+)
+def test_what_fails_as_it_loads(tmp_path: Path, code: str, failure: str) -> None:
+    before = modules()
+
+    assert failure_of(write(tmp_path, code)) == (Code.INTERNAL, failure)
+    assert modules() == before
+
+
+@pytest.mark.parametrize(
+    ("specs", "failure"),
+    [
+        ("", 'defines no INPUTS such as {"x": ("float32", [None, 4])}'),
+        ("INPUTS = OUTPUTS = {'x': 'float32'}", "INPUTS['x'] is 'float32', not a dtype and a shape: "),
+        ("INPUTS = OUTPUTS = {'x': ('float33', [2])}", "INPUTS['x'] is ('float33', [2]), not a dtype and a shape: "),
+        ("INPUTS = OUTPUTS = {'x': ('object', ['n'])}", "INPUTS['x'] is ('object', ['n']), not a dtype and a shape: "),
+        (SPECS, "defines neither predict(inputs) nor inference(data), at its top or in a class Han"),
+    ],
+)
+def test_what_declares_nothing_that_can_be_served(tmp_path: Path, specs: str, failure: str) -> None:
+    code = "" if specs == SPECS else "\ndef predict(inputs): return inputs"
+
+    got, text = failure_of(write(tmp_path, code, specs))
+
+    assert got == Code.INVALID_ARGUMENT
+    assert text.startswith(failure)
+
+
+def test_calls_come_one_at_a_time(tmp_path: Path) -> None:
+    code = """
+    import threading
+    busy = threading.Lock()
+    def predict(inputs):
+        assert busy.acquire(blocking=False), "two at once"
+        sum(range(100_000))  # for longer than a thread keeps the interpreter
+        busy.release()
+        return {"y": inputs["x"][:, 0]}
+    """
+    backend = load_python(write(tmp_path, code))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda n: run(backend, [n, 0.0]), range(20))) == [[float(n)] for n in range(20)]
+
+
+def test_a_thread_safe_model_runs_several_at_once(tmp_path: Path) -> None:
+    code = """
+    import threading
+    THREAD_SAFE = True
+    both = threading.Barrier(2, timeout=10)
+    def predict(inputs):
+        both.wait()
+        return {"y": inputs["x"][:, 0]}
+    """
+    backend = load_python(write(tmp_path, code))
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda n: run(backend, [n, 0.0]), range(2))) == [[0.0], [1.0]]
+
+
+def test_versions_live_side_by_side_and_leave_nothing_behind(tmp_path: Path) -> None:
+    before = modules()
+    backends = []
+    for version in (1, 2):
+        folder = tmp_path / str(version)
+        file = write(folder, "from .parts import FACTOR\ndef predict(inputs): return {'y': inputs['x'][:, 0] * FACTOR}")
+        (folder / "parts.py").write_text(f"FACTOR = {version}")
+        backends.append(load_python(file))
+    assert [run(backend, [1.0, 1.0]) for backend in backends] == [[1.0], [2.0]]
+
+    for backend in backends:
+        backend.close()
+
+    assert modules() == before
+    with pytest.raises(ServingError, match="the model has been unloaded"):
+        run(backends[0], [1.0, 1.0])
+
+
+def test_an_unloaded_model_is_closed_and_freed(tmp_path: Path) -> None:
+    code = """
+    class Big: pass
+
+    class Handler:
+        def initialize(self, context): self.big = Big()
+        def inference(self, inputs): return {"y": inputs["x"][:, 0]}
+        def close(self): (self.folder / "closed").touch()
+    """
+    backend = load_python(write(tmp_path, code))
+    model = backend._model
+    model.folder = tmp_path  # type: ignore[attr-defined]
+    kept = weakref.ref(model.big)  # type: ignore[attr-defined]
+    del model
+
+    backend.close()
+
+    gc.collect()
+    assert kept() is None
+    assert (tmp_path / "closed").exists()

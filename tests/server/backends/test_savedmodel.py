@@ -1,0 +1,260 @@
+"""SavedModels in TensorFlow: shapes, dtypes, strings, Examples, errors, batches, and what cannot be loaded."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from grpc import StatusCode
+
+from headrace_protos import Code, Example, RegressionRequest, SignatureDefMap
+from tests.calls import Caller, Refusal, arrays, floats, metadata_request, name_model, predict_request, refusal_of
+from tests.running import ServerProcess, read_served
+from tests.server.backends.conftest import HERE, ServeTensorflow
+
+# Four rows make a batch, and company is waited for.
+TOGETHER = """
+max_batch_size { value: 4 } batch_timeout_micros { value: 100000 } num_batch_threads { value: 1 }
+"""
+BAD_EXAMPLE = b"\xff\xfe no Example"
+
+
+class Servers(NamedTuple):
+    alone: Caller
+    together: Caller
+    batching: ServerProcess
+
+
+@pytest.fixture(scope="module")
+def servers(
+    tensorflow_models: Path, serve_tensorflow: ServeTensorflow, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    """A server with a SavedModel of many signatures, and one with the same and batches."""
+    parameters = tmp_path_factory.mktemp("batching") / "parameters.pbtxt"
+    parameters.write_text(TOGETHER)
+    many = tensorflow_models / "many"
+    alone = serve_tensorflow(many, "--enable_batching=false", "--tensorflow_session_parallelism=1")
+    together = serve_tensorflow(many, f"--batching_parameters_file={parameters}")
+    callers = alone.started(), together.started()
+    yield Servers(*callers, together)
+    for caller in callers:
+        caller.close()
+
+
+def strings(*items: bytes) -> npt.NDArray[np.object_]:
+    return np.array(items, np.object_)
+
+
+def example(x: float) -> bytes:
+    message = Example()
+    message.features.feature["x"].float_list.value.append(x)
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3,), (), (2, 3, 4), (0,), (0, 1)])
+def test_any_shape_that_the_operators_take(servers: Servers, shape: tuple[int, ...]) -> None:
+    answer = servers.alone.predict({"x": np.full(shape, 4, np.float32)})
+
+    assert answer["y"].shape == shape
+    assert np.all(answer["y"] == 4.0)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("f8", "double"), ("i4", "int32"), ("f2", "half"), ("?", "bool")])
+def test_a_wrong_dtype(servers: Servers, dtype: str, name: str) -> None:
+    refusal = servers.alone.refusal(predict_request({"x": np.zeros(1, dtype)}))
+
+    assert refusal == Refusal(StatusCode.INVALID_ARGUMENT, f"Expects arg[0] to be float but {name} is provided")
+
+
+def test_the_position_of_a_wrong_dtype_is_that_among_the_feeds(servers: Servers) -> None:
+    inputs = {"a": floats([1.0])[0], "b": np.array([1.0])}
+
+    refusal = servers.alone.refusal(predict_request(inputs, signature_name="subtract"))
+
+    assert refusal.text == "Expects arg[1] to be float but double is provided"
+
+
+def test_a_shape_that_an_operator_refuses_fails_with_its_text(servers: Servers) -> None:
+    request = predict_request({"x": floats([1.0, 2.0, 3.0])}, signature_name="linear")
+
+    code, text = servers.alone.refusal(request)
+
+    assert code == StatusCode.INVALID_ARGUMENT
+    assert text.startswith("Matrix size-incompatible: In[0]: [1,3], In[1]: [2,1]\n\t [[{{node ")
+    assert text.endswith("}}]]")
+
+
+def test_inputs_are_told_apart_by_alias(servers: Servers) -> None:
+    inputs = {"b": np.array([1.0, 2.0], np.float32), "a": np.array([10.0, 20.0], np.float32)}
+
+    assert servers.alone.predict(inputs, signature_name="subtract")["difference"].tolist() == [9.0, 18.0]
+
+
+def test_strings_are_bytes(servers: Servers) -> None:
+    answer = servers.alone.predict({"text": strings(b"a\0", b"\xffb", b"")}, signature_name="upper")
+
+    assert answer["upper"].tolist() == [b"A\0", b"\xffB", b""]
+
+
+def test_examples_are_parsed_in_the_graph(servers: Servers) -> None:
+    answer = servers.alone.predict({"inputs": strings(example(2.0), example(4.0))}, signature_name="parse")
+
+    assert answer["outputs"].tolist() == [[3.0], [4.0]]
+
+
+def test_regress_feeds_examples_to_the_graph(servers: Servers) -> None:
+    request = RegressionRequest()
+    name_model(request, signature_name="parse")
+    for x in (2.0, 4.0):
+        request.input.example_list.examples.add().ParseFromString(example(x))
+
+    results = servers.together.call(request).result.regressions
+
+    assert [result.value for result in results] == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "begins"),
+    [
+        (BAD_EXAMPLE, "Could not parse example input, value: '�� no Example'\n\t [["),
+        (b"", "Name: <unknown>, Feature: x (data type: float) is required but could not be found.\n\t [["),
+    ],
+)
+def test_an_example_that_cannot_be_parsed(servers: Servers, value: bytes, begins: str) -> None:
+    code, text = servers.alone.refusal(predict_request({"inputs": strings(value)}, signature_name="parse"))
+
+    assert code == StatusCode.INVALID_ARGUMENT
+    assert text.startswith(begins)
+
+
+def test_an_output_filter(servers: Servers) -> None:
+    answer = servers.alone.predict({"x": np.array([99], np.int64)}, signature_name="small", outputs=["same"])
+
+    assert {alias: array.tolist() for alias, array in answer.items()} == {"same": [99]}
+
+
+def test_values_that_an_operator_refuses_fail_with_its_text(servers: Servers) -> None:
+    code, text = servers.alone.refusal(predict_request({"x": np.array([100], np.int64)}, signature_name="small"))
+
+    assert code == StatusCode.INVALID_ARGUMENT
+    assert text.startswith("too large : Tensor had Inf values\n\t [[{{")
+    assert text.endswith("{{node CheckNumerics}}]]")
+
+
+def test_a_default_fills_a_missing_input(servers: Servers) -> None:
+    x, by = np.array([1.0, 2.0], np.float32), np.array([10.0], np.float32)
+
+    assert servers.alone.predict({"x": x}, signature_name="shift")["shifted"].tolist() == [6.0, 7.0]
+    assert servers.alone.predict({"x": x, "by": by}, signature_name="shift")["shifted"].tolist() == [11.0, 12.0]
+    assert servers.alone.refusal(predict_request({"by": by}, signature_name="shift")) == Refusal(
+        StatusCode.INVALID_ARGUMENT,
+        "Signature input alias: x(feed name: shift_x:0) not found in request and no default value provided. "
+        "Inputs expected to be in the request {by}, or default input alias set: by",
+    )
+
+
+def test_an_unknown_signature(servers: Servers) -> None:
+    refusal = servers.alone.refusal(predict_request({"x": floats([1.0])}, signature_name="none"))
+
+    assert refusal == Refusal(StatusCode.FAILED_PRECONDITION, 'Serving signature key "none" not found.')
+
+
+def test_metadata_are_the_models_own_signature_defs(servers: Servers, tensorflow_models: Path) -> None:
+    answered = SignatureDefMap()
+    assert servers.alone.call(metadata_request("signature_def")).metadata["signature_def"].Unpack(answered)
+
+    assert answered == SignatureDefMap.FromString((tensorflow_models / "many" / "signatures").read_bytes())
+    assert answered.signature_def["serving_default"].inputs["x"].name == "serving_default_x:0"
+    assert not answered.signature_def["__saved_model_init_op"].method_name
+
+
+def test_requests_of_one_shape_share_a_batch_and_others_do_not(servers: Servers) -> None:
+    inputs = [floats([2.0], [4.0]), floats([6.0], [8.0]), np.array([10.0], np.float32), np.zeros((1, 1, 1), np.float32)]
+
+    pending = [servers.together.begin(predict_request({"x": array})) for array in inputs]
+
+    answers = [arrays(future.result())["y"].tolist() for future in pending]
+    assert answers == [[[3.0], [4.0]], [[5.0], [6.0]], [7.0], [[[2.0]]]]
+
+
+def test_with_batching_no_rows_are_no_rows(servers: Servers) -> None:
+    assert servers.together.predict({"x": np.zeros((0, 1), np.float32)})["y"].shape == (0, 1)
+
+
+def test_an_example_that_fails_in_a_batch_fails_alone(servers: Servers) -> None:
+    values = [example(2.0), BAD_EXAMPLE, example(4.0), example(6.0)]
+
+    pending = [servers.together.begin(predict_request({"inputs": strings(v)}, signature_name="parse")) for v in values]
+
+    error = pending.pop(1).exception()
+    assert refusal_of(error).code == StatusCode.INVALID_ARGUMENT
+    assert [arrays(future.result())["outputs"].tolist() for future in pending] == [[[3.0]], [[4.0]], [[5.0]]]
+
+
+def test_with_batching_a_scalar_has_no_batch_axis(servers: Servers) -> None:
+    refusal = servers.together.refusal(predict_request({"x": np.array(1.0, np.float32)}))
+
+    text = "Batching Run() input tensors must have at least one dimension"
+    assert refusal == Refusal(StatusCode.INVALID_ARGUMENT, text)
+
+
+def test_a_signature_that_declares_a_scalar_runs_one_by_one(servers: Servers) -> None:
+    inputs = {"x": np.array([1.0, 2.0], np.float32), "k": np.array(10.0, np.float32)}
+
+    assert servers.together.predict(inputs, signature_name="total")["total"] == 30.0
+
+
+def test_the_profiler_is_tensorflows(servers: Servers) -> None:
+    assert servers.alone.send_bytes("/tensorflow.ProfilerService/Terminate", b"") == b""
+
+
+def test_batches_are_counted_and_the_server_ends_well(servers: Servers) -> None:
+    pending = [servers.together.begin(predict_request({"x": floats([float(n)])})) for n in range(4)]
+    assert [arrays(future.result())["y"].item() for future in pending] == [2.0, 2.5, 3.0, 3.5]
+
+    servers.batching.terminate()
+
+    assert servers.batching.ended() == 0
+    requests, _, batches = read_served(servers.batching.log)
+    assert batches < requests
+
+
+def test_what_can_be_loaded_and_what_cannot(
+    tensorflow_models: Path, tensorflow_server_python: Path, tmp_path: Path
+) -> None:
+    garbled, empty, bundle, untagged, bare = (
+        tmp_path / name for name in ("garbled", "empty", "bundle", "tags", "bare")
+    )
+    for folder in (garbled, empty, bundle, untagged):
+        folder.mkdir()
+    (garbled / "saved_model.pb").write_bytes(b"no proto")
+    (bundle / "export.meta").touch()
+    (untagged / "saved_model.pb").touch()
+    shutil.copytree(tensorflow_models / "many" / "1", bare)
+    shutil.rmtree(bare / "variables")
+    tagged = tensorflow_models / "tagged" / "1"
+
+    script = HERE / "load_in_tensorflow.py"
+    folders = [f"{tagged}:serve,treble", tagged, garbled, empty, bundle, untagged, bare]
+    run = subprocess.run(
+        [tensorflow_server_python, script, *map(str, folders)], capture_output=True, text=True, check=True
+    )
+
+    trebled, doubled, *failures = json.loads(run.stdout)
+    assert (doubled, trebled) == ([5.0], [7.0])
+    assert failures[0] == [Code.DATA_LOSS, f"Can't parse {garbled}/saved_model.pb as binary proto"]
+    assert failures[1][0] == Code.NOT_FOUND
+    assert failures[1][1].startswith(
+        "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+        f"`saved_model.pb`)\nSpecified file path: {empty}\n"
+    )
+    assert failures[2] == [Code.UNIMPLEMENTED, "Session Bundle is deprecated and removed."]
+    assert failures[3][0] == Code.NOT_FOUND
+    assert failures[3][1].startswith("Could not find meta graph def matching supplied tags: { serve }. ")
+    assert failures[4][0] != Code.OK
+    assert failures[4][1].startswith(f"{bare} cannot be loaded: ")

@@ -1,0 +1,108 @@
+"""TFLite models: signatures from the file or made up, resizing, strings, errors, and what cannot be loaded."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from headrace_protos import Code, SignatureDefMap
+from tests.calls import Caller, Refusal, arrays, floats, metadata_request, predict_request
+from tests.server.backends.conftest import HERE, ServeTensorflow
+
+FLAGS = ("--prefer_tflite_model", "--num_tflite_pools=2")
+
+
+@pytest.fixture(scope="module")
+def callers(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> Iterator[Mapping[str, Caller]]:
+    """A server of the model without signatures, and one of the model with them."""
+    processes = {name: serve_tensorflow(tensorflow_models / name, *FLAGS) for name in ("tflite", "tflite_signature")}
+    started = {name: process.started() for name, process in processes.items()}
+    yield started
+    for caller in started.values():
+        caller.close()
+
+
+@pytest.fixture(scope="module")
+def plain(callers: Mapping[str, Caller]) -> Caller:
+    """The server of the model without signatures."""
+    return callers["tflite"]
+
+
+def inputs(rows: int) -> dict[str, Any]:
+    return {
+        "x": np.arange(2 * rows, dtype=np.float32).reshape(rows, 2),
+        "text": np.array([b"abc", b"\xff\0c"] * rows, np.object_)[:rows],
+    }
+
+
+def test_inputs_are_resized_to_each_request(plain: Caller) -> None:
+    for rows in (1, 3, 2, 2):
+        answer = plain.predict(inputs(rows))
+
+        assert answer["Identity"].tolist() == ([True, False] * rows)[:rows]
+        assert answer["Identity_1"].tolist() == [[22.0 * row + 10.0] for row in range(rows)]
+
+
+def test_a_made_up_signature_names_the_tensors(plain: Caller) -> None:
+    answered = SignatureDefMap()
+    plain.call(metadata_request("signature_def")).metadata["signature_def"].Unpack(answered)
+
+    (name, signature), *others = answered.signature_def.items()
+    assert (name, others, signature.method_name) == ("serving_default", [], "tensorflow/serving/predict")
+    assert {alias: info.name for alias, info in signature.inputs.items()} == {"x": "x", "text": "text"}
+    assert set(signature.outputs) == {"Identity", "Identity_1"}
+
+
+def test_a_signature_from_the_file(callers: Mapping[str, Caller]) -> None:
+    request = {"number": floats([1.0, 2.0]), "text": np.array([b"abc"], np.object_)}
+
+    answer = callers["tflite_signature"].predict(request, signature_name="named")
+
+    assert answer["number"].tolist() == [[21.0]]
+    assert answer["is_abc"].tolist() == [True]
+
+
+def test_requests_of_several_callers(plain: Caller) -> None:
+    pending = [plain.begin(predict_request(inputs(rows))) for rows in (1, 2, 3, 1, 2, 3)]
+
+    assert [len(arrays(future.result())["Identity"]) for future in pending] == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_wrong_dtype(plain: Caller) -> None:
+    refusal = plain.refusal(predict_request({**inputs(1), "x": np.zeros((1, 2), np.float64)}))
+
+    assert refusal == Refusal(StatusCode.INVALID_ARGUMENT, "Expects arg[1] to be float but double is provided")
+
+
+def test_a_shape_that_an_operator_refuses(plain: Caller) -> None:
+    code, text = plain.refusal(predict_request({**inputs(3), "x": np.zeros(3, np.float32)}))
+
+    assert code == StatusCode.INTERNAL
+    assert text.startswith("Failed to ")
+    assert len(plain.predict(inputs(2))["Identity"]) == 2
+
+
+def test_what_cannot_be_loaded(tensorflow_models: Path, tensorflow_server_python: Path, tmp_path: Path) -> None:
+    content = (tensorflow_models / "tflite_signature" / "1" / "model.tflite").read_bytes()
+    contents = {
+        "garbled": b"no model",
+        "signature": content.replace(b"x:0", b"z:0"),
+    }
+    for name, written in contents.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.tflite").write_bytes(written)
+
+    script = HERE / "load_in_tensorflow.py"
+    folders = [tmp_path / name for name in contents]
+    run = subprocess.run([tensorflow_server_python, script, *folders], capture_output=True, text=True, check=True)
+
+    garbled, signature = json.loads(run.stdout)
+    assert garbled[0] == Code.INVALID_ARGUMENT
+    assert garbled[1].startswith(f"{folders[0] / 'model.tflite'}: Cannot build FlatBufferModel from buffer.")
+    assert signature[0] == Code.INTERNAL
+    assert "Signature input number references an unknown tensor: Unknown tensor 'z:0'." in signature[1]

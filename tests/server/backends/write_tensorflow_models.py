@@ -1,0 +1,148 @@
+"""Writes the models that tests of TensorFlow and TFLite serve, each as version `1`, into the folder named."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import flexbuffers
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+
+from headrace_protos import SignatureDefMap
+
+METADATA = "signature_defs_metadata"
+FIVE = tf.constant([5.0])
+
+
+def exported(*inputs: Any) -> Callable[[Any], Any]:
+    """Makes a graph of a method, for inputs of these kinds."""
+    return lambda function: tf.function(function, input_signature=inputs)
+
+
+class Many(tf.Module):  # type: ignore[misc]  # whose types are not known
+    """One signature for each thing that a test wants to see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = tf.Variable([[1.0], [10.0]])
+
+    @exported(tf.TensorSpec([None, 1], tf.float32, name="x"))
+    def half_plus_two(self, x: Any) -> Mapping[str, Any]:
+        return {"y": x * 0.5 + 2.0}
+
+    @exported(tf.TensorSpec([None, 2], tf.float32, name="x"))
+    def linear(self, x: Any) -> Mapping[str, Any]:
+        return {"y": tf.matmul(x, self.weights)}
+
+    @exported(tf.TensorSpec([None], tf.string, name="text"))
+    def upper(self, text: Any) -> Mapping[str, Any]:
+        return {"upper": tf.strings.upper(text)}
+
+    @exported(tf.TensorSpec([None], tf.string, name="inputs"))
+    def parse(self, inputs: Any) -> Mapping[str, Any]:
+        features = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})
+        return {"outputs": features["x"] * 0.5 + 2.0}
+
+    @exported(tf.TensorSpec([None], tf.float32, name="b"), tf.TensorSpec([None], tf.float32, name="a"))
+    def subtract(self, b: Any, a: Any) -> Mapping[str, Any]:
+        return {"difference": a - b}
+
+    @exported(tf.TensorSpec([None], tf.int64, name="x"))
+    def small(self, x: Any) -> Mapping[str, Any]:
+        return {"same": x, "small": tf.debugging.check_numerics(1.0 / tf.cast(100 - x, tf.float32), "too large")}
+
+    @exported(tf.TensorSpec([None], tf.float32, name="x"), tf.TensorSpec([None], tf.float32, name="by"))
+    def shift(self, x: Any, by: Any = FIVE) -> Mapping[str, Any]:
+        return {"shifted": x + by}
+
+    @exported(tf.TensorSpec([None], tf.float32, name="x"), tf.TensorSpec([], tf.float32, name="k"))
+    def total(self, x: Any, k: Any) -> Mapping[str, Any]:
+        return {"total": tf.reduce_sum(x) * k}
+
+
+def write_many(folder: Path) -> None:
+    many = Many()
+    names = ["linear", "upper", "parse", "subtract", "small", "shift", "total"]
+    signatures = {"serving_default": many.half_plus_two, **{name: getattr(many, name) for name in names}}
+    tf.saved_model.save(many, str(folder), signatures=signatures)
+    definitions = SavedModelLoader(str(folder)).get_meta_graph_def_from_tags(["serve"]).signature_def
+    written = SignatureDefMap()
+    for name, definition in definitions.items():
+        written.signature_def[name].ParseFromString(definition.SerializeToString())
+    (folder.parent / "signatures").write_bytes(written.SerializeToString())
+
+
+def write_tagged(folder: Path) -> None:
+    """A text file with two graphs: y = 2 x + 1, tagged `serve`, and y = 3 x + 1, tagged `serve` and `treble`."""
+    builder = tf.compat.v1.saved_model.Builder(str(folder))
+    for tags, factor in ((["serve"], 2.0), (["serve", "treble"], 3.0)):
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            x = tf.compat.v1.placeholder(tf.float32, name="x")
+            offset = tf.compat.v1.get_variable("offset", initializer=1.0)
+            session.run(offset.initializer)
+            signature = tf.compat.v1.saved_model.predict_signature_def({"x": x}, {"y": x * factor + offset})
+            add = builder.add_meta_graph if factor > 2.0 else builder.add_meta_graph_and_variables
+            add(*(() if factor > 2.0 else (session,)), tags, {"serving_default": signature})
+    builder.save(as_text=True)
+
+
+def write_tflite(folder: Path, *, signature: bool) -> None:
+    """`y` float [N, 1] = `x` float [N, 2] times [[1], [10]], and `is_abc` bool [N] of `text` string [N]."""
+
+    @exported(tf.TensorSpec([None, 2], tf.float32), tf.TensorSpec([None], tf.string))
+    def function(x: Any, text: Any) -> Mapping[str, Any]:
+        return {"y": tf.matmul(x, [[1.0], [10.0]]), "is_abc": tf.equal(text, "abc")}
+
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()]).convert()
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(with_signature(content) if signature else content)
+
+
+class Bytes(str):
+    """A string for a flexbuffer that is any bytes, as the C++ library writes it, and not only UTF-8."""
+
+    def __new__(cls, content: bytes) -> "Bytes":
+        made = super().__new__(cls)
+        made.content = content
+        return made
+
+    content: bytes
+
+    def encode(self, *_: str) -> bytes:
+        return self.content
+
+
+def with_signature(content: bytes) -> bytes:
+    """The same model with a SignatureDef among its metadata, under aliases of its own."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    graph = model.subgraphs[0]
+    definition = SignatureDef(method_name="tensorflow/serving/predict")
+    for infos, numbers in ((definition.inputs, graph.inputs), (definition.outputs, graph.outputs)):
+        for number in numbers:
+            tensor = graph.tensors[number]
+            alias = {schema.TensorType.FLOAT32: "number", schema.TensorType.STRING: "text"}.get(tensor.type, "is_abc")
+            info = infos[alias]
+            info.name = tensor.name.decode().partition(":")[0] + ":0"
+            info.dtype = {"number": 1, "text": 7, "is_abc": 10}[alias]
+            info.tensor_shape.dim.add(size=-1)
+            for size in tensor.shape[1:]:
+                info.tensor_shape.dim.add(size=size)
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = list(flexbuffers.Dumps({"named": Bytes(definition.SerializeToString())}))
+    model.metadata = [*(model.metadata or []), schema.MetadataT()]
+    model.metadata[-1].name, model.metadata[-1].buffer = METADATA, len(model.buffers) - 1
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+if __name__ == "__main__":
+    base = Path(sys.argv[1])
+    write_many(base / "many" / "1")
+    write_tagged(base / "tagged" / "1")
+    write_tflite(base / "tflite" / "1", signature=False)
+    write_tflite(base / "tflite_signature" / "1", signature=True)

@@ -1,0 +1,35 @@
+"""What C's allocator keeps of freed memory goes back to the system."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace_server.models.memory import release
+
+BLOCKS, SIZE = 2000, 64 * 1024  # each below what the allocator takes from the system by itself
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library has no malloc_trim")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_freed_memory_goes_back() -> None:
+    c = ctypes.CDLL(None)
+    c.malloc.restype = ctypes.c_void_p
+    c.free.argtypes = [ctypes.c_void_p]
+    blocks = [c.malloc(SIZE) for _ in range(BLOCKS)]
+    for block in blocks:
+        ctypes.memset(block, 1, SIZE)
+    for block in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
+        c.free(block)
+    before = resident()
+    release()
+    given_back = before - resident()
+    c.free(blocks[-1])
+
+    assert given_back > BLOCKS * SIZE / 2

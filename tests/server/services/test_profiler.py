@@ -1,0 +1,24 @@
+"""The profiler's calls where no model runs in TensorFlow; those that it answers are tested with SavedModels."""
+
+from grpc import StatusCode
+
+from tests import models
+from tests.calls import Refusal
+from tests.conftest import Run
+
+MONITOR = "/tensorflow.ProfilerService/Monitor"
+
+
+def test_without_tensorflow_there_is_nothing_to_profile(running: Run) -> None:
+    refused = running(models.linear).caller.send_bytes(MONITOR, b"")
+
+    assert refused == Refusal(
+        StatusCode.FAILED_PRECONDITION, "No model runs in TensorFlow, so there is nothing to profile."
+    )
+
+
+def test_it_can_be_turned_off(running: Run) -> None:
+    refused = running(models.linear, enable_profiler=False).caller.send_bytes(MONITOR, b"")
+
+    assert isinstance(refused, Refusal)
+    assert refused.code == StatusCode.UNIMPLEMENTED
