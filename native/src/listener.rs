@@ -99,11 +99,11 @@ impl Shared {
         respond: SendResponse<Bytes>,
     ) -> Option<(Rope, SendResponse<Bytes>)> {
         let Some(plain) = self.routes.get().read(&message) else { return Some((message, respond)) };
-        let (route, key, rows) = (plain.route.clone(), plain.key.clone(), plain.rows);
+        let (route, key, rows, row_bytes) = (plain.route.clone(), plain.key.clone(), plain.rows, plain.row_bytes());
         let lane = &route.get().lane;
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let task = Task::Native(Box::new(plain.into_task(message, respond)));
-        let waiting = Waiting::new(task, rows, deadline, priority(&opening.headers));
+        let waiting = Waiting::new(task, rows, row_bytes, deadline, priority(&opening.headers));
         match lane.put(key, waiting, Instant::now()) {
             Ok(wake) => {
                 if wake {

@@ -188,6 +188,12 @@ impl Routes {
 }
 
 impl Plain {
+    /// What one of its rows takes in a batch.
+    pub fn row_bytes(&self) -> usize {
+        let inputs = self.route.get().inputs.iter().zip(&self.tensors);
+        inputs.map(|(input, tensor)| tensor.inner.iter().product::<usize>() * input.dtype.size()).sum()
+    }
+
     pub fn into_task(self, message: Rope, respond: SendResponse<Bytes>) -> Task {
         Task {
             route: self.route,

@@ -13,6 +13,10 @@ use rustc_hash::FxBuildHasher;
 /// The priorities, the first first.
 pub const PRIORITIES: usize = 2;
 
+/// The most bytes that the joined inputs of a batch may take: a few bytes of a request can stand for megabytes of equal
+/// values, and a batch would write them all out.
+const MAX_BATCH_BYTES: usize = 256 << 20;
+
 /// What must be equal for two tasks to share a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
@@ -70,6 +74,8 @@ pub trait Waits: Sized {
 pub struct Waiting<T> {
     pub task: T,
     pub rows: usize,
+    /// What one of its rows takes in a batch.
+    pub row_bytes: usize,
     pub deadline: Option<f64>,
     pub priority: usize,
     pub arrived: f64,
@@ -78,8 +84,9 @@ pub struct Waiting<T> {
 }
 
 impl<T> Waiting<T> {
-    pub fn new(task: T, rows: usize, deadline: Option<f64>, priority: usize) -> Self {
-        Self { task, rows, deadline, priority: priority.min(PRIORITIES - 1), arrived: 0.0, slot: 0, taken: 0 }
+    pub fn new(task: T, rows: usize, row_bytes: usize, deadline: Option<f64>, priority: usize) -> Self {
+        let priority = priority.min(PRIORITIES - 1);
+        Self { task, rows, row_bytes, deadline, priority, arrived: 0.0, slot: 0, taken: 0 }
     }
 
     fn left(&self) -> usize {
@@ -171,9 +178,11 @@ impl<T: Waits> Group<T> {
 }
 
 impl<T: Waits> Group<T> {
-    /// The next batch; a task that does not fit ends it, unless it may be split.
+    /// The next batch; a task that does not fit ends it, unless it may be split. So does one with which the joined
+    /// inputs would take more than `MAX_BATCH_BYTES`.
     fn take(&mut self, now: f64, rules: &Rules, turn: &mut Turn<T>) {
         let mut room = rules.execution_limit;
+        let mut widest = 0;
         for priority in 0..PRIORITIES {
             while room > 0
                 && let Some(mut waiting) = self.tasks[priority].pop_front()
@@ -185,6 +194,12 @@ impl<T: Waits> Group<T> {
                     let dropped = if gone { &mut turn.gone } else { &mut turn.expired };
                     dropped.push(waiting.task);
                     continue;
+                }
+                widest = waiting.row_bytes.max(widest);
+                let bytes = (rules.execution_limit - room + left.min(room)).saturating_mul(widest);
+                if bytes > MAX_BATCH_BYTES && !turn.pieces.is_empty() {
+                    self.tasks[priority].push_front(waiting);
+                    return;
                 }
                 if left > room {
                     let piece = if rules.splitting { waiting.split(room) } else { None };

@@ -222,6 +222,7 @@ impl Queue {
         let waiting = Waiting::new(
             Task::Python(task.clone().unbind()),
             task.getattr("rows")?.extract()?,
+            task.getattr("row_bytes")?.extract()?,
             task.getattr("deadline")?.extract()?,
             task.getattr("priority")?.extract()?,
         );

@@ -7,10 +7,12 @@ from importlib.util import find_spec
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headrace_batching import Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
 from headrace_batching.batch import Batch
+from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.queue import Turn
 
 MILLISECOND = 1000  # in microseconds
@@ -106,6 +108,15 @@ class TestWaiting:
         tasks = [bench.put(lane, 2), bench.put(lane, 2)]
 
         assert bench.batch() == tasks
+
+    def test_a_batch_writes_out_no_more_bytes_than_it_may(self, bench: Bench) -> None:
+        """Whatever few bytes the tasks' inputs are."""
+        lane = bench.lane()
+        row = np.broadcast_to(np.uint8(7), (1, MAX_BATCH_BYTES // 2))
+        for _ in range(3):
+            bench.queue.put(lane, Task({"x": row}, bench.ended.extend, rows=1, key="key"))
+
+        assert [len(bench.batch() or []), len(bench.batch() or []), bench.batch()] == [2, 1, None]
 
     def test_a_batch_that_the_next_task_did_not_fit_leaves_at_once(self, bench: Bench) -> None:
         lane = bench.lane(max_batch_size=4, batch_timeout_micros=2 * MILLISECOND)
