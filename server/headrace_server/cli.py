@@ -42,19 +42,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="headrace", description="Serve ONNX models over TensorFlow Serving's gRPC API.")
+    parser = _Parser(prog="headrace", description="Serve models over TensorFlow Serving's gRPC and REST APIs.")
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve",
         help="serve models",
+        usage="headrace serve --model_base_path=FOLDER [--model_name=NAME] [--port=PORT] [flags]",
         description="Serve models until SIGTERM.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # only what is given is named in the result
     )
     serve.set_defaults(command_parser=serve)
-    for name in FLAGS:
-        serve.add_argument(f"--{name}", **_argument(name))
+    taken = serve.add_argument_group("flags")
+    ignored = serve.add_argument_group("flags of TensorFlow Serving that change nothing here")
+    for name, field in FLAGS.items():
+        (ignored if field.metadata["ignored"] else taken).add_argument(f"--{name}", **_argument(name))
     return parser
 
 

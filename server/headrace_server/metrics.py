@@ -8,6 +8,7 @@ from threading import Lock
 from headrace_batching import BatchingError, BatchReport
 from headrace_server.monitoring import (
     MAX_SERIES,
+    Counter,
     Family,
     Gauges,
     Histogram,
@@ -63,6 +64,17 @@ class Metrics:
     def page(self) -> bytes:
         """What Prometheus scrapes."""
         return page(family for family in vars(self).values() if isinstance(family, Family | Gauges))
+
+    def read_counter(self, path: str) -> int:
+        """The first cell of a counter by its name, as `/tensorflow/serving/request_count`; 0 for none of ours.
+
+        TF Serving: model_service_impl.cc reads it for the metrics of a ReloadConfigRequest.
+        """
+        for family in vars(self).values():
+            if isinstance(family, Family) and family.path == path:
+                first = family.first()
+                return first.value if isinstance(first, Counter) else 0
+        return 0
 
     def grpc_method(self, service: str, method: str) -> "GrpcMethod":
         """Who counts the calls of one method over gRPC."""

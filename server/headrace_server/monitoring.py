@@ -55,10 +55,15 @@ class Counter:
         with self._lock:
             self._histograms[histogram] = None
 
+    @property
+    def value(self) -> int:
+        """How large it is now."""
+        with self._lock:
+            return self._value + sum(histogram.count for histogram in self._histograms)
+
     def samples(self) -> Iterator[tuple[str, str, str]]:
         """One line."""
-        with self._lock:
-            yield "", "", str(self._value + sum(histogram.count for histogram in self._histograms))
+        yield "", "", str(self.value)
 
 
 class Histogram:
@@ -121,6 +126,7 @@ class Family(Generic[S]):
     """
 
     def __init__(self, name: str, kind: str, labels: Labels, make: Callable[[], S]) -> None:
+        self.path = name
         self.name = _prometheus(name)
         self._kind = kind
         self._labels = labels
@@ -137,6 +143,11 @@ class Family(Generic[S]):
                     values = (OVERFLOW,) * len(values)
                 series = self._series.setdefault(values, self._make())
         return series
+
+    def first(self) -> S | None:
+        """The series of the first labels in order, None where there is none. Any thread."""
+        with self._lock:
+            return self._series[min(self._series)] if self._series else None
 
     def share(self, series: S, *values: str) -> None:
         """Shows a series of another family as one of its own, too, where there is room. Any thread."""
@@ -174,6 +185,7 @@ class Gauges:
     """
 
     def __init__(self, name: str, labels: Labels, read: Callable[[], Iterable[tuple[Labels, int]]]) -> None:
+        self.path = name
         self.name = _prometheus(name)
         self._labels = labels
         self._read = read

@@ -172,3 +172,21 @@ def test_the_buckets_are_tf_servings() -> None:
     assert (len(LATENCY), LATENCY[:3]) == (33, (10, 18, 10 * 1.8**2))
     assert (len(QUEUING), QUEUING[:2]) == (52, (100, 120))
     assert tuple(2**power for power in range(14)) == SIZES
+
+
+class TestReadCounter:
+    def test_is_the_cell_of_the_first_labels(self) -> None:
+        metrics = Metrics()
+        metrics.request_count.of("b", "OK").add(7)
+        metrics.request_count.of("a", "OK").add(2)
+
+        assert metrics.read_counter("/tensorflow/serving/request_count") == 2
+
+    @pytest.mark.parametrize(
+        "path", ["/tensorflow/serving/request_count", "/tensorflow/serving/request_latency", "/none/of/ours", ""]
+    )
+    def test_is_nothing_for_what_has_not_counted_or_is_no_counter(self, path: str) -> None:
+        metrics = Metrics()
+        metrics.request_latency.of("m", "Predict", "GRPC").observe(5)
+
+        assert metrics.read_counter(path) == 0

@@ -26,22 +26,16 @@ Apply = Callable[[ModelServerConfig], None]
 ReadCounter = Callable[[str], int]
 
 
-def _no_counter(name: str) -> int:
-    """TF Serving: a metric that is not known reads 0."""
-    del name
-    return 0
-
-
 class ModelService:
     """`tensorflow.serving.ModelService`.
 
     Args:
         manager: Knows the versions.
         apply: Replaces the configuration; blocks until its new models are there.
-        read_counter: The first cell of a counter, by its name.
+        read_counter: The first cell of a counter, by its name; 0 for an unknown one.
     """
 
-    def __init__(self, manager: Manager, apply: Apply, read_counter: ReadCounter = _no_counter) -> None:
+    def __init__(self, manager: Manager, apply: Apply, read_counter: ReadCounter) -> None:
         self._manager = manager
         self._apply = apply
         self._read_counter = read_counter
