@@ -16,6 +16,9 @@ PROTOS = ROOT / "protos" / "headrace_protos"
 MODULE = "headrace.test/client"
 STUBS = f"{MODULE}/protos"
 
+# What need not be made, since a build from nothing takes long enough: pages of traces, tables for debuggers; nor C.
+FLAGS = ("-tags=grpcnotrace", "-ldflags=-w")
+
 
 def built_client(go: str, scratch: Path) -> Path:
     """The program, built anew where a source of it has changed.
@@ -31,11 +34,11 @@ def built_client(go: str, scratch: Path) -> Path:
         module = scratch / "module"
         shutil.copytree(SOURCE, module)
         plugins = scratch / "plugins"
-        run(module, go, "install", "tool", GOBIN=str(plugins))
+        run(module, go, "install", *FLAGS, "tool", GOBIN=str(plugins))
         generate(protos, module, plugins)
         program.parent.mkdir(parents=True, exist_ok=True)
         unfinished = program.with_name("unfinished")
-        run(module, go, "build", "-o", str(unfinished), ".")
+        run(module, go, "build", *FLAGS, "-o", str(unfinished), ".")
         unfinished.replace(program)
     return program
 
