@@ -1,14 +1,19 @@
 # Every target sets up what it needs; nothing has to be installed by hand but Python 3.11+ and make.
 
-.PHONY: help demo test check format bench protos
+.PHONY: help install demo test check format bench protos
 
 help:
+	@echo 'make install  set up .venv, with the native transport where cargo is'
 	@echo 'make demo     serve handwritten digits, send 360 images at once, print the answers'
 	@echo 'make test     run the tests'
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
 	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about four minutes'
 	@echo 'make protos   regenerate the modules under protos/'
+
+install:
+	@scripts/install
+	@scripts/install-native
 
 demo:
 	@scripts/demo

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.calls import MODEL
 from tests.rest_calls import RestCaller, free_port
 from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
-TRANSPORTS = ["grpcio"]
+TRANSPORTS = ["grpcio", *(["native"] if find_spec("headrace_native") else [])]
 
 ROOT = Path(__file__).parents[1]
 

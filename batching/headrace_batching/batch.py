@@ -69,6 +69,16 @@ class Batch:
         return len(self._pieces)
 
     @property
+    def arrivals(self) -> list[float]:
+        """When each of its tasks came, on the queue's clock."""
+        return [piece.task.arrived for piece in self._pieces]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each of its tasks, those in other batches included."""
+        return [piece.task.rows for piece in self._pieces]
+
+    @property
     def tasks(self) -> list[Task]:
         """Whose rows it holds."""
         return [piece.task for piece in self._pieces]
@@ -81,7 +91,7 @@ class Batch:
         """
         first = self._pieces[0]
         if len(self._pieces) == 1 and self.padded == self.rows:
-            return first.task.inputs if first.whole else _rows(first.task.inputs, first.start, first.stop)
+            return first.task.inputs if first.whole else rows_between(first.task.inputs, first.start, first.stop)
         return {name: self._join_one(name, empty) for name in first.task.inputs}
 
     def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
@@ -95,16 +105,13 @@ class Batch:
             BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
         """
         if self._batched:
-            self._check(outputs)
+            check_outputs(outputs, self.padded)
         ended = []
         offset = 0
         for piece in self._pieces:
             end = offset + piece.stop - piece.start
-            part = outputs if len(self._pieces) == 1 and end == self.padded else _rows(outputs, offset, end)
-            if piece.whole:
-                piece.task.outputs = part
-                ended.append(piece.task)
-            elif _return_part(piece, part, lock):
+            part = outputs if len(self._pieces) == 1 and end == self.padded else rows_between(outputs, offset, end)
+            if give(piece, part, lock):
                 ended.append(piece.task)
             offset = end
         return ended
@@ -138,17 +145,42 @@ class Batch:
             joined[rows:] = joined[rows - len(last)]
         return joined
 
-    def _check(self, outputs: Arrays) -> None:
-        for name, array in outputs.items():
-            if array.ndim == 0:
-                msg = f"Batched output tensor has 0 dimensions: {name}"
-                raise BatchOutputError(msg)
-            if array.shape[0] != self.padded:
-                msg = (
-                    "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the "
-                    f"input tensors: {name} has {array.shape[0]}, expected {self.padded}"
-                )
-                raise BatchOutputError(msg)
+
+def check_outputs(outputs: Arrays, rows: int) -> None:
+    """Compares the outputs' axis 0 with the rows that the backend was given.
+
+    Raises:
+        BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
+    """
+    for name, array in outputs.items():
+        if array.ndim == 0:
+            msg = f"Batched output tensor has 0 dimensions: {name}"
+            raise BatchOutputError(msg)
+        if array.shape[0] != rows:
+            msg = (
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the "
+                f"input tensors: {name} has {array.shape[0]}, expected {rows}"
+            )
+            raise BatchOutputError(msg)
+
+
+def give(piece: Piece, outputs: Arrays, lock: Lock) -> bool:
+    """Gives a task the outputs of one piece; true once it has them all and has ended.
+
+    Args:
+        piece: Whose rows they are.
+        outputs: As many rows as the piece has.
+        lock: Held while a task's pieces, which may run on several threads, are put together.
+    """
+    if not piece.whole:
+        return _return_part(piece, outputs, lock)
+    piece.task.outputs = outputs
+    return True
+
+
+def rows_between(arrays: Arrays, start: int, stop: int) -> Arrays:
+    """Rows `start` to `stop` of every array, as views."""
+    return {name: array[start:stop] for name, array in arrays.items()}
 
 
 def deliver(tasks: Sequence[Task]) -> None:
@@ -158,10 +190,6 @@ def deliver(tasks: Sequence[Task]) -> None:
         by_deliver.setdefault(task.deliver, []).append(task)
     for give, given in by_deliver.items():
         give(given)
-
-
-def _rows(arrays: Arrays, start: int, stop: int) -> Arrays:
-    return {name: array[start:stop] for name, array in arrays.items()}
 
 
 def _pad_into(joined: Array, parts: list[Array]) -> None:

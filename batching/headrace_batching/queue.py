@@ -96,6 +96,15 @@ class Queue:
         self._idle = 0
         self._closed = False
 
+    @property
+    def idle(self) -> int:
+        """Threads that wait for a batch."""
+        return self._idle
+
+    def lane(self, options: Options, execute: Execute, *, batched: bool = True) -> Lane:
+        """A new scheduler's part of it; the arguments are those of `Lane`."""
+        return Lane(options, execute, batched=batched)
+
     def put(self, lane: Lane, task: Task) -> bool:
         """Adds a task, at once or not at all. Any thread.
 

@@ -7,11 +7,12 @@ from threading import Thread
 
 import numpy as np
 
-from headrace_batching.batch import Batch, Empty, deliver, rows_of, shape_key
+from headrace_batching.batch import Empty, deliver, rows_of, shape_key
+from headrace_batching.contract import Clock, TaskBatch, TaskLane, TaskQueue
 from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.errors import BatchingError, TaskTooLarge
 from headrace_batching.options import Options
-from headrace_batching.queue import Clock, Lane, Queue
+from headrace_batching.queue import Queue
 from headrace_batching.task import Arrays, Priority, Task
 
 Run = Callable[[Arrays], Arrays]
@@ -53,8 +54,8 @@ class BatchThreads:
         queue: Where they take them from.
     """
 
-    def __init__(self, count: int, queue: Queue | None = None) -> None:
-        self.queue = queue or Queue()
+    def __init__(self, count: int, queue: TaskQueue | None = None) -> None:
+        self.queue: TaskQueue = queue or Queue()
         self._threads = [
             Thread(target=_run_batches, args=(self.queue,), name=f"batch-{number}", daemon=True)
             for number in range(count)
@@ -85,6 +86,9 @@ class Scheduler:
             one row, and tasks are run one by one, their arrays as they are.
         empty: Makes the arrays that several tasks' rows are copied into; `run` may keep them until it returns.
         observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
+
+    Attributes:
+        lane: Its part of the threads' queue.
     """
 
     def __init__(
@@ -103,12 +107,12 @@ class Scheduler:
         self._run = run
         self._empty = empty
         self._observe = observe
-        self._lane = Lane(options, self._execute, batched=batched)
+        self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched)
 
     @property
     def waiting(self) -> int:
         """Rows that wait in its queue now. Any thread."""
-        return self._lane.rows
+        return self.lane.rows
 
     def submit(self, task: Task) -> None:
         """Puts a task into the queue, at once or not at all, and calls an idle thread for it. Any thread.
@@ -125,7 +129,7 @@ class Scheduler:
         """As `submit`, but leaves the call to the caller: whether `wake` is due, now or soon."""
         if task.rows > self.options.max_batch_size:
             raise TaskTooLarge(task.rows, self.options.max_batch_size)
-        return self._queue.put(self._lane, task)
+        return self._queue.put(self.lane, task)
 
     def wake(self) -> None:
         """Calls an idle batch thread to look at what has been enqueued."""
@@ -148,8 +152,8 @@ class Scheduler:
         task = Task(
             inputs,
             deliver_to_threads,
-            rows=rows_of(inputs) if self._lane.batched else 1,
-            key=shape_key(inputs, pad=self.options.pad_variable_length_inputs) if self._lane.batched else (),
+            rows=rows_of(inputs) if self.lane.batched else 1,
+            key=shape_key(inputs, pad=self.options.pad_variable_length_inputs) if self.lane.batched else (),
             deadline=None if timeout is None else self._clock() + timeout,
             priority=priority,
         )
@@ -159,9 +163,9 @@ class Scheduler:
 
     def close(self) -> None:
         """Takes no more tasks, runs at once what waits, and returns when the last batch has ended."""
-        self._queue.close_lane(self._lane)
+        self._queue.close_lane(self.lane)
 
-    def _execute(self, batch: Batch) -> None:
+    def _execute(self, batch: TaskBatch) -> None:
         """Runs a batch; one that fails is run again in halves, so that only what cannot succeed fails."""
         began = self._clock()
         try:
@@ -177,11 +181,11 @@ class Scheduler:
             deliver(ended)  # before the report: nobody waits for that
             self._report(batch, began, failed=False)
 
-    def _report(self, batch: Batch, began: float, *, failed: bool) -> None:
+    def _report(self, batch: TaskBatch, began: float, *, failed: bool) -> None:
         if self._observe is None:
             return
         ran = self._clock() - began
-        waits = [began - task.arrived for task in batch.tasks]
+        waits = [began - arrived for arrived in batch.arrivals]
         self._observe(
             BatchReport(
                 tasks=len(batch),
@@ -191,7 +195,7 @@ class Scheduler:
                 ran=ran,
                 failed=failed,
                 waits=waits,
-                sizes=[task.rows for task in batch.tasks],
+                sizes=batch.sizes,
             )
         )
 
@@ -200,12 +204,12 @@ def _failure(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else BatchingError(f"the model raised {error!r}")
 
 
-def _run_batches(queue: Queue) -> None:
+def _run_batches(queue: TaskQueue) -> None:
     while _run_next(queue):
         pass
 
 
-def _run_next(queue: Queue) -> bool:
+def _run_next(queue: TaskQueue) -> bool:
     """One batch, in a frame of its own: a thread that waits for the next must not keep this one's arrays alive."""
     formed = queue.take()
     if formed is None:

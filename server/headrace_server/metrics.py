@@ -13,6 +13,7 @@ from headrace_server.monitoring import (
     Gauges,
     Histogram,
     Labels,
+    Tally,
     counters,
     growing,
     histograms,
@@ -138,6 +139,11 @@ class GrpcMethod:
         latency = self._latencies.get((model, code)) or self._find(model, code)
         latency.observe(seconds * 1e6)
 
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """Counts calls that have ended alike, tallied by LATENCY; the total in microseconds. Any thread."""
+        latency = self._latencies.get((model, code)) or self._find(model, code)
+        latency.add(tally, total)
+
     def _find(self, model: str, code: str) -> Histogram:
         metrics, labels = self._metrics, (self._name, model, code)
         latency = metrics.grpc_latency.of(*labels)
@@ -168,10 +174,17 @@ class ServableMetrics:
 
     def ran(self, api: str, seconds: float) -> None:
         """Counts a request that the model has answered."""
+        self._answer(api).observe(seconds * 1e6)
+
+    def ran_several(self, api: str, tally: Tally, total: float) -> None:
+        """Counts requests that the model has answered, tallied by LATENCY; the total in microseconds."""
+        self._answer(api).add(tally, total)
+
+    def _answer(self, api: str) -> Histogram:
         latency = self._answers.get(api)
         if latency is None:
             latency = self._answers[api] = self._metrics.runtime_latency.of(self._model, api, RUNTIME)
-        latency.observe(seconds * 1e6)
+        return latency
 
     def refused(self, error: BatchingError) -> None:
         """Counts a request that was turned away, by the name of its error, as in `queue_full`."""

@@ -66,6 +66,10 @@ class Counter:
         yield "", "", str(self.value)
 
 
+Tally = Sequence[tuple[int, int]]
+"""Buckets by their numbers, each with how many values fell into it."""
+
+
 class Histogram:
     """How many values were how large. Any thread.
 
@@ -100,6 +104,13 @@ class Histogram:
             self._sum += sum(values)
             for bucket in self.buckets(values) if buckets is None else buckets:
                 self._counts[bucket] += 1
+
+    def add(self, tally: Tally, total: float) -> None:
+        """Counts values that have been tallied: how many fell into which bucket, and their sum."""
+        with self._lock:
+            self._sum += total
+            for bucket, count in tally:
+                self._counts[bucket] += count
 
     def buckets(self, values: Sequence[float]) -> list[int]:
         """Which bucket each value falls into, here and in every histogram of the same bounds."""

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from headrace_batching import BatchThreads, Options
@@ -18,7 +19,7 @@ from headrace_server.metrics import Metrics
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, check_models, single_model
 from headrace_server.models.loader import Loader
-from headrace_server.models.manager import Manager, ManagerOptions
+from headrace_server.models.manager import Manager, ManagerOptions, Serving
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import preserve_availability, preserve_resources
 from headrace_server.models.warmup import Warmup, WarmupOptions
@@ -33,7 +34,7 @@ from headrace_server.services.request_log import RequestLogger
 from headrace_server.services.rpc import Service
 from headrace_server.services.warmup import warmup_answers
 from headrace_server.transports.addresses import addresses, channel_arguments, credentials
-from headrace_server.transports.auto import make_transport
+from headrace_server.transports.auto import choose, make_queue, make_transport
 from headrace_server.transports.base import Endpoint
 
 if TYPE_CHECKING:
@@ -67,7 +68,11 @@ class Server:
         self._pages = _pages(config, self._metrics)
         self._first_models = _models(config)
         options = _batching(config)
-        self._threads = BatchThreads(options.num_batch_threads)
+        self._transport_name = choose(config.transport, plain_tcp=_is_plain_tcp(config))
+        self._queue = make_queue(self._transport_name)
+        self._publishing = Lock()
+        self._serving: Serving = {}
+        self._threads = BatchThreads(options.num_batch_threads, self._queue)
         make_prediction = partial(
             PredictionService,
             as_content=config.enable_serialization_as_tensor_content,
@@ -81,10 +86,12 @@ class Server:
             self._metrics,
             per_model_batching=config.enable_per_model_batching_parameters,
         )
-        self._manager = Manager(warmup.after(loader.load), _manager_options(config))
+        self._manager = Manager(warmup.after(loader.load), _manager_options(config), publish=self._publish)
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire)
         self._records = RecordWriter(self._metrics)
-        self._request_logger = RequestLogger(self._records, config.saved_model_tags.split(","))
+        self._request_logger = RequestLogger(
+            self._records, config.saved_model_tags.split(","), changed=self._publish_again
+        )
         self._models = Configuration(
             self._manager,
             self._source,
@@ -100,7 +107,7 @@ class Server:
         prediction = make_prediction(self._manager)
         self._rest = self._rest_transport(prediction)
         services = (self._request_logger.logged(prediction.service), self._model_service.service)
-        self._transport = make_transport(config.transport, self._endpoint(services))
+        self._transport = make_transport(self._transport_name, self._endpoint(services))
 
     async def start(self) -> int:
         """Loads the models, then listens: an open port means that they are ready. Returns the TCP port, 0 for none.
@@ -143,9 +150,11 @@ class Server:
             addresses(config),
             services,
             self._metrics.grpc_method,
+            self._queue,
             [servicer.register for servicer in servicers],
             channel_arguments(config.grpc_channel_arguments),
-            credentials(config),
+            as_content=config.enable_serialization_as_tensor_content,
+            credentials=credentials(config),
         )
 
     def _rest_transport(self, prediction: PredictionService) -> "RestTransport | None":
@@ -164,6 +173,18 @@ class Server:
             observe=self._metrics.rest_call,
         )
         return RestTransport(config, prediction, self._model_service, options)
+
+    def _publish(self, serving: Serving) -> None:
+        self._serving = serving
+        self._publish_again()
+
+    def _publish_again(self) -> None:
+        """Lets the transport answer for models whose calls nobody else has to see."""
+        seen = self._config.enable_signature_method_name_check
+        with self._publishing:
+            self._transport.publish(
+                {name: own for name, own in self._serving.items() if not seen and not self._request_logger.logs(name)}
+            )
 
     def _free(self) -> None:
         self._config_poll.stop()
@@ -192,6 +213,10 @@ def _check(config: Config) -> None:
         )
     if config.aspired_version_policy not in _POLICIES:
         raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
+
+
+def _is_plain_tcp(config: Config) -> bool:
+    return credentials(config) is None and not config.grpc_socket_path
 
 
 def _parallelism(config: Config) -> tuple[int, int, int]:

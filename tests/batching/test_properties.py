@@ -66,7 +66,7 @@ class Lane:
     def __init__(self, threads: BatchThreads, options: Options) -> None:
         self.options = options
         self.scheduler = Scheduler(threads, self.run, options, empty=unused)
-        self.waiting = self.scheduler._lane
+        self.waiting: Any = self.scheduler.lane
 
     def run(self, inputs: Arrays) -> Arrays:
         x = inputs["x"]

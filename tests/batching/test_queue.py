@@ -1,7 +1,9 @@
-"""The queue on a virtual clock: what a thread is given when it asks, and who is turned away."""
+"""Every queue on a virtual clock: what a thread is given when it asks, and who is turned away."""
 
+import importlib
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from importlib.util import find_spec
 from threading import Thread
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from headrace_batching import Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
 from headrace_batching.batch import Batch
-from headrace_batching.queue import Lane, Queue, Turn
+from headrace_batching.queue import Turn
 
 MILLISECOND = 1000  # in microseconds
 
@@ -29,19 +31,19 @@ def nothing(_: Batch) -> None:
 
 
 class Bench:
-    """A queue, its clock, and tasks that remember their end."""
+    """A queue of some kind, its clock, and tasks that remember their end."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Callable[..., Any]) -> None:
         self.clock = Clock()
-        self.queue = Queue(self.clock)
+        self.queue = kind(self.clock)
         self.ended: list[Task] = []
 
-    def lane(self, **values: Any) -> Lane:
-        return Lane(Options(**values), nothing)
+    def lane(self, **values: Any) -> Any:
+        return self.queue.lane(Options(**values), nothing)
 
     def put(
         self,
-        lane: Lane,
+        lane: Any,
         rows: int,
         *,
         key: Hashable = "key",
@@ -55,16 +57,26 @@ class Bench:
     def turn(self, after: float = 0.0) -> Turn:
         self.clock.now += after
         with self.queue.lock:
-            return self.queue.turn(self.clock.now)
+            turn: Turn = self.queue.turn(self.clock.now)
+            return turn
 
     def batch(self, after: float = 0.0) -> list[Task] | None:
         formed = self.turn(after).formed
         return formed.batch.tasks if formed else None
 
 
+KINDS = ["headrace_batching.queue", *(["headrace_native"] if find_spec("headrace_native") else [])]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Any:
+    """Each queue in turn: what one does, all must."""
+    return importlib.import_module(request.param).Queue
+
+
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench(kind: Callable[..., Any]) -> Bench:
+    return Bench(kind)
 
 
 class TestWaiting:
@@ -174,13 +186,14 @@ class TestBound:
 
     def test_a_refused_task_leaves_nothing_behind(self, bench: Bench) -> None:
         lane = bench.lane(max_batch_size=4, max_enqueued_batches=1)
-        bench.put(lane, 3)
+        first = bench.put(lane, 3)
         for key in ("key", "another"):
             with pytest.raises(QueueFull):
                 bench.put(lane, 2, key=key)
 
         assert lane.rows == 3
-        assert list(lane.groups) == ["key"]
+        assert bench.batch() == [first]
+        assert bench.batch() is None
 
     def test_all_groups_of_a_lane_share_one_bound(self, bench: Bench) -> None:
         lane = bench.lane(max_batch_size=4, max_enqueued_batches=2)
@@ -209,7 +222,7 @@ class TestBound:
 
 
 class TestSplitting:
-    def lane(self, bench: Bench) -> Lane:
+    def lane(self, bench: Bench) -> Any:
         return bench.lane(
             enable_large_batch_splitting=True, max_batch_size=64, max_execution_batch_size=4, max_enqueued_batches=3
         )
@@ -320,7 +333,7 @@ class TestThreads:
 
         thread = Thread(target=run, daemon=True)
         thread.start()
-        while not bench.queue._idle:
+        while not bench.queue.idle:
             thread.join(0.001)
         return thread, taken
 
@@ -351,13 +364,14 @@ class TestThreads:
         thread.join(5)
         assert len(taken) == 2
 
-    def test_wait_no_longer_than_the_oldest_task_may(self, bench: Bench) -> None:
-        bench.queue.clock = time.monotonic
-        lane = bench.lane(batch_timeout_micros=20 * MILLISECOND)
-        task = bench.put(lane, 1)
+    def test_wait_no_longer_than_the_oldest_task_may(self, kind: Callable[..., Any]) -> None:
+        queue = kind()
+        lane = queue.lane(Options(batch_timeout_micros=20 * MILLISECOND), nothing)
+        task = Task({}, lambda _: None, rows=1)
+        queue.put(lane, task)
 
         began = time.monotonic()
-        formed = bench.queue.take()
+        formed = queue.take()
 
         assert formed is not None
         assert formed.batch.tasks == [task]
@@ -365,7 +379,7 @@ class TestThreads:
 
 
 class TestClosing:
-    def close_lane(self, bench: Bench, lane: Lane) -> Thread:
+    def close_lane(self, bench: Bench, lane: Any) -> Thread:
         """Closes a lane, which waits until all of it has run; returns once the lane takes no more."""
         closing = Thread(target=bench.queue.close_lane, args=(lane,), daemon=True)
         closing.start()

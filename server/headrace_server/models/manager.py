@@ -19,6 +19,8 @@ from headrace_server.models.version_policy import State, Unload, preserve_availa
 log = logging.getLogger(__name__)
 
 LoadVersion = Callable[[str, int, Path], Servable]
+Serving = Mapping[str, Mapping[int, Servable]]
+Publish = Callable[[Serving], None]
 Labels = Mapping[str, Mapping[str, int]]
 Clock = Callable[[], float]
 
@@ -75,18 +77,24 @@ class Manager:
         load: Makes a servable from a model's name, a version and its folder.
         options: How many at once, how often, and in which order.
         clock: Seconds, for the pauses between tries.
+        publish: Told of every version that is ready, by model, whenever that has changed and before any is closed.
     """
 
     def __init__(
-        self, load: LoadVersion, options: ManagerOptions = ManagerOptions(), clock: Clock = time.monotonic
+        self,
+        load: LoadVersion,
+        options: ManagerOptions = ManagerOptions(),
+        clock: Clock = time.monotonic,
+        publish: Publish | None = None,
     ) -> None:
         self._load = load
+        self._tell = publish
         self._options = options
         self._clock = clock
         self._changed = Condition()
         self._events = count(1)
         self._models: dict[str, Model] = {}
-        self._serving: Mapping[str, Mapping[int, Servable]] = {}
+        self._serving: Serving = {}
         self._labels: Labels = {}
         self._loads = _Threads(options.num_initial_load_threads)
         self._unloads = _Threads(options.num_unload_threads)
@@ -331,6 +339,8 @@ class Manager:
 
     def _publish(self, name: str) -> None:
         self._serving = {**self._serving, name: dict(self._models[name].serving)}
+        if self._tell is not None:
+            self._tell(self._serving)
 
 
 def _free(servable: Servable) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +12,14 @@ from typing import Self
 
 from headrace_batching import BatchingError, BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
 from headrace_batching.batch import rows_of
+from headrace_batching.contract import TaskLane
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
 from headrace_server.models.relaxed import load_relaxed
+from headrace_server.monitoring import Tally
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,25 @@ class Call:
     deadline: float | None = None
     priority: Priority = Priority.NORMAL
     api: str = "Predict"
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """What is to be known of a signature whose requests join a queue without being looked at twice.
+
+    Attributes:
+        lane: The queue's part that they join, all outputs asked for.
+        signature: What they are checked against.
+        max_rows: Rows that one may have.
+        ran: Counts requests that the model has answered, of a method: a tally of their times, and the total.
+        refused: Counts a request that was turned away.
+    """
+
+    lane: TaskLane
+    signature: Signature
+    max_rows: int
+    ran: Callable[[str, Tally, float], None]
+    refused: Callable[[BatchingError], None]
 
 
 class Servable:
@@ -121,6 +142,19 @@ class Servable:
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
         return outputs_by_alias
+
+    def plain(self, signature: str) -> "Plain | None":
+        """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
+
+        Options that cut tasks in pieces, or pad them, ask for the latter.
+        """
+        declared, options = self._backend.signatures[signature], self._batching
+        if not declared.batched or options is None:
+            return None
+        if options.enable_large_batch_splitting or options.pad_variable_length_inputs:
+            return None
+        lane = self._scheduler(signature, declared.every_output).lane
+        return Plain(lane, declared, options.max_batch_size, self._metrics.ran_several, self._metrics.refused)
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""

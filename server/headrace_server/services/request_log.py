@@ -52,6 +52,7 @@ class RequestLogger:
         tags: What TF Serving notes as the tags of a SavedModel.
         chance: Evenly from 0 to 1, 1 excluded.
         clock: In seconds since 1970.
+        changed: Called when other models' calls are written down than before.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class RequestLogger:
         *,
         chance: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.time,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._writer = writer
         self._tags = tuple(tags)
         self._chance = chance
         self._clock = clock
+        self._changed = changed
         self._logs: Mapping[str, RequestLog] = {}
 
     def prepare(self, models: Iterable[ModelConfig]) -> Callable[[], None]:
@@ -82,6 +85,10 @@ class RequestLogger:
         """The same service, whose answered calls are written down."""
         return replace(service, methods=tuple(map(self._logged, service.methods)))
 
+    def logs(self, name: str) -> bool:
+        """Whether calls of a model may be written down."""
+        return name in self._logs
+
     def record(self, request: Any, response: Any) -> None:
         """Writes down an answered call, if its model's are and it is in the sample. Any thread."""
         name = asked_specs(request)[0].name
@@ -91,6 +98,7 @@ class RequestLogger:
 
     def _use(self, logs: Mapping[str, RequestLog]) -> None:
         self._logs = logs
+        self._changed()
 
     def _logged(self, method: Method) -> Method:
         answer = method.answer

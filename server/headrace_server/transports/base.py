@@ -6,13 +6,26 @@ from typing import Protocol
 
 import grpc
 
+from headrace_batching.contract import TaskQueue
+from headrace_server.models.manager import Serving
+from headrace_server.monitoring import Tally
 from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
 MakeCredentials = Callable[[], grpc.ServerCredentials]
 
-ObserveCall = Callable[[str, str, float], None]
-"""Told of a call that has ended: its model's name, the name of its status code, and the seconds that it took."""
+MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+class ObserveCall(Protocol):
+    """Told of a call that has ended: its model's name, the name of its status code, and the seconds that it took."""
+
+    def __call__(self, model: str, code: str, seconds: float) -> None:
+        """One call, in the event loop."""
+
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """Calls of one model and one code, tallied by metrics.LATENCY; the total in microseconds. Any thread."""
+
 
 ObserveMethod = Callable[[str, str], ObserveCall]
 """From the names of a service and a method to who is told of its calls."""
@@ -27,15 +40,19 @@ class Endpoint:
         services: Ours, each method a function from message to message.
         observe: Who is told of the calls of each method.
         servicers: grpcio's own (health, reflection), each as the function that registers it.
+        queue: Where tasks wait, for a transport that puts them there itself.
         arguments: gRPC channel arguments for the server, by name.
+        as_content: Whether answers carry `tensor_content`, for a transport that encodes them itself.
         credentials: Makes what secures an address, once for each; None for not at all.
     """
 
     addresses: Sequence[str]
     services: Sequence[Service]
     observe: ObserveMethod
+    queue: TaskQueue
     servicers: Sequence[Register] = ()
     arguments: Sequence[tuple[str, int | str]] = ()
+    as_content: bool = False
     credentials: MakeCredentials | None = None
 
 
@@ -48,6 +65,9 @@ class Transport(Protocol):
         Raises:
             ServingError: It cannot listen there.
         """
+
+    def publish(self, serving: Serving) -> None:
+        """Says which versions are ready, by model; a transport may answer for them itself. Any thread."""
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""

@@ -53,6 +53,12 @@ class Authority:
 
 
 @pytest.fixture(scope="module")
+def transport() -> str:
+    """The only one that secures connections."""
+    return "grpcio"
+
+
+@pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 

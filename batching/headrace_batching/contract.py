@@ -1,0 +1,109 @@
+"""What a scheduler asks of a queue, of its lanes and of its batches; headrace_native has others of each."""
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+from headrace_batching.batch import Empty
+from headrace_batching.options import Options
+from headrace_batching.task import Arrays, Task
+
+Clock = Callable[[], float]
+
+
+class TaskBatch(Protocol):
+    """Tasks that left a queue together: `batch.Batch`, whose docstrings say more."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all its tasks."""
+
+    @property
+    def padded(self) -> int:
+        """Rows that the backend sees."""
+
+    @property
+    def arrivals(self) -> Sequence[float]:
+        """When each of its tasks came."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Rows of each of its tasks."""
+
+    def __len__(self) -> int: ...
+
+    def join(self, empty: Empty) -> Arrays:
+        """One array per input, of `padded` rows."""
+
+    def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
+        """Gives every task its rows, and returns those to be delivered: a task may know a way of its own."""
+
+    def fail(self, error: Exception, lock: Lock) -> list[Task]:
+        """Gives the error to every task, and returns those to be delivered."""
+
+    def halves(self) -> "tuple[TaskBatch, TaskBatch]":
+        """The same tasks in two batches; this one is not used again."""
+
+
+Execute = Callable[[Any], None]  # of a TaskBatch
+
+
+class TaskLane(Protocol):
+    """One scheduler's part of a queue."""
+
+    @property
+    def execute(self) -> Execute:
+        """Runs a batch, on a batch thread."""
+
+    @property
+    def batched(self) -> bool:
+        """Whether axis 0 is the batch."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+
+
+class TaskFormed(Protocol):
+    """A batch that has left the queue, and the lane that runs it."""
+
+    @property
+    def batch(self) -> TaskBatch:
+        """The batch."""
+
+    @property
+    def lane(self) -> Any:
+        """A lane of the same queue."""
+
+
+class TaskQueue(Protocol):
+    """The bounded queue: `queue.Queue`, whose docstrings say more. A lane is only given to the queue that made it."""
+
+    @property
+    def clock(self) -> Clock:
+        """What deadlines are on, in seconds."""
+
+    @property
+    def lock(self) -> Lock:
+        """Held while the pieces of a task are put together."""
+
+    def lane(self, options: Options, execute: Execute, *, batched: bool = True) -> Any:
+        """A new scheduler's part of it."""
+
+    def put(self, lane: Any, task: Task) -> bool:
+        """Adds a task; whether `wake` is due."""
+
+    def wake(self) -> None:
+        """Calls an idle thread."""
+
+    def take(self) -> TaskFormed | None:
+        """Waits for a batch, without the interpreter lock; None once the queue is closed and empty."""
+
+    def finish(self, lane: Any) -> None:
+        """Says that a batch of the lane has ended."""
+
+    def close_lane(self, lane: Any) -> None:
+        """Takes no more tasks of the lane, and returns when the last batch has ended."""
+
+    def close(self) -> None:
+        """Takes no more tasks at all."""

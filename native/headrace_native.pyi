@@ -1,0 +1,193 @@
+"""The native transport: HTTP/2 on a thread of its own, and calls as events for the event loop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from headrace_batching import Options, Task
+from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane
+
+INTERFACE: int
+"""Which headrace this fits."""
+
+DTYPES: frozenset[int]
+"""The element types of a plain tensor, by their numbers in types.proto."""
+
+BEGIN: int
+MESSAGE: int
+SENT: int
+CANCELLED: int
+DRAINED: int
+LAPSED: int
+
+class Limits:
+    """The limits of one server, by the names of gRPC's channel arguments."""
+
+    def __init__(
+        self,
+        *,
+        max_receive_message_length: int,
+        max_concurrent_streams: int,
+        max_metadata_size: int,
+        keepalive_time_ms: int,
+        keepalive_timeout_ms: int,
+        default_compression_algorithm: int,
+    ) -> None: ...
+
+class Server:
+    """The listener, its connections, and the thread that they all live on.
+
+    Args:
+        methods: Full paths, each with whether its requests stream.
+        limits: What callers may ask of it.
+        queue: Where the tasks of plain Predicts wait.
+        routes: Which Predicts are plain; every other call goes to its handler.
+    """
+
+    def __init__(self, methods: Sequence[tuple[str, bool]], limits: Limits, queue: Any, routes: Routes) -> None: ...
+    def listen(self, address: str) -> int:
+        """Takes an address, a host and port; the port that it got.
+
+        Raises:
+            OSError: The address is taken, or no address at all.
+        """
+
+    def start(self) -> None:
+        """Accepts connections, on a thread of its own."""
+
+    def fileno(self) -> int:
+        """A socket that is readable when there are events."""
+
+    def take(self) -> list[tuple[int, Call | None, bytes | None]]:
+        """All events since the last time: kind, call, and a message for BEGIN and MESSAGE."""
+
+    def stop(self, grace: float) -> None:
+        """Takes no more calls; DRAINED follows when those in flight have ended, or after `grace` seconds."""
+
+    def join(self) -> None:
+        """Waits for the thread to end, without the interpreter lock."""
+
+class Call:
+    """A call in the event loop's hands."""
+
+    owner: Any
+    """Whatever is to be found again when an event names the call; None once it has ended."""
+
+    @property
+    def method(self) -> int:
+        """The place of its method in the server's list."""
+
+    @property
+    def peer(self) -> str:
+        """The caller's address, as gRPC writes it."""
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What came with the request; bytes for names that end in -bin."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until its deadline; None without one."""
+
+    def read(self) -> None:
+        """Asks for the next message of a streaming request: a MESSAGE event follows, without one at the end."""
+
+    def send(self, message: bytes) -> None:
+        """Sends a message of a streaming response: a SENT event follows when it has left."""
+
+    def send_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Sends the head of the response."""
+
+    def finish(
+        self,
+        message: bytes | None,
+        code: int = 0,
+        text: str = "",
+        trailers: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
+        """Ends the call, with a last message if there is one."""
+
+class Queue:
+    """A `headrace_batching.contract.TaskQueue` that tasks decoded outside the interpreter wait in, too.
+
+    Args:
+        clock: What deadlines are on; the monotonic clock if none is given.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def lock(self) -> Lock: ...
+    @property
+    def idle(self) -> int:
+        """Threads that wait for a batch."""
+    def lane(self, options: Options, execute: Execute, *, batched: bool = True) -> Lane: ...
+    def put(self, lane: Any, task: Task) -> bool: ...
+    def wake(self) -> None: ...
+    def take(self) -> TaskFormed | None: ...
+    def turn(self, now: float) -> Any:
+        """One look at the queue at time `now`: a `headrace_batching.queue.Turn`."""
+
+    def finish(self, lane: Any) -> None: ...
+    def close_lane(self, lane: Any) -> None: ...
+    def close(self) -> None: ...
+
+class Lane:
+    """A `headrace_batching.contract.TaskLane`."""
+
+    @property
+    def options(self) -> Options: ...
+    @property
+    def execute(self) -> Execute: ...
+    @property
+    def batched(self) -> bool: ...
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no task of it waits or runs."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more tasks."""
+
+class Route:
+    """One signature of one version, for plain requests.
+
+    Args:
+        lane: Where its tasks wait; a lane of a native queue.
+        name: The model's.
+        version: Its number.
+        signature: Its name.
+        inputs: Alias, dtype (one of DTYPES) and dimensions beyond axis 0 of each; None for one that varies.
+        max_rows: Rows that a request may have.
+        as_content: Whether answers carry `tensor_content`.
+        full: The code, and the text with `{}` for the reason, of a full queue.
+        bounds: Microseconds up to which a latency belongs to each bucket, the last one left out.
+        ended: Told of calls that have ended alike, with their error (None for an answer), how many of their latencies
+            belong to which bucket, and the sum of these in microseconds; says with which code and text they end.
+    """
+
+    def __init__(
+        self,
+        lane: TaskLane,
+        name: str,
+        version: int,
+        signature: str,
+        inputs: Sequence[tuple[str, int, Sequence[int | None]]],
+        *,
+        max_rows: int,
+        as_content: bool,
+        full: tuple[int, str],
+        bounds: Sequence[float],
+        ended: Callable[[Exception | None, list[tuple[int, int]], float], tuple[int, str]],
+    ) -> None: ...
+
+class Routes:
+    """Every route there is."""
+
+    def __init__(self) -> None: ...
+    def publish(self, models: Mapping[str, Mapping[int, Mapping[str, Route]]]) -> None:
+        """Replaces all of them: by model, by version, by signature. A version without a plain one is named, too."""

@@ -1,0 +1,43 @@
+//! The Python module and its interface version.
+
+mod batch;
+mod grpc;
+mod handler;
+mod listener;
+mod predict;
+mod python;
+mod queue;
+mod rope;
+mod socket;
+mod tasks;
+mod tensor;
+mod wire;
+
+use pyo3::prelude::*;
+use pyo3::types::PyFrozenSet;
+
+use crate::handler::Kind;
+
+/// Which `headrace` this fits: raised with every change that the Python side sees.
+const INTERFACE: u32 = 1;
+
+#[pymodule]
+fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("INTERFACE", INTERFACE)?;
+    module.add("BEGIN", Kind::Begin as u8)?;
+    module.add("MESSAGE", Kind::Message as u8)?;
+    module.add("SENT", Kind::Sent as u8)?;
+    module.add("CANCELLED", Kind::Cancelled as u8)?;
+    module.add("DRAINED", Kind::Drained as u8)?;
+    module.add("LAPSED", Kind::Lapsed as u8)?;
+    module.add_class::<handler::Call>()?;
+    module.add("DTYPES", PyFrozenSet::new(module.py(), tensor::Dtype::numbers())?)?;
+    module.add_class::<batch::Answers>()?;
+    module.add_class::<batch::Batch>()?;
+    module.add_class::<listener::Limits>()?;
+    module.add_class::<predict::Route>()?;
+    module.add_class::<predict::Routes>()?;
+    module.add_class::<tasks::Lane>()?;
+    module.add_class::<tasks::Queue>()?;
+    module.add_class::<listener::Server>()
+}

@@ -1,0 +1,299 @@
+//! Tensors on the wire: where a request's values lie, and an answer's arrays to bytes.
+
+use std::ffi::CStr;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::rope::{Cursor, Rope};
+use crate::wire;
+
+#[cfg(target_endian = "big")]
+compile_error!("tensor_content is little-endian, and is copied as it is");
+
+/// The element types that a plain tensor may have; those of the `*_val` fields that hold numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    Float,
+    Double,
+    Int32,
+    Uint8,
+    Int16,
+    Int8,
+    Int64,
+    Bool,
+    Uint16,
+    Half,
+    Uint32,
+    Uint64,
+}
+
+use Dtype::{Bool, Double, Float, Half, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64};
+
+// Each with its number in types.proto, its bytes, and the number of the field that holds its values.
+const DTYPES: [(Dtype, u64, usize, u32); 12] = [
+    (Float, 1, 4, 5),
+    (Double, 2, 8, 6),
+    (Int32, 3, 4, 7),
+    (Uint8, 4, 1, 7),
+    (Int16, 5, 2, 7),
+    (Int8, 6, 1, 7),
+    (Int64, 9, 8, 10),
+    (Bool, 10, 1, 11),
+    (Uint16, 17, 2, 7),
+    (Half, 19, 2, 13),
+    (Uint32, 22, 4, 16),
+    (Uint64, 23, 8, 17),
+];
+
+pub const CONTENT: u32 = 4;
+
+impl Dtype {
+    pub fn of_number(number: u64) -> Option<Self> {
+        DTYPES.iter().find(|row| row.1 == number).map(|row| row.0)
+    }
+
+    /// The numbers of all of them.
+    pub fn numbers() -> impl Iterator<Item = u64> {
+        DTYPES.iter().map(|row| row.1)
+    }
+
+    /// From the buffer protocol's name of it and its size.
+    pub fn of_format(format: &CStr, size: usize) -> Option<Self> {
+        let letter = match format.to_bytes() {
+            [letter] | [b'<' | b'=' | b'@', letter] => letter,
+            _ => return None,
+        };
+        match (letter, size) {
+            (b'f', 4) => Some(Float),
+            (b'd', 8) => Some(Double),
+            (b'e', 2) => Some(Half),
+            (b'?', 1) => Some(Bool),
+            (b'b', 1) => Some(Int8),
+            (b'B', 1) => Some(Uint8),
+            (b'h', 2) => Some(Int16),
+            (b'H', 2) => Some(Uint16),
+            (b'i' | b'l' | b'q', 4) => Some(Int32),
+            (b'I' | b'L' | b'Q', 4) => Some(Uint32),
+            (b'i' | b'l' | b'q', 8) => Some(Int64),
+            (b'I' | b'L' | b'Q', 8) => Some(Uint64),
+            _ => None,
+        }
+    }
+
+    fn row(self) -> &'static (Dtype, u64, usize, u32) {
+        DTYPES.iter().find(|row| row.0 == self).expect("every dtype has a row")
+    }
+
+    pub fn number(self) -> u64 {
+        self.row().1
+    }
+
+    pub fn size(self) -> usize {
+        self.row().2
+    }
+
+    /// numpy's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Float => "f4",
+            Double => "f8",
+            Half => "f2",
+            Bool => "?",
+            Int8 => "i1",
+            Int16 => "i2",
+            Int32 => "i4",
+            Int64 => "i8",
+            Uint8 => "u1",
+            Uint16 => "u2",
+            Uint32 => "u4",
+            Uint64 => "u8",
+        }
+    }
+
+    /// The number of its `*_val` field.
+    pub fn field(self) -> u32 {
+        self.row().3
+    }
+
+    /// Whether the `*_val` field holds the array's bytes as they are.
+    fn raw(self) -> bool {
+        matches!(self, Float | Double)
+    }
+}
+
+/// Where the values of a tensor lie in its message.
+#[derive(Clone, Copy, Debug)]
+pub struct Values {
+    start: usize,
+    raw: bool,
+}
+
+impl Values {
+    /// Those of `tensor_content`; None unless they are exactly `count` that need no second look.
+    pub fn content(dtype: Dtype, count: usize, mut at: Cursor<'_>) -> Option<Self> {
+        if at.left() != count.checked_mul(dtype.size())? {
+            return None;
+        }
+        let values = Self { start: at.position(), raw: true };
+        if dtype == Bool {
+            while let Some(byte) = at.byte() {
+                (byte <= 1).then_some(())?;
+            }
+        }
+        Some(values)
+    }
+
+    /// Those of a packed `*_val` field; None unless they are exactly `count`.
+    pub fn packed(dtype: Dtype, count: usize, mut at: Cursor<'_>) -> Option<Self> {
+        if dtype.raw() {
+            return Self::content(dtype, count, at);
+        }
+        let values = Self { start: at.position(), raw: false };
+        for _ in 0..count {
+            wire::varint(&mut at)?;
+        }
+        (at.left() == 0).then_some(values)
+    }
+
+    /// Writes them as an array's bytes; `target` has room for exactly all.
+    pub fn copy_to(&self, message: &Rope, dtype: Dtype, target: &mut [u8]) {
+        if self.raw {
+            return message.copy_to(self.start, target);
+        }
+        let mut at = message.cursor();
+        // `packed` has read them all before.
+        let _ = at.skip(self.start);
+        for item in target.chunks_exact_mut(dtype.size()) {
+            let value = wire::varint(&mut at).unwrap_or_default();
+            let value = if dtype == Bool { u64::from(value != 0) } else { value };
+            item.copy_from_slice(&value.to_le_bytes()[..dtype.size()]);
+        }
+    }
+}
+
+/// Some rows of an output, as a TensorProto is made from them.
+pub struct Rows<'a> {
+    pub dtype: Dtype,
+    pub rows: usize,
+    pub inner: &'a [usize],
+    pub bytes: &'a [u8],
+}
+
+impl Rows<'_> {
+    /// The bytes of the TensorProto.
+    pub fn encoded_len(&self, as_content: bool) -> usize {
+        let head = 1 + wire::varint_len(self.dtype.number()) + wire::field_len(2, self.shape_len());
+        if self.bytes.is_empty() {
+            return head;
+        }
+        head + wire::field_len(self.field(as_content), self.values_len(as_content))
+    }
+
+    /// Writes the TensorProto. TF Serving: every dimension, and all values in the `*_val` field unless told otherwise.
+    pub fn encode(&self, as_content: bool, out: &mut BytesMut) {
+        wire::put_tag(out, 1, wire::VARINT);
+        wire::put_varint(out, self.dtype.number());
+        wire::put_field(out, 2, self.shape_len());
+        for size in self.shape() {
+            wire::put_field(out, 2, dim_len(size));
+            if size > 0 {
+                wire::put_tag(out, 1, wire::VARINT);
+                wire::put_varint(out, size as u64);
+            }
+        }
+        if self.bytes.is_empty() {
+            return;
+        }
+        wire::put_field(out, self.field(as_content), self.values_len(as_content));
+        if as_content || self.dtype.raw() {
+            out.put_slice(self.bytes);
+        } else {
+            self.values().for_each(|value| wire::put_varint(out, value));
+        }
+    }
+
+    fn field(&self, as_content: bool) -> u32 {
+        if as_content { CONTENT } else { self.dtype.field() }
+    }
+
+    fn shape(&self) -> impl Iterator<Item = usize> {
+        std::iter::once(self.rows).chain(self.inner.iter().copied())
+    }
+
+    fn shape_len(&self) -> usize {
+        self.shape().map(|size| wire::field_len(2, dim_len(size))).sum()
+    }
+
+    fn values_len(&self, as_content: bool) -> usize {
+        if as_content || self.dtype.raw() {
+            return self.bytes.len();
+        }
+        self.values().map(wire::varint_len).sum()
+    }
+
+    /// The values as protobuf's varints carry them: negative ones with their sign in all 64 bits.
+    fn values(&self) -> impl Iterator<Item = u64> {
+        let size = self.dtype.size();
+        let signed = matches!(self.dtype, Int8 | Int16 | Int32 | Int64);
+        self.bytes.chunks_exact(size).map(move |item| {
+            let fill = if signed && item[size - 1] >= 0x80 { 0xff } else { 0 };
+            let mut wide = [fill; 8];
+            wide[..size].copy_from_slice(item);
+            u64::from_le_bytes(wide)
+        })
+    }
+}
+
+fn dim_len(size: usize) -> usize {
+    if size == 0 { 0 } else { 1 + wire::varint_len(size as u64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn rope(bytes: &[u8]) -> Rope {
+        Bytes::copy_from_slice(bytes).into()
+    }
+
+    #[test]
+    fn counts_are_checked() {
+        for (bytes, count, fits) in [(&[0; 8][..], 2, true), (&[0; 8], 1, false), (&[0; 7], 2, false)] {
+            let rope = rope(bytes);
+            assert_eq!(Values::content(Float, count, rope.cursor()).is_some(), fits);
+        }
+        assert!(Values::content(Double, usize::MAX, rope(&[0; 8]).cursor()).is_none());
+        assert!(Values::content(Bool, 2, rope(&[0, 2]).cursor()).is_none());
+        assert!(Values::packed(Int64, 2, rope(&[1, 0x80]).cursor()).is_none());
+        assert!(Values::packed(Int64, 1, rope(&[1, 1]).cursor()).is_none());
+    }
+
+    #[test]
+    fn narrow_integers_travel_as_varints() {
+        for (dtype, bytes) in
+            [(Int8, &[0xff, 5][..]), (Int16, &[0xfe, 0xff, 1, 0]), (Uint16, &[0xff, 0xff]), (Bool, &[1, 0])]
+        {
+            let count = bytes.len() / dtype.size();
+            let rows = Rows { dtype, rows: count, inner: &[], bytes };
+            let mut out = BytesMut::new();
+            rows.values().for_each(|value| wire::put_varint(&mut out, value));
+            let message = rope(&out);
+            let mut back = vec![0; bytes.len()];
+            Values::packed(dtype, count, message.cursor()).unwrap().copy_to(&message, dtype, &mut back);
+            assert_eq!(back, bytes);
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_of_the_bytes() {
+        for as_content in [false, true] {
+            for (dtype, bytes) in [(Float, &[0; 8][..]), (Int32, &[0xff; 8]), (Uint32, &[0xff; 8]), (Float, &[])] {
+                let rows = Rows { dtype, rows: bytes.len() / 4, inner: &[1, 0], bytes };
+                let mut out = BytesMut::new();
+                rows.encode(as_content, &mut out);
+                assert_eq!(out.len(), rows.encoded_len(as_content));
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+"""The native transport's calls in the event loop: events to tasks, and what grpcio's handlers want of a call."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NoReturn
+
+import grpc
+import headrace_native as native
+
+log = logging.getLogger(__name__)
+
+Metadata = Sequence[tuple[str, str | bytes]]
+RpcHandler = Any  # grpc.RpcMethodHandler, whose fields its type stubs do not tell
+
+
+class Exchanges:
+    """The calls that are in Python's hands, each a task of the running event loop.
+
+    Args:
+        server: Where they come from.
+        handlers: By the number of their method.
+    """
+
+    def __init__(self, server: native.Server, handlers: Sequence[RpcHandler]) -> None:
+        self._server = server
+        self._handlers = handlers
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._drained = asyncio.Event()
+
+    def start(self) -> None:
+        """Takes calls, many at each turn of the loop that there are any."""
+        self._loop.add_reader(self._server.fileno(), self._take)
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+        self._server.stop(grace)
+        await self._drained.wait()
+        self._loop.remove_reader(self._server.fileno())
+        await asyncio.to_thread(self._server.join)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _take(self) -> None:
+        for kind, call, payload in self._server.take():
+            self._receive(kind, call, payload)
+
+    def _receive(self, kind: int, call: native.Call | None, payload: bytes | None) -> None:
+        if kind == native.BEGIN:
+            assert call is not None
+            self._begin(call, payload)
+        elif kind == native.DRAINED:
+            self._drained.set()
+        elif call is not None and call.owner is not None:
+            exchange: Exchange = call.owner
+            if kind == native.CANCELLED:
+                exchange.cancel()
+            else:
+                exchange.resume(payload)
+
+    def _begin(self, call: native.Call, message: bytes | None) -> None:
+        handler = self._handlers[call.method]
+        exchange = Exchange(call)
+        call.owner = exchange
+        exchange.task = task = self._loop.create_task(_answer(handler, exchange, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Exchange:
+    """One call, as grpcio's handlers know it: as much of a `grpc.aio.ServicerContext` as a servicer may want.
+
+    Args:
+        call: The native side of it.
+    """
+
+    def __init__(self, call: native.Call) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._call = call
+        self._code = 0
+        self._text = ""
+        self._trailers: Metadata = ()
+        self._waiting: asyncio.Future[bytes | None] | None = None
+
+    def cancel(self) -> None:
+        """Ends the handler: nobody waits for it any more."""
+        self._call.owner = None
+        if self.task is not None:
+            self.task.cancel()
+
+    def resume(self, payload: bytes | None) -> None:
+        """Wakes the handler with what it waits for."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(payload)
+
+    def succeed(self, message: bytes | None) -> None:
+        """Ends the call with the handler's last message, and the status that it has set, OK if none."""
+        self._call.finish(message if self._code == 0 else None, self._code, self._text, list(self._trailers))
+
+    def fail(self, code: int, text: str) -> None:
+        """Ends the call with a status alone."""
+        self._call.finish(None, code, text, list(self._trailers))
+
+    async def read_bytes(self) -> bytes | None:
+        """The next message; None at the end."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._call.read()
+        return await self._waiting
+
+    async def write_bytes(self, message: bytes) -> None:
+        """Sends a message, and returns when it has left."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._call.send(message)
+        await self._waiting
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What the caller sent beside its messages."""
+        return self._call.metadata
+
+    def time_remaining(self) -> float | None:
+        """Seconds that the caller still waits; None for ever."""
+        return self._call.time_remaining()
+
+    def peer(self) -> str:
+        """The caller's address."""
+        return self._call.peer
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """The code that the call will end with."""
+        self._code = code.value[0]
+
+    def set_details(self, details: str) -> None:
+        """The text that it will end with."""
+        self._text = details
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """What will be sent with the status."""
+        self._trailers = metadata
+
+    async def send_initial_metadata(self, metadata: Metadata) -> None:
+        """Sends what comes before the first message."""
+        self._call.send_metadata(list(metadata))
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
+        """Ends the call with a status, and the handler with an exception."""
+        self.set_code(code)
+        self.set_details(details)
+        self._trailers = trailing_metadata or self._trailers
+        raise grpc.aio.AbortError
+
+
+async def _answer(handler: RpcHandler, exchange: Exchange, message: bytes | None) -> None:
+    """Runs a handler to its end, which is the call's."""
+    try:
+        await _run(handler, exchange, message)
+    except grpc.aio.AbortError:
+        exchange.succeed(None)
+    except Exception as error:
+        log.exception("a handler has failed")
+        exchange.fail(grpc.StatusCode.UNKNOWN.value[0], f"Unexpected {type(error)}: {error}")
+
+
+async def _run(handler: RpcHandler, exchange: Exchange, message: bytes | None) -> None:
+    parse = handler.request_deserializer or _same
+    serialise = handler.response_serializer or _same
+    request = _requests(exchange, parse) if handler.request_streaming else parse(message)
+    if not handler.response_streaming:
+        answer: Callable[..., Awaitable[Any]] = handler.stream_unary or handler.unary_unary
+        exchange.succeed(serialise(await answer(request, exchange)))
+        return
+    stream: Callable[..., AsyncIterator[Any]] = handler.stream_stream or handler.unary_stream
+    async for response in stream(request, exchange):
+        await exchange.write_bytes(serialise(response))
+    exchange.succeed(None)
+
+
+async def _requests(exchange: Exchange, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    while (message := await exchange.read_bytes()) is not None:
+        yield parse(message)
+
+
+def _same(message: Any) -> Any:
+    return message

@@ -1,0 +1,134 @@
+"""Callers who mean harm to the native transport: they are refused, and nobody else notices."""
+
+import socket
+import struct
+
+import grpc
+import numpy as np
+import pytest
+
+from tests import models
+from tests.calls import PREDICT, floats, predict_request, refusal_of
+from tests.conftest import Run
+from tests.running import RunningServer
+
+pytest.importorskip("headrace_native")
+
+X = floats([1, 2, 3, 4])
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS, HEADERS, DATA, PING, CONTINUATION = 4, 1, 0, 6, 9
+END_STREAM, END_HEADERS = 1, 4
+
+
+@pytest.fixture(scope="module")
+def transport() -> str:
+    return "native"
+
+
+@pytest.fixture
+def linear(running: Run) -> RunningServer:
+    return running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=100000")
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header of HPACK, neither indexed nor compressed."""
+    return bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+
+
+def head(path: str = PREDICT, **more: str) -> bytes:
+    named = {":method": "POST", ":scheme": "http", ":path": path, "content-type": "application/grpc"}
+    named |= {name.replace("_", "-"): value for name, value in more.items()}
+    return b"".join(literal(name, value) for name, value in named.items())
+
+
+def said(server: RunningServer, data: bytes) -> bytes:
+    """What the server says to some bytes, until it closes or has nothing more to say."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=0.3) as connection:
+        connection.sendall(data)
+        heard = b""
+        try:
+            while part := connection.recv(65536):
+                heard += part
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return heard
+
+
+def call(*frames: bytes, **more: str) -> bytes:
+    return PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, head(**more)) + b"".join(frames)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\0" * 1000,
+        PREFACE + b"\xff" * 1000,
+        PREFACE + frame(SETTINGS, 0, 0, b"\xff" * 5),
+        PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, b"\xff" * 50),
+        PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 2, head()),
+        PREFACE + frame(SETTINGS, 0, 0) + frame(DATA, END_STREAM, 1, b"x"),
+        PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 0, 1, head()) + frame(CONTINUATION, 0, 1, b"\0" * 16000) * 50,
+        PREFACE + frame(SETTINGS, 0, 0) + frame(PING, 0, 0, b"\0" * 8) * 10_000,
+        call(frame(DATA, 0, 1, b"\0\xff\xff\xff\xff")),
+        call(frame(DATA, END_STREAM, 1, b"\0\0\0\0\x09")),
+        call(frame(DATA, END_STREAM, 1, b"\2\0\0\0\0")),
+        call(frame(DATA, END_STREAM, 1, b"")),
+        call(frame(DATA, END_STREAM, 1, b"\0\0\0\0\0" * 2)),
+        call(frame(DATA, END_STREAM, 1, b"\0\0\0\0\0"), grpc_timeout="99999999999H"),
+        call(frame(DATA, END_STREAM, 1, b"\1\0\0\0\3abc"), grpc_encoding="gzip"),
+        call(frame(DATA, END_STREAM, 1, b"\1\0\0\0\3abc"), grpc_encoding="zstd"),
+        call(frame(DATA, END_STREAM, 1, b"\1\0\0\0\3abc")),
+    ],
+)
+def test_bytes_of_all_kinds(linear: RunningServer, data: bytes) -> None:
+    said(linear, data)
+    assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (call(frame(DATA, 0, 1, b"\0\xff\xff\xff\xff")), b"8"),
+        (call(frame(DATA, END_STREAM, 1, b"\0\0\0\0\x09")), b"13"),
+        (call(frame(DATA, END_STREAM, 1, b"\0\0\0\0\0"), grpc_timeout="1.5S"), b"13"),
+        (call(frame(DATA, END_STREAM, 1, b"\1\0\0\0\3abc"), grpc_encoding="zstd"), b"12"),
+        (call(frame(DATA, END_STREAM, 1, b"\1\0\0\0\3abc"), grpc_encoding="gzip"), b"13"),
+    ],
+)
+def test_malformed_calls_are_told(linear: RunningServer, data: bytes, status: bytes) -> None:
+    heard = said(linear, data)
+    # The value is a literal, in Huffman's code: the digits are 5 and 6 bits long, padded with ones.
+    assert huffman(status) in heard
+
+
+def huffman(digits: bytes) -> bytes:
+    codes = {"0": "00000", "1": "00001", "2": "00010", "3": "011001", "8": "011110"}
+    bits = "".join(codes[chr(digit)] for digit in digits)
+    bits += "1" * (-len(bits) % 8)
+    value = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return bytes([0x80 | len(value)]) + value
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_expansion_is_bounded(linear: RunningServer, compression: grpc.Compression) -> None:
+    bomb = predict_request({"x": np.zeros((1_000_000, 4), np.float32)}, as_content=True).SerializeToString()
+    send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = linear.caller.channel.unary_unary(PREDICT)
+    with pytest.raises(grpc.RpcError) as raised:
+        send(bomb, compression=compression, timeout=20)
+    assert refusal_of(raised.value).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "more than 100000" in refusal_of(raised.value).text
+
+
+def test_streams_that_are_reset_at_once(linear: RunningServer) -> None:
+    opened = b"".join(
+        frame(HEADERS, END_HEADERS, stream, head()) + frame(3, 0, stream, struct.pack(">I", 8))
+        for stream in range(1, 4001, 2)
+    )
+    said(linear, PREFACE + frame(SETTINGS, 0, 0) + opened)
+    assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]

@@ -1,0 +1,283 @@
+"""What the native transport answers by itself: the same as the service would, and without it."""
+
+import random
+from collections.abc import Iterator
+from functools import partial
+from threading import Event
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from onnx import TensorProto as Onnx
+
+from headrace_batching import Options
+from headrace_protos import DataType, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
+from tests import models
+from tests.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
+from tests.conftest import Run, Stop
+from tests.running import LoopThread, RunningServer, eventually
+
+native = pytest.importorskip("headrace_native")
+
+X = floats([1, 2, 3, 4])
+SECOND = 1_000_000  # in microseconds
+
+# PredictRequest.client_id: read by nobody, and enough for a request not to be plain.
+SEEN = b"\x32\x01c"
+
+ELEMENTS = {
+    "float": (Onnx.FLOAT, np.float32),
+    "double": (Onnx.DOUBLE, np.float64),
+    "half": (Onnx.FLOAT16, np.float16),
+    "int8": (Onnx.INT8, np.int8),
+    "int16": (Onnx.INT16, np.int16),
+    "int32": (Onnx.INT32, np.int32),
+    "int64": (Onnx.INT64, np.int64),
+    "uint8": (Onnx.UINT8, np.uint8),
+    "uint16": (Onnx.UINT16, np.uint16),
+    "uint32": (Onnx.UINT32, np.uint32),
+    "uint64": (Onnx.UINT64, np.uint64),
+    "bool": (Onnx.BOOL, np.bool_),
+}
+
+
+@pytest.fixture(scope="module")
+def transport() -> str:
+    return "native"
+
+
+@pytest.fixture(scope="module")
+def linear(running: Run) -> RunningServer:
+    return running(models.linear)
+
+
+@pytest.fixture
+def blocked(loop_thread: LoopThread) -> Iterator[None]:
+    """The event loop of the servers stands still: no handler runs."""
+    go_on = Event()
+    loop_thread.loop.call_soon_threadsafe(go_on.wait)
+    yield
+    go_on.set()
+
+
+def both_ways(caller: Caller, data: bytes) -> tuple[Any, Any]:
+    """A request's answer as it is, and its answer when the service has to see it."""
+    return answer(caller.send_bytes(PREDICT, data)), answer(caller.send_bytes(PREDICT, data + SEEN))
+
+
+def answer(data: bytes | Refusal) -> PredictResponse | Refusal:
+    return data if isinstance(data, Refusal) else PredictResponse.FromString(data)
+
+
+@pytest.mark.parametrize("as_content", [False, True])
+@pytest.mark.usefixtures("blocked")
+def test_needs_no_event_loop(linear: RunningServer, as_content: bool) -> None:
+    assert linear.caller.predict({"x": X}, as_content=as_content)["y"].tolist() == [[10]]
+
+
+@pytest.mark.usefixtures("blocked")
+def test_what_is_not_plain_waits_for_the_event_loop(linear: RunningServer) -> None:
+    send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = linear.caller.channel.unary_unary(PREDICT)
+    with pytest.raises(grpc.RpcError) as raised:
+        send(predict_request({"x": X}).SerializeToString() + SEEN, timeout=0.1)
+    assert refusal_of(raised.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("answers_as_content", [False, True])
+@pytest.mark.parametrize("as_content", [False, True])
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_every_element_type(running: Run, element: str, as_content: bool, answers_as_content: bool) -> None:
+    onnx_type, dtype = ELEMENTS[element]
+    server = running(
+        partial(models.identity, dtype=onnx_type), enable_serialization_as_tensor_content=answers_as_content
+    )
+    x = extremes(np.dtype(dtype)).reshape(-1, 2)
+    request = predict_request({"x": x}, as_content=as_content).SerializeToString()
+    plain, seen = both_ways(server.caller, request)
+    assert plain == seen
+    assert bool(plain.outputs["y"].tensor_content) is answers_as_content
+    server.close()
+
+
+def extremes(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    if dtype == np.bool_:
+        return np.array([True, False, False, True])
+    if dtype.kind == "f":
+        return np.array([0.1, -np.inf, np.finfo(dtype).tiny, np.nan], dtype)
+    info = np.iinfo(dtype)
+    return np.array([info.min, info.max, 0, 1], dtype)
+
+
+@pytest.mark.parametrize("version", [None, 1, 2, 0, -1])
+@pytest.mark.parametrize("name", ["model", "another", ""])
+@pytest.mark.parametrize("signature", ["", "serving_default", "another"])
+def test_every_model_spec(running: Run, version: int | None, name: str, signature: str) -> None:
+    caller = running(models.linear).caller
+    request = predict_request({"x": X}, name=name, version=version, signature_name=signature)
+    plain, seen = both_ways(caller, request.SerializeToString())
+    assert plain == seen
+
+
+def test_no_model_spec(linear: RunningServer) -> None:
+    request = predict_request({"x": X})
+    request.ClearField("model_spec")
+    plain, seen = both_ways(linear.caller, request.SerializeToString())
+    assert plain == seen
+
+
+def shaped(*sizes: int, **values: Any) -> TensorProto:
+    return TensorProto(
+        dtype=DataType.DT_FLOAT, tensor_shape=TensorShapeProto(dim=[{"size": size} for size in sizes]), **values
+    )
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        shaped(1, 4),
+        shaped(1, 4, float_val=[1]),
+        shaped(1, 4, float_val=[1, 2, 3, 4, 5]),
+        shaped(1, 4, float_val=[1, 2, 3, 4], tensor_content=b"\0" * 16),
+        shaped(1, 4, tensor_content=b"\0" * 12),
+        shaped(1, 4, int_val=[1, 2, 3, 4]),
+        shaped(0, 4),
+        shaped(4, float_val=[1, 2, 3, 4]),
+        shaped(1, 1, 4, float_val=[1, 2, 3, 4]),
+        shaped(1, 5, float_val=[1, 2, 3, 4, 5]),
+        shaped(-1, 4, float_val=[1, 2, 3, 4]),
+        shaped(1 << 62, 1 << 62, tensor_content=b"\0" * 16),
+        shaped(1001, 4, tensor_content=b"\0" * 16016),
+        TensorProto(dtype=DataType.DT_FLOAT, float_val=[1]),
+        TensorProto(
+            dtype=DataType.DT_INT32, tensor_shape={"dim": [{"size": 1}, {"size": 4}]}, tensor_content=b"\0" * 16
+        ),
+        TensorProto(
+            dtype=DataType.DT_DOUBLE, tensor_shape={"dim": [{"size": 1}, {"size": 4}]}, double_val=[1, 2, 3, 4]
+        ),
+        TensorProto(),
+    ],
+)
+def test_every_odd_tensor(linear: RunningServer, tensor: TensorProto) -> None:
+    plain, seen = both_ways(linear.caller, predict_request({"x": tensor}).SerializeToString())
+    assert plain == seen
+
+
+def test_a_truth_value_that_is_none(running: Run) -> None:
+    caller = running(partial(models.identity, dtype=Onnx.BOOL)).caller
+    tensor = TensorProto(
+        dtype=DataType.DT_BOOL, tensor_shape={"dim": [{"size": 1}, {"size": 2}]}, tensor_content=b"\1\2"
+    )
+    plain, seen = both_ways(caller, predict_request({"x": tensor}).SerializeToString())
+    assert plain == seen == Refusal(grpc.StatusCode.INVALID_ARGUMENT, "tensor parsing error: x")
+
+
+@pytest.mark.parametrize("inputs", [{}, {"y": X}, {"x": X, "y": X}])
+def test_every_set_of_names(linear: RunningServer, inputs: Any) -> None:
+    plain, seen = both_ways(linear.caller, predict_request(inputs).SerializeToString())
+    assert plain == seen
+
+
+def test_fields_that_come_twice_are_merged(linear: RunningServer) -> None:
+    first, second = predict_request({"x": X}), PredictRequest(model_spec={"signature_name": "another"})
+    plain, seen = both_ways(linear.caller, first.SerializeToString() + second.SerializeToString())
+    assert plain == seen
+    entry = predict_request({"x": 2 * X}).SerializeToString()
+    plain, seen = both_ways(linear.caller, first.SerializeToString() + entry)
+    assert plain == seen
+    assert plain.outputs["y"].float_val == [20]
+
+
+def test_damaged_requests_are_judged_alike(running: Run) -> None:
+    caller = running(models.two_inputs).caller
+    values = {"a": np.ones((3, 2), np.float32), "b": np.ones((3, 2), np.float32)}
+    whole = [predict_request(values, as_content=as_content).SerializeToString() for as_content in (False, True)]
+    outcomes = set()
+    for seed in range(600):
+        chance = random.Random(seed)
+        data = bytearray(chance.choice(whole))
+        for _ in range(chance.randrange(3)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        plain, seen = both_ways(caller, bytes(data))
+        # With one field more, what cannot be parsed is that at another place.
+        if not (isinstance(plain, Refusal) and plain.text.startswith("Failed to parse")):
+            assert plain == seen
+        outcomes.add(plain.code if isinstance(plain, Refusal) else None)
+    assert len(outcomes) > 3
+
+
+def test_a_request_in_many_frames(running: Run) -> None:
+    caller = running(partial(models.identity, dims=("N", "W"))).caller
+    x = np.arange(3_000_000, dtype=np.float32).reshape(3, -1)
+    plain, seen = both_ways(caller, predict_request({"x": x}).SerializeToString())
+    assert plain == seen
+
+
+def together(caller: Caller, requests: list[bytes]) -> list[PredictResponse | Refusal]:
+    """Sends requests at once; their answers in order."""
+    send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = caller.channel.unary_unary(PREDICT)
+    futures: list[Any] = [send.future(request, timeout=20) for request in requests]
+    return [answer(refusal_of(f.exception()) if f.exception() else f.result()) for f in futures]
+
+
+@pytest.mark.parametrize("allowed", [(), (3, 16)])
+def test_both_kinds_of_tasks_share_a_batch(running: Run, served: Stop, allowed: tuple[int, ...]) -> None:
+    options = Options(max_batch_size=16, batch_timeout_micros=SECOND // 5, allowed_batch_sizes=allowed)
+    server = running(models.two_inputs, batching=options)
+    rows = [np.full((1 + number % 2, 2), number, np.float32) for number in range(8)]
+    requests = [predict_request({"a": x, "b": -x}).SerializeToString() for x in rows]
+    mixed = [data + SEEN if number % 3 == 0 else data for number, data in enumerate(requests)]
+    for x, response in zip(rows, together(server.caller, mixed), strict=True):
+        assert isinstance(response, PredictResponse)
+        assert response.outputs["difference"].float_val == (2 * x).ravel().tolist()
+        assert response.outputs["sum"].tensor_shape.dim[0].size == len(x)
+    assert served(server) == (8, 12, 1)
+
+
+def test_a_failing_task_fails_alone(running: Run) -> None:
+    options = Options(max_batch_size=16, batch_timeout_micros=SECOND // 5)
+    server = running(models.lookup, batching=options)
+    indices = [3, 99, 5, 98, 7, 1, 97, 2]
+    requests = [predict_request({"index": np.array([index])}).SerializeToString() for index in indices]
+    mixed = [data + SEEN if number in (2, 3) else data for number, data in enumerate(requests)]
+    for index, response in zip(indices, together(server.caller, mixed), strict=True):
+        if index < 10:
+            assert isinstance(response, PredictResponse)
+            assert response.outputs["y"].float_val == [10 * index]
+        else:
+            assert isinstance(response, Refusal)
+            assert response.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert f"idx={index} must be within" in response.text
+
+
+def test_widths_do_not_mix(running: Run) -> None:
+    server = running(models.row_sums, batching=Options(max_batch_size=16, batch_timeout_micros=SECOND // 10))
+    widths = [1, 2, 3, 2, 1, 3]
+    requests = [predict_request({"x": np.ones((1, width), np.float32)}).SerializeToString() for width in widths]
+    responses = together(server.caller, [data + SEEN if n % 2 else data for n, data in enumerate(requests)])
+    assert [response.outputs["y"].float_val for response in responses if isinstance(response, PredictResponse)] == [
+        [width] for width in widths
+    ]
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_requests(linear: RunningServer, compression: grpc.Compression) -> None:
+    data = predict_request({"x": np.tile(X, (1000, 1))}).SerializeToString()
+    send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = linear.caller.channel.unary_unary(PREDICT)
+    response = PredictResponse.FromString(send(data, compression=compression))
+    assert response.outputs["y"].float_val == [10] * 1000
+
+
+@pytest.mark.parametrize("algorithm", [1, 2])
+def test_compressed_answers(running: Run, algorithm: int) -> None:
+    server = running(models.linear, grpc_channel_arguments=f"grpc.default_compression_algorithm={algorithm}")
+    assert server.caller.predict({"x": np.tile(X, (1000, 1))})["y"].sum() == 10_000
+    server.close()
+
+
+def test_a_batch_outlives_the_callers_of_its_tasks(running: Run, served: Stop) -> None:
+    server = running(models.counting, batching=Options(max_batch_size=16, batch_timeout_micros=SECOND // 5))
+    stay, leave = (server.caller.begin(predict_request({"steps": np.array([steps])})) for steps in (5, 7))
+    eventually(lambda: leave.cancel() or leave.cancelled())
+    assert stay.result().outputs["y"].int64_val == [5]
+    assert served(server).requests == 1
