@@ -1,16 +1,82 @@
-"""Command-line clients written in Go, built once and kept in the checkout."""
+"""A server of two models for clients of any kind; command-line clients in Go, built once and kept in the checkout."""
 
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import ROOT
+from headrace_protos import ModelServerConfig, ModelVersionStatus
+from tests import feature_models, models
+from tests.calls import Caller, status_request
+from tests.conftest import ROOT, Run
+from tests.rest_calls import free_port
+from tests.running import eventually
 
 GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"
+
+SIGNATURES: feature_models.Signatures = {
+    "classify": {"method": "classify", "outputs": {"scores": "scores"}, "labels": ["lo", "hi"]},
+    "regress": {"method": "regress", "outputs": {"outputs": "price"}},
+}
+
+VERSIONS = (1, 2, 3)
+LABELS = {"stable": 1, "a/b:c": 2}
+
+
+class TwoModels(NamedTuple):
+    """Where `sums` and `tariff` are served, and where they lie.
+
+    `sums` adds 100 times its version to the sum of a row; it serves all `VERSIONS` and has `LABELS`. `tariff` has one
+    version and `SIGNATURES`.
+    """
+
+    port: int
+    rest_port: int
+    root: Path
+
+
+@pytest.fixture(scope="module")
+def two_models(running: Run, tmp_path_factory: pytest.TempPathFactory) -> TwoModels:
+    """A server that has every door open: gRPC, REST with CORS, and monitoring."""
+    root = tmp_path_factory.mktemp("models")
+    for version in VERSIONS:
+        models.linear(root / "sums" / str(version), bias=100 * version)
+    feature_models.tariff(root / "tariff" / "1", SIGNATURES)
+    (root / "models.config").write_text(str(both(root)))
+    (root / "monitoring.config").write_text("prometheus_config { enable: true }")
+    rest_port = free_port()
+    server = running(
+        model_base_path="",
+        model_config_file=str(root / "models.config"),
+        allow_version_labels_for_unavailable_models=True,
+        file_system_poll_wait_seconds=0.02,
+        rest_api_port=rest_port,
+        rest_api_enable_cors_support=True,
+        monitoring_config_file=str(root / "monitoring.config"),
+    )
+    eventually(partial(serves_all, server.caller))
+    return TwoModels(server.port, rest_port, root)
+
+
+def both(root: Path) -> ModelServerConfig:
+    """The configuration of the two."""
+    config = ModelServerConfig()
+    for name in ("sums", "tariff"):
+        model = config.model_config_list.config.add(name=name, base_path=str(root / name), model_platform="tensorflow")
+        model.model_version_policy.all.SetInParent()
+    config.model_config_list.config[0].version_labels.update(LABELS)
+    return config
+
+
+def serves_all(caller: Caller) -> bool:
+    """Whether every version of `sums` has been loaded: the start waits for one."""
+    states = [version.state for version in caller.call(status_request(name="sums")).model_version_status]
+    return states == [ModelVersionStatus.AVAILABLE] * len(VERSIONS)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
-"""What a program with TensorFlow and tensorflow-serving-api sees of a server; run by itself, with ports by model."""
+"""What a program with TensorFlow and tensorflow-serving-api sees; run with ports by name, and where two models lie."""
 
 import json
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,10 +14,18 @@ from tensorflow.core.framework.types_pb2 import DT_FLOAT
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
+
+AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+END = get_model_status_pb2.ModelVersionStatus.END
+
+WITHIN = 10.0
+"""Seconds after which a change that a reload makes ought to be seen."""
 
 DTYPES: dict[str, list[Any]] = {
     "float32": [[0.5, -1.5], [float("inf"), 1e-45]],
@@ -34,24 +45,35 @@ DTYPES: dict[str, list[Any]] = {
 }
 
 
-def main(ports: dict[str, int]) -> None:
+def main(ports: dict[str, int], root: str) -> None:
     """Runs every check; the first that fails ends the program."""
-    linear = grpc.insecure_channel(f"127.0.0.1:{ports['linear']}")
+    linear = channel_to(ports["linear"])
     check_predict(linear)
     check_metadata(linear)
+    check_metadata_errors(linear)
     check_status(linear)
     check_errors(linear)
     for dtype, values in DTYPES.items():
-        check_dtype(grpc.insecure_channel(f"127.0.0.1:{ports[dtype]}"), dtype, values)
+        check_dtype(channel_to(ports[dtype]), dtype, values)
+    two_models = channel_to(ports["two_models"])
+    check_versions(two_models)
+    check_reload(two_models, root)
+
+
+def channel_to(port: int) -> grpc.Channel:
+    """A plain channel to this machine."""
+    return grpc.insecure_channel(f"127.0.0.1:{port}")
 
 
 def predict(channel: grpc.Channel, x: Any, *outputs: str, **spec: Any) -> predict_pb2.PredictResponse:
     """One Predict of `x`, as TensorFlow's own programs write it."""
     request = predict_pb2.PredictRequest(output_filter=outputs)
-    request.model_spec.name = "model"
+    request.model_spec.name = spec.get("name", "model")
     request.model_spec.signature_name = spec.get("signature_name", "serving_default")
     if "version" in spec:
         request.model_spec.version.value = spec["version"]
+    if "version_label" in spec:
+        request.model_spec.version_label = spec["version_label"]
     request.inputs["x"].CopyFrom(x)
     return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=10)
 
@@ -91,9 +113,7 @@ def check_dtype(channel: grpc.Channel, dtype: str, values: list[Any]) -> None:
 
 def check_metadata(channel: grpc.Channel) -> None:
     """The signature, unpacked from its Any."""
-    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-    request.model_spec.name = "model"
-    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(request, timeout=10)
+    response = metadata(channel, "signature_def")
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     signature = signatures.signature_def[tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY]
@@ -104,15 +124,37 @@ def check_metadata(channel: grpc.Channel) -> None:
     assert tf.TensorShape(signature.outputs["y"].tensor_shape).as_list() == [None, 1]
 
 
-def check_status(channel: grpc.Channel) -> None:
-    """The one version is available."""
+def metadata(channel: grpc.Channel, *fields: str, name: str = "model") -> Any:
+    """One GetModelMetadata."""
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
+    request.model_spec.name = name
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(request, timeout=10)
+
+
+def check_metadata_errors(channel: grpc.Channel) -> None:
+    """Fields that are not to be had, and a model."""
+    invalid, absent = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+    check_refused(lambda: metadata(channel), invalid, "must specify at least one metadata_field")
+    check_refused(lambda: metadata(channel, "other"), invalid, "Metadata field other is not supported")
+    check_refused(lambda: metadata(channel, "signature_def", name="nobody"), absent, "Latest(nobody)")
+
+
+def status(channel: grpc.Channel, name: str = "model", version: int | None = None) -> list[tuple[int, int, int]]:
+    """Version, state and error code of one GetModelStatus, in the order that they come in."""
     request = get_model_status_pb2.GetModelStatusRequest()
-    request.model_spec.name = "model"
+    request.model_spec.name = name
+    if version is not None:
+        request.model_spec.version.value = version
     response = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, timeout=10)
-    (status,) = response.model_version_status
-    assert status.version == 1
-    assert status.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
-    assert status.status.error_code == 0
+    return [(each.version, each.state, each.status.error_code) for each in response.model_version_status]
+
+
+def check_status(channel: grpc.Channel) -> None:
+    """The one version is available; what is not there has no status."""
+    assert status(channel) == status(channel, version=1) == [(1, AVAILABLE, 0)]
+    absent = grpc.StatusCode.NOT_FOUND
+    check_refused(lambda: status(channel, version=9), absent, "Could not find version 9 of model model")
+    check_refused(lambda: status(channel, "nobody"), absent, "Could not find any versions of model nobody")
 
 
 def check_errors(channel: grpc.Channel) -> None:
@@ -128,8 +170,13 @@ def check_errors(channel: grpc.Channel) -> None:
 
 def check_refusal(channel: grpc.Channel, x: Any, code: grpc.StatusCode, text: str, **spec: Any) -> None:
     """A Predict that must fail."""
+    check_refused(lambda: predict(channel, x, **spec), code, text)
+
+
+def check_refused(call: Callable[[], Any], code: grpc.StatusCode, text: str) -> None:
+    """A call that must fail."""
     try:
-        predict(channel, x, **spec)
+        call()
     except grpc.RpcError as error:
         refusal = (error.code(), error.details())
     else:
@@ -138,5 +185,96 @@ def check_refusal(channel: grpc.Channel, x: Any, code: grpc.StatusCode, text: st
     assert text in str(refusal[1]), refusal
 
 
+def total(channel: grpc.Channel, **spec: Any) -> float:
+    """What `sums` makes of ten: a hundred times its version is in it."""
+    response = predict(channel, tf.make_tensor_proto([[1.0, 2.0, 3.0, 4.0]]), name="sums", **spec)
+    assert response.model_spec.version.value == response.outputs["y"].float_val[0] // 100
+    assert not response.model_spec.version_label
+    return float(response.outputs["y"].float_val[0])
+
+
+def check_versions(channel: grpc.Channel) -> None:
+    """Three versions side by side, by number and by label, listed from the highest."""
+    assert status(channel, "sums") == [(3, AVAILABLE, 0), (2, AVAILABLE, 0), (1, AVAILABLE, 0)]
+    assert status(channel, "sums", 2) == [(2, AVAILABLE, 0)]
+    assert (total(channel), total(channel, version=2), total(channel, version_label="stable")) == (310, 210, 110)
+
+
+def configured(root: str, *names: str) -> Any:
+    """A ReloadConfigRequest that lists models, all with every version."""
+    request = model_management_pb2.ReloadConfigRequest()
+    request.config.model_config_list.SetInParent()
+    for name in names:
+        model = request.config.model_config_list.config.add()
+        model.name, model.base_path, model.model_platform = name, f"{root}/{name}", "tensorflow"
+        model.model_version_policy.all.SetInParent()
+    return request
+
+
+def reload(channel: grpc.Channel, request: Any) -> Any:
+    """One HandleReloadConfigRequest."""
+    response = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=10)
+    assert (response.status.error_code, response.status.error_message) == (0, "")
+    return response
+
+
+def check_reload(channel: grpc.Channel, root: str) -> None:
+    """Labels, each version policy, models that go and come, and lists that are refused."""
+    request = configured(root, "sums")
+    request.metric_names.append("/not/counted")
+    request.config.model_config_list.config[0].version_labels.update({"stable": 2, "canary": 3})
+    (metric,) = reload(channel, request).metric
+    assert (metric.name, metric.int64_value_increase) == ("/not/counted", 0)
+    assert (total(channel, version_label="stable"), total(channel, version_label="canary")) == (210, 310)
+    await_states(channel, "tariff", {1: END})
+
+    check_reload_errors(channel, root)
+    assert total(channel, version_label="stable") == 210
+    check_policies(channel, root)
+
+    reload(channel, configured(root, "sums", "tariff"))
+    assert status(channel, "tariff") == [(1, AVAILABLE, 0)]
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    check_refused(lambda: total(channel, version_label="stable"), invalid, "Unrecognized servable version label")
+
+
+def check_reload_errors(channel: grpc.Channel, root: str) -> None:
+    """What is refused leaves what serves."""
+    unavailable = configured(root, "sums")
+    unavailable.config.model_config_list.config[0].version_labels["stable"] = 9
+    relative = configured(".", "sums")
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    for request, code, text in [
+        (model_management_pb2.ReloadConfigRequest(), invalid, "Only ModelConfigList is currently supported"),
+        (configured(root, "sums", "sums"), invalid, "Illegal to list model sums multiple times in config list"),
+        (relative, invalid, "Expected model sums to have an absolute path or URI; got base_path()=./sums"),
+        (unavailable, grpc.StatusCode.FAILED_PRECONDITION, "Request to assign label to version 9 of model sums"),
+    ]:
+        check_refused(partial(reload, channel, request), code, text)
+
+
+def check_policies(channel: grpc.Channel, root: str) -> None:
+    """Versions that a policy leaves out end, and are listed on."""
+    policies: list[tuple[dict[str, Any], set[int]]] = [
+        ({"specific": {"versions": [1, 3]}}, {1, 3}),
+        ({"latest": {"num_versions": 2}}, {2, 3}),
+        ({"latest": {}}, {3}),
+        ({"all": {}}, {1, 2, 3}),
+    ]
+    for policy, serving in policies:
+        request = configured(root, "sums")
+        model = request.config.model_config_list.config[0]
+        model.model_version_policy.CopyFrom(FileSystemStoragePathSourceConfig.ServableVersionPolicy(**policy))
+        reload(channel, request)
+        await_states(channel, "sums", {version: AVAILABLE if version in serving else END for version in (1, 2, 3)})
+
+
+def await_states(channel: grpc.Channel, name: str, states: dict[int, int]) -> None:
+    """Asks until every version of a model is in its state."""
+    end = time.monotonic() + WITHIN
+    while (seen := {version: state for version, state, _ in status(channel, name)}) != states:
+        assert time.monotonic() < end, (seen, states)
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]), sys.argv[2])

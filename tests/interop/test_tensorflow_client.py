@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from tests import models
 from tests.conftest import Run
+from tests.interop.conftest import TwoModels
 
 CLIENT = Path(__file__).with_name("tensorflow_client.py")
 
@@ -31,9 +32,9 @@ DTYPES = {
 }
 
 
-def test_program_with_tensorflow_serving_api(running: Run, tensorflow_python: Path) -> None:
+def test_program_with_tensorflow_serving_api(running: Run, two_models: TwoModels, tensorflow_python: Path) -> None:
     ports = {name: running(partial(models.identity, dtype=dtype)).port for name, dtype in DTYPES.items()}
-    ports["linear"] = running(models.linear).port
-    client = [str(tensorflow_python), str(CLIENT), json.dumps(ports)]
+    ports |= {"linear": running(models.linear).port, "two_models": two_models.port}
+    client = [str(tensorflow_python), str(CLIENT), json.dumps(ports), str(two_models.root)]
     ended = subprocess.run(client, capture_output=True, text=True, timeout=80, check=False)
     assert ended.returncode == 0, ended.stderr

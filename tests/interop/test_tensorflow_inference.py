@@ -6,13 +6,9 @@ from pathlib import Path
 
 from tests import feature_models
 from tests.conftest import Run
+from tests.interop.conftest import SIGNATURES
 
 CLIENT = Path(__file__).with_name("tensorflow_inference.py")
-
-SIGNATURES: feature_models.Signatures = {
-    "classify": {"method": "classify", "outputs": {"scores": "scores"}, "labels": ["lo", "hi"]},
-    "regress": {"method": "regress", "outputs": {"outputs": "price"}},
-}
 
 
 def test_program_with_tensorflow_serving_api(running: Run, tensorflow_python: Path) -> None:

@@ -1,0 +1,74 @@
+"""Builds the Go client: stubs from the .proto files by protoc and its Go plugins, then the program."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+SOURCE = Path(__file__).with_name("go_client")
+PROTOS = ROOT / "protos" / "headrace_protos"
+
+# The module that go.mod names, and the folder in it that the stubs go to.
+MODULE = "headrace.test/client"
+STUBS = f"{MODULE}/protos"
+
+# What need not be made, since a build from nothing takes long enough: pages of traces, tables for debuggers; nor C.
+FLAGS = ("-tags=grpcnotrace", "-ldflags=-w")
+
+
+def built_client(go: str, scratch: Path) -> Path:
+    """The program, built anew where a source of it has changed.
+
+    Args:
+        go: The go command.
+        scratch: An empty folder to build in.
+    """
+    sources = sorted(path for path in SOURCE.iterdir() if path.name.endswith((".go", ".mod", ".sum")))
+    protos = sorted(PROTOS.rglob("*.proto"))
+    program = ROOT / ".cache" / f"go_client-{fingerprint([*sources, *protos])}" / "client"
+    if not program.exists():
+        module = scratch / "module"
+        shutil.copytree(SOURCE, module)
+        plugins = scratch / "plugins"
+        run(module, go, "install", *FLAGS, "tool", GOBIN=str(plugins))
+        generate(protos, module, plugins)
+        program.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = program.with_name("unfinished")
+        run(module, go, "build", *FLAGS, "-o", str(unfinished), ".")
+        unfinished.replace(program)
+    return program
+
+
+def fingerprint(files: list[Path]) -> str:
+    """Some digits that change with any of the files."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(ROOT)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def generate(protos: list[Path], module: Path, plugins: Path) -> None:
+    """Writes the stubs of all services and messages into the module: one Go package for each folder."""
+    names = [file.relative_to(PROTOS) for file in protos]
+    paths = {plugin: plugins / f"protoc-gen-{plugin}" for plugin in ("go", "go-grpc")}
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}"]
+    for plugin, path in paths.items():
+        command += [f"--plugin={path}", f"--{plugin}_out={module}", f"--{plugin}_opt=module={MODULE}"]
+        command += [f"--{plugin}_opt=M{name}={STUBS}/{name.parent}" for name in names]
+    run(module, *command, *map(str, names))
+
+
+def run(folder: Path, *command: str, **environment: str) -> None:
+    """Runs a command in a folder.
+
+    Raises:
+        RuntimeError: It failed; with what it has said.
+    """
+    variables = {**os.environ, "CGO_ENABLED": "0", **environment}
+    ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise RuntimeError(f"{command[:4]} failed:\n{ended.stderr}")
