@@ -12,8 +12,6 @@ from headrace_batching.task import Arrays, Task
 
 _BUSY = 2.0  # a turn that took so many times the quickest had something to do
 _FORGET = 1.01  # by which the quickest turn grows at each look, lest a single one count for ever
-_BURST = 6  # tasks after which a busy loop is left to its work
-_PAUSE = 0.003  # seconds for which it is
 _PATIENCE = 0.005  # seconds that a busy loop may keep tasks from an idle thread
 
 
@@ -45,7 +43,6 @@ class LoopDelivery:
         self._to_wake: set[TaskSink] = set()  # whose threads are to be called when the loop rests
         self._since = self._last = 0.0
         self._quickest = inf
-        self._gathered = 0
 
     def submit(self, scheduler: TaskSink, task: Task) -> "asyncio.Future[Arrays]":
         """Puts a task into a scheduler's queue; the future will hold its outputs, or its error. In the loop.
@@ -55,10 +52,8 @@ class LoopDelivery:
         """
         future: asyncio.Future[Arrays] = self._loop.create_future()
         task.future = future
-        self._gathered += 1
         if scheduler.enqueue(task):
             if not self._to_wake:
-                self._gathered = 1
                 self._since = self._last = self._clock()
                 self._loop.call_soon(self._watch)
             self._to_wake.add(scheduler)
@@ -69,15 +64,9 @@ class LoopDelivery:
         now = self._clock()
         turn, self._last = now - self._last, now
         self._quickest = min(turn, self._quickest * _FORGET)
-        if turn <= _BUSY * self._quickest or now - self._since >= _PATIENCE:
-            self._call()
-        elif self._gathered < _BURST:
+        if turn > _BUSY * self._quickest and now - self._since < _PATIENCE:
             self._loop.call_soon(self._watch)
-        else:
-            # A loop that has so much to do does not rest soon, and to look at every turn is work as well.
-            self._loop.call_later(_PAUSE, self._call)
-
-    def _call(self) -> None:
+            return
         waiting, self._to_wake = self._to_wake, set()
         for scheduler in waiting:
             scheduler.wake()
