@@ -7,6 +7,7 @@ import pytest
 
 from headrace_batching.queue import Queue
 from headrace_protos import Code
+from headrace_server import transports
 from headrace_server.errors import ServingError
 from headrace_server.transports.auto import choose, make_queue
 
@@ -19,8 +20,11 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the native transport has been imported yet, and nothing will have been."""
     ours = "headrace_server.transports."
     for module in ("headrace_native", f"{ours}native_impl", f"{ours}native_calls"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.delattr("headrace_server.transports.native_impl", raising=False)
+        # What is absent would leave nothing to put back, and the one that a test imports would stay.
+        monkeypatch.setitem(sys.modules, module, sys)
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(transports, "native_impl", None, raising=False)
+    monkeypatch.delattr(transports, "native_impl")
 
 
 def install(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
