@@ -181,5 +181,5 @@ class Config:
         64, "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none"
     )
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
-    transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed) or grpcio")
+    transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed), grpcio or native")
     batching: Options = field(default_factory=Options)

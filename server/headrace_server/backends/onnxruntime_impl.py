@@ -88,7 +88,6 @@ def _load_relaxed(
         message = f"{model} is not loaded once more for other shapes: its folder has changed since it was loaded"
         raise LoadError(Code.FAILED_PRECONDITION, message)
     session_options = _session_options(options)
-    session_options.log_severity_level = 4  # what its operators refuse is the caller's fault, and nothing to log
     session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.parent))
     try:
         return OnnxBackend(_session(without_shapes(model.read_bytes()), options, session_options), signatures)
