@@ -317,7 +317,7 @@ impl Messages {
     /// The next message; None at the end of the stream. May be dropped while it waits.
     pub async fn next(&mut self) -> Result<Option<Rope>, ReadError> {
         loop {
-            if let Some(message) = self.framed.next()? {
+            if let Some(message) = self.framed.message()? {
                 return Ok(Some(message));
             }
             match self.body.data().await {
@@ -353,14 +353,14 @@ impl Framed {
 
     /// Says whether the stream may end here.
     pub fn end(&self) -> Result<(), Status> {
-        if self.received.len() > 0 {
-            return Err(Status::new(INTERNAL, "the stream ended within a message"));
+        if self.received.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        Err(Status::new(INTERNAL, "the stream ended within a message"))
     }
 
     /// A message that has come already; the length that its prefix claims is checked, and allocates nothing.
-    pub fn next(&mut self) -> Result<Option<Rope>, Status> {
+    pub fn message(&mut self) -> Result<Option<Rope>, Status> {
         if self.received.len() < PREFIX {
             return Ok(None);
         }

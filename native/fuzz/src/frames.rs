@@ -41,7 +41,7 @@ fn read(pieces: &[Bytes], encoding: Encoding, limit: usize) -> Outcome {
         loop {
             // A rope of as many pieces as there are, or an expansion that doubles up to its limit.
             let most = pieces.len() * 2 * size_of::<Bytes>() + 4 * limit + EXPANDING;
-            match at_most(most, || framed.next()) {
+            match at_most(most, || framed.message()) {
                 Ok(Some(message)) => messages.push(message.into_bytes()),
                 Ok(None) => break,
                 Err(status) => return (messages, Some(status.code)),
@@ -85,10 +85,10 @@ fn plainest(mut stream: &[u8], encoding: Encoding, limit: usize) -> Outcome {
 }
 
 /// Byte by byte; the code of why not.
-fn expanded(reader: impl Read, limit: usize) -> Result<Vec<u8>, u8> {
-    let mut message = Vec::new();
-    for byte in reader.bytes() {
-        message.push(byte.map_err(|_| 13)?);
+fn expanded(mut reader: impl Read, limit: usize) -> Result<Vec<u8>, u8> {
+    let (mut message, mut byte) = (Vec::new(), [0]);
+    while reader.read(&mut byte).map_err(|_| 13)? == 1 {
+        message.push(byte[0]);
         if message.len() > limit {
             return Err(8);
         }
