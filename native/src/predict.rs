@@ -1,7 +1,7 @@
 //! The plain Predict: bytes to a task, and a task's answer to bytes.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -486,14 +486,15 @@ impl Task {
         self.lapsed = true;
         if late {
             let status = Status::new(grpc::DEADLINE_EXCEEDED, "Deadline Exceeded");
-            // Fails only where the caller has gone.
-            let _ = self.respond.send_response(status.response(), true);
+            end(&mut self.respond, &status);
         }
         Some(Lapse { route: self.route.clone(), late, seconds: self.seconds() })
     }
 
     fn left(&mut self) -> bool {
-        !matches!(self.respond.poll_reset(&mut Context::from_waker(Waker::noop())), Poll::Pending)
+        let mut context = Context::from_waker(Waker::noop());
+        // Where a connection has broken down inside, its caller has left.
+        python::sheltered(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true)
     }
 
     /// Encodes its rows, from `start` on, of each output; `out` is where bytes are written that many tasks share.
@@ -528,8 +529,7 @@ impl Task {
 
     /// Answers with a status alone.
     pub fn refuse(mut self, status: &Status) {
-        // Fails only where the caller has gone.
-        let _ = self.respond.send_response(status.response(), true);
+        end(&mut self.respond, status);
     }
 
     /// What it was made of, for who judges it anew.
@@ -565,13 +565,23 @@ impl Answer {
         self.came.elapsed().as_secs_f64()
     }
 
-    /// Hands it to the connection.
-    pub fn send(self) -> Result<(), h2::Error> {
+    /// Hands it to the connection. Fails only where the caller has gone, or the connection has broken down inside, which
+    /// concerns none of the others that this thread answers.
+    pub fn send(self) {
+        let _ = python::sheltered(|| self.try_send());
+    }
+
+    fn try_send(self) -> Result<(), h2::Error> {
         let mut respond = self.respond;
         let mut stream = respond.send_response(grpc::response(), false)?;
         stream.send_data(self.frame, false)?;
         stream.send_trailers(grpc::ok_trailers())
     }
+}
+
+/// Answers with a status alone; as `Answer::send`.
+fn end(respond: &mut SendResponse<Bytes>, status: &Status) {
+    let _ = python::sheltered(|| respond.send_response(status.response(), true));
 }
 
 fn entry_len(alias: &str, tensor: usize) -> usize {
