@@ -25,6 +25,49 @@ class Waiting(Protocol):
 
 W = TypeVar("W", bound=Waiting)
 
+QUICK = 0.0002
+"""Seconds within which a run has ended before another thread would have got well under way."""
+
+_STREAK = 8
+
+
+class Pace:
+    """How long the runs of one lane take. Under the queue's lock.
+
+    Args:
+        steady: Whether a run takes about as long as the one before; otherwise it is never quick.
+    """
+
+    __slots__ = ("_began", "_quick_runs", "_running", "_steady")
+
+    def __init__(self, *, steady: bool) -> None:
+        self._steady = steady
+        self._running = 0
+        self._began = 0.0
+        self._quick_runs = 0
+
+    @property
+    def running(self) -> int:
+        """Runs that have begun and not ended."""
+        return self._running
+
+    @property
+    def quick(self) -> bool:
+        """Whether the next run is expected to be over before another thread could be called for it."""
+        return self._steady and self._quick_runs >= _STREAK
+
+    def begin(self, now: float) -> None:
+        """A run begins."""
+        if not self._running:
+            self._began = now
+        self._running += 1
+
+    def end(self, now: float) -> None:
+        """A run ends; those that overlap count as one, and as long as all of them."""
+        self._running -= 1
+        if not self._running:
+            self._quick_runs = self._quick_runs + 1 if now - self._began <= QUICK else 0
+
 
 def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
     """The group whose turn it is, asked for by a free batch thread.

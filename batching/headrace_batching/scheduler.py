@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace_batching.batch import Empty, deliver, rows_of, shape_key
-from headrace_batching.contract import Clock, TaskBatch, TaskLane, TaskQueue
+from headrace_batching.contract import Clock, TaskBatch, TaskFormed, TaskLane, TaskQueue
 from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.errors import BatchingError, TaskTooLarge
 from headrace_batching.options import Options
@@ -91,6 +91,8 @@ class Scheduler:
             one row, and tasks are run one by one, their arrays as they are.
         empty: Makes the arrays that several tasks' rows are copied into. `run` may keep them until it returns; then, or
             when it has raised, nobody holds them any more, so that their memory may be used again when they go.
+        steady: Whether a run takes about as long as the one before: a lone task of a function that has been quick may
+            then be run by whoever put it, an event loop for one.
         observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
 
     Attributes:
@@ -104,6 +106,7 @@ class Scheduler:
         options: Options,
         *,
         batched: bool = True,
+        steady: bool = False,
         empty: Empty = np.empty,
         observe: Observe | None = None,
     ) -> None:
@@ -113,7 +116,7 @@ class Scheduler:
         self._run = run
         self._empty = empty
         self._observe = observe
-        self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched)
+        self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched, steady=steady)
 
     @property
     def waiting(self) -> int:
@@ -140,6 +143,14 @@ class Scheduler:
     def wake(self) -> None:
         """Calls an idle batch thread to look at what has been enqueued."""
         self._queue.wake()
+
+    def run_lone(self) -> bool:
+        """Runs here and now what has been enqueued if that is one task, nothing else runs, and its runs are quick."""
+        formed = self._queue.take_lone()
+        if formed is None:
+            return False
+        _run(self._queue, formed)
+        return True
 
     def call(
         self, inputs: Arrays, *, timeout: float | None = None, priority: Priority = Priority.NORMAL
@@ -219,8 +230,12 @@ def _run_next(queue: TaskQueue) -> bool:
     formed = queue.take()
     if formed is None:
         return False
+    _run(queue, formed)
+    return True
+
+
+def _run(queue: TaskQueue, formed: TaskFormed) -> None:
     try:
         formed.lane.execute(formed.batch)
     finally:
         queue.finish(formed.lane)
-    return True

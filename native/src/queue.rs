@@ -140,6 +140,11 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().all(VecDeque::is_empty)
     }
 
+    /// Whether there is one task, and no more.
+    fn lone(&self) -> bool {
+        self.tasks.iter().map(VecDeque::len).sum::<usize>() == 1
+    }
+
     fn due(&self, rules: &Rules) -> f64 {
         if self.closing || self.rows >= rules.execution_limit {
             return f64::NEG_INFINITY;
@@ -223,17 +228,51 @@ fn full(waiting: usize, rules: &Rules) -> Refusal {
     Refusal::Full(format!("currently {waiting} batches enqueued and max_enqueued_batches is {most}"))
 }
 
+/// Seconds within which a run has ended before another thread would have got well under way.
+const QUICK: f64 = 0.0002;
+const STREAK: usize = 8;
+
+/// How long the runs of one lane take, as `headrace_batching.policy.Pace` has it.
+#[derive(Default)]
+struct Pace {
+    steady: bool,
+    running: usize,
+    began: f64,
+    quick_runs: usize,
+}
+
+impl Pace {
+    fn quick(&self) -> bool {
+        self.steady && self.quick_runs >= STREAK
+    }
+
+    fn begin(&mut self, now: f64) {
+        if self.running == 0 {
+            self.began = now;
+        }
+        self.running += 1;
+    }
+
+    /// Runs that overlap count as one, and as long as all of them.
+    fn end(&mut self, now: f64) {
+        self.running -= 1;
+        if self.running == 0 {
+            self.quick_runs = if now - self.began <= QUICK { self.quick_runs + 1 } else { 0 };
+        }
+    }
+}
+
 struct Lane {
     rules: Arc<Rules>,
     rows: usize,
     groups: usize,
-    running: usize,
+    pace: Pace,
     closed: bool,
 }
 
 impl Lane {
     fn idle(&self) -> bool {
-        self.groups == 0 && self.running == 0
+        self.groups == 0 && self.pace.running == 0
     }
 
     /// Bounds what waits over all groups to what one group may hold.
@@ -272,6 +311,7 @@ struct State<T> {
     lanes: HashMap<LaneId, Lane, FxBuildHasher>,
     next_lane: LaneId,
     idle: usize,
+    running: usize,
     closed: bool,
 }
 
@@ -296,15 +336,17 @@ pub struct Queue<T> {
 impl<T: Waits> Queue<T> {
     pub fn new() -> Self {
         let state =
-            State { groups: Groups::default(), lanes: HashMap::default(), next_lane: 0, idle: 0, closed: false };
+            State { groups: Groups::default(), lanes: HashMap::default(), next_lane: 0, idle: 0, running: 0, closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), drained: Condvar::new() }
     }
 
-    pub fn open_lane(&self, rules: Rules) -> LaneId {
+    /// `steady` is whether a run takes about as long as the one before.
+    pub fn open_lane(&self, rules: Rules, steady: bool) -> LaneId {
         let mut state = self.state.lock();
         let id = state.next_lane;
         state.next_lane += 1;
-        state.lanes.insert(id, Lane { rules: Arc::new(rules), rows: 0, groups: 0, running: 0, closed: false });
+        let pace = Pace { steady, ..Pace::default() };
+        state.lanes.insert(id, Lane { rules: Arc::new(rules), rows: 0, groups: 0, pace, closed: false });
         id
     }
 
@@ -367,10 +409,23 @@ impl<T: Waits> Queue<T> {
         }
     }
 
+    /// As `turn` where one task waits, nothing runs, and its lane's runs are quick; otherwise nothing.
+    pub fn take_lone(&self, now: f64) -> Option<Turn<T>> {
+        let mut state = self.state.lock();
+        if state.running > 0 || state.groups.len() != 1 {
+            return None;
+        }
+        let ((lane, _), group) = state.groups.get_index(0)?;
+        let quick = state.lanes.get(lane).is_some_and(|lane| lane.pace.quick());
+        (quick && group.lone()).then(|| self.look(&mut state, now))
+    }
+
     /// One look at the queue: the batch that is due, if any, taken out of it.
     pub fn turn(&self, now: f64) -> Turn<T> {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+        self.look(&mut self.state.lock(), now)
+    }
+
+    fn look(&self, state: &mut State<T>, now: f64) -> Turn<T> {
         let (chosen, wake) = choose(state, now);
         let mut turn =
             Turn { lane: None, pieces: Vec::new(), expired: Vec::new(), gone: Vec::new(), wake, spent: None };
@@ -381,7 +436,8 @@ impl<T: Waits> Queue<T> {
         group.take(now, &lane.rules, &mut turn);
         lane.rows -= before - group.rows;
         if !turn.pieces.is_empty() {
-            lane.running += 1;
+            lane.pace.begin(now);
+            state.running += 1;
             turn.lane = Some(key.0);
         }
         if group.is_empty() {
@@ -408,11 +464,14 @@ impl<T: Waits> Queue<T> {
             .collect()
     }
 
-    /// Says that a batch of the lane has ended.
-    pub fn finish(&self, lane: LaneId) {
-        if let Some(lane) = self.state.lock().lanes.get_mut(&lane) {
-            lane.running -= 1;
+    /// Says that a batch of the lane has ended, at `now`.
+    pub fn finish(&self, lane: LaneId, now: f64) {
+        let mut state = self.state.lock();
+        if let Some(lane) = state.lanes.get_mut(&lane) {
+            lane.pace.end(now);
+            state.running -= 1;
         }
+        drop(state);
         self.drained.notify_all();
     }
 

@@ -202,9 +202,16 @@ impl Queue {
         self.clock.clone_ref(py)
     }
 
-    #[pyo3(signature = (options, execute, *, batched=true))]
-    fn lane(&self, py: Python<'_>, options: Py<PyAny>, execute: Py<PyAny>, batched: bool) -> PyResult<Py<Lane>> {
-        let id = self.core.queue.open_lane(rules(options.bind(py))?);
+    #[pyo3(signature = (options, execute, *, batched=true, steady=false))]
+    fn lane(
+        &self,
+        py: Python<'_>,
+        options: Py<PyAny>,
+        execute: Py<PyAny>,
+        batched: bool,
+        steady: bool,
+    ) -> PyResult<Py<Lane>> {
+        let id = self.core.queue.open_lane(rules(options.bind(py))?, steady);
         let lane = Lane(Arc::new(LaneParts {
             core: self.core.clone(),
             id,
@@ -260,6 +267,15 @@ impl Queue {
         }
     }
 
+    fn take_lone<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(turn) = self.core.queue.take_lone(self.core.clock.now()) else { return Ok(None) };
+        let (formed, expired, _) = self.outcome(py, turn)?;
+        if !expired.is_empty() {
+            python::DELIVER.call(py, (expired,))?;
+        }
+        Ok(formed)
+    }
+
     /// One look at the queue.
     fn turn<'py>(&self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyAny>> {
         let turn = self.core.queue.turn(now);
@@ -268,7 +284,7 @@ impl Queue {
     }
 
     fn finish(&self, lane: &Bound<'_, Lane>) {
-        self.core.queue.finish(lane.get().0.id);
+        self.core.queue.finish(lane.get().0.id, self.core.clock.now());
     }
 
     fn close_lane(&self, py: Python<'_>, lane: &Bound<'_, Lane>) {
