@@ -3,6 +3,8 @@
 mod authority;
 mod batch;
 mod connection;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grpc;
 mod handler;
 mod life;

@@ -50,7 +50,9 @@ class Loader:
         """
         model = read_model_options(path.parent)
         batching = self._batching_of(path, model)
-        backend = backends.load(path, replace(self._backend, **model.backend, signatures=model.signatures))
+        tensorrt = replace(self._backend.tensorrt, **model.tensorrt)
+        told = {**model.backend, "tensorrt": tensorrt, "signatures": model.signatures, "batching": batching}
+        backend = backends.load(path, replace(self._backend, **told))
         return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
 
     def _batching_of(self, path: Path, model: ModelOptions) -> Options | None:
