@@ -228,9 +228,12 @@ fn full(waiting: usize, rules: &Rules) -> Refusal {
     Refusal::Full(format!("currently {waiting} batches enqueued and max_enqueued_batches is {most}"))
 }
 
-/// Seconds within which a run has ended before another thread would have got well under way.
+/// Seconds: as in `headrace_batching.policy`.
 const QUICK: f64 = 0.0002;
-const STREAK: usize = 8;
+const SLOW: f64 = 0.002;
+const MOST_TRUST: usize = 16;
+const ENOUGH_TRUST: usize = 8;
+const LOST_TRUST: usize = 4;
 
 /// How long the runs of one lane take, as `headrace_batching.policy.Pace` has it.
 #[derive(Default)]
@@ -238,12 +241,12 @@ struct Pace {
     steady: bool,
     running: usize,
     began: f64,
-    quick_runs: usize,
+    trust: usize,
 }
 
 impl Pace {
     fn quick(&self) -> bool {
-        self.steady && self.quick_runs >= STREAK
+        self.steady && self.trust >= ENOUGH_TRUST
     }
 
     fn begin(&mut self, now: f64) {
@@ -256,9 +259,17 @@ impl Pace {
     /// Runs that overlap count as one, and as long as all of them.
     fn end(&mut self, now: f64) {
         self.running -= 1;
-        if self.running == 0 {
-            self.quick_runs = if now - self.began <= QUICK { self.quick_runs + 1 } else { 0 };
+        if self.running > 0 {
+            return;
         }
+        let ran = now - self.began;
+        self.trust = if ran <= QUICK {
+            MOST_TRUST.min(self.trust + 1)
+        } else if ran <= SLOW {
+            self.trust.saturating_sub(LOST_TRUST)
+        } else {
+            0
+        };
     }
 }
 
@@ -315,6 +326,17 @@ struct State<T> {
     closed: bool,
 }
 
+impl<T: Waits> State<T> {
+    fn is_lone(&self, now: f64) -> bool {
+        let Some(((lane, _), group)) = self.groups.first().filter(|_| self.running == 0 && self.groups.len() == 1)
+        else {
+            return false;
+        };
+        let lane = self.lanes.get(lane).filter(|lane| lane.pace.quick());
+        lane.is_some_and(|lane| group.lone() && group.due(&lane.rules) <= now)
+    }
+}
+
 /// What one look at the queue gave: a lane and its batch, or else when to look again; and who has waited in vain.
 pub struct Turn<T> {
     pub lane: Option<LaneId>,
@@ -335,8 +357,14 @@ pub struct Queue<T> {
 
 impl<T: Waits> Queue<T> {
     pub fn new() -> Self {
-        let state =
-            State { groups: Groups::default(), lanes: HashMap::default(), next_lane: 0, idle: 0, running: 0, closed: false };
+        let state = State {
+            groups: Groups::default(),
+            lanes: HashMap::default(),
+            next_lane: 0,
+            idle: 0,
+            running: 0,
+            closed: false,
+        };
         Self { state: Mutex::new(state), changed: Condvar::new(), drained: Condvar::new() }
     }
 
@@ -409,15 +437,15 @@ impl<T: Waits> Queue<T> {
         }
     }
 
-    /// As `turn` where one task waits, nothing runs, and its lane's runs are quick; otherwise nothing.
+    /// Whether one task waits, its batch is due, nothing runs, and its lane's runs are quick.
+    pub fn is_lone(&self, now: f64) -> bool {
+        self.state.lock().is_lone(now)
+    }
+
+    /// As `turn` where there is a lone task; otherwise nothing.
     pub fn take_lone(&self, now: f64) -> Option<Turn<T>> {
         let mut state = self.state.lock();
-        if state.running > 0 || state.groups.len() != 1 {
-            return None;
-        }
-        let ((lane, _), group) = state.groups.get_index(0)?;
-        let quick = state.lanes.get(lane).is_some_and(|lane| lane.pace.quick());
-        (quick && group.lone()).then(|| self.look(&mut state, now))
+        state.is_lone(now).then(|| self.look(&mut state, now))
     }
 
     /// One look at the queue: the batch that is due, if any, taken out of it.

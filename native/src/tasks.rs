@@ -300,6 +300,28 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Runs here and now what waits if that is one task, nothing else runs, and its lane's runs are quick. Not while the
+    /// interpreter lock is held, nor any other.
+    pub fn run_lone(&self) -> bool {
+        let run = |py: Python<'_>| {
+            self.run_lone_attached(py).unwrap_or_else(|error| {
+                error.write_unraisable(py, None);
+                true
+            })
+        };
+        self.core.queue.is_lone(self.core.clock.now()) && Python::try_attach(run).unwrap_or(false)
+    }
+
+    fn run_lone_attached(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some(formed) = self.take_lone(py)? else { return Ok(false) };
+        let lane = formed.getattr("lane")?;
+        let ended = lane.getattr("execute")?.call1((formed.getattr("batch")?,));
+        self.finish(lane.cast::<Lane>()?);
+        ended.map(|_| true)
+    }
+}
+
 type Outcome<'py> = (Option<Bound<'py, PyAny>>, Bound<'py, PyList>, f64);
 
 impl Queue {

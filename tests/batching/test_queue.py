@@ -13,6 +13,7 @@ import pytest
 from headrace_batching import Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
 from headrace_batching.batch import Batch
 from headrace_batching.group import MAX_BATCH_BYTES
+from headrace_batching.policy import QUICK, SLOW
 from headrace_batching.queue import Turn
 
 MILLISECOND = 1000  # in microseconds
@@ -65,6 +66,18 @@ class Bench:
     def batch(self, after: float = 0.0) -> list[Task] | None:
         formed = self.turn(after).formed
         return formed.batch.tasks if formed else None
+
+    def lone(self) -> list[Task] | None:
+        formed = self.queue.take_lone()
+        return formed.batch.tasks if formed else None
+
+    def run(self, lane: Any, *seconds: float) -> None:
+        """Has batches of one task run, one after the other, each for so long."""
+        for ran in seconds:
+            self.put(lane, 1)
+            assert self.batch()
+            self.clock.now += ran
+            self.queue.finish(lane)
 
 
 KINDS = ["headrace_batching.queue", *(["headrace_native"] if find_spec("headrace_native") else [])]
@@ -450,3 +463,114 @@ class TestClosing:
         bench.queue.close_lane(lane)
 
         assert lane.idle
+
+
+class TestALoneTask:
+    """It is for whoever put it to run, where that is quicker than calling a thread."""
+
+    RUNS = (QUICK / 2,) * 8
+
+    def steady(self, bench: Bench, **values: Any) -> Any:
+        return bench.queue.lane(Options(**values), nothing, steady=True)
+
+    def test_of_a_lane_that_has_been_quick(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        task = bench.put(lane, 3)
+
+        assert bench.lone() == [task]
+        assert not lane.idle
+        bench.queue.finish(lane)
+        assert lane.idle
+
+    def test_is_not_there(self, bench: Bench) -> None:
+        bench.run(self.steady(bench), *self.RUNS)
+
+        assert bench.lone() is None
+
+    @pytest.mark.parametrize(
+        "seconds", [RUNS[1:], (*RUNS, QUICK * 1.01), (*RUNS, *RUNS, SLOW * 1.01), (*RUNS[1:], 1.0, *RUNS[1:])]
+    )
+    def test_of_a_lane_that_has_not_been_quick_for_long(self, bench: Bench, seconds: tuple[float, ...]) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *seconds)
+        task = bench.put(lane, 1)
+
+        assert bench.lone() is None
+        assert bench.batch() == [task]
+
+    def test_of_a_lane_that_was_interrupted_once(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS, *self.RUNS, QUICK * 1.01)
+        bench.put(lane, 1)
+
+        assert bench.lone()
+
+    def test_of_a_lane_that_may_wait_for_something(self, bench: Bench) -> None:
+        lane = bench.lane()
+        bench.run(lane, *self.RUNS)
+        bench.put(lane, 1)
+
+        assert bench.lone() is None
+
+    def test_is_none_of_two(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        tasks = [bench.put(lane, 1), bench.put(lane, 1)]
+
+        assert bench.lone() is None
+        assert bench.batch() == tasks
+
+    def test_is_not_alone_beside_one_of_another_lane(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        bench.put(lane, 1)
+        bench.put(self.steady(bench), 1)
+
+        assert bench.lone() is None
+
+    def test_waits_for_a_batch_that_runs(self, bench: Bench) -> None:
+        lane, other = self.steady(bench), bench.lane()
+        bench.run(lane, *self.RUNS)
+        bench.put(other, 1)
+        assert bench.batch()
+        bench.put(lane, 1)
+
+        assert bench.lone() is None
+        bench.queue.finish(other)
+        assert bench.lone()
+
+    def test_waits_for_company_where_it_is_to(self, bench: Bench) -> None:
+        lane = self.steady(bench, max_batch_size=2, batch_timeout_micros=MILLISECOND)
+        for _ in self.RUNS:
+            bench.put(lane, 2)
+            assert bench.batch()
+            bench.queue.finish(lane)
+        task = bench.put(lane, 1)
+
+        assert bench.lone() is None
+        bench.clock.now += 0.001
+        assert bench.lone() == [task]
+
+    def test_that_has_expired_is_delivered(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        task = bench.put(lane, 1, deadline=bench.clock.now)
+
+        assert bench.lone() is None
+        assert bench.ended == [task]
+        assert isinstance(task.error, DeadlineExceeded)
+
+    def test_runs_that_overlap_count_as_one(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        bench.put(lane, 1)
+        assert bench.batch()
+        bench.put(lane, 1)
+        assert bench.batch(after=0.00015)
+        bench.queue.finish(lane)
+        bench.clock.now += 0.00015
+        bench.queue.finish(lane)
+        bench.put(lane, 1)
+
+        assert bench.lone() is None

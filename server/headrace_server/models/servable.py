@@ -16,7 +16,7 @@ from headrace_batching import BatchingError, BatchReport, BatchThreads, LoopDeli
 from headrace_batching.batch import rows_of
 from headrace_batching.contract import TaskLane
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, BatchMemory, FitsBatching
+from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
@@ -241,6 +241,7 @@ class Servable:
             partial(backend.run, signature, outputs=outputs),
             options if batched else _one_by_one(options),
             batched=batched,
+            steady=isinstance(backend, Steady) and backend.steady,
             empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
             observe=partial(_count, self._counts[signature], self._metrics, batched),
         )
