@@ -316,7 +316,8 @@ impl Answers {
 /// Encodes every task's rows.
 fn answer(tasks: Vec<Task>, arrays: &[Array]) -> Vec<Answer> {
     let outputs: Vec<_> = arrays.iter().map(Array::output).collect();
-    let mut out = BytesMut::with_capacity(SHARED);
+    // One task needs no more than its own, which it will ask for.
+    let mut out = BytesMut::with_capacity(if tasks.len() > 1 { SHARED } else { 0 });
     let mut start = 0;
     let mut answers = Vec::with_capacity(tasks.len());
     for task in tasks {

@@ -198,7 +198,9 @@ fn thread(
     runtime: Runtime,
     serving: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(serving))
+    // It is known to the interpreter for as long as it lives: to become so for each task that it runs would cost it dear.
+    let serve = move || Python::attach(|py| py.detach(|| runtime.block_on(serving)));
+    std::thread::Builder::new().name(name.into()).spawn(serve)
 }
 
 /// Accepts connections until the server is told to stop, and says when all have drained.
