@@ -139,15 +139,15 @@ class OnnxBackend:
         declared = self._signatures[signature]
         if self._strings:
             inputs = {alias: _text(alias, array) if array.dtype == object else array for alias, array in inputs.items()}
-        names = outputs
+        names, feed = outputs, inputs
         if signature in self._renamed:
-            inputs = {declared.inputs[alias].name: array for alias, array in inputs.items()}
+            feed = {declared.inputs[alias].name: array for alias, array in inputs.items()}
             names = [declared.outputs[alias].name for alias in outputs]
         try:
             run = _run_ort_values if self._bfloat16 else ort.InferenceSession.run
-            return dict(zip(outputs, run(session, names, inputs), strict=True))
+            return dict(zip(outputs, run(session, names, feed), strict=True))
         except Exception as error:
-            raise ServingError(_code_of(error), str(error)) from error
+            raise _failure(declared, inputs, error) from error
 
     def relaxed(self) -> "OnnxBackend":
         """The same model in a second session, in which no shape is declared.
@@ -165,6 +165,14 @@ class OnnxBackend:
         self._session = None
         if self._relaxed is not None:
             self._relaxed.close()
+
+
+def _failure(signature: Signature, inputs: Arrays, error: Exception) -> ServingError:
+    """What a caller is told of a failed run: where its inputs do not go together, that the fault is theirs."""
+    code = _code_of(error)
+    if code == Code.INTERNAL and (disagreement := signature.disagreement(inputs)):
+        return invalid(f"{disagreement}, and the model does not take it: {str(error).strip()}")
+    return ServingError(code, str(error))
 
 
 def _is_renamed(signature: Signature) -> bool:
