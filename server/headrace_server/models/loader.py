@@ -50,7 +50,8 @@ class Loader:
         """
         model = read_model_options(path.parent)
         batching = self._batching_of(path, model)
-        told = {**model.backend, "signatures": model.signatures, "batching": batching}
+        tensorrt = replace(self._backend.tensorrt, **model.tensorrt)
+        told = {**model.backend, "tensorrt": tensorrt, "signatures": model.signatures, "batching": batching}
         backend = backends.load(path, replace(self._backend, **told))
         return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
 
