@@ -182,10 +182,10 @@ class Signature:
     def disagreement(self, arrays: Arrays) -> str:
         """How two dimensions that the model gives one name differ; empty where none do."""
         sizes: dict[str, int] = {}
-        for alias, array in arrays.items():
-            for name, size in zip(self.inputs[alias].dims, array.shape, strict=False):
+        for spec, array in ((spec, arrays[alias]) for alias, spec in self.inputs.items() if alias in arrays):
+            for name, size in zip(spec.dims, array.shape, strict=False):
                 if name and sizes.setdefault(name, size) != size:
-                    return f"Dimension {name} of input: {self.inputs[alias].name} Got: {size} Expected: {sizes[name]}"
+                    return f"Dimension {name} of input: {spec.name} Got: {size} Expected: {sizes[name]}"
         return ""
 
     def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
