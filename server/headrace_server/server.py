@@ -122,6 +122,8 @@ class Server:
         await asyncio.to_thread(self._models.start, self._first_models)
         self._config_poll.start()
         self._health.serving()
+        if self._config.enable_profiler and self._profiler.useful:
+            log.info("Profiler service is enabled")
         port = await self._transport.start()
         if port:
             log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
