@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from headrace_batching.task import Arrays
 from headrace_server.backends.signature import Signature
+from headrace_server.config import OnnxruntimeOptions
 from headrace_server.model_options import SignatureOptions
 
 
@@ -16,8 +17,8 @@ class BackendOptions:
     Attributes:
         intra_op_threads: Threads inside one operator; 0 lets the runtime choose.
         inter_op_threads: Operators at once; 0 lets the runtime choose.
-        providers: ONNX Runtime's execution providers, the preferred one first.
-        cpu_memory_arena: Whether ONNX Runtime keeps the memory that it has used once.
+        onnxruntime: What is ONNX Runtime's alone.
+        gpu_memory_fraction: Part of a GPU's memory that a model may take where nothing else limits it; 0 for all.
         saved_model_tags: Which of a SavedModel's graphs is wanted: the one with exactly these tags.
         prefer_tflite_model: Whether a version's `model.tflite` goes before its SavedModel.
         tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
@@ -28,8 +29,8 @@ class BackendOptions:
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    cpu_memory_arena: bool = True
+    onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions)
+    gpu_memory_fraction: float = 0.0
     saved_model_tags: tuple[str, ...] = ("serve",)
     prefer_tflite_model: bool = False
     tflite_interpreters: int = 1

@@ -50,8 +50,12 @@ class Loader:
         """
         model = read_model_options(path.parent)
         batching = self._batching_of(path, model)
-        backend = backends.load(path, replace(self._backend, **model.backend, signatures=model.signatures))
+        backend = backends.load(path, self._backend_options(model))
         return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
+
+    def _backend_options(self, model: ModelOptions) -> BackendOptions:
+        onnxruntime = replace(self._backend.onnxruntime, **model.onnxruntime)
+        return replace(self._backend, **model.backend, onnxruntime=onnxruntime, signatures=model.signatures)
 
     def _batching_of(self, path: Path, model: ModelOptions) -> Options | None:
         batching = self._batching
