@@ -1,5 +1,6 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ class Scheduler:
         options: How requests become batches.
         batched: Whether axis 0 is the batch. Where it is not, `options.max_batch_size` is 1, every task counts as
             one row, and tasks are run one by one, their arrays as they are.
-        empty: Makes the arrays that several tasks' rows are copied into; `run` may keep them until it returns.
+        empty: Makes the arrays that several tasks' rows are copied into. `run` may keep them until it returns; then, or
+            when it has raised, nobody holds them any more, so that their memory may be used again when they go.
         observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
 
     Attributes:
@@ -171,6 +173,7 @@ class Scheduler:
         try:
             ended = batch.split(self._run(batch.join(self._empty)), self._queue.lock)
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
+            _let_go(error)
             self._report(batch, began, failed=True)
             if len(batch) == 1:
                 deliver(batch.fail(_failure(error), self._queue.lock))
@@ -198,6 +201,15 @@ class Scheduler:
                 sizes=batch.sizes,
             )
         )
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drops what the frames of a failure hold: the arrays of its batch, for as long as somebody keeps the error."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _failure(error: BaseException) -> Exception:

@@ -105,7 +105,6 @@ class OnnxruntimeOptions:
         "than it needs",
         choices=("next_power_of_two", "same_as_requested"),
     )
-    cuda_graph: bool = flag(False, "replay a model's kernels as a CUDA graph, one for each of its allowed batch sizes")
     tensorrt_fp16: bool = flag(False, "let the TensorRT provider compute in half precision")
     tensorrt_int8: bool = flag(
         False, "let the TensorRT provider compute in 8 bits, in models that hold QuantizeLinear and DequantizeLinear"

@@ -8,6 +8,7 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 from threading import Barrier, Event, Lock, Thread
 from threading import enumerate as all_threads
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,6 +238,36 @@ class TestFailures:
 
         assert [result(future) for future in futures] == [[0], [2], [4], [6]]
         assert gate.runs == [[0, 1, 2, 3], [0, 1], [2, 3]]
+
+    def test_the_arrays_of_a_batch_that_failed_are_let_go_before_its_halves_run(self, threads: BatchThreads) -> None:
+        alive: list[weakref.ref[Array]] = []
+        runs: list[tuple[int, int]] = []  # rows, and joined arrays that somebody still holds
+
+        def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+            joined: Array = np.empty(shape, dtype)
+            alive.append(weakref.ref(joined))
+            return joined
+
+        def run(inputs: Arrays) -> Arrays:
+            x = inputs["x"]
+            runs.append((len(x), sum(array() is not None for array in alive)))
+            try:
+                return doubled({"x": x / 0 if len(x) > 2 else x})
+            except FloatingPointError as error:
+                raise ValueError(f"{len(x)} rows") from error
+
+        def strict(inputs: Arrays) -> Arrays:
+            with np.errstate(all="raise"):
+                return run(inputs)
+
+        gate = Gate(strict)
+        scheduler = Scheduler(threads, gate, Options(), empty=empty)
+        gate.occupy(scheduler)
+        futures = [scheduler.call(row(number)) for number in range(1, 9)]
+        gate.let_go()
+
+        assert [result(future) for future in futures] == [[2 * number] for number in range(1, 9)]
+        assert runs == [(8, 1), (4, 1), (2, 1), (2, 1), (4, 1), (2, 1), (2, 1)]
 
     def test_an_output_without_a_row_for_each_row_fails_its_callers(self, threads: BatchThreads) -> None:
         _, futures = self.run_batch(threads, lambda _: {"y": np.zeros(3)}, row(1), row(2), row(1, 2, 3))

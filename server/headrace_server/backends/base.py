@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from headrace_batching.task import Arrays
+import numpy as np
+
+from headrace_batching import Options
+from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature
 from headrace_server.config import OnnxruntimeOptions
 from headrace_server.model_options import SignatureOptions
@@ -25,6 +28,7 @@ class BackendOptions:
         relaxed_shapes_limit: The largest model, in bytes on disk, that may be loaded once more without its declared
             shapes; 0 for none.
         signatures: What `model.toml` says of this model's signatures, by name.
+        batching: How the requests for this model become batches; None where each runs alone.
     """
 
     intra_op_threads: int = 0
@@ -36,6 +40,7 @@ class BackendOptions:
     tflite_interpreters: int = 1
     relaxed_shapes_limit: int = 64 << 20
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
+    batching: Options | None = None
 
 
 class Backend(Protocol):
@@ -70,4 +75,31 @@ class Relaxable(Protocol):
 
         Raises:
             ServingError: There is none, so that the declared shapes are the only ones.
+        """
+
+
+@runtime_checkable
+class BatchMemory(Protocol):
+    """A backend with memory of its own for batches to be joined in: page-locked, where they go on to a device."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array for one joined input, contiguous, its elements not set. Batch threads, several at once.
+
+        Nobody hands it back. Its memory may be used again once the last view of it has gone: when `run` has returned,
+        whether the batch is answered then, has failed, or is run again in halves. `BufferPool` gives out such arrays.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, there is no memory left; the batch is then run again in halves.
+        """
+
+
+@runtime_checkable
+class FitsBatching(Protocol):
+    """A backend that cannot run batches of any size, or runs some sizes faster."""
+
+    def fit_batching(self, options: Options) -> Options:
+        """The parameters that this model is to be batched with, made of an operator's. Called once, after the load.
+
+        A size that the model cannot run is left out, so that a request of more rows than it can ever run is refused
+        before it waits; fixed sizes, such as those of CUDA graphs, are `allowed_batch_sizes`.
         """

@@ -29,7 +29,8 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
     if name != TENSORRT:
         return {}
     told = tensorrt_options(options.onnxruntime, memory_limit(options))
-    told |= profile_shapes(_declared_inputs(model), _most_rows(options))
+    if options.batching is not None:
+        told |= profile_shapes(_declared_inputs(model), options.batching.execution_limit)
     if folder := options.onnxruntime.tensorrt_engine_cache:
         told["trt_engine_cache_path"] = str(Path(folder, engine_key(model.parent, told)))
     return told
@@ -40,7 +41,6 @@ def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
     told = {
         "device_id": str(options.device_id),
         "arena_extend_strategy": _ARENA[options.gpu_arena_strategy],
-        "enable_cuda_graph": _switch(options.cuda_graph),
     }
     return told | ({"gpu_mem_limit": str(limit)} if limit else {})
 
@@ -51,7 +51,6 @@ def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
         "device_id": str(options.device_id),
         "trt_fp16_enable": _switch(options.tensorrt_fp16),
         "trt_int8_enable": _switch(options.tensorrt_int8),
-        "trt_cuda_graph_enable": _switch(options.cuda_graph),
         "trt_engine_cache_enable": _switch(bool(options.tensorrt_engine_cache)),
         "trt_timing_cache_enable": _switch(bool(options.tensorrt_timing_cache)),
     }
@@ -78,12 +77,12 @@ def profile_shapes(inputs: Mapping[str, Sequence[int | None]], most_rows: int) -
 
     Args:
         inputs: The shape of each input, None for a dimension that varies.
-        most_rows: Of a batch; 0 where that is not known.
+        most_rows: Of a batch.
 
     Returns:
         Nothing where a dimension other than the first varies: TensorRT then builds for what comes, as it comes.
     """
-    if not most_rows or not all(shape and shape[0] is None and None not in shape[1:] for shape in inputs.values()):
+    if not all(shape and shape[0] is None and None not in shape[1:] for shape in inputs.values()):
         return {}
     rows = {"min": 1, "opt": most_rows, "max": most_rows}
     return {f"trt_profile_{which}_shapes": _shapes(inputs, count) for which, count in rows.items()}
@@ -117,9 +116,3 @@ def _declared_inputs(model: Path) -> dict[str, tuple[int | None, ...]]:
     inputs = open_session(str(model), options, [(CPU, {})]).get_inputs()
     return {each.name: tuple(size if isinstance(size, int) else None for size in each.shape) for each in inputs}
 
-
-def _most_rows(options: BackendOptions) -> int:
-    batching = options.batching
-    if batching is None:
-        return 0
-    return batching.max_execution_batch_size if batching.enable_large_batch_splitting else batching.max_batch_size

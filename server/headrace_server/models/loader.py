@@ -50,12 +50,17 @@ class Loader:
         """
         model = read_model_options(path.parent)
         batching = self._batching_of(path, model)
-        backend = backends.load(path, self._backend_options(model))
+        backend = backends.load(path, self._backend_options(model, batching))
         return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
 
-    def _backend_options(self, model: ModelOptions) -> BackendOptions:
-        onnxruntime = replace(self._backend.onnxruntime, **model.onnxruntime)
-        return replace(self._backend, **model.backend, onnxruntime=onnxruntime, signatures=model.signatures)
+    def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
+        return replace(
+            self._backend,
+            **model.backend,
+            onnxruntime=replace(self._backend.onnxruntime, **model.onnxruntime),
+            signatures=model.signatures,
+            batching=batching,
+        )
 
     def _batching_of(self, path: Path, model: ModelOptions) -> Options | None:
         batching = self._batching

@@ -10,11 +10,13 @@ from functools import partial
 from threading import Condition, Lock
 from typing import Self
 
+import numpy as np
+
 from headrace_batching import BatchingError, BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
 from headrace_batching.batch import rows_of
 from headrace_batching.contract import TaskLane
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend
+from headrace_server.backends.base import Backend, BatchMemory, FitsBatching
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
@@ -88,7 +90,7 @@ class Servable:
         self.version = version
         self._backend = backend
         self._threads = threads
-        self._batching = batching
+        self._batching = _fitted(batching, backend)
         self._lock = Lock()
         self._schedulers: dict[tuple[str, Outputs, bool], Scheduler] = {}
         self._relaxed: Future[Backend] | None = None
@@ -233,11 +235,13 @@ class Servable:
     def _new_scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None) -> Scheduler:
         batched = self._batching is not None and self._backend.signatures[signature].batched and relaxed is None
         options = self._batching or Options()
+        backend = relaxed or self._backend
         return Scheduler(
             self._threads,
-            partial((relaxed or self._backend).run, signature, outputs=outputs),
+            partial(backend.run, signature, outputs=outputs),
             options if batched else _one_by_one(options),
             batched=batched,
+            empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
             observe=partial(_count, self._counts[signature], self._metrics, batched),
         )
 
@@ -249,6 +253,10 @@ async def _answered(task: Task, scheduler: Scheduler, call: Call) -> Arrays:
     finally:
         if not task.ended:
             task.cancel()
+
+
+def _fitted(batching: Options | None, backend: Backend) -> Options | None:
+    return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
 
 
 def _alone(inputs: Arrays, call: Call) -> Task:

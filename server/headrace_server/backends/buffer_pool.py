@@ -1,0 +1,142 @@
+"""Memory that is dear to allocate, given out as arrays and taken back when the last view of one has gone."""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from math import prod
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array
+from headrace_protos import Code
+from headrace_server.errors import ServingError
+
+LIMIT = 1 << 30
+"""Bytes above which a pool frees what lies idle before it allocates more."""
+
+_SMALLEST = 4096
+
+Block = Array  # of bytes
+
+
+def block_size(size: int) -> int:
+    """The bytes of the block that holds `size`: up to a quarter more, so that there are few sizes."""
+    step = max(_SMALLEST, 1 << max(0, (size - 1).bit_length() - 3))
+    return -(-size // step) * step
+
+
+class BufferPool:
+    """Blocks of memory of one kind. Any thread, several at once.
+
+    An array keeps its block until nobody holds it nor any view of it; the block then serves the next array, most
+    recently used first. So an input goes back as soon as its batch has run, and an output when it has been encoded.
+
+    Args:
+        allocate: Makes a block of so many bytes; raises ServingError, RESOURCE_EXHAUSTED, where there is no memory.
+        free: Frees one. Both are called on any thread, `free` wherever an array happens to be dropped.
+        limit: Bytes above which what lies idle is freed before more is allocated.
+    """
+
+    def __init__(self, allocate: Callable[[int], Block], free: Callable[[Block], None], limit: int = LIMIT) -> None:
+        self._allocate = allocate
+        self._free = free
+        self._limit = limit
+        # A block may come back in the middle of anything, even on the thread that holds the lock: the lock admits its
+        # thread again, and taking back needs none.
+        self._idle: dict[int, deque[Block]] = {}
+        self._lock = RLock()
+        self._held = 0
+        self._closed = False
+
+    @property
+    def held(self) -> int:
+        """Bytes allocated and not freed, in use or idle."""
+        return self._held
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array whose elements are not set. Strings, and arrays without elements, are of ordinary memory.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, there is no memory left, or UNAVAILABLE, the pool has been closed.
+        """
+        dtype = np.dtype(dtype)
+        size = prod(shape) * dtype.itemsize
+        if not size or dtype.hasobject:
+            return np.empty(shape, dtype)
+        lease = _Lease(self._take(block_size(size)), self.take_back)
+        memory: Array = np.asarray(lease)
+        return memory[:size].view(dtype).reshape(shape)
+
+    def owns(self, array: Array) -> bool:
+        """Whether an array is a view of this pool's memory."""
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        return isinstance(base, _Lease) and base.take_back == self.take_back
+
+    def take_back(self, block: Block) -> None:
+        """Puts a block back that no array uses any more."""
+        self._idle.setdefault(block.nbytes, deque()).append(block)
+        if self._closed:
+            self.trim()
+
+    def trim(self) -> bool:
+        """Frees what lies idle; whether anything did."""
+        blocks = _drained(self._idle)
+        for block in blocks:
+            self._free(block)
+            self._count(-block.nbytes)
+        return bool(blocks)
+
+    def close(self) -> None:
+        """Frees what lies idle now, and what is still in use as soon as it comes back."""
+        self._closed = True
+        self.trim()
+
+    def _take(self, size: int) -> Block:
+        if self._closed:
+            raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
+        try:
+            return self._idle[size].pop()
+        except (KeyError, IndexError):
+            return self._new(size)
+
+    def _new(self, size: int) -> Block:
+        if self._held + size > self._limit:
+            self.trim()
+        try:
+            block = self._allocate(size)
+        except ServingError:
+            if not self.trim():
+                raise
+            block = self._allocate(size)
+        self._count(size)
+        return block
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self._held += size
+
+
+class _Lease:
+    """Stands between a block and the arrays on it: it goes when the last of them does."""
+
+    def __init__(self, block: Block, take_back: Callable[[Block], None]) -> None:
+        self.__array_interface__ = block.__array_interface__
+        self.take_back = take_back
+        self._block = block
+
+    def __del__(self) -> None:
+        self.take_back(self._block)
+
+
+def _drained(idle: dict[int, deque[Block]]) -> list[Block]:
+    """Takes out every block, each once, however many threads do so."""
+    blocks = []
+    for waiting in list(idle.values()):
+        with suppress(IndexError):
+            while True:
+                blocks.append(waiting.pop())
+    return blocks
