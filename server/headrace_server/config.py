@@ -35,13 +35,8 @@ def flag(
     return field(default=default, metadata={**metadata, "int64": int64, "ignored": ignored, "choices": choices})
 
 
-def flags_of(kind: type, prefix: str) -> Any:
-    """A field that holds options of its own: each of their fields is a flag, the prefix before its name."""
-    return field(default_factory=kind, metadata={"flags": kind, "prefix": prefix})
-
-
 def misfits(options: Any) -> dict[str, str]:
-    """What is wrong with options of a `flags_of` field, by name: choices that are none, whole numbers below 0."""
+    """What is wrong with options whose fields are flags, by name: choices that are none, whole numbers below 0."""
     reasons = {option.name: _misfit(option, getattr(options, option.name)) for option in fields(options)}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -92,7 +87,7 @@ class OnnxruntimeOptions:
 
     providers: tuple[str, ...] = flag(
         ("auto",),
-        "ONNX Runtime's execution providers, separated by commas, the preferred one first; auto takes the best that works",
+        "ONNX Runtime's execution providers, separated by commas, the preferred one first; auto takes the best one",
     )
     cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
     device_id: int = flag(0, "number of the GPU that ONNX Runtime's CUDA and TensorRT providers use")
@@ -101,8 +96,7 @@ class OnnxruntimeOptions:
     )
     gpu_arena_strategy: str = flag(
         "next_power_of_two",
-        "how the CUDA provider's arena grows: next_power_of_two or same_as_requested, which is slower but takes no more "
-        "than it needs",
+        "how the CUDA provider's arena grows: next_power_of_two, or same_as_requested, slower and smaller",
         choices=("next_power_of_two", "same_as_requested"),
     )
     tensorrt_fp16: bool = flag(False, "let the TensorRT provider compute in half precision")
@@ -119,7 +113,7 @@ class OnnxruntimeOptions:
 class Config:
     """One run of the server. Fields that carry a help text are flags of the same name; TF Serving's where it has them.
 
-    `flags.config_of` makes one from the flags of a command line.
+    A field that holds options of its own has their flags, with a prefix; `flags.config_of` makes one of a command line.
 
     Attributes:
         batching: Batching parameters for programs that have them as an object; a file named by
@@ -233,7 +227,7 @@ class Config:
         "availability_preserving",
         "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
     )
-    onnxruntime: OnnxruntimeOptions = flags_of(OnnxruntimeOptions, "onnxruntime_")
+    onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
     relaxed_shapes_limit_mb: int = flag(
         64, "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none"
     )

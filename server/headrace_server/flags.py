@@ -10,12 +10,12 @@ from headrace_server.config import Config
 log = logging.getLogger(__name__)
 
 
-def _flags(options: type, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+def _flags(options: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
     for field in fields(options):
         if "help" in field.metadata:
             yield prefix + field.name, field
-        elif "flags" in field.metadata:
-            yield from _flags(field.metadata["flags"], field.metadata["prefix"])
+        elif "prefix" in field.metadata:
+            yield from _flags(field.default_factory, field.metadata["prefix"])
 
 
 FLAGS: Mapping[str, Field[Any]] = dict(_flags(Config))
@@ -28,10 +28,11 @@ def config_of(values: Mapping[str, Any]) -> Config:
     return Config(**_own(Config, read))
 
 
-def _own(options: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _own(options: Any, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     own = {field.name: values[prefix + field.name] for field in fields(options) if prefix + field.name in values}
     for field in fields(options):
-        if kind := field.metadata.get("flags"):
+        if "prefix" in field.metadata:
+            kind: Any = field.default_factory
             own[field.name] = kind(**_own(kind, values, field.metadata["prefix"]))
     return own
 

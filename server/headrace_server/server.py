@@ -193,6 +193,7 @@ class Server:
         self._manager.stop()
         self._threads.close()
         self._records.stop()
+        self._metrics.close()
 
 
 def _check(config: Config) -> None:

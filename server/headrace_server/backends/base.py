@@ -94,6 +94,14 @@ class BatchMemory(Protocol):
 
 
 @runtime_checkable
+class OnDevices(Protocol):
+    """A backend whose model may lie on GPUs."""
+
+    def device_memory(self) -> Mapping[int, int]:
+        """The bytes that the model takes on each GPU, by its number, as far as the backend knows. Any thread."""
+
+
+@runtime_checkable
 class FitsBatching(Protocol):
     """A backend that cannot run batches of any size, or runs some sizes faster."""
 

@@ -101,7 +101,7 @@ def engine_key(folder: Path, options: Mapping[str, str]) -> str:
     return key.hexdigest()[:32]
 
 
-def _switch(on: bool) -> str:  # noqa: FBT001
+def _switch(on: bool) -> str:
     return "1" if on else "0"
 
 
@@ -115,4 +115,3 @@ def _declared_inputs(model: Path) -> dict[str, tuple[int | None, ...]]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     inputs = open_session(str(model), options, [(CPU, {})]).get_inputs()
     return {each.name: tuple(size if isinstance(size, int) else None for size in each.shape) for each in inputs}
-

@@ -71,7 +71,7 @@ def choose(wanted: Sequence[str], available: Sequence[str], why_not: WhyNot, *, 
             was named, or `auto` and another one.
     """
     if not wanted or (AUTO in wanted and len(wanted) > 1):
-        raise invalid(f"onnxruntime's providers must be {AUTO}, or names without it; were {', '.join(wanted) or 'none'}")
+        raise invalid(f"ONNX Runtime's providers must be {AUTO} alone, or names; were {', '.join(wanted) or 'none'}")
     if AUTO in wanted:
         return _best(available, why_not, keeps_engines=keeps_engines)
     for name in wanted:
