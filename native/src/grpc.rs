@@ -292,15 +292,13 @@ impl From<Status> for ReadError {
 /// Reads the messages of one request.
 pub struct Messages {
     body: RecvStream,
-    received: Rope,
+    framed: Framed,
     first: Option<Rope>,
-    encoding: Encoding,
-    limit: usize,
 }
 
 impl Messages {
     pub fn new(body: RecvStream, encoding: Encoding, limit: usize) -> Self {
-        Self { body, received: Rope::default(), first: None, encoding, limit }
+        Self { body, framed: Framed::new(encoding, limit), first: None }
     }
 
     /// The only message of a unary call. May be dropped while it waits, and asked for again.
@@ -319,14 +317,13 @@ impl Messages {
     /// The next message; None at the end of the stream. May be dropped while it waits.
     pub async fn next(&mut self) -> Result<Option<Rope>, ReadError> {
         loop {
-            if let Some(message) = self.buffered()? {
+            if let Some(message) = self.framed.message()? {
                 return Ok(Some(message));
             }
             match self.body.data().await {
                 Some(Ok(data)) => self.receive(data),
                 Some(Err(_)) => return Err(ReadError::Gone),
-                None if self.received.len() == 0 => return Ok(None),
-                None => return Err(Status::new(INTERNAL, "the stream ended within a message").into()),
+                None => return Ok(self.framed.end().map(|()| None)?),
             }
         }
     }
@@ -334,11 +331,36 @@ impl Messages {
     fn receive(&mut self, data: Bytes) {
         // Only fails for more than has been received.
         let _ = self.body.flow_control().release_capacity(data.len());
+        self.framed.push(data);
+    }
+}
+
+/// Messages and their prefixes, in whatever pieces they come.
+pub struct Framed {
+    received: Rope,
+    encoding: Encoding,
+    limit: usize,
+}
+
+impl Framed {
+    pub fn new(encoding: Encoding, limit: usize) -> Self {
+        Self { received: Rope::default(), encoding, limit }
+    }
+
+    pub fn push(&mut self, data: Bytes) {
         self.received.push(data);
     }
 
+    /// Says whether the stream may end here.
+    pub fn end(&self) -> Result<(), Status> {
+        if self.received.is_empty() {
+            return Ok(());
+        }
+        Err(Status::new(INTERNAL, "the stream ended within a message"))
+    }
+
     /// A message that has come already; the length that its prefix claims is checked, and allocates nothing.
-    fn buffered(&mut self) -> Result<Option<Rope>, Status> {
+    pub fn message(&mut self) -> Result<Option<Rope>, Status> {
         if self.received.len() < PREFIX {
             return Ok(None);
         }

@@ -1,6 +1,8 @@
 //! The Python module and its interface version.
 
 mod batch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grpc;
 mod handler;
 mod listener;

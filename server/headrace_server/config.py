@@ -228,6 +228,11 @@ class Config:
         "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
     )
     onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
+    tensorrt: bool = flag(False, "build ONNX models into TensorRT engines, and run those; model.toml may say otherwise")
+    tensorrt_devices: str = flag("0", "GPUs that run each model on TensorRT, by CUDA's numbers, separated by commas")
+    tensorrt_cache_folder: str = flag(
+        "", "folder in which built TensorRT engines are kept; none is headrace/tensorrt in the user's cache folder"
+    )
     relaxed_shapes_limit_mb: int = flag(
         64, "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none"
     )

@@ -10,6 +10,7 @@ from typing import Any
 from headrace_batching import Options, OptionsError
 from headrace_server.config import OnnxruntimeOptions
 from headrace_server.errors import invalid, not_found
+from headrace_server.tensorrt_options import PRECISIONS, Range
 
 MODEL_FILE = "model.toml"
 
@@ -42,12 +43,14 @@ class ModelOptions:
     Attributes:
         backend: Fields of `BackendOptions` that this model has otherwise.
         onnxruntime: Fields of `OnnxruntimeOptions` that this model has otherwise.
+        tensorrt: Fields of `TensorrtOptions` that this model has otherwise.
         batching: Fields of `Options` that this model has otherwise; None turns batching off for it.
         signatures: Signatures by name; empty leaves the model with its own.
     """
 
     backend: Mapping[str, Any] = field(default_factory=dict)
     onnxruntime: Mapping[str, Any] = field(default_factory=dict)
+    tensorrt: Mapping[str, Any] = field(default_factory=dict)
     batching: Mapping[str, Any] | None = field(default_factory=dict)
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
 
@@ -89,15 +92,22 @@ class _WrongError(ValueError):
 
 
 def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
-    _known("", document, ("onnxruntime", "batching", "signatures"))
+    _known("", document, ("onnxruntime", "tensorrt", "batching", "signatures"))
     signatures = _table("signatures", document.get("signatures", {}))
     runtime = _checked("onnxruntime", document.get("onnxruntime", {}), {**_THREADS, **_ONNXRUNTIME})
     return ModelOptions(
         backend={key: value for key, value in runtime.items() if key in _THREADS},
         onnxruntime={key: value for key, value in runtime.items() if key in _ONNXRUNTIME},
+        tensorrt=_tensorrt(document["tensorrt"]) if "tensorrt" in document else {},
         batching=_batching(document.get("batching", {})),
         signatures={name: _signature(base_path, f"signatures.{name}", table) for name, table in signatures.items()},
     )
+
+
+def _tensorrt(table: Any) -> dict[str, Any]:
+    """Who says how TensorRT is to run a model asks for it."""
+    values = _checked("tensorrt", table, _TENSORRT)
+    return {"enabled": True, **values}
 
 
 def _batching(table: Any) -> dict[str, Any] | None:
@@ -223,6 +233,47 @@ def _check_of(option: Field[Any]) -> Check:
 _THREADS: Mapping[str, Check] = {"intra_op_threads": _whole(0), "inter_op_threads": _whole(0)}
 
 _ONNXRUNTIME: Mapping[str, Check] = {option.name: _check_of(option) for option in fields(OnnxruntimeOptions)}
+
+
+def _level(value: Any) -> int:
+    if isinstance(value, bool) or value not in range(6):
+        raise ValueError("must be 0 to 5")
+    return int(value)
+
+
+def _devices(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
+        raise ValueError("must be a list of different whole numbers, and not empty")
+    return tuple(map(_whole(0), value))
+
+
+def _dimensions(value: Any) -> dict[str, Range]:
+    if not isinstance(value, dict):
+        raise ValueError("must be a table of dimensions")
+    return {name: _range(name, sizes) for name, sizes in value.items()}
+
+
+def _range(name: str, sizes: Any) -> Range:
+    if not isinstance(sizes, list) or len(sizes) != 3:
+        raise ValueError(f"{name} must be three whole numbers: [least, usual, most]")
+    least, usual, most = map(_whole(0), sizes)
+    if not least <= usual <= most:
+        raise ValueError(f"{name} must rise: [least, usual, most]")
+    return least, usual, most
+
+
+_TENSORRT: Mapping[str, Check] = {
+    "enabled": _boolean,
+    "devices": _devices,
+    "instances": _whole(1),
+    "cuda_graphs": _boolean,
+    "precision": _one_of(PRECISIONS),
+    "tf32": _boolean,
+    "workspace_mb": _whole(0),
+    "optimization_level": _level,
+    "opt_batch_size": _whole(0),
+    "dimensions": _dimensions,
+}
 
 # As in TF Serving's BatchingParameters; the threads are one pool for all models.
 _PARAMETERS: Mapping[str, Check] = {

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says of this machine's GPUs, asked when somebody wants to know; nothing without it."""
+"""What NVIDIA's management library says of this machine's GPUs, when somebody asks; nothing where there is none."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress

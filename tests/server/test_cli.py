@@ -232,6 +232,15 @@ class TestCannotStart:
 
         assert said == f"INVALID_ARGUMENT: --port={port} is none: a port is 0 (any that is free) to 65535"
 
+    @pytest.mark.parametrize("devices", ["", "0,0", "-1", "first"])
+    def test_what_is_no_list_of_gpus(self, shell: Shell, tmp_path: Path, devices: str) -> None:
+        said = shell.not_started(f"--model_base_path={tmp_path}", f"--tensorrt_devices={devices}")
+
+        assert said == (
+            f"INVALID_ARGUMENT: --tensorrt_devices={devices} is no list of GPUs: different whole numbers, separated by "
+            "commas"
+        )
+
     @pytest.mark.parametrize("seconds", ["-1.0", "nan", "inf"])
     def test_a_drain_of_no_length(self, shell: Shell, tmp_path: Path, seconds: str) -> None:
         said = shell.not_started(f"--model_base_path={tmp_path}", f"--drain_seconds={seconds}")

@@ -34,6 +34,17 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     tensorrt_fp16 = true
     tensorrt_engine_cache = "/engines"
 
+    [tensorrt]
+    devices = [0, 1]
+    instances = 3
+    cuda_graphs = true
+    precision = "fp16"
+    tf32 = false
+    workspace_mb = 512
+    optimization_level = 5
+    opt_batch_size = 16
+    dimensions = { W = [1, 64, 512], "x.2" = [8, 8, 8] }
+
     [batching]
     max_batch_size = 64
     allowed_batch_sizes = [8, 64]
@@ -58,6 +69,18 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
             "tensorrt_fp16": True,
             "tensorrt_engine_cache": "/engines",
         },
+        tensorrt={
+            "enabled": True,
+            "devices": (0, 1),
+            "instances": 3,
+            "cuda_graphs": True,
+            "precision": "fp16",
+            "tf32": False,
+            "workspace_mb": 512,
+            "optimization_level": 5,
+            "opt_batch_size": 16,
+            "dimensions": {"W": (1, 64, 512), "x.2": (8, 8, 8)},
+        },
         batching={"max_batch_size": 64, "allowed_batch_sizes": (8, 64), "pad_variable_length_inputs": True},
         signatures={
             "serving_default": SignatureOptions(inputs={"x": "input_0"}),
@@ -73,6 +96,17 @@ def test_what_is_not_said_is_as_for_all_models(tmp_path: Path, text: str | None)
     assert options == ModelOptions()
     assert options.batching_over(Options(max_batch_size=7)) == Options(max_batch_size=7)
     assert options.batching_over(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("[tensorrt]", {"enabled": True}),
+        ("[tensorrt]\nenabled = false\ninstances = 1", {"enabled": False, "instances": 1}),
+    ],
+)
+def test_a_table_of_tensorrt_asks_for_it(tmp_path: Path, text: str, values: dict[str, object]) -> None:
+    assert options_in(tmp_path, text).tensorrt == values
 
 
 def test_batching_is_over_that_of_all_models(tmp_path: Path) -> None:
@@ -101,6 +135,25 @@ class TestWrong:
             ("[zzz]", "zzz: unknown key"),
             ("batching = 3", "batching: must be a table; was 3"),
             ("signatures = []", "signatures: must be a table; was []"),
+            ("[tensorrt]\nprecison = 1", "tensorrt.precison: unknown key; did you mean precision?"),
+            (
+                '[tensorrt]\nprecision = "fp8"',
+                "tensorrt.precision: must be one of model, fp16, bf16, int8; was 'fp8'",
+            ),
+            ("[tensorrt]\noptimization_level = 6", "tensorrt.optimization_level: must be 0 to 5; was 6"),
+            ("[tensorrt]\ninstances = 0", "tensorrt.instances: must be a whole number of at least 1; was 0"),
+            (
+                "[tensorrt]\ndevices = [1, 1]",
+                "tensorrt.devices: must be a list of different whole numbers, and not empty; was [1, 1]",
+            ),
+            (
+                "[tensorrt]\ndimensions = { W = [1, 2] }",
+                "tensorrt.dimensions: W must be three whole numbers: [least, usual, most]; was {'W': [1, 2]}",
+            ),
+            (
+                "[tensorrt]\ndimensions = { W = [3, 2, 4] }",
+                "tensorrt.dimensions: W must rise: [least, usual, most]; was {'W': [3, 2, 4]}",
+            ),
             (
                 "[onnxruntime]\nintra_op_thread = 2",
                 "onnxruntime.intra_op_thread: unknown key; did you mean intra_op_threads?",

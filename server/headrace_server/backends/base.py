@@ -11,6 +11,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature
 from headrace_server.config import OnnxruntimeOptions
 from headrace_server.model_options import SignatureOptions
+from headrace_server.tensorrt_options import TensorrtOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class BackendOptions:
         relaxed_shapes_limit: The largest model, in bytes on disk, that may be loaded once more without its declared
             shapes; 0 for none.
         signatures: What `model.toml` says of this model's signatures, by name.
+        tensorrt: For TensorRT.
         batching: How the requests for this model become batches; None where each runs alone.
     """
 
@@ -40,6 +42,7 @@ class BackendOptions:
     tflite_interpreters: int = 1
     relaxed_shapes_limit: int = 64 << 20
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
+    tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions)
     batching: Options | None = None
 
 

@@ -58,6 +58,7 @@ class Loader:
             self._backend,
             **model.backend,
             onnxruntime=replace(self._backend.onnxruntime, **model.onnxruntime),
+            tensorrt=replace(self._backend.tensorrt, **model.tensorrt),
             signatures=model.signatures,
             batching=batching,
         )
