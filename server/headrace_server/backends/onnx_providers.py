@@ -83,7 +83,7 @@ def choose(wanted: Sequence[str], available: Sequence[str], why_not: WhyNot, *, 
 
 
 def _best(available: Sequence[str], why_not: WhyNot, *, keeps_engines: bool) -> Choice:
-    passed_over = {}
+    passed_over: dict[str, str] = {}
     ladder = [name for name in ((TENSORRT, CUDA) if keeps_engines else (CUDA,)) if name in available]
     for place, name in enumerate(ladder):
         if not (reason := why_not(name)):
