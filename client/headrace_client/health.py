@@ -16,11 +16,11 @@ def is_serving(target: str, *, timeout: float = 3.0) -> bool:
     `target` is gRPC's; nothing is encrypted.
     """
     with grpc.insecure_channel(target) as channel:
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_CHECK)
         try:
-            answer: bytes = channel.unary_unary(_CHECK)(b"", timeout=timeout)
+            return check(b"", timeout=timeout) == _SERVING
         except grpc.RpcError:
             return False
-    return answer == _SERVING
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,7 +55,7 @@ class TestEntryPoint:
         port, rest = free_port(), free_port()
         environment = {**os.environ, "MODEL_NAME": "digits", "MODEL_BASE_PATH": str(tmp_path / "models")}
         environment["PATH"] = f"{HERE}:{environment['PATH']}"
-        command = [DOCKER / "entrypoint", f"--port={port}", f"--rest_api_port={rest}"]
+        command = [str(DOCKER / "entrypoint"), f"--port={port}", f"--rest_api_port={rest}"]
         server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         try:
             assert eventually(lambda: health(f"localhost:{port}") == 0, within=20)
