@@ -9,7 +9,7 @@ from headrace_server.metrics import Metrics
 from headrace_server.nvml import Gpus, power, utilization
 from headrace_server.services.http_messages import HttpRequest
 from headrace_server.services.rest import _page
-from tests.server.nvml_double import Gpu, Nvml
+from tests.doubles.nvml import Gpu, Nvml
 
 BUSY = Gpu("GPU-a", utilization=87, used=3 << 30, total=80 << 30, milliwatts=312_500, celsius=61)
 IDLE = Gpu("GPU-b", total=24 << 30, milliwatts=30_000, celsius=35)
