@@ -37,7 +37,7 @@ def test_clients_of_v1_are_told_the_same(caller: Caller, database: ProtoReflecti
     pool = DescriptorPool(database)
     method = pool.FindServiceByName("grpc.reflection.v1.ServerReflection").methods_by_name["ServerReflectionInfo"]
     request: Any = GetMessageClass(method.input_type)
-    call = caller.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    call: Any = caller.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     (answer,) = call(iter([request(list_services="").SerializeToString()]), timeout=ANSWER_WITHIN)
     response: Any = GetMessageClass(method.output_type).FromString(answer)
     assert [service.name for service in response.list_services_response.service] == sorted(database.get_services())
