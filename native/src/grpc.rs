@@ -183,6 +183,15 @@ impl Encoding {
         })
     }
 
+    /// By grpc_compression_algorithm's number; what is unknown compresses nothing.
+    pub fn numbered(number: u8) -> Self {
+        match number {
+            1 => Self::Deflate,
+            2 => Self::Gzip,
+            _ => Self::Identity,
+        }
+    }
+
     /// `wanted`, if the caller can read it.
     pub fn of_response(headers: &HeaderMap, wanted: Self) -> Self {
         let mut accepted =
@@ -382,6 +391,12 @@ impl Framed {
             _ => Err(Status::new(INTERNAL, "a message's compression flag is neither 0 nor 1")),
         }
     }
+}
+
+/// Why a message that is longer than `limit` is not sent.
+pub fn too_large_to_send(length: usize, limit: usize) -> Option<Status> {
+    let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit})");
+    (length > limit).then(|| Status::new(RESOURCE_EXHAUSTED, text()))
 }
 
 fn too_large(length: impl std::fmt::Display, limit: usize) -> Status {

@@ -39,6 +39,7 @@ pub struct Route {
     one_shape: bool,
     as_content: bool,
     max_rows: usize,
+    max_send: usize,
     model_spec: Bytes,
     pub lane: Lane,
     full: (u8, String),
@@ -51,7 +52,7 @@ pub struct Route {
 impl Route {
     /// None stands for a dimension that varies; `ended` counts calls, and makes a code and a text of an exception.
     #[new]
-    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, as_content, full, bounds, ended))]
+    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, max_send, as_content, full, bounds, ended))]
     #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
     fn new(
         lane: &Bound<'_, Lane>,
@@ -60,6 +61,7 @@ impl Route {
         signature: &str,
         inputs: Vec<(String, u64, Vec<Option<usize>>)>,
         max_rows: usize,
+        max_send: usize,
         as_content: bool,
         full: (u8, String),
         bounds: Vec<f64>,
@@ -71,6 +73,7 @@ impl Route {
             inputs,
             as_content,
             max_rows,
+            max_send,
             model_spec: model_spec(name, version, signature),
             lane: lane.get().clone(),
             full,
@@ -504,6 +507,9 @@ impl Task {
         let lengths: Vec<_> = tensors.iter().map(|(_, rows)| rows.encoded_len(route.as_content)).collect();
         let entries = tensors.iter().zip(&lengths).map(|((alias, _), len)| wire::field_len(1, entry_len(alias, *len)));
         let len = entries.sum::<usize>() + route.model_spec.len();
+        if let Some(refusal) = grpc::too_large_to_send(len, route.max_send) {
+            return Answer { respond: self.respond, content: Err(Box::new(refusal)), came: self.came };
+        }
         if len > LARGE {
             // It would keep the bytes of all others alive for as long as it takes to send.
             *out = BytesMut::with_capacity(PREFIX + len);
@@ -519,7 +525,7 @@ impl Task {
             rows.encode(route.as_content, out);
         }
         out.put_slice(&route.model_spec);
-        Answer { respond: self.respond, frame: out.split().freeze(), came: self.came }
+        Answer { respond: self.respond, content: Ok(out.split().freeze()), came: self.came }
     }
 
     /// Since when it has been waited for.
@@ -552,10 +558,10 @@ impl Lapse {
     }
 }
 
-/// An encoded answer and the way to its caller.
+/// An encoded answer, or why there is none, and the way to its caller.
 pub struct Answer {
     respond: SendResponse<Bytes>,
-    frame: Bytes,
+    content: Result<Bytes, Box<Status>>,
     came: Instant,
 }
 
@@ -573,8 +579,12 @@ impl Answer {
 
     fn try_send(self) -> Result<(), h2::Error> {
         let mut respond = self.respond;
+        let frame = match self.content {
+            Ok(frame) => frame,
+            Err(refusal) => return respond.send_response(refusal.response(), true).map(|_| ()),
+        };
         let mut stream = respond.send_response(grpc::response(), false)?;
-        stream.send_data(self.frame, false)?;
+        stream.send_data(frame, false)?;
         stream.send_trailers(grpc::ok_trailers())
     }
 }

@@ -187,4 +187,5 @@ class Config:
     )
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
     transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed), grpcio or native")
+    transport_threads: int = flag(max(1, CPUS // 4), "threads that the native transport spreads connections over")
     batching: Options = field(default_factory=Options)

@@ -1,14 +1,18 @@
 """gRPC on grpc.aio: its server, with our handlers in it."""
 
 import asyncio
+from collections.abc import Callable
+from typing import cast
 
 import grpc
 
 from headrace_batching import LoopDelivery
+from headrace_protos import SSLConfig
 from headrace_server.errors import invalid
 from headrace_server.models.manager import Serving
 from headrace_server.transports.base import MAX_MESSAGE_BYTES, Endpoint
 from headrace_server.transports.handlers import rpc_handlers
+from headrace_server.transports.tls import Followed
 
 
 class GrpcioTransport:
@@ -48,13 +52,37 @@ class GrpcioTransport:
         """Nothing: every call goes to its service, which asks."""
 
     def _add(self, server: grpc.aio.Server, address: str) -> int:
-        credentials = self._endpoint.credentials
+        credentials = _credentials(self._endpoint)  # gRPC wants others for each address
         try:
             if credentials is None:
                 return server.add_insecure_port(address)
-            return server.add_secure_port(address, credentials())
+            return server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
+
+
+def _credentials(endpoint: Endpoint) -> grpc.ServerCredentials | None:
+    """What secures an address; None for nothing. TF Serving: server.cc."""
+    if endpoint.alts:
+        return grpc.alts_server_credentials()
+    return tls_credentials(endpoint.ssl_config_file) if endpoint.ssl_config_file else None
+
+
+def tls_credentials(path: str) -> grpc.ServerCredentials:
+    """Credentials that follow an SSLConfig file: a client that connects gets the certificate that it holds then.
+
+    Raises:
+        ServingError: As for `Followed`.
+    """
+    followed = Followed(path, _certificates)
+    # It may return None, whatever grpcio's type stubs say.
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", followed.changed)
+    return grpc.dynamic_ssl_server_credentials(followed.first, fetch, followed.client_verify)
+
+
+def _certificates(config: SSLConfig) -> grpc.ServerCertificateConfiguration:
+    pair = (config.server_key.encode(), config.server_cert.encode())
+    return grpc.ssl_server_certificate_configuration([pair], config.custom_ca.encode() or None)
 
 
 def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
