@@ -12,7 +12,7 @@ from headrace_batching import BatchThreads, Options
 from headrace_batching.options import schedulable_cpus
 from headrace_protos import ModelServerConfig, MonitoringConfig
 from headrace_server.backends.base import BackendOptions
-from headrace_server.config import Config
+from headrace_server.config import Config, misfits
 from headrace_server.config_files import read_batching_parameters, read_text_proto
 from headrace_server.errors import invalid
 from headrace_server.metrics import Metrics
@@ -197,6 +197,7 @@ class Server:
         self._manager.stop()
         self._threads.close()
         self._records.stop()
+        self._metrics.close()
 
 
 def _check(config: Config) -> None:
@@ -217,6 +218,8 @@ def _check(config: Config) -> None:
             "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
             "separately. You cannot configure all."
         )
+    for name, reason in misfits(config.onnxruntime).items():
+        raise invalid(f"--onnxruntime_{name} {reason}")
     if config.aspired_version_policy not in _POLICIES:
         raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
 
@@ -272,8 +275,8 @@ def _backend_options(config: Config) -> BackendOptions:
     return BackendOptions(
         intra_op_threads=config.tensorflow_intra_op_parallelism or config.tensorflow_session_parallelism,
         inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
-        providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
-        cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
+        onnxruntime=config.onnxruntime,
+        gpu_memory_fraction=config.per_process_gpu_memory_fraction,
         saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
         prefer_tflite_model=config.prefer_tflite_model,
         tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),
