@@ -53,7 +53,6 @@ def main() -> int:
 
 async def _soaked(server: Server, rest_port: int, seconds: float) -> Outcome:
     tally, watch = Tally(), Watch(server.process.pid, rest_port)
-    before = watch.look()
     async with AsyncExitStack() as stack:
         options = [("grpc.use_local_subchannel_pool", 1)]
         channels = [
@@ -61,6 +60,10 @@ async def _soaked(server: Server, rest_port: int, seconds: float) -> Outcome:
             for _ in range(CHANNELS)
         ]
         good = callers.Target(channels, rest_port)
+        # What is opened for the first call of all is there to stay.
+        await callers.plain(good, tally)
+        await callers.rest(good, tally)
+        before = watch.look()
         bad = hostile.Target(server.port, callers.small_request(), callers.large_request())
         until = asyncio.get_running_loop().time() + seconds
         looking = asyncio.create_task(watch.look_often(max(0.2, seconds / 300)))
@@ -86,7 +89,7 @@ async def _drained(watch: Watch, files: int) -> bool:
     loop = asyncio.get_running_loop()
     until = loop.time() + END_WITHIN
     while loop.time() < until:
-        if watch.look().files <= files + 1 and watch.waiting() == 0:
+        if watch.look().files <= files and watch.waiting() == 0:
             return True
         await asyncio.sleep(0.1)
     return False
