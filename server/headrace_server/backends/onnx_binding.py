@@ -49,8 +49,8 @@ class BoundSession:
         self._idle: deque[_Slot] = deque()
         self._dtypes = {output.name: dtype_of(data_type_of(output.type)) for output in session.get_outputs()}
         # What an operator on the CPU takes or gives does not travel.
-        self._taken_at_home = _at_home(session.get_inputs(), session.get_input_memory_infos(), kind)
-        self._given_at_home = _at_home(session.get_outputs(), session.get_output_memory_infos(), kind)
+        self._taken_at_home = _at_home(session, "input", kind)
+        self._given_at_home = _at_home(session, "output", kind)
 
     def run(self, names: Sequence[str], inputs: Arrays) -> list[Array]:
         """Computes the outputs of these names.
@@ -151,9 +151,11 @@ def _free(slot: _Slot) -> None:
         memory.free()
 
 
-def _at_home(values: Sequence[ort.NodeArg], memories: Sequence[Any], kind: str) -> set[str]:
-    """Those in the CPU's memory, in a session on a device of another kind."""
+def _at_home(session: ort.InferenceSession, which: str, kind: str) -> set[str]:
+    """The inputs or outputs in the CPU's memory, in a session on a device of another kind; older ones do not tell."""
     if kind == "cpu":
         return set()
+    values: Sequence[ort.NodeArg] = getattr(session, f"get_{which}s")()
+    memories: Sequence[Any] = getattr(session, f"get_{which}_memory_infos", list)()
     homes = {"cpu", f"{kind}pinned"}
-    return {value.name for value, memory in zip(values, memories, strict=True) if memory.name.lower() in homes}
+    return {value.name for value, memory in zip(values, memories, strict=False) if memory.name.lower() in homes}

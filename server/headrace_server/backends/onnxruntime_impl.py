@@ -17,7 +17,7 @@ from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx_provider_options import Providers, provider_options
-from headrace_server.backends.onnx_providers import GPU_LIBRARIES, choose, open_session, why_not
+from headrace_server.backends.onnx_providers import GPU_LIBRARIES, choose, open_session, says_no_memory, why_not
 from headrace_server.backends.onnx_shapes import without_shapes
 from headrace_server.backends.onnx_signatures import signatures_of
 from headrace_server.backends.onnx_values import array_of, ort_value
@@ -35,9 +35,6 @@ _CODES: dict[str, Code] = {
     "NO_MODEL": Code.NOT_FOUND,
     "NOT_IMPLEMENTED": Code.UNIMPLEMENTED,
 }
-
-# What it says, under whatever code, where an arena or CUDA has no memory left.
-_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory")
 
 
 def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
@@ -274,8 +271,7 @@ def _run_ort_values(session: ort.InferenceSession, outputs: Sequence[str], input
 
 def _code_of(error: Exception) -> Code:
     """ONNX Runtime writes its code into the text: `[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...`."""
-    text = str(error)
-    if any(words in text for words in _NO_MEMORY):
+    if says_no_memory(error):
         return Code.RESOURCE_EXHAUSTED
-    parts = text.split(" : ", 3)
+    parts = str(error).split(" : ", 3)
     return _CODES.get(parts[2], Code.INTERNAL) if len(parts) > 3 else Code.INTERNAL
