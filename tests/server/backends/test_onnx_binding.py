@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -56,7 +56,7 @@ class OnHost:
     """The same with the real ONNX Runtime, bound to memory that is called a device's."""
 
     def __init__(self) -> None:
-        self.device: Any = HostDevice()
+        self.device = cast(Any, HostDevice())
         self.pool = PageLockedPool(self.device)
         self._bound: list[BoundSession] = []
 
