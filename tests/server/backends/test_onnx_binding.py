@@ -56,7 +56,7 @@ class OnHost:
     """The same with the real ONNX Runtime, bound to memory that is called a device's."""
 
     def __init__(self) -> None:
-        self.device = cast(Any, HostDevice())
+        self.device = cast("Any", HostDevice())
         self.pool = PageLockedPool(self.device)
         self._bound: list[BoundSession] = []
 
