@@ -156,6 +156,12 @@ def counting(folder: Path) -> Path:
     return _write(folder, nodes, [_value("steps", INT64, ["N"])], [_value("y", INT64, ["N"])], zero)
 
 
+def filled(folder: Path) -> Path:
+    """`y` float [M] = as many zeros as `x` int64 [1] says."""
+    node = make_node("ConstantOfShape", ["x"], ["y"])
+    return _write(folder, [node], [_value("x", INT64, [1])], [_value("y", FLOAT, ["M"])])
+
+
 def kept(folder: Path) -> Path:
     """`y` float [M, 2] = those rows of `x` float [N, 2] whose first value is positive."""
     nodes = [
