@@ -8,9 +8,8 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from headrace_protos import Code
-from headrace_server.config import Config
 from headrace_server.errors import ServingError, status_of
-from headrace_server.flags import FLAGS, warn_of_ignored
+from headrace_server.flags import FLAGS, config_of, warn_of_ignored
 from headrace_server.process import log_to_stderr, run
 
 
@@ -23,10 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = {name: value for name, value in vars(given).items() if name in FLAGS}
     if not (values.get("model_base_path") or values.get("model_config_file")):
         given.command_parser.error("no model: name the folder of its numbered versions with --model_base_path")
+    if values.get("model_name") == "" and not values.get("model_config_file"):
+        given.command_parser.error("no name: requests cannot ask for a model with an empty --model_name")
     log_to_stderr()
     warn_of_ignored(values)
     try:
-        run(Config(**values))
+        run(config_of(values))
     except ServingError as error:
         code, text = status_of(error)
         print(f"headrace: cannot start: {Code.Name(code)}: {text}", file=sys.stderr)
@@ -65,7 +66,8 @@ def _argument(name: str) -> dict[str, Any]:
     field = FLAGS[name]
     default, ignored = field.default, field.metadata["ignored"]
     note = "ignored" if ignored else f"default: {_shown(default)}"
-    kind: dict[str, Any] = {"type": type(default), "metavar": type(default).__name__.upper()}
+    value = str if isinstance(default, tuple) else type(default)
+    kind: dict[str, Any] = {"type": value, "metavar": value.__name__.upper()}
     if isinstance(default, bool):
         kind = {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
     return {"help": f"{field.metadata['help']} ({note})", **kind}
@@ -79,6 +81,8 @@ def _boolean(text: str) -> bool:
 
 
 def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return ",".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default) or "none"
 
 

@@ -3,13 +3,15 @@
 import re
 from collections import Counter as CounterOf
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 
 import numpy as np
 
 from headrace_batching import BatchingError, BatchReport
+from headrace_server import nvml
 from headrace_server.monitoring import (
     MAX_SERIES,
     Counter,
@@ -29,6 +31,7 @@ from headrace_server.monitoring import (
 LATENCY = growing(10, 1.8, 33)
 QUEUING = growing(100, 1.2, 52)
 SIZES = growing(1, 2, 14)
+EXAMPLES = growing(1, 2, 15)
 
 COUNTED = ("Predict", "Classify", "Regress")
 """The methods that TF Serving counts."""
@@ -38,19 +41,28 @@ RUNTIME = "TF1"
 
 SERVABLE = ("model_name", "version")
 
+DEVICE = ("device", "uuid")
+
 REPORTS = 128
 """Runs that are counted together: one by one they would cost a third of what a small model's run does."""
 
 
 class Metrics:
-    """Everything that one server counts, latencies and delays in microseconds. Any thread."""
+    """Everything that one server counts, latencies and delays in microseconds. Any thread.
 
-    def __init__(self) -> None:
+    Args:
+        gpus: What the GPUs are asked through.
+    """
+
+    def __init__(self, gpus: nvml.Gpus | None = None) -> None:
         serving, batching, ours = "/tensorflow/serving/", "/tensorflow/serving/batching_session/", "/headrace/"
         self._lock = Lock()
         self._servables: dict[Labels, ServableMetrics] = {}
+        self._gpus = gpus or nvml.Gpus()
         self.request_count = counters(f"{serving}request_count", "model_name", "status")
         self.request_latency = histograms(f"{serving}request_latency", LATENCY, "model_name", "API", "entrypoint")
+        self.example_counts = histograms(f"{serving}request_example_counts", EXAMPLES, "model")
+        self.example_count_total = counters(f"{serving}request_example_count_total", "model")
         self.runtime_latency = histograms(f"{serving}runtime_latency", LATENCY, "model_name", "API", "runtime")
         self.queuing_latency = histograms(f"{batching}queuing_latency", QUEUING, "thread_pool_name")
         self.wrapped_run_count = counters(f"{batching}wrapped_run_count")
@@ -69,6 +81,12 @@ class Metrics:
         self.queue_delay = histograms(f"{ours}queue_delay", QUEUING, *SERVABLE)
         self.queue_rows = Gauges(f"{ours}queue_rows", SERVABLE, self._rows_waiting)
         self.refusals = counters(f"{ours}refusals", *SERVABLE, "reason")
+        self.gpu_utilization = self._device_gauges("utilization", nvml.utilization)
+        self.gpu_memory_used = self._device_gauges("memory_used_bytes", nvml.memory_used)
+        self.gpu_memory_total = self._device_gauges("memory_total_bytes", nvml.memory_total)
+        self.gpu_power = self._device_gauges("power_milliwatts", nvml.power)
+        self.gpu_temperature = self._device_gauges("temperature_celsius", nvml.temperature)
+        self.gpu_model_memory = Gauges(f"{ours}gpu_model_memory_bytes", (*SERVABLE, "device"), self._memory_on_devices)
 
     def page(self) -> bytes:
         """What Prometheus scrapes."""
@@ -104,15 +122,22 @@ class Metrics:
         if code == "OK":
             self.request_latency.of(model, verb, "REST").observe(seconds * 1e6)
 
-    def servable(self, model: str, version: int, waiting: Callable[[], int]) -> "ServableMetrics":
+    def servable(
+        self,
+        model: str,
+        version: int,
+        waiting: Callable[[], int],
+        on_devices: Callable[[], Mapping[int, int]] = dict,
+    ) -> "ServableMetrics":
         """Who counts what one version does, until it is closed.
 
         Args:
             model: Its name.
             version: Its number.
             waiting: Gives the rows that wait in its queues.
+            on_devices: Gives the bytes that it takes on each GPU, by its number.
         """
-        own = ServableMetrics(self, model, version, waiting)
+        own = ServableMetrics(self, model, version, waiting, on_devices)
         with self._lock:
             self._servables[own.labels] = own
         return own
@@ -124,6 +149,18 @@ class Metrics:
         for family in vars(self).values():
             if isinstance(family, Family):
                 family.forget(dict(zip(SERVABLE, servable, strict=True)))
+
+    def close(self) -> None:
+        """Lets go of what GPUs are asked through."""
+        self._gpus.close()
+
+    def _device_gauges(self, name: str, reading: nvml.Reading) -> Gauges:
+        return Gauges(f"/headrace/gpu_{name}", DEVICE, partial(self._gpus.read, reading))
+
+    def _memory_on_devices(self) -> Iterator[tuple[Labels, int]]:
+        for own in self._every_servable():
+            for device, size in own.on_devices().items():
+                yield (*own.labels, str(device)), size
 
     def _rows_waiting(self) -> Iterator[tuple[Labels, int]]:
         for own in self._every_servable():
@@ -179,11 +216,20 @@ class ServableMetrics:
     Attributes:
         labels: Its model's name and its number.
         waiting: Gives the rows that wait in its queues.
+        on_devices: Gives the bytes that it takes on each GPU, by its number.
     """
 
-    def __init__(self, metrics: Metrics, model: str, version: int, waiting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        model: str,
+        version: int,
+        waiting: Callable[[], int],
+        on_devices: Callable[[], Mapping[int, int]],
+    ) -> None:
         self.labels = labels = (model, str(version))
         self.waiting = waiting
+        self.on_devices = on_devices
         self._metrics = metrics
         self._model = model
         self._rows = metrics.batch_rows.of(*labels)
@@ -208,6 +254,11 @@ class ServableMetrics:
         if latency is None:
             latency = self._answers[api] = self._metrics.runtime_latency.of(self._model, api, RUNTIME)
         return latency
+
+    def examples(self, count: int) -> None:
+        """Counts the Examples of a MultiInference. TF Serving: util.cc; it counts those of no other method."""
+        self._metrics.example_counts.of(self._model).observe(count)
+        self._metrics.example_count_total.of(self._model).add(count)
 
     def refused(self, error: BatchingError) -> None:
         """Counts a request that was turned away, by the name of its error, as in `queue_full`."""

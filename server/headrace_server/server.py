@@ -12,7 +12,7 @@ from headrace_batching import BatchThreads, Options
 from headrace_batching.options import schedulable_cpus
 from headrace_protos import ModelServerConfig, MonitoringConfig
 from headrace_server.backends.base import BackendOptions
-from headrace_server.config import Config
+from headrace_server.config import Config, misfits
 from headrace_server.config_files import read_batching_parameters, read_text_proto
 from headrace_server.errors import invalid
 from headrace_server.metrics import Metrics
@@ -122,6 +122,8 @@ class Server:
         await asyncio.to_thread(self._models.start, self._first_models)
         self._config_poll.start()
         self._health.serving()
+        if self._config.enable_profiler and self._profiler.useful:
+            log.info("Profiler service is enabled")
         port = await self._transport.start()
         if port:
             log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
@@ -175,6 +177,7 @@ class Server:
             cors=config.rest_api_enable_cors_support,
             pages=self._pages,
             observe=self._metrics.rest_call,
+            record=self._request_logger.record_made,
         )
         return RestTransport(config, prediction, self._model_service, options)
 
@@ -197,12 +200,18 @@ class Server:
         self._manager.stop()
         self._threads.close()
         self._records.stop()
+        self._metrics.close()
 
 
 def _check(config: Config) -> None:
     """TF Serving: server.cc and server_core.cc have the texts about its own flags."""
     if config.port not in _PORTS:
         raise invalid(f"--port={config.port} is none: a port is 0 (any that is free) to 65535")
+    if config.rest_api_port not in _PORTS:
+        raise invalid(f"--rest_api_port={config.rest_api_port} is none: a port is 0 (no REST) to 65535")
+    for name in ("rest_api_max_body_mb", "rest_api_json_processes"):
+        if getattr(config, name) < 1:
+            raise invalid(f"--{name}={getattr(config, name)} is too few: it takes 1 at least")
     if not 0 <= config.drain_seconds < inf:
         raise invalid(f"--drain_seconds={config.drain_seconds} is no time to wait")
     if config.use_alts_credentials and config.ssl_config_file:
@@ -217,6 +226,8 @@ def _check(config: Config) -> None:
             "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
             "separately. You cannot configure all."
         )
+    for name, reason in misfits(config.onnxruntime).items():
+        raise invalid(f"--onnxruntime_{name} {reason}")
     if config.aspired_version_policy not in _POLICIES:
         raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
 
@@ -272,8 +283,8 @@ def _backend_options(config: Config) -> BackendOptions:
     return BackendOptions(
         intra_op_threads=config.tensorflow_intra_op_parallelism or config.tensorflow_session_parallelism,
         inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
-        providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
-        cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
+        onnxruntime=config.onnxruntime,
+        gpu_memory_fraction=config.per_process_gpu_memory_fraction,
         saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
         prefer_tflite_model=config.prefer_tflite_model,
         tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),

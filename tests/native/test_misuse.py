@@ -14,16 +14,9 @@ from headrace_batching.contract import TaskBatch
 from tests.calls import MODEL, PREDICT, Caller, floats, predict_request, refusal_of
 
 native = pytest.importorskip("headrace_native")
+native_impl = pytest.importorskip("headrace_server.transports.native_impl")
 
 FLOAT = 1
-LIMITS = {
-    "max_receive_message_length": 1 << 20,
-    "max_concurrent_streams": 100,
-    "max_metadata_size": 16384,
-    "keepalive_time_ms": 7_200_000,
-    "keepalive_timeout_ms": 20_000,
-    "default_compression_algorithm": 0,
-}
 
 
 class Liar(np.ndarray):
@@ -45,12 +38,19 @@ def queue() -> Any:
 def caller(queue: Any) -> Iterator[Caller]:
     """Of a server whose Predicts wait in the queue for the test to take them."""
     lane = queue.lane(Options(max_batch_size=4), print)
-    given: dict[str, Any] = {"max_rows": 4, "as_content": False, "full": (14, "{}"), "bounds": [1.0], "ended": ended}
+    given: dict[str, Any] = {
+        "max_rows": 4,
+        "max_send": 1 << 30,
+        "as_content": False,
+        "full": (14, "{}"),
+        "bounds": [1.0],
+        "ended": ended,
+    }
     routes = native.Routes()
     routes.publish({MODEL: {1: {"serving_default": native.Route(lane, MODEL, 1, "serving_default", INPUTS, **given)}}})
-    server = native.Server([(PREDICT, False)], native.Limits(**LIMITS), queue, routes)
+    server = native.Server([(PREDICT, False)], native_impl.limits([]), queue, routes)
     port = server.listen("127.0.0.1:0")
-    server.start()
+    server.start(1)
     caller = Caller(port)
     yield caller
     caller.close()

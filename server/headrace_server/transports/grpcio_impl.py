@@ -61,24 +61,6 @@ class GrpcioTransport:
             raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
 
 
-class _ByPath:
-    """A server in which generated code registers its methods by their paths alone.
-
-    For each method that it knows by name grpc.aio waits apart, and it sets all these waits up anew with every call that
-    comes: with those of health, reflection and the profiler, an eighth of the CPU that a small Predict takes.
-    """
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
-
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """As the server's own."""
-        self._server.add_generic_rpc_handlers(tuple(handlers))
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
-        """Nothing: generated code has given the same methods by their paths."""
-
-
 def _credentials(endpoint: Endpoint) -> grpc.ServerCredentials | None:
     """What secures an address; None for nothing. TF Serving: server.cc."""
     if endpoint.alts:
@@ -101,6 +83,24 @@ def tls_credentials(path: str) -> grpc.ServerCredentials:
 def _certificates(config: SSLConfig) -> grpc.ServerCertificateConfiguration:
     pair = (config.server_key.encode(), config.server_cert.encode())
     return grpc.ssl_server_certificate_configuration([pair], config.custom_ca.encode() or None)
+
+
+class _ByPath:
+    """A server in which generated code registers its methods by their paths alone.
+
+    For each method that it knows by name grpc.aio waits apart, and it sets all these waits up anew with every call that
+    comes: with those of health, reflection and the profiler, an eighth of the CPU that a small Predict takes.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """As the server's own."""
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
+        """Nothing: generated code has given the same methods by their paths."""
 
 
 def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:

@@ -68,7 +68,7 @@ class NativeTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._limits = _limits(endpoint.arguments)
+        self._limits = limits(endpoint.arguments)
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes()
 
@@ -214,11 +214,11 @@ def _is_numeric(signature: Signature) -> bool:
     return all(spec.dtype in native.DTYPES for spec in specs)
 
 
-def _limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:
-    """What the channel arguments say that means something here; -1 stands for no limit."""
-    limits = dict(_ARGUMENTS)
+def limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:
+    """What the channel arguments say that means something here; a negative number stands for the default."""
+    values = dict(_ARGUMENTS)
     for name, value in arguments:
         short = name.removeprefix("grpc.").replace(".", "_")
-        if short in limits and isinstance(value, int):
-            limits[short] = value if value >= 0 else _ARGUMENTS[short]
-    return limits
+        if short in values and isinstance(value, int):
+            values[short] = value if value >= 0 else _ARGUMENTS[short]
+    return values
