@@ -228,17 +228,21 @@ fn full(waiting: usize, rules: &Rules) -> Refusal {
     Refusal::Full(format!("currently {waiting} batches enqueued and max_enqueued_batches is {most}"))
 }
 
-/// Seconds: as in `headrace_batching.policy`.
-const QUICK: f64 = 0.0002;
-const SLOW: f64 = 0.002;
+/// As in `headrace_batching.policy`.
 const MOST_TRUST: usize = 16;
 const ENOUGH_TRUST: usize = 8;
 const LOST_TRUST: usize = 4;
 
-/// How long the runs of one lane take, as `headrace_batching.policy.Pace` has it.
-#[derive(Default)]
+/// Seconds: `QUICK` and `SLOW` of `headrace_batching.policy`.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    pub quick: f64,
+    pub slow: f64,
+}
+
+/// How long the runs of one lane take, as `headrace_batching.policy.Pace` has it; without bounds none is ever quick.
 struct Pace {
-    steady: bool,
+    bounds: Option<Bounds>,
     running: usize,
     began: f64,
     trust: usize,
@@ -246,7 +250,7 @@ struct Pace {
 
 impl Pace {
     fn quick(&self) -> bool {
-        self.steady && self.trust >= ENOUGH_TRUST
+        self.trust >= ENOUGH_TRUST
     }
 
     fn begin(&mut self, now: f64) {
@@ -262,10 +266,11 @@ impl Pace {
         if self.running > 0 {
             return;
         }
+        let Some(bounds) = self.bounds else { return };
         let ran = now - self.began;
-        self.trust = if ran <= QUICK {
+        self.trust = if ran <= bounds.quick {
             MOST_TRUST.min(self.trust + 1)
-        } else if ran <= SLOW {
+        } else if ran <= bounds.slow {
             self.trust.saturating_sub(LOST_TRUST)
         } else {
             0
@@ -368,12 +373,12 @@ impl<T: Waits> Queue<T> {
         Self { state: Mutex::new(state), changed: Condvar::new(), drained: Condvar::new() }
     }
 
-    /// `steady` is whether a run takes about as long as the one before.
-    pub fn open_lane(&self, rules: Rules, steady: bool) -> LaneId {
+    /// The bounds are those of a lane whose runs take about as long as the one before.
+    pub fn open_lane(&self, rules: Rules, bounds: Option<Bounds>) -> LaneId {
         let mut state = self.state.lock();
         let id = state.next_lane;
         state.next_lane += 1;
-        let pace = Pace { steady, ..Pace::default() };
+        let pace = Pace { bounds, running: 0, began: 0.0, trust: 0 };
         state.lanes.insert(id, Lane { rules: Arc::new(rules), rows: 0, groups: 0, pace, closed: false });
         id
     }

@@ -11,7 +11,7 @@ use pyo3::types::{PyList, PyTuple};
 use crate::batch::Batch;
 use crate::predict::{self, Lapse};
 use crate::python;
-use crate::queue::{self, Key, LaneId, Piece, Refusal, Rules, Turn, Waiting, Waits};
+use crate::queue::{self, Bounds, Key, LaneId, Piece, Refusal, Rules, Turn, Waiting, Waits};
 
 /// A task of either kind.
 pub enum Task {
@@ -211,7 +211,8 @@ impl Queue {
         batched: bool,
         steady: bool,
     ) -> PyResult<Py<Lane>> {
-        let id = self.core.queue.open_lane(rules(options.bind(py))?, steady);
+        let bounds = if steady { Some(bounds(py)?) } else { None };
+        let id = self.core.queue.open_lane(rules(options.bind(py))?, bounds);
         let lane = Lane(Arc::new(LaneParts {
             core: self.core.clone(),
             id,
@@ -358,6 +359,11 @@ fn flat(shapes: &[Vec<usize>]) -> Vec<usize> {
 /// Stands for one of Python's keys as long as a task of that key waits.
 #[pyclass(frozen, weakref, module = "headrace_native")]
 struct Token;
+
+fn bounds(py: Python<'_>) -> PyResult<Bounds> {
+    let policy = py.import("headrace_batching.policy")?;
+    Ok(Bounds { quick: policy.getattr("QUICK")?.extract()?, slow: policy.getattr("SLOW")?.extract()? })
+}
 
 fn rules(options: &Bound<'_, PyAny>) -> PyResult<Rules> {
     let rules = Rules {

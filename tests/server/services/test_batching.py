@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from headrace_batching import Options
+from headrace_batching import Options, policy
 from headrace_batching.task import Array, Arrays
 from headrace_protos import PredictRequest, PredictResponse
 from headrace_server.backends.onnxruntime_impl import OnnxBackend
@@ -82,6 +82,8 @@ def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
         return run(backend, signature, inputs, outputs)
 
     monkeypatch.setattr(OnnxBackend, "run", seen)
+    monkeypatch.setattr(policy, "QUICK", 1.0)  # on a machine that is busy, too
+    monkeypatch.setattr(policy, "SLOW", 10.0)
     server = running(models.linear)
     x = np.ones((1, 4), np.float32)
 
