@@ -110,11 +110,19 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnMachine]:
 @pytest.fixture(params=["gpu" if REAL else "machine", "host"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Each place in turn; the double makes way for this machine's GPU where HEADRACE_TEST_GPU is set."""
-    if request.param == "gpu":
-        skip_without_cuda()
-    place: Place = {"machine": lambda: OnMachine(monkeypatch), "host": OnHost, "gpu": OnGpu}[request.param]()
+    place = _place(request.param, monkeypatch)
     yield place
     place.close()
+
+
+def _place(name: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    match name:
+        case "machine":
+            return OnMachine(monkeypatch)
+        case "host":
+            return OnHost()
+    skip_without_cuda()
+    return OnGpu()
 
 
 class TestAnswers:
