@@ -32,6 +32,13 @@ def identity(folder: Path, dtype: int = FLOAT, dims: Dims = ("N", 2), *, out: Di
     return _write(folder, [make_node("Identity", ["x"], ["y"])], [_value("x", dtype, dims)], outputs)
 
 
+def repeated(folder: Path, *, columns: int) -> Path:
+    """`y` float [N, columns] = `x` float [N, 1], as often as there are columns: a small request of a large answer."""
+    weights = from_array(np.ones((1, columns), np.float32), "weights")
+    node = make_node("MatMul", ["x", "weights"], ["y"])
+    return _write(folder, [node], [_value("x", FLOAT, ["N", 1])], [_value("y", FLOAT, ["N", columns])], weights)
+
+
 def row_sums(folder: Path) -> Path:
     """`y` float [N] = the sum of each row of `x` float [N, W], of any width W."""
     node = make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
