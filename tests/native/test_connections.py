@@ -11,6 +11,7 @@ from tests import models
 from tests.calls import Caller, floats, predict_request
 from tests.conftest import Run
 from tests.frames import DATA, PING, Connection, call
+from tests.running import eventually
 
 pytest.importorskip("headrace_native")
 
@@ -30,7 +31,7 @@ def threads() -> set[str]:
 
 def test_connections_are_spread_over_threads(running: Run) -> None:
     server = running(models.linear, transport_threads=3)
-    assert threads() >= {"transport-0", "transport-1", "transport-2"}
+    eventually(lambda: threads() == {"transport-0", "transport-1", "transport-2"})
     callers = [Caller(server.port) for _ in range(6)]
     answers: list[object] = []
 
