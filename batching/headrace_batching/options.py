@@ -6,6 +6,9 @@ from itertools import pairwise
 
 DEFAULT_MAX_BATCH_SIZE = 1000
 
+MAX_VALUE = 2**63 - 1
+"""Of any parameter: TF Serving's are int64."""
+
 MAX_BATCH_THREADS = 4096
 """More are a slip of the pen, which would end in an operating system that starts no further thread."""
 
@@ -114,4 +117,7 @@ class Options:
 def _at_least(name: str, value: int, least: int, word: str) -> None:
     if value < least:
         msg = f"{name} must be {word}; was {value}"
+        raise OptionsError(msg)
+    if value > MAX_VALUE:
+        msg = f"{name} must fit 64 bits; was {value}"
         raise OptionsError(msg)
