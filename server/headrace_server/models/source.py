@@ -81,7 +81,7 @@ class Source:
             for model in self._models:
                 try:
                     found[model.name] = _aspired(model, complaints)
-                except OSError as error:
+                except (OSError, ValueError) as error:  # a name that holds a zero byte is a ValueError
                     self._say(_not_found(model, error))
                     return
             self._say(" ".join(complaints) or None)
@@ -90,7 +90,10 @@ class Source:
 
     def _watch(self) -> None:
         while self._wait():
-            self.poll()
+            try:
+                self.poll()
+            except Exception as error:  # the next look may find what this one did not
+                self._say(f"the base paths could not be looked at: {error!r}")
 
     def _wait(self) -> bool:
         """Waits for the next look; False if there is none to come."""
@@ -133,10 +136,11 @@ def _aspired(model: ModelConfig, complaints: list[str]) -> dict[int, Path]:
     return {version: found[version] for version in wanted}
 
 
-def _not_found(model: ModelConfig, error: OSError) -> str:
+def _not_found(model: ModelConfig, error: OSError | ValueError) -> str:
+    reason = error.strerror if isinstance(error, OSError) else error
     return (
         "FileSystemStoragePathSource encountered a filesystem access error: "
-        f"Could not find base path {model.base_path} for servable {model.name} with error {error.strerror}"
+        f"Could not find base path {model.base_path} for servable {model.name} with error {reason}"
     )
 
 
