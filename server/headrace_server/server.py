@@ -101,7 +101,7 @@ class Server:
             labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
         )
         self._config_poll = ConfigPoll(
-            config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply
+            config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply_at_once
         )
         self._model_service = ModelService(self._manager, self._models.apply, self._metrics.read_counter)
         self._health = HealthService()

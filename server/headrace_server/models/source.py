@@ -37,6 +37,7 @@ class Source:
         self._looking = Lock()
         self._woken = Condition()
         self._updated = True
+        self._looked_at: tuple[ModelConfig, ...] | None = None
         self._stopping = False
         self._thread = Thread(target=self._watch, name="source", daemon=True)
 
@@ -44,6 +45,11 @@ class Source:
     def names(self) -> set[str]:
         """The models' names."""
         return {model.name for model in self._models}
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether a look has ended since the models were named; also one that could not be made."""
+        return self._looked_at is self._models
 
     def start(self) -> None:
         """Starts looking."""
@@ -90,10 +96,12 @@ class Source:
 
     def _watch(self) -> None:
         while self._wait():
+            models = self._models
             try:
                 self.poll()
             except Exception as error:  # the next look may find what this one did not
                 self._say(f"the base paths could not be looked at: {error!r}")
+            self._looked_at = models
 
     def _wait(self) -> bool:
         """Waits for the next look; False if there is none to come."""

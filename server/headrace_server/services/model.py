@@ -39,8 +39,8 @@ class ModelService:
         self._manager = manager
         self._apply = apply
         self._read_counter = read_counter
-        # One thread: reloads come one after the other, and one that waits for its models takes no other call's thread.
-        self._reloads = ThreadPoolExecutor(1, "reload")
+        # Threads of their own: one for the reload that waits for its models, one for the next, which may end the wait.
+        self._reloads = ThreadPoolExecutor(2, "reload")
 
     def close(self) -> None:
         """Forgets the reloads that have not begun, and waits for the one that has: it must have been let go."""
