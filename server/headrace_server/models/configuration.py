@@ -1,8 +1,8 @@
 """The models to serve, as they were last configured, and how one configuration follows another."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -73,7 +73,11 @@ class Configuration:
             ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, it is refused and what is served stays as it was;
                 UNKNOWN, a new model has no version that loads, and the configuration stays in force all the same.
         """
-        self._apply(config, lambda: self._waiting > 0)
+        self.announce(config)()
+
+    def announce(self, config: ModelServerConfig) -> Callable[[], None]:
+        """What applies a configuration, later; from now on the one that is applied can see that another one waits."""
+        return self._announce(config, lambda: self._waiting > 0)
 
     def apply_at_once(self, config: ModelServerConfig) -> None:
         """The same, but a model of which there is no version is not waited for.
@@ -81,25 +85,22 @@ class Configuration:
         Raises:
             ServingError: As for `apply`.
         """
-        self._apply(config, lambda: True)
+        self._announce(config, lambda: True)()
+
+    def _announce(self, config: ModelServerConfig, impatient: Callable[[], bool]) -> Callable[[], None]:
+        with self._counting:
+            self._waiting += 1
+        return partial(self._apply, config, impatient)
 
     def _apply(self, config: ModelServerConfig, impatient: Callable[[], bool]) -> None:
-        with self._next_turn():
+        with self._lock:
+            with self._counting:
+                self._waiting -= 1
             models = self._accept(config)
             since = self._manager.mark()
             added = {model.name for model in models} - self._source.names
             self._source.update(models)
             self._wait(added, since, "model(s)", lambda: impatient() and self._source.has_looked)
-
-    @contextmanager
-    def _next_turn(self) -> Iterator[None]:
-        """One configuration at a time; the one that is applied can see that another one waits."""
-        with self._counting:
-            self._waiting += 1
-        with self._lock:
-            with self._counting:
-                self._waiting -= 1
-            yield
 
     def _accept(self, config: ModelServerConfig) -> list[ModelConfig]:
         """Checks a configuration in TF Serving's order, assigns its labels, and begins to log what it says."""
