@@ -164,7 +164,7 @@ class TestWhyNot:
         ("said", "told"),
         [
             (
-                'x.cc:63 [ONNXRuntimeError] : 1 : FAIL : Failed to parse "device_id": CUDA failure 35: CUDA driver version'
+                'x.cc:63 [ONNXRuntimeError] : 1 : FAIL : Parse "device_id": CUDA failure 35: CUDA driver version'
                 " is insufficient for CUDA runtime version ; GPU=-1 ; file=x.cc ; line=70 ; expr=cudaGetDevice(&n); \n",
                 "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
             ),
