@@ -90,7 +90,9 @@ def test_a_reload_that_waits_for_nothing_gives_way_to_the_next(
     server: RunningServer, tmp_path: Path, make: Models
 ) -> None:
     make("b", 5)
+    states(server.caller, "a")  # from here on there is a connection, on which calls arrive in their order
     slip = server.caller.begin(ReloadConfigRequest(config=config("a", "misspelt", root=tmp_path)))
+    states(server.caller, "a")
     reload(server, config("a", "b", root=tmp_path))
     assert refusal_of(slip.exception()) == (
         StatusCode.UNKNOWN,
