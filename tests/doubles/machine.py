@@ -79,6 +79,7 @@ class Machine:
         complaints: All of them, those included that were raised where nobody listens.
         failures: Names of calls that are to fail the next time, with what they raise.
         calls: How often each call was made.
+        built_with: TensorRT's last configuration of a build.
     """
 
     def __init__(self, devices: int = 1, memory: int = 1 << 30) -> None:
@@ -87,6 +88,7 @@ class Machine:
         self.complaints: list[str] = []
         self.failures: dict[str, Exception] = {}
         self.calls: dict[str, int] = {}
+        self.built_with: Any = None
         self.retained = [0] * devices
         self.live: dict[int, str] = {}  # what must be gone after an unload, by a number of its own
         self.streams: dict[int, StreamState] = {}
