@@ -80,6 +80,7 @@ class Machine:
         failures: Names of calls that are to fail the next time, with what they raise.
         calls: How often each call was made.
         built_with: TensorRT's last configuration of a build.
+        before_work: Called by a thread that waits for a stream, before the stream does anything.
     """
 
     def __init__(self, devices: int = 1, memory: int = 1 << 30) -> None:
@@ -89,6 +90,7 @@ class Machine:
         self.failures: dict[str, Exception] = {}
         self.calls: dict[str, int] = {}
         self.built_with: Any = None
+        self.before_work: Callable[[], object] = lambda: None
         self.retained = [0] * devices
         self.live: dict[int, str] = {}  # what must be gone after an unload, by a number of its own
         self.streams: dict[int, StreamState] = {}
@@ -142,12 +144,12 @@ class Machine:
         Raises:
             CudaMemoryError: The device has no room for it.
         """
-        block = np.full(size, 0xCD, np.uint8)
         with self.lock:
             if device is not None:
                 used = sum(memory.bytes.nbytes for memory in self._memories if memory.device == device)
                 if used + size > self.memory:
                     raise CudaMemoryError("cuMemAlloc failed: out of memory")
+            block = np.full(size, 0xCD, np.uint8)
             address = block.ctypes.data if device is None else next(self._next_address)
             memory = Memory(address, block, device)
             self._memories.append(memory)
@@ -198,6 +200,7 @@ class Machine:
 
     def drain(self, stream: StreamState, until: Work | None = None) -> None:
         """Does what waits in a stream, to the end or to one piece of work."""
+        self.before_work()
         with stream.lock:
             if stream.captured is not None:
                 raise self.complain("a stream that is being captured is waited for")

@@ -129,25 +129,28 @@ class Runtime(_Freed):
         try:
             plan = Plan.parse(data)
         except ValueError as error:
-            return self._refuse(str(error))
+            self._refuse(str(error))
+            return None
         if plan.version != self._version:
-            return self._refuse(
+            self._refuse(
                 f"The engine plan file is not compatible with this version of TensorRT, expecting library version "
                 f"{self._version} got {plan.version}, please rebuild."
             )
+            return None
         if plan.gpu != "9.0":
-            return self._refuse(
+            self._refuse(
                 f"The engine plan file is generated on an incompatible device, expecting compute 9.0 got compute "
                 f"{plan.gpu}, please rebuild."
             )
+            return None
         try:
             return Engine(self._machine, plan, self._logger)
         except CudaMemoryError:
-            return self._refuse("[defaultAllocator.cpp::allocate] Cuda Runtime (out of memory)")
+            self._refuse("[defaultAllocator.cpp::allocate] Cuda Runtime (out of memory)")
+            return None
 
-    def _refuse(self, text: str) -> Any:
+    def _refuse(self, text: str) -> None:
         self._logger.log(Severity.ERROR, text)
-        return None
 
 
 class Engine(_Freed):

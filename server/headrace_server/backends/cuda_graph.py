@@ -1,4 +1,4 @@
-"""CUDA graphs, by the driver's own interface, since pycuda has no calls for them: work captured once, launched whole."""
+"""CUDA graphs, by the driver's own interface since pycuda has no calls for them: work captured once, launched whole."""
 
 import ctypes
 from collections.abc import Callable

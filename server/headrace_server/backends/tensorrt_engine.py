@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorrt as trt
 
+from headrace_batching.errors import let_go
 from headrace_protos import Code, DataType
 from headrace_server.backends.cuda import Device, Stream
 from headrace_server.backends.signature import TensorSpec
@@ -96,7 +97,8 @@ class Engine:
                 if self._engine is None:
                     raise self._refused()
                 self.tensors = _tensors(self._engine)
-            except BaseException:
+            except BaseException as error:
+                let_go(error)
                 self._engine = self._runtime = None
                 raise
 

@@ -1,8 +1,8 @@
 """TensorRT engines, on one GPU or several: plans as they are, and ONNX models that are built into such."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -51,37 +51,67 @@ def load_onnx(model: Path, options: BackendOptions) -> "TensorrtBackend":
 
     def load() -> TensorrtBackend:
         header = read_header(model.read_bytes())
-        return TensorrtBackend(cached_plan(model, header, options), options, header)
+        cached = CachedPlan(model, header, options)
+        if cached.plan is not None:
+            try:
+                return TensorrtBackend(cached.plan, options, header)
+            except LoadError as error:
+                if error.code != Code.FAILED_PRECONDITION:
+                    raise
+                log.warning("%s: %s is damaged, and built again: %s", model, cached.file, error.message)
+        return TensorrtBackend(cached.build(), options, header)
 
     return _named(model, load)
 
 
-def cached_plan(model: Path, header: OnnxHeader, options: BackendOptions) -> bytes:
-    """The plan of a model for the first of the GPUs, out of the cache; built and put there where it is not.
+class CachedPlan:
+    """A model's plan for the first of its GPUs, as it is kept under a key of all that it depends on.
+
+    Args:
+        model: The ONNX file.
+        header: What it says of itself.
+        options: The model's.
+
+    Attributes:
+        file: Where it is kept.
+        plan: It itself; None where it has not been built yet.
 
     Raises:
-        ServingError: It cannot be built.
+        ServingError: INVALID_ARGUMENT: an option does not fit the model.
     """
-    told = options.tensorrt
-    device = Device(told.devices[0])
-    try:
-        profiles = profiles_for(header.inputs, options.batching, told)
-        decide = (told.precision, told.tf32, told.workspace_mb, told.optimization_level, profiles)
-        key = tensorrt_cache.model_key(model.parent, (trt.__version__, device.name, device.compute_capability, decide))
-        file = told.cache / f"{key}.plan"
-        plan = tensorrt_cache.read(file)
-        if plan is not None:
-            log.info("%s: its engine is there: %s", model, file)
-            return plan
-        log.info("building an engine of %s with TensorRT %s on %s, once", model, trt.__version__, device.name)
-        plan = build_plan(model, header, profiles, told, device)
-    finally:
-        device.release()
-    try:
-        tensorrt_cache.write(file, plan)
-    except OSError as error:
-        log.warning("%s: its engine is not kept, and will be built again: %s", model, error)
-    return plan
+
+    def __init__(self, model: Path, header: OnnxHeader, options: BackendOptions) -> None:
+        self._model, self._header, self._told = model, header, options.tensorrt
+        self._profiles = profiles_for(header.inputs, options.batching, self._told)
+        with self._device() as device:
+            told = self._told
+            gpu = (trt.__version__, device.name, device.compute_capability)
+            decide = (told.precision, told.tf32, told.workspace_mb, told.optimization_level, self._profiles)
+            self.file = told.cache / f"{tensorrt_cache.model_key(model.parent, (*gpu, *decide))}.plan"
+        self.plan = tensorrt_cache.read(self.file)
+
+    def build(self) -> bytes:
+        """Builds the plan, and keeps it.
+
+        Raises:
+            ServingError: It cannot be built.
+        """
+        with self._device() as device:
+            log.info("building an engine of %s with TensorRT %s on %s", self._model, trt.__version__, device.name)
+            plan = build_plan(self._model, self._header, self._profiles, self._told, device)
+        try:
+            tensorrt_cache.write(self.file, plan)
+        except OSError as error:
+            log.warning("%s: its engine is not kept, and will be built again: %s", self._model, error)
+        return plan
+
+    @contextmanager
+    def _device(self) -> Iterator[Device]:
+        device = Device(self._told.devices[0])
+        try:
+            yield device
+        finally:
+            device.release()
 
 
 class TensorrtBackend:
@@ -120,7 +150,7 @@ class TensorrtBackend:
         return self._signatures
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Runs a batch on the next instance that is free. The outputs are page-locked memory, reused once they have gone."""
+        """Runs a batch on the next instance that is free. The outputs' memory is used again once they have gone."""
         if self._owned is None:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
         return self._run(self._signatures[signature], inputs, outputs)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorrt as trt
 
+from headrace_batching.errors import let_go
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends.cuda import PageLockedPool
@@ -59,7 +60,8 @@ class Instance:
                 self._stream, self._event = device.stream(), device.event()
                 for index in range(len(engine.tensors.profiles)):
                     self._contexts.append(engine.context(index, self._stream))
-            except BaseException:
+            except BaseException as error:
+                let_go(error)  # else what they hold is freed later, and where the context is not current
                 self._drop()
                 raise
 
@@ -84,9 +86,10 @@ class Instance:
         with self._device:
             try:
                 return self._run(index, inputs, outputs)
-            except BaseException:
+            except BaseException as error:
                 # What has been put into the stream still uses this batch's memory.
                 self._device.settle(self._stream)
+                let_go(error)
                 raise
 
     def close(self) -> None:
