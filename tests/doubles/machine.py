@@ -29,7 +29,7 @@ class CudaMemoryError(CudaError):
     """There is no room."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Memory:
     """Bytes at an address: a device's, or page-locked (device None)."""
 
@@ -49,7 +49,7 @@ class Memory:
         return self.bytes[start : start + size]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Work:
     """Something in a stream: what it does, and the memory that it needs until then."""
 
@@ -57,7 +57,7 @@ class Work:
     uses: tuple[Memory, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class StreamState:
     """A stream's work, in order, and whether it is being captured instead."""
 

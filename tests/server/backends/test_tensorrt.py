@@ -82,7 +82,12 @@ class TestAnswers:
         ],
     )
     def test_are_those_of_onnx_runtime(
-        self, gpu: Gpu, tmp_path: Path, make: Make, inputs: dict[str, Array], dimensions: dict[str, tuple[int, int, int]]
+        self,
+        gpu: Gpu,
+        tmp_path: Path,
+        make: Make,
+        inputs: dict[str, Array],
+        dimensions: dict[str, tuple[int, int, int]],
     ) -> None:
         expected = by_onnx_runtime(make(tmp_path / "1"), inputs)
         backend = gpu.load(tmp_path / "1", dimensions=dimensions)
@@ -352,7 +357,9 @@ class TestRefusals:
         error = refusal(lambda: run(backend, {"x": np.ones((1, 3), np.float32)}))
 
         assert error.code == Code.RESOURCE_EXHAUSTED
-        assert "out of memory (fewer instances, a smaller max_batch_size or another GPU would need less)" in error.message
+        assert (
+            "out of memory (fewer instances, a smaller max_batch_size or another GPU would need less)" in error.message
+        )
         backend.close()
 
     def test_after_the_unload(self, gpu: Gpu, tmp_path: Path) -> None:

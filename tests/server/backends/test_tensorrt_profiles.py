@@ -65,9 +65,9 @@ class TestChoice:
     def test_dimensions_beyond_the_batch_go_by_their_names_or_their_places(self) -> None:
         told = {"W": (1, 64, 512), "y.1": (2, 3, 4)}
 
-        assert built(
-            spec("x", "N", "W"), spec("y", "N", ""), batching=Options(max_batch_size=2), dimensions=told
-        ) == [{"x": ((1, 1), (2, 64), (2, 512)), "y": ((1, 2), (2, 3), (2, 4))}]
+        assert built(spec("x", "N", "W"), spec("y", "N", ""), batching=Options(max_batch_size=2), dimensions=told) == [
+            {"x": ((1, 1), (2, 64), (2, 512)), "y": ((1, 2), (2, 3), (2, 4))}
+        ]
 
     def test_a_model_without_a_batch_axis_has_only_dimensions_that_are_told(self) -> None:
         inputs = spec("x", "N"), spec("y", 3, "W")
