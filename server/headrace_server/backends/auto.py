@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from headrace_protos import Code
 from headrace_server.backends.base import Backend, BackendOptions
@@ -14,7 +15,9 @@ ONNX_FILE = "model.onnx"
 PLAN_FILES = ("model.plan", "model.engine")
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
-Load = Callable[[Path, BackendOptions], Backend]
+T = TypeVar("T")
+
+Load = Callable[[Path, BackendOptions], T]
 
 
 def load(version: Path, options: BackendOptions) -> Backend:
@@ -56,11 +59,20 @@ def load(version: Path, options: BackendOptions) -> Backend:
     raise LoadError(Code.NOT_FOUND, message)
 
 
+def plan_of(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:
+    """The TensorRT plan of an ONNX file, out of the cache or built now, and the backend that runs it.
+
+    Raises:
+        LoadError: As `load`.
+    """
+    return _load_on_gpu(_build_plan, model, options)
+
+
 def _holds(version: Path, *names: str) -> bool:
     return any((version / name).is_file() for name in names)
 
 
-def _load(load_model: Load, model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> Backend:
+def _load(load_model: Load[T], model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> T:
     """Loads with a runtime that may not be installed: its package, its name, and the extra that brings it."""
     package, runtime, extra = needs
     try:
@@ -72,11 +84,17 @@ def _load(load_model: Load, model: Path, options: BackendOptions, *, needs: tupl
         raise LoadError(Code.FAILED_PRECONDITION, message) from error
 
 
-def _load_on_gpu(load_model: Load, model: Path, options: BackendOptions) -> Backend:
-    def load(model: Path, options: BackendOptions) -> Backend:
+def _load_on_gpu(load_model: Load[T], model: Path, options: BackendOptions) -> T:
+    def load(model: Path, options: BackendOptions) -> T:
         return _load(load_model, model, options, needs=("tensorrt", "TensorRT", "gpu"))
 
     return _load(load, model, options, needs=("pycuda", "pycuda", "gpu"))
+
+
+def _build_plan(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:
+    from headrace_server.backends.tensorrt_impl import planned
+
+    return planned(model, options)
 
 
 def _load_plan(model: Path, options: BackendOptions) -> Backend:

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorrt as trt
@@ -31,6 +31,8 @@ from headrace_server.errors import LoadError, ServingError
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 def load_plan(plan: Path, options: BackendOptions) -> "TensorrtBackend":
     """Loads a serialized engine.
@@ -48,18 +50,24 @@ def load_onnx(model: Path, options: BackendOptions) -> "TensorrtBackend":
     Raises:
         LoadError: As `load_plan`; and INVALID_ARGUMENT: TensorRT cannot parse the model, or an option does not fit it.
     """
+    return planned(model, options)[1]
 
-    def load() -> TensorrtBackend:
+
+def planned(model: Path, options: BackendOptions) -> tuple[bytes, "TensorrtBackend"]:
+    """As `load_onnx`, with the plan."""
+
+    def load() -> tuple[bytes, TensorrtBackend]:
         header = read_header(model.read_bytes())
         cached = CachedPlan(model, header, options)
         if cached.plan is not None:
             try:
-                return TensorrtBackend(cached.plan, options, header)
+                return cached.plan, TensorrtBackend(cached.plan, options, header)
             except LoadError as error:
                 if error.code != Code.FAILED_PRECONDITION:
                     raise
                 log.warning("%s: %s is damaged, and built again: %s", model, cached.file, error.message)
-        return TensorrtBackend(cached.build(), options, header)
+        plan = cached.build()
+        return plan, TensorrtBackend(plan, options, header)
 
     return _named(model, load)
 
@@ -249,7 +257,7 @@ def _longer(array: Array, rows: int) -> Array:
     return np.concatenate([array, *[last] * rows])
 
 
-def _named(model: Path, load: Callable[[], TensorrtBackend]) -> TensorrtBackend:
+def _named(model: Path, load: Callable[[], T]) -> T:
     """Loads, and names the file in what goes wrong."""
     try:
         return load()

@@ -136,17 +136,17 @@ def _range(spec: TensorSpec, axis: int, options: TensorrtOptions) -> Range:
     size = spec.shape[axis]
     if size is not None:
         return size, size, size
-    for name in _names(spec, axis):
+    for name in dimension_names(spec, axis):
         if name in options.dimensions:
             return options.dimensions[name]
-    names = " or ".join(repr(name) for name in _names(spec, axis))
+    names = dimension_names(spec, axis)
     raise invalid(
-        f"dimension {axis} of input {spec.name} varies: say between which sizes, with "
-        f"dimensions = {{ {_names(spec, axis)[0]!r} = [least, usual, most] }} in [tensorrt] of model.toml ({names})"
+        f"dimension {axis} of input {spec.name} varies: say between which sizes, with dimensions = {{ {names[0]!r} = "
+        f"[least, usual, most] }} in [tensorrt] of model.toml ({' or '.join(map(repr, names))})"
     )
 
 
-def _names(spec: TensorSpec, axis: int) -> list[str]:
+def dimension_names(spec: TensorSpec, axis: int) -> list[str]:
     """What a dimension may be called in the options."""
     named = spec.dims[axis] if axis < len(spec.dims) else ""
     return [*([named] if named else []), f"{spec.name}.{axis}"]
@@ -158,7 +158,7 @@ def _check_known(inputs: Mapping[str, TensorSpec], options: TensorrtOptions, *, 
         for spec in inputs.values()
         for axis, size in enumerate(spec.shape)
         if size is None and (axis or not batched)
-        for name in _names(spec, axis)
+        for name in dimension_names(spec, axis)
     }
     for name in options.dimensions:
         if name not in known:
