@@ -1,6 +1,6 @@
 # Every target sets up what it needs; nothing has to be installed by hand but Python 3.11+ and make.
 
-.PHONY: help install demo test check format bench protos
+.PHONY: help install demo test check format fuzz bench protos
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -8,6 +8,7 @@ help:
 	@echo 'make test     run the tests'
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
+	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
 	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about four minutes'
 	@echo 'make protos   regenerate the modules under protos/'
 
@@ -26,6 +27,9 @@ check:
 
 format:
 	@scripts/format
+
+fuzz:
+	@scripts/fuzz
 
 bench:
 	@scripts/install dev,bench

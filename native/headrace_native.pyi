@@ -1,4 +1,4 @@
-"""The native transport: HTTP/2 on a thread of its own, and calls as events for the event loop."""
+"""The native transport: HTTP/2 on threads of its own, and calls as events for the event loop."""
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
@@ -20,40 +20,54 @@ CANCELLED: int
 DRAINED: int
 LAPSED: int
 
-class Limits:
-    """The limits of one server, by the names of gRPC's channel arguments."""
+class Certificates:
+    """A key and certificates, as PEM texts, and whether clients must show a certificate of theirs.
 
-    def __init__(
-        self,
-        *,
-        max_receive_message_length: int,
-        max_concurrent_streams: int,
-        max_metadata_size: int,
-        keepalive_time_ms: int,
-        keepalive_timeout_ms: int,
-        default_compression_algorithm: int,
-    ) -> None: ...
+    Args:
+        key: The server's, not encrypted.
+        certificate: The server's, and those that vouch for it.
+        authority: Whose certificates clients may show. Where it is empty and they must, no client is let in.
+        client_verify: Whether they must.
+
+    Raises:
+        ValueError: One of them cannot be used.
+    """
+
+    def __init__(self, key: str, certificate: str, authority: str, client_verify: bool) -> None: ...
+
+class Tls:
+    """What secures an address: the certificates that a file names.
+
+    Args:
+        path: The file.
+        certificates: Those that it names now.
+        changed: Asked when the file is not what it was: new ones, or None for the old. Any thread.
+    """
+
+    def __init__(self, path: str, certificates: Certificates, changed: Callable[[], Certificates | None]) -> None: ...
 
 class Server:
-    """The listener, its connections, and the thread that they all live on.
+    """The addresses, their connections, and the threads that these live on.
 
     Args:
         methods: Full paths, each with whether its requests stream.
-        limits: What callers may ask of it.
+        limits: What callers may ask of it: gRPC's channel arguments, without their first word, `_` for every dot.
         queue: Where the tasks of plain Predicts wait.
         routes: Which Predicts are plain; every other call goes to its handler.
     """
 
-    def __init__(self, methods: Sequence[tuple[str, bool]], limits: Limits, queue: Any, routes: Routes) -> None: ...
-    def listen(self, address: str) -> int:
-        """Takes an address, a host and port; the port that it got.
+    def __init__(
+        self, methods: Sequence[tuple[str, bool]], limits: Mapping[str, int], queue: Any, routes: Routes
+    ) -> None: ...
+    def listen(self, address: str, tls: Tls | None = None) -> int:
+        """Takes an address, a host and port or `unix:` and a path; the port that it got, 0 for a UNIX socket.
 
         Raises:
             OSError: The address is taken, or no address at all.
         """
 
-    def start(self) -> None:
-        """Accepts connections, on a thread of its own."""
+    def start(self, threads: int) -> None:
+        """Accepts connections, which live on so many threads."""
 
     def fileno(self) -> int:
         """A socket that is readable when there are events."""
@@ -65,7 +79,7 @@ class Server:
         """Takes no more calls; DRAINED follows when those in flight have ended, or after `grace` seconds."""
 
     def join(self) -> None:
-        """Waits for the thread to end, without the interpreter lock."""
+        """Waits for the threads to end, without the interpreter lock."""
 
 class Call:
     """A call in the event loop's hands."""
@@ -163,6 +177,7 @@ class Route:
         signature: Its name.
         inputs: Alias, dtype (one of DTYPES) and dimensions beyond axis 0 of each; None for one that varies.
         max_rows: Rows that a request may have.
+        max_send: Bytes that an answer may have.
         as_content: Whether answers carry `tensor_content`.
         full: The code, and the text with `{}` for the reason, of a full queue.
         bounds: Microseconds up to which a latency belongs to each bucket, the last one left out.
@@ -179,6 +194,7 @@ class Route:
         inputs: Sequence[tuple[str, int, Sequence[int | None]]],
         *,
         max_rows: int,
+        max_send: int,
         as_content: bool,
         full: tuple[int, str],
         bounds: Sequence[float],

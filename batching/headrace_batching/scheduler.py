@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from threading import Thread
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,29 +18,33 @@ from headrace_batching.task import Arrays, Priority, Task
 Run = Callable[[Arrays], Arrays]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
+class BatchReport(NamedTuple):
     """What one run of the backend was.
 
     Attributes:
         tasks: Requests, or pieces of them, in the batch.
         rows: Their rows.
         padding: Rows added to reach an allowed size.
-        waited: Seconds that the oldest of them had waited in the queue when the run began.
+        began: When the run began, in seconds on the queue's clock.
         ran: Seconds that the run took, joining and splitting included.
         failed: Whether it raised; the tasks are then run again in halves, or have failed.
-        waits: Seconds that each of them had waited.
+        arrivals: When each of them came, on the same clock.
         sizes: Rows of each of them.
     """
 
     tasks: int
     rows: int
     padding: int
-    waited: float
+    began: float
     ran: float
     failed: bool
-    waits: Sequence[float] = ()
-    sizes: Sequence[int] = ()
+    arrivals: Sequence[float]
+    sizes: Sequence[int]
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the oldest of them had waited in the queue when the run began."""
+        return self.began - min(self.arrivals)
 
 
 Observe = Callable[[BatchReport], None]
@@ -187,19 +191,8 @@ class Scheduler:
         if self._observe is None:
             return
         ran = self._clock() - began
-        waits = [began - arrived for arrived in batch.arrivals]
-        self._observe(
-            BatchReport(
-                tasks=len(batch),
-                rows=batch.rows,
-                padding=batch.padded - batch.rows,
-                waited=max(waits),
-                ran=ran,
-                failed=failed,
-                waits=waits,
-                sizes=batch.sizes,
-            )
-        )
+        padding = batch.padded - batch.rows
+        self._observe(BatchReport(len(batch), batch.rows, padding, began, ran, failed, batch.arrivals, batch.sizes))
 
 
 def _failure(error: BaseException) -> Exception:

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PySlice, PyString, PyTuple};
 
@@ -41,20 +41,17 @@ impl Batch {
 
     /// One array per input, of `padded` rows.
     fn join<'py>(&self, py: Python<'py>, empty: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
-        let native = self.native.lock();
+        let native = Lent::of(&self.native);
         let joined = PyDict::new(py);
-        let first = native.first().ok_or_else(|| PyTypeError::new_err("the batch has been split already"))?;
+        let first = native.tasks.first().ok_or_else(|| PyTypeError::new_err("the batch has been split already"))?;
         for (number, (alias, dtype)) in first.route.get().aliases().enumerate() {
             let mut shape = vec![self.padded];
             shape.extend(first.inner(number));
             let array = empty.call1((PyTuple::new(py, &shape)?, python::dtype(py, dtype)?))?;
-            let buffer = Buffer::get(&array, dtype)?;
-            if buffer.raw.readonly() {
-                return Err(PyBufferError::new_err("the array to join in is read-only"));
-            }
-            py.detach(|| self.join_native(&native, number, dtype, buffer.bytes_mut()));
+            let buffer = Buffer::to_join_in(&array, &shape, dtype)?;
+            python::sheltered(|| py.detach(|| self.join_native(&native.tasks, number, dtype, buffer.bytes_mut())))?;
             self.join_python(py, alias, &array)?;
-            py.detach(|| self.pad(&native, buffer.bytes_mut()));
+            python::sheltered(|| py.detach(|| self.pad(&native.tasks, buffer.bytes_mut())))?;
             joined.set_item(alias, array)?;
         }
         Ok(joined)
@@ -69,11 +66,11 @@ impl Batch {
         lock: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
         python::CHECK_OUTPUTS.call(py, (outputs, self.padded))?;
-        let arrays =
-            outputs.iter().map(|(alias, array)| Array::new(py, &alias, array)).collect::<PyResult<Vec<_>>>()?;
+        let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, self.padded));
+        let arrays = arrays.collect::<PyResult<Vec<_>>>()?;
         let native = std::mem::take(&mut *self.native.lock());
         let route = native.first().map(|task| task.route.clone());
-        let answers = py.detach(|| answer(native, &arrays));
+        let answers = python::sheltered(|| py.detach(|| answer(native, &arrays)))?;
         let ended = PyList::empty(py);
         ended.append(Bound::new(py, Answers { route, answers: Mutex::new(answers) })?)?;
         let mut offset = self.native_rows;
@@ -143,6 +140,9 @@ impl Batch {
             arrivals.push(task.getattr("arrived")?.extract()?);
         }
         let padded = lane.options(py).bind(py).call_method1("padded_rows", (rows,))?.extract()?;
+        if rows == 0 || padded < rows {
+            return Err(PyValueError::new_err(format!("{rows} rows cannot be padded to {padded}")));
+        }
         let native = Mutex::new(native);
         Ok(Self { native, python: pieces.unbind(), lane, native_rows, rows, padded, arrivals, sizes })
     }
@@ -196,18 +196,40 @@ impl Batch {
     }
 }
 
+/// A batch's tasks, out of their place for as long as Python's code may run, so that no lock is held meanwhile: who
+/// asks for them again finds none.
+struct Lent<'a> {
+    tasks: Vec<Task>,
+    place: &'a Mutex<Vec<Task>>,
+}
+
+impl<'a> Lent<'a> {
+    fn of(place: &'a Mutex<Vec<Task>>) -> Self {
+        Self { tasks: std::mem::take(&mut *place.lock()), place }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.place.lock().append(&mut self.tasks);
+    }
+}
+
 /// An array's memory, held: contiguous, of a known dtype.
 struct Buffer {
     raw: PyUntypedBuffer,
 }
 
 impl Buffer {
-    fn get(array: &Bound<'_, PyAny>, dtype: Dtype) -> PyResult<Self> {
+    fn to_join_in(array: &Bound<'_, PyAny>, shape: &[usize], dtype: Dtype) -> PyResult<Self> {
         let buffer = Self::any(array)?;
-        match buffer.dtype() {
-            Some(got) if got == dtype => Ok(buffer),
-            _ => Err(PyBufferError::new_err("the array to join in is of another dtype")),
+        if buffer.dtype() != Some(dtype) || buffer.raw.shape() != shape {
+            return Err(PyBufferError::new_err("the array to join in is of another dtype or shape"));
         }
+        if buffer.raw.readonly() {
+            return Err(PyBufferError::new_err("the array to join in is read-only"));
+        }
+        Ok(buffer)
     }
 
     fn any(array: &Bound<'_, PyAny>) -> PyResult<Self> {
@@ -236,8 +258,8 @@ impl Buffer {
         if self.raw.len_bytes() == 0 {
             return &mut [];
         }
-        // SAFETY: as above, and writable as `join` has checked. The array was made for this batch a moment ago, nobody
-        // else has seen it yet, and `join` never holds two of these slices at once.
+        // SAFETY: as above, and writable, as `to_join_in` has checked. Whoever made the array lends it to this batch alone
+        // until the batch has run, and `join` never holds two of these slices at once.
         unsafe { std::slice::from_raw_parts_mut(self.raw.buf_ptr().cast(), self.raw.len_bytes()) }
     }
 }
@@ -250,11 +272,16 @@ struct Array {
 }
 
 impl Array {
-    fn new(py: Python<'_>, alias: &Bound<'_, PyAny>, array: Bound<'_, PyAny>) -> PyResult<Self> {
+    /// None of the array's own words on its shape is taken: what is read later is its memory.
+    fn new(py: Python<'_>, alias: &Bound<'_, PyAny>, array: Bound<'_, PyAny>, rows: usize) -> PyResult<Self> {
         let buffer = Buffer::any(&array).or_else(|_| Buffer::any(&python::CONTIGUOUS.call(py, (&array,))?))?;
         let dtype = buffer.dtype().ok_or_else(|| {
             PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"))
         })?;
+        match buffer.raw.shape().first() {
+            Some(held) if *held == rows => {}
+            held => return Err(PyTypeError::new_err(format!("output {alias} holds {held:?} rows, expected {rows}"))),
+        }
         Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer })
     }
 
@@ -282,8 +309,7 @@ impl Answers {
                 error.write_unraisable(py, None);
             }
         }
-        // A send fails only where the caller has gone.
-        py.detach(|| answers.into_iter().for_each(|answer| drop(answer.send())));
+        py.detach(|| answers.into_iter().for_each(Answer::send));
     }
 }
 

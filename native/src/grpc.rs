@@ -183,6 +183,15 @@ impl Encoding {
         })
     }
 
+    /// By grpc_compression_algorithm's number; what is unknown compresses nothing.
+    pub fn numbered(number: u8) -> Self {
+        match number {
+            1 => Self::Deflate,
+            2 => Self::Gzip,
+            _ => Self::Identity,
+        }
+    }
+
     /// `wanted`, if the caller can read it.
     pub fn of_response(headers: &HeaderMap, wanted: Self) -> Self {
         let mut accepted =
@@ -292,15 +301,13 @@ impl From<Status> for ReadError {
 /// Reads the messages of one request.
 pub struct Messages {
     body: RecvStream,
-    received: Rope,
+    framed: Framed,
     first: Option<Rope>,
-    encoding: Encoding,
-    limit: usize,
 }
 
 impl Messages {
     pub fn new(body: RecvStream, encoding: Encoding, limit: usize) -> Self {
-        Self { body, received: Rope::default(), first: None, encoding, limit }
+        Self { body, framed: Framed::new(encoding, limit), first: None }
     }
 
     /// The only message of a unary call. May be dropped while it waits, and asked for again.
@@ -319,14 +326,13 @@ impl Messages {
     /// The next message; None at the end of the stream. May be dropped while it waits.
     pub async fn next(&mut self) -> Result<Option<Rope>, ReadError> {
         loop {
-            if let Some(message) = self.buffered()? {
+            if let Some(message) = self.framed.message()? {
                 return Ok(Some(message));
             }
             match self.body.data().await {
                 Some(Ok(data)) => self.receive(data),
                 Some(Err(_)) => return Err(ReadError::Gone),
-                None if self.received.len() == 0 => return Ok(None),
-                None => return Err(Status::new(INTERNAL, "the stream ended within a message").into()),
+                None => return Ok(self.framed.end().map(|()| None)?),
             }
         }
     }
@@ -334,11 +340,36 @@ impl Messages {
     fn receive(&mut self, data: Bytes) {
         // Only fails for more than has been received.
         let _ = self.body.flow_control().release_capacity(data.len());
+        self.framed.push(data);
+    }
+}
+
+/// Messages and their prefixes, in whatever pieces they come.
+pub struct Framed {
+    received: Rope,
+    encoding: Encoding,
+    limit: usize,
+}
+
+impl Framed {
+    pub fn new(encoding: Encoding, limit: usize) -> Self {
+        Self { received: Rope::default(), encoding, limit }
+    }
+
+    pub fn push(&mut self, data: Bytes) {
         self.received.push(data);
     }
 
+    /// Says whether the stream may end here.
+    pub fn end(&self) -> Result<(), Status> {
+        if self.received.is_empty() {
+            return Ok(());
+        }
+        Err(Status::new(INTERNAL, "the stream ended within a message"))
+    }
+
     /// A message that has come already; the length that its prefix claims is checked, and allocates nothing.
-    fn buffered(&mut self) -> Result<Option<Rope>, Status> {
+    pub fn message(&mut self) -> Result<Option<Rope>, Status> {
         if self.received.len() < PREFIX {
             return Ok(None);
         }
@@ -360,6 +391,12 @@ impl Messages {
             _ => Err(Status::new(INTERNAL, "a message's compression flag is neither 0 nor 1")),
         }
     }
+}
+
+/// Why a message that is longer than `limit` is not sent.
+pub fn too_large_to_send(length: usize, limit: usize) -> Option<Status> {
+    let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit})");
+    (length > limit).then(|| Status::new(RESOURCE_EXHAUSTED, text()))
 }
 
 fn too_large(length: impl std::fmt::Display, limit: usize) -> Status {

@@ -224,6 +224,7 @@ pub struct Opening {
     pub deadline: Option<Instant>,
     pub peer: Arc<str>,
     pub encoding: Encoding,
+    pub max_send: usize,
 }
 
 /// The sending half of a call.
@@ -231,6 +232,7 @@ struct Reply {
     respond: SendResponse<Bytes>,
     stream: Option<SendStream<Bytes>>,
     encoding: Encoding,
+    max_send: usize,
     metadata: HeaderMap,
 }
 
@@ -250,6 +252,10 @@ impl Reply {
             self.stream = Some(self.respond.send_response(response, false)?);
         }
         Ok(self.stream.as_mut().expect("it has just been made"))
+    }
+
+    fn refuses(&self, message: &Bytes) -> Option<Status> {
+        grpc::too_large_to_send(message.len(), self.max_send)
     }
 
     /// Hands a message to the connection, which keeps it until the caller has room for it.
@@ -313,9 +319,9 @@ pub async fn run(
     message: Arrived,
 ) {
     let (commands, orders) = unbounded_channel();
-    let Opening { method, streaming, headers, deadline, peer, encoding } = opening;
+    let Opening { method, streaming, headers, deadline, peer, encoding, max_send } = opening;
     let state = Arc::new(CallState { method, headers, deadline, peer, commands, owner: Mutex::new(None) });
-    let mut reply = Reply { respond, stream: None, encoding, metadata: HeaderMap::new() };
+    let mut reply = Reply { respond, stream: None, encoding, max_send, metadata: HeaderMap::new() };
     let mut exchange = Exchange { inbox, state, begun: false };
     let end = tokio::select! {
         biased;
@@ -325,7 +331,8 @@ pub async fn run(
     exchange.end(end, &mut reply);
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Returns when a deadline has passed.
+pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
@@ -393,12 +400,18 @@ impl Exchange {
                     reply.stream()?;
                 }
                 Some(Command::Send(message)) => {
+                    if let Some(status) = reply.refuses(&message) {
+                        return Ok(End::Refused(status));
+                    }
                     reply.send(message)?;
                     reply.flushed().await?;
                     self.tell(Kind::Sent, None);
                 }
                 Some(Command::Finish { message, status, trailers }) => {
-                    reply.finish(message, &status, trailers)?;
+                    match message.as_ref().and_then(|message| reply.refuses(message)) {
+                        Some(status) => reply.finish(None, &status, HeaderMap::new())?,
+                        None => reply.finish(message, &status, trailers)?,
+                    }
                     return Ok(End::Finished);
                 }
                 None => return Ok(End::Gone),

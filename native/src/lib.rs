@@ -1,16 +1,24 @@
 //! The Python module and its interface version.
 
+mod authority;
 mod batch;
+mod connection;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grpc;
 mod handler;
+mod life;
+mod limits;
 mod listener;
 mod predict;
 mod python;
 mod queue;
 mod rope;
 mod socket;
+mod stream;
 mod tasks;
 mod tensor;
+mod tls;
 mod wire;
 
 use pyo3::prelude::*;
@@ -19,7 +27,7 @@ use pyo3::types::PyFrozenSet;
 use crate::handler::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 1;
+const INTERFACE: u32 = 2;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -34,10 +42,11 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DTYPES", PyFrozenSet::new(module.py(), tensor::Dtype::numbers())?)?;
     module.add_class::<batch::Answers>()?;
     module.add_class::<batch::Batch>()?;
-    module.add_class::<listener::Limits>()?;
     module.add_class::<predict::Route>()?;
     module.add_class::<predict::Routes>()?;
     module.add_class::<tasks::Lane>()?;
     module.add_class::<tasks::Queue>()?;
+    module.add_class::<tls::Certificates>()?;
+    module.add_class::<tls::Tls>()?;
     module.add_class::<listener::Server>()
 }

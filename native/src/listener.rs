@@ -1,127 +1,51 @@
-//! HTTP/2 connections: their calls, their ends, draining.
+//! The server: addresses, the threads that connections live on, draining.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server::{Connection, SendResponse};
-use http::{HeaderMap, Method, Request, StatusCode};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use rustc_hash::FxHashMap;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
-use crate::handler::{self, Arrived, Inbox, Kind, Opening};
+use crate::connection::carry;
+use crate::handler::{Inbox, Kind};
+use crate::limits::Limits;
 use crate::predict::{self, Lapse, Routes};
-use crate::queue::{Refusal, Waiting};
-use crate::rope::Rope;
-use crate::socket;
-use crate::tasks::{Core, Queue, Task};
+use crate::socket::{Accepted, Address};
+use crate::tasks::{Core, Queue};
+use crate::tls::{Certified, Tls};
 
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
 const LOOK_AFTER: Duration = Duration::from_millis(20);
-const MAX_FRAME: u32 = 256 << 10;
 
-/// The limits of one server, by the names of gRPC's channel arguments without their first word.
-#[pyclass(frozen, from_py_object, module = "headrace_native")]
-#[derive(Clone)]
-pub struct Limits {
-    max_receive_message_length: usize,
-    max_concurrent_streams: u32,
-    max_metadata_size: u32,
-    keepalive_time: Duration,
-    keepalive_timeout: Duration,
-    compression: Encoding,
-}
-
-#[pymethods]
-impl Limits {
-    #[new]
-    #[pyo3(signature = (*, max_receive_message_length, max_concurrent_streams, max_metadata_size, keepalive_time_ms, keepalive_timeout_ms, default_compression_algorithm))]
-    fn new(
-        max_receive_message_length: usize,
-        max_concurrent_streams: u32,
-        max_metadata_size: u32,
-        keepalive_time_ms: u64,
-        keepalive_timeout_ms: u64,
-        default_compression_algorithm: u8,
-    ) -> Self {
-        let compression = match default_compression_algorithm {
-            1 => Encoding::Deflate,
-            2 => Encoding::Gzip,
-            _ => Encoding::Identity,
-        };
-        Self {
-            max_receive_message_length,
-            max_concurrent_streams,
-            max_metadata_size,
-            keepalive_time: Duration::from_millis(keepalive_time_ms),
-            keepalive_timeout: Duration::from_millis(keepalive_timeout_ms),
-            compression,
-        }
-    }
-}
+/// Whether the server is to stop, and how long calls in flight may take to end then.
+pub type Stop = watch::Receiver<Option<Duration>>;
 
 /// What all connections of a server share.
-struct Shared {
-    methods: FxHashMap<String, (usize, bool)>,
-    predict: Option<usize>,
-    limits: Limits,
-    inbox: Arc<Inbox>,
-    routes: Py<Routes>,
+pub struct Shared {
+    pub methods: FxHashMap<String, (usize, bool)>,
+    pub predict: Option<usize>,
+    pub limits: Limits,
+    pub inbox: Arc<Inbox>,
+    pub routes: Py<Routes>,
+    pub stopping: AtomicBool,
     queue: Arc<Core>,
-    wake_due: AtomicBool,
-    stopping: AtomicBool,
     lapses: Mutex<Vec<Lapse>>,
 }
 
 impl Shared {
-    /// Puts a plain Predict into the queue; hands back what it is not for it to judge.
-    fn predict(
-        &self,
-        opening: &Opening,
-        message: Rope,
-        respond: SendResponse<Bytes>,
-    ) -> Option<(Rope, SendResponse<Bytes>)> {
-        let Some(plain) = self.routes.get().read(&message) else { return Some((message, respond)) };
-        let (route, key, rows, row_bytes) = (plain.route.clone(), plain.key.clone(), plain.rows, plain.row_bytes());
-        let lane = &route.get().lane;
-        let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
-        let task = Task::Native(Box::new(plain.into_task(message, respond)));
-        let waiting = Waiting::new(task, rows, row_bytes, deadline, priority(&opening.headers));
-        match lane.put(key, waiting, Instant::now()) {
-            Ok(wake) => {
-                if wake {
-                    self.wake_due.store(true, Ordering::Relaxed);
-                }
-                None
-            }
-            Err((Refusal::Full(reason), Task::Native(task))) => {
-                let status = route.get().refuse(&reason, task.seconds());
-                task.refuse(&status);
-                None
-            }
-            // The version is being unloaded: there may be another by now.
-            Err((_, Task::Native(task))) => Some(task.into_parts()),
-            Err((_, Task::Python(_))) => None,
-        }
-    }
-
     /// Looks now and then for plain Predicts whose callers have left or waited for too long, and has them counted.
     async fn watch(&self) {
         loop {
@@ -133,27 +57,49 @@ impl Shared {
             }
         }
     }
+}
 
-    /// Calls an idle batch thread, if one is to be called.
-    fn wake(&self) {
+/// A thread that owns connections, as they know it.
+pub struct Home {
+    pub shared: Arc<Shared>,
+    wake_due: AtomicBool,
+    connections: AtomicUsize,
+}
+
+impl Home {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, wake_due: AtomicBool::new(false), connections: AtomicUsize::new(0) }
+    }
+
+    /// Calls an idle batch thread when all that has come has been read: the batch is as large as it gets then.
+    pub fn wake_when_it_rests(&self) {
+        self.wake_due.store(true, Ordering::Relaxed);
+    }
+
+    fn rests(&self) {
         if self.wake_due.swap(false, Ordering::Relaxed) {
-            self.queue.wake();
+            self.shared.queue.wake();
         }
     }
 }
 
-/// 1 for a call that lets the others go first.
-fn priority(headers: &HeaderMap) -> usize {
-    usize::from(headers.get_all("headrace-priority").iter().any(|value| value == "low"))
+/// A connection that has just been accepted, and what secures it.
+type Arrival = (Accepted, Option<Arc<Certified>>);
+
+/// The way to a home.
+#[derive(Clone)]
+struct Door {
+    home: Arc<Home>,
+    arrivals: UnboundedSender<Arrival>,
 }
 
-/// The listener, its connections, and the thread that they all live on.
+/// The addresses, and the threads that their connections live on.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Mutex<Vec<StdListener>>,
+    addresses: Mutex<Vec<(Address, Option<Arc<Certified>>)>>,
     stop: watch::Sender<Option<Duration>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[pymethods]
@@ -175,38 +121,44 @@ impl Server {
             inbox: Arc::new(Inbox::new()?),
             routes,
             queue: queue.get().core.clone(),
-            wake_due: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             lapses: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
-            listeners: Mutex::default(),
+            addresses: Mutex::default(),
             stop: watch::Sender::new(None),
-            thread: Mutex::new(None),
+            threads: Mutex::default(),
         })
     }
 
-    /// Takes an address; the port that it got.
-    fn listen(&self, address: &str) -> PyResult<u16> {
-        let listener = socket::listen(address)?;
-        let port = listener.local_addr()?.port();
-        self.listeners.lock().push(listener);
+    /// Takes an address; the port that it got, 0 for a UNIX socket.
+    #[pyo3(signature = (address, tls=None))]
+    fn listen(&self, address: &str, tls: Option<&Bound<'_, Tls>>) -> PyResult<u16> {
+        let address = Address::take(address)?;
+        let port = address.port()?;
+        self.addresses.lock().push((address, tls.map(|tls| tls.get().0.clone())));
         Ok(port)
     }
 
-    /// Accepts connections, on a thread of its own.
-    fn start(&self) -> PyResult<()> {
-        let resting = self.shared.clone();
-        // When all that has come has been read, and more would be waited for, the batch is as large as it gets.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .on_thread_park(move || resting.wake())
-            .build()?;
-        let listeners = std::mem::take(&mut *self.listeners.lock());
-        let serving = serve(listeners, self.shared.clone(), self.stop.subscribe());
-        let thread = std::thread::Builder::new().name("transport".into()).spawn(move || runtime.block_on(serving))?;
-        *self.thread.lock() = Some(thread);
+    /// Accepts connections on a thread of its own; they live on so many others.
+    fn start(&self, threads: usize) -> PyResult<()> {
+        let mut running = self.threads.lock();
+        let (alive, ended) = channel(1);
+        let mut doors = Vec::new();
+        for number in 0..threads.max(1) {
+            let home = Arc::new(Home::new(self.shared.clone()));
+            let (door, arrivals) = unbounded_channel();
+            doors.push(Door { home: home.clone(), arrivals: door });
+            let resting = home.clone();
+            let runtime = Builder::new_current_thread().enable_all().on_thread_park(move || resting.rests()).build()?;
+            let living = live(home, arrivals, self.stop.subscribe(), alive.clone());
+            running.push(thread(&format!("transport-{number}"), runtime, living)?);
+        }
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let addresses = std::mem::take(&mut *self.addresses.lock());
+        let front = front(addresses, doors, self.shared.clone(), self.stop.subscribe(), ended);
+        running.push(thread("transport", runtime, front)?);
         Ok(())
     }
 
@@ -231,198 +183,88 @@ impl Server {
         Ok(())
     }
 
-    /// Waits for the thread to end.
+    /// Waits for the threads to end.
     fn join(&self, py: Python<'_>) -> PyResult<()> {
-        let thread = self.thread.lock().take();
-        let Some(thread) = thread else { return Ok(()) };
-        py.detach(|| thread.join()).map_err(|_| PyRuntimeError::new_err("the native transport's thread panicked"))
+        let threads = std::mem::take(&mut *self.threads.lock());
+        py.detach(|| threads.into_iter().try_for_each(JoinHandle::join))
+            .map_err(|_| PyRuntimeError::new_err("a thread of the native transport panicked"))
     }
 }
 
-/// Accepts connections until it is told to stop, and waits for their calls.
-async fn serve(listeners: Vec<StdListener>, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) {
+fn thread(
+    name: &str,
+    runtime: Runtime,
+    serving: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(serving))
+}
+
+/// Accepts connections until the server is told to stop, and says when all have drained.
+async fn front(
+    addresses: Vec<(Address, Option<Arc<Certified>>)>,
+    doors: Vec<Door>,
+    shared: Arc<Shared>,
+    stop: Stop,
+    mut ended: Receiver<Infallible>,
+) {
     let mut accepting = JoinSet::new();
-    for listener in listeners {
-        accepting.spawn(accept(listener, shared.clone(), stop.clone()));
+    for (address, tls) in addresses {
+        accepting.spawn(accept(address, tls, doors.clone()));
     }
+    drop(doors);
+    let drained = async {
+        stopped(stop).await;
+        accepting.shutdown().await;
+        ended.recv().await;
+    };
     tokio::select! {
-        () = async { while accepting.join_next().await.is_some() {} } => {}
+        () = drained => {}
         () = shared.watch() => {}
     }
     shared.inbox.push(Kind::Drained, None, None);
 }
 
-async fn accept(listener: StdListener, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+/// Accepts connections at one address, and gives each to the thread that has the fewest.
+async fn accept(address: Address, tls: Option<Arc<Certified>>, doors: Vec<Door>) -> io::Result<()> {
+    let listener = address.listen()?;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => {
+                let fewest = doors.iter().min_by_key(|door| door.home.connections.load(Ordering::Relaxed));
+                let Some(door) = fewest else { return Ok(()) };
+                door.home.connections.fetch_add(1, Ordering::Relaxed);
+                // Fails only where the server is at its end.
+                let _ = door.arrivals.send((accepted, tls.clone()));
+            }
+            // Out of file descriptors, most likely: there will be some when a connection has ended.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Carries the connections that arrive, until the server stops and they have drained; drops `_alive` then.
+async fn live(home: Arc<Home>, mut arrivals: UnboundedReceiver<Arrival>, stop: Stop, _alive: Sender<Infallible>) {
     let mut connections = JoinSet::new();
     let mut stopping = pin!(stopped(stop.clone()));
     let grace = loop {
         tokio::select! {
             biased;
             grace = &mut stopping => break grace,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => {
-                    // Without it small answers are late, and that is all.
-                    let _ = socket.set_nodelay(true);
-                    let peer = socket::peer_name(peer).into();
-                    connections.spawn(connection(socket, peer, shared.clone(), stop.clone()));
-                }
-                // Out of file descriptors, most likely: there will be some when a connection has ended.
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            },
+            Some(_) = connections.join_next() => {
+                home.connections.fetch_sub(1, Ordering::Relaxed);
+            }
+            Some((accepted, tls)) = arrivals.recv() => {
+                connections.spawn(carry(accepted, tls, home.clone(), stop.clone()));
+            }
         }
     };
-    drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(grace, drained).await;
     connections.shutdown().await;
-    Ok(())
 }
 
 /// Waits until the server is told to stop; how long calls in flight may take to end.
-async fn stopped(mut stop: watch::Receiver<Option<Duration>>) -> Duration {
+pub async fn stopped(mut stop: Stop) -> Duration {
     // It fails where the server is gone, and nobody waits any more.
     stop.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default()
-}
-
-/// One connection, until its caller closes it, it breaks, or it has drained.
-async fn connection(socket: TcpStream, peer: Arc<str>, shared: Arc<Shared>, stop: watch::Receiver<Option<Duration>>) {
-    let handshake = h2::server::Builder::new()
-        .max_concurrent_streams(shared.limits.max_concurrent_streams)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(shared.limits.max_metadata_size)
-        .handshake(socket);
-    if let Ok(Ok(http2)) = tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
-        // What breaks a connection is the caller's affair, and has ended its calls.
-        let _ = Peer { peer, shared }.run(http2, stop).await;
-    }
-}
-
-struct Peer {
-    peer: Arc<str>,
-    shared: Arc<Shared>,
-}
-
-impl Peer {
-    async fn run(
-        &self,
-        mut http2: Connection<TcpStream, Bytes>,
-        stop: watch::Receiver<Option<Duration>>,
-    ) -> Result<(), h2::Error> {
-        let mut alive = pin!(keepalive(http2.ping_pong(), self.shared.limits.clone()));
-        let mut stopping = pin!(stopped(stop));
-        let mut stopped = false;
-        loop {
-            tokio::select! {
-                biased;
-                accepted = http2.accept() => match accepted {
-                    Some(Ok((request, respond))) => self.open(request, respond),
-                    Some(Err(error)) => return Err(error),
-                    None => return Ok(()),
-                },
-                _ = &mut stopping, if !stopped => {
-                    stopped = true;
-                    http2.graceful_shutdown();
-                }
-                () = &mut alive => return Ok(()),
-            }
-        }
-    }
-
-    /// Begins a call: at once where its only message has come already.
-    fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
-        if self.shared.stopping.load(Ordering::Relaxed) {
-            // It was sent before the caller knew; gRPC sends it again, elsewhere.
-            respond.send_reset(h2::Reason::REFUSED_STREAM);
-            return;
-        }
-        let (head, body) = request.into_parts();
-        if head.method != Method::POST || !grpc::is_grpc(&head.headers) {
-            // Fails only where the caller has gone.
-            let _ = respond.send_response(grpc::http_refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE), true);
-            return;
-        }
-        let (opening, encoding) = match self.opening(head) {
-            Ok(opening) => opening,
-            Err(status) => {
-                let _ = respond.send_response(status.response(), true);
-                return;
-            }
-        };
-        let mut messages = Messages::new(body, encoding, self.shared.limits.max_receive_message_length);
-        let message = if opening.streaming { None } else { arrived(&mut messages) };
-        if message.is_none() && Some(opening.method) == self.shared.predict {
-            tokio::spawn(predict_late(self.shared.clone(), opening, messages, respond));
-        } else {
-            dispatch(&self.shared, opening, messages, respond, message);
-        }
-    }
-
-    fn opening(&self, head: http::request::Parts) -> Result<(Opening, Encoding), Status> {
-        let Some(&(method, streaming)) = self.shared.methods.get(head.uri.path()) else {
-            return Err(Status::new(UNIMPLEMENTED, "Method not found!"));
-        };
-        let deadline = grpc::timeout(&head.headers)?.map(|timeout| Instant::now() + timeout);
-        let encoding = Encoding::of_request(&head.headers)?;
-        let opening = Opening {
-            method,
-            streaming,
-            deadline,
-            peer: self.peer.clone(),
-            encoding: Encoding::of_response(&head.headers, self.shared.limits.compression),
-            headers: head.headers,
-        };
-        Ok((opening, encoding))
-    }
-}
-
-/// A Predict whose message has not all come yet.
-async fn predict_late(shared: Arc<Shared>, opening: Opening, mut messages: Messages, respond: SendResponse<Bytes>) {
-    let message = messages.only().await;
-    dispatch(&shared, opening, messages, respond, Some(message));
-}
-
-/// Puts a plain Predict into the queue, and gives every other call to its handler.
-fn dispatch(
-    shared: &Arc<Shared>,
-    opening: Opening,
-    messages: Messages,
-    respond: SendResponse<Bytes>,
-    message: Arrived,
-) {
-    let plain = Some(opening.method) == shared.predict && opening.encoding == Encoding::Identity;
-    let (message, respond) = match message {
-        Some(Ok(message)) if plain => match shared.predict(&opening, message, respond) {
-            Some((message, respond)) => (Some(Ok(message)), respond),
-            None => return,
-        },
-        message => (message, respond),
-    };
-    tokio::spawn(handler::run(shared.inbox.clone(), opening, messages, respond, message));
-}
-
-/// The only message of a call, or what is wrong with it, where all its bytes have come.
-fn arrived(messages: &mut Messages) -> Arrived {
-    let only = pin!(messages.only());
-    match only.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(message) => Some(message),
-        Poll::Pending => None,
-    }
-}
-
-/// Returns when the caller has not answered a ping in time.
-async fn keepalive(pings: Option<h2::PingPong>, limits: Limits) {
-    let Some(mut pings) = pings else {
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::time::sleep(limits.keepalive_time).await;
-        let answered = tokio::time::timeout(limits.keepalive_timeout, pings.ping(h2::Ping::opaque())).await;
-        if !matches!(answered, Ok(Ok(_))) {
-            return;
-        }
-    }
 }

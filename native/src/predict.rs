@@ -1,7 +1,7 @@
 //! The plain Predict: bytes to a task, and a task's answer to bytes.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,6 +17,9 @@ use crate::rope::{Cursor, Rope};
 use crate::tasks::Lane;
 use crate::tensor::{CONTENT, Dtype, Rows, Values};
 use crate::wire;
+
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 
 pub const PATH: &str = "/tensorflow.serving.PredictionService/Predict";
 const DEFAULT_SIGNATURE: &[u8] = b"serving_default";
@@ -36,6 +39,7 @@ pub struct Route {
     one_shape: bool,
     as_content: bool,
     max_rows: usize,
+    max_send: usize,
     model_spec: Bytes,
     pub lane: Lane,
     full: (u8, String),
@@ -48,7 +52,7 @@ pub struct Route {
 impl Route {
     /// None stands for a dimension that varies; `ended` counts calls, and makes a code and a text of an exception.
     #[new]
-    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, as_content, full, bounds, ended))]
+    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, max_send, as_content, full, bounds, ended))]
     #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
     fn new(
         lane: &Bound<'_, Lane>,
@@ -57,6 +61,7 @@ impl Route {
         signature: &str,
         inputs: Vec<(String, u64, Vec<Option<usize>>)>,
         max_rows: usize,
+        max_send: usize,
         as_content: bool,
         full: (u8, String),
         bounds: Vec<f64>,
@@ -68,6 +73,7 @@ impl Route {
             inputs,
             as_content,
             max_rows,
+            max_send,
             model_spec: model_spec(name, version, signature),
             lane: lane.get().clone(),
             full,
@@ -181,7 +187,7 @@ impl Routes {
     pub fn read(&self, message: &Rope) -> Option<Plain> {
         let request = Request::read(message.cursor())?;
         let route = self.find(&request.spec)?;
-        let (tensors, rows) = route.get().tensors(&request)?;
+        let (tensors, rows) = tensors(&request, &route.get().inputs, route.get().max_rows)?;
         let key = route.get().key(&tensors);
         Some(Plain { route, rows, key, tensors })
     }
@@ -207,25 +213,26 @@ impl Plain {
     }
 }
 
-impl Route {
-    fn tensors(&self, request: &Request<'_>) -> Option<(Vec<Tensor>, usize)> {
-        if request.inputs.len() != self.inputs.len() {
+/// A request's tensors in the order of their declarations, and their rows; None unless all fit.
+fn tensors(request: &Request<'_>, declared: &[Input], max_rows: usize) -> Option<(Vec<Tensor>, usize)> {
+    if request.inputs.len() != declared.len() {
+        return None;
+    }
+    let mut tensors = Vec::with_capacity(declared.len());
+    let mut rows = None;
+    for input in declared {
+        let mut named = request.inputs.iter().filter(|(alias, _)| alias.bytes() == Some(&input.alias));
+        let (_, proto) = named.next()?;
+        let (tensor, own) = input.read(proto.clone())?;
+        if *rows.get_or_insert(own) != own || own > max_rows {
             return None;
         }
-        let mut tensors = Vec::with_capacity(self.inputs.len());
-        let mut rows = None;
-        for input in &self.inputs {
-            let mut named = request.inputs.iter().filter(|(alias, _)| alias.bytes() == Some(&input.alias));
-            let (_, proto) = named.next()?;
-            let (tensor, own) = input.read(proto.clone())?;
-            if *rows.get_or_insert(own) != own || own > self.max_rows {
-                return None;
-            }
-            tensors.push(tensor);
-        }
-        Some((tensors, rows?))
+        tensors.push(tensor);
     }
+    Some((tensors, rows?))
+}
 
+impl Route {
     fn key(&self, tensors: &[Tensor]) -> Key {
         if self.one_shape {
             return Key::Any;
@@ -406,6 +413,9 @@ fn int64(mut at: Cursor<'_>) -> Option<i64> {
     (at.left() == 0).then_some(value)
 }
 
+/// An input takes four bytes of a request and a hundred in memory: more than so many are not plain.
+const MAX_INPUTS: usize = 64;
+
 /// A plain PredictRequest: a ModelSpec and inputs, nothing else.
 struct Request<'a> {
     spec: Spec<'a>,
@@ -419,7 +429,7 @@ impl<'a> Request<'a> {
         while at.left() > 0 {
             match wire::tag(&mut at)? {
                 (1, wire::LENGTH) if spec.is_none() => spec = Some(Spec::read(wire::delimited(&mut at)?)?),
-                (2, wire::LENGTH) => inputs.push(entry(wire::delimited(&mut at)?)?),
+                (2, wire::LENGTH) if inputs.len() < MAX_INPUTS => inputs.push(entry(wire::delimited(&mut at)?)?),
                 _ => return None,
             }
         }
@@ -479,14 +489,15 @@ impl Task {
         self.lapsed = true;
         if late {
             let status = Status::new(grpc::DEADLINE_EXCEEDED, "Deadline Exceeded");
-            // Fails only where the caller has gone.
-            let _ = self.respond.send_response(status.response(), true);
+            end(&mut self.respond, &status);
         }
         Some(Lapse { route: self.route.clone(), late, seconds: self.seconds() })
     }
 
     fn left(&mut self) -> bool {
-        !matches!(self.respond.poll_reset(&mut Context::from_waker(Waker::noop())), Poll::Pending)
+        let mut context = Context::from_waker(Waker::noop());
+        // Where a connection has broken down inside, its caller has left.
+        python::sheltered(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true)
     }
 
     /// Encodes its rows, from `start` on, of each output; `out` is where bytes are written that many tasks share.
@@ -496,6 +507,9 @@ impl Task {
         let lengths: Vec<_> = tensors.iter().map(|(_, rows)| rows.encoded_len(route.as_content)).collect();
         let entries = tensors.iter().zip(&lengths).map(|((alias, _), len)| wire::field_len(1, entry_len(alias, *len)));
         let len = entries.sum::<usize>() + route.model_spec.len();
+        if let Some(refusal) = grpc::too_large_to_send(len, route.max_send) {
+            return Answer { respond: self.respond, content: Err(Box::new(refusal)), came: self.came };
+        }
         if len > LARGE {
             // It would keep the bytes of all others alive for as long as it takes to send.
             *out = BytesMut::with_capacity(PREFIX + len);
@@ -511,7 +525,7 @@ impl Task {
             rows.encode(route.as_content, out);
         }
         out.put_slice(&route.model_spec);
-        Answer { respond: self.respond, frame: out.split().freeze(), came: self.came }
+        Answer { respond: self.respond, content: Ok(out.split().freeze()), came: self.came }
     }
 
     /// Since when it has been waited for.
@@ -521,8 +535,7 @@ impl Task {
 
     /// Answers with a status alone.
     pub fn refuse(mut self, status: &Status) {
-        // Fails only where the caller has gone.
-        let _ = self.respond.send_response(status.response(), true);
+        end(&mut self.respond, status);
     }
 
     /// What it was made of, for who judges it anew.
@@ -545,10 +558,10 @@ impl Lapse {
     }
 }
 
-/// An encoded answer and the way to its caller.
+/// An encoded answer, or why there is none, and the way to its caller.
 pub struct Answer {
     respond: SendResponse<Bytes>,
-    frame: Bytes,
+    content: Result<Bytes, Box<Status>>,
     came: Instant,
 }
 
@@ -558,13 +571,27 @@ impl Answer {
         self.came.elapsed().as_secs_f64()
     }
 
-    /// Hands it to the connection.
-    pub fn send(self) -> Result<(), h2::Error> {
+    /// Hands it to the connection. Fails only where the caller has gone, or the connection has broken down inside, which
+    /// concerns none of the others that this thread answers.
+    pub fn send(self) {
+        let _ = python::sheltered(|| self.try_send());
+    }
+
+    fn try_send(self) -> Result<(), h2::Error> {
         let mut respond = self.respond;
+        let frame = match self.content {
+            Ok(frame) => frame,
+            Err(refusal) => return respond.send_response(refusal.response(), true).map(|_| ()),
+        };
         let mut stream = respond.send_response(grpc::response(), false)?;
-        stream.send_data(self.frame, false)?;
+        stream.send_data(frame, false)?;
         stream.send_trailers(grpc::ok_trailers())
     }
+}
+
+/// Answers with a status alone; as `Answer::send`.
+fn end(respond: &mut SendResponse<Bytes>, status: &Status) {
+    let _ = python::sheltered(|| respond.send_response(status.response(), true));
 }
 
 fn entry_len(alias: &str, tensor: usize) -> usize {

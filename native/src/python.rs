@@ -1,6 +1,9 @@
 //! What is asked of `headrace_batching`: its classes, its errors, and with them its texts.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use pyo3::call::PyCallArgs;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList};
@@ -46,6 +49,12 @@ static BATCH: Name = Name::new("headrace_batching.batch", "Batch");
 static CLOSED: Name = Name::new("headrace_batching.errors", "Closed");
 static DTYPE: Name = Name::new("numpy", "dtype");
 
+/// Runs what must not panic, and if it does makes an exception of that which `except Exception` sees. What it was about
+/// is lost with it; the panic's own words are on stderr.
+pub fn sheltered<T>(run: impl FnOnce() -> T) -> PyResult<T> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| PyRuntimeError::new_err("headrace-native has failed inside"))
+}
+
 /// The exception that says why a task was not put.
 pub fn refusal(py: Python<'_>, refusal: Refusal) -> PyResult<PyErr> {
     let error = match refusal {
@@ -70,4 +79,15 @@ pub fn batch<'py>(
 /// numpy's dtype of that name.
 pub fn dtype(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyAny>> {
     DTYPE.call(py, (dtype.name(),))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error() {
+        assert!(sheltered(|| 7).is_ok_and(|seven| seven == 7));
+        assert!(sheltered(|| panic!("as it must")).is_err());
+    }
 }

@@ -22,6 +22,10 @@ impl Rope {
         self.len
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     pub fn push(&mut self, piece: Bytes) {
         if piece.is_empty() {
             return;

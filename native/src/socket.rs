@@ -1,26 +1,192 @@
-//! Where connections come from.
+//! Where connections come from: TCP and UNIX sockets.
 
-use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::fs;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket as Raw, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 const BACKLOG: i32 = 1024;
 
-/// Listens at a host and port that nobody else has.
-pub fn listen(address: &str) -> io::Result<TcpListener> {
-    let found: Option<SocketAddr> = address.to_socket_addrs()?.next();
-    let address = found.ok_or_else(|| io::Error::new(ErrorKind::AddrNotAvailable, "no such address"))?;
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
+/// An address that is listened on.
+pub enum Address {
+    Tcp(StdTcpListener),
+    Unix(StdUnixListener, SocketFile),
 }
 
-/// A caller's address, as gRPC writes it.
-pub fn peer_name(peer: SocketAddr) -> String {
-    let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
-    format!("{family}:{peer}")
+impl Address {
+    /// Takes a host and port that nobody else has, or `unix:` and a path.
+    pub fn take(address: &str) -> io::Result<Self> {
+        match address.strip_prefix("unix:") {
+            Some(path) => Self::unix(Path::new(path)),
+            None => Self::tcp(address),
+        }
+    }
+
+    fn tcp(address: &str) -> io::Result<Self> {
+        let found: Option<SocketAddr> = address.to_socket_addrs()?.next();
+        let address = found.ok_or_else(|| io::Error::new(ErrorKind::AddrNotAvailable, "no such address"))?;
+        let socket = Raw::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        Ok(Self::Tcp(listening(socket, &address.into())?.into()))
+    }
+
+    /// A socket that is there already is replaced, as by gRPC; a file of another kind is left alone, and an error.
+    fn unix(path: &Path) -> io::Result<Self> {
+        if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+            fs::remove_file(path)?;
+        }
+        let socket = Raw::new(Domain::UNIX, Type::STREAM, None)?;
+        let listener = listening(socket, &SockAddr::unix(path)?)?;
+        Ok(Self::Unix(listener.into(), SocketFile::of(path)?))
+    }
+
+    /// The TCP port; 0 for none.
+    pub fn port(&self) -> io::Result<u16> {
+        match self {
+            Self::Tcp(listener) => Ok(listener.local_addr()?.port()),
+            Self::Unix(..) => Ok(0),
+        }
+    }
+
+    /// Ready to accept connections in the runtime that runs now.
+    pub fn listen(self) -> io::Result<Listener> {
+        match self {
+            Self::Tcp(listener) => Ok(Listener::Tcp(TcpListener::from_std(listener)?)),
+            Self::Unix(listener, file) => Ok(Listener::Unix(UnixListener::from_std(listener)?, file)),
+        }
+    }
+}
+
+fn listening(socket: Raw, address: &SockAddr) -> io::Result<Raw> {
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// The file of a UNIX socket, which goes with it unless somebody else's has taken its place.
+pub struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            // A file that stays is replaced by the next server.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Accepts connections.
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[expect(dead_code, reason = "its end is what it is for")] SocketFile),
+}
+
+impl Listener {
+    /// The next connection, free of any runtime.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                // Without it small answers are late, and that is all.
+                let _ = socket.set_nodelay(true);
+                let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
+                Ok(Accepted { socket: socket.into_std()?.into(), tcp: true, peer: format!("{family}:{peer}").into() })
+            }
+            Self::Unix(listener, _) => {
+                let (socket, _) = listener.accept().await?;
+                Ok(Accepted { socket: socket.into_std()?.into(), tcp: false, peer: "unix:".into() })
+            }
+        }
+    }
+}
+
+/// A connection on its way to the thread that will own it.
+pub struct Accepted {
+    socket: Raw,
+    tcp: bool,
+    /// The caller's address, as gRPC writes it.
+    pub peer: Arc<str>,
+}
+
+impl Accepted {
+    /// Into the runtime that runs now.
+    pub fn enter(self) -> io::Result<Socket> {
+        if self.tcp {
+            Ok(Socket::Tcp(TcpStream::from_std(self.socket.into())?))
+        } else {
+            Ok(Socket::Unix(UnixStream::from_std(self.socket.into())?))
+        }
+    }
+}
+
+/// One end of a connection.
+pub enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Does the same with whatever a value holds.
+macro_rules! either {
+    ($value:expr, $kind:ident :: ($first:ident | $second:ident), $held:ident => $does:expr) => {
+        match $value {
+            $kind::$first($held) => $does,
+            $kind::$second($held) => $does,
+        }
+    };
+}
+pub(crate) use either;
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), Self::(Tcp | Unix), socket => Pin::new(socket).poll_read(context, into))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), Self::(Tcp | Unix), socket => Pin::new(socket).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), Self::(Tcp | Unix), socket => Pin::new(socket).poll_write_vectored(context, pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), Self::(Tcp | Unix), socket => Pin::new(socket).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), Self::(Tcp | Unix), socket => Pin::new(socket).poll_shutdown(context))
+    }
 }

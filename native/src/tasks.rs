@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
@@ -321,12 +322,16 @@ fn flat(shapes: &[Vec<usize>]) -> Vec<usize> {
 struct Token;
 
 fn rules(options: &Bound<'_, PyAny>) -> PyResult<Rules> {
-    Ok(Rules {
+    let rules = Rules {
         execution_limit: options.getattr("execution_limit")?.extract()?,
         enqueued_limit: options.getattr("enqueued_limit")?.extract()?,
         timeout: options.getattr("timeout")?.extract()?,
         splitting: options.getattr("enable_large_batch_splitting")?.extract()?,
-    })
+    };
+    if rules.execution_limit == 0 {
+        return Err(PyValueError::new_err("a batch of no rows holds nothing"));
+    }
+    Ok(rules)
 }
 
 /// Answers the tasks that were decoded here, and returns those of Python with their error set.

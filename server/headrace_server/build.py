@@ -17,6 +17,7 @@ from headrace_server.backends.auto import ONNX_FILE, PLAN_FILES, load, plan_of
 from headrace_server.backends.base import Backend, BackendOptions, BatchMemory, FitsBatching
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.build_inputs import random_inputs, read_inputs, rows_between
+from headrace_server.config import OnnxruntimeOptions
 from headrace_server.errors import ServingError, not_found
 from headrace_server.model_options import read_model_options
 from headrace_server.tensorrt_options import TensorrtOptions
@@ -148,7 +149,8 @@ def _inputs(order: BuildOrder, backend: Backend, options: BackendOptions) -> dic
 
 def _compare(version: Path, backend: Backend, inputs: Mapping[str, Array], options: BackendOptions) -> list[Difference]:
     """The engine's answers beside ONNX Runtime's, in batches as large as the engine takes."""
-    reference = load(version, replace(options, tensorrt=TensorrtOptions()))
+    on_cpu = OnnxruntimeOptions(providers=("CPUExecutionProvider",))
+    reference = load(version, replace(options, tensorrt=TensorrtOptions(), onnxruntime=on_cpu))
     try:
         names = backend.signatures[DEFAULT_SIGNATURE].every_output
         pairs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in names}

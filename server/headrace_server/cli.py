@@ -9,9 +9,8 @@ from typing import Any, NoReturn
 
 from headrace_protos import Code
 from headrace_server import build_command
-from headrace_server.config import Config
 from headrace_server.errors import ServingError, status_of
-from headrace_server.flags import FLAGS, warn_of_ignored
+from headrace_server.flags import FLAGS, config_of, warn_of_ignored
 from headrace_server.process import log_to_stderr, run
 
 
@@ -31,7 +30,7 @@ def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
         parser.error("no model: name the folder of its numbered versions with --model_base_path")
     log_to_stderr()
     warn_of_ignored(values)
-    return _status("cannot start", lambda: run(Config(**values)))
+    return _status("cannot start", lambda: run(config_of(values)))
 
 
 def _build(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
@@ -95,7 +94,8 @@ def _argument(name: str) -> dict[str, Any]:
     field = FLAGS[name]
     default, ignored = field.default, field.metadata["ignored"]
     note = "ignored" if ignored else f"default: {_shown(default)}"
-    kind: dict[str, Any] = {"type": type(default), "metavar": type(default).__name__.upper()}
+    value = str if isinstance(default, tuple) else type(default)
+    kind: dict[str, Any] = {"type": value, "metavar": value.__name__.upper()}
     if isinstance(default, bool):
         kind = {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
     return {"help": f"{field.metadata['help']} ({note})", **kind}
@@ -109,6 +109,8 @@ def _boolean(text: str) -> bool:
 
 
 def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return ",".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default) or "none"
 
 

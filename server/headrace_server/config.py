@@ -1,6 +1,6 @@
 """Everything one run is told: frozen, every default written once, here."""
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,15 @@ CPUS = schedulable_cpus()
 ONLY_TENSORFLOW = "it means something only inside TensorFlow"
 
 
-def flag(default: Any, help_text: str, *, tensorflow: Any = None, int64: bool = False, ignored: str = "") -> Any:
+def flag(
+    default: Any,
+    help_text: str,
+    *,
+    tensorflow: Any = None,
+    int64: bool = False,
+    ignored: str = "",
+    choices: tuple[str, ...] = (),
+) -> Any:
     """A field that is also a flag of the same name.
 
     Args:
@@ -21,9 +29,25 @@ def flag(default: Any, help_text: str, *, tensorflow: Any = None, int64: bool = 
         tensorflow: What `tensorflow_model_server` has for a default, where that is another.
         int64: Whether a whole number may have 64 bits, not 32.
         ignored: Why it changes nothing, for a flag that is there only so that TF Serving's users may keep it.
+        choices: The values that it may have; empty for any.
     """
     metadata = {"help": help_text, "tensorflow": default if tensorflow is None else tensorflow}
-    return field(default=default, metadata={**metadata, "int64": int64, "ignored": ignored})
+    return field(default=default, metadata={**metadata, "int64": int64, "ignored": ignored, "choices": choices})
+
+
+def misfits(options: Any) -> dict[str, str]:
+    """What is wrong with options whose fields are flags, by name: choices that are none, whole numbers below 0."""
+    reasons = {option.name: _misfit(option, getattr(options, option.name)) for option in fields(options)}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _misfit(option: Field[Any], value: Any) -> str:
+    choices = option.metadata["choices"]
+    if choices and value not in choices:
+        return f"must be one of {', '.join(choices)}; was {value!r}"
+    if type(option.default) is int and value < 0:
+        return f"must be a whole number of at least 0; was {value!r}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +81,39 @@ class ModelConfig:
     policy: VersionPolicy = Latest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxruntimeOptions:
+    """How ONNX Runtime runs a model. Its fields are keys of `[onnxruntime]` in a model's `model.toml`, too."""
+
+    providers: tuple[str, ...] = flag(
+        ("auto",),
+        "ONNX Runtime's execution providers, separated by commas, the preferred one first; auto takes the best one",
+    )
+    cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
+    device_id: int = flag(0, "number of the GPU that ONNX Runtime's CUDA and TensorRT providers use")
+    gpu_memory_limit_mb: int = flag(
+        0, "MB of GPU memory that a model may take in the CUDA provider's arena or TensorRT's workspace; 0 is no limit"
+    )
+    gpu_arena_strategy: str = flag(
+        "next_power_of_two",
+        "how the CUDA provider's arena grows: next_power_of_two, or same_as_requested, slower and smaller",
+        choices=("next_power_of_two", "same_as_requested"),
+    )
+    tensorrt_fp16: bool = flag(False, "let the TensorRT provider compute in half precision")
+    tensorrt_int8: bool = flag(
+        False, "let the TensorRT provider compute in 8 bits, in models that hold QuantizeLinear and DequantizeLinear"
+    )
+    tensorrt_engine_cache: str = flag(
+        "", "folder in which the TensorRT provider keeps its engines; with one, auto considers this provider, too"
+    )
+    tensorrt_timing_cache: str = flag("", "folder in which the TensorRT provider keeps what it measured in builds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One run of the server. Fields that carry a help text are flags of the same name; TF Serving's where it has them.
+
+    A field that holds options of its own has their flags, with a prefix; `flags.config_of` makes one of a command line.
 
     Attributes:
         batching: Batching parameters for programs that have them as an object; a file named by
@@ -122,7 +176,7 @@ class Config:
         "", "text-proto file of PlatformConfigMap, instead of the flags on batching, sessions and warm-up"
     )
     per_process_gpu_memory_fraction: float = flag(
-        0.0, "part of the GPU's memory that is taken at once", ignored=ONLY_TENSORFLOW
+        0.0, "part of the GPU's memory that a model may take where onnxruntime_gpu_memory_limit_mb is 0; 0 is no limit"
     )
     saved_model_tags: str = flag("serve", "tags of the graph to load from a SavedModel, separated by commas")
     grpc_channel_arguments: str = flag("", "gRPC channel arguments for the server, as k=v,k=v")
@@ -173,10 +227,7 @@ class Config:
         "availability_preserving",
         "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
     )
-    onnxruntime_providers: str = flag(
-        "CPUExecutionProvider", "ONNX Runtime's execution providers, separated by commas, the preferred one first"
-    )
-    onnxruntime_cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
+    onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
     tensorrt: bool = flag(False, "build ONNX models into TensorRT engines, and run those; model.toml may say otherwise")
     tensorrt_devices: str = flag("0", "GPUs that run each model on TensorRT, by CUDA's numbers, separated by commas")
     tensorrt_cache_folder: str = flag(
@@ -187,4 +238,5 @@ class Config:
     )
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
     transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed), grpcio or native")
+    transport_threads: int = flag(max(1, CPUS // 4), "threads that the native transport spreads connections over")
     batching: Options = field(default_factory=Options)

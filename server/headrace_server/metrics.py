@@ -2,10 +2,16 @@
 
 import re
 from collections import Counter as CounterOf
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from threading import Lock
 
+import numpy as np
+
 from headrace_batching import BatchingError, BatchReport
+from headrace_server import nvml
 from headrace_server.monitoring import (
     MAX_SERIES,
     Counter,
@@ -18,6 +24,7 @@ from headrace_server.monitoring import (
     growing,
     histograms,
     page,
+    tally,
 )
 
 # TF Serving: servables/tensorflow/util.cc, batching_session.cc and batching_util.h have names and buckets.
@@ -33,14 +40,24 @@ RUNTIME = "TF1"
 
 SERVABLE = ("model_name", "version")
 
+DEVICE = ("device", "uuid")
+
+REPORTS = 128
+"""Runs that are counted together: one by one they would cost a third of what a small model's run does."""
+
 
 class Metrics:
-    """Everything that one server counts, latencies and delays in microseconds. Any thread."""
+    """Everything that one server counts, latencies and delays in microseconds. Any thread.
 
-    def __init__(self) -> None:
+    Args:
+        gpus: What the GPUs are asked through.
+    """
+
+    def __init__(self, gpus: nvml.Gpus | None = None) -> None:
         serving, batching, ours = "/tensorflow/serving/", "/tensorflow/serving/batching_session/", "/headrace/"
         self._lock = Lock()
-        self._waiting: dict[Labels, Callable[[], int]] = {}
+        self._servables: dict[Labels, ServableMetrics] = {}
+        self._gpus = gpus or nvml.Gpus()
         self.request_count = counters(f"{serving}request_count", "model_name", "status")
         self.request_latency = histograms(f"{serving}request_latency", LATENCY, "model_name", "API", "entrypoint")
         self.runtime_latency = histograms(f"{serving}runtime_latency", LATENCY, "model_name", "API", "runtime")
@@ -61,9 +78,16 @@ class Metrics:
         self.queue_delay = histograms(f"{ours}queue_delay", QUEUING, *SERVABLE)
         self.queue_rows = Gauges(f"{ours}queue_rows", SERVABLE, self._rows_waiting)
         self.refusals = counters(f"{ours}refusals", *SERVABLE, "reason")
+        self.gpu_utilization = self._device_gauges("utilization", nvml.utilization)
+        self.gpu_memory_used = self._device_gauges("memory_used_bytes", nvml.memory_used)
+        self.gpu_memory_total = self._device_gauges("memory_total_bytes", nvml.memory_total)
+        self.gpu_power = self._device_gauges("power_milliwatts", nvml.power)
+        self.gpu_temperature = self._device_gauges("temperature_celsius", nvml.temperature)
+        self.gpu_model_memory = Gauges(f"{ours}gpu_model_memory_bytes", (*SERVABLE, "device"), self._memory_on_devices)
 
     def page(self) -> bytes:
         """What Prometheus scrapes."""
+        self._count_reports()
         return page(family for family in vars(self).values() if isinstance(family, Family | Gauges))
 
     def read_counter(self, path: str) -> int:
@@ -71,6 +95,7 @@ class Metrics:
 
         TF Serving: model_service_impl.cc reads it for the metrics of a ReloadConfigRequest.
         """
+        self._count_reports()
         for family in vars(self).values():
             if isinstance(family, Family) and family.path == path:
                 first = family.first()
@@ -94,32 +119,57 @@ class Metrics:
         if code == "OK":
             self.request_latency.of(model, verb, "REST").observe(seconds * 1e6)
 
-    def servable(self, model: str, version: int, waiting: Callable[[], int]) -> "ServableMetrics":
+    def servable(
+        self,
+        model: str,
+        version: int,
+        waiting: Callable[[], int],
+        on_devices: Callable[[], Mapping[int, int]] = dict,
+    ) -> "ServableMetrics":
         """Who counts what one version does, until it is closed.
 
         Args:
             model: Its name.
             version: Its number.
             waiting: Gives the rows that wait in its queues.
+            on_devices: Gives the bytes that it takes on each GPU, by its number.
         """
+        own = ServableMetrics(self, model, version, waiting, on_devices)
         with self._lock:
-            self._waiting[(model, str(version))] = waiting
-        return ServableMetrics(self, model, version)
+            self._servables[own.labels] = own
+        return own
 
-    def forget(self, model: str, version: int) -> None:
-        """Drops all series of a version."""
-        servable = (model, str(version))
+    def forget(self, servable: Labels) -> None:
+        """Drops all series of a version, by its labels."""
         with self._lock:
-            self._waiting.pop(servable, None)
+            self._servables.pop(servable, None)
         for family in vars(self).values():
             if isinstance(family, Family):
                 family.forget(dict(zip(SERVABLE, servable, strict=True)))
 
+    def close(self) -> None:
+        """Lets go of what GPUs are asked through."""
+        self._gpus.close()
+
+    def _device_gauges(self, name: str, reading: nvml.Reading) -> Gauges:
+        return Gauges(f"/headrace/gpu_{name}", DEVICE, partial(self._gpus.read, reading))
+
+    def _memory_on_devices(self) -> Iterator[tuple[Labels, int]]:
+        for own in self._every_servable():
+            for device, size in own.on_devices().items():
+                yield (*own.labels, str(device)), size
+
     def _rows_waiting(self) -> Iterator[tuple[Labels, int]]:
+        for own in self._every_servable():
+            yield own.labels, own.waiting()
+
+    def _count_reports(self) -> None:
+        for own in self._every_servable():
+            own.count_reports()
+
+    def _every_servable(self) -> "list[ServableMetrics]":
         with self._lock:
-            every = list(self._waiting.items())
-        for servable, waiting in every:
-            yield servable, waiting()
+            return list(self._servables.values())
 
 
 class GrpcMethod:
@@ -158,19 +208,35 @@ class GrpcMethod:
 
 
 class ServableMetrics:
-    """Counts what one version does. Any thread."""
+    """Counts what one version does. Any thread.
 
-    def __init__(self, metrics: Metrics, model: str, version: int) -> None:
+    Attributes:
+        labels: Its model's name and its number.
+        waiting: Gives the rows that wait in its queues.
+        on_devices: Gives the bytes that it takes on each GPU, by its number.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        model: str,
+        version: int,
+        waiting: Callable[[], int],
+        on_devices: Callable[[], Mapping[int, int]],
+    ) -> None:
+        self.labels = labels = (model, str(version))
+        self.waiting = waiting
+        self.on_devices = on_devices
         self._metrics = metrics
         self._model = model
-        self._version = version
-        servable = (model, str(version))
-        self._servable = servable
-        self._rows = metrics.batch_rows.of(*servable)
-        self._latency = metrics.batch_latency.of(*servable)
-        self._delay = metrics.queue_delay.of(*servable)
-        self._padding = metrics.padding_rows.of(*servable)
+        self._rows = metrics.batch_rows.of(*labels)
+        self._latency = metrics.batch_latency.of(*labels)
+        self._delay = metrics.queue_delay.of(*labels)
+        self._padding = metrics.padding_rows.of(*labels)
         self._answers: dict[str, Histogram] = {}
+        # Runs that are not counted yet: those of models that have a batch axis, and the others.
+        self._batches: deque[BatchReport] = deque()
+        self._single: deque[BatchReport] = deque()
 
     def ran(self, api: str, seconds: float) -> None:
         """Counts a request that the model has answered."""
@@ -189,38 +255,67 @@ class ServableMetrics:
     def refused(self, error: BatchingError) -> None:
         """Counts a request that was turned away, by the name of its error, as in `queue_full`."""
         reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
-        self._metrics.refusals.of(*self._servable, reason).add()
+        self._metrics.refusals.of(*self.labels, reason).add()
 
     def batch(self, report: BatchReport, *, batched: bool) -> None:
-        """Counts a run; one that failed, and is run again in halves, is a failure and nothing else.
+        """Counts a run, when many have come or the counts are asked for; one that failed is a failure and nothing else.
 
         Args:
             report: What it was.
             batched: Whether several requests may share a run: only such runs does TF Serving count.
         """
         if report.failed:
-            self._metrics.batch_failures.of(*self._servable).add()
+            self._metrics.batch_failures.of(*self.labels).add()
             return
-        waits = [waited * 1e6 for waited in report.waits]
-        buckets = self._delay.buckets(waits)
-        self._delay.observe_all(waits, buckets)
-        self._rows.observe(report.rows)
-        self._latency.observe(report.ran * 1e6)
-        if batched:
-            self._padding.add(report.padding)
-            self._metrics.queuing_latency.of("").observe_all(waits, buckets)
-            self._batching_session(report)
+        reports = self._batches if batched else self._single
+        reports.append(report)
+        if len(reports) >= REPORTS:
+            self.count_reports()
 
-    def _batching_session(self, report: BatchReport) -> None:
-        metrics, size = self._metrics, report.rows + report.padding
-        metrics.wrapped_run_count.of().add()
-        metrics.input_batch_size.of().observe_all(report.sizes)
-        metrics.processed_batch_size.of().observe(size)
-        metrics.padding_size.of(str(size)).observe(report.padding)
+    def count_reports(self) -> None:
+        """Counts the runs that have not been counted yet."""
+        if batches := _taken(self._batches):
+            self._count_batching_session(batches, *self._count(batches))
+        if single := _taken(self._single):
+            self._count(single)
+
+    def _count(self, reports: Sequence[BatchReport]) -> tuple[Tally, float]:
+        """Counts runs under the version's own names; how long their tasks waited, tallied, and the total."""
+        rows = [report.rows for report in reports]
+        ran = np.array([report.ran for report in reports]) * 1e6
+        came = np.concatenate([report.arrivals for report in reports])
+        waits = (np.repeat([report.began for report in reports], [len(r.arrivals) for r in reports]) - came) * 1e6
+        waited, total = tally(waits, QUEUING), float(waits.sum())
+        self._rows.add(tally(rows, SIZES), sum(rows))
+        self._latency.add(tally(ran, LATENCY), float(ran.sum()))
+        self._delay.add(waited, total)
+        return waited, total
+
+    def _count_batching_session(self, reports: Sequence[BatchReport], waited: Tally, total: float) -> None:
+        metrics = self._metrics
+        self._padding.add(sum(report.padding for report in reports))
+        metrics.queuing_latency.of("").add(waited, total)
+        metrics.wrapped_run_count.of().add(len(reports))
+        sizes = np.concatenate([report.sizes for report in reports])
+        metrics.input_batch_size.of().add(tally(sizes, SIZES), int(sizes.sum()))
+        executed = [report.rows + report.padding for report in reports]
+        metrics.processed_batch_size.of().add(tally(executed, SIZES), sum(executed))
+        for report, size in zip(reports, executed, strict=True):
+            metrics.padding_size.of(str(size)).observe(report.padding)
 
     def close(self) -> None:
-        """Drops the version's series."""
-        self._metrics.forget(self._model, self._version)
+        """Counts what has run, for the series that are not the version's own, and drops those that are."""
+        self.count_reports()
+        self._metrics.forget(self.labels)
+
+
+def _taken(reports: deque[BatchReport]) -> list[BatchReport]:
+    """All of them, each once however many threads take them."""
+    taken = []
+    with suppress(IndexError):
+        while True:
+            taken.append(reports.popleft())
+    return taken
 
 
 class BatchCounts:

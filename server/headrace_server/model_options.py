@@ -1,13 +1,14 @@
 """What `model.toml` beside a model's versions says of that one model: its runtime, its batching, its signatures."""
 
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options, OptionsError
+from headrace_server.config import OnnxruntimeOptions
 from headrace_server.errors import invalid, not_found
 from headrace_server.tensorrt_options import PRECISIONS, Range
 
@@ -41,12 +42,14 @@ class ModelOptions:
 
     Attributes:
         backend: Fields of `BackendOptions` that this model has otherwise.
+        onnxruntime: Fields of `OnnxruntimeOptions` that this model has otherwise.
         tensorrt: Fields of `TensorrtOptions` that this model has otherwise.
         batching: Fields of `Options` that this model has otherwise; None turns batching off for it.
         signatures: Signatures by name; empty leaves the model with its own.
     """
 
     backend: Mapping[str, Any] = field(default_factory=dict)
+    onnxruntime: Mapping[str, Any] = field(default_factory=dict)
     tensorrt: Mapping[str, Any] = field(default_factory=dict)
     batching: Mapping[str, Any] | None = field(default_factory=dict)
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
@@ -91,8 +94,10 @@ class _WrongError(ValueError):
 def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
     _known("", document, ("onnxruntime", "tensorrt", "batching", "signatures"))
     signatures = _table("signatures", document.get("signatures", {}))
+    runtime = _checked("onnxruntime", document.get("onnxruntime", {}), {**_THREADS, **_ONNXRUNTIME})
     return ModelOptions(
-        backend=_checked("onnxruntime", document.get("onnxruntime", {}), _RUNTIME),
+        backend={key: value for key, value in runtime.items() if key in _THREADS},
+        onnxruntime={key: value for key, value in runtime.items() if key in _ONNXRUNTIME},
         tensorrt=_tensorrt(document["tensorrt"]) if "tensorrt" in document else {},
         batching=_batching(document.get("batching", {})),
         signatures={name: _signature(base_path, f"signatures.{name}", table) for name, table in signatures.items()},
@@ -187,6 +192,21 @@ def _strings(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    return value
+
+
+def _one_of(choices: Sequence[str]) -> Check:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return str(value)
+
+    return check
+
+
 def _sizes(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise ValueError("must be a list of whole numbers")
@@ -199,20 +219,20 @@ def _names(value: Any) -> dict[str, str]:
     return value
 
 
-def _method(value: Any) -> str:
-    if value not in METHODS:
-        raise ValueError(f"must be one of {', '.join(METHODS)}")
-    return str(value)
-
-
 def _file_or_strings(value: Any) -> str | tuple[str, ...]:
     return value if isinstance(value, str) else _strings(value)
 
 
-def _precision(value: Any) -> str:
-    if value not in PRECISIONS:
-        raise ValueError(f"must be one of {', '.join(PRECISIONS)}")
-    return str(value)
+def _check_of(option: Field[Any]) -> Check:
+    """How the value of a flag is written in TOML."""
+    if option.metadata["choices"]:
+        return _one_of(option.metadata["choices"])
+    return {bool: _boolean, int: _whole(0), str: _string, tuple: _strings}[type(option.default)]
+
+
+_THREADS: Mapping[str, Check] = {"intra_op_threads": _whole(0), "inter_op_threads": _whole(0)}
+
+_ONNXRUNTIME: Mapping[str, Check] = {option.name: _check_of(option) for option in fields(OnnxruntimeOptions)}
 
 
 def _level(value: Any) -> int:
@@ -247,19 +267,12 @@ _TENSORRT: Mapping[str, Check] = {
     "devices": _devices,
     "instances": _whole(1),
     "cuda_graphs": _boolean,
-    "precision": _precision,
+    "precision": _one_of(PRECISIONS),
     "tf32": _boolean,
     "workspace_mb": _whole(0),
     "optimization_level": _level,
     "opt_batch_size": _whole(0),
     "dimensions": _dimensions,
-}
-
-_RUNTIME: Mapping[str, Check] = {
-    "providers": _strings,
-    "intra_op_threads": _whole(0),
-    "inter_op_threads": _whole(0),
-    "cpu_memory_arena": _boolean,
 }
 
 # As in TF Serving's BatchingParameters; the threads are one pool for all models.
@@ -274,7 +287,7 @@ _PARAMETERS: Mapping[str, Check] = {
 }
 
 _SIGNATURE: Mapping[str, Check] = {
-    "method": _method,
+    "method": _one_of(METHODS),
     "inputs": _names,
     "outputs": _names,
     "labels": _file_or_strings,

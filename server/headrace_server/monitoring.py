@@ -7,6 +7,9 @@ from itertools import accumulate
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 MAX_SERIES = 1000
 """Series of one name: labels may come from callers, who must not be able to fill the memory."""
 
@@ -70,6 +73,12 @@ Tally = Sequence[tuple[int, int]]
 """Buckets by their numbers, each with how many values fell into it."""
 
 
+def tally(values: npt.ArrayLike, bounds: Sequence[float]) -> Tally:
+    """Counts many values at once for `Histogram.add`, by the bounds of its buckets."""
+    counts = np.bincount(np.searchsorted(bounds, values))
+    return [(bucket, count) for bucket, count in enumerate(counts.tolist()) if count]
+
+
 class Histogram:
     """How many values were how large. Any thread.
 
@@ -98,23 +107,12 @@ class Histogram:
             self._counts[bucket] += 1
             self._sum += value
 
-    def observe_all(self, values: Sequence[float], buckets: Sequence[int] | None = None) -> None:
-        """Counts several values, whose buckets may be known."""
-        with self._lock:
-            self._sum += sum(values)
-            for bucket in self.buckets(values) if buckets is None else buckets:
-                self._counts[bucket] += 1
-
     def add(self, tally: Tally, total: float) -> None:
         """Counts values that have been tallied: how many fell into which bucket, and their sum."""
         with self._lock:
             self._sum += total
             for bucket, count in tally:
                 self._counts[bucket] += count
-
-    def buckets(self, values: Sequence[float]) -> list[int]:
-        """Which bucket each value falls into, here and in every histogram of the same bounds."""
-        return [bisect_left(self._bounds, value) for value in values]
 
     def samples(self) -> Iterator[tuple[str, str, str]]:
         """A line for each bucket, with all that is in those below it, then sum and count."""

@@ -12,7 +12,7 @@ from headrace_batching import BatchThreads, Options
 from headrace_batching.options import schedulable_cpus
 from headrace_protos import ModelServerConfig, MonitoringConfig
 from headrace_server.backends.base import BackendOptions
-from headrace_server.config import Config
+from headrace_server.config import Config, misfits
 from headrace_server.config_files import read_batching_parameters, read_text_proto
 from headrace_server.errors import invalid
 from headrace_server.metrics import Metrics
@@ -34,9 +34,10 @@ from headrace_server.services.request_log import RequestLogger
 from headrace_server.services.rpc import Service
 from headrace_server.services.warmup import warmup_answers
 from headrace_server.tensorrt_options import TensorrtOptions, ordinals
-from headrace_server.transports.addresses import addresses, channel_arguments, credentials
+from headrace_server.transports.addresses import addresses, channel_arguments
 from headrace_server.transports.auto import choose, make_queue, make_transport
 from headrace_server.transports.base import Endpoint
+from headrace_server.transports.tls import read_ssl_config
 
 if TYPE_CHECKING:
     from headrace_server.transports.rest import RestTransport
@@ -69,7 +70,7 @@ class Server:
         self._pages = _pages(config, self._metrics)
         self._first_models = _models(config)
         options = _batching(config)
-        self._transport_name = choose(config.transport, plain_tcp=_is_plain_tcp(config))
+        self._transport_name = choose(config.transport, alts=config.use_alts_credentials)
         self._queue = make_queue(self._transport_name)
         self._publishing = Lock()
         self._serving: Serving = {}
@@ -155,7 +156,9 @@ class Server:
             [servicer.register for servicer in servicers],
             channel_arguments(config.grpc_channel_arguments),
             as_content=config.enable_serialization_as_tensor_content,
-            credentials=credentials(config),
+            ssl_config_file=config.ssl_config_file,
+            alts=config.use_alts_credentials,
+            threads=config.transport_threads,
         )
 
     def _rest_transport(self, prediction: PredictionService) -> "RestTransport | None":
@@ -194,6 +197,7 @@ class Server:
         self._manager.stop()
         self._threads.close()
         self._records.stop()
+        self._metrics.close()
 
 
 def _check(config: Config) -> None:
@@ -204,6 +208,8 @@ def _check(config: Config) -> None:
         raise invalid(f"--drain_seconds={config.drain_seconds} is no time to wait")
     if config.use_alts_credentials and config.ssl_config_file:
         raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
+    if config.ssl_config_file:
+        read_ssl_config(config.ssl_config_file)  # what is wrong with it is said before the models are loaded
     if not config.model_base_path and not config.model_config_file:
         raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
     if min(_parallelism(config)) > 0 and not config.platform_config_file:
@@ -212,12 +218,10 @@ def _check(config: Config) -> None:
             "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
             "separately. You cannot configure all."
         )
+    for name, reason in misfits(config.onnxruntime).items():
+        raise invalid(f"--onnxruntime_{name} {reason}")
     if config.aspired_version_policy not in _POLICIES:
         raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
-
-
-def _is_plain_tcp(config: Config) -> bool:
-    return credentials(config) is None and not config.grpc_socket_path
 
 
 def _parallelism(config: Config) -> tuple[int, int, int]:
@@ -271,8 +275,8 @@ def _backend_options(config: Config) -> BackendOptions:
     return BackendOptions(
         intra_op_threads=config.tensorflow_intra_op_parallelism or config.tensorflow_session_parallelism,
         inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
-        providers=tuple(filter(None, config.onnxruntime_providers.split(","))),
-        cpu_memory_arena=config.onnxruntime_cpu_memory_arena,
+        onnxruntime=config.onnxruntime,
+        gpu_memory_fraction=config.per_process_gpu_memory_fraction,
         saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
         prefer_tflite_model=config.prefer_tflite_model,
         tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),

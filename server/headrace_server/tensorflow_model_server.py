@@ -11,7 +11,7 @@ from typing import Any
 from headrace_protos import Code
 from headrace_server.config import Config
 from headrace_server.errors import ServingError, invalid, status_of
-from headrace_server.flags import FLAGS, warn_of_ignored
+from headrace_server.flags import FLAGS, config_of, warn_of_ignored
 from headrace_server.process import log_to_stderr, run
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def usage() -> str:
 
 def _serve(values: dict[str, Any]) -> int:
     defaults = {name: flag.metadata["tensorflow"] for name, flag in FLAGS.items()}
-    config = Config(**{**defaults, **values, "grpc_channel_arguments": _well_formed(values)})
+    config = config_of({**defaults, **values, "grpc_channel_arguments": _well_formed(values)})
     warn_of_ignored(values)
     try:
         _check_port(config)
@@ -125,7 +125,7 @@ def _kind(name: str) -> str | None:
         return None
     if type(flag.default) is int:
         return "int64" if flag.metadata["int64"] else "int32"
-    return {bool: "bool", float: "float", str: "string"}[type(flag.default)]
+    return {bool: "bool", float: "float", str: "string", tuple: "string"}[type(flag.default)]
 
 
 def _read(kind: str, text: str) -> Any:
@@ -151,7 +151,7 @@ def _usage_of(name: str) -> str:
         case "bool":
             default = str(default).lower()
         case "string":
-            default = f'"{default}"'
+            default = f'"{",".join(default) if isinstance(default, tuple) else default}"'
         case "float":
             default = f"{default:f}"
     return _usage_line(f"{name}={default}", kind, FLAGS[name].metadata["help"])

@@ -120,7 +120,8 @@ class TestHelp:
     @pytest.mark.parametrize("name", sorted(FLAGS))
     def test_every_flag_is_shown_with_what_it_does_and_its_default(self, name: str, help_text: str) -> None:
         default = FLAGS[name].default
-        shown = str(default).lower() if isinstance(default, bool) else default or (default == 0 and "0") or "none"
+        shown = ",".join(default) if isinstance(default, tuple) else str(default) or "none"
+        shown = shown.lower() if isinstance(default, bool) else shown
         note = "ignored" if FLAGS[name].metadata["ignored"] else f"default: {shown}"
         said = re.escape(f"{FLAGS[name].metadata['help']} ({note})")
 

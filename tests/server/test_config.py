@@ -5,7 +5,10 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from headrace_batching import Options
-from headrace_server.config import Config
+from headrace_server.config import Config, OnnxruntimeOptions, misfits
+from headrace_server.errors import ServingError
+from headrace_server.flags import FLAGS, config_of
+from headrace_server.server import Server
 
 
 # TF Serving: main.cc.
@@ -66,3 +69,28 @@ def test_it_cannot_be_changed() -> None:
     config = Config()
     with pytest.raises(FrozenInstanceError):
         config.port = 1  # type: ignore[misc]
+
+
+class TestOptionsOfARuntime:
+    def test_have_nothing_wrong_by_default(self) -> None:
+        assert misfits(OnnxruntimeOptions()) == {}
+
+    def test_are_checked_by_what_they_may_be(self) -> None:
+        assert misfits(OnnxruntimeOptions(device_id=-1, gpu_arena_strategy="small")) == {
+            "device_id": "must be a whole number of at least 0; was -1",
+            "gpu_arena_strategy": "must be one of next_power_of_two, same_as_requested; was 'small'",
+        }
+
+    def test_are_refused_by_the_flags_name(self) -> None:
+        config = Config(model_base_path="/m", onnxruntime=OnnxruntimeOptions(gpu_memory_limit_mb=-5))
+        with pytest.raises(
+            ServingError, match=r"^--onnxruntime_gpu_memory_limit_mb must be a whole number of at least 0; was -5$"
+        ):
+            Server(config)
+
+    def test_are_flags_with_a_prefix(self) -> None:
+        told = config_of({"port": 1, "onnxruntime_device_id": 2, "onnxruntime_providers": "A,B,"})
+
+        assert (told.port, told.onnxruntime) == (1, OnnxruntimeOptions(device_id=2, providers=("A", "B")))
+        assert config_of({}) == Config()
+        assert config_of({name: flag.default for name, flag in FLAGS.items()}) == Config()

@@ -1,9 +1,11 @@
 """What calls, batches and versions count, under which names."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooLarge
-from headrace_server.metrics import LATENCY, QUEUING, SIZES, BatchCounts, Metrics
+from headrace_server.metrics import LATENCY, QUEUING, REPORTS, SIZES, BatchCounts, Metrics
 from headrace_server.monitoring import MAX_SERIES
 
 
@@ -91,7 +93,7 @@ def test_a_call_over_rest(metrics: Metrics) -> None:
 
 
 def report(*, failed: bool = False) -> BatchReport:
-    return BatchReport(3, 6, 2, 0.02, 0.5, failed, waits=(0.0001, 0.01, 0.02), sizes=(1, 2, 3))
+    return BatchReport(3, 6, 2, 0.0, 0.5, failed, arrivals=(-0.0001, -0.01, -0.02), sizes=(1, 2, 3))
 
 
 class TestServable:
@@ -112,6 +114,36 @@ class TestServable:
         assert values(metrics, f"{session}padding_size_sum") == {'{execution_batch_size="8"}': 2}
         assert values(metrics, f"{session}queuing_latency_sum") == {'{thread_pool_name=""}': 30_100}
         assert values(metrics, f"{session}queuing_latency_count") == {'{thread_pool_name=""}': 3}
+
+    def test_runs_of_many_threads_are_counted_once_each(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+
+        def run(batched: bool) -> None:
+            servable.batch(report(), batched=batched)
+            servable.count_reports()
+
+        runs = 5 * REPORTS
+        with ThreadPoolExecutor(8) as threads:
+            for number in range(runs):
+                threads.submit(run, number % 2 == 0)
+
+        assert values(metrics, ":headrace:batch_rows_sum") == {self.M1: 6 * runs}
+        assert values(metrics, ":headrace:queue_delay_count") == {self.M1: 3 * runs}
+        assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": runs // 2}
+
+    def test_no_more_runs_are_kept_than_are_counted_together(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        for _ in range(2 * REPORTS - 1):
+            servable.batch(report(), batched=True)
+
+        assert len(servable._batches) == REPORTS - 1
+
+    def test_what_a_version_ran_last_outlives_it(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        servable.batch(report(), batched=True)
+        servable.close()
+
+        assert metrics.read_counter("/tensorflow/serving/batching_session/wrapped_run_count") == 1
 
     def test_a_request_that_runs_alone_is_no_batch_to_tf_serving(self, metrics: Metrics) -> None:
         metrics.servable("m", 1, int).batch(report(), batched=False)

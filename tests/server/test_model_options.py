@@ -29,6 +29,10 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     intra_op_threads = 2
     inter_op_threads = 0
     cpu_memory_arena = false
+    device_id = 1
+    gpu_arena_strategy = "same_as_requested"
+    tensorrt_fp16 = true
+    tensorrt_engine_cache = "/engines"
 
     [tensorrt]
     devices = [0, 1]
@@ -56,11 +60,14 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     """
 
     assert options_in(tmp_path, text) == ModelOptions(
-        backend={
+        backend={"intra_op_threads": 2, "inter_op_threads": 0},
+        onnxruntime={
             "providers": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-            "intra_op_threads": 2,
-            "inter_op_threads": 0,
             "cpu_memory_arena": False,
+            "device_id": 1,
+            "gpu_arena_strategy": "same_as_requested",
+            "tensorrt_fp16": True,
+            "tensorrt_engine_cache": "/engines",
         },
         tensorrt={
             "enabled": True,
@@ -163,6 +170,15 @@ class TestWrong:
             (
                 "[onnxruntime]\nproviders = []",
                 "onnxruntime.providers: must be a list of strings, and not empty; was []",
+            ),
+            ("[onnxruntime]\ndevice_id = -1", "onnxruntime.device_id: must be a whole number of at least 0; was -1"),
+            (
+                '[onnxruntime]\ngpu_arena_strategy = "small"',
+                "onnxruntime.gpu_arena_strategy: must be one of next_power_of_two, same_as_requested; was 'small'",
+            ),
+            (
+                "[onnxruntime]\ntensorrt_timing_cache = 1",
+                "onnxruntime.tensorrt_timing_cache: must be a string; was 1",
             ),
             ("[batching]\nnum_batch_threads = 2", "batching.num_batch_threads: unknown key"),
             (

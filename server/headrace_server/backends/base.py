@@ -9,6 +9,7 @@ import numpy as np
 from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature
+from headrace_server.config import OnnxruntimeOptions
 from headrace_server.model_options import SignatureOptions
 from headrace_server.tensorrt_options import TensorrtOptions
 
@@ -20,8 +21,8 @@ class BackendOptions:
     Attributes:
         intra_op_threads: Threads inside one operator; 0 lets the runtime choose.
         inter_op_threads: Operators at once; 0 lets the runtime choose.
-        providers: ONNX Runtime's execution providers, the preferred one first.
-        cpu_memory_arena: Whether ONNX Runtime keeps the memory that it has used once.
+        onnxruntime: What is ONNX Runtime's alone.
+        gpu_memory_fraction: Part of a GPU's memory that a model may take where nothing else limits it; 0 for all.
         saved_model_tags: Which of a SavedModel's graphs is wanted: the one with exactly these tags.
         prefer_tflite_model: Whether a version's `model.tflite` goes before its SavedModel.
         tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
@@ -34,8 +35,8 @@ class BackendOptions:
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    cpu_memory_arena: bool = True
+    onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions)
+    gpu_memory_fraction: float = 0.0
     saved_model_tags: tuple[str, ...] = ("serve",)
     prefer_tflite_model: bool = False
     tflite_interpreters: int = 1
@@ -93,6 +94,14 @@ class BatchMemory(Protocol):
         Raises:
             ServingError: RESOURCE_EXHAUSTED, there is no memory left; the batch is then run again in halves.
         """
+
+
+@runtime_checkable
+class OnDevices(Protocol):
+    """A backend whose model may lie on GPUs."""
+
+    def device_memory(self) -> Mapping[int, int]:
+        """The bytes that the model takes on each GPU, by its number, as far as the backend knows. Any thread."""
 
 
 @runtime_checkable

@@ -16,6 +16,8 @@ from headrace_protos import Code, DataType
 from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import has_batch_axis
+from headrace_server.backends.onnx_provider_options import Providers, provider_options
+from headrace_server.backends.onnx_providers import GPU_LIBRARIES, choose, open_session, why_not
 from headrace_server.backends.onnx_shapes import without_shapes
 from headrace_server.backends.onnx_signatures import signatures_of
 from headrace_server.backends.signature import Signature
@@ -43,9 +45,9 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
         LoadError: ONNX Runtime refuses it, or a provider is not there; the text names the file.
     """
     try:
-        _check_providers(options.providers)
         files = _files(model.parent)
-        session = _session(str(model), options, _session_options(options))
+        providers = _providers(model, options)
+        session = _session(str(model), providers, _session_options(options))
         signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
     except ServingError as error:
         raise LoadError(error.code, f"{model}: {error.message}") from error
@@ -57,7 +59,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
             "its requests run one by one",
             model,
         )
-    return OnnxBackend(session, signatures, partial(_load_relaxed, model, files, signatures, options))
+    return OnnxBackend(session, signatures, partial(_load_relaxed, model, files, signatures, options, providers))
 
 
 def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
@@ -73,12 +75,40 @@ def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Sig
     }
 
 
-def _session(model: str | bytes, options: BackendOptions, session_options: ort.SessionOptions) -> ort.InferenceSession:
-    return ort.InferenceSession(model, sess_options=session_options, providers=list(options.providers))
+def _providers(model: Path, options: BackendOptions) -> Providers:
+    """The providers for a model, each with its options; says which one it is where there was a choice."""
+    onnxruntime, available = options.onnxruntime, ort.get_available_providers()
+    choice = choose(
+        onnxruntime.providers,
+        available,
+        partial(why_not, device=onnxruntime.device_id),
+        keeps_engines=bool(onnxruntime.tensorrt_engine_cache),
+    )
+    if GPU_LIBRARIES.keys() & set(available):
+        log.info("%s runs on %s", model, choice)
+    return [(name, provider_options(name, model, options)) for name in choice.providers]
+
+
+def _session(model: str | bytes, providers: Providers, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session on the provider that goes first, which ONNX Runtime may pass over without a word.
+
+    Raises:
+        ServingError: It did.
+    """
+    session = open_session(model, options, providers)
+    preferred = providers[0][0]
+    if preferred not in session.get_providers():
+        message = f"ONNX Runtime has passed {preferred} over, and written why to stderr"
+        raise ServingError(Code.FAILED_PRECONDITION, message)
+    return session
 
 
 def _load_relaxed(
-    model: Path, files: dict[str, tuple[int, int]], signatures: Mapping[str, Signature], options: BackendOptions
+    model: Path,
+    files: dict[str, tuple[int, int]],
+    signatures: Mapping[str, Signature],
+    options: BackendOptions,
+    providers: Providers,
 ) -> "OnnxBackend":
     size = sum(size for size, _ in files.values())
     if size > options.relaxed_shapes_limit:
@@ -90,7 +120,7 @@ def _load_relaxed(
     session_options = _session_options(options)
     session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.parent))
     try:
-        return OnnxBackend(_session(without_shapes(model.read_bytes()), options, session_options), signatures)
+        return OnnxBackend(_session(without_shapes(model.read_bytes()), providers, session_options), signatures)
     except Exception as error:
         raise LoadError(_code_of(error), f"{model} cannot be loaded without its declared shapes: {error}") from error
 
@@ -175,19 +205,10 @@ def _session_options(options: BackendOptions) -> ort.SessionOptions:
     session = ort.SessionOptions()
     session.intra_op_num_threads = options.intra_op_threads
     session.inter_op_num_threads = options.inter_op_threads
-    session.enable_cpu_mem_arena = options.cpu_memory_arena
-    session.log_severity_level = 4  # fatal ones only: errors reach the caller as exceptions
+    session.enable_cpu_mem_arena = options.onnxruntime.cpu_memory_arena
     # Between runs its threads sleep: a core that they spin on is one that the transport needs.
     session.add_session_config_entry("session.force_spinning_stop", "1")
     return session
-
-
-def _check_providers(wanted: Sequence[str]) -> None:
-    available = ort.get_available_providers()
-    for provider in wanted:
-        if provider not in available:
-            message = f"this ONNX Runtime has no {provider}; it has {', '.join(available)}"
-            raise ServingError(Code.FAILED_PRECONDITION, message)
 
 
 def _text(alias: str, array: Array) -> Array:

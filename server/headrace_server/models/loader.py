@@ -50,10 +50,18 @@ class Loader:
         """
         model = read_model_options(path.parent)
         batching = self._batching_of(path, model)
-        tensorrt = replace(self._backend.tensorrt, **model.tensorrt)
-        told = {**model.backend, "tensorrt": tensorrt, "signatures": model.signatures, "batching": batching}
-        backend = backends.load(path, replace(self._backend, **told))
+        backend = backends.load(path, self._backend_options(model, batching))
         return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
+
+    def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
+        return replace(
+            self._backend,
+            **model.backend,
+            onnxruntime=replace(self._backend.onnxruntime, **model.onnxruntime),
+            tensorrt=replace(self._backend.tensorrt, **model.tensorrt),
+            signatures=model.signatures,
+            batching=batching,
+        )
 
     def _batching_of(self, path: Path, model: ModelOptions) -> Options | None:
         batching = self._batching

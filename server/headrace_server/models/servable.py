@@ -16,7 +16,7 @@ from headrace_batching import BatchingError, BatchReport, BatchThreads, LoopDeli
 from headrace_batching.batch import rows_of
 from headrace_batching.contract import TaskLane
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, BatchMemory, FitsBatching
+from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
@@ -95,7 +95,8 @@ class Servable:
         self._schedulers: dict[tuple[str, Outputs, bool], Scheduler] = {}
         self._relaxed: Future[Backend] | None = None
         self._counts = {key: BatchCounts() for key in backend.signatures}
-        self._metrics = (metrics or Metrics()).servable(name, version, self._waiting)
+        on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
+        self._metrics = (metrics or Metrics()).servable(name, version, self._waiting, on_devices)
         self._left = Condition(self._lock)
         self._leases = 0
         self._retired = False

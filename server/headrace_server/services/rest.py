@@ -109,7 +109,7 @@ class RestService:
             return _html(501, "Not Implemented")
         page = self._options.pages.get(request.path)
         if page is not None:
-            return _page(request, page)
+            return await _page(request, page)
         if not UNDER_V1.fullmatch(request.target):
             return _html(404, "Not Found")
         if request.method == "OPTIONS":
@@ -194,11 +194,11 @@ class RestService:
         return {**headers, **_CORS} if self._options.cors else headers
 
 
-def _page(request: HttpRequest, page: Page) -> HttpAnswer:
+async def _page(request: HttpRequest, page: Page) -> HttpAnswer:
     plain = {"Content-Type": "text/plain"}
     if request.query:
         return HttpAnswer(400, f"Unexpected path: {request.target}. Should be {request.path}".encode(), plain)
-    return HttpAnswer(200, page(), plain)
+    return HttpAnswer(200, await asyncio.to_thread(page), plain)  # which may ask a driver, in its own time
 
 
 def _html(status: int, reason: str) -> HttpAnswer:

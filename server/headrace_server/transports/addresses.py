@@ -1,34 +1,15 @@
-"""Where gRPC listens, how it is secured there, and with which channel arguments."""
+"""Where gRPC listens, and with which channel arguments."""
 
 import re
-from functools import partial
-
-import grpc
 
 from headrace_server.config import Config
 from headrace_server.errors import invalid
-from headrace_server.transports.base import MakeCredentials
-from headrace_server.transports.tls import read_ssl_config, tls_credentials
 
 
 def addresses(config: Config) -> list[str]:
     """A TCP port, a UNIX socket or both. TF Serving: server.cc; with a UNIX socket, port 0 means no TCP port at all."""
     sockets = [f"unix:{config.grpc_socket_path}"] if config.grpc_socket_path else []
     return ([f"0.0.0.0:{config.port}"] if config.port or not sockets else []) + sockets
-
-
-def credentials(config: Config) -> MakeCredentials | None:
-    """What secures each address; None for nothing. TF Serving: server.cc.
-
-    Raises:
-        ServingError: As for `tls_credentials`.
-    """
-    if config.use_alts_credentials:
-        return grpc.alts_server_credentials
-    if not config.ssl_config_file:
-        return None
-    read_ssl_config(config.ssl_config_file)  # what is wrong with it is said before the models are loaded
-    return partial(tls_credentials, config.ssl_config_file)
 
 
 def channel_arguments(text: str) -> list[tuple[str, int | str]]:

@@ -13,24 +13,22 @@ PACKAGE = "headrace_native"
 NAMES = ("auto", "grpcio", "native")
 
 
-def choose(name: str, *, plain_tcp: bool = True) -> str:
+def choose(name: str, *, alts: bool = False) -> str:
     """The transport that a name stands for: `grpcio` or `native`.
 
     Args:
         name: `auto` for the fastest that is installed and can do what is asked for; or one of the two.
-        plain_tcp: Whether all connections are TCP's and unsecured: the native transport knows no others yet.
+        alts: Whether Google's ALTS secures connections, which the native transport does not know.
 
     Raises:
         ServingError: There is no such transport, or the native one cannot do what is asked for.
     """
     if name not in NAMES:
         raise invalid(f"unknown transport {name!r}: expected auto, grpcio or native")
-    if name == "native" and not plain_tcp:
-        raise invalid(
-            "the native transport has neither TLS nor UNIX sockets: use --transport=auto or --transport=grpcio"
-        )
+    if name == "native" and alts:
+        raise invalid("the native transport has no ALTS: use --transport=auto or --transport=grpcio")
     if name == "auto":
-        return "native" if find_spec(PACKAGE) is not None and plain_tcp else "grpcio"
+        return "native" if find_spec(PACKAGE) is not None and not alts else "grpcio"
     return name
 
 

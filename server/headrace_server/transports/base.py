@@ -12,7 +12,6 @@ from headrace_server.monitoring import Tally
 from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
-MakeCredentials = Callable[[], grpc.ServerCredentials]
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 
@@ -43,7 +42,9 @@ class Endpoint:
         queue: Where tasks wait, for a transport that puts them there itself.
         arguments: gRPC channel arguments for the server, by name.
         as_content: Whether answers carry `tensor_content`, for a transport that encodes them itself.
-        credentials: Makes what secures an address, once for each; None for not at all.
+        ssl_config_file: The SSLConfig that secures all addresses; empty for none.
+        alts: Whether Google's ALTS secures them.
+        threads: How many a transport that has threads for connections spreads them over.
     """
 
     addresses: Sequence[str]
@@ -53,7 +54,9 @@ class Endpoint:
     servicers: Sequence[Register] = ()
     arguments: Sequence[tuple[str, int | str]] = ()
     as_content: bool = False
-    credentials: MakeCredentials | None = None
+    ssl_config_file: str = ""
+    alts: bool = False
+    threads: int = 1
 
 
 class Transport(Protocol):

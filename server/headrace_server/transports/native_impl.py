@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent import futures
+from functools import partial
 
 import headrace_native as native
 
 from headrace_batching import BatchingError, LoopDelivery, QueueFull
 from headrace_batching.contract import TaskQueue
-from headrace_protos import Code
+from headrace_protos import Code, SSLConfig
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics import LATENCY
@@ -18,16 +19,26 @@ from headrace_server.monitoring import Tally
 from headrace_server.transports.base import MAX_MESSAGE_BYTES, Endpoint, ObserveCall
 from headrace_server.transports.handlers import CODE_NAMES, rpc_handlers, status
 from headrace_server.transports.native_calls import Exchanges, RpcHandler
+from headrace_server.transports.tls import Followed
 
 PREDICTION = "tensorflow.serving.PredictionService"
-INTERFACE = 1
+INTERFACE = 2
+
+_NEVER = 2**31 - 1  # milliseconds, to gRPC
 
 _ARGUMENTS = {
     "max_receive_message_length": MAX_MESSAGE_BYTES,
+    "max_send_message_length": MAX_MESSAGE_BYTES,
     "max_concurrent_streams": 2**31 - 1,
     "max_metadata_size": 16 * 1024,
     "keepalive_time_ms": 7_200_000,
     "keepalive_timeout_ms": 20_000,
+    "keepalive_permit_without_calls": 0,
+    "http2_max_ping_strikes": 2,
+    "http2_min_ping_interval_without_data_ms": 300_000,
+    "max_connection_age_ms": _NEVER,
+    "max_connection_age_grace_ms": _NEVER,
+    "max_connection_idle_ms": _NEVER,
     "default_compression_algorithm": 0,
 }
 
@@ -57,6 +68,7 @@ class NativeTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._limits = limits(endpoint.arguments)
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes()
 
@@ -68,11 +80,9 @@ class NativeTransport:
         """
         methods = self._methods()
         paths = [(path, handler.request_streaming) for path, handler in methods.handlers.items()]
-        server = native.Server(
-            paths, native.Limits(**_limits(self._endpoint.arguments)), self._endpoint.queue, self._routes
-        )
+        server = native.Server(paths, self._limits, self._endpoint.queue, self._routes)
         ports = [self._listen(server, address) for address in self._endpoint.addresses]
-        server.start()
+        server.start(self._endpoint.threads)
         self._exchanges = Exchanges(server, list(methods.handlers.values()))
         self._exchanges.start()
         return max(ports)
@@ -94,7 +104,7 @@ class NativeTransport:
 
     def _listen(self, server: native.Server, address: str) -> int:
         try:
-            return server.listen(address)
+            return server.listen(address, _tls(self._endpoint.ssl_config_file))
         except OSError as error:
             raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
 
@@ -102,7 +112,7 @@ class NativeTransport:
         """A route for each signature whose requests need no second look."""
         plain = {name: servable.plain(name) for name in servable.signatures}
         return {
-            name: _route(servable, name, found, self._endpoint)
+            name: _route(servable, name, found, self._endpoint, self._limits["max_send_message_length"])
             for name, found in plain.items()
             if found is not None and _is_numeric(found.signature)
         }
@@ -169,7 +179,21 @@ class _Ended:
         return _LEFT[type(error)] if type(error) in _LEFT else status(error)
 
 
-def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint) -> native.Route:
+def _tls(path: str) -> native.Tls | None:
+    if not path:
+        return None
+    followed = Followed(path, partial(_certificates, path))
+    return native.Tls(path, followed.first, followed.changed)
+
+
+def _certificates(path: str, config: SSLConfig) -> native.Certificates:
+    try:
+        return native.Certificates(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
+    except ValueError as error:
+        raise invalid(f"{path}: the native transport cannot use its key or certificates: {error}") from error
+
+
+def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint, max_send: int) -> native.Route:
     return native.Route(
         plain.lane,
         servable.name,
@@ -177,6 +201,7 @@ def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint) -> n
         name,
         [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
         max_rows=plain.max_rows,
+        max_send=max_send,
         as_content=endpoint.as_content,
         full=status(QueueFull("{}")),
         bounds=LATENCY,
@@ -189,11 +214,11 @@ def _is_numeric(signature: Signature) -> bool:
     return all(spec.dtype in native.DTYPES for spec in specs)
 
 
-def _limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:
-    """What the channel arguments say that means something here; -1 stands for no limit."""
-    limits = dict(_ARGUMENTS)
+def limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:
+    """What the channel arguments say that means something here; a negative number stands for the default."""
+    values = dict(_ARGUMENTS)
     for name, value in arguments:
-        short = name.removeprefix("grpc.")
-        if short in limits and isinstance(value, int):
-            limits[short] = value if value >= 0 else _ARGUMENTS[short]
-    return limits
+        short = name.removeprefix("grpc.").replace(".", "_")
+        if short in values and isinstance(value, int):
+            values[short] = value if value >= 0 else _ARGUMENTS[short]
+    return values

@@ -5,9 +5,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
-
-import grpc
+from typing import Generic, TypeVar
 
 from headrace_protos import SSLConfig
 from headrace_server.config_files import read_text_proto
@@ -15,60 +13,61 @@ from headrace_server.errors import ServingError, invalid
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 State = tuple[int, ...]
-
-
-def tls_credentials(path: str) -> grpc.ServerCredentials:
-    """Credentials that follow an SSLConfig file: a client that connects gets the certificate that it holds then.
-
-    TF Serving: server.cc, BuildServerCredentials, which reads the file once. Whether clients must show a certificate
-    is decided here once, too. gRPC wants other credentials for each address.
-
-    Raises:
-        ServingError: NOT_FOUND or INVALID_ARGUMENT: the file cannot be read, or its contents cannot be used.
-    """
-    seen = _state(path)
-    config = read_ssl_config(path)
-    follower = _Follower(path, seen, client_verify=config.client_verify)
-    # It may return None, whatever grpcio's type stubs say.
-    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", follower.changed)
-    return grpc.dynamic_ssl_server_credentials(_certificates(config), fetch, config.client_verify)
 
 
 def read_ssl_config(path: str) -> SSLConfig:
     """Reads an SSLConfig file, and checks that its key and certificates can be used.
 
     Raises:
-        ServingError: As for `tls_credentials`.
+        ServingError: As for `Followed`.
     """
     config = read_text_proto(path, SSLConfig())
     _check(path, config)
     return config
 
 
-class _Follower:
-    """Knows which state of an SSLConfig file was read last."""
+class Followed(Generic[T]):
+    """An SSLConfig file, made into what a transport wants of it: once, and again when it has changed.
 
-    def __init__(self, path: str, seen: State, *, client_verify: bool) -> None:
+    Whether clients must show a certificate is decided once; TF Serving reads the file once (server.cc,
+    BuildServerCredentials).
+
+    Args:
+        path: The file.
+        make: Makes something of its contents.
+
+    Raises:
+        ServingError: NOT_FOUND or INVALID_ARGUMENT: the file cannot be read, or its contents cannot be used.
+    """
+
+    def __init__(self, path: str, make: Callable[[SSLConfig], T]) -> None:
         self._path = path
-        self._seen = seen
-        self._client_verify = client_verify
+        self._make = make
+        self._seen = _state(path)
+        config = read_ssl_config(path)
+        self.client_verify = config.client_verify
+        self.first = make(config)
 
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What it holds, if it has changed since it was read and can be used. gRPC asks at every handshake."""
+    def changed(self) -> T | None:
+        """What is made of it, if it has changed since it was read and can be used. Asked when a client connects."""
         state = _state(self._path)
         if state == self._seen:
             return None
         self._seen = state
         try:
             config = read_ssl_config(self._path)
+            if config.client_verify != self.client_verify:
+                log.warning("%s: client_verify takes effect when the server is started again", self._path)
+                config.client_verify = self.client_verify
+            made = self._make(config)
         except ServingError as error:
             log.error("the certificate stays as it was: %s", error.message)
             return None
-        if config.client_verify != self._client_verify:
-            log.warning("%s: client_verify takes effect when the server is started again", self._path)
         log.info("certificate read again from %s", self._path)
-        return _certificates(config)
+        return made
 
 
 def _state(path: str) -> State:
@@ -78,11 +77,6 @@ def _state(path: str) -> State:
     except OSError:
         return ()
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def _certificates(config: SSLConfig) -> grpc.ServerCertificateConfiguration:
-    pair = (config.server_key.encode(), config.server_cert.encode())
-    return grpc.ssl_server_certificate_configuration([pair], config.custom_ca.encode() or None)
 
 
 def _check(path: str, config: SSLConfig) -> None:

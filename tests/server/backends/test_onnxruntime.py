@@ -19,6 +19,7 @@ from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnxruntime_impl import OnnxBackend, load_onnx
 from headrace_server.backends.signature import Signature
+from headrace_server.config import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from tests import models
 from tests.models import Dims
@@ -43,8 +44,11 @@ VALUES: dict[str, tuple[DataType, Array]] = {
 }
 
 
-def load(file: Path, **options: Any) -> OnnxBackend:
-    return load_onnx(file, BackendOptions(**options))
+def load(file: Path, *, threads: int = 0, **onnxruntime: Any) -> OnnxBackend:
+    told = BackendOptions(
+        intra_op_threads=threads, inter_op_threads=threads, onnxruntime=OnnxruntimeOptions(**onnxruntime)
+    )
+    return load_onnx(file, told)
 
 
 def signature_of(file: Path) -> Signature:
@@ -326,7 +330,7 @@ class TestLoad:
             + ", ".join(ort.get_available_providers()),
         )
 
-    @pytest.mark.parametrize("options", [{"intra_op_threads": 1, "inter_op_threads": 1}, {"cpu_memory_arena": False}])
+    @pytest.mark.parametrize("options", [{"threads": 1}, {"cpu_memory_arena": False}])
     def test_options_of_the_runtime(self, tmp_path: Path, options: dict[str, Any]) -> None:
         assert run(load(models.linear(tmp_path), **options), np.ones((1, 4), np.float32)).tolist() == [[4]]
 

@@ -118,7 +118,7 @@ class TestAnswers:
     def test_of_fewer_rows_than_the_engine_takes(self, gpu: Gpu, tmp_path: Path) -> None:
         from tests.doubles.plans import plan_of
 
-        assert gpu.machine
+        assert gpu.machine.devices
         model = models.linear(tmp_path / "1")
         import onnx
 
@@ -384,7 +384,7 @@ class TestLoading:
     ) -> None:
         from tests.doubles.plans import Plan
 
-        assert gpu.machine
+        assert gpu.machine.devices
         models.linear(tmp_path / "1")
         file = gpu.plan(tmp_path / "1")
         file.write_bytes(replace(Plan.parse(file.read_bytes()), **changed).serialize())

@@ -85,7 +85,7 @@ def test_answers_are_those_of_onnx_runtime(gpu: Gpu, running: Run, tmp_path: Pat
 
 def test_an_onnx_model_is_built_when_tensorrt_is_asked_for(gpu: Gpu, running: Run, tmp_path: Path) -> None:
     cache = {"tensorrt_cache_folder": str(tmp_path / "engines")}
-    server = start(running, models.wide, tensorrt=True, tensorrt_devices="0,1" if gpu.machine else "0", **cache)
+    server = start(running, models.wide, tensorrt=True, tensorrt_devices="0,1" if gpu.machine.devices else "0", **cache)
     inputs = requests(60)
 
     assert_equal(answers(server.caller, inputs), by_onnx_runtime(tmp_path / "1", inputs))
@@ -137,7 +137,7 @@ def states(caller: Caller) -> dict[int, tuple[int, int, str]]:
 def test_a_new_plan_that_does_not_fit_leaves_the_old_version_serving(gpu: Gpu, running: Run) -> None:
     from tests.doubles.plans import Plan
 
-    assert gpu.machine
+    assert gpu.machine.devices
     server = start(running, partial(planned, gpu), **LOOK_OFTEN)
     plan = planned(gpu, server.base_path / "unfinished")
     plan.write_bytes(replace(Plan.parse(plan.read_bytes()), version="10.3.0").serialize())

@@ -87,15 +87,31 @@ def test_broken_model_is_an_error_that_names_its_file(serving: Serve, tmp_path: 
 
 def test_unix_socket_takes_the_place_of_one_that_is_there(running: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "server.sock")
-    first = running(models.linear, transport="auto", grpc_socket_path=path)
+    first = running(models.linear, grpc_socket_path=path)
     assert first.port == 0
     assert over(path) == [[10]]
-    running(partial(models.linear, bias=5), transport="auto", grpc_socket_path=path)
+    running(partial(models.linear, bias=5), grpc_socket_path=path)
     assert over(path) == [[15]]
 
 
+def test_unix_socket_goes_with_its_server(running: Run, tmp_path: Path) -> None:
+    path = tmp_path / "server.sock"
+    server = running(models.linear, grpc_socket_path=str(path))
+    assert path.is_socket()
+    server.stop()
+    assert not path.exists()
+
+
+def test_file_in_the_place_of_a_unix_socket_is_left_alone(running: Run, tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(ServingError, match=f"Failed to BuildAndStart gRPC server: unix:{path}: "):
+        running(models.linear, grpc_socket_path=str(path))
+    assert path.read_text() == "data"
+
+
 def test_unix_socket_beside_a_port(running: Run, tmp_path: Path, free: int) -> None:
-    server = running(models.linear, transport="auto", grpc_socket_path=str(tmp_path / "server.sock"), port=free)
+    server = running(models.linear, grpc_socket_path=str(tmp_path / "server.sock"), port=free)
     assert server.port == free
     assert server.caller.predict({"x": X})["y"].tolist() == over(str(tmp_path / "server.sock")) == [[10]]
 
@@ -103,7 +119,7 @@ def test_unix_socket_beside_a_port(running: Run, tmp_path: Path, free: int) -> N
 def test_unix_socket_in_a_folder_that_is_not_there(running: Run, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "server.sock"
     with pytest.raises(ServingError, match=f"Failed to BuildAndStart gRPC server: unix:{path}: ") as raised:
-        running(models.linear, transport="auto", grpc_socket_path=str(path))
+        running(models.linear, grpc_socket_path=str(path))
     assert raised.value.code == Code.INVALID_ARGUMENT
 
 

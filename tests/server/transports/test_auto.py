@@ -12,7 +12,7 @@ from headrace_server.errors import ServingError
 from headrace_server.transports.auto import choose, make_queue
 
 BROKEN = "raise ImportError('built for another machine')"
-OTHER_VERSION = "INTERFACE = 0\nServer = Call = Queue = Route = Routes = Limits = object"
+OTHER_VERSION = "INTERFACE = 0\nServer = Call = Queue = Route = Routes = Tls = Certificates = object"
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +69,9 @@ def test_grpcio_asks_for_nothing_native(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(make_queue("grpcio"), Queue)
 
 
-def test_tls_and_unix_sockets_are_for_grpcio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alts_is_for_grpcio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, OTHER_VERSION, monkeypatch)
-    assert choose("auto", plain_tcp=False) == "grpcio"
-    with pytest.raises(ServingError, match="the native transport has neither TLS nor UNIX sockets") as raised:
-        choose("native", plain_tcp=False)
+    assert choose("auto", alts=True) == "grpcio"
+    with pytest.raises(ServingError, match="the native transport has no ALTS") as raised:
+        choose("native", alts=True)
     assert raised.value.code == Code.INVALID_ARGUMENT

@@ -14,12 +14,16 @@ from google.protobuf import text_format
 
 from headrace_protos import Code, SSLConfig
 from headrace_server.errors import ServingError
-from headrace_server.transports.tls import tls_credentials
+from headrace_server.transports.grpcio_impl import tls_credentials
 from tests import models
 from tests.calls import ANSWER_WITHIN, PREDICT, Refusal, floats, predict_request, refusal_of
 from tests.conftest import Run
 
 REQUEST = predict_request({"x": floats([1, 2, 3, 4])}).SerializeToString()
+
+
+# openssl would make every certificate one that may sign others; not all who check a client's take such a one.
+LEAF = ("-addext", "basicConstraints=critical,CA:FALSE")
 
 
 class Pem(NamedTuple):
@@ -38,7 +42,7 @@ class Authority:
 
     def sign(self, name: str) -> Pem:
         """A new key, and a certificate for it."""
-        return self._signed(name, "-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost")
+        return self._signed(name, "-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost", *LEAF)
 
     def _signed(self, name: str, *how: str) -> Pem:
         key, certificate = f"{name}.key", f"{name}.pem"
@@ -50,12 +54,6 @@ class Authority:
             capture_output=True,
         )
         return Pem((self._folder / key).read_text(), (self._folder / certificate).read_text())
-
-
-@pytest.fixture(scope="module")
-def transport() -> str:
-    """The only one that secures connections."""
-    return "grpcio"
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +136,13 @@ def test_mutual_tls_without_an_authority_of_its_own_knows_no_private_one(
     assert refused(call(f"127.0.0.1:{server.port}", authority.pem))
 
 
+def test_a_client_that_does_not_ask_for_http2(running: Run, first: Pem, tmp_path: Path) -> None:
+    server = running(models.linear, ssl_config_file=str(write(tmp_path / "ssl.pbtxt", first)))
+    assert says_something(server.port, ["h2"])
+    assert not says_something(server.port, [])
+    assert not says_something(server.port, ["http/1.1"])
+
+
 def test_a_new_certificate_is_used_for_the_next_connection(
     running: Run, authority: Authority, first: Pem, second: Pem, tmp_path: Path
 ) -> None:
@@ -204,3 +209,16 @@ def said(file: Path) -> tuple[Code, str]:
 def shown_by(port: int) -> str:
     """The certificate that a server shows a new client."""
     return ssl.get_server_certificate(("127.0.0.1", port), timeout=ANSWER_WITHIN)
+
+
+def says_something(port: int, protocols: list[str]) -> bool:
+    """Whether a server goes on after a handshake in which a client asks for some protocols."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(protocols)
+    with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_WITHIN) as connection:
+        try:
+            with context.wrap_socket(connection) as secured:
+                return bool(secured.recv(1))
+        except (ssl.SSLError, ConnectionResetError):
+            return False

@@ -1,0 +1,4 @@
+//! What a request's headers say, and a status's trailers.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| headrace_native_fuzz::headers::check(data));

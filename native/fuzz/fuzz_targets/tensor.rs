@@ -1,0 +1,4 @@
+//! A tensor's values in and out, against prost.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| headrace_native_fuzz::tensor::check(data));

@@ -1,0 +1,99 @@
+//! The messages of a Predict and a tensor as prost reads them: by the numbers of TensorFlow's .proto files.
+
+use std::collections::HashMap;
+
+use prost::Message;
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PredictRequest {
+    #[prost(message, optional, tag = "1")]
+    pub model_spec: Option<ModelSpec>,
+    #[prost(map = "string, message", tag = "2")]
+    pub inputs: HashMap<String, TensorProto>,
+    #[prost(string, repeated, tag = "3")]
+    pub output_filter: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ModelSpec {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, optional, tag = "2")]
+    pub version: Option<Int64Value>,
+    #[prost(string, tag = "3")]
+    pub signature_name: String,
+    #[prost(string, tag = "4")]
+    pub version_label: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Int64Value {
+    #[prost(int64, tag = "1")]
+    pub value: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TensorProto {
+    #[prost(int32, tag = "1")]
+    pub dtype: i32,
+    #[prost(message, optional, tag = "2")]
+    pub tensor_shape: Option<TensorShapeProto>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub tensor_content: Vec<u8>,
+    #[prost(float, repeated, tag = "5")]
+    pub float_val: Vec<f32>,
+    #[prost(double, repeated, tag = "6")]
+    pub double_val: Vec<f64>,
+    #[prost(int32, repeated, tag = "7")]
+    pub int_val: Vec<i32>,
+    #[prost(int64, repeated, tag = "10")]
+    pub int64_val: Vec<i64>,
+    #[prost(bool, repeated, tag = "11")]
+    pub bool_val: Vec<bool>,
+    #[prost(int32, repeated, tag = "13")]
+    pub half_val: Vec<i32>,
+    #[prost(uint32, repeated, tag = "16")]
+    pub uint32_val: Vec<u32>,
+    #[prost(uint64, repeated, tag = "17")]
+    pub uint64_val: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TensorShapeProto {
+    #[prost(message, repeated, tag = "2")]
+    pub dim: Vec<Dim>,
+    #[prost(bool, tag = "3")]
+    pub unknown_rank: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Dim {
+    #[prost(int64, tag = "1")]
+    pub size: i64,
+    #[prost(string, tag = "2")]
+    pub name: String,
+}
+
+impl TensorProto {
+    /// Its array's bytes: tensor_content where there is any, else the values of the field of its dtype, narrowed to
+    /// `size` bytes each.
+    pub fn array_bytes(&self, size: usize) -> Vec<u8> {
+        if !self.tensor_content.is_empty() {
+            return self.tensor_content.clone();
+        }
+        let narrow = |values: &mut dyn Iterator<Item = u64>| -> Vec<u8> {
+            values.flat_map(|value| value.to_le_bytes()[..size].to_vec()).collect()
+        };
+        match self.dtype {
+            1 => self.float_val.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            2 => self.double_val.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            3..=6 | 17 => narrow(&mut self.int_val.iter().map(|value| *value as u64)),
+            9 => narrow(&mut self.int64_val.iter().map(|value| *value as u64)),
+            10 => narrow(&mut self.bool_val.iter().map(|value| u64::from(*value))),
+            19 => narrow(&mut self.half_val.iter().map(|value| *value as u64)),
+            22 => narrow(&mut self.uint32_val.iter().map(|value| u64::from(*value))),
+            23 => narrow(&mut self.uint64_val.iter().copied()),
+            other => panic!("{other} is no plain dtype"),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What gRPC's C clients send as `:authority` on a UNIX socket, made into what HTTP/2 here takes.
+//!
+//! It is the socket's path with `%2F` for every slash, which no URI may have for a host; h2 resets such a stream. A
+//! percent sign in it becomes a dash, in place: nobody reads an authority here. Seen is only what is not Huffman-coded,
+//! as those clients send it; every other header passes as it is, and what is malformed is for h2 to refuse.
+
+const NAME: &[u8] = b":authority";
+const STATIC_INDEX: u8 = 1;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 32;
+
+/// Follows the frames of a connection, from its first byte on.
+pub struct Mender {
+    /// Bytes to leave alone: of the preface, or of a payload.
+    skip: usize,
+    head: Vec<u8>,
+    /// Bytes of headers, and then of padding, that are left in this frame.
+    fragment: usize,
+    padding: usize,
+    /// Whether the length of the padding comes next.
+    padded: bool,
+    block: Block,
+}
+
+impl Mender {
+    pub fn new() -> Self {
+        let block = Block { state: State::First, authority: false };
+        Self { skip: 24, head: Vec::with_capacity(9), fragment: 0, padding: 0, padded: false, block }
+    }
+
+    pub fn mend(&mut self, bytes: &mut [u8]) {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.skip == 0 {
+                self.step(&mut bytes[at]);
+                at += 1;
+            }
+            let skipped = self.skip.min(bytes.len() - at);
+            self.skip -= skipped;
+            at += skipped;
+        }
+    }
+
+    fn step(&mut self, byte: &mut u8) {
+        if self.padded {
+            self.padded = false;
+            self.padding = usize::from(*byte).min(self.fragment - 1);
+            self.fragment -= 1 + self.padding;
+            self.fragment = self.fragment.saturating_sub(self.skip_priority());
+            self.head.clear();
+        } else if self.fragment > 0 {
+            self.block.step(byte);
+            self.fragment -= 1;
+        } else {
+            self.head.push(*byte);
+            if self.head.len() == 9 {
+                self.begin();
+            }
+            return;
+        }
+        if self.fragment == 0 {
+            self.skip += std::mem::take(&mut self.padding);
+        }
+    }
+
+    fn begin(&mut self) {
+        let length = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
+        let (kind, flags) = (self.head[3], self.head[4]);
+        match kind {
+            HEADERS if flags & PADDED != 0 && length > 0 => {
+                self.fragment = length;
+                self.padded = true;
+                return;
+            }
+            HEADERS => {
+                self.block.state = State::First;
+                self.fragment = length.saturating_sub(self.skip_priority());
+            }
+            CONTINUATION => self.fragment = length,
+            _ => self.skip = length,
+        }
+        self.head.clear();
+    }
+
+    /// Skips the priority of a frame whose head has just been read, and says how long it is.
+    fn skip_priority(&mut self) -> usize {
+        self.skip = if self.head[4] & PRIORITY != 0 { 5 } else { 0 };
+        self.skip
+    }
+}
+
+/// Where a block of headers is read. HPACK's numbers that go beyond their first byte are of no interest here.
+enum State {
+    First,
+    Number { value_follows: bool },
+    Length { name: bool },
+    MoreLength { name: bool, plain: bool, length: usize, shift: u32 },
+    Text { name: bool, plain: bool, at: usize, length: usize },
+    Lost,
+}
+
+struct Block {
+    state: State,
+    authority: bool,
+}
+
+impl Block {
+    fn step(&mut self, byte: &mut u8) {
+        let value = *byte;
+        self.state = match self.state {
+            State::First => self.first(value),
+            State::Number { value_follows } if value & 128 == 0 => match value_follows {
+                true => State::Length { name: false },
+                false => State::First,
+            },
+            State::Number { value_follows } => State::Number { value_follows },
+            State::Length { name } => {
+                let (plain, length) = (value & 128 == 0, usize::from(value & 127));
+                match length {
+                    127 => State::MoreLength { name, plain, length, shift: 0 },
+                    _ => self.text(name, plain, 0, length),
+                }
+            }
+            // No header of such a length is taken.
+            State::MoreLength { shift: 21.., .. } | State::Lost => State::Lost,
+            State::MoreLength { name, plain, length, shift } => {
+                let length = length + (usize::from(value & 127) << shift);
+                match value & 128 {
+                    0 => self.text(name, plain, 0, length),
+                    _ => State::MoreLength { name, plain, length, shift: shift + 7 },
+                }
+            }
+            State::Text { name, plain, at, length } => {
+                if name {
+                    self.authority &= plain && NAME.get(at) == Some(&value);
+                } else if self.authority && plain && value == b'%' {
+                    *byte = b'-';
+                }
+                self.text(name, plain, at + 1, length)
+            }
+        }
+    }
+
+    fn first(&mut self, value: u8) -> State {
+        let most = match value {
+            128.. => 127,
+            64.. => 63,
+            32.. => 31,
+            _ => 15,
+        };
+        let (index, literal) = (value & most, most == 63 || most == 15);
+        self.authority = index == 0 || index == STATIC_INDEX;
+        match (index, literal) {
+            (index, literal) if index == most => State::Number { value_follows: literal },
+            (0, true) => State::Length { name: true },
+            (_, true) => State::Length { name: false },
+            (_, false) => State::First,
+        }
+    }
+
+    /// At a place of a text, which may be its end.
+    fn text(&mut self, name: bool, plain: bool, at: usize, length: usize) -> State {
+        match (at < length, name) {
+            (true, _) => State::Text { name, plain, at, length },
+            (false, true) => {
+                self.authority &= length == NAME.len();
+                State::Length { name: false }
+            }
+            (false, false) => State::First,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 1];
+        frame.extend(payload);
+        frame
+    }
+
+    /// Mends a connection in pieces of each size.
+    fn mended(frames: &[Vec<u8>]) -> Vec<u8> {
+        let whole = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frames.concat()].concat();
+        let mended = |size| {
+            let (mut bytes, mut mender) = (whole.clone(), Mender::new());
+            bytes.chunks_mut(size).for_each(|piece| mender.mend(piece));
+            bytes
+        };
+        let first = mended(whole.len());
+        for size in 1..whole.len() {
+            assert_eq!(mended(size), first);
+        }
+        first
+    }
+
+    #[test]
+    fn an_authority_is_mended_wherever_it_stands() {
+        let named = b"\x40\x05:path\x04/a%b\x40\x0a:authority\x05a%2Fb\x83\x86\x40\x01x\x03%%%";
+        let indexed = b"\xff\x00\x3f\x00\x41\x03%2F\x0f\x01\x01%\x01\x02%a";
+        let blocks = [
+            frame(HEADERS, 4, named),
+            frame(0, 0, b"\x41\x03%2F"),
+            frame(HEADERS, PADDED | PRIORITY, &[&b"\x02\0\0\0\0\x03"[..], &named[..20], b"%%"].concat()),
+            frame(CONTINUATION, 4, &named[20..]),
+            frame(HEADERS, 4 | PRIORITY, &[&b"\0\0\0\0\x03"[..], indexed].concat()),
+        ];
+        let text = mended(&blocks);
+        let count = |piece: &[u8]| text.windows(piece.len()).filter(|found| *found == piece).count();
+        assert_eq!(count(b"a-2Fb"), 2);
+        assert_eq!((count(b"/a%b"), count(b"%%%")), (2, 2));
+        assert_eq!((count(b"\x41\x03-2F"), count(b"\x41\x03%2F")), (1, 1));
+        assert_eq!((count(b"\x01\x02-a"), count(b"\x0f\x01\x01%")), (1, 1));
+    }
+
+    #[test]
+    fn garbage_passes() {
+        let mut seed = 1_u32;
+        for _ in 0..200 {
+            let mut bytes: Vec<u8> = (0..500)
+                .map(|_| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (seed >> 24) as u8 & 15
+                })
+                .collect();
+            Mender::new().mend(&mut bytes);
+        }
+    }
+}

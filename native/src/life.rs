@@ -1,0 +1,215 @@
+//! How long a connection lives: keepalive, age, idleness, and pings that are too many.
+
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::hash::BuildHasher;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use h2::server::Connection;
+use h2::{Ping, PingPong};
+use tokio::time::Sleep;
+
+use crate::limits::Limits;
+use crate::stream::{Signs, Watched};
+
+/// Between two pings of a caller who has no call in flight and may not ping then.
+const IDLE_PING_INTERVAL: Duration = Duration::from_secs(2 * 3600);
+
+/// What is due.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    /// No more calls; those in flight may end.
+    Drain,
+    /// The end, at once.
+    Close,
+    /// The same, and the caller is told that it sends too many pings.
+    Calm,
+}
+
+type Http2 = Connection<Watched, bytes::Bytes>;
+
+/// What may end a connection before its caller does.
+pub struct Life {
+    limits: Limits,
+    signs: Arc<Signs>,
+    pings: Pings,
+    keepalive: Option<Keepalive>,
+    age: Option<Pin<Box<Sleep>>>,
+    idle: Option<Idle>,
+    drains: bool,
+}
+
+impl Life {
+    pub fn new(limits: &Limits, signs: Arc<Signs>, http2: &mut Http2) -> Self {
+        Self {
+            signs,
+            pings: Pings::default(),
+            keepalive: Keepalive::new(limits, http2),
+            age: limits.max_age.map(|age| timer(spread(age))),
+            idle: limits.max_idle.map(|time| Idle { rests: true, timer: timer(time) }),
+            drains: false,
+            limits: limits.clone(),
+        }
+    }
+
+    /// To be asked whenever all that has come has been read.
+    pub fn poll(&mut self, context: &mut Context<'_>, http2: &Http2) -> Poll<Due> {
+        let (count, answered) = self.signs.take();
+        if answered {
+            self.pings.forgive();
+        }
+        if count > 0 {
+            let rests = !self.limits.keepalive_without_calls && !http2.has_streams();
+            let now = Instant::now();
+            if (0..count).any(|_| self.pings.one_too_many(now, rests, &self.limits)) {
+                return Poll::Ready(Due::Calm);
+            }
+        }
+        if self.poll_age(context).is_ready() {
+            return Poll::Ready(if std::mem::replace(&mut self.drains, true) { Due::Close } else { Due::Drain });
+        }
+        if let Some(keepalive) = &mut self.keepalive
+            && keepalive.poll(context, http2).is_ready()
+        {
+            return Poll::Ready(Due::Close);
+        }
+        match (&mut self.idle, self.limits.max_idle) {
+            (Some(idle), Some(time)) => {
+                ready!(idle.poll(context, time, http2));
+                self.idle = None;
+                Poll::Ready(Due::Drain)
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Ready when it is old enough to drain, and again when that has taken too long.
+    fn poll_age(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(age) = &mut self.age else { return Poll::Pending };
+        ready!(age.as_mut().poll(context));
+        self.age = if self.drains { None } else { self.limits.max_age_grace.map(timer) };
+        Poll::Ready(())
+    }
+}
+
+fn timer(time: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(time))
+}
+
+fn again(timer: &mut Pin<Box<Sleep>>, time: Duration) {
+    timer.as_mut().reset((Instant::now() + time).into());
+}
+
+/// A tenth more or less, so that connections made at once do not end at once.
+fn spread(time: Duration) -> Duration {
+    let chance = (RandomState::new().hash_one(0) % 1024) as u32;
+    time * 9 / 10 + time * chance / (5 * 1024)
+}
+
+/// Asks a caller now and then whether it is there.
+struct Keepalive {
+    time: Duration,
+    timeout: Duration,
+    without_calls: bool,
+    pings: PingPong,
+    waits: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Keepalive {
+    fn new(limits: &Limits, http2: &mut Http2) -> Option<Self> {
+        let (time, timeout) = limits.keepalive_time.zip(limits.keepalive_timeout)?;
+        let pings = http2.ping_pong()?;
+        let without_calls = limits.keepalive_without_calls;
+        Some(Self { time, timeout, without_calls, pings, waits: false, timer: timer(time) })
+    }
+
+    /// Ready when the caller has not answered in time.
+    fn poll(&mut self, context: &mut Context<'_>, http2: &Http2) -> Poll<()> {
+        loop {
+            // An error ends the connection anyhow.
+            if self.waits && self.pings.poll_pong(context).is_ready() {
+                self.waits = false;
+                again(&mut self.timer, self.time);
+            }
+            ready!(self.timer.as_mut().poll(context));
+            if self.waits {
+                return Poll::Ready(());
+            }
+            let asks = self.without_calls || http2.has_streams();
+            self.waits = asks && self.pings.send_ping(Ping::opaque()).is_ok();
+            again(&mut self.timer, if self.waits { self.timeout } else { self.time });
+        }
+    }
+}
+
+/// Tells how long there has been no call.
+struct Idle {
+    rests: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn poll(&mut self, context: &mut Context<'_>, time: Duration, http2: &Http2) -> Poll<()> {
+        let rested = std::mem::replace(&mut self.rests, !http2.has_streams());
+        if !self.rests {
+            return Poll::Pending;
+        }
+        if !rested {
+            again(&mut self.timer, time);
+        }
+        self.timer.as_mut().poll(context)
+    }
+}
+
+/// Counts a caller's pings as gRPC does: those that come too soon, since headers or data were last sent to it.
+#[derive(Default)]
+struct Pings {
+    last: Option<Instant>,
+    strikes: u32,
+}
+
+impl Pings {
+    fn forgive(&mut self) {
+        *self = Self::default();
+    }
+
+    fn one_too_many(&mut self, now: Instant, rests: bool, limits: &Limits) -> bool {
+        let interval = if rests { IDLE_PING_INTERVAL } else { limits.min_ping_interval };
+        let soon = self.last.replace(now).is_some_and(|last| now < last + interval);
+        self.strikes += u32::from(soon);
+        limits.max_ping_strikes > 0 && self.strikes > limits.max_ping_strikes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fourth_ping_in_a_row_is_one_too_many() {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let limits = Limits { max_ping_strikes: 2, min_ping_interval: minutes(5), ..Limits::none() };
+        let (mut pings, now) = (Pings::default(), Instant::now());
+        let mut verdicts = |count, apart, rests| -> Vec<_> {
+            pings.forgive();
+            (0..count).map(|i| pings.one_too_many(now + apart * i, rests, &limits)).collect()
+        };
+        assert_eq!(verdicts(4, minutes(4), false), [false, false, false, true]);
+        assert_eq!(verdicts(9, minutes(5), false), [false; 9]);
+        assert_eq!(verdicts(4, minutes(119), true), [false, false, false, true]);
+        let unlimited = Limits { max_ping_strikes: 0, ..limits };
+        assert!((0..9).all(|_| !Pings::default().one_too_many(now, false, &unlimited)));
+    }
+
+    #[test]
+    fn ages_differ_by_a_tenth_at_most() {
+        for _ in 0..100 {
+            let age = spread(Duration::from_secs(1000)).as_secs();
+            assert!((900..=1100).contains(&age), "{age}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The plain Predict's decoder by itself: declarations without an interpreter, and what it understood as owned bytes.
+
+use super::{Input, Request, Tensor, tensors};
+use crate::rope::Rope;
+use crate::tensor::Dtype;
+
+/// A signature's inputs, as a route has them.
+pub struct Declared {
+    inputs: Vec<Input>,
+    max_rows: usize,
+}
+
+/// What was read of a request; the tensors in the order of their declarations, each with its shape and its bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Understood {
+    pub name: Vec<u8>,
+    pub version: Option<i64>,
+    pub signature: Vec<u8>,
+    pub tensors: Vec<(Vec<usize>, Vec<u8>)>,
+}
+
+impl Declared {
+    /// Aliases, dtypes, and dimensions beyond axis 0, None for one that varies.
+    pub fn new(inputs: &[(&str, Dtype, &[Option<usize>])], max_rows: usize) -> Self {
+        let inputs = inputs.iter().map(|&(alias, dtype, inner)| Input {
+            alias: alias.as_bytes().to_vec(),
+            dtype,
+            inner: inner.to_vec(),
+        });
+        Self { inputs: inputs.collect(), max_rows }
+    }
+
+    /// Understands a plain request for a model and a signature whose names are text, as all that are served are.
+    pub fn read(&self, message: &Rope) -> Option<Understood> {
+        let request = Request::read(message.cursor())?;
+        let (name, signature) = (request.spec.name.bytes()?, request.spec.signature.bytes()?);
+        std::str::from_utf8(name).and(std::str::from_utf8(signature)).ok()?;
+        let (tensors, rows) = tensors(&request, &self.inputs, self.max_rows)?;
+        let tensors = self.inputs.iter().zip(&tensors).map(|(input, tensor)| read(message, input, tensor, rows));
+        Some(Understood {
+            name: name.to_vec(),
+            version: request.spec.version,
+            signature: signature.to_vec(),
+            tensors: tensors.collect(),
+        })
+    }
+}
+
+fn read(message: &Rope, input: &Input, tensor: &Tensor, rows: usize) -> (Vec<usize>, Vec<u8>) {
+    let shape: Vec<_> = std::iter::once(rows).chain(tensor.inner.iter().copied()).collect();
+    let mut bytes = vec![0; shape.iter().product::<usize>() * input.dtype.size()];
+    tensor.values.copy_to(message, input.dtype, &mut bytes);
+    (shape, bytes)
+}

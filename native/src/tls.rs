@@ -1,0 +1,175 @@
+//! TLS: certificates that follow a file, and handshakes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::sync::Mutex;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::socket::Socket;
+
+const HTTP2: &[u8] = b"h2";
+
+/// A key, its certificate with those that vouch for it, and what clients must show.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct Certificates {
+    config: Arc<ServerConfig>,
+}
+
+#[pymethods]
+impl Certificates {
+    /// Of PEM texts. With `client_verify`, clients must show a certificate that `authority` vouches for.
+    #[new]
+    fn new(key: &str, certificate: &str, authority: &str, client_verify: bool) -> PyResult<Self> {
+        let config = server_config(key, certificate, client_verify.then_some(authority));
+        let config = config.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(Self { config: Arc::new(config) })
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn server_config(key: &str, certificate: &str, authority: Option<&str>) -> Result<ServerConfig, AnyError> {
+    let provider = Arc::new(ring::default_provider());
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = provider.key_provider.load_private_key(PrivateKeyDer::from_pem_slice(key.as_bytes())?)?;
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = match authority {
+        Some(authority) => builder.with_client_cert_verifier(client_verifier(authority, provider)?),
+        None => builder.with_no_client_auth(),
+    };
+    // That the two belong together has been checked, for every kind of certificate that OpenSSL reads.
+    let pair = CertifiedKey::new(chain, key);
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    Ok(config)
+}
+
+fn client_verifier(authority: &str, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, AnyError> {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(root?)?;
+    }
+    if roots.is_empty() {
+        return Ok(Arc::new(Nobody(provider.signature_verification_algorithms)));
+    }
+    Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
+}
+
+/// Wants a certificate and trusts none: what gRPC does where clients must show one and no authority is named.
+#[derive(Debug)]
+struct Nobody(WebPkiSupportedAlgorithms);
+
+impl ClientCertVerifier for Nobody {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Err(rustls::CertificateError::UnknownIssuer.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// What tells one state of a file from the next; None where there is no file.
+type State = Option<(u64, i64, i64, u64)>;
+
+/// What secures an address, as Python has it.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct Tls(pub Arc<Certified>);
+
+#[pymethods]
+impl Tls {
+    /// `changed` is asked, on any thread, when the file is not what it was: new certificates, or None for the old.
+    #[new]
+    fn new(path: PathBuf, certificates: &Certificates, changed: Py<PyAny>) -> Self {
+        let current = Mutex::new((None, certificates.config.clone()));
+        Self(Arc::new(Certified { path, changed, current }))
+    }
+}
+
+/// The certificates that a file names, as they are when a client connects.
+pub struct Certified {
+    path: PathBuf,
+    changed: Py<PyAny>,
+    current: Mutex<(Option<State>, Arc<ServerConfig>)>,
+}
+
+impl Certified {
+    /// Greets a client; None for one that does not speak HTTP/2, or may not.
+    pub async fn greet(self: Arc<Self>, socket: Socket) -> Option<TlsStream<Socket>> {
+        let config = self.current().await;
+        let stream = TlsAcceptor::from(config).accept(socket).await.ok()?;
+        (stream.get_ref().1.alpn_protocol() == Some(HTTP2)).then_some(stream)
+    }
+
+    async fn current(self: Arc<Self>) -> Arc<ServerConfig> {
+        let mut current = self.current.lock().await;
+        let state = self.state();
+        if current.0 != Some(state) {
+            current.0 = Some(state);
+            let this = self.clone();
+            // The interpreter may be busy, and connections must not wait for it.
+            if let Ok(Some(config)) = tokio::task::spawn_blocking(move || this.ask()).await {
+                current.1 = config;
+            }
+        }
+        current.1.clone()
+    }
+
+    fn state(&self) -> State {
+        let file = fs::metadata(&self.path).ok()?;
+        Some((file.ino(), file.mtime(), file.mtime_nsec(), file.size()))
+    }
+
+    fn ask(&self) -> Option<Arc<ServerConfig>> {
+        Python::attach(|py| {
+            let changed = self.changed.bind(py).call0().and_then(|made| {
+                Ok(made.extract::<Option<PyRef<'_, Certificates>>>()?.map(|made| made.config.clone()))
+            });
+            changed.unwrap_or_else(|error| {
+                error.write_unraisable(py, Some(self.changed.bind(py)));
+                None
+            })
+        })
+    }
+}

@@ -1,0 +1,103 @@
+"""Writes the seeds of the fuzz targets, from real requests: python -m scripts.fuzz_seeds."""
+
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace_protos import PredictRequest
+from headrace_protos.tensor import to_proto
+
+_SEEDS = Path(__file__).parents[1] / "native" / "fuzz" / "seeds"
+
+# As the targets have them: signatures in their order, then element types in theirs.
+_SIGNATURES: list[dict[str, tuple[type, tuple[int, ...]]]] = [
+    {"x": (np.float32, (4,))},
+    {"x": (np.float32, (3,))},
+    {"ids": (np.int64, ()), "mask": (np.bool_, ())},
+    {"x": (np.int8, (3, 2)), "": (np.float16, ())},
+    {"x": (np.uint32, (2,))},
+    {"x": (np.float64, ()), "y": (np.uint64, ()), "z": (np.int32, (2,))},
+]
+_DTYPES = ["f4", "f8", "f2", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
+_HEADERS = {
+    "timeouts": [(0, "20m"), (1, "gzip"), (2, "identity,deflate, gzip"), (3, "application/grpc+proto")],
+    "hours": [(0, "99999999H"), (1, "deflate"), (3, "application/grpc;x")],
+    "wrong": [(0, "1.5S"), (1, "zstd"), (2, "gzip;q=1"), (3, "application/grpc-web")],
+    "empty": [(0, ""), (1, ""), (2, ""), (3, "")],
+    "binary": [(4, "AAECAwQ="), (4, "AAECAwQ"), (0, "1n")],
+    "text": [(0, "100% \u00e9 \u00fc")],
+}
+
+
+def seeds() -> Iterator[tuple[str, str, bytes]]:
+    """Yields the target, the name and the bytes of each seed."""
+    for number, signature in enumerate(_SIGNATURES):
+        for as_content in (False, True):
+            message = _request(signature, as_content=as_content)
+            name = f"{number}-{'content' if as_content else 'values'}"
+            yield "predict", name, bytes([number, 7]) + message
+            yield from _framed(name, message)
+    yield "predict", "many-inputs", b"\0\7" + b"\x12\x02\x12\x00" * 2_000
+    yield from _tensors()
+    for name, lines in _HEADERS.items():
+        yield "headers", name, b"\n".join(bytes([number]) + value.encode() for number, value in lines)
+
+
+def _request(signature: dict[str, tuple[type, tuple[int, ...]]], *, as_content: bool) -> bytes:
+    request = PredictRequest()
+    request.model_spec.name = "model"
+    request.model_spec.version.value = 3
+    request.model_spec.signature_name = "serving_default"
+    for alias, (dtype, inner) in signature.items():
+        to_proto(_values(dtype, (5, *inner)), request.inputs[alias], as_content=as_content)
+    return request.SerializeToString(deterministic=True)
+
+
+def _values(dtype: Any, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
+    values = np.random.default_rng(7).integers(-100, 100, shape)
+    return values.astype(dtype)
+
+
+def _framed(name: str, message: bytes) -> Iterator[tuple[str, str, bytes]]:
+    """As it is, twice; and compressed in each way, the first byte of three saying how."""
+    plain = b"\0" + len(message).to_bytes(4, "big") + message
+    yield "frames", f"{name}-plain", bytes([0, 1, 9]) + plain * 2
+    for encoding, window in ((1, 15), (2, 31)):
+        compressor = zlib.compressobj(wbits=window)
+        small = compressor.compress(message) + compressor.flush()
+        prefix = b"\1" + len(small).to_bytes(4, "big")
+        yield "frames", f"{name}-{encoding}", bytes([encoding, 1, 5]) + prefix + small + plain
+
+
+def _tensors() -> Iterator[tuple[str, str, bytes]]:
+    for number, dtype in enumerate(_DTYPES):
+        array = _values(dtype, (6,))
+        proto = to_proto(array, as_content=True)
+        yield "tensor", f"{dtype.replace('?', 'bool')}-content", bytes([number, 6, 3]) + proto.tensor_content
+        packed = b"".join(_varint(int(value) % 2**64) for value in array) if array.dtype.kind in "iub" else b""
+        yield "tensor", f"{dtype.replace('?', 'bool')}-packed", bytes([number, 6, 3]) + packed
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def main() -> None:
+    """Replaces all seeds."""
+    shutil.rmtree(_SEEDS, ignore_errors=True)
+    for target, name, data in seeds():
+        path = _SEEDS / target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What the images run: an entry point as in TensorFlow Serving's, the health check; and what they install."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace_client import Client
+from tests import models
+from tests.conftest import ROOT
+from tests.rest_calls import RestCaller, free_port
+from tests.running import ServerProcess, eventually
+
+DOCKER = ROOT / "docker"
+HERE = str(Path(sys.executable).parent)
+
+HEALTHCHECK = re.compile(r"HEALTHCHECK .*\\\n    CMD \[(.*)\]")
+
+
+def entered(tmp_path: Path, *flags: str, **environment: str) -> list[str]:
+    """What the entry point starts: the arguments of `tensorflow_model_server`."""
+    server = tmp_path / "tensorflow_model_server"
+    server.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    server.chmod(0o755)
+    told = {"PATH": f"{tmp_path}:/usr/bin:/bin", **environment}
+    return subprocess.check_output([DOCKER / "entrypoint", *flags], text=True, env=told).splitlines()
+
+
+class TestEntryPoint:
+    def test_serves_the_model_that_the_environment_names(self, tmp_path: Path) -> None:
+        assert entered(tmp_path, MODEL_NAME="digits", MODEL_BASE_PATH="/my models") == [
+            "--port=8500",
+            "--rest_api_port=8501",
+            "--model_name=digits",
+            "--model_base_path=/my models/digits",
+            "--enable_grpc_healthcheck_service=true",
+        ]
+
+    def test_has_the_originals_defaults(self, tmp_path: Path) -> None:
+        assert entered(tmp_path)[2:4] == ["--model_name=model", "--model_base_path=/models/model"]
+
+    def test_flags_go_after_its_own_so_that_they_count(self, tmp_path: Path) -> None:
+        flags = ["--model_config_file=/models/a b.config", "--port=9000"]
+
+        assert entered(tmp_path, *flags)[-2:] == flags
+
+    def test_starts_a_server_that_answers_and_ends_at_sigterm(self, tmp_path: Path) -> None:
+        models.linear(tmp_path / "models" / "digits" / "1")
+        port, rest = free_port(), free_port()
+        environment = {**os.environ, "MODEL_NAME": "digits", "MODEL_BASE_PATH": str(tmp_path / "models")}
+        environment["PATH"] = f"{HERE}:{environment['PATH']}"
+        command = [str(DOCKER / "entrypoint"), f"--port={port}", f"--rest_api_port={rest}"]
+        server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            assert eventually(lambda: health(f"localhost:{port}") == 0, within=20)
+            with Client(f"localhost:{port}") as client:
+                assert client.predict("digits", {"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[4]]
+            caller = RestCaller(rest)
+            assert caller.get("/v1/models/digits").status == 200
+            caller.close()
+            server.terminate()
+            assert server.wait(20) == 0  # it is the server, not a shell that waits for one
+        finally:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture
+def without_health(tmp_path: Path) -> Iterator[int]:
+    """The port of a server that has no health service."""
+    with ExitStack() as stack:
+        models.linear(tmp_path / "1")
+        server = ServerProcess(tmp_path, "--enable_grpc_healthcheck_service=false")
+        stack.callback(server.close)
+        yield int(server.wait_for(re.compile(r"Running gRPC ModelServer at 0\.0\.0\.0:(\d+)"))[1])
+
+
+class TestHealthCheck:
+    @pytest.mark.parametrize("name", ["cpu", "gpu"])
+    def test_the_image_asks_the_port_that_it_serves(self, name: str) -> None:
+        match = HEALTHCHECK.search((DOCKER / f"Dockerfile.{name}").read_text())
+
+        assert match is not None
+        assert match[1] == '"/opt/headrace/bin/python", "-m", "headrace_client.health", "localhost:8500"'
+
+    def test_nobody_there_is_not_ready(self) -> None:
+        assert health(f"localhost:{free_port()}", "--timeout=1") == 1
+
+    def test_one_that_has_no_health_service_is_not_known_to_be_ready(self, without_health: int) -> None:
+        assert health(f"localhost:{without_health}") == 1
+
+
+@pytest.mark.parametrize(("extra", "runtime"), [("cpu", "onnxruntime"), ("gpu", "onnxruntime-gpu")])
+def test_the_requirements_of_an_image_are_the_extras(extra: str, runtime: str) -> None:
+    lines = subprocess.check_output([DOCKER / "requirements", extra], text=True).splitlines()
+    names = [re.split(r"[<>=;\[]", line)[0] for line in lines]
+
+    assert {"grpcio", "numpy", "uvicorn", runtime} <= set(names)
+    assert not {"headrace", "pytest"} & set(names)
+    assert len([name for name in names if name.startswith("onnxruntime")]) == 1
+
+
+def test_the_constraints_of_the_gpu_image_are_within_the_extra() -> None:
+    constrained = re.findall(r"^([\w-]+)==", (DOCKER / "constraints-gpu.txt").read_text(), re.MULTILINE)
+    needed = subprocess.check_output([DOCKER / "requirements", "gpu"], text=True)
+
+    assert constrained
+    assert all(re.search(rf"^{name}\b", needed, re.MULTILINE) for name in constrained)
+
+
+def health(*arguments: str) -> int:
+    """The exit status of the health check."""
+    command = [sys.executable, "-m", "headrace_client.health", *arguments]
+    return subprocess.run(command, timeout=20, check=False).returncode

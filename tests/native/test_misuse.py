@@ -1,0 +1,113 @@
+"""Python code that misuses the native batch: it gets an exception, and neither a deadlock nor a panic."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from headrace_batching import Options
+from headrace_batching.contract import TaskBatch
+from tests.calls import MODEL, PREDICT, Caller, floats, predict_request, refusal_of
+
+native = pytest.importorskip("headrace_native")
+native_impl = pytest.importorskip("headrace_server.transports.native_impl")
+
+FLOAT = 1
+
+
+class Liar(np.ndarray):
+    """Says that it has one row."""
+
+    shape = property(lambda _: (1, 1))
+
+
+def ended(error: Exception | None, *_: Any) -> tuple[int, str]:
+    return (13, str(error)) if error else (0, "")
+
+
+@pytest.fixture
+def queue() -> Any:
+    return native.Queue()
+
+
+@pytest.fixture
+def caller(queue: Any) -> Iterator[Caller]:
+    """Of a server whose Predicts wait in the queue for the test to take them."""
+    lane = queue.lane(Options(max_batch_size=4), print)
+    given: dict[str, Any] = {
+        "max_rows": 4,
+        "max_send": 1 << 30,
+        "as_content": False,
+        "full": (14, "{}"),
+        "bounds": [1.0],
+        "ended": ended,
+    }
+    routes = native.Routes()
+    routes.publish({MODEL: {1: {"serving_default": native.Route(lane, MODEL, 1, "serving_default", INPUTS, **given)}}})
+    server = native.Server([(PREDICT, False)], native_impl.limits([]), queue, routes)
+    port = server.listen("127.0.0.1:0")
+    server.start(1)
+    caller = Caller(port)
+    yield caller
+    caller.close()
+    server.stop(0)
+    server.join()
+
+
+INPUTS = [("x", FLOAT, [4])]
+
+
+@pytest.fixture
+def call(caller: Caller) -> Any:
+    return caller.begin(predict_request({"x": floats([1, 2, 3, 4])}))
+
+
+@pytest.fixture
+def batch(call: Any, queue: Any) -> TaskBatch:
+    del call
+    formed = queue.take()
+    assert formed is not None
+    return formed.batch  # type: ignore[no-any-return]
+
+
+def test_an_output_that_lies_about_its_rows(call: Any, batch: TaskBatch, queue: Any) -> None:
+    liar: npt.NDArray[Any] = np.empty((0, 1), np.float32).view(Liar)
+    with pytest.raises(TypeError, match=r"output y holds Some\(0\) rows, expected 1"):
+        batch.split({"y": liar}, queue.lock)
+    batch.fail(ValueError("it lied"), queue.lock)
+    assert refusal_of(call.exception()) == (grpc.StatusCode.INTERNAL, "it lied")
+
+
+def test_a_join_within_a_join(batch: TaskBatch) -> None:
+    inner: list[type[BaseException]] = []
+
+    def empty(shape: Any, dtype: Any) -> npt.NDArray[Any]:
+        with pytest.raises(TypeError, match="split already") as raised:
+            batch.join(empty)
+        inner.append(raised.type)
+        return np.empty(shape, dtype)
+
+    assert batch.join(empty)["x"].tolist() == [[1, 2, 3, 4]]
+    assert inner == [TypeError]
+
+
+@pytest.mark.parametrize("made", [np.empty((1, 3), np.float32), np.empty((0, 4), np.float32), np.empty((1, 4), int)])
+def test_an_array_to_join_in_of_another_kind(batch: TaskBatch, made: npt.NDArray[Any]) -> None:
+    with pytest.raises(BufferError, match="another dtype or shape"):
+        batch.join(lambda *_: made)
+
+
+def test_a_batch_that_is_forgotten(call: Any, queue: Any) -> None:
+    formed = queue.take()
+    del formed
+    assert refusal_of(call.exception()).code in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
+
+
+def test_a_lane_of_batches_without_rows(queue: Any) -> None:
+    none = SimpleNamespace(execution_limit=0, enqueued_limit=1, timeout=0.0, enable_large_batch_splitting=False)
+    with pytest.raises(ValueError, match="no rows"):
+        queue.lane(none, print)
