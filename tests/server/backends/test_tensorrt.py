@@ -228,10 +228,11 @@ class TestInstances:
         backend.close()
 
     def test_every_gpu_that_is_named_runs_batches(self, gpu: Gpu, tmp_path: Path) -> None:
-        models.linear(tmp_path / "1")
-        backend = gpu.load(tmp_path / "1", instances=1, devices=(0, 1))
         together = Barrier(2, timeout=SOON)
         used: set[int] = set()
+        assert gpu.machine.devices == 2
+        models.linear(tmp_path / "1")
+        backend = gpu.load(tmp_path / "1", instances=1, devices=(0, 1))
 
         def note() -> None:
             used.add(gpu.machine.stack[-1].device)
