@@ -381,7 +381,7 @@ class TestLoading:
         ],
     )
     def test_a_plan_that_does_not_fit(
-        self, gpu: Gpu, tmp_path: Path, changed: dict[str, Any], code: Code.ValueType, said: str
+        self, gpu: Gpu, tmp_path: Path, changed: dict[str, Any], code: Code, said: str
     ) -> None:
         from tests.doubles.plans import Plan
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class TestPrecision:
     def test_bfloat16_and_int8_are_the_files_to_bring(self, gpu: Gpu, tmp_path: Path) -> None:
         models.linear(tmp_path / "1")
         for precision, needs in (("bf16", "bfloat16 weights"), ("int8", "QuantizeLinear and DequantizeLinear")):
-            error = refused(lambda precision=precision: gpu.load(tmp_path / "1", precision=precision))
+            error = refused(partial(gpu.load, tmp_path / "1", precision=precision))
             assert error.code == Code.INVALID_ARGUMENT
             assert f'precision = "{precision}" demands a file that has {needs}' in error.message
 
@@ -164,8 +165,8 @@ def test_timings_are_kept_for_the_next_build(gpu: Gpu, tmp_path: Path) -> None:
     assert 0 < file.stat().st_size <= first
 
 
-def test_progress_is_said_every_few_seconds(gpu: Gpu, caplog: pytest.LogCaptureFixture) -> None:
-    assert gpu
+@pytest.mark.usefixtures("gpu")
+def test_progress_is_said_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
     from headrace_server.backends.tensorrt_build import SAY_EVERY, Progress
 
     caplog.set_level(logging.INFO, "headrace_server")

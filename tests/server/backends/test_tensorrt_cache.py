@@ -51,6 +51,11 @@ def test_other_parts_have_another_key(folder: Path) -> None:
     assert len(keys) == 5
 
 
+def write_often(path: Path, content: bytes) -> None:
+    for _ in range(10):
+        write(path, content)
+
+
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "k.plan"
     assert read(path) is None
@@ -64,7 +69,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
     reader = Thread(target=look)
     reader.start()
-    writers = [Thread(target=lambda c=content: [write(path, c) for _ in range(10)]) for content in contents]
+    writers = [Thread(target=write_often, args=(path, content)) for content in contents]
     for writer in writers:
         writer.start()
     for writer in writers:
