@@ -63,10 +63,16 @@ def lookup(folder: Path, *, size: int = 10) -> Path:
     return _write(folder, [node], [_value("index", INT64, ["N"])], [_value("y", FLOAT, ["N"])], table)
 
 
-def positions(folder: Path) -> Path:
-    """`where` int64 [2, K] = the K positions of `x` float [N, 3] that are not zero: a shape that the data decide."""
-    outputs = [_value("where", INT64, [2, "K"])]
-    return _write(folder, [make_node("NonZero", ["x"], ["where"])], [_value("x", FLOAT, ["N", 3])], outputs)
+def positions(folder: Path, *, in_rows: bool = False) -> Path:
+    """`where` int64 [2, K] = the K positions of `x` float [N, 3] that are not zero: a shape that the data decide.
+
+    With `in_rows` it is [K, 2].
+    """
+    nodes = [make_node("NonZero", ["x"], ["columns" if in_rows else "where"])]
+    if in_rows:
+        nodes.append(make_node("Transpose", ["columns"], ["where"]))
+    outputs = [_value("where", INT64, ["K", 2] if in_rows else [2, "K"])]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", 3])], outputs)
 
 
 def wide(folder: Path, *, columns: int = 64) -> Path:

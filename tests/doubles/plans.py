@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-VERSION = "11.4.0.106"
+VERSION = "10.13.3.9"
 GPU = "9.0"
 
 _MAGIC = b"DOUBLE-PLAN\n"

@@ -149,7 +149,8 @@ class TensorrtBackend:
                 owned.callback(instance.close)
                 self._free.put(instance)
             self._signatures = _signatures(self._tensors, options, header)
-            self._signatures = {name: self._with_batch_axis(name) for name in self._signatures}
+            named = header is not None
+            self._signatures = {name: self._with_batch_axis(name, named=named) for name in self._signatures}
             self._owned: ExitStack | None = owned.pop_all()
 
     @property
@@ -201,10 +202,15 @@ class TensorrtBackend:
             results = {name: array[:-rows] for name, array in results.items()}
         return {alias: results[name] for alias, name in names.items()}
 
-    def _with_batch_axis(self, name: str) -> Signature:
+    def _with_batch_axis(self, name: str, *, named: bool) -> Signature:
+        """A plan has no names of dimensions: that all of its first ones vary does not say that they are one."""
         declared = self._signatures[name]
         run = partial(self._run, declared, outputs=declared.every_output)
-        return replace(declared, batched=has_batch_axis(declared.inputs, declared.outputs, run))
+        inputs, outputs = (
+            specs if named else {alias: _with_own_rows(spec) for alias, spec in specs.items()}
+            for specs in (declared.inputs, declared.outputs)
+        )
+        return replace(declared, batched=has_batch_axis(inputs, outputs, run))
 
     def _graph_sizes(self, batching: Options | None) -> tuple[int, ...]:
         if not self._graphs or batching is None or self._most_rows is None:
@@ -235,6 +241,10 @@ def _with_names(specs: Mapping[str, TensorSpec], named: Mapping[str, TensorSpec]
         return names if len(names) == len(spec.shape) else spec.dims
 
     return {name: replace(spec, dims=dims(spec)) for name, spec in specs.items()}
+
+
+def _with_own_rows(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, dims=(spec.name, *spec.dims[1:])) if spec.dims else spec
 
 
 def _most_rows(tensors: Tensors) -> int | None:

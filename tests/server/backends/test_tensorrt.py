@@ -155,11 +155,18 @@ class TestAnswers:
         assert backend.signatures[DEFAULT_SIGNATURE].inputs["x"].dims == ("N", "W")
         backend.close()
 
-    def test_a_model_whose_rows_do_not_stay_rows_is_not_batched(self, gpu: Gpu, tmp_path: Path) -> None:
-        models.positions(tmp_path / "1")
+    @pytest.mark.parametrize("plan", [False, True])
+    @pytest.mark.parametrize("in_rows", [False, True])
+    def test_a_model_whose_rows_do_not_stay_rows_is_not_batched(
+        self, gpu: Gpu, tmp_path: Path, plan: bool, in_rows: bool
+    ) -> None:
+        models.positions(tmp_path / "1", in_rows=in_rows)
+        if plan:
+            gpu.plan(tmp_path / "1")
         backend = gpu.load(tmp_path / "1")
 
         assert not backend.signatures[DEFAULT_SIGNATURE].batched
+        assert run(backend, {"x": np.array([[0, 0, 5]], np.float32)})["where"].ravel().tolist() == [0, 2]
         backend.close()
 
 
@@ -375,7 +382,7 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("changed", "code", "said"),
         [
-            ({"version": "10.3.0"}, Code.FAILED_PRECONDITION, "not compatible with this version of TensorRT"),
+            ({"version": "8.6.1"}, Code.FAILED_PRECONDITION, "not compatible with this version of TensorRT"),
             ({"gpu": "8.6"}, Code.FAILED_PRECONDITION, "generated on an incompatible device"),
             ({"context_bytes": 1 << 40}, Code.RESOURCE_EXHAUSTED, "no context for profile 0 on GPU 0"),
         ],

@@ -64,8 +64,9 @@ def test_what_is_not_said_is_tensorrts_choice(gpu: Gpu, tmp_path: Path) -> None:
     assert told.pools == {}
 
 
-def test_tensorrt_10_is_told_to_type_strongly(gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_tensorrt(monkeypatch, gpu.machine, "10.9.0.34")
+@pytest.mark.parametrize("version", ["10.9.0.34", "11.4.0.106"])
+def test_every_tensorrt_types_strongly(gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    install_tensorrt(monkeypatch, gpu.machine, version)  # which complains of networks that are not
     models.linear(tmp_path / "1")
 
     gpu.load(tmp_path / "1").close()

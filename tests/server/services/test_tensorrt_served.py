@@ -140,7 +140,7 @@ def test_a_new_plan_that_does_not_fit_leaves_the_old_version_serving(gpu: Gpu, r
     assert gpu.machine.devices
     server = start(running, partial(planned, gpu), **LOOK_OFTEN)
     plan = planned(gpu, server.base_path / "unfinished")
-    plan.write_bytes(replace(Plan.parse(plan.read_bytes()), version="10.3.0").serialize())
+    plan.write_bytes(replace(Plan.parse(plan.read_bytes()), version="8.6.1").serialize())
     plan.parent.rename(server.base_path / "2")
     eventually(lambda: states(server.caller).get(2, (0,))[0] == ModelVersionStatus.END)
 
