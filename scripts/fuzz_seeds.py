@@ -43,6 +43,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
             yield from _framed(name, message)
     yield "predict", "many-inputs", b"\0\7" + b"\x12\x02\x12\x00" * 2_000
     yield from _tensors()
+    yield from _connections()
     for name, lines in _HEADERS.items():
         yield "headers", name, b"\n".join(bytes([number]) + value.encode() for number, value in lines)
 
@@ -71,6 +72,20 @@ def _framed(name: str, message: bytes) -> Iterator[tuple[str, str, bytes]]:
         small = compressor.compress(message) + compressor.flush()
         prefix = b"\1" + len(small).to_bytes(4, "big")
         yield "frames", f"{name}-{encoding}", bytes([encoding, 1, 5]) + prefix + small + plain
+
+
+def _connections() -> Iterator[tuple[str, str, bytes]]:
+    """Headers plain and padded, an authority in each of the ways that HPACK has for it, and frames of other kinds."""
+    named = b"\x40\x05:path\x04/a%b\x40\x0a:authority\x05a%2Fb\x83\x86"
+    indexed = b"\xff\x00\x3f\x00\x41\x03%2F\x0f\x01\x01%\x01\x02%a"
+    yield "connection", "headers", b"\5" + _frame(4, 0, b"") + _frame(1, 4, named) + _frame(0, 1, b"\x41\x03%2F")
+    padded = _frame(1, 8 | 32, b"\2\0\0\0\0\3" + named[:20] + b"%%") + _frame(9, 4, named[20:])
+    yield "connection", "padded", b"\7" + padded
+    yield "connection", "indexed", b"\3" + _frame(1, 4 | 32, b"\0\0\0\0\3" + indexed) + _frame(6, 0, bytes(8))
+
+
+def _frame(kind: int, flags: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags, 0, 0, 0, 1]) + payload
 
 
 def _tensors() -> Iterator[tuple[str, str, bytes]]:

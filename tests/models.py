@@ -32,6 +32,13 @@ def identity(folder: Path, dtype: int = FLOAT, dims: Dims = ("N", 2), *, out: Di
     return _write(folder, [make_node("Identity", ["x"], ["y"])], [_value("x", dtype, dims)], outputs)
 
 
+def repeated(folder: Path, *, columns: int) -> Path:
+    """`y` float [N, columns] = `x` float [N, 1], as often as there are columns: a small request of a large answer."""
+    weights = from_array(np.ones((1, columns), np.float32), "weights")
+    node = make_node("MatMul", ["x", "weights"], ["y"])
+    return _write(folder, [node], [_value("x", FLOAT, ["N", 1])], [_value("y", FLOAT, ["N", columns])], weights)
+
+
 def row_sums(folder: Path) -> Path:
     """`y` float [N] = the sum of each row of `x` float [N, W], of any width W."""
     node = make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
@@ -167,6 +174,12 @@ def counting(folder: Path) -> Path:
     ]
     zero = from_array(np.array(0, np.int64), "zero")
     return _write(folder, nodes, [_value("steps", INT64, ["N"])], [_value("y", INT64, ["N"])], zero)
+
+
+def filled(folder: Path) -> Path:
+    """`y` float [M] = as many zeros as `x` int64 [1] says."""
+    node = make_node("ConstantOfShape", ["x"], ["y"])
+    return _write(folder, [node], [_value("x", INT64, [1])], [_value("y", FLOAT, ["M"])])
 
 
 def kept(folder: Path) -> Path:

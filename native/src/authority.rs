@@ -24,12 +24,14 @@ pub struct Mender {
     block: Block,
 }
 
-impl Mender {
-    pub fn new() -> Self {
+impl Default for Mender {
+    fn default() -> Self {
         let block = Block { state: State::First, authority: false };
         Self { skip: 24, head: Vec::with_capacity(9), fragment: 0, padding: 0, padded: false, block }
     }
+}
 
+impl Mender {
     pub fn mend(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
@@ -187,7 +189,7 @@ mod tests {
     fn mended(frames: &[Vec<u8>]) -> Vec<u8> {
         let whole = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frames.concat()].concat();
         let mended = |size| {
-            let (mut bytes, mut mender) = (whole.clone(), Mender::new());
+            let (mut bytes, mut mender) = (whole.clone(), Mender::default());
             bytes.chunks_mut(size).for_each(|piece| mender.mend(piece));
             bytes
         };
@@ -227,7 +229,7 @@ mod tests {
                     (seed >> 24) as u8 & 15
                 })
                 .collect();
-            Mender::new().mend(&mut bytes);
+            Mender::default().mend(&mut bytes);
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::tensor::Dtype;
 
 const SHARED: usize = 64 * 1024;
 
+/// About what an answer has beside its values.
+const ENVELOPE: usize = 128;
+
 /// A batch that holds at least one task that was decoded here; those come first, Python's behind them.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Batch {
@@ -316,7 +319,9 @@ impl Answers {
 /// Encodes every task's rows.
 fn answer(tasks: Vec<Task>, arrays: &[Array]) -> Vec<Answer> {
     let outputs: Vec<_> = arrays.iter().map(Array::output).collect();
-    let mut out = BytesMut::with_capacity(SHARED);
+    // A caller that does not read its answer keeps all of the bytes that were written with it.
+    let values: usize = outputs.iter().map(|output| output.bytes.len()).sum();
+    let mut out = BytesMut::with_capacity(SHARED.min(values + ENVELOPE * tasks.len()));
     let mut start = 0;
     let mut answers = Vec::with_capacity(tasks.len());
     for task in tasks {

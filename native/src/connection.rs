@@ -15,6 +15,7 @@ use crate::grpc::{self, DEADLINE_EXCEEDED, Encoding, Messages, Status, UNIMPLEME
 use crate::handler::{self, Arrived, Opening};
 use crate::life::{Due, Life};
 use crate::listener::{Home, Stop, stopped};
+use crate::outgoing::{Held, Outgoing};
 use crate::queue::{Refusal, Waiting};
 use crate::rope::Rope;
 use crate::socket::Accepted;
@@ -29,7 +30,7 @@ const MAX_FRAME: u32 = 256 << 10;
 
 /// Carries a connection until its caller closes it, it breaks, or it is at its end.
 pub async fn carry(accepted: Accepted, tls: Option<Arc<Certified>>, home: Arc<Home>, stop: Stop) {
-    let peer = Peer { name: accepted.peer.clone(), home };
+    let peer = Peer { name: accepted.peer.clone(), home, outgoing: Arc::default() };
     let signs = Arc::new(Signs::default());
     if let Ok(Some(http2)) = tokio::time::timeout(HANDSHAKE_WITHIN, peer.greet(accepted, tls, signs.clone())).await {
         // What breaks a connection is the caller's affair, and has ended its calls.
@@ -40,6 +41,7 @@ pub async fn carry(accepted: Accepted, tls: Option<Arc<Certified>>, home: Arc<Ho
 struct Peer {
     name: Arc<str>,
     home: Arc<Home>,
+    outgoing: Arc<Outgoing>,
 }
 
 impl Peer {
@@ -119,6 +121,13 @@ impl Peer {
             }
         };
         let mut messages = Messages::new(body, encoding, shared.limits.max_receive_message);
+        if self.outgoing.is_full() {
+            match self.outgoing.hold() {
+                Some(held) => drop(tokio::spawn(hold(held, self.home.clone(), opening, messages, respond))),
+                None => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
+            }
+            return;
+        }
         let message = if opening.streaming { None } else { arrived(&mut messages) };
         if message.is_none() && Some(opening.method) == shared.predict {
             tokio::spawn(predict_late(self.home.clone(), opening, messages, respond));
@@ -141,9 +150,25 @@ impl Peer {
             peer: self.name.clone(),
             encoding: Encoding::of_response(&head.headers, shared.limits.compression),
             max_send: shared.limits.max_send_message,
+            outgoing: self.outgoing.clone(),
             headers: head.headers,
         };
         Ok((opening, encoding))
+    }
+}
+
+/// A call of a caller for whom too many answers wait. Its message is not read, so that the caller can send no more than
+/// the connection's window meanwhile.
+async fn hold(held: Held, home: Arc<Home>, opening: Opening, messages: Messages, respond: SendResponse<Bytes>) {
+    tokio::select! {
+        () = held.room() => {}
+        () = handler::until(opening.deadline) => {}
+    }
+    drop(held);
+    if Some(opening.method) == home.shared.predict {
+        predict_late(home, opening, messages, respond).await;
+    } else {
+        dispatch(&home, opening, messages, respond, None);
     }
 }
 
@@ -186,7 +211,7 @@ fn predict(
     let (route, key, rows, row_bytes) = (plain.route.clone(), plain.key.clone(), plain.rows, plain.row_bytes());
     let lane = &route.get().lane;
     let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
-    let task = Task::Native(Box::new(plain.into_task(message, respond)));
+    let task = Task::Native(Box::new(plain.into_task(message, respond, opening.outgoing.clone())));
     let waiting = Waiting::new(task, rows, row_bytes, deadline, priority(&opening.headers));
     match lane.put(key, waiting, Instant::now()) {
         Ok(wake) => {

@@ -18,6 +18,7 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::grpc::{self, Encoding, Frame, Messages, OK, ReadError, Status};
+use crate::outgoing::Outgoing;
 use crate::rope::Rope;
 
 /// What the event loop is told; Python has it by the same names.
@@ -225,6 +226,7 @@ pub struct Opening {
     pub peer: Arc<str>,
     pub encoding: Encoding,
     pub max_send: usize,
+    pub outgoing: Arc<Outgoing>,
 }
 
 /// The sending half of a call.
@@ -233,6 +235,7 @@ struct Reply {
     stream: Option<SendStream<Bytes>>,
     encoding: Encoding,
     max_send: usize,
+    outgoing: Arc<Outgoing>,
     metadata: HeaderMap,
 }
 
@@ -260,7 +263,8 @@ impl Reply {
 
     /// Hands a message to the connection, which keeps it until the caller has room for it.
     fn send(&mut self, message: Bytes) -> Result<(), h2::Error> {
-        let frame = self.encoding.frame(message);
+        let Frame { head, tail } = self.encoding.frame(message);
+        let frame = Frame { head: self.outgoing.count(head), tail: tail.map(|tail| self.outgoing.count(tail)) };
         send_frame(self.stream()?, frame)
     }
 
@@ -319,9 +323,9 @@ pub async fn run(
     message: Arrived,
 ) {
     let (commands, orders) = unbounded_channel();
-    let Opening { method, streaming, headers, deadline, peer, encoding, max_send } = opening;
+    let Opening { method, streaming, headers, deadline, peer, encoding, max_send, outgoing } = opening;
     let state = Arc::new(CallState { method, headers, deadline, peer, commands, owner: Mutex::new(None) });
-    let mut reply = Reply { respond, stream: None, encoding, max_send, metadata: HeaderMap::new() };
+    let mut reply = Reply { respond, stream: None, encoding, max_send, outgoing, metadata: HeaderMap::new() };
     let mut exchange = Exchange { inbox, state, begun: false };
     let end = tokio::select! {
         biased;

@@ -10,6 +10,7 @@ mod handler;
 mod life;
 mod limits;
 mod listener;
+mod outgoing;
 mod predict;
 mod python;
 mod queue;

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::grpc::{self, PREFIX, Status};
+use crate::outgoing::Outgoing;
 use crate::python;
 use crate::queue::Key;
 use crate::rope::{Cursor, Rope};
@@ -170,6 +171,7 @@ pub struct Task {
     message: Rope,
     tensors: Vec<Tensor>,
     respond: SendResponse<Bytes>,
+    outgoing: Arc<Outgoing>,
     came: Instant,
     lapsed: bool,
 }
@@ -200,13 +202,14 @@ impl Plain {
         inputs.map(|(input, tensor)| tensor.inner.iter().product::<usize>() * input.dtype.size()).sum()
     }
 
-    pub fn into_task(self, message: Rope, respond: SendResponse<Bytes>) -> Task {
+    pub fn into_task(self, message: Rope, respond: SendResponse<Bytes>, outgoing: Arc<Outgoing>) -> Task {
         Task {
             route: self.route,
             rows: self.rows,
             message,
             tensors: self.tensors,
             respond,
+            outgoing,
             came: Instant::now(),
             lapsed: false,
         }
@@ -525,7 +528,8 @@ impl Task {
             rows.encode(route.as_content, out);
         }
         out.put_slice(&route.model_spec);
-        Answer { respond: self.respond, content: Ok(out.split().freeze()), came: self.came }
+        let frame = self.outgoing.count(out.split().freeze());
+        Answer { respond: self.respond, content: Ok(frame), came: self.came }
     }
 
     /// Since when it has been waited for.

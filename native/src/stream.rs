@@ -75,7 +75,7 @@ pub struct Watched {
 impl Watched {
     pub fn new(stream: Stream, signs: Arc<Signs>) -> Self {
         let (inbound, outbound) = (Frames::after(PREFACE), Frames::after(0));
-        let mender = stream.is_unix().then(Mender::new);
+        let mender = stream.is_unix().then(Mender::default);
         Self { stream, inbound, outbound, last_stream: 0, signs, mender }
     }
 
@@ -198,14 +198,14 @@ impl AsyncWrite for Stream {
 }
 
 /// Where the bytes of one direction are in their frames.
-struct Frames {
+pub struct Frames {
     head: [u8; HEAD],
     have: usize,
     skip: usize,
 }
 
 impl Frames {
-    fn after(skip: usize) -> Self {
+    pub fn after(skip: usize) -> Self {
         Self { head: [0; HEAD], have: 0, skip }
     }
 
@@ -214,7 +214,7 @@ impl Frames {
     }
 
     /// Tells `see` of the kind, the flags and the stream of each frame that begins in some bytes.
-    fn pass(&mut self, mut bytes: &[u8], mut see: impl FnMut(u8, u8, u32)) {
+    pub fn pass(&mut self, mut bytes: &[u8], mut see: impl FnMut(u8, u8, u32)) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;

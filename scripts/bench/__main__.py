@@ -1,6 +1,7 @@
 """Runs the benchmarks and writes their report: python -m scripts.bench, from the root of the checkout."""
 
 import argparse
+import resource
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -12,10 +13,13 @@ from .contenders import Contender, contenders
 from .load import h2load_version
 from .measure import Budget, Results, measure
 from .report import report
+from .scaling import Scaling, measure_scaling
 
 _ROOT = Path(__file__).parents[2]
 _BUILD = _ROOT / "build" / "bench"
-_NAMES = [case.name for case in CASES]
+_SCALING = "scaling"
+_FILES = 4096
+_NAMES = [*(case.name for case in CASES), _SCALING]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,11 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     described = machine.description()
     budget = Budget(1, 1) if options.quick else Budget(options.rounds, options.seconds)
-    results = _measured(options.only, contenders(_BUILD), budget)
+    _allow_connections()
+    servers = contenders(_BUILD)
+    results = _measured(options.only, servers, budget)
+    scaling = _scaling(options.only, servers, budget)
     folder: Path = _BUILD if options.quick and options.output is None else options.output or _ROOT / "docs/benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    chart.draw(results, folder / "benchmarks.png")
-    text = report(described, budget, results)
+    if results:
+        chart.draw(results, folder / "benchmarks.png")
+    text = report(described, budget, results, scaling)
     (folder / "README.md").write_text(text)
     print(text)
     return 0
@@ -62,6 +70,23 @@ def _measured(names: Sequence[str], servers: list[Contender], budget: Budget) ->
             with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
                 results.append(measure(case, chosen, budget, Path(folder)))
     return results
+
+
+def _scaling(names: Sequence[str], servers: list[Contender], budget: Budget) -> Scaling:
+    if _SCALING not in names:
+        return Scaling()
+    print("measuring connections and models", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        return measure_scaling(CASES[0], servers, budget, Path(folder))
+
+
+def _allow_connections() -> None:
+    """Let this process, and those that it starts, have a thousand connections and more open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _FILES:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (_FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard), hard)
+        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from headrace_protos import BatchingParameters
+from headrace_protos import BatchingParameters, ModelServerConfig
 
 from . import grpcpp
 from .cases import Case
@@ -43,6 +43,24 @@ def contenders(build: Path) -> list[Contender]:
     else:
         found.append(Contender(NATIVE, partial(_headrace, "native"), infers=True))
     return found
+
+
+def of_many_models(contender: Contender, count: int) -> Contender:
+    """Return the same headrace with so many models loaded, the case's among them."""
+    return Contender(contender.name, partial(_of_many_models, contender.command, count), contender.infers)
+
+
+def _of_many_models(command: Command, count: int, case: Case, base_path: Path, port: int) -> Sequence[str]:
+    one = ("--model_name=", "--model_base_path=")
+    config = ModelServerConfig()
+    for name in [case.name, *(f"{case.name}-{number}" for number in range(1, count))]:
+        config.model_config_list.config.add(name=name, base_path=str(base_path), model_platform="tensorflow")
+    file = base_path.with_name("models.config")
+    file.write_text(str(config))
+    return [
+        *(flag for flag in command(case, base_path, port) if not flag.startswith(one)),
+        f"--model_config_file={file}",
+    ]
 
 
 def _aio(case: Case, _: Path, port: int) -> Sequence[str]:

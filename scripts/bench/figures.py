@@ -15,6 +15,11 @@ def cpu_us(samples: list[Sample]) -> float:
     return median(sample.cpu_us for sample in samples)
 
 
+def user_us(samples: list[Sample]) -> float:
+    """Return the median CPU of a request in user space, in microseconds."""
+    return median(sample.user_us for sample in samples)
+
+
 def latency_us(samples: list[Sample]) -> list[float]:
     """Return the medians of the 50th, 90th and 99th percentile."""
     return [median(column) for column in zip(*(sample.latency_us for sample in samples), strict=True)]

@@ -4,8 +4,11 @@ import os
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +94,17 @@ class Answers:
     requests_per_second: float
     caller_cores: float
     latencies: np.ndarray
+
+
+@contextmanager
+def idle_connections(port: int, count: int) -> Iterator[None]:
+    """Keep so many HTTP/2 connections open, over which nothing is asked."""
+    # The connection's preface, and an empty SETTINGS frame.
+    hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+    with ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)).sendall(hello)
+        yield
 
 
 def _latencies(log: Path | None) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .cases import ONE_CALLER, Case, Load
 from .contenders import Contender
-from .load import Caller
+from .load import Caller, idle_connections
 from .ort_loop import Loop, LoopSample
 from .process import Server, busy_seconds, running
 from .requests import PREFIX_BYTES, checked_answer, framed, request
@@ -30,13 +30,14 @@ class Budget:
 class Sample:
     """One contender under one load, once.
 
-    `cpu_us` is the server's user and system time per request; `latency_us` the 50th, 90th and 99th percentile;
-    `caller_cores` the CPU of h2load, and `other_cores` that of all processes with no part in it, in cores; `batches`
-    the number of batches by range of rows, from headrace's log.
+    `cpu_us` is the server's user and system time per request, `user_us` the former alone; `latency_us` the 50th, 90th
+    and 99th percentile; `caller_cores` the CPU of h2load, and `other_cores` that of all processes with no part in it,
+    in cores; `batches` the number of batches by range of rows, from headrace's log.
     """
 
     requests_per_second: float
     cpu_us: float
+    user_us: float
     latency_us: tuple[float, float, float]
     caller_cores: float
     other_cores: float
@@ -56,7 +57,7 @@ class Results:
 
 def measure(case: Case, contenders: list[Contender], budget: Budget, folder: Path) -> Results:
     """Go through the contenders, A B C A B C, under the case's load and then with one caller."""
-    bench = _Bench(case, folder)
+    bench = Bench(case, folder)
     results = Results(case)
     seconds = budget.seconds * case.longer
     for _ in range(budget.rounds):
@@ -68,7 +69,7 @@ def measure(case: Case, contenders: list[Contender], budget: Budget, folder: Pat
     return results
 
 
-class _Bench:
+class Bench:
     """A case's model and message on disk, and its right answer."""
 
     def __init__(self, case: Case, folder: Path) -> None:
@@ -81,13 +82,17 @@ class _Bench:
         self._message = folder / "message"
         self._message.write_bytes(framed(self._request))
 
-    def sample(self, contender: Contender, load: Load, seconds: float) -> Sample:
-        """Start the contender afresh, warm it up, load it for about `seconds`, and stop it."""
+    def sample(self, contender: Contender, load: Load, seconds: float, idle: int = 0) -> Sample:
+        """Start the contender afresh, warm it up, load it for about `seconds`, and stop it.
+
+        So many `idle` connections, over which nothing is asked, are open meanwhile.
+        """
         log = self._folder / "server.log"
         with running(partial(contender.command, self._case, self._folder / "model"), log) as server:
             size = self._checked_answer(server, contender)
             caller = Caller(server.address, self._message, size + PREFIX_BYTES, load)
-            sample = _loaded(server, caller, seconds)
+            with idle_connections(server.port, idle):
+                sample = _loaded(server, caller, seconds)
             self._checked_answer(server, contender)
         return replace(sample, batches=_served(log.read_text())) if contender.infers else sample
 
@@ -98,15 +103,17 @@ class _Bench:
 def _loaded(server: Server, caller: Caller, seconds: float) -> Sample:
     rate = caller.warm_up(seconds / 3)
     count = max(caller.load.connections * caller.load.streams, round(rate * seconds))
-    busy, cpu, started = busy_seconds(), server.cpu_seconds(), time.monotonic()
+    user, busy, cpu, started = server.user_seconds(), busy_seconds(), server.cpu_seconds(), time.monotonic()
     answers = caller.run(count)
     busy, cpu, elapsed = busy_seconds() - busy, server.cpu_seconds() - cpu, time.monotonic() - started
+    user = server.user_seconds() - user
     # A second load, so that the logging of every call weighs on no other figure.
     latencies = caller.run(max(1, count // 3), server.log.with_name("h2load.log")).latencies
     p50, p90, p99 = np.percentile(latencies, (50, 90, 99)).tolist()
     return Sample(
         requests_per_second=answers.requests_per_second,
         cpu_us=cpu / count * 1e6,
+        user_us=user / count * 1e6,
         latency_us=(p50, p90, p99),
         caller_cores=answers.caller_cores,
         other_cores=max(0, (busy - cpu) / elapsed - answers.caller_cores),

@@ -33,9 +33,16 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Return the user and system time spent so far by all threads of the process, living and ended."""
+        return sum(self._times())
+
+    def user_seconds(self) -> float:
+        """Return the user time alone."""
+        return self._times()[0]
+
+    def _times(self) -> tuple[float, float]:
         # The command name, in parentheses, may hold spaces: fields are counted from behind it (proc(5): 14, 15).
         fields = self._proc("stat").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+        return int(fields[11]) / _TICKS_PER_SECOND, int(fields[12]) / _TICKS_PER_SECOND
 
     def peak_rss_bytes(self) -> int:
         """Return the most memory that was resident at once."""

@@ -12,9 +12,11 @@ from .figures import (
     loop_rows_per_second,
     loop_run_us,
     requests_per_second,
+    user_us,
 )
 from .measure import Budget, Results, Sample
-from .targets import Verdict, verdicts
+from .scaling import BUSY, IDLE, MODELS, Scaling
+from .targets import Verdict, scaling_verdicts, verdicts
 
 _METHOD = """\
 Each figure is the median over the rounds ({rounds}); in a round every server takes its turn, started afresh, alone
@@ -28,27 +30,27 @@ thread; its CPU has the inference in it.
 """
 
 
-def report(machine: Sequence[str], budget: Budget, results: Sequence[Results]) -> str:
+def report(machine: Sequence[str], budget: Budget, results: Sequence[Results], scaling: Scaling) -> str:
     """Return the report in Markdown."""
     parts = ["# Benchmarks", "Written by `make bench`; only ratios within one run mean anything."]
-    parts += [*machine, _others(results)]
+    parts += [*machine, _others(results, scaling)]
     parts.append(_METHOD.format(rounds=budget.rounds, seconds=budget.seconds))
     parts.append("![Requests per second, CPU per request and batch sizes](benchmarks.png)")
     checked = [verdict for case in results for verdict in verdicts(case)]
+    checked += scaling_verdicts(scaling)
     if checked:
         parts += ["## Targets", _targets(checked)]
     for case in results:
         parts += _case(case)
+    if scaling.samples:
+        parts += _scaling(scaling)
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _others(results: Iterable[Results]) -> str:
-    cores = [
-        sample.other_cores
-        for case in results
-        for rounds in (*case.loaded.values(), *case.idle.values())
-        for sample in rounds
-    ]
+def _others(results: Iterable[Results], scaling: Scaling) -> str:
+    loads = [rounds for case in results for rounds in (*case.loaded.values(), *case.idle.values())]
+    loads += [rounds for points in scaling.samples.values() for rounds in points.values()]
+    cores = [sample.other_cores for rounds in loads for sample in rounds]
     return (
         f"Meanwhile processes with no part in it used {median(cores):.2f} cores in the median, {max(cores):.2f} at "
         "most; the nearer to none, the more the figures are worth."
@@ -109,6 +111,33 @@ def _distributions(results: Results) -> list[str]:
 
 def _shares(ranges: dict[str, float]) -> str:
     return ", ".join(f"{rows}: {share:.0%}" for rows, share in ranges.items())
+
+
+_SCALING = {
+    BUSY: "A thousand calls of the small model in flight, over more and more connections; with one stream each, every "
+    "request and every answer is a segment of its own to the kernel, which it is not where many share a connection:",
+    IDLE: "Connections over which nothing is asked, open beside four that are busy:",
+    MODELS: "Models that are loaded and not called, beside the one that is:",
+}
+
+
+def _scaling(scaling: Scaling) -> Iterable[str]:
+    yield "## Many connections, many models"
+    for group, title in _SCALING.items():
+        rows = [
+            (f"{name}: {point}", *_point(rounds))
+            for name, points in scaling.samples.items()
+            for point, rounds in points.items()
+            if point.group == group
+        ]
+        yield title
+        yield _table(("", "requests/s", "CPU us/request", "of it in user space", "p50 us", "p99 us", "peak MB"), rows)
+
+
+def _point(rounds: list[Sample]) -> list[str]:
+    p50, _, p99 = latency_us(rounds)
+    peak = median(sample.peak_rss_bytes for sample in rounds) / 1e6
+    return [*map(figure, (requests_per_second(rounds), cpu_us(rounds), user_us(rounds), p50, p99, peak))]
 
 
 def _loop(results: Results) -> str:

@@ -4,8 +4,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .contenders import AIO, GRPCPP, HEADRACE, NATIVE
-from .figures import cpu_us, figure, latency_us, loop_cpu_us, loop_rows_per_second, loop_run_us, requests_per_second
+from .figures import (
+    cpu_us,
+    figure,
+    latency_us,
+    loop_cpu_us,
+    loop_rows_per_second,
+    loop_run_us,
+    requests_per_second,
+    user_us,
+)
 from .measure import Results
+from .scaling import ALONE, BESIDE_IDLE, FOUR, MANY_MODELS, ONE_MODEL, THOUSAND, Scaling
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,20 @@ class Verdict:
 def verdicts(results: Results) -> Iterator[Verdict]:
     """Yield the targets of a case, less those that lack one of their two sides here."""
     yield from _TARGETS[results.case.name](results)
+
+
+def scaling_verdicts(scaling: Scaling) -> Iterator[Verdict]:
+    """Yield the targets on connections and models, of the native transport. A tenth more is within the noise."""
+    points = scaling.samples.get(NATIVE)
+    if points is None:
+        return
+    for what, more, fewer in (
+        ("connections: CPU per request with 996 idle ones over without", BESIDE_IDLE, ALONE),
+        ("connections: user CPU per request with 1,000 busy ones over 4", THOUSAND, FOUR),
+        ("models: CPU per request with 200 loaded over 1", MANY_MODELS, ONE_MODEL),
+    ):
+        cost = user_us if more is THOUSAND else cpu_us
+        yield _at_most(what, 1.1, cost(points[more]) / cost(points[fewer]))
 
 
 def _small(results: Results) -> Iterator[Verdict]:

@@ -34,6 +34,10 @@ class Driver:
         device = self.machine.enter("mem_alloc")
         return DeviceAllocation(self.machine, self.machine.new_memory(size, device))
 
+    def mem_get_info(self) -> tuple[int, int]:
+        device = self.machine.enter("mem_get_info")
+        return self.machine.free(device), self.machine.memory
+
     def pagelocked_empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike, mem_flags: int = 0) -> Array:
         self.machine.enter("pagelocked_empty")
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -145,15 +145,18 @@ class Machine:
             CudaMemoryError: The device has no room for it.
         """
         with self.lock:
-            if device is not None:
-                used = sum(memory.bytes.nbytes for memory in self._memories if memory.device == device)
-                if used + size > self.memory:
-                    raise CudaMemoryError("cuMemAlloc failed: out of memory")
+            if device is not None and size > self.free(device):
+                raise CudaMemoryError("cuMemAlloc failed: out of memory")
             block = np.full(size, 0xCD, np.uint8)
             address = block.ctypes.data if device is None else next(self._next_address)
             memory = Memory(address, block, device)
             self._memories.append(memory)
             return memory
+
+    def free(self, device: int) -> int:
+        """Bytes of a device that nobody has taken."""
+        with self.lock:
+            return self.memory - sum(memory.bytes.nbytes for memory in self._memories if memory.device == device)
 
     def free_memory(self, memory: Memory) -> None:
         """Frees it, unless work that waits needs it."""

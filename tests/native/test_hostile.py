@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from functools import partial
 
 import grpc
 import numpy as np
@@ -132,3 +133,40 @@ def test_streams_that_are_reset_at_once(linear: RunningServer) -> None:
     )
     said(linear, PREFACE + frame(SETTINGS, 0, 0) + opened)
     assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
+
+
+def begun(connection: socket.socket, stream: int) -> bool:
+    """Reads frames until the answer to a stream begins; false if the server has nothing more to say before that."""
+    try:
+        while True:
+            start = exactly(connection, 9)
+            exactly(connection, int.from_bytes(start[:3]))
+            if start[3] == HEADERS and int.from_bytes(start[5:]) == stream:
+                return True
+    except TimeoutError:
+        return False
+
+
+def exactly(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += connection.recv(count - len(data))
+    return data
+
+
+def test_a_caller_that_reads_no_answers_gets_no_more(running: Run) -> None:
+    server = running(partial(models.repeated, columns=250_000))
+    request = predict_request({"x": floats([1])}).SerializeToString()
+    message = b"\0" + struct.pack(">I", len(request)) + request
+    no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
+        connection.sendall(PREFACE + no_window)
+        for stream in range(1, 100, 2):
+            connection.sendall(frame(HEADERS, END_HEADERS, stream, head()) + frame(DATA, END_STREAM, stream, message))
+            if not begun(connection, stream):
+                break
+        assert stream // 2 in {16, 17, 18}  # answers of a megabyte
+        assert server.caller.predict({"x": floats([2])})["y"].tolist() == [[2] * 250_000]
+        more = b"".join(frame(8, 0, each, struct.pack(">I", 1 << 26)) for each in (0, *range(1, stream, 2)))
+        connection.sendall(more)
+        assert begun(connection, stream)

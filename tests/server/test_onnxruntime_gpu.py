@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headrace_batching import Options
 from headrace_client import Client
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.onnx_provider_options import provider_options
+from headrace_server.backends.onnx_providers import GPU_LIBRARIES
+from headrace_server.config import OnnxruntimeOptions
 from tests import models
 from tests.calls import MODEL
 from tests.conftest import ROOT, Serve
@@ -67,6 +72,20 @@ def test_one_demanded_is_refused_with_the_reason(serve: Serve, tmp_path: Path, p
 
     assert server.ended() == 1
     assert re.search(rf"{provider} does not work: there is no NVIDIA driver .*; it needs the driver", server.log[-1])
+
+
+def test_the_providers_know_every_word_of_their_options(gpu_python: Path, tmp_path: Path) -> None:
+    found = subprocess.check_output([gpu_python, "-c", "import onnxruntime; print(onnxruntime.__file__)"], text=True)
+    capi = Path(found.strip()).parent / "capi"
+    caches = {"tensorrt_engine_cache": str(tmp_path / "engines"), "tensorrt_timing_cache": str(tmp_path / "timings")}
+    told = BackendOptions(
+        onnxruntime=OnnxruntimeOptions(**caches, gpu_memory_limit_mb=1),  # type: ignore[arg-type]
+        batching=Options(max_batch_size=2),
+    )
+    file = models.linear(tmp_path / "1")
+    for provider, library in GPU_LIBRARIES.items():
+        words, known = provider_options(provider, file, told), (capi / library).read_bytes()
+        assert [word for word in words if word.encode() not in known] == []
 
 
 def _fails(python: Path, code: str) -> bool:

@@ -1,6 +1,7 @@
 //! What must hold of the decoders whatever bytes come: each target is one function that panics where it does not.
 
 pub mod allocation;
+pub mod connection;
 pub mod frames;
 pub mod headers;
 pub mod messages;
@@ -11,5 +12,10 @@ pub mod tensor;
 /// One target: its name, and what it checks of any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 4] =
-    [("frames", frames::check), ("headers", headers::check), ("predict", predict::check), ("tensor", tensor::check)];
+pub const TARGETS: [Target; 5] = [
+    ("connection", connection::check),
+    ("frames", frames::check),
+    ("headers", headers::check),
+    ("predict", predict::check),
+    ("tensor", tensor::check),
+];

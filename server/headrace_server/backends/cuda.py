@@ -121,6 +121,11 @@ class Device:
         with self._failures(f"{size:,} bytes"):
             return self._driver.mem_alloc(max(size, 1))
 
+    def free_memory(self) -> int:
+        """Bytes of the device that nobody has taken."""
+        with self._failures():
+            return int(self._driver.mem_get_info()[0])
+
     def page_locked(self, size: int) -> Block:
         """Bytes of page-locked memory, for all devices."""
         with self._failures(f"{size:,} bytes of page-locked memory"):

@@ -22,7 +22,7 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
 
     Raises:
         NoDriverError: A part of the GPU's memory was asked for, and there is no GPU.
-        OSError: The model cannot be read.
+        OSError: The model cannot be read, or a folder for what is kept cannot be made.
     """
     if name == CUDA:
         return cuda_options(options.onnxruntime, memory_limit(options))
@@ -33,6 +33,9 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
         told |= profile_shapes(_declared_inputs(model), options.batching.execution_limit)
     if folder := options.onnxruntime.tensorrt_engine_cache:
         told["trt_engine_cache_path"] = str(Path(folder, engine_key(model.parent, told)))
+    for kept in ("trt_engine_cache_path", "trt_timing_cache_path"):
+        if kept in told:
+            Path(told[kept]).mkdir(parents=True, exist_ok=True)  # ONNX Runtime would make the last folder alone
     return told
 
 

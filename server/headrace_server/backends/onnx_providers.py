@@ -28,6 +28,8 @@ _REMEDIES = {
     TENSORRT: "it needs the driver, and CUDA, cuDNN and TensorRT 10, which pip install 'headrace[gpu,cuda]' brings",
 }
 
+_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory")
+
 # A serialized ModelProto: `y` = Identity(`x`), float [N].
 _PROBE = (
     b'\x08\x08:9\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01g'
@@ -116,6 +118,10 @@ def why_not(provider: str, device: int) -> str:
     Args:
         provider: CUDA or TENSORRT.
         device: The GPU's number.
+
+    Raises:
+        ServingError: RESOURCE_EXHAUSTED: it would work, were the GPU not full; the CPU is no place for a model that
+            belongs there.
     """
     try:
         count = device_count()
@@ -140,8 +146,16 @@ def _probe(provider: str, device: int) -> str:
     try:
         session = open_session(_PROBE, ort.SessionOptions(), [(provider, {"device_id": str(device)})])
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        if says_no_memory(error):
+            message = f"GPU {device} has no memory left for ONNX Runtime: {error}"
+            raise ServingError(Code.RESOURCE_EXHAUSTED, message) from error
         return str(error)
     return "" if provider in session.get_providers() else "ONNX Runtime passed it over, and has written why to stderr"
+
+
+def says_no_memory(error: Exception) -> bool:
+    """Whether ONNX Runtime says, under whatever code, that an arena or CUDA has no memory left."""
+    return any(words in str(error) for words in _NO_MEMORY)
 
 
 def open_session(

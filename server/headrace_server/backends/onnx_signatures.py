@@ -44,6 +44,11 @@ _DTYPES: dict[str, DataType] = {
 }
 
 
+def data_type_of(kind: str) -> DataType:
+    """The type of a tensor, of which ONNX Runtime writes `tensor(float)`."""
+    return _DTYPES[kind]
+
+
 def signatures_of(session: ort.InferenceSession, told: Mapping[str, SignatureOptions]) -> dict[str, Signature]:
     """The signatures of a model, by name: `serving_default`, its whole graph, unless another is told under that name.
 

@@ -1,6 +1,5 @@
 """ONNX models on ONNX Runtime."""
 
-import ctypes
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,19 +12,19 @@ import onnxruntime as ort
 
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
-from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import has_batch_axis
+from headrace_server.backends.cuda import Device
+from headrace_server.backends.onnx_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx_provider_options import Providers, provider_options
-from headrace_server.backends.onnx_providers import GPU_LIBRARIES, choose, open_session, why_not
+from headrace_server.backends.onnx_providers import GPU_LIBRARIES, choose, open_session, says_no_memory, why_not
 from headrace_server.backends.onnx_shapes import without_shapes
 from headrace_server.backends.onnx_signatures import signatures_of
+from headrace_server.backends.onnx_values import array_of, ort_value
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
 log = logging.getLogger(__name__)
-
-_ONNX_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 # ONNX Runtime's own codes (OrtErrorCode) that have a canonical one; any other is INTERNAL.
 _CODES: dict[str, Code] = {
@@ -45,21 +44,34 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
         LoadError: ONNX Runtime refuses it, or a provider is not there; the text names the file.
     """
     try:
-        files = _files(model.parent)
         providers = _providers(model, options)
-        session = _session(str(model), providers, _session_options(options))
-        signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
+        device = device_for(providers, options.onnxruntime.device_id)
+        try:
+            backend = _load(model, options, providers, device)
+        finally:
+            if device is not None:
+                device.release()  # the backend has retained it
     except ServingError as error:
         raise LoadError(error.code, f"{model}: {error.message}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
         raise LoadError(_code_of(error), f"{model} cannot be loaded: {error}") from error
-    if not all(signature.batched for signature in signatures.values()):
+    if not all(signature.batched for signature in backend.signatures.values()):
         log.warning(
             "%s has no batch axis (a first dimension that varies, in every input and output): "
             "its requests run one by one",
             model,
         )
-    return OnnxBackend(session, signatures, partial(_load_relaxed, model, files, signatures, options, providers))
+    return backend
+
+
+def _load(model: Path, options: BackendOptions, providers: Providers, device: Device | None) -> "OnnxBackend":
+    files = _files(model.parent)
+    free_before = 0 if device is None else free_memory(device)
+    session = _session(str(model), providers, _session_options(options))
+    signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
+    load_relaxed = partial(_load_relaxed, model, files, signatures, options, providers)
+    on_gpu = None if device is None or _has(DataType.DT_STRING, signatures) else OnGpu(session, device, free_before)
+    return OnnxBackend(session, signatures, load_relaxed, on_gpu)
 
 
 def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
@@ -138,6 +150,7 @@ class OnnxBackend:
         session: The model.
         signatures: By name; each names tensors of its graph.
         load_relaxed: Loads the same model without its declared shapes; None where that is this one.
+        on_gpu: What the model has on a GPU, owned from here on; None where ONNX Runtime sees to the copies.
     """
 
     def __init__(
@@ -145,16 +158,17 @@ class OnnxBackend:
         session: ort.InferenceSession,
         signatures: Mapping[str, Signature],
         load_relaxed: Callable[[], "OnnxBackend"] | None = None,
+        on_gpu: OnGpu | None = None,
     ) -> None:
         self._session: ort.InferenceSession | None = session
         self._signatures = signatures
         self._load_relaxed = load_relaxed
+        self._on_gpu = on_gpu
         self._relaxed: OnnxBackend | None = None
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
-        specs = [spec for s in signatures.values() for spec in (*s.inputs.values(), *s.outputs.values())]
         # These two ask for more than `session.run` can do with an array as it is.
-        self._strings = any(spec.dtype == DataType.DT_STRING for spec in specs)
-        self._bfloat16 = any(spec.dtype == DataType.DT_BFLOAT16 for spec in specs)
+        self._strings = _has(DataType.DT_STRING, signatures)
+        self._bfloat16 = _has(DataType.DT_BFLOAT16, signatures)
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -174,8 +188,9 @@ class OnnxBackend:
             inputs = {declared.inputs[alias].name: array for alias, array in inputs.items()}
             names = [declared.outputs[alias].name for alias in outputs]
         try:
-            run = _run_ort_values if self._bfloat16 else ort.InferenceSession.run
-            return dict(zip(outputs, run(session, names, inputs), strict=True))
+            return dict(zip(outputs, self._run(session, names, inputs), strict=True))
+        except ServingError:
+            raise
         except Exception as error:
             raise ServingError(_code_of(error), str(error)) from error
 
@@ -190,11 +205,39 @@ class OnnxBackend:
         self._relaxed = self._load_relaxed()
         return self._relaxed
 
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array for a joined input: of page-locked memory where the model is on a GPU.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, there is none left.
+        """
+        return np.empty(shape, dtype) if self._on_gpu is None else self._on_gpu.empty(shape, dtype)
+
+    def device_memory(self) -> Mapping[int, int]:
+        """The bytes that the load took on a GPU, by its number."""
+        return {} if self._on_gpu is None else self._on_gpu.memory
+
     def close(self) -> None:
         """Frees the sessions; arrays that they gave out stay valid."""
-        self._session = None
+        if self._on_gpu is not None:
+            self._on_gpu.close()
+        self._session = self._on_gpu = None
         if self._relaxed is not None:
             self._relaxed.close()
+
+    def _run(self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays) -> Sequence[Array]:
+        if self._on_gpu is not None:
+            return self._on_gpu.run(names, inputs)
+        if self._bfloat16:
+            return _run_ort_values(session, names, inputs)
+        outputs: Sequence[Array] = session.run(names, inputs)
+        return outputs
+
+
+def _has(dtype: DataType, signatures: Mapping[str, Signature]) -> bool:
+    """Whether an input or an output is of a type."""
+    specs = (spec for s in signatures.values() for spec in (*s.inputs.values(), *s.outputs.values()))
+    return any(spec.dtype == dtype for spec in specs)
 
 
 def _is_renamed(signature: Signature) -> bool:
@@ -222,31 +265,13 @@ def _text(alias: str, array: Array) -> Array:
 
 def _run_ort_values(session: ort.InferenceSession, outputs: Sequence[str], inputs: Arrays) -> list[Array]:
     """A run whose arrays numpy alone has no dtype for."""
-    feed = {name: _ort_value(array) for name, array in inputs.items()}
-    return [_array(value) for value in session.run_with_ort_values(outputs, feed)]
-
-
-def _ort_value(array: Array) -> ort.OrtValue:
-    array = np.ascontiguousarray(array)
-    if array.dtype == dtype_of(DataType.DT_BFLOAT16):
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
-    return ort.OrtValue.ortvalue_from_numpy(array)
-
-
-def _array(value: ort.OrtValue) -> Array:
-    if value.data_type() != "tensor(bfloat16)":
-        array: Array = value.numpy()
-        return array
-    dtype: np.dtype[Any] = dtype_of(DataType.DT_BFLOAT16)
-    shape = value.shape()
-    count = int(np.prod(shape, dtype=np.int64))
-    if not count:
-        return np.empty(shape, dtype)
-    # A copy: a view would have to keep `value` alive behind numpy's back.
-    return np.frombuffer(ctypes.string_at(value.data_ptr(), count * dtype.itemsize), dtype).reshape(shape)
+    feed = {name: ort_value(array) for name, array in inputs.items()}
+    return [array_of(value) for value in session.run_with_ort_values(outputs, feed)]
 
 
 def _code_of(error: Exception) -> Code:
     """ONNX Runtime writes its code into the text: `[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...`."""
+    if says_no_memory(error):
+        return Code.RESOURCE_EXHAUSTED
     parts = str(error).split(" : ", 3)
     return _CODES.get(parts[2], Code.INTERNAL) if len(parts) > 3 else Code.INTERNAL

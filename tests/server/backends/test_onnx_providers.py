@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnxruntime as ort
@@ -148,6 +149,16 @@ class TestWhyNot:
         self._with_driver(monkeypatch, "")
 
         assert why_not(CUDA, 0)  # in a build for CPUs ONNX Runtime refuses the name, in one for GPUs it passes it over
+
+    def test_a_gpu_that_is_full_is_no_reason_to_go_to_the_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+
+        self._with_driver(monkeypatch, "")
+        monkeypatch.setattr(onnx_providers, "open_session", full)
+        with pytest.raises(ServingError, match="GPU 0 has no memory left for ONNX Runtime: CUDA failure 2") as raised:
+            choose(("auto",), GPU_BUILD, partial(why_not, device=0), keeps_engines=False)
+        assert raised.value.code == Code.RESOURCE_EXHAUSTED
 
     def test_a_provider_that_works_passes_the_trial(self) -> None:
         assert onnx_providers._probe(CPU, 0) == ""

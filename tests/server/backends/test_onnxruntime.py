@@ -281,6 +281,14 @@ class TestRun:
         )
 
 
+def test_no_memory_left_is_said_to_be_that(tmp_path: Path) -> None:
+    backend = load(models.filled(tmp_path))
+    code, text = refusal(lambda: run(backend, np.array([1 << 45], np.int64)))
+
+    assert (code, "Failed to allocate memory" in text) == (Code.RESOURCE_EXHAUSTED, True)
+    assert run(backend, np.array([2], np.int64)).tolist() == [0, 0]
+
+
 class TestLoad:
     def test_weights_in_a_file_of_their_own(self, tmp_path: Path) -> None:
         backend = load(models.external_data(tmp_path, columns=512))

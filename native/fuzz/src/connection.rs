@@ -1,0 +1,56 @@
+//! HTTP/2 frames as they pass: the same ones are seen however the bytes are cut, as the plainest reader sees; and mending
+//! an authority changes nothing but percent signs.
+
+use headrace_native::fuzzing::{Frames, Mender};
+
+use crate::allocation::at_most;
+use crate::pieces::{Choices, cut};
+
+const PREFACE: usize = 24;
+
+/// A frame's kind, flags and stream.
+type Seen = (u8, u8, u32);
+
+pub fn check(data: &[u8]) {
+    let (mut choices, frames) = Choices::of(data, 1);
+    let whole = [&[0; PREFACE][..], frames].concat();
+    let expected = plainest(frames);
+    let mended = mend(&whole, 0);
+    for seed in [0, 1, choices.byte()] {
+        assert_eq!(seen(&whole, seed), expected, "cut by {seed}");
+        assert_eq!(mend(&whole, seed), mended, "cut by {seed}");
+    }
+    assert_eq!(mended.len(), whole.len());
+    assert!(mended.iter().zip(&whole).all(|(now, then)| now == then || (*now, *then) == (b'-', b'%')));
+    assert_eq!(seen(&mended, 0), expected);
+}
+
+fn seen(bytes: &[u8], seed: usize) -> Vec<Seen> {
+    let mut frames = Frames::after(PREFACE);
+    let mut seen = Vec::new();
+    for piece in cut(bytes, seed) {
+        frames.pass(&piece, |kind, flags, stream| seen.push((kind, flags, stream)));
+    }
+    seen
+}
+
+fn plainest(mut frames: &[u8]) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    while let Some((head, rest)) = frames.split_first_chunk::<9>() {
+        let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+        seen.push((head[3], head[4], stream));
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        frames = &rest[length.min(rest.len())..];
+    }
+    seen
+}
+
+/// It holds a frame's head and nothing else.
+fn mend(bytes: &[u8], seed: usize) -> Vec<u8> {
+    let mut pieces: Vec<_> = cut(bytes, seed).iter().map(|piece| piece.to_vec()).collect();
+    at_most(64, || {
+        let mut mender = Mender::default();
+        pieces.iter_mut().for_each(|piece| mender.mend(piece));
+    });
+    pieces.concat()
+}

@@ -1,0 +1,201 @@
+"""Callers who keep to the rules: each call must end as it ought to, within its deadline, with its own right answer."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import numpy.typing as npt
+
+from headrace_protos import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    PredictRequest,
+    PredictResponse,
+)
+from headrace_protos.tensor import to_array, to_proto
+
+from .frames import PREDICT
+from .served import LIMIT, SMALL, WEIGHTS, WIDE
+from .tally import Tally
+
+METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+DEADLINE = 20.0
+"""Seconds that a call of no hurry may take."""
+SLACK = 5.0
+"""Seconds after its deadline when a call is stuck."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom they call: some channels, and the REST port."""
+
+    channels: Sequence[grpc.aio.Channel]
+    rest_port: int
+
+    def predict(self) -> Any:
+        """The method, on one of the channels."""
+        return random.choice(self.channels).unary_unary(PREDICT, bytes, PredictResponse.FromString)
+
+
+Caller = Callable[[Target, Tally], Awaitable[None]]
+
+
+async def plain(target: Target, tally: Tally) -> None:
+    """A Predict that is decoded outside the interpreter."""
+    rows = _rows()
+    compression = random.choice([grpc.Compression.NoCompression] * 3 + [grpc.Compression.Gzip])
+    answer = target.predict()(_request(rows), timeout=DEADLINE, compression=compression)
+    await _right("plain", answer, rows, tally)
+
+
+async def not_plain(target: Target, tally: Tally) -> None:
+    """One that the service decodes, as it filters the outputs."""
+    rows = _rows()
+    answer = target.predict()(_request(rows, output_filter=["y"]), timeout=DEADLINE)
+    await _right("not plain", answer, rows, tally)
+
+
+async def metadata(target: Target, tally: Tally) -> None:
+    """Another method."""
+    request = GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = SMALL
+    channel = random.choice(target.channels)
+    method: Any = channel.unary_unary(
+        METADATA, GetModelMetadataRequest.SerializeToString, GetModelMetadataResponse.FromString
+    )
+    await _ends("metadata", method(request, timeout=DEADLINE), {"OK"}, DEADLINE, tally)
+
+
+async def cancels(target: Target, tally: Tally) -> None:
+    """Leaves while the call is on its way, waits, or is answered."""
+    call = target.predict()(_request(_rows()), timeout=DEADLINE)
+    await asyncio.sleep(random.uniform(0, 0.005))
+    call.cancel()
+    await _ends("cancels", call, {"OK", "CANCELLED"}, DEADLINE, tally)
+
+
+async def hurries(target: Target, tally: Tally) -> None:
+    """Gives a call less time than it may need."""
+    seconds = random.uniform(0.0001, 0.005)
+    call = target.predict()(_request(_rows()), timeout=seconds)
+    # TF Serving: RESOURCE_EXHAUSTED for a request whose time has run out in the queue.
+    await _ends("hurries", call, {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}, seconds, tally)
+
+
+async def oversized(target: Target, tally: Tally) -> None:
+    """Sends more than the server takes; or what expands to more."""
+    rows = np.zeros((LIMIT // 64 + 100, 16), np.float32)
+    compression = random.choice([grpc.Compression.NoCompression, grpc.Compression.Gzip])
+    call = target.predict()(_request(rows), timeout=DEADLINE, compression=compression)
+    await _ends("oversized", call, {"RESOURCE_EXHAUSTED"}, DEADLINE, tally)
+
+
+async def mistaken(target: Target, tally: Tally) -> None:
+    """Asks for what there is not."""
+    wrong, code = random.choice(
+        [
+            (_request(np.zeros((1, 15), np.float32)), "INVALID_ARGUMENT"),
+            (_request(np.zeros((1, 16), np.int32)), "INVALID_ARGUMENT"),
+            (_request(_rows(), name="nobody"), "NOT_FOUND"),
+            (b"\xff\xff\xff", "INTERNAL"),
+        ]
+    )
+    await _ends("mistaken", target.predict()(wrong, timeout=DEADLINE), {code}, DEADLINE, tally)
+
+
+async def rest(target: Target, tally: Tally) -> None:
+    """Posts JSON, on a connection of its own."""
+    rows = _rows()
+    body = json.dumps({"instances": rows.tolist()}).encode()
+    head = f"POST /v1/models/{SMALL}:predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}"
+    reader, writer = await asyncio.open_connection("127.0.0.1", target.rest_port)
+    writer.write(f"{head}\r\n\r\n".encode() + body)
+    begun = time.monotonic()
+    try:
+        answer = await asyncio.wait_for(reader.read(), DEADLINE)
+        got = json.loads(answer.partition(b"\r\n\r\n")[2])["predictions"]
+        _compare("rest", np.array(got, np.float32), rows, time.monotonic() - begun, tally)
+    except (KeyError, ValueError, TimeoutError) as error:
+        tally.wrong("rest", repr(error))
+    finally:
+        writer.close()
+
+
+async def _right(kind: str, call: Any, rows: npt.NDArray[Any], tally: Tally) -> None:
+    begun = time.monotonic()
+    try:
+        answer = await asyncio.wait_for(call, DEADLINE + SLACK)
+    except (grpc.RpcError, TimeoutError) as error:
+        tally.wrong(kind, _words(error))
+        return
+    _compare(kind, to_array(answer.outputs["y"]), rows, time.monotonic() - begun, tally)
+
+
+def _compare(kind: str, got: npt.NDArray[Any], rows: npt.NDArray[Any], seconds: float, tally: Tally) -> None:
+    if got.shape == (len(rows), WEIGHTS.shape[1]) and np.allclose(got, rows @ WEIGHTS, rtol=1e-3, atol=1e-3):
+        tally.ended(kind, "OK", seconds)
+    else:
+        tally.wrong(kind, f"another answer: {got}")
+
+
+async def _ends(kind: str, call: Any, codes: set[str], deadline: float, tally: Tally) -> None:
+    """Waits for the end of a call, which is to be one of these."""
+    begun = time.monotonic()
+    try:
+        code: str = (await asyncio.wait_for(call.code(), deadline + SLACK)).name
+    except TimeoutError:
+        tally.wrong(kind, "stuck")
+        return
+    except asyncio.CancelledError:
+        code = "CANCELLED"
+    if code in codes:
+        tally.ended(kind, code, time.monotonic() - begun)
+    else:
+        tally.wrong(kind, f"{code}: {await call.details()}")
+
+
+def _rows() -> npt.NDArray[Any]:
+    """One to four rows that no other call has."""
+    return np.random.default_rng(random.getrandbits(64)).standard_normal((random.randint(1, 4), 16), np.float32)
+
+
+def _request(rows: npt.NDArray[Any], *, name: str = SMALL, output_filter: Sequence[str] = ()) -> bytes:
+    request = PredictRequest(output_filter=output_filter)
+    request.model_spec.name = name
+    to_proto(rows, request.inputs["x"], as_content=random.random() < 0.5)
+    return request.SerializeToString()
+
+
+def _words(error: Exception) -> str:
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else repr(error)
+
+
+def large_request() -> bytes:
+    """A small request of a large answer."""
+    return _request(np.zeros((1, 16), np.float32), name=WIDE)
+
+
+def small_request() -> bytes:
+    """A request of one row."""
+    return _request(np.zeros((1, 16), np.float32))
+
+
+CALLERS: Sequence[Caller] = (
+    *[plain] * 6,
+    *[not_plain] * 3,
+    metadata,
+    cancels,
+    cancels,
+    hurries,
+    oversized,
+    mistaken,
+    rest,
+    rest,
+)

@@ -1,0 +1,110 @@
+"""What a soak has shown, and whether that is as it must be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .tally import Tally
+from .watch import Reading, slope
+
+WARM = 0.25
+"""The part of the time after which memory has to stay where it is."""
+GROWTH = 0.05
+"""The part of its memory that a server may seem to have grown by from then on, as single readings differ."""
+
+_WHAT = """\
+Written by `python -m scripts.soak --report docs/operations/soak.md`. One server on the native transport, and at once,
+for {seconds:.0f} s, callers who keep to the rules, over gRPC and REST, each with answers of its own to compare with;
+callers who cancel, hurry, send too much or leave within a message; slow readers; and nonsense of nineteen kinds on bare
+sockets."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that was seen.
+
+    `before` is the reading before the first call, `after` the one when all had ended; `drained` whether by then nothing
+    waited and no connection was left.
+    """
+
+    seconds: float
+    tally: Tally
+    readings: Sequence[Reading]
+    before: Reading
+    after: Reading
+    drained: bool
+
+    @property
+    def warm(self) -> list[Reading]:
+        """The readings under load, from the time on when the server is warm."""
+        return [each for each in self.readings if self.seconds * WARM <= each.seconds <= self.seconds]
+
+    @property
+    def growth(self) -> float:
+        """What the fitted line adds from then on, over the mean."""
+        warm = self.warm
+        if len(warm) < 2:
+            return 0.0
+        mean = sum(each.resident for each in warm) / len(warm)
+        return slope(warm) * (warm[-1].seconds - warm[0].seconds) / mean
+
+    @property
+    def threads_grew(self) -> bool:
+        """Whether there were ever more threads in the second half than in the first."""
+        middle = len(self.warm) // 2
+        first, second = self.warm[:middle], self.warm[middle:]
+        most = max((each.threads for each in first), default=0)
+        return bool(first) and max(each.threads for each in second) > most
+
+    @property
+    def checks(self) -> list[tuple[str, bool]]:
+        """Each demand, and whether it was met. A short run tells nothing on memory and threads: it is not warm."""
+        long = self.seconds >= 60
+        return [
+            (
+                f"every call that kept to the rules ended as it ought to ({self.tally.failed} did not)",
+                not self.tally.failed,
+            ),
+            ("in the end no row waited and no connection was left", self.drained),
+            (
+                f"memory stayed where it was ({self.growth:+.1%} by the line that fits)",
+                not long or self.growth <= GROWTH,
+            ),
+            ("no thread was added", not long or not self.threads_grew),
+        ]
+
+    @property
+    def good(self) -> bool:
+        """Whether all of them were."""
+        return all(met for _, met in self.checks)
+
+
+def report(machine: Sequence[str], outcome: Outcome, panics: Sequence[str]) -> str:
+    """Returns it in Markdown."""
+    checks = [*outcome.checks, (f"nothing panicked ({len(panics)} did)", not panics)]
+    parts = [
+        "# Callers of all kinds at once",
+        _WHAT.format(seconds=outcome.seconds),
+        " ".join(machine),
+        "\n".join(f"- {'yes' if met else '**no**'}: {what}" for what, met in checks),
+        _calls(outcome.tally),
+        _held(outcome),
+    ]
+    if outcome.tally.failures or panics:
+        parts.append("\n".join(f"- {each}" for each in [*outcome.tally.failures, *panics]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _calls(tally: Tally) -> str:
+    rows = [
+        f"| {kind} | {', '.join(f'{how} {count:,}' for how, count in ends.most_common())} | {tally.slowest[kind]:.2f} |"
+        for kind, ends in sorted(tally.ends.items())
+    ]
+    return "\n".join(["| callers | how their calls ended | slowest, s |", "|---|---|---:|", *rows])
+
+
+def _held(outcome: Outcome) -> str:
+    under = outcome.warm or [outcome.after]
+    steps = [under[len(under) * step // 5] for step in range(5)]
+    rows = [("before", outcome.before), *((f"{each.seconds:.0f} s", each) for each in steps), ("after", outcome.after)]
+    lines = [f"| {when} | {each.resident / 1e6:.1f} | {each.files} | {each.threads} |" for when, each in rows]
+    return "\n".join(["| | resident MB | files | threads |", "|---|---:|---:|---:|", *lines])

@@ -1,0 +1,60 @@
+"""What the server under the soak serves, and how it is started."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+SMALL, WIDE = "small", "wide"
+"""A model of 16 floats to 10, and one of 16 floats to so many that an answer is large."""
+WIDTH = 16_384
+LIMIT = 1 << 20
+"""The largest message that the server takes."""
+
+WEIGHTS = np.random.default_rng(7).standard_normal((16, 10), np.float32)
+
+
+def save(folder: Path) -> None:
+    """Writes both models, and the files that name them."""
+    _save(folder / SMALL, WEIGHTS)
+    _save(folder / WIDE, np.ones((16, WIDTH), np.float32))
+    configs = (
+        f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" }}'
+        for name in (SMALL, WIDE)
+    )
+    (folder / "models.config").write_text(f"model_config_list {{ {' '.join(configs)} }}")
+    (folder / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
+
+
+def command(folder: Path, rest_port: int, port: int) -> Sequence[str]:
+    """The server's command line."""
+    return [
+        str(Path(sys.executable).with_name("headrace")),
+        "serve",
+        f"--port={port}",
+        "--transport=native",
+        f"--rest_api_port={rest_port}",
+        f"--model_config_file={folder / 'models.config'}",
+        f"--monitoring_config_file={folder / 'monitoring.config'}",
+        f"--grpc_channel_arguments=grpc.max_receive_message_length={LIMIT}",
+    ]
+
+
+def _save(base_path: Path, weights: np.ndarray) -> None:
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size])
+        for name, size in (("x", weights.shape[0]), ("y", weights.shape[1]))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "soak",
+        values[:1],
+        values[1:],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    path = base_path / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)

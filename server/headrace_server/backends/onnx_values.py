@@ -1,0 +1,41 @@
+"""Arrays to ONNX Runtime's values and back, those included that numpy alone has no dtype for."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from headrace_batching.task import Array
+from headrace_protos import DataType
+from headrace_protos.tensor import dtype_of
+
+_ONNX_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+_BFLOAT16: np.dtype[Any] = dtype_of(DataType.DT_BFLOAT16)
+
+
+def element_type(dtype: np.dtype[Any]) -> Any:
+    """A dtype as ONNX Runtime takes it: numpy's, or a number of ONNX's where numpy has none."""
+    return _ONNX_BFLOAT16 if dtype == _BFLOAT16 else dtype
+
+
+def ort_value(array: Array) -> ort.OrtValue:
+    """An array of numbers as a value, without a copy where it is contiguous."""
+    array = np.ascontiguousarray(array)
+    if array.dtype == _BFLOAT16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def array_of(value: ort.OrtValue) -> Array:
+    """A tensor in the CPU's memory as an array."""
+    if value.data_type() != "tensor(bfloat16)":
+        array: Array = value.numpy()
+        return array
+    shape = value.shape()
+    count = int(np.prod(shape, dtype=np.int64))
+    if not count:
+        return np.empty(shape, _BFLOAT16)
+    # A copy: a view would have to keep `value` alive behind numpy's back.
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), count * _BFLOAT16.itemsize), _BFLOAT16).reshape(shape)

@@ -1,0 +1,18 @@
+"""A few seconds of what scripts/soak does for ten minutes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytest.importorskip("headrace_native")
+
+SECONDS = 2
+
+
+def test_callers_of_all_kinds_at_once() -> None:
+    command = [sys.executable, "-m", "scripts.soak", f"--seconds={SECONDS}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
