@@ -138,7 +138,9 @@ class TensorrtBackend:
         self._graphs = options.tensorrt.cuda_graphs
         self._free: SimpleQueue[Instance] = SimpleQueue()
         with ExitStack() as owned:
-            engines = [_engine(ordinal, plan, owned) for ordinal in options.tensorrt.devices]
+            devices = [_device(ordinal, owned) for ordinal in options.tensorrt.devices]
+            free = {device.ordinal: _free_memory(device) for device in devices}
+            engines = [_engine(device, plan, owned) for device in devices]
             self._tensors = engines[0].tensors
             self._most_rows = _most_rows(self._tensors)
             self._pool = PageLockedPool(engines[0].device)
@@ -149,6 +151,8 @@ class TensorrtBackend:
                 owned.callback(instance.close)
                 self._free.put(instance)
             self._signatures = _signatures(self._tensors, options, header)
+            # What others take and free meanwhile is counted with it.
+            self._device_memory = {d.ordinal: max(0, free[d.ordinal] - _free_memory(d)) for d in devices}
             named = header is not None
             self._signatures = {name: self._with_batch_axis(name, named=named) for name in self._signatures}
             self._owned: ExitStack | None = owned.pop_all()
@@ -180,6 +184,10 @@ class TensorrtBackend:
                 options.execution_limit,
             )
         return fitting
+
+    def device_memory(self) -> Mapping[int, int]:
+        """By how much each GPU's free memory became less as the engine and its contexts were made."""
+        return self._device_memory
 
     def close(self) -> None:
         """Frees all memory, on the GPUs and page-locked; answers that are still held keep theirs until they go."""
@@ -218,9 +226,18 @@ class TensorrtBackend:
         return fitted(batching, self._most_rows, graphs=True).allowed_batch_sizes
 
 
-def _engine(ordinal: int, plan: bytes, owned: ExitStack) -> Engine:
+def _device(ordinal: int, owned: ExitStack) -> Device:
     device = Device(ordinal)
     owned.callback(device.release)
+    return device
+
+
+def _free_memory(device: Device) -> int:
+    with device:
+        return device.free_memory()
+
+
+def _engine(device: Device, plan: bytes, owned: ExitStack) -> Engine:
     engine = Engine(device, plan)
     owned.callback(engine.close)
     return engine

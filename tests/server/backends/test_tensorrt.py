@@ -18,7 +18,7 @@ from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends import auto
-from headrace_server.backends.base import Backend, BackendOptions, BatchMemory, FitsBatching
+from headrace_server.backends.base import Backend, BackendOptions, BatchMemory, FitsBatching, OnDevices
 from headrace_server.backends.onnxruntime_impl import load_onnx
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import LoadError, ServingError
@@ -195,6 +195,18 @@ class TestMemory:
         backend.close()
         assert answers[3].tolist() == [[12], [12]]
         answers.clear()
+
+    def test_what_a_model_takes_is_told_for_each_gpu(self, gpu: Gpu, tmp_path: Path) -> None:
+        assert gpu.machine.devices == 2
+        size = models.linear(tmp_path / "1").stat().st_size
+        backend = gpu.load(tmp_path / "1", instances=3, devices=(0, 1))
+        assert isinstance(backend, OnDevices)
+
+        taken = backend.device_memory()
+
+        # The engine, as large as its weights, a runtime, and three contexts.
+        assert {device: abs(used - size - 3 * 1024 - 1) < 64 for device, used in taken.items()} == {0: True, 1: True}
+        backend.close()
 
     def test_device_memory_grows_as_it_must(self, gpu: Gpu, tmp_path: Path) -> None:
         models.row_sums(tmp_path / "1")
