@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     if not (values.get("model_base_path") or values.get("model_config_file")):
         parser.error("no model: name the folder of its numbered versions with --model_base_path")
+    if values.get("model_name") == "" and not values.get("model_config_file"):
+        parser.error("no name: requests cannot ask for a model with an empty --model_name")
     log_to_stderr()
     warn_of_ignored(values)
     return _status("cannot start", lambda: run(config_of(values)))

@@ -136,6 +136,7 @@ class TensorrtBackend:
 
     def __init__(self, plan: bytes, options: BackendOptions, header: OnnxHeader | None = None) -> None:
         self._graphs = options.tensorrt.cuda_graphs
+        self._instances = options.tensorrt.instances * len(options.tensorrt.devices)
         self._free: SimpleQueue[Instance] = SimpleQueue()
         with ExitStack() as owned:
             devices = [_device(ordinal, owned) for ordinal in options.tensorrt.devices]
@@ -173,10 +174,10 @@ class TensorrtBackend:
         return self._pool.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:
-        """No batches of more rows than the profiles take; few sizes where each is to be a CUDA graph."""
+        """No more batches at once than instances, of no more rows than the profiles take; few sizes for CUDA graphs."""
         if self._most_rows is None:
-            return options
-        fitting = fitted(options, self._most_rows, graphs=self._graphs)
+            return replace(options, max_running_batches=self._instances)
+        fitting = replace(fitted(options, self._most_rows, graphs=self._graphs), max_running_batches=self._instances)
         if fitting.execution_limit < options.execution_limit:
             log.warning(
                 "batches have at most %d rows, not %d: the engine was built for no more",

@@ -12,13 +12,23 @@ from typing import Self
 
 import numpy as np
 
-from headrace_batching import BatchingError, BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
+from headrace_batching import (
+    BatchingError,
+    BatchReport,
+    BatchThreads,
+    DeadlineExceeded,
+    LoopDelivery,
+    Options,
+    Priority,
+    Scheduler,
+    Task,
+)
 from headrace_batching.batch import rows_of
 from headrace_batching.contract import TaskLane
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices
 from headrace_server.backends.signature import Signature, find_signature
-from headrace_server.errors import ServingError, invalid
+from headrace_server.errors import ServingError, invalid, timed_out
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
 from headrace_server.models.relaxed import load_relaxed
 from headrace_server.monitoring import Tally
@@ -142,9 +152,15 @@ class Servable:
             outputs_by_alias = await self._run(signature, inputs, outputs, call)
         except BatchingError as error:
             self._metrics.refused(error)
+            if isinstance(error, DeadlineExceeded) and self._batching is None:
+                raise timed_out() from error  # TF Serving: without batching there is no queue to say otherwise
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
         return outputs_by_alias
+
+    def count_examples(self, count: int) -> None:
+        """Takes note of the Examples that a MultiInference has run on."""
+        self._metrics.examples(count)
 
     def plain(self, signature: str) -> "Plain | None":
         """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
