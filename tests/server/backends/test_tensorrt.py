@@ -233,6 +233,16 @@ class TestInstances:
         del answers, answer
         backend.close()
 
+    def test_no_more_batches_form_than_there_are_instances(self, gpu: Gpu, tmp_path: Path) -> None:
+        assert gpu.machine.devices == 2
+        for make in (models.linear, models.positions):
+            make(tmp_path / "1")
+            backend = gpu.load(tmp_path / "1", instances=3, devices=(0, 1))
+            assert isinstance(backend, FitsBatching)
+
+            assert backend.fit_batching(BATCHING).max_running_batches == 6
+            backend.close()
+
     def test_the_batches_of_two_instances_overlap(self, gpu: Gpu, tmp_path: Path) -> None:
         models.linear(tmp_path / "1")
         backend = gpu.load(tmp_path / "1", instances=2)
