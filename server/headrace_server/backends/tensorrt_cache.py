@@ -8,10 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 _CHUNK = 1 << 20
+_BUILT = {".plan", ".engine"}
 
 
 def model_key(folder: Path, parts: Iterable[object]) -> str:
     """What an engine is kept under: a hash of the model's files, names and bytes, and of what else it depends on.
+
+    A plan beside them is what came of them, and no part of it.
 
     Args:
         folder: The version's, with the model and its external data.
@@ -21,7 +24,7 @@ def model_key(folder: Path, parts: Iterable[object]) -> str:
         OSError: A file cannot be read.
     """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+    for file in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix not in _BUILT):
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as opened:
             while chunk := opened.read(_CHUNK):

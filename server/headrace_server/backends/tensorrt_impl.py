@@ -167,7 +167,8 @@ class TensorrtBackend:
         """Runs a batch on the next instance that is free. The outputs' memory is used again once they have gone."""
         if self._owned is None:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
-        return self._run(self._signatures[signature], inputs, outputs)
+        declared = self._signatures[signature]
+        return self._run(declared, inputs, outputs, pad=declared.batched)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Page-locked memory for a batch to be joined in."""
@@ -196,10 +197,10 @@ class TensorrtBackend:
         if owned is not None:
             owned.close()
 
-    def _run(self, declared: Signature, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+    def _run(self, declared: Signature, inputs: Arrays, outputs: Sequence[str], *, pad: bool = True) -> Arrays:
         arrays = {declared.inputs[alias].name: array for alias, array in inputs.items()}
         names = {alias: declared.outputs[alias].name for alias in outputs}
-        rows = None if self._most_rows is None else _missing_rows(self._tensors, arrays)
+        rows = _missing_rows(self._tensors, arrays) if pad and self._most_rows is not None else 0
         if rows:
             arrays = {name: _longer(array, rows) for name, array in arrays.items()}
         instance = self._free.get()

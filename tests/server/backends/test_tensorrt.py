@@ -11,6 +11,7 @@ from threading import Barrier
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto as Onnx
 
@@ -25,6 +26,7 @@ from headrace_server.errors import LoadError, ServingError
 from headrace_server.model_options import SignatureOptions
 from tests import models
 from tests.doubles.machine import CudaError
+from tests.doubles.plans import Plan, plan_of
 from tests.gpu import BATCHING, Gpu
 
 SOON = 20.0  # seconds after which a test gives up
@@ -116,18 +118,25 @@ class TestAnswers:
         backend.close()
 
     def test_of_fewer_rows_than_the_engine_takes(self, gpu: Gpu, tmp_path: Path) -> None:
-        from tests.doubles.plans import plan_of
-
         assert gpu.machine.devices
         model = models.linear(tmp_path / "1")
-        import onnx
-
         plan = plan_of(onnx.load(model), {"x": ((4, 4), (4, 4), (8, 4))})
         (tmp_path / "1" / "model.plan").write_bytes(plan)
         backend = gpu.load(tmp_path / "1")
         for count in (0, 1, 3, 4, 7):
             x = rows(count)
             assert_equal(run(backend, {"x": x}), {"y": x.sum(axis=1, keepdims=True)})
+        backend.close()
+
+    def test_what_has_no_batch_axis_is_never_padded(self, gpu: Gpu, tmp_path: Path) -> None:
+        assert gpu.machine.devices
+        plan = plan_of(onnx.load(models.scalar_output(tmp_path / "1")), {"x": ((2, 2), (4, 2), (8, 2))})
+        (tmp_path / "1" / "model.plan").write_bytes(plan)
+        backend = gpu.load(tmp_path / "1")
+
+        assert run(backend, {"x": np.ones((2, 2), np.float32)})["total"] == 4
+        error = refusal(lambda: run(backend, {"x": np.ones((1, 2), np.float32)}))
+        assert error.message == "input x: dimension 0 is 1, and the engine was built for 2 to 8"
         backend.close()
 
     def test_an_operators_signature_renames_and_chooses(self, gpu: Gpu, tmp_path: Path) -> None:
@@ -412,8 +421,6 @@ class TestLoading:
     def test_a_plan_that_does_not_fit(
         self, gpu: Gpu, tmp_path: Path, changed: dict[str, Any], code: Code, said: str
     ) -> None:
-        from tests.doubles.plans import Plan
-
         assert gpu.machine.devices
         models.linear(tmp_path / "1")
         file = gpu.plan(tmp_path / "1")

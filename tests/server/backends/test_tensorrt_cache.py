@@ -27,6 +27,13 @@ def test_the_same_files_and_parts_have_the_same_key_wherever_they_are(folder: Pa
     assert model_key(other, ["11.4", (9, 0)]) == key
 
 
+def test_a_plan_beside_the_model_changes_nothing(folder: Path) -> None:
+    key = model_key(folder, [])
+    (folder / "model.plan").write_bytes(b"plan")
+
+    assert model_key(folder, []) == key
+
+
 @pytest.mark.parametrize(
     ("file", "content"), [("model.onnx", b"Model"), ("weights.bin", b"weightS"), ("more.bin", b"")]
 )
