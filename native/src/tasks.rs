@@ -332,6 +332,9 @@ fn rules(options: &Bound<'_, PyAny>) -> PyResult<Rules> {
     if rules.execution_limit == 0 {
         return Err(PyValueError::new_err("a batch of no rows holds nothing"));
     }
+    if rules.running_limit == 0 {
+        return Err(PyValueError::new_err("a lane of which no batch may run never ends"));
+    }
     Ok(rules)
 }
 

@@ -25,6 +25,7 @@ from headrace_batching import (
 )
 from headrace_batching.batch import rows_of
 from headrace_batching.contract import TaskLane
+from headrace_batching.options import MAX_VALUE
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices
 from headrace_server.backends.signature import Signature, find_signature
@@ -282,7 +283,7 @@ def _alone(inputs: Arrays, call: Call) -> Task:
 
 def _one_by_one(options: Options) -> Options:
     """As many requests may wait as with batching, but each runs alone."""
-    waiting = options.enqueued_limit * options.max_batch_size
+    waiting = min(options.enqueued_limit * options.max_batch_size, MAX_VALUE)
     return Options(
         max_batch_size=1,
         max_enqueued_batches=waiting,
