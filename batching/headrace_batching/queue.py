@@ -40,6 +40,12 @@ class Lane:
         """Whether no task of it waits or runs."""
         return not self.groups and not self.running
 
+    @property
+    def free(self) -> bool:
+        """Whether one more batch of it may run."""
+        most = self.options.max_running_batches
+        return most is None or self.running < most
+
     def check_bound(self, rows: int) -> None:
         """Bounds what waits over all groups to what one group may hold.
 
@@ -130,7 +136,7 @@ class Queue:
                 self._groups[group] = lane
             lane.rows += task.rows or 1
             # One thread has been called for this group already unless it is new, or fills a batch more.
-            return self._idle > 0 and (new or group.full)
+            return self._idle > 0 and (new or group.full) and lane.free
 
     def wake(self) -> None:
         """Calls an idle thread to look at what has been put."""
@@ -153,7 +159,8 @@ class Queue:
 
     def turn(self, now: float) -> Turn:
         """One look at the queue at time `now`, under its lock: the batch that is due, if any, taken out of it."""
-        group, wake = choose(self._groups, now)
+        # A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
+        group, wake = choose((group for group, lane in self._groups.items() if lane.free), now)
         if group is None:
             return Turn(None, [], wake)
         lane = self._groups.pop(group)
@@ -165,12 +172,12 @@ class Queue:
             self._groups[group] = lane  # behind all others: they take turns
         else:
             del lane.groups[group.key]
-        if self._groups and self._idle:
-            self._changed.notify()  # what is left may be a batch for another thread
         if not pieces:
             self._drained.notify_all()
+            self._notify_other()
             return Turn(None, expired, wake)
         lane.running += 1
+        self._notify_other()
         return Turn(Formed(Batch(pieces, lane.options, batched=lane.batched), lane), expired, wake)
 
     def finish(self, lane: Lane) -> None:
@@ -178,6 +185,8 @@ class Queue:
         with self.lock:
             lane.running -= 1
             self._drained.notify_all()
+            if self._closed:
+                self._changed.notify_all()  # who waits for a lane to be free may find that it was the last
 
     def close_lane(self, lane: Lane) -> None:
         """Takes no more tasks of the lane, runs at once what waits, and returns when the last batch has ended."""
@@ -195,6 +204,11 @@ class Queue:
             for group in self._groups:
                 group.closing = True
             self._changed.notify_all()
+
+    def _notify_other(self) -> None:
+        """Calls another thread for what is left in the queue, if it may be a batch."""
+        if self._idle and any(lane.free for lane in self._groups.values()):
+            self._changed.notify()
 
     def _wait(self, wake: float) -> None:
         self._idle += 1

@@ -1,6 +1,5 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Thread
@@ -11,7 +10,7 @@ import numpy as np
 from headrace_batching.batch import Empty, deliver, rows_of, shape_key
 from headrace_batching.contract import Clock, TaskBatch, TaskLane, TaskQueue
 from headrace_batching.delivery import deliver_to_threads
-from headrace_batching.errors import BatchingError, TaskTooLarge
+from headrace_batching.errors import BatchingError, TaskTooLarge, let_go
 from headrace_batching.options import Options
 from headrace_batching.queue import Queue
 from headrace_batching.task import Arrays, Priority, Task
@@ -177,7 +176,7 @@ class Scheduler:
         try:
             ended = batch.split(self._run(batch.join(self._empty)), self._queue.lock)
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
-            _let_go(error)
+            let_go(error)
             self._report(batch, began, failed=True)
             if len(batch) == 1:
                 deliver(batch.fail(_failure(error), self._queue.lock))
@@ -194,15 +193,6 @@ class Scheduler:
         ran = self._clock() - began
         padding = batch.padded - batch.rows
         self._observe(BatchReport(len(batch), batch.rows, padding, began, ran, failed, batch.arrivals, batch.sizes))
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Drops what the frames of a failure hold: the arrays of its batch, for as long as somebody keeps the error."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _failure(error: BaseException) -> Exception:

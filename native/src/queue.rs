@@ -53,6 +53,8 @@ pub struct Rules {
     pub enqueued_limit: usize,
     pub timeout: f64,
     pub splitting: bool,
+    /// Batches of a lane that may run at once.
+    pub running_limit: usize,
 }
 
 /// A task as the queue sees it.
@@ -236,6 +238,11 @@ impl Lane {
         self.groups == 0 && self.running == 0
     }
 
+    /// Whether one more batch of it may run.
+    fn free(&self) -> bool {
+        self.running < self.rules.running_limit
+    }
+
     /// Bounds what waits over all groups to what one group may hold.
     fn check_bound(&self, rows: usize) -> Result<(), Refusal> {
         let (size, most) = (self.rules.execution_limit, self.rules.enqueued_limit);
@@ -331,7 +338,7 @@ impl<T: Waits> Queue<T> {
         group.tasks[waiting.priority].push_back(waiting);
         own.rows += rows;
         own.groups += usize::from(new);
-        Ok(state.idle > 0 && (new || group.rows >= own.rules.execution_limit))
+        Ok(state.idle > 0 && (new || group.rows >= own.rules.execution_limit) && own.free())
     }
 
     pub fn wake(&self) {
@@ -390,7 +397,8 @@ impl<T: Waits> Queue<T> {
         } else {
             state.groups.insert(key, group); // behind all others: they take turns
         }
-        if !state.groups.is_empty() && state.idle > 0 {
+        let free = |(lane, _): &(LaneId, Key)| state.lanes.get(lane).is_some_and(Lane::free);
+        if state.idle > 0 && state.groups.keys().any(free) {
             self.changed.notify_one(); // what is left may be a batch for another thread
         }
         if turn.lane.is_none() {
@@ -410,10 +418,14 @@ impl<T: Waits> Queue<T> {
 
     /// Says that a batch of the lane has ended.
     pub fn finish(&self, lane: LaneId) {
-        if let Some(lane) = self.state.lock().lanes.get_mut(&lane) {
+        let mut state = self.state.lock();
+        if let Some(lane) = state.lanes.get_mut(&lane) {
             lane.running -= 1;
         }
         self.drained.notify_all();
+        if state.closed {
+            self.changed.notify_all(); // who waits for a lane to be free may find that it was the last
+        }
     }
 
     /// Threads that wait for a batch.
@@ -454,7 +466,8 @@ impl<T: Waits> Queue<T> {
 fn choose<T: Waits>(state: &State<T>, now: f64) -> (Option<usize>, f64) {
     let (mut second, mut wake) = (None, f64::INFINITY);
     for (index, ((lane, _), group)) in state.groups.iter().enumerate() {
-        let Some(lane) = state.lanes.get(lane) else { continue };
+        // A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
+        let Some(lane) = state.lanes.get(lane).filter(|lane| lane.free()) else { continue };
         let due = group.due(&lane.rules);
         if due > now {
             wake = wake.min(due);

@@ -327,9 +327,13 @@ fn rules(options: &Bound<'_, PyAny>) -> PyResult<Rules> {
         enqueued_limit: options.getattr("enqueued_limit")?.extract()?,
         timeout: options.getattr("timeout")?.extract()?,
         splitting: options.getattr("enable_large_batch_splitting")?.extract()?,
+        running_limit: options.getattr("max_running_batches")?.extract::<Option<usize>>()?.unwrap_or(usize::MAX),
     };
     if rules.execution_limit == 0 {
         return Err(PyValueError::new_err("a batch of no rows holds nothing"));
+    }
+    if rules.running_limit == 0 {
+        return Err(PyValueError::new_err("a lane of which no batch may run never ends"));
     }
     Ok(rules)
 }

@@ -4,13 +4,13 @@ import importlib
 import time
 from collections.abc import Callable, Hashable, Sequence
 from importlib.util import find_spec
-from threading import Thread
+from threading import Barrier, Lock, Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
-from headrace_batching import Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
+from headrace_batching import BatchThreads, Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
 from headrace_batching.batch import Batch
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.queue import Turn
@@ -387,6 +387,58 @@ class TestThreads:
         assert formed is not None
         assert formed.batch.tasks == [task]
         assert 0.015 < time.monotonic() - began < 5
+
+
+class TestRunning:
+    """A lane may say how many of its batches run at once."""
+
+    def test_the_next_batch_forms_when_one_has_ended_of_all_that_waits_by_then(self, bench: Bench) -> None:
+        lane = bench.lane(max_running_batches=2)
+        running = [bench.put(lane, 1, key=key) for key in ("a", "b")]
+        assert [bench.batch(), bench.batch()] == [[running[0]], [running[1]]]
+        waiting = [bench.put(lane, 1), bench.put(lane, 2)]
+        turn = bench.turn()
+        assert (turn.formed, turn.wake) == (None, float("inf"))
+        waiting.append(bench.put(lane, 3))
+
+        bench.queue.finish(lane)
+
+        assert bench.batch() == waiting
+
+    def test_others_are_not_held_up(self, bench: Bench) -> None:
+        lane, other = bench.lane(max_running_batches=1), bench.lane()
+        first = bench.put(lane, 1)
+        assert bench.batch() == [first]
+        second, third = bench.put(lane, 1), bench.put(other, 1)
+
+        assert [bench.batch(), bench.batch()] == [[third], None]
+        bench.queue.finish(lane)
+        assert bench.batch() == [second]
+
+    def test_what_waits_when_all_closes_is_run_and_every_thread_ends(self, kind: Callable[..., Any]) -> None:
+        queue = kind()
+        most, now, runs = 0, 0, 0
+        lock, pair = Lock(), Barrier(2, timeout=10)
+
+        def execute(batch: Any) -> None:
+            nonlocal most, now, runs
+            with lock:
+                now += 1
+                most = max(most, now)
+            pair.wait()  # the other of two that run at once
+            with lock:
+                now -= 1
+                runs += len(batch)
+            batch.fail(ValueError("done"), queue.lock)
+
+        threads = BatchThreads(4, queue)
+        lane = queue.lane(Options(max_batch_size=1, max_enqueued_batches=40, max_running_batches=2), execute)
+        for number in range(20):
+            queue.put(lane, Task({"x": np.zeros((1, 1))}, lambda _: None, rows=1, key=number))
+        threads.start()
+        threads.close()
+
+        assert (most, runs) == (2, 20)
 
 
 class TestClosing:

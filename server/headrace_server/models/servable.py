@@ -284,7 +284,12 @@ def _alone(inputs: Arrays, call: Call) -> Task:
 def _one_by_one(options: Options) -> Options:
     """As many requests may wait as with batching, but each runs alone."""
     waiting = min(options.enqueued_limit * options.max_batch_size, MAX_VALUE)
-    return Options(max_batch_size=1, max_enqueued_batches=waiting, num_batch_threads=options.num_batch_threads)
+    return Options(
+        max_batch_size=1,
+        max_enqueued_batches=waiting,
+        num_batch_threads=options.num_batch_threads,
+        max_running_batches=options.max_running_batches,
+    )
 
 
 def _count(counts: BatchCounts, metrics: ServableMetrics, batched: bool, report: BatchReport) -> None:
