@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, IntEnum
 from math import prod
 from typing import Any
@@ -83,9 +83,11 @@ class Tensorrt:
         self.NetworkDefinitionCreationFlag = builder.NetworkDefinitionCreationFlag
 
     def Runtime(self, logger: ILogger) -> "Runtime":  # noqa: N802
+        self.machine.one_logger(logger)
         return Runtime(self.machine, logger, self.__version__)
 
     def Builder(self, logger: ILogger) -> builder.Builder:  # noqa: N802
+        self.machine.one_logger(logger)
         return builder.Builder(self.machine, logger, self.__version__)
 
     def OnnxParser(self, network: builder.Network, logger: ILogger) -> builder.OnnxParser:  # noqa: N802
@@ -144,7 +146,7 @@ class Runtime(_Freed):
             )
             return None
         try:
-            return Engine(self._machine, plan, self._logger)
+            return Engine(self._machine, plan, self._logger, keeps=self)
         except CudaMemoryError:
             self._refuse("[defaultAllocator.cpp::allocate] Cuda Runtime (out of memory)")
             return None
@@ -154,8 +156,9 @@ class Runtime(_Freed):
 
 
 class Engine(_Freed):
-    def __init__(self, machine: Machine, plan: Plan, logger: ILogger) -> None:
+    def __init__(self, machine: Machine, plan: Plan, logger: ILogger, keeps: Runtime) -> None:
         super().__init__(machine, "an engine", len(plan.model))
+        self._keeps = keeps
         self.plan = plan
         self.logger = logger
         options = ort.SessionOptions()
@@ -218,7 +221,7 @@ class Context(_Freed):
     """An execution context, which one thread uses at a time, and nobody once a graph has been captured of it."""
 
     def __init__(self, machine: Machine, engine: Engine) -> None:
-        super().__init__(machine, "an execution context", engine.plan.context_bytes)
+        super().__init__(machine, "an execution context", 1)
         self._engine = engine
         self._profile = 0
         self._captured = False
@@ -227,13 +230,37 @@ class Context(_Freed):
         self._shapes = {name: t.shape for name, t in engine.inputs.items() if -1 not in t.shape}
         self._addresses: dict[str, int] = {}
         self._allocators: dict[str, Any] = {}
+        self._activations: Memory | None = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_activations") and self._machine.stack:
+            with suppress(AssertionError):  # noted
+                self._free_activations()
+        super().__del__()
 
     def set_optimization_profile_async(self, index: int, stream_handle: int) -> bool:
         with self._used("set_optimization_profile_async"):
             stream = self._machine.stream(stream_handle, self._device, "set_optimization_profile_async")
+            if index >= self._engine.num_optimization_profiles or not self._allocate():
+                raise RuntimeError("Error in set optimization profile async.")
             self._machine.put(stream, Work(lambda: None, (self._own,)))
             self._profile = index
-            return index < self._engine.num_optimization_profiles
+            return True
+
+    def _allocate(self) -> bool:
+        """What the profile needs, in the place of what the last one did."""
+        self._free_activations()
+        try:
+            self._activations = self._machine.new_memory(self._engine.plan.context_bytes, self._device)
+        except CudaMemoryError:
+            self._engine.logger.log(Severity.ERROR, "IExecutionContext: OutOfMemory: requested size of 1024")
+            return False
+        return True
+
+    def _free_activations(self) -> None:
+        if self._activations is not None:
+            self._machine.free_memory(self._activations)
+        self._activations = None
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         with self._used("set_input_shape"):
@@ -255,6 +282,8 @@ class Context(_Freed):
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         with self._used("set_tensor_address"):
+            if memory % 256:
+                raise self._machine.complain(f"set_tensor_address: {name} at {memory:#x} is not aligned to 256 bytes")
             self._addresses[name] = memory
             return True
 
@@ -262,8 +291,15 @@ class Context(_Freed):
         with self._used("set_output_allocator"):
             assert name in self._engine.outputs
             assert output_allocator.initialized
+            if name in self._allocators:
+                raise self._machine.complain(
+                    f"set_output_allocator: again for {name}, which is kept once more each time"
+                )
             self._allocators[name] = output_allocator
             return True
+
+    def get_output_allocator(self, name: str) -> Any:
+        return self._allocators.get(name)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         with self._used("execute_async_v3"):
@@ -308,7 +344,7 @@ class Context(_Freed):
         allocator = self._allocators.get(name)
         if allocator is None:
             return self._place(name, result.shape)
-        address = allocator.reallocate_output_async(name, 0, result.nbytes, 256, stream.handle)
+        address = allocator.reallocate_output_async(name, 0, max(result.nbytes, 1), 256, stream.handle)
         if not address:
             self._engine.logger.log(Severity.ERROR, f"reallocateOutput of {name} failed: out of memory")
             return None
