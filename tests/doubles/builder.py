@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 
 from .machine import Machine
+from .owned import Owned
 from .plans import Bounds, Plan, tensors
 
 BuilderFlag = IntEnum("BuilderFlag", "TF32 REFIT", start=0)
@@ -17,28 +18,9 @@ NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", "EXPLIC
 UNSUPPORTED = {"StringNormalizer", "CategoryMapper", "LabelEncoder", "TfIdfVectorizer"}
 
 
-class _OnDevice:
-    """Something that has to go where its device's context is current."""
-
-    def __init__(self, machine: Machine, what: str) -> None:
-        self._device = machine.enter(what)
-        self._machine = machine
-        self._what = what
-        with machine.alive(what) as number:
-            self._number = number
-
-    def __del__(self) -> None:
-        if not hasattr(self, "_number"):
-            return
-        if self._machine.stack and self._machine.stack[-1].device == self._device:
-            del self._machine.live[self._number]
-        else:
-            self._machine.complain(f"{self._what} is dropped on a thread without its context")
-
-
-class Network(_OnDevice):
+class Network(Owned):
     def __init__(self, machine: Machine, flags: int) -> None:
-        super().__init__(machine, "a network")
+        super().__init__(machine, "a network", 1)
         self.flags = flags
         self.model: onnx.ModelProto | None = None
 
@@ -85,9 +67,9 @@ class TimingCache:
         return self.content
 
 
-class BuilderConfig(_OnDevice):
+class BuilderConfig(Owned):
     def __init__(self, machine: Machine) -> None:
-        super().__init__(machine, "a configuration of a builder")
+        super().__init__(machine, "a configuration of a builder", 1)
         self.flags = {BuilderFlag.TF32}
         self.builder_optimization_level = 3
         self.progress_monitor: Any = None
@@ -120,12 +102,12 @@ class BuilderConfig(_OnDevice):
         return self.timings
 
 
-class Builder(_OnDevice):
+class Builder(Owned):
     """The last configuration that something was built with is the machine's `built_with`."""
 
     def __init__(self, machine: Machine, logger: Any, version: str) -> None:
         assert logger.initialized
-        super().__init__(machine, "a builder")
+        super().__init__(machine, "a builder", 1)
         self._logger = logger
         self._version = version
 

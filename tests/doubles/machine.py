@@ -16,7 +16,6 @@ import numpy as np
 
 from headrace_batching.task import Array
 
-
 _ALIGNMENT = 256  # bytes; CUDA's is no less
 
 

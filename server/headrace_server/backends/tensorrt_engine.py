@@ -1,8 +1,8 @@
 """A TensorRT engine on one GPU: made of a plan, described by its tensors and profiles, with contexts to run it."""
 
 import logging
-from collections import deque
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import RLock, get_ident
@@ -70,7 +70,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
         return ServingError(Code.INTERNAL, f"{what}: {text}" + (f" ({hint})" if hint else ""))
 
     def _take(self) -> list[str]:
-        """The errors of this thread and of TensorRT's own ones, which are then gone; other models' threads have theirs."""
+        """The errors of this thread and of TensorRT's own threads, which are then gone; others' stay for them."""
         with self._lock:
             others = {thread.ident for thread in threading.enumerate()} - {get_ident()}
             taken = [msg for thread, msg in self._errors if thread not in others]
@@ -81,7 +81,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 
 LOG = Log()
-"""The one of this process: TensorRT ignores any other as long as a builder or a runtime lives, and keeps its pointer."""
+"""The one of this process: TensorRT ignores any other while a builder or a runtime lives, and keeps its pointer."""
 
 
 @dataclass(frozen=True)

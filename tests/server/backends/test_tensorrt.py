@@ -475,6 +475,24 @@ class TestLoading:
         assert error.code == Code.FAILED_PRECONDITION
         assert error.message == f"{model} needs {shown}, which is not installed: pip install 'headrace[gpu]'"
 
+    @pytest.mark.parametrize("package", ["tensorrt", "pycuda"])
+    def test_what_is_installed_and_broken(
+        self, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    ) -> None:
+        assert gpu.machine.devices
+        model = models.linear(tmp_path / "1")
+        for name in [package, *(["pycuda.driver"] if package == "pycuda" else [])]:
+            monkeypatch.setitem(sys.modules, name, None)
+        broken = ImportError("libnvinfer.so.10: cannot open shared object file", name=f"{package}_bindings.{package}")
+        monkeypatch.setattr("builtins.__import__", _importing(package, broken))
+
+        error = refusal(lambda: gpu.load(tmp_path / "1"))
+
+        assert error.code == Code.FAILED_PRECONDITION
+        assert "libnvinfer.so.10: cannot open shared object file" in error.message
+        if package == "tensorrt":
+            assert error.message.startswith(f"{model} needs TensorRT, which is installed and does not work: ")
+
 
 def _importing(package: str, error: Exception) -> Callable[..., Any]:
     real = __import__
