@@ -27,9 +27,9 @@ HERTZ = 2_000
 TOP = 25
 _WHAT = """\
 Written by `python -m scripts.profile_native`: `perf record` at {hertz:,} Hz, of the server alone, while h2load on the
-same machine keeps {calls} calls in flight ({load}; {case}). The module is the released one's code with symbols and frame
-pointers (`profile.profiling`). A sample belongs to the innermost function on its stack whose part is known: a copy to
-whoever copies."""
+same machine keeps {calls} calls in flight ({load}; {case}).
+The module is the released one's code with symbols and frame pointers (`profile.profiling`). A sample belongs to the
+innermost function on its stack whose part is known: a copy to whoever copies."""
 
 
 @dataclass(frozen=True)
