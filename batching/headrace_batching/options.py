@@ -6,6 +6,12 @@ from itertools import pairwise
 
 DEFAULT_MAX_BATCH_SIZE = 1000
 
+MAX_VALUE = 2**63 - 1
+"""Of any parameter: TF Serving's are int64."""
+
+MAX_BATCH_THREADS = 4096
+"""More are a slip of the pen, which would end in an operating system that starts no further thread."""
+
 
 class OptionsError(ValueError):
     """A batching parameter has a value that makes no sense."""
@@ -49,6 +55,9 @@ class Options:
         _at_least("max_batch_size", self.max_batch_size, 1, "positive")
         _at_least("batch_timeout_micros", self.batch_timeout_micros, 0, "non-negative")
         _at_least("num_batch_threads", self.num_batch_threads, 1, "positive")
+        if self.num_batch_threads > MAX_BATCH_THREADS:
+            msg = f"num_batch_threads must be at most {MAX_BATCH_THREADS}; was {self.num_batch_threads}"
+            raise OptionsError(msg)
         self._check_enqueued()
         self._check_allowed()
         self._check_splitting()
@@ -108,4 +117,7 @@ class Options:
 def _at_least(name: str, value: int, least: int, word: str) -> None:
     if value < least:
         msg = f"{name} must be {word}; was {value}"
+        raise OptionsError(msg)
+    if value > MAX_VALUE:
+        msg = f"{name} must fit 64 bits; was {value}"
         raise OptionsError(msg)

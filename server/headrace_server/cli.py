@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = {name: value for name, value in vars(given).items() if name in FLAGS}
     if not (values.get("model_base_path") or values.get("model_config_file")):
         given.command_parser.error("no model: name the folder of its numbered versions with --model_base_path")
+    if values.get("model_name") == "" and not values.get("model_config_file"):
+        given.command_parser.error("no name: requests cannot ask for a model with an empty --model_name")
     log_to_stderr()
     warn_of_ignored(values)
     try:

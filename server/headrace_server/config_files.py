@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from headrace_batching import Options, OptionsError
 from headrace_protos import POOL, BatchingParameters
-from headrace_server.errors import invalid, not_found
+from headrace_server.errors import invalid, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +25,16 @@ def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M
         unknown_fields: Whether fields that the type does not have are passed over.
 
     Raises:
-        ServingError: NOT_FOUND where it cannot be read; INVALID_ARGUMENT where it does not parse. TF Serving:
-            proto_util.h has the text; line, column and reason are logged, as protobuf's own parser does.
+        ServingError: It cannot be read; INVALID_ARGUMENT where it does not parse. TF Serving: proto_util.h has the
+            text; line, column and reason are logged, as protobuf's own parser does.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise not_found(f"{path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
-        raise invalid(f"Invalid protobuf file: '{path}': {error}") from error
+        log.error("Error parsing text-format %s: %s", message.DESCRIPTOR.full_name, error)
+        raise invalid(f"Invalid protobuf file: '{path}'") from error
     try:
         return text_format.Parse(text, message, descriptor_pool=POOL, allow_unknown_field=unknown_fields)
     except text_format.ParseError as error:

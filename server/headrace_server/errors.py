@@ -1,6 +1,8 @@
 """Every failure a caller can see, each with its canonical status code."""
 
+import errno
 import logging
+from pathlib import Path
 
 from headrace_batching import (
     BatchingError,
@@ -42,6 +44,27 @@ def invalid(message: str) -> ServingError:
 def not_found(message: str) -> ServingError:
     """A NOT_FOUND."""
     return ServingError(Code.NOT_FOUND, message)
+
+
+def timed_out() -> ServingError:
+    """A run that its deadline ended. TF Serving: TensorFlow's direct_session.cc."""
+    return ServingError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+
+
+_FILES: dict[int | None, Code] = {
+    # TF Serving: TensorFlow's posix file system, by way of absl's ErrnoToStatusCode; whatever is not here is UNKNOWN.
+    errno.ENOENT: Code.NOT_FOUND,
+    errno.EACCES: Code.PERMISSION_DENIED,
+    errno.EPERM: Code.PERMISSION_DENIED,
+    errno.EISDIR: Code.FAILED_PRECONDITION,
+    errno.ENOTDIR: Code.FAILED_PRECONDITION,
+    errno.ENAMETOOLONG: Code.INVALID_ARGUMENT,
+}
+
+
+def unreadable(path: str | Path, error: OSError) -> ServingError:
+    """Why a file cannot be read."""
+    return ServingError(_FILES.get(error.errno, Code.UNKNOWN), f"{path}: {error.strerror}")
 
 
 _BATCHING: dict[type[BatchingError], Code] = {

@@ -31,6 +31,7 @@ from headrace_server.monitoring import (
 LATENCY = growing(10, 1.8, 33)
 QUEUING = growing(100, 1.2, 52)
 SIZES = growing(1, 2, 14)
+EXAMPLES = growing(1, 2, 15)
 
 COUNTED = ("Predict", "Classify", "Regress")
 """The methods that TF Serving counts."""
@@ -60,6 +61,8 @@ class Metrics:
         self._gpus = gpus or nvml.Gpus()
         self.request_count = counters(f"{serving}request_count", "model_name", "status")
         self.request_latency = histograms(f"{serving}request_latency", LATENCY, "model_name", "API", "entrypoint")
+        self.example_counts = histograms(f"{serving}request_example_counts", EXAMPLES, "model")
+        self.example_count_total = counters(f"{serving}request_example_count_total", "model")
         self.runtime_latency = histograms(f"{serving}runtime_latency", LATENCY, "model_name", "API", "runtime")
         self.queuing_latency = histograms(f"{batching}queuing_latency", QUEUING, "thread_pool_name")
         self.wrapped_run_count = counters(f"{batching}wrapped_run_count")
@@ -251,6 +254,11 @@ class ServableMetrics:
         if latency is None:
             latency = self._answers[api] = self._metrics.runtime_latency.of(self._model, api, RUNTIME)
         return latency
+
+    def examples(self, count: int) -> None:
+        """Counts the Examples of a MultiInference. TF Serving: util.cc; it counts those of no other method."""
+        self._metrics.example_counts.of(self._model).observe(count)
+        self._metrics.example_count_total.of(self._model).add(count)
 
     def refused(self, error: BatchingError) -> None:
         """Counts a request that was turned away, by the name of its error, as in `queue_full`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace_batching import Options, OptionsError
 from headrace_server.config import OnnxruntimeOptions
-from headrace_server.errors import invalid, not_found
+from headrace_server.errors import invalid, unreadable
 from headrace_server.tensorrt_options import PRECISIONS, Range
 
 MODEL_FILE = "model.toml"
@@ -69,8 +69,8 @@ def read_model_options(base_path: Path) -> ModelOptions:
     """The options of the model under `base_path`; those of all models where it has no `model.toml`.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, with the file and the line or the key, for what makes no sense; NOT_FOUND where
-            a file cannot be read.
+        ServingError: INVALID_ARGUMENT, with the file and the line or the key, for what makes no sense; or a file cannot
+            be read.
     """
     path = base_path / MODEL_FILE
     try:
@@ -78,7 +78,7 @@ def read_model_options(base_path: Path) -> ModelOptions:
     except (FileNotFoundError, NotADirectoryError):
         return ModelOptions()
     except OSError as error:
-        raise not_found(f"{path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise invalid(f"{path}: {error}") from error
     try:
@@ -141,7 +141,7 @@ def _labels(path: Path) -> tuple[str, ...]:
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except OSError as error:
-        raise not_found(f"{path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise invalid(f"{path}: {error}") from error
 

@@ -122,6 +122,8 @@ class Server:
         await asyncio.to_thread(self._models.start, self._first_models)
         self._config_poll.start()
         self._health.serving()
+        if self._config.enable_profiler and self._profiler.useful:
+            log.info("Profiler service is enabled")
         port = await self._transport.start()
         if port:
             log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
@@ -175,6 +177,7 @@ class Server:
             cors=config.rest_api_enable_cors_support,
             pages=self._pages,
             observe=self._metrics.rest_call,
+            record=self._request_logger.record_made,
         )
         return RestTransport(config, prediction, self._model_service, options)
 
@@ -204,6 +207,11 @@ def _check(config: Config) -> None:
     """TF Serving: server.cc and server_core.cc have the texts about its own flags."""
     if config.port not in _PORTS:
         raise invalid(f"--port={config.port} is none: a port is 0 (any that is free) to 65535")
+    if config.rest_api_port not in _PORTS:
+        raise invalid(f"--rest_api_port={config.rest_api_port} is none: a port is 0 (no REST) to 65535")
+    for name in ("rest_api_max_body_mb", "rest_api_json_processes"):
+        if getattr(config, name) < 1:
+            raise invalid(f"--{name}={getattr(config, name)} is too few: it takes 1 at least")
     if not 0 <= config.drain_seconds < inf:
         raise invalid(f"--drain_seconds={config.drain_seconds} is no time to wait")
     if config.use_alts_credentials and config.ssl_config_file:

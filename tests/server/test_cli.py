@@ -232,6 +232,23 @@ class TestCannotStart:
 
         assert said == f"INVALID_ARGUMENT: --port={port} is none: a port is 0 (any that is free) to 65535"
 
+    @pytest.mark.parametrize("port", [-1, 65536])
+    def test_a_rest_port_that_is_none(self, shell: Shell, tmp_path: Path, port: int) -> None:
+        said = shell.not_started(f"--model_base_path={tmp_path}", f"--rest_api_port={port}")
+
+        assert said == f"INVALID_ARGUMENT: --rest_api_port={port} is none: a port is 0 (no REST) to 65535"
+
+    @pytest.mark.parametrize("name", ["rest_api_max_body_mb", "rest_api_json_processes"])
+    def test_too_few_to_serve_anybody(self, shell: Shell, tmp_path: Path, name: str) -> None:
+        said = shell.not_started(f"--model_base_path={tmp_path}", f"--{name}=0")
+
+        assert said == f"INVALID_ARGUMENT: --{name}=0 is too few: it takes 1 at least"
+
+    def test_a_model_without_a_name(self, shell: Shell, tmp_path: Path) -> None:
+        said = shell.refused(f"--model_base_path={tmp_path}", "--model_name=")
+
+        assert said == "no name: requests cannot ask for a model with an empty --model_name"
+
     @pytest.mark.parametrize("devices", ["", "0,0", "-1", "first"])
     def test_what_is_no_list_of_gpus(self, shell: Shell, tmp_path: Path, devices: str) -> None:
         said = shell.not_started(f"--model_base_path={tmp_path}", f"--tensorrt_devices={devices}")

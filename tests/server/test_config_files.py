@@ -68,14 +68,15 @@ class TestUnreadable:
         assert failure_of(file) == (Code.NOT_FOUND, f"{file}: No such file or directory")
 
     def test_a_folder(self, tmp_path: Path) -> None:
-        assert failure_of(tmp_path) == (Code.NOT_FOUND, f"{tmp_path}: Is a directory")
+        assert failure_of(tmp_path) == (Code.FAILED_PRECONDITION, f"{tmp_path}: Is a directory")
 
-    def test_bytes_that_are_no_text(self, file: Path) -> None:
+    def test_bytes_that_are_no_text(self, file: Path, caplog: pytest.LogCaptureFixture) -> None:
         file.write_bytes(b"\xff\xfe max_batch_size")
-        code, text = failure_of(file)
 
-        assert code == Code.INVALID_ARGUMENT
-        assert text.startswith(f"Invalid protobuf file: '{file}': ")
+        assert failure_of(file) == (Code.INVALID_ARGUMENT, f"Invalid protobuf file: '{file}'")
+        assert caplog.messages[0].startswith(
+            "Error parsing text-format tensorflow.serving.BatchingParameters: 'utf-8' codec can't decode byte 0xff"
+        )
 
 
 class TestMalformed:

@@ -1,6 +1,8 @@
 """Every failure, to the code and the text that its caller gets."""
 
+import errno
 import logging
+import os
 
 import pytest
 
@@ -14,7 +16,7 @@ from headrace_batching import (
     TaskTooLarge,
 )
 from headrace_protos import Code
-from headrace_server.errors import LoadError, ServingError, invalid, not_found, status_of
+from headrace_server.errors import LoadError, ServingError, invalid, not_found, status_of, unreadable
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,18 @@ def _raised(error: Exception) -> Exception:
         raise error
     except type(error) as caught:
         return caught
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOENT, Code.NOT_FOUND),
+        (errno.EACCES, Code.PERMISSION_DENIED),
+        (errno.EISDIR, Code.FAILED_PRECONDITION),
+        (errno.ENAMETOOLONG, Code.INVALID_ARGUMENT),
+        (errno.EIO, Code.UNKNOWN),
+    ],
+)
+def test_a_file_that_cannot_be_read(number: int, code: Code) -> None:
+    error = unreadable("/etc/models", OSError(number, os.strerror(number)))
+    assert status_of(error) == (code, f"/etc/models: {os.strerror(number)}")

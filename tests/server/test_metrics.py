@@ -115,6 +115,15 @@ class TestServable:
         assert values(metrics, f"{session}queuing_latency_sum") == {'{thread_pool_name=""}': 30_100}
         assert values(metrics, f"{session}queuing_latency_count") == {'{thread_pool_name=""}': 3}
 
+    def test_the_examples_of_a_call_for_several_inferences(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, lambda: 0)
+        for count in (1, 3):
+            servable.examples(count)
+
+        assert values(metrics, ":tensorflow:serving:request_example_count_total") == {'{model="m"}': 4}
+        assert values(metrics, ":tensorflow:serving:request_example_counts_count") == {'{model="m"}': 2}
+        assert values(metrics, ":tensorflow:serving:request_example_counts_sum") == {'{model="m"}': 4}
+
     def test_runs_of_many_threads_are_counted_once_each(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1, int)
 

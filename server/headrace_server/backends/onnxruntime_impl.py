@@ -183,16 +183,16 @@ class OnnxBackend:
         declared = self._signatures[signature]
         if self._strings:
             inputs = {alias: _text(alias, array) if array.dtype == object else array for alias, array in inputs.items()}
-        names = outputs
+        names, feed = outputs, inputs
         if signature in self._renamed:
-            inputs = {declared.inputs[alias].name: array for alias, array in inputs.items()}
+            feed = {declared.inputs[alias].name: array for alias, array in inputs.items()}
             names = [declared.outputs[alias].name for alias in outputs]
         try:
-            return dict(zip(outputs, self._run(session, names, inputs), strict=True))
+            return dict(zip(outputs, self._run(session, names, feed), strict=True))
         except ServingError:
             raise
         except Exception as error:
-            raise ServingError(_code_of(error), str(error)) from error
+            raise _failure(declared, inputs, error) from error
 
     def relaxed(self) -> "OnnxBackend":
         """The same model in a second session, in which no shape is declared.
@@ -238,6 +238,14 @@ def _has(dtype: DataType, signatures: Mapping[str, Signature]) -> bool:
     """Whether an input or an output is of a type."""
     specs = (spec for s in signatures.values() for spec in (*s.inputs.values(), *s.outputs.values()))
     return any(spec.dtype == dtype for spec in specs)
+
+
+def _failure(signature: Signature, inputs: Arrays, error: Exception) -> ServingError:
+    """What a caller is told of a failed run: where its inputs do not go together, that the fault is theirs."""
+    code = _code_of(error)
+    if code == Code.INTERNAL and (disagreement := signature.disagreement(inputs)):
+        return invalid(f"{disagreement}, and the model does not take it: {str(error).strip()}")
+    return ServingError(code, str(error))
 
 
 def _is_renamed(signature: Signature) -> bool:

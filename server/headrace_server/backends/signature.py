@@ -179,6 +179,15 @@ class Signature:
                 misfit = misfit or spec.misfit(array)
         return misfit
 
+    def disagreement(self, arrays: Arrays) -> str:
+        """How two dimensions that the model gives one name differ; empty where none do."""
+        sizes: dict[str, int] = {}
+        for spec, array in ((spec, arrays[alias]) for alias, spec in self.inputs.items() if alias in arrays):
+            for name, size in zip(spec.dims, array.shape, strict=False):
+                if name and sizes.setdefault(name, size) != size:
+                    return f"Dimension {name} of input: {spec.name} Got: {size} Expected: {sizes[name]}"
+        return ""
+
     def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
         """What must be equal for two checked requests to share a batch; their dtypes are equal already."""
         if self.one_shape:

@@ -294,7 +294,13 @@ class Manager:
         except BaseException as error:  # a model that calls sys.exit must not end the manager
             self._load_failed(name, version, attempt, _failure(error))
             return
-        if not self._admit(name, version, attempt, servable):
+        try:
+            admitted = self._admit(name, version, attempt, servable)
+        except Exception as error:  # nor may a version that whoever is told of it cannot serve
+            _free(servable)
+            self._load_failed(name, version, attempt, _failure(error))
+            return
+        if not admitted:
             self._end_cancelled(name, version, servable)
             return
         log.info("model %s version %d loaded in %.0f ms", name, version, (time.monotonic() - began) * 1e3)
@@ -305,9 +311,14 @@ class Manager:
             if attempt.cancelled:
                 return False
             model = self._models[name]
-            del model.loading[version]
             model.serving[version] = servable
-            self._publish(name)
+            try:
+                self._publish(name)
+            except Exception:
+                del model.serving[version]
+                self._publish(name)
+                raise
+            del model.loading[version]
             model.set(version, State.AVAILABLE)
             return True
 

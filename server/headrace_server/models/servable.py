@@ -12,13 +12,24 @@ from typing import Self
 
 import numpy as np
 
-from headrace_batching import BatchingError, BatchReport, BatchThreads, LoopDelivery, Options, Priority, Scheduler, Task
+from headrace_batching import (
+    BatchingError,
+    BatchReport,
+    BatchThreads,
+    DeadlineExceeded,
+    LoopDelivery,
+    Options,
+    Priority,
+    Scheduler,
+    Task,
+)
 from headrace_batching.batch import rows_of
 from headrace_batching.contract import TaskLane
+from headrace_batching.options import MAX_VALUE
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices
 from headrace_server.backends.signature import Signature, find_signature
-from headrace_server.errors import ServingError, invalid
+from headrace_server.errors import ServingError, invalid, timed_out
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
 from headrace_server.models.relaxed import load_relaxed
 from headrace_server.monitoring import Tally
@@ -142,9 +153,15 @@ class Servable:
             outputs_by_alias = await self._run(signature, inputs, outputs, call)
         except BatchingError as error:
             self._metrics.refused(error)
+            if isinstance(error, DeadlineExceeded) and self._batching is None:
+                raise timed_out() from error  # TF Serving: without batching there is no queue to say otherwise
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
         return outputs_by_alias
+
+    def count_examples(self, count: int) -> None:
+        """Takes note of the Examples that a MultiInference has run on."""
+        self._metrics.examples(count)
 
     def plain(self, signature: str) -> "Plain | None":
         """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
@@ -266,7 +283,7 @@ def _alone(inputs: Arrays, call: Call) -> Task:
 
 def _one_by_one(options: Options) -> Options:
     """As many requests may wait as with batching, but each runs alone."""
-    waiting = options.enqueued_limit * options.max_batch_size
+    waiting = min(options.enqueued_limit * options.max_batch_size, MAX_VALUE)
     return Options(max_batch_size=1, max_enqueued_batches=waiting, num_batch_threads=options.num_batch_threads)
 
 

@@ -49,6 +49,8 @@ class Source:
         """Starts looking."""
         if self._poll_seconds >= 0:
             self._thread.start()
+        else:
+            log.warning("--file_system_poll_wait_seconds is negative: no version is ever looked for, nor any found")
 
     def stop(self) -> None:
         """Looks no more."""

@@ -18,7 +18,7 @@ from headrace_batching.task import Array
 from headrace_protos import Code, PredictionLog
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, TensorSpec
-from headrace_server.errors import ServingError, invalid, status_of
+from headrace_server.errors import ServingError, invalid, status_of, unreadable
 from headrace_server.metrics import Metrics
 from headrace_server.models.manager import LoadVersion
 from headrace_server.models.servable import Call, Servable
@@ -157,8 +157,7 @@ def _prediction_logs(file: Path) -> Iterator[PredictionLog]:
             for record in read_records(opened):
                 yield _parsed(record, file)
     except OSError as error:
-        code = Code.PERMISSION_DENIED if isinstance(error, PermissionError) else Code.FAILED_PRECONDITION
-        raise ServingError(code, f"{file}: {error.strerror}") from error
+        raise unreadable(file, error) from error
 
 
 def _parsed(record: bytes, file: Path) -> PredictionLog:

@@ -62,6 +62,7 @@ async def infer(
     inferences = list(_checked(servable, request.tasks, check_method))
     examples = read_examples(request.input)
     tensors = await _run(servable, inferences, examples, call)
+    servable.count_examples(len(examples))
     return [_result(inference, found, len(examples)) for inference, found in zip(inferences, tensors, strict=True)]
 
 

@@ -106,6 +106,17 @@ class PredictionService:
         signature.check_names(inputs)
         return await servable.run(name, signature.complete(inputs), signature.every_output, call)
 
+    def predict_messages(
+        self, spec: ModelSpec, servable: Servable, inputs: Arrays, outputs: Arrays
+    ) -> tuple[PredictRequest, PredictResponse]:
+        """The request and the response of such a Predict, for a record; arrays travel as `tensor_content`."""
+        request = PredictRequest(model_spec=spec)
+        response = PredictResponse(model_spec=_effective(spec, servable))
+        for arrays, tensors in ((inputs, request.inputs), (outputs, response.outputs)):
+            for alias, array in arrays.items():
+                to_proto(array, tensors[alias], as_content=True)
+        return request, response
+
     async def classify(self, request: ClassificationRequest, call: Call) -> ClassificationResponse:
         """Runs a signature on the request's Examples; classes and scores of each. TF Serving: classifier.cc."""
         spec = require_model_spec(request)

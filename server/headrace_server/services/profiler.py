@@ -30,6 +30,11 @@ class ProfilerService:
         self._starting = asyncio.Lock()
         self._channel: grpc.aio.Channel | None = None
 
+    @property
+    def useful(self) -> bool:
+        """Whether there is something to profile: a model has brought TensorFlow into this process."""
+        return "tensorflow" in sys.modules
+
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the service to a server."""
         # Without (de)serialisers grpcio hands over the bytes.
@@ -57,7 +62,7 @@ class ProfilerService:
         return forward
 
     async def _connected(self, context: Context) -> grpc.aio.Channel:
-        if "tensorflow" not in sys.modules:
+        if not self.useful:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION, "No model runs in TensorFlow, so there is nothing to profile."
             )

@@ -1,10 +1,12 @@
-"""grpc.reflection.v1alpha: clients such as grpcurl and ghz learn the services from the server itself."""
+"""grpc.reflection, v1 and v1alpha: clients such as grpcurl and ghz learn the services from the server itself."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
+from google.protobuf import text_format
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -12,7 +14,8 @@ from grpc_reflection.v1alpha.reflection import aio
 
 from headrace_protos import POOL
 
-_NAME = "grpc.reflection.v1alpha.ServerReflection"
+_PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
+_SERVICE = "ServerReflection"
 
 
 class ReflectionService:
@@ -23,13 +26,31 @@ class ReflectionService:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-            POOL.AddSerializedFile(file.serialized_pb)
-        self._servicer = aio.ReflectionServicer([*names, _NAME], pool=_Symbols(POOL))
+        for serialized in (health_pb2.DESCRIPTOR.serialized_pb, reflection_pb2.DESCRIPTOR.serialized_pb, _v1_file()):
+            POOL.AddSerializedFile(serialized)
+        own = [f"{package}.{_SERVICE}" for package in _PACKAGES]
+        self._servicer = aio.ReflectionServicer([*names, *own], pool=_Symbols(POOL))
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the service to a server."""
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._servicer, server)
+        method = grpc.stream_stream_rpc_method_handler(
+            self._servicer.ServerReflectionInfo,
+            reflection_pb2.ServerReflectionRequest.FromString,
+            reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        name, methods = f"{_PACKAGES[0]}.{_SERVICE}", {"ServerReflectionInfo": method}
+        # Both, as generated code does: a transport may hear of one of them only.
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+        server.add_registered_method_handlers(name, methods)
+
+
+def _v1_file() -> bytes:
+    """What describes v1: as v1alpha, which it equals on the wire, under another name."""
+    file = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    v1, v1alpha = _PACKAGES
+    text = text_format.MessageToString(file).replace(v1alpha, v1).replace("/v1alpha/", "/v1/")
+    return text_format.Parse(text, FileDescriptorProto()).SerializeToString()
 
 
 class _Symbols:

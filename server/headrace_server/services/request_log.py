@@ -25,6 +25,9 @@ from headrace_server.services.rpc import Method, Service
 
 COLLECTOR = "file"
 
+MakeMessages = Callable[[], tuple[Message, Message]]
+"""Makes the request and the response of a call that was answered."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestLog:
@@ -91,10 +94,13 @@ class RequestLogger:
 
     def record(self, request: Any, response: Any) -> None:
         """Writes down an answered call, if its model's are and it is in the sample. Any thread."""
-        name = asked_specs(request)[0].name
+        self.record_made(asked_specs(request)[0].name, lambda: (request, response))
+
+    def record_made(self, name: str, make: MakeMessages) -> None:
+        """The same for a call that has no messages: they are made once it is sure that they are written down."""
         found = self._logs.get(name)
         if found is not None and self._chance() < found.rate:
-            self._writer.put(found.prefix, name, self._record(found, request, response))
+            self._writer.put(found.prefix, name, self._record(found, *make()))
 
     def _use(self, logs: Mapping[str, RequestLog]) -> None:
         self._logs = logs

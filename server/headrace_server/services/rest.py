@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from headrace_batching import LoopDelivery
 from headrace_protos import (
@@ -16,7 +17,7 @@ from headrace_protos import (
     ModelSpec,
     RegressionRequest,
 )
-from headrace_server.errors import ServingError, status_of
+from headrace_server.errors import ServingError, status_of, timed_out
 from headrace_server.models.servable import Call
 from headrace_server.services.http_messages import Body, HttpAnswer, HttpRequest
 from headrace_server.services.json_examples import read_example_body
@@ -25,10 +26,12 @@ from headrace_server.services.json_outputs import write_classifications, write_e
 from headrace_server.services.json_work import JsonWork
 from headrace_server.services.model import ModelService
 from headrace_server.services.prediction import SIGNATURE_DEF, PredictionService
+from headrace_server.services.request_log import MakeMessages
 from headrace_server.services.rest_messages import write_metadata, write_status
 from headrace_server.services.rest_routes import UNDER_V1, Route, route
 
 Observe = Callable[[str, str, str, float], None]
+Record = Callable[[str, MakeMessages], None]
 Page = Callable[[], bytes]
 Pages = Mapping[str, Page]
 Content = bytes | memoryview
@@ -72,12 +75,14 @@ class RestOptions:
         pages: Others than the API's, each by its path: what gives their text.
         observe: Told of each call of the API that has ended: the model's name, the verb (empty for a status or
             metadata), the status code's name, and seconds.
+        record: Told of each call that a model has answered: its name, and what makes the messages for a record.
     """
 
     timeout: float | None = None
     cors: bool = False
     pages: Pages = field(default_factory=dict)
     observe: Observe = lambda _model, _verb, _code, _seconds: None
+    record: Record = lambda _model, _make: None
 
 
 class RestService:
@@ -156,19 +161,28 @@ class RestService:
             asked = await self._json.read(body, read_predict, signatures)
             async with self._limited(delivery, "Predict") as call:
                 outputs = await self._prediction.predict_arrays(servable, asked.signature_name, asked.inputs, call)
-            return await self._json.write_predict(outputs, by_row=asked.by_row)
+            content = await self._json.write_predict(outputs, by_row=asked.by_row)
+            named = ModelSpec(signature_name=asked.signature_name)
+            named.MergeFrom(spec)
+            make = partial(self._prediction.predict_messages, named, servable, asked.inputs, outputs)
+            self._options.record(spec.name, make)
+            return content
 
     async def _classify(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
         request = ClassificationRequest(model_spec=spec)
         await self._read_examples(body, request.model_spec, request.input)
         async with self._limited(delivery, "Classify") as call:
-            return write_classifications((await self._prediction.classify(request, call)).result)
+            response = await self._prediction.classify(request, call)
+        self._options.record(spec.name, lambda: (request, response))
+        return write_classifications(response.result)
 
     async def _regress(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
         request = RegressionRequest(model_spec=spec)
         await self._read_examples(body, request.model_spec, request.input)
         async with self._limited(delivery, "Regress") as call:
-            return write_regressions((await self._prediction.regress(request, call)).result)
+            response = await self._prediction.regress(request, call)
+        self._options.record(spec.name, lambda: (request, response))
+        return write_regressions(response.result)
 
     async def _read_examples(self, body: Body, spec: ModelSpec, examples: Input) -> None:
         name, serialized = await self._json.read(body, read_example_body)
@@ -184,10 +198,11 @@ class RestService:
             async with asyncio.timeout(timeout):
                 yield Call(delivery, deadline, api=api)
         except TimeoutError as error:
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"the model took longer than {timeout:g} s") from error
+            raise timed_out() from error
 
     def _preflight(self, request: HttpRequest) -> HttpAnswer:
         allowed = "http://" in request.origin or "https://" in request.origin
+        self._options.observe("", "", "OK" if allowed else "FAILED_PRECONDITION", 0.0)
         return HttpAnswer(200 if allowed else 400, b"", self._headers({}))
 
     def _headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -43,8 +43,9 @@ class RestApplication:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         body = Body(is_gzip=b"gzip" in headers.get(b"content-encoding", b""))
         try:
-            await self._receive(receive, body)
-            if body.size > self._max_body_bytes:
+            if not self._is_announced_too_large(headers):
+                await self._receive(receive, body)
+            if self._is_announced_too_large(headers) or body.size > self._max_body_bytes:
                 await _send(send, _too_large(self._max_body_bytes))
                 return
             answer = await _unless_left(self._answer(_request(scope, headers, body)), receive)
@@ -53,6 +54,11 @@ class RestApplication:
             return
         finally:
             body.close()
+
+    def _is_announced_too_large(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a caller waits to be told to send a body that it need not send: others may be in the midst of it."""
+        waits = headers.get(b"expect", b"").lower() == b"100-continue"
+        return waits and int(headers.get(b"content-length", b"0")) > self._max_body_bytes
 
     async def _receive(self, receive: Receive, body: Body) -> None:
         """Takes in a body, up to the chunk that makes it too large."""

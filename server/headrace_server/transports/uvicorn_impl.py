@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace_batching import LoopDelivery
 from headrace_protos import Code
@@ -16,6 +17,12 @@ from headrace_server.transports.asgi import RestApplication
 
 KEEP_ALIVE_SECONDS = 50
 """That a connection may be idle: longer than the pools of most clients keep one."""
+
+
+MAX_HEAD_BYTES = 512 << 10
+"""Of a request's head, or of what follows its body, at least: more than one read of a socket takes in."""
+
+_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class UvicornTransport:
@@ -79,11 +86,37 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
 
+class _Protocol(HttpToolsProtocol):
+    """Uvicorn's, which alone takes in a head without end, in time that grows with the square of its length."""
+
+    _untold = 0  # bytes since the last end of a head, or piece of a body
+
+    def data_received(self, data: bytes) -> None:
+        """Takes in what has come, and gives up on a caller that never comes to the end of a head."""
+        self._untold += len(data)
+        super().data_received(data)
+        if self._untold > MAX_HEAD_BYTES and not self.transport.is_closing():
+            # Its type does not say that there is no cycle before the first request.
+            if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]
+                self.transport.write(_HEAD_TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._untold = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body is here."""
+        self._untold = 0
+        super().on_body(body)
+
+
 def _config(application: RestApplication) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         interface="asgi3",
-        http="httptools",
+        http=_Protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,7 +1,7 @@
 """Bound runs: on a machine that keeps CUDA's rules, and in the real ONNX Runtime, bound to the computer's memory."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +21,9 @@ from tests.doubles.host_device import HostDevice
 from tests.doubles.installed import install_cuda
 from tests.doubles.machine import Complaint, CudaError, Machine
 from tests.doubles.onnxruntime_gpu import GpuSession
+from tests.server.backends.real_gpu import REAL, skip_without_cuda
 
 CPU = ["CPUExecutionProvider"]
-
-Bound = Callable[..., BoundSession]
 
 
 class OnMachine:
@@ -75,6 +74,32 @@ class OnHost:
         assert (self.device.live, self.device.users) == (0, 0)
 
 
+class OnGpu:
+    """The same on this machine's own GPU."""
+
+    def __init__(self) -> None:
+        self.device: Any = Device(0)
+        self.pool = PageLockedPool(self.device)
+        self._bound: list[BoundSession] = []
+
+    def bind(self, model: Path) -> BoundSession:
+        session = ort.InferenceSession(model, providers=["CUDAExecutionProvider"], enable_fallback=0)
+        bound = BoundSession(session, self.device, self.pool)
+        self._bound.append(bound)
+        return bound
+
+    def close(self) -> None:
+        while self._bound:
+            self._bound.pop().close()
+        self.pool.close()
+        self.device.release()
+        gc.collect()
+        assert self.pool.held == 0
+
+
+Place = OnMachine | OnHost | OnGpu
+
+
 @pytest.fixture
 def on_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnMachine]:
     place = OnMachine(monkeypatch)
@@ -82,17 +107,28 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnMachine]:
     place.close()
 
 
-@pytest.fixture(params=["machine", "host"])
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnMachine | OnHost]:
-    place = OnMachine(monkeypatch) if request.param == "machine" else OnHost()
+@pytest.fixture(params=["gpu" if REAL else "machine", "host"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Each place in turn; the double makes way for this machine's GPU where HEADRACE_TEST_GPU is set."""
+    place = _place(request.param, monkeypatch)
     yield place
     place.close()
+
+
+def _place(name: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    match name:
+        case "machine":
+            return OnMachine(monkeypatch)
+        case "host":
+            return OnHost()
+    skip_without_cuda()
+    return OnGpu()
 
 
 class TestAnswers:
     @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int64", "uint8", "bool"])
     @pytest.mark.parametrize("rows", [0, 3])
-    def test_of_every_type(self, place: OnMachine | OnHost, tmp_path: Path, dtype: str, rows: int) -> None:
+    def test_of_every_type(self, place: Place, tmp_path: Path, dtype: str, rows: int) -> None:
         numpy_dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
         kind = {"float32": "FLOAT"}.get(dtype, dtype.upper())
         x = np.array([[1, 0], [0, 1], [1, 1]], numpy_dtype)[:rows]
@@ -101,9 +137,7 @@ class TestAnswers:
         assert (y.dtype, y.shape, y.tobytes()) == (x.dtype, x.shape, x.tobytes())
         assert place.pool.owns(y) or not rows
 
-    def test_of_several_inputs_and_those_outputs_that_are_wanted(
-        self, place: OnMachine | OnHost, tmp_path: Path
-    ) -> None:
+    def test_of_several_inputs_and_those_outputs_that_are_wanted(self, place: Place, tmp_path: Path) -> None:
         a, b = np.ones((2, 2), np.float32), np.full((2, 2), 3, np.float32)
         bound = place.bind(models.two_inputs(tmp_path))
         difference, total = bound.run(["difference", "sum"], {"b": b, "a": a})
@@ -111,25 +145,25 @@ class TestAnswers:
         assert (difference.tolist(), total.tolist()) == ([[-2, -2]] * 2, [[4, 4]] * 2)
         assert [y.tolist() for y in bound.run(["sum"], {"a": a, "b": a})] == [[[2, 2]] * 2]
 
-    def test_whose_shape_the_data_decides(self, place: OnMachine | OnHost, tmp_path: Path) -> None:
+    def test_whose_shape_the_data_decides(self, place: Place, tmp_path: Path) -> None:
         bound = place.bind(models.kept(tmp_path))
         x = np.array([[1, 2], [-1, 2], [3, 4]], np.float32)
 
         assert bound.run(["y"], {"x": x})[0].tolist() == [[1, 2], [3, 4]]
         assert bound.run(["y"], {"x": -np.abs(x)})[0].shape == (0, 2)
 
-    def test_of_batches_that_grow_and_shrink(self, place: OnMachine | OnHost, tmp_path: Path) -> None:
+    def test_of_batches_that_grow_and_shrink(self, place: Place, tmp_path: Path) -> None:
         bound = place.bind(models.linear(tmp_path))
         for rows in (1, 7, 3, 64, 2):
             x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
             assert bound.run(["y"], {"x": x})[0].tolist() == x.sum(axis=1, keepdims=True).tolist()
 
-    def test_of_an_array_that_is_not_contiguous(self, place: OnMachine | OnHost, tmp_path: Path) -> None:
+    def test_of_an_array_that_is_not_contiguous(self, place: Place, tmp_path: Path) -> None:
         x = np.arange(8, dtype=np.float32).reshape(4, 2).T
 
         assert place.bind(models.linear(tmp_path)).run(["y"], {"x": x})[0].tolist() == [[12], [16]]
 
-    def test_to_many_threads_at_once(self, place: OnMachine | OnHost, tmp_path: Path) -> None:
+    def test_to_many_threads_at_once(self, place: Place, tmp_path: Path) -> None:
         bound = place.bind(models.linear(tmp_path))
 
         def ask(number: int) -> bool:
@@ -139,7 +173,7 @@ class TestAnswers:
         with ThreadPoolExecutor(4) as threads:
             assert all(threads.map(ask, range(60)))
 
-    def test_stay_as_they_are_while_others_are_computed(self, place: OnMachine | OnHost, tmp_path: Path) -> None:
+    def test_stay_as_they_are_while_others_are_computed(self, place: Place, tmp_path: Path) -> None:
         bound = place.bind(models.linear(tmp_path))
         first, second = (bound.run(["y"], {"x": np.full((1, 4), value, np.float32)})[0] for value in (1, 2))
 

@@ -29,6 +29,7 @@ from tests.doubles.installed import install_cuda
 from tests.doubles.machine import Machine
 from tests.doubles.onnxruntime_gpu import GpuSession
 from tests.running import RunningServer, eventually
+from tests.server.backends.real_gpu import REAL, skip_without_cuda
 
 DEFAULT = "serving_default"
 
@@ -175,6 +176,18 @@ def test_a_server_that_is_called_by_many_and_swaps_a_version_in(machine: Machine
     page = server._server._metrics.page().decode()
     assert re.search(r':headrace:gpu_model_memory_bytes\{model_name="model",version="2",device="0"\} \d+', page)
     server.stop()
+
+
+@pytest.mark.skipif(not REAL, reason="HEADRACE_TEST_GPU is not set")
+def test_the_real_thing(tmp_path: Path) -> None:
+    skip_without_cuda()
+    backend = load(models.linear(tmp_path), providers=(CUDA,))
+    x = backend.empty((64, 4), np.dtype(np.float32))
+    x[:] = np.arange(256).reshape(64, 4)
+
+    assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == x.sum(axis=1, keepdims=True).tolist()
+    assert set(backend.device_memory()) == {0}
+    backend.close()
 
 
 def ask(server: RunningServer, calls: int) -> None:

@@ -211,6 +211,7 @@ def test_a_signature_that_declares_a_scalar_runs_one_by_one(servers: Servers) ->
 
 def test_the_profiler_is_tensorflows(servers: Servers) -> None:
     assert servers.alone.send_bytes("/tensorflow.ProfilerService/Terminate", b"") == b""
+    assert any(line.endswith("Profiler service is enabled") for line in servers.batching.log)
 
 
 def test_batches_are_counted_and_the_server_ends_well(servers: Servers) -> None:

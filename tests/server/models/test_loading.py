@@ -10,7 +10,7 @@ import pytest
 from headrace_batching import BatchThreads
 from headrace_protos import Code
 from headrace_server.errors import LoadError, ServingError
-from headrace_server.models.manager import Manager, ManagerOptions
+from headrace_server.models.manager import Manager, ManagerOptions, Publish, Serving
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State, preserve_resources
 
@@ -51,9 +51,10 @@ class Loads:
 class Managed:
     """A manager of one model `m`."""
 
-    def __init__(self, loads: Loads, **options: object) -> None:
+    def __init__(self, loads: Loads, publish: Publish | None = None, **options: object) -> None:
         self.loads = loads
-        self.manager = Manager(loads.load, ManagerOptions(**options), loads.clock)  # type: ignore[arg-type]
+        told = ManagerOptions(**options)  # type: ignore[arg-type]
+        self.manager = Manager(loads.load, told, loads.clock, publish=publish)
         self.manager.start()
 
     def aspire(self, *versions: int, name: str = "m") -> None:
@@ -102,8 +103,8 @@ def loads() -> Iterator[Loads]:
 def manage(loads: Loads) -> Iterator[Manage]:
     with ExitStack() as stack:
 
-        def start(**options: object) -> Managed:
-            managed = Managed(loads, **options)
+        def start(publish: Publish | None = None, **options: object) -> Managed:
+            managed = Managed(loads, publish, **options)
             stack.callback(managed.close)
             return managed
 
@@ -343,3 +344,18 @@ def eventually_tried(loads: Loads, version: int) -> None:
             return
         TICK.wait(0.001)
     pytest.fail("it was never tried")
+
+
+def test_a_version_that_cannot_be_made_known_has_failed_to_load(manage: Manage) -> None:
+    def publish(serving: Serving) -> None:
+        if 2 in serving.get("m", {}):
+            raise OverflowError("int too big to convert")
+
+    model = manage(publish, max_num_load_retries=0)
+    model.aspire(1)
+    model.reach({1: AVAILABLE})
+    model.aspire(1, 2)
+    model.reach({1: AVAILABLE, 2: END})
+    assert model.error(2) == (Code.INTERNAL, "OverflowError: int too big to convert")
+    model.aspire(1, 3)
+    model.reach({1: AVAILABLE, 2: END, 3: AVAILABLE})

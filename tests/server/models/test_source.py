@@ -186,13 +186,16 @@ class TestThread:
         assert not looks.alive
         assert looks.seen == [("m", {})]
 
-    def test_a_negative_period_never_looks(self, tmp_path: Path) -> None:
+    def test_a_negative_period_never_looks(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=-1)
         looks.source.start()
 
         assert not looks.alive
         looks.source.stop()
         assert looks.seen == []
+        assert caplog.messages == [
+            "--file_system_poll_wait_seconds is negative: no version is ever looked for, nor any found"
+        ]
 
     def test_stopping_does_not_wait_for_the_next_look(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=3600)

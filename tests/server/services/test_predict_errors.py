@@ -193,6 +193,20 @@ def test_runtime_refuses_with_its_own_code_and_text(running: Run) -> None:
     assert "indices element out of data bounds, idx=10" in refusal.text
 
 
+def test_inputs_that_do_not_go_together(running: Run) -> None:
+    """Whose fault it is shows in the code: without batching, the rows; with it, a width that the model names."""
+    pairs = {"a": np.ones((3, 2), np.float32), "b": np.ones((2, 2), np.float32)}
+    refusal = running(models.two_inputs, enable_batching=False).caller.refusal(predict_request(pairs))
+    assert refusal.code is StatusCode.INVALID_ARGUMENT
+    assert refusal.text.startswith("Dimension N of input: b Got: 2 Expected: 3, and the model does not take it: ")
+
+    wide = running(partial(models.two_inputs, left=("N", "W"), right=("N", "W"))).caller
+    refusal = wide.refusal(predict_request({"a": floats([1, 2, 3]), "b": floats([1, 2])}))
+    assert refusal.code is StatusCode.INVALID_ARGUMENT
+    assert refusal.text.startswith("Dimension W of input: b Got: 2 Expected: 3, and the model does not take it: ")
+    assert wide.predict({"a": floats([1, 2, 3]), "b": floats([1])})["sum"].tolist() == [[2, 3, 4]]  # it broadcasts
+
+
 def test_text_that_is_not_utf8_names_its_input(running: Run) -> None:
     caller = running(partial(models.identity, dtype=onnx.TensorProto.STRING)).caller
     refusal = caller.refusal(predict_request({"x": np.array([[b"\xff", b""]], object)}))

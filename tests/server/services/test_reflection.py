@@ -9,7 +9,7 @@ from grpc import StatusCode
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests import models
-from tests.calls import PREDICT, Caller, Refusal, arrays, floats, predict_request
+from tests.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, arrays, floats, predict_request
 from tests.conftest import Run
 
 
@@ -26,10 +26,21 @@ def database(caller: Caller) -> ProtoReflectionDescriptorDatabase:
 def test_lists_the_services(database: ProtoReflectionDescriptorDatabase) -> None:
     assert sorted(database.get_services()) == [
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "tensorflow.serving.ModelService",
         "tensorflow.serving.PredictionService",
     ]
+
+
+def test_clients_of_v1_are_told_the_same(caller: Caller, database: ProtoReflectionDescriptorDatabase) -> None:
+    pool = DescriptorPool(database)
+    method = pool.FindServiceByName("grpc.reflection.v1.ServerReflection").methods_by_name["ServerReflectionInfo"]
+    request: Any = GetMessageClass(method.input_type)
+    call: Any = caller.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    (answer,) = call(iter([request(list_services="").SerializeToString()]), timeout=ANSWER_WITHIN)
+    response: Any = GetMessageClass(method.output_type).FromString(answer)
+    assert [service.name for service in response.list_services_response.service] == sorted(database.get_services())
 
 
 def test_does_not_list_what_is_not_served(running: Run) -> None:

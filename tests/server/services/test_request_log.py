@@ -28,9 +28,10 @@ from headrace_server.metrics import Metrics
 from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.request_log import RequestLogger
 from tests import models
-from tests.calls import MODEL, Refusal, floats, predict_request
+from tests.calls import MODEL, Refusal, arrays, floats, predict_request
 from tests.conftest import Run
 from tests.records import read_logs
+from tests.rest_calls import RestCaller, free_port
 
 NOW = 1_700_000_000.9
 
@@ -225,6 +226,34 @@ def test_a_server_writes_down_what_it_answers_from_one_configuration_to_the_next
     first, second = read_logs(logs.iterdir())
     assert (first.predict_log.request, first.predict_log.response) == (ask(2), response)
     assert second.predict_log.request == ask(3)
+
+
+def test_calls_over_rest_are_written_down_too(running: Run, tmp_path: Path) -> None:
+    logs, base_path = tmp_path / "logs", tmp_path / "model"
+    logs.mkdir()
+    models.linear(base_path / "1")
+    config = to_file(logs)
+    config.base_path, config.model_platform = str(base_path), "tensorflow"
+    file = tmp_path / "models.pbtxt"
+    file.write_text(f"model_config_list {{ config {{ {config} }} }}")
+    port = free_port()
+    server = running(model_base_path="", model_config_file=str(file), rest_api_port=port)
+    caller = RestCaller(port)
+    caller.predict({"instances": [[1, 2, 3, 4]], "signature_name": "serving_default"})
+    caller.refusal({"instances": [[1, 2, 3]]})
+    for verb in ("classify", "regress"):
+        assert caller.post(verb, {"examples": [{"x": [1.0, 2.0, 3.0, 4.0]}]}).status == 200
+    caller.close()
+    server.stop()
+    predict, classify, regress = read_logs(logs.iterdir())
+    assert predict.predict_log.request == predict_request(
+        {"x": floats([1, 2, 3, 4])}, as_content=True, signature_name="serving_default"
+    )
+    assert arrays(predict.predict_log.response)["y"].tolist() == [[10]]
+    for record in (predict, classify, regress):
+        assert (record.log_metadata.model_spec.name, record.log_metadata.model_spec.version.value) == (MODEL, 1)
+    assert classify.classify_log.response.result.classifications[0].classes[0].score == 10
+    assert regress.regress_log.response.result.regressions[0].value == 10
 
 
 def test_a_server_does_not_start_with_a_collector_that_is_not_there(running: Run, tmp_path: Path) -> None:

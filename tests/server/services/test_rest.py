@@ -248,7 +248,7 @@ def test_regress(resting: Rest) -> None:
 
 def test_time_limit(resting: Rest) -> None:
     caller = resting(models.counting, rest_api_timeout_in_ms=100)
-    assert caller.refusal({"instances": [500_000]}) == (504, "the model took longer than 0.1 s")
+    assert caller.refusal({"instances": [500_000]}) == (504, "Timed out waiting for notification")
     assert caller.predict({"instances": [3]}) == {"predictions": [3]}
 
 
@@ -259,10 +259,14 @@ def test_metrics(resting: Rest, tmp_path: Path) -> None:
     caller.predict({"instances": [[1, 2, 3, 4]]})
     caller.refusal("{")
     caller.get(PREFIX)
+    caller.send("OPTIONS", PREFIX, headers={"Origin": "http://example.com"})
+    caller.send("OPTIONS", PREFIX)
     page = caller.get("/monitoring/prometheus/metrics")
     assert (page.status, page.headers["content-type"]) == (200, "text/plain")
     assert ':tensorflow:serving:request_count{model_name="model",status="OK"} 2\n' in page.text
     assert ':tensorflow:serving:request_count{model_name="model",status="INVALID_ARGUMENT"} 1\n' in page.text
+    assert ':tensorflow:serving:request_count{model_name="",status="OK"} 1\n' in page.text
+    assert ':tensorflow:serving:request_count{model_name="",status="FAILED_PRECONDITION"} 1\n' in page.text
     latency = ':tensorflow:serving:request_latency_count{model_name="model",API="%s",entrypoint="REST"} 1\n'
     assert latency % "predict" in page.text
     assert latency % "" in page.text
