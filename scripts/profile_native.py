@@ -8,11 +8,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from scripts.bench.cases import CASES, Case
+from scripts.bench.cases import CASES, Case, Load
 from scripts.bench.contenders import NATIVE, Contender, contenders
 from scripts.bench.load import Caller
 from scripts.bench.machine import description
@@ -47,15 +47,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.profile_native", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--report", type=Path, default=REPORT)
+    parser.add_argument("--connections", type=int, default=CASES[0].load.connections)
+    parser.add_argument("--streams", type=int, default=CASES[0].load.streams)
     options = parser.parse_args()
     if missing := [tool for tool in ("perf", "cargo", "h2load") if shutil.which(tool) is None]:
         print(f"not found: {', '.join(missing)}", file=sys.stderr)
         return 2
+    case = replace(CASES[0], load=Load(options.connections, options.streams))
     machine = description()
     _build()
     with tempfile.TemporaryDirectory(prefix="headrace-profile-") as folder:
-        profile = _profiled(CASES[0], Path(folder), options.seconds)
-    text = _report(machine, CASES[0], profile)
+        profile = _profiled(case, Path(folder), options.seconds)
+    text = _report(machine, case, profile)
     options.report.write_text(text)
     print(text)
     return 0
