@@ -101,9 +101,9 @@ class Server:
             labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
         )
         self._config_poll = ConfigPoll(
-            config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply
+            config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply_at_once
         )
-        self._model_service = ModelService(self._manager, self._models.apply, self._metrics.read_counter)
+        self._model_service = ModelService(self._manager, self._models.announce, self._metrics.read_counter)
         self._health = HealthService()
         self._profiler = ProfilerService()
         prediction = make_prediction(self._manager)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -63,6 +64,25 @@ def test_auto_says_so_and_serves_on_the_cpu(serve: Serve, tmp_path: Path) -> Non
 
     assert len(said) == 1
     assert f"{file} runs on CPUExecutionProvider; CUDAExecutionProvider does not work: there is no NVIDIA" in said[0]
+
+
+def test_a_driver_without_the_rest_is_not_enough(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's libraries are missing, or a driver that is older than these: ONNX Runtime alone would hardly say."""
+    if which("cc") is None:
+        pytest.skip("no C compiler for the double of a driver")
+    library = tmp_path / "driver" / "libcuda.so.1"
+    library.parent.mkdir()
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "doubles" / "libcuda.c"], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.parent))
+    models.linear(tmp_path / "model" / "1")
+    server = serve(tmp_path / "model")
+    server.wait_for(re.compile("Running gRPC ModelServer"))
+    said = [line for line in server.log if "ExecutionProvider does not work" in line]
+
+    assert len(said) == 1
+    assert re.search(
+        r"runs on CPUExecutionProvider; CUDA\w+ does not work: (lib\w+\.so\.\d+: |CUDA failure 35: )", said[0]
+    )
 
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])

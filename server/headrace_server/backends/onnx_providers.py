@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
@@ -149,8 +150,15 @@ def _probe(provider: str, device: int) -> str:
         if says_no_memory(error):
             message = f"GPU {device} has no memory left for ONNX Runtime: {error}"
             raise ServingError(Code.RESOURCE_EXHAUSTED, message) from error
-        return str(error)
+        return _in_a_line(error)
     return "" if provider in session.get_providers() else "ONNX Runtime passed it over, and has written why to stderr"
+
+
+def _in_a_line(error: Exception) -> str:
+    """What CUDA said, without what ONNX Runtime wraps it in; all that ONNX Runtime said where it was not CUDA."""
+    text = " ".join(str(error).split())
+    cuda = re.search(r"CUDA failure \d+: [^;]*[^; ]", text)
+    return cuda[0] if cuda else text
 
 
 def says_no_memory(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -44,6 +45,8 @@ class Configuration:
         self._prepare_logging = prepare_logging
         self._labels_to_unavailable = labels_to_unavailable
         self._lock = Lock()
+        self._counting = Lock()
+        self._waiting = 0
         self._current = ModelServerConfig()
 
     def start(self, config: ModelServerConfig) -> None:
@@ -56,25 +59,48 @@ class Configuration:
             models = self._accept(config)
             self._source.update(models)
             self._source.start()
-            self._wait({model.name for model in models}, 0, "servable(s)")
+            self._wait({model.name for model in models}, 0, "servable(s)", lambda: False)
             self._manager.initial_load_done()
 
     def apply(self, config: ModelServerConfig) -> None:
         """Replaces the models and their labels as a whole, and waits for the models whose names are new. Any thread.
 
         Labels come first, so that one of a version that is not available refuses all. Models that are not listed any
-        more are unloaded, without waiting for it.
+        more are unloaded, without waiting for it. A model of which there is no version is waited for until another
+        configuration comes: else a base path that is misspelt would be the last word (TF Serving waits for ever).
 
         Raises:
             ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, it is refused and what is served stays as it was;
                 UNKNOWN, a new model has no version that loads, and the configuration stays in force all the same.
         """
+        self.announce(config)()
+
+    def announce(self, config: ModelServerConfig) -> Callable[[], None]:
+        """What applies a configuration, later; from now on the one that is applied can see that another one waits."""
+        return self._announce(config, lambda: self._waiting > 0)
+
+    def apply_at_once(self, config: ModelServerConfig) -> None:
+        """The same, but a model of which there is no version is not waited for.
+
+        Raises:
+            ServingError: As for `apply`.
+        """
+        self._announce(config, lambda: True)()
+
+    def _announce(self, config: ModelServerConfig, impatient: Callable[[], bool]) -> Callable[[], None]:
+        with self._counting:
+            self._waiting += 1
+        return partial(self._apply, config, impatient)
+
+    def _apply(self, config: ModelServerConfig, impatient: Callable[[], bool]) -> None:
         with self._lock:
+            with self._counting:
+                self._waiting -= 1
             models = self._accept(config)
             since = self._manager.mark()
             added = {model.name for model in models} - self._source.names
             self._source.update(models)
-            self._wait(added, since, "model(s)")
+            self._wait(added, since, "model(s)", lambda: impatient() and self._source.has_looked)
 
     def _accept(self, config: ModelServerConfig) -> list[ModelConfig]:
         """Checks a configuration in TF Serving's order, assigns its labels, and begins to log what it says."""
@@ -110,9 +136,9 @@ class Configuration:
                     f"and new platform requested is {platform}"
                 )
 
-    def _wait(self, names: Collection[str], since: int, what: str) -> None:
-        settled = self._manager.wait_settled(sorted(names), since)
-        failed = {name: status for name, status in settled.items() if status.state is State.END}
+    def _wait(self, names: Collection[str], since: int, what: str, given_up: Callable[[], bool]) -> None:
+        settled = self._manager.wait_settled_unless(sorted(names), since, given_up)
+        failed = {name: status for name, status in settled.items() if status is None or status.state is State.END}
         if failed:
             listed = "".join(_failure(name, status) for name, status in failed.items())
             raise ServingError(Code.UNKNOWN, f"{len(failed)} {what} did not become available: {{{listed}}}")
@@ -177,7 +203,9 @@ def _policy(message: FileSystemStoragePathSourceConfig.ServableVersionPolicy) ->
             return Latest(max(1, message.latest.num_versions))
 
 
-def _failure(name: str, status: VersionStatus) -> str:
+def _failure(name: str, status: VersionStatus | None) -> str:
+    if status is None:
+        return f"{{{{name: {name}}} due to error: no version of it was found}}, "
     assert status.error is not None
     code, text = status_of(status.error)
     return f"{{{{name: {name} version: {status.version}}} due to error: {Code.Name(code)}: {text}}}, "

@@ -67,6 +67,10 @@ class _Action:
     threads: _Threads
 
 
+PATIENCE_SECONDS = 0.2
+"""Between two questions whether waiting is given up."""
+
+
 class Manager:
     """Keeps loaded what the source aspires to, on threads of its own.
 
@@ -213,6 +217,31 @@ class Manager:
         if not all(statuses.values()):
             raise ServingError(Code.UNAVAILABLE, "the server is stopping")
         return {name: status for name, status in statuses.items() if status is not None}
+
+    def wait_settled_unless(
+        self, names: Collection[str], since: int, given_up: Callable[[], bool]
+    ) -> dict[str, VersionStatus | None]:
+        """The same, but None for a model that has none, once waiting is given up and none has a version under way.
+
+        Args:
+            names: The models'.
+            since: Failures before this `mark` do not count.
+            given_up: Whether a model without any version is to be waited for no longer; asked every so often.
+
+        Raises:
+            ServingError: UNAVAILABLE, the server is about to stop.
+        """
+        while True:
+            try:
+                return dict(self.wait_settled(names, since, timeout=PATIENCE_SECONDS))
+            except TimeoutError:
+                if not given_up():
+                    continue
+            with self._changed:
+                statuses = {name: self._settled(name, since) for name in names}
+                waiting = [name for name, status in statuses.items() if status is None and name in self._models]
+                if not any(self._models[name].aspired for name in waiting):
+                    return statuses
 
     def _settled(self, name: str, since: int) -> VersionStatus | None:
         return self._models[name].settled(since) if name in self._models else None

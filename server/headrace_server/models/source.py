@@ -37,6 +37,7 @@ class Source:
         self._looking = Lock()
         self._woken = Condition()
         self._updated = True
+        self._looked_at: tuple[ModelConfig, ...] | None = None
         self._stopping = False
         self._thread = Thread(target=self._watch, name="source", daemon=True)
 
@@ -44,6 +45,11 @@ class Source:
     def names(self) -> set[str]:
         """The models' names."""
         return {model.name for model in self._models}
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether a look has ended since the models were named; also one that could not be made."""
+        return self._looked_at is self._models
 
     def start(self) -> None:
         """Starts looking."""
@@ -81,7 +87,7 @@ class Source:
             for model in self._models:
                 try:
                     found[model.name] = _aspired(model, complaints)
-                except OSError as error:
+                except (OSError, ValueError) as error:  # a name that holds a zero byte is a ValueError
                     self._say(_not_found(model, error))
                     return
             self._say(" ".join(complaints) or None)
@@ -90,7 +96,12 @@ class Source:
 
     def _watch(self) -> None:
         while self._wait():
-            self.poll()
+            models = self._models
+            try:
+                self.poll()
+            except Exception as error:  # the next look may find what this one did not
+                self._say(f"the base paths could not be looked at: {error!r}")
+            self._looked_at = models
 
     def _wait(self) -> bool:
         """Waits for the next look; False if there is none to come."""
@@ -133,10 +144,11 @@ def _aspired(model: ModelConfig, complaints: list[str]) -> dict[int, Path]:
     return {version: found[version] for version in wanted}
 
 
-def _not_found(model: ModelConfig, error: OSError) -> str:
+def _not_found(model: ModelConfig, error: OSError | ValueError) -> str:
+    reason = error.strerror if isinstance(error, OSError) else error
     return (
         "FileSystemStoragePathSource encountered a filesystem access error: "
-        f"Could not find base path {model.base_path} for servable {model.name} with error {error.strerror}"
+        f"Could not find base path {model.base_path} for servable {model.name} with error {reason}"
     )
 
 

@@ -22,7 +22,7 @@ from headrace_server.services.rpc import Method, Service
 
 log = logging.getLogger(__name__)
 
-Apply = Callable[[ModelServerConfig], None]
+Announce = Callable[[ModelServerConfig], Callable[[], None]]
 ReadCounter = Callable[[str], int]
 
 
@@ -31,13 +31,13 @@ class ModelService:
 
     Args:
         manager: Knows the versions.
-        apply: Replaces the configuration; blocks until its new models are there.
+        announce: Gives what replaces the configuration, and blocks until its new models are there.
         read_counter: The first cell of a counter, by its name; 0 for an unknown one.
     """
 
-    def __init__(self, manager: Manager, apply: Apply, read_counter: ReadCounter) -> None:
+    def __init__(self, manager: Manager, announce: Announce, read_counter: ReadCounter) -> None:
         self._manager = manager
-        self._apply = apply
+        self._announce = announce
         self._read_counter = read_counter
         # One thread: reloads come one after the other, and one that waits for its models takes no other call's thread.
         self._reloads = ThreadPoolExecutor(1, "reload")
@@ -88,7 +88,7 @@ class ModelService:
         before = {name: self._read_counter(name) for name in names}
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._reloads, self._apply, request.config)
+            await loop.run_in_executor(self._reloads, self._announce(request.config))
         except Exception as error:
             log.error("ReloadConfig failed: %s", status_of(error)[1])
             raise

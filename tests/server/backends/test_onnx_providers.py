@@ -160,6 +160,25 @@ class TestWhyNot:
             choose(("auto",), GPU_BUILD, partial(why_not, device=0), keeps_engines=False)
         assert raised.value.code == Code.RESOURCE_EXHAUSTED
 
+    @pytest.mark.parametrize(
+        ("said", "told"),
+        [
+            (
+                'x.cc:63 [ONNXRuntimeError] : 1 : FAIL : Parse "device_id": CUDA failure 35: CUDA driver version'
+                " is insufficient for CUDA runtime version ; GPU=-1 ; file=x.cc ; line=70 ; expr=cudaGetDevice(&n); \n",
+                "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
+            ),
+            ("Please install\n TensorRT libraries ", "Please install TensorRT libraries"),
+        ],
+    )
+    def test_what_went_wrong_is_one_line(self, monkeypatch: pytest.MonkeyPatch, said: str, told: str) -> None:
+        def fails(*_: object) -> None:
+            raise RuntimeError(said)
+
+        self._with_driver(monkeypatch, "")
+        monkeypatch.setattr(onnx_providers, "open_session", fails)
+        assert why_not(CUDA, 0) == told
+
     def test_a_provider_that_works_passes_the_trial(self) -> None:
         assert onnx_providers._probe(CPU, 0) == ""
 

@@ -1,6 +1,7 @@
 """One configuration after another: what is refused, and that what is refused changes nothing."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -337,6 +338,43 @@ class TestLabels:
             "Request to assign label to version 2 of model a, which is not currently available for inference",
         )
         assert house.source.names == {"a"}
+
+
+class TestBasePathsThatAreNotThere:
+    def test_a_reload_waits_for_them_until_the_next_one(self, house: House) -> None:
+        house.make("a", 1)
+        house.make("b", 1)
+        house.start(house.model("a"))
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(house.refused, house.model("a"), house.model("typo"))
+            eventually(lambda: house.source.names == {"a", "typo"})
+            house.apply(house.model("a"), house.model("b"))
+
+            assert first.result(PATIENCE) == (
+                Code.UNKNOWN,
+                "1 model(s) did not become available: {{{name: typo} due to error: no version of it was found}, }",
+            )
+        assert (house.served("a"), house.served("b")) == ([1], [1])
+
+    def test_a_reload_whose_version_comes_late_is_answered_then(self, house: House) -> None:
+        house.make("a", 1)
+        house.start(house.model("a"))
+        with ThreadPoolExecutor(1) as threads:
+            reload = threads.submit(house.apply, house.model("a"), house.model("late"))
+            eventually(lambda: house.source.names == {"a", "late"})
+            house.make("late", 3)
+            reload.result(PATIENCE)
+        assert house.served("late") == [3]
+
+    def test_a_file_is_not_stuck_with_them(self, house: House) -> None:
+        house.make("a", 1)
+        house.start(house.model("a"))
+        with pytest.raises(ServingError, match="no version of it was found"):
+            house.configuration.apply_at_once(config(house.model("a"), house.model("typo")))
+
+        house.make("b", 2)
+        house.configuration.apply_at_once(config(house.model("a"), house.model("b")))
+        assert house.served("b") == [2]
 
 
 class TestPoll:

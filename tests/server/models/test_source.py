@@ -146,6 +146,12 @@ class TestPoll:
         assert Looks(ModelConfig("m", file)).look() == []
         assert caplog.messages[0].endswith(f"Could not find base path {file} for servable m with error Not a directory")
 
+    def test_a_base_path_that_can_be_none(self, caplog: pytest.LogCaptureFixture) -> None:
+        assert Looks(ModelConfig("m", Path("/m\0n"))).look() == []
+        assert caplog.messages[0].endswith(
+            "Could not find base path /m\0n for servable m with error embedded null byte"
+        )
+
     def test_a_base_path_without_versions_aspires_to_none(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -176,6 +182,25 @@ class TestThread:
         looks.source.stop()
 
         assert not looks.alive
+
+    def test_it_looks_again_after_a_look_that_failed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        looks = Looks(poll_seconds=0.001)
+        failures = [RuntimeError("first"), RuntimeError("second")]
+
+        def aspire(name: str, versions: Mapping[int, Path]) -> None:
+            if failures:
+                raise failures.pop(0)
+            looks._aspire(name, versions)
+
+        looks.source = Source([ModelConfig("m", tmp_path)], 0.001, aspire)
+        looks.source.start()
+        assert looks.told.wait(PATIENCE)
+        looks.source.stop()
+
+        assert [line for line in caplog.messages if "RuntimeError" in line] == [
+            "the base paths could not be looked at: RuntimeError('first')",
+            "the base paths could not be looked at: RuntimeError('second')",
+        ]
 
     def test_zero_looks_once(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=0)

@@ -86,6 +86,19 @@ def test_models_come_and_go(server: RunningServer, tmp_path: Path, make: Models)
     assert (predict(server.caller, "a"), predict(server.caller, "b")) == (210, 510)
 
 
+def test_a_reload_that_waits_for_nothing_gives_way_to_the_next(
+    server: RunningServer, tmp_path: Path, make: Models
+) -> None:
+    make("b", 5)
+    slip = server.caller.begin(ReloadConfigRequest(config=config("a", "misspelt", root=tmp_path)))
+    reload(server, config("a", "b", root=tmp_path))
+    assert refusal_of(slip.exception()) == (
+        StatusCode.UNKNOWN,
+        "1 model(s) did not become available: {{{name: misspelt} due to error: no version of it was found}, }",
+    )
+    assert (predict(server.caller, "a"), predict(server.caller, "b")) == (210, 510)
+
+
 def test_labels_stand_for_versions(server: RunningServer, tmp_path: Path) -> None:
     eventually(lambda: states(server.caller, "a") == {1: AVAILABLE, 2: AVAILABLE})
     reload(server, config("a", root=tmp_path, labels={"stable": 1, "canary": 2}))
