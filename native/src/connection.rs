@@ -28,6 +28,9 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 256 << 10;
 
+/// Calls that may be opened and cancelled before the server has looked: a burst of cancellations, not yet an attack.
+const MAX_RESETS: usize = 1000;
+
 /// Carries a connection until its caller closes it, it breaks, or it is at its end.
 pub async fn carry(accepted: Accepted, tls: Option<Arc<Certified>>, home: Arc<Home>, stop: Stop) {
     let peer = Peer { name: accepted.peer.clone(), home, outgoing: Arc::default() };
@@ -59,6 +62,7 @@ impl Peer {
         let limits = &self.home.shared.limits;
         h2::server::Builder::new()
             .max_concurrent_streams(limits.max_concurrent_streams)
+            .max_pending_accept_reset_streams(MAX_RESETS)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME)
