@@ -27,6 +27,8 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 256 << 10;
+const ENOUGH: usize = 64 << 10;
+const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with content-type application/grpc.\n";
 
 /// Calls that may be opened and cancelled before the server has looked: a burst of cancellations, not yet an attack.
 const MAX_RESETS: usize = 1000;
@@ -113,8 +115,7 @@ impl Peer {
         }
         let (head, body) = request.into_parts();
         if head.method != Method::POST || !grpc::is_grpc(&head.headers) {
-            // Fails only where the caller has gone.
-            let _ = respond.send_response(grpc::http_refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE), true);
+            tokio::spawn(refuse(body, respond));
             return;
         }
         let (opening, encoding) = match self.opening(head) {
@@ -174,6 +175,21 @@ async fn hold(held: Held, home: Arc<Home>, opening: Opening, messages: Messages,
     } else {
         dispatch(&home, opening, messages, respond, None);
     }
+}
+
+/// Answers who does not speak gRPC, in HTTP's words, when all has come that it says or enough of it.
+async fn refuse(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let mut heard = 0;
+    while let Some(data) = body.data().await {
+        let len = data?.len();
+        body.flow_control().release_capacity(len)?;
+        heard += len;
+        if heard > ENOUGH {
+            break;
+        }
+    }
+    let mut stream = respond.send_response(grpc::http_refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE), false)?;
+    stream.send_data(Bytes::from_static(NOT_GRPC), true)
 }
 
 /// A Predict whose message has not all come yet.

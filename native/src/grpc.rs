@@ -96,6 +96,7 @@ pub fn compressed_response(encoding: Encoding) -> Response<()> {
 pub fn http_refusal(status: StatusCode) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 

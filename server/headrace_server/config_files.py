@@ -44,13 +44,20 @@ def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M
         raise invalid(f"Invalid protobuf file: '{path}'") from error
 
 
-def read_batching_parameters(path: str) -> Options:
+def read_batching_parameters(path: str, *, threads: int | None = None) -> Options:
     """The batching parameters in a file; what it does not set keeps TF Serving's default.
+
+    Args:
+        path: The file.
+        threads: What num_batch_threads is, whatever the file says.
 
     Raises:
         ServingError: As for `read_text_proto`; INVALID_ARGUMENT for a value that makes no sense.
     """
-    return batching_options(read_text_proto(path, BatchingParameters()), path)
+    parameters = read_text_proto(path, BatchingParameters())
+    if threads is not None:
+        parameters.num_batch_threads.value = threads
+    return batching_options(parameters, path)
 
 
 def batching_options(parameters: BatchingParameters, path: str) -> Options:

@@ -1,4 +1,4 @@
-"""Builds the Go client: stubs from the .proto files by protoc and its Go plugins, then the program."""
+"""Builds programs in Go: the client, with stubs that protoc and its plugins make, and tools that are only pinned."""
 
 import hashlib
 import os
@@ -39,6 +39,27 @@ def built_client(go: str, scratch: Path) -> Path:
         program.parent.mkdir(parents=True, exist_ok=True)
         unfinished = program.with_name("unfinished")
         run(module, go, "build", *FLAGS, "-o", str(unfinished), ".")
+        unfinished.replace(program)
+    return program
+
+
+def built_tool(go: str, source: Path, package: str, scratch: Path) -> Path:
+    """A program that a module of ours only pins, built anew where the pins have changed.
+
+    Args:
+        go: The go command.
+        source: The folder with go.mod and go.sum.
+        package: What to build.
+        scratch: An empty folder to build in.
+    """
+    pins = [source / "go.mod", source / "go.sum"]
+    program = ROOT / ".cache" / f"{source.name}-{fingerprint(pins)}" / source.name
+    if not program.exists():
+        for file in pins:
+            shutil.copy(file, scratch)
+        program.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = program.with_name("unfinished")
+        run(scratch, go, "build", *FLAGS, "-o", str(unfinished), package)
         unfinished.replace(program)
     return program
 

@@ -13,14 +13,12 @@ import pytest
 from tests import models
 from tests.calls import PREDICT, floats, predict_request, refusal_of
 from tests.conftest import Run
+from tests.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, frame, head
 from tests.running import RunningServer
 
 pytest.importorskip("headrace_native")
 
 X = floats([1, 2, 3, 4])
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS, HEADERS, DATA, PING, CONTINUATION = 4, 1, 0, 6, 9
-END_STREAM, END_HEADERS = 1, 4
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +29,6 @@ def transport() -> str:
 @pytest.fixture
 def linear(running: Run) -> RunningServer:
     return running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=100000")
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def literal(name: str, value: str) -> bytes:
-    """A header of HPACK, neither indexed nor compressed."""
-    return bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-
-
-def head(path: str = PREDICT, **more: str) -> bytes:
-    named = {":method": "POST", ":scheme": "http", ":path": path, "content-type": "application/grpc"}
-    named |= {name.replace("_", "-"): value for name, value in more.items()}
-    return b"".join(literal(name, value) for name, value in named.items())
 
 
 def said(server: RunningServer, data: bytes) -> bytes:

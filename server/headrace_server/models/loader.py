@@ -77,4 +77,4 @@ def _read_batching(file: Path, shared: Options) -> Options | None:
     """The parameters in a version's folder; the threads are those of all models."""
     if not file.exists():
         return None
-    return replace(read_batching_parameters(str(file)), num_batch_threads=shared.num_batch_threads)
+    return read_batching_parameters(str(file), threads=shared.num_batch_threads)

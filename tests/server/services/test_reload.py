@@ -90,7 +90,9 @@ def test_a_reload_that_waits_for_nothing_gives_way_to_the_next(
     server: RunningServer, tmp_path: Path, make: Models
 ) -> None:
     make("b", 5)
+    states(server.caller, "a")  # from here on there is a connection, on which calls arrive in their order
     slip = server.caller.begin(ReloadConfigRequest(config=config("a", "misspelt", root=tmp_path)))
+    states(server.caller, "a")
     reload(server, config("a", "b", root=tmp_path))
     assert refusal_of(slip.exception()) == (
         StatusCode.UNKNOWN,
@@ -174,7 +176,9 @@ def known(caller: Caller, name: str) -> bool:
     return caller.begin(request).exception() is None and AVAILABLE in states(caller, name).values()
 
 
-def test_a_file_that_changes_is_applied(running: Run, tmp_path: Path, make: Models) -> None:
+def test_a_file_that_changes_is_applied(
+    running: Run, tmp_path: Path, make: Models, caplog: pytest.LogCaptureFixture
+) -> None:
     make("a", 1)
     make("b", 2)
     file = tmp_path / "models.config"
@@ -185,10 +189,16 @@ def test_a_file_that_changes_is_applied(running: Run, tmp_path: Path, make: Mode
         model_config_file_poll_wait_seconds=0.02,
         file_system_poll_wait_seconds=0.02,
     )
+
+    def write(*names: str) -> None:
+        (tmp_path / "new").write_text(str(config(*names, root=tmp_path)))
+        (tmp_path / "new").rename(file)
+
     file.write_text("nonsense")
     assert predict(server.caller, "a") == 110
-    (tmp_path / "new").write_text(str(config("b", root=tmp_path)))
-    (tmp_path / "new").rename(file)
+    write("a", "misspelt")
+    eventually(lambda: "{{name: misspelt} due to error: no version of it was found}" in caplog.text)
+    write("b")
     eventually(partial(known, server.caller, "b"))
     eventually(lambda: states(server.caller, "a") == {1: END})
 

@@ -1,59 +1,22 @@
 """TLS and mutual TLS from an SSLConfig file, on TCP and on a UNIX socket, and certificates that change."""
 
 import logging
-import os
 import socket
 import ssl
-import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 import grpc
 import pytest
-from google.protobuf import text_format
 
-from headrace_protos import Code, SSLConfig
+from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.transports.grpcio_impl import tls_credentials
 from tests import models
 from tests.calls import ANSWER_WITHIN, PREDICT, Refusal, floats, predict_request, refusal_of
 from tests.conftest import Run
+from tests.pem import Authority, Pem, write
 
 REQUEST = predict_request({"x": floats([1, 2, 3, 4])}).SerializeToString()
-
-
-# openssl would make every certificate one that may sign others; not all who check a client's take such a one.
-LEAF = ("-addext", "basicConstraints=critical,CA:FALSE")
-
-
-class Pem(NamedTuple):
-    """A key and its certificate, as text."""
-
-    key: str
-    certificate: str
-
-
-class Authority:
-    """Signs certificates for localhost, with the openssl command."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.pem = self._signed("ca")
-
-    def sign(self, name: str) -> Pem:
-        """A new key, and a certificate for it."""
-        return self._signed(name, "-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost", *LEAF)
-
-    def _signed(self, name: str, *how: str) -> Pem:
-        key, certificate = f"{name}.key", f"{name}.pem"
-        command = ["openssl", "req", "-x509", *how, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        subprocess.run(
-            [*command, "-keyout", key, "-out", certificate, "-subj", f"/CN={name}", "-days", "2"],
-            cwd=self._folder,
-            check=True,
-            capture_output=True,
-        )
-        return Pem((self._folder / key).read_text(), (self._folder / certificate).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +32,6 @@ def first(authority: Authority) -> Pem:
 @pytest.fixture(scope="module")
 def second(authority: Authority) -> Pem:
     return authority.sign("second")
-
-
-def write(path: Path, pem: Pem, **fields: object) -> Path:
-    """An SSLConfig file, put into place as a whole."""
-    config = SSLConfig(server_key=pem.key, server_cert=pem.certificate, **fields)  # type: ignore[arg-type]
-    new = path.with_suffix(".new")
-    new.write_text(text_format.MessageToString(config))
-    os.replace(new, path)
-    return path
 
 
 def call(target: str, root: Pem, own: Pem | None = None) -> bytes | Refusal:

@@ -1,0 +1,66 @@
+"""Connections of the native transport: the threads that they live on, and what only it does with their callers."""
+
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import models
+from tests.calls import Caller, floats, predict_request
+from tests.conftest import Run
+from tests.frames import DATA, PING, Connection, call
+from tests.running import eventually
+
+pytest.importorskip("headrace_native")
+
+X = floats([1, 2, 3, 4])
+
+
+@pytest.fixture(scope="module")
+def transport() -> str:
+    return "native"
+
+
+def threads() -> set[str]:
+    """The names of this process's threads that carry connections."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return {name for name in names if name.startswith("transport-")}
+
+
+def test_connections_are_spread_over_threads(running: Run) -> None:
+    server = running(models.linear, transport_threads=3)
+    eventually(lambda: threads() == {"transport-0", "transport-1", "transport-2"})
+    callers = [Caller(server.port) for _ in range(6)]
+    answers: list[object] = []
+
+    def ask(caller: Caller) -> None:
+        answers.extend(caller.predict({"x": X})["y"].tolist() for _ in range(20))
+
+    asking = [threading.Thread(target=ask, args=(caller,)) for caller in callers]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert answers == [[[10]]] * 120
+    for caller in callers:
+        caller.close()
+    server.stop()
+    assert not threads()
+
+
+def test_silent_caller_is_left(running: Run) -> None:
+    arguments = "grpc.keepalive_time_ms=100,grpc.keepalive_timeout_ms=100,grpc.keepalive_permit_without_calls=1"
+    server = running(models.linear, grpc_channel_arguments=arguments)
+    with Connection(server.port, silent=True) as connection:
+        assert PING in [heard.kind for heard in connection.hear()]
+
+
+def test_answers_are_not_compressed_for_who_cannot_read_them(running: Run) -> None:
+    arguments = "grpc.default_compression_algorithm=2"
+    server = running(partial(models.identity, dims=("N", "W")), grpc_channel_arguments=arguments)
+    request = predict_request({"x": np.zeros((1, 1000), np.float32)}).SerializeToString()
+    with Connection(server.port) as connection:
+        connection.say(call(1, request, grpc_accept_encoding="identity,deflate"))
+        assert connection.next(DATA).payload[0] == 0
