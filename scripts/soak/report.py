@@ -7,7 +7,7 @@ from .tally import Tally
 from .watch import Reading, slope
 
 WARM = 0.5
-"""The part of the time after which memory has to stay where it is: until then the heaps of all threads find their size."""
+"""The part of the time after which memory has to stay where it is: until then the threads' heaps find their size."""
 GROWTH = 0.05
 """The part of its memory that a server may seem to have grown by from then on, as single readings differ."""
 
