@@ -1,11 +1,12 @@
 # Every target sets up what it needs; nothing has to be installed by hand but Python 3.11+ and make.
 
-.PHONY: help install demo test check format fuzz bench protos
+.PHONY: help install demo test test-gpu check format fuzz bench protos
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
 	@echo 'make demo     serve handwritten digits, send 360 images at once, print the answers'
 	@echo 'make test     run the tests'
+	@echo 'make test-gpu run the tests of GPU backends on a GPU, where there is one'
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
@@ -21,6 +22,9 @@ demo:
 
 test:
 	@scripts/test
+
+test-gpu:
+	@scripts/test-gpu
 
 check:
 	@scripts/check

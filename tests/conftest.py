@@ -11,6 +11,7 @@ import pytest
 
 from headrace_server import Config
 from tests.calls import MODEL
+from tests.gpu import Gpu, gpu_of
 from tests.rest_calls import RestCaller, free_port
 from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
@@ -33,6 +34,13 @@ def tensorflow_python() -> Path:
     if not python.exists():
         pytest.skip(f"{python} is not there: run scripts/install, or set HEADRACE_TENSORFLOW_PYTHON")
     return python
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpu]:
+    """A GPU with TensorRT, or two: the double, unless HEADRACE_TEST_GPU is set."""
+    with gpu_of(monkeypatch, tmp_path_factory.mktemp("gpu"), devices=2) as gpu:
+        yield gpu
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,26 @@ def lookup(folder: Path, *, size: int = 10) -> Path:
     return _write(folder, [node], [_value("index", INT64, ["N"])], [_value("y", FLOAT, ["N"])], table)
 
 
+def positions(folder: Path, *, in_rows: bool = False) -> Path:
+    """`where` int64 [2, K] = the K positions of `x` float [N, 3] that are not zero: a shape that the data decide.
+
+    With `in_rows` it is [K, 2].
+    """
+    nodes = [make_node("NonZero", ["x"], ["columns" if in_rows else "where"])]
+    if in_rows:
+        nodes.append(make_node("Transpose", ["columns"], ["where"]))
+    outputs = [_value("where", INT64, ["K", 2] if in_rows else [2, "K"])]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", 3])], outputs)
+
+
+def wide(folder: Path, *, columns: int = 64) -> Path:
+    """`y` float [N, columns] = `x` float [N, columns] times weights that are no round numbers, and a ReLU."""
+    values = np.linspace(-1, 1, columns * columns, dtype=np.float32).reshape(columns, columns)
+    nodes = [make_node("MatMul", ["x", "weights"], ["product"]), make_node("Relu", ["product"], ["y"])]
+    values_in, values_out = _value("x", FLOAT, ["N", columns]), _value("y", FLOAT, ["N", columns])
+    return _write(folder, nodes, [values_in], [values_out], from_array(values, "weights"))
+
+
 def no_inputs(folder: Path) -> Path:
     """`y` float [3] = 0, 1, 2, from no inputs at all."""
     node = make_node("Identity", ["constant"], ["y"])

@@ -27,13 +27,15 @@ class Authority:
         self._folder = folder
         self.pem = self._signed("ca")
 
-    def sign(self, name: str) -> Pem:
+    def sign(self, name: str, curve: str = "P-256") -> Pem:
         """A new key, and a certificate for it."""
-        return self._signed(name, "-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost", *LEAF)
+        return self._signed(
+            name, "-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost", *LEAF, curve=curve
+        )
 
-    def _signed(self, name: str, *how: str) -> Pem:
+    def _signed(self, name: str, *how: str, curve: str = "P-256") -> Pem:
         key, certificate = f"{name}.key", f"{name}.pem"
-        command = ["openssl", "req", "-x509", *how, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        command = ["openssl", "req", "-x509", *how, "-newkey", "ec", "-pkeyopt", f"ec_paramgen_curve:{curve}", "-nodes"]
         subprocess.run(
             [*command, "-keyout", key, "-out", certificate, "-subj", f"/CN={name}", "-days", "2"],
             cwd=self._folder,

@@ -87,7 +87,7 @@ class TaskQueue(Protocol):
     def lock(self) -> Lock:
         """Held while the pieces of a task are put together."""
 
-    def lane(self, options: Options, execute: Execute, *, batched: bool = True) -> Any:
+    def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> Any:
         """A new scheduler's part of it."""
 
     def put(self, lane: Any, task: Task) -> bool:
@@ -98,6 +98,9 @@ class TaskQueue(Protocol):
 
     def take(self) -> TaskFormed | None:
         """Waits for a batch, without the interpreter lock; None once the queue is closed and empty."""
+
+    def take_lone(self) -> TaskFormed | None:
+        """The one task that waits, for whoever put it to run at once, where that is quicker than calling a thread."""
 
     def finish(self, lane: Any) -> None:
         """Says that a batch of the lane has ended."""

@@ -1,5 +1,7 @@
 """Why a task was turned away, or what was wrong with a batch; the texts are TF Serving's where it has one."""
 
+import traceback
+
 
 class BatchingError(Exception):
     """Anything that this library raises about a task."""
@@ -39,3 +41,12 @@ class Closed(BatchingError):
 
 class BatchOutputError(BatchingError):
     """An output of a batch does not have one row for each row of its inputs."""
+
+
+def let_go(error: BaseException | None) -> None:
+    """Drops what the frames of a failure hold, such as a batch's arrays, which would else live as long as the error."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

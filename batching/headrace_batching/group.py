@@ -35,6 +35,11 @@ class Group:
         return any(self._tasks.values())
 
     @property
+    def lone(self) -> bool:
+        """Whether there is one task, and no more."""
+        return sum(map(len, self._tasks.values())) == 1
+
+    @property
     def full(self) -> bool:
         """Whether a batch is full, or would be if the next task had fitted."""
         return self.rows >= self._options.execution_limit

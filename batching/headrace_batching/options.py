@@ -37,6 +37,8 @@ class Options:
             padded at the end to the longest.
         enable_large_batch_splitting: Whether a task may be run in pieces, in several batches.
         max_execution_batch_size: Rows that a batch may have when splitting is on; None is `max_batch_size`.
+        max_running_batches: Batches of one scheduler that run at once, for a function that cannot run more: the next
+            batch then forms when one has ended, of all that waits by then. None is as many as there are threads.
 
     Raises:
         OptionsError: A value is out of range, or two contradict each other.
@@ -50,11 +52,14 @@ class Options:
     pad_variable_length_inputs: bool = False
     enable_large_batch_splitting: bool = False
     max_execution_batch_size: int | None = None
+    max_running_batches: int | None = None
 
     def __post_init__(self) -> None:
         _at_least("max_batch_size", self.max_batch_size, 1, "positive")
         _at_least("batch_timeout_micros", self.batch_timeout_micros, 0, "non-negative")
         _at_least("num_batch_threads", self.num_batch_threads, 1, "positive")
+        if self.max_running_batches is not None:
+            _at_least("max_running_batches", self.max_running_batches, 1, "positive")
         if self.num_batch_threads > MAX_BATCH_THREADS:
             msg = f"num_batch_threads must be at most {MAX_BATCH_THREADS}; was {self.num_batch_threads}"
             raise OptionsError(msg)

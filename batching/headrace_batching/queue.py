@@ -10,7 +10,7 @@ from headrace_batching.batch import Batch, deliver
 from headrace_batching.errors import Closed, DeadlineExceeded, QueueFull
 from headrace_batching.group import Group
 from headrace_batching.options import Options
-from headrace_batching.policy import choose
+from headrace_batching.policy import Pace, choose
 from headrace_batching.task import Task
 
 Clock = Callable[[], float]
@@ -24,21 +24,28 @@ class Lane:
         options: How its tasks become batches.
         execute: Runs a batch, on a batch thread.
         batched: Whether axis 0 is the batch.
+        steady: Whether a run takes about as long as the one before.
     """
 
-    def __init__(self, options: Options, execute: Execute, *, batched: bool = True) -> None:
+    def __init__(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> None:
         self.options = options
         self.execute = execute
         self.batched = batched
         self.groups: dict[Hashable, Group] = {}
         self.rows = 0
-        self.running = 0
+        self.pace = Pace(steady=steady)
         self.closed = False
 
     @property
     def idle(self) -> bool:
         """Whether no task of it waits or runs."""
-        return not self.groups and not self.running
+        return not self.groups and not self.pace.running
+
+    @property
+    def free(self) -> bool:
+        """Whether one more batch of it may run."""
+        most = self.options.max_running_batches
+        return most is None or self.pace.running < most
 
     def check_bound(self, rows: int) -> None:
         """Bounds what waits over all groups to what one group may hold.
@@ -94,6 +101,7 @@ class Queue:
         self._drained = Condition(self.lock)
         self._groups: dict[Group, Lane] = {}
         self._idle = 0
+        self._running = 0
         self._closed = False
 
     @property
@@ -101,9 +109,9 @@ class Queue:
         """Threads that wait for a batch."""
         return self._idle
 
-    def lane(self, options: Options, execute: Execute, *, batched: bool = True) -> Lane:
+    def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> Lane:
         """A new scheduler's part of it; the arguments are those of `Lane`."""
-        return Lane(options, execute, batched=batched)
+        return Lane(options, execute, batched=batched, steady=steady)
 
     def put(self, lane: Lane, task: Task) -> bool:
         """Adds a task, at once or not at all. Any thread.
@@ -130,7 +138,7 @@ class Queue:
                 self._groups[group] = lane
             lane.rows += task.rows or 1
             # One thread has been called for this group already unless it is new, or fills a batch more.
-            return self._idle > 0 and (new or group.full)
+            return self._idle > 0 and (new or group.full) and lane.free
 
     def wake(self) -> None:
         """Calls an idle thread to look at what has been put."""
@@ -151,9 +159,25 @@ class Queue:
             if turn.formed is not None:
                 return turn.formed
 
+    def take_lone(self) -> Formed | None:
+        """The one task that waits, for whoever put it to run at once, where that is quicker than calling a thread.
+
+        None unless nothing else waits or runs, its batch is due, and its lane's runs are quick. Any thread.
+        """
+        with self.lock:
+            if self._running or len(self._groups) != 1:
+                return None
+            group, lane = next(iter(self._groups.items()))
+            if not lane.pace.quick or not group.lone:
+                return None
+            turn = self.turn(self.clock())
+        deliver(turn.expired)
+        return turn.formed
+
     def turn(self, now: float) -> Turn:
         """One look at the queue at time `now`, under its lock: the batch that is due, if any, taken out of it."""
-        group, wake = choose(self._groups, now)
+        # A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
+        group, wake = choose((group for group, lane in self._groups.items() if lane.free), now)
         if group is None:
             return Turn(None, [], wake)
         lane = self._groups.pop(group)
@@ -165,19 +189,23 @@ class Queue:
             self._groups[group] = lane  # behind all others: they take turns
         else:
             del lane.groups[group.key]
-        if self._groups and self._idle:
-            self._changed.notify()  # what is left may be a batch for another thread
         if not pieces:
             self._drained.notify_all()
+            self._notify_other()
             return Turn(None, expired, wake)
-        lane.running += 1
+        self._running += 1
+        lane.pace.begin(now)
+        self._notify_other()
         return Turn(Formed(Batch(pieces, lane.options, batched=lane.batched), lane), expired, wake)
 
     def finish(self, lane: Lane) -> None:
         """Says that a batch of the lane has ended."""
         with self.lock:
-            lane.running -= 1
+            self._running -= 1
+            lane.pace.end(self.clock())
             self._drained.notify_all()
+            if self._closed:
+                self._changed.notify_all()  # who waits for a lane to be free may find that it was the last
 
     def close_lane(self, lane: Lane) -> None:
         """Takes no more tasks of the lane, runs at once what waits, and returns when the last batch has ended."""
@@ -195,6 +223,11 @@ class Queue:
             for group in self._groups:
                 group.closing = True
             self._changed.notify_all()
+
+    def _notify_other(self) -> None:
+        """Calls another thread for what is left in the queue, if it may be a batch."""
+        if self._idle and any(lane.free for lane in self._groups.values()):
+            self._changed.notify()
 
     def _wait(self, wake: float) -> None:
         self._idle += 1

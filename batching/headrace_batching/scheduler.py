@@ -1,6 +1,5 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Thread
@@ -9,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace_batching.batch import Empty, deliver, rows_of, shape_key
-from headrace_batching.contract import Clock, TaskBatch, TaskLane, TaskQueue
+from headrace_batching.contract import Clock, TaskBatch, TaskFormed, TaskLane, TaskQueue
 from headrace_batching.delivery import deliver_to_threads
-from headrace_batching.errors import BatchingError, TaskTooLarge
+from headrace_batching.errors import BatchingError, TaskTooLarge, let_go
 from headrace_batching.options import Options
 from headrace_batching.queue import Queue
 from headrace_batching.task import Arrays, Priority, Task
@@ -91,6 +90,8 @@ class Scheduler:
             one row, and tasks are run one by one, their arrays as they are.
         empty: Makes the arrays that several tasks' rows are copied into. `run` may keep them until it returns; then, or
             when it has raised, nobody holds them any more, so that their memory may be used again when they go.
+        steady: Whether a run takes about as long as the one before: a lone task of a function that has been quick may
+            then be run by whoever put it, an event loop for one.
         observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
 
     Attributes:
@@ -104,6 +105,7 @@ class Scheduler:
         options: Options,
         *,
         batched: bool = True,
+        steady: bool = False,
         empty: Empty = np.empty,
         observe: Observe | None = None,
     ) -> None:
@@ -113,7 +115,7 @@ class Scheduler:
         self._run = run
         self._empty = empty
         self._observe = observe
-        self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched)
+        self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched, steady=steady)
 
     @property
     def waiting(self) -> int:
@@ -140,6 +142,14 @@ class Scheduler:
     def wake(self) -> None:
         """Calls an idle batch thread to look at what has been enqueued."""
         self._queue.wake()
+
+    def run_lone(self) -> bool:
+        """Runs here and now what has been enqueued if that is one task, nothing else runs, and its runs are quick."""
+        formed = self._queue.take_lone()
+        if formed is None:
+            return False
+        _run(self._queue, formed)
+        return True
 
     def call(
         self, inputs: Arrays, *, timeout: float | None = None, priority: Priority = Priority.NORMAL
@@ -177,7 +187,7 @@ class Scheduler:
         try:
             ended = batch.split(self._run(batch.join(self._empty)), self._queue.lock)
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
-            _let_go(error)
+            let_go(error)
             self._report(batch, began, failed=True)
             if len(batch) == 1:
                 deliver(batch.fail(_failure(error), self._queue.lock))
@@ -196,15 +206,6 @@ class Scheduler:
         self._observe(BatchReport(len(batch), batch.rows, padding, began, ran, failed, batch.arrivals, batch.sizes))
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Drops what the frames of a failure hold: the arrays of its batch, for as long as somebody keeps the error."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
 def _failure(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else BatchingError(f"the model raised {error!r}")
 
@@ -219,8 +220,12 @@ def _run_next(queue: TaskQueue) -> bool:
     formed = queue.take()
     if formed is None:
         return False
+    _run(queue, formed)
+    return True
+
+
+def _run(queue: TaskQueue, formed: TaskFormed) -> None:
     try:
         formed.lane.execute(formed.batch)
     finally:
         queue.finish(formed.lane)
-    return True

@@ -27,6 +27,10 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 256 << 10;
+/// Calls that come together with their cancellation: a client that gives up on a fan-out is no attacker yet.
+const CANCELLED_AT_ONCE: usize = 200;
+/// Times the metadata that a call may have: so much is read, to be refused in gRPC's words; h2 ends a connection over more.
+const METADATA_HEARD: u32 = 16;
 const ENOUGH: usize = 64 << 10;
 const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with content-type application/grpc.\n";
 
@@ -68,7 +72,8 @@ impl Peer {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME)
-            .max_header_list_size(limits.max_metadata_size)
+            .max_pending_accept_reset_streams(CANCELLED_AT_ONCE)
+            .max_header_list_size(limits.max_metadata_size.saturating_mul(METADATA_HEARD))
             .handshake(Watched::new(stream, signs))
             .await
             .ok()
@@ -146,6 +151,7 @@ impl Peer {
         let Some(&(method, streaming)) = shared.methods.get(head.uri.path()) else {
             return Err(Status::new(UNIMPLEMENTED, "Method not found!"));
         };
+        grpc::check_size(&head.headers, shared.limits.max_metadata_size)?;
         let deadline = grpc::timeout(&head.headers)?.map(|timeout| Instant::now() + timeout);
         let encoding = Encoding::of_request(&head.headers)?;
         let opening = Opening {

@@ -109,6 +109,17 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';'))
 }
 
+/// Refuses metadata that, by HTTP/2's count, is larger than `limit`.
+pub fn check_size(headers: &HeaderMap, limit: u32) -> Result<(), Status> {
+    const EACH: usize = 32;
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH).sum();
+    if size > limit as usize {
+        let text = format!("received metadata size exceeds hard limit ({size} vs. {limit})");
+        return Err(Status::new(RESOURCE_EXHAUSTED, text));
+    }
+    Ok(())
+}
+
 /// The time that a caller gives a call; None where it gives none.
 pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get(&GRPC_TIMEOUT) else {

@@ -28,7 +28,7 @@ use pyo3::types::PyFrozenSet;
 use crate::handler::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 2;
+const INTERFACE: u32 = 4;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {

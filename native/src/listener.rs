@@ -25,7 +25,7 @@ use crate::handler::{Inbox, Kind};
 use crate::limits::Limits;
 use crate::predict::{self, Lapse, Routes};
 use crate::socket::{Accepted, Address};
-use crate::tasks::{Core, Queue};
+use crate::tasks::Queue;
 use crate::tls::{Certified, Tls};
 
 const LOOK_AFTER: Duration = Duration::from_millis(20);
@@ -41,7 +41,7 @@ pub struct Shared {
     pub inbox: Arc<Inbox>,
     pub routes: Py<Routes>,
     pub stopping: AtomicBool,
-    queue: Arc<Core>,
+    queue: Py<Queue>,
     lapses: Mutex<Vec<Lapse>>,
 }
 
@@ -50,7 +50,7 @@ impl Shared {
     async fn watch(&self) {
         loop {
             tokio::time::sleep(LOOK_AFTER).await;
-            let lapsed = self.queue.lapsed();
+            let lapsed = self.queue.get().core.lapsed();
             if !lapsed.is_empty() {
                 self.lapses.lock().extend(lapsed);
                 self.inbox.push(Kind::Lapsed, None, None);
@@ -76,9 +76,11 @@ impl Home {
         self.wake_due.store(true, Ordering::Relaxed);
     }
 
+    /// A lone task of a quick model is answered sooner from here than by a thread that is to be called first.
     fn rests(&self) {
-        if self.wake_due.swap(false, Ordering::Relaxed) {
-            self.shared.queue.wake();
+        let queue = self.shared.queue.get();
+        if self.wake_due.swap(false, Ordering::Relaxed) && !queue.run_lone() {
+            queue.core.wake();
         }
     }
 }
@@ -120,7 +122,7 @@ impl Server {
             limits,
             inbox: Arc::new(Inbox::new()?),
             routes,
-            queue: queue.get().core.clone(),
+            queue: queue.clone().unbind(),
             stopping: AtomicBool::new(false),
             lapses: Mutex::default(),
         };
@@ -201,7 +203,9 @@ fn thread(
     runtime: Runtime,
     serving: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(serving))
+    // It is known to the interpreter for as long as it lives: to become so for each task that it runs would cost it dear.
+    let serve = move || Python::attach(|py| py.detach(|| runtime.block_on(serving)));
+    std::thread::Builder::new().name(name.into()).spawn(serve)
 }
 
 /// Accepts connections until the server is told to stop, and says when all have drained.

@@ -53,6 +53,8 @@ pub struct Rules {
     pub enqueued_limit: usize,
     pub timeout: f64,
     pub splitting: bool,
+    /// Batches of a lane that may run at once.
+    pub running_limit: usize,
 }
 
 /// A task as the queue sees it.
@@ -140,6 +142,11 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().all(VecDeque::is_empty)
     }
 
+    /// Whether there is one task, and no more.
+    fn lone(&self) -> bool {
+        self.tasks.iter().map(VecDeque::len).sum::<usize>() == 1
+    }
+
     fn due(&self, rules: &Rules) -> f64 {
         if self.closing || self.rows >= rules.execution_limit {
             return f64::NEG_INFINITY;
@@ -223,17 +230,72 @@ fn full(waiting: usize, rules: &Rules) -> Refusal {
     Refusal::Full(format!("currently {waiting} batches enqueued and max_enqueued_batches is {most}"))
 }
 
+/// As in `headrace_batching.policy`.
+const MOST_TRUST: usize = 16;
+const ENOUGH_TRUST: usize = 8;
+const LOST_TRUST: usize = 4;
+
+/// Seconds: `QUICK` and `SLOW` of `headrace_batching.policy`.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    pub quick: f64,
+    pub slow: f64,
+}
+
+/// How long the runs of one lane take, as `headrace_batching.policy.Pace` has it; without bounds none is ever quick.
+struct Pace {
+    bounds: Option<Bounds>,
+    running: usize,
+    began: f64,
+    trust: usize,
+}
+
+impl Pace {
+    fn quick(&self) -> bool {
+        self.trust >= ENOUGH_TRUST
+    }
+
+    fn begin(&mut self, now: f64) {
+        if self.running == 0 {
+            self.began = now;
+        }
+        self.running += 1;
+    }
+
+    /// Runs that overlap count as one, and as long as all of them.
+    fn end(&mut self, now: f64) {
+        self.running -= 1;
+        if self.running > 0 {
+            return;
+        }
+        let Some(bounds) = self.bounds else { return };
+        let ran = now - self.began;
+        self.trust = if ran <= bounds.quick {
+            MOST_TRUST.min(self.trust + 1)
+        } else if ran <= bounds.slow {
+            self.trust.saturating_sub(LOST_TRUST)
+        } else {
+            0
+        };
+    }
+}
+
 struct Lane {
     rules: Arc<Rules>,
     rows: usize,
     groups: usize,
-    running: usize,
+    pace: Pace,
     closed: bool,
 }
 
 impl Lane {
     fn idle(&self) -> bool {
-        self.groups == 0 && self.running == 0
+        self.groups == 0 && self.pace.running == 0
+    }
+
+    /// Whether one more batch of it may run.
+    fn free(&self) -> bool {
+        self.pace.running < self.rules.running_limit
     }
 
     /// Bounds what waits over all groups to what one group may hold.
@@ -272,7 +334,19 @@ struct State<T> {
     lanes: HashMap<LaneId, Lane, FxBuildHasher>,
     next_lane: LaneId,
     idle: usize,
+    running: usize,
     closed: bool,
+}
+
+impl<T: Waits> State<T> {
+    fn is_lone(&self, now: f64) -> bool {
+        let Some(((lane, _), group)) = self.groups.first().filter(|_| self.running == 0 && self.groups.len() == 1)
+        else {
+            return false;
+        };
+        let lane = self.lanes.get(lane).filter(|lane| lane.pace.quick());
+        lane.is_some_and(|lane| group.lone() && group.due(&lane.rules) <= now)
+    }
 }
 
 /// What one look at the queue gave: a lane and its batch, or else when to look again; and who has waited in vain.
@@ -295,16 +369,24 @@ pub struct Queue<T> {
 
 impl<T: Waits> Queue<T> {
     pub fn new() -> Self {
-        let state =
-            State { groups: Groups::default(), lanes: HashMap::default(), next_lane: 0, idle: 0, closed: false };
+        let state = State {
+            groups: Groups::default(),
+            lanes: HashMap::default(),
+            next_lane: 0,
+            idle: 0,
+            running: 0,
+            closed: false,
+        };
         Self { state: Mutex::new(state), changed: Condvar::new(), drained: Condvar::new() }
     }
 
-    pub fn open_lane(&self, rules: Rules) -> LaneId {
+    /// The bounds are those of a lane whose runs take about as long as the one before.
+    pub fn open_lane(&self, rules: Rules, bounds: Option<Bounds>) -> LaneId {
         let mut state = self.state.lock();
         let id = state.next_lane;
         state.next_lane += 1;
-        state.lanes.insert(id, Lane { rules: Arc::new(rules), rows: 0, groups: 0, running: 0, closed: false });
+        let pace = Pace { bounds, running: 0, began: 0.0, trust: 0 };
+        state.lanes.insert(id, Lane { rules: Arc::new(rules), rows: 0, groups: 0, pace, closed: false });
         id
     }
 
@@ -331,7 +413,7 @@ impl<T: Waits> Queue<T> {
         group.tasks[waiting.priority].push_back(waiting);
         own.rows += rows;
         own.groups += usize::from(new);
-        Ok(state.idle > 0 && (new || group.rows >= own.rules.execution_limit))
+        Ok(state.idle > 0 && (new || group.rows >= own.rules.execution_limit) && own.free())
     }
 
     pub fn wake(&self) {
@@ -367,10 +449,23 @@ impl<T: Waits> Queue<T> {
         }
     }
 
+    /// Whether one task waits, its batch is due, nothing runs, and its lane's runs are quick.
+    pub fn is_lone(&self, now: f64) -> bool {
+        self.state.lock().is_lone(now)
+    }
+
+    /// As `turn` where there is a lone task; otherwise nothing.
+    pub fn take_lone(&self, now: f64) -> Option<Turn<T>> {
+        let mut state = self.state.lock();
+        state.is_lone(now).then(|| self.look(&mut state, now))
+    }
+
     /// One look at the queue: the batch that is due, if any, taken out of it.
     pub fn turn(&self, now: f64) -> Turn<T> {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+        self.look(&mut self.state.lock(), now)
+    }
+
+    fn look(&self, state: &mut State<T>, now: f64) -> Turn<T> {
         let (chosen, wake) = choose(state, now);
         let mut turn =
             Turn { lane: None, pieces: Vec::new(), expired: Vec::new(), gone: Vec::new(), wake, spent: None };
@@ -381,7 +476,8 @@ impl<T: Waits> Queue<T> {
         group.take(now, &lane.rules, &mut turn);
         lane.rows -= before - group.rows;
         if !turn.pieces.is_empty() {
-            lane.running += 1;
+            lane.pace.begin(now);
+            state.running += 1;
             turn.lane = Some(key.0);
         }
         if group.is_empty() {
@@ -390,7 +486,8 @@ impl<T: Waits> Queue<T> {
         } else {
             state.groups.insert(key, group); // behind all others: they take turns
         }
-        if !state.groups.is_empty() && state.idle > 0 {
+        let free = |(lane, _): &(LaneId, Key)| state.lanes.get(lane).is_some_and(Lane::free);
+        if state.idle > 0 && state.groups.keys().any(free) {
             self.changed.notify_one(); // what is left may be a batch for another thread
         }
         if turn.lane.is_none() {
@@ -408,12 +505,17 @@ impl<T: Waits> Queue<T> {
             .collect()
     }
 
-    /// Says that a batch of the lane has ended.
-    pub fn finish(&self, lane: LaneId) {
-        if let Some(lane) = self.state.lock().lanes.get_mut(&lane) {
-            lane.running -= 1;
+    /// Says that a batch of the lane has ended, at `now`.
+    pub fn finish(&self, lane: LaneId, now: f64) {
+        let mut state = self.state.lock();
+        if let Some(lane) = state.lanes.get_mut(&lane) {
+            lane.pace.end(now);
+            state.running -= 1;
         }
         self.drained.notify_all();
+        if state.closed {
+            self.changed.notify_all(); // who waits for a lane to be free may find that it was the last
+        }
     }
 
     /// Threads that wait for a batch.
@@ -454,7 +556,8 @@ impl<T: Waits> Queue<T> {
 fn choose<T: Waits>(state: &State<T>, now: f64) -> (Option<usize>, f64) {
     let (mut second, mut wake) = (None, f64::INFINITY);
     for (index, ((lane, _), group)) in state.groups.iter().enumerate() {
-        let Some(lane) = state.lanes.get(lane) else { continue };
+        // A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
+        let Some(lane) = state.lanes.get(lane).filter(|lane| lane.free()) else { continue };
         let due = group.due(&lane.rules);
         if due > now {
             wake = wake.min(due);

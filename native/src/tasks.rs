@@ -11,7 +11,7 @@ use pyo3::types::{PyList, PyTuple};
 use crate::batch::Batch;
 use crate::predict::{self, Lapse};
 use crate::python;
-use crate::queue::{self, Key, LaneId, Piece, Refusal, Rules, Turn, Waiting, Waits};
+use crate::queue::{self, Bounds, Key, LaneId, Piece, Refusal, Rules, Turn, Waiting, Waits};
 
 /// A task of either kind.
 pub enum Task {
@@ -202,9 +202,17 @@ impl Queue {
         self.clock.clone_ref(py)
     }
 
-    #[pyo3(signature = (options, execute, *, batched=true))]
-    fn lane(&self, py: Python<'_>, options: Py<PyAny>, execute: Py<PyAny>, batched: bool) -> PyResult<Py<Lane>> {
-        let id = self.core.queue.open_lane(rules(options.bind(py))?);
+    #[pyo3(signature = (options, execute, *, batched=true, steady=false))]
+    fn lane(
+        &self,
+        py: Python<'_>,
+        options: Py<PyAny>,
+        execute: Py<PyAny>,
+        batched: bool,
+        steady: bool,
+    ) -> PyResult<Py<Lane>> {
+        let bounds = if steady { Some(bounds(py)?) } else { None };
+        let id = self.core.queue.open_lane(rules(options.bind(py))?, bounds);
         let lane = Lane(Arc::new(LaneParts {
             core: self.core.clone(),
             id,
@@ -260,6 +268,15 @@ impl Queue {
         }
     }
 
+    fn take_lone<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(turn) = self.core.queue.take_lone(self.core.clock.now()) else { return Ok(None) };
+        let (formed, expired, _) = self.outcome(py, turn)?;
+        if !expired.is_empty() {
+            python::DELIVER.call(py, (expired,))?;
+        }
+        Ok(formed)
+    }
+
     /// One look at the queue.
     fn turn<'py>(&self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyAny>> {
         let turn = self.core.queue.turn(now);
@@ -268,7 +285,7 @@ impl Queue {
     }
 
     fn finish(&self, lane: &Bound<'_, Lane>) {
-        self.core.queue.finish(lane.get().0.id);
+        self.core.queue.finish(lane.get().0.id, self.core.clock.now());
     }
 
     fn close_lane(&self, py: Python<'_>, lane: &Bound<'_, Lane>) {
@@ -281,6 +298,28 @@ impl Queue {
 
     fn close(&self) {
         self.core.queue.close();
+    }
+}
+
+impl Queue {
+    /// Runs here and now what waits if that is one task, nothing else runs, and its lane's runs are quick. Not while the
+    /// interpreter lock is held, nor any other.
+    pub fn run_lone(&self) -> bool {
+        let run = |py: Python<'_>| {
+            self.run_lone_attached(py).unwrap_or_else(|error| {
+                error.write_unraisable(py, None);
+                true
+            })
+        };
+        self.core.queue.is_lone(self.core.clock.now()) && Python::try_attach(run).unwrap_or(false)
+    }
+
+    fn run_lone_attached(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some(formed) = self.take_lone(py)? else { return Ok(false) };
+        let lane = formed.getattr("lane")?;
+        let ended = lane.getattr("execute")?.call1((formed.getattr("batch")?,));
+        self.finish(lane.cast::<Lane>()?);
+        ended.map(|_| true)
     }
 }
 
@@ -321,15 +360,24 @@ fn flat(shapes: &[Vec<usize>]) -> Vec<usize> {
 #[pyclass(frozen, weakref, module = "headrace_native")]
 struct Token;
 
+fn bounds(py: Python<'_>) -> PyResult<Bounds> {
+    let policy = py.import("headrace_batching.policy")?;
+    Ok(Bounds { quick: policy.getattr("QUICK")?.extract()?, slow: policy.getattr("SLOW")?.extract()? })
+}
+
 fn rules(options: &Bound<'_, PyAny>) -> PyResult<Rules> {
     let rules = Rules {
         execution_limit: options.getattr("execution_limit")?.extract()?,
         enqueued_limit: options.getattr("enqueued_limit")?.extract()?,
         timeout: options.getattr("timeout")?.extract()?,
         splitting: options.getattr("enable_large_batch_splitting")?.extract()?,
+        running_limit: options.getattr("max_running_batches")?.extract::<Option<usize>>()?.unwrap_or(usize::MAX),
     };
     if rules.execution_limit == 0 {
         return Err(PyValueError::new_err("a batch of no rows holds nothing"));
+    }
+    if rules.running_limit == 0 {
+        return Err(PyValueError::new_err("a lane of which no batch may run never ends"));
     }
     Ok(rules)
 }

@@ -33,7 +33,7 @@ from headrace_server.services.reflection import ReflectionService
 from headrace_server.services.request_log import RequestLogger
 from headrace_server.services.rpc import Service
 from headrace_server.services.warmup import warmup_answers
-from headrace_server.tensorrt_options import TensorrtOptions
+from headrace_server.tensorrt_options import TensorrtOptions, ordinals
 from headrace_server.transports.addresses import addresses, channel_arguments
 from headrace_server.transports.auto import choose, make_queue, make_transport
 from headrace_server.transports.base import Endpoint
@@ -291,20 +291,10 @@ def _backend_options(config: Config) -> BackendOptions:
         relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
         tensorrt=TensorrtOptions(
             enabled=config.tensorrt,
-            devices=_ordinals(config.tensorrt_devices),
+            devices=ordinals(config.tensorrt_devices),
             cache_folder=config.tensorrt_cache_folder,
         ),
     )
-
-
-def _ordinals(devices: str) -> tuple[int, ...]:
-    try:
-        ordinals = tuple(int(text) for text in devices.split(","))
-    except ValueError:
-        ordinals = ()
-    if not ordinals or min(ordinals) < 0 or len(set(ordinals)) < len(ordinals):
-        raise invalid(f"--tensorrt_devices={devices} is no list of GPUs: different whole numbers, separated by commas")
-    return ordinals
 
 
 def _pages(config: Config, metrics: Metrics) -> dict[str, Page]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace_server.errors import invalid
+
 PRECISIONS = ("model", "fp16", "bf16", "int8")
 
 Range = tuple[int, int, int]
@@ -49,3 +51,18 @@ class TensorrtOptions:
         if self.cache_folder:
             return Path(self.cache_folder)
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace" / "tensorrt"
+
+
+def ordinals(devices: str) -> tuple[int, ...]:
+    """The GPUs that `--tensorrt_devices` names.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: it names none, or one twice.
+    """
+    try:
+        numbers = tuple(int(text) for text in devices.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise invalid(f"--tensorrt_devices={devices} is no list of GPUs: different whole numbers, separated by commas")
+    return numbers

@@ -4,15 +4,16 @@ import importlib
 import time
 from collections.abc import Callable, Hashable, Sequence
 from importlib.util import find_spec
-from threading import Thread
+from threading import Barrier, Lock, Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
-from headrace_batching import Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
+from headrace_batching import BatchThreads, Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
 from headrace_batching.batch import Batch
 from headrace_batching.group import MAX_BATCH_BYTES
+from headrace_batching.policy import QUICK, SLOW
 from headrace_batching.queue import Turn
 
 MILLISECOND = 1000  # in microseconds
@@ -65,6 +66,18 @@ class Bench:
     def batch(self, after: float = 0.0) -> list[Task] | None:
         formed = self.turn(after).formed
         return formed.batch.tasks if formed else None
+
+    def lone(self) -> list[Task] | None:
+        formed = self.queue.take_lone()
+        return formed.batch.tasks if formed else None
+
+    def run(self, lane: Any, *seconds: float) -> None:
+        """Has batches of one task run, one after the other, each for so long."""
+        for ran in seconds:
+            self.put(lane, 1)
+            assert self.batch()
+            self.clock.now += ran
+            self.queue.finish(lane)
 
 
 KINDS = ["headrace_batching.queue", *(["headrace_native"] if find_spec("headrace_native") else [])]
@@ -389,6 +402,58 @@ class TestThreads:
         assert 0.015 < time.monotonic() - began < 5
 
 
+class TestRunning:
+    """A lane may say how many of its batches run at once."""
+
+    def test_the_next_batch_forms_when_one_has_ended_of_all_that_waits_by_then(self, bench: Bench) -> None:
+        lane = bench.lane(max_running_batches=2)
+        running = [bench.put(lane, 1, key=key) for key in ("a", "b")]
+        assert [bench.batch(), bench.batch()] == [[running[0]], [running[1]]]
+        waiting = [bench.put(lane, 1), bench.put(lane, 2)]
+        turn = bench.turn()
+        assert (turn.formed, turn.wake) == (None, float("inf"))
+        waiting.append(bench.put(lane, 3))
+
+        bench.queue.finish(lane)
+
+        assert bench.batch() == waiting
+
+    def test_others_are_not_held_up(self, bench: Bench) -> None:
+        lane, other = bench.lane(max_running_batches=1), bench.lane()
+        first = bench.put(lane, 1)
+        assert bench.batch() == [first]
+        second, third = bench.put(lane, 1), bench.put(other, 1)
+
+        assert [bench.batch(), bench.batch()] == [[third], None]
+        bench.queue.finish(lane)
+        assert bench.batch() == [second]
+
+    def test_what_waits_when_all_closes_is_run_and_every_thread_ends(self, kind: Callable[..., Any]) -> None:
+        queue = kind()
+        most, now, runs = 0, 0, 0
+        lock, pair = Lock(), Barrier(2, timeout=10)
+
+        def execute(batch: Any) -> None:
+            nonlocal most, now, runs
+            with lock:
+                now += 1
+                most = max(most, now)
+            pair.wait()  # the other of two that run at once
+            with lock:
+                now -= 1
+                runs += len(batch)
+            batch.fail(ValueError("done"), queue.lock)
+
+        threads = BatchThreads(4, queue)
+        lane = queue.lane(Options(max_batch_size=1, max_enqueued_batches=40, max_running_batches=2), execute)
+        for number in range(20):
+            queue.put(lane, Task({"x": np.zeros((1, 1))}, lambda _: None, rows=1, key=number))
+        threads.start()
+        threads.close()
+
+        assert (most, runs) == (2, 20)
+
+
 class TestClosing:
     def close_lane(self, bench: Bench, lane: Any) -> Thread:
         """Closes a lane, which waits until all of it has run; returns once the lane takes no more."""
@@ -450,3 +515,114 @@ class TestClosing:
         bench.queue.close_lane(lane)
 
         assert lane.idle
+
+
+class TestALoneTask:
+    """It is for whoever put it to run, where that is quicker than calling a thread."""
+
+    RUNS = (QUICK / 2,) * 8
+
+    def steady(self, bench: Bench, **values: Any) -> Any:
+        return bench.queue.lane(Options(**values), nothing, steady=True)
+
+    def test_of_a_lane_that_has_been_quick(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        task = bench.put(lane, 3)
+
+        assert bench.lone() == [task]
+        assert not lane.idle
+        bench.queue.finish(lane)
+        assert lane.idle
+
+    def test_is_not_there(self, bench: Bench) -> None:
+        bench.run(self.steady(bench), *self.RUNS)
+
+        assert bench.lone() is None
+
+    @pytest.mark.parametrize(
+        "seconds", [RUNS[1:], (*RUNS, QUICK * 1.01), (*RUNS, *RUNS, SLOW * 1.01), (*RUNS[1:], 1.0, *RUNS[1:])]
+    )
+    def test_of_a_lane_that_has_not_been_quick_for_long(self, bench: Bench, seconds: tuple[float, ...]) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *seconds)
+        task = bench.put(lane, 1)
+
+        assert bench.lone() is None
+        assert bench.batch() == [task]
+
+    def test_of_a_lane_that_was_interrupted_once(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS, *self.RUNS, QUICK * 1.01)
+        bench.put(lane, 1)
+
+        assert bench.lone()
+
+    def test_of_a_lane_that_may_wait_for_something(self, bench: Bench) -> None:
+        lane = bench.lane()
+        bench.run(lane, *self.RUNS)
+        bench.put(lane, 1)
+
+        assert bench.lone() is None
+
+    def test_is_none_of_two(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        tasks = [bench.put(lane, 1), bench.put(lane, 1)]
+
+        assert bench.lone() is None
+        assert bench.batch() == tasks
+
+    def test_is_not_alone_beside_one_of_another_lane(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        bench.put(lane, 1)
+        bench.put(self.steady(bench), 1)
+
+        assert bench.lone() is None
+
+    def test_waits_for_a_batch_that_runs(self, bench: Bench) -> None:
+        lane, other = self.steady(bench), bench.lane()
+        bench.run(lane, *self.RUNS)
+        bench.put(other, 1)
+        assert bench.batch()
+        bench.put(lane, 1)
+
+        assert bench.lone() is None
+        bench.queue.finish(other)
+        assert bench.lone()
+
+    def test_waits_for_company_where_it_is_to(self, bench: Bench) -> None:
+        lane = self.steady(bench, max_batch_size=2, batch_timeout_micros=MILLISECOND)
+        for _ in self.RUNS:
+            bench.put(lane, 2)
+            assert bench.batch()
+            bench.queue.finish(lane)
+        task = bench.put(lane, 1)
+
+        assert bench.lone() is None
+        bench.clock.now += 0.001
+        assert bench.lone() == [task]
+
+    def test_that_has_expired_is_delivered(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        task = bench.put(lane, 1, deadline=bench.clock.now)
+
+        assert bench.lone() is None
+        assert bench.ended == [task]
+        assert isinstance(task.error, DeadlineExceeded)
+
+    def test_runs_that_overlap_count_as_one(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        bench.put(lane, 1)
+        assert bench.batch()
+        bench.put(lane, 1)
+        assert bench.batch(after=0.00015)
+        bench.queue.finish(lane)
+        bench.clock.now += 0.00015
+        bench.queue.finish(lane)
+        bench.put(lane, 1)
+
+        assert bench.lone() is None

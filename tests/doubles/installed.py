@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 
+from headrace_server.backends import cuda_graph
+
 from .driver import Driver
+from .graphs import Libcuda
 from .machine import Machine
+from .plans import VERSION
+from .tensorrt import Tensorrt
+
+IMPORTERS = [f"headrace_server.backends.tensorrt_{part}" for part in ("engine", "instance", "build", "impl")]
 
 
 def install_cuda(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Driver:
@@ -18,3 +25,21 @@ def install_cuda(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Driver:
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     return driver
+
+
+def install_tensorrt(monkeypatch: pytest.MonkeyPatch, machine: Machine, version: str = VERSION) -> Libcuda:
+    """From here on, `tensorrt`, pycuda and libcuda's graphs are the machine's, for modules that are not loaded yet."""
+    forget_importers(monkeypatch)
+    install_cuda(monkeypatch, machine)
+    double: Any = Tensorrt(machine, version)
+    monkeypatch.setitem(sys.modules, "tensorrt", double)
+    libcuda = Libcuda(machine)
+    monkeypatch.setattr(cuda_graph, "_library", lambda: libcuda)
+    return libcuda
+
+
+def forget_importers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the modules that have imported TensorRT be loaded anew, now and afterwards."""
+    for name in IMPORTERS:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # so that what is there now comes back
+        del sys.modules[name]

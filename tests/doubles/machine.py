@@ -29,7 +29,7 @@ class CudaMemoryError(CudaError):
     """There is no room."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Memory:
     """Bytes at an address: a device's, or page-locked (device None)."""
 
@@ -49,7 +49,7 @@ class Memory:
         return self.bytes[start : start + size]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Work:
     """Something in a stream: what it does, and the memory that it needs until then."""
 
@@ -57,7 +57,7 @@ class Work:
     uses: tuple[Memory, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class StreamState:
     """A stream's work, in order, and whether it is being captured instead."""
 
@@ -79,6 +79,8 @@ class Machine:
         complaints: All of them, those included that were raised where nobody listens.
         failures: Names of calls that are to fail the next time, with what they raise.
         calls: How often each call was made.
+        built_with: TensorRT's last configuration of a build.
+        before_work: Called by a thread that waits for a stream, before the stream does anything.
     """
 
     def __init__(self, devices: int = 1, memory: int = 1 << 30) -> None:
@@ -87,6 +89,8 @@ class Machine:
         self.complaints: list[str] = []
         self.failures: dict[str, Exception] = {}
         self.calls: dict[str, int] = {}
+        self.built_with: Any = None
+        self.before_work: Callable[[], object] = lambda: None
         self.retained = [0] * devices
         self.live: dict[int, str] = {}  # what must be gone after an unload, by a number of its own
         self.streams: dict[int, StreamState] = {}
@@ -140,10 +144,10 @@ class Machine:
         Raises:
             CudaMemoryError: The device has no room for it.
         """
-        block = np.full(size, 0xCD, np.uint8)
         with self.lock:
             if device is not None and size > self.free(device):
                 raise CudaMemoryError("cuMemAlloc failed: out of memory")
+            block = np.full(size, 0xCD, np.uint8)
             address = block.ctypes.data if device is None else next(self._next_address)
             memory = Memory(address, block, device)
             self._memories.append(memory)
@@ -199,6 +203,7 @@ class Machine:
 
     def drain(self, stream: StreamState, until: Work | None = None) -> None:
         """Does what waits in a stream, to the end or to one piece of work."""
+        self.before_work()
         with stream.lock:
             if stream.captured is not None:
                 raise self.complain("a stream that is being captured is waited for")

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headrace_protos import Code
+from headrace_server.errors import ServingError
 from tests import models
 from tests.calls import Caller, floats, predict_request
 from tests.conftest import Run
-from tests.frames import DATA, PING, Connection, call
+from tests.frames import DATA, PING, RST_STREAM, Connection, call, frame
+from tests.pem import Authority, write
 from tests.running import eventually
 
 pytest.importorskip("headrace_native")
@@ -64,3 +67,19 @@ def test_answers_are_not_compressed_for_who_cannot_read_them(running: Run) -> No
     with Connection(server.port) as connection:
         connection.say(call(1, request, grpc_accept_encoding="identity,deflate"))
         assert connection.next(DATA).payload[0] == 0
+
+
+def test_many_calls_cancelled_at_once_leave_the_others_alone(running: Run) -> None:
+    request = predict_request({"x": X}).SerializeToString()
+    with Connection(running(models.linear).port) as connection:
+        left = [call(stream, request) + frame(RST_STREAM, 0, stream, bytes(4)) for stream in range(1, 301, 2)]
+        connection.say(*left, call(301, request))
+        assert any(heard.kind == DATA and heard.stream == 301 for heard in connection.hear())
+
+
+def test_key_that_only_grpcio_can_use(running: Run, tmp_path: Path) -> None:
+    file = write(tmp_path / "ssl.pbtxt", Authority(tmp_path).sign("server", "P-521"))
+    with pytest.raises(ServingError, match="the native transport cannot use its key or certificates") as raised:
+        running(models.linear, ssl_config_file=str(file))
+    assert raised.value.code == Code.INVALID_ARGUMENT
+    assert str(file) in raised.value.message

@@ -107,7 +107,16 @@ def test_a_batch_that_is_forgotten(call: Any, queue: Any) -> None:
     assert refusal_of(call.exception()).code in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
 
 
+def lane_options(**values: Any) -> SimpleNamespace:
+    usual = {"execution_limit": 1, "enqueued_limit": 1, "timeout": 0.0, "enable_large_batch_splitting": False}
+    return SimpleNamespace(**{**usual, "max_running_batches": None, **values})
+
+
 def test_a_lane_of_batches_without_rows(queue: Any) -> None:
-    none = SimpleNamespace(execution_limit=0, enqueued_limit=1, timeout=0.0, enable_large_batch_splitting=False)
     with pytest.raises(ValueError, match="no rows"):
-        queue.lane(none, print)
+        queue.lane(lane_options(execution_limit=0), print)
+
+
+def test_a_lane_of_which_no_batch_may_run(queue: Any) -> None:
+    with pytest.raises(ValueError, match="never ends"):
+        queue.lane(lane_options(max_running_batches=0), print)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from headrace_protos import Code
 from headrace_server.backends.base import Backend, BackendOptions
@@ -11,16 +12,19 @@ PYTHON_FILE = "model.py"
 TFLITE_FILE = "model.tflite"
 SESSION_BUNDLE_FILE = "export.meta"
 ONNX_FILE = "model.onnx"
+PLAN_FILES = ("model.plan", "model.engine")
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
-Load = Callable[[Path, BackendOptions], Backend]
+T = TypeVar("T")
+
+Load = Callable[[Path, BackendOptions], T]
 
 
 def load(version: Path, options: BackendOptions) -> Backend:
     """Loads the model in a version's folder.
 
     Of several models there, `model.py` goes first, since it may use the others itself; then a `model.tflite` that is
-    preferred, `model.onnx`, and the SavedModel.
+    preferred, a TensorRT plan unless TensorRT is turned off and there is a `model.onnx`, that one, and the SavedModel.
 
     Args:
         version: The folder `<base path>/<version>`.
@@ -34,6 +38,11 @@ def load(version: Path, options: BackendOptions) -> Backend:
         return _load_python(version / PYTHON_FILE, options)
     if options.prefer_tflite_model and _holds(version, TFLITE_FILE):
         return _load(_load_tflite, version / TFLITE_FILE, options, needs=("ai_edge_litert", "LiteRT", "tflite"))
+    for plan in PLAN_FILES:
+        if _holds(version, plan) and (options.tensorrt.enabled or not _holds(version, ONNX_FILE)):
+            return _load_on_gpu(_load_plan, version / plan, options)
+    if _holds(version, ONNX_FILE) and options.tensorrt.enabled:
+        return _load_on_gpu(_load_onnx_by_tensorrt, version / ONNX_FILE, options)
     if _holds(version, ONNX_FILE):
         return _load(_load_onnx, version / ONNX_FILE, options, needs=("onnxruntime", "ONNX Runtime", "cpu"))
     if _holds(version, SESSION_BUNDLE_FILE):
@@ -44,16 +53,26 @@ def load(version: Path, options: BackendOptions) -> Backend:
     message = (
         "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
         f"`{SAVED_MODEL_FILES[0]}`)\nSpecified file path: {version}\n"
-        f"It holds no {ONNX_FILE} and no {PYTHON_FILE} either, nor a {TFLITE_FILE} with --prefer_tflite_model."
+        f"It holds no {ONNX_FILE}, no {' or '.join(PLAN_FILES)} and no {PYTHON_FILE} either, nor a {TFLITE_FILE} with "
+        "--prefer_tflite_model."
     )
     raise LoadError(Code.NOT_FOUND, message)
+
+
+def plan_of(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:
+    """The TensorRT plan of an ONNX file, out of the cache or built now, and the backend that runs it.
+
+    Raises:
+        LoadError: As `load`.
+    """
+    return _load_on_gpu(_build_plan, model, options)
 
 
 def _holds(version: Path, *names: str) -> bool:
     return any((version / name).is_file() for name in names)
 
 
-def _load(load_model: Load, model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> Backend:
+def _load(load_model: Load[T], model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> T:
     """Loads with a runtime that may not be installed: its package, its name, and the extra that brings it."""
     package, runtime, extra = needs
     try:
@@ -63,6 +82,31 @@ def _load(load_model: Load, model: Path, options: BackendOptions, *, needs: tupl
             raise
         message = f"{model} needs {runtime}, which is not installed: pip install 'headrace[{extra}]'"
         raise LoadError(Code.FAILED_PRECONDITION, message) from error
+
+
+def _load_on_gpu(load_model: Load[T], model: Path, options: BackendOptions) -> T:
+    def load(model: Path, options: BackendOptions) -> T:
+        return _load(load_model, model, options, needs=("tensorrt", "TensorRT", "gpu"))
+
+    return _load(load, model, options, needs=("pycuda", "pycuda", "gpu"))
+
+
+def _build_plan(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:
+    from headrace_server.backends.tensorrt_impl import planned
+
+    return planned(model, options)
+
+
+def _load_plan(model: Path, options: BackendOptions) -> Backend:
+    from headrace_server.backends.tensorrt_impl import load_plan
+
+    return load_plan(model, options)
+
+
+def _load_onnx_by_tensorrt(model: Path, options: BackendOptions) -> Backend:
+    from headrace_server.backends.tensorrt_impl import load_onnx
+
+    return load_onnx(model, options)
 
 
 def _load_onnx(model: Path, options: BackendOptions) -> Backend:

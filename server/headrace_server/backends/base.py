@@ -114,3 +114,15 @@ class FitsBatching(Protocol):
         A size that the model cannot run is left out, so that a request of more rows than it can ever run is refused
         before it waits; fixed sizes, such as those of CUDA graphs, are `allowed_batch_sizes`.
         """
+
+
+@runtime_checkable
+class Steady(Protocol):
+    """A backend that may know of itself that its runs wait for nothing."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether a run takes about as long as the one before: it computes, and waits for no device, file or network.
+
+        What has been quick may then run on a thread that carries connections, when it has nothing else to do.
+        """

@@ -96,8 +96,13 @@ class Device:
         with self._failures():
             event.synchronize()
 
+    def finish(self, stream: Stream) -> None:
+        """Returns when the stream has nothing left to do."""
+        with self._failures():
+            stream.synchronize()
+
     def settle(self, stream: Stream) -> None:
-        """Returns when the stream has nothing left to do, whatever came of it: after a failure."""
+        """As `finish`, whatever came of it: after a failure."""
         with suppress(self._driver.Error):
             stream.synchronize()
 

@@ -64,7 +64,17 @@ def signatures_of(session: ort.InferenceSession, told: Mapping[str, SignatureOpt
     """
     inputs = {arg.name: _spec(arg) for arg in session.get_inputs()}
     outputs = {arg.name: _spec(arg) for arg in session.get_outputs()}
-    told = told or _in_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""))
+    return make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, told)
+
+
+def make_signatures(
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    metadata: Mapping[str, str],
+    told: Mapping[str, SignatureOptions],
+) -> dict[str, Signature]:
+    """As `signatures_of`, from the inputs and outputs by name, and the model's metadata."""
+    told = told or _in_metadata(metadata.get(METADATA_KEY, ""))
     told = {DEFAULT_SIGNATURE: SignatureOptions(), **told}
     return {name: _signature(name, options, inputs, outputs) for name, options in told.items()}
 

@@ -175,6 +175,11 @@ class OnnxBackend:
         """`serving_default`, and those that its metadata or an operator name."""
         return self._signatures
 
+    @property
+    def steady(self) -> bool:
+        """Whether only the CPU runs it."""
+        return self._session is not None and self._session.get_providers() == ["CPUExecutionProvider"]
+
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Runs the session; its outputs are views of ONNX Runtime's memory, freed with the last of them."""
         session = self._session

@@ -27,7 +27,7 @@ from headrace_batching.batch import rows_of
 from headrace_batching.contract import TaskLane
 from headrace_batching.options import MAX_VALUE
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices
+from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices, Steady
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid, timed_out
 from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
@@ -259,6 +259,7 @@ class Servable:
             partial(backend.run, signature, outputs=outputs),
             options if batched else _one_by_one(options),
             batched=batched,
+            steady=isinstance(backend, Steady) and backend.steady,
             empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
             observe=partial(_count, self._counts[signature], self._metrics, batched),
         )
@@ -284,7 +285,12 @@ def _alone(inputs: Arrays, call: Call) -> Task:
 def _one_by_one(options: Options) -> Options:
     """As many requests may wait as with batching, but each runs alone."""
     waiting = min(options.enqueued_limit * options.max_batch_size, MAX_VALUE)
-    return Options(max_batch_size=1, max_enqueued_batches=waiting, num_batch_threads=options.num_batch_threads)
+    return Options(
+        max_batch_size=1,
+        max_enqueued_batches=waiting,
+        num_batch_threads=options.num_batch_threads,
+        max_running_batches=options.max_running_batches,
+    )
 
 
 def _count(counts: BatchCounts, metrics: ServableMetrics, batched: bool, report: BatchReport) -> None:

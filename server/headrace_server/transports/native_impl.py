@@ -22,7 +22,7 @@ from headrace_server.transports.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.tls import Followed
 
 PREDICTION = "tensorflow.serving.PredictionService"
-INTERFACE = 2
+INTERFACE = 4
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 

@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from headrace_protos import ModelSpec
 from tests import models
-from tests.calls import MODEL, floats, predict_request, status_request
+from tests.calls import MODEL, arrays, floats, predict_request, refusal_of, status_request
 from tests.conftest import Run
 from tests.frames import (
     ACK,
@@ -122,6 +122,18 @@ def test_answer_over_the_limit(running: Run, plain: bool) -> None:
     assert refusal.text.startswith("SERVER: Sent message larger than max (")
     assert refusal.text.endswith(" vs. 1000)")
     assert server.caller.call(status_request()).model_version_status
+
+
+@pytest.mark.parametrize("size", [20_000, 100_000])
+def test_metadata_over_the_limit(running: Run, size: int) -> None:
+    caller = running(models.linear).caller
+    request = predict_request({"x": X})
+    waiting = caller.begin(request)
+    refusal = refusal_of(caller.begin(request, metadata=[("long", "x" * size)]).exception())
+    assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
+    assert refusal.text.startswith("received metadata size exceeds hard limit (")
+    assert arrays(waiting.result())["y"].tolist() == [[10]]
+    assert arrays(caller.call(request, metadata=[("long", "x" * 7_000)]))["y"].tolist() == [[10]]
 
 
 def test_deadline_of_a_request_that_never_ends(running: Run) -> None:

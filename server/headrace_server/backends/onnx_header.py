@@ -1,0 +1,124 @@
+"""Reads from a serialized ONNX model what it says of itself: inputs, outputs, metadata, types; not its weights."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+
+from headrace_protos import DataType
+from headrace_server.backends.signature import TensorSpec
+from headrace_server.errors import invalid
+
+# The fields that are read, by ONNX's names and numbers; all others pass as fields that protobuf does not know.
+_ONE, _MANY = FieldDescriptorProto.LABEL_OPTIONAL, FieldDescriptorProto.LABEL_REPEATED
+_INT, _TEXT = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_STRING
+_MESSAGES: dict[str, tuple[tuple[str, int, str | FieldDescriptorProto.Type.ValueType, Any], ...]] = {
+    "ModelProto": (("graph", 7, "GraphProto", _ONE), ("metadata_props", 14, "Entry", _MANY)),
+    "Entry": (("key", 1, _TEXT, _ONE), ("value", 2, _TEXT, _ONE)),
+    "GraphProto": (
+        ("node", 1, "NodeProto", _MANY),
+        ("initializer", 5, "TensorProto", _MANY),
+        ("input", 11, "ValueInfoProto", _MANY),
+        ("output", 12, "ValueInfoProto", _MANY),
+    ),
+    "NodeProto": (("op_type", 4, _TEXT, _ONE),),
+    "TensorProto": (("data_type", 2, _INT, _ONE), ("name", 8, _TEXT, _ONE)),
+    "ValueInfoProto": (("name", 1, _TEXT, _ONE), ("type", 2, "TypeProto", _ONE)),
+    "TypeProto": (("tensor_type", 1, "Tensor", _ONE),),
+    "Tensor": (("elem_type", 1, _INT, _ONE), ("shape", 2, "Shape", _ONE)),
+    "Shape": (("dim", 1, "Dimension", _MANY),),
+    "Dimension": (("dim_value", 1, _INT, _ONE), ("dim_param", 2, _TEXT, _ONE)),
+}
+
+_FLOAT16, _BFLOAT16 = 10, 16  # onnx.TensorProto.DataType
+_DTYPES = {
+    1: DataType.DT_FLOAT,
+    2: DataType.DT_UINT8,
+    3: DataType.DT_INT8,
+    4: DataType.DT_UINT16,
+    5: DataType.DT_INT16,
+    6: DataType.DT_INT32,
+    7: DataType.DT_INT64,
+    8: DataType.DT_STRING,
+    9: DataType.DT_BOOL,
+    _FLOAT16: DataType.DT_HALF,
+    11: DataType.DT_DOUBLE,
+    12: DataType.DT_UINT32,
+    13: DataType.DT_UINT64,
+    _BFLOAT16: DataType.DT_BFLOAT16,
+}
+
+
+@dataclass(frozen=True)
+class OnnxHeader:
+    """What a model says of itself.
+
+    Attributes:
+        inputs: By name, those left out that its weights have values for.
+        outputs: By name.
+        metadata: Its own, by key.
+        operators: The types of its nodes.
+        types: Those of its inputs, outputs and weights.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    operators: frozenset[str] = frozenset()
+    types: frozenset[DataType] = frozenset()
+
+
+def read_header(model: bytes) -> OnnxHeader:
+    """Reads it.
+
+    Args:
+        model: A serialized ModelProto.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: it is none, or has an input or output that is no tensor of a known type.
+    """
+    try:
+        message: Any = _model_class().FromString(model)
+    except DecodeError as error:
+        raise invalid(f"it is no ONNX model: {error}") from error
+    graph = message.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: _spec(value) for value in graph.input if value.name not in weights}
+    outputs = {value.name: _spec(value) for value in graph.output}
+    if not outputs:
+        raise invalid("it is no ONNX model: it has no outputs")
+    types = [spec.dtype for spec in (*inputs.values(), *outputs.values())]
+    types += [_DTYPES[tensor.data_type] for tensor in graph.initializer if tensor.data_type in _DTYPES]
+    metadata = {entry.key: entry.value for entry in message.metadata_props}
+    return OnnxHeader(inputs, outputs, metadata, frozenset(node.op_type for node in graph.node), frozenset(types))
+
+
+def _spec(value: Any) -> TensorSpec:
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in _DTYPES:
+        raise invalid(f"{value.name!r} is no tensor of a type that a request can carry")
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return TensorSpec(value.name, _DTYPES[tensor.elem_type], shape, tuple(dim.dim_param for dim in tensor.shape.dim))
+
+
+def _model_class() -> Any:
+    file = FileDescriptorProto(name="headrace_onnx_header.proto", package="headrace.onnx_header")
+    for name, fields in _MESSAGES.items():
+        file.message_type.append(DescriptorProto(name=name, field=list(_fields(file.package, fields))))
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.ModelProto"))
+
+
+def _fields(package: str, fields: Any) -> Iterator[FieldDescriptorProto]:
+    for name, number, kind, label in fields:
+        field = FieldDescriptorProto(name=name, number=number, label=label)
+        if isinstance(kind, str):
+            field.type, field.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".{package}.{kind}"
+        else:
+            field.type = kind
+        yield field

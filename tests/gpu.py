@@ -1,0 +1,100 @@
+"""A GPU with TensorRT for tests: the double, or this machine's own where HEADRACE_TEST_GPU is set."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace_batching import Options
+from headrace_server.backends import auto
+from headrace_server.backends.base import Backend, BackendOptions
+from headrace_server.errors import LoadError
+from headrace_server.tensorrt_options import TensorrtOptions
+
+from .doubles.graphs import Libcuda
+from .doubles.installed import install_tensorrt
+from .doubles.machine import Machine
+
+REAL = bool(os.environ.get("HEADRACE_TEST_GPU"))
+
+BATCHING = Options(max_batch_size=8)
+
+
+class Gpu:
+    """Where models are built and loaded.
+
+    Args:
+        folder: For the cache of built engines.
+        machine: The double's; None on a real GPU.
+        libcuda: The double's calls for graphs.
+    """
+
+    def __init__(self, folder: Path, machine: Machine | None = None, libcuda: Libcuda | None = None) -> None:
+        self._folder = folder
+        self._machine = machine
+        self._libcuda = libcuda
+
+    @property
+    def machine(self) -> Machine:
+        """The double's; whoever asks for it has a test for the double alone."""
+        if self._machine is None:
+            pytest.skip("only the double can be looked into")
+        return self._machine
+
+    @property
+    def libcuda(self) -> Libcuda:
+        """As `machine`."""
+        if self._libcuda is None:
+            pytest.skip("only the double can be looked into")
+        return self._libcuda
+
+    def options(self, batching: Options | None = BATCHING, **tensorrt: Any) -> BackendOptions:
+        """What a model is loaded with."""
+        told = {"enabled": True, "cache_folder": str(self._folder / "engines"), **tensorrt}
+        return BackendOptions(batching=batching, tensorrt=TensorrtOptions(**told))
+
+    def load(self, version: Path, batching: Options | None = BATCHING, **tensorrt: Any) -> Backend:
+        """Loads what lies in a version's folder."""
+        return auto.load(version, self.options(batching, **tensorrt))
+
+    def plan(self, version: Path, batching: Options | None = BATCHING, **tensorrt: Any) -> Path:
+        """Makes the `model.onnx` in a version's folder a `model.plan`."""
+        from headrace_server.backends.onnx_header import read_header
+        from headrace_server.backends.tensorrt_impl import CachedPlan
+
+        model = version / "model.onnx"
+        built = CachedPlan(model, read_header(model.read_bytes()), self.options(batching, **tensorrt)).build()
+        (version / "model.plan").write_bytes(built)
+        model.unlink()
+        return version / "model.plan"
+
+
+@contextmanager
+def gpu_of(monkeypatch: pytest.MonkeyPatch, folder: Path, **machine: Any) -> Iterator[Gpu]:
+    """A GPU on which nothing is left at the end."""
+    if REAL:
+        skip_without_device()
+        yield Gpu(folder)
+        return
+    double = Machine(**machine)
+    gpu = Gpu(folder, double, install_tensorrt(monkeypatch, double))
+    yield gpu
+    assert double.complaints == []
+    double.check_nothing_left()
+
+
+def skip_without_device() -> None:
+    """Skips the test, with a word, where there is no GPU or not what drives one."""
+    from headrace_server.backends.cuda import Device
+
+    try:
+        import tensorrt as trt
+
+        Device(0).release()
+    except (ImportError, LoadError) as error:
+        pytest.skip(f"no GPU to test on: {error}")
+    assert trt is sys.modules["tensorrt"]
