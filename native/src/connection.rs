@@ -34,9 +34,6 @@ const METADATA_HEARD: u32 = 16;
 const ENOUGH: usize = 64 << 10;
 const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with content-type application/grpc.\n";
 
-/// Calls that may be opened and cancelled before the server has looked: a burst of cancellations, not yet an attack.
-const MAX_RESETS: usize = 1000;
-
 /// Carries a connection until its caller closes it, it breaks, or it is at its end.
 pub async fn carry(accepted: Accepted, tls: Option<Arc<Certified>>, home: Arc<Home>, stop: Stop) {
     let peer = Peer { name: accepted.peer.clone(), home, outgoing: Arc::default() };
@@ -68,7 +65,6 @@ impl Peer {
         let limits = &self.home.shared.limits;
         h2::server::Builder::new()
             .max_concurrent_streams(limits.max_concurrent_streams)
-            .max_pending_accept_reset_streams(MAX_RESETS)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME)
