@@ -320,7 +320,7 @@ impl Queue {
         // A panic in there would come back as one here, and end every connection of this thread.
         let ended = python::sheltered(|| lane.getattr("execute")?.call1((formed.getattr("batch")?,)));
         self.finish(lane.cast::<Lane>()?);
-        ended.flatten().map(|_| true)
+        ended.and_then(|ended| ended).map(|_| true)
     }
 }
 
