@@ -10,7 +10,7 @@ help:
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
-	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about four minutes'
+	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about eight minutes'
 	@echo 'make protos   regenerate the modules under protos/'
 
 install:

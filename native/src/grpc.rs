@@ -13,11 +13,13 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use h2::RecvStream;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::rope::Rope;
 
 pub const PREFIX: usize = 5;
 const LARGE: usize = 16 * 1024;
+const LIGHT: usize = 2 * 1024;
 
 pub const OK: u8 = 0;
 pub const DEADLINE_EXCEEDED: u8 = 4;
@@ -315,11 +317,12 @@ pub struct Messages {
     body: RecvStream,
     framed: Framed,
     first: Option<Rope>,
+    expanding: Option<JoinHandle<Result<Rope, Status>>>,
 }
 
 impl Messages {
     pub fn new(body: RecvStream, encoding: Encoding, limit: usize) -> Self {
-        Self { body, framed: Framed::new(encoding, limit), first: None }
+        Self { body, framed: Framed::new(encoding, limit), first: None, expanding: None }
     }
 
     /// The only message of a unary call. May be dropped while it waits, and asked for again.
@@ -338,8 +341,20 @@ impl Messages {
     /// The next message; None at the end of the stream. May be dropped while it waits.
     pub async fn next(&mut self) -> Result<Option<Rope>, ReadError> {
         loop {
-            if let Some(message) = self.framed.message()? {
-                return Ok(Some(message));
+            if let Some(expanding) = &mut self.expanding {
+                let expanded = expanding.await;
+                self.expanding = None;
+                let failed = |_| Err(Status::new(INTERNAL, "a compressed message could not be expanded"));
+                return Ok(expanded.unwrap_or_else(failed).map(Some)?);
+            }
+            match self.framed.next()? {
+                Some(message) if message.is_light() => return Ok(Some(message.expanded()?)),
+                Some(message) => {
+                    // Other calls live on this thread.
+                    self.expanding = Some(spawn_blocking(|| message.expanded()));
+                    continue;
+                }
+                None => {}
             }
             match self.body.data().await {
                 Some(Ok(data)) => self.receive(data),
@@ -353,6 +368,26 @@ impl Messages {
         // Only fails for more than has been received.
         let _ = self.body.flow_control().release_capacity(data.len());
         self.framed.push(data);
+    }
+}
+
+/// A message as it came, and how it is compressed and to how much it may expand, if it is.
+struct Message {
+    data: Rope,
+    compressed: Option<(Encoding, usize)>,
+}
+
+impl Message {
+    /// Whether its expansion is no work to speak of: a byte stands for a thousand at most.
+    fn is_light(&self) -> bool {
+        self.compressed.is_none() || self.data.len() <= LIGHT
+    }
+
+    fn expanded(self) -> Result<Rope, Status> {
+        match self.compressed {
+            Some((encoding, limit)) => encoding.expand(self.data, limit).map(Rope::from),
+            None => Ok(self.data),
+        }
     }
 }
 
@@ -380,8 +415,14 @@ impl Framed {
         Err(Status::new(INTERNAL, "the stream ended within a message"))
     }
 
-    /// A message that has come already; the length that its prefix claims is checked, and allocates nothing.
+    /// A message that has come already, expanded.
+    #[cfg(feature = "fuzzing")]
     pub fn message(&mut self) -> Result<Option<Rope>, Status> {
+        self.next()?.map(Message::expanded).transpose()
+    }
+
+    /// A message that has come already; the length that its prefix claims is checked, and allocates nothing.
+    fn next(&mut self) -> Result<Option<Message>, Status> {
         if self.received.len() < PREFIX {
             return Ok(None);
         }
@@ -398,8 +439,8 @@ impl Framed {
         self.received.take(PREFIX);
         let message = self.received.take(length);
         match flag {
-            0 => Ok(Some(message)),
-            1 => Ok(Some(self.encoding.expand(message, self.limit)?.into())),
+            0 => Ok(Some(Message { data: message, compressed: None })),
+            1 => Ok(Some(Message { data: message, compressed: Some((self.encoding, self.limit)) })),
             _ => Err(Status::new(INTERNAL, "a message's compression flag is neither 0 nor 1")),
         }
     }

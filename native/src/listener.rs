@@ -153,7 +153,12 @@ impl Server {
             let (door, arrivals) = unbounded_channel();
             doors.push(Door { home: home.clone(), arrivals: door });
             let resting = home.clone();
-            let runtime = Builder::new_current_thread().enable_all().on_thread_park(move || resting.rests()).build()?;
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(1) // it expands large messages, one after the other
+                .thread_name(format!("expander-{number}"))
+                .on_thread_park(move || resting.rests())
+                .build()?;
             let living = live(home, arrivals, self.stop.subscribe(), alive.clone());
             running.push(thread(&format!("transport-{number}"), runtime, living)?);
         }

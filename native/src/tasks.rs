@@ -317,9 +317,10 @@ impl Queue {
     fn run_lone_attached(&self, py: Python<'_>) -> PyResult<bool> {
         let Some(formed) = self.take_lone(py)? else { return Ok(false) };
         let lane = formed.getattr("lane")?;
-        let ended = lane.getattr("execute")?.call1((formed.getattr("batch")?,));
+        // A panic in there would come back as one here, and end every connection of this thread.
+        let ended = python::sheltered(|| lane.getattr("execute")?.call1((formed.getattr("batch")?,)));
         self.finish(lane.cast::<Lane>()?);
-        ended.map(|_| true)
+        ended.and_then(|ended| ended).map(|_| true)
     }
 }
 

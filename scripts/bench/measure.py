@@ -102,13 +102,14 @@ class Bench:
 
 def _loaded(server: Server, caller: Caller, seconds: float) -> Sample:
     rate = caller.warm_up(seconds / 3)
-    count = max(caller.load.connections * caller.load.streams, round(rate * seconds))
+    calls = caller.load.connections * caller.load.streams
+    count = max(calls, round(rate * seconds))
     user, busy, cpu, started = server.user_seconds(), busy_seconds(), server.cpu_seconds(), time.monotonic()
     answers = caller.run(count)
     busy, cpu, elapsed = busy_seconds() - busy, server.cpu_seconds() - cpu, time.monotonic() - started
     user = server.user_seconds() - user
     # A second load, so that the logging of every call weighs on no other figure.
-    latencies = caller.run(max(1, count // 3), server.log.with_name("h2load.log")).latencies
+    latencies = caller.run(max(calls, count // 3), server.log.with_name("h2load.log")).latencies
     p50, p90, p99 = np.percentile(latencies, (50, 90, 99)).tolist()
     return Sample(
         requests_per_second=answers.requests_per_second,

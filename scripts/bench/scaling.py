@@ -33,14 +33,14 @@ class Point:
 
 _USUAL = Load(connections=4, streams=16)
 
-FOUR, THOUSAND = Point(BUSY, Load(4, 250)), Point(BUSY, Load(1000, 1))
+FOUR, SIXTY_FOUR, THOUSAND = (Point(BUSY, load) for load in (Load(4, 250), Load(64, 16), Load(1000, 1)))
 ALONE, BESIDE_IDLE = Point(IDLE, _USUAL), Point(IDLE, _USUAL, idle=996)
 ONE_MODEL, MANY_MODELS = Point(MODELS, _USUAL), Point(MODELS, _USUAL, models=200)
 
 POINTS = (
     Point(BUSY, Load(1, 1000)),
     FOUR,
-    Point(BUSY, Load(64, 16)),
+    SIXTY_FOUR,
     THOUSAND,
     ALONE,
     BESIDE_IDLE,

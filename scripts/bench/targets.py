@@ -4,18 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .contenders import AIO, GRPCPP, HEADRACE, NATIVE
-from .figures import (
-    cpu_us,
-    figure,
-    latency_us,
-    loop_cpu_us,
-    loop_rows_per_second,
-    loop_run_us,
-    requests_per_second,
-    user_us,
-)
+from .figures import cpu_us, figure, latency_us, loop_cpu_us, loop_rows_per_second, loop_run_us, requests_per_second
 from .measure import Results
-from .scaling import ALONE, BESIDE_IDLE, FOUR, MANY_MODELS, ONE_MODEL, THOUSAND, Scaling
+from .scaling import ALONE, BESIDE_IDLE, FOUR, MANY_MODELS, ONE_MODEL, SIXTY_FOUR, THOUSAND, Scaling
 
 
 @dataclass(frozen=True)
@@ -40,11 +31,11 @@ def scaling_verdicts(scaling: Scaling) -> Iterator[Verdict]:
         return
     for what, more, fewer in (
         ("connections: CPU per request with 996 idle ones over without", BESIDE_IDLE, ALONE),
-        ("connections: user CPU per request with 1,000 busy ones over 4", THOUSAND, FOUR),
+        ("connections: CPU per request with 64 busy ones over 4", SIXTY_FOUR, FOUR),
+        ("connections: CPU per request with 1,000 busy ones over 4", THOUSAND, FOUR),
         ("models: CPU per request with 200 loaded over 1", MANY_MODELS, ONE_MODEL),
     ):
-        cost = user_us if more is THOUSAND else cpu_us
-        yield _at_most(what, 1.1, cost(points[more]) / cost(points[fewer]))
+        yield _at_most(what, 1.1, cpu_us(points[more]) / cpu_us(points[fewer]))
 
 
 def _small(results: Results) -> Iterator[Verdict]:

@@ -60,6 +60,7 @@ async def _soaked(server: Server, rest_port: int, seconds: float) -> Outcome:
             for _ in range(CHANNELS)
         ]
         good = callers.Target(channels, rest_port)
+        await _reached(rest_port)
         # What is opened for the first call of all is there to stay.
         await callers.plain(good, tally)
         await callers.rest(good, tally)
@@ -82,6 +83,23 @@ async def _again(call: "partial[Awaitable[None]]", pause: float, until: float) -
     while loop.time() < until:
         await call()
         await asyncio.sleep(pause)
+
+
+async def _reached(port: int) -> None:
+    """Waits until the REST API, which is started last, can be called.
+
+    Raises:
+        TimeoutError: It cannot.
+    """
+    async with asyncio.timeout(END_WITHIN):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
 
 
 async def _drained(watch: Watch, files: int) -> bool:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from .tally import Tally
 from .watch import Reading, slope
 
-WARM = 0.25
-"""The part of the time after which memory has to stay where it is."""
+WARM = 0.5
+"""The part of the time after which memory has to stay where it is: until then the threads' heaps find their size."""
 GROWTH = 0.05
 """The part of its memory that a server may seem to have grown by from then on, as single readings differ."""
 
@@ -103,8 +103,8 @@ def _calls(tally: Tally) -> str:
 
 
 def _held(outcome: Outcome) -> str:
-    under = outcome.warm or [outcome.after]
-    steps = [under[len(under) * step // 5] for step in range(5)]
+    under = [each for each in outcome.readings if each.seconds <= outcome.seconds]
+    steps = [under[len(under) * step // 10] for step in range(1, 10)]
     rows = [("before", outcome.before), *((f"{each.seconds:.0f} s", each) for each in steps), ("after", outcome.after)]
     lines = [f"| {when} | {each.resident / 1e6:.1f} | {each.files} | {each.threads} |" for when, each in rows]
     return "\n".join(["| | resident MB | files | threads |", "|---|---:|---:|---:|", *lines])

@@ -1,7 +1,9 @@
 """Callers who mean harm to the native transport: they are refused, and nobody else notices."""
 
+import gzip
 import socket
 import struct
+from collections.abc import Iterator
 from functools import partial
 
 import grpc
@@ -109,6 +111,18 @@ def test_expansion_is_bounded(linear: RunningServer, compression: grpc.Compressi
     assert "more than 100000" in refusal_of(raised.value).text
 
 
+def test_a_burst_of_cancellations_ends_no_other_call(linear: RunningServer) -> None:
+    cancelled = b"".join(
+        frame(HEADERS, END_HEADERS, stream, head()) + frame(3, 0, stream, struct.pack(">I", 8))
+        for stream in range(1, 201, 2)
+    )
+    request = prefixed(predict_request({"x": X}).SerializeToString())
+    whole = frame(HEADERS, END_HEADERS, 201, head()) + frame(DATA, END_STREAM, 201, request)
+    with socket.create_connection(("127.0.0.1", linear.port), timeout=10) as connection:
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + cancelled + whole)
+        assert begun(connection, 201)
+
+
 def test_streams_that_are_reset_at_once(linear: RunningServer) -> None:
     opened = b"".join(
         frame(HEADERS, END_HEADERS, stream, head()) + frame(3, 0, stream, struct.pack(">I", 8))
@@ -118,29 +132,56 @@ def test_streams_that_are_reset_at_once(linear: RunningServer) -> None:
     assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
 
 
-def begun(connection: socket.socket, stream: int) -> bool:
-    """Reads frames until the answer to a stream begins; false if the server has nothing more to say before that."""
+def test_an_expansion_holds_up_no_other_call(running: Run) -> None:
+    linear = running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=55000000")
+    request = predict_request({"x": X}).SerializeToString()
+    bomb = gzip.compress(bytes(60_000_000))  # less than fits into a window that has not been widened yet
+    with socket.create_connection(("127.0.0.1", linear.port), timeout=10) as connection:
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, head(grpc_encoding="gzip")))
+        connection.sendall(frame(DATA, 0, 1, b"\1" + struct.pack(">I", len(bomb)) + bomb[:16_000]))
+        rest = [bomb[start : start + 16_000] for start in range(16_000, len(bomb), 16_000)]
+        connection.sendall(b"".join(frame(DATA, 0, 1, part) for part in rest) + frame(DATA, END_STREAM, 1))
+        connection.sendall(frame(PING, 0, 0, bytes(8)))
+        assert next(kind for kind, stream in frames(connection) if kind == PING or stream == 1) == PING
+        connection.sendall(frame(HEADERS, END_HEADERS, 3, head()) + frame(DATA, END_STREAM, 3, prefixed(request)))
+        assert begun(connection, 3, before=1)
+
+
+def prefixed(message: bytes) -> bytes:
+    return b"\0" + struct.pack(">I", len(message)) + message
+
+
+def begun(connection: socket.socket, stream: int, *, before: int = 0) -> bool:
+    """Whether the answer to a stream begins, before the server has nothing more to say, and before another's does."""
+    streams = (stream for kind, stream in frames(connection) if kind == HEADERS)
+    return next((each for each in streams if each in (stream, before)), None) == stream
+
+
+def frames(connection: socket.socket) -> Iterator[tuple[int, int]]:
+    """The kind and the stream of each frame that comes, until the server has nothing more to say."""
     try:
         while True:
             start = exactly(connection, 9)
             exactly(connection, int.from_bytes(start[:3]))
-            if start[3] == HEADERS and int.from_bytes(start[5:]) == stream:
-                return True
-    except TimeoutError:
-        return False
+            yield start[3], int.from_bytes(start[5:])
+    except (TimeoutError, EOFError):
+        pass
 
 
 def exactly(connection: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
-        data += connection.recv(count - len(data))
+        part = connection.recv(count - len(data))
+        if not part:
+            raise EOFError
+        data += part
     return data
 
 
 def test_a_caller_that_reads_no_answers_gets_no_more(running: Run) -> None:
     server = running(partial(models.repeated, columns=250_000))
     request = predict_request({"x": floats([1])}).SerializeToString()
-    message = b"\0" + struct.pack(">I", len(request)) + request
+    message = prefixed(request)
     no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
     with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
         connection.sendall(PREFACE + no_window)
