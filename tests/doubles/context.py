@@ -4,18 +4,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace_batching.task import Array
 
 from .machine import CudaMemoryError, Machine, Memory, StreamState, Work
 from .owned import Owned
 
+if TYPE_CHECKING:
+    from .tensorrt import Engine
+
 
 class Context(Owned):
     """An execution context, which one thread uses at a time, and nobody once a graph has been captured of it."""
 
-    def __init__(self, machine: Machine, engine: Any) -> None:
+    def __init__(self, machine: Machine, engine: "Engine") -> None:
         super().__init__(machine, "an execution context", 1)
         self._engine = engine
         self._profile = 0

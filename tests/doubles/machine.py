@@ -82,6 +82,8 @@ class Machine:
         failures: Names of calls that are to fail the next time, with what they raise.
         calls: How often each call was made.
         built_with: TensorRT's last configuration of a build.
+        logger: TensorRT's.
+        plugins: Whether TensorRT's own ones have been registered.
         before_work: Called by a thread that waits for a stream, before the stream does anything.
     """
 
@@ -93,6 +95,7 @@ class Machine:
         self.calls: dict[str, int] = {}
         self.built_with: Any = None
         self.logger: Any = None
+        self.plugins = False
         self.before_work: Callable[[], object] = lambda: None
         self.retained = [0] * devices
         self.live: dict[int, str] = {}  # what must be gone after an unload, by a number of its own

@@ -70,6 +70,7 @@ class Tensorrt:
 
     def __init__(self, machine: Machine, version: str = VERSION) -> None:
         self.machine = machine
+        machine.plugins = False
         self.__version__ = version
         self.ILogger, self.IOutputAllocator, self.IProgressMonitor = ILogger, IOutputAllocator, IProgressMonitor
         self.DataType, self.TensorIOMode, self.TensorLocation = DataType, TensorIOMode, TensorLocation
@@ -86,6 +87,11 @@ class Tensorrt:
     def Builder(self, logger: ILogger) -> builder.Builder:  # noqa: N802
         self.machine.one_logger(logger)
         return builder.Builder(self.machine, logger, self.__version__)
+
+    def init_libnvinfer_plugins(self, logger: ILogger, namespace: str) -> bool:
+        assert logger.initialized
+        self.machine.plugins = not namespace
+        return True
 
     def OnnxParser(self, network: builder.Network, logger: ILogger) -> builder.OnnxParser:  # noqa: N802
         assert logger.initialized
@@ -117,6 +123,9 @@ class Runtime(Owned):
                 f"The engine plan file is generated on an incompatible device, expecting compute 9.0 got compute "
                 f"{plan.gpu}, please rebuild."
             )
+            return None
+        if plan.plugin and not self._machine.plugins:
+            self._refuse(f"Error Code 4: API Usage Error (Cannot find plugin: {plan.plugin}, version: 1, namespace:.)")
             return None
         try:
             return Engine(self._machine, plan, self._logger, keeps=self)

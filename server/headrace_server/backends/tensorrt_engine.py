@@ -50,12 +50,15 @@ class Log(trt.ILogger):  # type: ignore[misc]
             log.warning("TensorRT: %s", msg)
 
     def made(self, make: Callable[["Log"], T]) -> T:
-        """What stands at the beginning of all else, a runtime or a builder: errors of earlier calls are forgotten.
+        """What stands at the beginning of all else, a runtime or a builder, with the plugins that TensorRT comes with.
+
+        Errors of earlier calls are forgotten.
 
         Raises:
             ServingError: TensorRT, or CUDA below it, is not in order.
         """
         self._take()
+        trt.init_libnvinfer_plugins(self, "")
         try:
             return make(self)
         except TypeError as error:  # what pybind11 makes of a null pointer

@@ -269,7 +269,7 @@ class TestRules:
     def test_memory_that_is_freed_in_another_context(self, device: Device, ordinal: int, kind: str) -> None:
         other = Device(ordinal)
         with device:
-            memory = device.allocate(8) if kind == "device" else device.page_locked(8).base
+            memory: Any = device.allocate(8) if kind == "device" else device.page_locked(8).base
             with other, complains("another context is current than the one it was made in"):
                 memory.free()
             memory.free()

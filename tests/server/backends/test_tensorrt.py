@@ -25,6 +25,7 @@ from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.model_options import SignatureOptions
 from tests import models
+from tests.doubles.installed import install_tensorrt
 from tests.doubles.machine import CudaError
 from tests.doubles.plans import Plan, plan_of
 from tests.gpu import BATCHING, Gpu
@@ -434,6 +435,20 @@ class TestLoading:
         assert said in error.message
         hint = "fewer instances" if code == Code.RESOURCE_EXHAUSTED else "build it here from its ONNX file, with"
         assert hint in error.message
+
+    def test_a_plan_with_a_plugin_of_tensorrts_own(
+        self, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert gpu.machine.devices
+        models.linear(tmp_path / "1")
+        file = gpu.plan(tmp_path / "1")
+        install_tensorrt(monkeypatch, gpu.machine)  # TensorRT as it is at first, without any
+        file.write_bytes(replace(Plan.parse(file.read_bytes()), plugin="EfficientNMS_TRT").serialize())
+
+        backend = gpu.load(tmp_path / "1")
+
+        assert run(backend, {"x": np.ones((2, 4), np.float32)})["y"].tolist() == [[4], [4]]
+        backend.close()
 
     def test_a_plan_that_is_none(self, gpu: Gpu, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()
