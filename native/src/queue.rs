@@ -95,6 +95,11 @@ impl<T> Waiting<T> {
         (self.rows - self.taken).max(1)
     }
 
+    /// As `headrace_batching.Task.size_of` has it.
+    fn size_of(&self, rows: usize) -> usize {
+        rows.saturating_mul(self.row_bytes.max(1))
+    }
+
     fn into_piece(self) -> Piece<T> {
         Piece { task: self.task, start: self.taken, stop: self.rows, arrived: self.arrived }
     }
@@ -142,9 +147,10 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().all(VecDeque::is_empty)
     }
 
-    /// Whether there is one task, and no more.
-    fn lone(&self) -> bool {
-        self.tasks.iter().map(VecDeque::len).sum::<usize>() == 1
+    /// The one task, if there are no more.
+    fn lone(&self) -> Option<&Waiting<T>> {
+        let mut tasks = self.tasks.iter().flatten();
+        tasks.next().filter(|_| tasks.next().is_none())
     }
 
     fn due(&self, rules: &Rules) -> f64 {
@@ -209,9 +215,11 @@ impl<T: Waits> Group<T> {
                     return;
                 }
                 if left > room {
+                    let size = waiting.size_of(room);
                     let piece = if rules.splitting { waiting.split(room) } else { None };
                     if piece.is_some() {
                         self.leave(waiting.slot, room);
+                        turn.size = turn.size.saturating_add(size);
                     }
                     turn.pieces.extend(piece);
                     self.tasks[priority].push_front(waiting);
@@ -219,6 +227,7 @@ impl<T: Waits> Group<T> {
                 }
                 room -= left;
                 self.leave(waiting.slot, left);
+                turn.size = turn.size.saturating_add(waiting.size_of(left));
                 turn.pieces.push(waiting.into_piece());
             }
         }
@@ -247,22 +256,28 @@ struct Pace {
     bounds: Option<Bounds>,
     running: usize,
     began: f64,
+    size: usize,
     trust: usize,
+    most: usize,
 }
 
 impl Pace {
-    fn quick(&self) -> bool {
-        self.trust >= ENOUGH_TRUST
+    fn new(bounds: Option<Bounds>) -> Self {
+        Self { bounds, running: 0, began: 0.0, size: 0, trust: 0, most: 0 }
     }
 
-    fn begin(&mut self, now: f64) {
+    fn quick(&self, size: usize) -> bool {
+        self.trust >= ENOUGH_TRUST && size <= self.most
+    }
+
+    fn begin(&mut self, now: f64, size: usize) {
         if self.running == 0 {
-            self.began = now;
+            (self.began, self.size) = (now, 0);
         }
+        self.size = self.size.max(size);
         self.running += 1;
     }
 
-    /// Runs that overlap count as one, and as long as all of them.
     fn end(&mut self, now: f64) {
         self.running -= 1;
         if self.running > 0 {
@@ -270,13 +285,13 @@ impl Pace {
         }
         let Some(bounds) = self.bounds else { return };
         let ran = now - self.began;
-        self.trust = if ran <= bounds.quick {
-            MOST_TRUST.min(self.trust + 1)
-        } else if ran <= bounds.slow {
-            self.trust.saturating_sub(LOST_TRUST)
-        } else {
-            0
-        };
+        if ran <= bounds.quick {
+            self.trust = MOST_TRUST.min(self.trust + 1);
+            self.most = self.most.max(self.size);
+        } else if self.size <= self.most {
+            self.trust = if ran <= bounds.slow { self.trust.saturating_sub(LOST_TRUST) } else { 0 };
+            self.most = if self.trust > 0 { self.most } else { 0 };
+        }
     }
 }
 
@@ -344,8 +359,8 @@ impl<T: Waits> State<T> {
         else {
             return false;
         };
-        let lane = self.lanes.get(lane).filter(|lane| lane.pace.quick());
-        lane.is_some_and(|lane| group.lone() && group.due(&lane.rules) <= now)
+        let Some((lane, task)) = self.lanes.get(lane).zip(group.lone()) else { return false };
+        lane.pace.quick(task.size_of(task.left())) && group.due(&lane.rules) <= now
     }
 }
 
@@ -353,6 +368,7 @@ impl<T: Waits> State<T> {
 pub struct Turn<T> {
     pub lane: Option<LaneId>,
     pub pieces: Vec<Piece<T>>,
+    size: usize,
     pub expired: Vec<T>,
     pub gone: Vec<T>,
     pub wake: f64,
@@ -385,8 +401,8 @@ impl<T: Waits> Queue<T> {
         let mut state = self.state.lock();
         let id = state.next_lane;
         state.next_lane += 1;
-        let pace = Pace { bounds, running: 0, began: 0.0, trust: 0 };
-        state.lanes.insert(id, Lane { rules: Arc::new(rules), rows: 0, groups: 0, pace, closed: false });
+        let lane = Lane { rules: Arc::new(rules), rows: 0, groups: 0, pace: Pace::new(bounds), closed: false };
+        state.lanes.insert(id, lane);
         id
     }
 
@@ -468,7 +484,7 @@ impl<T: Waits> Queue<T> {
     fn look(&self, state: &mut State<T>, now: f64) -> Turn<T> {
         let (chosen, wake) = choose(state, now);
         let mut turn =
-            Turn { lane: None, pieces: Vec::new(), expired: Vec::new(), gone: Vec::new(), wake, spent: None };
+            Turn { lane: None, pieces: Vec::new(), size: 0, expired: Vec::new(), gone: Vec::new(), wake, spent: None };
         let Some(index) = chosen else { return turn };
         let Some((key, mut group)) = state.groups.shift_remove_index(index) else { return turn };
         let Some(lane) = state.lanes.get_mut(&key.0) else { return turn };
@@ -476,7 +492,7 @@ impl<T: Waits> Queue<T> {
         group.take(now, &lane.rules, &mut turn);
         lane.rows -= before - group.rows;
         if !turn.pieces.is_empty() {
-            lane.pace.begin(now);
+            lane.pace.begin(now, turn.size);
             state.running += 1;
             turn.lane = Some(key.0);
         }
