@@ -243,8 +243,8 @@ fn predict(
             None
         }
         Err((Refusal::Full(reason), Task::Native(task))) => {
-            let status = route.get().refuse(&reason, task.seconds());
-            task.refuse(&status);
+            home.shared.count_refused(&route, task.seconds());
+            task.refuse(&route.get().full(&reason));
             None
         }
         // The version is being unloaded: there may be another by now.

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use crate::connection::carry;
 use crate::handler::{Inbox, Kind};
 use crate::limits::Limits;
-use crate::predict::{self, Lapse, Routes};
+use crate::predict::{self, Lapse, Refused, Route, Routes};
 use crate::socket::{Accepted, Address};
 use crate::tasks::Queue;
 use crate::tls::{Certified, Tls};
@@ -43,19 +43,30 @@ pub struct Shared {
     pub stopping: AtomicBool,
     queue: Py<Queue>,
     lapses: Mutex<Vec<Lapse>>,
+    refused: Mutex<Vec<Refused>>,
 }
 
 impl Shared {
-    /// Looks now and then for plain Predicts whose callers have left or waited for too long, and has them counted.
-    async fn watch(&self) {
-        loop {
-            tokio::time::sleep(LOOK_AFTER).await;
-            let lapsed = self.queue.get().core.lapsed();
-            if !lapsed.is_empty() {
-                self.lapses.lock().extend(lapsed);
-                self.inbox.push(Kind::Lapsed, None, None);
-            }
+    /// Has a call counted, some time soon, that found the queue full: there may be very many.
+    pub fn count_refused(&self, route: &Arc<Py<Route>>, seconds: f64) {
+        Refused::add(&mut self.refused.lock(), route, seconds);
+    }
+
+    /// Looks for plain Predicts whose callers have left or waited for too long, and has calls counted that have ended.
+    fn look(&self) {
+        let lapsed = self.queue.get().core.lapsed();
+        if !lapsed.is_empty() || !self.refused.lock().is_empty() {
+            self.lapses.lock().extend(lapsed);
+            self.inbox.push(Kind::Lapsed, None, None);
         }
+    }
+
+    /// Counts the calls that have ended so.
+    fn count(&self, py: Python<'_>) -> PyResult<()> {
+        let lapses = std::mem::take(&mut *self.lapses.lock());
+        let refused = std::mem::take(&mut *self.refused.lock());
+        lapses.into_iter().try_for_each(|lapse| lapse.count(py))?;
+        refused.into_iter().try_for_each(|refused| refused.count(py))
     }
 }
 
@@ -81,6 +92,13 @@ impl Home {
         let queue = self.shared.queue.get();
         if self.wake_due.swap(false, Ordering::Relaxed) && !queue.run_lone() {
             queue.core.wake();
+        }
+    }
+
+    /// Calls the thread even though more is being read: it may not end soon.
+    fn wake_at_last(&self) {
+        if self.wake_due.swap(false, Ordering::Relaxed) {
+            self.shared.queue.get().core.wake();
         }
     }
 }
@@ -125,6 +143,7 @@ impl Server {
             queue: queue.clone().unbind(),
             stopping: AtomicBool::new(false),
             lapses: Mutex::default(),
+            refused: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -175,8 +194,7 @@ impl Server {
 
     /// All events since the last time.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let lapses = std::mem::take(&mut *self.shared.lapses.lock());
-        lapses.into_iter().try_for_each(|lapse| lapse.count(py))?;
+        self.shared.count(py)?;
         let events: Vec<Bound<'py, PyTuple>> =
             self.shared.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;
         PyList::new(py, events)
@@ -220,7 +238,7 @@ async fn front(
     for (address, tls) in addresses {
         accepting.spawn(accept(address, tls, doors.clone()));
     }
-    drop(doors);
+    let homes: Vec<_> = doors.into_iter().map(|door| door.home).collect();
     let drained = async {
         stopped(stop).await;
         accepting.shutdown().await;
@@ -228,9 +246,18 @@ async fn front(
     };
     tokio::select! {
         () = drained => {}
-        () = shared.watch() => {}
+        () = watch(&shared, &homes) => {}
     }
     shared.inbox.push(Kind::Drained, None, None);
+}
+
+/// Looks now and then after what nobody else does.
+async fn watch(shared: &Shared, homes: &[Arc<Home>]) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER).await;
+        shared.look();
+        homes.iter().for_each(|home| home.wake_at_last());
+    }
 }
 
 /// Accepts connections at one address, and gives each to the thread that has the fewest.

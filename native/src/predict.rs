@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
@@ -46,7 +46,6 @@ pub struct Route {
     full: (u8, String),
     bounds: Vec<f64>,
     ended: Py<PyAny>,
-    refused: Mutex<Vec<f64>>,
 }
 
 #[pymethods]
@@ -80,7 +79,6 @@ impl Route {
             full,
             bounds,
             ended,
-            refused: Mutex::default(),
         })
     }
 }
@@ -265,20 +263,9 @@ impl Route {
         (tally, total)
     }
 
-    /// How a call ends that found the queue full. It is counted later, by who has the interpreter.
-    pub fn refuse(&self, reason: &str, seconds: f64) -> Status {
-        self.refused.lock().push(seconds);
+    /// How a call ends that found the queue full.
+    pub fn full(&self, reason: &str) -> Status {
         Status::new(self.full.0, self.full.1.replace("{}", reason))
-    }
-
-    /// Counts the calls that found the queue full.
-    pub fn count_refused(&self, py: Python<'_>) -> PyResult<()> {
-        let refused = std::mem::take(&mut *self.refused.lock());
-        if !refused.is_empty() {
-            let error = python::QUEUE_FULL.call(py, ("",))?;
-            self.ended(py, Some(&error), refused)?;
-        }
-        Ok(())
     }
 
     pub fn aliases(&self) -> impl Iterator<Item = (&str, Dtype)> {
@@ -559,6 +546,27 @@ impl Lapse {
     pub fn count(self, py: Python<'_>) -> PyResult<()> {
         let error = if self.late { &python::TIMED_OUT } else { &python::CANCELLED }.call(py, ())?;
         self.route.get().ended(py, Some(&error), vec![self.seconds]).map(|_| ())
+    }
+}
+
+/// Calls of one route that found the queue full, and how long each took.
+pub struct Refused {
+    route: Arc<Py<Route>>,
+    seconds: Vec<f64>,
+}
+
+impl Refused {
+    /// Adds a call to those of its route.
+    pub fn add(all: &mut Vec<Self>, route: &Arc<Py<Route>>, seconds: f64) {
+        match all.iter_mut().find(|known| Arc::ptr_eq(&known.route, route)) {
+            Some(known) => known.seconds.push(seconds),
+            None => all.push(Self { route: route.clone(), seconds: vec![seconds] }),
+        }
+    }
+
+    pub fn count(self, py: Python<'_>) -> PyResult<()> {
+        let error = python::QUEUE_FULL.call(py, ("",))?;
+        self.route.get().ended(py, Some(&error), self.seconds).map(|_| ())
     }
 }
 
