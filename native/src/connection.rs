@@ -13,8 +13,8 @@ use http::{HeaderMap, Method, Request, StatusCode};
 
 use crate::grpc::{self, DEADLINE_EXCEEDED, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::handler::{self, Arrived, Opening};
+use crate::home::{Home, Stop, stopped};
 use crate::life::{Due, Life};
-use crate::listener::{Home, Stop, stopped};
 use crate::outgoing::{Held, Outgoing};
 use crate::queue::{Refusal, Waiting};
 use crate::rope::Rope;
