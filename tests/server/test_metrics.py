@@ -208,7 +208,6 @@ class TestServable:
         )
         assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": 2}
 
-
     def test_what_is_heard_of_a_version_that_has_gone_brings_nothing_back(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1, int)
         servable.close()
