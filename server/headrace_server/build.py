@@ -112,6 +112,8 @@ def build(order: BuildOrder, clock: Callable[[], float] = time.perf_counter) -> 
     model = order.version / ONNX_FILE
     if not model.is_file():
         raise not_found(f"{order.version} holds no {ONNX_FILE}: name the folder of one version")
+    if order.inputs is not None and not order.inputs.is_file():  # said now, and not after minutes of building
+        raise not_found(f"there is no file {order.inputs}")
     options = _options(order)
     began = clock()
     plan, backend = plan_of(model, options)

@@ -82,9 +82,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
     if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text} is no difference: it must be at least 0")
+        raise argparse.ArgumentTypeError(f"{text} is no difference: it must be a number of at least 0")
     return value
 
 

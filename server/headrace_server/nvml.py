@@ -36,7 +36,7 @@ def temperature(nvml: Any, device: Any) -> int:
     """Degrees Celsius."""
     try:
         return int(nvml.nvmlDeviceGetTemperatureV(device, _TEMPERATURE_GPU))
-    except nvml.NVMLError_FunctionNotFound:  # a driver of before 2025
+    except (AttributeError, nvml.NVMLError_FunctionNotFound):  # a package, or a driver, of before 2025
         return int(nvml.nvmlDeviceGetTemperature(device, _TEMPERATURE_GPU))
 
 

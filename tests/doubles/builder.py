@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
 
 from .machine import Machine
+from .owned import Owned
 from .plans import Bounds, Plan, tensors
 
 BuilderFlag = IntEnum("BuilderFlag", "TF32 REFIT", start=0)
@@ -16,8 +18,9 @@ NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", "EXPLIC
 UNSUPPORTED = {"StringNormalizer", "CategoryMapper", "LabelEncoder", "TfIdfVectorizer"}
 
 
-class Network:
-    def __init__(self, flags: int) -> None:
+class Network(Owned):
+    def __init__(self, machine: Machine, flags: int) -> None:
+        super().__init__(machine, "a network", 1)
         self.flags = flags
         self.model: onnx.ModelProto | None = None
 
@@ -52,7 +55,7 @@ class OptimizationProfile:
 
     def set_shape(self, name: str, least: Sequence[int], usual: Sequence[int], most: Sequence[int]) -> None:
         if not all(low <= opt <= high for low, opt, high in zip(least, usual, most, strict=True)):
-            raise ValueError(f"Shape provided for min/opt/max is inconsistent for {name}")
+            raise RuntimeError("Shape provided for max is inconsistent with other shapes.")
         self.shapes[name] = (list(least), list(usual), list(most))
 
 
@@ -64,8 +67,9 @@ class TimingCache:
         return self.content
 
 
-class BuilderConfig:
-    def __init__(self) -> None:
+class BuilderConfig(Owned):
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine, "a configuration of a builder", 1)
         self.flags = {BuilderFlag.TF32}
         self.builder_optimization_level = 3
         self.progress_monitor: Any = None
@@ -98,13 +102,12 @@ class BuilderConfig:
         return self.timings
 
 
-class Builder:
+class Builder(Owned):
     """The last configuration that something was built with is the machine's `built_with`."""
 
     def __init__(self, machine: Machine, logger: Any, version: str) -> None:
         assert logger.initialized
-        machine.enter("Builder")
-        self._machine = machine
+        super().__init__(machine, "a builder", 1)
         self._logger = logger
         self._version = version
 
@@ -115,10 +118,10 @@ class Builder:
                 raise self._machine.complain("create_network: flags that TensorRT 11 deprecates")
         elif not strongly:
             raise self._machine.complain("create_network: it is weakly typed")
-        return Network(flags)
+        return Network(self._machine, flags)
 
     def create_builder_config(self) -> BuilderConfig:
-        return BuilderConfig()
+        return BuilderConfig(self._machine)
 
     def create_optimization_profile(self) -> OptimizationProfile:
         return OptimizationProfile()
@@ -133,7 +136,7 @@ class Builder:
             text = "Network has dynamic or shape inputs, but no optimization profile has been defined."
             self._logger.log(self._logger.Severity.ERROR, text)
             return None
-        self._machine.built_with = config
+        self._machine.built_with = SimpleNamespace(**vars(config))
         monitor = config.progress_monitor
         assert monitor.initialized
         monitor.phase_start("Building Engine", None, 3)

@@ -133,10 +133,22 @@ class Context:
             self.machine.retained[self.device] -= 1
 
 
-class DeviceAllocation:
+class _OfContext:
+    """What pycuda lets go only in the context it was made in: the very object, not another one of the same device."""
+
+    def belongs_to_current(self, machine: Machine) -> None:
+        self._context = machine.stack[-1]
+
+    def check_current(self, machine: Machine, call: str) -> None:
+        if machine.stack[-1] is not self._context:
+            raise machine.complain(f"{call}: another context is current than the one it was made in")
+
+
+class DeviceAllocation(_OfContext):
     """Memory of a device."""
 
     def __init__(self, machine: Machine, memory: Memory) -> None:
+        self.belongs_to_current(machine)
         self._machine = machine
         self._memory = memory
 
@@ -147,23 +159,26 @@ class DeviceAllocation:
 
     def free(self) -> None:
         self._machine.enter("mem_free")
+        self.check_current(self._machine, "mem_free")
         self._machine.free_memory(self._memory)
 
 
-class HostAllocation:
+class HostAllocation(_OfContext):
     """Page-locked memory: the base of the array on it."""
 
     def __init__(self, machine: Machine, memory: Memory, layout: dict[str, Any]) -> None:
+        self.belongs_to_current(machine)
         self.__array_interface__ = layout
         self._machine = machine
         self._memory = memory
 
     def free(self) -> None:
         self._machine.enter("host_free")
+        self.check_current(self._machine, "host_free")
         self._machine.free_memory(self._memory)
 
 
-class Stream:
+class Stream(_OfContext):
     """A stream; dropping it destroys it."""
 
     machine: Machine
@@ -174,6 +189,7 @@ class Stream:
             raise self.machine.complain("Stream: one that the default stream waits for")
         with self.machine.alive("a stream") as number:
             self.handle = number
+            self.belongs_to_current(self.machine)
             self.state = self.machine.streams[number] = StreamState(device, number)
 
     def synchronize(self) -> None:
@@ -185,13 +201,15 @@ class Stream:
             return
         if not self.machine.stack:
             self.machine.complain("a stream is dropped on a thread without a context")
+        elif self.machine.stack[-1] is not self._context:
+            self.machine.complain("a stream is dropped in another context than its own")
         elif self.state.work:
             self.machine.complain("a stream is dropped before its work has ended")
         else:
             del self.machine.live[self.handle], self.machine.streams[self.handle]
 
 
-class Event:
+class Event(_OfContext):
     """An event; dropping it destroys it."""
 
     machine: Machine
@@ -204,6 +222,7 @@ class Event:
         self._stream: StreamState | None = None
         with self.machine.alive("an event") as number:
             self._number = number
+            self.belongs_to_current(self.machine)
 
     def record(self, stream: Stream | None = None) -> "Event":
         device = self.machine.enter("event_record")
@@ -223,10 +242,12 @@ class Event:
     def __del__(self) -> None:
         if not hasattr(self, "_number"):
             return
-        if self.machine.stack:
-            del self.machine.live[self._number]
-        else:
+        if not self.machine.stack:
             self.machine.complain("an event is dropped on a thread without a context")
+        elif self.machine.stack[-1] is not self._context:
+            self.machine.complain("an event is dropped in another context than its own")
+        else:
+            del self.machine.live[self._number]
 
 
 def _bound(kind: type, machine: Machine) -> Any:

@@ -16,6 +16,8 @@ import numpy as np
 
 from headrace_batching.task import Array
 
+_ALIGNMENT = 256  # bytes; CUDA's is no less
+
 
 class Complaint(AssertionError):
     """A rule of CUDA's, or of TensorRT's, has been broken."""
@@ -80,6 +82,8 @@ class Machine:
         failures: Names of calls that are to fail the next time, with what they raise.
         calls: How often each call was made.
         built_with: TensorRT's last configuration of a build.
+        logger: TensorRT's.
+        plugins: Whether TensorRT's own ones have been registered.
         before_work: Called by a thread that waits for a stream, before the stream does anything.
     """
 
@@ -90,6 +94,8 @@ class Machine:
         self.failures: dict[str, Exception] = {}
         self.calls: dict[str, int] = {}
         self.built_with: Any = None
+        self.logger: Any = None
+        self.plugins = False
         self.before_work: Callable[[], object] = lambda: None
         self.retained = [0] * devices
         self.live: dict[int, str] = {}  # what must be gone after an unload, by a number of its own
@@ -138,6 +144,13 @@ class Machine:
             del self.live[number]
             raise
 
+    def one_logger(self, logger: Any) -> None:
+        """TensorRT has one logger a process, and ignores another one while a builder or a runtime lives."""
+        in_use = {"a builder", "a runtime"} & set(self.live.values())
+        if in_use and logger is not self.logger:
+            raise self.complain("another logger than the one of the builders and runtimes that live: it is ignored")
+        self.logger = logger
+
     def new_memory(self, size: int, device: int | None) -> Memory:
         """Memory whose bytes are no zeros.
 
@@ -147,7 +160,9 @@ class Machine:
         with self.lock:
             if device is not None and size > self.free(device):
                 raise CudaMemoryError("cuMemAlloc failed: out of memory")
-            block = np.full(size, 0xCD, np.uint8)
+            roomy = np.full(size + _ALIGNMENT, 0xCD, np.uint8)
+            start = -roomy.ctypes.data % _ALIGNMENT
+            block = roomy[start : start + size]
             address = block.ctypes.data if device is None else next(self._next_address)
             memory = Memory(address, block, device)
             self._memories.append(memory)

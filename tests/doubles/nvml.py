@@ -107,6 +107,15 @@ class Nvml:
             raise AssertionError(f"{name} before nvmlInit, or after nvmlShutdown")
 
 
+class OldPackage(Nvml):
+    """`nvidia-ml-py` as it was before the newer call for temperatures."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "nvmlDeviceGetTemperatureV":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
 def _supported(value: int | None) -> int:
     if value is None:
         raise NVMLError("Not Supported")

@@ -29,6 +29,7 @@ class Plan:
         profiles: The least, the usual and the largest shape of each input that varies.
         host: Tensors that are read or written in the host's memory.
         context_bytes: Device memory that each context takes.
+        plugin: One of TensorRT's own plugins, without which it cannot be read.
     """
 
     model: bytes
@@ -37,6 +38,7 @@ class Plan:
     gpu: str = GPU
     host: list[str] = field(default_factory=list)
     context_bytes: int = 1024
+    plugin: str = ""
 
     def serialize(self) -> bytes:
         header = json.dumps({name: value for name, value in asdict(self).items() if name != "model"}).encode()

@@ -1,20 +1,17 @@
 """`tensorrt`, as far as headrace calls it, on a `Machine`: keeps TensorRT's rules, and computes with ONNX Runtime."""
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import Enum, IntEnum
-from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
-from headrace_batching.task import Array
-
 from . import builder
-from .machine import CudaMemoryError, Machine, Memory, StreamState, Work
+from .context import Context
+from .machine import CudaMemoryError, Machine
+from .owned import Owned
 from .plans import DATA_DECIDE, VERSION, Plan, Tensor, tensors
 
 DataType = Enum("DataType", "FLOAT HALF BF16 INT8 INT32 INT64 UINT8 BOOL FP8")
@@ -73,6 +70,7 @@ class Tensorrt:
 
     def __init__(self, machine: Machine, version: str = VERSION) -> None:
         self.machine = machine
+        machine.plugins = False
         self.__version__ = version
         self.ILogger, self.IOutputAllocator, self.IProgressMonitor = ILogger, IOutputAllocator, IProgressMonitor
         self.DataType, self.TensorIOMode, self.TensorLocation = DataType, TensorIOMode, TensorLocation
@@ -83,41 +81,24 @@ class Tensorrt:
         self.NetworkDefinitionCreationFlag = builder.NetworkDefinitionCreationFlag
 
     def Runtime(self, logger: ILogger) -> "Runtime":  # noqa: N802
+        self.machine.one_logger(logger)
         return Runtime(self.machine, logger, self.__version__)
 
     def Builder(self, logger: ILogger) -> builder.Builder:  # noqa: N802
+        self.machine.one_logger(logger)
         return builder.Builder(self.machine, logger, self.__version__)
+
+    def init_libnvinfer_plugins(self, logger: ILogger, namespace: str) -> bool:
+        assert logger.initialized
+        self.machine.plugins = not namespace
+        return True
 
     def OnnxParser(self, network: builder.Network, logger: ILogger) -> builder.OnnxParser:  # noqa: N802
         assert logger.initialized
         return builder.OnnxParser(network)
 
 
-class _Freed:
-    """Something of TensorRT's that has device memory, freed when it is dropped, where the context is current."""
-
-    def __init__(self, machine: Machine, what: str, size: int) -> None:
-        self._what = what
-        self._device = machine.enter(what)
-        self._machine = machine
-        self._own = machine.new_memory(size, self._device)
-        with machine.alive(what) as number:
-            self._number = number
-
-    def __del__(self) -> None:
-        if not hasattr(self, "_number"):
-            return
-        if not self._machine.stack or self._machine.stack[-1].device != self._device:
-            self._machine.complain(f"{self._what} is dropped on a thread without its context")
-            return
-        try:
-            self._machine.free_memory(self._own)
-            del self._machine.live[self._number]
-        except AssertionError:
-            pass  # noted
-
-
-class Runtime(_Freed):
+class Runtime(Owned):
     def __init__(self, machine: Machine, logger: ILogger, version: str) -> None:
         assert logger.initialized
         super().__init__(machine, "a runtime", 1)
@@ -143,8 +124,11 @@ class Runtime(_Freed):
                 f"{plan.gpu}, please rebuild."
             )
             return None
+        if plan.plugin and not self._machine.plugins:
+            self._refuse(f"Error Code 4: API Usage Error (Cannot find plugin: {plan.plugin}, version: 1, namespace:.)")
+            return None
         try:
-            return Engine(self._machine, plan, self._logger)
+            return Engine(self._machine, plan, self._logger, keeps=self)
         except CudaMemoryError:
             self._refuse("[defaultAllocator.cpp::allocate] Cuda Runtime (out of memory)")
             return None
@@ -153,11 +137,12 @@ class Runtime(_Freed):
         self._logger.log(Severity.ERROR, text)
 
 
-class Engine(_Freed):
-    def __init__(self, machine: Machine, plan: Plan, logger: ILogger) -> None:
+class Engine(Owned):
+    def __init__(self, machine: Machine, plan: Plan, logger: ILogger, keeps: Runtime) -> None:
         super().__init__(machine, "an engine", len(plan.model))
+        self._keeps = keeps
         self.plan = plan
-        self.logger = logger
+        self._logger = logger
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
@@ -192,13 +177,17 @@ class Engine(_Freed):
     def get_tensor_profile_shape(self, name: str, index: int) -> Sequence[Sequence[int]]:
         return self.plan.profiles[index][name]
 
-    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> "Context | None":
+    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> Context | None:
         assert strategy is ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         try:
             return Context(self._machine, self)
         except CudaMemoryError:
-            self.logger.log(Severity.ERROR, "IExecutionContext: OutOfMemory: requested size of 1024")
+            self.fail("IExecutionContext: OutOfMemory: requested size of 1024")
             return None
+
+    def fail(self, text: str) -> None:
+        """Logs an error."""
+        self._logger.log(Severity.ERROR, text)
 
     def tensor(self, name: str) -> Tensor:
         return self.inputs[name] if name in self.inputs else self.outputs[name]
@@ -212,149 +201,3 @@ class Engine(_Freed):
             zeros = {name: np.zeros(shape, self.dtype(name)) for name, shape in shapes.items()}
             self._shapes[key] = [array.shape for array in self.session.run(None, zeros)]
         return dict(zip(self.outputs, self._shapes[key], strict=True))
-
-
-class Context(_Freed):
-    """An execution context, which one thread uses at a time, and nobody once a graph has been captured of it."""
-
-    def __init__(self, machine: Machine, engine: Engine) -> None:
-        super().__init__(machine, "an execution context", engine.plan.context_bytes)
-        self._engine = engine
-        self._profile = 0
-        self._captured = False
-        self._busy = threading.Lock()
-        self._last: tuple[int, StreamState, Work] | None = None
-        self._shapes = {name: t.shape for name, t in engine.inputs.items() if -1 not in t.shape}
-        self._addresses: dict[str, int] = {}
-        self._allocators: dict[str, Any] = {}
-
-    def set_optimization_profile_async(self, index: int, stream_handle: int) -> bool:
-        with self._used("set_optimization_profile_async"):
-            stream = self._machine.stream(stream_handle, self._device, "set_optimization_profile_async")
-            self._machine.put(stream, Work(lambda: None, (self._own,)))
-            self._profile = index
-            return index < self._engine.num_optimization_profiles
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        with self._used("set_input_shape"):
-            if name not in self._engine.inputs or not self._admits(name, shape):
-                text = f"IExecutionContext::setInputShape: Error Code 3: API Usage Error ({name} {shape} is outside)"
-                self._engine.logger.log(Severity.ERROR, text)
-                return False
-            self._shapes[name] = tuple(shape)
-            return True
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        with self._used("get_tensor_shape", changes=False):
-            if name in self._engine.inputs:
-                return self._shapes.get(name, self._engine.inputs[name].shape)
-            declared = self._engine.outputs[name].shape
-            if self._engine.data_decide or set(self._shapes) != set(self._engine.inputs):
-                return declared
-            return self._engine.shapes_of_outputs(self._shapes)[name]
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        with self._used("set_tensor_address"):
-            self._addresses[name] = memory
-            return True
-
-    def set_output_allocator(self, name: str, output_allocator: Any) -> bool:
-        with self._used("set_output_allocator"):
-            assert name in self._engine.outputs
-            assert output_allocator.initialized
-            self._allocators[name] = output_allocator
-            return True
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        with self._used("execute_async_v3"):
-            machine, engine = self._machine, self._engine
-            stream = machine.stream(stream_handle, self._device, "execute_async_v3")
-            if missing := [name for name in engine.inputs if name not in self._shapes]:
-                raise machine.complain(f"execute_async_v3: the shape of {missing[0]} was never set")
-            if engine.data_decide:
-                if stream.captured is not None:
-                    engine.logger.log(Severity.ERROR, "the network cannot be captured: its shapes depend on data")
-                    return False
-                return self._execute_now(stream)
-            shapes = engine.shapes_of_outputs(self._shapes)
-            inputs = {name: self._place(name, self._shapes[name]) for name in engine.inputs}
-            outputs = {name: self._place(name, shapes[name]) for name in engine.outputs}
-
-            def run() -> None:
-                results = engine.session.run(None, {name: array for name, (_, array) in inputs.items()})
-                for (_, place), result in zip(outputs.values(), results, strict=True):
-                    place[...] = result
-
-            uses = (self._own, *(memory for memory, _ in (*inputs.values(), *outputs.values())))
-            work = Work(run, uses)
-            machine.put(stream, work)
-            self._captured = stream.captured is not None
-            self._last = threading.get_ident(), stream, work
-            return True
-
-    def _execute_now(self, stream: StreamState) -> bool:
-        """As TensorRT does where it must know the data before it knows a shape: it waits, and asks for memory."""
-        self._machine.drain(stream)
-        inputs = {name: self._place(name, self._shapes[name])[1] for name in self._engine.inputs}
-        results = dict(zip(self._engine.outputs, self._engine.session.run(None, inputs), strict=True))
-        for name, result in results.items():
-            place = self._asked_for(name, result, stream)
-            if place is None:
-                return False
-            self._machine.put(stream, _written(*place, result.copy()))
-        return True
-
-    def _asked_for(self, name: str, result: Array, stream: StreamState) -> tuple[Memory, Array] | None:
-        allocator = self._allocators.get(name)
-        if allocator is None:
-            return self._place(name, result.shape)
-        address = allocator.reallocate_output_async(name, 0, result.nbytes, 256, stream.handle)
-        if not address:
-            self._engine.logger.log(Severity.ERROR, f"reallocateOutput of {name} failed: out of memory")
-            return None
-        allocator.notify_shape(name, result.shape)
-        self._addresses[name] = address
-        return self._place(name, result.shape)
-
-    def _place(self, name: str, shape: tuple[int, ...]) -> tuple[Memory, Array]:
-        """The memory that a tensor was given, and the array in it."""
-        if name not in self._addresses:
-            raise self._machine.complain(f"execute_async_v3: the address of {name} was never set")
-        dtype, address = self._engine.dtype(name), self._addresses[name]
-        size = prod(shape) * dtype.itemsize
-        memory = self._machine.memory_at(address, size, f"execute_async_v3: {name}")
-        on_host = name in self._engine.plan.host
-        if on_host != (memory.device is None) or (memory.device is not None and memory.device != self._device):
-            raise self._machine.complain(f"execute_async_v3: {name} is in memory of another kind, or of another GPU")
-        return memory, memory.at(address, size).view(dtype).reshape(shape)
-
-    def _admits(self, name: str, shape: tuple[int, ...]) -> bool:
-        declared = self._engine.inputs[name].shape
-        if len(shape) != len(declared):
-            return False
-        if -1 not in declared:
-            return tuple(shape) == declared
-        if not self._engine.plan.profiles:
-            return False
-        low, _, high = self._engine.plan.profiles[self._profile][name]
-        return all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True))
-
-    @contextmanager
-    def _used(self, call: str, *, changes: bool = True) -> Iterator[None]:
-        device = self._machine.enter(call)
-        if device != self._device:
-            raise self._machine.complain(f"{call}: the context of another GPU is current")
-        if changes and self._captured:
-            raise self._machine.complain(f"{call}: a graph was captured of this context, and would change with it")
-        if self._last is not None and self._last[2] in self._last[1].work and self._last[0] != threading.get_ident():
-            raise self._machine.complain(f"{call}: a context is used from two threads at once")
-        if not self._busy.acquire(blocking=False):
-            raise self._machine.complain(f"{call}: a context is used from two threads at once")
-        try:
-            yield
-        finally:
-            self._busy.release()
-
-
-def _written(memory: Memory, place: Array, content: Array) -> Work:
-    return Work(lambda: place.__setitem__(..., content), (memory,))

@@ -145,8 +145,15 @@ class TestInputs:
         assert said in errors
         assert not plan(tmp_path).exists()
 
-    def test_that_are_not_there(self, command: Build, tmp_path: Path) -> None:
-        assert "NOT_FOUND: " in command(f"--inputs={tmp_path / 'x.npz'}")[2]
+    def test_that_are_not_there_are_missed_before_minutes_of_building(
+        self, gpu: Gpu, command: Build, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "x.npz"
+
+        assert command(f"--inputs={file}")[2] == f"headrace: cannot build: NOT_FOUND: there is no file {file}\n"
+        assert gpu.machine.built_with is None
+
+    def test_that_are_no_arrays(self, command: Build, tmp_path: Path) -> None:
         (tmp_path / "x.npz").write_text("no arrays")
         assert "is no .npz and no .npy file" in command(f"--inputs={tmp_path / 'x.npz'}")[2]
 
@@ -164,7 +171,14 @@ class TestRefusals:
             (["--input=x"], "unknown flag --input; did you mean --inputs?"),
             (["--port=1"], "unknown flag --port"),
             (["--runs=0"], "argument --runs: '0' is no whole number of at least 1"),
-            (["--max_difference=-1"], "argument --max_difference: -1 is no difference: it must be at least 0"),
+            (
+                ["--max_difference=-1"],
+                "argument --max_difference: -1 is no difference: it must be a number of at least 0",
+            ),
+            (
+                ["--max_difference=x"],
+                "argument --max_difference: x is no difference: it must be a number of at least 0",
+            ),
             (["more"], "unexpected argument 'more'"),
         ],
     )

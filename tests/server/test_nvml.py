@@ -9,7 +9,7 @@ from headrace_server.metrics import Metrics
 from headrace_server.nvml import Gpus, power, utilization
 from headrace_server.services.http_messages import HttpRequest
 from headrace_server.services.rest import _page
-from tests.doubles.nvml import Gpu, Nvml
+from tests.doubles.nvml import Gpu, Nvml, OldPackage
 
 BUSY = Gpu("GPU-a", utilization=87, used=3 << 30, total=80 << 30, milliwatts=312_500, celsius=61)
 IDLE = Gpu("GPU-b", total=24 << 30, milliwatts=30_000, celsius=35)
@@ -54,8 +54,11 @@ def test_what_a_device_cannot_tell_is_left_out_and_nothing_else() -> None:
     assert 'uuid="GPU-b"' in said[-1]
 
 
-def test_an_older_driver_tells_its_temperature_all_the_same() -> None:
-    assert ':headrace:gpu_temperature_celsius{device="0",uuid="GPU-a"} 61' in lines(metrics_of(Nvml([BUSY], old=True)))
+@pytest.mark.parametrize("library", [Nvml, OldPackage])
+def test_an_older_driver_or_package_tells_its_temperature_all_the_same(library: type[Nvml]) -> None:
+    said = lines(metrics_of(library([BUSY], old=True)))
+
+    assert ':headrace:gpu_temperature_celsius{device="0",uuid="GPU-a"} 61' in said
 
 
 def test_the_library_is_touched_first_by_the_page_and_let_go_of_at_the_end() -> None:

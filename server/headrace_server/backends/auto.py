@@ -77,11 +77,12 @@ def _load(load_model: Load[T], model: Path, options: BackendOptions, *, needs: t
     package, runtime, extra = needs
     try:
         return load_model(model, options)
-    except ModuleNotFoundError as error:
-        if error.name != package:
+    except ImportError as error:
+        if not (error.name or "").startswith(package):  # tensorrt_bindings, too
             raise
-        message = f"{model} needs {runtime}, which is not installed: pip install 'headrace[{extra}]'"
-        raise LoadError(Code.FAILED_PRECONDITION, message) from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        why = f"not installed: pip install 'headrace[{extra}]'" if missing else f"installed and does not work: {error}"
+        raise LoadError(Code.FAILED_PRECONDITION, f"{model} needs {runtime}, which is {why}") from error
 
 
 def _load_on_gpu(load_model: Load[T], model: Path, options: BackendOptions) -> T:

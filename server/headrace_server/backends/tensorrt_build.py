@@ -11,11 +11,12 @@ from typing import Any
 
 import tensorrt as trt
 
+from headrace_batching.errors import let_go
 from headrace_protos import Code, DataType
 from headrace_server.backends import tensorrt_cache
 from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_header import OnnxHeader
-from headrace_server.backends.tensorrt_engine import Log
+from headrace_server.backends.tensorrt_engine import LOG
 from headrace_server.backends.tensorrt_profiles import Profile
 from headrace_server.errors import LoadError, invalid
 from headrace_server.tensorrt_options import TensorrtOptions
@@ -45,22 +46,30 @@ def build_plan(
             RESOURCE_EXHAUSTED: the GPU has not the memory; INTERNAL: TensorRT fails otherwise.
     """
     check_precision(header, options.precision)
-    said = Log()
+    timings = _timings(device, options)
     with device, _in_precision(model, options.precision) as file:
-        builder = trt.Builder(said)
-        network = builder.create_network(_network_flags())
-        _parse(network, file, said)
-        config = _config(builder, options)
-        config.progress_monitor = monitor = Progress(str(model))
-        _add_profiles(builder, config, profiles, said)
-        timings = _timings(device, options)
-        _use_timings(config, timings)
-        plan = builder.build_serialized_network(network, config)
-        if plan is None:
-            raise said.failure("TensorRT cannot build an engine of it")
-        _keep_timings(config, timings)
-        del monitor
-        return bytes(plan)
+        try:
+            return _build(file, Progress(str(model)), profiles, options, timings)
+        except BaseException as error:
+            let_go(error)  # else the builder is freed later, and where the context is not current
+            raise
+
+
+def _build(
+    file: Path, monitor: "Progress", profiles: Sequence[Profile], options: TensorrtOptions, timings: Path
+) -> bytes:
+    builder = LOG.made(trt.Builder)
+    network = builder.create_network(_network_flags())
+    _parse(network, file)
+    config = _config(builder, options)
+    config.progress_monitor = monitor
+    _add_profiles(builder, config, profiles)
+    _use_timings(config, timings)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise LOG.failure("TensorRT cannot build an engine of it")
+    _keep_timings(config, timings)
+    return bytes(plan)
 
 
 def check_precision(header: OnnxHeader, precision: str) -> None:
@@ -127,8 +136,8 @@ def _network_flags() -> int:
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _parse(network: Any, file: Path, said: Log) -> None:
-    parser = trt.OnnxParser(network, said)
+def _parse(network: Any, file: Path) -> None:
+    parser = trt.OnnxParser(network, LOG)
     if not parser.parse_from_file(str(file)):
         errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise LoadError(Code.INVALID_ARGUMENT, f"TensorRT cannot parse it: {errors}")
@@ -143,13 +152,17 @@ def _config(builder: Any, options: TensorrtOptions) -> Any:
     return config
 
 
-def _add_profiles(builder: Any, config: Any, profiles: Sequence[Profile], said: Log) -> None:
+def _add_profiles(builder: Any, config: Any, profiles: Sequence[Profile]) -> None:
     for profile in profiles:
         built = builder.create_optimization_profile()
-        for name, bounds in profile.items():
-            built.set_shape(name, bounds.least, bounds.usual, bounds.most)
-        if config.add_optimization_profile(built) < 0:
-            raise said.failure(f"TensorRT does not take the profile {dict(profile)}")
+        try:
+            for name, bounds in profile.items():
+                built.set_shape(name, bounds.least, bounds.usual, bounds.most)
+            taken = config.add_optimization_profile(built) >= 0
+        except RuntimeError as error:
+            raise LOG.failure(f"TensorRT does not take the profile {dict(profile)}") from error
+        if not taken:
+            raise LOG.failure(f"TensorRT does not take the profile {dict(profile)}")
 
 
 def _timings(device: Device, options: TensorrtOptions) -> Path:
@@ -169,7 +182,8 @@ def _keep_timings(config: Any, file: Path) -> None:
     try:
         tensorrt_cache.write(file, bytes(config.get_timing_cache().serialize()))
     except OSError as error:
-        log.warning("timings are not kept for the next build: %s", error)
+        # As a text: whoever keeps the record would keep the builder, by the frames of the error.
+        log.warning("timings are not kept for the next build: %s", str(error))
 
 
 @contextmanager

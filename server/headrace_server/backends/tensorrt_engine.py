@@ -1,11 +1,12 @@
 """A TensorRT engine on one GPU: made of a plan, described by its tensors and profiles, with contexts to run it."""
 
 import logging
+import threading
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from threading import RLock, get_ident
+from typing import Any, TypeVar
 
 import tensorrt as trt
 
@@ -17,6 +18,8 @@ from headrace_server.backends.tensorrt_profiles import Bounds, Profile
 from headrace_server.errors import LoadError, ServingError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _DTYPES: Mapping[str, DataType] = {
     "FLOAT": DataType.DT_FLOAT,
@@ -35,26 +38,53 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._errors: deque[str] = deque(maxlen=8)
+        self._errors: deque[tuple[int, str]] = deque(maxlen=64)
+        self._lock = RLock()
 
     def log(self, severity: Any, msg: str) -> None:
         """Called by TensorRT, on any thread."""
         if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-            self._errors.append(msg)
+            with self._lock:
+                self._errors.append((get_ident(), msg))
         elif severity == trt.ILogger.Severity.WARNING:
             log.warning("TensorRT: %s", msg)
 
+    def made(self, make: Callable[["Log"], T]) -> T:
+        """What stands at the beginning of all else, a runtime or a builder, with the plugins that TensorRT comes with.
+
+        Errors of earlier calls are forgotten.
+
+        Raises:
+            ServingError: TensorRT, or CUDA below it, is not in order.
+        """
+        self._take()
+        trt.init_libnvinfer_plugins(self, "")
+        try:
+            return make(self)
+        except TypeError as error:  # what pybind11 makes of a null pointer
+            raise self.failure("TensorRT does not start") from error
+
     def failure(self, what: str, hint: str = "") -> ServingError:
         """What has failed, with what TensorRT said about it: RESOURCE_EXHAUSTED for want of memory, else INTERNAL."""
-        said = []
-        with suppress(IndexError):
-            while True:
-                said.append(self._errors.popleft())
-        text = "; ".join(said) or "TensorRT does not say why"
+        text = "; ".join(self._take()) or "TensorRT does not say why"
         if "out of memory" in text.lower() or "outofmemory" in text.lower():
             advice = "fewer instances, a smaller max_batch_size or another GPU would need less"
             return ServingError(Code.RESOURCE_EXHAUSTED, f"{what}: {text} ({advice})")
         return ServingError(Code.INTERNAL, f"{what}: {text}" + (f" ({hint})" if hint else ""))
+
+    def _take(self) -> list[str]:
+        """The errors of this thread and of TensorRT's own threads, which are then gone; others' stay for them."""
+        with self._lock:
+            others = {thread.ident for thread in threading.enumerate()} - {get_ident()}
+            taken = [msg for thread, msg in self._errors if thread not in others]
+            left = [entry for entry in self._errors if entry[0] in others]
+            self._errors.clear()
+            self._errors.extend(left)
+        return taken
+
+
+LOG = Log()
+"""The one of this process: TensorRT ignores any other while a builder or a runtime lives, and keeps its pointer."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +118,11 @@ class Engine:
 
     def __init__(self, device: Device, plan: bytes) -> None:
         self.device = device
-        self.log = Log()
+        self.log = LOG
         self._runtime = self._engine = None
         with device:
             try:
-                self._runtime = trt.Runtime(self.log)
+                self._runtime = self.log.made(trt.Runtime)
                 self._engine = self._runtime.deserialize_cuda_engine(plan)
                 if self._engine is None:
                     raise self._refused()
@@ -110,9 +140,14 @@ class Engine:
         """
         engine: Any = self._engine
         only_what_it_needs = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        failed = f"no context for profile {profile} on GPU {self.device.ordinal}"
         context = engine.create_execution_context(only_what_it_needs)
-        if context is None or not context.set_optimization_profile_async(profile, stream.handle):
-            raise self.log.failure(f"no context for profile {profile} on GPU {self.device.ordinal}")
+        if context is None:
+            raise self.log.failure(failed)
+        try:
+            context.set_optimization_profile_async(profile, stream.handle)
+        except RuntimeError as error:
+            raise self.log.failure(failed) from error
         self.device.finish(stream)  # the switch to the profile is work in the stream, too
         return context
 

@@ -129,7 +129,8 @@ class Instance:
         shape, spec = tuple(context.get_tensor_shape(name)), self._engine.tensors.outputs[name]
         output.begin(data_decide=any(size < 0 for size in shape))
         if output.data_decide:
-            context.set_output_allocator(name, output)
+            if context.get_output_allocator(name) is None:  # each call would keep the allocator once more
+                context.set_output_allocator(name, output)
         elif name in self._engine.tensors.on_host:
             output.array = self._pool.empty(shape, spec.array_dtype)
             context.set_tensor_address(name, output.array.ctypes.data)

@@ -264,6 +264,30 @@ class TestRules:
             memory.free()
             del stream
 
+    @pytest.mark.parametrize("ordinal", [0, 1])
+    @pytest.mark.parametrize("kind", ["device", "page-locked"])
+    def test_memory_that_is_freed_in_another_context(self, device: Device, ordinal: int, kind: str) -> None:
+        other = Device(ordinal)
+        with device:
+            memory: Any = device.allocate(8) if kind == "device" else device.page_locked(8).base
+            with other, complains("another context is current than the one it was made in"):
+                memory.free()
+            memory.free()
+        other.release()
+
+    @pytest.mark.parametrize("make", ["stream", "event"])
+    def test_a_stream_or_event_that_is_dropped_in_another_context(
+        self, machine: Machine, device: Device, make: str
+    ) -> None:
+        other = Device(1)
+        with device:
+            made = getattr(device, make)()
+        with other:
+            del made
+        other.release()
+
+        assert "is dropped in another context than its own" in machine.complaints[0]
+
     def test_memory_that_is_freed_twice(self, device: Device) -> None:
         with device:
             memory = device.allocate(8)

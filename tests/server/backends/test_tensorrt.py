@@ -25,6 +25,7 @@ from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.model_options import SignatureOptions
 from tests import models
+from tests.doubles.installed import install_tensorrt
 from tests.doubles.machine import CudaError
 from tests.doubles.plans import Plan, plan_of
 from tests.gpu import BATCHING, Gpu
@@ -435,6 +436,20 @@ class TestLoading:
         hint = "fewer instances" if code == Code.RESOURCE_EXHAUSTED else "build it here from its ONNX file, with"
         assert hint in error.message
 
+    def test_a_plan_with_a_plugin_of_tensorrts_own(
+        self, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert gpu.machine.devices
+        models.linear(tmp_path / "1")
+        file = gpu.plan(tmp_path / "1")
+        install_tensorrt(monkeypatch, gpu.machine)  # TensorRT as it is at first, without any
+        file.write_bytes(replace(Plan.parse(file.read_bytes()), plugin="EfficientNMS_TRT").serialize())
+
+        backend = gpu.load(tmp_path / "1")
+
+        assert run(backend, {"x": np.ones((2, 4), np.float32)})["y"].tolist() == [[4], [4]]
+        backend.close()
+
     def test_a_plan_that_is_none(self, gpu: Gpu, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()
         (tmp_path / "1" / "model.plan").write_bytes(b"no plan")
@@ -474,6 +489,24 @@ class TestLoading:
         shown = "TensorRT" if package == "tensorrt" else "pycuda"
         assert error.code == Code.FAILED_PRECONDITION
         assert error.message == f"{model} needs {shown}, which is not installed: pip install 'headrace[gpu]'"
+
+    @pytest.mark.parametrize("package", ["tensorrt", "pycuda"])
+    def test_what_is_installed_and_broken(
+        self, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    ) -> None:
+        assert gpu.machine.devices
+        model = models.linear(tmp_path / "1")
+        for name in [package, *(["pycuda.driver"] if package == "pycuda" else [])]:
+            monkeypatch.setitem(sys.modules, name, None)
+        broken = ImportError("libnvinfer.so.10: cannot open shared object file", name=f"{package}_bindings.{package}")
+        monkeypatch.setattr("builtins.__import__", _importing(package, broken))
+
+        error = refusal(lambda: gpu.load(tmp_path / "1"))
+
+        assert error.code == Code.FAILED_PRECONDITION
+        assert "libnvinfer.so.10: cannot open shared object file" in error.message
+        if package == "tensorrt":
+            assert error.message.startswith(f"{model} needs TensorRT, which is installed and does not work: ")
 
 
 def _importing(package: str, error: Exception) -> Callable[..., Any]:

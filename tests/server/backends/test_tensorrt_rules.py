@@ -197,6 +197,61 @@ def test_a_context_that_is_dropped_without_the_gpus(scene: Scene) -> None:
     scene.machine.free_memory(own)
 
 
+def test_a_context_that_is_dropped_before_its_run_has_ended(scene: Scene) -> None:
+    scene.prepare()
+    engine, number, own = scene.context._engine, scene.context._number, scene.context._own
+    scene.context.execute_async_v3(scene.stream.handle)
+    scene.context = None
+
+    assert scene.machine.complaints == ["memory is freed before the work that uses it has ended"]
+    scene.stream.synchronize()
+    scene.machine.free_memory(own)
+    del scene.machine.live[number], engine
+
+
+def test_a_profile_that_is_not_there(scene: Scene) -> None:
+    with pytest.raises(RuntimeError, match="Error in set optimization profile async"):
+        scene.context.set_optimization_profile_async(1, scene.stream.handle)
+
+
+def test_an_address_that_is_not_aligned(scene: Scene) -> None:
+    with complains("x at 0x.* is not aligned to 256 bytes"):
+        scene.context.set_tensor_address("x", int(scene.memory["x"]) + 4)
+
+
+def test_an_allocator_that_is_set_again(scene: Scene) -> None:
+    allocator = scene.trt.IOutputAllocator()
+    scene.context.set_output_allocator("y", allocator)
+
+    with complains("again for y, kept once more each time"):
+        scene.context.set_output_allocator("y", allocator)
+
+
+def test_a_second_logger(scene: Scene) -> None:
+    class Log(scene.trt.ILogger):  # type: ignore[misc, name-defined]
+        pass
+
+    for make in (scene.trt.Runtime, scene.trt.Builder):
+        with complains("another logger than the one of the builders and runtimes that live"):
+            make(Log())
+
+
+@pytest.mark.parametrize("made", ["create_network", "create_builder_config"])
+def test_what_builds_is_dropped_without_the_gpus(scene: Scene, made: str) -> None:
+    builder = scene.trt.Builder(scene.machine.logger)
+    part = getattr(builder, made)(*([2] if made == "create_network" else []))
+    number, own = part._number, part._own
+    scene.device.__exit__()
+    del part
+    scene.device.__enter__()
+
+    assert [line.partition(" is dropped on a thread without its context")[1] for line in scene.machine.complaints] == [
+        " is dropped on a thread without its context"
+    ]
+    scene.machine.free_memory(own)
+    del scene.machine.live[number], builder
+
+
 def test_an_interface_that_was_not_initialized(scene: Scene) -> None:
     class Log(scene.trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

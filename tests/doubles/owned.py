@@ -1,0 +1,33 @@
+"""What TensorRT hands out and Python drops: it has to go where its device's context is current."""
+
+from .machine import Machine
+
+
+class Owned:
+    """Something of TensorRT's, with memory of the device.
+
+    Args:
+        machine: Whose current context it is made in.
+        what: What it is called in complaints.
+        size: Bytes of device memory.
+    """
+
+    def __init__(self, machine: Machine, what: str, size: int) -> None:
+        self._what = what
+        self._device = machine.enter(what)
+        self._machine = machine
+        self._own = machine.new_memory(size, self._device)
+        with machine.alive(what) as number:
+            self._number = number
+
+    def __del__(self) -> None:
+        if not hasattr(self, "_number"):
+            return
+        if not self._machine.stack or self._machine.stack[-1].device != self._device:
+            self._machine.complain(f"{self._what} is dropped on a thread without its context")
+            return
+        try:
+            self._machine.free_memory(self._own)
+            del self._machine.live[self._number]
+        except AssertionError:
+            pass  # noted
