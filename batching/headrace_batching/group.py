@@ -35,9 +35,11 @@ class Group:
         return any(self._tasks.values())
 
     @property
-    def lone(self) -> bool:
-        """Whether there is one task, and no more."""
-        return sum(map(len, self._tasks.values())) == 1
+    def lone(self) -> Task | None:
+        """The one task, if there are no more."""
+        if sum(map(len, self._tasks.values())) != 1:
+            return None
+        return next(tasks[0] for tasks in self._tasks.values() if tasks)
 
     @property
     def full(self) -> bool:

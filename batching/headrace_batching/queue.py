@@ -168,7 +168,8 @@ class Queue:
             if self._running or len(self._groups) != 1:
                 return None
             group, lane = next(iter(self._groups.items()))
-            if not lane.pace.quick or not group.lone:
+            task = group.lone
+            if task is None or not lane.pace.quick(task.size_of(task.rows - task.taken)):
                 return None
             turn = self.turn(self.clock())
         deliver(turn.expired)
@@ -194,7 +195,7 @@ class Queue:
             self._notify_other()
             return Turn(None, expired, wake)
         self._running += 1
-        lane.pace.begin(now)
+        lane.pace.begin(now, sum(piece.task.size_of(piece.rows) for piece in pieces))
         self._notify_other()
         return Turn(Formed(Batch(pieces, lane.options, batched=lane.batched), lane), expired, wake)
 

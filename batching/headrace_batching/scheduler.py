@@ -149,6 +149,8 @@ class Scheduler:
         if formed is None:
             return False
         _run(self._queue, formed)
+        if formed.lane.rows:
+            self._queue.wake()  # no thread was called for what came meanwhile if the lane was not free
         return True
 
     def call(

@@ -308,7 +308,7 @@ impl Answers {
         let answers = std::mem::take(&mut *self.answers.lock());
         if let Some(route) = &self.route {
             let seconds = answers.iter().map(Answer::seconds).collect();
-            if let Err(error) = route.get().ended(py, None, seconds).and_then(|_| route.get().count_refused(py)) {
+            if let Err(error) = route.get().ended(py, None, seconds) {
                 error.write_unraisable(py, None);
             }
         }

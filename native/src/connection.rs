@@ -13,8 +13,8 @@ use http::{HeaderMap, Method, Request, StatusCode};
 
 use crate::grpc::{self, DEADLINE_EXCEEDED, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::handler::{self, Arrived, Opening};
+use crate::home::{Home, Stop, stopped};
 use crate::life::{Due, Life};
-use crate::listener::{Home, Stop, stopped};
 use crate::outgoing::{Held, Outgoing};
 use crate::queue::{Refusal, Waiting};
 use crate::rope::Rope;
@@ -243,8 +243,8 @@ fn predict(
             None
         }
         Err((Refusal::Full(reason), Task::Native(task))) => {
-            let status = route.get().refuse(&reason, task.seconds());
-            task.refuse(&status);
+            home.shared.count_refused(&route, task.seconds());
+            task.refuse(&route.get().full(&reason));
             None
         }
         // The version is being unloaded: there may be another by now.

@@ -7,6 +7,7 @@ mod connection;
 pub mod fuzzing;
 mod grpc;
 mod handler;
+mod home;
 mod life;
 mod limits;
 mod listener;

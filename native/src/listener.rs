@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,76 +14,21 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
-use rustc_hash::FxHashMap;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::connection::carry;
-use crate::handler::{Inbox, Kind};
+use crate::handler::Kind;
+use crate::home::{Home, Shared, Stop, stopped};
 use crate::limits::Limits;
-use crate::predict::{self, Lapse, Routes};
+use crate::predict::Routes;
 use crate::socket::{Accepted, Address};
 use crate::tasks::Queue;
 use crate::tls::{Certified, Tls};
 
 const LOOK_AFTER: Duration = Duration::from_millis(20);
-
-/// Whether the server is to stop, and how long calls in flight may take to end then.
-pub type Stop = watch::Receiver<Option<Duration>>;
-
-/// What all connections of a server share.
-pub struct Shared {
-    pub methods: FxHashMap<String, (usize, bool)>,
-    pub predict: Option<usize>,
-    pub limits: Limits,
-    pub inbox: Arc<Inbox>,
-    pub routes: Py<Routes>,
-    pub stopping: AtomicBool,
-    queue: Py<Queue>,
-    lapses: Mutex<Vec<Lapse>>,
-}
-
-impl Shared {
-    /// Looks now and then for plain Predicts whose callers have left or waited for too long, and has them counted.
-    async fn watch(&self) {
-        loop {
-            tokio::time::sleep(LOOK_AFTER).await;
-            let lapsed = self.queue.get().core.lapsed();
-            if !lapsed.is_empty() {
-                self.lapses.lock().extend(lapsed);
-                self.inbox.push(Kind::Lapsed, None, None);
-            }
-        }
-    }
-}
-
-/// A thread that owns connections, as they know it.
-pub struct Home {
-    pub shared: Arc<Shared>,
-    wake_due: AtomicBool,
-    connections: AtomicUsize,
-}
-
-impl Home {
-    fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, wake_due: AtomicBool::new(false), connections: AtomicUsize::new(0) }
-    }
-
-    /// Calls an idle batch thread when all that has come has been read: the batch is as large as it gets then.
-    pub fn wake_when_it_rests(&self) {
-        self.wake_due.store(true, Ordering::Relaxed);
-    }
-
-    /// A lone task of a quick model is answered sooner from here than by a thread that is to be called first.
-    fn rests(&self) {
-        let queue = self.shared.queue.get();
-        if self.wake_due.swap(false, Ordering::Relaxed) && !queue.run_lone() {
-            queue.core.wake();
-        }
-    }
-}
 
 /// A connection that has just been accepted, and what secures it.
 type Arrival = (Accepted, Option<Arc<Certified>>);
@@ -114,18 +59,7 @@ impl Server {
         queue: &Bound<'_, Queue>,
         routes: Py<Routes>,
     ) -> PyResult<Self> {
-        let methods = methods.into_iter().enumerate().map(|(number, (path, streams))| (path, (number, streams)));
-        let methods: FxHashMap<_, _> = methods.collect();
-        let shared = Shared {
-            predict: methods.get(predict::PATH).map(|method| method.0),
-            methods,
-            limits,
-            inbox: Arc::new(Inbox::new()?),
-            routes,
-            queue: queue.clone().unbind(),
-            stopping: AtomicBool::new(false),
-            lapses: Mutex::default(),
-        };
+        let shared = Shared::new(methods, limits, queue.clone().unbind(), routes)?;
         Ok(Self {
             shared: Arc::new(shared),
             addresses: Mutex::default(),
@@ -175,8 +109,7 @@ impl Server {
 
     /// All events since the last time.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let lapses = std::mem::take(&mut *self.shared.lapses.lock());
-        lapses.into_iter().try_for_each(|lapse| lapse.count(py))?;
+        self.shared.count(py)?;
         let events: Vec<Bound<'py, PyTuple>> =
             self.shared.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;
         PyList::new(py, events)
@@ -220,7 +153,7 @@ async fn front(
     for (address, tls) in addresses {
         accepting.spawn(accept(address, tls, doors.clone()));
     }
-    drop(doors);
+    let homes: Vec<_> = doors.into_iter().map(|door| door.home).collect();
     let drained = async {
         stopped(stop).await;
         accepting.shutdown().await;
@@ -228,9 +161,18 @@ async fn front(
     };
     tokio::select! {
         () = drained => {}
-        () = shared.watch() => {}
+        () = watch(&shared, &homes) => {}
     }
     shared.inbox.push(Kind::Drained, None, None);
+}
+
+/// Looks now and then after what nobody else does.
+async fn watch(shared: &Shared, homes: &[Arc<Home>]) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER).await;
+        shared.look();
+        homes.iter().for_each(|home| home.wake_at_last());
+    }
 }
 
 /// Accepts connections at one address, and gives each to the thread that has the fewest.
@@ -270,10 +212,4 @@ async fn live(home: Arc<Home>, mut arrivals: UnboundedReceiver<Arrival>, stop: S
     let drained = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(grace, drained).await;
     connections.shutdown().await;
-}
-
-/// Waits until the server is told to stop; how long calls in flight may take to end.
-pub async fn stopped(mut stop: Stop) -> Duration {
-    // It fails where the server is gone, and nobody waits any more.
-    stop.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default()
 }

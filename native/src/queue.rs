@@ -1,50 +1,21 @@
 //! Waiting tasks, handed to a batch thread many at a time.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{Hash, Hasher};
+mod group;
+mod pace;
+mod task;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use pyo3::prelude::*;
 use rustc_hash::FxBuildHasher;
 
-/// The priorities, the first first.
-pub const PRIORITIES: usize = 2;
-
-/// The most bytes that the joined inputs of a batch may take: a few bytes of a request can stand for megabytes of equal
-/// values, and a batch would write them all out.
-const MAX_BATCH_BYTES: usize = 256 << 20;
-
-/// What must be equal for two tasks to share a batch.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Key {
-    /// All that pass the signature's checks may.
-    Any,
-    /// Each input's rank and dimensions beyond axis 0.
-    Shapes(Vec<usize>),
-    /// Another key of Python's, by the token that stands for it.
-    Other(Token),
-}
-
-/// A Python object that is equal to itself alone.
-#[derive(Clone, Debug)]
-pub struct Token(pub Arc<Py<PyAny>>);
-
-impl PartialEq for Token {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_ptr() == other.0.as_ptr()
-    }
-}
-
-impl Eq for Token {}
-
-impl Hash for Token {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.0.as_ptr() as usize).hash(state);
-    }
-}
+use group::{Group, full};
+pub use pace::Bounds;
+use pace::Pace;
+pub use task::{Key, Piece, Token, Waiting, Waits};
 
 /// How tasks become batches: what the queue must know of `headrace_batching.Options`.
 #[derive(Clone, Debug)]
@@ -57,227 +28,11 @@ pub struct Rules {
     pub running_limit: usize,
 }
 
-/// A task as the queue sees it.
-pub trait Waits: Sized {
-    type Lapse;
-
-    /// Whether nobody waits for its answer any more. Under the queue's lock.
-    fn gone(&mut self) -> bool;
-
-    /// What is to be said of a task for which nobody waits any more, the first time that this is found out; `late` if
-    /// its deadline has passed. Under the queue's lock, without the interpreter's.
-    fn lapse(&mut self, late: bool) -> Option<Self::Lapse>;
-
-    /// Another hold on it, for some of its rows; None for a task that is only ever run as a whole.
-    fn share(&self) -> Option<Self>;
-}
-
-/// A task in the queue. Times are seconds on the queue's clock.
-pub struct Waiting<T> {
-    pub task: T,
-    pub rows: usize,
-    /// What one of its rows takes in a batch.
-    pub row_bytes: usize,
-    pub deadline: Option<f64>,
-    pub priority: usize,
-    pub arrived: f64,
-    slot: u64,
-    taken: usize,
-}
-
-impl<T> Waiting<T> {
-    pub fn new(task: T, rows: usize, row_bytes: usize, deadline: Option<f64>, priority: usize) -> Self {
-        let priority = priority.min(PRIORITIES - 1);
-        Self { task, rows, row_bytes, deadline, priority, arrived: 0.0, slot: 0, taken: 0 }
-    }
-
-    fn left(&self) -> usize {
-        (self.rows - self.taken).max(1)
-    }
-
-    fn into_piece(self) -> Piece<T> {
-        Piece { task: self.task, start: self.taken, stop: self.rows, arrived: self.arrived }
-    }
-}
-
-impl<T: Waits> Waiting<T> {
-    /// The next `rows` rows, of more.
-    fn split(&mut self, rows: usize) -> Option<Piece<T>> {
-        let start = self.taken;
-        let task = self.task.share()?;
-        self.taken += rows;
-        Some(Piece { task, start, stop: self.taken, arrived: self.arrived })
-    }
-}
-
-/// Rows `start` to `stop` of a task, that have left the queue.
-pub struct Piece<T> {
-    pub task: T,
-    pub start: usize,
-    pub stop: usize,
-    pub arrived: f64,
-}
-
 /// Why a task was not put.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     Closed,
     Full(String),
-}
-
-struct Group<T> {
-    tasks: [VecDeque<Waiting<T>>; PRIORITIES],
-    slots: HashMap<u64, usize, FxBuildHasher>,
-    last_slot: u64,
-    rows: usize,
-    closing: bool,
-}
-
-impl<T: Waits> Group<T> {
-    fn new() -> Self {
-        Self { tasks: Default::default(), slots: HashMap::default(), last_slot: 0, rows: 0, closing: false }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.tasks.iter().all(VecDeque::is_empty)
-    }
-
-    /// Whether there is one task, and no more.
-    fn lone(&self) -> bool {
-        self.tasks.iter().map(VecDeque::len).sum::<usize>() == 1
-    }
-
-    fn due(&self, rules: &Rules) -> f64 {
-        if self.closing || self.rows >= rules.execution_limit {
-            return f64::NEG_INFINITY;
-        }
-        let oldest = self.tasks.iter().filter_map(VecDeque::front).map(|waiting| waiting.arrived);
-        oldest.fold(f64::INFINITY, f64::min) + rules.timeout
-    }
-
-    fn priority(&self) -> usize {
-        self.tasks.iter().position(|tasks| !tasks.is_empty()).unwrap_or(PRIORITIES)
-    }
-
-    /// TF Serving: tasks are counted to waiting batches in order of arrival, and so many of these may wait.
-    fn admit(&mut self, rows: usize, rules: &Rules) -> Result<u64, Refusal> {
-        let mut opened = self.slots.get(&self.last_slot).copied().unwrap_or(0);
-        if opened + rows > rules.execution_limit && !rules.splitting {
-            if self.slots.len() >= rules.enqueued_limit {
-                return Err(full(self.slots.len(), rules));
-            }
-            self.last_slot += 1;
-            opened = 0;
-        }
-        self.slots.insert(self.last_slot, opened + rows);
-        self.rows += rows;
-        Ok(self.last_slot)
-    }
-
-    fn leave(&mut self, slot: u64, rows: usize) {
-        self.rows -= rows;
-        let Some(left) = self.slots.get_mut(&slot) else { return };
-        *left -= rows;
-        if *left == 0 {
-            self.slots.remove(&slot);
-        }
-    }
-}
-
-impl<T: Waits> Group<T> {
-    /// The next batch; a task that does not fit ends it, unless it may be split. So does one with which the joined
-    /// inputs would take more than `MAX_BATCH_BYTES`.
-    fn take(&mut self, now: f64, rules: &Rules, turn: &mut Turn<T>) {
-        let mut room = rules.execution_limit;
-        let mut widest = 0;
-        for priority in 0..PRIORITIES {
-            while room > 0
-                && let Some(mut waiting) = self.tasks[priority].pop_front()
-            {
-                let left = waiting.left();
-                let gone = waiting.task.gone();
-                if gone || waiting.deadline.is_some_and(|deadline| deadline <= now) {
-                    self.leave(waiting.slot, left);
-                    let dropped = if gone { &mut turn.gone } else { &mut turn.expired };
-                    dropped.push(waiting.task);
-                    continue;
-                }
-                widest = waiting.row_bytes.max(widest);
-                let bytes = (rules.execution_limit - room + left.min(room)).saturating_mul(widest);
-                if bytes > MAX_BATCH_BYTES && !turn.pieces.is_empty() {
-                    self.tasks[priority].push_front(waiting);
-                    return;
-                }
-                if left > room {
-                    let piece = if rules.splitting { waiting.split(room) } else { None };
-                    if piece.is_some() {
-                        self.leave(waiting.slot, room);
-                    }
-                    turn.pieces.extend(piece);
-                    self.tasks[priority].push_front(waiting);
-                    return;
-                }
-                room -= left;
-                self.leave(waiting.slot, left);
-                turn.pieces.push(waiting.into_piece());
-            }
-        }
-    }
-}
-
-fn full(waiting: usize, rules: &Rules) -> Refusal {
-    let most = rules.enqueued_limit;
-    Refusal::Full(format!("currently {waiting} batches enqueued and max_enqueued_batches is {most}"))
-}
-
-/// As in `headrace_batching.policy`.
-const MOST_TRUST: usize = 16;
-const ENOUGH_TRUST: usize = 8;
-const LOST_TRUST: usize = 4;
-
-/// Seconds: `QUICK` and `SLOW` of `headrace_batching.policy`.
-#[derive(Clone, Copy)]
-pub struct Bounds {
-    pub quick: f64,
-    pub slow: f64,
-}
-
-/// How long the runs of one lane take, as `headrace_batching.policy.Pace` has it; without bounds none is ever quick.
-struct Pace {
-    bounds: Option<Bounds>,
-    running: usize,
-    began: f64,
-    trust: usize,
-}
-
-impl Pace {
-    fn quick(&self) -> bool {
-        self.trust >= ENOUGH_TRUST
-    }
-
-    fn begin(&mut self, now: f64) {
-        if self.running == 0 {
-            self.began = now;
-        }
-        self.running += 1;
-    }
-
-    /// Runs that overlap count as one, and as long as all of them.
-    fn end(&mut self, now: f64) {
-        self.running -= 1;
-        if self.running > 0 {
-            return;
-        }
-        let Some(bounds) = self.bounds else { return };
-        let ran = now - self.began;
-        self.trust = if ran <= bounds.quick {
-            MOST_TRUST.min(self.trust + 1)
-        } else if ran <= bounds.slow {
-            self.trust.saturating_sub(LOST_TRUST)
-        } else {
-            0
-        };
-    }
 }
 
 struct Lane {
@@ -344,8 +99,8 @@ impl<T: Waits> State<T> {
         else {
             return false;
         };
-        let lane = self.lanes.get(lane).filter(|lane| lane.pace.quick());
-        lane.is_some_and(|lane| group.lone() && group.due(&lane.rules) <= now)
+        let Some((lane, task)) = self.lanes.get(lane).zip(group.lone()) else { return false };
+        lane.pace.quick(task.size_of(task.left())) && group.due(&lane.rules) <= now
     }
 }
 
@@ -353,6 +108,7 @@ impl<T: Waits> State<T> {
 pub struct Turn<T> {
     pub lane: Option<LaneId>,
     pub pieces: Vec<Piece<T>>,
+    size: usize,
     pub expired: Vec<T>,
     pub gone: Vec<T>,
     pub wake: f64,
@@ -385,8 +141,8 @@ impl<T: Waits> Queue<T> {
         let mut state = self.state.lock();
         let id = state.next_lane;
         state.next_lane += 1;
-        let pace = Pace { bounds, running: 0, began: 0.0, trust: 0 };
-        state.lanes.insert(id, Lane { rules: Arc::new(rules), rows: 0, groups: 0, pace, closed: false });
+        let lane = Lane { rules: Arc::new(rules), rows: 0, groups: 0, pace: Pace::new(bounds), closed: false };
+        state.lanes.insert(id, lane);
         id
     }
 
@@ -468,7 +224,7 @@ impl<T: Waits> Queue<T> {
     fn look(&self, state: &mut State<T>, now: f64) -> Turn<T> {
         let (chosen, wake) = choose(state, now);
         let mut turn =
-            Turn { lane: None, pieces: Vec::new(), expired: Vec::new(), gone: Vec::new(), wake, spent: None };
+            Turn { lane: None, pieces: Vec::new(), size: 0, expired: Vec::new(), gone: Vec::new(), wake, spent: None };
         let Some(index) = chosen else { return turn };
         let Some((key, mut group)) = state.groups.shift_remove_index(index) else { return turn };
         let Some(lane) = state.lanes.get_mut(&key.0) else { return turn };
@@ -476,7 +232,7 @@ impl<T: Waits> Queue<T> {
         group.take(now, &lane.rules, &mut turn);
         lane.rows -= before - group.rows;
         if !turn.pieces.is_empty() {
-            lane.pace.begin(now);
+            lane.pace.begin(now, turn.size);
             state.running += 1;
             turn.lane = Some(key.0);
         }

@@ -320,6 +320,9 @@ impl Queue {
         // A panic in there would come back as one here, and end every connection of this thread.
         let ended = python::sheltered(|| lane.getattr("execute")?.call1((formed.getattr("batch")?,)));
         self.finish(lane.cast::<Lane>()?);
+        if lane.cast::<Lane>()?.get().rows() > 0 {
+            self.wake(); // no thread was called for what came meanwhile if the lane was not free
+        }
         ended.and_then(|ended| ended).map(|_| true)
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -122,8 +123,8 @@ impl Tls {
     /// `changed` is asked, on any thread, when the file is not what it was: new certificates, or None for the old.
     #[new]
     fn new(path: PathBuf, certificates: &Certificates, changed: Py<PyAny>) -> Self {
-        let current = Mutex::new((None, certificates.config.clone()));
-        Self(Arc::new(Certified { path, changed, current }))
+        let config = RwLock::new(certificates.config.clone());
+        Self(Arc::new(Certified { path, changed, seen: Mutex::default(), config }))
     }
 }
 
@@ -131,7 +132,8 @@ impl Tls {
 pub struct Certified {
     path: PathBuf,
     changed: Py<PyAny>,
-    current: Mutex<(Option<State>, Arc<ServerConfig>)>,
+    seen: Mutex<Option<State>>,
+    config: RwLock<Arc<ServerConfig>>,
 }
 
 impl Certified {
@@ -143,17 +145,16 @@ impl Certified {
     }
 
     async fn current(self: Arc<Self>) -> Arc<ServerConfig> {
-        let mut current = self.current.lock().await;
+        let mut seen = self.seen.lock().await;
         let state = self.state();
-        if current.0 != Some(state) {
-            current.0 = Some(state);
+        if *seen != Some(state) {
             let this = self.clone();
-            // The interpreter may be busy, and connections must not wait for it.
-            if let Ok(Some(config)) = tokio::task::spawn_blocking(move || this.ask()).await {
-                current.1 = config;
-            }
+            // The interpreter may be busy, and connections must not wait for it. What it says is kept for the next client
+            // where this one has not waited.
+            let _ = tokio::task::spawn_blocking(move || this.ask()).await;
+            *seen = Some(state);
         }
-        current.1.clone()
+        self.config.read().clone()
     }
 
     fn state(&self) -> State {
@@ -161,15 +162,15 @@ impl Certified {
         Some((file.ino(), file.mtime(), file.mtime_nsec(), file.size()))
     }
 
-    fn ask(&self) -> Option<Arc<ServerConfig>> {
+    fn ask(&self) {
         Python::attach(|py| {
-            let changed = self.changed.bind(py).call0().and_then(|made| {
-                Ok(made.extract::<Option<PyRef<'_, Certificates>>>()?.map(|made| made.config.clone()))
-            });
-            changed.unwrap_or_else(|error| {
-                error.write_unraisable(py, Some(self.changed.bind(py)));
-                None
-            })
-        })
+            let changed = self.changed.bind(py);
+            let made = changed.call0().and_then(|made| Ok(made.extract::<Option<Py<Certificates>>>()?));
+            match made {
+                Ok(Some(made)) => *self.config.write() = made.get().config.clone(),
+                Ok(None) => {}
+                Err(error) => error.write_unraisable(py, Some(changed)),
+            }
+        });
     }
 }

@@ -237,6 +237,7 @@ class ServableMetrics:
         self._delay = metrics.queue_delay.of(*labels)
         self._padding = metrics.padding_rows.of(*labels)
         self._answers: dict[str, Histogram] = {}
+        self._closed = False
         # Runs that are not counted yet: those of models that have a batch axis, and the others.
         self._batches: deque[BatchReport] = deque()
         self._single: deque[BatchReport] = deque()
@@ -261,7 +262,12 @@ class ServableMetrics:
         self._metrics.example_count_total.of(self._model).add(count)
 
     def refused(self, error: BatchingError) -> None:
-        """Counts a request that was turned away, by the name of its error, as in `queue_full`."""
+        """Counts a request that was turned away, by the name of its error, as in `queue_full`.
+
+        One that is heard of when the version has gone brings none of its series back.
+        """
+        if self._closed:
+            return
         reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
         self._metrics.refusals.of(*self.labels, reason).add()
 
@@ -314,6 +320,7 @@ class ServableMetrics:
     def close(self) -> None:
         """Counts what has run, for the series that are not the version's own, and drops those that are."""
         self.count_reports()
+        self._closed = True
         self._metrics.forget(self.labels)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import time
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
 from importlib.util import find_spec
 from threading import Barrier, Lock, Thread
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace_batching import BatchThreads, Closed, DeadlineExceeded, Options, Priority, QueueFull, Task
+from headrace_batching import BatchThreads, Closed, DeadlineExceeded, Options, Priority, QueueFull, Scheduler, Task
 from headrace_batching.batch import Batch
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.policy import QUICK, SLOW
 from headrace_batching.queue import Turn
+from headrace_batching.task import Arrays
+from tests.running import eventually
 
 MILLISECOND = 1000  # in microseconds
 
@@ -31,6 +34,10 @@ class Clock:
 
 def nothing(_: Batch) -> None:
     """What a lane does with its batches where nobody asks."""
+
+
+def row(value: float) -> Arrays:
+    return {"x": np.array([value], np.float32)}
 
 
 class Bench:
@@ -71,10 +78,10 @@ class Bench:
         formed = self.queue.take_lone()
         return formed.batch.tasks if formed else None
 
-    def run(self, lane: Any, *seconds: float) -> None:
+    def run(self, lane: Any, *seconds: float, rows: int = 1) -> None:
         """Has batches of one task run, one after the other, each for so long."""
         for ran in seconds:
-            self.put(lane, 1)
+            self.put(lane, rows)
             assert self.batch()
             self.clock.now += ran
             self.queue.finish(lane)
@@ -527,7 +534,7 @@ class TestALoneTask:
 
     def test_of_a_lane_that_has_been_quick(self, bench: Bench) -> None:
         lane = self.steady(bench)
-        bench.run(lane, *self.RUNS)
+        bench.run(lane, *self.RUNS, rows=3)
         task = bench.put(lane, 3)
 
         assert bench.lone() == [task]
@@ -557,6 +564,46 @@ class TestALoneTask:
         bench.put(lane, 1)
 
         assert bench.lone()
+
+    def test_leaves_what_came_meanwhile_to_a_thread(self, bench: Bench) -> None:
+        def run(inputs: Arrays) -> Arrays:
+            if inputs["x"][0] < 0:
+                later.append(scheduler.call(row(7)))
+            return inputs
+
+        later: list[Future[Arrays]] = []
+        threads = BatchThreads(1, bench.queue)
+        threads.start()
+        scheduler = Scheduler(threads, run, Options(max_running_batches=1), steady=True)
+        for number in range(len(self.RUNS)):
+            assert scheduler.call(row(number)).result(5)["x"] == [number]
+        eventually(lambda: scheduler.lane.rows == 0 and bench.queue.idle)
+        task = Task(row(-1), bench.ended.extend, rows=1)
+
+        scheduler.enqueue(task)
+        assert scheduler.run_lone()
+
+        assert later.pop().result(5)["x"] == [7]
+        threads.close()
+
+    def test_larger_than_what_has_been_quick(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS, rows=2)
+        task = bench.put(lane, 3)
+        assert bench.lone() is None
+        assert bench.batch() == [task]
+        bench.queue.finish(lane)
+        bench.put(lane, 3)
+
+        assert bench.lone()  # it has been, by now
+
+    def test_of_a_lane_whose_larger_ones_are_slow(self, bench: Bench) -> None:
+        lane = self.steady(bench)
+        bench.run(lane, *self.RUNS)
+        bench.run(lane, SLOW * 1.01, rows=2)
+        task = bench.put(lane, 1)
+
+        assert bench.lone() == [task]
 
     def test_of_a_lane_that_may_wait_for_something(self, bench: Bench) -> None:
         lane = bench.lane()

@@ -1,6 +1,7 @@
 """Connections of the native transport: the threads that they live on, and what only it does with their callers."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from headrace_server.errors import ServingError
 from tests import models
 from tests.calls import Caller, floats, predict_request
 from tests.conftest import Run
-from tests.frames import DATA, PING, RST_STREAM, Connection, call, frame
+from tests.frames import DATA, PING, PRIORITY, RST_STREAM, Connection, call, frame
 from tests.pem import Authority, write
 from tests.running import eventually
 
@@ -75,6 +76,27 @@ def test_many_calls_cancelled_at_once_leave_the_others_alone(running: Run) -> No
         left = [call(stream, request) + frame(RST_STREAM, 0, stream, bytes(4)) for stream in range(1, 301, 2)]
         connection.say(*left, call(301, request))
         assert any(heard.kind == DATA and heard.stream == 301 for heard in connection.hear())
+
+
+def test_a_call_is_run_while_its_thread_has_no_rest(running: Run) -> None:
+    request = predict_request({"x": X}).SerializeToString()
+    priorities = frame(PRIORITY, 0, 5, bytes(5)) * 50_000
+    with Connection(running(models.linear).port) as connection:
+        answered = threading.Event()
+
+        def flood() -> bool:
+            while not answered.is_set():
+                connection.say(priorities)
+            return True
+
+        with ThreadPoolExecutor() as pool:
+            connection.say(priorities, call(1, request))
+            flooding = pool.submit(flood)
+            try:
+                assert connection.next(DATA).stream == 1
+                assert not flooding.done()
+            finally:
+                answered.set()
 
 
 def test_key_that_only_grpcio_can_use(running: Run, tmp_path: Path) -> None:

@@ -208,6 +208,13 @@ class TestServable:
         )
         assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": 2}
 
+    def test_what_is_heard_of_a_version_that_has_gone_brings_nothing_back(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        servable.close()
+        servable.refused(QueueFull("x"))
+
+        assert 'version="1"' not in metrics.page().decode()
+
 
 def test_the_buckets_are_tf_servings() -> None:
     assert (len(LATENCY), LATENCY[:3]) == (33, (10, 18, 10 * 1.8**2))

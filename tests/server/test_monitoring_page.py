@@ -1,18 +1,21 @@
 """What a server that is called has counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 from grpc import StatusCode
 
 from headrace_batching import Options
+from headrace_batching.task import Arrays
 from headrace_protos import Code
 from headrace_server import Config, Server
+from headrace_server.backends.onnxruntime_impl import OnnxBackend
 from headrace_server.errors import ServingError
 from tests import models
-from tests.calls import PREDICT, floats, predict_request, status_request
+from tests.calls import ANSWER_WITHIN, PREDICT, floats, predict_request, status_request
 from tests.conftest import Run
 from tests.running import RunningServer, eventually
 
@@ -93,12 +96,37 @@ def test_what_waits_is_refused_or_given_up(running: Run) -> None:
         call.cancel()
     eventually(holds(server, f":headrace:grpc_calls{{{CALL.format('model', 'CANCELLED')}}} 2"))
     running_one.result()
+    eventually(holds(server, f':headrace:refusals{{{M1},reason="queue_full"}} 1'))
 
     assert {
-        f':headrace:refusals{{{M1},reason="queue_full"}} 1',
         f":headrace:grpc_calls{{{CALL.format('model', 'UNAVAILABLE')}}} 1",
         ':tensorflow:serving:request_count{model_name="model",status="UNAVAILABLE"} 1',
     } <= lines(server)
+
+
+def test_refusals_are_counted_though_nothing_is_answered(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, run = Event(), OnnxBackend.run
+
+    def held(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        assert go_on.wait(ANSWER_WITHIN)
+        return run(backend, signature, inputs, outputs)
+
+    monkeypatch.setattr(OnnxBackend, "run", held)
+    go_on.set()  # for its warm-up
+    server = running(models.linear, batching=Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=1))
+    go_on.clear()
+    calls = [server.caller.begin(predict_request({"x": X}))]
+    server.caller.call(status_request())  # answered, so that what was sent before it has arrived
+    eventually(holds(server, f":headrace:queue_rows{{{M1}}} 0"))
+    calls.append(server.caller.begin(predict_request({"x": X})))
+    eventually(holds(server, f":headrace:queue_rows{{{M1}}} 1"))
+
+    for _ in range(3):
+        assert server.caller.refusal(predict_request({"x": X})).code is StatusCode.UNAVAILABLE
+    eventually(holds(server, f':headrace:refusals{{{M1},reason="queue_full"}} 3'))
+    go_on.set()
+    for call in calls:
+        call.result()
 
 
 def test_a_batch_that_fails(running: Run) -> None:

@@ -1,6 +1,6 @@
 //! The plain Predict's decoder by itself: declarations without an interpreter, and what it understood as owned bytes.
 
-use super::{Input, Request, Tensor, tensors};
+use super::request::{Input, Request, Tensor, tensors};
 use crate::rope::Rope;
 use crate::tensor::Dtype;
 

@@ -1,0 +1,213 @@
+//! A plain request's bytes: fields, each at most once, and tensors that fit their declarations.
+
+use pyo3::PyResult;
+
+use crate::rope::Cursor;
+use crate::tensor::{CONTENT, Dtype, Values};
+use crate::wire;
+
+/// An input that a signature declares: its alias, its type, and its dimensions beyond axis 0.
+pub struct Input {
+    pub alias: Vec<u8>,
+    pub dtype: Dtype,
+    pub inner: Vec<Option<usize>>,
+}
+
+impl Input {
+    pub fn new((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<Self> {
+        let dtype = Dtype::of_number(dtype)
+            .ok_or_else(|| pyo3::exceptions::PyValueError::new_err(format!("{alias} has no plain dtype: {dtype}")))?;
+        Ok(Self { alias: alias.into_bytes(), dtype, inner })
+    }
+}
+
+/// One input's values in a request, and its dimensions beyond axis 0.
+pub struct Tensor {
+    pub values: Values,
+    pub inner: Vec<usize>,
+}
+
+/// A request's tensors in the order of their declarations, and their rows; None unless all fit.
+pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: usize) -> Option<(Vec<Tensor>, usize)> {
+    if request.inputs.len() != declared.len() {
+        return None;
+    }
+    let mut tensors = Vec::with_capacity(declared.len());
+    let mut rows = None;
+    for input in declared {
+        let mut named = request.inputs.iter().filter(|(alias, _)| alias.bytes() == Some(&input.alias));
+        let (_, proto) = named.next()?;
+        let (tensor, own) = input.read(proto.clone())?;
+        if *rows.get_or_insert(own) != own || own > max_rows {
+            return None;
+        }
+        tensors.push(tensor);
+    }
+    Some((tensors, rows?))
+}
+
+impl Input {
+    /// A tensor that fits this declaration, and its rows.
+    fn read(&self, proto: Cursor<'_>) -> Option<(Tensor, usize)> {
+        let proto = TensorProto::read(proto)?;
+        if proto.dtype != Some(self.dtype) {
+            return None;
+        }
+        let (dims, rank) = proto.shape?;
+        let (&rows, inner) = dims[..rank].split_first()?;
+        let fits = inner.len() == self.inner.len()
+            && inner.iter().zip(&self.inner).all(|(got, want)| want.is_none_or(|want| want == *got));
+        let count = dims[..rank].iter().try_fold(1, |product: usize, size| product.checked_mul(*size))?;
+        if !fits || count == 0 {
+            return None;
+        }
+        let (field, at) = proto.values?;
+        let values = if field == CONTENT {
+            Values::content(self.dtype, count, at)?
+        } else if field == self.dtype.field() {
+            Values::packed(self.dtype, count, at)?
+        } else {
+            return None;
+        };
+        Some((Tensor { values, inner: inner.to_vec() }, rows))
+    }
+}
+
+const MAX_RANK: usize = 8;
+
+/// The fields of a plain TensorProto, each at most once.
+#[derive(Default)]
+struct TensorProto<'a> {
+    dtype: Option<Dtype>,
+    shape: Option<([usize; MAX_RANK], usize)>,
+    values: Option<(u32, Cursor<'a>)>,
+}
+
+impl<'a> TensorProto<'a> {
+    fn read(mut at: Cursor<'a>) -> Option<Self> {
+        let mut proto = Self::default();
+        while at.left() > 0 {
+            match wire::tag(&mut at)? {
+                (1, wire::VARINT) if proto.dtype.is_none() => {
+                    proto.dtype = Some(Dtype::of_number(wire::varint(&mut at)?)?)
+                }
+                (2, wire::LENGTH) if proto.shape.is_none() => proto.shape = Some(shape(wire::delimited(&mut at)?)?),
+                (field, wire::LENGTH) if field >= CONTENT && proto.values.is_none() => {
+                    proto.values = Some((field, wire::delimited(&mut at)?));
+                }
+                _ => return None,
+            }
+        }
+        Some(proto)
+    }
+}
+
+/// The dimensions of a TensorShapeProto, all of them known, and how many there are.
+fn shape(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
+    let (mut dims, mut rank) = ([0; MAX_RANK], 0);
+    while at.left() > 0 {
+        let (2, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+        let mut dim = wire::delimited(&mut at)?;
+        // A dimension of 0 is not plain, nor is one with a name.
+        let (1, wire::VARINT) = wire::tag(&mut dim)? else { return None };
+        *dims.get_mut(rank)? = usize::try_from(i64::try_from(wire::varint(&mut dim)?).ok()?).ok()?;
+        rank += 1;
+        if dim.left() > 0 {
+            return None;
+        }
+    }
+    Some((dims, rank))
+}
+
+/// Text that lies in a message.
+#[derive(Clone)]
+pub struct Text<'a>(Option<Cursor<'a>>);
+
+impl<'a> Text<'a> {
+    pub fn left(&self) -> usize {
+        self.0.as_ref().map_or(0, Cursor::left)
+    }
+
+    /// The bytes, if they lie in one piece.
+    pub fn bytes(&self) -> Option<&'a [u8]> {
+        self.0.as_ref().map_or(Some(&[]), Cursor::contiguous)
+    }
+
+    /// Reads a field that may come once.
+    fn fill(&mut self, at: &mut Cursor<'a>) -> Option<()> {
+        if self.0.is_some() {
+            return None;
+        }
+        self.0 = Some(wire::delimited(at)?);
+        Some(())
+    }
+}
+
+/// What a plain ModelSpec says.
+pub struct Spec<'a> {
+    pub name: Text<'a>,
+    pub version: Option<i64>,
+    pub signature: Text<'a>,
+}
+
+impl<'a> Spec<'a> {
+    fn read(mut at: Cursor<'a>) -> Option<Self> {
+        let mut spec = Self { name: Text(None), version: None, signature: Text(None) };
+        while at.left() > 0 {
+            match wire::tag(&mut at)? {
+                (1, wire::LENGTH) => spec.name.fill(&mut at)?,
+                (3, wire::LENGTH) => spec.signature.fill(&mut at)?,
+                (2, wire::LENGTH) if spec.version.is_none() => spec.version = Some(int64(wire::delimited(&mut at)?)?),
+                _ => return None,
+            }
+        }
+        Some(spec)
+    }
+}
+
+/// An Int64Value.
+fn int64(mut at: Cursor<'_>) -> Option<i64> {
+    if at.left() == 0 {
+        return Some(0);
+    }
+    let (1, wire::VARINT) = wire::tag(&mut at)? else { return None };
+    let value = wire::varint(&mut at)? as i64;
+    (at.left() == 0).then_some(value)
+}
+
+/// An input takes four bytes of a request and a hundred in memory: more than so many are not plain.
+const MAX_INPUTS: usize = 64;
+
+/// A plain PredictRequest: a ModelSpec and inputs, nothing else.
+pub struct Request<'a> {
+    pub spec: Spec<'a>,
+    inputs: Vec<(Text<'a>, Cursor<'a>)>,
+}
+
+impl<'a> Request<'a> {
+    pub fn read(mut at: Cursor<'a>) -> Option<Self> {
+        let mut spec = None;
+        let mut inputs = Vec::new();
+        while at.left() > 0 {
+            match wire::tag(&mut at)? {
+                (1, wire::LENGTH) if spec.is_none() => spec = Some(Spec::read(wire::delimited(&mut at)?)?),
+                (2, wire::LENGTH) if inputs.len() < MAX_INPUTS => inputs.push(entry(wire::delimited(&mut at)?)?),
+                _ => return None,
+            }
+        }
+        Some(Self { spec: spec?, inputs })
+    }
+}
+
+/// An entry of the map of inputs.
+fn entry(mut at: Cursor<'_>) -> Option<(Text<'_>, Cursor<'_>)> {
+    let (mut alias, mut tensor) = (Text(None), None);
+    while at.left() > 0 {
+        match wire::tag(&mut at)? {
+            (1, wire::LENGTH) => alias.fill(&mut at)?,
+            (2, wire::LENGTH) if tensor.is_none() => tensor = Some(wire::delimited(&mut at)?),
+            _ => return None,
+        }
+    }
+    Some((alias, tensor?))
+}

@@ -1,0 +1,122 @@
+//! The tasks of one lane that may share a batch: admitted in order, and taken in order, as many as fit.
+
+use std::collections::{HashMap, VecDeque};
+
+use rustc_hash::FxBuildHasher;
+
+use super::task::{PRIORITIES, Waiting, Waits};
+use super::{Refusal, Rules, Turn};
+
+/// The most bytes that the joined inputs of a batch may take: a few bytes of a request can stand for megabytes of equal
+/// values, and a batch would write them all out.
+const MAX_BATCH_BYTES: usize = 256 << 20;
+
+/// Waiting tasks of one key. Under the queue's lock.
+pub struct Group<T> {
+    pub tasks: [VecDeque<Waiting<T>>; PRIORITIES],
+    slots: HashMap<u64, usize, FxBuildHasher>,
+    last_slot: u64,
+    pub rows: usize,
+    pub closing: bool,
+}
+
+impl<T: Waits> Group<T> {
+    pub fn new() -> Self {
+        Self { tasks: Default::default(), slots: HashMap::default(), last_slot: 0, rows: 0, closing: false }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tasks.iter().all(VecDeque::is_empty)
+    }
+
+    /// The one task, if there are no more.
+    pub fn lone(&self) -> Option<&Waiting<T>> {
+        let mut tasks = self.tasks.iter().flatten();
+        tasks.next().filter(|_| tasks.next().is_none())
+    }
+
+    pub fn due(&self, rules: &Rules) -> f64 {
+        if self.closing || self.rows >= rules.execution_limit {
+            return f64::NEG_INFINITY;
+        }
+        let oldest = self.tasks.iter().filter_map(VecDeque::front).map(|waiting| waiting.arrived);
+        oldest.fold(f64::INFINITY, f64::min) + rules.timeout
+    }
+
+    pub fn priority(&self) -> usize {
+        self.tasks.iter().position(|tasks| !tasks.is_empty()).unwrap_or(PRIORITIES)
+    }
+
+    /// TF Serving: tasks are counted to waiting batches in order of arrival, and so many of these may wait.
+    pub fn admit(&mut self, rows: usize, rules: &Rules) -> Result<u64, Refusal> {
+        let mut opened = self.slots.get(&self.last_slot).copied().unwrap_or(0);
+        if opened + rows > rules.execution_limit && !rules.splitting {
+            if self.slots.len() >= rules.enqueued_limit {
+                return Err(full(self.slots.len(), rules));
+            }
+            self.last_slot += 1;
+            opened = 0;
+        }
+        self.slots.insert(self.last_slot, opened + rows);
+        self.rows += rows;
+        Ok(self.last_slot)
+    }
+
+    fn leave(&mut self, slot: u64, rows: usize) {
+        self.rows -= rows;
+        let Some(left) = self.slots.get_mut(&slot) else { return };
+        *left -= rows;
+        if *left == 0 {
+            self.slots.remove(&slot);
+        }
+    }
+}
+
+impl<T: Waits> Group<T> {
+    /// The next batch; a task that does not fit ends it, unless it may be split. So does one with which the joined
+    /// inputs would take more than `MAX_BATCH_BYTES`.
+    pub fn take(&mut self, now: f64, rules: &Rules, turn: &mut Turn<T>) {
+        let mut room = rules.execution_limit;
+        let mut widest = 0;
+        for priority in 0..PRIORITIES {
+            while room > 0
+                && let Some(mut waiting) = self.tasks[priority].pop_front()
+            {
+                let left = waiting.left();
+                let gone = waiting.task.gone();
+                if gone || waiting.deadline.is_some_and(|deadline| deadline <= now) {
+                    self.leave(waiting.slot, left);
+                    let dropped = if gone { &mut turn.gone } else { &mut turn.expired };
+                    dropped.push(waiting.task);
+                    continue;
+                }
+                widest = waiting.row_bytes.max(widest);
+                let bytes = (rules.execution_limit - room + left.min(room)).saturating_mul(widest);
+                if bytes > MAX_BATCH_BYTES && !turn.pieces.is_empty() {
+                    self.tasks[priority].push_front(waiting);
+                    return;
+                }
+                if left > room {
+                    let size = waiting.size_of(room);
+                    let piece = if rules.splitting { waiting.split(room) } else { None };
+                    if piece.is_some() {
+                        self.leave(waiting.slot, room);
+                        turn.size = turn.size.saturating_add(size);
+                    }
+                    turn.pieces.extend(piece);
+                    self.tasks[priority].push_front(waiting);
+                    return;
+                }
+                room -= left;
+                self.leave(waiting.slot, left);
+                turn.size = turn.size.saturating_add(waiting.size_of(left));
+                turn.pieces.push(waiting.into_piece());
+            }
+        }
+    }
+}
+
+pub fn full(waiting: usize, rules: &Rules) -> Refusal {
+    let most = rules.enqueued_limit;
+    Refusal::Full(format!("currently {waiting} batches enqueued and max_enqueued_batches is {most}"))
+}

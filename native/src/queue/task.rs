@@ -1,0 +1,104 @@
+//! One waiting request, as the queue sees it.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+/// The priorities, the first first.
+pub const PRIORITIES: usize = 2;
+
+/// What must be equal for two tasks to share a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// All that pass the signature's checks may.
+    Any,
+    /// Each input's rank and dimensions beyond axis 0.
+    Shapes(Vec<usize>),
+    /// Another key of Python's, by the token that stands for it.
+    Other(Token),
+}
+
+/// A Python object that is equal to itself alone.
+#[derive(Clone, Debug)]
+pub struct Token(pub Arc<Py<PyAny>>);
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_ptr() == other.0.as_ptr()
+    }
+}
+
+impl Eq for Token {}
+
+impl Hash for Token {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.0.as_ptr() as usize).hash(state);
+    }
+}
+
+/// A task as the queue sees it.
+pub trait Waits: Sized {
+    type Lapse;
+
+    /// Whether nobody waits for its answer any more. Under the queue's lock.
+    fn gone(&mut self) -> bool;
+
+    /// What is to be said of a task for which nobody waits any more, the first time that this is found out; `late` if
+    /// its deadline has passed. Under the queue's lock, without the interpreter's.
+    fn lapse(&mut self, late: bool) -> Option<Self::Lapse>;
+
+    /// Another hold on it, for some of its rows; None for a task that is only ever run as a whole.
+    fn share(&self) -> Option<Self>;
+}
+
+/// A task in the queue. Times are seconds on the queue's clock.
+pub struct Waiting<T> {
+    pub task: T,
+    pub rows: usize,
+    /// What one of its rows takes in a batch.
+    pub row_bytes: usize,
+    pub deadline: Option<f64>,
+    pub priority: usize,
+    pub arrived: f64,
+    pub slot: u64,
+    pub taken: usize,
+}
+
+impl<T> Waiting<T> {
+    pub fn new(task: T, rows: usize, row_bytes: usize, deadline: Option<f64>, priority: usize) -> Self {
+        let priority = priority.min(PRIORITIES - 1);
+        Self { task, rows, row_bytes, deadline, priority, arrived: 0.0, slot: 0, taken: 0 }
+    }
+
+    pub fn left(&self) -> usize {
+        (self.rows - self.taken).max(1)
+    }
+
+    /// As `headrace_batching.Task.size_of` has it.
+    pub fn size_of(&self, rows: usize) -> usize {
+        rows.saturating_mul(self.row_bytes.max(1))
+    }
+
+    pub fn into_piece(self) -> Piece<T> {
+        Piece { task: self.task, start: self.taken, stop: self.rows, arrived: self.arrived }
+    }
+}
+
+impl<T: Waits> Waiting<T> {
+    /// The next `rows` rows, of more.
+    pub fn split(&mut self, rows: usize) -> Option<Piece<T>> {
+        let start = self.taken;
+        let task = self.task.share()?;
+        self.taken += rows;
+        Some(Piece { task, start, stop: self.taken, arrived: self.arrived })
+    }
+}
+
+/// Rows `start` to `stop` of a task, that have left the queue.
+pub struct Piece<T> {
+    pub task: T,
+    pub start: usize,
+    pub stop: usize,
+    pub arrived: f64,
+}
