@@ -114,7 +114,7 @@ def _shares(ranges: dict[str, float]) -> str:
 
 
 _SCALING = {
-    BUSY: "A thousand calls of the small model in flight, over more and more connections, and four callers with one call "
+    BUSY: "A thousand calls of the small model in flight, over more and more connections, and four callers of one call "
     "each; with one stream to a connection every request and every answer is a segment of its own to the kernel, which "
     "it is not where many share a connection:",
     IDLE: "Connections over which nothing is asked, open beside four that are busy:",
