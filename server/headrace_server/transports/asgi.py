@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from time import perf_counter, process_time
 from typing import Any
 
 from headrace_server.services.http_messages import SMALL_BYTES, Body, HttpAnswer, HttpRequest
@@ -13,39 +12,13 @@ Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Answer = Callable[[HttpRequest], Awaitable[HttpAnswer]]
-Clock = Callable[[], float]
 
 SLICE_BYTES = 256 << 10
 """Of an answer, at a time: what a slow caller has not read yet is not copied."""
 
 
-class Intake:
-    """How fast large bodies are taken in, of all callers together: it must leave processor and interpreter to others.
-
-    Args:
-        wall: A clock, in seconds.
-        used: Seconds of CPU that the process has used.
-    """
-
-    PAUSE = 0.001
-    """Seconds after a chunk in a process that does little else."""
-
-    BUSY_PAUSE = 0.004
-    """Seconds after a chunk in one that answers others meanwhile, whom each chunk keeps waiting a little."""
-
-    BUSY = 0.5
-    """Cores that a process uses which does more than to take in bodies."""
-
-    def __init__(self, wall: Clock = perf_counter, used: Clock = process_time) -> None:
-        self._wall = wall
-        self._used = used
-        self._last = (wall(), used())
-
-    def pause(self) -> float:
-        """Seconds to wait for before the next chunk."""
-        (wall, used), self._last = self._last, (self._wall(), self._used())
-        passed = self._last[0] - wall
-        return self.BUSY_PAUSE if self._last[1] - used > self.BUSY * passed else self.PAUSE
+INTAKE_PAUSE = 0.001
+"""Seconds between two chunks of large bodies, of all callers together: taking them in must leave the loop to others."""
 
 
 class _Left(Exception):
@@ -63,8 +36,7 @@ class RestApplication:
     def __init__(self, answer: Answer, max_body_bytes: int) -> None:
         self._answer = answer
         self._max_body_bytes = max_body_bytes
-        self._taking_in = asyncio.Lock()
-        self._intake = Intake()
+        self._intake = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -99,9 +71,9 @@ class RestApplication:
             if body.size + len(message["body"]) <= SMALL_BYTES:
                 body.add(message["body"])
                 continue
-            async with self._taking_in:
+            async with self._intake:
                 body.add(message["body"])
-                await asyncio.sleep(self._intake.pause())
+                await asyncio.sleep(INTAKE_PAUSE)
 
 
 def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRequest:
