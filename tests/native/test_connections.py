@@ -1,5 +1,6 @@
 """Connections of the native transport: the threads that they live on, and what only it does with their callers."""
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,9 +14,9 @@ from headrace_server.errors import ServingError
 from tests import models
 from tests.calls import Caller, floats, predict_request
 from tests.conftest import Run
-from tests.frames import DATA, PING, PRIORITY, RST_STREAM, Connection, call, frame
+from tests.frames import DATA, PING, PREFACE, PRIORITY, RST_STREAM, Connection, call, frame
 from tests.pem import Authority, write
-from tests.running import eventually
+from tests.running import START_WITHIN, eventually
 
 pytest.importorskip("headrace_native")
 
@@ -97,6 +98,15 @@ def test_a_call_is_run_while_its_thread_has_no_rest(running: Run) -> None:
                 assert not flooding.done()
             finally:
                 answered.set()
+
+
+@pytest.mark.parametrize("said", [b"", PREFACE[:10]])
+def test_a_caller_that_has_said_nothing_is_not_waited_for(running: Run, said: bytes) -> None:
+    server = running(models.linear, drain_seconds=2 * START_WITHIN)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(said)
+        server.caller.predict({"x": X})
+        server.close()
 
 
 def test_key_that_only_grpcio_can_use(running: Run, tmp_path: Path) -> None:
