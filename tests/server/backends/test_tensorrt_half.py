@@ -1,6 +1,6 @@
 """Half floats of an ONNX model's floats: the file that comes of it is one that a strict reader takes, and computes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +48,7 @@ def with_branches_that_take_from_around_them() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("made", [with_a_cast, with_branches_that_take_from_around_them])
-def test_nodes_stand_behind_what_they_need(tmp_path: Path, made: object) -> None:
-    assert callable(made)
+def test_nodes_stand_behind_what_they_need(tmp_path: Path, made: Callable[[], onnx.ModelProto]) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "half").mkdir()
     file = tmp_path / "1" / "model.onnx"
