@@ -226,6 +226,7 @@ class Event(_OfContext):
 
     def record(self, stream: Stream | None = None) -> "Event":
         device = self.machine.enter("event_record")
+        self.check_current(self.machine, "event_record")
         self._stream = self.machine.stream(_handle(stream), device, "event_record")
         self._mark = Work(lambda: None)
         self.machine.put(self._stream, self._mark)

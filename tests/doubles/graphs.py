@@ -1,6 +1,7 @@
 """The calls of `libcuda.so.1` that capture and launch graphs, on a `Machine`."""
 
 import ctypes
+from threading import get_ident
 from typing import Any
 
 from .machine import Machine, Work
@@ -27,6 +28,7 @@ class Libcuda:
         if state.work or state.captured is not None:
             return INVALID
         state.captured = []
+        self._machine.captures[get_ident()] = state.handle
         return 0
 
     def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:  # noqa: N802
@@ -35,6 +37,7 @@ class Libcuda:
             return INVALID
         self._new(graph, self._graphs, state.captured)
         state.captured = None
+        del self._machine.captures[get_ident()]
         return 0
 
     def cuGraphInstantiateWithFlags(self, made: Any, graph: ctypes.c_void_p, flags: ctypes.c_ulonglong) -> int:  # noqa: N802

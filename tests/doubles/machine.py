@@ -19,6 +19,10 @@ from headrace_batching.task import Array
 _ALIGNMENT = 256  # bytes; CUDA's is no less
 
 
+_UNSAFE = {"mem_alloc", "mem_free", "pagelocked_empty", "host_free"}
+"""Calls that a thread may not make while it captures."""
+
+
 class Complaint(AssertionError):
     """A rule of CUDA's, or of TensorRT's, has been broken."""
 
@@ -96,6 +100,7 @@ class Machine:
         self.built_with: Any = None
         self.logger: Any = None
         self.plugins = False
+        self.captures: dict[int, int] = {}  # by thread, the stream that it captures
         self.before_work: Callable[[], object] = lambda: None
         self.retained = [0] * devices
         self.live: dict[int, str] = {}  # what must be gone after an unload, by a number of its own
@@ -130,6 +135,8 @@ class Machine:
         context = self.stack[-1]
         if not context.valid:
             raise self.complain(f"{call}: the context of this thread has been given back")
+        if call in _UNSAFE and self.captures.get(threading.get_ident()):
+            raise self.complain(f"{call}: this thread captures a stream, and CUDA gives the capture up")
         device: int = context.device
         return device
 

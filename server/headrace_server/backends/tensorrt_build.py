@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,6 +18,7 @@ from headrace_server.backends import tensorrt_cache
 from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_header import OnnxHeader
 from headrace_server.backends.tensorrt_engine import LOG
+from headrace_server.backends.tensorrt_half import half
 from headrace_server.backends.tensorrt_profiles import Profile
 from headrace_server.errors import LoadError, invalid
 from headrace_server.tensorrt_options import TensorrtOptions
@@ -25,8 +27,6 @@ log = logging.getLogger(__name__)
 
 SAY_EVERY = 5.0
 """Seconds between two lines of a build's progress."""
-
-_MOST_IN_ONE_FILE = 1 << 30  # bytes; a protobuf message ends at two gigabytes
 
 
 def build_plan(
@@ -103,30 +103,49 @@ class Progress(trt.IProgressMonitor):  # type: ignore[misc]
         self._what = what
         self._clock = clock
         self._lock = Lock()
-        self._phases: dict[str, int] = {}
+        self._phases: dict[str, _Phase] = {}
         self._said = clock()
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
         """Called by TensorRT, on any thread."""
-        if parent_phase is None:  # what is within one is too much to read
-            with self._lock:
-                self._phases[phase_name] = num_steps
+        with self._lock:
+            self._phases[phase_name] = _Phase(parent_phase, num_steps)
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """Called by TensorRT; whether it is to go on."""
+        """Called by TensorRT, for the innermost phases above all; whether it is to go on."""
         with self._lock:
-            steps, now = self._phases.get(phase_name), self._clock()
-            due = steps is not None and now - self._said >= SAY_EVERY
-            if due:
-                self._said = now
-        if due and steps:
-            log.info("building an engine of %s: %s, %d of %d steps", self._what, phase_name, step + 1, steps)
+            phase, now = self._phases.get(phase_name), self._clock()
+            if phase is None:
+                return True
+            phase.done = step + 1
+            due = now - self._said >= SAY_EVERY
+            path = "; ".join(self._path(phase_name)) if due else ""
+            self._said = now if due else self._said
+        if due:
+            log.info("building an engine of %s: %s", self._what, path)
         return True
 
     def phase_finish(self, phase_name: str) -> None:
         """Called by TensorRT."""
         with self._lock:
             self._phases.pop(phase_name, None)
+
+    def _path(self, name: str | None) -> list[str]:
+        """A phase and those around it, the outermost one first."""
+        path: list[str] = []
+        while name is not None and (phase := self._phases.get(name)) and len(path) < len(self._phases):
+            path.insert(0, f"{name}, {phase.done} of {phase.steps} steps")
+            name = phase.parent
+        return path
+
+
+@dataclass
+class _Phase:
+    """A part of a build, within another one or by itself."""
+
+    parent: str | None
+    steps: int
+    done: int = 0
 
 
 def _network_flags() -> int:
@@ -194,25 +213,3 @@ def _in_precision(model: Path, precision: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="headrace-fp16-") as folder:
         yield half(model, Path(folder))
-
-
-def half(model: Path, folder: Path) -> Path:
-    """Writes a copy of a model that computes in half floats, its inputs and outputs excepted, and returns its path.
-
-    Raises:
-        LoadError: FAILED_PRECONDITION: what converts it is not installed; INVALID_ARGUMENT: it cannot be converted.
-    """
-    try:
-        import onnx
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-    except ModuleNotFoundError as error:
-        message = f'precision = "fp16" converts the file, which needs {error.name}: pip install onnx onnxruntime-gpu'
-        raise LoadError(Code.FAILED_PRECONDITION, message) from error
-    try:
-        converted = convert_float_to_float16(onnx.load(str(model)), keep_io_types=True)
-    except Exception as error:
-        raise LoadError(Code.INVALID_ARGUMENT, f"it cannot be converted to half floats: {error}") from error
-    path = folder / "model.onnx"
-    large = any(file.stat().st_size > _MOST_IN_ONE_FILE for file in model.parent.iterdir() if file.is_file())
-    onnx.save_model(converted, str(path), save_as_external_data=large)
-    return path

@@ -288,6 +288,52 @@ class TestRules:
 
         assert "is dropped in another context than its own" in machine.complaints[0]
 
+    def test_an_event_of_another_context(self, device: Device) -> None:
+        other = Device(1)
+        with device:
+            event = device.event()
+            with other:
+                stream = other.stream()
+                with complains("event_record: another context is current than the one it was made in"):
+                    other.record(event, stream)
+                del stream
+            del event
+        other.release()
+
+    def test_what_pycuda_would_do_without_being_told_better(self, device: Device) -> None:
+        import pycuda.driver as driver
+
+        with device:
+            with complains("other devices would take it for ordinary memory"):
+                driver.pagelocked_empty((8,), np.uint8)
+            with complains("one that the default stream waits for"):
+                driver.Stream()
+            with complains("waiting for it would keep a core busy"):
+                driver.Event()
+
+    def test_an_array_that_is_not_contiguous(self, device: Device, pool: PageLockedPool) -> None:
+        import pycuda.driver as driver
+
+        array = page_locked(pool, 1, 2, 3, 4)
+        with device:
+            stream, memory = device.stream(), device.allocate(8)
+            with complains("the array is not contiguous"):
+                driver.memcpy_htod_async(int(memory), array[::2], stream)
+            memory.free()
+            del stream
+
+    @pytest.mark.usefixtures("machine")
+    def test_a_context_over_one_that_has_been_given_back(self, device: Device) -> None:
+        other: Any = Device(1)
+
+        def act() -> None:
+            other._context.push()
+            other._context.detach()
+            with complains("push: a context that has been given back is current on this thread"):
+                device.__enter__()
+
+        in_thread(act)
+
     def test_memory_that_is_freed_twice(self, device: Device) -> None:
         with device:
             memory = device.allocate(8)

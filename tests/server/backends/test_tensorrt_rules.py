@@ -301,6 +301,18 @@ class TestGraphs:
         with pytest.raises(ServingError, match="cuStreamBeginCapture_v2 failed: CUDA error 1"):
             self.capture(scene)
 
+    @pytest.mark.parametrize("call", ["mem_alloc", "mem_free", "pagelocked_empty"])
+    def test_memory_that_comes_or_goes_while_its_thread_captures(self, scene: Scene, call: str) -> None:
+        memory = scene.device.allocate(8)
+        act = {
+            "mem_alloc": lambda: scene.device.allocate(8),
+            "mem_free": memory.free,
+            "pagelocked_empty": lambda: scene.device.page_locked(8),
+        }[call]
+        with complains(f"{call}: this thread captures a stream"):
+            Graph(scene.stream.handle, act)
+        memory.free()
+
     def test_one_that_is_not_closed(self, scene: Scene) -> None:
         scene.prepare()
         graph = self.capture(scene)
