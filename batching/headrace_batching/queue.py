@@ -194,10 +194,11 @@ class Queue:
             self._drained.notify_all()
             self._notify_other()
             return Turn(None, expired, wake)
+        batch = Batch(pieces, lane.options, batched=lane.batched)
         self._running += 1
-        lane.pace.begin(now, sum(piece.task.size_of(piece.rows) for piece in pieces))
+        lane.pace.begin(now, pieces[0].task.size_of(batch.rows))
         self._notify_other()
-        return Turn(Formed(Batch(pieces, lane.options, batched=lane.batched), lane), expired, wake)
+        return Turn(Formed(batch, lane), expired, wake)
 
     def finish(self, lane: Lane) -> None:
         """Says that a batch of the lane has ended."""

@@ -191,7 +191,7 @@ class Scheduler:
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
             let_go(error)
             self._report(batch, began, failed=True)
-            if len(batch) == 1:
+            if len(batch) <= 1:
                 deliver(batch.fail(_failure(error), self._queue.lock))
             else:
                 for half in batch.halves():

@@ -38,7 +38,11 @@ const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with con
 pub async fn carry(accepted: Accepted, tls: Option<Arc<Certified>>, home: Arc<Home>, stop: Stop) {
     let peer = Peer { name: accepted.peer.clone(), home, outgoing: Arc::default() };
     let signs = Arc::new(Signs::default());
-    if let Ok(Some(http2)) = tokio::time::timeout(HANDSHAKE_WITHIN, peer.greet(accepted, tls, signs.clone())).await {
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(HANDSHAKE_WITHIN, peer.greet(accepted, tls, signs.clone())) => greeted,
+        _ = stopped(stop.clone()) => return, // it has called nothing yet
+    };
+    if let Ok(Some(http2)) = greeted {
         // What breaks a connection is the caller's affair, and has ended its calls.
         let _ = peer.serve(http2, signs, stop).await;
     }

@@ -26,6 +26,7 @@ from headrace_batching import (
     Task,
     TaskTooLarge,
 )
+from headrace_batching.batch import Batch
 from headrace_batching.scheduler import Run
 from headrace_batching.task import Array, Arrays
 
@@ -446,6 +447,11 @@ class TestClose:
         one.close()
 
         assert result(other.call(row(1))) == [2]
+
+
+def test_a_batch_that_has_lost_its_tasks_ends(threads: BatchThreads) -> None:
+    # As after a failure inside, with which the tasks went.
+    Scheduler(threads, doubled, Options()).lane.execute(Batch([], Options()))
 
 
 class TestReports:

@@ -39,6 +39,7 @@ class OnnxParser:
 
     def parse_from_file(self, model: str) -> bool:
         try:
+            onnx.checker.check_model(model)
             self._network.model = onnx.load(model)
         except Exception as error:
             self._errors.append(f"In node -1 (parseFromFile): INVALID_GRAPH: {error}")

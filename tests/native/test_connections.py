@@ -1,21 +1,27 @@
 """Connections of the native transport: the threads that they live on, and what only it does with their callers."""
 
+import socket
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from headrace_batching import Options, policy
+from headrace_batching.task import Arrays
 from headrace_protos import Code
+from headrace_server.backends.onnxruntime_impl import OnnxBackend
 from headrace_server.errors import ServingError
 from tests import models
-from tests.calls import Caller, floats, predict_request
+from tests.calls import ANSWER_WITHIN, Caller, arrays, floats, predict_request
 from tests.conftest import Run
-from tests.frames import DATA, PING, PRIORITY, RST_STREAM, Connection, call, frame
+from tests.frames import DATA, PING, PREFACE, PRIORITY, RST_STREAM, Connection, call, frame
 from tests.pem import Authority, write
-from tests.running import eventually
+from tests.running import START_WITHIN, eventually
 
 pytest.importorskip("headrace_native")
 
@@ -78,6 +84,40 @@ def test_many_calls_cancelled_at_once_leave_the_others_alone(running: Run) -> No
         assert any(heard.kind == DATA and heard.stream == 301 for heard in connection.hear())
 
 
+def test_what_comes_while_a_lone_call_runs_is_left_to_a_batch_thread(
+    running: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, held, run = threading.Event(), threading.Event(), OnnxBackend.run
+    go_on.set()
+
+    def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        if not threading.current_thread().name.startswith("batch-"):
+            held.set()
+            assert go_on.wait(ANSWER_WITHIN)
+        return run(backend, signature, inputs, outputs)
+
+    def fit_batching(_: OnnxBackend, options: Options) -> Options:
+        return replace(options, max_running_batches=1)
+
+    monkeypatch.setattr(OnnxBackend, "run", seen)
+    monkeypatch.setattr(OnnxBackend, "fit_batching", fit_batching, raising=False)
+    monkeypatch.setattr(policy, "QUICK", 1.0)  # on a machine that is busy, too
+    server = running(models.linear, transport_threads=2)
+    held.clear()  # the warm-up was none
+    eventually(lambda: server.caller.predict({"x": X}) and held.is_set())
+
+    with Connection(server.port) as connection:  # on the other thread
+        go_on.clear()
+        held.clear()
+        first = server.caller.begin(predict_request({"x": X}))
+        assert held.wait(ANSWER_WITHIN)
+        connection.say(call(1, predict_request({"x": X}).SerializeToString()))
+        eventually(lambda: b':headrace:queue_rows{model_name="model",version="1"} 1' in server._server._metrics.page())
+        go_on.set()
+        assert connection.next(DATA).stream == 1
+    assert arrays(first.result())["y"].tolist() == [[10]]
+
+
 def test_a_call_is_run_while_its_thread_has_no_rest(running: Run) -> None:
     request = predict_request({"x": X}).SerializeToString()
     priorities = frame(PRIORITY, 0, 5, bytes(5)) * 50_000
@@ -97,6 +137,15 @@ def test_a_call_is_run_while_its_thread_has_no_rest(running: Run) -> None:
                 assert not flooding.done()
             finally:
                 answered.set()
+
+
+@pytest.mark.parametrize("said", [b"", PREFACE[:10]])
+def test_a_caller_that_has_said_nothing_is_not_waited_for(running: Run, said: bytes) -> None:
+    server = running(models.linear, drain_seconds=2 * START_WITHIN)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(said)
+        server.caller.predict({"x": X})
+        server.close()
 
 
 def test_key_that_only_grpcio_can_use(running: Run, tmp_path: Path) -> None:

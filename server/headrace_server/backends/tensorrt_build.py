@@ -18,6 +18,7 @@ from headrace_server.backends import tensorrt_cache
 from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_header import OnnxHeader
 from headrace_server.backends.tensorrt_engine import LOG
+from headrace_server.backends.tensorrt_half import half
 from headrace_server.backends.tensorrt_profiles import Profile
 from headrace_server.errors import LoadError, invalid
 from headrace_server.tensorrt_options import TensorrtOptions
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 
 SAY_EVERY = 5.0
 """Seconds between two lines of a build's progress."""
-
-_MOST_IN_ONE_FILE = 1 << 30  # bytes; a protobuf message ends at two gigabytes
 
 
 def build_plan(
@@ -214,25 +213,3 @@ def _in_precision(model: Path, precision: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="headrace-fp16-") as folder:
         yield half(model, Path(folder))
-
-
-def half(model: Path, folder: Path) -> Path:
-    """Writes a copy of a model that computes in half floats, its inputs and outputs excepted, and returns its path.
-
-    Raises:
-        LoadError: FAILED_PRECONDITION: what converts it is not installed; INVALID_ARGUMENT: it cannot be converted.
-    """
-    try:
-        import onnx
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-    except ModuleNotFoundError as error:
-        message = f'precision = "fp16" converts the file, which needs {error.name}: pip install onnx onnxruntime-gpu'
-        raise LoadError(Code.FAILED_PRECONDITION, message) from error
-    try:
-        converted = convert_float_to_float16(onnx.load(str(model)), keep_io_types=True)
-    except Exception as error:
-        raise LoadError(Code.INVALID_ARGUMENT, f"it cannot be converted to half floats: {error}") from error
-    path = folder / "model.onnx"
-    large = any(file.stat().st_size > _MOST_IN_ONE_FILE for file in model.parent.iterdir() if file.is_file())
-    onnx.save_model(converted, str(path), save_as_external_data=large)
-    return path
