@@ -114,8 +114,9 @@ def _shares(ranges: dict[str, float]) -> str:
 
 
 _SCALING = {
-    BUSY: "A thousand calls of the small model in flight, over more and more connections; with one stream each, every "
-    "request and every answer is a segment of its own to the kernel, which it is not where many share a connection:",
+    BUSY: "A thousand calls of the small model in flight, over more and more connections, and four callers of one call "
+    "each; with one stream to a connection every request and every answer is a segment of its own to the kernel, which "
+    "it is not where many share a connection:",
     IDLE: "Connections over which nothing is asked, open beside four that are busy:",
     MODELS: "Models that are loaded and not called, beside the one that is:",
 }

@@ -34,6 +34,7 @@ class Point:
 _USUAL = Load(connections=4, streams=16)
 
 FOUR, SIXTY_FOUR, THOUSAND = (Point(BUSY, load) for load in (Load(4, 250), Load(64, 16), Load(1000, 1)))
+FOUR_CALLERS = Point(BUSY, Load(4, 1))
 ALONE, BESIDE_IDLE = Point(IDLE, _USUAL), Point(IDLE, _USUAL, idle=996)
 ONE_MODEL, MANY_MODELS = Point(MODELS, _USUAL), Point(MODELS, _USUAL, models=200)
 
@@ -42,6 +43,7 @@ POINTS = (
     FOUR,
     SIXTY_FOUR,
     THOUSAND,
+    FOUR_CALLERS,
     ALONE,
     BESIDE_IDLE,
     ONE_MODEL,

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from .contenders import AIO, GRPCPP, HEADRACE, NATIVE
 from .figures import cpu_us, figure, latency_us, loop_cpu_us, loop_rows_per_second, loop_run_us, requests_per_second
 from .measure import Results
-from .scaling import ALONE, BESIDE_IDLE, FOUR, MANY_MODELS, ONE_MODEL, SIXTY_FOUR, THOUSAND, Scaling
+from .scaling import (
+    ALONE,
+    BESIDE_IDLE,
+    FOUR,
+    FOUR_CALLERS,
+    MANY_MODELS,
+    ONE_MODEL,
+    SIXTY_FOUR,
+    THOUSAND,
+    Scaling,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,8 @@ def scaling_verdicts(scaling: Scaling) -> Iterator[Verdict]:
     for what, more, fewer in (
         ("connections: CPU per request with 996 idle ones over without", BESIDE_IDLE, ALONE),
         ("connections: CPU per request with 64 busy ones over 4", SIXTY_FOUR, FOUR),
-        ("connections: CPU per request with 1,000 busy ones over 4", THOUSAND, FOUR),
+        ("connections: CPU per request with 1,000 busy ones over 4, a thousand calls in flight", THOUSAND, FOUR),
+        ("connections: CPU per request with 1,000 busy ones over 4, one call on each", THOUSAND, FOUR_CALLERS),
         ("models: CPU per request with 200 loaded over 1", MANY_MODELS, ONE_MODEL),
     ):
         yield _at_most(what, 1.1, cpu_us(points[more]) / cpu_us(points[fewer]))
