@@ -281,6 +281,8 @@ class TestTheDoubleComplains:
             self.bound(session, int(memory))
         with pytest.raises(Complaint, match="cpu 0 is not the session's device"):
             session.io_binding().bind_input("x", "cpu", 0, np.dtype(np.float32), (1, 4), int(memory))
+        with pytest.raises(Complaint, match="bind_output: cuda 1 is not the session's device"):
+            session.io_binding().bind_output("y", "cuda", 1)
 
     def test_of_names_and_types_that_are_not_the_models(self, machine: Machine, tmp_path: Path) -> None:
         session = GpuSession(machine, models.linear(tmp_path), at_home=["x"])
