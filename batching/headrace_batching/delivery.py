@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from math import inf
-from threading import get_ident
 from time import perf_counter
 from typing import Protocol
 
@@ -25,17 +24,14 @@ class TaskSink(Protocol):
     def wake(self) -> None:
         """Calls an idle thread."""
 
-    def run_lone(self) -> bool:
-        """Runs what has been put, if it is one task that is quicker run than handed to a thread."""
-
 
 class LoopDelivery:
     """The way of an event loop's tasks to the batch threads and back, with one wake-up a burst and one a batch.
 
     Waking a thread costs two context switches and a contest for the interpreter: more than all else that a small
     request needs. So a thread is called when the loop rests. As long as it is busy, more tasks may be on their way,
-    and it is the loop that callers wait for; a lone caller's loop rests at once, and runs the task itself where that is
-    quicker still.
+    and it is the loop that callers wait for; a lone caller's loop rests at once. It never runs a task itself: grpc.aio
+    takes calls in one by one, so that each would be run alone, however many are on their way.
 
     Args:
         loop: The loop of all callers.
@@ -48,7 +44,6 @@ class LoopDelivery:
         self._to_wake: set[TaskSink] = set()  # whose threads are to be called when the loop rests
         self._since = self._last = 0.0
         self._quickest = inf
-        self._running_in = 0  # the thread that is running a task for the loop, which is the loop's
 
     def submit(self, scheduler: TaskSink, task: Task) -> "asyncio.Future[Arrays]":
         """Puts a task into a scheduler's queue; the future will hold its outputs, or its error. In the loop.
@@ -75,17 +70,10 @@ class LoopDelivery:
             return
         waiting, self._to_wake = self._to_wake, set()
         for scheduler in waiting:
-            self._running_in = get_ident()
-            ran = scheduler.run_lone()
-            self._running_in = 0
-            if not ran:
-                scheduler.wake()
+            scheduler.wake()
 
     def __call__(self, tasks: Sequence[Task]) -> None:
         """Wakes the loop with tasks that have ended. Any thread."""
-        if self._running_in == get_ident():
-            _resolve(tasks)
-            return
         # A loop that has been closed has no callers left to answer.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(_resolve, tasks)

@@ -57,19 +57,6 @@ class Sink:
     def wake(self) -> None:
         self.calls += 1
 
-    def run_lone(self) -> bool:
-        return False
-
-
-class QuickSink(Sink):
-    """Where a lone task is run at once."""
-
-    def run_lone(self) -> bool:
-        (task,) = self.tasks
-        task.outputs = OUTPUTS
-        task.deliver([task])
-        return True
-
 
 def a_task(*, outputs: Arrays | None = None, error: Exception | None = None) -> Task:
     task = Task({}, lambda _: None, rows=1)
@@ -209,17 +196,6 @@ class TestTheCallOfAThread:
 
         loop.run_until_complete(submit())
         assert sink.calls == 0
-
-    def test_does_not_come_for_a_task_that_is_sooner_run(self, loop: CountingLoop, delivery: LoopDelivery) -> None:
-        sink, task = QuickSink(), a_task()
-        task.deliver = delivery
-
-        async def submit() -> Arrays:
-            return await delivery.submit(sink, task)
-
-        assert loop.run_until_complete(submit()) is OUTPUTS
-        assert sink.calls == 0
-        assert loop.woken == 0
 
 
 class TestThreads:

@@ -1,9 +1,9 @@
 """What the native transport answers by itself: the same as the service would, and without it."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from threading import Event
+from threading import Event, current_thread
 from typing import Any
 
 import grpc
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto as Onnx
 
-from headrace_batching import Options
+from headrace_batching import Options, policy
+from headrace_batching.task import Arrays
 from headrace_protos import DataType, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
+from headrace_server.backends.onnxruntime_impl import OnnxBackend
 from tests import models
 from tests.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
 from tests.conftest import Run, Stop
@@ -281,3 +283,26 @@ def test_a_batch_outlives_the_callers_of_its_tasks(running: Run, served: Stop) -
     eventually(lambda: leave.cancel() or leave.cancelled())
     assert stay.result().outputs["y"].int64_val == [5]
     assert served(server).requests == 1
+
+
+def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
+    running: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran_on, run = [], OnnxBackend.run
+
+    def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        ran_on.append(current_thread().name)
+        return run(backend, signature, inputs, outputs)
+
+    monkeypatch.setattr(OnnxBackend, "run", seen)
+    monkeypatch.setattr(policy, "QUICK", 1.0)  # on a machine that is busy, too
+    monkeypatch.setattr(policy, "SLOW", 10.0)
+    server = running(models.linear)
+    x = np.ones((1, 4), np.float32)
+
+    def called() -> bool:
+        assert server.caller.predict({"x": x})["y"].tolist() == [[4]]
+        return not ran_on[-1].startswith("batch-")
+
+    assert eventually(called)
+    assert any(name.startswith("batch-") for name in ran_on)  # until it was known to be quick

@@ -1,23 +1,19 @@
 """Batches form of what callers send at the same time, and nobody's answer changes for it."""
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
-from threading import current_thread
 
 import grpc
 import numpy as np
 import onnxruntime
-import pytest
 
-from headrace_batching import Options, policy
-from headrace_batching.task import Array, Arrays
+from headrace_batching import Options
+from headrace_batching.task import Array
 from headrace_protos import PredictRequest, PredictResponse
-from headrace_server.backends.onnxruntime_impl import OnnxBackend
 from tests import models
 from tests.calls import PREDICT, arrays, predict_request
 from tests.conftest import Run, Stop
-from tests.running import LoopThread, eventually
+from tests.running import LoopThread
 
 CALLERS = 64
 CALLS = 6
@@ -70,26 +66,3 @@ def test_model_without_a_batch_axis_runs_one_by_one(running: Run, served: Stop) 
     totals = [arrays(future.result())["total"].item() for future in futures]
     assert totals == [4.0 * number for number in range(10)]
     assert served(server) == (10, 10, 10)
-
-
-def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
-    running: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran_on, run = [], OnnxBackend.run
-
-    def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        ran_on.append(current_thread().name)
-        return run(backend, signature, inputs, outputs)
-
-    monkeypatch.setattr(OnnxBackend, "run", seen)
-    monkeypatch.setattr(policy, "QUICK", 1.0)  # on a machine that is busy, too
-    monkeypatch.setattr(policy, "SLOW", 10.0)
-    server = running(models.linear)
-    x = np.ones((1, 4), np.float32)
-
-    def called() -> bool:
-        assert server.caller.predict({"x": x})["y"].tolist() == [[4]]
-        return not ran_on[-1].startswith("batch-")
-
-    assert eventually(called)
-    assert any(name.startswith("batch-") for name in ran_on)  # until it was known to be quick
