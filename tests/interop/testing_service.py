@@ -95,7 +95,7 @@ class InteropService:
     def _count_cancelled(self) -> Iterator[None]:
         try:
             yield
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where a response was on its way
             self.cancelled += 1
             raise
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -171,8 +171,14 @@ async def _run(handler: RpcHandler, exchange: Exchange, message: bytes | None) -
         exchange.succeed(serialise(await answer(request, exchange)))
         return
     stream: Callable[..., AsyncIterator[Any]] = handler.stream_stream or handler.unary_stream
-    async for response in stream(request, exchange):
-        await exchange.write_bytes(serialise(response))
+    responses = stream(request, exchange)
+    try:
+        async for response in responses:
+            await exchange.write_bytes(serialise(response))
+    finally:
+        # A caller may leave between two responses: what the handler has to tidy up is not left to the collector.
+        if isinstance(responses, AsyncGenerator):
+            await responses.aclose()
     exchange.succeed(None)
 
 
