@@ -182,8 +182,9 @@ class Route:
         as_content: Whether answers carry `tensor_content`.
         full: The code, and the text with `{}` for the reason, of a full queue.
         bounds: Microseconds up to which a latency belongs to each bucket, the last one left out.
-        ended: Told of calls that have ended alike, with their error (None for an answer), how many of their latencies
-            belong to which bucket, and the sum of these in microseconds; says with which code and text they end.
+        answered: Told of calls that have ended with an answer: how many of their latencies belong to which bucket, and
+            the sum of these in microseconds. It must not fail, nor take long: they get their answers when it returns.
+        failed: Told of calls that have ended with an error, and the same of them; says with which code and text.
     """
 
     def __init__(
@@ -199,7 +200,8 @@ class Route:
         as_content: bool,
         full: tuple[int, str],
         bounds: Sequence[float],
-        ended: Callable[[Exception | None, list[tuple[int, int]], float], tuple[int, str]],
+        answered: Callable[[tuple[list[tuple[int, int]], float]], None],
+        failed: Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]],
     ) -> None: ...
 
 class Routes:

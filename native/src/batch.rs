@@ -1,5 +1,6 @@
 //! Tasks that leave the queue together: joined straight from received bytes, and answered straight from outputs.
 
+use std::iter::once;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -68,9 +69,11 @@ impl Batch {
         outputs: &Bound<'py, PyDict>,
         lock: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
-        python::CHECK_OUTPUTS.call(py, (outputs, self.padded))?;
         let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, self.padded));
-        let arrays = arrays.collect::<PyResult<Vec<_>>>()?;
+        let arrays = arrays.collect::<PyResult<Vec<_>>>().or_else(|error| {
+            // What Python finds, it says as TF Serving does.
+            python::CHECK_OUTPUTS.call(py, (outputs, self.padded)).and(Err(error))
+        })?;
         let native = std::mem::take(&mut *self.native.lock());
         let route = native.first().map(|task| task.route.clone());
         let answers = python::sheltered(|| py.detach(|| answer(native, &arrays)))?;
@@ -97,7 +100,7 @@ impl Batch {
         lock: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         for task in std::mem::take(&mut *self.native.lock()) {
-            let status = task.route.get().ended(py, Some(error), vec![task.seconds()])?;
+            let status = task.route.get().failed(py, error, once(task.seconds()))?;
             task.refuse(&status);
         }
         let rest = python::batch(py, self.python.bind(py), self.lane.options(py).bind(py), self.lane.batched())?;
@@ -126,13 +129,7 @@ impl Batch {
 
 impl Batch {
     /// `arrivals` are those of `native`, in their order.
-    pub fn new(
-        py: Python<'_>,
-        native: Vec<Task>,
-        pieces: Bound<'_, PyList>,
-        lane: Lane,
-        mut arrivals: Vec<f64>,
-    ) -> PyResult<Self> {
+    pub fn new(native: Vec<Task>, pieces: Bound<'_, PyList>, lane: Lane, mut arrivals: Vec<f64>) -> PyResult<Self> {
         let native_rows = native.iter().map(|task| task.rows).sum::<usize>();
         let mut sizes: Vec<_> = native.iter().map(|task| task.rows).collect();
         let mut rows = native_rows;
@@ -142,7 +139,7 @@ impl Batch {
             sizes.push(task.getattr("rows")?.extract()?);
             arrivals.push(task.getattr("arrived")?.extract()?);
         }
-        let padded = lane.options(py).bind(py).call_method1("padded_rows", (rows,))?.extract()?;
+        let padded = lane.padded_rows(rows);
         if rows == 0 || padded < rows {
             return Err(PyValueError::new_err(format!("{rows} rows cannot be padded to {padded}")));
         }
@@ -160,7 +157,7 @@ impl Batch {
         if native.is_empty() {
             return python::batch(py, &pieces, self.lane.options(py).bind(py), self.lane.batched());
         }
-        Ok(Bound::new(py, Self::new(py, native, pieces, self.lane.clone(), arrivals)?)?.into_any())
+        Ok(Bound::new(py, Self::new(native, pieces, self.lane.clone(), arrivals)?)?.into_any())
     }
 
     fn join_native(&self, native: &[Task], input: usize, dtype: Dtype, joined: &mut [u8]) {
@@ -306,11 +303,10 @@ impl Answers {
     /// Counts them, so that whoever has an answer finds it counted, and sends them.
     fn deliver(&self, py: Python<'_>, _tasks: &Bound<'_, PyAny>) {
         let answers = std::mem::take(&mut *self.answers.lock());
-        if let Some(route) = &self.route {
-            let seconds = answers.iter().map(Answer::seconds).collect();
-            if let Err(error) = route.get().ended(py, None, seconds) {
-                error.write_unraisable(py, None);
-            }
+        if let Some(route) = &self.route
+            && let Err(error) = route.get().answered(py, answers.iter().map(Answer::seconds))
+        {
+            error.write_unraisable(py, None);
         }
         py.detach(|| answers.into_iter().for_each(Answer::send));
     }

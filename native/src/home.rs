@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::handler::{Inbox, Kind};
 use crate::limits::Limits;
+use crate::linger::{Patience, SPAN};
 use crate::predict::{self, Lapse, Refused, Route, Routes};
 use crate::tasks::Queue;
 
@@ -87,11 +88,12 @@ pub struct Home {
     pub shared: Arc<Shared>,
     wake_due: AtomicBool,
     pub connections: AtomicUsize,
+    answered: Notify,
 }
 
 impl Home {
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, wake_due: AtomicBool::new(false), connections: AtomicUsize::new(0) }
+        Self { shared, wake_due: AtomicBool::new(false), connections: AtomicUsize::new(0), answered: Notify::new() }
     }
 
     /// Calls an idle batch thread when all that has come has been read: the batch is as large as it gets then.
@@ -99,12 +101,50 @@ impl Home {
         self.wake_due.store(true, Ordering::Relaxed);
     }
 
-    /// A lone task of a quick model is answered sooner from here than by a thread that is to be called first.
-    pub fn rests(&self) {
+    /// A lone task of a quick model is answered sooner from here than by a thread that is to be called first: whether
+    /// there was one.
+    fn run_or_wake(&self) -> bool {
         let queue = self.shared.queue.get();
-        if self.wake_due.swap(false, Ordering::Relaxed) && !queue.run_lone() {
+        let due = self.wake_due.swap(false, Ordering::Relaxed);
+        let ran = due && queue.run_lone();
+        if due && !ran {
             queue.core.wake();
         }
+        ran
+    }
+
+    /// All that has come has been read, and the thread is about to sleep.
+    pub fn rests(&self) {
+        if self.run_or_wake() {
+            self.answered.notify_one();
+        }
+    }
+
+    /// Keeps the thread awake for a while after each lone call that it has answered. Never ends.
+    pub async fn linger(&self) {
+        let mut patience = Patience::default();
+        loop {
+            self.answered.notified().await;
+            while patience.lasts() {
+                let came = self.comes_within(SPAN).await;
+                patience.learn(came);
+                if !came {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether another lone call comes, and has been answered.
+    async fn comes_within(&self, span: Duration) -> bool {
+        let until = Instant::now() + span;
+        while Instant::now() < until {
+            tokio::task::yield_now().await; // the thread looks after its connections, without sleeping
+            if self.run_or_wake() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Calls the thread even though more is being read: it may not end soon.

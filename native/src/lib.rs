@@ -10,6 +10,7 @@ mod handler;
 mod home;
 mod life;
 mod limits;
+mod linger;
 mod listener;
 mod outgoing;
 mod predict;
@@ -29,7 +30,7 @@ use pyo3::types::PyFrozenSet;
 use crate::handler::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 4;
+const INTERFACE: u32 = 5;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {

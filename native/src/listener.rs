@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -94,12 +94,12 @@ impl Server {
                 .on_thread_park(move || resting.rests())
                 .build()?;
             let living = live(home, arrivals, self.stop.subscribe(), alive.clone());
-            running.push(thread(&format!("transport-{number}"), runtime, living)?);
+            running.push(spawn(&format!("transport-{number}"), runtime, living)?);
         }
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let addresses = std::mem::take(&mut *self.addresses.lock());
         let front = front(addresses, doors, self.shared.clone(), self.stop.subscribe(), ended);
-        running.push(thread("transport", runtime, front)?);
+        running.push(spawn("transport", runtime, front)?);
         Ok(())
     }
 
@@ -131,14 +131,14 @@ impl Server {
     }
 }
 
-fn thread(
+fn spawn(
     name: &str,
     runtime: Runtime,
     serving: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     // It is known to the interpreter for as long as it lives: to become so for each task that it runs would cost it dear.
     let serve = move || Python::attach(|py| py.detach(|| runtime.block_on(serving)));
-    std::thread::Builder::new().name(name.into()).spawn(serve)
+    thread::Builder::new().name(name.into()).spawn(serve)
 }
 
 /// Accepts connections until the server is told to stop, and says when all have drained.
@@ -197,6 +197,11 @@ async fn accept(address: Address, tls: Option<Arc<Certified>>, doors: Vec<Door>)
 async fn live(home: Arc<Home>, mut arrivals: UnboundedReceiver<Arrival>, stop: Stop, _alive: Sender<Infallible>) {
     let mut connections = JoinSet::new();
     let mut stopping = pin!(stopped(stop.clone()));
+    if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        // On the only core, whoever stays awake keeps the others from what they wait for.
+        let home = home.clone();
+        tokio::spawn(async move { home.linger().await });
+    }
     let grace = loop {
         tokio::select! {
             biased;

@@ -140,7 +140,7 @@ pub struct Lapse {
 impl Lapse {
     pub fn count(self, py: Python<'_>) -> PyResult<()> {
         let error = if self.late { &python::TIMED_OUT } else { &python::CANCELLED }.call(py, ())?;
-        self.route.get().ended(py, Some(&error), vec![self.seconds]).map(|_| ())
+        self.route.get().failed(py, &error, std::iter::once(self.seconds)).map(|_| ())
     }
 }
 
@@ -161,6 +161,6 @@ impl Refused {
 
     pub fn count(self, py: Python<'_>) -> PyResult<()> {
         let error = python::QUEUE_FULL.call(py, ("",))?;
-        self.route.get().ended(py, Some(&error), self.seconds).map(|_| ())
+        self.route.get().failed(py, &error, self.seconds.into_iter()).map(|_| ())
     }
 }

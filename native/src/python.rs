@@ -76,9 +76,11 @@ pub fn batch<'py>(
     BATCH.get(py)?.call((pieces, options), Some(&named))
 }
 
-/// numpy's dtype of that name.
-pub fn dtype(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyAny>> {
-    DTYPE.call(py, (dtype.name(),))
+/// numpy's dtype of that name, looked up once.
+pub fn dtype(py: Python<'_>, dtype: Dtype) -> PyResult<&Bound<'_, PyAny>> {
+    static FOUND: [PyOnceLock<Py<PyAny>>; Dtype::COUNT] = [const { PyOnceLock::new() }; Dtype::COUNT];
+    let look_up = || DTYPE.call(py, (dtype.name(),)).map(Bound::unbind);
+    FOUND[dtype as usize].get_or_try_init(py, look_up).map(|found| found.bind(py))
 }
 
 #[cfg(test)]

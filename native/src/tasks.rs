@@ -118,6 +118,8 @@ struct LaneParts {
     /// Until it is closed: what it runs knows the lane, and would keep it alive.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
+    /// `Options.allowed_batch_sizes`.
+    sizes: Vec<usize>,
 }
 
 #[pymethods]
@@ -157,6 +159,11 @@ impl Lane {
     /// Puts a task that was decoded here; whether a wake is due.
     pub fn put(&self, key: Key, waiting: Waiting<Task>, now: Instant) -> Result<bool, (Refusal, Task)> {
         self.0.core.queue.put(self.0.id, key, waiting, self.0.core.clock.at(now))
+    }
+
+    /// As `Options.padded_rows`.
+    pub fn padded_rows(&self, rows: usize) -> usize {
+        self.0.sizes.iter().copied().find(|size| *size >= rows).unwrap_or(rows)
     }
 
     pub fn clock(&self) -> &Clock {
@@ -213,9 +220,11 @@ impl Queue {
     ) -> PyResult<Py<Lane>> {
         let bounds = if steady { Some(bounds(py)?) } else { None };
         let id = self.core.queue.open_lane(rules(options.bind(py))?, bounds);
+        let sizes = options.bind(py).getattr("allowed_batch_sizes")?.extract()?;
         let lane = Lane(Arc::new(LaneParts {
             core: self.core.clone(),
             id,
+            sizes,
             options,
             execute: Mutex::new(Some(execute)),
             batched,
@@ -258,30 +267,22 @@ impl Queue {
                 return Ok(None);
             }
             let turn = self.core.queue.turn(self.core.clock.now());
-            let (formed, expired, _) = self.outcome(py, turn)?;
-            if !expired.is_empty() {
-                python::DELIVER.call(py, (expired,))?;
-            }
-            if formed.is_some() {
-                return Ok(formed);
+            if let Some(formed) = self.delivered(py, turn)? {
+                return python::FORMED.call(py, formed).map(Some);
             }
         }
     }
 
     fn take_lone<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let Some(turn) = self.core.queue.take_lone(self.core.clock.now()) else { return Ok(None) };
-        let (formed, expired, _) = self.outcome(py, turn)?;
-        if !expired.is_empty() {
-            python::DELIVER.call(py, (expired,))?;
-        }
-        Ok(formed)
+        self.lone(py)?.map(|formed| python::FORMED.call(py, formed)).transpose()
     }
 
     /// One look at the queue.
     fn turn<'py>(&self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyAny>> {
         let turn = self.core.queue.turn(now);
-        let outcome = self.outcome(py, turn)?;
-        python::TURN.call(py, outcome)
+        let (formed, expired, wake) = self.outcome(py, turn)?;
+        let formed = formed.map(|formed| python::FORMED.call(py, formed)).transpose()?;
+        python::TURN.call(py, (formed, expired, wake))
     }
 
     fn finish(&self, lane: &Bound<'_, Lane>) {
@@ -315,19 +316,39 @@ impl Queue {
     }
 
     fn run_lone_attached(&self, py: Python<'_>) -> PyResult<bool> {
-        let Some(formed) = self.take_lone(py)? else { return Ok(false) };
-        let lane = formed.getattr("lane")?;
+        let Some((batch, lane)) = self.lone(py)? else { return Ok(false) };
         // A panic in there would come back as one here, and end every connection of this thread.
-        let ended = python::sheltered(|| lane.getattr("execute")?.call1((formed.getattr("batch")?,)));
-        self.finish(lane.cast::<Lane>()?);
-        if lane.cast::<Lane>()?.get().rows() > 0 {
+        let ended =
+            python::sheltered(|| lane.get().execute(py).map_or(Ok(()), |run| run.call1(py, (batch,)).map(drop)));
+        self.finish(&lane);
+        if lane.get().rows() > 0 {
             self.wake(); // no thread was called for what came meanwhile if the lane was not free
         }
-        ended.and_then(|ended| ended).map(|_| true)
+        ended.and_then(|ended| ended).map(|()| true)
+    }
+
+    /// The batch of a lone task, if there is one whose lane's runs are quick.
+    fn lone<'py>(&self, py: Python<'py>) -> PyResult<Option<Formed<'py>>> {
+        match self.core.queue.take_lone(self.core.clock.now()) {
+            Some(turn) => self.delivered(py, turn),
+            None => Ok(None),
+        }
+    }
+
+    /// A turn's batch; its tasks that have expired are delivered.
+    fn delivered<'py>(&self, py: Python<'py>, turn: Turn<Task>) -> PyResult<Option<Formed<'py>>> {
+        let (formed, expired, _) = self.outcome(py, turn)?;
+        if !expired.is_empty() {
+            python::DELIVER.call(py, (expired,))?;
+        }
+        Ok(formed)
     }
 }
 
-type Outcome<'py> = (Option<Bound<'py, PyAny>>, Bound<'py, PyList>, f64);
+/// A batch and its lane, of which Python makes a `headrace_batching.queue.Formed`.
+type Formed<'py> = (Bound<'py, PyAny>, Bound<'py, Lane>);
+
+type Outcome<'py> = (Option<Formed<'py>>, Bound<'py, PyList>, f64);
 
 impl Queue {
     /// A turn's batch, the tasks that have expired and are to be delivered, and when to look again.
@@ -335,11 +356,10 @@ impl Queue {
         let Turn { lane, pieces, expired, gone, wake, .. } = turn;
         count_cancelled(py, gone)?;
         let expired = expire(py, expired)?;
-        let lane = lane.and_then(|id| self.lanes.lock().get(&id).map(|lane| lane.clone_ref(py)));
+        let lane = lane.and_then(|id| self.lanes.lock().get(&id).map(|lane| lane.clone_ref(py).into_bound(py)));
         let Some(lane) = lane else { return Ok((None, expired, wake)) };
         let batch = batch(py, lane.get(), pieces)?;
-        let formed = python::FORMED.call(py, (batch, lane))?;
-        Ok((Some(formed), expired, wake))
+        Ok((Some((batch, lane)), expired, wake))
     }
 
     /// `()` and tuples of shapes are read; another key is known by the number of a token that lives while it is used.
@@ -393,7 +413,7 @@ fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
         match task {
             Task::Native(task) => {
                 let error = python::DEADLINE_EXCEEDED.call(py, ())?;
-                let status = task.route.get().ended(py, Some(&error), vec![task.seconds()])?;
+                let status = task.route.get().failed(py, &error, std::iter::once(task.seconds()))?;
                 task.refuse(&status);
             }
             Task::Python(task) => {
@@ -436,5 +456,5 @@ fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResul
     if native.is_empty() {
         return python::batch(py, &own, lane.0.options.bind(py), lane.0.batched);
     }
-    Ok(Bound::new(py, Batch::new(py, native, own, lane.clone(), arrivals)?)?.into_any())
+    Ok(Bound::new(py, Batch::new(native, own, lane.clone(), arrivals)?)?.into_any())
 }

@@ -30,7 +30,7 @@ pub enum Dtype {
 use Dtype::{Bool, Double, Float, Half, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64};
 
 // Each with its number in types.proto, its bytes, and the number of the field that holds its values.
-const DTYPES: [(Dtype, u64, usize, u32); 12] = [
+const DTYPES: [(Dtype, u64, usize, u32); Dtype::COUNT] = [
     (Float, 1, 4, 5),
     (Double, 2, 8, 6),
     (Int32, 3, 4, 7),
@@ -48,6 +48,9 @@ const DTYPES: [(Dtype, u64, usize, u32); 12] = [
 pub const CONTENT: u32 = 4;
 
 impl Dtype {
+    /// How many there are.
+    pub const COUNT: usize = 12;
+
     pub fn of_number(number: u64) -> Option<Self> {
         DTYPES.iter().find(|row| row.1 == number).map(|row| row.0)
     }

@@ -1,12 +1,14 @@
 """The names of all counters and histograms, and who counts what."""
 
 import re
+from bisect import bisect_left
 from collections import Counter as CounterOf
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import Lock
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -45,6 +47,18 @@ DEVICE = ("device", "uuid")
 
 REPORTS = 128
 """Runs that are counted together: one by one they would cost a third of what a small model's run does."""
+
+Tallied = tuple[Tally, float]
+"""Calls that have been answered, tallied by LATENCY, and how long they took together, in microseconds."""
+
+T = TypeVar("T")
+
+
+class CountCalls(Protocol):
+    """Who counts the calls of one method."""
+
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """As `GrpcMethod.several`."""
 
 
 class Metrics:
@@ -237,18 +251,34 @@ class ServableMetrics:
         self._delay = metrics.queue_delay.of(*labels)
         self._padding = metrics.padding_rows.of(*labels)
         self._answers: dict[str, Histogram] = {}
+        self._runs: list[Runs] = []
+        self._tallied: list[tuple[CountCalls, deque[Tallied]]] = []
         self._closed = False
-        # Runs that are not counted yet: those of models that have a batch axis, and the others.
-        self._batches: deque[BatchReport] = deque()
-        self._single: deque[BatchReport] = deque()
 
     def ran(self, api: str, seconds: float) -> None:
         """Counts a request that the model has answered."""
         self._answer(api).observe(seconds * 1e6)
 
-    def ran_several(self, api: str, tally: Tally, total: float) -> None:
-        """Counts requests that the model has answered, tallied by LATENCY; the total in microseconds."""
-        self._answer(api).add(tally, total)
+    def answers(self, observe: "CountCalls") -> "Callable[[Tallied], None]":
+        """Who takes note of plain Predicts that have been answered, which costs next to nothing; counted as runs are.
+
+        Args:
+            observe: Counts them as calls.
+        """
+        tallied: deque[Tallied] = deque()
+        self._tallied.append((observe, tallied))
+        return tallied.append
+
+    def runs(self, signature: "BatchCounts", *, batched: bool) -> "Runs":
+        """Who counts the runs of one scheduler.
+
+        Args:
+            signature: Where they are counted, too.
+            batched: Whether several requests may share a run: only such runs does TF Serving count.
+        """
+        runs = Runs(self, signature, batched=batched)
+        self._runs.append(runs)
+        return runs
 
     def _answer(self, api: str) -> Histogram:
         latency = self._answers.get(api)
@@ -271,27 +301,25 @@ class ServableMetrics:
         reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
         self._metrics.refusals.of(*self.labels, reason).add()
 
-    def batch(self, report: BatchReport, *, batched: bool) -> None:
-        """Counts a run, when many have come or the counts are asked for; one that failed is a failure and nothing else.
-
-        Args:
-            report: What it was.
-            batched: Whether several requests may share a run: only such runs does TF Serving count.
-        """
-        if report.failed:
-            self._metrics.batch_failures.of(*self.labels).add()
-            return
-        reports = self._batches if batched else self._single
-        reports.append(report)
-        if len(reports) >= REPORTS:
-            self.count_reports()
+    def failed(self) -> None:
+        """Counts a run that has failed, which is a failure and nothing else."""
+        self._metrics.batch_failures.of(*self.labels).add()
 
     def count_reports(self) -> None:
-        """Counts the runs that have not been counted yet."""
-        if batches := _taken(self._batches):
-            self._count_batching_session(batches, *self._count(batches))
-        if single := _taken(self._single):
-            self._count(single)
+        """Counts the answers and the runs that have not been counted yet."""
+        for observe, tallied in list(self._tallied):
+            if taken := _taken(tallied):
+                counted, total = _sum(taken)
+                observe.several(self._model, "OK", counted, total)
+                self._answer("Predict").add(counted, total)
+        for runs in list(self._runs):
+            runs.count()
+
+    def count(self, reports: Sequence[BatchReport], *, batched: bool) -> None:
+        """Counts runs that have not failed; `batched` as for `runs`."""
+        waited, total = self._count(reports)
+        if batched:
+            self._count_batching_session(reports, waited, total)
 
     def _count(self, reports: Sequence[BatchReport]) -> tuple[Tally, float]:
         """Counts runs under the version's own names; how long their tasks waited, tallied, and the total."""
@@ -314,8 +342,8 @@ class ServableMetrics:
         metrics.input_batch_size.of().add(tally(sizes, SIZES), int(sizes.sum()))
         executed = [report.rows + report.padding for report in reports]
         metrics.processed_batch_size.of().add(tally(executed, SIZES), sum(executed))
-        for report, size in zip(reports, executed, strict=True):
-            metrics.padding_size.of(str(size)).observe(report.padding)
+        for (size, padding), runs in CounterOf((r.rows + r.padding, r.padding) for r in reports).items():
+            metrics.padding_size.of(str(size)).add([(bisect_left(SIZES, padding), runs)], padding * runs)
 
     def close(self) -> None:
         """Counts what has run, for the series that are not the version's own, and drops those that are."""
@@ -324,12 +352,53 @@ class ServableMetrics:
         self._metrics.forget(self.labels)
 
 
-def _taken(reports: deque[BatchReport]) -> list[BatchReport]:
+class Runs:
+    """Counts the runs of one scheduler, when many have come or the counts are asked for. Any thread.
+
+    Args:
+        servable: The version's counts.
+        signature: The signature's.
+        batched: Whether several requests may share a run.
+    """
+
+    __slots__ = ("_batched", "_reports", "_servable", "_signature")
+
+    def __init__(self, servable: ServableMetrics, signature: "BatchCounts", *, batched: bool) -> None:
+        self._servable = servable
+        self._signature = signature
+        self._batched = batched
+        self._reports: deque[BatchReport] = deque()
+
+    def __call__(self, report: BatchReport) -> None:
+        """Takes note of a run. The callers of the next one wait for this, so it does no more than it must."""
+        if report.failed:
+            self._servable.failed()
+            return
+        self._reports.append(report)
+        if len(self._reports) >= REPORTS:
+            self._servable.count_reports()
+
+    def count(self) -> None:
+        """Counts those that have not been counted yet."""
+        if reports := _taken(self._reports):
+            self._servable.count(reports, batched=self._batched)
+            self._signature.add(reports)
+
+
+def _sum(tallied: Sequence[Tallied]) -> Tallied:
+    counted: CounterOf[int] = CounterOf()
+    for buckets, _ in tallied:
+        for bucket, calls in buckets:
+            counted[bucket] += calls
+    return list(counted.items()), sum(total for _, total in tallied)
+
+
+def _taken(waiting: deque[T]) -> list[T]:
     """All of them, each once however many threads take them."""
     taken = []
     with suppress(IndexError):
         while True:
-            taken.append(reports.popleft())
+            taken.append(waiting.popleft())
     return taken
 
 
@@ -342,12 +411,12 @@ class BatchCounts:
         self._rows = 0
         self._by_power: CounterOf[int] = CounterOf()
 
-    def add(self, requests: int, rows: int) -> None:
-        """Counts one batch that ran."""
+    def add(self, reports: Sequence[BatchReport]) -> None:
+        """Counts batches that ran."""
         with self._lock:
-            self._requests += requests
-            self._rows += rows
-            self._by_power[rows.bit_length()] += 1
+            self._requests += sum(report.tasks for report in reports)
+            self._rows += sum(report.rows for report in reports)
+            self._by_power.update(report.rows.bit_length() for report in reports)
 
     def __str__(self) -> str:
         with self._lock:

@@ -25,8 +25,8 @@ class Liar(np.ndarray):
     shape = property(lambda _: (1, 1))
 
 
-def ended(error: Exception | None, *_: Any) -> tuple[int, str]:
-    return (13, str(error)) if error else (0, "")
+def failed(error: Exception, *_: Any) -> tuple[int, str]:
+    return 13, str(error)
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def caller(queue: Any) -> Iterator[Caller]:
         "as_content": False,
         "full": (14, "{}"),
         "bounds": [1.0],
-        "ended": ended,
+        "answered": [].append,
+        "failed": failed,
     }
     routes = native.Routes()
     routes.publish({MODEL: {1: {"serving_default": native.Route(lane, MODEL, 1, "serving_default", INPUTS, **given)}}})

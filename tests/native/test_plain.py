@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from threading import Event, current_thread
 from typing import Any
 
@@ -306,3 +308,25 @@ def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
 
     assert eventually(called)
     assert any(name.startswith("batch-") for name in ran_on)  # until it was known to be quick
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux what a thread does")
+def test_who_looks_for_the_next_lone_call_gives_up_when_none_comes(
+    running: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "QUICK", 1.0)
+    monkeypatch.setattr(policy, "SLOW", 10.0)
+    server = running(models.linear)
+    for _ in range(50):
+        server.caller.predict({"x": np.ones((1, 4), np.float32)})
+
+    assert eventually(lambda: set(transport_states()) == {"S"})
+
+
+def transport_states() -> Iterator[str]:
+    """What each of the threads that connections live on does, as Linux writes it: S is asleep."""
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # another server's, which has just ended
+            name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+            if name.startswith("transport-"):
+                yield rest.split()[0]

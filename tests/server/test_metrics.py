@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooLarge
-from headrace_server.metrics import LATENCY, QUEUING, REPORTS, SIZES, BatchCounts, Metrics
+from headrace_server.metrics import LATENCY, QUEUING, REPORTS, SIZES, BatchCounts, Metrics, Runs, ServableMetrics
 from headrace_server.monitoring import MAX_SERIES
 
 
@@ -16,7 +16,7 @@ def test_nothing_has_run() -> None:
 def test_sizes_are_told_in_powers_of_two() -> None:
     counts = BatchCounts()
     for rows in (0, 1, 2, 3, 4, 7, 8, 1000):
-        counts.add(2, rows)
+        counts.add([report(tasks=2, rows=rows)])
 
     assert str(counts) == (
         "16 requests, 1025 rows in 8 batches, mean 128.1 rows (0: 1, 1: 1, 2-3: 2, 4-7: 2, 8-15: 1, 512-1023: 1)"
@@ -92,15 +92,19 @@ def test_a_call_over_rest(metrics: Metrics) -> None:
     }
 
 
-def report(*, failed: bool = False) -> BatchReport:
-    return BatchReport(3, 6, 2, 0.0, 0.5, failed, arrivals=(-0.0001, -0.01, -0.02), sizes=(1, 2, 3))
+def report(*, tasks: int = 3, rows: int = 6, padding: int = 2, failed: bool = False) -> BatchReport:
+    return BatchReport(tasks, rows, padding, 0.0, 0.5, failed, arrivals=(-0.0001, -0.01, -0.02), sizes=(1, 2, 3))
+
+
+def runs_of(servable: ServableMetrics, *, batched: bool = True) -> Runs:
+    return servable.runs(BatchCounts(), batched=batched)
 
 
 class TestServable:
     M1 = '{model_name="m",version="1"}'
 
     def test_a_batch(self, metrics: Metrics) -> None:
-        metrics.servable("m", 1, int).batch(report(), batched=True)
+        runs_of(metrics.servable("m", 1, int))(report())
 
         assert values(metrics, ":headrace:batch_rows_sum") == {self.M1: 6}
         assert values(metrics, ":headrace:batch_latency_sum") == {self.M1: 500_000}
@@ -126,9 +130,11 @@ class TestServable:
 
     def test_runs_of_many_threads_are_counted_once_each(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1, int)
+        counts = BatchCounts()
+        schedulers = [servable.runs(counts, batched=batched) for batched in (False, True)]
 
         def run(batched: bool) -> None:
-            servable.batch(report(), batched=batched)
+            schedulers[batched](report())
             servable.count_reports()
 
         runs = 5 * REPORTS
@@ -139,29 +145,39 @@ class TestServable:
         assert values(metrics, ":headrace:batch_rows_sum") == {self.M1: 6 * runs}
         assert values(metrics, ":headrace:queue_delay_count") == {self.M1: 3 * runs}
         assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": runs // 2}
+        assert str(counts).startswith(f"{3 * runs} requests, {6 * runs} rows in {runs} batches, mean 6.0 rows")
 
     def test_no_more_runs_are_kept_than_are_counted_together(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        runs = runs_of(metrics.servable("m", 1, int))
         for _ in range(2 * REPORTS - 1):
-            servable.batch(report(), batched=True)
+            runs(report())
 
-        assert len(servable._batches) == REPORTS - 1
+        assert len(runs._reports) == REPORTS - 1
+
+    def test_runs_of_different_sizes_and_padding(self, metrics: Metrics) -> None:
+        runs = runs_of(metrics.servable("m", 1, int))
+        for rows, padding in ((6, 2), (6, 2), (7, 1), (4, 0)):
+            runs(report(rows=rows, padding=padding))
+        name = ":tensorflow:serving:batching_session:padding_size"
+
+        assert values(metrics, f"{name}_sum") == {'{execution_batch_size="8"}': 5, '{execution_batch_size="4"}': 0}
+        assert values(metrics, f"{name}_count") == {'{execution_batch_size="8"}': 3, '{execution_batch_size="4"}': 1}
 
     def test_what_a_version_ran_last_outlives_it(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1, int)
-        servable.batch(report(), batched=True)
+        runs_of(servable)(report())
         servable.close()
 
         assert metrics.read_counter("/tensorflow/serving/batching_session/wrapped_run_count") == 1
 
     def test_a_request_that_runs_alone_is_no_batch_to_tf_serving(self, metrics: Metrics) -> None:
-        metrics.servable("m", 1, int).batch(report(), batched=False)
+        runs_of(metrics.servable("m", 1, int), batched=False)(report())
 
         assert b"batching_session" not in metrics.page()
         assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 1}
 
     def test_a_batch_that_failed_is_only_that(self, metrics: Metrics) -> None:
-        metrics.servable("m", 1, int).batch(report(failed=True), batched=True)
+        runs_of(metrics.servable("m", 1, int))(report(failed=True))
 
         assert values(metrics, ":headrace:batch_failures") == {self.M1: 1}
         assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 0}
@@ -187,6 +203,18 @@ class TestServable:
             '{model_name="m",API="Classify",runtime="TF1"}': 2000,
         }
 
+    def test_plain_answers_are_counted_when_the_counts_are_asked_for(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        answered = servable.answers(metrics.grpc_method("tensorflow.serving.PredictionService", "Predict"))
+        answered(([(3, 2), (5, 1)], 900.0))
+        answered(([(3, 1)], 100.0))
+
+        assert values(metrics, ":tensorflow:serving:runtime_latency_sum") == {
+            '{model_name="m",API="Predict",runtime="TF1"}': 1000
+        }
+        assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 4}
+        assert f'le="{LATENCY[3]:g}"}} 3' in metrics.page().decode()
+
     def test_rows_that_wait(self, metrics: Metrics) -> None:
         waiting = iter([5, 7])
         metrics.servable("m", 1, lambda: next(waiting))
@@ -197,7 +225,7 @@ class TestServable:
     def test_a_version_that_has_gone_leaves_the_others_alone(self, metrics: Metrics) -> None:
         first, second = metrics.servable("m", 1, int), metrics.servable("m", 2, int)
         for servable in (first, second):
-            servable.batch(report(), batched=True)
+            runs_of(servable)(report())
             servable.refused(QueueFull("x"))
         first.close()
         page = metrics.page().decode()

@@ -28,14 +28,17 @@ pub struct Route {
     pub lane: Lane,
     full: (u8, String),
     bounds: Vec<f64>,
-    ended: Py<PyAny>,
+    answered: Py<PyAny>,
+    failed: Py<PyAny>,
 }
 
 #[pymethods]
 impl Route {
-    /// None stands for a dimension that varies; `ended` counts calls, and makes a code and a text of an exception.
+    /// None stands for a dimension that varies; `failed` makes a code and a text of an exception.
     #[new]
-    #[pyo3(signature = (lane, name, version, signature, inputs, *, max_rows, max_send, as_content, full, bounds, ended))]
+    #[pyo3(signature = (
+        lane, name, version, signature, inputs, *, max_rows, max_send, as_content, full, bounds, answered, failed
+    ))]
     #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
     fn new(
         lane: &Bound<'_, Lane>,
@@ -48,7 +51,8 @@ impl Route {
         as_content: bool,
         full: (u8, String),
         bounds: Vec<f64>,
-        ended: Py<PyAny>,
+        answered: Py<PyAny>,
+        failed: Py<PyAny>,
     ) -> PyResult<Self> {
         let inputs: Vec<Input> = inputs.into_iter().map(Input::new).collect::<PyResult<_>>()?;
         Ok(Self {
@@ -61,7 +65,8 @@ impl Route {
             lane: lane.get().clone(),
             full,
             bounds,
-            ended,
+            answered,
+            failed,
         })
     }
 }
@@ -140,17 +145,27 @@ impl Route {
         Key::Shapes(shapes.collect())
     }
 
-    /// Counts calls that have ended with this error, or with an answer, and says how they end.
-    pub fn ended(&self, py: Python<'_>, error: Option<&Bound<'_, PyAny>>, seconds: Vec<f64>) -> PyResult<Status> {
-        let (tally, total) = self.tally(&seconds);
-        let (code, text): (u8, String) = self.ended.bind(py).call1((error, tally, total))?.extract()?;
+    /// Counts calls that have ended with an answer.
+    pub fn answered(&self, py: Python<'_>, seconds: impl Iterator<Item = f64>) -> PyResult<()> {
+        self.answered.bind(py).call1((self.tally(seconds),)).map(|_| ())
+    }
+
+    /// Counts calls that have ended with this error, and says how they end.
+    pub fn failed(
+        &self,
+        py: Python<'_>,
+        error: &Bound<'_, PyAny>,
+        seconds: impl Iterator<Item = f64>,
+    ) -> PyResult<Status> {
+        let (tally, total) = self.tally(seconds);
+        let (code, text): (u8, String) = self.failed.bind(py).call1((error, tally, total))?.extract()?;
         Ok(Status::new(code, text))
     }
 
     /// How many latencies fall into which bucket, and their sum in microseconds.
-    fn tally(&self, seconds: &[f64]) -> (Vec<(usize, usize)>, f64) {
+    fn tally(&self, seconds: impl Iterator<Item = f64>) -> (Vec<(usize, usize)>, f64) {
         let (mut tally, mut total): (Vec<(usize, usize)>, f64) = (Vec::new(), 0.0);
-        for micros in seconds.iter().map(|each| each * 1e6) {
+        for micros in seconds.map(|each| each * 1e6) {
             total += micros;
             let bucket = self.bounds.partition_point(|bound| *bound < micros);
             match tally.iter_mut().find(|(known, _)| *known == bucket) {

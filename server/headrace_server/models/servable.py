@@ -14,7 +14,6 @@ import numpy as np
 
 from headrace_batching import (
     BatchingError,
-    BatchReport,
     BatchThreads,
     DeadlineExceeded,
     LoopDelivery,
@@ -30,9 +29,8 @@ from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices, Steady
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid, timed_out
-from headrace_server.metrics import BatchCounts, Metrics, ServableMetrics
+from headrace_server.metrics import BatchCounts, CountCalls, Metrics, Tallied
 from headrace_server.models.relaxed import load_relaxed
-from headrace_server.monitoring import Tally
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +62,14 @@ class Plain:
         lane: The queue's part that they join, all outputs asked for.
         signature: What they are checked against.
         max_rows: Rows that one may have.
-        ran: Counts requests that the model has answered, of a method: a tally of their times, and the total.
+        answers: From who counts calls to who is told of those that the model has answered.
         refused: Counts a request that was turned away.
     """
 
     lane: TaskLane
     signature: Signature
     max_rows: int
-    ran: Callable[[str, Tally, float], None]
+    answers: Callable[[CountCalls], Callable[[Tallied], None]]
     refused: Callable[[BatchingError], None]
 
 
@@ -174,7 +172,7 @@ class Servable:
         if options.enable_large_batch_splitting or options.pad_variable_length_inputs:
             return None
         lane = self._scheduler(signature, declared.every_output).lane
-        return Plain(lane, declared, options.max_batch_size, self._metrics.ran_several, self._metrics.refused)
+        return Plain(lane, declared, options.max_batch_size, self._metrics.answers, self._metrics.refused)
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
@@ -261,7 +259,7 @@ class Servable:
             batched=batched,
             steady=isinstance(backend, Steady) and backend.steady,
             empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
-            observe=partial(_count, self._counts[signature], self._metrics, batched),
+            observe=self._metrics.runs(self._counts[signature], batched=batched),
         )
 
 
@@ -291,9 +289,3 @@ def _one_by_one(options: Options) -> Options:
         num_batch_threads=options.num_batch_threads,
         max_running_batches=options.max_running_batches,
     )
-
-
-def _count(counts: BatchCounts, metrics: ServableMetrics, batched: bool, report: BatchReport) -> None:
-    metrics.batch(report, batched=batched)
-    if not report.failed:
-        counts.add(report.tasks, report.rows)

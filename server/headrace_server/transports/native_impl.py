@@ -22,7 +22,7 @@ from headrace_server.transports.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.tls import Followed
 
 PREDICTION = "tensorflow.serving.PredictionService"
-INTERFACE = 4
+INTERFACE = 5
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
@@ -148,8 +148,8 @@ _LEFT: dict[type[Exception], tuple[Code, str]] = {
 }
 
 
-class _Ended:
-    """Counts plain Predicts of one version that have ended alike, and says how they end. Any thread.
+class _Failed:
+    """Counts plain Predicts of one version that have failed alike, and says how they end. Any thread.
 
     Args:
         name: The model's.
@@ -162,21 +162,14 @@ class _Ended:
         self._plain = plain
         self._observe = observe
 
-    def __call__(self, error: Exception | None, tally: Tally, total: float) -> tuple[int, str]:
-        """The code and the text for the calls that were tallied by LATENCY; no error stands for an answer."""
-        code, text = self._status(error)
+    def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
+        """The code and the text for the calls that were tallied by LATENCY."""
+        code, text = _LEFT[type(error)] if type(error) in _LEFT else status(error)
         self._observe.several(self._name, CODE_NAMES[code], tally, total)
-        if error is None:
-            self._plain.ran("Predict", tally, total)
-        elif isinstance(error, BatchingError):
+        if isinstance(error, BatchingError):
             for _ in range(sum(count for _, count in tally)):
                 self._plain.refused(error)
         return code, text
-
-    def _status(self, error: Exception | None) -> tuple[Code, str]:
-        if error is None:
-            return Code.OK, ""
-        return _LEFT[type(error)] if type(error) in _LEFT else status(error)
 
 
 def _tls(path: str) -> native.Tls | None:
@@ -194,6 +187,7 @@ def _certificates(path: str, config: SSLConfig) -> native.Certificates:
 
 
 def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint, max_send: int) -> native.Route:
+    observe = endpoint.observe(PREDICTION, "Predict")
     return native.Route(
         plain.lane,
         servable.name,
@@ -205,7 +199,8 @@ def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint, max_
         as_content=endpoint.as_content,
         full=status(QueueFull("{}")),
         bounds=LATENCY,
-        ended=_Ended(servable.name, plain, endpoint.observe(PREDICTION, "Predict")),
+        answered=plain.answers(observe),
+        failed=_Failed(servable.name, plain, observe),
     )
 
 
