@@ -1,5 +1,6 @@
 //! The Python module and its interface version.
 
+mod ahead;
 mod authority;
 mod batch;
 mod connection;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
+use crate::ahead::Ahead;
 use crate::authority::Mender;
 use crate::socket::{Socket, either};
 
@@ -65,6 +66,7 @@ impl Signs {
 /// A stream whose frames are seen. HTTP/2 alone sees what is wrong with them.
 pub struct Watched {
     stream: Stream,
+    ahead: Ahead,
     inbound: Frames,
     outbound: Frames,
     last_stream: u32,
@@ -76,7 +78,7 @@ impl Watched {
     pub fn new(stream: Stream, signs: Arc<Signs>) -> Self {
         let (inbound, outbound) = (Frames::after(PREFACE), Frames::after(0));
         let mender = stream.is_unix().then(Mender::default);
-        Self { stream, inbound, outbound, last_stream: 0, signs, mender }
+        Self { stream, ahead: Ahead::default(), inbound, outbound, last_stream: 0, signs, mender }
     }
 
     fn came(&mut self, bytes: &mut [u8]) {
@@ -123,8 +125,8 @@ impl AsyncRead for Watched {
             self.say_calm(context);
             return Poll::Ready(Ok(()));
         }
-        let before = into.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
+        let (before, this) = (into.filled().len(), &mut *self);
+        ready!(this.ahead.poll_read(Pin::new(&mut this.stream), context, into))?;
         self.came(&mut into.filled_mut()[before..]);
         Poll::Ready(Ok(()))
     }

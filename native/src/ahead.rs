@@ -1,0 +1,158 @@
+//! Reading ahead: HTTP/2 asks for a frame at a time, and each question costs as much as a large answer.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Bytes that are read at once: few enough for them to be in the cache still when they are copied on.
+const SIZE: usize = 128 << 10;
+
+/// Buffers that a thread keeps. Only those hold one who have read more than was asked for.
+const KEPT: usize = 4;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What one connection has read ahead, if anything.
+#[derive(Default)]
+pub struct Ahead {
+    buffer: Option<Box<[u8]>>,
+    start: usize,
+    end: usize,
+    /// Whether all that was asked for came last time, so that more may be there.
+    more: bool,
+}
+
+impl Ahead {
+    /// As `AsyncRead::poll_read` of the stream.
+    pub fn poll_read(
+        &mut self,
+        stream: Pin<&mut impl AsyncRead>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.buffer.is_none() {
+            if !self.more || into.remaining() >= SIZE {
+                ready!(stream.poll_read(context, into))?;
+                self.more = into.remaining() == 0;
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.fill(stream, context))?;
+            self.more = self.end > into.remaining();
+        }
+        self.give(into);
+        Poll::Ready(Ok(()))
+    }
+
+    fn fill(&mut self, stream: Pin<&mut impl AsyncRead>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        let mut buffer = spare.unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
+        let mut read = ReadBuf::new(&mut buffer);
+        let outcome = stream.poll_read(context, &mut read);
+        (self.start, self.end) = (0, read.filled().len());
+        self.buffer = Some(buffer);
+        if self.end == 0 {
+            self.release();
+        }
+        outcome
+    }
+
+    fn give(&mut self, into: &mut ReadBuf<'_>) {
+        let Some(buffer) = &self.buffer else { return };
+        let given = into.remaining().min(self.end - self.start);
+        into.put_slice(&buffer[self.start..self.start + given]);
+        self.start += given;
+        if self.start == self.end {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        let Some(buffer) = self.buffer.take() else { return };
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < KEPT {
+                spare.push(buffer);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Gives as much as is asked for of what it has, then nothing yet.
+    struct Source {
+        bytes: Vec<u8>,
+        reads: usize,
+    }
+
+    impl AsyncRead for Source {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if self.bytes.is_empty() {
+                return Poll::Pending;
+            }
+            self.reads += 1;
+            let count = into.remaining().min(self.bytes.len());
+            into.put_slice(&self.bytes[..count]);
+            self.bytes.drain(..count);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn read_all(source: &mut Source, at_once: usize) -> Vec<u8> {
+        let (mut ahead, mut all) = (Ahead::default(), Vec::new());
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            let mut room = vec![0; at_once];
+            let mut into = ReadBuf::new(&mut room);
+            match ahead.poll_read(Pin::new(source), &mut context, &mut into) {
+                Poll::Ready(result) => assert!(result.is_ok() && !into.filled().is_empty()),
+                Poll::Pending => return all,
+            }
+            all.extend_from_slice(into.filled());
+        }
+    }
+
+    #[test]
+    fn all_bytes_come_in_their_order_in_few_reads() {
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
+        for at_once in [1_000, 16_393, SIZE - 1, SIZE, 3 * SIZE] {
+            let mut source = Source { bytes: bytes.clone(), reads: 0 };
+            assert_eq!(read_all(&mut source, at_once), bytes);
+            assert!(source.reads <= 2 + bytes.len().div_ceil(SIZE), "{} reads", source.reads);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_has_read_all_holds_no_buffer() {
+        let mut source = Source { bytes: vec![7; 100], reads: 0 };
+        let mut ahead = Ahead { more: true, ..Ahead::default() };
+        let mut room = [0; 200];
+        let outcome = ahead.poll_read(
+            Pin::new(&mut source),
+            &mut Context::from_waker(Waker::noop()),
+            &mut ReadBuf::new(&mut room),
+        );
+
+        assert!(outcome.is_ready() && ahead.buffer.is_none() && !ahead.more);
+        assert_eq!(room[..101], [[7; 100].as_slice(), &[0]].concat());
+    }
+
+    #[test]
+    fn the_end_is_the_end() {
+        let mut ahead = Ahead { more: true, ..Ahead::default() };
+        let mut room = [0; 8];
+        let mut into = ReadBuf::new(&mut room);
+        let outcome =
+            ahead.poll_read(Pin::new(&mut tokio::io::empty()), &mut Context::from_waker(Waker::noop()), &mut into);
+
+        assert!(matches!(outcome, Poll::Ready(Ok(()))) && into.filled().is_empty());
+    }
+}
