@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Bytes that are read at once: few enough for them to be in the cache still when they are copied on.
 const SIZE: usize = 128 << 10;
 
+/// Bytes after which a connection whose bytes come without end sends what it has to say.
+const TURN: usize = 512 << 10;
+
 /// Buffers that a thread keeps. Only those hold one who have read more than was asked for.
 const KEPT: usize = 4;
 
@@ -25,11 +28,31 @@ pub struct Ahead {
     end: usize,
     /// Whether all that was asked for came last time, so that more may be there.
     more: bool,
+    /// Bytes since it last had to wait.
+    turn: usize,
 }
 
 impl Ahead {
-    /// As `AsyncRead::poll_read` of the stream.
+    /// As `AsyncRead::poll_read` of the stream, but that it pauses now and then where bytes come without end.
     pub fn poll_read(
+        &mut self,
+        stream: Pin<&mut impl AsyncRead>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.turn >= TURN {
+            // tokio would see to it that other connections have their turn, and not let this one's answers be written.
+            self.turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = into.filled().len();
+        let outcome = self.read(stream, context, into);
+        self.turn = if outcome.is_ready() { self.turn + into.filled().len() - before } else { 0 };
+        outcome
+    }
+
+    fn read(
         &mut self,
         stream: Pin<&mut impl AsyncRead>,
         context: &mut Context<'_>,
@@ -106,15 +129,17 @@ mod tests {
         }
     }
 
-    fn read_all(source: &mut Source, at_once: usize) -> Vec<u8> {
-        let (mut ahead, mut all) = (Ahead::default(), Vec::new());
+    /// All bytes, and how often they were waited for before the end.
+    fn read_all(source: &mut Source, at_once: usize) -> (Vec<u8>, usize) {
+        let (mut ahead, mut all, mut pauses) = (Ahead::default(), Vec::new(), 0);
         let mut context = Context::from_waker(Waker::noop());
         loop {
             let mut room = vec![0; at_once];
             let mut into = ReadBuf::new(&mut room);
             match ahead.poll_read(Pin::new(source), &mut context, &mut into) {
                 Poll::Ready(result) => assert!(result.is_ok() && !into.filled().is_empty()),
-                Poll::Pending => return all,
+                Poll::Pending if source.bytes.is_empty() && ahead.buffer.is_none() => return (all, pauses),
+                Poll::Pending => pauses += 1,
             }
             all.extend_from_slice(into.filled());
         }
@@ -125,7 +150,9 @@ mod tests {
         let bytes: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
         for at_once in [1_000, 16_393, SIZE - 1, SIZE, 3 * SIZE] {
             let mut source = Source { bytes: bytes.clone(), reads: 0 };
-            assert_eq!(read_all(&mut source, at_once), bytes);
+            let (read, pauses) = read_all(&mut source, at_once);
+            assert!(read == bytes);
+            assert_eq!(pauses, 1, "for what is to be sent, after {TURN} of {} bytes", bytes.len());
             assert!(source.reads <= 2 + bytes.len().div_ceil(SIZE), "{} reads", source.reads);
         }
     }
