@@ -38,12 +38,21 @@ class Body:
         """All of it; None if it lies in a file."""
         return b"".join(self._chunks) if self._file is None else None
 
-    def detach(self) -> int:
-        """The descriptor of a file with all of it, for the caller to close. Once, and not for an empty body."""
+    def file(self) -> int:
+        """The descriptor of a file with what has come, for who adds the rest at its end; `filled` follows."""
         if self._file is None:
             self._spill()
-        file, self._file = self._file, None
-        assert file is not None
+        assert self._file is not None
+        return self._file
+
+    def filled(self, size: int) -> None:
+        """So many bytes are in the file now."""
+        self.size = size
+
+    def detach(self) -> int:
+        """The descriptor of a file with all of it, for the caller to close. Once, and not for an empty body."""
+        file = self.file()
+        self._file = None
         return file
 
     def close(self) -> None:

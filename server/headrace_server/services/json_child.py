@@ -1,25 +1,18 @@
 """A process that parses and writes large JSON bodies, so that the server's own threads need not."""
 
 import os
-import signal
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
 from headrace_server.errors import status_of
 from headrace_server.services import memory_file
-
-NICENESS = 10
-"""Calls that wait in the server go before bodies that are parsed here."""
+from headrace_server.services.child_process import come_up
 
 
 def main() -> None:
     """Answers jobs from the socket that is named by the one argument, until its other end is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # meant for the server, whose end this process sees
-    os.nice(NICENESS)
-    with socket.socket(fileno=int(sys.argv[1])) as server, suppress(ConnectionError):
+    with come_up() as server, suppress(ConnectionError):
         while job := _received(server):
             _send(server, memory_file.pack(_answer(job)))
             _close(job)

@@ -3,14 +3,13 @@
 import asyncio
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.services import memory_file
+from headrace_server.services.child_process import ChildProcess
 
 T = TypeVar("T")
 
@@ -74,35 +73,31 @@ class JsonProcesses:
         except OSError as error:
             raise ServingError(Code.UNAVAILABLE, f"the process for large JSON bodies failed: {error}") from error
         finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            _close(descriptors)
 
 
-class _Process:
-    """One of them, and the socket to it; does one job at a time."""
+class _Process(ChildProcess):
+    """One of them; does one job at a time."""
 
     def __init__(self) -> None:
-        self._socket, other = socket.socketpair()
-        with other:
-            command = [sys.executable, "-m", CHILD, str(other.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env=_environment())
-        self._socket.setblocking(False)
+        super().__init__(CHILD)
 
     async def ask(self, descriptors: list[int]) -> Any:
-        """Sends a job; what the process answers.
+        """Sends a job, whose descriptors are closed here, so that its files are freed there; what the process answers.
 
         Raises:
             ConnectionError: It ended.
         """
-        socket.send_fds(self._socket, [b"q"], descriptors)
+        socket.send_fds(self.socket, [b"q"], descriptors)
+        _close(descriptors)
         loop = asyncio.get_running_loop()
         readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._socket, _resolve, readable)
+        loop.add_reader(self.socket, _resolve, readable)
         try:
             await readable
         finally:
-            loop.remove_reader(self._socket)
-        _, answers, _, _ = socket.recv_fds(self._socket, 1, 1)
+            loop.remove_reader(self.socket)
+        _, answers, _, _ = socket.recv_fds(self.socket, 1, 1)
         if not answers:
             raise ConnectionResetError("it ended")
         try:
@@ -110,18 +105,12 @@ class _Process:
         finally:
             os.close(answers[0])
 
-    def close(self) -> None:
-        """Ends it."""
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _environment() -> dict[str, str]:
-    """As here; what this process can import, that one can."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}

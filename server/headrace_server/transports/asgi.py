@@ -1,11 +1,15 @@
 """The REST API as an ASGI application: bodies in bounds, answers in slices, callers who leave."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+from headrace_server.errors import ServingError
 from headrace_server.services.http_messages import SMALL_BYTES, Body, HttpAnswer, HttpRequest
 from headrace_server.services.json_outputs import write_error
+from headrace_server.services.rest import HTTP_STATUS
+from headrace_server.transports.body_process import BodyProcess
 
 Scope = Mapping[str, Any]
 Message = Mapping[str, Any]
@@ -16,9 +20,24 @@ Answer = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 SLICE_BYTES = 256 << 10
 """Of an answer, at a time: what a slow caller has not read yet is not copied."""
 
-
 INTAKE_PAUSE = 0.001
 """Seconds between two chunks of large bodies, of all callers together: taking them in must leave the loop to others."""
+
+BESIDE_BYTES = 1 << 20
+"""A body that has more than so many bytes to come is taken in beside the server, if it says how many."""
+
+LENDING = "headrace.lending"
+"""The extension of the scope that is a `Lending`."""
+
+
+class Lending(Protocol):
+    """The connection of a request, of which another reads the rest of the body."""
+
+    def lend(self) -> int:
+        """Stops reading; a descriptor of the socket, for the caller to close."""
+
+    def whole(self) -> None:
+        """All of the body has been read, and the next request may come."""
 
 
 class _Left(Exception):
@@ -31,11 +50,13 @@ class RestApplication:
     Args:
         answer: From a request to its answer; must not raise.
         max_body_bytes: A larger body, as it is sent, is refused.
+        bodies: Takes in large ones.
     """
 
-    def __init__(self, answer: Answer, max_body_bytes: int) -> None:
+    def __init__(self, answer: Answer, max_body_bytes: int, bodies: BodyProcess) -> None:
         self._answer = answer
         self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
         self._intake = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +65,7 @@ class RestApplication:
         body = Body(is_gzip=b"gzip" in headers.get(b"content-encoding", b""))
         try:
             if not self._is_announced_too_large(headers):
-                await self._receive(receive, body)
+                await self._receive(receive, body, _rest(scope, headers))
             if self._is_announced_too_large(headers) or body.size > self._max_body_bytes:
                 await _send(send, _too_large(self._max_body_bytes))
                 return
@@ -52,6 +73,8 @@ class RestApplication:
             await _send(send, answer)
         except _Left:
             return
+        except ServingError as error:
+            await _send(send, _refusal(HTTP_STATUS[error.code], error.message))
         finally:
             body.close()
 
@@ -60,20 +83,50 @@ class RestApplication:
         waits = headers.get(b"expect", b"").lower() == b"100-continue"
         return waits and int(headers.get(b"content-length", b"0")) > self._max_body_bytes
 
-    async def _receive(self, receive: Receive, body: Body) -> None:
-        """Takes in a body, up to the chunk that makes it too large."""
+    async def _receive(self, receive: Receive, body: Body, lent: "_Lent | None") -> None:
+        """Takes in a body, up to the chunk that makes it too large.
+
+        Raises:
+            ServingError: A large one could not be taken in; what is left of it has not been read.
+        """
         more = True
         while more and body.size <= self._max_body_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Left
-            more = message["more_body"]
-            if body.size + len(message["body"]) <= SMALL_BYTES:
-                body.add(message["body"])
-                continue
-            async with self._intake:
-                body.add(message["body"])
-                await asyncio.sleep(INTAKE_PAUSE)
+            more, chunk = message["more_body"], message["body"]
+            to_come = 0 if lent is None or lent.size > self._max_body_bytes else lent.size - body.size - len(chunk)
+            if more and lent is not None and to_come > BESIDE_BYTES:
+                await self._receive_beside(chunk, body, lent)
+            elif body.size + len(chunk) <= SMALL_BYTES:
+                body.add(chunk)
+            else:
+                async with self._intake:
+                    body.add(chunk)
+                    await asyncio.sleep(INTAKE_PAUSE)
+
+    async def _receive_beside(self, chunk: bytes, body: Body, lent: "_Lent") -> None:
+        connection = lent.lending.lend()  # before anything else can happen: more would come in here
+        try:
+            body.add(chunk)
+            if await self._bodies.receive(connection, body.file(), body.size, lent.size):
+                body.filled(lent.size)
+                lent.lending.whole()
+        finally:
+            os.close(connection)
+
+
+class _Lent(NamedTuple):
+    """A connection that can be lent, and the bytes of the body that comes over it."""
+
+    lending: Lending
+    size: int
+
+
+def _rest(scope: Scope, headers: Mapping[bytes, bytes]) -> _Lent | None:
+    """How to take a body in beside the server; None where its size is not told, or the connection is not to be had."""
+    lending, size = scope.get("extensions", {}).get(LENDING), headers.get(b"content-length", b"")
+    return _Lent(lending, int(size)) if lending is not None and size.isdigit() else None
 
 
 def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRequest:
@@ -112,5 +165,9 @@ async def _send(send: Send, answer: HttpAnswer) -> None:
 
 
 def _too_large(most: int) -> HttpAnswer:
-    text = f"the body is larger than {most} bytes (--rest_api_max_body_mb)"
-    return HttpAnswer(413, write_error(text), {"Content-Type": "application/json", "Connection": "close"})
+    return _refusal(413, f"the body is larger than {most} bytes (--rest_api_max_body_mb)")
+
+
+def _refusal(status: int, text: str) -> HttpAnswer:
+    """Of a body that has not been read to its end."""
+    return HttpAnswer(status, write_error(text), {"Content-Type": "application/json", "Connection": "close"})

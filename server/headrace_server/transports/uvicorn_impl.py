@@ -1,10 +1,12 @@
 """HTTP on uvicorn: the socket, the protocol, and the end of both, in the event loop of the services."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -13,7 +15,8 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.services.http_messages import HttpAnswer, HttpRequest
 from headrace_server.services.rest import RestService
-from headrace_server.transports.asgi import RestApplication
+from headrace_server.transports.asgi import LENDING, RestApplication
+from headrace_server.transports.body_process import BodyProcess
 
 KEEP_ALIVE_SECONDS = 50
 """That a connection may be idle: longer than the pools of most clients keep one."""
@@ -38,6 +41,7 @@ class UvicornTransport:
         self._port = port
         self._rest = rest
         self._max_body_bytes = max_body_bytes
+        self._bodies = BodyProcess()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -53,7 +57,7 @@ class UvicornTransport:
             return await self._rest.answer(request, delivery)
 
         listener = _listener(self._port)
-        application = RestApplication(answer, self._max_body_bytes)
+        application = RestApplication(answer, self._max_body_bytes, self._bodies)
         self._server = _Server(_config(application))
         self._serving = asyncio.create_task(self._server.serve([listener]))
         await self._server.listening.wait()
@@ -66,6 +70,7 @@ class UvicornTransport:
             self._server.config.timeout_graceful_shutdown = max(1, round(grace))
             self._server.should_exit = True
             await self._serving
+        self._bodies.close()
 
 
 class _Server(uvicorn.Server):
@@ -104,12 +109,25 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._untold = 0
+        self.scope["extensions"] = {LENDING: self}  # type: ignore[dict-item]  # to ASGI's types it is a dict
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is here."""
         self._untold = 0
         super().on_body(body)
+
+    def lend(self) -> int:
+        """As `asgi.Lending`."""
+        self.flow.pause_reading()
+        descriptor: int = os.dup(self.transport.get_extra_info("socket").fileno())
+        return descriptor
+
+    def whole(self) -> None:
+        """As `asgi.Lending`; the parser that there is waits for bytes that it will never see."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.on_message_complete()
 
 
 def _config(application: RestApplication) -> uvicorn.Config:

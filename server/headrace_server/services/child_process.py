@@ -1,0 +1,48 @@
+"""A process of ours beside the server, and the socket between them, seen from both."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+NICENESS = 10
+"""Calls that wait in the server go before what is done beside it."""
+
+
+class ChildProcess:
+    """A process that runs a module of ours, and ends when the socket to it is closed.
+
+    Args:
+        module: Its `main` calls `come_up` and is the process.
+        kind: Of the socket.
+
+    Attributes:
+        socket: To the process; does not block.
+    """
+
+    def __init__(self, module: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+        self.socket, other = socket.socketpair(type=kind)
+        with other:
+            command = [sys.executable, "-m", module, str(other.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env=_environment())
+        self.socket.setblocking(False)
+
+    def close(self) -> None:
+        """Ends it, whatever it is doing."""
+        self.socket.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def come_up() -> socket.socket:
+    """What such a process does first; the socket to the server, named by its one argument."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # meant for the server, whose end this process sees
+    os.nice(NICENESS)
+    return socket.socket(fileno=int(sys.argv[1]))
+
+
+def _environment() -> dict[str, str]:
+    """As here; what this process can import, that one can."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
