@@ -20,6 +20,14 @@ CANCELLED: int
 DRAINED: int
 LAPSED: int
 
+def read_numbers(data: bytes, /) -> tuple[str, str, list[int], bytes] | None:
+    """Reads the body of a :predict call over REST that holds numbers in lists and, at most, a signature's name.
+
+    Returns:
+        `instances` or `inputs`, the signature's name (empty for none), the shape, and float64 values, little-endian.
+        None for any other body, and for numbers that not everybody reads alike.
+    """
+
 class Certificates:
     """A key and certificates, as PEM texts, and whether clients must show a certificate of theirs.
 

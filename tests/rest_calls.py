@@ -87,6 +87,17 @@ class RestCaller:
         self.connection.close()
 
 
+def received(connection: socket.socket) -> bytes:
+    """All that comes until the other side ends; also where it ends with what it has not read."""
+    parts = b""
+    try:
+        while part := connection.recv(65536):
+            parts += part
+    except ConnectionResetError:
+        pass
+    return parts
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

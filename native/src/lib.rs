@@ -9,6 +9,7 @@ pub mod fuzzing;
 mod grpc;
 mod handler;
 mod home;
+mod json;
 mod life;
 mod limits;
 mod linger;
@@ -43,6 +44,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DRAINED", Kind::Drained as u8)?;
     module.add("LAPSED", Kind::Lapsed as u8)?;
     module.add_class::<handler::Call>()?;
+    module.add_function(wrap_pyfunction!(json::read_numbers, module)?)?;
     module.add("DTYPES", PyFrozenSet::new(module.py(), tensor::Dtype::numbers())?)?;
     module.add_class::<batch::Answers>()?;
     module.add_class::<batch::Batch>()?;

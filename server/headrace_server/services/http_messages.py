@@ -69,9 +69,7 @@ class Body:
 
     def _write(self, chunk: bytes) -> None:
         assert self._file is not None
-        left = memoryview(chunk)
-        while left:
-            left = left[os.write(self._file, left) :]
+        memory_file.append(self._file, chunk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,9 +109,18 @@ def _flat(values: Sequence[Any], types: set[type], dtype: DataType) -> Array | N
     return None
 
 
+def float_array(values: Array, dtype: DataType) -> Array | None:
+    """Numbers, float64, as an array of a floating dtype; None where it is no such."""
+    return _narrowed(values, dtype) if dtype in _FLOATS else None
+
+
 def _floats(values: Sequence[int | float], dtype: DataType) -> Array:
+    return _narrowed(np.array(values, np.float64), dtype)
+
+
+def _narrowed(values: Array, dtype: DataType) -> Array:
     with np.errstate(over="ignore"):  # what is too large for a float is infinite
-        return np.array(values, np.float64).astype(dtype_of(dtype), copy=False)
+        return values.astype(dtype_of(dtype), copy=False)
 
 
 def _integers(values: Sequence[int], dtype: DataType) -> Array | None:

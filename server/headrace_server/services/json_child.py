@@ -31,7 +31,7 @@ def _answer(job: Sequence[int]) -> tuple[object, ...]:
     """The result, alone, or the code and text of a failure."""
     try:
         function, arguments = memory_file.unpack(job[0])
-        bodies = [bytes(memory_file.contents(body)) for body in job[1:]]
+        bodies = [memory_file.take(body) for body in job[1:]]
         return (function(*bodies, *arguments),)
     except Exception as error:
         return status_of(error)

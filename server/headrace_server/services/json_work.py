@@ -36,13 +36,17 @@ class JsonWork:
     def __init__(self, processes: JsonProcesses) -> None:
         self._processes = processes
 
-    async def read(self, body: Body, convert: Callable[..., T], *arguments: Any) -> T:
+    async def read(
+        self, body: Body, convert: Callable[..., T], *arguments: Any, at_once: Callable[..., T | None] | None = None
+    ) -> T:
         """What a function makes of the object that a body holds.
 
         Args:
             body: Its file is handed on.
             convert: A function of some module; called with the object and the arguments.
             arguments: The others, which can be pickled.
+            at_once: A function of some module, called with the bytes of a large body and the arguments; what it gives,
+                unless that is None, is the result.
 
         Raises:
             ServingError: As `parse` and as the function.
@@ -52,7 +56,7 @@ class JsonWork:
             document = None if data is None else parse_quickly(data)
             if data is not None and (document is not None or len(data) <= CAREFUL_BYTES):
                 return convert(parse(data) if document is None else document, *arguments)
-        return await self._processes.run(_read, body.is_gzip, convert, *arguments, body=body.detach())
+        return await self._processes.run(_read, body.is_gzip, at_once, convert, *arguments, body=body.detach())
 
     async def write_predict(self, outputs: Arrays, *, by_row: bool) -> bytes | memoryview:
         """The body that answers a :predict; see the function of that name."""
@@ -73,8 +77,12 @@ def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
     return held if inflater.eof else b""
 
 
-def _read(data: bytes, is_gzip: bool, convert: Callable[..., T], *arguments: Any) -> T:
-    return convert(parse(inflate(data) or b"" if is_gzip else data), *arguments)
+def _read(
+    data: bytes, is_gzip: bool, at_once: Callable[..., T | None] | None, convert: Callable[..., T], *arguments: Any
+) -> T:
+    text = inflate(data) or b"" if is_gzip else data
+    result = None if at_once is None else at_once(text, *arguments)
+    return convert(parse(text), *arguments) if result is None else result
 
 
 def _write_predict(outputs: Arrays, by_row: bool) -> Any:

@@ -9,11 +9,35 @@ from typing import Any
 
 _SIZE = struct.Struct("<Q")
 _ALIGNMENT = 64
+_STEP = 256 << 10
 
 
 def create() -> int:
     """An empty file; its descriptor, which the caller closes."""
     return os.memfd_create("headrace")
+
+
+def append(descriptor: int, data: bytes | memoryview) -> None:
+    """Writes where the last write ended, whoever wrote: the place is the file's, and not a descriptor's.
+
+    Raises:
+        OSError: There is no memory for it.
+    """
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def take(descriptor: int) -> bytes:
+    """The bytes of a file, which is emptied.
+
+    Step by step: what a process asks of the kernel at once is done to its end, whoever waits for the core.
+    """
+    steps = range(0, os.fstat(descriptor).st_size, _STEP)
+    data = b"".join([os.pread(descriptor, _STEP, start) for start in steps])
+    for start in reversed(steps):
+        os.ftruncate(descriptor, start)
+    return data
 
 
 def pack(value: Any) -> int:

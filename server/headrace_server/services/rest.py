@@ -21,7 +21,7 @@ from headrace_server.errors import ServingError, status_of, timed_out
 from headrace_server.models.servable import Call
 from headrace_server.services.http_messages import Body, HttpAnswer, HttpRequest
 from headrace_server.services.json_examples import read_example_body
-from headrace_server.services.json_inputs import read_predict
+from headrace_server.services.json_inputs import read_numbers, read_predict
 from headrace_server.services.json_outputs import write_classifications, write_error, write_regressions
 from headrace_server.services.json_work import JsonWork
 from headrace_server.services.model import ModelService
@@ -158,7 +158,7 @@ class RestService:
                 name: {alias: declared.dtype for alias, declared in signature.inputs.items()}
                 for name, signature in servable.signatures.items()
             }
-            asked = await self._json.read(body, read_predict, signatures)
+            asked = await self._json.read(body, read_predict, signatures, at_once=read_numbers)
             async with self._limited(delivery, "Predict") as call:
                 outputs = await self._prediction.predict_arrays(servable, asked.signature_name, asked.inputs, call)
             content = await self._json.write_predict(outputs, by_row=asked.by_row)

@@ -1,13 +1,17 @@
 """A process that takes in large bodies from their connections: their bytes never are in the server's interpreter."""
 
-import mmap
+import math
 import os
 import selectors
 import socket
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
+from pathlib import Path
 from struct import Struct
 
+from headrace_server.services import memory_file
 from headrace_server.services.child_process import come_up
 
 ASKED = Struct("<QQQ")
@@ -21,6 +25,17 @@ AT_ONCE = 256 << 10
 
 WINDOW = 256 << 10
 """Bytes that a caller may have under way: more of them at once would keep a core in the kernel for milliseconds."""
+
+
+PAUSE = 0.004
+"""Seconds of rest after each read, while the server's threads wait for a core. A low priority alone does not do: who
+has it runs seldom, but then for as long as anybody, a few milliseconds."""
+
+LOOK_AFTER = 0.02
+"""Seconds between two looks at whether they do."""
+
+MOST_WAIT = 0.1
+"""Seconds a second that all of them together may wait."""
 
 
 class Ended(IntEnum):
@@ -39,58 +54,90 @@ class Incoming:
         at: Bytes that are in the file.
         size: Bytes that will be.
         connection: Where the others come from.
-        file: Of memory.
-
-    Raises:
-        OSError: There is no memory for it.
+        file: In memory.
     """
 
     def __init__(self, number: int, at: int, size: int, connection: socket.socket, file: int) -> None:
         self.number = number
         self._connection = connection
+        self._file = file
         self._at = at
-        try:
-            os.ftruncate(file, size)
-            self._map = mmap.mmap(file, size)
-        finally:
-            os.close(file)
-        self._view = memoryview(self._map)
+        self._size = size
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
 
     def fileno(self) -> int:
         """The connection's."""
         return self._connection.fileno()
 
-    def take(self) -> Ended | None:
-        """Takes what has come; how it ended, None where more is to come."""
+    def take(self, room: memoryview) -> Ended | None:
+        """Takes what has come, by way of some room; how it ended, None where more is to come."""
         try:
-            count = self._connection.recv_into(self._view[self._at : self._at + AT_ONCE])
+            count = self._connection.recv_into(room[: self._size - self._at])
         except BlockingIOError:
             return None
-        except ConnectionError:
+        except OSError:
             return Ended.LEFT
+        try:
+            memory_file.append(self._file, room[:count])
         except OSError:
             return Ended.FAILED
         self._at += count
-        if self._at == len(self._view):
+        if self._at == self._size:
             return Ended.WHOLE
         return None if count else Ended.LEFT
 
     def close(self) -> None:
         """Lets go of connection and file; the server has others of them."""
-        self._view.release()
-        self._map.close()
+        os.close(self._file)
         self._connection.close()
+
+
+class Neighbours:
+    """Whether the threads of a process have to wait for a core.
+
+    Args:
+        process: Its folder, as in /proc.
+        clock: Seconds.
+    """
+
+    def __init__(self, process: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._threads = process / "task"
+        self._clock = clock
+        self._looked = -math.inf
+        self._waited = 0.0
+        self._wait = False
+
+    def wait(self) -> bool:
+        """Whether they lately had to; so it is where nobody can tell."""
+        now = self._clock()
+        if now - self._looked >= LOOK_AFTER:
+            waited = self._seconds()
+            self._wait = waited - self._waited > MOST_WAIT * (now - self._looked) or math.isnan(waited)
+            self._looked, self._waited = now, waited
+        return self._wait
+
+    def _seconds(self) -> float:
+        """Those that all threads that there are have waited; nan where Linux does not say."""
+        waited = math.nan
+        for file in self._threads.glob("*/schedstat"):
+            with suppress(OSError):  # of a thread that has just ended
+                nanoseconds = int(file.read_text().split()[1])
+                waited = nanoseconds / 1e9 + (0.0 if math.isnan(waited) else waited)
+        return waited
 
 
 def main() -> None:
     """Takes bodies in, until the other end of the socket is closed."""
+    neighbours = Neighbours(Path("/proc", str(os.getppid())))
     with come_up() as server, selectors.DefaultSelector() as selector, suppress(ConnectionError):
         selector.register(server, selectors.EVENT_READ)
+        room = memoryview(bytearray(AT_ONCE))
         while True:
             for key, _ in selector.select():
                 if isinstance(key.fileobj, Incoming):
-                    _take(selector, server, key.fileobj)
+                    _take(selector, server, key.fileobj, room)
+                    if neighbours.wait():
+                        time.sleep(PAUSE)
                 elif not _begin(selector, server):
                     return
 
@@ -101,19 +148,13 @@ def _begin(selector: selectors.BaseSelector, server: socket.socket) -> bool:
     if not asked:
         return False
     number, at, size = ASKED.unpack(asked)
-    connection, file = socket.socket(fileno=descriptors[0]), descriptors[1]
-    try:
-        incoming = Incoming(number, at, size, connection, file)
-    except OSError:
-        connection.close()
-        server.send(TOLD.pack(number, Ended.FAILED))
-    else:
-        selector.register(incoming, selectors.EVENT_READ)
+    incoming = Incoming(number, at, size, socket.socket(fileno=descriptors[0]), descriptors[1])
+    selector.register(incoming, selectors.EVENT_READ)
     return True
 
 
-def _take(selector: selectors.BaseSelector, server: socket.socket, incoming: Incoming) -> None:
-    ended = incoming.take()
+def _take(selector: selectors.BaseSelector, server: socket.socket, incoming: Incoming, room: memoryview) -> None:
+    ended = incoming.take(room)
     if ended is None:
         return
     selector.unregister(incoming)

@@ -7,7 +7,7 @@ import pytest
 from headrace_server.transports.uvicorn_impl import MAX_HEAD_BYTES
 from tests import models
 from tests.conftest import Rest
-from tests.rest_calls import PREFIX, RestCaller
+from tests.rest_calls import PREFIX, RestCaller, received
 
 ROW = {"instances": [[1, 2, 3, 4]]}
 TEN = {"predictions": [[10]]}
@@ -16,17 +16,6 @@ TEN = {"predictions": [[10]]}
 @pytest.fixture(scope="module")
 def linear(resting: Rest) -> RestCaller:
     return resting(models.linear)
-
-
-def received(connection: socket.socket) -> bytes:
-    """All that comes until the other side ends; also where it ends with what it has not read."""
-    parts = b""
-    try:
-        while part := connection.recv(65536):
-            parts += part
-    except ConnectionResetError:
-        pass
-    return parts
 
 
 def send_until_refused(connection: socket.socket, start: bytes, what: bytes, most: int) -> None:
