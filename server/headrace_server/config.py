@@ -99,6 +99,14 @@ class OnnxruntimeOptions:
         "how the CUDA provider's arena grows: next_power_of_two, or same_as_requested, slower and smaller",
         choices=("next_power_of_two", "same_as_requested"),
     )
+    gpu_instances: int = flag(2, "batches of a model that run on its GPU at the same time")
+    gpu_prefer_nhwc: bool = flag(False, "let the CUDA provider compute convolutions with the channels last")
+    gpu_convolution_search: str = flag(
+        "heuristic",
+        "how the CUDA provider finds an algorithm for a convolution: heuristic, or exhaustive, which tries them all",
+        choices=("heuristic", "exhaustive"),
+    )
+    gpu_tf32: bool = flag(True, "let the CUDA provider round float32 factors to TF32, as TensorFlow does")
     tensorrt_fp16: bool = flag(False, "let the TensorRT provider compute in half precision")
     tensorrt_int8: bool = flag(
         False, "let the TensorRT provider compute in 8 bits, in models that hold QuantizeLinear and DequantizeLinear"

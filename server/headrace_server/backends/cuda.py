@@ -61,8 +61,9 @@ class Device:
         if last:
             # pycuda gives a primary context back only where it is current, and leaves it current there.
             thread = Thread(target=self._detach, name=f"cuda-{self.ordinal}")
-            thread.start()
-            thread.join()
+            with suppress(RuntimeError):  # the interpreter is ending, and the driver frees what the process had
+                thread.start()
+                thread.join()
 
     def __enter__(self) -> Self:
         self._context.push()

@@ -44,6 +44,9 @@ def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
     told = {
         "device_id": str(options.device_id),
         "arena_extend_strategy": _ARENA[options.gpu_arena_strategy],
+        "cudnn_conv_algo_search": options.gpu_convolution_search.upper(),
+        "prefer_nhwc": _switch(options.gpu_prefer_nhwc),
+        "use_tf32": _switch(options.gpu_tf32),
     }
     return told | ({"gpu_mem_limit": str(limit)} if limit else {})
 

@@ -171,4 +171,5 @@ def open_session(
 ) -> ort.InferenceSession:
     """A session on these providers, each with its options; one that raises does not make way for the next."""
     options.log_severity_level = 4  # fatal ones only: errors reach the caller as exceptions
+    ort.set_default_logger_severity(3)  # errors: it warns of every session with options for a GPU
     return ort.InferenceSession(model, sess_options=options, providers=list(providers), enable_fallback=0)

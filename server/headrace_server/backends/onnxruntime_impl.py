@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.base import BackendOptions
@@ -17,7 +18,7 @@ from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx_provider_options import Providers, provider_options
-from headrace_server.backends.onnx_providers import GPU_LIBRARIES, choose, open_session, says_no_memory, why_not
+from headrace_server.backends.onnx_providers import CUDA, GPU_LIBRARIES, choose, open_session, says_no_memory, why_not
 from headrace_server.backends.onnx_shapes import without_shapes
 from headrace_server.backends.onnx_signatures import signatures_of
 from headrace_server.backends.onnx_values import array_of, ort_value
@@ -70,8 +71,16 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     session = _session(str(model), providers, _session_options(options))
     signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
     load_relaxed = partial(_load_relaxed, model, files, signatures, options, providers)
-    on_gpu = None if device is None or _has(DataType.DT_STRING, signatures) else OnGpu(session, device, free_before)
-    return OnnxBackend(session, signatures, load_relaxed, on_gpu)
+    if providers[0][0] not in GPU_LIBRARIES:
+        return OnnxBackend(session, signatures, load_relaxed)
+    at_once = options.onnxruntime.gpu_instances
+    if device is None or _has(DataType.DT_STRING, signatures):
+        return OnnxBackend(session, signatures, load_relaxed, at_once=at_once)
+    on_gpu = OnGpu(session, device, free_before, at_once)
+    if options.batching is not None and providers[0][0] == CUDA:
+        again = partial(_session, str(model), providers, _session_options(options))
+        on_gpu.open_sizes(model, signatures, options.batching, again)
+    return OnnxBackend(session, signatures, load_relaxed, on_gpu, at_once=at_once)
 
 
 def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
@@ -151,6 +160,7 @@ class OnnxBackend:
         signatures: By name; each names tensors of its graph.
         load_relaxed: Loads the same model without its declared shapes; None where that is this one.
         on_gpu: What the model has on a GPU, owned from here on; None where ONNX Runtime sees to the copies.
+        at_once: Batches that should run at the same time; None for as many as there are threads.
     """
 
     def __init__(
@@ -159,11 +169,14 @@ class OnnxBackend:
         signatures: Mapping[str, Signature],
         load_relaxed: Callable[[], "OnnxBackend"] | None = None,
         on_gpu: OnGpu | None = None,
+        *,
+        at_once: int | None = None,
     ) -> None:
         self._session: ort.InferenceSession | None = session
         self._signatures = signatures
         self._load_relaxed = load_relaxed
         self._on_gpu = on_gpu
+        self._at_once = at_once
         self._relaxed: OnnxBackend | None = None
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         # These two ask for more than `session.run` can do with an array as it is.
@@ -217,6 +230,12 @@ class OnnxBackend:
             ServingError: RESOURCE_EXHAUSTED, there is none left.
         """
         return np.empty(shape, dtype) if self._on_gpu is None else self._on_gpu.empty(shape, dtype)
+
+    def fit_batching(self, options: Options) -> Options:
+        """On a GPU no more batches at once than its instances, so that what comes while all are busy makes the next."""
+        if self._on_gpu is not None:
+            options = self._on_gpu.fit_batching(options)
+        return options if self._at_once is None else replace(options, max_running_batches=self._at_once)
 
     def device_memory(self) -> Mapping[int, int]:
         """The bytes that the load took on a GPU, by its number."""

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def opened(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Opened:
     return opened
 
 
-def load(file: Path, **onnxruntime: Any) -> OnnxBackend:
-    return load_onnx(file, BackendOptions(onnxruntime=OnnxruntimeOptions(**onnxruntime)))
+def load(file: Path, batching: Options | None = None, **onnxruntime: Any) -> OnnxBackend:
+    return load_onnx(file, BackendOptions(onnxruntime=OnnxruntimeOptions(**onnxruntime), batching=batching))
 
 
 class TestLoaded:
@@ -80,7 +81,14 @@ class TestLoaded:
         caplog.set_level(logging.INFO, "headrace_server")
         file = models.linear(tmp_path)
         backend = load(file, device_id=1, gpu_memory_limit_mb=2)
-        told = {"device_id": "1", "arena_extend_strategy": "kNextPowerOfTwo", "gpu_mem_limit": str(2 << 20)}
+        told = {
+            "device_id": "1",
+            "arena_extend_strategy": "kNextPowerOfTwo",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "prefer_nhwc": "0",
+            "use_tf32": "1",
+            "gpu_mem_limit": str(2 << 20),
+        }
 
         assert opened.providers == [[(CUDA, told), (CPU, {})]]
         assert caplog.messages == [f"{file} runs on {CUDA}"]
@@ -163,6 +171,54 @@ class TestLoaded:
     def test_a_gpu_that_is_not_there_is_a_load_error(self, tmp_path: Path) -> None:
         with pytest.raises(LoadError, match=f"{CUDA} does not work: no GPU 2"):
             load(models.linear(tmp_path), providers=(CUDA,), device_id=2)
+
+
+class TestConvolutions:
+    """Which ONNX Runtime plans anew, for longer than a batch takes, whenever a session's shapes change."""
+
+    BATCHING = Options(max_batch_size=8)
+
+    def test_are_planned_once_for_each_size_of_a_batch(self, machine: Machine, opened: Opened, tmp_path: Path) -> None:
+        backend = load(models.convolution(tmp_path), self.BATCHING)
+        fitted = backend.fit_batching(self.BATCHING)
+        machine.calls["plan"] = 0
+        for rows in (8, 1, 8, 2, 1, 4, 8):
+            x = np.full((rows, 1, 2, 2), rows, np.float32)
+            assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == (2 * x).tolist()
+
+        assert (machine.calls["plan"], len(opened.providers)) == (4, 1 + 4)
+        assert fitted == replace(self.BATCHING, allowed_batch_sizes=(1, 2, 4, 8), max_running_batches=2)
+        backend.close()
+
+    @pytest.mark.usefixtures("opened")
+    def test_of_a_size_that_no_batch_has_are_run_all_the_same(self, tmp_path: Path) -> None:
+        backend = load(models.convolution(tmp_path), Options(max_batch_size=8, allowed_batch_sizes=(4, 8)))
+        x = np.ones((3, 1, 2, 2), np.float32)
+
+        assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == (2 * x).tolist()
+        backend.close()
+
+    def test_that_cannot_be_loaded_again_are_run_all_the_same(
+        self, opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = models.convolution(tmp_path)
+        backend = load(file, self.BATCHING)
+        file.unlink()
+        x = np.ones((8, 1, 2, 2), np.float32)
+        for _ in range(2):
+            assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == (2 * x).tolist()
+
+        assert [record.message for record in caplog.records if "8 rows have no session" in record.message] != []
+        assert len(opened.providers) == 2
+        backend.close()
+
+    def test_are_all_that_is_loaded_more_than_once(self, opened: Opened, tmp_path: Path) -> None:
+        backend = load(models.linear(tmp_path), self.BATCHING, gpu_instances=3)
+        backend.run(DEFAULT, {"x": np.ones((8, 4), np.float32)}, ["y"])
+
+        assert backend.fit_batching(self.BATCHING) == replace(self.BATCHING, max_running_batches=3)
+        assert len(opened.providers) == 1
+        backend.close()
 
 
 @pytest.mark.usefixtures("opened")
