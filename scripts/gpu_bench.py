@@ -5,7 +5,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -98,17 +98,18 @@ _NATIVE, _GRPCIO = "--transport=native", "--transport=grpcio"
 
 def setups() -> Iterator[Setup]:
     """All that are measured."""
+    yield Setup("CPU", (_NATIVE, "--onnxruntime_providers=CPUExecutionProvider"))
     yield Setup("CUDA", (_NATIVE, _CUDA))
-    for threads in (1, 2, 4):
-        yield Setup(
-            f"CUDA, threads {threads}", (_NATIVE, _CUDA), batching=f"num_batch_threads {{ value: {threads} }}\n"
-        )
+    for instances in (1, 4):
+        yield Setup(f"CUDA, instances: {instances}", (_NATIVE, _CUDA, f"--onnxruntime_gpu_instances={instances}"))
+    yield Setup("CUDA, one batch thread", (_NATIVE, _CUDA), batching="num_batch_threads { value: 1 }\n")
+    yield Setup("CUDA, channels last", (_NATIVE, _CUDA, "--onnxruntime_gpu_prefer_nhwc=true"))
     yield Setup("CUDA, grpcio", (_GRPCIO, _CUDA))
     yield Setup("CUDA, no batching", (_NATIVE, _CUDA, "--enable_batching=false"))
     for graphs in ("false", "true"):
         for instances in (1, 2):
             toml = f"[tensorrt]\ninstances = {instances}\ncuda_graphs = {graphs}\n"
-            named = f"TensorRT, {instances} instance{'s' * (instances > 1)}"
+            named = f"TensorRT, instances: {instances}"
             yield Setup(named + (", graphs" if graphs == "true" else ""), (_NATIVE,), toml)
 
 
@@ -131,6 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4, help="of each load")
     parser.add_argument("--only", default="", help="cases, and setups, whose title this expression finds")
     parser.add_argument("--no_tensorrt", action="store_true", help="measure CUDA alone")
+    parser.add_argument(
+        "--engines", type=Path, help="folder that keeps TensorRT's engines, which take minutes to build"
+    )
     parser.add_argument("--report", type=Path, help="file for the tables")
     options = parser.parse_args(arguments)
     lines = description()
@@ -144,27 +148,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 and not (setup.tensorrt and options.no_tensorrt)
             ]
             if chosen:
-                lines += ["", *_measured(case, chosen, Path(folder), options.seconds)]
+                lines += [
+                    "",
+                    *_measured(case, chosen, Path(folder), options.engines or Path(folder, "engines"), options.seconds),
+                ]
                 print("\n".join(lines), flush=True)
                 if options.report:
                     options.report.write_text("\n".join(lines) + "\n")
     return 0
 
 
-def _measured(case: Case, chosen: Sequence[Setup], folder: Path, seconds: float) -> list[str]:
+def _measured(case: Case, chosen: Sequence[Setup], folder: Path, engines: Path, seconds: float) -> list[str]:
     base = case.save(folder)
     expected = _on_cpu(case, base)
     rows = []
     for setup in chosen:
         print(f"{case.title}: {setup.title}", file=sys.stderr, flush=True)
         try:
-            rows.append(_line(setup.title, _sample(case, setup, base, expected, seconds)))
+            flags = (*setup.flags, f"--tensorrt_cache_folder={engines}")
+            sample = _sample(case, replace(setup, flags=flags), base, expected, seconds)
+            rows.append(_line(setup.title, sample))
         except Exception as error:
             rows.append(f"| {setup.title} | failed: {' '.join(str(error).split())[-300:]} |")
         print(rows[-1], file=sys.stderr, flush=True)
     bare = [*bare_cuda(base / "1", case.row, (1, case.batch), seconds / 2)]
     if any(setup.tensorrt for setup in chosen):
-        bare += bare_tensorrt(base / "1", folder / "engines", case.row, case.batch, seconds / 2)
+        bare += bare_tensorrt(base / "1", engines, case.row, case.batch, seconds / 2)
     return [
         f"## {case.title}",
         "",
@@ -215,7 +224,6 @@ def _command(case: Case, setup: Setup, base: Path, batching: Path, port: int) ->
         f"--port={port}",
         f"--model_name={case.name}",
         f"--model_base_path={base}",
-        f"--tensorrt_cache_folder={base.parent / 'engines'}",
         *batched,
         *setup.flags,
     ]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
-from threading import Barrier, Lock, Thread
+from threading import Barrier, Lock, Thread, get_ident
 from typing import Any
 
 import numpy as np
@@ -354,6 +354,22 @@ class TestDropping:
 
 
 class TestThreads:
+    def test_the_one_that_fell_asleep_last_is_called_first(self, bench: Bench) -> None:
+        def run(inputs: Arrays) -> Arrays:
+            ran.append(get_ident())
+            return inputs
+
+        ran: list[int] = []
+        threads = BatchThreads(4, bench.queue)
+        threads.start()
+        scheduler = Scheduler(threads, run, Options())
+        for number in range(12):
+            eventually(lambda: bench.queue.idle == 4)
+            scheduler.call(row(number)).result(5)
+        threads.close()
+
+        assert len(set(ran)) == 1
+
     def take(self, bench: Bench) -> tuple[Thread, list[Task]]:
         """Asks for a batch on a thread of its own; returns once that waits."""
         taken: list[Task] = []
