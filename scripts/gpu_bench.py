@@ -17,9 +17,10 @@ import onnxruntime
 from headrace_protos import PredictRequest, PredictResponse
 from headrace_protos.tensor import to_array, to_proto
 from headrace_server.backends.tensorrt_half import half
+from scripts.bench.cases import Load
 from scripts.bench.gpu_bare import Bare, bare_cuda, bare_tensorrt
 from scripts.bench.gpu_models import mlp_model, resnet50_model
-from scripts.bench.load import PREDICT, Caller, Load
+from scripts.bench.load import PREDICT, Caller
 from scripts.bench.machine import description
 from scripts.bench.process import Server, running
 from scripts.bench.requests import PREFIX_BYTES, framed
@@ -61,7 +62,7 @@ class Case:
 
 _RANDOM = np.random.default_rng(7)
 _IMAGE = _RANDOM.integers(0, 256, (1, 3, 224, 224), dtype=np.uint8)
-_IMAGES = partial(Case, "resnet50", build=resnet50_model, row=_IMAGE, load=Load(8, 24), batch=64)
+_IMAGES = partial(Case, "resnet50", build=resnet50_model, row=_IMAGE, load=Load(8, 48), batch=64)
 CASES = (
     Case(
         "mlp",
@@ -106,11 +107,9 @@ def setups() -> Iterator[Setup]:
     yield Setup("CUDA, channels last", (_NATIVE, _CUDA, "--onnxruntime_gpu_prefer_nhwc=true"))
     yield Setup("CUDA, grpcio", (_GRPCIO, _CUDA))
     yield Setup("CUDA, no batching", (_NATIVE, _CUDA, "--enable_batching=false"))
-    for graphs in ("false", "true"):
-        for instances in (1, 2):
-            toml = f"[tensorrt]\ninstances = {instances}\ncuda_graphs = {graphs}\n"
-            named = f"TensorRT, instances: {instances}"
-            yield Setup(named + (", graphs" if graphs == "true" else ""), (_NATIVE,), toml)
+    for instances, more in ((1, ""), (1, "cuda_graphs"), (2, ""), (2, "cuda_graphs"), (2, "spin"), (4, "")):
+        toml = f"[tensorrt]\ninstances = {instances}\n" + (f"{more} = true\n" if more else "")
+        yield Setup(f"TensorRT, instances: {instances}" + (f", {more}" if more else ""), (_NATIVE,), toml)
 
 
 @dataclass(frozen=True)

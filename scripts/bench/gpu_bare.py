@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def bare_cuda(version: Path, row: np.ndarray, batches: tuple[int, ...], seconds:
     session = onnxruntime.InferenceSession(version / "model.onnx", providers=[CUDA], enable_fallback=0)
     for batch in batches:
         rows = np.repeat(row, batch, axis=0)
-        yield _timed("CUDA, session.run", batch, lambda rows=rows: session.run(["y"], {"x": rows}), seconds)
+        yield _timed("CUDA, session.run", batch, partial(session.run, ["y"], {"x": rows}), seconds)
         yield _timed("CUDA, nothing copied", batch, _resident(session, rows), seconds)
     yield from _by_backend("CUDA", version, BackendOptions(onnxruntime=_ON_CUDA), row, batches[-1], seconds)
 
@@ -59,7 +60,7 @@ def _by_backend(
         for threads in (1, 2, 3):
             rows = backend.empty((batch, *row.shape[1:]), row.dtype)
             rows[...] = row
-            run = lambda rows=rows: backend.run("serving_default", {"x": rows}, ["y"])  # noqa: E731
+            run = partial(backend.run, "serving_default", {"x": rows}, ["y"])
             yield _timed(f"{title}, headrace's backend, {threads} at once", batch, run, seconds, threads)
             del rows, run
     finally:

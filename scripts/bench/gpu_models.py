@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,7 +47,7 @@ class _Graph:
     nodes: list[NodeProto] = field(default_factory=list)
     weights: list[TensorProto] = field(default_factory=list)
 
-    def add(self, operator: str, inputs: list[str], output: str = "", **attributes: object) -> str:
+    def add(self, operator: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         name = output or f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return name

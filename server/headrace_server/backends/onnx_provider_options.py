@@ -51,6 +51,12 @@ def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
     return told | ({"gpu_mem_limit": str(limit)} if limit else {})
 
 
+def for_one_shape(providers: Providers) -> Providers:
+    """The same for a session that sees one shape: its arena need not grow, so it may be no larger than it must."""
+    exact = {"arena_extend_strategy": _ARENA["same_as_requested"]}
+    return [(name, {**told, **exact} if name == CUDA else told) for name, told in providers]
+
+
 def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
     """The TensorRT provider's, without those that the model decides; the limit in bytes, 0 for none."""
     told = {

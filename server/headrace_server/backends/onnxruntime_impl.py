@@ -17,7 +17,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_gpu import OnGpu, device_for, free_memory
-from headrace_server.backends.onnx_provider_options import Providers, provider_options
+from headrace_server.backends.onnx_provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx_providers import CUDA, GPU_LIBRARIES, choose, open_session, says_no_memory, why_not
 from headrace_server.backends.onnx_shapes import without_shapes
 from headrace_server.backends.onnx_signatures import signatures_of
@@ -78,7 +78,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
         return OnnxBackend(session, signatures, load_relaxed, at_once=at_once)
     on_gpu = OnGpu(session, device, free_before, at_once)
     if options.batching is not None and providers[0][0] == CUDA:
-        again = partial(_session, str(model), providers, _session_options(options))
+        again = partial(_session, str(model), for_one_shape(providers), _session_options(options))
         on_gpu.open_sizes(model, signatures, options.batching, again)
     return OnnxBackend(session, signatures, load_relaxed, on_gpu, at_once=at_once)
 

@@ -252,7 +252,7 @@ class Servable:
 
     def _new_scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None) -> Scheduler:
         batched = self._batching is not None and self._backend.signatures[signature].batched and relaxed is None
-        options = self._batching or Options()
+        options = self._batching or _unbatched(self._backend)
         backend = relaxed or self._backend
         return Scheduler(
             self._threads,
@@ -276,6 +276,12 @@ async def _answered(task: Task, scheduler: Scheduler, call: Call) -> Arrays:
 
 def _fitted(batching: Options | None, backend: Backend) -> Options | None:
     return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
+
+
+def _unbatched(backend: Backend) -> Options:
+    """As many runs at once as the backend bears."""
+    fitting = _fitted(Options(max_batch_size=1), backend) or Options()
+    return Options(max_running_batches=fitting.max_running_batches)
 
 
 def _alone(inputs: Arrays, call: Call) -> Task:

@@ -187,6 +187,8 @@ class TestConvolutions:
             assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == (2 * x).tolist()
 
         assert (machine.calls["plan"], len(opened.providers)) == (4, 1 + 4)
+        grows = [dict(providers)[CUDA]["arena_extend_strategy"] for providers in opened.providers]
+        assert grows == ["kNextPowerOfTwo", *["kSameAsRequested"] * 4]
         assert fitted == replace(self.BATCHING, allowed_batch_sizes=(1, 2, 4, 8), max_running_batches=2)
         backend.close()
 

@@ -33,11 +33,18 @@ class TestWords:
         assert cuda_options(OnnxruntimeOptions(), 0) == {
             "device_id": "0",
             "arena_extend_strategy": "kNextPowerOfTwo",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "prefer_nhwc": "0",
+            "use_tf32": "1",
         }
-        told = OnnxruntimeOptions(device_id=3, gpu_arena_strategy="same_as_requested")
+        convolutions = {"gpu_convolution_search": "exhaustive", "gpu_prefer_nhwc": True, "gpu_tf32": False}
+        told = OnnxruntimeOptions(device_id=3, gpu_arena_strategy="same_as_requested", **convolutions)  # type: ignore[arg-type]
         assert cuda_options(told, 1 << 30) == {
             "device_id": "3",
             "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_algo_search": "EXHAUSTIVE",
+            "prefer_nhwc": "1",
+            "use_tf32": "0",
             "gpu_mem_limit": str(1 << 30),
         }
 

@@ -30,7 +30,7 @@ from tests import models
 from tests.doubles.installed import forget_importers, install_tensorrt
 from tests.doubles.machine import CudaError
 from tests.doubles.plans import Plan, plan_of
-from tests.gpu import BATCHING, Gpu
+from tests.gpu import BATCHING, REAL, Gpu
 
 ON_CPU = BackendOptions(onnxruntime=OnnxruntimeOptions(providers=(CPU,)))
 SOON = 20.0  # seconds after which a test gives up
@@ -287,6 +287,16 @@ class TestInstances:
         assert used == {0, 1}
         gpu.machine.before_work = lambda: None
         backend.close()
+
+
+def test_a_thread_may_stay_awake_while_the_gpu_runs_its_batch(gpu: Gpu, tmp_path: Path) -> None:
+    models.linear(tmp_path / "1")
+    if not REAL:
+        gpu.machine.may_spin = True
+    backend = gpu.load(tmp_path / "1", spin=True)
+
+    assert_equal(run(backend, {"x": rows(3)}), {"y": rows(3).sum(axis=1, keepdims=True)})
+    backend.close()
 
 
 class TestGraphs:
