@@ -2,11 +2,14 @@
 
 import argparse
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import grpc
@@ -94,12 +97,14 @@ class Setup:
 
 
 _CUDA = "--onnxruntime_providers=CUDAExecutionProvider,CPUExecutionProvider"
+_CPU = "--onnxruntime_providers=CPUExecutionProvider"
 _NATIVE, _GRPCIO = "--transport=native", "--transport=grpcio"
 
 
 def setups() -> Iterator[Setup]:
     """All that are measured."""
-    yield Setup("CPU", (_NATIVE, "--onnxruntime_providers=CPUExecutionProvider"))
+    yield Setup("CPU", (_NATIVE, _CPU))
+    yield Setup("CPU, grpcio", (_GRPCIO, _CPU))
     yield Setup("CUDA", (_NATIVE, _CUDA))
     for instances in (1, 4):
         yield Setup(f"CUDA, instances: {instances}", (_NATIVE, _CUDA, f"--onnxruntime_gpu_instances={instances}"))
@@ -136,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--report", type=Path, help="file for the tables")
     options = parser.parse_args(arguments)
-    lines = description()
+    lines = [*description(), _gpu()]
     wanted = re.compile(options.only)
     with tempfile.TemporaryDirectory(prefix="headrace-gpu-") as folder:
         for case in CASES:
@@ -155,6 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.report:
                     options.report.write_text("\n".join(lines) + "\n")
     return 0
+
+
+def _gpu() -> str:
+    """The GPU, its driver and the runtimes that were used."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    with suppress(ImportError):
+        found += f"; TensorRT {import_module('tensorrt').__version__}"
+    return f"{found}; onnxruntime-gpu {onnxruntime.__version__}."
 
 
 def _measured(case: Case, chosen: Sequence[Setup], folder: Path, engines: Path, seconds: float) -> list[str]:

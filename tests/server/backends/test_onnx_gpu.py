@@ -19,7 +19,7 @@ from headrace_batching import Options
 from headrace_protos import Code
 from headrace_server.backends import onnxruntime_impl
 from headrace_server.backends.base import BackendOptions, BatchMemory, OnDevices
-from headrace_server.backends.onnx_providers import CPU, CUDA, TENSORRT
+from headrace_server.backends.onnx_providers import CPU, CUDA, TENSORRT, why_not
 from headrace_server.backends.onnxruntime_impl import OnnxBackend, load_onnx
 from headrace_server.config import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
@@ -237,9 +237,13 @@ def test_a_server_that_is_called_by_many_and_swaps_a_version_in(machine: Machine
 
 
 @pytest.mark.skipif(not REAL, reason="HEADRACE_TEST_GPU is not set")
-def test_the_real_thing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+def test_the_real_thing(tmp_path: Path, provider: str) -> None:
     skip_without_cuda()
-    backend = load(models.linear(tmp_path), providers=(CUDA,))
+    if reason := why_not(provider, 0):
+        pytest.skip(reason)
+    cache = {"tensorrt_engine_cache": str(tmp_path / "engines")} if provider == TENSORRT else {}
+    backend = load(models.linear(tmp_path / "1"), Options(max_batch_size=64), providers=(provider, CUDA), **cache)
     x = backend.empty((64, 4), np.dtype(np.float32))
     x[:] = np.arange(256).reshape(64, 4)
 
