@@ -58,13 +58,16 @@ def for_one_shape(providers: Providers) -> Providers:
 
 
 def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
-    """The TensorRT provider's, without those that the model decides; the limit in bytes, 0 for none."""
+    """The TensorRT provider's, without those that the model decides; the limit in bytes, 0 for none.
+
+    Of switches it knows `True` and `False` alone, unlike the CUDA provider.
+    """
     told = {
         "device_id": str(options.device_id),
-        "trt_fp16_enable": _switch(options.tensorrt_fp16),
-        "trt_int8_enable": _switch(options.tensorrt_int8),
-        "trt_engine_cache_enable": _switch(bool(options.tensorrt_engine_cache)),
-        "trt_timing_cache_enable": _switch(bool(options.tensorrt_timing_cache)),
+        "trt_fp16_enable": str(options.tensorrt_fp16),
+        "trt_int8_enable": str(options.tensorrt_int8),
+        "trt_engine_cache_enable": str(bool(options.tensorrt_engine_cache)),
+        "trt_timing_cache_enable": str(bool(options.tensorrt_timing_cache)),
     }
     if options.tensorrt_timing_cache:
         told["trt_timing_cache_path"] = options.tensorrt_timing_cache

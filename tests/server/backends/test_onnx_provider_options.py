@@ -51,10 +51,10 @@ class TestWords:
     def test_tensorrt(self) -> None:
         assert tensorrt_options(OnnxruntimeOptions(), 0) == {
             "device_id": "0",
-            "trt_fp16_enable": "0",
-            "trt_int8_enable": "0",
-            "trt_engine_cache_enable": "0",
-            "trt_timing_cache_enable": "0",
+            "trt_fp16_enable": "False",
+            "trt_int8_enable": "False",
+            "trt_engine_cache_enable": "False",
+            "trt_timing_cache_enable": "False",
         }
         told = OnnxruntimeOptions(
             device_id=1,
@@ -65,10 +65,10 @@ class TestWords:
         )
         assert tensorrt_options(told, 5 << 20) == {
             "device_id": "1",
-            "trt_fp16_enable": "1",
-            "trt_int8_enable": "1",
-            "trt_engine_cache_enable": "1",
-            "trt_timing_cache_enable": "1",
+            "trt_fp16_enable": "True",
+            "trt_int8_enable": "True",
+            "trt_engine_cache_enable": "True",
+            "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": "/timings",
             "trt_max_workspace_size": str(5 << 20),
         }
