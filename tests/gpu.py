@@ -16,6 +16,7 @@ from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.errors import LoadError
 from headrace_server.tensorrt_options import TensorrtOptions
+from tests.server.backends.real_gpu import full_gpu
 
 from .doubles.graphs import Libcuda
 from .doubles.installed import install_tensorrt
@@ -53,6 +54,16 @@ class Gpu:
         if self._libcuda is None:
             pytest.skip("only the double can be looked into")
         return self._libcuda
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """It has no memory to speak of; for the double from then on."""
+        if self._machine is None:
+            with full_gpu():
+                yield
+        else:
+            self._machine.memory = 200
+            yield
 
     def options(self, batching: Options | None = BATCHING, **tensorrt: Any) -> BackendOptions:
         """What a model is loaded with."""

@@ -29,7 +29,14 @@ _REMEDIES = {
     TENSORRT: "it needs the driver, and CUDA, cuDNN and TensorRT 10, which pip install 'headrace[gpu,cuda]' brings",
 }
 
-_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory")
+_NO_MEMORY = (
+    "Failed to allocate memory",
+    "is smaller than requested bytes",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",
+)
 
 # A serialized ModelProto: `y` = Identity(`x`), float [N].
 _PROBE = (

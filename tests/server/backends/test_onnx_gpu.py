@@ -30,7 +30,7 @@ from tests.doubles.installed import install_cuda
 from tests.doubles.machine import Machine
 from tests.doubles.onnxruntime_gpu import GpuSession
 from tests.running import RunningServer, eventually
-from tests.server.backends.real_gpu import REAL, skip_without_cuda
+from tests.server.backends.real_gpu import REAL, full_gpu, skip_without_cuda
 
 DEFAULT = "serving_default"
 
@@ -250,6 +250,32 @@ def test_the_real_thing(tmp_path: Path, provider: str) -> None:
     assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == x.sum(axis=1, keepdims=True).tolist()
     assert set(backend.device_memory()) == {0}
     backend.close()
+
+
+@pytest.mark.skipif(not REAL, reason="HEADRACE_TEST_GPU is not set")
+class TestWithoutMemory:
+    def test_a_batch_that_the_arena_has_no_room_for(self, tmp_path: Path) -> None:
+        skip_without_cuda()
+        backend = load(
+            models.wide(tmp_path / "1"), Options(max_batch_size=8), providers=(CUDA,), gpu_memory_limit_mb=64
+        )
+        with pytest.raises(ServingError) as raised:
+            backend.run(DEFAULT, {"x": np.ones((1 << 20, 64), np.float32)}, ["y"])
+        code = raised.value.code
+        del raised
+
+        assert code == Code.RESOURCE_EXHAUSTED
+        assert backend.run(DEFAULT, {"x": np.ones((2, 64), np.float32)}, ["y"])["y"].shape[0] == 2
+        backend.close()
+
+    @pytest.mark.parametrize("providers", [("auto",), (CUDA,)])
+    def test_a_gpu_that_is_full_is_a_load_error(self, tmp_path: Path, providers: tuple[str, ...]) -> None:
+        skip_without_cuda()
+        file = models.convolution(tmp_path / "1")
+        with full_gpu(), pytest.raises(LoadError) as raised:
+            load(file, Options(max_batch_size=8), providers=providers)
+
+        assert raised.value.code == Code.RESOURCE_EXHAUSTED
 
 
 def ask(server: RunningServer, calls: int) -> None:

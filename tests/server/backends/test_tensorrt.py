@@ -480,9 +480,8 @@ class TestLoading:
     def test_a_device_that_is_full(self, gpu: Gpu, tmp_path: Path) -> None:
         models.linear(tmp_path / "1")
         gpu.plan(tmp_path / "1")
-        gpu.machine.memory = 200
-
-        error = refusal(lambda: gpu.load(tmp_path / "1"))
+        with gpu.full():
+            error = refusal(lambda: gpu.load(tmp_path / "1"))
 
         assert error.code == Code.RESOURCE_EXHAUSTED
 
