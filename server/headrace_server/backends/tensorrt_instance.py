@@ -267,6 +267,7 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
                 self.memory.reserve(size)
         except ServingError as error:
             log.warning("%s", error.message)
+            let_go(error)  # its frames know those of the run, with all that the model has on the GPU
             return 0
         return self.memory.address
 
