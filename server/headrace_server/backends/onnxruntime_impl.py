@@ -18,10 +18,18 @@ from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx_provider_options import Providers, for_one_shape, provider_options
-from headrace_server.backends.onnx_providers import CUDA, GPU_LIBRARIES, choose, open_session, says_no_memory, why_not
+from headrace_server.backends.onnx_providers import (
+    CUDA,
+    GPU_LIBRARIES,
+    choose,
+    lacks_memory,
+    open_session,
+    says_no_memory,
+    why_not,
+)
 from headrace_server.backends.onnx_shapes import without_shapes
 from headrace_server.backends.onnx_signatures import signatures_of
-from headrace_server.backends.onnx_values import array_of, ort_value
+from headrace_server.backends.onnx_values import as_text, run_ort_values
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
@@ -44,6 +52,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     Raises:
         LoadError: ONNX Runtime refuses it, or a provider is not there; the text names the file.
     """
+    providers: Providers = ()
     try:
         providers = _providers(model, options)
         device = device_for(providers, options.onnxruntime.device_id)
@@ -55,7 +64,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     except ServingError as error:
         raise LoadError(error.code, f"{model}: {error.message}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
-        raise LoadError(_code_of(error), f"{model} cannot be loaded: {error}") from error
+        raise LoadError(_load_code(error, providers, options), f"{model} cannot be loaded: {error}") from error
     if not all(signature.batched for signature in backend.signatures.values()):
         log.warning(
             "%s has no batch axis (a first dimension that varies, in every input and output): "
@@ -200,7 +209,9 @@ class OnnxBackend:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
         declared = self._signatures[signature]
         if self._strings:
-            inputs = {alias: _text(alias, array) if array.dtype == object else array for alias, array in inputs.items()}
+            inputs = {
+                alias: as_text(alias, array) if array.dtype == object else array for alias, array in inputs.items()
+            }
         names, feed = outputs, inputs
         if signature in self._renamed:
             feed = {declared.inputs[alias].name: array for alias, array in inputs.items()}
@@ -253,7 +264,7 @@ class OnnxBackend:
         if self._on_gpu is not None:
             return self._on_gpu.run(names, inputs)
         if self._bfloat16:
-            return _run_ort_values(session, names, inputs)
+            return run_ort_values(session, names, inputs)
         outputs: Sequence[Array] = session.run(names, inputs)
         return outputs
 
@@ -286,19 +297,12 @@ def _session_options(options: BackendOptions) -> ort.SessionOptions:
     return session
 
 
-def _text(alias: str, array: Array) -> Array:
-    """Strings as ONNX Runtime takes them: it would give a bytes object its Python spelling."""
-    try:
-        text = [item.decode() for item in array.flat]
-    except UnicodeDecodeError as error:
-        raise invalid(f"input {alias} holds a string that is not UTF-8: {error}") from error
-    return np.array(text, dtype=object).reshape(array.shape)
-
-
-def _run_ort_values(session: ort.InferenceSession, outputs: Sequence[str], inputs: Arrays) -> list[Array]:
-    """A run whose arrays numpy alone has no dtype for."""
-    feed = {name: ort_value(array) for name, array in inputs.items()}
-    return [array_of(value) for value in session.run_with_ort_values(outputs, feed)]
+def _load_code(error: Exception, providers: Providers, options: BackendOptions) -> Code:
+    code = _code_of(error)
+    on_gpu = bool(providers) and providers[0][0] in GPU_LIBRARIES
+    if code == Code.INTERNAL and on_gpu and lacks_memory(error, options.onnxruntime.device_id):
+        return Code.RESOURCE_EXHAUSTED
+    return code
 
 
 def _code_of(error: Exception) -> Code:
