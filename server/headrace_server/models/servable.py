@@ -101,6 +101,7 @@ class Servable:
         self.version = version
         self._backend = backend
         self._threads = threads
+        self.names_sizes = batching is not None and bool(batching.allowed_batch_sizes)
         self._batching = _fitted(batching, backend)
         self._lock = Lock()
         self._schedulers: dict[tuple[str, Outputs, bool], Scheduler] = {}
