@@ -1,9 +1,11 @@
 """A GPU with TensorRT for tests: the double, or this machine's own where HEADRACE_TEST_GPU is set."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.errors import LoadError
 from headrace_server.tensorrt_options import TensorrtOptions
+from tests.server.backends.real_gpu import full_gpu
 
 from .doubles.graphs import Libcuda
 from .doubles.installed import install_tensorrt
@@ -52,9 +55,20 @@ class Gpu:
             pytest.skip("only the double can be looked into")
         return self._libcuda
 
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """It has no memory to speak of; for the double from then on."""
+        if self._machine is None:
+            with full_gpu():
+                yield
+        else:
+            self._machine.memory = 200
+            yield
+
     def options(self, batching: Options | None = BATCHING, **tensorrt: Any) -> BackendOptions:
         """What a model is loaded with."""
-        told = {"enabled": True, "cache_folder": str(self._folder / "engines"), **tensorrt}
+        exact = {"tf32": False} if REAL else {}  # for answers to be those of ONNX Runtime on the CPU
+        told = {"enabled": True, "cache_folder": str(self._folder / "engines"), **exact, **tensorrt}
         return BackendOptions(batching=batching, tensorrt=TensorrtOptions(**told))
 
     def load(self, version: Path, batching: Options | None = BATCHING, **tensorrt: Any) -> Backend:
@@ -78,6 +92,7 @@ def gpu_of(monkeypatch: pytest.MonkeyPatch, folder: Path, **machine: Any) -> Ite
     """A GPU on which nothing is left at the end."""
     if REAL:
         skip_without_device()
+        keep_kernels()
         yield Gpu(folder)
         return
     double = Machine(**machine)
@@ -85,6 +100,17 @@ def gpu_of(monkeypatch: pytest.MonkeyPatch, folder: Path, **machine: Any) -> Ite
     yield gpu
     assert double.complaints == []
     double.check_nothing_left()
+
+
+@cache
+def keep_kernels() -> None:
+    """Lets TensorRT keep its kernels, which it reads for seconds when there is a builder and none has been before."""
+    from headrace_server.backends.cuda import Device
+    from headrace_server.backends.tensorrt_engine import LOG
+
+    with Device(0):
+        builder = ctypes.py_object(LOG.made(sys.modules["tensorrt"].Builder))
+    ctypes.pythonapi.Py_IncRef(builder)  # freed with the process: there is no context to free it in at its end
 
 
 def skip_without_device() -> None:

@@ -32,6 +32,13 @@ def identity(folder: Path, dtype: int = FLOAT, dims: Dims = ("N", 2), *, out: Di
     return _write(folder, [make_node("Identity", ["x"], ["y"])], [_value("x", dtype, dims)], outputs)
 
 
+def convolution(folder: Path) -> Path:
+    """`y` float [N, 1, 2, 2] = twice `x` float [N, 1, 2, 2], by a convolution."""
+    weights = from_array(np.full((1, 1, 1, 1), 2, np.float32), "weights")
+    values = [_value(name, FLOAT, ["N", 1, 2, 2]) for name in ("x", "y")]
+    return _write(folder, [make_node("Conv", ["x", "weights"], ["y"])], values[:1], values[1:], weights)
+
+
 def repeated(folder: Path, *, columns: int) -> Path:
     """`y` float [N, columns] = `x` float [N, 1], as often as there are columns: a small request of a large answer."""
     weights = from_array(np.ones((1, columns), np.float32), "weights")

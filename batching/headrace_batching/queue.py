@@ -97,7 +97,7 @@ class Queue:
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
         self.lock = Lock()
-        self._changed = Condition(self.lock)
+        self._asleep: list[Condition] = []  # a bell of each thread that nobody has called; who came last is at the end
         self._drained = Condition(self.lock)
         self._groups: dict[Group, Lane] = {}
         self._idle = 0
@@ -143,7 +143,7 @@ class Queue:
     def wake(self) -> None:
         """Calls an idle thread to look at what has been put."""
         with self.lock:
-            self._changed.notify()
+            self._call_one()
 
     def take(self) -> Formed | None:
         """Waits for a batch; None once the queue is closed and empty. Batch threads; the lock is free meanwhile."""
@@ -207,7 +207,7 @@ class Queue:
             lane.pace.end(self.clock())
             self._drained.notify_all()
             if self._closed:
-                self._changed.notify_all()  # who waits for a lane to be free may find that it was the last
+                self._call_all()  # who waits for a lane to be free may find that it was the last
 
     def close_lane(self, lane: Lane) -> None:
         """Takes no more tasks of the lane, runs at once what waits, and returns when the last batch has ended."""
@@ -215,7 +215,7 @@ class Queue:
             lane.closed = True
             for group in lane.groups.values():
                 group.closing = True
-            self._changed.notify_all()
+            self._call_all()
             self._drained.wait_for(lambda: lane.idle)
 
     def close(self) -> None:
@@ -224,16 +224,29 @@ class Queue:
             self._closed = True
             for group in self._groups:
                 group.closing = True
-            self._changed.notify_all()
+            self._call_all()
 
     def _notify_other(self) -> None:
         """Calls another thread for what is left in the queue, if it may be a batch."""
         if self._idle and any(lane.free for lane in self._groups.values()):
-            self._changed.notify()
+            self._call_one()
+
+    def _call_one(self) -> None:
+        """Calls the thread that fell asleep last: its core is awake, and what it needs is in its caches."""
+        if self._asleep:
+            self._asleep.pop().notify()
+
+    def _call_all(self) -> None:
+        while self._asleep:
+            self._call_one()
 
     def _wait(self, wake: float) -> None:
+        bell = Condition(self.lock)
         self._idle += 1
-        self._changed.wait(None if wake == inf else min(max(0.0, wake - self.clock()), TIMEOUT_MAX))
+        self._asleep.append(bell)
+        bell.wait(None if wake == inf else min(max(0.0, wake - self.clock()), TIMEOUT_MAX))
+        if bell in self._asleep:  # nobody has called
+            self._asleep.remove(bell)
         self._idle -= 1
 
 

@@ -89,8 +89,29 @@ struct State<T> {
     lanes: HashMap<LaneId, Lane, FxBuildHasher>,
     next_lane: LaneId,
     idle: usize,
+    /// Of the idle threads, those that nobody has called; who fell asleep last is at the end.
+    asleep: Vec<Arc<Condvar>>,
     running: usize,
     closed: bool,
+}
+
+thread_local! {
+    static BELL: Arc<Condvar> = Arc::default();
+}
+
+impl<T> State<T> {
+    /// Calls the thread that fell asleep last: its core is awake, and what it needs is in its caches.
+    fn call_one(&mut self) {
+        if let Some(bell) = self.asleep.pop() {
+            bell.notify_one();
+        }
+    }
+
+    fn call_all(&mut self) {
+        self.asleep.drain(..).for_each(|bell| {
+            bell.notify_one();
+        });
+    }
 }
 
 impl<T: Waits> State<T> {
@@ -119,7 +140,6 @@ pub struct Turn<T> {
 /// The queue. Whoever holds the interpreter lock may wait for its lock; whoever holds its lock waits for nothing.
 pub struct Queue<T> {
     state: Mutex<State<T>>,
-    changed: Condvar,
     drained: Condvar,
 }
 
@@ -130,10 +150,11 @@ impl<T: Waits> Queue<T> {
             lanes: HashMap::default(),
             next_lane: 0,
             idle: 0,
+            asleep: Vec::new(),
             running: 0,
             closed: false,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), drained: Condvar::new() }
+        Self { state: Mutex::new(state), drained: Condvar::new() }
     }
 
     /// The bounds are those of a lane whose runs take about as long as the one before.
@@ -173,8 +194,7 @@ impl<T: Waits> Queue<T> {
     }
 
     pub fn wake(&self) {
-        let _held = self.state.lock();
-        self.changed.notify_one();
+        self.state.lock().call_one();
     }
 
     /// Waits until a batch is due; false once the queue is closed and empty. Not with the interpreter lock held.
@@ -190,19 +210,22 @@ impl<T: Waits> Queue<T> {
                 return false;
             }
             state.idle += 1;
-            self.sleep(&mut state, wake - now);
+            Self::sleep(&mut state, wake - now);
             state.idle -= 1;
         }
     }
 
-    fn sleep(&self, state: &mut MutexGuard<'_, State<T>>, seconds: f64) {
+    fn sleep(state: &mut MutexGuard<'_, State<T>>, seconds: f64) {
         let until = Duration::try_from_secs_f64(seconds).ok().and_then(|time| Instant::now().checked_add(time));
+        let bell = BELL.with(Arc::clone);
+        state.asleep.push(Arc::clone(&bell));
         match until {
             Some(until) => {
-                self.changed.wait_until(state, until);
+                bell.wait_until(state, until);
             }
-            None => self.changed.wait(state),
+            None => bell.wait(state),
         }
+        state.asleep.retain(|other| !Arc::ptr_eq(other, &bell)); // it may not have been called
     }
 
     /// Whether one task waits, its batch is due, nothing runs, and its lane's runs are quick.
@@ -244,7 +267,7 @@ impl<T: Waits> Queue<T> {
         }
         let free = |(lane, _): &(LaneId, Key)| state.lanes.get(lane).is_some_and(Lane::free);
         if state.idle > 0 && state.groups.keys().any(free) {
-            self.changed.notify_one(); // what is left may be a batch for another thread
+            state.call_one(); // what is left may be a batch for another thread
         }
         if turn.lane.is_none() {
             self.drained.notify_all();
@@ -270,7 +293,7 @@ impl<T: Waits> Queue<T> {
         }
         self.drained.notify_all();
         if state.closed {
-            self.changed.notify_all(); // who waits for a lane to be free may find that it was the last
+            state.call_all(); // who waits for a lane to be free may find that it was the last
         }
     }
 
@@ -294,7 +317,7 @@ impl<T: Waits> Queue<T> {
             lane.closed = true;
         }
         state.groups.iter_mut().filter(|((id, _), _)| *id == lane).for_each(|(_, group)| group.closing = true);
-        self.changed.notify_all();
+        state.call_all();
         self.drained.wait_while(&mut state, |state| state.lanes.get(&lane).is_some_and(|lane| !lane.idle()));
         state.lanes.remove(&lane);
     }
@@ -304,7 +327,7 @@ impl<T: Waits> Queue<T> {
         let mut state = self.state.lock();
         state.closed = true;
         state.groups.values_mut().for_each(|group| group.closing = true);
-        self.changed.notify_all();
+        state.call_all();
     }
 }
 

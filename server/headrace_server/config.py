@@ -18,6 +18,7 @@ def flag(
     *,
     tensorflow: Any = None,
     int64: bool = False,
+    least: int = 0,
     ignored: str = "",
     choices: tuple[str, ...] = (),
 ) -> Any:
@@ -28,15 +29,17 @@ def flag(
         help_text: One line, without a full stop.
         tensorflow: What `tensorflow_model_server` has for a default, where that is another.
         int64: Whether a whole number may have 64 bits, not 32.
+        least: The smallest that a whole number may be.
         ignored: Why it changes nothing, for a flag that is there only so that TF Serving's users may keep it.
         choices: The values that it may have; empty for any.
     """
     metadata = {"help": help_text, "tensorflow": default if tensorflow is None else tensorflow}
-    return field(default=default, metadata={**metadata, "int64": int64, "ignored": ignored, "choices": choices})
+    metadata |= {"int64": int64, "least": least, "ignored": ignored, "choices": choices}
+    return field(default=default, metadata=metadata)
 
 
 def misfits(options: Any) -> dict[str, str]:
-    """What is wrong with options whose fields are flags, by name: choices that are none, whole numbers below 0."""
+    """What is wrong with options whose fields are flags, by name: choices that are none, whole numbers too small."""
     reasons = {option.name: _misfit(option, getattr(options, option.name)) for option in fields(options)}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -45,8 +48,9 @@ def _misfit(option: Field[Any], value: Any) -> str:
     choices = option.metadata["choices"]
     if choices and value not in choices:
         return f"must be one of {', '.join(choices)}; was {value!r}"
-    if type(option.default) is int and value < 0:
-        return f"must be a whole number of at least 0; was {value!r}"
+    least = option.metadata["least"]
+    if type(option.default) is int and value < least:
+        return f"must be a whole number of at least {least}; was {value!r}"
     return ""
 
 
@@ -99,6 +103,14 @@ class OnnxruntimeOptions:
         "how the CUDA provider's arena grows: next_power_of_two, or same_as_requested, slower and smaller",
         choices=("next_power_of_two", "same_as_requested"),
     )
+    gpu_instances: int = flag(2, "batches of a model that run on its GPU at the same time", least=1)
+    gpu_prefer_nhwc: bool = flag(False, "let the CUDA provider compute convolutions with the channels last")
+    gpu_convolution_search: str = flag(
+        "heuristic",
+        "how the CUDA provider finds an algorithm for a convolution: heuristic, or exhaustive, which tries them all",
+        choices=("heuristic", "exhaustive"),
+    )
+    gpu_tf32: bool = flag(True, "let the CUDA provider round float32 factors to TF32, as TensorFlow does")
     tensorrt_fp16: bool = flag(False, "let the TensorRT provider compute in half precision")
     tensorrt_int8: bool = flag(
         False, "let the TensorRT provider compute in 8 bits, in models that hold QuantizeLinear and DequantizeLinear"

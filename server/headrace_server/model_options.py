@@ -267,6 +267,7 @@ _TENSORRT: Mapping[str, Check] = {
     "devices": _devices,
     "instances": _whole(1),
     "cuda_graphs": _boolean,
+    "spin": _boolean,
     "precision": _one_of(PRECISIONS),
     "tf32": _boolean,
     "workspace_mb": _whole(0),

@@ -22,6 +22,7 @@ class TensorrtOptions:
         devices: The GPUs that run it, by CUDA's numbers.
         instances: Batches of a model that one GPU holds at the same time, each with memory of its own.
         cuda_graphs: Whether batches of the allowed sizes are launched as CUDA graphs.
+        spin: Whether the thread of a batch keeps a core busy while the GPU runs it, which hears of its end sooner.
         precision: `model` takes the types of the ONNX file as they are, `fp16` makes half floats of its floats, and
             `bf16` and `int8` demand a file that has such types.
         tf32: Whether float32 products may be rounded to TF32.
@@ -37,6 +38,7 @@ class TensorrtOptions:
     devices: tuple[int, ...] = (0,)
     instances: int = 2
     cuda_graphs: bool = False
+    spin: bool = False
     precision: str = "model"
     tf32: bool = True
     workspace_mb: int = 0

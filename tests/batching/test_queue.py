@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
-from threading import Barrier, Lock, Thread
+from threading import Barrier, Event, Lock, Thread, get_ident
 from typing import Any
 
 import numpy as np
@@ -354,6 +354,41 @@ class TestDropping:
 
 
 class TestThreads:
+    def test_the_one_that_fell_asleep_last_is_called_first(self, bench: Bench) -> None:
+        def run(inputs: Arrays) -> Arrays:
+            ran.append(get_ident())
+            return inputs
+
+        ran: list[int] = []
+        threads = BatchThreads(4, bench.queue)
+        threads.start()
+        scheduler = Scheduler(threads, run, Options())
+        for number in range(12):
+            eventually(lambda: bench.queue.idle == 4)
+            scheduler.call(row(number)).result(5)
+        threads.close()
+
+        assert len(set(ran)) == 1
+
+    def test_one_that_is_called_away_leaves_what_waits_for_company_to_another(self, kind: Callable[..., Any]) -> None:
+        def run(inputs: Arrays) -> Arrays:
+            assert go_on.wait(5)
+            return inputs
+
+        go_on = Event()
+        queue = kind()
+        threads = BatchThreads(2, queue)
+        threads.start()
+        patient = Scheduler(threads, lambda inputs: inputs, Options(batch_timeout_micros=20 * MILLISECOND))
+        busy = Scheduler(threads, run, Options())
+        eventually(lambda: queue.idle == 2)
+        waiting, running = patient.call(row(1)), busy.call(row(2))
+
+        assert waiting.result(5)["x"] == [1]
+        go_on.set()
+        assert running.result(5)["x"] == [2]
+        threads.close()
+
     def take(self, bench: Bench) -> tuple[Thread, list[Task]]:
         """Asks for a batch on a thread of its own; returns once that waits."""
         taken: list[Task] = []

@@ -102,6 +102,7 @@ class Machine:
         self.plugins = False
         self.captures: dict[int, int] = {}  # by thread, the stream that it captures
         self.before_work: Callable[[], object] = lambda: None
+        self.may_spin = False  # whether a thread that waits for an event may keep a core busy
         self.retained = [0] * devices
         self.live: dict[int, str] = {}  # what must be gone after an unload, by a number of its own
         self.streams: dict[int, StreamState] = {}

@@ -76,8 +76,9 @@ class TestOptionsOfARuntime:
         assert misfits(OnnxruntimeOptions()) == {}
 
     def test_are_checked_by_what_they_may_be(self) -> None:
-        assert misfits(OnnxruntimeOptions(device_id=-1, gpu_arena_strategy="small")) == {
+        assert misfits(OnnxruntimeOptions(device_id=-1, gpu_arena_strategy="small", gpu_instances=0)) == {
             "device_id": "must be a whole number of at least 0; was -1",
+            "gpu_instances": "must be a whole number of at least 1; was 0",
             "gpu_arena_strategy": "must be one of next_power_of_two, same_as_requested; was 'small'",
         }
 

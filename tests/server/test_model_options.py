@@ -38,6 +38,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     devices = [0, 1]
     instances = 3
     cuda_graphs = true
+    spin = true
     precision = "fp16"
     tf32 = false
     workspace_mb = 512
@@ -74,6 +75,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
             "devices": (0, 1),
             "instances": 3,
             "cuda_graphs": True,
+            "spin": True,
             "precision": "fp16",
             "tf32": False,
             "workspace_mb": 512,

@@ -61,8 +61,9 @@ class Device:
         if last:
             # pycuda gives a primary context back only where it is current, and leaves it current there.
             thread = Thread(target=self._detach, name=f"cuda-{self.ordinal}")
-            thread.start()
-            thread.join()
+            with suppress(RuntimeError):  # the interpreter is ending, and the driver frees what the process had
+                thread.start()
+                thread.join()
 
     def __enter__(self) -> Self:
         self._context.push()
@@ -80,11 +81,11 @@ class Device:
         with self._failures():
             return self._driver.Stream(_NON_BLOCKING)
 
-    def event(self) -> Event:
-        """An event whose `synchronize` lets the thread sleep."""
+    def event(self, *, spin: bool = False) -> Event:
+        """An event whose `synchronize` lets the thread sleep, or keeps it awake."""
         flags = self._driver.event_flags
         with self._failures():
-            return self._driver.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING)
+            return self._driver.Event(flags.DISABLE_TIMING | (0 if spin else flags.BLOCKING_SYNC))
 
     def record(self, event: Event, stream: Stream) -> None:
         """Lets an event stand for all that has been put into a stream until now."""

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import onnxruntime as ort
 
+from headrace_batching.errors import let_go
 from headrace_batching.task import Array, Arrays
 from headrace_protos.tensor import dtype_of
 from headrace_server.backends.cuda import Device, Event, PageLockedPool, Stream
@@ -27,26 +29,75 @@ class _Slot:
     inputs: dict[str, tuple[Any, int]] = field(default_factory=dict)
 
 
+class Slots:
+    """So many runs at once: their copies wait for no other run's, and they overlap as far as the device lets them.
+
+    Where all are taken the next run waits: more at once share the device, and are in each other's way on the host.
+
+    Args:
+        device: Retained until `close`.
+        count: Runs at once.
+    """
+
+    def __init__(self, device: Device, count: int) -> None:
+        self.device = device.retain()
+        self._idle: deque[_Slot] = deque()
+        self._leave: SimpleQueue[None] = SimpleQueue()
+        for _ in range(count):
+            self._leave.put(None)
+
+    @contextmanager
+    def take(self) -> Iterator[_Slot]:
+        """The slot that was used last, whose memory is there, or a new one; within the device's context."""
+        leave = self._leave.get()
+        try:
+            try:
+                slot = self._idle.pop()
+            except IndexError:
+                slot = _Slot(self.device.stream(), self.device.event())
+            try:
+                yield slot
+            except BaseException as error:
+                # Its copies may not have ended, and what they read or write is about to be used for something else.
+                self.device.settle(slot.stream)
+                let_go(error)  # else the stream is dropped later, and where the context is not current
+                raise
+            finally:
+                self._idle.append(slot)
+        finally:
+            self._leave.put(leave)
+
+    def close(self) -> None:
+        """Frees what they have on the device, when no run is under way any more."""
+        with self.device:
+            while self._idle:
+                _free(self._idle.pop())
+        self.device.release()
+
+
 class BoundSession:
     """A session whose inputs and outputs are bound to memory on a device. Any thread, several at once.
 
-    Each run has a slot: its copies wait for no other run's, and several runs overlap as far as the device lets them.
-
     Args:
         session: Runs on the device; it must not take or give strings.
-        device: Retained until `close`.
+        slots: What its runs have on the device; several sessions may share them.
         pool: Whence the outputs come.
         kind: What ONNX Runtime calls the device's memory.
     """
 
     def __init__(
-        self, session: ort.InferenceSession, device: Device, pool: PageLockedPool, *, kind: str = "cuda"
+        self,
+        session: ort.InferenceSession,
+        slots: Slots,
+        pool: PageLockedPool,
+        *,
+        kind: str = "cuda",
     ) -> None:
         self._session = session
-        self._device = device.retain()
+        self._slots = slots
+        self._device = slots.device
         self._pool = pool
         self._kind = kind
-        self._idle: deque[_Slot] = deque()
         self._dtypes = {output.name: dtype_of(data_type_of(output.type)) for output in session.get_outputs()}
         # What an operator on the CPU takes or gives does not travel.
         self._taken_at_home = _at_home(session, "input", kind)
@@ -65,7 +116,7 @@ class BoundSession:
         Raises:
             ServingError: RESOURCE_EXHAUSTED, there is no memory for a copy.
         """
-        with self._device, self._slot() as slot:
+        with self._device, self._slots.take() as slot:
             binding = self._session.io_binding()
             sources = self._bind_inputs(binding, inputs, slot)
             for name in names:
@@ -79,28 +130,6 @@ class BoundSession:
             outputs = [self._fetch(name, value, slot) for name, value in zip(names, values, strict=True)]
             self._finish(slot)
             return outputs
-
-    def close(self) -> None:
-        """Frees what it has on the device, when no run is under way any more."""
-        with self._device:
-            while self._idle:
-                _free(self._idle.pop())
-        self._device.release()
-
-    @contextmanager
-    def _slot(self) -> Iterator[_Slot]:
-        try:
-            slot = self._idle.pop()
-        except IndexError:
-            slot = _Slot(self._device.stream(), self._device.event())
-        try:
-            yield slot
-        except BaseException:
-            # Its copies may not have ended, and what they read or write is about to be used for something else.
-            self._device.settle(slot.stream)
-            raise
-        finally:
-            self._idle.append(slot)
 
     def _bind_inputs(self, binding: ort.IOBinding, inputs: Arrays, slot: _Slot) -> list[Array]:
         """Starts the copies; their sources must be kept until they have ended."""
@@ -146,9 +175,10 @@ class BoundSession:
 
 
 def _free(slot: _Slot) -> None:
-    """Its stream and its event go with it."""
     for memory, _ in slot.inputs.values():
         memory.free()
+    slot.inputs.clear()
+    slot.stream = slot.event = None  # now, and not when the last frame of an old failure goes
 
 
 def _at_home(session: ort.InferenceSession, which: str, kind: str) -> set[str]:

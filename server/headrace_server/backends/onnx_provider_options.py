@@ -44,18 +44,30 @@ def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
     told = {
         "device_id": str(options.device_id),
         "arena_extend_strategy": _ARENA[options.gpu_arena_strategy],
+        "cudnn_conv_algo_search": options.gpu_convolution_search.upper(),
+        "prefer_nhwc": _switch(options.gpu_prefer_nhwc),
+        "use_tf32": _switch(options.gpu_tf32),
     }
     return told | ({"gpu_mem_limit": str(limit)} if limit else {})
 
 
+def for_one_shape(providers: Providers) -> Providers:
+    """The same for a session that sees one shape: its arena need not grow, so it may be no larger than it must."""
+    exact = {"arena_extend_strategy": _ARENA["same_as_requested"]}
+    return [(name, {**told, **exact} if name == CUDA else told) for name, told in providers]
+
+
 def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
-    """The TensorRT provider's, without those that the model decides; the limit in bytes, 0 for none."""
+    """The TensorRT provider's, without those that the model decides; the limit in bytes, 0 for none.
+
+    Of switches it knows `True` and `False` alone, unlike the CUDA provider.
+    """
     told = {
         "device_id": str(options.device_id),
-        "trt_fp16_enable": _switch(options.tensorrt_fp16),
-        "trt_int8_enable": _switch(options.tensorrt_int8),
-        "trt_engine_cache_enable": _switch(bool(options.tensorrt_engine_cache)),
-        "trt_timing_cache_enable": _switch(bool(options.tensorrt_timing_cache)),
+        "trt_fp16_enable": str(options.tensorrt_fp16),
+        "trt_int8_enable": str(options.tensorrt_int8),
+        "trt_engine_cache_enable": str(bool(options.tensorrt_engine_cache)),
+        "trt_timing_cache_enable": str(bool(options.tensorrt_timing_cache)),
     }
     if options.tensorrt_timing_cache:
         told["trt_timing_cache_path"] = options.tensorrt_timing_cache

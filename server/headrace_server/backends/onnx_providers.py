@@ -13,6 +13,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from headrace_protos import Code
+from headrace_server.backends.cuda import Device
 from headrace_server.backends.nvidia_driver import NoDriverError, device_count
 from headrace_server.backends.shared_libraries import why_not_loadable
 from headrace_server.errors import ServingError, invalid
@@ -29,7 +30,10 @@ _REMEDIES = {
     TENSORRT: "it needs the driver, and CUDA, cuDNN and TensorRT 10, which pip install 'headrace[gpu,cuda]' brings",
 }
 
-_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory")
+_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory", "ALLOC_FAILED")
+
+_FULL = 256 << 20
+"""Bytes; with less, CUDA's libraries cannot start, and do not say that this is why."""
 
 # A serialized ModelProto: `y` = Identity(`x`), float [N].
 _PROBE = (
@@ -147,7 +151,7 @@ def _probe(provider: str, device: int) -> str:
     try:
         session = open_session(_PROBE, ort.SessionOptions(), [(provider, {"device_id": str(device)})])
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
-        if says_no_memory(error):
+        if lacks_memory(error, device):
             message = f"GPU {device} has no memory left for ONNX Runtime: {error}"
             raise ServingError(Code.RESOURCE_EXHAUSTED, message) from error
         return _in_a_line(error)
@@ -157,7 +161,7 @@ def _probe(provider: str, device: int) -> str:
 def _in_a_line(error: Exception) -> str:
     """What CUDA said, without what ONNX Runtime wraps it in; all that ONNX Runtime said where it was not CUDA."""
     text = " ".join(str(error).split())
-    cuda = re.search(r"CUDA failure \d+: [^;]*[^; ]", text)
+    cuda = re.search(r"(CUDA|CUBLAS|CUDNN) failure \d+: [^;]*[^; ]", text)
     return cuda[0] if cuda else text
 
 
@@ -166,9 +170,27 @@ def says_no_memory(error: Exception) -> bool:
     return any(words in str(error) for words in _NO_MEMORY)
 
 
+def lacks_memory(error: Exception, device: int) -> bool:
+    """Whether that is why something on a GPU has not begun: by what it says, or because the GPU is full."""
+    if says_no_memory(error):
+        return True
+    try:
+        full = Device(device)
+    except ModuleNotFoundError:
+        return False
+    except ServingError as refusal:
+        return refusal.code == Code.RESOURCE_EXHAUSTED
+    try:
+        with full:
+            return full.free_memory() < _FULL
+    finally:
+        full.release()
+
+
 def open_session(
     model: str | bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, Mapping[str, str]]]
 ) -> ort.InferenceSession:
     """A session on these providers, each with its options; one that raises does not make way for the next."""
     options.log_severity_level = 4  # fatal ones only: errors reach the caller as exceptions
+    ort.set_default_logger_severity(3)  # errors: it warns of every session with options for a GPU
     return ort.InferenceSession(model, sess_options=options, providers=list(providers), enable_fallback=0)

@@ -1,14 +1,16 @@
 """Arrays to ONNX Runtime's values and back, those included that numpy alone has no dtype for."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from headrace_batching.task import Array
+from headrace_batching.task import Array, Arrays
 from headrace_protos import DataType
 from headrace_protos.tensor import dtype_of
+from headrace_server.errors import invalid
 
 _ONNX_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
@@ -39,3 +41,22 @@ def array_of(value: ort.OrtValue) -> Array:
         return np.empty(shape, _BFLOAT16)
     # A copy: a view would have to keep `value` alive behind numpy's back.
     return np.frombuffer(ctypes.string_at(value.data_ptr(), count * _BFLOAT16.itemsize), _BFLOAT16).reshape(shape)
+
+
+def as_text(alias: str, array: Array) -> Array:
+    """Strings as ONNX Runtime takes them: it would give a bytes object its Python spelling.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: one is not UTF-8.
+    """
+    try:
+        text = [item.decode() for item in array.flat]
+    except UnicodeDecodeError as error:
+        raise invalid(f"input {alias} holds a string that is not UTF-8: {error}") from error
+    return np.array(text, dtype=object).reshape(array.shape)
+
+
+def run_ort_values(session: ort.InferenceSession, outputs: Sequence[str], inputs: Arrays) -> list[Array]:
+    """A run whose arrays numpy alone has no dtype for."""
+    feed = {name: ort_value(array) for name, array in inputs.items()}
+    return [array_of(value) for value in session.run_with_ort_values(outputs, feed)]

@@ -10,17 +10,26 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_gpu import OnGpu, device_for, free_memory
-from headrace_server.backends.onnx_provider_options import Providers, provider_options
-from headrace_server.backends.onnx_providers import GPU_LIBRARIES, choose, open_session, says_no_memory, why_not
+from headrace_server.backends.onnx_provider_options import Providers, for_one_shape, provider_options
+from headrace_server.backends.onnx_providers import (
+    CUDA,
+    GPU_LIBRARIES,
+    choose,
+    lacks_memory,
+    open_session,
+    says_no_memory,
+    why_not,
+)
 from headrace_server.backends.onnx_shapes import without_shapes
 from headrace_server.backends.onnx_signatures import signatures_of
-from headrace_server.backends.onnx_values import array_of, ort_value
+from headrace_server.backends.onnx_values import as_text, run_ort_values
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
@@ -43,6 +52,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     Raises:
         LoadError: ONNX Runtime refuses it, or a provider is not there; the text names the file.
     """
+    providers: Providers = ()
     try:
         providers = _providers(model, options)
         device = device_for(providers, options.onnxruntime.device_id)
@@ -54,7 +64,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     except ServingError as error:
         raise LoadError(error.code, f"{model}: {error.message}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
-        raise LoadError(_code_of(error), f"{model} cannot be loaded: {error}") from error
+        raise LoadError(_load_code(error, providers, options), f"{model} cannot be loaded: {error}") from error
     if not all(signature.batched for signature in backend.signatures.values()):
         log.warning(
             "%s has no batch axis (a first dimension that varies, in every input and output): "
@@ -70,8 +80,16 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     session = _session(str(model), providers, _session_options(options))
     signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
     load_relaxed = partial(_load_relaxed, model, files, signatures, options, providers)
-    on_gpu = None if device is None or _has(DataType.DT_STRING, signatures) else OnGpu(session, device, free_before)
-    return OnnxBackend(session, signatures, load_relaxed, on_gpu)
+    if providers[0][0] not in GPU_LIBRARIES:
+        return OnnxBackend(session, signatures, load_relaxed)
+    at_once = options.onnxruntime.gpu_instances
+    if device is None or _has(DataType.DT_STRING, signatures):
+        return OnnxBackend(session, signatures, load_relaxed, at_once=at_once)
+    on_gpu = OnGpu(session, device, free_before, at_once)
+    if options.batching is not None and providers[0][0] == CUDA:
+        again = partial(_session, str(model), for_one_shape(providers), _session_options(options))
+        on_gpu.open_sizes(model, signatures, options.batching, again)
+    return OnnxBackend(session, signatures, load_relaxed, on_gpu, at_once=at_once)
 
 
 def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
@@ -151,6 +169,7 @@ class OnnxBackend:
         signatures: By name; each names tensors of its graph.
         load_relaxed: Loads the same model without its declared shapes; None where that is this one.
         on_gpu: What the model has on a GPU, owned from here on; None where ONNX Runtime sees to the copies.
+        at_once: Batches that should run at the same time; None for as many as there are threads.
     """
 
     def __init__(
@@ -159,11 +178,14 @@ class OnnxBackend:
         signatures: Mapping[str, Signature],
         load_relaxed: Callable[[], "OnnxBackend"] | None = None,
         on_gpu: OnGpu | None = None,
+        *,
+        at_once: int | None = None,
     ) -> None:
         self._session: ort.InferenceSession | None = session
         self._signatures = signatures
         self._load_relaxed = load_relaxed
         self._on_gpu = on_gpu
+        self._at_once = at_once
         self._relaxed: OnnxBackend | None = None
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         # These two ask for more than `session.run` can do with an array as it is.
@@ -187,7 +209,9 @@ class OnnxBackend:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
         declared = self._signatures[signature]
         if self._strings:
-            inputs = {alias: _text(alias, array) if array.dtype == object else array for alias, array in inputs.items()}
+            inputs = {
+                alias: as_text(alias, array) if array.dtype == object else array for alias, array in inputs.items()
+            }
         names, feed = outputs, inputs
         if signature in self._renamed:
             feed = {declared.inputs[alias].name: array for alias, array in inputs.items()}
@@ -218,6 +242,12 @@ class OnnxBackend:
         """
         return np.empty(shape, dtype) if self._on_gpu is None else self._on_gpu.empty(shape, dtype)
 
+    def fit_batching(self, options: Options) -> Options:
+        """On a GPU no more batches at once than its instances, so that what comes while all are busy makes the next."""
+        if self._on_gpu is not None:
+            options = self._on_gpu.fit_batching(options)
+        return options if self._at_once is None else replace(options, max_running_batches=self._at_once)
+
     def device_memory(self) -> Mapping[int, int]:
         """The bytes that the load took on a GPU, by its number."""
         return {} if self._on_gpu is None else self._on_gpu.memory
@@ -234,7 +264,7 @@ class OnnxBackend:
         if self._on_gpu is not None:
             return self._on_gpu.run(names, inputs)
         if self._bfloat16:
-            return _run_ort_values(session, names, inputs)
+            return run_ort_values(session, names, inputs)
         outputs: Sequence[Array] = session.run(names, inputs)
         return outputs
 
@@ -267,19 +297,12 @@ def _session_options(options: BackendOptions) -> ort.SessionOptions:
     return session
 
 
-def _text(alias: str, array: Array) -> Array:
-    """Strings as ONNX Runtime takes them: it would give a bytes object its Python spelling."""
-    try:
-        text = [item.decode() for item in array.flat]
-    except UnicodeDecodeError as error:
-        raise invalid(f"input {alias} holds a string that is not UTF-8: {error}") from error
-    return np.array(text, dtype=object).reshape(array.shape)
-
-
-def _run_ort_values(session: ort.InferenceSession, outputs: Sequence[str], inputs: Arrays) -> list[Array]:
-    """A run whose arrays numpy alone has no dtype for."""
-    feed = {name: ort_value(array) for name, array in inputs.items()}
-    return [array_of(value) for value in session.run_with_ort_values(outputs, feed)]
+def _load_code(error: Exception, providers: Providers, options: BackendOptions) -> Code:
+    code = _code_of(error)
+    on_gpu = bool(providers) and providers[0][0] in GPU_LIBRARIES
+    if code == Code.INTERNAL and on_gpu and lacks_memory(error, options.onnxruntime.device_id):
+        return Code.RESOURCE_EXHAUSTED
+    return code
 
 
 def _code_of(error: Exception) -> Code:

@@ -148,7 +148,8 @@ class TensorrtBackend:
             owned.callback(self._pool.close)
             # In turns, so that what comes to one GPU leaves the others free.
             for engine in chain.from_iterable([engines] * options.tensorrt.instances):
-                instance = Instance(engine, self._pool, self._graph_sizes(options.batching))
+                graphs = self._graph_sizes(options.batching)
+                instance = Instance(engine, self._pool, graphs, spin=options.tensorrt.spin)
                 owned.callback(instance.close)
                 self._free.put(instance)
             self._signatures = _signatures(self._tensors, options, header)

@@ -40,12 +40,15 @@ class Instance:
         engine: What it runs.
         pool: Where what comes and goes is page-locked.
         graph_rows: Batches of these many rows are launched as CUDA graphs.
+        spin: Whether its thread stays awake while the GPU runs a batch.
 
     Raises:
         ServingError: RESOURCE_EXHAUSTED: the GPU has no memory left.
     """
 
-    def __init__(self, engine: Engine, pool: PageLockedPool, graph_rows: Sequence[int] = ()) -> None:
+    def __init__(
+        self, engine: Engine, pool: PageLockedPool, graph_rows: Sequence[int] = (), *, spin: bool = False
+    ) -> None:
         self._engine = engine
         self._device = engine.device
         self._pool = pool
@@ -57,7 +60,7 @@ class Instance:
         self._outputs = {name: _Output(self._device.allocate) for name in engine.tensors.outputs}
         with self._device as device:
             try:
-                self._stream, self._event = device.stream(), device.event()
+                self._stream, self._event = device.stream(), device.event(spin=spin)
                 for index in range(len(engine.tensors.profiles)):
                     self._contexts.append(engine.context(index, self._stream))
             except BaseException as error:
@@ -264,6 +267,7 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
                 self.memory.reserve(size)
         except ServingError as error:
             log.warning("%s", error.message)
+            let_go(error)  # its frames know those of the run, with all that the model has on the GPU
             return 0
         return self.memory.address
 

@@ -99,6 +99,7 @@ class Servable:
         self.version = version
         self._backend = backend
         self._threads = threads
+        self.names_sizes = batching is not None and bool(batching.allowed_batch_sizes)
         self._batching = _fitted(batching, backend)
         self._lock = Lock()
         self._schedulers: dict[tuple[str, Outputs, bool], Scheduler] = {}
@@ -250,7 +251,7 @@ class Servable:
 
     def _new_scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None) -> Scheduler:
         batched = self._batching is not None and self._backend.signatures[signature].batched and relaxed is None
-        options = self._batching or Options()
+        options = self._batching or _unbatched(self._backend)
         backend = relaxed or self._backend
         return Scheduler(
             self._threads,
@@ -274,6 +275,12 @@ async def _answered(task: Task, scheduler: Scheduler, call: Call) -> Arrays:
 
 def _fitted(batching: Options | None, backend: Backend) -> Options | None:
     return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
+
+
+def _unbatched(backend: Backend) -> Options:
+    """As many runs at once as the backend bears."""
+    fitting = _fitted(Options(max_batch_size=1), backend) or Options()
+    return Options(max_running_batches=fitting.max_running_batches)
 
 
 def _alone(inputs: Arrays, call: Call) -> Task:

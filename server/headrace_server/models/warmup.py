@@ -31,6 +31,7 @@ WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
 MAX_SHOWN_BYTES = 512
 MAX_SYNTHETIC_ROWS = 32
+MAX_UNNAMED_ROWS = 128
 SYNTHETIC_SECONDS = 5.0
 
 Answer = Callable[[Any, Call], Coroutine[Any, Any, object]]
@@ -92,7 +93,7 @@ class Warmup:
         if self._options.requests and os.path.exists(file):  # which takes one that cannot be seen for none
             replay(file, self._answers(servable), self._options.iterations, self._metrics)
         elif self._options.synthetic:
-            run_on_zeros(servable.backend, servable.batching)
+            run_on_zeros(servable.backend, servable.batching, named=servable.names_sizes)
 
 
 def replay(file: Path, answers: Mapping[str, Answer], iterations: int, metrics: Metrics) -> None:
@@ -178,7 +179,13 @@ async def _answer(record: PredictionLog, answers: Mapping[str, Answer], call: Ca
     await answers[kind](getattr(record, kind).request, call)
 
 
-def run_on_zeros(backend: Backend, batching: Options | None, clock: Callable[[], float] = time.monotonic) -> None:
+def run_on_zeros(
+    backend: Backend,
+    batching: Options | None,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    named: bool = True,
+) -> None:
     """Runs every signature on zeros, in the batch sizes that it will see.
 
     A failure is the zeros' fault as likely as the model's, so it is only logged. A slow model is left alone after some
@@ -188,10 +195,12 @@ def run_on_zeros(backend: Backend, batching: Options | None, clock: Callable[[],
         backend: Called on this thread.
         batching: Names the batch sizes; None for requests that run one by one.
         clock: In seconds.
+        named: Whether the operator names the sizes. Others have to be found by traffic beyond some moderate one: of
+            large batches that never come the memory would be kept for nothing.
     """
     end = clock() + SYNTHETIC_SECONDS
     for name, signature in backend.signatures.items():
-        for rows in _batch_sizes(signature, batching):
+        for rows in _batch_sizes(signature, batching, None if named else MAX_UNNAMED_ROWS):
             if clock() >= end:
                 log.info("warm-up ends before %d rows of signature %s: the model is slow", rows, name)
                 return
@@ -202,11 +211,13 @@ def run_on_zeros(backend: Backend, batching: Options | None, clock: Callable[[],
                 break
 
 
-def _batch_sizes(signature: Signature, batching: Options | None) -> tuple[int, ...]:
+def _batch_sizes(signature: Signature, batching: Options | None, limit: int | None) -> tuple[int, ...]:
     """The sizes that its batches will have; where any is allowed, the smallest and a moderate one."""
     if batching is None or not signature.batched:
         return (1,)
     most = batching.padded_rows(batching.execution_limit)
+    if limit is not None:
+        most = min(most, limit)
     if batching.allowed_batch_sizes:
         return tuple(size for size in batching.allowed_batch_sizes if size <= most)
     return (1, min(most, MAX_SYNTHETIC_ROWS)) if most > 1 else (1,)

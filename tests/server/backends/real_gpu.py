@@ -1,10 +1,14 @@
 """Whether tests run on this machine's own GPU: where HEADRACE_TEST_GPU is set."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from headrace_server.backends.cuda import Device
 from headrace_server.backends.onnx_providers import CUDA, why_not
+from headrace_server.errors import ServingError
 
 REAL = bool(os.environ.get("HEADRACE_TEST_GPU"))
 
@@ -18,3 +22,23 @@ def skip_without_cuda() -> None:
     if reason := why_not(CUDA, 0):
         pytest.skip(f"no GPU to test on: {reason}")
     pytest.importorskip("pycuda.driver")
+
+
+@contextmanager
+def full_gpu() -> Iterator[None]:
+    """This machine's GPU with no memory to speak of."""
+    device, taken = Device(0), []
+    with device:
+        size = device.free_memory()
+        while size >= 1 << 20:
+            try:
+                taken.append(device.allocate(size))
+            except ServingError:
+                size //= 2
+    try:
+        yield
+    finally:
+        with device:
+            while taken:
+                taken.pop().free()
+        device.release()

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from headrace_protos import Code
 from headrace_server.backends.cuda import Device, PageLockedPool
-from headrace_server.backends.onnx_binding import BoundSession
+from headrace_server.backends.onnx_binding import BoundSession, Slots
 from headrace_server.errors import ServingError
 from tests import models
 from tests.doubles.host_device import HostDevice
@@ -34,16 +34,13 @@ class OnMachine:
         install_cuda(monkeypatch, self.machine)
         self.device: Any = Device(1)
         self.pool = PageLockedPool(self.device)
-        self._bound: list[BoundSession] = []
+        self.slots = Slots(self.device, 2)
 
     def bind(self, model: Path, **more: Any) -> BoundSession:
-        bound = BoundSession(GpuSession(self.machine, model, 1, **more), self.device, self.pool)
-        self._bound.append(bound)
-        return bound
+        return BoundSession(GpuSession(self.machine, model, 1, **more), self.slots, self.pool)
 
     def close(self) -> None:
-        while self._bound:
-            self._bound.pop().close()
+        self.slots.close()
         self.pool.close()
         self.device.release()
         gc.collect()
@@ -57,17 +54,14 @@ class OnHost:
     def __init__(self) -> None:
         self.device = cast("Any", HostDevice())
         self.pool = PageLockedPool(self.device)
-        self._bound: list[BoundSession] = []
+        self.slots = Slots(self.device, 2)
 
     def bind(self, model: Path) -> BoundSession:
         session = ort.InferenceSession(model, providers=CPU)
-        bound = BoundSession(session, self.device, self.pool, kind="cpu")
-        self._bound.append(bound)
-        return bound
+        return BoundSession(session, self.slots, self.pool, kind="cpu")
 
     def close(self) -> None:
-        while self._bound:
-            self._bound.pop().close()
+        self.slots.close()
         self.pool.close()
         self.device.release()
         gc.collect()
@@ -80,17 +74,14 @@ class OnGpu:
     def __init__(self) -> None:
         self.device: Any = Device(0)
         self.pool = PageLockedPool(self.device)
-        self._bound: list[BoundSession] = []
+        self.slots = Slots(self.device, 2)
 
     def bind(self, model: Path) -> BoundSession:
         session = ort.InferenceSession(model, providers=["CUDAExecutionProvider"], enable_fallback=0)
-        bound = BoundSession(session, self.device, self.pool)
-        self._bound.append(bound)
-        return bound
+        return BoundSession(session, self.slots, self.pool)
 
     def close(self) -> None:
-        while self._bound:
-            self._bound.pop().close()
+        self.slots.close()
         self.pool.close()
         self.device.release()
         gc.collect()

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from headrace_batching import Options
 from headrace_protos import Code
 from headrace_server.backends import onnxruntime_impl
 from headrace_server.backends.base import BackendOptions, BatchMemory, OnDevices
-from headrace_server.backends.onnx_providers import CPU, CUDA, TENSORRT
+from headrace_server.backends.onnx_providers import CPU, CUDA, TENSORRT, why_not
 from headrace_server.backends.onnxruntime_impl import OnnxBackend, load_onnx
 from headrace_server.config import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
@@ -29,7 +30,7 @@ from tests.doubles.installed import install_cuda
 from tests.doubles.machine import Machine
 from tests.doubles.onnxruntime_gpu import GpuSession
 from tests.running import RunningServer, eventually
-from tests.server.backends.real_gpu import REAL, skip_without_cuda
+from tests.server.backends.real_gpu import REAL, full_gpu, skip_without_cuda
 
 DEFAULT = "serving_default"
 
@@ -69,8 +70,8 @@ def opened(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Opened:
     return opened
 
 
-def load(file: Path, **onnxruntime: Any) -> OnnxBackend:
-    return load_onnx(file, BackendOptions(onnxruntime=OnnxruntimeOptions(**onnxruntime)))
+def load(file: Path, batching: Options | None = None, **onnxruntime: Any) -> OnnxBackend:
+    return load_onnx(file, BackendOptions(onnxruntime=OnnxruntimeOptions(**onnxruntime), batching=batching))
 
 
 class TestLoaded:
@@ -80,7 +81,14 @@ class TestLoaded:
         caplog.set_level(logging.INFO, "headrace_server")
         file = models.linear(tmp_path)
         backend = load(file, device_id=1, gpu_memory_limit_mb=2)
-        told = {"device_id": "1", "arena_extend_strategy": "kNextPowerOfTwo", "gpu_mem_limit": str(2 << 20)}
+        told = {
+            "device_id": "1",
+            "arena_extend_strategy": "kNextPowerOfTwo",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "prefer_nhwc": "0",
+            "use_tf32": "1",
+            "gpu_mem_limit": str(2 << 20),
+        }
 
         assert opened.providers == [[(CUDA, told), (CPU, {})]]
         assert caplog.messages == [f"{file} runs on {CUDA}"]
@@ -165,6 +173,56 @@ class TestLoaded:
             load(models.linear(tmp_path), providers=(CUDA,), device_id=2)
 
 
+class TestConvolutions:
+    """Which ONNX Runtime plans anew, for longer than a batch takes, whenever a session's shapes change."""
+
+    BATCHING = Options(max_batch_size=8)
+
+    def test_are_planned_once_for_each_size_of_a_batch(self, machine: Machine, opened: Opened, tmp_path: Path) -> None:
+        backend = load(models.convolution(tmp_path), self.BATCHING)
+        fitted = backend.fit_batching(self.BATCHING)
+        machine.calls["plan"] = 0
+        for rows in (8, 1, 8, 2, 1, 4, 8):
+            x = np.full((rows, 1, 2, 2), rows, np.float32)
+            assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == (2 * x).tolist()
+
+        assert (machine.calls["plan"], len(opened.providers)) == (4, 1 + 4)
+        grows = [dict(providers)[CUDA]["arena_extend_strategy"] for providers in opened.providers]
+        assert grows == ["kNextPowerOfTwo", *["kSameAsRequested"] * 4]
+        assert fitted == replace(self.BATCHING, allowed_batch_sizes=(1, 2, 4, 8), max_running_batches=2)
+        backend.close()
+
+    @pytest.mark.usefixtures("opened")
+    def test_of_a_size_that_no_batch_has_are_run_all_the_same(self, tmp_path: Path) -> None:
+        backend = load(models.convolution(tmp_path), Options(max_batch_size=8, allowed_batch_sizes=(4, 8)))
+        x = np.ones((3, 1, 2, 2), np.float32)
+
+        assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == (2 * x).tolist()
+        backend.close()
+
+    def test_that_cannot_be_loaded_again_are_run_all_the_same(
+        self, opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = models.convolution(tmp_path)
+        backend = load(file, self.BATCHING)
+        file.unlink()
+        x = np.ones((8, 1, 2, 2), np.float32)
+        for _ in range(2):
+            assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == (2 * x).tolist()
+
+        assert [record.message for record in caplog.records if "8 rows have no session" in record.message] != []
+        assert len(opened.providers) == 2
+        backend.close()
+
+    def test_are_all_that_is_loaded_more_than_once(self, opened: Opened, tmp_path: Path) -> None:
+        backend = load(models.linear(tmp_path), self.BATCHING, gpu_instances=3)
+        backend.run(DEFAULT, {"x": np.ones((8, 4), np.float32)}, ["y"])
+
+        assert backend.fit_batching(self.BATCHING) == replace(self.BATCHING, max_running_batches=3)
+        assert len(opened.providers) == 1
+        backend.close()
+
+
 @pytest.mark.usefixtures("opened")
 def test_a_server_that_is_called_by_many_and_swaps_a_version_in(machine: Machine, running: Run) -> None:
     server = running(models.linear, batching=Options(max_batch_size=8, num_batch_threads=2))
@@ -179,15 +237,45 @@ def test_a_server_that_is_called_by_many_and_swaps_a_version_in(machine: Machine
 
 
 @pytest.mark.skipif(not REAL, reason="HEADRACE_TEST_GPU is not set")
-def test_the_real_thing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+def test_the_real_thing(tmp_path: Path, provider: str) -> None:
     skip_without_cuda()
-    backend = load(models.linear(tmp_path), providers=(CUDA,))
+    if reason := why_not(provider, 0):
+        pytest.skip(reason)
+    cache = {"tensorrt_engine_cache": str(tmp_path / "engines")} if provider == TENSORRT else {}
+    backend = load(models.linear(tmp_path / "1"), Options(max_batch_size=64), providers=(provider,), **cache)
     x = backend.empty((64, 4), np.dtype(np.float32))
     x[:] = np.arange(256).reshape(64, 4)
 
     assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == x.sum(axis=1, keepdims=True).tolist()
     assert set(backend.device_memory()) == {0}
     backend.close()
+
+
+@pytest.mark.skipif(not REAL, reason="HEADRACE_TEST_GPU is not set")
+class TestWithoutMemory:
+    def test_a_batch_that_the_arena_has_no_room_for(self, tmp_path: Path) -> None:
+        skip_without_cuda()
+        backend = load(
+            models.wide(tmp_path / "1"), Options(max_batch_size=8), providers=(CUDA,), gpu_memory_limit_mb=64
+        )
+        with pytest.raises(ServingError) as raised:
+            backend.run(DEFAULT, {"x": np.ones((1 << 20, 64), np.float32)}, ["y"])
+        code = raised.value.code
+        del raised
+
+        assert code == Code.RESOURCE_EXHAUSTED
+        assert backend.run(DEFAULT, {"x": np.ones((2, 64), np.float32)}, ["y"])["y"].shape[0] == 2
+        backend.close()
+
+    @pytest.mark.parametrize("providers", [("auto",), (CUDA,)])
+    def test_a_gpu_that_is_full_is_a_load_error(self, tmp_path: Path, providers: tuple[str, ...]) -> None:
+        skip_without_cuda()
+        file = models.convolution(tmp_path / "1")
+        with full_gpu(), pytest.raises(LoadError) as raised:
+            load(file, Options(max_batch_size=8), providers=providers)
+
+        assert raised.value.code == Code.RESOURCE_EXHAUSTED
 
 
 def ask(server: RunningServer, calls: int) -> None:

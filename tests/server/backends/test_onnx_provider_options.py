@@ -33,21 +33,28 @@ class TestWords:
         assert cuda_options(OnnxruntimeOptions(), 0) == {
             "device_id": "0",
             "arena_extend_strategy": "kNextPowerOfTwo",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "prefer_nhwc": "0",
+            "use_tf32": "1",
         }
-        told = OnnxruntimeOptions(device_id=3, gpu_arena_strategy="same_as_requested")
+        convolutions = {"gpu_convolution_search": "exhaustive", "gpu_prefer_nhwc": True, "gpu_tf32": False}
+        told = OnnxruntimeOptions(device_id=3, gpu_arena_strategy="same_as_requested", **convolutions)  # type: ignore[arg-type]
         assert cuda_options(told, 1 << 30) == {
             "device_id": "3",
             "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_algo_search": "EXHAUSTIVE",
+            "prefer_nhwc": "1",
+            "use_tf32": "0",
             "gpu_mem_limit": str(1 << 30),
         }
 
     def test_tensorrt(self) -> None:
         assert tensorrt_options(OnnxruntimeOptions(), 0) == {
             "device_id": "0",
-            "trt_fp16_enable": "0",
-            "trt_int8_enable": "0",
-            "trt_engine_cache_enable": "0",
-            "trt_timing_cache_enable": "0",
+            "trt_fp16_enable": "False",
+            "trt_int8_enable": "False",
+            "trt_engine_cache_enable": "False",
+            "trt_timing_cache_enable": "False",
         }
         told = OnnxruntimeOptions(
             device_id=1,
@@ -58,10 +65,10 @@ class TestWords:
         )
         assert tensorrt_options(told, 5 << 20) == {
             "device_id": "1",
-            "trt_fp16_enable": "1",
-            "trt_int8_enable": "1",
-            "trt_engine_cache_enable": "1",
-            "trt_timing_cache_enable": "1",
+            "trt_fp16_enable": "True",
+            "trt_int8_enable": "True",
+            "trt_engine_cache_enable": "True",
+            "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": "/timings",
             "trt_max_workspace_size": str(5 << 20),
         }

@@ -17,6 +17,8 @@ from headrace_server.backends.onnxruntime_impl import load_onnx
 from headrace_server.config import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from tests import models
+from tests.doubles.installed import install_cuda
+from tests.doubles.machine import Machine
 
 GPU_BUILD = (TENSORRT, CUDA, CPU)
 
@@ -159,6 +161,28 @@ class TestWhyNot:
         with pytest.raises(ServingError, match="GPU 0 has no memory left for ONNX Runtime: CUDA failure 2") as raised:
             choose(("auto",), GPU_BUILD, partial(why_not, device=0), keeps_engines=False)
         assert raised.value.code == Code.RESOURCE_EXHAUSTED
+
+    @pytest.mark.parametrize("memory", [1 << 20, 1 << 30])
+    def test_a_library_of_cudas_that_does_not_start_wants_memory_where_there_is_none(
+        self, monkeypatch: pytest.MonkeyPatch, memory: int
+    ) -> None:
+        """As on a real GPU that was full: cublasCreate says that it is not initialized, and no more."""
+        said = "CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED"
+
+        def fails(*_: object) -> None:
+            raise RuntimeError(f"x.cc:129 {said} ; GPU=0 ; file=x.cc ; line=181 ; expr=cublasCreate(&cublas_handle_); ")
+
+        self._with_driver(monkeypatch, "")
+        machine = Machine(memory=memory)
+        install_cuda(monkeypatch, machine)
+        monkeypatch.setattr(onnx_providers, "open_session", fails)
+        if memory < 1 << 28:
+            with pytest.raises(ServingError, match="GPU 0 has no memory left for ONNX Runtime") as raised:
+                choose(("auto",), GPU_BUILD, partial(why_not, device=0), keeps_engines=False)
+            assert raised.value.code == Code.RESOURCE_EXHAUSTED
+        else:
+            assert why_not(CUDA, 0) == said
+        machine.check_nothing_left()
 
     @pytest.mark.parametrize(
         ("said", "told"),

@@ -20,16 +20,19 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions, BatchMemory, FitsBatching, OnDevices
+from headrace_server.backends.onnx_providers import CPU
 from headrace_server.backends.onnxruntime_impl import load_onnx
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
+from headrace_server.config import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.model_options import SignatureOptions
 from tests import models
-from tests.doubles.installed import install_tensorrt
+from tests.doubles.installed import forget_importers, install_tensorrt
 from tests.doubles.machine import CudaError
 from tests.doubles.plans import Plan, plan_of
-from tests.gpu import BATCHING, Gpu
+from tests.gpu import BATCHING, REAL, Gpu
 
+ON_CPU = BackendOptions(onnxruntime=OnnxruntimeOptions(providers=(CPU,)))
 SOON = 20.0  # seconds after which a test gives up
 
 Make = Callable[[Path], Path]
@@ -46,7 +49,7 @@ def run(backend: Backend, inputs: Arrays, outputs: tuple[str, ...] | None = None
 
 
 def by_onnx_runtime(model: Path, inputs: Arrays) -> Arrays:
-    backend = load_onnx(model, BackendOptions())
+    backend = load_onnx(model, ON_CPU)
     try:
         return run(backend, inputs)
     finally:
@@ -231,7 +234,7 @@ class TestInstances:
     def test_many_threads_share_few_instances(self, gpu: Gpu, tmp_path: Path) -> None:
         models.wide(tmp_path / "1")
         inputs = [rows(1 + number % 8, 64, seed=number) for number in range(120)]
-        reference = load_onnx(tmp_path / "1" / "model.onnx", BackendOptions())
+        reference = load_onnx(tmp_path / "1" / "model.onnx", ON_CPU)
         expected = [run(reference, {"x": x}) for x in inputs]
         backend = gpu.load(tmp_path / "1", instances=3)
 
@@ -284,6 +287,16 @@ class TestInstances:
         assert used == {0, 1}
         gpu.machine.before_work = lambda: None
         backend.close()
+
+
+def test_a_thread_may_stay_awake_while_the_gpu_runs_its_batch(gpu: Gpu, tmp_path: Path) -> None:
+    models.linear(tmp_path / "1")
+    if not REAL:
+        gpu.machine.may_spin = True
+    backend = gpu.load(tmp_path / "1", spin=True)
+
+    assert_equal(run(backend, {"x": rows(3)}), {"y": rows(3).sum(axis=1, keepdims=True)})
+    backend.close()
 
 
 class TestGraphs:
@@ -467,9 +480,8 @@ class TestLoading:
     def test_a_device_that_is_full(self, gpu: Gpu, tmp_path: Path) -> None:
         models.linear(tmp_path / "1")
         gpu.plan(tmp_path / "1")
-        gpu.machine.memory = 200
-
-        error = refusal(lambda: gpu.load(tmp_path / "1"))
+        with gpu.full():
+            error = refusal(lambda: gpu.load(tmp_path / "1"))
 
         assert error.code == Code.RESOURCE_EXHAUSTED
 
@@ -481,6 +493,7 @@ class TestLoading:
         model = models.linear(tmp_path / "1").rename(tmp_path / "1" / file)
         for name in [package, *(["pycuda.driver"] if package == "pycuda" else [])]:
             monkeypatch.setitem(sys.modules, name, None)
+        forget_importers(monkeypatch)
         missing = ModuleNotFoundError(f"No module named {package!r}", name=package)
         monkeypatch.setattr("builtins.__import__", _importing(package, missing))
 

@@ -1,10 +1,12 @@
 """A backend for tests: it adds a number to each row, keeps count of what it is given, and can be held at its work."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
 
+from headrace_batching import Options
 from headrace_batching.task import Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
@@ -58,3 +60,10 @@ class Adder:
     def close(self) -> None:
         assert not self.closed
         self.closed = True
+
+
+class Narrow(Adder):
+    """One that can run one batch at a time."""
+
+    def fit_batching(self, options: Options) -> Options:
+        return replace(options, max_running_batches=1)

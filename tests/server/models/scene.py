@@ -48,8 +48,8 @@ class Requests:
 
 
 @contextmanager
-def servable_of(backend: Backend, batching: Options | None) -> Iterator[Servable]:
-    threads = BatchThreads(1)
+def servable_of(backend: Backend, batching: Options | None, count: int = 1) -> Iterator[Servable]:
+    threads = BatchThreads(count)
     threads.start()
     servable = Servable("m", 1, backend, threads, batching)
     try:
@@ -59,14 +59,20 @@ def servable_of(backend: Backend, batching: Options | None) -> Iterator[Servable
         threads.close()
 
 
-def serve(backend: Backend, scene: Callable[[Requests], Awaitable[None]], batching: Options | None = BATCHING) -> None:
+def serve(
+    backend: Backend,
+    scene: Callable[[Requests], Awaitable[None]],
+    batching: Options | None = BATCHING,
+    *,
+    threads: int = 1,
+) -> None:
     """Plays a scene of concurrent requests, in an event loop of its own."""
 
     async def play() -> None:
         async with asyncio.timeout(PATIENCE):
             await scene(Requests(servable))
 
-    with servable_of(backend, batching) as servable:
+    with servable_of(backend, batching, threads) as servable:
         asyncio.run(play())
 
 

@@ -5,6 +5,7 @@ import logging
 import time
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ from headrace_server.backends.onnxruntime_impl import load_onnx
 from headrace_server.errors import ServingError, status_of
 from headrace_server.models.servable import Servable
 from tests import models
+from tests.running import eventually
 
-from .backend import HELD, PATIENCE, REFUSED, Adder
+from .backend import HELD, PATIENCE, REFUSED, Adder, Narrow
 from .scene import Requests, column, servable_of, serve, settled
 
 
@@ -112,6 +114,24 @@ class TestBatched:
 
 
 class TestOneByOne:
+    @pytest.mark.parametrize("batching", [None, Options(max_batch_size=1)])
+    def test_no_more_run_than_the_backend_can_and_the_other_threads_stay_free(self, batching: Options | None) -> None:
+        backend = Narrow()
+
+        async def scene(requests: Requests) -> None:
+            held = await requests.hold(backend)
+            waiting = [requests.add(number) for number in (1, 2)]
+            await settled()
+            queue: Any = requests.servable._threads.queue
+            await asyncio.to_thread(eventually, lambda: queue.idle == 2)
+            assert backend.runs == [[HELD]]
+            backend.go_on.set()
+            await asyncio.gather(held, *waiting)
+
+            assert backend.runs == [[HELD], [1], [2]]
+
+        serve(backend, scene, batching, threads=3)
+
     @pytest.mark.parametrize(
         ("batched", "batching"), [(False, Options(max_batch_size=2, max_enqueued_batches=2)), (True, None)]
     )

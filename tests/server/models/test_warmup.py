@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,34 @@ def test_zeros_in_every_batch_size_to_come(batching: Options | None, sizes: list
     backend = Adder()
     run_on_zeros(backend, batching)
     assert backend.runs == [[0.0] * size for size in sizes]
+
+
+def test_zeros_in_no_large_batch_that_nobody_has_named() -> None:
+    fitted = Options(max_batch_size=1000, allowed_batch_sizes=(1, 128, 256, 1000))
+    backend = Adder()
+    run_on_zeros(backend, fitted, named=False)
+    assert [len(x) for x in backend.runs] == [1, 128]
+
+
+class Padded(Adder):
+    """One that pads batches to sizes of its own."""
+
+    def fit_batching(self, options: Options) -> Options:
+        return replace(options, allowed_batch_sizes=options.allowed_batch_sizes or (64, options.max_batch_size))
+
+
+@pytest.mark.parametrize(
+    ("batching", "sizes"), [(Options(), [64]), (Options(allowed_batch_sizes=(500, 1000)), [500, 1000])]
+)
+def test_a_version_is_warmed_up_in_the_sizes_that_the_operator_names(
+    tmp_path: Path, batching: Options, sizes: list[int]
+) -> None:
+    backend, threads = Padded(), BatchThreads(1)
+    servable = Servable("m", 1, backend, threads, batching)
+    Warmup(WarmupOptions(), lambda _: {}, Metrics()).run(tmp_path, servable)
+
+    assert [len(x) for x in backend.runs] == sizes
+    servable.close()
 
 
 def test_a_model_without_a_batch_axis_is_run_once() -> None:

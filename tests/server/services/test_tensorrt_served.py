@@ -14,12 +14,14 @@ from headrace_batching import Options
 from headrace_batching.task import Array
 from headrace_protos import Code, ModelVersionStatus
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.onnx_providers import CPU
 from headrace_server.backends.onnxruntime_impl import load_onnx
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
+from headrace_server.config import OnnxruntimeOptions
 from tests import models
 from tests.calls import Caller, Refusal, arrays, predict_request, refusal_of, status_request
 from tests.conftest import Run
-from tests.gpu import Gpu
+from tests.gpu import REAL, Gpu
 from tests.running import RunningServer, eventually
 
 BATCHING = Options(max_batch_size=16, batch_timeout_micros=5_000, max_enqueued_batches=1000, num_batch_threads=4)
@@ -53,7 +55,8 @@ def answers(caller: Caller, inputs: list[Array]) -> list[Array | Refusal]:
 
 
 def by_onnx_runtime(folder: Path, inputs: list[Array]) -> list[Array]:
-    backend = load_onnx(models.wide(folder), BackendOptions())
+    on_cpu = BackendOptions(onnxruntime=OnnxruntimeOptions(providers=(CPU,)))
+    backend = load_onnx(models.wide(folder), on_cpu)
     return [backend.run(DEFAULT_SIGNATURE, {"x": x}, ("y",))["y"] for x in inputs]
 
 
@@ -83,9 +86,14 @@ def test_answers_are_those_of_onnx_runtime(gpu: Gpu, running: Run, tmp_path: Pat
     assert 300 // BATCHING.max_batch_size < batches < 300
 
 
-def test_an_onnx_model_is_built_when_tensorrt_is_asked_for(gpu: Gpu, running: Run, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("gpu")
+def test_an_onnx_model_is_built_when_tensorrt_is_asked_for(running: Run, tmp_path: Path) -> None:
+    def make(folder: Path) -> Path:
+        (folder.parent / "model.toml").write_text("[tensorrt]\ntf32 = false\n")
+        return models.wide(folder)
+
     cache = {"tensorrt_cache_folder": str(tmp_path / "engines")}
-    server = start(running, models.wide, tensorrt=True, tensorrt_devices="0,1" if gpu.machine.devices else "0", **cache)
+    server = start(running, make, tensorrt=True, tensorrt_devices="0" if REAL else "0,1", **cache)
     inputs = requests(60)
 
     assert_equal(answers(server.caller, inputs), by_onnx_runtime(tmp_path / "1", inputs))
