@@ -15,7 +15,7 @@ const LONG: usize = 64;
 #[derive(Default)]
 struct Numbers {
     key: String,
-    signature_name: String,
+    signature_name: Option<String>,
     shape: Vec<usize>,
     values: Vec<f64>,
     depth: Option<usize>,
@@ -131,9 +131,9 @@ impl<'a> Reader<'a> {
                 self.expect(b'[')?;
                 self.list(0, numbers)
             }
-            "signature_name" if numbers.signature_name.is_empty() => {
+            "signature_name" if numbers.signature_name.is_none() => {
                 self.expect(b'"')?;
-                numbers.signature_name = self.string()?.into();
+                numbers.signature_name = Some(self.string()?.into());
                 Some(())
             }
             _ => None,
@@ -168,7 +168,7 @@ pub fn read_numbers<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Read<'py>> {
         }
         Ok(())
     })?;
-    Ok(Some((numbers.key, numbers.signature_name, numbers.shape, values)))
+    Ok(Some((numbers.key, numbers.signature_name.unwrap_or_default(), numbers.shape, values)))
 }
 
 #[cfg(test)]
@@ -226,6 +226,7 @@ mod tests {
             "{\"instances\":[1],\"x\":1}",
             "{\"signature_name\":\"s\"}",
             "{\"signature_name\":1,\"instances\":[1]}",
+            "{\"signature_name\":\"\",\"signature_name\":\"s\",\"instances\":[1]}",
             "{\"signature_name\":\"\\u0041\",\"instances\":[1]}",
             "\u{feff}{\"instances\":[1]}",
         ] {

@@ -252,7 +252,8 @@ class ServableMetrics:
         self._padding = metrics.padding_rows.of(*labels)
         self._answers: dict[str, Histogram] = {}
         self._runs: list[Runs] = []
-        self._tallied: list[tuple[CountCalls, deque[Tallied]]] = []
+        self._tallied: dict[CountCalls, deque[Tallied]] = {}
+        self._counting = Lock()  # who finds nothing left to count finds it counted
         self._closed = False
 
     def ran(self, api: str, seconds: float) -> None:
@@ -263,11 +264,9 @@ class ServableMetrics:
         """Who takes note of plain Predicts that have been answered, which costs next to nothing; counted as runs are.
 
         Args:
-            observe: Counts them as calls.
+            observe: Counts them as calls; the same for all of a transport's routes, of which there are ever more.
         """
-        tallied: deque[Tallied] = deque()
-        self._tallied.append((observe, tallied))
-        return tallied.append
+        return self._tallied.setdefault(observe, deque()).append
 
     def runs(self, signature: "BatchCounts", *, batched: bool) -> "Runs":
         """Who counts the runs of one scheduler.
@@ -307,13 +306,14 @@ class ServableMetrics:
 
     def count_reports(self) -> None:
         """Counts the answers and the runs that have not been counted yet."""
-        for observe, tallied in list(self._tallied):
-            if taken := _taken(tallied):
-                counted, total = _sum(taken)
-                observe.several(self._model, "OK", counted, total)
-                self._answer("Predict").add(counted, total)
-        for runs in list(self._runs):
-            runs.count()
+        with self._counting:
+            for observe, tallied in list(self._tallied.items()):
+                if taken := _taken(tallied):
+                    counted, total = _sum(taken)
+                    observe.several(self._model, "OK", counted, total)
+                    self._answer("Predict").add(counted, total)
+            for runs in list(self._runs):
+                runs.count()
 
     def count(self, reports: Sequence[BatchReport], *, batched: bool) -> None:
         """Counts runs that have not failed; `batched` as for `runs`."""
@@ -379,7 +379,7 @@ class Runs:
             self._servable.count_reports()
 
     def count(self) -> None:
-        """Counts those that have not been counted yet."""
+        """Counts those that have not been counted yet; for the servable, which does so on one thread at a time."""
         if reports := _taken(self._reports):
             self._servable.count(reports, batched=self._batched)
             self._signature.add(reports)

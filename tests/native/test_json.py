@@ -72,7 +72,14 @@ LISTS = st.recursive(
 @given(
     LISTS,
     st.sampled_from(["", " ", "x", "}"]),
-    st.sampled_from(['"instances"', '"inputs"', '"signature_name": "wide", "inputs"']),
+    st.sampled_from(
+        [
+            '"signature_name": "", "signature_name": "wide", "inputs"',
+            '"instances"',
+            '"inputs"',
+            '"signature_name": "wide", "inputs"',
+        ]
+    ),
 )
 def test_whatever_is_read_at_once_is_read_alike(value: str, after: str, key: str) -> None:
     text = f"{{{key}: {value}}}{after}".encode()

@@ -215,6 +215,28 @@ class TestServable:
         assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 4}
         assert f'le="{LATENCY[3]:g}"}} 3' in metrics.page().decode()
 
+    def test_as_many_are_told_of_answers_as_count_calls(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        observe = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        for _ in range(100):  # whenever the versions change, every route is made anew
+            servable.answers(observe)(([(0, 1)], 1.0))
+
+        assert len(servable._tallied) == 1
+        assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 100}
+
+    def test_who_finds_nothing_left_to_count_finds_it_counted(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        held = []
+
+        class Slow:
+            def several(self, *_: object) -> None:
+                held.append(servable._counting.locked())
+
+        servable.answers(Slow())(([(0, 1)], 1.0))
+        servable.count_reports()
+
+        assert held == [True]
+
     def test_rows_that_wait(self, metrics: Metrics) -> None:
         waiting = iter([5, 7])
         metrics.servable("m", 1, lambda: next(waiting))

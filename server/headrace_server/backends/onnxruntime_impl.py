@@ -87,7 +87,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
         return OnnxBackend(session, signatures, load_relaxed, at_once=at_once)
     on_gpu = OnGpu(session, device, free_before, at_once)
     if options.batching is not None and providers[0][0] == CUDA:
-        again = partial(_session, str(model), for_one_shape(providers), _session_options(options))
+        again = partial(_session_again, model, files, for_one_shape(providers), _session_options(options))
         on_gpu.open_sizes(model, signatures, options.batching, again)
     return OnnxBackend(session, signatures, load_relaxed, on_gpu, at_once=at_once)
 
@@ -144,15 +144,27 @@ def _load_relaxed(
     if size > options.relaxed_shapes_limit:
         message = f"{model} is not loaded once more for other shapes: {size} bytes > {options.relaxed_shapes_limit}"
         raise LoadError(Code.FAILED_PRECONDITION, message)
-    if _files(model.parent) != files:
-        message = f"{model} is not loaded once more for other shapes: its folder has changed since it was loaded"
-        raise LoadError(Code.FAILED_PRECONDITION, message)
+    _check_unchanged(model, files)
     session_options = _session_options(options)
     session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.parent))
     try:
         return OnnxBackend(_session(without_shapes(model.read_bytes()), providers, session_options), signatures)
     except Exception as error:
         raise LoadError(_code_of(error), f"{model} cannot be loaded without its declared shapes: {error}") from error
+
+
+def _session_again(
+    model: Path, files: dict[str, tuple[int, int]], providers: Providers, options: ort.SessionOptions
+) -> ort.InferenceSession:
+    """Another session of a model that has been loaded: of the same weights, or none."""
+    _check_unchanged(model, files)
+    return _session(str(model), providers, options)
+
+
+def _check_unchanged(model: Path, files: dict[str, tuple[int, int]]) -> None:
+    if _files(model.parent) != files:
+        message = f"{model} is not loaded once more: its folder has changed since it was loaded"
+        raise LoadError(Code.FAILED_PRECONDITION, message)
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:

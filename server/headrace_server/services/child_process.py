@@ -50,4 +50,4 @@ def come_up() -> socket.socket:
 def _environment() -> dict[str, str]:
     """As here; what this process can import, that one can."""
     path = os.pathsep.join(filter(None, sys.path))
-    return {**os.environ, **_KEEP_MEMORY, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return {**_KEEP_MEMORY, **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

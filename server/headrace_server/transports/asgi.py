@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.services.http_messages import SMALL_BYTES, Body, HttpAnswer, HttpRequest
 from headrace_server.services.json_outputs import write_error
@@ -34,7 +35,11 @@ class Lending(Protocol):
     """The connection of a request, of which another reads the rest of the body."""
 
     def lend(self) -> int:
-        """Stops reading; a descriptor of the socket, for the caller to close."""
+        """Stops reading; a descriptor of the socket, for the caller to close.
+
+        Raises:
+            OSError: There is none left.
+        """
 
     def whole(self) -> None:
         """All of the body has been read, and the next request may come."""
@@ -106,14 +111,19 @@ class RestApplication:
                     await asyncio.sleep(INTAKE_PAUSE)
 
     async def _receive_beside(self, chunk: bytes, body: Body, lent: "_Lent") -> None:
-        connection = lent.lending.lend()  # before anything else can happen: more would come in here
         try:
-            body.add(chunk)
-            if await self._bodies.receive(connection, body.file(), body.size, lent.size):
-                body.filled(lent.size)
-                lent.lending.whole()
-        finally:
-            os.close(connection)
+            connection = lent.lending.lend()  # before anything else can happen: more would come in here
+            try:
+                body.add(chunk)
+                file = body.file()
+            except OSError:
+                os.close(connection)
+                raise
+        except OSError as error:
+            raise ServingError(Code.UNAVAILABLE, f"a large body cannot be taken in: {error}") from error
+        if await self._bodies.receive(connection, file, body.size, lent.size):
+            body.filled(lent.size)
+            lent.lending.whole()
 
 
 class _Lent(NamedTuple):

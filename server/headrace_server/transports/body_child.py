@@ -21,14 +21,14 @@ TOLD = Struct("<QB")
 """The number, and how it ended."""
 
 AT_ONCE = 256 << 10
-"""Bytes of one body before another has its turn."""
+"""Bytes of one body before another has its turn, and of all of them between two rests."""
 
 WINDOW = 256 << 10
 """Bytes that a caller may have under way: more of them at once would keep a core in the kernel for milliseconds."""
 
 
 PAUSE = 0.004
-"""Seconds of rest after each read, while the server's threads wait for a core. A low priority alone does not do: who
+"""Seconds of a rest, while the server's threads wait for a core. A low priority alone does not do: who
 has it runs seldom, but then for as long as anybody, a few milliseconds."""
 
 LOOK_AFTER = 0.02
@@ -69,22 +69,22 @@ class Incoming:
         """The connection's."""
         return self._connection.fileno()
 
-    def take(self, room: memoryview) -> Ended | None:
-        """Takes what has come, by way of some room; how it ended, None where more is to come."""
+    def take(self, room: memoryview) -> tuple[int, Ended | None]:
+        """Takes what has come, by way of some room; the bytes, and how it ended, None where more is to come."""
         try:
             count = self._connection.recv_into(room[: self._size - self._at])
         except BlockingIOError:
-            return None
+            return 0, None
         except OSError:
-            return Ended.LEFT
+            return 0, Ended.LEFT
         try:
             memory_file.append(self._file, room[:count])
         except OSError:
-            return Ended.FAILED
+            return count, Ended.FAILED
         self._at += count
         if self._at == self._size:
-            return Ended.WHOLE
-        return None if count else Ended.LEFT
+            return count, Ended.WHOLE
+        return count, None if count else Ended.LEFT
 
     def close(self) -> None:
         """Lets go of connection and file; the server has others of them."""
@@ -126,40 +126,66 @@ class Neighbours:
         return waited
 
 
+class Bodies:
+    """Those that come in, and the server's socket.
+
+    Args:
+        server: Where new ones are told of, and how each ended is told.
+        neighbours: Who may have to wait for a core.
+        rest: Waits for so many seconds.
+    """
+
+    def __init__(
+        self, server: socket.socket, neighbours: Neighbours, rest: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._server = server
+        self._neighbours = neighbours
+        self._rest = rest
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(server, selectors.EVENT_READ)
+        self._room = memoryview(bytearray(AT_ONCE))
+        self._taken = 0
+
+    def turn(self) -> bool:
+        """Takes what has come; false once the server is gone."""
+        for key, _ in self._selector.select():
+            if isinstance(key.fileobj, Incoming):
+                self._take(key.fileobj)
+            elif not self._begin():
+                return False
+        return True
+
+    def _begin(self) -> bool:
+        """Begins with a body; whether there was one."""
+        asked, descriptors, _, _ = socket.recv_fds(self._server, ASKED.size, 2)
+        if not asked:
+            return False
+        number, at, size = ASKED.unpack(asked)
+        connection, file = descriptors
+        incoming = Incoming(number, at, size, socket.socket(fileno=connection), file)
+        self._selector.register(incoming, selectors.EVENT_READ)
+        return True
+
+    def _take(self, incoming: Incoming) -> None:
+        count, ended = incoming.take(self._room)
+        if ended is not None:
+            self._selector.unregister(incoming)
+            incoming.close()
+            self._server.send(TOLD.pack(incoming.number, ended))
+        self._taken += count
+        if self._taken >= AT_ONCE:
+            self._taken -= AT_ONCE
+            if self._neighbours.wait():
+                self._rest(PAUSE)
+
+
 def main() -> None:
     """Takes bodies in, until the other end of the socket is closed."""
     neighbours = Neighbours(Path("/proc", str(os.getppid())))
-    with come_up() as server, selectors.DefaultSelector() as selector, suppress(ConnectionError):
-        selector.register(server, selectors.EVENT_READ)
-        room = memoryview(bytearray(AT_ONCE))
-        while True:
-            for key, _ in selector.select():
-                if isinstance(key.fileobj, Incoming):
-                    _take(selector, server, key.fileobj, room)
-                    if neighbours.wait():
-                        time.sleep(PAUSE)
-                elif not _begin(selector, server):
-                    return
-
-
-def _begin(selector: selectors.BaseSelector, server: socket.socket) -> bool:
-    """Begins with a body; whether there was one."""
-    asked, descriptors, _, _ = socket.recv_fds(server, ASKED.size, 2)
-    if not asked:
-        return False
-    number, at, size = ASKED.unpack(asked)
-    incoming = Incoming(number, at, size, socket.socket(fileno=descriptors[0]), descriptors[1])
-    selector.register(incoming, selectors.EVENT_READ)
-    return True
-
-
-def _take(selector: selectors.BaseSelector, server: socket.socket, incoming: Incoming, room: memoryview) -> None:
-    ended = incoming.take(room)
-    if ended is None:
-        return
-    selector.unregister(incoming)
-    incoming.close()
-    server.send(TOLD.pack(incoming.number, ended))
+    with come_up() as server, suppress(ConnectionError):
+        bodies = Bodies(server, neighbours)
+        while bodies.turn():
+            pass
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Large bodies, taken in by a process beside the server."""
 
 import asyncio
+import os
 import socket
 from itertools import count
 
@@ -8,6 +9,9 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.services.child_process import ChildProcess
 from headrace_server.transports.body_child import ASKED, TOLD, Ended
+
+RETRY_AFTER = 0.005
+"""Seconds."""
 
 CHILD = "headrace_server.transports.body_child"
 
@@ -25,7 +29,7 @@ class BodyProcess:
         """Fills a file with the rest of a body; false where the caller has left.
 
         Args:
-            connection: Descriptor of its socket, from which nobody else reads meanwhile.
+            connection: Descriptor of its socket, from which nobody else reads meanwhile; closed here.
             file: Descriptor of a file in memory that begins with what has come.
             at: Bytes that have come.
             size: Bytes of the whole body, more than those.
@@ -34,10 +38,12 @@ class BodyProcess:
             ServingError: RESOURCE_EXHAUSTED, there is no memory; UNAVAILABLE, the process ended or did not start.
         """
         number = next(self._numbers)
-        process = await self._up()
         ended = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            socket.send_fds(process.socket, [ASKED.pack(number, at, size)], [connection, file])
+            try:
+                await self._ask(ASKED.pack(number, at, size), [connection, file])
+            finally:
+                os.close(connection)
             how = await ended
         except OSError as error:
             raise ServingError(Code.UNAVAILABLE, f"the process for large bodies failed: {error}") from error
@@ -58,14 +64,19 @@ class BodyProcess:
             if not ended.done():
                 ended.set_exception(ConnectionResetError("it ended"))
 
+    async def _ask(self, text: bytes, descriptors: list[int]) -> None:
+        while True:
+            process = await self._up()
+            try:
+                socket.send_fds(process.socket, [text], descriptors)
+                return
+            except BlockingIOError:
+                await asyncio.sleep(RETRY_AFTER)  # very many bodies have come at once
+
     async def _up(self) -> ChildProcess:
         async with self._starting:
             if self._process is None:
-                try:
-                    process = await asyncio.to_thread(ChildProcess, CHILD, socket.SOCK_SEQPACKET)
-                except OSError as error:
-                    text = f"the process for large bodies failed: {error}"
-                    raise ServingError(Code.UNAVAILABLE, text) from error
+                process = await asyncio.to_thread(ChildProcess, CHILD, socket.SOCK_SEQPACKET)
                 self._process = process
                 asyncio.get_running_loop().add_reader(process.socket, self._hear, process)
             return self._process

@@ -69,6 +69,7 @@ class NativeTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._limits = limits(endpoint.arguments)
+        self._observe = endpoint.observe(PREDICTION, "Predict")
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes()
 
@@ -112,10 +113,26 @@ class NativeTransport:
         """A route for each signature whose requests need no second look."""
         plain = {name: servable.plain(name) for name in servable.signatures}
         return {
-            name: _route(servable, name, found, self._endpoint, self._limits["max_send_message_length"])
+            name: self._route(servable, name, found)
             for name, found in plain.items()
             if found is not None and _is_numeric(found.signature)
         }
+
+    def _route(self, servable: Servable, name: str, plain: Plain) -> native.Route:
+        return native.Route(
+            plain.lane,
+            servable.name,
+            servable.version,
+            name,
+            [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
+            max_rows=plain.max_rows,
+            max_send=self._limits["max_send_message_length"],
+            as_content=self._endpoint.as_content,
+            full=status(QueueFull("{}")),
+            bounds=LATENCY,
+            answered=plain.answers(self._observe),
+            failed=_Failed(servable.name, plain, self._observe),
+        )
 
     def _methods(self) -> "_Methods":
         methods = _Methods()
@@ -184,24 +201,6 @@ def _certificates(path: str, config: SSLConfig) -> native.Certificates:
         return native.Certificates(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
     except ValueError as error:
         raise invalid(f"{path}: the native transport cannot use its key or certificates: {error}") from error
-
-
-def _route(servable: Servable, name: str, plain: Plain, endpoint: Endpoint, max_send: int) -> native.Route:
-    observe = endpoint.observe(PREDICTION, "Predict")
-    return native.Route(
-        plain.lane,
-        servable.name,
-        servable.version,
-        name,
-        [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
-        max_rows=plain.max_rows,
-        max_send=max_send,
-        as_content=endpoint.as_content,
-        full=status(QueueFull("{}")),
-        bounds=LATENCY,
-        answered=plain.answers(observe),
-        failed=_Failed(servable.name, plain, observe),
-    )
 
 
 def _is_numeric(signature: Signature) -> bool:

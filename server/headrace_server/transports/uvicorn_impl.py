@@ -99,18 +99,51 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Takes in what has come, and gives up on a caller that never comes to the end of a head."""
         self._untold += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._untold > MAX_HEAD_BYTES and not self.transport.is_closing():
             # Its type does not say that there is no cycle before the first request.
             if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]
                 self.transport.write(_HEAD_TOO_LARGE)
             self.transport.close()
 
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._asks_for_another():
+                # TF Serving speaks nothing else, and goes on: so does this, as if nobody had asked.
+                head, self.parser = self._head_without_upgrade(), httptools.HttpRequestParser(self)
+                self._parse(head + data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _asks_for_another(self) -> bool:
+        """Whether a request asks for another protocol beside what it asks for."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [word for word in value.split(b",") if word.strip().lower() in (b"close", b"keep-alive")]
+                lines += [b"connection: " + b",".join(kept)] if kept else []
+            elif name != b"upgrade":
+                lines.append(name + b": " + value)
+        return b"\r\n".join((*lines, b"", b""))
+
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._untold = 0
+        if self._asks_for_another():
+            return  # it comes once more
         self.scope["extensions"] = {LENDING: self}  # type: ignore[dict-item]  # to ASGI's types it is a dict
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        if not self._asks_for_another():
+            super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is here."""

@@ -1,17 +1,22 @@
 """Large bodies: taken in beside the server, whose interpreter sees none of their bytes."""
 
+import asyncio
+import errno
 import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from headrace_server.services import memory_file
 from headrace_server.transports.asgi import BESIDE_BYTES
-from headrace_server.transports.body_child import LOOK_AFTER, Neighbours
+from headrace_server.transports.body_child import ASKED, AT_ONCE, LOOK_AFTER, PAUSE, TOLD, Bodies, Ended, Neighbours
+from headrace_server.transports.body_process import BodyProcess
 from headrace_server.transports.uvicorn_impl import _Protocol
 from tests import models
 from tests.conftest import Rest
@@ -73,8 +78,10 @@ def test_who_asks_before_sending_is_told_to(linear: RestCaller, large: bytes) ->
 
 def test_a_caller_who_stalls_holds_nobody_up(linear: RestCaller, large: bytes) -> None:
     with socket.create_connection(("127.0.0.1", linear.port)) as connection, another(linear) as other:
+        before = own_files()
         connection.sendall(head(len(large), "Connection: close\r\n") + large[:-1])
         assert other.post("predict", large).status == 200
+        assert own_files() <= before + 3  # two connections, and the body that is not whole
         connection.sendall(large[-1:])
         assert received(connection).startswith(b"HTTP/1.1 200 ")
 
@@ -104,9 +111,76 @@ def test_a_killed_process_is_replaced(linear: RestCaller, large: bytes) -> None:
         assert other.post("predict", large).status == 200
 
 
+def test_no_descriptor_is_left(linear: RestCaller, large: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace_server.transports.uvicorn_impl.os.dup", none)
+        with socket.create_connection(("127.0.0.1", linear.port)) as connection:
+            connection.sendall(head(len(large)) + large[: len(large) // 2])
+            text = received(connection)
+    assert text.startswith(b"HTTP/1.1 503 ")
+    assert b"a large body cannot be taken in: [Errno 24] Too many open files" in text
+    assert linear.post("predict", large).status == 200
+
+
+def test_more_bodies_at_once_than_the_socket_holds() -> None:
+    """The process is held up meanwhile, so that they must wait to be told of."""
+
+    async def burst() -> list[bool]:
+        bodies = BodyProcess()
+        process = await bodies._up()
+        process.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+        os.kill(process._process.pid, signal.SIGSTOP)
+        pairs = [socket.socketpair() for _ in range(40)]
+        files = [memory_file.create() for _ in pairs]
+        tasks = [
+            asyncio.create_task(bodies.receive(os.dup(far.fileno()), file, 0, 3))
+            for (_, far), file in zip(pairs, files, strict=True)
+        ]
+        for near, _ in pairs:
+            near.send(b"abc")
+        await asyncio.sleep(0)
+        os.kill(process._process.pid, signal.SIGCONT)
+        whole = await asyncio.gather(*tasks)
+        assert [os.pread(file, 9, 0) for file in files] == [b"abc"] * len(files)
+        for file in files:
+            os.close(file)
+        for end in chain.from_iterable(pairs):
+            end.close()
+        bodies.close()
+        return whole
+
+    assert asyncio.run(burst()) == [True] * 40
+
+
+def test_rests_are_for_bytes_and_not_for_reads(tmp_path: Path) -> None:
+    rests: list[float] = []
+    server, far_server = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    near, far = socket.socketpair()
+    with server, far_server, near:
+        bodies = Bodies(server, Neighbours(tmp_path), rests.append)
+        file = memory_file.create()
+        socket.send_fds(far_server, [ASKED.pack(7, 0, 2 * AT_ONCE)], [far.fileno(), file])
+        far.close()
+        bodies.turn()
+        for _ in range(2 * AT_ONCE // 4096):
+            near.sendall(bytes(4096))
+            bodies.turn()
+        assert TOLD.unpack(far_server.recv(TOLD.size)) == (7, Ended.WHOLE)
+        assert os.fstat(file).st_size == 2 * AT_ONCE
+        os.close(file)
+    assert rests == [PAUSE, PAUSE]
+
+
 def files() -> int:
     """Those that this process and the one that takes bodies in have open."""
-    return sum(len(os.listdir(f"/proc/{process}/fd")) for process in (os.getpid(), *children()))
+    return own_files() + sum(len(os.listdir(f"/proc/{process}/fd")) for process in children())
+
+
+def own_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def children() -> list[int]:

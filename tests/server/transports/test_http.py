@@ -20,7 +20,7 @@ from headrace_server import Config
 from tests import models
 from tests.calls import MODEL, floats
 from tests.conftest import Rest, Run, Serve
-from tests.rest_calls import PREFIX, RestCaller, curl, free_port
+from tests.rest_calls import PREFIX, RestCaller, curl, free_port, received
 from tests.running import LoopThread, RunningServer, eventually
 
 ROW = {"instances": [[1, 2, 3, 4]]}
@@ -143,6 +143,32 @@ def test_http_1_0_and_pipelining(linear: RestCaller) -> None:
         connection.sendall(request.encode())
         received = b"".join(iter(partial(connection.recv, 65536), b""))
     assert received.count(b"HTTP/1.1 200 OK") == received.count(b"AVAILABLE") == 3
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 31", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("cut", [0, 40, 230, 250])
+def test_a_caller_who_would_rather_speak_http_2(linear: RestCaller, cut: int, length: str) -> None:
+    """Java's own HTTP client asks so in every first request."""
+    body = b'{"instances": [[1, 2, 3, 4]]}  '
+    head = (
+        f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        f"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n{length}\r\n\r\n"
+    ).encode()
+    whole = head + (b"1f\r\n" + body + b"\r\n0\r\n\r\n" if "chunked" in length else body)
+    second = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", linear.port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(whole[:cut])
+        connection.sendall(whole[cut:] + second)
+        answers = received(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == 2
+    assert b"10.0" in answers
+
+
+def test_a_tunnel_is_not_dug(linear: RestCaller) -> None:
+    with socket.create_connection(("127.0.0.1", linear.port)) as connection:
+        connection.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert received(connection).startswith(b"HTTP/1.1 400 ")
 
 
 def test_what_is_no_http(linear: RestCaller) -> None:
