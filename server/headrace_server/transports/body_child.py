@@ -23,10 +23,6 @@ TOLD = Struct("<QB")
 AT_ONCE = 256 << 10
 """Bytes of one body before another has its turn, and of all of them between two rests."""
 
-WINDOW = 256 << 10
-"""Bytes that a caller may have under way: more of them at once would keep a core in the kernel for milliseconds."""
-
-
 PAUSE = 0.004
 """Seconds of a rest, while the server's threads wait for a core. A low priority alone does not do: who
 has it runs seldom, but then for as long as anybody, a few milliseconds."""
@@ -63,7 +59,6 @@ class Incoming:
         self._file = file
         self._at = at
         self._size = size
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
 
     def fileno(self) -> int:
         """The connection's."""
