@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,6 +15,13 @@ from tests.calls import ANSWER_WITHIN, MODEL
 
 PREFIX = f"/v1/models/{MODEL}"
 """The path of the model that tests serve."""
+
+
+ROW = {"instances": [[1, 2, 3, 4]]}
+"""A body for `models.linear`."""
+
+TEN = {"predictions": [[10]]}
+"""What answers it."""
 
 
 class Answer(NamedTuple):
@@ -96,6 +104,13 @@ def received(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return parts
+
+
+def children(module: str) -> list[int]:
+    """The processes that this one has started to run a module, named by a part of its name."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    every = [int(child) for task in tasks for child in task.read_text().split()]
+    return [child for child in every if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def free_port() -> int:

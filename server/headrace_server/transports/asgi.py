@@ -1,7 +1,6 @@
 """The REST API as an ASGI application: bodies in bounds, answers in slices, callers who leave."""
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -70,7 +69,7 @@ class RestApplication:
         body = Body(is_gzip=b"gzip" in headers.get(b"content-encoding", b""))
         try:
             if not self._is_announced_too_large(headers):
-                await self._receive(receive, body, _rest(scope, headers))
+                await self._receive(receive, body, _rest(scope, headers, self._max_body_bytes))
             if self._is_announced_too_large(headers) or body.size > self._max_body_bytes:
                 await _send(send, _too_large(self._max_body_bytes))
                 return
@@ -100,8 +99,7 @@ class RestApplication:
             if message["type"] == "http.disconnect":
                 raise _Left
             more, chunk = message["more_body"], message["body"]
-            to_come = 0 if lent is None or lent.size > self._max_body_bytes else lent.size - body.size - len(chunk)
-            if more and lent is not None and to_come > BESIDE_BYTES:
+            if more and lent is not None and lent.size - body.size - len(chunk) > BESIDE_BYTES:
                 await self._receive_beside(chunk, body, lent)
             elif body.size + len(chunk) <= SMALL_BYTES:
                 body.add(chunk)
@@ -112,13 +110,9 @@ class RestApplication:
 
     async def _receive_beside(self, chunk: bytes, body: Body, lent: "_Lent") -> None:
         try:
-            connection = lent.lending.lend()  # before anything else can happen: more would come in here
-            try:
-                body.add(chunk)
-                file = body.file()
-            except OSError:
-                os.close(connection)
-                raise
+            body.add(chunk)
+            file = body.file()
+            connection = lent.lending.lend()  # nothing has been waited for since the chunk came: no more has
         except OSError as error:
             raise ServingError(Code.UNAVAILABLE, f"a large body cannot be taken in: {error}") from error
         if await self._bodies.receive(connection, file, body.size, lent.size):
@@ -133,10 +127,10 @@ class _Lent(NamedTuple):
     size: int
 
 
-def _rest(scope: Scope, headers: Mapping[bytes, bytes]) -> _Lent | None:
-    """How to take a body in beside the server; None where its size is not told, or the connection is not to be had."""
+def _rest(scope: Scope, headers: Mapping[bytes, bytes], most: int) -> _Lent | None:
+    """How to take a body in beside the server; None where its size is not told or too large, or nobody lends."""
     lending, size = scope.get("extensions", {}).get(LENDING), headers.get(b"content-length", b"")
-    return _Lent(lending, int(size)) if lending is not None and size.isdigit() else None
+    return _Lent(lending, int(size)) if lending is not None and size.isdigit() and int(size) <= most else None
 
 
 def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRequest:

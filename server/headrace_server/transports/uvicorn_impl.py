@@ -113,7 +113,8 @@ class _Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             if self._asks_for_another():
                 # TF Serving speaks nothing else, and goes on: so does this, as if nobody had asked.
-                head, self.parser = self._head_without_upgrade(), httptools.HttpRequestParser(self)
+                head = self._head_without_upgrade()
+                self._begin_anew()
                 self._parse(head + data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
@@ -158,9 +159,13 @@ class _Protocol(HttpToolsProtocol):
 
     def whole(self) -> None:
         """As `asgi.Lending`; the parser that there is waits for bytes that it will never see."""
+        self._begin_anew()
+        self.on_message_complete()
+
+    def _begin_anew(self) -> None:
+        """Reads what comes next as the beginning of a request."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self.on_message_complete()
 
 
 def _config(application: RestApplication) -> uvicorn.Config:

@@ -20,11 +20,9 @@ from headrace_server.transports.body_process import BodyProcess
 from headrace_server.transports.uvicorn_impl import _Protocol
 from tests import models
 from tests.conftest import Rest
-from tests.rest_calls import PREFIX, RestCaller, received
+from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, children, received
 from tests.running import eventually
 
-ROW = {"instances": [[1, 2, 3, 4]]}
-TEN = {"predictions": [[10]]}
 ROWS = 300_000
 
 
@@ -103,7 +101,7 @@ def test_a_killed_process_is_replaced(linear: RestCaller, large: bytes) -> None:
         before = files()
         connection.sendall(head(len(large)) + large[: len(large) // 2])
         assert eventually(lambda: files() > before)
-        for process in children():
+        for process in children("body_child"):
             os.kill(process, signal.SIGKILL)
         text = received(connection)
         assert text.startswith(b"HTTP/1.1 503 ")
@@ -176,17 +174,11 @@ def test_rests_are_for_bytes_and_not_for_reads(tmp_path: Path) -> None:
 
 def files() -> int:
     """Those that this process and the one that takes bodies in have open."""
-    return own_files() + sum(len(os.listdir(f"/proc/{process}/fd")) for process in children())
+    return own_files() + sum(len(os.listdir(f"/proc/{process}/fd")) for process in children("body_child"))
 
 
 def own_files() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def children() -> list[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    every = [int(child) for task in tasks for child in task.read_text().split()]
-    return [child for child in every if b"body_child" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 class Threads:

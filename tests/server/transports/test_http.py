@@ -20,11 +20,9 @@ from headrace_server import Config
 from tests import models
 from tests.calls import MODEL, floats
 from tests.conftest import Rest, Run, Serve
-from tests.rest_calls import PREFIX, RestCaller, curl, free_port, received
+from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, children, curl, free_port, received
 from tests.running import LoopThread, RunningServer, eventually
 
-ROW = {"instances": [[1, 2, 3, 4]]}
-TEN = {"predictions": [[10]]}
 LARGE_ROWS = 30_000
 DEEP = 100_000
 
@@ -255,17 +253,11 @@ def test_grpc_goes_on_beside_a_large_body(running: Run, large: bytes) -> None:
 
 def test_a_killed_process_is_replaced(linear: RestCaller, large: bytes) -> None:
     assert linear.post("predict", large).status == 200
-    for process in children():
+    for process in children("json_child"):
         os.kill(process, signal.SIGKILL)
     answers = [linear.post("predict", large).status for _ in range(3)]
     assert answers[-1] == 200
     assert set(answers) <= {200, 503}
-
-
-def children() -> list[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    every = [int(child) for task in tasks for child in task.read_text().split()]
-    return [child for child in every if b"json_child" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_port_that_is_taken(running: Run, caplog: pytest.LogCaptureFixture) -> None:

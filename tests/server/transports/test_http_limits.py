@@ -7,10 +7,7 @@ import pytest
 from headrace_server.transports.uvicorn_impl import MAX_HEAD_BYTES
 from tests import models
 from tests.conftest import Rest
-from tests.rest_calls import PREFIX, RestCaller, received
-
-ROW = {"instances": [[1, 2, 3, 4]]}
-TEN = {"predictions": [[10]]}
+from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, received
 
 
 @pytest.fixture(scope="module")
