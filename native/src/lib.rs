@@ -1,35 +1,26 @@
 //! The Python module and its interface version.
 
-mod ahead;
-mod authority;
-mod batch;
-mod connection;
+mod bridge;
+mod calls;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod grpc;
-mod handler;
-mod home;
+mod http2;
 mod json;
-mod life;
-mod limits;
-mod linger;
-mod listener;
-mod outgoing;
 mod predict;
-mod python;
+mod protobuf;
 mod queue;
-mod rope;
-mod socket;
-mod stream;
-mod tasks;
-mod tensor;
-mod tls;
-mod wire;
+mod server;
 
 use pyo3::prelude::*;
 use pyo3::types::PyFrozenSet;
 
-use crate::handler::Kind;
+use crate::bridge::{batch, queue as tasks};
+use crate::calls::exchange::{self, Kind};
+use crate::http2::tls;
+use crate::json::numbers;
+use crate::protobuf::tensor;
+use crate::server::listener;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
 const INTERFACE: u32 = 5;
@@ -43,8 +34,8 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CANCELLED", Kind::Cancelled as u8)?;
     module.add("DRAINED", Kind::Drained as u8)?;
     module.add("LAPSED", Kind::Lapsed as u8)?;
-    module.add_class::<handler::Call>()?;
-    module.add_function(wrap_pyfunction!(json::read_numbers, module)?)?;
+    module.add_class::<exchange::Call>()?;
+    module.add_function(wrap_pyfunction!(numbers::read_numbers, module)?)?;
     module.add("DTYPES", PyFrozenSet::new(module.py(), tensor::Dtype::numbers())?)?;
     module.add_class::<batch::Answers>()?;
     module.add_class::<batch::Batch>()?;

@@ -1,8 +1,8 @@
 //! The plain Predict's decoder by itself: declarations without an interpreter, and what it understood as owned bytes.
 
 use super::request::{Input, Request, Tensor, tensors};
-use crate::rope::Rope;
-use crate::tensor::Dtype;
+use crate::protobuf::rope::Rope;
+use crate::protobuf::tensor::Dtype;
 
 /// A signature's inputs, as a route has them.
 pub struct Declared {

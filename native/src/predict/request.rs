@@ -2,9 +2,9 @@
 
 use pyo3::PyResult;
 
-use crate::rope::Cursor;
-use crate::tensor::{CONTENT, Dtype, Values};
-use crate::wire;
+use crate::protobuf::rope::Cursor;
+use crate::protobuf::tensor::{CONTENT, Dtype, Values};
+use crate::protobuf::wire;
 
 /// An input that a signature declares: its alias, its type, and its dimensions beyond axis 0.
 pub struct Input {

@@ -8,11 +8,11 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::request::{Input, Spec, Tensor};
+use crate::bridge::queue::Lane;
 use crate::grpc::Status;
+use crate::protobuf::tensor::Dtype;
+use crate::protobuf::wire;
 use crate::queue::Key;
-use crate::tasks::Lane;
-use crate::tensor::Dtype;
-use crate::wire;
 
 const DEFAULT_SIGNATURE: &[u8] = b"serving_default";
 

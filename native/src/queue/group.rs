@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use rustc_hash::FxBuildHasher;
 
-use super::task::{PRIORITIES, Waiting, Waits};
+use super::entry::{PRIORITIES, Waiting, Waits};
 use super::{Refusal, Rules, Turn};
 
 /// The most bytes that the joined inputs of a batch may take: a few bytes of a request can stand for megabytes of equal

@@ -1,9 +1,9 @@
 //! The plain Predict: bytes to a task, and a task's answer to bytes.
 
-mod answer;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod request;
+mod response;
 mod route;
 
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use pyo3::prelude::*;
 
+use crate::bridge::python;
 use crate::grpc::{self, Status};
-use crate::outgoing::Outgoing;
-use crate::python;
+use crate::http2::outgoing::Outgoing;
+use crate::protobuf::rope::Rope;
+use crate::protobuf::tensor::Dtype;
 use crate::queue::Key;
-use crate::rope::Rope;
-use crate::tensor::Dtype;
-use answer::end;
-pub use answer::{Answer, Output};
 use request::{Request, Tensor, tensors};
+use response::end;
+pub use response::{Answer, Output};
 pub use route::{Route, Routes};
 
 pub const PATH: &str = "/tensorflow.serving.PredictionService/Predict";

@@ -8,9 +8,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::batch::Batch;
+use crate::bridge::batch::Batch;
+use crate::bridge::python;
 use crate::predict::{self, Lapse};
-use crate::python;
 use crate::queue::{self, Bounds, Key, LaneId, Piece, Refusal, Rules, Turn, Waiting, Waits};
 
 /// A task of either kind.

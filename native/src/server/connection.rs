@@ -11,17 +11,17 @@ use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use http::{HeaderMap, Method, Request, StatusCode};
 
+use crate::bridge::queue::Task;
+use crate::calls::exchange::{self, Arrived, Opening};
 use crate::grpc::{self, DEADLINE_EXCEEDED, Encoding, Messages, Status, UNIMPLEMENTED};
-use crate::handler::{self, Arrived, Opening};
-use crate::home::{Home, Stop, stopped};
-use crate::life::{Due, Life};
-use crate::outgoing::{Held, Outgoing};
+use crate::http2::lifetime::{Due, Life};
+use crate::http2::outgoing::{Held, Outgoing};
+use crate::http2::socket::Accepted;
+use crate::http2::stream::{Signs, Stream, Watched};
+use crate::http2::tls::Certified;
+use crate::protobuf::rope::Rope;
 use crate::queue::{Refusal, Waiting};
-use crate::rope::Rope;
-use crate::socket::Accepted;
-use crate::stream::{Signs, Stream, Watched};
-use crate::tasks::Task;
-use crate::tls::Certified;
+use crate::server::thread::{Home, Stop, stopped};
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -173,7 +173,7 @@ impl Peer {
 async fn hold(held: Held, home: Arc<Home>, opening: Opening, messages: Messages, respond: SendResponse<Bytes>) {
     tokio::select! {
         () = held.room() => {}
-        () = handler::until(opening.deadline) => {}
+        () = exchange::until(opening.deadline) => {}
     }
     drop(held);
     if Some(opening.method) == home.shared.predict {
@@ -203,7 +203,7 @@ async fn predict_late(home: Arc<Home>, opening: Opening, mut messages: Messages,
     let message = tokio::select! {
         biased;
         message = messages.only() => message,
-        () = handler::until(opening.deadline) => {
+        () = exchange::until(opening.deadline) => {
             let late = Status::new(DEADLINE_EXCEEDED, "Deadline Exceeded");
             // Fails only where the caller has gone.
             let _ = respond.send_response(late.response(), true);
@@ -223,7 +223,7 @@ fn dispatch(home: &Arc<Home>, opening: Opening, messages: Messages, respond: Sen
         },
         message => (message, respond),
     };
-    tokio::spawn(handler::run(home.shared.inbox.clone(), opening, messages, respond, message));
+    tokio::spawn(exchange::run(home.shared.inbox.clone(), opening, messages, respond, message));
 }
 
 /// Puts a plain Predict into the queue; hands back what it is not for it to judge.

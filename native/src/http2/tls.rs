@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::socket::Socket;
+use crate::http2::socket::Socket;
 
 const HTTP2: &[u8] = b"h2";
 

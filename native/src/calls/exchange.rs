@@ -18,8 +18,8 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::grpc::{self, Encoding, Frame, Messages, OK, ReadError, Status};
-use crate::outgoing::Outgoing;
-use crate::rope::Rope;
+use crate::http2::outgoing::Outgoing;
+use crate::protobuf::rope::Rope;
 
 /// What the event loop is told; Python has it by the same names.
 #[derive(Clone, Copy)]

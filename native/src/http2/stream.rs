@@ -9,9 +9,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use crate::ahead::Ahead;
-use crate::authority::Mender;
-use crate::socket::{Socket, either};
+use crate::http2::read_ahead::Ahead;
+use crate::http2::socket::{Socket, either};
+use crate::http2::unix_authority::Mender;
 
 const PREFACE: usize = 24;
 const HEAD: usize = 9;

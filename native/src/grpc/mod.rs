@@ -15,7 +15,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::rope::Rope;
+use crate::protobuf::rope::Rope;
 
 pub const PREFIX: usize = 5;
 const LARGE: usize = 16 * 1024;

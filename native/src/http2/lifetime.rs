@@ -12,8 +12,8 @@ use h2::server::Connection;
 use h2::{Ping, PingPong};
 use tokio::time::Sleep;
 
-use crate::limits::Limits;
-use crate::stream::{Signs, Watched};
+use crate::http2::stream::{Signs, Watched};
+use crate::server::limits::Limits;
 
 /// Between two pings of a caller who has no call in flight and may not ping then.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(2 * 3600);

@@ -1,8 +1,8 @@
 //! Waiting tasks, handed to a batch thread many at a time.
 
+mod entry;
 mod group;
 mod pace;
-mod task;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use indexmap::IndexMap;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustc_hash::FxBuildHasher;
 
+pub use entry::{Key, Piece, Token, Waiting, Waits};
 use group::{Group, full};
 pub use pace::Bounds;
 use pace::Pace;
-pub use task::{Key, Piece, Token, Waiting, Waits};
 
 /// How tasks become batches: what the queue must know of `headrace_batching.Options`.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use std::ffi::CStr;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::rope::{Cursor, Rope};
-use crate::wire;
+use crate::protobuf::rope::{Cursor, Rope};
+use crate::protobuf::wire;
 
 #[cfg(target_endian = "big")]
 compile_error!("tensor_content is little-endian, and is copied as it is");

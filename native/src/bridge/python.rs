@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList};
 
+use crate::protobuf::tensor::Dtype;
 use crate::queue::Refusal;
-use crate::tensor::Dtype;
 
 /// Something of Python's that is looked up once.
 pub struct Name {

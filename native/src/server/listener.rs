@@ -19,14 +19,14 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::connection::carry;
-use crate::handler::Kind;
-use crate::home::{Home, Shared, Stop, stopped};
-use crate::limits::Limits;
+use crate::bridge::queue::Queue;
+use crate::calls::exchange::Kind;
+use crate::http2::socket::{Accepted, Address};
+use crate::http2::tls::{Certified, Tls};
 use crate::predict::Routes;
-use crate::socket::{Accepted, Address};
-use crate::tasks::Queue;
-use crate::tls::{Certified, Tls};
+use crate::server::connection::carry;
+use crate::server::limits::Limits;
+use crate::server::thread::{Home, Shared, Stop, stopped};
 
 const LOOK_AFTER: Duration = Duration::from_millis(20);
 

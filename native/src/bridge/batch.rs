@@ -10,10 +10,10 @@ use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PySlice, PyString, PyTuple};
 
+use crate::bridge::python;
+use crate::bridge::queue::Lane;
 use crate::predict::{Answer, Output, Route, Task};
-use crate::python;
-use crate::tasks::Lane;
-use crate::tensor::Dtype;
+use crate::protobuf::tensor::Dtype;
 
 const SHARED: usize = 64 * 1024;
 

@@ -9,11 +9,11 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
 
-use crate::handler::{Inbox, Kind};
-use crate::limits::Limits;
-use crate::linger::{Patience, SPAN};
+use crate::bridge::queue::Queue;
+use crate::calls::exchange::{Inbox, Kind};
 use crate::predict::{self, Lapse, Refused, Route, Routes};
-use crate::tasks::Queue;
+use crate::server::busy_poll::{Patience, SPAN};
+use crate::server::limits::Limits;
 
 /// Whether the server is to stop, and how long calls in flight may take to end then.
 pub type Stop = watch::Receiver<Option<Duration>>;

@@ -6,10 +6,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
 
 use super::Task;
+use crate::bridge::python;
 use crate::grpc::{self, PREFIX, Status};
-use crate::python;
-use crate::tensor::{Dtype, Rows};
-use crate::wire;
+use crate::protobuf::tensor::{Dtype, Rows};
+use crate::protobuf::wire;
 
 const LARGE: usize = 64 * 1024;
 

@@ -1,0 +1,3 @@
+//! JSON bodies that are read outside the interpreter.
+
+pub mod numbers;
