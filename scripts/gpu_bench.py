@@ -19,7 +19,7 @@ import onnxruntime
 
 from headrace_protos import PredictRequest, PredictResponse
 from headrace_protos.tensor import to_array, to_proto
-from headrace_server.backends.tensorrt_half import half
+from headrace_server.backends.tensorrt.half import half
 from scripts.bench.cases import Load
 from scripts.bench.gpu_bare import Bare, bare_cuda, bare_tensorrt
 from scripts.bench.gpu_models import mlp_model, resnet50_model

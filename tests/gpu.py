@@ -14,8 +14,8 @@ import pytest
 from headrace_batching import Options
 from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions
+from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import LoadError
-from headrace_server.tensorrt_options import TensorrtOptions
 from tests.server.backends.real_gpu import full_gpu
 
 from .doubles.graphs import Libcuda
@@ -77,8 +77,8 @@ class Gpu:
 
     def plan(self, version: Path, batching: Options | None = BATCHING, **tensorrt: Any) -> Path:
         """Makes the `model.onnx` in a version's folder a `model.plan`."""
-        from headrace_server.backends.onnx_header import read_header
-        from headrace_server.backends.tensorrt_impl import CachedPlan
+        from headrace_server.backends.onnx.header import read_header
+        from headrace_server.backends.tensorrt.backend import CachedPlan
 
         model = version / "model.onnx"
         built = CachedPlan(model, read_header(model.read_bytes()), self.options(batching, **tensorrt)).build()
@@ -105,8 +105,8 @@ def gpu_of(monkeypatch: pytest.MonkeyPatch, folder: Path, **machine: Any) -> Ite
 @cache
 def keep_kernels() -> None:
     """Lets TensorRT keep its kernels, which it reads for seconds when there is a builder and none has been before."""
-    from headrace_server.backends.cuda import Device
-    from headrace_server.backends.tensorrt_engine import LOG
+    from headrace_server.backends.gpu.cuda import Device
+    from headrace_server.backends.tensorrt.engine import LOG
 
     with Device(0):
         builder = ctypes.py_object(LOG.made(sys.modules["tensorrt"].Builder))
@@ -115,7 +115,7 @@ def keep_kernels() -> None:
 
 def skip_without_device() -> None:
     """Skips the test, with a word, where there is no GPU or not what drives one."""
-    from headrace_server.backends.cuda import Device
+    from headrace_server.backends.gpu.cuda import Device
 
     try:
         import tensorrt as trt

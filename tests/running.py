@@ -13,7 +13,7 @@ from queue import Empty, Queue
 from typing import Any, NamedTuple, TypeVar
 
 from headrace_server import Config, Server
-from headrace_server.process import loop_factory
+from headrace_server.commands.process import loop_factory
 from tests.calls import ANSWER_WITHIN, MODEL, Caller
 
 T = TypeVar("T")

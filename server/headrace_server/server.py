@@ -12,10 +12,12 @@ from headrace_batching import BatchThreads, Options
 from headrace_batching.options import schedulable_cpus
 from headrace_protos import ModelServerConfig, MonitoringConfig
 from headrace_server.backends.base import BackendOptions
-from headrace_server.config import Config, misfits
-from headrace_server.config_files import read_batching_parameters, read_text_proto
+from headrace_server.config.files import read_batching_parameters, read_text_proto
+from headrace_server.config.platform import with_files
+from headrace_server.config.run import Config, misfits
+from headrace_server.config.tensorrt import TensorrtOptions, ordinals
 from headrace_server.errors import invalid
-from headrace_server.metrics import Metrics
+from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, check_models, single_model
 from headrace_server.models.loader import Loader
@@ -23,24 +25,22 @@ from headrace_server.models.manager import Manager, ManagerOptions, Serving
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import preserve_availability, preserve_resources
 from headrace_server.models.warmup import Warmup, WarmupOptions
-from headrace_server.platform_config import with_files
 from headrace_server.services.health import HealthService
-from headrace_server.services.model import ModelService
-from headrace_server.services.prediction import PredictionService
 from headrace_server.services.profiler import ProfilerService
-from headrace_server.services.record_files import RecordWriter
 from headrace_server.services.reflection import ReflectionService
-from headrace_server.services.request_log import RequestLogger
 from headrace_server.services.rpc import Service
-from headrace_server.services.warmup import warmup_answers
-from headrace_server.tensorrt_options import TensorrtOptions, ordinals
-from headrace_server.transports.addresses import addresses, channel_arguments
-from headrace_server.transports.auto import choose, make_queue, make_transport
-from headrace_server.transports.base import Endpoint
-from headrace_server.transports.tls import read_ssl_config
+from headrace_server.services.tf_serving.model_service import ModelService
+from headrace_server.services.tf_serving.prediction import PredictionService
+from headrace_server.services.tf_serving.replay import warmup_answers
+from headrace_server.services.tf_serving.request_log.files import RecordWriter
+from headrace_server.services.tf_serving.request_log.logger import RequestLogger
+from headrace_server.transports.grpc.addresses import addresses, channel_arguments
+from headrace_server.transports.grpc.endpoint import Endpoint
+from headrace_server.transports.grpc.selection import choose, make_queue, make_transport
+from headrace_server.transports.grpc.tls import read_ssl_config
 
 if TYPE_CHECKING:
-    from headrace_server.transports.rest import RestTransport
+    from headrace_server.transports.http.transport import RestTransport
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +168,8 @@ class Server:
         if not config.rest_api_port:
             return None
         # Imported here: a server without REST need not wait for what it stands on.
-        from headrace_server.services.rest import RestOptions
-        from headrace_server.transports.rest import RestTransport
+        from headrace_server.services.tf_serving.rest.service import RestOptions
+        from headrace_server.transports.http.transport import RestTransport
 
         timeout = config.rest_api_timeout_in_ms
         options = RestOptions(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace_server.backends import cuda_graph
+from headrace_server.backends.gpu import cuda_graph
 
 from .driver import Driver
 from .graphs import Libcuda

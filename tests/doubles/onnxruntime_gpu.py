@@ -16,8 +16,8 @@ import onnxruntime as ort
 
 from headrace_batching.task import Array
 from headrace_protos.tensor import dtype_of
-from headrace_server.backends.onnx_signatures import data_type_of
-from headrace_server.backends.onnx_values import array_of, ort_value
+from headrace_server.backends.onnx.signatures import data_type_of
+from headrace_server.backends.onnx.values import array_of, ort_value
 
 from .machine import Machine, Memory
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 
-from headrace_server.metrics import Metrics
-from headrace_server.transports.auto import make_queue, make_transport
-from headrace_server.transports.base import Endpoint
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.transports.grpc.endpoint import Endpoint
+from headrace_server.transports.grpc.selection import make_queue, make_transport
 from tests.calls import ANSWER_WITHIN
 from tests.interop.conftest import installed
 from tests.interop.testing_service import ECHO_INITIAL, ECHO_TRAILING, NAME, InteropService, messages

@@ -14,7 +14,7 @@ import pytest
 from headrace_batching import Options, policy
 from headrace_batching.task import Arrays
 from headrace_protos import Code
-from headrace_server.backends.onnxruntime_impl import OnnxBackend
+from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.errors import ServingError
 from tests import models
 from tests.calls import ANSWER_WITHIN, Caller, arrays, floats, predict_request

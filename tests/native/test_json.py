@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from headrace_protos import DataType
 from headrace_server.errors import ServingError
-from headrace_server.services.json_inputs import PredictBody, read_numbers, read_predict
-from headrace_server.services.json_reader import parse
+from headrace_server.services.json.reader import parse
+from headrace_server.services.tf_serving.rest.inputs import PredictBody, read_numbers, read_predict
 
 pytest.importorskip("headrace_native")
 

@@ -14,7 +14,7 @@ from headrace_batching.contract import TaskBatch
 from tests.calls import MODEL, PREDICT, Caller, floats, predict_request, refusal_of
 
 native = pytest.importorskip("headrace_native")
-native_impl = pytest.importorskip("headrace_server.transports.native_impl")
+native_impl = pytest.importorskip("headrace_server.transports.grpc.native_impl")
 
 FLOAT = 1
 

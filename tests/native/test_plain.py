@@ -16,7 +16,7 @@ from onnx import TensorProto as Onnx
 from headrace_batching import Options, policy
 from headrace_batching.task import Arrays
 from headrace_protos import DataType, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
-from headrace_server.backends.onnxruntime_impl import OnnxBackend
+from headrace_server.backends.onnx.backend import OnnxBackend
 from tests import models
 from tests.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
 from tests.conftest import Run, Stop

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-/// As in `headrace_server.services.json_arrays`.
+/// As in `headrace_server.services.json.arrays`.
 const MAX_RANK: usize = 64;
 
 /// Digits up to which a whole number fits 64 bits, and digits of an exponent that no reader makes infinite or zero.

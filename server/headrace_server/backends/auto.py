@@ -93,25 +93,25 @@ def _load_on_gpu(load_model: Load[T], model: Path, options: BackendOptions) -> T
 
 
 def _build_plan(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:
-    from headrace_server.backends.tensorrt_impl import planned
+    from headrace_server.backends.tensorrt.backend import planned
 
     return planned(model, options)
 
 
 def _load_plan(model: Path, options: BackendOptions) -> Backend:
-    from headrace_server.backends.tensorrt_impl import load_plan
+    from headrace_server.backends.tensorrt.backend import load_plan
 
     return load_plan(model, options)
 
 
 def _load_onnx_by_tensorrt(model: Path, options: BackendOptions) -> Backend:
-    from headrace_server.backends.tensorrt_impl import load_onnx
+    from headrace_server.backends.tensorrt.backend import load_onnx
 
     return load_onnx(model, options)
 
 
 def _load_onnx(model: Path, options: BackendOptions) -> Backend:
-    from headrace_server.backends.onnxruntime_impl import load_onnx
+    from headrace_server.backends.onnx.backend import load_onnx
 
     return load_onnx(model, options)
 

@@ -9,9 +9,9 @@ import numpy as np
 from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature
-from headrace_server.config import OnnxruntimeOptions
-from headrace_server.model_options import SignatureOptions
-from headrace_server.tensorrt_options import TensorrtOptions
+from headrace_server.config.model_toml import SignatureOptions
+from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.tensorrt import TensorrtOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 from headrace_protos import ModelServerConfig
-from headrace_server.config_files import read_text_proto
+from headrace_server.config.files import read_text_proto
 from headrace_server.errors import ServingError, status_of
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,12 @@ from threading import Lock
 
 from headrace_protos import Code, FileSystemStoragePathSourceConfig, ModelServerConfig, ModelType
 from headrace_protos import ModelConfig as ModelConfigMessage
-from headrace_server.config import All, Latest, ModelConfig, Specific, VersionPolicy
+from headrace_server.config.run import All, Latest, ModelConfig, Specific, VersionPolicy
 from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.models.manager import Manager
-from headrace_server.models.model import VersionStatus
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
+from headrace_server.models.versions import VersionStatus
 
 PrepareLogging = Callable[[Iterable[ModelConfigMessage]], Callable[[], None]]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from headrace_batching import BatchThreads, Options, OptionsError
 from headrace_server.backends import auto as backends
 from headrace_server.backends.base import BackendOptions
-from headrace_server.config_files import read_batching_parameters
+from headrace_server.config.files import read_batching_parameters
+from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
 from headrace_server.errors import invalid
-from headrace_server.metrics import Metrics
-from headrace_server.model_options import MODEL_FILE, ModelOptions, read_model_options
+from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.servable import Servable
 
 BATCHING_FILE = "batching_params.pbtxt"

@@ -12,9 +12,9 @@ from threading import Condition, Thread
 from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid, not_found, status_of
 from headrace_server.models.memory import release as release_memory
-from headrace_server.models.model import Attempt, Model, Policy, VersionStatus
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State, Unload, preserve_availability
+from headrace_server.models.versions import Attempt, Model, Policy, VersionStatus
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices, Steady
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid, timed_out
-from headrace_server.metrics import BatchCounts, CountCalls, Metrics, Tallied
+from headrace_server.metrics.catalogue import BatchCounts, CountCalls, Metrics, Tallied
 from headrace_server.models.relaxed import load_relaxed
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
-from headrace_server.config import ModelConfig, Specific
+from headrace_server.config.run import ModelConfig, Specific
 from headrace_server.models.version_policy import chosen
 
 log = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from headrace_protos import Code, PredictionLog
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError, invalid, status_of, unreadable
-from headrace_server.metrics import Metrics
+from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.manager import LoadVersion
 from headrace_server.models.servable import Call, Servable
-from headrace_server.tfrecord import CorruptRecordError, read_records
+from headrace_server.models.tfrecord import CorruptRecordError, read_records
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ ServeTensorflow = Callable[..., ServerProcess]
 
 HERE = Path(__file__).parent
 NEEDED = "import ai_edge_litert, grpc_health, grpc_reflection"
-HEADRACE = "from headrace_server.cli import main; raise SystemExit(main())"
+HEADRACE = "from headrace_server.commands.headrace import main; raise SystemExit(main())"
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from headrace_server.backends.cuda import Device
-from headrace_server.backends.onnx_providers import CUDA, why_not
+from headrace_server.backends.gpu.cuda import Device
+from headrace_server.backends.onnx.providers import CUDA, why_not
 from headrace_server.errors import ServingError
 
 REAL = bool(os.environ.get("HEADRACE_TEST_GPU"))

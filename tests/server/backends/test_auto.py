@@ -14,7 +14,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError
 from tests.models import linear
 
-BACKEND = "headrace_server.backends.onnxruntime_impl"
+BACKEND = "headrace_server.backends.onnx.backend"
 
 
 class Absent:

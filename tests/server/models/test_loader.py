@@ -9,7 +9,7 @@ from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import ServingError
-from headrace_server.metrics import Metrics
+from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
 from tests.models import linear

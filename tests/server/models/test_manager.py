@@ -14,9 +14,9 @@ from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.manager import Manager
-from headrace_server.models.model import VersionStatus
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
+from headrace_server.models.versions import VersionStatus
 from tests.models import linear
 
 from .backend import PATIENCE

@@ -6,7 +6,7 @@ from threading import Event, Thread
 
 import pytest
 
-from headrace_server.config import ModelConfig
+from headrace_server.config.run import ModelConfig
 from headrace_server.models.source import Source, versions_under
 
 Seen = list[tuple[str, dict[int, Path]]]

@@ -25,7 +25,7 @@ from headrace_protos import (
 )
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError
-from headrace_server.metrics import Metrics
+from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.servable import Call, Servable
 from headrace_server.models.warmup import (
     MAX_RECORDS,

@@ -12,7 +12,7 @@ import pytest
 
 from headrace_protos import Code, PredictResponse
 from headrace_server.errors import ServingError
-from headrace_server.transports.addresses import channel_arguments
+from headrace_server.transports.grpc.addresses import channel_arguments
 from tests import models
 from tests.calls import ANSWER_WITHIN, PREDICT, arrays, floats, predict_request
 from tests.conftest import Run, Serve

@@ -1,0 +1,223 @@
+"""The few CUDA calls that backends need, by pycuda: one device's context, memory on both sides, streams and events.
+
+Every call belongs into a `with device:` block, which makes the device's primary context the thread's: the one that ONNX
+Runtime and TensorRT use, too. What a device gave out is dropped inside one as well, since dropping it frees it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Lock, Thread
+from typing import Any, Self
+
+import numpy as np
+
+from headrace_batching.task import Array
+from headrace_protos import Code
+from headrace_server.backends.gpu.buffer_pool import LIMIT, Block, BufferPool
+from headrace_server.errors import LoadError, ServingError
+
+Stream = Any
+"""A `pycuda.driver.Stream`; `handle` is what other libraries call it by."""
+
+Event = Any
+"""A `pycuda.driver.Event`."""
+
+
+class Device:
+    """One GPU. Any thread; whoever keeps it calls `retain`, and `release` once for each and once for its making.
+
+    Args:
+        ordinal: Its number, as CUDA counts.
+
+    Raises:
+        LoadError: FAILED_PRECONDITION: there is no driver or no such device. ModuleNotFoundError: there is no pycuda.
+    """
+
+    def __init__(self, ordinal: int) -> None:
+        self.ordinal = ordinal
+        self._driver = driver = _driver()
+        with self._failures():
+            count = driver.Device.count()
+            if ordinal >= count:
+                raise LoadError(Code.FAILED_PRECONDITION, f"there is no GPU {ordinal}: CUDA sees {count}")
+            device = driver.Device(ordinal)
+            self._context = device.retain_primary_context()
+            self.name: str = device.name()
+            self.compute_capability: tuple[int, int] = tuple(device.compute_capability())
+        self._lock = Lock()
+        self._users = 1
+
+    def retain(self) -> Self:
+        """One user more."""
+        with self._lock:
+            self._users += 1
+        return self
+
+    def release(self) -> None:
+        """One user less; with the last, the primary context is given back."""
+        with self._lock:
+            self._users -= 1
+            last = not self._users
+        if last:
+            # pycuda gives a primary context back only where it is current, and leaves it current there.
+            thread = Thread(target=self._detach, name=f"cuda-{self.ordinal}")
+            with suppress(RuntimeError):  # the interpreter is ending, and the driver frees what the process had
+                thread.start()
+                thread.join()
+
+    def __enter__(self) -> Self:
+        self._context.push()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._driver.Context.pop()
+
+    def stream(self) -> Stream:
+        """A stream that the default one does not wait for.
+
+        Raises:
+            ServingError: As for all calls here: RESOURCE_EXHAUSTED without memory, INTERNAL for other failures.
+        """
+        with self._failures():
+            return self._driver.Stream(_NON_BLOCKING)
+
+    def event(self, *, spin: bool = False) -> Event:
+        """An event whose `synchronize` lets the thread sleep, or keeps it awake."""
+        flags = self._driver.event_flags
+        with self._failures():
+            return self._driver.Event(flags.DISABLE_TIMING | (0 if spin else flags.BLOCKING_SYNC))
+
+    def record(self, event: Event, stream: Stream) -> None:
+        """Lets an event stand for all that has been put into a stream until now."""
+        with self._failures():
+            event.record(stream)
+
+    def wait(self, event: Event) -> None:
+        """Returns when the event has come, without the interpreter lock meanwhile."""
+        with self._failures():
+            event.synchronize()
+
+    def finish(self, stream: Stream) -> None:
+        """Returns when the stream has nothing left to do."""
+        with self._failures():
+            stream.synchronize()
+
+    def settle(self, stream: Stream) -> None:
+        """As `finish`, whatever came of it: after a failure."""
+        with suppress(self._driver.Error):
+            stream.synchronize()
+
+    def copy_in(self, address: int, array: Array, stream: Stream) -> None:
+        """Copies a contiguous array of page-locked memory to the device; it must not change until the stream has."""
+        with self._failures():
+            self._driver.memcpy_htod_async(address, _bytes(array), stream)
+
+    def copy_out(self, array: Array, address: int, stream: Stream) -> None:
+        """Copies from the device to a contiguous array of page-locked memory; it is there when the stream has."""
+        with self._failures():
+            self._driver.memcpy_dtoh_async(_bytes(array), address, stream)
+
+    def allocate(self, size: int) -> Any:
+        """Memory of the device: an int of it is its address, `free` frees it."""
+        with self._failures(f"{size:,} bytes"):
+            return self._driver.mem_alloc(max(size, 1))
+
+    def free_memory(self) -> int:
+        """Bytes of the device that nobody has taken."""
+        with self._failures():
+            return int(self._driver.mem_get_info()[0])
+
+    def page_locked(self, size: int) -> Block:
+        """Bytes of page-locked memory, for all devices."""
+        with self._failures(f"{size:,} bytes of page-locked memory"):
+            flags = self._driver.host_alloc_flags.PORTABLE
+            block: Block = self._driver.pagelocked_empty((size,), np.uint8, mem_flags=flags)
+            return block
+
+    @contextmanager
+    def _failures(self, wanted: str = "") -> Iterator[None]:
+        """CUDA's errors as what a caller is told."""
+        driver = self._driver
+        try:
+            yield
+        except driver.MemoryError as error:
+            what = wanted or "what was asked for"
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED, f"GPU {self.ordinal} has no room for {what}: {error}"
+            ) from error
+        except driver.Error as error:
+            raise ServingError(Code.INTERNAL, f"GPU {self.ordinal}: {error}") from error
+
+    def _detach(self) -> None:
+        self._context.push()
+        self._context.detach()
+
+
+class PageLockedPool(BufferPool):
+    """Arrays of page-locked memory: from any other, a copy to a device would be two, and keep its thread waiting.
+
+    It keeps the device until its last block has come back, which may be after `close`.
+
+    Args:
+        device: In whose context it allocates.
+        limit: Bytes above which what lies idle is freed before more is allocated.
+    """
+
+    def __init__(self, device: Device, limit: int = LIMIT) -> None:
+        super().__init__(self._new_block, self._free_block, limit)
+        self._device = device.retain()
+        self._kept = True
+
+    def trim(self) -> bool:
+        """Frees what lies idle; whether anything did."""
+        freed = super().trim()
+        with self._lock:
+            leave = self._kept and self._closed and not self._held
+            self._kept = self._kept and not leave
+        if leave:
+            self._device.release()
+        return freed
+
+    def page_locked(self, array: Array) -> Array:
+        """The same values in this pool's memory, contiguous: the array itself where it is."""
+        if self.owns(array) and array.flags.c_contiguous:
+            return array
+        copy = self.empty(array.shape, array.dtype)
+        copy[...] = array
+        return copy
+
+    def _new_block(self, size: int) -> Block:
+        with self._device as device:
+            return device.page_locked(size)
+
+    def _free_block(self, block: Block) -> None:
+        with self._device:
+            allocation: Any = block.base
+            allocation.free()
+
+
+def _driver() -> Any:
+    """The driver interface of pycuda, ready.
+
+    Raises:
+        LoadError: FAILED_PRECONDITION: no NVIDIA driver, or no GPU.
+    """
+    try:
+        import pycuda.driver as driver
+    except ModuleNotFoundError:
+        raise
+    except ImportError as error:  # libcuda.so.1 comes with the NVIDIA driver
+        raise LoadError(Code.FAILED_PRECONDITION, f"there is no NVIDIA driver here: {error}") from error
+    try:
+        driver.init()
+    except driver.Error as error:
+        raise LoadError(Code.FAILED_PRECONDITION, f"there is no GPU here: {error}") from error
+    return driver
+
+
+def _bytes(array: Array) -> Array:
+    """The same memory as bytes: pycuda takes buffers, and not every dtype of ours has a buffer format."""
+    return array.reshape(-1).view(np.uint8)
+
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which pycuda has no name for

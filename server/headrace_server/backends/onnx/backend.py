@@ -1,0 +1,325 @@
+"""ONNX models on ONNX Runtime."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from headrace_batching import Options
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Code, DataType
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.batch_axis import has_batch_axis
+from headrace_server.backends.gpu.cuda import Device
+from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
+from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
+from headrace_server.backends.onnx.providers import (
+    CUDA,
+    GPU_LIBRARIES,
+    choose,
+    lacks_memory,
+    open_session,
+    says_no_memory,
+    why_not,
+)
+from headrace_server.backends.onnx.shapes import without_shapes
+from headrace_server.backends.onnx.signatures import signatures_of
+from headrace_server.backends.onnx.values import as_text, run_ort_values
+from headrace_server.backends.signature import Signature
+from headrace_server.errors import LoadError, ServingError, invalid
+
+log = logging.getLogger(__name__)
+
+# ONNX Runtime's own codes (OrtErrorCode) that have a canonical one; any other is INTERNAL.
+_CODES: dict[str, Code] = {
+    "INVALID_ARGUMENT": Code.INVALID_ARGUMENT,
+    "INVALID_PROTOBUF": Code.INVALID_ARGUMENT,
+    "INVALID_GRAPH": Code.INVALID_ARGUMENT,
+    "NO_SUCHFILE": Code.NOT_FOUND,
+    "NO_MODEL": Code.NOT_FOUND,
+    "NOT_IMPLEMENTED": Code.UNIMPLEMENTED,
+}
+
+
+def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
+    """Loads an ONNX file, with its external data if it has any.
+
+    Raises:
+        LoadError: ONNX Runtime refuses it, or a provider is not there; the text names the file.
+    """
+    providers: Providers = ()
+    try:
+        providers = _providers(model, options)
+        device = device_for(providers, options.onnxruntime.device_id)
+        try:
+            backend = _load(model, options, providers, device)
+        finally:
+            if device is not None:
+                device.release()  # the backend has retained it
+    except ServingError as error:
+        raise LoadError(error.code, f"{model}: {error.message}") from error
+    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        raise LoadError(_load_code(error, providers, options), f"{model} cannot be loaded: {error}") from error
+    if not all(signature.batched for signature in backend.signatures.values()):
+        log.warning(
+            "%s has no batch axis (a first dimension that varies, in every input and output): "
+            "its requests run one by one",
+            model,
+        )
+    return backend
+
+
+def _load(model: Path, options: BackendOptions, providers: Providers, device: Device | None) -> "OnnxBackend":
+    files = _files(model.parent)
+    free_before = 0 if device is None else free_memory(device)
+    session = _session(str(model), providers, _session_options(options))
+    signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
+    load_relaxed = partial(_load_relaxed, model, files, signatures, options, providers)
+    if providers[0][0] not in GPU_LIBRARIES:
+        return OnnxBackend(session, signatures, load_relaxed)
+    at_once = options.onnxruntime.gpu_instances
+    if device is None or _has(DataType.DT_STRING, signatures):
+        return OnnxBackend(session, signatures, load_relaxed, at_once=at_once)
+    on_gpu = OnGpu(session, device, free_before, at_once)
+    if options.batching is not None and providers[0][0] == CUDA:
+        again = partial(_session_again, model, files, for_one_shape(providers), _session_options(options))
+        on_gpu.open_sizes(model, signatures, options.batching, again)
+    return OnnxBackend(session, signatures, load_relaxed, on_gpu, at_once=at_once)
+
+
+def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
+    backend = OnnxBackend(session, signatures)
+    return {
+        name: replace(
+            signature,
+            batched=has_batch_axis(
+                signature.inputs, signature.outputs, partial(backend.run, name, outputs=signature.every_output)
+            ),
+        )
+        for name, signature in signatures.items()
+    }
+
+
+def _providers(model: Path, options: BackendOptions) -> Providers:
+    """The providers for a model, each with its options; says which one it is where there was a choice."""
+    onnxruntime, available = options.onnxruntime, ort.get_available_providers()
+    choice = choose(
+        onnxruntime.providers,
+        available,
+        partial(why_not, device=onnxruntime.device_id),
+        keeps_engines=bool(onnxruntime.tensorrt_engine_cache),
+    )
+    if GPU_LIBRARIES.keys() & set(available):
+        log.info("%s runs on %s", model, choice)
+    return [(name, provider_options(name, model, options)) for name in choice.providers]
+
+
+def _session(model: str | bytes, providers: Providers, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session on the provider that goes first, which ONNX Runtime may pass over without a word.
+
+    Raises:
+        ServingError: It did.
+    """
+    session = open_session(model, options, providers)
+    preferred = providers[0][0]
+    if preferred not in session.get_providers():
+        message = f"ONNX Runtime has passed {preferred} over, and written why to stderr"
+        raise ServingError(Code.FAILED_PRECONDITION, message)
+    return session
+
+
+def _load_relaxed(
+    model: Path,
+    files: dict[str, tuple[int, int]],
+    signatures: Mapping[str, Signature],
+    options: BackendOptions,
+    providers: Providers,
+) -> "OnnxBackend":
+    size = sum(size for size, _ in files.values())
+    if size > options.relaxed_shapes_limit:
+        message = f"{model} is not loaded once more for other shapes: {size} bytes > {options.relaxed_shapes_limit}"
+        raise LoadError(Code.FAILED_PRECONDITION, message)
+    _check_unchanged(model, files)
+    session_options = _session_options(options)
+    session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.parent))
+    try:
+        return OnnxBackend(_session(without_shapes(model.read_bytes()), providers, session_options), signatures)
+    except Exception as error:
+        raise LoadError(_code_of(error), f"{model} cannot be loaded without its declared shapes: {error}") from error
+
+
+def _session_again(
+    model: Path, files: dict[str, tuple[int, int]], providers: Providers, options: ort.SessionOptions
+) -> ort.InferenceSession:
+    """Another session of a model that has been loaded: of the same weights, or none."""
+    _check_unchanged(model, files)
+    return _session(str(model), providers, options)
+
+
+def _check_unchanged(model: Path, files: dict[str, tuple[int, int]]) -> None:
+    if _files(model.parent) != files:
+        message = f"{model} is not loaded once more: its folder has changed since it was loaded"
+        raise LoadError(Code.FAILED_PRECONDITION, message)
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """The size in bytes and the time of the last change, in ns, of each file of a model, by name."""
+    stats = {file.name: file.stat() for file in folder.iterdir() if file.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+class OnnxBackend:
+    """One ONNX model in one session, with the signatures that its graph serves.
+
+    Args:
+        session: The model.
+        signatures: By name; each names tensors of its graph.
+        load_relaxed: Loads the same model without its declared shapes; None where that is this one.
+        on_gpu: What the model has on a GPU, owned from here on; None where ONNX Runtime sees to the copies.
+        at_once: Batches that should run at the same time; None for as many as there are threads.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        signatures: Mapping[str, Signature],
+        load_relaxed: Callable[[], "OnnxBackend"] | None = None,
+        on_gpu: OnGpu | None = None,
+        *,
+        at_once: int | None = None,
+    ) -> None:
+        self._session: ort.InferenceSession | None = session
+        self._signatures = signatures
+        self._load_relaxed = load_relaxed
+        self._on_gpu = on_gpu
+        self._at_once = at_once
+        self._relaxed: OnnxBackend | None = None
+        self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
+        # These two ask for more than `session.run` can do with an array as it is.
+        self._strings = _has(DataType.DT_STRING, signatures)
+        self._bfloat16 = _has(DataType.DT_BFLOAT16, signatures)
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """`serving_default`, and those that its metadata or an operator name."""
+        return self._signatures
+
+    @property
+    def steady(self) -> bool:
+        """Whether only the CPU runs it."""
+        return self._session is not None and self._session.get_providers() == ["CPUExecutionProvider"]
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """Runs the session; its outputs are views of ONNX Runtime's memory, freed with the last of them."""
+        session = self._session
+        if session is None:
+            raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
+        declared = self._signatures[signature]
+        if self._strings:
+            inputs = {
+                alias: as_text(alias, array) if array.dtype == object else array for alias, array in inputs.items()
+            }
+        names, feed = outputs, inputs
+        if signature in self._renamed:
+            feed = {declared.inputs[alias].name: array for alias, array in inputs.items()}
+            names = [declared.outputs[alias].name for alias in outputs]
+        try:
+            return dict(zip(outputs, self._run(session, names, feed), strict=True))
+        except ServingError:
+            raise
+        except Exception as error:
+            raise _failure(declared, inputs, error) from error
+
+    def relaxed(self) -> "OnnxBackend":
+        """The same model in a second session, in which no shape is declared.
+
+        Raises:
+            LoadError: The model is larger than may be loaded twice, or ONNX Runtime refuses it so.
+        """
+        if self._load_relaxed is None:
+            return self
+        self._relaxed = self._load_relaxed()
+        return self._relaxed
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array for a joined input: of page-locked memory where the model is on a GPU.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, there is none left.
+        """
+        return np.empty(shape, dtype) if self._on_gpu is None else self._on_gpu.empty(shape, dtype)
+
+    def fit_batching(self, options: Options) -> Options:
+        """On a GPU no more batches at once than its instances, so that what comes while all are busy makes the next."""
+        if self._on_gpu is not None:
+            options = self._on_gpu.fit_batching(options)
+        return options if self._at_once is None else replace(options, max_running_batches=self._at_once)
+
+    def device_memory(self) -> Mapping[int, int]:
+        """The bytes that the load took on a GPU, by its number."""
+        return {} if self._on_gpu is None else self._on_gpu.memory
+
+    def close(self) -> None:
+        """Frees the sessions; arrays that they gave out stay valid."""
+        if self._on_gpu is not None:
+            self._on_gpu.close()
+        self._session = self._on_gpu = None
+        if self._relaxed is not None:
+            self._relaxed.close()
+
+    def _run(self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays) -> Sequence[Array]:
+        if self._on_gpu is not None:
+            return self._on_gpu.run(names, inputs)
+        if self._bfloat16:
+            return run_ort_values(session, names, inputs)
+        outputs: Sequence[Array] = session.run(names, inputs)
+        return outputs
+
+
+def _has(dtype: DataType, signatures: Mapping[str, Signature]) -> bool:
+    """Whether an input or an output is of a type."""
+    specs = (spec for s in signatures.values() for spec in (*s.inputs.values(), *s.outputs.values()))
+    return any(spec.dtype == dtype for spec in specs)
+
+
+def _failure(signature: Signature, inputs: Arrays, error: Exception) -> ServingError:
+    """What a caller is told of a failed run: where its inputs do not go together, that the fault is theirs."""
+    code = _code_of(error)
+    if code == Code.INTERNAL and (disagreement := signature.disagreement(inputs)):
+        return invalid(f"{disagreement}, and the model does not take it: {str(error).strip()}")
+    return ServingError(code, str(error))
+
+
+def _is_renamed(signature: Signature) -> bool:
+    return any(alias != spec.name for alias, spec in (*signature.inputs.items(), *signature.outputs.items()))
+
+
+def _session_options(options: BackendOptions) -> ort.SessionOptions:
+    session = ort.SessionOptions()
+    session.intra_op_num_threads = options.intra_op_threads
+    session.inter_op_num_threads = options.inter_op_threads
+    session.enable_cpu_mem_arena = options.onnxruntime.cpu_memory_arena
+    # Between runs its threads sleep: a core that they spin on is one that the transport needs.
+    session.add_session_config_entry("session.force_spinning_stop", "1")
+    return session
+
+
+def _load_code(error: Exception, providers: Providers, options: BackendOptions) -> Code:
+    code = _code_of(error)
+    on_gpu = bool(providers) and providers[0][0] in GPU_LIBRARIES
+    if code == Code.INTERNAL and on_gpu and lacks_memory(error, options.onnxruntime.device_id):
+        return Code.RESOURCE_EXHAUSTED
+    return code
+
+
+def _code_of(error: Exception) -> Code:
+    """ONNX Runtime writes its code into the text: `[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...`."""
+    if says_no_memory(error):
+        return Code.RESOURCE_EXHAUSTED
+    parts = str(error).split(" : ", 3)
+    return _CODES.get(parts[2], Code.INTERNAL) if len(parts) > 3 else Code.INTERNAL

@@ -1,0 +1,191 @@
+"""Runs an ONNX session on a GPU with one copy in and one copy out, each between page-locked memory and the device's.
+
+Given arrays as they are, ONNX Runtime would copy by way of the driver's own buffers, and hold the thread meanwhile.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import onnxruntime as ort
+
+from headrace_batching.errors import let_go
+from headrace_batching.task import Array, Arrays
+from headrace_protos.tensor import dtype_of
+from headrace_server.backends.gpu.cuda import Device, Event, PageLockedPool, Stream
+from headrace_server.backends.onnx.signatures import data_type_of
+from headrace_server.backends.onnx.values import array_of, element_type, ort_value
+
+
+@dataclass
+class _Slot:
+    """What one run at a time has on the device: a stream, an event, and memory for each input."""
+
+    stream: Stream
+    event: Event
+    inputs: dict[str, tuple[Any, int]] = field(default_factory=dict)
+
+
+class Slots:
+    """So many runs at once: their copies wait for no other run's, and they overlap as far as the device lets them.
+
+    Where all are taken the next run waits: more at once share the device, and are in each other's way on the host.
+
+    Args:
+        device: Retained until `close`.
+        count: Runs at once.
+    """
+
+    def __init__(self, device: Device, count: int) -> None:
+        self.device = device.retain()
+        self._idle: deque[_Slot] = deque()
+        self._leave: SimpleQueue[None] = SimpleQueue()
+        for _ in range(count):
+            self._leave.put(None)
+
+    @contextmanager
+    def take(self) -> Iterator[_Slot]:
+        """The slot that was used last, whose memory is there, or a new one; within the device's context."""
+        leave = self._leave.get()
+        try:
+            try:
+                slot = self._idle.pop()
+            except IndexError:
+                slot = _Slot(self.device.stream(), self.device.event())
+            try:
+                yield slot
+            except BaseException as error:
+                # Its copies may not have ended, and what they read or write is about to be used for something else.
+                self.device.settle(slot.stream)
+                let_go(error)  # else the stream is dropped later, and where the context is not current
+                raise
+            finally:
+                self._idle.append(slot)
+        finally:
+            self._leave.put(leave)
+
+    def close(self) -> None:
+        """Frees what they have on the device, when no run is under way any more."""
+        with self.device:
+            while self._idle:
+                _free(self._idle.pop())
+        self.device.release()
+
+
+class BoundSession:
+    """A session whose inputs and outputs are bound to memory on a device. Any thread, several at once.
+
+    Args:
+        session: Runs on the device; it must not take or give strings.
+        slots: What its runs have on the device; several sessions may share them.
+        pool: Whence the outputs come.
+        kind: What ONNX Runtime calls the device's memory.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        slots: Slots,
+        pool: PageLockedPool,
+        *,
+        kind: str = "cuda",
+    ) -> None:
+        self._session = session
+        self._slots = slots
+        self._device = slots.device
+        self._pool = pool
+        self._kind = kind
+        self._dtypes = {output.name: dtype_of(data_type_of(output.type)) for output in session.get_outputs()}
+        # What an operator on the CPU takes or gives does not travel.
+        self._taken_at_home = _at_home(session, "input", kind)
+        self._given_at_home = _at_home(session, "output", kind)
+
+    def run(self, names: Sequence[str], inputs: Arrays) -> list[Array]:
+        """Computes the outputs of these names.
+
+        Args:
+            names: Of the graph's outputs.
+            inputs: By the graph's names; copied first where they are not of the pool's memory.
+
+        Returns:
+            Arrays of page-locked memory, which goes back to the pool with their last view.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, there is no memory for a copy.
+        """
+        with self._device, self._slots.take() as slot:
+            binding = self._session.io_binding()
+            sources = self._bind_inputs(binding, inputs, slot)
+            for name in names:
+                place = ("cpu", 0) if name in self._given_at_home else (self._kind, self._device.ordinal)
+                binding.bind_output(name, *place)
+            self._finish(slot)
+            del sources
+            # Comes back when the outputs are there, having let go of the interpreter; its streams are its own.
+            self._session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+            outputs = [self._fetch(name, value, slot) for name, value in zip(names, values, strict=True)]
+            self._finish(slot)
+            return outputs
+
+    def _bind_inputs(self, binding: ort.IOBinding, inputs: Arrays, slot: _Slot) -> list[Array]:
+        """Starts the copies; their sources must be kept until they have ended."""
+        sources = []
+        for name, array in inputs.items():
+            if name in self._taken_at_home:
+                binding.bind_ortvalue_input(name, ort_value(array))
+                continue
+            source = self._pool.page_locked(array)
+            sources.append(source)
+            address = self._room(slot, name, source.nbytes)
+            if source.nbytes:
+                self._device.copy_in(address, source, slot.stream)
+            binding.bind_input(
+                name, self._kind, self._device.ordinal, element_type(source.dtype), source.shape, address
+            )
+        return sources
+
+    def _room(self, slot: _Slot, name: str, size: int) -> int:
+        """The address of a slot's memory for an input, which is replaced by larger one where it does not hold it."""
+        memory, held = slot.inputs.get(name, (None, -1))
+        if held < size:
+            if memory is not None:
+                del slot.inputs[name]
+                memory.free()
+            memory = self._device.allocate(size)
+            slot.inputs[name] = (memory, size)
+        return int(memory)
+
+    def _fetch(self, name: str, value: ort.OrtValue, slot: _Slot) -> Array:
+        """Starts the copy of an output."""
+        if name in self._given_at_home:
+            return array_of(value)
+        array = self._pool.empty(tuple(value.shape()), self._dtypes[name])
+        if array.nbytes:
+            self._device.copy_out(array, value.data_ptr(), slot.stream)
+        return array
+
+    def _finish(self, slot: _Slot) -> None:
+        """Returns when the slot's copies have ended."""
+        self._device.record(slot.event, slot.stream)
+        self._device.wait(slot.event)
+
+
+def _free(slot: _Slot) -> None:
+    for memory, _ in slot.inputs.values():
+        memory.free()
+    slot.inputs.clear()
+    slot.stream = slot.event = None  # now, and not when the last frame of an old failure goes
+
+
+def _at_home(session: ort.InferenceSession, which: str, kind: str) -> set[str]:
+    """The inputs or outputs in the CPU's memory, in a session on a device of another kind; older ones do not tell."""
+    if kind == "cpu":
+        return set()
+    values: Sequence[ort.NodeArg] = getattr(session, f"get_{which}s")()
+    memories: Sequence[Any] = getattr(session, f"get_{which}_memory_infos", list)()
+    homes = {"cpu", f"{kind}pinned"}
+    return {value.name for value, memory in zip(values, memories, strict=False) if memory.name.lower() in homes}

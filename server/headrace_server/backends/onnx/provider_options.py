@@ -1,0 +1,132 @@
+"""What an operator's options are to ONNX Runtime's providers for GPUs, in the words of each."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.gpu.nvidia_driver import device_memory
+from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, open_session
+from headrace_server.config.run import OnnxruntimeOptions
+
+Providers = Sequence[tuple[str, Mapping[str, str]]]
+"""Their names, the preferred one first, and the options of each."""
+
+_ARENA = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
+
+
+def provider_options(name: str, model: Path, options: BackendOptions) -> dict[str, str]:
+    """The options of one provider for one model; none for a provider that does not use the GPU.
+
+    Raises:
+        NoDriverError: A part of the GPU's memory was asked for, and there is no GPU.
+        OSError: The model cannot be read, or a folder for what is kept cannot be made.
+    """
+    if name == CUDA:
+        return cuda_options(options.onnxruntime, memory_limit(options))
+    if name != TENSORRT:
+        return {}
+    told = tensorrt_options(options.onnxruntime, memory_limit(options))
+    if options.batching is not None:
+        told |= profile_shapes(_declared_inputs(model), options.batching.execution_limit)
+    if folder := options.onnxruntime.tensorrt_engine_cache:
+        told["trt_engine_cache_path"] = str(Path(folder, engine_key(model.parent, told)))
+    for kept in ("trt_engine_cache_path", "trt_timing_cache_path"):
+        if kept in told:
+            Path(told[kept]).mkdir(parents=True, exist_ok=True)  # ONNX Runtime would make the last folder alone
+    return told
+
+
+def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
+    """The CUDA provider's; the limit in bytes, 0 for none."""
+    told = {
+        "device_id": str(options.device_id),
+        "arena_extend_strategy": _ARENA[options.gpu_arena_strategy],
+        "cudnn_conv_algo_search": options.gpu_convolution_search.upper(),
+        "prefer_nhwc": _switch(options.gpu_prefer_nhwc),
+        "use_tf32": _switch(options.gpu_tf32),
+    }
+    return told | ({"gpu_mem_limit": str(limit)} if limit else {})
+
+
+def for_one_shape(providers: Providers) -> Providers:
+    """The same for a session that sees one shape: its arena need not grow, so it may be no larger than it must."""
+    exact = {"arena_extend_strategy": _ARENA["same_as_requested"]}
+    return [(name, {**told, **exact} if name == CUDA else told) for name, told in providers]
+
+
+def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
+    """The TensorRT provider's, without those that the model decides; the limit in bytes, 0 for none.
+
+    Of switches it knows `True` and `False` alone, unlike the CUDA provider.
+    """
+    told = {
+        "device_id": str(options.device_id),
+        "trt_fp16_enable": str(options.tensorrt_fp16),
+        "trt_int8_enable": str(options.tensorrt_int8),
+        "trt_engine_cache_enable": str(bool(options.tensorrt_engine_cache)),
+        "trt_timing_cache_enable": str(bool(options.tensorrt_timing_cache)),
+    }
+    if options.tensorrt_timing_cache:
+        told["trt_timing_cache_path"] = options.tensorrt_timing_cache
+    return told | ({"trt_max_workspace_size": str(limit)} if limit else {})
+
+
+def memory_limit(options: BackendOptions) -> int:
+    """Bytes of GPU memory that a model may take; 0 is no limit.
+
+    Raises:
+        NoDriverError: A part of the GPU's memory was asked for, and there is no GPU.
+    """
+    if options.onnxruntime.gpu_memory_limit_mb:
+        return options.onnxruntime.gpu_memory_limit_mb << 20
+    if not 0 < options.gpu_memory_fraction < 1:
+        return 0
+    return int(options.gpu_memory_fraction * device_memory(options.onnxruntime.device_id))
+
+
+def profile_shapes(inputs: Mapping[str, Sequence[int | None]], most_rows: int) -> dict[str, str]:
+    """The shapes that TensorRT is to build for: 1 to `most_rows` rows, best at the most.
+
+    Args:
+        inputs: The shape of each input, None for a dimension that varies.
+        most_rows: Of a batch.
+
+    Returns:
+        Nothing where a dimension other than the first varies: TensorRT then builds for what comes, as it comes.
+    """
+    if not all(shape and shape[0] is None and None not in shape[1:] for shape in inputs.values()):
+        return {}
+    rows = {"min": 1, "opt": most_rows, "max": most_rows}
+    return {f"trt_profile_{which}_shapes": _shapes(inputs, count) for which, count in rows.items()}
+
+
+def engine_key(folder: Path, options: Mapping[str, str]) -> str:
+    """A name for the engines of one model under the same options: ONNX Runtime's own does not tell weights apart.
+
+    Raises:
+        OSError: A file of the model cannot be read.
+    """
+    key = hashlib.sha256(repr((ort.__version__, sorted(options.items()))).encode())
+    for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        with file.open("rb") as content:
+            key.update(f"{file.name}\0".encode() + hashlib.file_digest(content, "sha256").digest())
+    return key.hexdigest()[:32]
+
+
+def _switch(on: bool) -> str:
+    return "1" if on else "0"
+
+
+def _shapes(inputs: Mapping[str, Sequence[int | None]], rows: int) -> str:
+    return ",".join(f"{name}:{'x'.join(map(str, (rows, *shape[1:])))}" for name, shape in inputs.items())
+
+
+def _declared_inputs(model: Path) -> dict[str, tuple[int | None, ...]]:
+    """Read from a session on the CPU that optimises nothing, which is nothing beside an engine's build."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    inputs = open_session(str(model), options, [(CPU, {})]).get_inputs()
+    return {each.name: tuple(size if isinstance(size, int) else None for size in each.shape) for each in inputs}

@@ -1,0 +1,196 @@
+"""Chooses ONNX Runtime's execution providers for a model: the best that works, or those named, and why not another."""
+
+import io
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnxruntime as ort
+
+from headrace_protos import Code
+from headrace_server.backends.gpu.cuda import Device
+from headrace_server.backends.gpu.nvidia_driver import NoDriverError, device_count
+from headrace_server.backends.gpu.shared_libraries import why_not_loadable
+from headrace_server.errors import ServingError, invalid
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+
+GPU_LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
+
+_REMEDIES = {
+    CUDA: "it needs the driver, and CUDA and cuDNN, which pip install 'headrace[gpu,cuda]' brings",
+    TENSORRT: "it needs the driver, and CUDA, cuDNN and TensorRT 10, which pip install 'headrace[gpu,cuda]' brings",
+}
+
+_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory", "ALLOC_FAILED")
+
+_FULL = 256 << 20
+"""Bytes; with less, CUDA's libraries cannot start, and do not say that this is why."""
+
+# A serialized ModelProto: `y` = Identity(`x`), float [N].
+_PROBE = (
+    b'\x08\x08:9\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01g'
+    b"Z\x10\n\x01x\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01Nb\x10\n\x01y\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01N"
+    b"B\x04\n\x00\x10\r"
+)
+
+WhyNot = Callable[[str], str]
+"""Why a provider that is there does not work; empty where it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which providers a model is to run on.
+
+    Attributes:
+        providers: Their names, the preferred one first.
+        passed_over: Those that would have gone before them, each with why it does not work.
+    """
+
+    providers: tuple[str, ...]
+    passed_over: Mapping[str, str]
+
+    def __str__(self) -> str:
+        reasons = "".join(f"; {name} does not work: {reason}" for name, reason in self.passed_over.items())
+        return f"{self.providers[0]}{reasons}"
+
+
+def choose(wanted: Sequence[str], available: Sequence[str], why_not: WhyNot, *, keeps_engines: bool) -> Choice:
+    """The providers for a model.
+
+    Args:
+        wanted: `auto` alone, or names, the preferred one first.
+        available: Those that this ONNX Runtime was built with.
+        why_not: Asked only of providers for GPUs that are available and might be chosen.
+        keeps_engines: Whether TensorRT's engines are kept. Where they are not, `auto` leaves TensorRT out: it would
+            build one for minutes at every load.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION: one that was named is not there, or does not work. INVALID_ARGUMENT: none
+            was named, or `auto` and another one.
+    """
+    if not wanted or (AUTO in wanted and len(wanted) > 1):
+        raise invalid(f"ONNX Runtime's providers must be {AUTO} alone, or names; were {', '.join(wanted) or 'none'}")
+    if AUTO in wanted:
+        return _best(available, why_not, keeps_engines=keeps_engines)
+    for name in wanted:
+        if name not in available:
+            raise ServingError(Code.FAILED_PRECONDITION, _missing(name, available))
+        if reason := why_not(name) if name in GPU_LIBRARIES else "":
+            raise ServingError(Code.FAILED_PRECONDITION, f"{name} does not work: {reason}; {_REMEDIES[name]}")
+    return Choice(tuple(wanted), {})
+
+
+def _best(available: Sequence[str], why_not: WhyNot, *, keeps_engines: bool) -> Choice:
+    passed_over: dict[str, str] = {}
+    ladder = [name for name in ((TENSORRT, CUDA) if keeps_engines else (CUDA,)) if name in available]
+    for place, name in enumerate(ladder):
+        if not (reason := why_not(name)):
+            return Choice((*ladder[place:], CPU), passed_over)
+        passed_over[name] = reason
+    return Choice((CPU,), passed_over)
+
+
+def _missing(name: str, available: Sequence[str]) -> str:
+    text = f"this ONNX Runtime has no {name}; it has {', '.join(available)}"
+    if name not in GPU_LIBRARIES:
+        return text
+    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
+        both = "onnxruntime and onnxruntime-gpu hide each other: pip uninstall both"
+        return f"{text}. {both}, then pip install 'headrace[gpu]'"
+    return f"{text}: pip uninstall onnxruntime, then pip install 'headrace[gpu]'"
+
+
+def _installed(distribution: str) -> bool:
+    with suppress(PackageNotFoundError):
+        return bool(version(distribution))
+    return False
+
+
+def why_not(provider: str, device: int) -> str:
+    """Tries a provider for GPUs: the driver, the device, the libraries, then a session of one operator.
+
+    ONNX Runtime itself would only write to stderr what is wrong, and go on with the CPU.
+
+    Args:
+        provider: CUDA or TENSORRT.
+        device: The GPU's number.
+
+    Raises:
+        ServingError: RESOURCE_EXHAUSTED: it would work, were the GPU not full; the CPU is no place for a model that
+            belongs there.
+    """
+    try:
+        count = device_count()
+    except NoDriverError as error:
+        return str(error)
+    if device >= count:
+        return f"there is no GPU {device}: the driver has {count}"
+    _load_installed_libraries()
+    return why_not_loadable(Path(ort.__file__).parent / "capi" / GPU_LIBRARIES[provider]) or _probe(provider, device)
+
+
+def _load_installed_libraries() -> None:
+    """Loads NVIDIA's libraries where pip put them, which the system's loader does not know."""
+    with redirect_stdout(io.StringIO()) as said, suppress(AttributeError):  # older ones have no such function
+        ort.preload_dlls()
+    log.debug("%s", said.getvalue().rstrip())
+    with suppress(ImportError, OSError):
+        import_module("tensorrt_libs")
+
+
+def _probe(provider: str, device: int) -> str:
+    try:
+        session = open_session(_PROBE, ort.SessionOptions(), [(provider, {"device_id": str(device)})])
+    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        if lacks_memory(error, device):
+            message = f"GPU {device} has no memory left for ONNX Runtime: {error}"
+            raise ServingError(Code.RESOURCE_EXHAUSTED, message) from error
+        return _in_a_line(error)
+    return "" if provider in session.get_providers() else "ONNX Runtime passed it over, and has written why to stderr"
+
+
+def _in_a_line(error: Exception) -> str:
+    """What CUDA said, without what ONNX Runtime wraps it in; all that ONNX Runtime said where it was not CUDA."""
+    text = " ".join(str(error).split())
+    cuda = re.search(r"(CUDA|CUBLAS|CUDNN) failure \d+: [^;]*[^; ]", text)
+    return cuda[0] if cuda else text
+
+
+def says_no_memory(error: Exception) -> bool:
+    """Whether ONNX Runtime says, under whatever code, that an arena or CUDA has no memory left."""
+    return any(words in str(error) for words in _NO_MEMORY)
+
+
+def lacks_memory(error: Exception, device: int) -> bool:
+    """Whether that is why something on a GPU has not begun: by what it says, or because the GPU is full."""
+    if says_no_memory(error):
+        return True
+    try:
+        full = Device(device)
+    except ModuleNotFoundError:
+        return False
+    except ServingError as refusal:
+        return refusal.code == Code.RESOURCE_EXHAUSTED
+    try:
+        with full:
+            return full.free_memory() < _FULL
+    finally:
+        full.release()
+
+
+def open_session(
+    model: str | bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, Mapping[str, str]]]
+) -> ort.InferenceSession:
+    """A session on these providers, each with its options; one that raises does not make way for the next."""
+    options.log_severity_level = 4  # fatal ones only: errors reach the caller as exceptions
+    ort.set_default_logger_severity(3)  # errors: it warns of every session with options for a GPU
+    return ort.InferenceSession(model, sess_options=options, providers=list(providers), enable_fallback=0)

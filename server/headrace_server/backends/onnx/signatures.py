@@ -1,0 +1,137 @@
+"""The signatures of an ONNX model: its graph's own inputs and outputs, or what metadata or an operator make of them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import onnxruntime as ort
+
+from headrace_protos import DataType
+from headrace_server.backends.signature import (
+    CLASSIFY_METHOD,
+    DEFAULT_SIGNATURE,
+    PREDICT_METHOD,
+    REGRESS_METHOD,
+    Signature,
+    TensorSpec,
+)
+from headrace_server.config.model_toml import SignatureOptions
+from headrace_server.errors import invalid
+
+METADATA_KEY = "headrace.signatures"
+"""The model's own metadata under this key: a JSON object of the shape of the `signatures` tables of `model.toml`."""
+
+EXAMPLES = "inputs"
+"""TF Serving: the alias of the one input that takes serialized tf.Examples."""
+
+_METHODS = {"predict": PREDICT_METHOD, "classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
+
+_DTYPES: dict[str, DataType] = {
+    "tensor(float)": DataType.DT_FLOAT,
+    "tensor(double)": DataType.DT_DOUBLE,
+    "tensor(float16)": DataType.DT_HALF,
+    "tensor(bfloat16)": DataType.DT_BFLOAT16,
+    "tensor(int8)": DataType.DT_INT8,
+    "tensor(int16)": DataType.DT_INT16,
+    "tensor(int32)": DataType.DT_INT32,
+    "tensor(int64)": DataType.DT_INT64,
+    "tensor(uint8)": DataType.DT_UINT8,
+    "tensor(uint16)": DataType.DT_UINT16,
+    "tensor(uint32)": DataType.DT_UINT32,
+    "tensor(uint64)": DataType.DT_UINT64,
+    "tensor(bool)": DataType.DT_BOOL,
+    "tensor(string)": DataType.DT_STRING,
+}
+
+
+def data_type_of(kind: str) -> DataType:
+    """The type of a tensor, of which ONNX Runtime writes `tensor(float)`."""
+    return _DTYPES[kind]
+
+
+def signatures_of(session: ort.InferenceSession, told: Mapping[str, SignatureOptions]) -> dict[str, Signature]:
+    """The signatures of a model, by name: `serving_default`, its whole graph, unless another is told under that name.
+
+    Whether they have a batch axis is not said yet.
+
+    Args:
+        session: The model, loaded.
+        told: What an operator says of it; empty leaves the word to the model's metadata.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: a tensor is of no type that a request can carry, or a signature names one that
+            is not there; the text names them.
+    """
+    inputs = {arg.name: _spec(arg) for arg in session.get_inputs()}
+    outputs = {arg.name: _spec(arg) for arg in session.get_outputs()}
+    return make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, told)
+
+
+def make_signatures(
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    metadata: Mapping[str, str],
+    told: Mapping[str, SignatureOptions],
+) -> dict[str, Signature]:
+    """As `signatures_of`, from the inputs and outputs by name, and the model's metadata."""
+    told = told or _in_metadata(metadata.get(METADATA_KEY, ""))
+    told = {DEFAULT_SIGNATURE: SignatureOptions(), **told}
+    return {name: _signature(name, options, inputs, outputs) for name, options in told.items()}
+
+
+def _in_metadata(text: str) -> dict[str, SignatureOptions]:
+    try:
+        return {name: _options(**table) for name, table in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise invalid(f"its metadata {METADATA_KEY} makes no sense: {error}") from error
+
+
+def _options(method: Any = "predict", inputs: Any = None, outputs: Any = None, labels: Any = ()) -> SignatureOptions:
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}; was {method!r}")
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"labels must be a list of strings; was {labels!r}")
+    return SignatureOptions(method=method, inputs=_names(inputs), outputs=_names(outputs), labels=tuple(labels))
+
+
+def _names(value: Any) -> dict[str, str]:
+    if value is not None and not all(isinstance(name, str) for name in value.values()):
+        raise ValueError(f"inputs and outputs must be names of tensors by alias; was {value!r}")
+    return value or {}
+
+
+def _signature(
+    name: str, options: SignatureOptions, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+) -> Signature:
+    chosen_inputs = _chosen(name, "input", options.inputs, inputs)
+    chosen_outputs = _chosen(name, "output", options.outputs, outputs)
+    if missing := set(inputs) - {spec.name for spec in chosen_inputs.values()}:
+        raise invalid(f"signature {name} leaves out the model's input {', '.join(sorted(missing))}")
+    return Signature(
+        chosen_inputs,
+        chosen_outputs,
+        method_name=_METHODS[options.method],
+        features=not _takes_examples(chosen_inputs),
+        labels=tuple(options.labels or ()),
+    )
+
+
+def _chosen(
+    name: str, kind: str, tensor_by_alias: Mapping[str, str], specs: Mapping[str, TensorSpec]
+) -> dict[str, TensorSpec]:
+    for alias, tensor in tensor_by_alias.items():
+        if tensor not in specs:
+            raise invalid(f"signature {name}: the model has no {kind} {tensor!r} for {alias!r}; it has {list(specs)}")
+    return {alias: specs[tensor] for alias, tensor in tensor_by_alias.items()} if tensor_by_alias else dict(specs)
+
+
+def _takes_examples(inputs: Mapping[str, TensorSpec]) -> bool:
+    return list(inputs) == [EXAMPLES] and inputs[EXAMPLES].dtype == DataType.DT_STRING
+
+
+def _spec(arg: ort.NodeArg) -> TensorSpec:
+    if arg.type not in _DTYPES:
+        raise invalid(f"{arg.name!r} is a {arg.type}, which a tensor cannot carry")
+    shape = tuple(size if isinstance(size, int) else None for size in arg.shape)
+    dims = tuple(size if isinstance(size, str) else "" for size in arg.shape)
+    return TensorSpec(arg.name, _DTYPES[arg.type], shape, dims)

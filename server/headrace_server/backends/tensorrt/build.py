@@ -1,0 +1,215 @@
+"""Builds a TensorRT plan of an ONNX model, which takes minutes: parsed, strongly typed, tuned on the GPU at hand."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import tensorrt as trt
+
+from headrace_batching.errors import let_go
+from headrace_protos import Code, DataType
+from headrace_server.backends.gpu.cuda import Device
+from headrace_server.backends.onnx.header import OnnxHeader
+from headrace_server.backends.tensorrt import cache as tensorrt_cache
+from headrace_server.backends.tensorrt.engine import LOG
+from headrace_server.backends.tensorrt.half import half
+from headrace_server.backends.tensorrt.profiles import Profile
+from headrace_server.config.tensorrt import TensorrtOptions
+from headrace_server.errors import LoadError, invalid
+
+log = logging.getLogger(__name__)
+
+SAY_EVERY = 5.0
+"""Seconds between two lines of a build's progress."""
+
+
+def build_plan(
+    model: Path, header: OnnxHeader, profiles: Sequence[Profile], options: TensorrtOptions, device: Device
+) -> bytes:
+    """A serialized engine for the device.
+
+    Args:
+        model: An ONNX file, with external data beside it if it has any.
+        header: What it says of itself.
+        profiles: Those that the engine shall have; none where no input varies.
+        options: Precision and the rest.
+        device: Where it is tuned, and will run.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: TensorRT cannot parse it, or it has not the types that the precision demands;
+            RESOURCE_EXHAUSTED: the GPU has not the memory; INTERNAL: TensorRT fails otherwise.
+    """
+    check_precision(header, options.precision)
+    timings = _timings(device, options)
+    with device, _in_precision(model, options.precision) as file:
+        try:
+            return _build(file, Progress(str(model)), profiles, options, timings)
+        except BaseException as error:
+            let_go(error)  # else the builder is freed later, and where the context is not current
+            raise
+
+
+def _build(
+    file: Path, monitor: "Progress", profiles: Sequence[Profile], options: TensorrtOptions, timings: Path
+) -> bytes:
+    builder = LOG.made(trt.Builder)
+    network = builder.create_network(_network_flags())
+    _parse(network, file)
+    config = _config(builder, options)
+    config.progress_monitor = monitor
+    _add_profiles(builder, config, profiles)
+    _use_timings(config, timings)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise LOG.failure("TensorRT cannot build an engine of it")
+    _keep_timings(config, timings)
+    return bytes(plan)
+
+
+def check_precision(header: OnnxHeader, precision: str) -> None:
+    """Whether a model has the types that a precision demands: strongly typed, an engine computes in the file's own.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: it has not; the text says how to get such a file.
+    """
+    if precision == "bf16" and DataType.DT_BFLOAT16 not in header.types:
+        raise invalid(
+            'precision = "bf16" demands a file that has bfloat16 weights, inputs or outputs, since engines are '
+            "strongly typed: export the model so"
+        )
+    if precision == "int8" and not header.operators & {"QuantizeLinear", "DynamicQuantizeLinear"}:
+        raise invalid(
+            'precision = "int8" demands a file that has QuantizeLinear and DequantizeLinear operators, since engines '
+            "are strongly typed: quantize the model first, with NVIDIA's ModelOpt or onnxruntime.quantization"
+        )
+
+
+class Progress(trt.IProgressMonitor):  # type: ignore[misc]
+    """Says every few seconds how far a build is.
+
+    Args:
+        what: What is built.
+        clock: In seconds.
+    """
+
+    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._what = what
+        self._clock = clock
+        self._lock = Lock()
+        self._phases: dict[str, _Phase] = {}
+        self._said = clock()
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        """Called by TensorRT, on any thread."""
+        with self._lock:
+            self._phases[phase_name] = _Phase(parent_phase, num_steps)
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        """Called by TensorRT, for the innermost phases above all; whether it is to go on."""
+        with self._lock:
+            phase, now = self._phases.get(phase_name), self._clock()
+            if phase is None:
+                return True
+            phase.done = step + 1
+            due = now - self._said >= SAY_EVERY
+            path = "; ".join(self._path(phase_name)) if due else ""
+            self._said = now if due else self._said
+        if due:
+            log.info("building an engine of %s: %s", self._what, path)
+        return True
+
+    def phase_finish(self, phase_name: str) -> None:
+        """Called by TensorRT."""
+        with self._lock:
+            self._phases.pop(phase_name, None)
+
+    def _path(self, name: str | None) -> list[str]:
+        """A phase and those around it, the outermost one first."""
+        path: list[str] = []
+        while name is not None and (phase := self._phases.get(name)) and len(path) < len(self._phases):
+            path.insert(0, f"{name}, {phase.done} of {phase.steps} steps")
+            name = phase.parent
+        return path
+
+
+@dataclass
+class _Phase:
+    """A part of a build, within another one or by itself."""
+
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+def _network_flags() -> int:
+    """Networks are strongly typed from TensorRT 11 on, whatever is said; before, that is to be asked for."""
+    if int(trt.__version__.partition(".")[0]) >= 11:
+        return 0
+    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def _parse(network: Any, file: Path) -> None:
+    parser = trt.OnnxParser(network, LOG)
+    if not parser.parse_from_file(str(file)):
+        errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        raise LoadError(Code.INVALID_ARGUMENT, f"TensorRT cannot parse it: {errors}")
+
+
+def _config(builder: Any, options: TensorrtOptions) -> Any:
+    config = builder.create_builder_config()
+    (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    config.builder_optimization_level = options.optimization_level
+    if options.workspace_mb:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    return config
+
+
+def _add_profiles(builder: Any, config: Any, profiles: Sequence[Profile]) -> None:
+    for profile in profiles:
+        built = builder.create_optimization_profile()
+        try:
+            for name, bounds in profile.items():
+                built.set_shape(name, bounds.least, bounds.usual, bounds.most)
+            taken = config.add_optimization_profile(built) >= 0
+        except RuntimeError as error:
+            raise LOG.failure(f"TensorRT does not take the profile {dict(profile)}") from error
+        if not taken:
+            raise LOG.failure(f"TensorRT does not take the profile {dict(profile)}")
+
+
+def _timings(device: Device, options: TensorrtOptions) -> Path:
+    """TensorRT's timings of layers, which are good for its version and the kind of GPU."""
+    major, minor = device.compute_capability
+    name = f"{device.name} {major}.{minor} TensorRT {trt.__version__}".replace("/", " ").replace(" ", "-")
+    return options.cache / f"{name}.timings"
+
+
+def _use_timings(config: Any, file: Path) -> None:
+    cache = config.create_timing_cache(tensorrt_cache.read(file) or b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _keep_timings(config: Any, file: Path) -> None:
+    try:
+        tensorrt_cache.write(file, bytes(config.get_timing_cache().serialize()))
+    except OSError as error:
+        # As a text: whoever keeps the record would keep the builder, by the frames of the error.
+        log.warning("timings are not kept for the next build: %s", str(error))
+
+
+@contextmanager
+def _in_precision(model: Path, precision: str) -> Iterator[Path]:
+    """The file to parse: the model's own, or one with half floats for its floats."""
+    if precision != "fp16":
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="headrace-fp16-") as folder:
+        yield half(model, Path(folder))

@@ -1,0 +1,290 @@
+"""One instance of an engine: contexts, a stream and device memory of its own, for one batch at a time."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorrt as trt
+
+from headrace_batching.errors import let_go
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Code
+from headrace_server.backends.gpu.cuda import PageLockedPool
+from headrace_server.backends.gpu.cuda_graph import Graph
+from headrace_server.backends.signature import TensorSpec
+from headrace_server.backends.tensorrt.engine import Engine
+from headrace_server.backends.tensorrt.profiles import Shape, choose, misfit
+from headrace_server.errors import ServingError
+
+log = logging.getLogger(__name__)
+
+MAX_GRAPHS = 32
+
+
+class Captured(NamedTuple):
+    """A graph, and the context that it was captured of: to change that one would change what the graph does."""
+
+    context: Any
+    graph: Graph
+
+
+class Instance:
+    """Runs one batch at a time: copy in, compute, copy out, one behind the other in its stream.
+
+    Those of several instances overlap, each on a batch thread of its own: while one waits for its event, without the
+    interpreter lock, the next fills page-locked memory.
+
+    Args:
+        engine: What it runs.
+        pool: Where what comes and goes is page-locked.
+        graph_rows: Batches of these many rows are launched as CUDA graphs.
+        spin: Whether its thread stays awake while the GPU runs a batch.
+
+    Raises:
+        ServingError: RESOURCE_EXHAUSTED: the GPU has no memory left.
+    """
+
+    def __init__(
+        self, engine: Engine, pool: PageLockedPool, graph_rows: Sequence[int] = (), *, spin: bool = False
+    ) -> None:
+        self._engine = engine
+        self._device = engine.device
+        self._pool = pool
+        self._graph_rows = frozenset(graph_rows)
+        self._memory: dict[str, _DeviceMemory] = {}
+        self._graphs: dict[tuple[tuple[str, Shape], ...], Captured | None] = {}
+        self._contexts: list[Any] = []
+        self._stream = self._event = None
+        self._outputs = {name: _Output(self._device.allocate) for name in engine.tensors.outputs}
+        with self._device as device:
+            try:
+                self._stream, self._event = device.stream(), device.event(spin=spin)
+                for index in range(len(engine.tensors.profiles)):
+                    self._contexts.append(engine.context(index, self._stream))
+            except BaseException as error:
+                let_go(error)  # else what they hold is freed later, and where the context is not current
+                self._drop()
+                raise
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs a batch. One thread at a time.
+
+        Args:
+            inputs: An array for every input, by the engine's names.
+            outputs: Names of outputs.
+
+        Returns:
+            Arrays of page-locked memory, each of which goes back to the pool with its last view.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT: no profile takes the shapes; RESOURCE_EXHAUSTED: there is no memory left;
+                INTERNAL: the GPU, or TensorRT, failed.
+        """
+        shapes = {name: array.shape for name, array in inputs.items()}
+        index = choose(self._engine.tensors.profiles, shapes)
+        if index is None:
+            raise misfit(self._engine.tensors.profiles, shapes)
+        with self._device:
+            try:
+                return self._run(index, inputs, outputs)
+            except BaseException as error:
+                # What has been put into the stream still uses this batch's memory.
+                self._device.settle(self._stream)
+                let_go(error)
+                raise
+
+    def close(self) -> None:
+        """Frees all that it has; nothing runs."""
+        with self._device:
+            self._drop()
+
+    def _run(self, index: int, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
+        device, on_host = self._device, self._engine.tensors.on_host
+        held = {name: self._pool.page_locked(array) for name, array in inputs.items()}
+        for name, array in held.items():
+            if name not in on_host and array.nbytes:
+                device.copy_in(self._address(name, array.nbytes), array, self._stream)
+        captured = self._graph(index, held)
+        context = captured.context if captured else self._contexts[index]
+        if captured:
+            captured.graph.launch(self._handle)
+        else:
+            self._prepare(context, held)
+            self._execute(context)
+        results = {name: self._copied_out(context, name) for name in self._engine.tensors.outputs if name in outputs}
+        device.record(self._event, self._stream)
+        device.wait(self._event)
+        return results
+
+    def _prepare(self, context: Any, held: Arrays) -> None:
+        """Tells a context the shapes, and where everything is."""
+        for name, array in held.items():
+            if not context.set_input_shape(name, array.shape):
+                raise self._engine.log.failure(f"input {name} cannot be {list(array.shape)}")
+            on_host = name in self._engine.tensors.on_host
+            context.set_tensor_address(name, array.ctypes.data if on_host else self._address(name, array.nbytes))
+        for name, output in self._outputs.items():
+            self._place(context, name, output)
+
+    def _place(self, context: Any, name: str, output: "_Output") -> None:
+        shape, spec = tuple(context.get_tensor_shape(name)), self._engine.tensors.outputs[name]
+        output.begin(data_decide=any(size < 0 for size in shape))
+        if output.data_decide:
+            if context.get_output_allocator(name) is None:  # each call would keep the allocator once more
+                context.set_output_allocator(name, output)
+        elif name in self._engine.tensors.on_host:
+            output.array = self._pool.empty(shape, spec.array_dtype)
+            context.set_tensor_address(name, output.array.ctypes.data)
+        else:
+            context.set_tensor_address(name, self._address(name, _size(spec, shape)))
+
+    def _copied_out(self, context: Any, name: str) -> Array:
+        """The array that an output is on its way to."""
+        output, spec = self._outputs[name], self._engine.tensors.outputs[name]
+        if output.array is not None:
+            return output.array
+        shape = output.shape if output.data_decide else tuple(context.get_tensor_shape(name))
+        memory = output.memory if output.data_decide else self._memory[name]
+        if shape is None:
+            raise self._engine.log.failure(f"output {name} has got no shape")
+        array = self._pool.empty(shape, spec.array_dtype)
+        if array.nbytes:
+            self._device.copy_out(array, memory.address, self._stream)
+        return array
+
+    def _execute(self, context: Any) -> None:
+        if not context.execute_async_v3(self._handle):
+            raise self._engine.log.failure("TensorRT cannot run the batch")
+
+    @property
+    def _handle(self) -> int:
+        stream: Any = self._stream
+        handle: int = stream.handle
+        return handle
+
+    def _address(self, name: str, size: int) -> int:
+        """Where a tensor of so many bytes lies on the device."""
+        memory = self._memory.setdefault(name, _DeviceMemory(self._device.allocate))
+        if memory.size < size or not memory.size:
+            self._drop_graphs()  # they know the old address
+            memory.reserve(size)
+        return memory.address
+
+    def _graph(self, index: int, held: Arrays) -> Captured | None:
+        """The graph for these shapes, captured at their first use; None where there is none to be."""
+        if not self._graph_rows or not all(array.ndim and len(array) in self._graph_rows for array in held.values()):
+            return None
+        key = tuple((name, array.shape) for name, array in held.items())
+        if key not in self._graphs and len(self._graphs) < MAX_GRAPHS:
+            captured = self._capture(index, held)
+            self._graphs[key] = captured  # after the capture, in which memory may grow
+        return self._graphs.get(key)
+
+    def _capture(self, index: int, held: Arrays) -> Captured | None:
+        context = None
+        try:
+            context = self._engine.context(index, self._stream)
+            self._prepare(context, held)
+            if self._engine.tensors.on_host or any(output.data_decide for output in self._outputs.values()):
+                raise ServingError(Code.UNIMPLEMENTED, "its shapes depend on data")
+            self._execute(context)  # once as usual, in which TensorRT does what it had put off
+            self._device.finish(self._stream)
+            return Captured(context, Graph(self._handle, lambda: self._execute(context)))
+        except ServingError as error:
+            log.warning("batches like %s run without a CUDA graph: %s", _shown(held), error.message)
+            return None
+
+    def _drop_graphs(self) -> None:
+        for captured in self._graphs.values():
+            if captured is not None:
+                captured.graph.close()
+        self._graphs.clear()
+
+    def _drop(self) -> None:
+        with suppress(ServingError):
+            self._drop_graphs()
+        self._contexts.clear()
+        for memory in self._memory.values():
+            memory.free()
+        for output in self._outputs.values():
+            output.free()
+        self._memory.clear()
+        self._event = self._stream = None
+
+
+class _DeviceMemory:
+    """Device memory that grows as it has to."""
+
+    def __init__(self, allocate: Any) -> None:
+        self._allocate = allocate
+        self._allocation: Any = None
+        self.size = 0
+
+    @property
+    def address(self) -> int:
+        return int(self._allocation)
+
+    def reserve(self, size: int) -> None:
+        """Makes it at least so large; what it held is lost."""
+        self.free()
+        self._allocation = self._allocate(size)
+        self.size = max(size, 1)
+
+    def free(self) -> None:
+        if self._allocation is not None:
+            self._allocation.free()
+        self._allocation, self.size = None, 0
+
+
+class _Output(trt.IOutputAllocator):  # type: ignore[misc]
+    """Where an output of a run is: in memory that the shapes tell, or where TensorRT asks for it, once the data have.
+
+    Attributes:
+        data_decide: Whether its shape depends on more than those of the inputs.
+        shape: The shape that the data have decided on.
+        memory: Where TensorRT puts what is of such a shape.
+        array: It itself, where TensorRT writes it into the host's memory.
+    """
+
+    def __init__(self, allocate: Any) -> None:
+        super().__init__()
+        self.memory = _DeviceMemory(allocate)
+        self.data_decide = False
+        self.shape: Shape | None = None
+        self.array: Array | None = None
+
+    def begin(self, *, data_decide: bool) -> None:
+        """Begins a run."""
+        self.data_decide, self.shape, self.array = data_decide, None, None
+
+    def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
+        """Called by TensorRT on the thread that runs, with the bytes that it needs; 0 says that there are none."""
+        del tensor_name, memory, alignment, stream  # the driver aligns more than any tensor needs
+        try:
+            if self.memory.size < size or not self.memory.size:
+                self.memory.reserve(size)
+        except ServingError as error:
+            log.warning("%s", error.message)
+            let_go(error)  # its frames know those of the run, with all that the model has on the GPU
+            return 0
+        return self.memory.address
+
+    def notify_shape(self, tensor_name: str, shape: Sequence[int]) -> None:
+        """Called by TensorRT once the data have told the shape."""
+        del tensor_name
+        self.shape = tuple(shape)
+
+    def free(self) -> None:
+        """Frees what TensorRT has asked for."""
+        self.memory.free()
+        self.array = None
+
+
+def _size(spec: TensorSpec, shape: Shape) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * spec.array_dtype.itemsize
+
+
+def _shown(arrays: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())

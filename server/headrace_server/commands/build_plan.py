@@ -1,0 +1,239 @@
+"""`headrace build`: an ONNX model to a TensorRT plan, compared with ONNX Runtime, and timed by batch size."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf, nan
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from headrace_batching import Options
+from headrace_batching.task import Array
+from headrace_protos import Code
+from headrace_server.backends.auto import ONNX_FILE, PLAN_FILES, load, plan_of
+from headrace_server.backends.base import Backend, BackendOptions, BatchMemory, FitsBatching
+from headrace_server.backends.signature import DEFAULT_SIGNATURE
+from headrace_server.backends.tensorrt import cache as tensorrt_cache
+from headrace_server.commands.build_inputs import random_inputs, read_inputs, rows_between
+from headrace_server.config.model_toml import read_model_options
+from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.tensorrt import TensorrtOptions
+from headrace_server.errors import ServingError, not_found
+
+RANDOM_ROWS = 64
+WARM_UP_RUNS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOrder:
+    """What is to be built.
+
+    Attributes:
+        version: The folder that holds `model.onnx`; `model.toml` beside it says how it is to be run.
+        output: The plan's file; None is `model.plan` in the same folder.
+        inputs: A .npz or .npy file that it is tried on; None takes random ones.
+        batching: How requests become batches, where `model.toml` does not say.
+        tensorrt: The rest that it does not say.
+        max_difference: By which a float may differ from ONNX Runtime's, for the plan to be written; None for no limit.
+        runs: How often each batch size is timed.
+    """
+
+    version: Path
+    output: Path | None = None
+    inputs: Path | None = None
+    batching: Options = field(default_factory=Options)
+    tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions)
+    max_difference: float | None = None
+    runs: int = 100
+
+
+class Difference(NamedTuple):
+    """One output beside ONNX Runtime's, over all rows tried.
+
+    Attributes:
+        output: Its alias.
+        largest: The largest difference of two elements; infinity where one of them alone is finite.
+        mean: The mean difference.
+        scale: The largest element of ONNX Runtime's.
+        equal: The share of elements that are equal.
+    """
+
+    output: str
+    largest: float
+    mean: float
+    scale: float
+    equal: float
+
+
+class Latency(NamedTuple):
+    """Runs of one batch size, copies to and from the GPU included.
+
+    Attributes:
+        rows: Of the batch.
+        median: Seconds of a run.
+        p99: Seconds that 99 of 100 runs stay under.
+    """
+
+    rows: int
+    median: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of it.
+
+    Attributes:
+        plan: Where it is.
+        size: Its bytes.
+        seconds: What the build took.
+        tried: Rows that it was compared on.
+        differences: By output.
+        latencies: By batch size.
+    """
+
+    plan: Path
+    size: int
+    seconds: float
+    tried: int
+    differences: tuple[Difference, ...]
+    latencies: tuple[Latency, ...]
+
+
+def build(order: BuildOrder, clock: Callable[[], float] = time.perf_counter) -> Built:
+    """Builds a plan, tries it, and puts it in its place, whole.
+
+    Raises:
+        ServingError: There is no model, or no GPU, or TensorRT refuses, or the answers differ by more than they may;
+            nothing is written then.
+    """
+    model = order.version / ONNX_FILE
+    if not model.is_file():
+        raise not_found(f"{order.version} holds no {ONNX_FILE}: name the folder of one version")
+    if order.inputs is not None and not order.inputs.is_file():  # said now, and not after minutes of building
+        raise not_found(f"there is no file {order.inputs}")
+    options = _options(order)
+    began = clock()
+    plan, backend = plan_of(model, options)
+    seconds = clock() - began
+    try:
+        inputs = _inputs(order, backend, options)
+        differences = _compare(order.version, backend, inputs, options)
+        _check(order, differences)
+        latencies = [
+            _time(backend, rows_between(inputs, 0, rows), order.runs, clock) for rows in _sizes(backend, options)
+        ]
+    finally:
+        backend.close()
+    file = order.output or order.version / PLAN_FILES[0]
+    try:
+        tensorrt_cache.write(file, plan)
+    except OSError as error:
+        raise ServingError(Code.PERMISSION_DENIED, f"{file} cannot be written: {error.strerror}") from error
+    rows = len(next(iter(inputs.values()))) if _is_batched(backend) else 1
+    return Built(file, len(plan), seconds, rows, tuple(differences), tuple(latencies))
+
+
+def _options(order: BuildOrder) -> BackendOptions:
+    model = read_model_options(order.version.parent)
+    tensorrt = replace(order.tensorrt, **{**model.tensorrt, "enabled": True, "instances": 1})
+    return BackendOptions(tensorrt=tensorrt, batching=model.batching_over(order.batching), signatures=model.signatures)
+
+
+def _inputs(order: BuildOrder, backend: Backend, options: BackendOptions) -> dict[str, Array]:
+    signature = backend.signatures[DEFAULT_SIGNATURE]
+    if order.inputs is not None:
+        return read_inputs(order.inputs, signature)
+    return random_inputs(signature, max(RANDOM_ROWS, _most_rows(backend, options)), options.tensorrt)
+
+
+def _compare(version: Path, backend: Backend, inputs: Mapping[str, Array], options: BackendOptions) -> list[Difference]:
+    """The engine's answers beside ONNX Runtime's, in batches as large as the engine takes."""
+    on_cpu = OnnxruntimeOptions(providers=("CPUExecutionProvider",))
+    reference = load(version, replace(options, tensorrt=TensorrtOptions(), onnxruntime=on_cpu))
+    try:
+        names = backend.signatures[DEFAULT_SIGNATURE].every_output
+        pairs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in names}
+        for part in _parts(backend, inputs, options):
+            got, wanted = (one.run(DEFAULT_SIGNATURE, part, names) for one in (backend, reference))
+            for name in names:
+                pairs[name].append((np.array(got[name], np.float64), np.array(wanted[name], np.float64)))
+    finally:
+        reference.close()
+    return [_difference(name, of_one) for name, of_one in pairs.items()]
+
+
+def _parts(backend: Backend, inputs: Mapping[str, Array], options: BackendOptions) -> Iterator[Mapping[str, Array]]:
+    if not _is_batched(backend):
+        yield inputs
+        return
+    most, rows = _most_rows(backend, options), len(next(iter(inputs.values())))
+    for start in range(0, rows, most):
+        yield rows_between(inputs, start, min(start + most, rows))
+
+
+def _difference(output: str, pairs: Sequence[tuple[Array, Array]]) -> Difference:
+    if any(got.shape != wanted.shape for got, wanted in pairs):
+        return Difference(output, inf, inf, nan, 0.0)
+    got, wanted = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    if not wanted.size:
+        return Difference(output, 0.0, 0.0, 0.0, 1.0)
+    equal = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(equal, 0.0, np.nan_to_num(np.abs(got - wanted), nan=inf, posinf=inf))
+    return Difference(output, apart.max(), apart.mean(), float(np.abs(np.nan_to_num(wanted)).max()), equal.mean())
+
+
+def _check(order: BuildOrder, differences: Sequence[Difference]) -> None:
+    for difference in differences:
+        if order.max_difference is not None and difference.largest > order.max_difference:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"output {difference.output} differs from ONNX Runtime's by up to {difference.largest:.3g}, which is "
+                f"more than {order.max_difference:.3g}: no plan is written",
+            )
+
+
+def _sizes(backend: Backend, options: BackendOptions) -> tuple[int, ...]:
+    """The batch sizes that are timed: those allowed, or powers of two up to the largest."""
+    if not _is_batched(backend):
+        return (1,)
+    fitting = _fitting(backend, options)
+    most = fitting.execution_limit
+    return fitting.allowed_batch_sizes or (*(1 << power for power in range((most - 1).bit_length())), most)
+
+
+def _time(backend: Backend, inputs: Mapping[str, Array], runs: int, clock: Callable[[], float]) -> Latency:
+    """Times runs whose inputs lie where a batch of the server's would: in the backend's own memory."""
+    names = backend.signatures[DEFAULT_SIGNATURE].every_output
+    if isinstance(backend, BatchMemory):
+        inputs = {alias: _copied(backend, array) for alias, array in inputs.items()}
+    times = []
+    for _ in range(WARM_UP_RUNS + runs):
+        began = clock()
+        backend.run(DEFAULT_SIGNATURE, inputs, names)
+        times.append(clock() - began)
+    timed = times[WARM_UP_RUNS:]
+    rows = len(next(iter(inputs.values()))) if _is_batched(backend) else 1
+    return Latency(rows, float(np.median(timed)), float(np.percentile(timed, 99)))
+
+
+def _copied(backend: BatchMemory, array: Array) -> Array:
+    copy = backend.empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def _is_batched(backend: Backend) -> bool:
+    return backend.signatures[DEFAULT_SIGNATURE].batched
+
+
+def _most_rows(backend: Backend, options: BackendOptions) -> int:
+    return _fitting(backend, options).execution_limit if _is_batched(backend) else 1
+
+
+def _fitting(backend: Backend, options: BackendOptions) -> Options:
+    batching = options.batching or Options(max_batch_size=1)
+    return backend.fit_batching(batching) if isinstance(backend, FitsBatching) else batching

@@ -1,0 +1,111 @@
+"""An HTTP request, whose body lies in memory while it is small and in a file once it is not, and its answer."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace_server.processes import memory_file
+
+SMALL_BYTES = 64 << 10
+"""A body up to here is kept in memory, and is parsed where it came in."""
+
+
+class Body:
+    """The body of a request, as it comes in.
+
+    Args:
+        is_gzip: Whether it is compressed.
+    """
+
+    def __init__(self, *, is_gzip: bool = False) -> None:
+        self.is_gzip = is_gzip
+        self.size = 0
+        self._chunks: list[bytes] = []
+        self._file: int | None = None
+
+    def add(self, chunk: bytes) -> None:
+        """Takes the next bytes of it."""
+        self.size += len(chunk)
+        if self._file is None and self.size <= SMALL_BYTES:
+            self._chunks.append(chunk)
+            return
+        if self._file is None:
+            self._spill()
+        self._write(chunk)
+
+    @property
+    def data(self) -> bytes | None:
+        """All of it; None if it lies in a file."""
+        return b"".join(self._chunks) if self._file is None else None
+
+    def file(self) -> int:
+        """The descriptor of a file with what has come, for who adds the rest at its end; `filled` follows."""
+        if self._file is None:
+            self._spill()
+        assert self._file is not None
+        return self._file
+
+    def filled(self, size: int) -> None:
+        """So many bytes are in the file now."""
+        self.size = size
+
+    def detach(self) -> int:
+        """The descriptor of a file with all of it, for the caller to close. Once, and not for an empty body."""
+        file = self.file()
+        self._file = None
+        return file
+
+    def close(self) -> None:
+        """Frees the file, unless it was handed on."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _spill(self) -> None:
+        self._file = memory_file.create()
+        for chunk in self._chunks:
+            self._write(chunk)
+        self._chunks.clear()
+
+    def _write(self, chunk: bytes) -> None:
+        assert self._file is not None
+        memory_file.append(self._file, chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request.
+
+    Attributes:
+        method: In capitals.
+        path: As it was sent, percent-encoded, without the query.
+        query: What follows the path, with its question mark; empty for none.
+        origin: The header of that name; empty for none.
+        body: Closed by who made it.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    origin: str = ""
+    body: Body = field(default_factory=Body)
+
+    @property
+    def target(self) -> str:
+        """Path and query."""
+        return self.path + self.query
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """What is sent back; Date and Content-Length come from the transport.
+
+    Attributes:
+        status: A number of HTTP's.
+        body: All of it.
+        headers: The others.
+    """
+
+    status: int
+    body: bytes | memoryview
+    headers: Mapping[str, str]

@@ -1,0 +1,199 @@
+"""Nested JSON lists to arrays of a declared dtype; what does not fit is refused in TF Serving's words."""
+
+import re
+from binascii import a2b_base64
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, NoReturn
+
+import numpy as np
+
+from headrace_batching.task import Array
+from headrace_protos import Code, DataType
+from headrace_protos.tensor import dtype_name, dtype_of
+from headrace_server.errors import ServingError, invalid
+from headrace_server.services.json.text import show, type_name
+
+MAX_RANK = 64
+BASE64_KEY = "b64"
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*")
+_SPACES = str.maketrans("", "", " \t\n\v\f\r")
+_INT32 = (-(2**31), 2**31 - 1)
+
+# Whole numbers: what a literal may be, before it is cast to the dtype, which wraps. TF Serving: all narrow ones pass
+# through an int32.
+_RANGES = {
+    DataType.DT_INT32: _INT32,
+    DataType.DT_INT16: _INT32,
+    DataType.DT_INT8: _INT32,
+    DataType.DT_UINT8: _INT32,
+    DataType.DT_INT64: (-(2**63), 2**63 - 1),
+    DataType.DT_UINT32: (0, 2**32 - 1),
+    DataType.DT_UINT64: (0, 2**64 - 1),
+}
+_FLOATS = (DataType.DT_FLOAT, DataType.DT_DOUBLE)
+
+
+def to_array(value: Any, dtype: DataType) -> Array:
+    """An array of a JSON value: its shape is how lists are nested in it, a scalar has none.
+
+    Args:
+        value: Lists, and in the innermost of them numbers, strings and `{"b64": …}` objects.
+        dtype: Of the result. A float takes any number and may become infinite; a whole number must be written as one
+            and fit 32 bits, or the 64 or unsigned ones of its dtype; narrower ones wrap.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, the lists differ in length or depth, or a value is not of the dtype;
+            UNIMPLEMENTED, JSON has no values of the dtype. TF Serving: json_tensor.cc.
+    """
+    array = regular_array(value, dtype)
+    if array is None:
+        _refuse(value, dtype)
+    return array
+
+
+def too_deep() -> ServingError:
+    """The refusal of a value that would have more than MAX_RANK dimensions."""
+    return invalid(f"lists are nested more than {MAX_RANK} deep")
+
+
+def is_base64(value: Any) -> bool:
+    """Whether a value is an object that stands for a string of any bytes."""
+    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get(BASE64_KEY), str)
+
+
+def decode_base64(value: dict[str, Any]) -> bytes:
+    """The bytes of such an object. White space is passed over; padding may be missing, but not in part.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it is not base64.
+    """
+    text = value[BASE64_KEY].translate(_SPACES)
+    bare = text.rstrip("=")
+    missing = -len(bare) % 4
+    if not _BASE64.fullmatch(bare) or missing == 3 or len(text) - len(bare) not in (0, missing):
+        raise invalid("Unable to base64 decode")
+    return a2b_base64(bare + "=" * missing)
+
+
+def regular_array(value: Any, dtype: DataType) -> Array | None:
+    """The same, but None for a value that makes no array, without a reason."""
+    shape: list[int] = []
+    level = [value]
+    types = {type(value)}
+    while types == {list}:
+        sizes = set(map(len, level))
+        if len(sizes) > 1 or len(shape) == MAX_RANK:
+            return None
+        shape.append(sizes.pop())
+        level = list(chain.from_iterable(level))
+        types = set(map(type, level))
+    flat = _flat(level, types, dtype)
+    return None if flat is None else flat.reshape(shape)
+
+
+def _flat(values: Sequence[Any], types: set[type], dtype: DataType) -> Array | None:
+    """Values as an array of one dimension; None where one is not of the dtype."""
+    if not values:
+        return np.empty(0, dtype_of(dtype))
+    if dtype in _FLOATS:
+        return _floats(values, dtype) if types <= {int, float} else None
+    if dtype in _RANGES:
+        return _integers(values, dtype) if types == {int} else None
+    if dtype == DataType.DT_BOOL:
+        return np.array(values, np.bool_) if types == {bool} else None
+    if dtype == DataType.DT_STRING:
+        return _strings(values) if types <= {str, dict} else None
+    return None
+
+
+def float_array(values: Array, dtype: DataType) -> Array | None:
+    """Numbers, float64, as an array of a floating dtype; None where it is no such."""
+    return _narrowed(values, dtype) if dtype in _FLOATS else None
+
+
+def _floats(values: Sequence[int | float], dtype: DataType) -> Array:
+    return _narrowed(np.array(values, np.float64), dtype)
+
+
+def _narrowed(values: Array, dtype: DataType) -> Array:
+    with np.errstate(over="ignore"):  # what is too large for a float is infinite
+        return values.astype(dtype_of(dtype), copy=False)
+
+
+def _integers(values: Sequence[int], dtype: DataType) -> Array | None:
+    lowest, highest = _RANGES[dtype]
+    if min(values) < lowest or max(values) > highest:
+        return None
+    wide = np.uint64 if highest > _RANGES[DataType.DT_INT64][1] else np.int64
+    return np.array(values, wide).astype(dtype_of(dtype), copy=False)
+
+
+def _strings(values: Sequence[Any]) -> Array | None:
+    array = np.empty(len(values), np.object_)
+    try:
+        array[:] = [item.encode(errors="surrogateescape") if type(item) is str else _bytes(item) for item in values]
+    except ServingError:
+        return None
+    return array
+
+
+def _bytes(value: dict[str, Any]) -> bytes:
+    if not is_base64(value):
+        raise invalid(f"JSON Value: {show(value)} not formatted correctly for base64 data")
+    return decode_base64(value)
+
+
+def _refuse(value: Any, dtype: DataType) -> NoReturn:
+    """Finds the first thing wrong with a value that makes no array, depth first as TF Serving does."""
+    shape: list[int] = []
+    first = value
+    while isinstance(first, list) and len(shape) <= MAX_RANK:
+        shape.append(len(first))
+        first = first[0] if first else None
+    if len(shape) > MAX_RANK:
+        raise too_deep()
+    _walk(value, 0, shape, dtype)
+    raise ServingError(Code.INTERNAL, f"no array of {dtype_name(dtype)} can be made of the JSON value {show(value)}")
+
+
+def _walk(value: Any, level: int, shape: Sequence[int], dtype: DataType) -> None:
+    """Goes down to the first thing wrong, past all that is right at once: callers may send much of that."""
+    if not isinstance(value, list):
+        if level != len(shape):
+            raise invalid(
+                f"JSON Value: {show(value)} found at incorrect level: {level + 1} in the JSON DOM. "
+                f"Expected at level: {len(shape)}"
+            )
+        _check(value, dtype)
+        return
+    if level >= len(shape):
+        raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+    if len(value) != shape[level]:
+        raise invalid(
+            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
+        )
+    inner = tuple(shape[level + 1 :])
+
+    def is_wrong(count: int) -> bool:
+        array = regular_array(value[:count], dtype)
+        return array is None or array.shape[1:] != inner
+
+    wrong = bisect_left(range(1, len(value) + 1), True, key=is_wrong)
+    if wrong < len(value):
+        _walk(value[wrong], level + 1, shape, dtype)
+
+
+def _check(value: Any, dtype: DataType) -> None:
+    """Raises for a value, not a list, that is not of the dtype."""
+    if isinstance(value, dict) and dtype == DataType.DT_STRING:
+        _bytes(value)
+    elif dtype not in (*_FLOATS, *_RANGES, DataType.DT_BOOL, DataType.DT_STRING) and not isinstance(value, dict):
+        text = f"Conversion of JSON Value: {show(value)} to type: {dtype_name(dtype)}"
+        raise ServingError(Code.UNIMPLEMENTED, text)
+    elif _flat([value], {type(value)}, dtype) is None:
+        raise invalid(
+            f"JSON Value: {show(value)} Type: {type_name(value)} is not of expected type: {dtype_name(dtype)}"
+        )

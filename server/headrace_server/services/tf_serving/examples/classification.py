@@ -1,0 +1,131 @@
+"""Classify: which outputs of a signature it wants, and their arrays as classes with scores."""
+
+from typing import NamedTuple
+
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Class, ClassificationResult, Classifications, Code, DataType
+from headrace_protos.tensor import enum_of
+from headrace_server.backends.signature import CLASSIFY_METHOD, Signature, TensorSpec
+from headrace_server.errors import ServingError, invalid
+from headrace_server.services.tf_serving.examples.decoding import INPUTS, shape_text
+from headrace_server.services.tf_serving.metadata import signature_text
+
+CLASSES = "classes"
+SCORES = "scores"
+
+
+class Wanted(NamedTuple):
+    """The aliases of the two outputs; at least one is there."""
+
+    classes: str | None
+    scores: str | None
+
+
+def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ...]:
+    """The aliases of the outputs that Classify asks a signature for.
+
+    Args:
+        signature: Any.
+        check_method: Whether it must have been exported for this method.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it cannot classify. TF Serving: classifier.cc, PreProcessClassification.
+    """
+    if check_method and signature.method_name != CLASSIFY_METHOD:
+        raise invalid(
+            f"Expected classification signature method_name to be {CLASSIFY_METHOD}. Was: {signature.method_name}"
+        )
+    if not signature.features:
+        _check_graph(signature)
+    wanted = _wanted(signature)
+    if wanted == (None, None):
+        raise invalid(
+            'Expected classification signature outputs to contain at least one of "classes" or "scores". '
+            f"Signature was: {signature_text(signature)}"
+        )
+    return tuple(alias for alias in wanted if alias is not None)
+
+
+def classification(signature: Signature, outputs: Arrays, examples: int) -> ClassificationResult:
+    """The classes of each example, in the order that the model gives them in.
+
+    Args:
+        signature: Whose outputs these are.
+        outputs: Those wanted, by alias: strings [examples, classes] and float [examples, classes].
+        examples: How many were sent.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, an output is not of its dtype and shape; FAILED_PRECONDITION, the model has
+            fewer or more labels than it gives scores. TF Serving: classifier.cc, PostProcessClassificationResult.
+    """
+    wanted = _wanted(signature)
+    classes = None if wanted.classes is None else outputs[wanted.classes]
+    scores = None if wanted.scores is None else outputs[wanted.scores]
+    if classes is not None:
+        _check_output(CLASSES, DataType.DT_STRING, classes, examples)
+    if scores is not None:
+        _check_output(SCORES, DataType.DT_FLOAT, scores, examples)
+    if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
+        raise invalid(
+            f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
+        )
+    return ClassificationResult(classifications=_rows(classes, scores, signature.labels))
+
+
+def _check_graph(signature: Signature) -> None:
+    if len(signature.inputs) != 1:
+        raise invalid("Expected one input Tensor.")
+    if len(signature.outputs) not in (1, 2):
+        raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+    if INPUTS not in signature.inputs:
+        raise invalid(f"No classification inputs found in SignatureDef: {signature_text(signature)}")
+
+
+def _wanted(signature: Signature) -> Wanted:
+    outputs = signature.outputs
+    classes = CLASSES if CLASSES in outputs else None
+    scores = SCORES if SCORES in outputs else None
+    if signature.features and classes is None and scores is None:
+        tables = [alias for alias, spec in outputs.items() if _may_be_scores(spec)]
+        scores = tables[0] if len(tables) == 1 else None
+    return Wanted(classes, scores)
+
+
+def _may_be_scores(spec: TensorSpec) -> bool:
+    return spec.dtype == DataType.DT_FLOAT and len(spec.shape) == 2
+
+
+def _check_output(what: str, dtype: DataType, array: Array, examples: int) -> None:
+    if array.ndim != 2:
+        raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(array.shape)}")
+    got = enum_of(array.dtype)
+    if got != dtype:
+        raise invalid(f"Expected {what} Tensor of {DataType.Name(dtype)}. Got: {DataType.Name(got)}")
+    if len(array) != examples:
+        raise invalid(f"Expected {what} output batch size of {examples}. Got: {len(array)}")
+
+
+def _rows(classes: Array | None, scores: Array | None, labels: tuple[str, ...]) -> list[Classifications]:
+    if classes is None:
+        assert scores is not None  # wanted_outputs has refused a signature with neither
+        columns = scores.shape[1]
+        if labels and len(labels) != columns:
+            message = f"The model has {len(labels)} labels for {columns} scores"
+            raise ServingError(Code.FAILED_PRECONDITION, message)
+        names = labels or ("",) * columns
+        return [_row(names, row) for row in scores.tolist()]
+    if scores is None:
+        return [_row(row, [0.0] * len(row)) for row in classes.tolist()]
+    return [_row(names, row) for names, row in zip(classes.tolist(), scores.tolist(), strict=True)]
+
+
+def _row(names: list[str | bytes] | tuple[str, ...], scores: list[float]) -> Classifications:
+    pairs = zip(names, scores, strict=True)
+    return Classifications(classes=[Class(label=_text(name), score=score) for name, score in pairs])
+
+
+def _text(label: str | bytes) -> str:
+    try:
+        return label if isinstance(label, str) else label.decode()
+    except UnicodeDecodeError as error:
+        raise invalid(f"A class is not UTF-8: {error}") from error

@@ -1,0 +1,79 @@
+"""Regress: which output of a signature it wants, and its array as one value per example."""
+
+from headrace_batching.task import Array, Arrays
+from headrace_protos import DataType, Regression, RegressionResult
+from headrace_protos.tensor import enum_of
+from headrace_server.backends.signature import REGRESS_METHOD, Signature, TensorSpec
+from headrace_server.errors import invalid
+from headrace_server.services.tf_serving.examples.decoding import INPUTS, shape_text
+from headrace_server.services.tf_serving.metadata import signature_text
+
+OUTPUTS = "outputs"
+
+
+def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ...]:
+    """The alias of the output that Regress asks a signature for, alone in a tuple.
+
+    Args:
+        signature: Any.
+        check_method: Whether it must have been exported for this method.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it cannot regress. TF Serving: regressor.cc, PreProcessRegression.
+    """
+    if check_method and signature.method_name != REGRESS_METHOD:
+        raise invalid(f"Expected regression signature method_name to be {REGRESS_METHOD}. Was: {signature.method_name}")
+    if not signature.features:
+        _check_graph(signature)
+    output = _wanted(signature)
+    if output is None:
+        raise invalid(f"No regression outputs found in SignatureDef: {signature_text(signature)}")
+    return (output,)
+
+
+def regression(signature: Signature, outputs: Arrays, examples: int) -> RegressionResult:
+    """The value of each example.
+
+    Args:
+        signature: Whose output this is.
+        outputs: The one wanted, by alias: float [examples] or [examples, 1].
+        examples: How many were sent.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it is not. TF Serving: regressor.cc, PostProcessRegressionResult.
+    """
+    (alias,) = wanted_outputs(signature, check_method=False)
+    array = outputs[alias]
+    _check_output(array, examples)
+    return RegressionResult(regressions=[Regression(value=value) for value in array.ravel().tolist()])
+
+
+def _check_graph(signature: Signature) -> None:
+    if len(signature.inputs) != 1:
+        raise invalid("Expected one input Tensor.")
+    if len(signature.outputs) != 1:
+        raise invalid("Expected one output Tensor.")
+    if INPUTS not in signature.inputs:
+        raise invalid(f"No regression inputs found in SignatureDef: {signature_text(signature)}")
+
+
+def _wanted(signature: Signature) -> str | None:
+    if OUTPUTS in signature.outputs:
+        return OUTPUTS
+    columns = [alias for alias, spec in signature.outputs.items() if _may_be_values(spec)]
+    return columns[0] if signature.features and len(columns) == 1 else None
+
+
+def _may_be_values(spec: TensorSpec) -> bool:
+    return spec.dtype == DataType.DT_FLOAT and (len(spec.shape) == 1 or spec.shape[1:] in ((1,), (None,)))
+
+
+def _check_output(array: Array, examples: int) -> None:
+    if not (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)):
+        shape = shape_text(array.shape)
+        raise invalid(f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {shape}")
+    if len(array) != examples:
+        raise invalid(f"Input batch size did not match output batch size: {examples} vs. {len(array)}")
+    got = enum_of(array.dtype)
+    if got != DataType.DT_FLOAT:
+        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {DataType.Name(got)}")

@@ -1,0 +1,205 @@
+"""PredictionService: messages in, arrays down, arrays up, messages out."""
+
+from collections.abc import Mapping
+
+from headrace_batching.task import Arrays
+from headrace_protos import (
+    ClassificationRequest,
+    ClassificationResponse,
+    Code,
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    ModelSpec,
+    MultiInferenceRequest,
+    MultiInferenceResponse,
+    PredictRequest,
+    PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
+    TensorProto,
+)
+from headrace_protos.tensor import TensorError, to_array, to_proto
+from headrace_server.backends.signature import (
+    CLASSIFY_METHOD,
+    DEFAULT_SIGNATURE,
+    PREDICT_METHOD,
+    REGRESS_METHOD,
+    Signature,
+)
+from headrace_server.errors import ServingError, invalid
+from headrace_server.models.servable import Call, Servable
+from headrace_server.services.rpc import Method, Service
+from headrace_server.services.servables import Servables
+from headrace_server.services.tf_serving.examples import classification, regression
+from headrace_server.services.tf_serving.examples.decoding import read_examples
+from headrace_server.services.tf_serving.examples.multi_inference import infer
+from headrace_server.services.tf_serving.metadata import signature_map
+from headrace_server.services.tf_serving.model_spec import asked_version, require_model_spec
+
+SIGNATURE_DEF = "signature_def"
+
+_METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
+
+
+class PredictionService:
+    """`tensorflow.serving.PredictionService`.
+
+    Args:
+        manager: Where servables come from.
+        as_content: Whether answers carry `tensor_content`; TF Serving fills the typed `*_val` fields by default.
+        check_method: Whether a signature answers only the calls that its method name is for; otherwise those that its
+            inputs and outputs fit.
+    """
+
+    def __init__(self, manager: Servables, *, as_content: bool = False, check_method: bool = False) -> None:
+        self._manager = manager
+        self._as_content = as_content
+        self._check_method = check_method
+
+    @property
+    def service(self) -> Service:
+        """What a transport registers."""
+        return Service(
+            "tensorflow.serving.PredictionService",
+            (
+                Method("Predict", PredictRequest, self.predict),
+                Method("Classify", ClassificationRequest, self.classify),
+                Method("Regress", RegressionRequest, self.regress),
+                Method("MultiInference", MultiInferenceRequest, self.multi_inference),
+                Method("GetModelMetadata", GetModelMetadataRequest, self.get_model_metadata),
+            ),
+        )
+
+    async def predict(self, request: PredictRequest, call: Call) -> PredictResponse:
+        """Runs a signature on the request's tensors. TF Serving: predict_util.cc has the checks in this order."""
+        spec = require_model_spec(request)
+        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+            name, signature = servable.signature(spec.signature_name)
+            if self._check_method:
+                _check_predictable(signature)
+            signature.check_names(request.inputs)
+            inputs = signature.complete(_decode(request.inputs))
+            outputs = signature.check_outputs(request.output_filter)
+            results = await servable.run(name, inputs, outputs, call)
+            return self._response(spec, servable, results)
+
+    def servable(self, spec: ModelSpec) -> Servable:
+        """The version that a ModelSpec asks for, leased until the end of the `with` block that it is to be used in.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT or NOT_FOUND.
+        """
+        return self._manager.servable(spec.name, asked_version(spec))
+
+    async def predict_arrays(self, servable: Servable, name: str, inputs: Arrays, call: Call) -> Arrays:
+        """Runs a signature on arrays: Predict, for those who have no messages; all outputs.
+
+        Args:
+            servable: Leased.
+            name: The signature's; empty for the default.
+            inputs: By alias.
+            call: Where to answer, and until when.
+        """
+        name, signature = servable.signature(name)
+        if self._check_method:
+            _check_predictable(signature)
+        signature.check_names(inputs)
+        return await servable.run(name, signature.complete(inputs), signature.every_output, call)
+
+    def predict_messages(
+        self, spec: ModelSpec, servable: Servable, inputs: Arrays, outputs: Arrays
+    ) -> tuple[PredictRequest, PredictResponse]:
+        """The request and the response of such a Predict, for a record; arrays travel as `tensor_content`."""
+        request = PredictRequest(model_spec=spec)
+        response = PredictResponse(model_spec=_effective(spec, servable))
+        for arrays, tensors in ((inputs, request.inputs), (outputs, response.outputs)):
+            for alias, array in arrays.items():
+                to_proto(array, tensors[alias], as_content=True)
+        return request, response
+
+    async def classify(self, request: ClassificationRequest, call: Call) -> ClassificationResponse:
+        """Runs a signature on the request's Examples; classes and scores of each. TF Serving: classifier.cc."""
+        spec = require_model_spec(request)
+        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+            name, signature = _named(servable, spec)
+            outputs = classification.wanted_outputs(signature, check_method=self._check_method)
+            examples = read_examples(request.input)
+            results = await servable.run(name, examples.arrays(signature), outputs, call)
+            result = classification.classification(signature, results, len(examples))
+            return ClassificationResponse(result=result, model_spec=_effective(spec, servable))
+
+    async def regress(self, request: RegressionRequest, call: Call) -> RegressionResponse:
+        """Runs a signature on the request's Examples; one value for each. TF Serving: regressor.cc."""
+        spec = require_model_spec(request)
+        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+            name, signature = _named(servable, spec)
+            outputs = regression.wanted_outputs(signature, check_method=self._check_method)
+            examples = read_examples(request.input)
+            results = await servable.run(name, examples.arrays(signature), outputs, call)
+            result = regression.regression(signature, results, len(examples))
+            return RegressionResponse(result=result, model_spec=_effective(spec, servable))
+
+    async def multi_inference(self, request: MultiInferenceRequest, call: Call) -> MultiInferenceResponse:
+        """Runs several signatures of one version, which the first task names. TF Serving: multi_inference.cc."""
+        first = request.tasks[0].model_spec if request.tasks else ModelSpec()
+        with self._manager.servable(first.name, asked_version(first)) as servable:
+            results = await infer(servable, request, call, check_method=self._check_method)
+            for task, result in zip(request.tasks, results, strict=True):
+                result.model_spec.CopyFrom(_effective(task.model_spec, servable))
+            return MultiInferenceResponse(results=results)
+
+    async def get_model_metadata(self, request: GetModelMetadataRequest, call: Call) -> GetModelMetadataResponse:
+        """Describes a model's signatures. TF Serving: get_model_metadata_impl.cc."""
+        del call
+        spec = require_model_spec(request)
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != SIGNATURE_DEF:
+                raise invalid(f"Metadata field {field} is not supported")
+        response = GetModelMetadataResponse()
+        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+            response.model_spec.name = spec.name
+            response.model_spec.version.value = servable.version
+            response.metadata[SIGNATURE_DEF].Pack(signature_map(servable.signatures))
+        return response
+
+    def _response(self, spec: ModelSpec, servable: Servable, results: Arrays) -> PredictResponse:
+        response = PredictResponse(model_spec=_effective(spec, servable))
+        for alias, array in results.items():
+            to_proto(array, response.outputs[alias], as_content=self._as_content)
+        return response
+
+
+def _effective(spec: ModelSpec, servable: Servable) -> ModelSpec:
+    """What a response says of the model that ran. TF Serving: util.cc, MakeModelSpec; a label is not repeated."""
+    effective = ModelSpec(name=spec.name, signature_name=spec.signature_name or DEFAULT_SIGNATURE)
+    effective.version.value = servable.version
+    return effective
+
+
+def _named(servable: Servable, spec: ModelSpec) -> tuple[str, Signature]:
+    """The signature that Classify or Regress names; Predict has another code for one that is not there."""
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    if name not in servable.signatures:
+        raise invalid(f"No signature was found with the name: {name}")
+    return name, servable.signatures[name]
+
+
+def _check_predictable(signature: Signature) -> None:
+    if signature.method_name not in _METHODS:
+        raise ServingError(
+            Code.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. "
+            f"Was: {signature.method_name}",
+        )
+
+
+def _decode(tensors: Mapping[str, TensorProto]) -> Arrays:
+    arrays = {}
+    for alias in tensors:
+        try:
+            arrays[alias] = to_array(tensors[alias])
+        except TensorError as error:
+            raise invalid(f"tensor parsing error: {alias}") from error
+    return arrays

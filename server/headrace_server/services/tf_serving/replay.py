@@ -1,0 +1,33 @@
+"""The calls that a warm-up file may hold, answered by the version that it belongs to."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from headrace_server.models.servable import Call, Servable
+from headrace_server.models.warmup import Answer
+from headrace_server.services.rpc import Method
+from headrace_server.services.servables import OneServable, Servables
+from headrace_server.services.tf_serving.prediction import PredictionService
+from headrace_server.services.tf_serving.request_log.messages import LOG_TYPES, asked_specs
+
+
+def warmup_answers(make: Callable[[Servables], PredictionService], servable: Servable) -> Mapping[str, Answer]:
+    """For each kind of PredictionLog, by its `log_type`, the function that answers its request with one servable.
+
+    TF Serving: the model and the version that a request names do not count.
+
+    Args:
+        make: The service on top of the servables that it is given.
+        servable: Answers.
+    """
+    methods = make(OneServable(servable)).service.methods
+    return {LOG_TYPES[method.request]: _answer(method, servable) for method in methods if method.request in LOG_TYPES}
+
+
+def _answer(method: Method, servable: Servable) -> Answer:
+    async def answer(request: Any, call: Call) -> object:
+        for spec in asked_specs(request):
+            spec.name = servable.name
+        return await method.answer(request, call)
+
+    return answer

@@ -1,0 +1,143 @@
+"""Appends records to TFRecord files from a thread of its own, by prefix, a new file whenever one is full."""
+
+import logging
+import os
+import time
+from threading import Event, Lock, Thread
+from typing import NamedTuple
+
+from headrace_protos import Code
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.tfrecord import frame
+
+log = logging.getLogger(__name__)
+
+WAITING_BYTES = 64 << 20
+FILE_BYTES = 256 << 20
+SECONDS = 0.2
+
+
+class Entry(NamedTuple):
+    """A record on its way to a file."""
+
+    prefix: str
+    model: str
+    record: bytes
+
+
+class RecordWriter:
+    """Takes records from any thread, never waits for the disk, and drops what it is too slow for.
+
+    The thread starts with the first record, and looks for more a few times a second, so that `put` wakes nobody.
+
+    Args:
+        metrics: Where records are counted, by model and by what became of them: OK, RESOURCE_EXHAUSTED for one that is
+            dropped, DATA_LOSS for one that the disk refuses.
+        waiting_bytes: That may wait for the disk; one record more is dropped.
+        file_bytes: After which a file is full.
+    """
+
+    def __init__(self, metrics: Metrics, waiting_bytes: int = WAITING_BYTES, file_bytes: int = FILE_BYTES) -> None:
+        self._counts = metrics.request_log_count
+        self._waiting_bytes = waiting_bytes
+        self._files = RecordFiles(file_bytes)
+        self._lock = Lock()
+        self._waiting: list[Entry] = []
+        self._bytes = 0
+        self._due = Event()
+        self._dropping = False
+        self._stopping = False
+        self._thread: Thread | None = None
+
+    def put(self, prefix: str, model: str, record: bytes) -> None:
+        """Appends a record to the file of a prefix, some time soon. Any thread."""
+        with self._lock:
+            if self._stopping or self._bytes + len(record) > self._waiting_bytes:
+                self._drop(model)
+                return
+            self._bytes += len(record)
+            self._waiting.append(Entry(prefix, model, record))
+            if self._thread is None:
+                self._thread = Thread(target=self._write, name="request-log", daemon=True)
+                self._thread.start()
+        if 2 * self._bytes > self._waiting_bytes:
+            self._due.set()
+
+    def stop(self) -> None:
+        """Writes what waits, and takes no more."""
+        with self._lock:
+            self._stopping = True
+        self._due.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _drop(self, model: str) -> None:
+        self._counts.of(model, "RESOURCE_EXHAUSTED").add()
+        if not self._dropping and not self._stopping:
+            self._dropping = True
+            log.warning("calls are not logged: the disk is too slow for them")
+
+    def _write(self) -> None:
+        while True:
+            self._due.wait(SECONDS)
+            self._due.clear()
+            with self._lock:
+                entries, self._waiting, stopping = self._waiting, [], self._stopping
+                self._dropping = False
+            self._append(entries)
+            if stopping:
+                return
+
+    def _append(self, entries: list[Entry]) -> None:
+        by_prefix: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_prefix.setdefault(entry.prefix, []).append(entry)
+        for prefix, group in by_prefix.items():
+            code = self._files.append(prefix, [entry.record for entry in group])
+            with self._lock:
+                self._bytes -= sum(len(entry.record) for entry in group)
+            for entry in group:
+                self._counts.of(entry.model, Code.Name(code)).add()
+
+
+class RecordFiles:
+    """The files of each prefix: `<prefix>-<UTC time>-<process>-<number>.tfrecord`. One thread.
+
+    Files are open only while they are written to, so that anybody may move or delete them.
+
+    Args:
+        file_bytes: After which the next file is begun.
+    """
+
+    def __init__(self, file_bytes: int) -> None:
+        self._file_bytes = file_bytes
+        self._paths: dict[str, str] = {}
+        self._begun = 0
+        self._failing = False
+
+    def append(self, prefix: str, records: list[bytes]) -> Code:
+        """Appends records: OK, or DATA_LOSS where the disk refuses.
+
+        A file that has failed ends there, since what follows half a record could not be read.
+        """
+        path = self._paths.get(prefix) or self._next(prefix)
+        try:
+            with open(path, "ab") as file:
+                file.writelines(map(frame, records))
+                size = file.tell()
+        except OSError as error:
+            if not self._failing:
+                log.error("calls are not logged: %s", error)
+            self._failing = True
+            del self._paths[prefix]
+            return Code.DATA_LOSS
+        self._failing = False
+        if size >= self._file_bytes:
+            del self._paths[prefix]
+        return Code.OK
+
+    def _next(self, prefix: str) -> str:
+        self._begun += 1
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self._paths[prefix] = f"{prefix}-{now}-{os.getpid()}-{self._begun:05}.tfrecord"
+        return self._paths[prefix]

@@ -1,0 +1,153 @@
+"""Writes down, as PredictionLogs, a sample of the calls that models answer."""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+
+from headrace_protos import (
+    LoggingConfig,
+    LogMetadata,
+    ModelConfig,
+    PredictionLog,
+    SamplingConfig,
+)
+from headrace_server.errors import invalid
+from headrace_server.models.servable import Call
+from headrace_server.services.rpc import Method, Service
+from headrace_server.services.tf_serving.request_log.files import RecordWriter
+from headrace_server.services.tf_serving.request_log.messages import LOG_TYPES, answering_spec, asked_specs
+
+COLLECTOR = "file"
+
+MakeMessages = Callable[[], tuple[Message, Message]]
+"""Makes the request and the response of a call that was answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLog:
+    """What is written down of one model's calls, and where.
+
+    Attributes:
+        prefix: How the paths of its files begin.
+        rate: The share of calls, from 0 to 1.
+        metadata: What is the same for every call.
+    """
+
+    prefix: str
+    rate: float
+    metadata: LogMetadata
+
+
+class RequestLogger:
+    """Writes down calls, without ever making one wait: what the disk is too slow for is dropped, and counted.
+
+    A call that is not in the sample costs a random number; one that is, its serialisation. TF Serving's own binary has
+    no collector and refuses every `logging_config`; this one has the collector `file`.
+
+    Args:
+        writer: Owned by whoever made it.
+        tags: What TF Serving notes as the tags of a SavedModel.
+        chance: Evenly from 0 to 1, 1 excluded.
+        clock: In seconds since 1970.
+        changed: Called when other models' calls are written down than before.
+    """
+
+    def __init__(
+        self,
+        writer: RecordWriter,
+        tags: Iterable[str] = (),
+        *,
+        chance: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.time,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._writer = writer
+        self._tags = tuple(tags)
+        self._chance = chance
+        self._clock = clock
+        self._changed = changed
+        self._logs: Mapping[str, RequestLog] = {}
+
+    def prepare(self, models: Iterable[ModelConfig]) -> Callable[[], None]:
+        """Checks what a configuration wants to be written down; what it returns makes it so, instead of all before.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, a model asks for a collector that is not there, or for something that makes
+                no sense. TF Serving: server_request_logger.cc has the first text.
+        """
+        logs = {model.name: self._log(model) for model in models if model.HasField("logging_config")}
+        return partial(self._use, logs)
+
+    def logged(self, service: Service) -> Service:
+        """The same service, whose answered calls are written down."""
+        return replace(service, methods=tuple(map(self._logged, service.methods)))
+
+    def logs(self, name: str) -> bool:
+        """Whether calls of a model may be written down."""
+        return name in self._logs
+
+    def record(self, request: Any, response: Any) -> None:
+        """Writes down an answered call, if its model's are and it is in the sample. Any thread."""
+        self.record_made(asked_specs(request)[0].name, lambda: (request, response))
+
+    def record_made(self, name: str, make: MakeMessages) -> None:
+        """The same for a call that has no messages: they are made once it is sure that they are written down."""
+        found = self._logs.get(name)
+        if found is not None and self._chance() < found.rate:
+            self._writer.put(found.prefix, name, self._record(found, *make()))
+
+    def _use(self, logs: Mapping[str, RequestLog]) -> None:
+        self._logs = logs
+        self._changed()
+
+    def _logged(self, method: Method) -> Method:
+        answer = method.answer
+        if method.request not in LOG_TYPES:
+            return method
+
+        async def answer_and_record(request: Any, call: Call) -> Message:
+            response = await answer(request, call)
+            if self._logs:
+                self.record(request, response)
+            return response
+
+        return replace(method, answer=answer_and_record)
+
+    def _record(self, found: RequestLog, request: Message, response: Message) -> bytes:
+        record = PredictionLog(log_metadata=found.metadata)
+        record.log_metadata.model_spec.CopyFrom(answering_spec(response))
+        record.log_metadata.timestamp_secs = int(self._clock())
+        pair = getattr(record, LOG_TYPES[type(request)])
+        pair.request.CopyFrom(request)
+        pair.response.CopyFrom(response)
+        return record.SerializeToString()
+
+    def _log(self, model: ModelConfig) -> RequestLog:
+        config = model.logging_config
+        if config.log_collector_config.type != COLLECTOR or config.HasField("custom_logging_config"):
+            raise invalid("No request-logger-creator provided.")
+        sampling = _sampling(config)
+        if not 0 <= sampling.sampling_rate <= 1:
+            raise invalid(f"Model {model.name}: sampling_rate must be from 0 to 1; was {sampling.sampling_rate}")
+        prefix = config.log_collector_config.filename_prefix
+        if not prefix or not Path(prefix).parent.is_dir():
+            raise invalid(f"Model {model.name}: filename_prefix must begin with a folder that exists; was '{prefix}'")
+        metadata = LogMetadata(sampling_config=sampling, saved_model_tags=self._tags)
+        return RequestLog(prefix, sampling.sampling_rate, metadata)
+
+
+def _sampling(config: LoggingConfig) -> SamplingConfig:
+    """With the rate of the first per-task configuration that is for every task, if there is one."""
+    sampling = SamplingConfig()
+    sampling.CopyFrom(config.sampling_config)
+    for task in sampling.per_task_sampling_configs:
+        if not task.dc and not task.HasField("task_index"):
+            sampling.sampling_rate = task.sampling_rate
+            break
+    return sampling

@@ -1,0 +1,89 @@
+"""Decides where a JSON body is parsed or written: at once if that is quick, in another process if it is not."""
+
+import zlib
+from collections.abc import Callable
+from math import prod
+from pickle import PickleBuffer
+from typing import Any, TypeVar
+
+from headrace_batching.task import Arrays
+from headrace_server.processes.pool import JsonProcesses
+from headrace_server.services.http import SMALL_BYTES, Body
+from headrace_server.services.json.reader import parse, parse_quickly
+from headrace_server.services.tf_serving.rest.outputs import write_predict
+
+T = TypeVar("T")
+
+CAREFUL_BYTES = 4 << 10
+"""Up to here a body that has to be read token by token is, at once: a few milliseconds."""
+
+WRITTEN_ELEMENTS = 4096
+"""Up to here outputs are written at once: a few milliseconds."""
+
+MAX_INFLATED_BYTES = 100 << 20
+"""TF Serving: gzip_zlib.h has this limit for a body that was compressed."""
+
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class JsonWork:
+    """JSON bodies to values and back, without holding up the event loop.
+
+    Args:
+        processes: Where what takes long is done.
+    """
+
+    def __init__(self, processes: JsonProcesses) -> None:
+        self._processes = processes
+
+    async def read(
+        self, body: Body, convert: Callable[..., T], *arguments: Any, at_once: Callable[..., T | None] | None = None
+    ) -> T:
+        """What a function makes of the object that a body holds.
+
+        Args:
+            body: Its file is handed on.
+            convert: A function of some module; called with the object and the arguments.
+            arguments: The others, which can be pickled.
+            at_once: A function of some module, called with the bytes of a large body and the arguments; what it gives,
+                unless that is None, is the result.
+
+        Raises:
+            ServingError: As `parse` and as the function.
+        """
+        if body.data is not None:
+            data = inflate(body.data, SMALL_BYTES) if body.is_gzip else body.data
+            document = None if data is None else parse_quickly(data)
+            if data is not None and (document is not None or len(data) <= CAREFUL_BYTES):
+                return convert(parse(data) if document is None else document, *arguments)
+        return await self._processes.run(_read, body.is_gzip, at_once, convert, *arguments, body=body.detach())
+
+    async def write_predict(self, outputs: Arrays, *, by_row: bool) -> bytes | memoryview:
+        """The body that answers a :predict; see the function of that name."""
+        if sum(prod(array.shape) for array in outputs.values()) <= WRITTEN_ELEMENTS:
+            return write_predict(outputs, by_row=by_row)
+        return await self._processes.run(_write_predict, dict(outputs), by_row)
+
+
+def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
+    """What gzip data holds: nothing if it is not whole, as TF Serving has it. None for more than so many bytes."""
+    inflater = zlib.decompressobj(_GZIP)
+    try:
+        held = inflater.decompress(data, most + 1)
+    except zlib.error:
+        return b""
+    if len(held) > most:
+        return None
+    return held if inflater.eof else b""
+
+
+def _read(
+    data: bytes, is_gzip: bool, at_once: Callable[..., T | None] | None, convert: Callable[..., T], *arguments: Any
+) -> T:
+    text = inflate(data) or b"" if is_gzip else data
+    result = None if at_once is None else at_once(text, *arguments)
+    return convert(parse(text), *arguments) if result is None else result
+
+
+def _write_predict(outputs: Arrays, by_row: bool) -> Any:
+    return PickleBuffer(write_predict(outputs, by_row=by_row))

@@ -1,0 +1,222 @@
+"""The REST API: HTTP requests to the calls of the two services, and their answers to JSON."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from headrace_batching import LoopDelivery
+from headrace_protos import (
+    ClassificationRequest,
+    Code,
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    Input,
+    ModelSpec,
+    RegressionRequest,
+)
+from headrace_server.errors import ServingError, status_of, timed_out
+from headrace_server.models.servable import Call
+from headrace_server.services.http import Body, HttpAnswer, HttpRequest
+from headrace_server.services.tf_serving.model_service import ModelService
+from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF, PredictionService
+from headrace_server.services.tf_serving.request_log.logger import MakeMessages
+from headrace_server.services.tf_serving.rest.examples import read_example_body
+from headrace_server.services.tf_serving.rest.inputs import read_numbers, read_predict
+from headrace_server.services.tf_serving.rest.large import JsonWork
+from headrace_server.services.tf_serving.rest.messages import write_metadata, write_status
+from headrace_server.services.tf_serving.rest.outputs import write_classifications, write_error, write_regressions
+from headrace_server.services.tf_serving.rest.routes import UNDER_V1, Route, route
+
+Observe = Callable[[str, str, str, float], None]
+Record = Callable[[str, MakeMessages], None]
+Page = Callable[[], bytes]
+Pages = Mapping[str, Page]
+Content = bytes | memoryview
+
+METHODS = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))
+"""Those that TF Serving's HTTP server knows."""
+
+HTTP_STATUS = {
+    # TF Serving: http_server.cc; whatever is not here is 500.
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.UNAUTHENTICATED: 401,
+}
+
+_JSON = {"Content-Type": "application/json"}
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RestOptions:
+    """What the REST API is told.
+
+    Attributes:
+        timeout: Seconds that a model may take for a call; None for no limit.
+        cors: Whether answers carry CORS headers.
+        pages: Others than the API's, each by its path: what gives their text.
+        observe: Told of each call of the API that has ended: the model's name, the verb (empty for a status or
+            metadata), the status code's name, and seconds.
+        record: Told of each call that a model has answered: its name, and what makes the messages for a record.
+    """
+
+    timeout: float | None = None
+    cors: bool = False
+    pages: Pages = field(default_factory=dict)
+    observe: Observe = lambda _model, _verb, _code, _seconds: None
+    record: Record = lambda _model, _make: None
+
+
+class RestService:
+    """Answers HTTP requests.
+
+    Args:
+        prediction: Runs models.
+        model: Knows their versions.
+        json: Reads and writes bodies.
+        options: The rest.
+    """
+
+    def __init__(
+        self, prediction: PredictionService, model: ModelService, json: JsonWork, options: RestOptions
+    ) -> None:
+        self._prediction = prediction
+        self._model = model
+        self._json = json
+        self._options = options
+
+    async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
+        """The answer to a request, whatever it is.
+
+        Args:
+            request: Whole.
+            delivery: Of the event loop that this runs in.
+        """
+        if request.method not in METHODS:
+            return _html(501, "Not Implemented")
+        page = self._options.pages.get(request.path)
+        if page is not None:
+            return await _page(request, page)
+        if not UNDER_V1.fullmatch(request.target):
+            return _html(404, "Not Found")
+        if request.method == "OPTIONS":
+            return self._preflight(request)
+        return await self._api(request, delivery)
+
+    async def _api(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
+        began = time.monotonic()
+        code, asked = Code.OK, Route("", ModelSpec())
+        try:
+            asked = route(request.method, request.target)
+            body = await self._content(asked, request.body, delivery)
+        except Exception as error:
+            code, text = status_of(error)
+            body = write_error(text) if text else b""
+        self._options.observe(asked.spec.name, asked.counted_verb, Code.Name(code), time.monotonic() - began)
+        return HttpAnswer(HTTP_STATUS.get(code, 500), body, self._headers(_JSON))
+
+    async def _content(self, asked: Route, body: Body, delivery: LoopDelivery) -> Content:
+        match asked.verb:
+            case "predict":
+                return await self._predict(asked.spec, body, delivery)
+            case "classify":
+                return await self._classify(asked.spec, body, delivery)
+            case "regress":
+                return await self._regress(asked.spec, body, delivery)
+            case "metadata":
+                request = GetModelMetadataRequest(model_spec=asked.spec, metadata_field=[SIGNATURE_DEF])
+                return write_metadata(await self._prediction.get_model_metadata(request, Call(delivery)))
+        status = await self._model.get_model_status(GetModelStatusRequest(model_spec=asked.spec), Call(delivery))
+        return write_status(status)
+
+    async def _predict(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
+        with ExitStack() as held:
+            try:
+                servable = held.enter_context(self._prediction.servable(spec))
+            except ServingError:
+                await self._json.read(body, read_predict, None)  # what is wrong with the body is said first
+                raise
+            signatures = {
+                name: {alias: declared.dtype for alias, declared in signature.inputs.items()}
+                for name, signature in servable.signatures.items()
+            }
+            asked = await self._json.read(body, read_predict, signatures, at_once=read_numbers)
+            async with self._limited(delivery, "Predict") as call:
+                outputs = await self._prediction.predict_arrays(servable, asked.signature_name, asked.inputs, call)
+            content = await self._json.write_predict(outputs, by_row=asked.by_row)
+            named = ModelSpec(signature_name=asked.signature_name)
+            named.MergeFrom(spec)
+            make = partial(self._prediction.predict_messages, named, servable, asked.inputs, outputs)
+            self._options.record(spec.name, make)
+            return content
+
+    async def _classify(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
+        request = ClassificationRequest(model_spec=spec)
+        await self._read_examples(body, request.model_spec, request.input)
+        async with self._limited(delivery, "Classify") as call:
+            response = await self._prediction.classify(request, call)
+        self._options.record(spec.name, lambda: (request, response))
+        return write_classifications(response.result)
+
+    async def _regress(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
+        request = RegressionRequest(model_spec=spec)
+        await self._read_examples(body, request.model_spec, request.input)
+        async with self._limited(delivery, "Regress") as call:
+            response = await self._prediction.regress(request, call)
+        self._options.record(spec.name, lambda: (request, response))
+        return write_regressions(response.result)
+
+    async def _read_examples(self, body: Body, spec: ModelSpec, examples: Input) -> None:
+        name, serialized = await self._json.read(body, read_example_body)
+        spec.signature_name = name
+        examples.MergeFromString(serialized)
+
+    @asynccontextmanager
+    async def _limited(self, delivery: LoopDelivery, api: str) -> AsyncIterator[Call]:
+        """A call that ends in time. TF Serving: the limit is on the run of the model alone."""
+        timeout = self._options.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                yield Call(delivery, deadline, api=api)
+        except TimeoutError as error:
+            raise timed_out() from error
+
+    def _preflight(self, request: HttpRequest) -> HttpAnswer:
+        allowed = "http://" in request.origin or "https://" in request.origin
+        self._options.observe("", "", "OK" if allowed else "FAILED_PRECONDITION", 0.0)
+        return HttpAnswer(200 if allowed else 400, b"", self._headers({}))
+
+    def _headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        return {**headers, **_CORS} if self._options.cors else headers
+
+
+async def _page(request: HttpRequest, page: Page) -> HttpAnswer:
+    plain = {"Content-Type": "text/plain"}
+    if request.query:
+        return HttpAnswer(400, f"Unexpected path: {request.target}. Should be {request.path}".encode(), plain)
+    return HttpAnswer(200, await asyncio.to_thread(page), plain)  # which may ask a driver, in its own time
+
+
+def _html(status: int, reason: str) -> HttpAnswer:
+    title = f"{status} {reason}"
+    text = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n"
+    return HttpAnswer(status, text.encode(), {"Content-Type": "text/html"})

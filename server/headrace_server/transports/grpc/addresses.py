@@ -1,0 +1,31 @@
+"""Where gRPC listens, and with which channel arguments."""
+
+import re
+
+from headrace_server.config.run import Config
+from headrace_server.errors import invalid
+
+
+def addresses(config: Config) -> list[str]:
+    """A TCP port, a UNIX socket or both. TF Serving: server.cc; with a UNIX socket, port 0 means no TCP port at all."""
+    sockets = [f"unix:{config.grpc_socket_path}"] if config.grpc_socket_path else []
+    return ([f"0.0.0.0:{config.port}"] if config.port or not sockets else []) + sockets
+
+
+def channel_arguments(text: str) -> list[tuple[str, int | str]]:
+    """Reads `k=v,k=v`; a value that is an int32 is passed as one. TF Serving: server.cc.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, there is an item without `=`.
+    """
+    arguments: list[tuple[str, int | str]] = []
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise invalid(f"--grpc_channel_arguments: {item!r} is not of the form key=value")
+        arguments.append((key, int(value) if _is_int32(value) else value))
+    return arguments
+
+
+def _is_int32(text: str) -> bool:
+    return re.fullmatch(r"[+-]?[0-9]+", text) is not None and -(1 << 31) <= int(text) < 1 << 31

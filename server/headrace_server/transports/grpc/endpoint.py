@@ -1,0 +1,76 @@
+"""The Transport protocol: what carries calls to the services."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from headrace_batching.contract import TaskQueue
+from headrace_server.metrics.series import Tally
+from headrace_server.models.manager import Serving
+from headrace_server.services.rpc import Service
+
+Register = Callable[[grpc.aio.Server], None]
+
+MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+class ObserveCall(Protocol):
+    """Told of a call that has ended: its model's name, the name of its status code, and the seconds that it took."""
+
+    def __call__(self, model: str, code: str, seconds: float) -> None:
+        """One call, in the event loop."""
+
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """Calls of one model and one code, tallied by metrics.LATENCY; the total in microseconds. Any thread."""
+
+
+ObserveMethod = Callable[[str, str], ObserveCall]
+"""From the names of a service and a method to who is told of its calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a transport listens, and what it serves there.
+
+    Attributes:
+        addresses: Each a host and port, or `unix:` and a path, of which at most one is a host and port.
+        services: Ours, each method a function from message to message.
+        observe: Who is told of the calls of each method.
+        servicers: grpcio's own (health, reflection), each as the function that registers it.
+        queue: Where tasks wait, for a transport that puts them there itself.
+        arguments: gRPC channel arguments for the server, by name.
+        as_content: Whether answers carry `tensor_content`, for a transport that encodes them itself.
+        ssl_config_file: The SSLConfig that secures all addresses; empty for none.
+        alts: Whether Google's ALTS secures them.
+        threads: How many a transport that has threads for connections spreads them over.
+    """
+
+    addresses: Sequence[str]
+    services: Sequence[Service]
+    observe: ObserveMethod
+    queue: TaskQueue
+    servicers: Sequence[Register] = ()
+    arguments: Sequence[tuple[str, int | str]] = ()
+    as_content: bool = False
+    ssl_config_file: str = ""
+    alts: bool = False
+    threads: int = 1
+
+
+class Transport(Protocol):
+    """Sockets on one side, services on the other. Made, started and stopped in the event loop of its services."""
+
+    async def start(self) -> int:
+        """Listens; the TCP port that it got, 0 where there is none.
+
+        Raises:
+            ServingError: It cannot listen there.
+        """
+
+    def publish(self, serving: Serving) -> None:
+        """Says which versions are ready, by model; a transport may answer for them itself. Any thread."""
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""

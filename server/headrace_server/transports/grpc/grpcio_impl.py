@@ -1,0 +1,112 @@
+"""gRPC on grpc.aio: its server, with our handlers in it."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import grpc
+
+from headrace_batching import LoopDelivery
+from headrace_protos import SSLConfig
+from headrace_server.errors import invalid
+from headrace_server.models.manager import Serving
+from headrace_server.transports.grpc.endpoint import MAX_MESSAGE_BYTES, Endpoint
+from headrace_server.transports.grpc.handlers import rpc_handlers
+from headrace_server.transports.grpc.tls import Followed
+
+
+class GrpcioTransport:
+    """One grpc.aio server.
+
+    Args:
+        endpoint: Where it listens, and what it serves.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Listens; the TCP port that it got, 0 where there is none.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, an address is taken or no address at all. The text begins as TF Serving's.
+        """
+        self._server = server = grpc.aio.server(options=_options(self._endpoint))
+        delivery = LoopDelivery(asyncio.get_running_loop())
+        for service in self._endpoint.services:
+            handlers = rpc_handlers(service, delivery, self._endpoint.observe)
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
+        for register in self._endpoint.servicers:
+            register(_ByPath(server))  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
+        ports = [self._add(server, address) for address in self._endpoint.addresses]
+        await server.start()
+        return max(ports) if max(ports) > 1 else 0  # gRPC says 1 for a UNIX socket
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    def publish(self, serving: Serving) -> None:
+        """Nothing: every call goes to its service, which asks."""
+
+    def _add(self, server: grpc.aio.Server, address: str) -> int:
+        credentials = _credentials(self._endpoint)  # gRPC wants others for each address
+        try:
+            if credentials is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
+
+
+def _credentials(endpoint: Endpoint) -> grpc.ServerCredentials | None:
+    """What secures an address; None for nothing. TF Serving: server.cc."""
+    if endpoint.alts:
+        return grpc.alts_server_credentials()
+    return tls_credentials(endpoint.ssl_config_file) if endpoint.ssl_config_file else None
+
+
+def tls_credentials(path: str) -> grpc.ServerCredentials:
+    """Credentials that follow an SSLConfig file: a client that connects gets the certificate that it holds then.
+
+    Raises:
+        ServingError: As for `Followed`.
+    """
+    followed = Followed(path, _certificates)
+    # It may return None, whatever grpcio's type stubs say.
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", followed.changed)
+    return grpc.dynamic_ssl_server_credentials(followed.first, fetch, followed.client_verify)
+
+
+def _certificates(config: SSLConfig) -> grpc.ServerCertificateConfiguration:
+    pair = (config.server_key.encode(), config.server_cert.encode())
+    return grpc.ssl_server_certificate_configuration([pair], config.custom_ca.encode() or None)
+
+
+class _ByPath:
+    """A server in which generated code registers its methods by their paths alone.
+
+    For each method that it knows by name grpc.aio waits apart, and it sets all these waits up anew with every call that
+    comes: with those of health, reflection and the profiler, an eighth of the CPU that a small Predict takes.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """As the server's own."""
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
+        """Nothing: generated code has given the same methods by their paths."""
+
+
+def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
+    ours: dict[str, int | str] = {
+        "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+        "grpc.max_send_message_length": -1,
+        "grpc.so_reuseport": 0,  # a port that is taken is an error, not a share of its calls
+    }
+    return list((ours | dict(endpoint.arguments)).items())  # of two with one name, gRPC takes the first

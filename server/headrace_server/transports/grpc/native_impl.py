@@ -1,0 +1,218 @@
+"""gRPC on headrace_native: its server, with our handlers and grpcio's own servicers in it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+from functools import partial
+
+import headrace_native as native
+
+from headrace_batching import BatchingError, LoopDelivery, QueueFull
+from headrace_batching.contract import TaskQueue
+from headrace_protos import Code, SSLConfig
+from headrace_server.backends.signature import Signature
+from headrace_server.errors import ServingError, invalid
+from headrace_server.metrics.catalogue import LATENCY
+from headrace_server.metrics.series import Tally
+from headrace_server.models.manager import Serving
+from headrace_server.models.servable import Plain, Servable
+from headrace_server.transports.grpc.endpoint import MAX_MESSAGE_BYTES, Endpoint, ObserveCall
+from headrace_server.transports.grpc.handlers import CODE_NAMES, rpc_handlers, status
+from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
+from headrace_server.transports.grpc.tls import Followed
+
+PREDICTION = "tensorflow.serving.PredictionService"
+INTERFACE = 5
+
+_NEVER = 2**31 - 1  # milliseconds, to gRPC
+
+_ARGUMENTS = {
+    "max_receive_message_length": MAX_MESSAGE_BYTES,
+    "max_send_message_length": MAX_MESSAGE_BYTES,
+    "max_concurrent_streams": 2**31 - 1,
+    "max_metadata_size": 16 * 1024,
+    "keepalive_time_ms": 7_200_000,
+    "keepalive_timeout_ms": 20_000,
+    "keepalive_permit_without_calls": 0,
+    "http2_max_ping_strikes": 2,
+    "http2_min_ping_interval_without_data_ms": 300_000,
+    "max_connection_age_ms": _NEVER,
+    "max_connection_age_grace_ms": _NEVER,
+    "max_connection_idle_ms": _NEVER,
+    "default_compression_algorithm": 0,
+}
+
+
+def check_interface() -> None:
+    """Compares the installed native package with what this one was written for.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION, they do not fit.
+    """
+    if native.INTERFACE != INTERFACE:
+        text = f"headrace-native speaks interface {native.INTERFACE}, this headrace {INTERFACE}: install one to match"
+        raise ServingError(Code.FAILED_PRECONDITION, text)
+
+
+def make_queue() -> TaskQueue:
+    """A queue that holds tasks of both kinds: Python's, and those that were decoded outside the interpreter."""
+    return native.Queue()
+
+
+class NativeTransport:
+    """One native server, its calls answered in the event loop.
+
+    Args:
+        endpoint: Where it listens, and what it serves.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._limits = limits(endpoint.arguments)
+        self._observe = endpoint.observe(PREDICTION, "Predict")
+        self._exchanges: Exchanges | None = None
+        self._routes = native.Routes()
+
+    async def start(self) -> int:
+        """Listens; the TCP port that it got, 0 where there is none.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, an address is taken or no address at all. The text begins as TF Serving's.
+        """
+        methods = self._methods()
+        paths = [(path, handler.request_streaming) for path, handler in methods.handlers.items()]
+        server = native.Server(paths, self._limits, self._endpoint.queue, self._routes)
+        ports = [self._listen(server, address) for address in self._endpoint.addresses]
+        server.start(self._endpoint.threads)
+        self._exchanges = Exchanges(server, list(methods.handlers.values()))
+        self._exchanges.start()
+        return max(ports)
+
+    def publish(self, serving: Serving) -> None:
+        """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
+        self._routes.publish(
+            {
+                name: {version: self._plain_routes(servable) for version, servable in versions.items()}
+                for name, versions in serving.items()
+            }
+        )
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+        if self._exchanges is not None:
+            await self._exchanges.stop(grace)
+            self._exchanges = None
+
+    def _listen(self, server: native.Server, address: str) -> int:
+        try:
+            return server.listen(address, _tls(self._endpoint.ssl_config_file))
+        except OSError as error:
+            raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
+
+    def _plain_routes(self, servable: Servable) -> dict[str, native.Route]:
+        """A route for each signature whose requests need no second look."""
+        plain = {name: servable.plain(name) for name in servable.signatures}
+        return {
+            name: self._route(servable, name, found)
+            for name, found in plain.items()
+            if found is not None and _is_numeric(found.signature)
+        }
+
+    def _route(self, servable: Servable, name: str, plain: Plain) -> native.Route:
+        return native.Route(
+            plain.lane,
+            servable.name,
+            servable.version,
+            name,
+            [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
+            max_rows=plain.max_rows,
+            max_send=self._limits["max_send_message_length"],
+            as_content=self._endpoint.as_content,
+            full=status(QueueFull("{}")),
+            bounds=LATENCY,
+            answered=plain.answers(self._observe),
+            failed=_Failed(servable.name, plain, self._observe),
+        )
+
+    def _methods(self) -> "_Methods":
+        methods = _Methods()
+        delivery = LoopDelivery(asyncio.get_running_loop())
+        for service in self._endpoint.services:
+            methods.add_registered_method_handlers(
+                service.name, rpc_handlers(service, delivery, self._endpoint.observe)
+            )
+        for register in self._endpoint.servicers:
+            register(methods)  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
+        return methods
+
+
+class _Methods:
+    """As much of a `grpc.aio.Server` as generated code registers its handlers with."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, RpcHandler] = {}
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, RpcHandler]) -> None:
+        self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
+        """Nothing: generated code registers the same methods by name, too."""
+
+
+_LEFT: dict[type[Exception], tuple[Code, str]] = {
+    futures.CancelledError: (Code.CANCELLED, ""),
+    futures.TimeoutError: (Code.DEADLINE_EXCEEDED, ""),
+}
+
+
+class _Failed:
+    """Counts plain Predicts of one version that have failed alike, and says how they end. Any thread.
+
+    Args:
+        name: The model's.
+        plain: Counts what the version does.
+        observe: Counts calls.
+    """
+
+    def __init__(self, name: str, plain: Plain, observe: ObserveCall) -> None:
+        self._name = name
+        self._plain = plain
+        self._observe = observe
+
+    def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
+        """The code and the text for the calls that were tallied by LATENCY."""
+        code, text = _LEFT[type(error)] if type(error) in _LEFT else status(error)
+        self._observe.several(self._name, CODE_NAMES[code], tally, total)
+        if isinstance(error, BatchingError):
+            for _ in range(sum(count for _, count in tally)):
+                self._plain.refused(error)
+        return code, text
+
+
+def _tls(path: str) -> native.Tls | None:
+    if not path:
+        return None
+    followed = Followed(path, partial(_certificates, path))
+    return native.Tls(path, followed.first, followed.changed)
+
+
+def _certificates(path: str, config: SSLConfig) -> native.Certificates:
+    try:
+        return native.Certificates(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
+    except ValueError as error:
+        raise invalid(f"{path}: the native transport cannot use its key or certificates: {error}") from error
+
+
+def _is_numeric(signature: Signature) -> bool:
+    specs = (*signature.inputs.values(), *signature.outputs.values())
+    return all(spec.dtype in native.DTYPES for spec in specs)
+
+
+def limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:
+    """What the channel arguments say that means something here; a negative number stands for the default."""
+    values = dict(_ARGUMENTS)
+    for name, value in arguments:
+        short = name.removeprefix("grpc.").replace(".", "_")
+        if short in values and isinstance(value, int):
+            values[short] = value if value >= 0 else _ARGUMENTS[short]
+    return values

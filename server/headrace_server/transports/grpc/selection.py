@@ -1,0 +1,66 @@
+"""Chooses the transport by its name: the one file that knows which there are."""
+
+from importlib.util import find_spec
+from types import ModuleType
+
+from headrace_batching.contract import TaskQueue
+from headrace_batching.queue import Queue
+from headrace_protos import Code
+from headrace_server.errors import ServingError, invalid
+from headrace_server.transports.grpc.endpoint import Endpoint, Transport
+
+PACKAGE = "headrace_native"
+NAMES = ("auto", "grpcio", "native")
+
+
+def choose(name: str, *, alts: bool = False) -> str:
+    """The transport that a name stands for: `grpcio` or `native`.
+
+    Args:
+        name: `auto` for the fastest that is installed and can do what is asked for; or one of the two.
+        alts: Whether Google's ALTS secures connections, which the native transport does not know.
+
+    Raises:
+        ServingError: There is no such transport, or the native one cannot do what is asked for.
+    """
+    if name not in NAMES:
+        raise invalid(f"unknown transport {name!r}: expected auto, grpcio or native")
+    if name == "native" and alts:
+        raise invalid("the native transport has no ALTS: use --transport=auto or --transport=grpcio")
+    if name == "auto":
+        return "native" if find_spec(PACKAGE) is not None and not alts else "grpcio"
+    return name
+
+
+def make_transport(name: str, endpoint: Endpoint) -> Transport:
+    """The transport that was chosen.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION, the native one is absent, broken or of another version.
+    """
+    if name == "native":
+        native: Transport = _native().NativeTransport(endpoint)
+        return native
+    from headrace_server.transports.grpc.grpcio_impl import GrpcioTransport
+
+    return GrpcioTransport(endpoint)
+
+
+def make_queue(name: str) -> TaskQueue:
+    """The queue that the transport wants tasks to wait in.
+
+    Raises:
+        ServingError: As for `make_transport`.
+    """
+    queue: TaskQueue = _native().make_queue() if name == "native" else Queue()
+    return queue
+
+
+def _native() -> ModuleType:
+    try:
+        from headrace_server.transports.grpc import native_impl
+    except ImportError as error:
+        text = f"the native transport cannot be used: {error} (pip install headrace-native, or --transport=grpcio)"
+        raise ServingError(Code.FAILED_PRECONDITION, text) from error
+    native_impl.check_interface()
+    return native_impl

@@ -1,0 +1,105 @@
+"""TLS for gRPC from an SSLConfig file, which is read again when it changes."""
+
+import logging
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from headrace_protos import SSLConfig
+from headrace_server.config.files import read_text_proto
+from headrace_server.errors import ServingError, invalid
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+State = tuple[int, ...]
+
+
+def read_ssl_config(path: str) -> SSLConfig:
+    """Reads an SSLConfig file, and checks that its key and certificates can be used.
+
+    Raises:
+        ServingError: As for `Followed`.
+    """
+    config = read_text_proto(path, SSLConfig())
+    _check(path, config)
+    return config
+
+
+class Followed(Generic[T]):
+    """An SSLConfig file, made into what a transport wants of it: once, and again when it has changed.
+
+    Whether clients must show a certificate is decided once; TF Serving reads the file once (server.cc,
+    BuildServerCredentials).
+
+    Args:
+        path: The file.
+        make: Makes something of its contents.
+
+    Raises:
+        ServingError: NOT_FOUND or INVALID_ARGUMENT: the file cannot be read, or its contents cannot be used.
+    """
+
+    def __init__(self, path: str, make: Callable[[SSLConfig], T]) -> None:
+        self._path = path
+        self._make = make
+        self._seen = _state(path)
+        config = read_ssl_config(path)
+        self.client_verify = config.client_verify
+        self.first = make(config)
+
+    def changed(self) -> T | None:
+        """What is made of it, if it has changed since it was read and can be used. Asked when a client connects."""
+        state = _state(self._path)
+        if state == self._seen:
+            return None
+        self._seen = state
+        try:
+            config = read_ssl_config(self._path)
+            if config.client_verify != self.client_verify:
+                log.warning("%s: client_verify takes effect when the server is started again", self._path)
+                config.client_verify = self.client_verify
+            made = self._make(config)
+        except ServingError as error:
+            log.error("the certificate stays as it was: %s", error.message)
+            return None
+        log.info("certificate read again from %s", self._path)
+        return made
+
+
+def _state(path: str) -> State:
+    """What tells one state of a file from the next; nothing where there is no file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _check(path: str, config: SSLConfig) -> None:
+    """GRPC itself would say only that it cannot listen."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        with _in_memory(config.server_key + "\n" + config.server_cert) as pair:
+            context.load_cert_chain(pair, password="")  # an encrypted key is refused, not asked for
+    except ssl.SSLError as error:
+        raise invalid(f"{path}: server_key and server_cert cannot be used together: {error}") from error
+    try:
+        if config.custom_ca:
+            context.load_verify_locations(cadata=config.custom_ca)
+    except ssl.SSLError as error:
+        raise invalid(f"{path}: custom_ca cannot be used: {error}") from error
+
+
+@contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """The path of a file that holds a text and is on no disk, for a function that wants a path."""
+    descriptor = os.memfd_create("pem")
+    try:
+        os.write(descriptor, text.encode())
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

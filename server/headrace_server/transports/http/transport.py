@@ -1,0 +1,55 @@
+"""The REST API's transport: one that listens where a port asks for it, and is done without where it cannot."""
+
+import logging
+
+from headrace_server.config.run import Config
+from headrace_server.errors import ServingError
+from headrace_server.processes.pool import JsonProcesses
+from headrace_server.services.tf_serving.model_service import ModelService
+from headrace_server.services.tf_serving.prediction import PredictionService
+from headrace_server.services.tf_serving.rest.large import JsonWork
+from headrace_server.services.tf_serving.rest.service import RestOptions, RestService
+from headrace_server.transports.http.uvicorn_impl import UvicornTransport
+
+log = logging.getLogger(__name__)
+
+CLASH = (
+    "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API. "
+    "Skipped exporting HTTP/REST API."
+)
+
+
+class RestTransport:
+    """The REST API over HTTP, and the processes that parse for it.
+
+    Args:
+        config: Its port, and how much it may take.
+        prediction: Runs models.
+        model: Knows their versions.
+        options: The rest.
+    """
+
+    def __init__(
+        self, config: Config, prediction: PredictionService, model: ModelService, options: RestOptions
+    ) -> None:
+        self._config = config
+        self._processes = JsonProcesses(config.rest_api_json_processes)
+        rest = RestService(prediction, model, JsonWork(self._processes), options)
+        self._http = UvicornTransport(config.rest_api_port, rest, config.rest_api_max_body_mb << 20)
+
+    async def start(self) -> None:
+        """Listens, if it can. TF Serving: server.cc serves gRPC alone where it cannot, and logs why."""
+        if self._config.rest_api_port == self._config.port:
+            log.error(CLASH)
+            return
+        try:
+            port = await self._http.start()
+        except ServingError as error:
+            log.error(error.message)
+            return
+        log.info("Exporting HTTP/REST API at:localhost:%d ...", port)
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more requests, and returns when those in flight have ended, or after `grace` seconds."""
+        await self._http.stop(grace)
+        await self._processes.close()

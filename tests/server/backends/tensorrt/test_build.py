@@ -1,0 +1,196 @@
+"""Building engines: what TensorRT is told, what strong typing demands of a file, progress, and the timing cache."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto as Onnx
+
+from headrace_batching import Options
+from headrace_protos import Code
+from headrace_server.backends.signature import DEFAULT_SIGNATURE
+from headrace_server.errors import ServingError
+from tests import models
+from tests.doubles.installed import install_tensorrt
+from tests.gpu import Gpu
+
+
+def refused(act: Callable[[], Any]) -> ServingError:
+    with pytest.raises(ServingError) as raised:
+        act()
+    return raised.value
+
+
+def quantized(folder: Path) -> Path:
+    """`y` = `x` [N, 4], in int8 in between."""
+    file = models.identity(folder, dims=("N", 4))
+    model = onnx.load(file)
+    graph = model.graph
+    del graph.node[:]
+    graph.node.append(onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]))
+    graph.node.append(onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]))
+    graph.initializer.append(onnx.helper.make_tensor("scale", Onnx.FLOAT, [], [0.5]))
+    graph.initializer.append(onnx.helper.make_tensor("zero", Onnx.INT8, [], [0]))
+    onnx.save_model(model, file)
+    return file
+
+
+def test_what_tensorrt_is_told(gpu: Gpu, tmp_path: Path) -> None:
+    models.linear(tmp_path / "1")
+    options = Options(max_batch_size=8, allowed_batch_sizes=(2, 8))
+    gpu.load(tmp_path / "1", options, tf32=False, workspace_mb=64, optimization_level=5).close()
+    told = gpu.machine.built_with
+
+    assert told.flags == set()
+    assert told.builder_optimization_level == 5
+    assert {pool.name: size for pool, size in told.pools.items()} == {"WORKSPACE": 64 << 20}
+    assert [profile.shapes for profile in told.profiles] == [
+        {"x": ([1, 4], [2, 4], [2, 4])},
+        {"x": ([3, 4], [8, 4], [8, 4])},
+    ]
+
+
+def test_what_is_not_said_is_tensorrts_choice(gpu: Gpu, tmp_path: Path) -> None:
+    models.linear(tmp_path / "1")
+    gpu.load(tmp_path / "1").close()
+    told = gpu.machine.built_with
+
+    assert {flag.name for flag in told.flags} == {"TF32"}
+    assert told.pools == {}
+
+
+@pytest.mark.parametrize("version", ["10.9.0.34", "11.4.0.106"])
+def test_every_tensorrt_types_strongly(gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    install_tensorrt(monkeypatch, gpu.machine, version)  # which complains of networks that are not
+    models.linear(tmp_path / "1")
+
+    gpu.load(tmp_path / "1").close()
+
+
+def test_a_model_in_which_nothing_varies_needs_no_profile(gpu: Gpu, tmp_path: Path) -> None:
+    models.identity(tmp_path / "1", dims=(3, 2))
+    backend = gpu.load(tmp_path / "1")
+    x = np.ones((3, 2), np.float32)
+
+    assert backend.run(DEFAULT_SIGNATURE, {"x": x}, ("y",))["y"].tolist() == x.tolist()
+    assert not backend.signatures[DEFAULT_SIGNATURE].batched
+    backend.close()
+
+
+class TestPrecision:
+    def test_half_floats_inside_floats_outside(self, gpu: Gpu, tmp_path: Path) -> None:
+        models.wide(tmp_path / "1")
+        x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+        exact, half = gpu.load(tmp_path / "1"), gpu.load(tmp_path / "1", precision="fp16")
+        wanted = exact.run(DEFAULT_SIGNATURE, {"x": x}, ("y",))["y"]
+        got = half.run(DEFAULT_SIGNATURE, {"x": x}, ("y",))["y"]
+
+        assert got.dtype == np.float32
+        assert not np.array_equal(got, wanted)
+        np.testing.assert_allclose(got, wanted, rtol=0.02, atol=0.05)
+        del got, wanted
+        exact.close()
+        half.close()
+
+    def test_bfloat16_and_int8_are_the_files_to_bring(self, gpu: Gpu, tmp_path: Path) -> None:
+        models.linear(tmp_path / "1")
+        for precision, needs in (("bf16", "bfloat16 weights"), ("int8", "QuantizeLinear and DequantizeLinear")):
+            error = refused(partial(gpu.load, tmp_path / "1", precision=precision))
+            assert error.code == Code.INVALID_ARGUMENT
+            assert f'precision = "{precision}" demands a file that has {needs}' in error.message
+
+    def test_a_quantized_file_is_taken(self, gpu: Gpu, tmp_path: Path) -> None:
+        quantized(tmp_path / "1")
+        backend = gpu.load(tmp_path / "1", precision="int8")
+        x = np.array([[0.4, 1.1, -3, 100]], np.float32)
+
+        answer = backend.run(DEFAULT_SIGNATURE, {"x": x}, ("y",))["y"].tolist()
+
+        assert answer == [[0.5, 1, -3, 63.5]]
+        backend.close()
+
+
+class TestRefusals:
+    def test_what_tensorrt_cannot_parse(self, gpu: Gpu, tmp_path: Path) -> None:
+        file = models.linear(tmp_path / "1")
+        model = onnx.load(file)
+        model.graph.node[0].op_type = "TfIdfVectorizer"
+        onnx.save_model(model, file)
+
+        error = refused(lambda: gpu.load(tmp_path / "1"))
+
+        assert error.code == Code.INVALID_ARGUMENT
+        assert error.message.startswith(f"{file}: TensorRT cannot parse it: ")
+        assert "TfIdfVectorizer" in error.message
+
+    def test_what_is_no_model(self, gpu: Gpu, tmp_path: Path) -> None:
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "model.onnx").write_bytes(b"no model")
+
+        assert refused(lambda: gpu.load(tmp_path / "1")).code == Code.INVALID_ARGUMENT
+
+    def test_a_dimension_of_which_nothing_is_said(self, gpu: Gpu, tmp_path: Path) -> None:
+        models.row_sums(tmp_path / "1")
+
+        error = refused(lambda: gpu.load(tmp_path / "1"))
+
+        assert "dimension 1 of input x varies: say between which sizes" in error.message
+
+    def test_an_engine_that_cannot_be_kept_runs_all_the_same(
+        self, gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        models.linear(tmp_path / "1")
+        (tmp_path / "file").write_text("no folder")
+
+        gpu.load(tmp_path / "1", cache_folder=str(tmp_path / "file")).close()
+
+        assert any("its engine is not kept, and will be built again" in line for line in caplog.messages)
+
+
+def test_timings_are_kept_for_the_next_build(gpu: Gpu, tmp_path: Path) -> None:
+    models.linear(tmp_path / "1")
+    for level in (1, 2):
+        gpu.load(tmp_path / "1", optimization_level=level).close()
+    (file,) = Path(gpu.options().tensorrt.cache_folder).glob("*.timings")
+    first = file.stat().st_size
+    assert gpu.machine.built_with.timings.content == b"TIMINGS:conv;conv;"
+
+    file.write_bytes(b"damaged by somebody")
+    gpu.load(tmp_path / "1", optimization_level=3).close()
+
+    assert 0 < file.stat().st_size <= first
+
+
+@pytest.mark.usefixtures("gpu")
+def test_progress_is_said_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    from headrace_server.backends.tensorrt.build import SAY_EVERY, Progress
+
+    caplog.set_level(logging.INFO, "headrace_server")
+    now = 0.0
+    progress = Progress("m/1/model.onnx", lambda: now)
+    progress.phase_start("Building Engine", None, 4)
+    assert progress.step_complete("Building Engine", 0)
+    progress.phase_start("Timing", "Building Engine", 1000)
+    for step in range(20):  # where the minutes go, while the phase around it stands still
+        now += SAY_EVERY / 8
+        assert progress.step_complete("Timing", step)
+    progress.phase_finish("Timing")
+    for step in (1, 2, 3):
+        now += SAY_EVERY
+        assert progress.step_complete("Building Engine", step)
+    progress.phase_finish("Building Engine")
+    now += SAY_EVERY
+    assert progress.step_complete("Building Engine", 3)
+
+    assert [line.removeprefix("building an engine of m/1/model.onnx: ") for line in caplog.messages] == [
+        "Building Engine, 1 of 4 steps; Timing, 8 of 1000 steps",
+        "Building Engine, 1 of 4 steps; Timing, 16 of 1000 steps",
+        "Building Engine, 2 of 4 steps",
+        "Building Engine, 3 of 4 steps",
+        "Building Engine, 4 of 4 steps",
+    ]

@@ -1,0 +1,226 @@
+"""`model.toml`: what it sets, what it leaves alone, and where one is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from headrace_batching import Options
+from headrace_protos import Code
+from headrace_server.config.model_toml import ModelOptions, SignatureOptions, read_model_options
+from headrace_server.errors import ServingError
+
+
+def options_in(base_path: Path, text: str) -> ModelOptions:
+    (base_path / "model.toml").write_text(text)
+    return read_model_options(base_path)
+
+
+def failure_of(base_path: Path, text: str) -> tuple[Code, str]:
+    with pytest.raises(ServingError) as raised:
+        options_in(base_path, text)
+    return raised.value.code, raised.value.message
+
+
+def test_everything_can_be_said(tmp_path: Path) -> None:
+    (tmp_path / "animals.txt").write_text("cat\ndög\n")
+    text = """
+    [onnxruntime]
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    intra_op_threads = 2
+    inter_op_threads = 0
+    cpu_memory_arena = false
+    device_id = 1
+    gpu_arena_strategy = "same_as_requested"
+    tensorrt_fp16 = true
+    tensorrt_engine_cache = "/engines"
+
+    [tensorrt]
+    devices = [0, 1]
+    instances = 3
+    cuda_graphs = true
+    spin = true
+    precision = "fp16"
+    tf32 = false
+    workspace_mb = 512
+    optimization_level = 5
+    opt_batch_size = 16
+    dimensions = { W = [1, 64, 512], "x.2" = [8, 8, 8] }
+
+    [batching]
+    max_batch_size = 64
+    allowed_batch_sizes = [8, 64]
+    pad_variable_length_inputs = true
+
+    [signatures.serving_default]
+    inputs = { x = "input_0" }
+
+    [signatures.animals]
+    method = "classify"
+    outputs = { scores = "probabilities" }
+    labels = "animals.txt"
+    """
+
+    assert options_in(tmp_path, text) == ModelOptions(
+        backend={"intra_op_threads": 2, "inter_op_threads": 0},
+        onnxruntime={
+            "providers": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+            "cpu_memory_arena": False,
+            "device_id": 1,
+            "gpu_arena_strategy": "same_as_requested",
+            "tensorrt_fp16": True,
+            "tensorrt_engine_cache": "/engines",
+        },
+        tensorrt={
+            "enabled": True,
+            "devices": (0, 1),
+            "instances": 3,
+            "cuda_graphs": True,
+            "spin": True,
+            "precision": "fp16",
+            "tf32": False,
+            "workspace_mb": 512,
+            "optimization_level": 5,
+            "opt_batch_size": 16,
+            "dimensions": {"W": (1, 64, 512), "x.2": (8, 8, 8)},
+        },
+        batching={"max_batch_size": 64, "allowed_batch_sizes": (8, 64), "pad_variable_length_inputs": True},
+        signatures={
+            "serving_default": SignatureOptions(inputs={"x": "input_0"}),
+            "animals": SignatureOptions(method="classify", outputs={"scores": "probabilities"}, labels=("cat", "dög")),
+        },
+    )
+
+
+@pytest.mark.parametrize("text", [None, "", "# nothing", "[batching]", "[onnxruntime]\n[signatures]"])
+def test_what_is_not_said_is_as_for_all_models(tmp_path: Path, text: str | None) -> None:
+    options = read_model_options(tmp_path) if text is None else options_in(tmp_path, text)
+
+    assert options == ModelOptions()
+    assert options.batching_over(Options(max_batch_size=7)) == Options(max_batch_size=7)
+    assert options.batching_over(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("[tensorrt]", {"enabled": True}),
+        ("[tensorrt]\nenabled = false\ninstances = 1", {"enabled": False, "instances": 1}),
+    ],
+)
+def test_a_table_of_tensorrt_asks_for_it(tmp_path: Path, text: str, values: dict[str, object]) -> None:
+    assert options_in(tmp_path, text).tensorrt == values
+
+
+def test_batching_is_over_that_of_all_models(tmp_path: Path) -> None:
+    shared = Options(max_batch_size=32, batch_timeout_micros=5)
+
+    assert options_in(tmp_path, "[batching]\nmax_batch_size = 8").batching_over(shared) == Options(
+        max_batch_size=8, batch_timeout_micros=5
+    )
+    assert options_in(tmp_path, "[batching]\nenabled = true\nmax_batch_size = 8").batching_over(None) is None
+    assert options_in(tmp_path, "[batching]\nenabled = false").batching_over(shared) is None
+
+
+def test_labels_may_be_listed(tmp_path: Path) -> None:
+    options = options_in(tmp_path, '[signatures.s]\nmethod = "classify"\nlabels = ["a", "b"]')
+
+    assert options.signatures["s"].labels == ("a", "b")
+
+
+class TestWrong:
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("[onnxruntime", "Expected ']' at the end of a table declaration (at end of document)"),
+            ("x = 1\ny = = 2", "Invalid value (at line 2, column 5)"),
+            ("[batchign]", "batchign: unknown key; did you mean batching?"),
+            ("[zzz]", "zzz: unknown key"),
+            ("batching = 3", "batching: must be a table; was 3"),
+            ("signatures = []", "signatures: must be a table; was []"),
+            ("[tensorrt]\nprecison = 1", "tensorrt.precison: unknown key; did you mean precision?"),
+            (
+                '[tensorrt]\nprecision = "fp8"',
+                "tensorrt.precision: must be one of model, fp16, bf16, int8; was 'fp8'",
+            ),
+            ("[tensorrt]\noptimization_level = 6", "tensorrt.optimization_level: must be 0 to 5; was 6"),
+            ("[tensorrt]\ninstances = 0", "tensorrt.instances: must be a whole number of at least 1; was 0"),
+            (
+                "[tensorrt]\ndevices = [1, 1]",
+                "tensorrt.devices: must be a list of different whole numbers, and not empty; was [1, 1]",
+            ),
+            (
+                "[tensorrt]\ndimensions = { W = [1, 2] }",
+                "tensorrt.dimensions: W must be three whole numbers: [least, usual, most]; was {'W': [1, 2]}",
+            ),
+            (
+                "[tensorrt]\ndimensions = { W = [3, 2, 4] }",
+                "tensorrt.dimensions: W must rise: [least, usual, most]; was {'W': [3, 2, 4]}",
+            ),
+            (
+                "[onnxruntime]\nintra_op_thread = 2",
+                "onnxruntime.intra_op_thread: unknown key; did you mean intra_op_threads?",
+            ),
+            (
+                "[onnxruntime]\nintra_op_threads = -1",
+                "onnxruntime.intra_op_threads: must be a whole number of at least 0; was -1",
+            ),
+            (
+                "[onnxruntime]\nintra_op_threads = true",
+                "onnxruntime.intra_op_threads: must be a whole number of at least 0; was True",
+            ),
+            ("[onnxruntime]\ncpu_memory_arena = 1", "onnxruntime.cpu_memory_arena: must be true or false; was 1"),
+            (
+                "[onnxruntime]\nproviders = []",
+                "onnxruntime.providers: must be a list of strings, and not empty; was []",
+            ),
+            ("[onnxruntime]\ndevice_id = -1", "onnxruntime.device_id: must be a whole number of at least 0; was -1"),
+            (
+                '[onnxruntime]\ngpu_arena_strategy = "small"',
+                "onnxruntime.gpu_arena_strategy: must be one of next_power_of_two, same_as_requested; was 'small'",
+            ),
+            (
+                "[onnxruntime]\ntensorrt_timing_cache = 1",
+                "onnxruntime.tensorrt_timing_cache: must be a string; was 1",
+            ),
+            ("[batching]\nnum_batch_threads = 2", "batching.num_batch_threads: unknown key"),
+            (
+                "[batching]\nallowed_batch_sizes = 8",
+                "batching.allowed_batch_sizes: must be a list of whole numbers; was 8",
+            ),
+            (
+                "[batching]\nmax_batch_size = 4\nallowed_batch_sizes = [8]",
+                "batching: Last entry in allowed_batch_sizes must match max_batch_size; last entry was 8; expected 4",
+            ),
+            (
+                "[signatures.s]\nmethod = 'rank'",
+                "signatures.s.method: must be one of predict, classify, regress; was 'rank'",
+            ),
+            ("[signatures.s]\ninputs = { x = 1 }", "signatures.s.inputs: must be a table of names; was {'x': 1}"),
+            ("[signatures]\ns = 1", "signatures.s: must be a table; was 1"),
+            (
+                "[signatures.s]\nlabels = ['a']",
+                'signatures.s.labels: only a signature with method = "classify" has labels',
+            ),
+        ],
+    )
+    def test_the_text_names_the_file_and_the_key_or_the_line(self, tmp_path: Path, text: str, reason: str) -> None:
+        code, message = failure_of(tmp_path, text)
+
+        assert code == Code.INVALID_ARGUMENT
+        assert message.startswith(f"{tmp_path / 'model.toml'}: {reason}")
+
+    def test_labels_that_are_not_there(self, tmp_path: Path) -> None:
+        assert failure_of(tmp_path, '[signatures.s]\nmethod = "classify"\nlabels = "none.txt"') == (
+            Code.NOT_FOUND,
+            f"{tmp_path / 'none.txt'}: No such file or directory",
+        )
+
+    def test_a_folder_of_that_name(self, tmp_path: Path) -> None:
+        (tmp_path / "model.toml").mkdir()
+        with pytest.raises(ServingError, match=r"model\.toml: Is a directory"):
+            read_model_options(tmp_path)
+
+    def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
+        (tmp_path / "model.toml").write_bytes(b"x = '\xff'")
+        with pytest.raises(ServingError, match=r"model\.toml: 'utf-8' codec"):
+            read_model_options(tmp_path)

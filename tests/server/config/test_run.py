@@ -1,0 +1,97 @@
+"""What a run is told when it is told nothing, and what it may not change afterwards."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from headrace_batching import Options
+from headrace_server.commands.flags import FLAGS, config_of
+from headrace_server.config.run import Config, OnnxruntimeOptions, misfits
+from headrace_server.errors import ServingError
+from headrace_server.server import Server
+
+
+# TF Serving: main.cc.
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        ("port", 8500),
+        ("model_name", "default"),
+        ("model_base_path", ""),
+        ("batching_parameters_file", ""),
+        ("file_system_poll_wait_seconds", 1),
+        ("model_config_file", ""),
+        ("model_config_file_poll_wait_seconds", 0),
+        ("num_load_threads", 0),
+        ("num_unload_threads", 0),
+        ("max_num_load_retries", 5),
+        ("allow_version_labels_for_unavailable_models", False),
+        ("enable_per_model_batching_parameters", False),
+        ("tensorflow_session_parallelism", 0),
+        ("tensorflow_intra_op_parallelism", 0),
+        ("tensorflow_inter_op_parallelism", 0),
+        ("enable_serialization_as_tensor_content", False),
+        ("grpc_channel_arguments", ""),
+    ],
+)
+def test_a_default_is_that_of_tf_serving(name: str, default: object) -> None:
+    value = getattr(Config(), name)
+
+    assert (value, type(value)) == (default, type(default))
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [
+        ("enable_batching", True, False),
+        ("enable_grpc_healthcheck_service", True, False),
+        ("load_retry_interval_micros", 1_000_000, 60_000_000),
+    ],
+)
+def test_a_default_of_our_own_stands_beside_that_of_tf_serving(name: str, ours: object, theirs: object) -> None:
+    field = next(field for field in fields(Config) if field.name == name)
+
+    assert (field.default, field.metadata["tensorflow"]) == (ours, theirs)
+
+
+def test_batching_is_on_unless_told_otherwise() -> None:
+    assert Config().enable_batching
+    assert Config().batching == Options()
+
+
+def test_every_help_text_is_one_line_that_says_something() -> None:
+    texts = [field.metadata["help"] for field in fields(Config) if "help" in field.metadata]
+
+    assert all(len(text) > 20 and "\n" not in text and not text.endswith(".") for text in texts)
+
+
+def test_it_cannot_be_changed() -> None:
+    config = Config()
+    with pytest.raises(FrozenInstanceError):
+        config.port = 1  # type: ignore[misc]
+
+
+class TestOptionsOfARuntime:
+    def test_have_nothing_wrong_by_default(self) -> None:
+        assert misfits(OnnxruntimeOptions()) == {}
+
+    def test_are_checked_by_what_they_may_be(self) -> None:
+        assert misfits(OnnxruntimeOptions(device_id=-1, gpu_arena_strategy="small", gpu_instances=0)) == {
+            "device_id": "must be a whole number of at least 0; was -1",
+            "gpu_instances": "must be a whole number of at least 1; was 0",
+            "gpu_arena_strategy": "must be one of next_power_of_two, same_as_requested; was 'small'",
+        }
+
+    def test_are_refused_by_the_flags_name(self) -> None:
+        config = Config(model_base_path="/m", onnxruntime=OnnxruntimeOptions(gpu_memory_limit_mb=-5))
+        with pytest.raises(
+            ServingError, match=r"^--onnxruntime_gpu_memory_limit_mb must be a whole number of at least 0; was -5$"
+        ):
+            Server(config)
+
+    def test_are_flags_with_a_prefix(self) -> None:
+        told = config_of({"port": 1, "onnxruntime_device_id": 2, "onnxruntime_providers": "A,B,"})
+
+        assert (told.port, told.onnxruntime) == (1, OnnxruntimeOptions(device_id=2, providers=("A", "B")))
+        assert config_of({}) == Config()
+        assert config_of({name: flag.default for name, flag in FLAGS.items()}) == Config()

@@ -1,0 +1,299 @@
+"""What calls, batches and versions count, under which names."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooLarge
+from headrace_server.metrics.catalogue import (
+    LATENCY,
+    QUEUING,
+    REPORTS,
+    SIZES,
+    BatchCounts,
+    Metrics,
+    Runs,
+    ServableMetrics,
+)
+from headrace_server.metrics.series import MAX_SERIES
+
+
+def test_nothing_has_run() -> None:
+    assert str(BatchCounts()) == "0 requests, 0 rows in 0 batches, mean 0.0 rows ()"
+
+
+def test_sizes_are_told_in_powers_of_two() -> None:
+    counts = BatchCounts()
+    for rows in (0, 1, 2, 3, 4, 7, 8, 1000):
+        counts.add([report(tasks=2, rows=rows)])
+
+    assert str(counts) == (
+        "16 requests, 1025 rows in 8 batches, mean 128.1 rows (0: 1, 1: 1, 2-3: 2, 4-7: 2, 8-15: 1, 512-1023: 1)"
+    )
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def values(metrics: Metrics, name: str) -> dict[str, float]:
+    """Every line of one name, but for buckets: its labels and its number."""
+    lines = (line.rpartition(" ") for line in metrics.page().decode().splitlines())
+    return {series.removeprefix(name): float(number) for series, _, number in lines if series.startswith(f"{name}{{")}
+
+
+class TestGrpcMethod:
+    def test_a_call_is_counted_under_all_its_names(self, metrics: Metrics) -> None:
+        predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        predict("m", "OK", 0.002)
+        predict("m", "OK", 0.004)
+        predict("m", "NOT_FOUND", 0.001)
+        ours = '{method="tensorflow.serving.PredictionService/Predict",model_name="m",code='
+
+        assert values(metrics, ":tensorflow:serving:request_count") == {
+            '{model_name="m",status="OK"}': 2,
+            '{model_name="m",status="NOT_FOUND"}': 1,
+        }
+        assert values(metrics, ":tensorflow:serving:request_latency_sum") == {
+            '{model_name="m",API="Predict",entrypoint="GRPC"}': 6000
+        }
+        assert values(metrics, ":headrace:grpc_calls") == {f'{ours}"OK"}}': 2, f'{ours}"NOT_FOUND"}}': 1}
+        assert values(metrics, ":headrace:grpc_latency_sum") == {f'{ours}"OK"}}': 6000, f'{ours}"NOT_FOUND"}}': 1000}
+
+    def test_two_methods_add_up(self, metrics: Metrics) -> None:
+        for method in ("Predict", "Classify", "Regress"):
+            metrics.grpc_method("tensorflow.serving.PredictionService", method)("m", "OK", 0.001)
+
+        assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 3}
+        assert len(values(metrics, ":tensorflow:serving:request_latency_count")) == 3
+
+    @pytest.mark.parametrize("method", ["MultiInference", "GetModelMetadata", "GetModelStatus"])
+    def test_tf_serving_does_not_count_the_others(self, metrics: Metrics, method: str) -> None:
+        metrics.grpc_method("s", method)("m", "OK", 0.001)
+
+        assert b":tensorflow:" not in metrics.page()
+        assert list(values(metrics, ":headrace:grpc_calls").values()) == [1]
+
+    def test_callers_who_invent_models_fill_no_memory(self, metrics: Metrics) -> None:
+        predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        for number in range(MAX_SERIES + 20):
+            predict(f"m{number}", "NOT_FOUND", 0.001)
+
+        assert len(predict._latencies) == MAX_SERIES
+        assert values(metrics, ":tensorflow:serving:request_count")['{model_name="other",status="other"}'] == 20
+        assert len(values(metrics, ":headrace:grpc_calls")) == MAX_SERIES + 1
+
+
+def test_a_call_over_rest(metrics: Metrics) -> None:
+    metrics.rest_call("m", "predict", "OK", 0.002)
+    metrics.rest_call("m", "predict", "INVALID_ARGUMENT", 0.002)
+    metrics.rest_call("", "", "OK", 0.001)
+
+    assert values(metrics, ":tensorflow:serving:request_count") == {
+        '{model_name="m",status="OK"}': 1,
+        '{model_name="m",status="INVALID_ARGUMENT"}': 1,
+        '{model_name="",status="OK"}': 1,
+    }
+    assert values(metrics, ":tensorflow:serving:request_latency_sum") == {
+        '{model_name="m",API="predict",entrypoint="REST"}': 2000,
+        '{model_name="",API="",entrypoint="REST"}': 1000,
+    }
+
+
+def report(*, tasks: int = 3, rows: int = 6, padding: int = 2, failed: bool = False) -> BatchReport:
+    return BatchReport(tasks, rows, padding, 0.0, 0.5, failed, arrivals=(-0.0001, -0.01, -0.02), sizes=(1, 2, 3))
+
+
+def runs_of(servable: ServableMetrics, *, batched: bool = True) -> Runs:
+    return servable.runs(BatchCounts(), batched=batched)
+
+
+class TestServable:
+    M1 = '{model_name="m",version="1"}'
+
+    def test_a_batch(self, metrics: Metrics) -> None:
+        runs_of(metrics.servable("m", 1, int))(report())
+
+        assert values(metrics, ":headrace:batch_rows_sum") == {self.M1: 6}
+        assert values(metrics, ":headrace:batch_latency_sum") == {self.M1: 500_000}
+        assert values(metrics, ":headrace:padding_rows") == {self.M1: 2}
+        assert values(metrics, ":headrace:queue_delay_sum") == {self.M1: 30_100}
+        session = ":tensorflow:serving:batching_session:"
+        assert values(metrics, f"{session}wrapped_run_count") == {"{}": 1}
+        assert values(metrics, f"{session}input_batch_size_sum") == {"{}": 6}
+        assert values(metrics, f"{session}input_batch_size_count") == {"{}": 3}
+        assert values(metrics, f"{session}processed_batch_size_sum") == {"{}": 8}
+        assert values(metrics, f"{session}padding_size_sum") == {'{execution_batch_size="8"}': 2}
+        assert values(metrics, f"{session}queuing_latency_sum") == {'{thread_pool_name=""}': 30_100}
+        assert values(metrics, f"{session}queuing_latency_count") == {'{thread_pool_name=""}': 3}
+
+    def test_the_examples_of_a_call_for_several_inferences(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, lambda: 0)
+        for count in (1, 3):
+            servable.examples(count)
+
+        assert values(metrics, ":tensorflow:serving:request_example_count_total") == {'{model="m"}': 4}
+        assert values(metrics, ":tensorflow:serving:request_example_counts_count") == {'{model="m"}': 2}
+        assert values(metrics, ":tensorflow:serving:request_example_counts_sum") == {'{model="m"}': 4}
+
+    def test_runs_of_many_threads_are_counted_once_each(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        counts = BatchCounts()
+        schedulers = [servable.runs(counts, batched=batched) for batched in (False, True)]
+
+        def run(batched: bool) -> None:
+            schedulers[batched](report())
+            servable.count_reports()
+
+        runs = 5 * REPORTS
+        with ThreadPoolExecutor(8) as threads:
+            for number in range(runs):
+                threads.submit(run, number % 2 == 0)
+
+        assert values(metrics, ":headrace:batch_rows_sum") == {self.M1: 6 * runs}
+        assert values(metrics, ":headrace:queue_delay_count") == {self.M1: 3 * runs}
+        assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": runs // 2}
+        assert str(counts).startswith(f"{3 * runs} requests, {6 * runs} rows in {runs} batches, mean 6.0 rows")
+
+    def test_no_more_runs_are_kept_than_are_counted_together(self, metrics: Metrics) -> None:
+        runs = runs_of(metrics.servable("m", 1, int))
+        for _ in range(2 * REPORTS - 1):
+            runs(report())
+
+        assert len(runs._reports) == REPORTS - 1
+
+    def test_runs_of_different_sizes_and_padding(self, metrics: Metrics) -> None:
+        runs = runs_of(metrics.servable("m", 1, int))
+        for rows, padding in ((6, 2), (6, 2), (7, 1), (4, 0)):
+            runs(report(rows=rows, padding=padding))
+        name = ":tensorflow:serving:batching_session:padding_size"
+
+        assert values(metrics, f"{name}_sum") == {'{execution_batch_size="8"}': 5, '{execution_batch_size="4"}': 0}
+        assert values(metrics, f"{name}_count") == {'{execution_batch_size="8"}': 3, '{execution_batch_size="4"}': 1}
+
+    def test_what_a_version_ran_last_outlives_it(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        runs_of(servable)(report())
+        servable.close()
+
+        assert metrics.read_counter("/tensorflow/serving/batching_session/wrapped_run_count") == 1
+
+    def test_a_request_that_runs_alone_is_no_batch_to_tf_serving(self, metrics: Metrics) -> None:
+        runs_of(metrics.servable("m", 1, int), batched=False)(report())
+
+        assert b"batching_session" not in metrics.page()
+        assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 1}
+
+    def test_a_batch_that_failed_is_only_that(self, metrics: Metrics) -> None:
+        runs_of(metrics.servable("m", 1, int))(report(failed=True))
+
+        assert values(metrics, ":headrace:batch_failures") == {self.M1: 1}
+        assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 0}
+
+    def test_refusals_by_reason(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        for error in (QueueFull("x"), QueueFull("x"), TaskTooLarge(2, 1), DeadlineExceeded()):
+            servable.refused(error)
+
+        assert values(metrics, ":headrace:refusals") == {
+            '{model_name="m",version="1",reason="queue_full"}': 2,
+            '{model_name="m",version="1",reason="task_too_large"}': 1,
+            '{model_name="m",version="1",reason="deadline_exceeded"}': 1,
+        }
+
+    def test_answers_by_method(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        servable.ran("Predict", 0.001)
+        servable.ran("Classify", 0.002)
+
+        assert values(metrics, ":tensorflow:serving:runtime_latency_sum") == {
+            '{model_name="m",API="Predict",runtime="TF1"}': 1000,
+            '{model_name="m",API="Classify",runtime="TF1"}': 2000,
+        }
+
+    def test_plain_answers_are_counted_when_the_counts_are_asked_for(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        answered = servable.answers(metrics.grpc_method("tensorflow.serving.PredictionService", "Predict"))
+        answered(([(3, 2), (5, 1)], 900.0))
+        answered(([(3, 1)], 100.0))
+
+        assert values(metrics, ":tensorflow:serving:runtime_latency_sum") == {
+            '{model_name="m",API="Predict",runtime="TF1"}': 1000
+        }
+        assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 4}
+        assert f'le="{LATENCY[3]:g}"}} 3' in metrics.page().decode()
+
+    def test_as_many_are_told_of_answers_as_count_calls(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        observe = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        for _ in range(100):  # whenever the versions change, every route is made anew
+            servable.answers(observe)(([(0, 1)], 1.0))
+
+        assert len(servable._tallied) == 1
+        assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 100}
+
+    def test_who_finds_nothing_left_to_count_finds_it_counted(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        held = []
+
+        class Slow:
+            def several(self, *_: object) -> None:
+                held.append(servable._counting.locked())
+
+        servable.answers(Slow())(([(0, 1)], 1.0))
+        servable.count_reports()
+
+        assert held == [True]
+
+    def test_rows_that_wait(self, metrics: Metrics) -> None:
+        waiting = iter([5, 7])
+        metrics.servable("m", 1, lambda: next(waiting))
+
+        assert values(metrics, ":headrace:queue_rows") == {self.M1: 5}
+        assert values(metrics, ":headrace:queue_rows") == {self.M1: 7}
+
+    def test_a_version_that_has_gone_leaves_the_others_alone(self, metrics: Metrics) -> None:
+        first, second = metrics.servable("m", 1, int), metrics.servable("m", 2, int)
+        for servable in (first, second):
+            runs_of(servable)(report())
+            servable.refused(QueueFull("x"))
+        first.close()
+        page = metrics.page().decode()
+
+        assert 'version="1"' not in page
+        assert {series for series in (":headrace:queue_rows", ":headrace:refusals") if f"{series}{{" in page} == (
+            {":headrace:queue_rows", ":headrace:refusals"}
+        )
+        assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": 2}
+
+    def test_what_is_heard_of_a_version_that_has_gone_brings_nothing_back(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        servable.close()
+        servable.refused(QueueFull("x"))
+
+        assert 'version="1"' not in metrics.page().decode()
+
+
+def test_the_buckets_are_tf_servings() -> None:
+    assert (len(LATENCY), LATENCY[:3]) == (33, (10, 18, 10 * 1.8**2))
+    assert (len(QUEUING), QUEUING[:2]) == (52, (100, 120))
+    assert tuple(2**power for power in range(14)) == SIZES
+
+
+class TestReadCounter:
+    def test_is_the_cell_of_the_first_labels(self) -> None:
+        metrics = Metrics()
+        metrics.request_count.of("b", "OK").add(7)
+        metrics.request_count.of("a", "OK").add(2)
+
+        assert metrics.read_counter("/tensorflow/serving/request_count") == 2
+
+    @pytest.mark.parametrize(
+        "path", ["/tensorflow/serving/request_count", "/tensorflow/serving/request_latency", "/none/of/ours", ""]
+    )
+    def test_is_nothing_for_what_has_not_counted_or_is_no_counter(self, path: str) -> None:
+        metrics = Metrics()
+        metrics.request_latency.of("m", "Predict", "GRPC").observe(5)
+
+        assert metrics.read_counter(path) == 0

@@ -1,0 +1,113 @@
+"""Records on their way to files: all arrive, in order, none waits, and a full disk harms nobody."""
+
+import logging
+import re
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from headrace_protos import Code
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.tfrecord import frame, read_records
+from headrace_server.services.tf_serving.request_log.files import RecordFiles, RecordWriter
+from tests.running import eventually
+
+FULL_DISK = "/dev/full"
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def counts(metrics: Metrics) -> dict[str, int]:
+    """What became of the calls of model `m`."""
+    lines = re.findall(r'request_log_count{model_name="m",status_code="(\w+)"} (\d+)', metrics.page().decode())
+    return {code: int(count) for code, count in lines}
+
+
+def contents(folder: Path) -> list[list[bytes]]:
+    """The records of each file."""
+    return [list(read_records(BytesIO(file.read_bytes()))) for file in sorted(folder.iterdir())]
+
+
+def test_what_is_put_is_written_in_order_at_the_latest_by_the_end(tmp_path: Path, metrics: Metrics) -> None:
+    writer = RecordWriter(metrics)
+    for number in range(100):
+        writer.put(f"{tmp_path}/calls", "m", b"%d" % number)
+    writer.stop()
+    assert contents(tmp_path) == [[b"%d" % number for number in range(100)]]
+    assert counts(metrics) == {"OK": 100}
+
+
+def test_each_prefix_has_its_file(tmp_path: Path, metrics: Metrics) -> None:
+    writer = RecordWriter(metrics)
+    for prefix in ("a", "b"):
+        writer.put(f"{tmp_path}/{prefix}", prefix, prefix.encode())
+    writer.stop()
+    assert contents(tmp_path) == [[b"a"], [b"b"]]
+
+
+def test_what_does_not_fit_is_dropped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, metrics: Metrics
+) -> None:
+    writer = RecordWriter(metrics, waiting_bytes=100)
+    writer.put(f"{tmp_path}/calls", "m", b"x" * 101)
+    writer.put(f"{tmp_path}/calls", "m", b"x" * 101)
+    writer.put(f"{tmp_path}/calls", "m", b"y" * 100)
+    writer.stop()
+    assert contents(tmp_path) == [[b"y" * 100]]
+    assert counts(metrics) == {"RESOURCE_EXHAUSTED": 2, "OK": 1}
+    assert caplog.messages == ["calls are not logged: the disk is too slow for them"]
+
+
+def test_room_comes_back_as_records_are_written(tmp_path: Path, metrics: Metrics) -> None:
+    writer = RecordWriter(metrics, waiting_bytes=100)
+
+    def three_written() -> bool:
+        writer.put(f"{tmp_path}/calls", "m", b"x" * 100)
+        return counts(metrics).get("OK", 0) >= 3
+
+    eventually(three_written)
+    writer.stop()
+    assert contents(tmp_path) == [[b"x" * 100] * counts(metrics)["OK"]]
+
+
+def test_a_writer_that_has_stopped_takes_no_more(tmp_path: Path, metrics: Metrics) -> None:
+    writer = RecordWriter(metrics)
+    writer.stop()
+    writer.put(f"{tmp_path}/calls", "m", b"late")
+    assert counts(metrics) == {"RESOURCE_EXHAUSTED": 1}
+    assert contents(tmp_path) == []
+
+
+def test_a_full_file_is_followed_by_the_next(tmp_path: Path) -> None:
+    files = RecordFiles(file_bytes=len(frame(b"one")) + 1)
+    for record in (b"one", b"two", b"three", b"four"):
+        assert files.append(f"{tmp_path}/calls", [record]) == Code.OK
+    assert contents(tmp_path) == [[b"one", b"two"], [b"three"], [b"four"]]
+
+
+def test_files_may_be_taken_away(tmp_path: Path) -> None:
+    files = RecordFiles(file_bytes=100)
+    files.append(f"{tmp_path}/calls", [b"first"])
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    files.append(f"{tmp_path}/calls", [b"second"])
+    assert contents(tmp_path) == [[b"second"]]
+
+
+def test_a_refusal_is_counted_said_once_and_ends_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = RecordFiles(file_bytes=100)
+    prefix = f"{tmp_path}/calls"
+    files.append(prefix, [b"before"])
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    file.symlink_to(FULL_DISK)
+    assert files.append(prefix, [b"lost"]) == Code.DATA_LOSS
+    assert files.append(f"{tmp_path}/nowhere/calls", [b"lost"]) == Code.DATA_LOSS
+    assert [(record.levelno, "No space left" in record.message) for record in caplog.records] == [(logging.ERROR, True)]
+    assert files.append(prefix, [b"after"]) == Code.OK
+    file.unlink()
+    assert contents(tmp_path) == [[b"after"]]

@@ -1,0 +1,62 @@
+"""What the REST API's HTTP does not take in: heads without end, and bodies that are announced too large."""
+
+import socket
+
+import pytest
+
+from headrace_server.transports.http.uvicorn_impl import MAX_HEAD_BYTES
+from tests import models
+from tests.conftest import Rest
+from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, received
+
+
+@pytest.fixture(scope="module")
+def linear(resting: Rest) -> RestCaller:
+    return resting(models.linear)
+
+
+def send_until_refused(connection: socket.socket, start: bytes, what: bytes, most: int) -> None:
+    connection.sendall(start)
+    try:
+        for _ in range(most // len(what)):
+            connection.sendall(what)
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    raise AssertionError(f"{most} bytes were taken in")
+
+
+CHUNKED = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+ENDLESS = {
+    "header": (f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\nX: ".encode(), b"a"),
+    "headers": (f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\n".encode(), b"X: a\r\n"),
+    "path": (b"GET /", b"a"),
+    "trailer": (CHUNKED + b"2\r\n{}\r\n0\r\nX: ", b"a"),
+    "chunk extension": (CHUNKED + b"2;a", b"a"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_head_without_end_is_not_taken_in(linear: RestCaller, name: str) -> None:
+    start, what = ENDLESS[name]
+    with socket.create_connection(("127.0.0.1", linear.port)) as connection:
+        send_until_refused(connection, start, what * (65536 // len(what)), 64 << 20)
+    assert linear.predict(ROW) == TEN
+
+
+def test_a_head_that_is_too_large_is_refused(linear: RestCaller) -> None:
+    head = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\nX: ".encode() + b"a" * (MAX_HEAD_BYTES + 1)
+    with socket.create_connection(("127.0.0.1", linear.port)) as connection:
+        connection.sendall(head)
+        assert received(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_of_many_kilobytes(linear: RestCaller) -> None:
+    assert linear.send("GET", PREFIX, headers={"X": "a" * 60_000}).status == 200
+
+
+def test_who_asks_before_sending_too_much_is_told_not_to(resting: Rest) -> None:
+    caller = resting(models.linear, rest_api_max_body_mb=1)
+    head = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {1 << 40}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", caller.port)) as connection:
+        connection.sendall(head.encode())
+        assert received(connection).startswith(b"HTTP/1.1 413 ")
