@@ -18,10 +18,11 @@ from headrace_server.config.run import Config, misfits
 from headrace_server.config.tensorrt import TensorrtOptions, ordinals
 from headrace_server.errors import invalid
 from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, check_models, single_model
 from headrace_server.models.loader import Loader
-from headrace_server.models.manager import Manager, ManagerOptions, Serving
+from headrace_server.models.manager import Manager, Serving
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import preserve_availability, preserve_resources
 from headrace_server.models.warmup import Warmup, WarmupOptions
@@ -89,7 +90,7 @@ class Server:
             per_model_batching=config.enable_per_model_batching_parameters,
         )
         self._manager = Manager(warmup.after(loader.load), _manager_options(config), publish=self._publish)
-        self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire)
+        self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.wake)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
             self._records, config.saved_model_tags.split(","), changed=self._publish_again

@@ -90,6 +90,7 @@ class Configuration:
     def _announce(self, config: ModelServerConfig, impatient: Callable[[], bool]) -> Callable[[], None]:
         with self._counting:
             self._waiting += 1
+        self._manager.wake()
         return partial(self._apply, config, impatient)
 
     def _apply(self, config: ModelServerConfig, impatient: Callable[[], bool]) -> None:

@@ -1,76 +1,27 @@
-"""One loaded version: its backend, its signatures, a scheduler for each."""
+"""One loaded version: its backend, its signatures, the requests that run on it, and its end."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
-from functools import partial
 from threading import Condition, Lock
 from typing import Self
 
-import numpy as np
-
-from headrace_batching import (
-    BatchingError,
-    BatchThreads,
-    DeadlineExceeded,
-    LoopDelivery,
-    Options,
-    Priority,
-    Scheduler,
-    Task,
-)
+from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Options, Task
 from headrace_batching.batch import rows_of
-from headrace_batching.contract import TaskLane
-from headrace_batching.options import MAX_VALUE
+from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, OnDevices, Steady
+from headrace_server.backends.base import Backend, OnDevices
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid, timed_out
-from headrace_server.metrics.catalogue import BatchCounts, CountCalls, Metrics, Tallied
+from headrace_server.metrics.catalogue import BatchCounts, Metrics
+from headrace_server.models.call import Call
+from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.relaxed import load_relaxed
+from headrace_server.models.schedulers import Outputs, Schedulers, fitted
 
 log = logging.getLogger(__name__)
-
-Outputs = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What comes with a request beside its message.
-
-    Attributes:
-        delivery: Resolves futures of the event loop in which the caller waits.
-        deadline: On the monotonic clock, in seconds; None for none.
-        priority: Whether it goes before or after the others that wait.
-        api: The method's name, for metrics.
-    """
-
-    delivery: LoopDelivery
-    deadline: float | None = None
-    priority: Priority = Priority.NORMAL
-    api: str = "Predict"
-
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """What is to be known of a signature whose requests join a queue without being looked at twice.
-
-    Attributes:
-        lane: The queue's part that they join, all outputs asked for.
-        signature: What they are checked against.
-        max_rows: Rows that one may have.
-        answers: From who counts calls to who is told of those that the model has answered.
-        refused: Counts a request that was turned away.
-    """
-
-    lane: TaskLane
-    signature: Signature
-    max_rows: int
-    answers: Callable[[CountCalls], Callable[[Tallied], None]]
-    refused: Callable[[BatchingError], None]
 
 
 class Servable:
@@ -98,11 +49,10 @@ class Servable:
         self.name = name
         self.version = version
         self._backend = backend
-        self._threads = threads
         self.names_sizes = batching is not None and bool(batching.allowed_batch_sizes)
-        self._batching = _fitted(batching, backend)
+        self._batching = fitted(batching, backend)
         self._lock = Lock()
-        self._schedulers: dict[tuple[str, Outputs, bool], Scheduler] = {}
+        self._schedulers = Schedulers(backend, threads, self._batching, self._observe_runs)
         self._relaxed: Future[Backend] | None = None
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
@@ -162,17 +112,12 @@ class Servable:
         """Takes note of the Examples that a MultiInference has run on."""
         self._metrics.examples(count)
 
-    def plain(self, signature: str) -> "Plain | None":
-        """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
-
-        Options that cut tasks in pieces, or pad them, ask for the latter.
-        """
+    def plain(self, signature: str) -> Plain | None:
+        """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen."""
         declared, options = self._backend.signatures[signature], self._batching
-        if not declared.batched or options is None:
+        if options is None or not takes_plain(declared, options):
             return None
-        if options.enable_large_batch_splitting or options.pad_variable_length_inputs:
-            return None
-        lane = self._scheduler(signature, declared.every_output).lane
+        lane = self._schedulers.of(signature, declared.every_output).lane
         return Plain(lane, declared, options.max_batch_size, self._metrics.answers, self._metrics.refused)
 
     def lease(self) -> bool:
@@ -195,8 +140,7 @@ class Servable:
         with self._left:
             self._retired = True
             self._left.wait_for(lambda: not self._leases)
-        for scheduler in self._schedulers.values():
-            scheduler.close()
+        self._schedulers.close()
         if self._relaxed is not None:
             wait([self._relaxed])
         self._backend.close()
@@ -208,7 +152,7 @@ class Servable:
         declared = self._backend.signatures[signature]
         if misfit := declared.check_arrays(inputs):
             return await self._run_relaxed((signature, outputs), inputs, call, misfit)
-        return await _answered(self._task(declared, inputs, call), self._scheduler(signature, outputs), call)
+        return await call.answer(self._task(declared, inputs, call), self._schedulers.of(signature, outputs))
 
     async def _run_relaxed(self, run: tuple[str, Outputs], inputs: Arrays, call: Call, misfit: str) -> Arrays:
         """Lets the operators judge shapes that are not as declared. TF Serving: they alone do.
@@ -224,75 +168,21 @@ class Servable:
         except ServingError as error:
             raise invalid(misfit) from error
         try:
-            return await _answered(_alone(inputs, call), self._scheduler(*run, backend), call)
+            return await call.answer(call.alone(inputs), self._schedulers.of(*run, backend))
         except ServingError as error:
             raise invalid(f"{misfit}, and the model does not take it: {error.message.strip()}") from error
 
     def _waiting(self) -> int:
-        return sum(scheduler.waiting for scheduler in list(self._schedulers.values()))
+        return self._schedulers.waiting
+
+    def _observe_runs(self, signature: str, batched: bool) -> Observe:
+        return self._metrics.runs(self._counts[signature], batched=batched)
 
     def _task(self, signature: Signature, inputs: Arrays, call: Call) -> Task:
         batching = self._batching
         if batching is None or not signature.batched:
-            return _alone(inputs, call)
+            return call.alone(inputs)
         key = signature.shape_key(inputs, pad=batching.pad_variable_length_inputs)
         return Task(
             inputs, call.delivery, rows=rows_of(inputs), key=key, deadline=call.deadline, priority=call.priority
         )
-
-    def _scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None = None) -> Scheduler:
-        """The one for these outputs, made at their first use. TF Serving: a queue for each set of output tensors."""
-        key = (signature, outputs, relaxed is not None)
-        scheduler = self._schedulers.get(key)
-        if scheduler is None:
-            with self._lock:
-                scheduler = self._schedulers.setdefault(key, self._new_scheduler(signature, outputs, relaxed))
-        return scheduler
-
-    def _new_scheduler(self, signature: str, outputs: Outputs, relaxed: Backend | None) -> Scheduler:
-        batched = self._batching is not None and self._backend.signatures[signature].batched and relaxed is None
-        options = self._batching or _unbatched(self._backend)
-        backend = relaxed or self._backend
-        return Scheduler(
-            self._threads,
-            partial(backend.run, signature, outputs=outputs),
-            options if batched else _one_by_one(options),
-            batched=batched,
-            steady=isinstance(backend, Steady) and backend.steady,
-            empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
-            observe=self._metrics.runs(self._counts[signature], batched=batched),
-        )
-
-
-async def _answered(task: Task, scheduler: Scheduler, call: Call) -> Arrays:
-    future = call.delivery.submit(scheduler, task)
-    try:
-        return await future
-    finally:
-        if not task.ended:
-            task.cancel()
-
-
-def _fitted(batching: Options | None, backend: Backend) -> Options | None:
-    return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
-
-
-def _unbatched(backend: Backend) -> Options:
-    """As many runs at once as the backend bears."""
-    fitting = _fitted(Options(max_batch_size=1), backend) or Options()
-    return Options(max_running_batches=fitting.max_running_batches)
-
-
-def _alone(inputs: Arrays, call: Call) -> Task:
-    return Task(inputs, call.delivery, rows=1, deadline=call.deadline, priority=call.priority)
-
-
-def _one_by_one(options: Options) -> Options:
-    """As many requests may wait as with batching, but each runs alone."""
-    waiting = min(options.enqueued_limit * options.max_batch_size, MAX_VALUE)
-    return Options(
-        max_batch_size=1,
-        max_enqueued_batches=waiting,
-        num_batch_threads=options.num_batch_threads,
-        max_running_batches=options.max_running_batches,
-    )

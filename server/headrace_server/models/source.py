@@ -27,12 +27,20 @@ class Source:
         models: The models and where they are.
         poll_seconds: Between two looks; 0 looks once for each set of models, a negative one never.
         aspire: Told, at each look, all versions of one model that should be served, each with its folder.
+        looked: Told after each look, also one that could not be made.
     """
 
-    def __init__(self, models: Sequence[ModelConfig], poll_seconds: float, aspire: Aspire) -> None:
+    def __init__(
+        self,
+        models: Sequence[ModelConfig],
+        poll_seconds: float,
+        aspire: Aspire,
+        looked: Callable[[], None] = lambda: None,
+    ) -> None:
         self._models = tuple(models)
         self._poll_seconds = poll_seconds
         self._aspire = aspire
+        self._looked = looked
         self._said: str | None = None
         self._looking = Lock()
         self._woken = Condition()
@@ -102,6 +110,7 @@ class Source:
             except Exception as error:  # the next look may find what this one did not
                 self._say(f"the base paths could not be looked at: {error!r}")
             self._looked_at = models
+            self._looked()
 
     def _wait(self) -> bool:
         """Waits for the next look; False if there is none to come."""

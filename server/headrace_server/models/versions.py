@@ -1,8 +1,11 @@
-"""One model's versions: those aspired, the state of every one ever seen, and the loads that are under way."""
+"""Models and their versions: those aspired, the state of every one ever seen, and the loads that are under way."""
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from threading import Condition
 
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import Load, State, Unload
@@ -121,3 +124,53 @@ class Model:
             if failed or (status.state is State.AVAILABLE and version in self.aspired):
                 return status
         return None
+
+
+class Models:
+    """Every model that versions were ever aspired of. `changed` is held around every use, and says what it is called.
+
+    Args:
+        policy: Says what to do next for one model.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.changed = Condition()
+        self.by_name: dict[str, Model] = {}
+        self._policy = policy
+        self._events = count(1)
+
+    def mark(self) -> int:
+        """The number of an event that nothing else has. Any thread, with or without the lock."""
+        return next(self._events)
+
+    def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
+        """Takes note of the versions of a model that are wanted."""
+        model = self.by_name.setdefault(name, Model(self._events, self._policy))
+        if dict(versions) != model.aspired:
+            model.aspire(versions)
+            self.changed.notify_all()
+
+    def aspires(self, name: str) -> bool:
+        """Whether any version of a model is wanted."""
+        return name in self.by_name and bool(self.by_name[name].aspired)
+
+    def settled(self, name: str, since: int) -> VersionStatus | None:
+        """As `Model.settled`; None for a model never seen."""
+        return self.by_name[name].settled(since) if name in self.by_name else None
+
+    def statuses(self, name: str) -> list[VersionStatus]:
+        """Every version of a model that there ever was, the highest first; empty for a model never seen."""
+        model = self.by_name.get(name)
+        return sorted(model.versions.values(), key=lambda status: -status.version) if model else []
+
+
+class Clock:
+    """Time as the manager sees it; a test has one of its own."""
+
+    def now(self) -> float:
+        """Seconds since some moment in the past."""
+        return time.monotonic()
+
+    def wait(self, changed: Condition, seconds: float | None) -> None:
+        """Waits for a condition that the caller holds, this long at most; None for no limit."""
+        changed.wait(seconds)

@@ -20,8 +20,9 @@ from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError, invalid, status_of, unreadable
 from headrace_server.metrics.catalogue import Metrics
-from headrace_server.models.manager import LoadVersion
-from headrace_server.models.servable import Call, Servable
+from headrace_server.models.acting import LoadVersion
+from headrace_server.models.call import Call
+from headrace_server.models.servable import Servable
 from headrace_server.models.tfrecord import CorruptRecordError, read_records
 
 log = logging.getLogger(__name__)

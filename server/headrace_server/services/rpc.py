@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from headrace_server.models.servable import Call
+from headrace_server.models.call import Call
 
 
 @dataclass(frozen=True, slots=True)

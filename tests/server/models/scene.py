@@ -10,7 +10,8 @@ from headrace_batching import BatchThreads, LoopDelivery, Options, Priority
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
-from headrace_server.models.servable import Call, Servable
+from headrace_server.models.call import Call
+from headrace_server.models.servable import Servable
 
 from .backend import HELD, PATIENCE, Adder
 

@@ -331,7 +331,7 @@ class TestStatuses:
         models.aspire(7, name="other")
         models.reach({1: AVAILABLE})
         with pytest.raises(TimeoutError, match="no version yet of other"):
-            models.manager.wait_settled(["m", "other"], timeout=0.01)
+            models.manager.wait_settled(["m", "other"], timeout=0)
         shelf.held[7].set()
 
         assert models.manager.wait_settled(["m", "other"], timeout=PATIENCE).keys() == {"m", "other"}
@@ -343,7 +343,7 @@ class TestStatuses:
         now = models.manager.mark()
         assert models.manager.wait_settled(["m"], timeout=PATIENCE)
         with pytest.raises(TimeoutError):
-            models.manager.wait_settled(["m"], now, timeout=0.01)
+            models.manager.wait_settled(["m"], now, timeout=0)
 
     def test_a_version_that_is_about_to_go_settles_nothing(self, models: Models) -> None:
         models.aspire(1)
@@ -352,12 +352,29 @@ class TestStatuses:
             models.aspire()
             models.reach({1: UNLOADING})
             with pytest.raises(TimeoutError):
-                models.manager.wait_settled(["m"], timeout=0.01)
+                models.manager.wait_settled(["m"], timeout=0)
 
     def test_a_model_without_versions_does_not_settle(self, models: Models) -> None:
         models.aspire()
         with pytest.raises(TimeoutError, match="no version yet of m"):
-            models.manager.wait_settled(["m"], timeout=0.01)
+            models.manager.wait_settled(["m"], timeout=0)
+
+    def test_whoever_waits_asks_whether_to_give_up_at_each_wake_and_not_in_between(self, models: Models) -> None:
+        asked: list[bool] = []
+        giving_up = Event()
+
+        def given_up() -> bool:
+            asked.append(giving_up.is_set())
+            return giving_up.is_set()
+
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(models.manager.wait_settled_unless, ["m"], 0, given_up)
+            eventually(lambda: asked == [False])
+            giving_up.set()
+            models.manager.wake()
+
+            assert waiting.result(PATIENCE) == {"m": None}
+        assert asked == [False, True]
 
 
 class TestStop:

@@ -122,7 +122,7 @@ class TestOneByOne:
             held = await requests.hold(backend)
             waiting = [requests.add(number) for number in (1, 2)]
             await settled()
-            queue: Any = requests.servable._threads.queue
+            queue: Any = requests.servable._schedulers._threads.queue
             await asyncio.to_thread(eventually, lambda: queue.idle == 2)
             assert backend.runs == [[HELD]]
             backend.go_on.set()
@@ -300,7 +300,7 @@ class TestClosing:
     def test_it_waits_for_its_leases_and_frees_the_model(self) -> None:
         backend = Adder()
         with servable_of(Adder(), None) as other:
-            servable = Servable("m", 1, backend, other._threads, None)
+            servable = Servable("m", 1, backend, other._schedulers._threads, None)
             assert servable.lease()
             assert servable.lease()
             closing = Thread(target=servable.close)

@@ -26,7 +26,8 @@ from headrace_protos import (
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
-from headrace_server.models.servable import Call, Servable
+from headrace_server.models.call import Call
+from headrace_server.models.servable import Servable
 from headrace_server.models.warmup import (
     MAX_RECORDS,
     SYNTHETIC_SECONDS,

@@ -14,8 +14,8 @@ from headrace_protos import (
     ReloadConfigResponse,
 )
 from headrace_server.errors import invalid, not_found, status_of
+from headrace_server.models.call import Call
 from headrace_server.models.manager import Manager
-from headrace_server.models.servable import Call
 from headrace_server.models.versions import VersionStatus
 from headrace_server.services.rpc import Method, Service
 from headrace_server.services.tf_serving.model_spec import require_model_spec

@@ -27,7 +27,8 @@ from headrace_server.backends.signature import (
     Signature,
 )
 from headrace_server.errors import ServingError, invalid
-from headrace_server.models.servable import Call, Servable
+from headrace_server.models.call import Call
+from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import Method, Service
 from headrace_server.services.servables import Servables
 from headrace_server.services.tf_serving.examples import classification, regression

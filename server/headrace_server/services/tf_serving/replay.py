@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headrace_server.models.servable import Call, Servable
+from headrace_server.models.call import Call
+from headrace_server.models.servable import Servable
 from headrace_server.models.warmup import Answer
 from headrace_server.services.rpc import Method
 from headrace_server.services.servables import OneServable, Servables

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from headrace_batching import LoopDelivery, Priority
 from headrace_protos import Code
 from headrace_server.errors import status_of
-from headrace_server.models.servable import Call
+from headrace_server.models.call import Call
 from headrace_server.services.rpc import Method, Service
 from headrace_server.transports.grpc.endpoint import ObserveCall, ObserveMethod
 

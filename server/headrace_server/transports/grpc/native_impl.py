@@ -15,7 +15,8 @@ from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import LATENCY
 from headrace_server.metrics.series import Tally
 from headrace_server.models.manager import Serving
-from headrace_server.models.servable import Plain, Servable
+from headrace_server.models.plain import Plain
+from headrace_server.models.servable import Servable
 from headrace_server.transports.grpc.endpoint import MAX_MESSAGE_BYTES, Endpoint, ObserveCall
 from headrace_server.transports.grpc.handlers import CODE_NAMES, rpc_handlers, status
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler

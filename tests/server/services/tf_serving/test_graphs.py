@@ -14,8 +14,9 @@ from headrace_batching.task import Arrays
 from headrace_protos import Code, DataType, Example
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError
+from headrace_server.models.call import Call
 from headrace_server.models.manager import Manager
-from headrace_server.models.servable import Call, Servable
+from headrace_server.models.servable import Servable
 from headrace_server.services.tf_serving.prediction import PredictionService
 from tests.calls import predict_request
 from tests.examples import CLASSIFY, REGRESS, classify_request, example, multi_request, regress_request, task

@@ -8,7 +8,8 @@ from headrace_batching.task import Arrays
 from headrace_protos import Code, InferenceResult, InferenceTask, MultiInferenceRequest
 from headrace_server.backends.signature import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD, Signature
 from headrace_server.errors import ServingError, invalid
-from headrace_server.models.servable import Call, Servable
+from headrace_server.models.call import Call
+from headrace_server.models.servable import Servable
 from headrace_server.services.tf_serving.examples import classification, regression
 from headrace_server.services.tf_serving.examples.decoding import Examples, read_examples
 

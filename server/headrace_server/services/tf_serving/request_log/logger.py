@@ -18,7 +18,7 @@ from headrace_protos import (
     SamplingConfig,
 )
 from headrace_server.errors import invalid
-from headrace_server.models.servable import Call
+from headrace_server.models.call import Call
 from headrace_server.services.rpc import Method, Service
 from headrace_server.services.tf_serving.request_log.files import RecordWriter
 from headrace_server.services.tf_serving.request_log.messages import LOG_TYPES, answering_spec, asked_specs

@@ -18,7 +18,7 @@ from headrace_protos import (
     RegressionRequest,
 )
 from headrace_server.errors import ServingError, status_of, timed_out
-from headrace_server.models.servable import Call
+from headrace_server.models.call import Call
 from headrace_server.services.http import Body, HttpAnswer, HttpRequest
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF, PredictionService

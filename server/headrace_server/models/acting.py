@@ -1,0 +1,246 @@
+"""Threads that load and unload versions, until what is loaded is what is aspired."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError, status_of
+from headrace_server.models.memory import release as release_memory
+from headrace_server.models.servable import Servable
+from headrace_server.models.version_policy import State, Unload, preserve_availability
+from headrace_server.models.versions import Attempt, Clock, Models, Policy
+
+log = logging.getLogger(__name__)
+
+LoadVersion = Callable[[str, int, Path], Servable]
+
+CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerOptions:
+    """How versions are loaded. TF Serving: the flags of the same names.
+
+    Attributes:
+        num_load_threads: Loads at once; 0 is one at a time on the manager's own thread, which does nothing meanwhile.
+        num_unload_threads: Unloads at once; 0 likewise.
+        num_initial_load_threads: Loads at once until `initial_load_done`.
+        max_num_load_retries: Tries after the first one that failed.
+        load_retry_interval: Seconds between two tries.
+        policy: What to do next for one model.
+    """
+
+    num_load_threads: int = 0
+    num_unload_threads: int = 0
+    num_initial_load_threads: int = 0
+    max_num_load_retries: int = 0
+    load_retry_interval: float = 0.0
+    policy: Policy = preserve_availability
+
+
+@dataclass(slots=True)
+class _Threads:
+    """How many actions of one kind may run at once, and how many do."""
+
+    limit: int
+    running: int = 0
+
+    @property
+    def free(self) -> bool:
+        return self.running < max(1, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    name: str
+    run: Callable[[], None]
+    threads: _Threads
+
+
+class Acting:
+    """A thread that does what the models' policy wants done next, itself or on threads of its own.
+
+    A load that failed is tried again later, and until then holds up nothing else.
+
+    Args:
+        models: What is aspired, and what is loaded.
+        load: Makes a servable from a model's name, a version and its folder.
+        options: How many at once, how often, and in which order.
+        clock: For the pauses between tries.
+        publish: Told, under the models' lock, of a model whose versions that serve have changed. It may refuse one
+            that was added.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        load: LoadVersion,
+        options: ManagerOptions,
+        clock: Clock,
+        publish: Callable[[str], None],
+    ) -> None:
+        self._models = models
+        self._changed = models.changed
+        self._load = load
+        self._options = options
+        self._clock = clock
+        self._publish = publish
+        self._loads = _Threads(options.num_initial_load_threads)
+        self._unloads = _Threads(options.num_unload_threads)
+        self._stopping = False
+        self._thread = Thread(target=self._act, name="manager", daemon=True)
+
+    def start(self) -> None:
+        """Starts acting."""
+        self._thread.start()
+
+    def initial_load_done(self) -> None:
+        """From now on as many loads at once as `num_load_threads` says."""
+        with self._changed:
+            self._loads.limit = self._options.num_load_threads
+
+    def stop(self) -> None:
+        """Waits until there is nothing left to do: from now on nothing new is to be aspired."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _act(self) -> None:
+        threads: list[Thread] = []
+        while (action := self._next_when_free()) is not None:
+            if action.threads.limit:
+                thread = Thread(target=self._run, args=(action,), name=action.name, daemon=True)
+                thread.start()
+                threads = [thread, *filter(Thread.is_alive, threads)]
+            else:
+                self._run(action)
+        for thread in threads:
+            thread.join()
+
+    def _run(self, action: _Action) -> None:
+        try:
+            action.run()
+        finally:
+            with self._changed:
+                action.threads.running -= 1
+                self._changed.notify_all()
+
+    def _next_when_free(self) -> _Action | None:
+        """Waits for something to do; None once all is done and nothing more is to come."""
+        with self._changed:
+            while (action := self._next()) is None:
+                if self._stopping and not self._loads.running and not self._unloads.running:
+                    return None
+                self._clock.wait(self._changed, self._pause())
+            action.threads.running += 1
+            return action
+
+    def _pause(self) -> float | None:
+        """Seconds until a load is to be tried again."""
+        due = [at for model in self._models.by_name.values() if (at := model.next_due()) is not None]
+        return max(0.0, min(due) - self._clock.now()) if due and self._loads.free else None
+
+    def _next(self) -> _Action | None:
+        """The next action of any model, already noted as begun; unloads come first, since they free memory."""
+        now = self._clock.now()
+        loads = []
+        for name, model in self._models.by_name.items():
+            action = model.next_action(now)
+            if isinstance(action, Unload) and self._unloads.free:
+                model.set(action.version, State.UNLOADING)
+                return self._action(self._unload_version, name, action.version, self._unloads)
+            if action is not None and not isinstance(action, Unload):
+                loads.append((name, action.version))
+        if not loads or not self._loads.free:
+            return None
+        name, version = loads[0]
+        attempt = self._models.by_name[name].begin_load(version)
+        return self._action(self._load_version, name, version, self._loads, attempt)
+
+    def _action(self, run: Callable[..., None], name: str, version: int, threads: _Threads, *rest: Attempt) -> _Action:
+        self._changed.notify_all()  # its state has changed
+        kind = "load" if threads is self._loads else "unload"
+        return _Action(f"{kind}-{name}-{version}", partial(run, name, version, *rest), threads)
+
+    def _load_version(self, name: str, version: int, attempt: Attempt) -> None:
+        began = time.monotonic()
+        try:
+            servable = self._load(name, version, attempt.path)
+        except BaseException as error:  # a model that calls sys.exit must not end the manager
+            self._load_failed(name, version, attempt, _failure(error))
+            return
+        try:
+            admitted = self._admit(name, version, attempt, servable)
+        except Exception as error:  # nor may a version that whoever is told of it cannot serve
+            _free(servable)
+            self._load_failed(name, version, attempt, _failure(error))
+            return
+        if not admitted:
+            self._end_cancelled(name, version, servable)
+            return
+        log.info("model %s version %d loaded in %.0f ms", name, version, (time.monotonic() - began) * 1e3)
+
+    def _admit(self, name: str, version: int, attempt: Attempt, servable: Servable) -> bool:
+        """Lets requests have a version, unless nobody wants it any more."""
+        with self._changed:
+            if attempt.cancelled:
+                return False
+            model = self._models.by_name[name]
+            model.serving[version] = servable
+            try:
+                self._publish(name)
+            except Exception:
+                del model.serving[version]
+                self._publish(name)
+                raise
+            del model.loading[version]
+            model.set(version, State.AVAILABLE)
+            return True
+
+    def _end_cancelled(self, name: str, version: int, servable: Servable) -> None:
+        _free(servable)
+        log.info("model %s version %d: its load was cancelled", name, version)
+        with self._changed:
+            self._models.by_name[name].end(version, CANCELLED)
+
+    def _load_failed(self, name: str, version: int, attempt: Attempt, error: ServingError) -> None:
+        attempt.failures += 1
+        left = self._options.max_num_load_retries + 1 - attempt.failures
+        log.error("model %s version %d cannot be loaded (%d more tries): %s", name, version, left, error.message)
+        with self._changed:
+            if attempt.cancelled or left <= 0:
+                self._models.by_name[name].end(version, error)
+            else:
+                attempt.error = error
+                attempt.due = self._clock.now() + self._options.load_retry_interval
+
+    def _unload_version(self, name: str, version: int) -> None:
+        with self._changed:
+            servable = self._models.by_name[name].serving.pop(version)
+            self._publish(name)
+        _free(servable)
+        log.info("model %s version %d unloaded", name, version)
+        with self._changed:
+            self._models.by_name[name].end(version)
+
+
+def _free(servable: Servable) -> None:
+    """Closes a version; one that cannot be closed is nevertheless gone."""
+    try:
+        servable.close()
+    except Exception:
+        log.exception("model %s version %d cannot be freed", servable.name, servable.version)
+    release_memory()
+
+
+def _failure(error: BaseException) -> ServingError:
+    if isinstance(error, Exception):
+        return ServingError(*status_of(error))
+    return ServingError(Code.INTERNAL, f"the model raised {error!r}")

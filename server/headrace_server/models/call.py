@@ -1,0 +1,41 @@
+"""What comes with a request beside its message, and how a request waits for its answer."""
+
+from dataclasses import dataclass
+
+from headrace_batching import LoopDelivery, Priority, Scheduler, Task
+from headrace_batching.task import Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What comes with a request beside its message.
+
+    Attributes:
+        delivery: Resolves futures of the event loop in which the caller waits.
+        deadline: On the monotonic clock, in seconds; None for none.
+        priority: Whether it goes before or after the others that wait.
+        api: The method's name, for metrics.
+    """
+
+    delivery: LoopDelivery
+    deadline: float | None = None
+    priority: Priority = Priority.NORMAL
+    api: str = "Predict"
+
+    def alone(self, inputs: Arrays) -> Task:
+        """The request as a task that shares its run with no other."""
+        return Task(inputs, self.delivery, rows=1, deadline=self.deadline, priority=self.priority)
+
+    async def answer(self, task: Task, scheduler: Scheduler) -> Arrays:
+        """Puts a task into a queue and waits for its outputs; whoever stops waiting cancels the task.
+
+        Raises:
+            ServingError: The backend refused.
+            BatchingError: The queue did.
+        """
+        future = self.delivery.submit(scheduler, task)
+        try:
+            return await future
+        finally:
+            if not task.ended:
+                task.cancel()

@@ -1,0 +1,97 @@
+"""The schedulers of one version: one for each signature and set of outputs, made at its first use."""
+
+from collections.abc import Callable
+from functools import partial
+from threading import Lock
+
+import numpy as np
+
+from headrace_batching import BatchThreads, Options, Scheduler
+from headrace_batching.options import MAX_VALUE
+from headrace_batching.scheduler import Observe
+from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady
+
+Outputs = tuple[str, ...]
+ObserveRuns = Callable[[str, bool], Observe]
+
+
+class Schedulers:
+    """Makes a version's schedulers, and keeps them.
+
+    Args:
+        backend: Runs the batches.
+        threads: Where they run.
+        batching: How requests become batches, already fitted to the backend; None runs every request by itself.
+        observe: From a signature's name, and whether its requests are batched, to who is told of its runs.
+    """
+
+    def __init__(self, backend: Backend, threads: BatchThreads, batching: Options | None, observe: ObserveRuns) -> None:
+        self._backend = backend
+        self._threads = threads
+        self._batching = batching
+        self._observe = observe
+        self._lock = Lock()
+        self._made: dict[tuple[str, Outputs, bool], Scheduler] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that no batch has taken yet."""
+        return sum(scheduler.waiting for scheduler in list(self._made.values()))
+
+    def of(self, signature: str, outputs: Outputs, relaxed: Backend | None = None) -> Scheduler:
+        """The one for these outputs. TF Serving: a queue for each set of output tensors.
+
+        Args:
+            signature: A signature's name.
+            outputs: Aliases of its outputs.
+            relaxed: Runs its requests, one by one, instead of the version's own backend.
+        """
+        key = (signature, outputs, relaxed is not None)
+        scheduler = self._made.get(key)
+        if scheduler is None:
+            with self._lock:
+                scheduler = self._made.get(key)
+                if scheduler is None:
+                    scheduler = self._made[key] = self._make(signature, outputs, relaxed)
+        return scheduler
+
+    def close(self) -> None:
+        """Waits for the last batch of each to run."""
+        for scheduler in self._made.values():
+            scheduler.close()
+
+    def _make(self, signature: str, outputs: Outputs, relaxed: Backend | None) -> Scheduler:
+        batched = self._batching is not None and self._backend.signatures[signature].batched and relaxed is None
+        options = self._batching or _unbatched(self._backend)
+        backend = relaxed or self._backend
+        return Scheduler(
+            self._threads,
+            partial(backend.run, signature, outputs=outputs),
+            options if batched else _one_by_one(options),
+            batched=batched,
+            steady=isinstance(backend, Steady) and backend.steady,
+            empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
+            observe=self._observe(signature, batched),
+        )
+
+
+def fitted(batching: Options | None, backend: Backend) -> Options | None:
+    """The options as a backend can bear them."""
+    return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
+
+
+def _unbatched(backend: Backend) -> Options:
+    """As many runs at once as the backend bears."""
+    fitting = fitted(Options(max_batch_size=1), backend) or Options()
+    return Options(max_running_batches=fitting.max_running_batches)
+
+
+def _one_by_one(options: Options) -> Options:
+    """As many requests may wait as with batching, but each runs alone."""
+    waiting = min(options.enqueued_limit * options.max_batch_size, MAX_VALUE)
+    return Options(
+        max_batch_size=1,
+        max_enqueued_batches=waiting,
+        num_batch_threads=options.num_batch_threads,
+        max_running_batches=options.max_running_batches,
+    )
