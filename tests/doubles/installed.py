@@ -14,7 +14,7 @@ from .machine import Machine
 from .plans import VERSION
 from .tensorrt import Tensorrt
 
-IMPORTERS = [f"headrace_server.backends.tensorrt_{part}" for part in ("engine", "instance", "build", "impl")]
+IMPORTERS = [f"headrace_server.backends.tensorrt.{part}" for part in ("engine", "instance", "build", "backend")]
 
 
 def install_cuda(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Driver:
