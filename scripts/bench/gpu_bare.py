@@ -14,7 +14,7 @@ import onnxruntime
 from headrace_batching import Options
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 
 CUDA = "CUDAExecutionProvider"

@@ -4,27 +4,22 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from headrace_batching import BatchThreads, Options
-from headrace_batching.options import schedulable_cpus
-from headrace_protos import ModelServerConfig, MonitoringConfig
+from headrace_batching import BatchThreads
+from headrace_protos import MonitoringConfig
 from headrace_server.backends.base import BackendOptions
-from headrace_server.config.files import read_batching_parameters, read_text_proto
+from headrace_server.config.files import batching_of, read_text_proto
 from headrace_server.config.platform import with_files
-from headrace_server.config.run import Config, misfits
-from headrace_server.config.tensorrt import TensorrtOptions, ordinals
-from headrace_server.errors import invalid
+from headrace_server.config.run import Config, check
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.config_poll import ConfigPoll
-from headrace_server.models.configuration import Configuration, check_models, single_model
+from headrace_server.models.configuration import Configuration, first_models
 from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager, Serving
 from headrace_server.models.source import Source
-from headrace_server.models.version_policy import preserve_availability, preserve_resources
 from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.services.health import HealthService
 from headrace_server.services.profiler import ProfilerService
@@ -47,11 +42,7 @@ log = logging.getLogger(__name__)
 
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 
-_PORTS = range(1 << 16)  # gRPC would take another one modulo 65536
-
 Page = Callable[[], bytes]
-
-_POLICIES = {"availability_preserving": preserve_availability, "resource_preserving": preserve_resources}
 
 
 class Server:
@@ -65,12 +56,14 @@ class Server:
     """
 
     def __init__(self, config: Config) -> None:
-        _check(config)
+        check(config)
+        if config.ssl_config_file:
+            read_ssl_config(config.ssl_config_file)  # what is wrong with it is said before the models are loaded
         self._config = config = with_files(config)
         self._metrics = Metrics()
         self._pages = _pages(config, self._metrics)
-        self._first_models = _models(config)
-        options = _batching(config)
+        self._first_models = first_models(config)
+        options = batching_of(config)
         self._transport_name = choose(config.transport, alts=config.use_alts_credentials)
         self._queue = make_queue(self._transport_name)
         self._publishing = Lock()
@@ -81,15 +74,15 @@ class Server:
             as_content=config.enable_serialization_as_tensor_content,
             check_method=config.enable_signature_method_name_check,
         )
-        warmup = Warmup(_warmup_options(config), partial(warmup_answers, make_prediction), self._metrics)
+        warmup = Warmup(WarmupOptions.of(config), partial(warmup_answers, make_prediction), self._metrics)
         loader = Loader(
-            _backend_options(config),
+            BackendOptions.of(config),
             self._threads,
             options if config.enable_batching else None,
             self._metrics,
             per_model_batching=config.enable_per_model_batching_parameters,
         )
-        self._manager = Manager(warmup.after(loader.load), _manager_options(config), publish=self._publish)
+        self._manager = Manager(warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish)
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.wake)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
@@ -202,100 +195,6 @@ class Server:
         self._threads.close()
         self._records.stop()
         self._metrics.close()
-
-
-def _check(config: Config) -> None:
-    """TF Serving: server.cc and server_core.cc have the texts about its own flags."""
-    if config.port not in _PORTS:
-        raise invalid(f"--port={config.port} is none: a port is 0 (any that is free) to 65535")
-    if config.rest_api_port not in _PORTS:
-        raise invalid(f"--rest_api_port={config.rest_api_port} is none: a port is 0 (no REST) to 65535")
-    for name in ("rest_api_max_body_mb", "rest_api_json_processes"):
-        if getattr(config, name) < 1:
-            raise invalid(f"--{name}={getattr(config, name)} is too few: it takes 1 at least")
-    if not 0 <= config.drain_seconds < inf:
-        raise invalid(f"--drain_seconds={config.drain_seconds} is no time to wait")
-    if config.use_alts_credentials and config.ssl_config_file:
-        raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
-    if config.ssl_config_file:
-        read_ssl_config(config.ssl_config_file)  # what is wrong with it is said before the models are loaded
-    if not config.model_base_path and not config.model_config_file:
-        raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
-    if min(_parallelism(config)) > 0 and not config.platform_config_file:
-        raise invalid(
-            "Either configure server_options.tensorflow_session_parallelism or "
-            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
-            "separately. You cannot configure all."
-        )
-    for name, reason in misfits(config.onnxruntime).items():
-        raise invalid(f"--onnxruntime_{name} {reason}")
-    if config.aspired_version_policy not in _POLICIES:
-        raise invalid(f"--aspired_version_policy is none of {', '.join(_POLICIES)}: {config.aspired_version_policy}")
-
-
-def _parallelism(config: Config) -> tuple[int, int, int]:
-    return (
-        config.tensorflow_session_parallelism,
-        config.tensorflow_intra_op_parallelism,
-        config.tensorflow_inter_op_parallelism,
-    )
-
-
-def _models(config: Config) -> ModelServerConfig:
-    """The first configuration; what is wrong with its list is said before anything is loaded."""
-    if config.model_config_file:
-        models = read_text_proto(config.model_config_file, ModelServerConfig())
-    else:
-        models = single_model(config.model_name, config.model_base_path)
-    check_models(models.model_config_list.config)
-    return models
-
-
-def _manager_options(config: Config) -> ManagerOptions:
-    return ManagerOptions(
-        num_load_threads=config.num_load_threads,
-        num_unload_threads=config.num_unload_threads,
-        num_initial_load_threads=4 * schedulable_cpus(),
-        max_num_load_retries=config.max_num_load_retries,
-        load_retry_interval=max(0, config.load_retry_interval_micros) / 1e6,
-        policy=_POLICIES[config.aspired_version_policy],
-    )
-
-
-def _batching(config: Config) -> Options:
-    if not config.batching_parameters_file:
-        return config.batching
-    if not config.enable_batching:
-        raise invalid(
-            "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
-        )
-    return read_batching_parameters(config.batching_parameters_file)
-
-
-def _warmup_options(config: Config) -> WarmupOptions:
-    return WarmupOptions(
-        requests=config.enable_model_warmup,
-        iterations=max(1, config.num_request_iterations_for_warmup),
-        synthetic=config.enable_model_warmup and config.enable_synthetic_warmup,
-    )
-
-
-def _backend_options(config: Config) -> BackendOptions:
-    return BackendOptions(
-        intra_op_threads=config.tensorflow_intra_op_parallelism or config.tensorflow_session_parallelism,
-        inter_op_threads=config.tensorflow_inter_op_parallelism or config.tensorflow_session_parallelism,
-        onnxruntime=config.onnxruntime,
-        gpu_memory_fraction=config.per_process_gpu_memory_fraction,
-        saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
-        prefer_tflite_model=config.prefer_tflite_model,
-        tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),
-        relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
-        tensorrt=TensorrtOptions(
-            enabled=config.tensorrt,
-            devices=ordinals(config.tensorrt_devices),
-            cache_folder=config.tensorrt_cache_folder,
-        ),
-    )
 
 
 def _pages(config: Config, metrics: Metrics) -> dict[str, Page]:

@@ -33,7 +33,7 @@ def test_a_thread_for_each_cpu_that_the_process_may_use() -> None:
         ({"num_batch_threads": 0}, "num_batch_threads must be positive; was 0"),
         ({"max_running_batches": 0}, "max_running_batches must be positive; was 0"),
         ({"num_batch_threads": -3}, "num_batch_threads must be positive; was -3"),
-        ({"max_batch_size": 2**63}, "max_batch_size must fit 64 bits; was 9223372036854775808"),
+        ({"max_batch_size": 2**63}, "max_batch_size must be at most 9223372036854775807; was 9223372036854775808"),
         ({"num_batch_threads": 100_000}, "num_batch_threads must be at most 4096; was 100000"),
         ({"max_enqueued_batches": -1}, "max_enqueued_batches must be non-negative; was -1"),
         (

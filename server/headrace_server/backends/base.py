@@ -10,7 +10,8 @@ from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature
 from headrace_server.config.model_toml import SignatureOptions
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.config.run import Config
 from headrace_server.config.tensorrt import TensorrtOptions
 
 
@@ -44,6 +45,22 @@ class BackendOptions:
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions)
     batching: Options | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> "BackendOptions":
+        """Those of a run, before any model says otherwise."""
+        both = config.tensorflow_session_parallelism
+        return cls(
+            intra_op_threads=max(0, config.tensorflow_intra_op_parallelism or both),
+            inter_op_threads=max(0, config.tensorflow_inter_op_parallelism or both),
+            onnxruntime=config.onnxruntime,
+            gpu_memory_fraction=config.per_process_gpu_memory_fraction,
+            saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
+            prefer_tflite_model=config.prefer_tflite_model,
+            tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),
+            relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
+            tensorrt=config.tensorrt,
+        )
 
 
 class Backend(Protocol):

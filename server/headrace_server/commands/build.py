@@ -2,35 +2,45 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options
+from headrace_batching.option import refusals
 from headrace_server.commands.build_plan import BuildOrder, Built, build
+from headrace_server.commands.flags import argument, config_of
 from headrace_server.config.files import read_batching_parameters
-from headrace_server.config.tensorrt import TensorrtOptions, ordinals
+from headrace_server.config.flag import flag, flags_of, name_of_flag
+from headrace_server.config.tensorrt import TensorrtOptions
+from headrace_server.errors import invalid
 
-FLAGS = ("batching_parameters_file", "tensorrt_devices", "tensorrt_cache_folder")
+FLAGS = (
+    "batching_parameters_file",
+    *(name for name in flags_of(TensorrtOptions, "tensorrt_") if name != "tensorrt"),
+)
 """Those of `headrace serve` that mean the same here."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OwnFlags:
+    """What `headrace serve` does not have."""
+
+    output: str = flag("", "the plan; model.plan in FOLDER if not given")
+    inputs: str = flag(
+        "", ".npz with an array for each input, or .npy for a model of one, to compare on; random ones if not given"
+    )
+    max_difference: float | None = flag(
+        None, "write no plan if an output differs by more from ONNX Runtime's", kind=float, least=0, nullable=True
+    )
+    runs: int = flag(100, "runs of each batch size to time", least=1)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `headrace serve` has not."""
+    """The arguments that `headrace serve` does not have."""
     parser.add_argument("version", type=Path, metavar="FOLDER", help="version's folder, which holds model.onnx")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the plan (default: model.plan in FOLDER)")
-    parser.add_argument(
-        "--inputs",
-        type=Path,
-        metavar="FILE",
-        help=".npz with an array for each input, or .npy for a model of one, to compare on (default: random ones)",
-    )
-    parser.add_argument(
-        "--max_difference",
-        type=_positive,
-        metavar="FLOAT",
-        help="write no plan if an output differs by more from ONNX Runtime's (default: none)",
-    )
-    parser.add_argument("--runs", type=_whole, metavar="INT", help="runs of each batch size to time (default: 100)")
+    for name, own in flags_of(_OwnFlags).items():
+        parser.add_argument(f"--{name}", **argument(name, own))
 
 
 def run(given: dict[str, Any]) -> str:
@@ -40,10 +50,12 @@ def run(given: dict[str, Any]) -> str:
         ServingError: It cannot be built.
     """
     file = given.pop("batching_parameters_file", "")
-    tensorrt = TensorrtOptions(
-        devices=ordinals(given.pop("tensorrt_devices", "0")), cache_folder=given.pop("tensorrt_cache_folder", "")
-    )
+    shared = {name: given.pop(name) for name in FLAGS if name in given}
+    tensorrt = config_of(shared).tensorrt
+    for text in refusals(tensorrt, lambda own: f"--{name_of_flag(own, 'tensorrt_')}"):
+        raise invalid(text)
     batching = read_batching_parameters(file) if file else Options()
+    given |= {name: Path(given[name]) for name in ("output", "inputs") if name in given}
     return report(build(BuildOrder(**given, batching=batching, tensorrt=tensorrt)))
 
 
@@ -79,19 +91,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True))
         for line in lines
     ]
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text} is no difference: it must be a number of at least 0")
-    return value
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)

@@ -18,7 +18,7 @@ from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.backends.tensorrt import cache as tensorrt_cache
 from headrace_server.commands.build_inputs import random_inputs, read_inputs, rows_between
 from headrace_server.config.model_toml import read_model_options
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import ServingError, not_found
 

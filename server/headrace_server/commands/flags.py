@@ -1,44 +1,84 @@
 """The flags that both commands share: which there are, what they make of a run, and which of them change nothing."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
+from headrace_batching.option import Rule, refusal
+from headrace_server.config.flag import flags_of, name_of_flag
 from headrace_server.config.run import Config
 
 log = logging.getLogger(__name__)
 
-
-def _flags(options: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
-    for field in fields(options):
-        if "help" in field.metadata:
-            yield prefix + field.name, field
-        elif "prefix" in field.metadata:
-            yield from _flags(field.default_factory, field.metadata["prefix"])
-
-
-FLAGS: Mapping[str, Field[Any]] = dict(_flags(Config))
+FLAGS: Mapping[str, Field[Any]] = flags_of(Config)
 """Every flag, by name, in the order in which it is shown. One whose default is a tuple is written with commas."""
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def config_of(values: Mapping[str, Any]) -> Config:
     """What a run is told, from the values of flags, by name; a flag that is not among them keeps its default."""
-    read = {name: _items(value) if isinstance(FLAGS[name].default, tuple) else value for name, value in values.items()}
-    return Config(**_own(Config, read))
+    return Config(**_own(Config, values))
 
 
 def _own(options: Any, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    own = {field.name: values[prefix + field.name] for field in fields(options) if prefix + field.name in values}
-    for field in fields(options):
-        if "prefix" in field.metadata:
-            kind: Any = field.default_factory
-            own[field.name] = kind(**_own(kind, values, field.metadata["prefix"]))
+    own = {}
+    for each in fields(options):
+        if "prefix" in each.metadata:
+            kind: Any = each.default_factory
+            own[each.name] = kind(**_own(kind, values, each.metadata["prefix"]))
+        elif (name := name_of_flag(each, prefix)) in values:
+            value, rule = values[name], each.metadata["rule"]
+            own[each.name] = _items(rule, value) if rule.kind is tuple and isinstance(value, str) else value
     return own
 
 
-def _items(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+def _items(rule: Rule, text: str) -> tuple[Any, ...]:
+    """The items of a list that is written with commas; as texts, where one stands for no item."""
+    items = [item for item in text.split(",") if item]
+    return tuple(map(int, items)) if rule.item is int and all(map(str.isdecimal, items)) else tuple(items)
+
+
+def argument(name: str, own: Field[Any]) -> dict[str, Any]:
+    """How argparse is told of a flag."""
+    rule, ignored = own.metadata["rule"], own.metadata["ignored"]
+    note = "ignored" if ignored else f"default: {_shown(own.default)}"
+    kind: dict[str, Any] = {"type": _reader(name, rule), "metavar": rule.kind.__name__.upper()}
+    if rule.kind is bool:
+        kind |= {"nargs": "?", "const": True, "metavar": "true|false"}
+    if rule.kind is tuple:
+        kind |= {"metavar": "LIST"}
+    return {"help": f"{own.metadata['help']} ({note})".replace("%", "%%"), **kind}
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else str(default if default is not None else "") or "none"
+
+
+def _reader(name: str, rule: Rule) -> Callable[[str], Any]:
+    """A function from the text of a flag to its value."""
+
+    def read(text: str) -> Any:
+        value = _items(rule, text) if rule.kind is tuple else _value(rule.kind, text)
+        if not rule.allows(value):
+            raise ArgumentTypeError(refusal(f"--{name}", rule, text if rule.kind is tuple else value))
+        return value
+
+    return read
+
+
+def _value(kind: type, text: str) -> Any:
+    """The value that a text stands for; the text itself where it stands for none."""
+    if kind is bool:
+        return _BOOLEANS.get(text.lower(), text)
+    try:
+        return kind(text) if kind in (int, float) else text
+    except ValueError:
+        return text
 
 
 def warn_of_ignored(given: Iterable[str]) -> None:

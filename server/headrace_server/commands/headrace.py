@@ -1,6 +1,7 @@
 """The `headrace` command, strict and kind: a flag that it does not know is an error, with the one that was meant."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -9,9 +10,11 @@ from typing import Any, NoReturn
 
 from headrace_protos import Code
 from headrace_server.commands import build as build_command
-from headrace_server.commands.flags import FLAGS, config_of, warn_of_ignored
+from headrace_server.commands.flags import FLAGS, argument, config_of, warn_of_ignored
 from headrace_server.commands.process import log_to_stderr, run
 from headrace_server.errors import ServingError, status_of
+
+_OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +59,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors end in a hint rather than in the whole usage."""
 
     def error(self, message: str) -> NoReturn:
+        message = _OF_ARGUMENT.sub("", message)  # the refusal behind it names the flag already
         self.exit(2, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
 
 
@@ -75,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     taken = serve.add_argument_group("flags")
     ignored = serve.add_argument_group("flags of TensorFlow Serving that change nothing here")
     for name, field in FLAGS.items():
-        (ignored if field.metadata["ignored"] else taken).add_argument(f"--{name}", **_argument(name))
+        (ignored if field.metadata["ignored"] else taken).add_argument(f"--{name}", **argument(name, field))
     build = commands.add_parser(
         "build",
         help="build a TensorRT plan of an ONNX model",
@@ -88,32 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     build.set_defaults(command=_build, command_parser=build)
     build_command.add_arguments(build)
     for name in build_command.FLAGS:
-        build.add_argument(f"--{name}", **_argument(name))
+        build.add_argument(f"--{name}", **argument(name, FLAGS[name]))
     return parser
-
-
-def _argument(name: str) -> dict[str, Any]:
-    field = FLAGS[name]
-    default, ignored = field.default, field.metadata["ignored"]
-    note = "ignored" if ignored else f"default: {_shown(default)}"
-    value = str if isinstance(default, tuple) else type(default)
-    kind: dict[str, Any] = {"type": value, "metavar": value.__name__.upper()}
-    if isinstance(default, bool):
-        kind = {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
-    return {"help": f"{field.metadata['help']} ({note})", **kind}
-
-
-def _boolean(text: str) -> bool:
-    try:
-        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, tuple):
-        return ",".join(default)
-    return str(default).lower() if isinstance(default, bool) else str(default) or "none"
 
 
 def _explain(argument: str, parser: argparse.ArgumentParser) -> str:

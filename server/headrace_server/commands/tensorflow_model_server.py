@@ -151,7 +151,7 @@ def _usage_of(name: str) -> str:
         case "bool":
             default = str(default).lower()
         case "string":
-            default = f'"{",".join(default) if isinstance(default, tuple) else default}"'
+            default = f'"{",".join(map(str, default)) if isinstance(default, tuple) else default}"'
         case "float":
             default = f"{default:f}"
     return _usage_line(f"{name}={default}", kind, FLAGS[name].metadata["help"])

@@ -8,7 +8,9 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from headrace_batching import Options, OptionsError
+from headrace_batching.option import options_of
 from headrace_protos import POOL, BatchingParameters
+from headrace_server.config.run import Config
 from headrace_server.errors import invalid, unreadable
 
 log = logging.getLogger(__name__)
@@ -60,21 +62,33 @@ def read_batching_parameters(path: str, *, threads: int | None = None) -> Option
     return batching_options(parameters, path)
 
 
+def batching_of(config: Config) -> Options:
+    """How a run's requests become batches, where no model says otherwise.
+
+    Raises:
+        ServingError: As for `read_batching_parameters`; INVALID_ARGUMENT, there is a file though batching is off. TF
+            Serving: server.cc has the text.
+    """
+    if not config.batching_parameters_file:
+        return config.batching
+    if not config.enable_batching:
+        raise invalid(
+            "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+        )
+    return read_batching_parameters(config.batching_parameters_file)
+
+
 def batching_options(parameters: BatchingParameters, path: str) -> Options:
     """The batching parameters in a message that a file holds.
 
     Raises:
         ServingError: INVALID_ARGUMENT, with the file's name, for a value that makes no sense.
     """
-    wrapped = (
-        "max_batch_size",
-        "batch_timeout_micros",
-        "max_enqueued_batches",
-        "num_batch_threads",
-        "enable_large_batch_splitting",
-        "max_execution_batch_size",
-    )
-    values = {name: getattr(parameters, name).value for name in wrapped if parameters.HasField(name)}
+    values = {
+        name: getattr(parameters, name).value
+        for name, field in parameters.DESCRIPTOR.fields_by_name.items()
+        if name in options_of(Options) and field.message_type and parameters.HasField(name)
+    }
     try:
         return Options(
             allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),

@@ -1,39 +1,58 @@
 """What `model.toml` beside a model's versions says of that one model: its runtime, its batching, its signatures."""
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options, OptionsError
-from headrace_server.config.run import OnnxruntimeOptions
-from headrace_server.config.tensorrt import PRECISIONS, Range
+from headrace_batching.option import option, options_of, refusal
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import invalid, unreadable
 
 MODEL_FILE = "model.toml"
 
-METHODS = ("predict", "classify", "regress")
 
-Check = Callable[[Any], Any]
+def _names(table: Any) -> bool:
+    return all(isinstance(name, str) for name in table.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignatureOptions:
-    """One signature of an ONNX model, which by itself has only a graph's inputs and outputs.
+    """One signature of an ONNX model, which by itself has only a graph's inputs and outputs. `[signatures.NAME]`."""
 
-    Attributes:
-        method: `predict`, `classify` or `regress`.
-        inputs: The graph's input for each alias; empty takes the graph's own names.
-        outputs: The graph's output for each alias; empty takes the graph's own names.
-        labels: The classes by index, for a model that gives scores alone; None where there are none.
-    """
+    method: str = option("predict", "what the signature answers", choices=("predict", "classify", "regress"))
+    inputs: Mapping[str, str] = option(
+        dict,
+        "the graph's input for each alias; the graph's own names if not given",
+        fits=_names,
+        words="a table of names",
+    )
+    outputs: Mapping[str, str] = option(
+        dict,
+        "the graph's output for each alias; the graph's own names if not given",
+        fits=_names,
+        words="a table of names",
+    )
+    labels: tuple[str, ...] | None = option(
+        None,
+        "the classes by index, for a model that gives scores alone: a list, or a file of one label a line",
+        kind=tuple,
+        nullable=True,
+        fits=bool,
+        words="a list of strings, and not empty, or the name of a file",
+    )
 
-    method: str = "predict"
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    outputs: Mapping[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadOptions:
+    """The threads of a CPU runtime. Keys of `[onnxruntime]`, which take precedence over TF Serving's flags."""
+
+    intra_op_threads: int = option(0, "threads within one operator; 0 lets the runtime choose", least=0)
+    inter_op_threads: int = option(0, "operators that run at once; 0 lets the runtime choose", least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +113,11 @@ class _WrongError(ValueError):
 def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
     _known("", document, ("onnxruntime", "tensorrt", "batching", "signatures"))
     signatures = _table("signatures", document.get("signatures", {}))
-    runtime = _checked("onnxruntime", document.get("onnxruntime", {}), {**_THREADS, **_ONNXRUNTIME})
+    threads, onnxruntime = options_of(ThreadOptions), options_of(OnnxruntimeOptions)
+    runtime = _checked("onnxruntime", document.get("onnxruntime", {}), {**threads, **onnxruntime})
     return ModelOptions(
-        backend={key: value for key, value in runtime.items() if key in _THREADS},
-        onnxruntime={key: value for key, value in runtime.items() if key in _ONNXRUNTIME},
+        backend={key: value for key, value in runtime.items() if key in threads},
+        onnxruntime={key: value for key, value in runtime.items() if key in onnxruntime},
         tensorrt=_tensorrt(document["tensorrt"]) if "tensorrt" in document else {},
         batching=_batching(document.get("batching", {})),
         signatures={name: _signature(base_path, f"signatures.{name}", table) for name, table in signatures.items()},
@@ -105,13 +125,21 @@ def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
 
 
 def _tensorrt(table: Any) -> dict[str, Any]:
-    """Who says how TensorRT is to run a model asks for it."""
-    values = _checked("tensorrt", table, _TENSORRT)
-    return {"enabled": True, **values}
+    """A model with a table of its own is run by TensorRT unless it says otherwise."""
+    kept = {name: own for name, own in options_of(TensorrtOptions).items() if name != "cache_folder"}
+    values = _checked("tensorrt", table, kept)
+    ranges = {name: tuple(sizes) for name, sizes in values.get("dimensions", {}).items()}
+    return {"enabled": True, **values, **({"dimensions": ranges} if ranges else {})}
+
+
+_ENABLED = option(True, "let requests of this model share batches")
 
 
 def _batching(table: Any) -> dict[str, Any] | None:
-    values = _checked("batching", table, {"enabled": _boolean, **_PARAMETERS})
+    # The threads are one pool for all models, and how many batches may run at once is the runtime's affair.
+    of_all = ("num_batch_threads", "max_running_batches")
+    parameters = {name: own for name, own in options_of(Options).items() if name not in of_all}
+    values = _checked("batching", table, {"enabled": _ENABLED, **parameters})
     if not values.pop("enabled", True):
         return None
     try:
@@ -128,9 +156,10 @@ def _together(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _signature(base_path: Path, where: str, table: Any) -> SignatureOptions:
-    values = _checked(where, table, _SIGNATURE)
-    if isinstance(values.get("labels"), str):
-        values["labels"] = _labels(base_path / values["labels"])
+    table = dict(_table(where, table))
+    if isinstance(table.get("labels"), str):
+        table["labels"] = _labels(base_path / table["labels"])
+    values = _checked(where, table, options_of(SignatureOptions))
     if "labels" in values and values.get("method") != "classify":
         raise _WrongError(f'{where}.labels: only a signature with method = "classify" has labels')
     return SignatureOptions(**values)
@@ -146,20 +175,19 @@ def _labels(path: Path) -> tuple[str, ...]:
         raise invalid(f"{path}: {error}") from error
 
 
-def _checked(where: str, table: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
-    _known(where, _table(where, table), checks)
-    values = {}
+def _checked(where: str, table: Any, options: Mapping[str, Field[Any]]) -> dict[str, Any]:
+    """The values of a table's keys, lists as tuples."""
+    _known(where, _table(where, table), options)
     for key, value in table.items():
-        try:
-            values[key] = checks[key](value)
-        except ValueError as error:
-            raise _WrongError(f"{where}.{key}: {error}; was {value!r}") from error
-    return values
+        rule = options[key].metadata["rule"]
+        if not rule.allows(value):
+            raise _WrongError(refusal(f"{where}.{key}", rule, value))
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
 def _table(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _WrongError(f"{where}: must be a table; was {value!r}")
+        raise _WrongError(f"{where} must be a table; was {value!r}")
     return value
 
 
@@ -169,127 +197,3 @@ def _known(where: str, table: Mapping[str, Any], keys: Any) -> None:
             name = f"{where}.{key}".lstrip(".")
             close = get_close_matches(key, keys, n=1)
             raise _WrongError(f"{name}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
-
-
-def _whole(least: int) -> Check:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"must be a whole number of at least {least}")
-        return value
-
-    return check
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _strings(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise ValueError("must be a list of strings, and not empty")
-    return tuple(value)
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be a string")
-    return value
-
-
-def _one_of(choices: Sequence[str]) -> Check:
-    def check(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return str(value)
-
-    return check
-
-
-def _sizes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise ValueError("must be a list of whole numbers")
-    return tuple(map(_whole(1), value))
-
-
-def _names(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value.values()):
-        raise ValueError("must be a table of names")
-    return value
-
-
-def _file_or_strings(value: Any) -> str | tuple[str, ...]:
-    return value if isinstance(value, str) else _strings(value)
-
-
-def _check_of(option: Field[Any]) -> Check:
-    """How the value of a flag is written in TOML."""
-    if option.metadata["choices"]:
-        return _one_of(option.metadata["choices"])
-    return {bool: _boolean, int: _whole(0), str: _string, tuple: _strings}[type(option.default)]
-
-
-_THREADS: Mapping[str, Check] = {"intra_op_threads": _whole(0), "inter_op_threads": _whole(0)}
-
-_ONNXRUNTIME: Mapping[str, Check] = {option.name: _check_of(option) for option in fields(OnnxruntimeOptions)}
-
-
-def _level(value: Any) -> int:
-    if isinstance(value, bool) or value not in range(6):
-        raise ValueError("must be 0 to 5")
-    return int(value)
-
-
-def _devices(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
-        raise ValueError("must be a list of different whole numbers, and not empty")
-    return tuple(map(_whole(0), value))
-
-
-def _dimensions(value: Any) -> dict[str, Range]:
-    if not isinstance(value, dict):
-        raise ValueError("must be a table of dimensions")
-    return {name: _range(name, sizes) for name, sizes in value.items()}
-
-
-def _range(name: str, sizes: Any) -> Range:
-    if not isinstance(sizes, list) or len(sizes) != 3:
-        raise ValueError(f"{name} must be three whole numbers: [least, usual, most]")
-    least, usual, most = map(_whole(0), sizes)
-    if not least <= usual <= most:
-        raise ValueError(f"{name} must rise: [least, usual, most]")
-    return least, usual, most
-
-
-_TENSORRT: Mapping[str, Check] = {
-    "enabled": _boolean,
-    "devices": _devices,
-    "instances": _whole(1),
-    "cuda_graphs": _boolean,
-    "spin": _boolean,
-    "precision": _one_of(PRECISIONS),
-    "tf32": _boolean,
-    "workspace_mb": _whole(0),
-    "optimization_level": _level,
-    "opt_batch_size": _whole(0),
-    "dimensions": _dimensions,
-}
-
-# As in TF Serving's BatchingParameters; the threads are one pool for all models.
-_PARAMETERS: Mapping[str, Check] = {
-    "max_batch_size": _whole(1),
-    "batch_timeout_micros": _whole(0),
-    "max_enqueued_batches": _whole(0),
-    "allowed_batch_sizes": _sizes,
-    "pad_variable_length_inputs": _boolean,
-    "enable_large_batch_splitting": _boolean,
-    "max_execution_batch_size": _whole(1),
-}
-
-_SIGNATURE: Mapping[str, Check] = {
-    "method": _one_of(METHODS),
-    "inputs": _names,
-    "outputs": _names,
-    "labels": _file_or_strings,
-}

@@ -1,57 +1,22 @@
 """Everything one run is told: frozen, every default written once, here."""
 
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options
+from headrace_batching.option import refusals
 from headrace_batching.options import schedulable_cpus
+from headrace_server.config.flag import flag, name_of_flag
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.config.tensorrt import TensorrtOptions
+from headrace_server.errors import invalid
 
 CPUS = schedulable_cpus()
 
 ONLY_TENSORFLOW = "it means something only inside TensorFlow"
 
-
-def flag(
-    default: Any,
-    help_text: str,
-    *,
-    tensorflow: Any = None,
-    int64: bool = False,
-    least: int = 0,
-    ignored: str = "",
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A field that is also a flag of the same name.
-
-    Args:
-        default: What it is where nothing is said.
-        help_text: One line, without a full stop.
-        tensorflow: What `tensorflow_model_server` has for a default, where that is another.
-        int64: Whether a whole number may have 64 bits, not 32.
-        least: The smallest that a whole number may be.
-        ignored: Why it changes nothing, for a flag that is there only so that TF Serving's users may keep it.
-        choices: The values that it may have; empty for any.
-    """
-    metadata = {"help": help_text, "tensorflow": default if tensorflow is None else tensorflow}
-    metadata |= {"int64": int64, "least": least, "ignored": ignored, "choices": choices}
-    return field(default=default, metadata=metadata)
-
-
-def misfits(options: Any) -> dict[str, str]:
-    """What is wrong with options whose fields are flags, by name: choices that are none, whole numbers too small."""
-    reasons = {option.name: _misfit(option, getattr(options, option.name)) for option in fields(options)}
-    return {name: reason for name, reason in reasons.items() if reason}
-
-
-def _misfit(option: Field[Any], value: Any) -> str:
-    choices = option.metadata["choices"]
-    if choices and value not in choices:
-        return f"must be one of {', '.join(choices)}; was {value!r}"
-    least = option.metadata["least"]
-    if type(option.default) is int and value < least:
-        return f"must be a whole number of at least {least}; was {value!r}"
-    return ""
+LAST_PORT = (1 << 16) - 1  # gRPC would take a larger one modulo 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,42 +50,6 @@ class ModelConfig:
     policy: VersionPolicy = Latest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxruntimeOptions:
-    """How ONNX Runtime runs a model. Its fields are keys of `[onnxruntime]` in a model's `model.toml`, too."""
-
-    providers: tuple[str, ...] = flag(
-        ("auto",),
-        "ONNX Runtime's execution providers, separated by commas, the preferred one first; auto takes the best one",
-    )
-    cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
-    device_id: int = flag(0, "number of the GPU that ONNX Runtime's CUDA and TensorRT providers use")
-    gpu_memory_limit_mb: int = flag(
-        0, "MB of GPU memory that a model may take in the CUDA provider's arena or TensorRT's workspace; 0 is no limit"
-    )
-    gpu_arena_strategy: str = flag(
-        "next_power_of_two",
-        "how the CUDA provider's arena grows: next_power_of_two, or same_as_requested, slower and smaller",
-        choices=("next_power_of_two", "same_as_requested"),
-    )
-    gpu_instances: int = flag(2, "batches of a model that run on its GPU at the same time", least=1)
-    gpu_prefer_nhwc: bool = flag(False, "let the CUDA provider compute convolutions with the channels last")
-    gpu_convolution_search: str = flag(
-        "heuristic",
-        "how the CUDA provider finds an algorithm for a convolution: heuristic, or exhaustive, which tries them all",
-        choices=("heuristic", "exhaustive"),
-    )
-    gpu_tf32: bool = flag(True, "let the CUDA provider round float32 factors to TF32, as TensorFlow does")
-    tensorrt_fp16: bool = flag(False, "let the TensorRT provider compute in half precision")
-    tensorrt_int8: bool = flag(
-        False, "let the TensorRT provider compute in 8 bits, in models that hold QuantizeLinear and DequantizeLinear"
-    )
-    tensorrt_engine_cache: str = flag(
-        "", "folder in which the TensorRT provider keeps its engines; with one, auto considers this provider, too"
-    )
-    tensorrt_timing_cache: str = flag("", "folder in which the TensorRT provider keeps what it measured in builds")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One run of the server. Fields that carry a help text are flags of the same name; TF Serving's where it has them.
@@ -132,9 +61,16 @@ class Config:
             `batching_parameters_file` goes before them.
     """
 
-    port: int = flag(8500, "TCP port for gRPC, on all interfaces; 0 takes a free one, or none beside a UNIX socket")
+    port: int = flag(
+        8500,
+        "TCP port for gRPC, on all interfaces; 0 takes a free one, or none beside a UNIX socket",
+        least=0,
+        most=LAST_PORT,
+    )
     grpc_socket_path: str = flag("", "UNIX socket for gRPC; a socket that is there already is replaced")
-    rest_api_port: int = flag(0, "TCP port for HTTP/REST, another than that for gRPC; 0 serves no REST")
+    rest_api_port: int = flag(
+        0, "TCP port for HTTP/REST, another than that for gRPC; 0 serves no REST", least=0, most=LAST_PORT
+    )
     rest_api_num_threads: int = flag(
         4 * CPUS, "threads for HTTP/REST", ignored="a REST call that waits holds no thread"
     )
@@ -156,9 +92,11 @@ class Config:
     )
     model_name: str = flag("default", "name that requests call the model by")
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
-    num_load_threads: int = flag(0, "versions loaded at once after the start; 0 is one, and no unload meanwhile")
-    num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile")
-    max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed")
+    num_load_threads: int = flag(
+        0, "versions loaded at once after the start; 0 is one and no unload meanwhile", least=0
+    )
+    num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile", least=0)
+    max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed", least=0)
     load_retry_interval_micros: int = flag(
         # A minute, as in TF Serving, would keep an operator waiting for five to learn that a model is broken.
         1_000_000,
@@ -188,7 +126,9 @@ class Config:
         "", "text-proto file of PlatformConfigMap, instead of the flags on batching, sessions and warm-up"
     )
     per_process_gpu_memory_fraction: float = flag(
-        0.0, "part of the GPU's memory that a model may take where onnxruntime_gpu_memory_limit_mb is 0; 0 is no limit"
+        0.0,
+        "part of the GPU's memory that a model may take where onnxruntime_gpu_memory_limit_mb is 0; 0 is no limit",
+        least=0,
     )
     saved_model_tags: str = flag("serve", "tags of the graph to load from a SavedModel, separated by commas")
     grpc_channel_arguments: str = flag("", "gRPC channel arguments for the server, as k=v,k=v")
@@ -231,24 +171,64 @@ class Config:
     rest_api_max_body_mb: int = flag(
         1024,
         "largest body of an HTTP/REST request, in MB as it is sent",
+        least=1,
     )
     rest_api_json_processes: int = flag(
-        max(1, CPUS // 2), "processes that read and write large JSON bodies; they start when they are needed"
+        max(1, CPUS // 2), "processes that read and write large JSON bodies; they start when they are needed", least=1
     )
     aspired_version_policy: str = flag(
         "availability_preserving",
         "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
+        choices=("availability_preserving", "resource_preserving"),
     )
     onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
-    tensorrt: bool = flag(False, "build ONNX models into TensorRT engines, and run those; model.toml may say otherwise")
-    tensorrt_devices: str = flag("0", "GPUs that run each model on TensorRT, by CUDA's numbers, separated by commas")
-    tensorrt_cache_folder: str = flag(
-        "", "folder in which built TensorRT engines are kept; none is headrace/tensorrt in the user's cache folder"
-    )
+    tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
     relaxed_shapes_limit_mb: int = flag(
-        64, "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none"
+        64,
+        "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none",
+        least=0,
     )
-    drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end")
-    transport: str = flag("auto", "what carries the bytes: auto (the fastest that is installed), grpcio or native")
-    transport_threads: int = flag(max(1, CPUS // 4), "threads that the native transport spreads connections over")
+    drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
+    transport: str = flag(
+        "auto",
+        "what carries the bytes: auto (the fastest that is installed), grpcio or native",
+        choices=("auto", "grpcio", "native"),
+    )
+    transport_threads: int = flag(
+        max(1, CPUS // 4), "threads that the native transport spreads connections over", least=1
+    )
     batching: Options = field(default_factory=Options)
+
+
+def check(config: Config) -> None:
+    """Refuses values that an option cannot have, and options that contradict each other.
+
+    TF Serving: server.cc and server_core.cc have the texts about its own flags.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, with the flag's name.
+    """
+    _check_values(config)
+    for own in fields(config):
+        if "prefix" in own.metadata:
+            _check_values(getattr(config, own.name), own.metadata["prefix"])
+    if config.use_alts_credentials and config.ssl_config_file:
+        raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
+    if not config.model_base_path and not config.model_config_file:
+        raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    parallelism = (
+        config.tensorflow_session_parallelism,
+        config.tensorflow_intra_op_parallelism,
+        config.tensorflow_inter_op_parallelism,
+    )
+    if min(parallelism) > 0 and not config.platform_config_file:
+        raise invalid(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+
+
+def _check_values(options: Any, prefix: str = "") -> None:
+    for text in refusals(options, lambda own: f"--{name_of_flag(own, prefix)}"):
+        raise invalid(text)

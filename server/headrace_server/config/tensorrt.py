@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from headrace_server.errors import invalid
-
-PRECISIONS = ("model", "fp16", "bf16", "int8")
+from headrace_batching.option import option
+from headrace_server.config.flag import flag
 
 Range = tuple[int, int, int]
 """The least, the usual and the largest size of a dimension."""
@@ -15,37 +15,49 @@ Range = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorrtOptions:
-    """For engines that are run, and from `precision` on for those that are built.
+    """For engines that are run, and from `precision` on for those that are built. `[tensorrt]` in `model.toml`."""
 
-    Attributes:
-        enabled: Whether a version's `model.onnx` is built and run by TensorRT, and its `model.plan` goes before it.
-        devices: The GPUs that run it, by CUDA's numbers.
-        instances: Batches of a model that one GPU holds at the same time, each with memory of its own.
-        cuda_graphs: Whether batches of the allowed sizes are launched as CUDA graphs.
-        spin: Whether the thread of a batch keeps a core busy while the GPU runs it, which hears of its end sooner.
-        precision: `model` takes the types of the ONNX file as they are, `fp16` makes half floats of its floats, and
-            `bf16` and `int8` demand a file that has such types.
-        tf32: Whether float32 products may be rounded to TF32.
-        workspace_mb: Memory that one layer may take while it runs; 0 leaves it to TensorRT.
-        optimization_level: 0 builds fastest, 5 looks longest for the fastest engine.
-        opt_batch_size: The rows that the engine is tuned for; 0 is the largest batch.
-        dimensions: The range of each dimension that varies, beside the batch: by the name that the model gives it, or
-            by `input.axis`.
-        cache_folder: Where built engines are kept; empty is a folder of the user's.
-    """
-
-    enabled: bool = False
-    devices: tuple[int, ...] = (0,)
-    instances: int = 2
-    cuda_graphs: bool = False
-    spin: bool = False
-    precision: str = "model"
-    tf32: bool = True
-    workspace_mb: int = 0
-    optimization_level: int = 3
-    opt_batch_size: int = 0
-    dimensions: Mapping[str, Range] = field(default_factory=dict)
-    cache_folder: str = ""
+    enabled: bool = flag(
+        False,
+        "build ONNX models into TensorRT engines, and run those; a version's model.plan then takes precedence over "
+        "its model.onnx; model.toml may say otherwise",
+        name="tensorrt",
+    )
+    devices: tuple[int, ...] = flag(
+        (0,),
+        "GPUs that run each model on TensorRT, by CUDA's numbers, separated by commas",
+        least=0,
+        fits=lambda devices: 0 < len(devices) == len(set(devices)),
+        words="a list of different whole numbers of at least 0, and not empty",
+    )
+    instances: int = option(
+        2, "batches of a model that one GPU holds at the same time, each with memory of its own", least=1
+    )
+    cuda_graphs: bool = option(False, "launch batches of the allowed sizes as CUDA graphs")
+    spin: bool = option(
+        False, "let a batch's thread keep a core busy while the GPU runs it, so that it learns of its end sooner"
+    )
+    precision: str = option(
+        "model",
+        "model keeps the types of the ONNX file, fp16 turns its floats into half floats, and bf16 and int8 require a "
+        "file that has such types",
+        choices=("model", "fp16", "bf16", "int8"),
+    )
+    tf32: bool = option(True, "let float32 products be rounded to TF32")
+    workspace_mb: int = option(0, "MB that one layer may take while it runs; 0 leaves it to TensorRT", least=0)
+    optimization_level: int = option(3, "0 builds fastest, 5 looks longest for the fastest engine", least=0, most=5)
+    opt_batch_size: int = option(0, "rows that the engine is tuned for; 0 is the largest batch", least=0)
+    dimensions: Mapping[str, Range] = option(
+        dict,
+        "range of each dimension that varies, apart from the batch: by the name that the model gives it, or by "
+        "input.axis",
+        fits=lambda table: all(map(_rises, table.values())),
+        words="a table of rising ranges of whole numbers, each [least, usual, most]",
+    )
+    cache_folder: str = flag(
+        "",
+        "folder in which built TensorRT engines are kept; headrace/tensorrt in the user's cache folder if not given",
+    )
 
     @property
     def cache(self) -> Path:
@@ -55,16 +67,10 @@ class TensorrtOptions:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace" / "tensorrt"
 
 
-def ordinals(devices: str) -> tuple[int, ...]:
-    """The GPUs that `--tensorrt_devices` names.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT: it names none, or one twice.
-    """
-    try:
-        numbers = tuple(int(text) for text in devices.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise invalid(f"--tensorrt_devices={devices} is no list of GPUs: different whole numbers, separated by commas")
-    return numbers
+def _rises(sizes: Any) -> bool:
+    return (
+        isinstance(sizes, (list, tuple))
+        and len(sizes) == 3
+        and all(type(size) is int and size >= 0 for size in sizes)
+        and list(sizes) == sorted(sizes)
+    )

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
+from headrace_batching.options import schedulable_cpus
 from headrace_protos import Code
+from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, status_of
 from headrace_server.models.memory import release as release_memory
 from headrace_server.models.servable import Servable
-from headrace_server.models.version_policy import State, Unload, preserve_availability
+from headrace_server.models.version_policy import POLICIES, State, Unload, preserve_availability
 from headrace_server.models.versions import Attempt, Clock, Models, Policy
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,18 @@ class ManagerOptions:
     max_num_load_retries: int = 0
     load_retry_interval: float = 0.0
     policy: Policy = preserve_availability
+
+    @classmethod
+    def of(cls, config: Config) -> "ManagerOptions":
+        """Those of a run."""
+        return cls(
+            num_load_threads=config.num_load_threads,
+            num_unload_threads=config.num_unload_threads,
+            num_initial_load_threads=4 * schedulable_cpus(),
+            max_num_load_retries=config.max_num_load_retries,
+            load_retry_interval=max(0, config.load_retry_interval_micros) / 1e6,
+            policy=POLICIES[config.aspired_version_policy],
+        )
 
 
 @dataclass(slots=True)

@@ -8,7 +8,8 @@ from threading import Lock
 
 from headrace_protos import Code, FileSystemStoragePathSourceConfig, ModelServerConfig, ModelType
 from headrace_protos import ModelConfig as ModelConfigMessage
-from headrace_server.config.run import All, Latest, ModelConfig, Specific, VersionPolicy
+from headrace_server.config.files import read_text_proto
+from headrace_server.config.run import All, Config, Latest, ModelConfig, Specific, VersionPolicy
 from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.models.manager import Manager
 from headrace_server.models.source import Source
@@ -150,6 +151,20 @@ def single_model(name: str, base_path: str) -> ModelServerConfig:
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
     return config
+
+
+def first_models(config: Config) -> ModelServerConfig:
+    """The models that a run starts with; what is wrong with their list is said before anything is loaded.
+
+    Raises:
+        ServingError: The file cannot be read, or INVALID_ARGUMENT: as `check_models`.
+    """
+    if config.model_config_file:
+        models = read_text_proto(config.model_config_file, ModelServerConfig())
+    else:
+        models = single_model(config.model_name, config.model_base_path)
+    check_models(models.model_config_list.config)
+    return models
 
 
 def check_models(listed: Iterable[ModelConfigMessage]) -> None:

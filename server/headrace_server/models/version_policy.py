@@ -85,3 +85,7 @@ def chosen(versions: Collection[int], policy: VersionPolicy) -> list[int]:
             return sorted(versions, reverse=True)
         case Specific(wanted):
             return sorted(set(wanted) & set(versions), reverse=True)
+
+
+POLICIES = {"availability_preserving": preserve_availability, "resource_preserving": preserve_resources}
+"""By the names that `--aspired_version_policy` has for them."""

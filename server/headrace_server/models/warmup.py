@@ -18,6 +18,7 @@ from headrace_batching.task import Array
 from headrace_protos import Code, PredictionLog
 from headrace_server.backends.base import Backend
 from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, invalid, status_of, unreadable
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.acting import LoadVersion
@@ -52,6 +53,15 @@ class WarmupOptions:
     requests: bool = True
     iterations: int = 1
     synthetic: bool = True
+
+    @classmethod
+    def of(cls, config: Config) -> "WarmupOptions":
+        """Those of a run."""
+        return cls(
+            requests=config.enable_model_warmup,
+            iterations=max(1, config.num_request_iterations_for_warmup),
+            synthetic=config.enable_model_warmup and config.enable_synthetic_warmup,
+        )
 
 
 class Warmup:

@@ -170,14 +170,14 @@ class TestRefusals:
         [
             (["--input=x"], "unknown flag --input; did you mean --inputs?"),
             (["--port=1"], "unknown flag --port"),
-            (["--runs=0"], "argument --runs: '0' is no whole number of at least 1"),
+            (["--runs=0"], "--runs must be a whole number of at least 1; was 0"),
             (
                 ["--max_difference=-1"],
-                "argument --max_difference: -1 is no difference: it must be a number of at least 0",
+                "--max_difference must be a finite number of at least 0; was -1.0",
             ),
             (
                 ["--max_difference=x"],
-                "argument --max_difference: x is no difference: it must be a number of at least 0",
+                "--max_difference must be a finite number of at least 0; was 'x'",
             ),
             (["more"], "unexpected argument 'more'"),
         ],

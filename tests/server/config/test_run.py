@@ -1,12 +1,17 @@
-"""What a run is told when it is told nothing, and what it may not change afterwards."""
+"""What a run is told when it is told nothing, what it refuses, and what it may not change afterwards."""
 
+import re
 from dataclasses import FrozenInstanceError, fields
+from math import inf, nan
 
 import pytest
 
 from headrace_batching import Options
+from headrace_batching.option import default_of
+from headrace_protos import Code
 from headrace_server.commands.flags import FLAGS, config_of
-from headrace_server.config.run import Config, OnnxruntimeOptions, misfits
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.config.run import Config, check
 from headrace_server.errors import ServingError
 from headrace_server.server import Server
 
@@ -71,17 +76,51 @@ def test_it_cannot_be_changed() -> None:
         config.port = 1  # type: ignore[misc]
 
 
+BAD_VALUES = {bool: "yes", int: "many", float: "soon", str: 5, tuple: (-1,), dict: {"x": 5}}
+ALSO_BAD = {
+    "port": 65536,
+    "drain_seconds": -1.0,
+    "num_load_threads": -3,
+    "transport": "foo",
+    "aspired_version_policy": "foo",
+    "tensorrt_devices": (0, 0),
+    "onnxruntime_gpu_instances": 0,
+    "rest_api_max_body_mb": 0,
+}
+
+
+def configured(name: str, value: object) -> Config:
+    """A run that is told one flag."""
+    return config_of({"model_base_path": "/m", name: value})
+
+
+class TestEveryFlag:
+    @pytest.mark.parametrize("name", FLAGS)
+    def test_may_have_its_default(self, name: str) -> None:
+        check(configured(name, default_of(FLAGS[name]) if name != "model_base_path" else "/m"))
+
+    @pytest.mark.parametrize("name", FLAGS)
+    def test_refuses_a_value_of_another_type_in_the_one_shape(self, name: str) -> None:
+        bad = BAD_VALUES[FLAGS[name].metadata["rule"].kind]
+        with pytest.raises(ServingError) as refused:
+            check(configured(name, bad))
+
+        assert refused.value.code is Code.INVALID_ARGUMENT
+        assert refused.value.message.startswith(f"--{name} must be ")
+        assert refused.value.message.endswith(f"; was {bad!r}")
+
+    @pytest.mark.parametrize("name", ALSO_BAD)
+    def test_refuses_a_value_out_of_range_in_the_one_shape(self, name: str) -> None:
+        with pytest.raises(ServingError, match=rf"^--{name} must be .*; was {re.escape(repr(ALSO_BAD[name]))}$"):
+            check(configured(name, ALSO_BAD[name]))
+
+    @pytest.mark.parametrize("value", [-1.0, inf, nan])
+    def test_may_be_no_time_without_end(self, value: float) -> None:
+        with pytest.raises(ServingError, match=r"^--drain_seconds must be a finite number of at least 0; was"):
+            check(configured("drain_seconds", value))
+
+
 class TestOptionsOfARuntime:
-    def test_have_nothing_wrong_by_default(self) -> None:
-        assert misfits(OnnxruntimeOptions()) == {}
-
-    def test_are_checked_by_what_they_may_be(self) -> None:
-        assert misfits(OnnxruntimeOptions(device_id=-1, gpu_arena_strategy="small", gpu_instances=0)) == {
-            "device_id": "must be a whole number of at least 0; was -1",
-            "gpu_instances": "must be a whole number of at least 1; was 0",
-            "gpu_arena_strategy": "must be one of next_power_of_two, same_as_requested; was 'small'",
-        }
-
     def test_are_refused_by_the_flags_name(self) -> None:
         config = Config(model_base_path="/m", onnxruntime=OnnxruntimeOptions(gpu_memory_limit_mb=-5))
         with pytest.raises(

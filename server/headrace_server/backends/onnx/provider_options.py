@@ -9,7 +9,7 @@ import onnxruntime as ort
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.gpu.nvidia_driver import device_memory
 from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, open_session
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 
 Providers = Sequence[tuple[str, Mapping[str, str]]]
 """Their names, the preferred one first, and the options of each."""

@@ -19,7 +19,7 @@ from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
 from headrace_server.backends.signature import Signature
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from tests import models
 from tests.models import Dims

@@ -22,7 +22,7 @@ from headrace_server.backends.base import BackendOptions, BatchMemory, OnDevices
 from headrace_server.backends.onnx import backend as onnxruntime_impl
 from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
 from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, why_not
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from tests import models
 from tests.calls import floats

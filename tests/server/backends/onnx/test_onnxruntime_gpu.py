@@ -16,7 +16,7 @@ from headrace_client import Client
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.provider_options import provider_options
 from headrace_server.backends.onnx.providers import GPU_LIBRARIES
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from tests import models
 from tests.calls import MODEL
 from tests.conftest import ROOT, Serve

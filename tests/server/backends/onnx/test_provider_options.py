@@ -18,7 +18,7 @@ from headrace_server.backends.onnx.provider_options import (
     tensorrt_options,
 )
 from headrace_server.backends.onnx.providers import CPU, TENSORRT
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from tests import models
 
 

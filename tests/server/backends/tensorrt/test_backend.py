@@ -24,7 +24,7 @@ from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.providers import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.config.model_toml import SignatureOptions
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from tests import models
 from tests.doubles.installed import forget_importers, install_tensorrt

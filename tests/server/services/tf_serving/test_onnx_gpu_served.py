@@ -14,7 +14,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.providers import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
-from headrace_server.config.run import OnnxruntimeOptions
+from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from tests import models
 from tests.calls import arrays, predict_request
 from tests.conftest import Serve

@@ -7,8 +7,8 @@ import pytest
 
 from headrace_batching.queue import Queue
 from headrace_protos import Code
-from headrace_server import transports
 from headrace_server.errors import ServingError
+from headrace_server.transports import grpc as transports
 from headrace_server.transports.grpc.selection import choose, make_queue
 
 BROKEN = "raise ImportError('built for another machine')"
@@ -18,7 +18,7 @@ OTHER_VERSION = "INTERFACE = 0\nServer = Call = Queue = Route = Routes = Tls = C
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the native transport has been imported yet, and nothing will have been."""
-    ours = "headrace_server.transports."
+    ours = "headrace_server.transports.grpc."
     for module in ("headrace_native", f"{ours}native_impl", f"{ours}native_calls"):
         # What is absent would leave nothing to put back, and the one that a test imports would stay.
         monkeypatch.setitem(sys.modules, module, sys)
@@ -31,12 +31,6 @@ def install(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts a headrace_native before any other."""
     (folder / "headrace_native.py").write_text(text)
     monkeypatch.syspath_prepend(folder)
-
-
-def test_unknown_name() -> None:
-    with pytest.raises(ServingError, match="unknown transport 'carrier': expected auto, grpcio or native") as raised:
-        choose("carrier")
-    assert raised.value.code == Code.INVALID_ARGUMENT
 
 
 def test_auto_falls_back_where_the_package_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
