@@ -92,6 +92,7 @@ class Server:
             self._manager,
             self._source,
             self._request_logger.prepare,
+            configured=self._metrics.configure,
             labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
         )
         self._config_poll = ConfigPoll(

@@ -46,6 +46,7 @@ class Loaded:
         self._collector = socket.create_server(("127.0.0.1", 0))
         proxy = f"http://127.0.0.1:{self._collector.getsockname()[1]}"
         environment = {"HOME": str(self.home), "PATH": os.environ["PATH"], "https_proxy": proxy, **chosen}
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # else numpy brings threads of its own
         self._process = subprocess.Popen(
             [sys.executable, "-c", LOAD, str(folder / "1")],
             env=environment,

@@ -4,7 +4,7 @@ import re
 from bisect import bisect_left
 from collections import Counter as CounterOf
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import Lock
@@ -15,7 +15,6 @@ import numpy as np
 from headrace_batching import BatchingError, BatchReport
 from headrace_server.metrics import gpus as nvml
 from headrace_server.metrics.series import (
-    MAX_SERIES,
     Counter,
     Family,
     Gauges,
@@ -43,7 +42,19 @@ RUNTIME = "TF1"
 
 SERVABLE = ("model_name", "version")
 
+MODEL = ("model_name", "model")
+"""The labels that hold a model's name; TF Serving has both."""
+
 DEVICE = ("device", "uuid")
+
+OTHER = "(other)"
+"""The label of all models that are neither configured nor loaded: callers may invent names without end."""
+
+SIZES_SHOWN = 100
+"""Sizes of batches that `padding_size` tells apart; callers choose them where no sizes are configured."""
+
+WARMUPS_SHOWN = 1000
+"""Warm-ups that are shown, the newest ones: a server that runs for months loads new versions without end."""
 
 REPORTS = 128
 """Runs that are counted together: one by one they would cost a third of what a small model's run does."""
@@ -72,6 +83,9 @@ class Metrics:
         serving, batching, ours = "/tensorflow/serving/", "/tensorflow/serving/batching_session/", "/headrace/"
         self._lock = Lock()
         self._servables: dict[Labels, ServableMetrics] = {}
+        self._methods: list[GrpcMethod] = []
+        self._configured: Collection[str] = frozenset()
+        self._known: Collection[str] = frozenset()
         self._gpus = gpus or nvml.Gpus()
         self.request_count = counters(f"{serving}request_count", "model_name", "status")
         self.request_latency = histograms(f"{serving}request_latency", LATENCY, "model_name", "API", "entrypoint")
@@ -82,9 +96,10 @@ class Metrics:
         self.wrapped_run_count = counters(f"{batching}wrapped_run_count")
         self.input_batch_size = histograms(f"{batching}input_batch_size", SIZES)
         self.processed_batch_size = histograms(f"{batching}processed_batch_size", SIZES)
-        self.padding_size = histograms(f"{batching}padding_size", SIZES, "execution_batch_size")
-        self.warmup_latency = histograms(f"{serving}model_warmup_latency", LATENCY, "model_path", "status")
-        self.warmup_records_read = counters(f"{serving}model_warmup_records_read", "model_path", "status")
+        self.padding_size = histograms(f"{batching}padding_size", SIZES, "execution_batch_size", limit=SIZES_SHOWN)
+        warmup = ("model_path", "status")
+        self.warmup_latency = histograms(f"{serving}model_warmup_latency", LATENCY, *warmup, limit=WARMUPS_SHOWN)
+        self.warmup_records_read = counters(f"{serving}model_warmup_records_read", *warmup, limit=WARMUPS_SHOWN)
         self.request_log_count = counters(f"{serving}request_log_count", "model_name", "status_code")
         self.grpc_calls = counters(f"{ours}grpc_calls", "method", "model_name", "code")
         self.grpc_latency = histograms(f"{ours}grpc_latency", LATENCY, "method", "model_name", "code")
@@ -101,6 +116,19 @@ class Metrics:
         self.gpu_power = self._device_gauges("power_milliwatts", nvml.power)
         self.gpu_temperature = self._device_gauges("temperature_celsius", nvml.temperature)
         self.gpu_model_memory = Gauges(f"{ours}gpu_model_memory_bytes", (*SERVABLE, "device"), self._memory_on_devices)
+
+    def configure(self, models: Collection[str]) -> None:
+        """Says which models are configured: only they, and those still loaded, are told apart. Any thread.
+
+        Series of a model that is neither any more are dropped.
+        """
+        with self._lock:
+            self._configured = frozenset(models)
+        self._forget_unknown()
+
+    def label(self, model: str) -> str:
+        """The label of a model that a caller has named: OTHER unless it is known, or empty, as where none is named."""
+        return model if model in self._known or not model else OTHER
 
     def page(self) -> bytes:
         """What Prometheus scrapes."""
@@ -121,7 +149,9 @@ class Metrics:
 
     def grpc_method(self, service: str, method: str) -> "GrpcMethod":
         """Who counts the calls of one method over gRPC."""
-        return GrpcMethod(self, service, method)
+        counts = GrpcMethod(self, service, method)
+        self._methods.append(counts)
+        return counts
 
     def rest_call(self, model: str, verb: str, code: str, seconds: float) -> None:
         """Counts a call over REST that has ended. TF Serving: http_server.cc.
@@ -132,6 +162,7 @@ class Metrics:
             code: The canonical status code's name.
             seconds: From the first byte to the answer.
         """
+        model = self.label(model)
         self.request_count.of(model, code).add()
         if code == "OK":
             self.request_latency.of(model, verb, "REST").observe(seconds * 1e6)
@@ -154,6 +185,7 @@ class Metrics:
         own = ServableMetrics(self, model, version, waiting, on_devices)
         with self._lock:
             self._servables[own.labels] = own
+            self._known = {*self._known, model}
         return own
 
     def forget(self, servable: Labels) -> None:
@@ -163,10 +195,23 @@ class Metrics:
         for family in vars(self).values():
             if isinstance(family, Family):
                 family.forget(dict(zip(SERVABLE, servable, strict=True)))
+        self._forget_unknown()
 
     def close(self) -> None:
         """Lets go of what GPUs are asked through."""
         self._gpus.close()
+
+    def _forget_unknown(self) -> None:
+        """Drops the series of all models that are neither configured nor loaded."""
+        with self._lock:
+            self._known = {*self._configured, *(model for model, _ in self._servables)}
+            shown = {*self._known, "", OTHER}
+        for family in vars(self).values():
+            if isinstance(family, Family):
+                for label in MODEL:
+                    family.keep(label, shown)
+        for method in self._methods:
+            method.keep(shown)
 
     def _device_gauges(self, name: str, reading: nvml.Reading) -> Gauges:
         return Gauges(f"/headrace/gpu_{name}", DEVICE, partial(self._gpus.read, reading))
@@ -211,7 +256,12 @@ class GrpcMethod:
         latency = self._latencies.get((model, code)) or self._find(model, code)
         latency.add(tally, total)
 
-    def _find(self, model: str, code: str) -> Histogram:
+    def keep(self, models: Collection[str]) -> None:
+        """Forgets what it knows of any other model: its series have been dropped. Any thread."""
+        self._latencies = {labels: own for labels, own in list(self._latencies.items()) if labels[0] in models}
+
+    def _find(self, named: str, code: str) -> Histogram:
+        model = self._metrics.label(named)
         metrics, labels = self._metrics, (self._name, model, code)
         latency = metrics.grpc_latency.of(*labels)
         metrics.grpc_calls.of(*labels).follow(latency)
@@ -219,7 +269,7 @@ class GrpcMethod:
             metrics.request_count.of(model, code).follow(latency)
             if code == "OK":
                 metrics.request_latency.share(latency, model, self._method, "GRPC")
-        if len(self._latencies) < MAX_SERIES:
+        if model == named:
             self._latencies[(model, code)] = latency
         return latency
 

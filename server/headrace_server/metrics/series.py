@@ -2,19 +2,13 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
-MAX_SERIES = 1000
-"""Series of one name: labels may come from callers, who must not be able to fill the memory."""
-
-OVERFLOW = "other"
-"""Every label of the one series that stands for all those that there is no room for."""
 
 Labels = tuple[str, ...]
 
@@ -132,14 +126,16 @@ class Family(Generic[S]):
         kind: As Prometheus writes it: counter, gauge or histogram.
         labels: Their names.
         make: Makes a series.
+        limit: Series at most: the oldest makes room for a new one. None where the labels' values are bounded anyway.
     """
 
-    def __init__(self, name: str, kind: str, labels: Labels, make: Callable[[], S]) -> None:
+    def __init__(self, name: str, kind: str, labels: Labels, make: Callable[[], S], limit: int | None = None) -> None:
         self.path = name
         self.name = _prometheus(name)
         self._kind = kind
         self._labels = labels
         self._make = make
+        self._limit = limit
         self._lock = Lock()
         self._series: dict[Labels, S] = {}
 
@@ -148,9 +144,9 @@ class Family(Generic[S]):
         series = self._series.get(values)
         if series is None:
             with self._lock:
-                if values not in self._series and len(self._series) >= MAX_SERIES:
-                    values = (OVERFLOW,) * len(values)
                 series = self._series.setdefault(values, self._make())
+                if self._limit is not None and len(self._series) > self._limit:
+                    del self._series[next(iter(self._series))]
         return series
 
     def first(self) -> S | None:
@@ -159,10 +155,9 @@ class Family(Generic[S]):
             return self._series[min(self._series)] if self._series else None
 
     def share(self, series: S, *values: str) -> None:
-        """Shows a series of another family as one of its own, too, where there is room. Any thread."""
+        """Shows a series of another family as one of its own, too. Any thread."""
         with self._lock:
-            if len(self._series) < MAX_SERIES:
-                self._series.setdefault(values, series)
+            self._series.setdefault(values, series)
 
     def forget(self, labels: Mapping[str, str]) -> None:
         """Drops every series with these labels; none where it has no such labels. Any thread."""
@@ -171,6 +166,14 @@ class Family(Generic[S]):
             for values in list(self._series):
                 if wanted <= dict(zip(self._labels, values, strict=True)).items():
                     del self._series[values]
+
+    def keep(self, label: str, values: Collection[str]) -> None:
+        """Drops every series whose label has another value; none where there is no such label. Any thread."""
+        if label not in self._labels:
+            return
+        place = self._labels.index(label)
+        with self._lock:
+            self._series = {labels: series for labels, series in self._series.items() if labels[place] in values}
 
     def lines(self) -> Iterator[str]:
         """The type and every line of every series; nothing where there are none."""
@@ -215,14 +218,14 @@ def page(families: Iterable[Lines]) -> bytes:
     return "".join(f"{line}\n" for family in ordered for line in family.lines()).encode()
 
 
-def counters(name: str, *labels: str) -> Family[Counter]:
-    """Counters of one name."""
-    return Family(name, "counter", labels, Counter)
+def counters(name: str, *labels: str, limit: int | None = None) -> Family[Counter]:
+    """Counters of one name; the arguments are those of `Family`."""
+    return Family(name, "counter", labels, Counter, limit)
 
 
-def histograms(name: str, bounds: Sequence[float], *labels: str) -> Family[Histogram]:
-    """Histograms of one name."""
-    return Family(name, "histogram", labels, lambda: Histogram(bounds))
+def histograms(name: str, bounds: Sequence[float], *labels: str, limit: int | None = None) -> Family[Histogram]:
+    """Histograms of one name; the arguments are those of `Family`, and the bounds those of `Histogram`."""
+    return Family(name, "histogram", labels, lambda: Histogram(bounds), limit)
 
 
 def growing(scale: float, factor: float, count: int) -> tuple[float, ...]:

@@ -30,6 +30,7 @@ class Configuration:
         manager: Loads what the source finds, and has the labels.
         source: Is told of the models.
         prepare_logging: Checks what is to be logged of each model, and returns what makes it so.
+        configured: Told of the names of the models whenever a configuration has been accepted.
         labels_to_unavailable: As `Manager.assign_labels` has it.
     """
 
@@ -39,11 +40,13 @@ class Configuration:
         source: Source,
         prepare_logging: PrepareLogging,
         *,
+        configured: Callable[[Collection[str]], None] = lambda _: None,
         labels_to_unavailable: bool = False,
     ) -> None:
         self._manager = manager
         self._source = source
         self._prepare_logging = prepare_logging
+        self._configured = configured
         self._labels_to_unavailable = labels_to_unavailable
         self._lock = Lock()
         self._counting = Lock()
@@ -116,6 +119,7 @@ class Configuration:
         labels = {model.name: dict(model.version_labels) for model in listed}
         self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)
         use_logging()
+        self._configured({model.name for model in models})
         return models
 
     def _check_transition(self, config: ModelServerConfig) -> None:

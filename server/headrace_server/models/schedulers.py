@@ -1,4 +1,4 @@
-"""The schedulers of one version: one for each signature and set of outputs, made at its first use."""
+"""The schedulers of one version: one for each signature, made at its first use."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,6 @@ from headrace_batching.options import MAX_VALUE
 from headrace_batching.scheduler import Observe
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady
 
-Outputs = tuple[str, ...]
 ObserveRuns = Callable[[str, bool], Observe]
 
 
@@ -31,28 +30,29 @@ class Schedulers:
         self._batching = batching
         self._observe = observe
         self._lock = Lock()
-        self._made: dict[tuple[str, Outputs, bool], Scheduler] = {}
+        self._made: dict[tuple[str, bool], Scheduler] = {}
 
     @property
     def waiting(self) -> int:
         """Tasks that no batch has taken yet."""
         return sum(scheduler.waiting for scheduler in list(self._made.values()))
 
-    def of(self, signature: str, outputs: Outputs, relaxed: Backend | None = None) -> Scheduler:
-        """The one for these outputs. TF Serving: a queue for each set of output tensors.
+    def of(self, signature: str, relaxed: Backend | None = None) -> Scheduler:
+        """The one of a signature, which computes all its outputs.
+
+        TF Serving has a queue for each set of output tensors, of which callers may invent 2^n.
 
         Args:
             signature: A signature's name.
-            outputs: Aliases of its outputs.
             relaxed: Runs its requests, one by one, instead of the version's own backend.
         """
-        key = (signature, outputs, relaxed is not None)
+        key = (signature, relaxed is not None)
         scheduler = self._made.get(key)
         if scheduler is None:
             with self._lock:
                 scheduler = self._made.get(key)
                 if scheduler is None:
-                    scheduler = self._made[key] = self._make(signature, outputs, relaxed)
+                    scheduler = self._made[key] = self._make(signature, relaxed)
         return scheduler
 
     def close(self) -> None:
@@ -60,13 +60,14 @@ class Schedulers:
         for scheduler in self._made.values():
             scheduler.close()
 
-    def _make(self, signature: str, outputs: Outputs, relaxed: Backend | None) -> Scheduler:
-        batched = self._batching is not None and self._backend.signatures[signature].batched and relaxed is None
+    def _make(self, signature: str, relaxed: Backend | None) -> Scheduler:
+        declared = self._backend.signatures[signature]
+        batched = self._batching is not None and declared.batched and relaxed is None
         options = self._batching or _unbatched(self._backend)
         backend = relaxed or self._backend
         return Scheduler(
             self._threads,
-            partial(backend.run, signature, outputs=outputs),
+            partial(backend.run, signature, outputs=declared.every_output),
             options if batched else _one_by_one(options),
             batched=batched,
             steady=isinstance(backend, Steady) and backend.steady,

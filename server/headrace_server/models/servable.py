@@ -87,6 +87,9 @@ class Servable:
     async def run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         """Computes the outputs of one request, in a batch with others where the model allows.
 
+        All outputs of the signature are computed, and those asked for returned: requests share one queue, whatever
+        they ask for. TF Serving has a queue for each set of output tensors, of which callers may invent 2^n.
+
         Args:
             signature: The name of one of its own.
             inputs: An array for each of the signature's inputs, by alias; their names have been checked.
@@ -99,14 +102,14 @@ class Servable:
         """
         began = time.monotonic()
         try:
-            outputs_by_alias = await self._run(signature, inputs, outputs, call)
+            computed = await self._run(signature, inputs, call)
         except BatchingError as error:
             self._metrics.refused(error)
             if isinstance(error, DeadlineExceeded) and self._batching is None:
                 raise timed_out() from error  # TF Serving: without batching there is no queue to say otherwise
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
-        return outputs_by_alias
+        return {alias: computed[alias] for alias in outputs}
 
     def count_examples(self, count: int) -> None:
         """Takes note of the Examples that a MultiInference has run on."""
@@ -117,7 +120,7 @@ class Servable:
         declared, options = self._backend.signatures[signature], self._batching
         if options is None or not takes_plain(declared, options):
             return None
-        lane = self._schedulers.of(signature, declared.every_output).lane
+        lane = self._schedulers.of(signature).lane
         return Plain(lane, declared, options.max_batch_size, self._metrics.answers, self._metrics.refused)
 
     def lease(self) -> bool:
@@ -148,13 +151,13 @@ class Servable:
         for signature, counts in self._counts.items():
             log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
 
-    async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
+    async def _run(self, signature: str, inputs: Arrays, call: Call) -> Arrays:
         declared = self._backend.signatures[signature]
         if misfit := declared.check_arrays(inputs):
-            return await self._run_relaxed((signature, outputs), inputs, call, misfit)
-        return await call.answer(self._task(declared, inputs, call), self._schedulers.of(signature, outputs))
+            return await self._run_relaxed(signature, inputs, call, misfit)
+        return await call.answer(self._task(declared, inputs, call), self._schedulers.of(signature))
 
-    async def _run_relaxed(self, run: tuple[str, Outputs], inputs: Arrays, call: Call, misfit: str) -> Arrays:
+    async def _run_relaxed(self, signature: str, inputs: Arrays, call: Call, misfit: str) -> Arrays:
         """Lets the operators judge shapes that are not as declared. TF Serving: they alone do.
 
         Each request runs alone: what axis 0 means to the operators is then not known, and a neighbour's rows might
@@ -168,7 +171,7 @@ class Servable:
         except ServingError as error:
             raise invalid(misfit) from error
         try:
-            return await call.answer(call.alone(inputs), self._schedulers.of(*run, backend))
+            return await call.answer(call.alone(inputs), self._schedulers.of(signature, backend))
         except ServingError as error:
             raise invalid(f"{misfit}, and the model does not take it: {error.message.strip()}") from error
 

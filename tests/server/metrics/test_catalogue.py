@@ -7,15 +7,16 @@ import pytest
 from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooLarge
 from headrace_server.metrics.catalogue import (
     LATENCY,
+    OTHER,
     QUEUING,
     REPORTS,
     SIZES,
+    SIZES_SHOWN,
     BatchCounts,
     Metrics,
     Runs,
     ServableMetrics,
 )
-from headrace_server.metrics.series import MAX_SERIES
 
 
 def test_nothing_has_run() -> None:
@@ -34,7 +35,9 @@ def test_sizes_are_told_in_powers_of_two() -> None:
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics()
+    made = Metrics()
+    made.configure(["m"])
+    return made
 
 
 def values(metrics: Metrics, name: str) -> dict[str, float]:
@@ -77,12 +80,64 @@ class TestGrpcMethod:
 
     def test_callers_who_invent_models_fill_no_memory(self, metrics: Metrics) -> None:
         predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
-        for number in range(MAX_SERIES + 20):
+        for number in range(2000):
             predict(f"m{number}", "NOT_FOUND", 0.001)
+            metrics.rest_call(f"m{number}", "predict", "NOT_FOUND", 0.001)
 
-        assert len(predict._latencies) == MAX_SERIES
-        assert values(metrics, ":tensorflow:serving:request_count")['{model_name="other",status="other"}'] == 20
-        assert len(values(metrics, ":headrace:grpc_calls")) == MAX_SERIES + 1
+        assert len(predict._latencies) == 0
+        assert values(metrics, ":tensorflow:serving:request_count") == {
+            f'{{model_name="{OTHER}",status="NOT_FOUND"}}': 4000
+        }
+        assert len(values(metrics, ":headrace:grpc_calls")) == 1
+
+    def test_every_configured_model_has_its_own_name(self, metrics: Metrics) -> None:
+        predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        names = [f"m{number}" for number in range(1500)]
+        for name in names:
+            predict(name, "NOT_FOUND", 0.001)
+        metrics.configure(names)
+        for name in names:
+            predict(name, "OK", 0.001)
+
+        calls = values(metrics, ":headrace:grpc_calls")
+        assert [calls[labels] for labels in calls if '"OK"' in labels] == [1] * 1500
+        assert len(calls) == 1501
+
+
+class TestConfigured:
+    def call(self, metrics: Metrics, model: str) -> None:
+        metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")(model, "OK", 0.001)
+        metrics.rest_call(model, "predict", "OK", 0.001)
+
+    def test_a_model_that_is_configured_no_more_is_dropped(self, metrics: Metrics) -> None:
+        predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        predict("m", "OK", 0.001)
+        metrics.configure(["other"])
+        predict("m", "OK", 0.001)
+        predict("other", "OK", 0.001)
+
+        assert values(metrics, ":tensorflow:serving:request_count") == {
+            f'{{model_name="{OTHER}",status="OK"}}': 1,
+            '{model_name="other",status="OK"}': 1,
+        }
+
+    def test_one_that_is_still_loaded_keeps_its_name_until_it_is_gone(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, int)
+        metrics.configure([])
+        self.call(metrics, "m")
+        before = metrics.page()
+        servable.close()
+
+        assert b'"m"' in before
+        assert b'"m"' not in metrics.page()
+
+    def test_one_that_comes_back_is_counted_anew(self, metrics: Metrics) -> None:
+        predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
+        for models in (["m"], [], ["m"]):
+            metrics.configure(models)
+            predict("m", "OK", 0.001)
+
+        assert values(metrics, ":tensorflow:serving:request_count")['{model_name="m",status="OK"}'] == 1
 
 
 def test_a_call_over_rest(metrics: Metrics) -> None:
@@ -171,6 +226,13 @@ class TestServable:
 
         assert values(metrics, f"{name}_sum") == {'{execution_batch_size="8"}': 5, '{execution_batch_size="4"}': 0}
         assert values(metrics, f"{name}_count") == {'{execution_batch_size="8"}': 3, '{execution_batch_size="4"}': 1}
+
+    def test_callers_who_choose_the_sizes_of_batches_fill_no_page(self, metrics: Metrics) -> None:
+        runs = runs_of(metrics.servable("m", 1, int))
+        for rows in range(1, 1001):
+            runs(report(rows=rows, padding=0))
+
+        assert len(values(metrics, ":tensorflow:serving:batching_session:padding_size_count")) == SIZES_SHOWN
 
     def test_what_a_version_ran_last_outlives_it(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1, int)

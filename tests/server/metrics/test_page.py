@@ -47,7 +47,7 @@ def test_calls_by_their_outcome(running: Run) -> None:
 
     assert {
         ':tensorflow:serving:request_count{model_name="model",status="OK"} 3',
-        ':tensorflow:serving:request_count{model_name="nobody",status="NOT_FOUND"} 1',
+        ':tensorflow:serving:request_count{model_name="(other)",status="NOT_FOUND"} 1',
         ':tensorflow:serving:request_count{model_name="model",status="INVALID_ARGUMENT"} 1',
         ':tensorflow:serving:request_count{model_name="",status="INTERNAL"} 1',
         ':tensorflow:serving:request_latency_count{model_name="model",API="Predict",entrypoint="GRPC"} 3',

@@ -1,10 +1,11 @@
 """Counters, gauges and histograms, and how they read."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from headrace_server.metrics.series import MAX_SERIES, Gauges, Labels, counters, growing, histograms, page, tally
+from headrace_server.metrics.series import Gauges, Labels, counters, growing, histograms, page, tally
 
 
 def test_a_counter() -> None:
@@ -117,18 +118,24 @@ def test_a_series_is_shared_by_two_families() -> None:
     assert b':theirs_count{API="P"} 1\n' in page([theirs])
 
 
-def test_callers_cannot_make_series_without_end() -> None:
-    calls, latency = counters("/calls", "model_name", "code"), histograms("/latency", (), "model_name")
-    for number in range(MAX_SERIES + 50):
-        calls.of(f"m{number}", "OK").add()
-    for number in range(MAX_SERIES + 50):
-        latency.share(histograms("/other", ()).of(), str(number))
-    lines = page([calls]).decode().splitlines()
+def test_the_oldest_series_makes_room_for_a_new_one() -> None:
+    sizes = counters("/sizes", "rows", limit=3)
+    for rows in ("1", "2", "3", "1", "4"):
+        sizes.of(rows).add()
 
-    assert len(lines) == 1 + MAX_SERIES + 1
-    assert ':calls{model_name="other",code="other"} 50' in lines
-    assert ':calls{model_name="m0",code="OK"} 1' in lines
-    assert page([latency]).count(b"_count") == MAX_SERIES
+    assert page([sizes]).decode().splitlines()[1:] == [f':sizes{{rows="{rows}"}} 1' for rows in "234"]
+
+
+def test_series_are_kept_by_the_value_of_a_label() -> None:
+    calls, runs = counters("/calls", "code", "model"), counters("/runs", "version")
+    for model in ("a", "b", "c"):
+        calls.of("OK", model).add()
+        runs.of(model).add()
+    for family in (calls, runs):
+        family.keep("model", {"a", "c"})
+
+    assert re.findall(r"model=\"(.)\"", page([calls]).decode()) == ["a", "c"]
+    assert len(page([runs]).splitlines()) == 4
 
 
 def test_series_are_forgotten_by_their_labels() -> None:
