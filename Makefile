@@ -1,5 +1,8 @@
 # Every target sets up what it needs; nothing has to be installed by hand but Python 3.11+ and make.
 
+# ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
+export ORT_DISABLE_TELEMETRY ?= 1
+
 .PHONY: help install demo test test-gpu check format fuzz bench protos
 
 help:

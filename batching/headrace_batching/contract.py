@@ -30,6 +30,10 @@ class TaskBatch(Protocol):
     def sizes(self) -> Sequence[int]:
         """Rows of each of its tasks."""
 
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """Those of its tasks that are Python's."""
+
     def __len__(self) -> int: ...
 
     def join(self, empty: Empty) -> Arrays:

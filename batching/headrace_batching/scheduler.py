@@ -1,6 +1,6 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from threading import Thread
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from headrace_batching.queue import Queue
 from headrace_batching.task import Arrays, Priority, Task
 
 Run = Callable[[Arrays], Arrays]
+RunChoice = Callable[[Arrays, Hashable], Arrays]
 
 
 class BatchReport(NamedTuple):
@@ -93,6 +94,7 @@ class Scheduler:
         steady: Whether a run takes about as long as the one before: a lone task of a function that has been quick may
             then be run by whoever put it, an event loop for one.
         observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
+        run_choice: As `run`, for tasks that have a choice, with that choice, which is the same for all of a batch.
 
     Attributes:
         lane: Its part of the threads' queue.
@@ -108,11 +110,13 @@ class Scheduler:
         steady: bool = False,
         empty: Empty = np.empty,
         observe: Observe | None = None,
+        run_choice: RunChoice | None = None,
     ) -> None:
         self.options = options
         self._queue = threads.queue
         self._clock: Clock = threads.queue.clock
         self._run = run
+        self._run_choice = run_choice
         self._empty = empty
         self._observe = observe
         self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched, steady=steady)
@@ -187,7 +191,7 @@ class Scheduler:
         """Runs a batch; one that fails is run again in halves, so that only what cannot succeed fails."""
         began = self._clock()
         try:
-            ended = batch.split(self._run(batch.join(self._empty)), self._queue.lock)
+            ended = batch.split(self._computed(batch), self._queue.lock)
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
             let_go(error)
             self._report(batch, began, failed=True)
@@ -199,6 +203,12 @@ class Scheduler:
         else:
             deliver(ended)  # before the report: nobody waits for that
             self._report(batch, began, failed=False)
+
+    def _computed(self, batch: TaskBatch) -> Arrays:
+        inputs = batch.join(self._empty)
+        if self._run_choice is not None and (tasks := batch.tasks) and tasks[0].choice is not None:
+            return self._run_choice(inputs, tasks[0].choice)
+        return self._run(inputs)
 
     def _report(self, batch: TaskBatch, began: float, *, failed: bool) -> None:
         if self._observe is None:

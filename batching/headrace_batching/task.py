@@ -32,11 +32,14 @@ class Task:
         key: What must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
         deadline: On the scheduler's clock, in seconds; None for none.
         priority: Which tasks leave the queue first.
+        choice: What is wanted of the run beside what the inputs say, for the scheduler's `run_choice`; None for `run`.
+            Only tasks of equal choices share a batch.
     """
 
     __slots__ = (
         "arrived",
         "cancelled",
+        "choice",
         "deadline",
         "deliver",
         "error",
@@ -61,11 +64,13 @@ class Task:
         key: Hashable = (),
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
+        choice: Hashable = None,
     ) -> None:
         self.inputs = inputs
         self.deliver = deliver
         self.rows = rows
-        self.key = key
+        self.key = key if choice is None else (key, choice)
+        self.choice = choice
         self.deadline = deadline
         self.priority = priority
         self.cancelled = False

@@ -19,6 +19,9 @@ from headrace_server.errors import LoadError, ServingError, invalid
 
 Step = Callable[..., Sequence[Any]]
 
+MAX_STEPS = 32
+"""Sets of outputs for which a part of the graph is kept: callers choose them, and there are 2^n."""
+
 
 def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBackend":
     """Loads the graph with the tags wanted, restores its variables, and runs what it wants run first.
@@ -62,18 +65,26 @@ class SavedModelBackend:
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Feeds the arrays to the graph as they are; the operators refuse shapes that they cannot take."""
         feeds = (inputs[alias] for alias in self._signatures[signature].inputs)
+        computed = self._computed(signature, tuple(outputs))
         try:
-            values = self._step(signature, tuple(outputs))(*feeds)
+            values = self._step(signature, computed)(*feeds)
         except tf.errors.OpError as error:
             raise ServingError(error.error_code, error.message) from error
         except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes of the request
             raise invalid(error.object.decode(errors="replace")) from error
-        return {alias: np.asarray(value) for alias, value in zip(outputs, values, strict=True)}
+        arrays = {alias: np.asarray(value) for alias, value in zip(computed, values, strict=True)}
+        return {alias: arrays[alias] for alias in outputs}
 
     def close(self) -> None:
         """Frees the session, its variables and its graph."""
         self._steps.clear()
         self._session.close()
+
+    def _computed(self, signature: str, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        """The outputs that are computed where some are asked for: all, once callers have asked for too many sets."""
+        if (signature, outputs) in self._steps or len(self._steps) < MAX_STEPS:
+            return outputs
+        return self._signatures[signature].every_output
 
     def _step(self, signature: str, outputs: tuple[str, ...]) -> Step:
         """What runs a part of the graph, made at its first use."""

@@ -22,9 +22,14 @@ class Call:
     priority: Priority = Priority.NORMAL
     api: str = "Predict"
 
-    def alone(self, inputs: Arrays) -> Task:
-        """The request as a task that shares its run with no other."""
-        return Task(inputs, self.delivery, rows=1, deadline=self.deadline, priority=self.priority)
+    def alone(self, inputs: Arrays, choice: tuple[str, ...] | None = None) -> Task:
+        """The request as a task that shares its run with no other.
+
+        Args:
+            inputs: By alias.
+            choice: Aliases of the outputs wanted; None for all.
+        """
+        return Task(inputs, self.delivery, rows=1, deadline=self.deadline, priority=self.priority, choice=choice)
 
     async def answer(self, task: Task, scheduler: Scheduler) -> Arrays:
         """Puts a task into a queue and waits for its outputs; whoever stops waiting cancels the task.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
+from typing import cast
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from headrace_batching.options import MAX_VALUE
 from headrace_batching.scheduler import Observe
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady
 
+Outputs = tuple[str, ...]
 ObserveRuns = Callable[[str, bool], Observe]
 
 
@@ -38,7 +40,7 @@ class Schedulers:
         return sum(scheduler.waiting for scheduler in list(self._made.values()))
 
     def of(self, signature: str, relaxed: Backend | None = None) -> Scheduler:
-        """The one of a signature, which computes all its outputs.
+        """The one of a signature; a task's choice are the aliases of the outputs wanted, None for all.
 
         TF Serving has a queue for each set of output tensors, of which callers may invent 2^n.
 
@@ -73,6 +75,7 @@ class Schedulers:
             steady=isinstance(backend, Steady) and backend.steady,
             empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
             observe=self._observe(signature, batched),
+            run_choice=lambda inputs, outputs: backend.run(signature, inputs, cast("Outputs", outputs)),
         )
 
 

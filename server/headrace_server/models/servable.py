@@ -87,8 +87,7 @@ class Servable:
     async def run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         """Computes the outputs of one request, in a batch with others where the model allows.
 
-        All outputs of the signature are computed, and those asked for returned: requests share one queue, whatever
-        they ask for. TF Serving has a queue for each set of output tensors, of which callers may invent 2^n.
+        Requests of a signature share one queue, whatever outputs they ask for, and a batch if they ask for the same ones.
 
         Args:
             signature: The name of one of its own.
@@ -102,14 +101,14 @@ class Servable:
         """
         began = time.monotonic()
         try:
-            computed = await self._run(signature, inputs, call)
+            computed = await self._run(signature, inputs, outputs, call)
         except BatchingError as error:
             self._metrics.refused(error)
             if isinstance(error, DeadlineExceeded) and self._batching is None:
                 raise timed_out() from error  # TF Serving: without batching there is no queue to say otherwise
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
-        return {alias: computed[alias] for alias in outputs}
+        return computed
 
     def count_examples(self, count: int) -> None:
         """Takes note of the Examples that a MultiInference has run on."""
@@ -151,18 +150,20 @@ class Servable:
         for signature, counts in self._counts.items():
             log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
 
-    async def _run(self, signature: str, inputs: Arrays, call: Call) -> Arrays:
+    async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self._backend.signatures[signature]
+        choice = None if outputs == declared.every_output else outputs
         if misfit := declared.check_arrays(inputs):
-            return await self._run_relaxed(signature, inputs, call, misfit)
-        return await call.answer(self._task(declared, inputs, call), self._schedulers.of(signature))
+            return await self._run_relaxed((signature, choice), inputs, call, misfit)
+        return await call.answer(self._task(declared, inputs, choice, call), self._schedulers.of(signature))
 
-    async def _run_relaxed(self, signature: str, inputs: Arrays, call: Call, misfit: str) -> Arrays:
+    async def _run_relaxed(self, run: tuple[str, Outputs | None], inputs: Arrays, call: Call, misfit: str) -> Arrays:
         """Lets the operators judge shapes that are not as declared. TF Serving: they alone do.
 
         Each request runs alone: what axis 0 means to the operators is then not known, and a neighbour's rows might
         change the answer.
         """
+        signature, choice = run
         with self._lock:
             if self._relaxed is None:
                 self._relaxed = load_relaxed(self._backend)
@@ -171,7 +172,7 @@ class Servable:
         except ServingError as error:
             raise invalid(misfit) from error
         try:
-            return await call.answer(call.alone(inputs), self._schedulers.of(signature, backend))
+            return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, backend))
         except ServingError as error:
             raise invalid(f"{misfit}, and the model does not take it: {error.message.strip()}") from error
 
@@ -181,11 +182,16 @@ class Servable:
     def _observe_runs(self, signature: str, batched: bool) -> Observe:
         return self._metrics.runs(self._counts[signature], batched=batched)
 
-    def _task(self, signature: Signature, inputs: Arrays, call: Call) -> Task:
+    def _task(self, signature: Signature, inputs: Arrays, choice: Outputs | None, call: Call) -> Task:
         batching = self._batching
         if batching is None or not signature.batched:
-            return call.alone(inputs)
-        key = signature.shape_key(inputs, pad=batching.pad_variable_length_inputs)
+            return call.alone(inputs, choice)
         return Task(
-            inputs, call.delivery, rows=rows_of(inputs), key=key, deadline=call.deadline, priority=call.priority
+            inputs,
+            call.delivery,
+            rows=rows_of(inputs),
+            key=signature.shape_key(inputs, pad=batching.pad_variable_length_inputs),
+            deadline=call.deadline,
+            priority=call.priority,
+            choice=choice,
         )

@@ -53,7 +53,7 @@ class TestBatched:
 
         serve(Adder(), scene)
 
-    def test_whatever_outputs_are_asked_for_it_is_one_batch(self) -> None:
+    def test_other_outputs_are_another_batch(self) -> None:
         backend = Adder(number=1)
 
         async def scene(requests: Requests) -> None:
@@ -65,9 +65,25 @@ class TestBatched:
             answers = [await answer for answer in waiting]
 
             assert [tuple(answer) for answer in answers] == wanted
-            assert backend.runs[1:] == [[0, 1, 2]]
+            assert backend.runs[1:] == [[0, 2], [1]]
 
         serve(backend, scene)
+
+    def test_sets_of_outputs_share_one_bound(self) -> None:
+        backend = Adder()
+
+        async def scene(requests: Requests) -> None:
+            await requests.hold(backend)
+            sets: list[tuple[str, ...]] = [("sum",), ("rows",), ("sum", "rows")]
+            waiting = [requests.ask({"x": column(1)}, outputs) for outputs in sets[:2]]
+            await settled()
+            with pytest.raises(QueueFull):
+                await requests.ask({"x": column(1)}, sets[2])
+            backend.go_on.set()
+            for answer in waiting:
+                await answer
+
+        serve(backend, scene, Options(max_batch_size=1, max_enqueued_batches=2))
 
     def test_what_is_too_large_is_refused(self) -> None:
         async def scene(requests: Requests) -> None:
