@@ -87,7 +87,7 @@ class Servable:
     async def run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         """Computes the outputs of one request, in a batch with others where the model allows.
 
-        Requests of a signature share one queue, whatever outputs they ask for, and a batch if they ask for the same ones.
+        Requests of a signature share one queue, whatever outputs they ask for, and a batch if they ask for the same.
 
         Args:
             signature: The name of one of its own.
