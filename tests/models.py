@@ -207,6 +207,57 @@ def side_by_side(folder: Path, left: Dims = ("N", 2), right: Dims = ("M", 2)) ->
     return _write(folder, [node], inputs, [_value("y", FLOAT, ["rows", 4])])
 
 
+def half_plus_two(folder: Path) -> Path:
+    """`y` = `x` / 2 + 2, element by element, both float [N, 1]."""
+    constants = [from_array(np.array(number, np.float32), name) for name, number in (("h", 0.5), ("c", 2))]
+    nodes = [make_node("Mul", ["x", "h"], ["half"]), make_node("Add", ["half", "c"], ["y"])]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", 1])], [_value("y", FLOAT, ["N", 1])], *constants)
+
+
+def recurrent(folder: Path, *, operator: str = "LSTM", gates: int = 4) -> Path:
+    """`y` float [N, 2] = the last state of a recurrent operator over `x` float [N, T, 3].
+
+    ONNX Runtime ends the process on an LSTM or a GRU of no rows.
+    """
+    nodes = [
+        make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+        make_node(operator, ["steps", "weights", "recurrence"], ["", "state"], hidden_size=2),
+        make_node("Squeeze", ["state", "direction"], ["y"]),
+    ]
+    constants = [
+        from_array(np.full((1, 2 * gates, 3), 0.5, np.float32), "weights"),
+        from_array(np.full((1, 2 * gates, 2), 0.5, np.float32), "recurrence"),
+        from_array(np.array([0], np.int64), "direction"),
+    ]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", "T", 3])], [_value("y", FLOAT, ["N", 2])], *constants)
+
+
+def running_sum(folder: Path) -> Path:
+    """`y` = the sums of `x` up to each column, both float [N, M]."""
+    axis = from_array(np.array(1, np.int64), "axis")
+    values = [_value(name, FLOAT, ["N", "M"]) for name in "xy"]
+    return _write(folder, [make_node("CumSum", ["x", "axis"], ["y"])], values[:1], values[1:], axis)
+
+
+def reversed_rows(folder: Path) -> Path:
+    """`y` = `x`, both float [N, M], the first `length` int64 [N] values of each row in the reverse order."""
+    node = make_node("ReverseSequence", ["x", "length"], ["y"], batch_axis=0, time_axis=1)
+    inputs = [_value("x", FLOAT, ["N", "M"]), _value("length", INT64, ["N"])]
+    return _write(folder, [node], inputs, [_value("y", FLOAT, ["N", "M"])])
+
+
+def doubled_scalar(folder: Path, *, ranked: bool = True) -> Path:
+    """`y` = 2 `x`, both float scalars; or, not `ranked`, of no declared rank."""
+    values = [_value(name, FLOAT, []) for name in "xy"]
+    file = _write(folder, [make_node("Add", ["x", "x"], ["y"])], values[:1], values[1:])
+    if not ranked:
+        model = onnx.load(file)
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.ClearField("shape")
+        onnx.save_model(model, file)
+    return file
+
+
 def _value(name: str, dtype: int, dims: Dims) -> ValueInfoProto:
     return make_tensor_value_info(name, dtype, list(dims))
 

@@ -1,5 +1,7 @@
 """Protobuf's wire format, as far as tensors are read and written beneath their messages: varints and payloads."""
 
+from mmap import mmap
+
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _START_GROUP, _FIXED32 = 0, 1, 2, 3, 5
 
 
@@ -13,7 +15,7 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def read_varint(data: bytes, at: int, longest: int = 10) -> tuple[int, int]:
+def read_varint(data: bytes | mmap, at: int, longest: int = 10) -> tuple[int, int]:
     """Decode the varint of at most `longest` bytes that begins at offset `at`; return it and the offset after it.
 
     Raises ValueError if the data, or those bytes, come to an end first.

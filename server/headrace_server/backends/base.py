@@ -27,8 +27,6 @@ class BackendOptions:
         saved_model_tags: Which of a SavedModel's graphs is wanted: the one with exactly these tags.
         prefer_tflite_model: Whether a version's `model.tflite` goes before its SavedModel.
         tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
-        relaxed_shapes_limit: The largest model, in bytes on disk, that may be loaded once more without its declared
-            shapes; 0 for none.
         signatures: What `model.toml` says of this model's signatures, by name.
         tensorrt: For TensorRT.
         batching: How the requests for this model become batches; None where each runs alone.
@@ -41,7 +39,6 @@ class BackendOptions:
     saved_model_tags: tuple[str, ...] = ("serve",)
     prefer_tflite_model: bool = False
     tflite_interpreters: int = 1
-    relaxed_shapes_limit: int = 64 << 20
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions)
     batching: Options | None = None
@@ -58,7 +55,6 @@ class BackendOptions:
             saved_model_tags=tuple(filter(None, config.saved_model_tags.split(","))) or ("serve",),
             prefer_tflite_model=config.prefer_tflite_model,
             tflite_interpreters=max(1, config.num_tflite_pools) * max(1, config.num_tflite_interpreters_per_pool),
-            relaxed_shapes_limit=config.relaxed_shapes_limit_mb << 20,
             tensorrt=config.tensorrt,
         )
 
@@ -84,18 +80,6 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the model's memory."""
-
-
-@runtime_checkable
-class Relaxable(Protocol):
-    """A backend whose runtime refuses shapes other than the declared ones, though the operators might take them."""
-
-    def relaxed(self) -> Backend:
-        """The same model with no shapes declared, which takes as long as a load. Called once; closed with this one.
-
-        Raises:
-            ServingError: There is none, so that the declared shapes are the only ones.
-        """
 
 
 @runtime_checkable

@@ -82,7 +82,8 @@ class CallableBackend:
         inputs, outputs = (_specs(name, _declared(module, model, name)) for name in ("INPUTS", "OUTPUTS"))
         every = [*inputs.values(), *outputs.values()]
         batched = all(spec.shape and spec.shape[0] is None for spec in every)
-        self._signature = Signature(inputs, outputs, batched=batched, features=not _takes_examples(inputs))
+        features = not _takes_examples(inputs)
+        self._signature = Signature(inputs, outputs, batched=batched, empty=True, features=features)
         self._lock = None if _declared(module, model, "THREAD_SAFE") else Lock()
 
     @property

@@ -1,6 +1,7 @@
 """TensorFlow SavedModels in a TensorFlow session, which is how TF Serving runs them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,7 +38,9 @@ def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBacken
         with session.graph.as_default():
             graph = loader.load(session, options.saved_model_tags)
         definitions = {name: SignatureDef.FromString(d.SerializeToString()) for name, d in graph.signature_def.items()}
-        return SavedModelBackend(session, {name: read_signature(d) for name, d in definitions.items()})
+        # TensorFlow's operators check what they are given, arrays without elements included.
+        signatures = {name: replace(read_signature(d), empty=True) for name, d in definitions.items()}
+        return SavedModelBackend(session, signatures)
     except Exception as error:
         session.close()
         raise _load_error(folder, error) from error

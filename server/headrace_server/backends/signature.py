@@ -27,12 +27,14 @@ class TensorSpec:
         dtype: Its element type on the wire.
         shape: Its dimensions, None for one that varies.
         dims: Names of the dimensions, "" for one without; as long as `shape`.
+        any_rank: Whether no rank is declared, so that any shape is as declared; `shape` is then empty.
     """
 
     name: str
     dtype: DataType
     shape: tuple[int | None, ...]
     dims: tuple[str, ...] = ()
+    any_rank: bool = False
 
     @cached_property
     def array_dtype(self) -> np.dtype[Any]:
@@ -57,8 +59,8 @@ class TensorSpec:
 
     def misfit(self, array: Array) -> str:
         """How an array's shape differs from what is declared, in ONNX Runtime's words; empty where it does not."""
-        if not self.shape:
-            return ""  # ONNX Runtime describes an unknown rank as it does a scalar, and takes any shape for either
+        if self.any_rank:
+            return ""
         if array.ndim != len(self.shape):
             return f"Invalid rank for input: {self.name} Got: {array.ndim} Expected: {len(self.shape)}"
         if array.shape[1:] == self.fixed and self.shape[0] is None:
@@ -80,6 +82,8 @@ class Signature:
         batched: Whether axis 0 of all inputs is the batch.
         any_shape: Whether the runtime takes whatever shape the operators take, as TF Serving's does: none is compared
             with its declaration.
+        empty: Whether the runtime may be given arrays without elements. Some abort the process on them: a dimension of
+            0, other than the rows of a batch, is then refused unless it is declared.
         definition: What GetModelMetadata answers, where the model's file has it word for word.
         defaults: Arrays for inputs that a Predict may leave out, by alias.
         features: Whether the inputs are features of tf.Examples, each under its alias, to be taken out of them before
@@ -92,6 +96,7 @@ class Signature:
     method_name: str = PREDICT_METHOD
     batched: bool = False
     any_shape: bool = False
+    empty: bool = False
     definition: SignatureDef | None = None
     defaults: Arrays = field(default_factory=dict)
     features: bool = False
@@ -166,7 +171,7 @@ class Signature:
         """Compares every array with its declaration; the names have been checked.
 
         Returns:
-            How the first shape that is not as declared differs, for the model to judge; empty where none does.
+            How the first shape that is not as declared differs; empty where none does.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a dtype is not as declared.
@@ -177,7 +182,18 @@ class Signature:
             spec.check_dtype(array, position)
             if not self.any_shape:
                 misfit = misfit or spec.misfit(array)
+            misfit = misfit or self._emptiness(spec, array)
         return misfit
+
+    def _emptiness(self, spec: TensorSpec, array: Array) -> str:
+        """Which dimension of 0 the runtime must not see, as `TensorSpec.misfit`."""
+        if array.size or self.empty:
+            return ""
+        first = 1 if self.batched else 0
+        declared = {i for i, size in enumerate(spec.shape) if size == 0}
+        zeros = [i for i, size in enumerate(array.shape) if size == 0 and i >= first and i not in declared]
+        where = "; ".join(f"index: {i} Got: 0 Expected: at least 1" for i in zeros)
+        return f"Got invalid dimensions for input: {spec.name} for the following indices {where}" if where else ""
 
     def disagreement(self, arrays: Arrays) -> str:
         """How two dimensions that the model gives one name differ; empty where none do."""

@@ -183,11 +183,6 @@ class Config:
     )
     onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
-    relaxed_shapes_limit_mb: int = flag(
-        64,
-        "largest model, in MB on disk, to load once more when a request's shape is not the declared one; 0 is none",
-        least=0,
-    )
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
     transport: str = flag(
         "auto",

@@ -32,29 +32,24 @@ class Schedulers:
         self._batching = batching
         self._observe = observe
         self._lock = Lock()
-        self._made: dict[tuple[str, bool], Scheduler] = {}
+        self._made: dict[str, Scheduler] = {}
 
     @property
     def waiting(self) -> int:
         """Tasks that no batch has taken yet."""
         return sum(scheduler.waiting for scheduler in list(self._made.values()))
 
-    def of(self, signature: str, relaxed: Backend | None = None) -> Scheduler:
+    def of(self, signature: str) -> Scheduler:
         """The one of a signature; a task's choice are the aliases of the outputs wanted, None for all.
 
         TF Serving has a queue for each set of output tensors, of which callers may invent 2^n.
-
-        Args:
-            signature: A signature's name.
-            relaxed: Runs its requests, one by one, instead of the version's own backend.
         """
-        key = (signature, relaxed is not None)
-        scheduler = self._made.get(key)
+        scheduler = self._made.get(signature)
         if scheduler is None:
             with self._lock:
-                scheduler = self._made.get(key)
+                scheduler = self._made.get(signature)
                 if scheduler is None:
-                    scheduler = self._made[key] = self._make(signature, relaxed)
+                    scheduler = self._made[signature] = self._make(signature)
         return scheduler
 
     def close(self) -> None:
@@ -62,11 +57,10 @@ class Schedulers:
         for scheduler in self._made.values():
             scheduler.close()
 
-    def _make(self, signature: str, relaxed: Backend | None) -> Scheduler:
+    def _make(self, signature: str) -> Scheduler:
         declared = self._backend.signatures[signature]
-        batched = self._batching is not None and declared.batched and relaxed is None
-        options = self._batching or _unbatched(self._backend)
-        backend = relaxed or self._backend
+        batched = self._batching is not None and declared.batched
+        options, backend = self._batching or _unbatched(self._backend), self._backend
         return Scheduler(
             self._threads,
             partial(backend.run, signature, outputs=declared.every_output),

@@ -1,10 +1,8 @@
 """One loaded version: its backend, its signatures, the requests that run on it, and its end."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, wait
 from threading import Condition, Lock
 from typing import Self
 
@@ -14,12 +12,13 @@ from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, OnDevices
 from headrace_server.backends.signature import Signature, find_signature
-from headrace_server.errors import ServingError, invalid, timed_out
+from headrace_server.errors import invalid, timed_out
 from headrace_server.metrics.catalogue import BatchCounts, Metrics
 from headrace_server.models.call import Call
+from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
-from headrace_server.models.relaxed import load_relaxed
 from headrace_server.models.schedulers import Outputs, Schedulers, fitted
+from headrace_server.models.undeclared import with_last_axis, without_last_axis
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ class Servable:
         self._batching = fitted(batching, backend)
         self._lock = Lock()
         self._schedulers = Schedulers(backend, threads, self._batching, self._observe_runs)
-        self._relaxed: Future[Backend] | None = None
+        self._no_rows = NoRows()
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
         self._metrics = (metrics or Metrics()).servable(name, version, self._waiting, on_devices)
@@ -143,8 +142,6 @@ class Servable:
             self._retired = True
             self._left.wait_for(lambda: not self._leases)
         self._schedulers.close()
-        if self._relaxed is not None:
-            wait([self._relaxed])
         self._backend.close()
         self._metrics.close()
         for signature, counts in self._counts.items():
@@ -152,29 +149,24 @@ class Servable:
 
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self._backend.signatures[signature]
+        misfit = declared.check_arrays(inputs)
+        if not misfit:
+            return await self._run_declared(signature, inputs, outputs, call)
+        reshaped = with_last_axis(declared, inputs, outputs)
+        if reshaped is None or declared.check_arrays(reshaped):
+            raise invalid(misfit)
+        return without_last_axis(await self._run_declared(signature, reshaped, outputs, call))
+
+    async def _run_declared(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
+        declared = self._backend.signatures[signature]
         choice = None if outputs == declared.every_output else outputs
-        if misfit := declared.check_arrays(inputs):
-            return await self._run_relaxed((signature, choice), inputs, call, misfit)
-        return await call.answer(self._task(declared, inputs, choice, call), self._schedulers.of(signature))
 
-    async def _run_relaxed(self, run: tuple[str, Outputs | None], inputs: Arrays, call: Call, misfit: str) -> Arrays:
-        """Lets the operators judge shapes that are not as declared. TF Serving: they alone do.
+        async def run(inputs: Arrays) -> Arrays:
+            return await call.answer(self._task(declared, inputs, choice, call), self._schedulers.of(signature))
 
-        Each request runs alone: what axis 0 means to the operators is then not known, and a neighbour's rows might
-        change the answer.
-        """
-        signature, choice = run
-        with self._lock:
-            if self._relaxed is None:
-                self._relaxed = load_relaxed(self._backend)
-        try:
-            backend = await asyncio.wrap_future(self._relaxed)
-        except ServingError as error:
-            raise invalid(misfit) from error
-        try:
-            return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, backend))
-        except ServingError as error:
-            raise invalid(f"{misfit}, and the model does not take it: {error.message.strip()}") from error
+        if has_no_rows(declared, inputs):
+            return await self._no_rows.answer(signature, declared, inputs, outputs, run)
+        return await run(inputs)
 
     def _waiting(self) -> int:
         return self._schedulers.waiting

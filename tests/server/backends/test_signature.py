@@ -170,10 +170,24 @@ class TestArrays:
     def test_a_dimension_that_varies_takes_any_size(self) -> None:
         assert [WORDS.misfit(np.full((2, width), b"", object)) for width in (0, 1, 9)] == ["", "", ""]
 
-    def test_without_declared_dimensions_every_shape_fits(self) -> None:
-        """ONNX Runtime describes a scalar and a tensor of unknown rank alike, and takes any shape for either."""
+    def test_without_a_declared_rank_every_shape_fits(self) -> None:
+        spec = TensorSpec("x", DataType.DT_FLOAT, (), any_rank=True)
+        assert [spec.misfit(np.zeros((), np.float32)), spec.misfit(floats(2, 3))] == ["", ""]
+
+    def test_a_scalar_is_a_shape(self) -> None:
         spec = TensorSpec("x", DataType.DT_FLOAT, ())
-        assert [spec.misfit(floats()), spec.misfit(floats(2, 3))] == ["", ""]
+        assert spec.misfit(np.zeros((), np.float32)) == ""
+        assert spec.misfit(floats(2, 3)) == "Invalid rank for input: x Got: 2 Expected: 0"
+
+    def test_a_dimension_of_0_fits_where_it_is_declared_or_counts_rows(self) -> None:
+        x = TensorSpec("x", DataType.DT_FLOAT, (None, 0, None))
+        batched = Signature({"x": x}, {}, batched=True)
+        assert batched.check_arrays({"x": floats(0, 0, 1)}) == ""
+        where = "Got invalid dimensions for input: x for the following indices index:"
+        assert batched.check_arrays({"x": floats(2, 0, 0)}) == f"{where} 2 Got: 0 Expected: at least 1"
+        alone = Signature({"x": x}, {})
+        assert alone.check_arrays({"x": floats(0, 0, 1)}) == f"{where} 0 Got: 0 Expected: at least 1"
+        assert Signature({"x": x}, {}, empty=True).check_arrays({"x": floats(0, 0, 0)}) == ""
 
     def test_the_first_shape_that_does_not_fit_is_told_but_no_reason_to_refuse(self) -> None:
         misfit = TWO.check_arrays({"flags": np.zeros((1, 1), bool), "features": floats(4)})

@@ -47,11 +47,15 @@ class TestBatched:
 
         serve(backend, scene)
 
-    def test_a_request_without_rows(self) -> None:
-        async def scene(requests: Requests) -> None:
-            assert (await requests.add())["sum"].shape == (0, 1)
+    def test_a_request_without_rows_is_answered_from_a_run_of_one_row(self) -> None:
+        backend = Adder()
 
-        serve(Adder(), scene)
+        async def scene(requests: Requests) -> None:
+            for _ in range(3):
+                assert (await requests.add())["sum"].shape == (0, 1)
+
+        serve(backend, scene)
+        assert backend.runs == [[0]]
 
     def test_other_outputs_are_another_batch(self) -> None:
         backend = Adder(number=1)
@@ -156,12 +160,12 @@ class TestOneByOne:
 
         async def scene(requests: Requests) -> None:
             await requests.hold(backend)
-            waiting = [requests.add(1), requests.add(2, 3, 4), requests.add()]
+            waiting = [requests.add(1), requests.add(2, 3, 4)]
             await settled()
             backend.go_on.set()
 
-            assert [(await answer)["rows"].tolist() for answer in waiting] == [[1], [3, 3, 3], []]
-            assert backend.runs == [[HELD], [1], [2, 3, 4], []]
+            assert [(await answer)["rows"].tolist() for answer in waiting] == [[1], [3, 3, 3]]
+            assert backend.runs == [[HELD], [1], [2, 3, 4]]
 
         serve(backend, scene, batching)
 
@@ -261,8 +265,7 @@ class TestNeighbours:
             ((code, text),) = {(error.code, error.message) for error in bad}
             wrong = "Got invalid dimensions for input: x for the following indices index: 1 Got: 5 Expected: 4"
             assert code == Code.INVALID_ARGUMENT
-            assert text.startswith(f"{wrong}, and the model does not take it: ")
-            assert "MatMul dimension mismatch" in text
+            assert text == wrong
 
         serve(load_onnx(models.linear(tmp_path), BackendOptions()), scene)
 

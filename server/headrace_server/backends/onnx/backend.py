@@ -1,7 +1,7 @@
 """ONNX models on ONNX Runtime."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from headrace_protos import Code, DataType
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.gpu.cuda import Device
+from headrace_server.backends.onnx.graph import read_graph
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx.providers import (
@@ -27,7 +28,6 @@ from headrace_server.backends.onnx.providers import (
     says_no_memory,
     why_not,
 )
-from headrace_server.backends.onnx.shapes import without_shapes
 from headrace_server.backends.onnx.signatures import signatures_of
 from headrace_server.backends.onnx.values import as_text, run_ort_values
 from headrace_server.backends.signature import Signature
@@ -78,18 +78,19 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     files = _files(model.parent)
     free_before = 0 if device is None else free_memory(device)
     session = _session(str(model), providers, _session_options(options))
-    signatures = _with_batch_axis(session, signatures_of(session, options.signatures))
-    load_relaxed = partial(_load_relaxed, model, files, signatures, options, providers)
+    graph = read_graph(model)
+    signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
+    signatures = _with_batch_axis(session, signatures)
     if providers[0][0] not in GPU_LIBRARIES:
-        return OnnxBackend(session, signatures, load_relaxed)
+        return OnnxBackend(session, signatures, steady=graph is not None and graph.steady)
     at_once = options.onnxruntime.gpu_instances
     if device is None or _has(DataType.DT_STRING, signatures):
-        return OnnxBackend(session, signatures, load_relaxed, at_once=at_once)
+        return OnnxBackend(session, signatures, at_once=at_once)
     on_gpu = OnGpu(session, device, free_before, at_once)
     if options.batching is not None and providers[0][0] == CUDA:
         again = partial(_session_again, model, files, for_one_shape(providers), _session_options(options))
         on_gpu.open_sizes(model, signatures, options.batching, again)
-    return OnnxBackend(session, signatures, load_relaxed, on_gpu, at_once=at_once)
+    return OnnxBackend(session, signatures, on_gpu, at_once=at_once)
 
 
 def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
@@ -119,7 +120,7 @@ def _providers(model: Path, options: BackendOptions) -> Providers:
     return [(name, provider_options(name, model, options)) for name in choice.providers]
 
 
-def _session(model: str | bytes, providers: Providers, options: ort.SessionOptions) -> ort.InferenceSession:
+def _session(model: str, providers: Providers, options: ort.SessionOptions) -> ort.InferenceSession:
     """A session on the provider that goes first, which ONNX Runtime may pass over without a word.
 
     Raises:
@@ -131,26 +132,6 @@ def _session(model: str | bytes, providers: Providers, options: ort.SessionOptio
         message = f"ONNX Runtime has passed {preferred} over, and written why to stderr"
         raise ServingError(Code.FAILED_PRECONDITION, message)
     return session
-
-
-def _load_relaxed(
-    model: Path,
-    files: dict[str, tuple[int, int]],
-    signatures: Mapping[str, Signature],
-    options: BackendOptions,
-    providers: Providers,
-) -> "OnnxBackend":
-    size = sum(size for size, _ in files.values())
-    if size > options.relaxed_shapes_limit:
-        message = f"{model} is not loaded once more for other shapes: {size} bytes > {options.relaxed_shapes_limit}"
-        raise LoadError(Code.FAILED_PRECONDITION, message)
-    _check_unchanged(model, files)
-    session_options = _session_options(options)
-    session_options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.parent))
-    try:
-        return OnnxBackend(_session(without_shapes(model.read_bytes()), providers, session_options), signatures)
-    except Exception as error:
-        raise LoadError(_code_of(error), f"{model} cannot be loaded without its declared shapes: {error}") from error
 
 
 def _session_again(
@@ -179,26 +160,25 @@ class OnnxBackend:
     Args:
         session: The model.
         signatures: By name; each names tensors of its graph.
-        load_relaxed: Loads the same model without its declared shapes; None where that is this one.
         on_gpu: What the model has on a GPU, owned from here on; None where ONNX Runtime sees to the copies.
         at_once: Batches that should run at the same time; None for as many as there are threads.
+        steady: Whether a run's cost depends on the shapes of its inputs alone.
     """
 
     def __init__(
         self,
         session: ort.InferenceSession,
         signatures: Mapping[str, Signature],
-        load_relaxed: Callable[[], "OnnxBackend"] | None = None,
         on_gpu: OnGpu | None = None,
         *,
         at_once: int | None = None,
+        steady: bool = False,
     ) -> None:
         self._session: ort.InferenceSession | None = session
         self._signatures = signatures
-        self._load_relaxed = load_relaxed
         self._on_gpu = on_gpu
         self._at_once = at_once
-        self._relaxed: OnnxBackend | None = None
+        self._steady = steady
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         # These two ask for more than `session.run` can do with an array as it is.
         self._strings = _has(DataType.DT_STRING, signatures)
@@ -211,8 +191,9 @@ class OnnxBackend:
 
     @property
     def steady(self) -> bool:
-        """Whether only the CPU runs it."""
-        return self._session is not None and self._session.get_providers() == ["CPUExecutionProvider"]
+        """Whether only the CPU runs it, and the values that it is given do not decide for how long."""
+        session = self._session
+        return self._steady and session is not None and session.get_providers() == ["CPUExecutionProvider"]
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Runs the session; its outputs are views of ONNX Runtime's memory, freed with the last of them."""
@@ -235,17 +216,6 @@ class OnnxBackend:
         except Exception as error:
             raise _failure(declared, inputs, error) from error
 
-    def relaxed(self) -> "OnnxBackend":
-        """The same model in a second session, in which no shape is declared.
-
-        Raises:
-            LoadError: The model is larger than may be loaded twice, or ONNX Runtime refuses it so.
-        """
-        if self._load_relaxed is None:
-            return self
-        self._relaxed = self._load_relaxed()
-        return self._relaxed
-
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for a joined input: of page-locked memory where the model is on a GPU.
 
@@ -265,12 +235,10 @@ class OnnxBackend:
         return {} if self._on_gpu is None else self._on_gpu.memory
 
     def close(self) -> None:
-        """Frees the sessions; arrays that they gave out stay valid."""
+        """Frees the session; arrays that they gave out stay valid."""
         if self._on_gpu is not None:
             self._on_gpu.close()
         self._session = self._on_gpu = None
-        if self._relaxed is not None:
-            self._relaxed.close()
 
     def _run(self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays) -> Sequence[Array]:
         if self._on_gpu is not None:

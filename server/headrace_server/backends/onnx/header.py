@@ -25,7 +25,14 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str | FieldDescriptorProto.Type.Value
         ("input", 11, "ValueInfoProto", _MANY),
         ("output", 12, "ValueInfoProto", _MANY),
     ),
-    "NodeProto": (("op_type", 4, _TEXT, _ONE),),
+    "NodeProto": (
+        ("input", 1, _TEXT, _MANY),
+        ("output", 2, _TEXT, _MANY),
+        ("op_type", 4, _TEXT, _ONE),
+        ("attribute", 5, "AttributeProto", _MANY),
+        ("domain", 7, _TEXT, _ONE),
+    ),
+    "AttributeProto": (("g", 6, "GraphProto", _ONE), ("graphs", 11, "GraphProto", _MANY)),
     "TensorProto": (("data_type", 2, _INT, _ONE), ("name", 8, _TEXT, _ONE)),
     "ValueInfoProto": (("name", 1, _TEXT, _ONE), ("type", 2, "TypeProto", _ONE)),
     "TypeProto": (("tensor_type", 1, "Tensor", _ONE),),
@@ -82,7 +89,7 @@ def read_header(model: bytes) -> OnnxHeader:
         ServingError: INVALID_ARGUMENT: it is none, or has an input or output that is no tensor of a known type.
     """
     try:
-        message: Any = _model_class().FromString(model)
+        message: Any = message_class("ModelProto").FromString(model)
     except DecodeError as error:
         raise invalid(f"it is no ONNX model: {error}") from error
     graph = message.graph
@@ -102,16 +109,18 @@ def _spec(value: Any) -> TensorSpec:
     if tensor.elem_type not in _DTYPES:
         raise invalid(f"{value.name!r} is no tensor of a type that a request can carry")
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    return TensorSpec(value.name, _DTYPES[tensor.elem_type], shape, tuple(dim.dim_param for dim in tensor.shape.dim))
+    dims = tuple(dim.dim_param for dim in tensor.shape.dim)
+    return TensorSpec(value.name, _DTYPES[tensor.elem_type], shape, dims, any_rank=not tensor.HasField("shape"))
 
 
-def _model_class() -> Any:
+def message_class(name: str) -> Any:
+    """The class of one of ONNX's messages, which knows the fields that are read here."""
     file = FileDescriptorProto(name="headrace_onnx_header.proto", package="headrace.onnx_header")
-    for name, fields in _MESSAGES.items():
-        file.message_type.append(DescriptorProto(name=name, field=list(_fields(file.package, fields))))
+    for message, fields in _MESSAGES.items():
+        file.message_type.append(DescriptorProto(name=message, field=list(_fields(file.package, fields))))
     pool = DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.ModelProto"))
+    return GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{name}"))
 
 
 def _fields(package: str, fields: Any) -> Iterator[FieldDescriptorProto]:

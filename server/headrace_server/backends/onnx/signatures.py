@@ -1,7 +1,8 @@
 """The signatures of an ONNX model: its graph's own inputs and outputs, or what metadata or an operator make of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import onnxruntime as ort
@@ -49,7 +50,9 @@ def data_type_of(kind: str) -> DataType:
     return _DTYPES[kind]
 
 
-def signatures_of(session: ort.InferenceSession, told: Mapping[str, SignatureOptions]) -> dict[str, Signature]:
+def signatures_of(
+    session: ort.InferenceSession, told: Mapping[str, SignatureOptions], any_rank: Collection[str] | None = None
+) -> dict[str, Signature]:
     """The signatures of a model, by name: `serving_default`, its whole graph, unless another is told under that name.
 
     Whether they have a batch axis is not said yet.
@@ -57,12 +60,14 @@ def signatures_of(session: ort.InferenceSession, told: Mapping[str, SignatureOpt
     Args:
         session: The model, loaded.
         told: What an operator says of it; empty leaves the word to the model's metadata.
+        any_rank: Inputs without a declared rank, which ONNX Runtime describes as it does scalars; None where nobody
+            knows, so that what looks like a scalar may be of any shape.
 
     Raises:
         ServingError: INVALID_ARGUMENT: a tensor is of no type that a request can carry, or a signature names one that
             is not there; the text names them.
     """
-    inputs = {arg.name: _spec(arg) for arg in session.get_inputs()}
+    inputs = {arg.name: _input(_spec(arg), any_rank) for arg in session.get_inputs()}
     outputs = {arg.name: _spec(arg) for arg in session.get_outputs()}
     return make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, told)
 
@@ -127,6 +132,10 @@ def _chosen(
 
 def _takes_examples(inputs: Mapping[str, TensorSpec]) -> bool:
     return list(inputs) == [EXAMPLES] and inputs[EXAMPLES].dtype == DataType.DT_STRING
+
+
+def _input(spec: TensorSpec, any_rank: Collection[str] | None) -> TensorSpec:
+    return replace(spec, any_rank=not spec.shape and (any_rank is None or spec.name in any_rank))
 
 
 def _spec(arg: ort.NodeArg) -> TensorSpec:

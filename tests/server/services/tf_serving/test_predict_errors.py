@@ -181,9 +181,9 @@ def test_tensor_that_cannot_be_decoded(linear: Caller, name: str) -> None:
 
 def test_rows_claimed_without_a_single_value(running: Run) -> None:
     caller = running(models.row_sums).caller
-    expected = (StatusCode.INVALID_ARGUMENT, f"Task size {2**40} is larger than maximum input batch size 1000")
-    assert caller.refusal(predict_request({"x": shaped(2**40, 0)})) == expected
-    assert caller.predict({"x": shaped(3, 0)})["y"].tolist() == [0, 0, 0]
+    where = "Got invalid dimensions for input: x for the following indices index: 1 Got: 0 Expected: at least 1"
+    for rows in (2**40, 3):
+        assert caller.refusal(predict_request({"x": shaped(rows, 0)})) == (StatusCode.INVALID_ARGUMENT, where)
 
 
 def test_runtime_refuses_with_its_own_code_and_text(running: Run) -> None:

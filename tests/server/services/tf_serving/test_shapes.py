@@ -1,8 +1,7 @@
-"""Shapes that a signature does not declare: the model's operators judge them, as TensorFlow Serving's do."""
+"""Shapes that a signature does not declare, and requests without rows: what is answered, and what is refused."""
 
-import logging
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,112 +9,160 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from grpc import StatusCode
-from onnx.helper import make_node
-from onnx.numpy_helper import from_array
 
 from headrace_batching import Options
 from tests import models
-from tests.calls import Caller, floats, predict_request
-from tests.conftest import Run
+from tests.calls import Caller, Refusal, floats, predict_request
+from tests.conftest import Run, Serve, Stop
 
 # One thread, and company is waited for: whatever may share a batch does.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000)
 
+Make = Callable[[Path], Path]
 
-def half_plus_two(folder: Path) -> Path:
-    """`y` = `x` / 2 + 2, element by element, both float and declared as [N, 1]."""
-    constants = [from_array(np.array(number, np.float32), name) for name, number in (("h", 0.5), ("c", 2))]
-    nodes = [make_node("Mul", ["x", "h"], ["half"]), make_node("Add", ["half", "c"], ["y"])]
-    value = models._value
-    return models._write(
-        folder, nodes, [value("x", models.FLOAT, ["N", 1])], [value("y", models.FLOAT, ["N", 1])], *constants
+
+def refused(text: str) -> Refusal:
+    return Refusal(StatusCode.INVALID_ARGUMENT, text)
+
+
+def refusal(caller: Caller, *shape: int) -> Refusal:
+    return caller.refusal(predict_request({"x": np.ones(shape, np.float32)}))
+
+
+class TestWithoutTheLastDimension:
+    """TF Serving's clients send `[3]` where the signature says `[-1, 1]`, which TensorFlow's operators take."""
+
+    @pytest.mark.parametrize("values", [[4], [1, 2, 3], []])
+    def test_a_vector_for_a_column(self, running: Run, values: list[float]) -> None:
+        caller = running(models.half_plus_two).caller
+        y = caller.predict({"x": np.array(values, np.float32)})["y"]
+        assert (y.shape, y.tolist()) == ((len(values),), [x / 2 + 2 for x in values])
+
+    def test_they_run_with_the_others(self, running: Run, served: Stop) -> None:
+        server = running(models.half_plus_two, batching=TOGETHER)
+        sent = [floats([number]) if number % 2 else np.array([number], np.float32) for number in range(20)]
+        futures = [server.caller.begin(predict_request({"x": x})) for x in sent]
+        for x, future in zip(sent, futures, strict=True):
+            assert np.array_equal(array_of(future), x / 2 + 2)
+        assert served(server).batches < 20
+
+    def test_without_batching(self, running: Run) -> None:
+        caller = running(models.half_plus_two, enable_batching=False).caller
+        assert caller.predict({"x": np.array([2, 4], np.float32)})["y"].tolist() == [3, 4]
+
+    def test_all_inputs_must_lack_it(self, running: Run) -> None:
+        """TensorFlow would broadcast `[3]` against `[3, 1]` to `[3, 3]`."""
+        caller = running(partial(models.two_inputs, left=("N", 1), right=("N", 1))).caller
+        both = {"a": np.array([1, 2], np.float32), "b": np.array([3, 4], np.float32)}
+        assert caller.predict(both)["sum"].tolist() == [4, 6]
+        one = {"a": np.array([1, 2], np.float32), "b": floats([3], [4])}
+        assert caller.refusal(predict_request(one)) == refused("Invalid rank for input: a Got: 1 Expected: 2")
+
+    def test_all_outputs_must_have_it(self, running: Run) -> None:
+        """TensorFlow's MatMul refuses a vector."""
+        caller = running(partial(models.repeated, columns=3)).caller
+        assert refusal(caller, 2) == refused("Invalid rank for input: x Got: 1 Expected: 2")
+
+
+@pytest.mark.parametrize("shape", [(), (2, 2), (2, 1, 3), (3, 0), (1, 1, 1)])
+def test_no_other_shape_reaches_the_runtime(running: Run, shape: tuple[int, ...]) -> None:
+    caller = running(models.half_plus_two).caller
+    assert refusal(caller, *shape).code is StatusCode.INVALID_ARGUMENT
+    assert caller.predict({"x": floats([2])})["y"].tolist() == [[3]]
+
+
+def test_a_vector_for_a_matrix(running: Run) -> None:
+    caller = running(partial(models.linear, columns=512)).caller
+    assert refusal(caller, 512) == refused("Invalid rank for input: x Got: 1 Expected: 2")
+
+
+def test_a_scalar_is_a_declared_shape(running: Run) -> None:
+    caller = running(models.doubled_scalar).caller
+    assert caller.predict({"x": np.array(2, np.float32)})["y"].tolist() == 4
+    assert refusal(caller, 2) == refused("Invalid rank for input: x Got: 1 Expected: 0")
+
+
+def test_a_rank_that_is_not_declared_may_be_any(running: Run) -> None:
+    caller = running(partial(models.doubled_scalar, ranked=False)).caller
+    assert caller.predict({"x": np.ones((2, 1), np.float32)})["y"].tolist() == [[2], [2]]
+
+
+def test_wrong_dtypes_are_refused_in_any_shape(running: Run) -> None:
+    found = running(models.half_plus_two).caller.refusal(predict_request({"x": np.zeros(3)}))
+    assert found == refused("Expects arg[0] to be float but double is provided")
+
+
+RECURRENT: dict[str, Make] = {
+    "LSTM": models.recurrent,
+    "GRU": partial(models.recurrent, operator="GRU", gates=3),
+    "RNN": partial(models.recurrent, operator="RNN", gates=1),
+}
+
+
+class TestWithoutRows:
+    """ONNX Runtime ends the process on some of these, so each server is a process of its own."""
+
+    @pytest.mark.parametrize("operator", RECURRENT)
+    def test_recurrent_operators(self, serving: Serve, tmp_path: Path, operator: str) -> None:
+        RECURRENT[operator](tmp_path / "1")
+        server = serving(tmp_path)
+        caller = server.started()
+        one = caller.predict({"x": np.ones((1, 2, 3), np.float32)})["y"]
+        for _ in range(2):
+            y = caller.predict({"x": np.zeros((0, 2, 3), np.float32)})["y"]
+            assert (y.shape, y.dtype) == ((0, *one.shape[1:]), one.dtype)
+        where = "Got invalid dimensions for input: x for the following indices index: 1 Got: 0 Expected: at least 1"
+        assert refusal(caller, 2, 0, 3) == refused(where)
+        assert refusal(caller, 0, 0, 3) == refused(where)
+        assert np.array_equal(caller.predict({"x": np.ones((1, 2, 3), np.float32)})["y"], one)
+        assert server.process.poll() is None
+
+    @pytest.mark.parametrize(
+        ("make", "inputs", "shape"),
+        [
+            (models.running_sum, {"x": np.zeros((0, 3), np.float32)}, (0, 3)),
+            (models.convolution, {"x": np.zeros((0, 1, 2, 2), np.float32)}, (0, 1, 2, 2)),
+            (
+                models.reversed_rows,
+                {"x": np.zeros((0, 3), np.float32), "length": np.zeros(0, np.int64)},
+                (0, 3),
+            ),
+            (models.row_sums, {"x": np.zeros((0, 7), np.float32)}, (0,)),
+        ],
+        ids=lambda value: getattr(value, "__name__", None),
     )
+    @pytest.mark.parametrize("batched", [True, False])
+    def test_the_shape_is_that_of_a_run_of_one_row(
+        self, running: Run, make: Make, inputs: dict[str, Any], shape: tuple[int, ...], batched: bool
+    ) -> None:
+        y = running(make, enable_batching=batched).caller.predict(inputs)["y"]
+        assert y.shape == shape
+        assert y.dtype == np.float32
 
+    def test_a_model_that_does_not_run_on_zeros_answers_as_it_declares(self, running: Run) -> None:
+        """An index of a table that has none: any index fails."""
+        caller = running(partial(models.lookup, size=0)).caller
+        y = caller.predict({"index": np.zeros(0, np.int64)})["y"]
+        assert y.shape == (0,)
+        assert y.dtype == np.float32
 
-def softmax(folder: Path) -> Path:
-    """`y` = the softmax of `x` float [N, 2] over its last axis: rows must not be joined along that one."""
-    node = make_node("Softmax", ["x"], ["y"], axis=-1)
-    value = models._value
-    return models._write(folder, [node], [value("x", models.FLOAT, ["N", 2])], [value("y", models.FLOAT, ["N", 2])])
+    def test_a_row_that_is_too_large_is_not_run_for_them(self, running: Run) -> None:
+        caller = running(models.row_sums).caller
+        text = f"the request has no rows, and a row of its shape, of {4 << 20} bytes, is not run to answer it"
+        assert refusal(caller, 0, 1 << 20) == refused(text)
 
+    def test_rows_for_one_input_and_none_for_another(self, running: Run) -> None:
+        caller = running(models.two_inputs).caller
+        mixed = {"a": np.zeros((0, 2), np.float32), "b": np.zeros((2, 2), np.float32)}
+        text = "Batching Run() input tensors must have equal 0th-dimension size"
+        assert caller.refusal(predict_request(mixed)) == refused(text)
 
-@pytest.fixture(scope="module")
-def half(running: Run) -> Caller:
-    return running(half_plus_two, batching=TOGETHER).caller
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 2), (1, 2), (2, 1, 3), (0,), (3, 0)])
-def test_operators_that_take_any_shape(half: Caller, shape: tuple[int, ...]) -> None:
-    x = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
-    y = half.predict({"x": x})["y"]
-    assert (y.shape, y.tolist()) == (x.shape, (x / 2 + 2).tolist())
-
-
-@pytest.mark.parametrize("make", [models.external_data, models.linear], ids=lambda make: str(make.__name__))
-def test_a_vector_for_a_matrix(running: Run, make: Callable[..., Path]) -> None:
-    caller = running(lambda folder: make(folder, columns=512)).caller
-    assert caller.predict({"x": np.ones(512, np.float32)})["y"].tolist() == [512]
-
-
-def test_a_model_with_inner_graphs(running: Run) -> None:
-    caller = running(lambda folder: models.slow(folder, steps=3)).caller
-    assert caller.predict({"x": np.zeros((2, 3, 2), np.float32)})["y"].tolist() == np.full((2, 3, 2), 3.0).tolist()
-
-
-def test_what_the_operators_refuse(running: Run) -> None:
-    refusal = running(models.linear).caller.refusal(predict_request({"x": floats([1, 2, 3])}))
-    assert refusal.code is StatusCode.INVALID_ARGUMENT
-    assert refusal.text.startswith(
-        "Got invalid dimensions for input: x for the following indices index: 1 Got: 3 Expected: 4, "
-        "and the model does not take it: "
-    )
-    assert refusal.text.endswith("MatMul dimension mismatch")
-
-
-def test_wrong_dtypes_are_refused_in_any_shape(half: Caller) -> None:
-    refusal = half.refusal(predict_request({"x": np.zeros(3)}))
-    assert refusal == (StatusCode.INVALID_ARGUMENT, "Expects arg[0] to be float but double is provided")
-
-
-def test_requests_of_other_shapes_run_alone_beside_those_that_fit(running: Run) -> None:
-    """Joined, two vectors would be one vector, whose softmax is another."""
-    caller = running(softmax, batching=TOGETHER).caller
-    shapes: list[tuple[int, ...]] = [(1, 2), (2,), (2, 2), (2,), (4,), (1, 2), (3,)]
-    sent = [
-        np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + number % 5
-        for number, shape in enumerate(shapes * 12)
-    ]
-    futures = [caller.begin(predict_request({"x": x})) for x in sent]
-    for x, future in zip(sent, futures, strict=True):
-        np.testing.assert_allclose(array_of(future), softmax_of(x), rtol=1e-5)
+    def test_a_model_without_a_batch_axis_refuses_them(self, running: Run) -> None:
+        caller = running(models.scalar_output).caller
+        where = "Got invalid dimensions for input: x for the following indices index: 0 Got: 0 Expected: at least 1"
+        assert refusal(caller, 0, 2) == refused(where)
 
 
 def array_of(future: Any) -> npt.NDArray[Any]:
     tensor = future.result().outputs["y"]
     return np.array(tensor.float_val).reshape([dim.size for dim in tensor.tensor_shape.dim])
-
-
-def softmax_of(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def test_a_model_over_the_limit_takes_its_declared_shapes_alone(running: Run, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "headrace_server")
-    caller = running(half_plus_two, relaxed_shapes_limit_mb=0).caller
-    refusal = (StatusCode.INVALID_ARGUMENT, "Invalid rank for input: x Got: 1 Expected: 2")
-    assert caller.refusal(predict_request({"x": np.ones(3, np.float32)})) == refusal
-    assert caller.refusal(predict_request({"x": np.ones(3, np.float32)})) == refusal
-    assert caller.predict({"x": floats([2])})["y"].tolist() == [[3]]
-    assert [text for text in caplog.messages if "is not loaded once more" in text] == caplog.messages[-1:]
-
-
-def test_files_that_have_changed_are_not_mixed_with_what_is_served(running: Run) -> None:
-    server = running(half_plus_two)
-    os.utime(models_file(server.base_path), (0, 0))
-    refusal = (StatusCode.INVALID_ARGUMENT, "Invalid rank for input: x Got: 1 Expected: 2")
-    assert server.caller.refusal(predict_request({"x": np.ones(3, np.float32)})) == refusal
-
-
-def models_file(base_path: Path) -> Path:
-    return base_path / "1" / models.FILE

@@ -1,0 +1,143 @@
+"""What an ONNX file's graph is made of, as far as it decides how safely and how steadily it runs; not its weights."""
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from headrace_protos.wire import read_varint
+from headrace_server.backends.onnx.header import message_class
+
+# Fields of ONNX's messages, by ONNX's numbers.
+_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
+_TENSOR_NAME = 8
+
+_LENGTH_DELIMITED = 2
+_FIXED = {1: 8, 5: 4}  # bytes of a value, by wire type
+
+# How long these run, or how much they put out, the values decide: what they find in them, or how often they go round.
+_BY_VALUES = frozenset(
+    "Compress If Loop NonMaxSuppression NonZero RegexFullMatch Scan SequenceMap StringSplit Tokenizer Unique".split()
+)
+
+# The inputs, by number, of which the values decide the size of an output. Where these come from shapes or constants
+# alone, as in most exported graphs, the size is the same for all inputs of one shape.
+_SIZES: Mapping[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "BlackmanWindow": (0,),
+    "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
+    "ConstantOfShape": (0,),
+    "DFT": (1,),
+    "Expand": (1,),
+    "HammingWindow": (0,),
+    "HannWindow": (0,),
+    "MaxUnpool": (2,),
+    "MelWeightMatrix": (0, 1),
+    "OneHot": (1,),
+    "Pad": (1,),
+    "Range": (0, 1, 2),
+    "Resize": (2, 3),
+    "STFT": (1, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "SplitToSequence": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Upsample": (1,),
+}
+
+_KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
+
+_SHAPES_ALONE = frozenset(("Shape", "Size"))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What is known of a model's graph, the inner ones and its functions included.
+
+    Attributes:
+        steady: Whether a run's cost depends on the shapes of its inputs alone, and not on their values.
+        any_rank: Inputs of no declared rank; a scalar has one.
+    """
+
+    steady: bool = False
+    any_rank: frozenset[str] = frozenset()
+
+
+def read_graph(model: Path) -> Graph | None:
+    """Reads a file that a runtime has taken; its weights are passed over. None for one in another format.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        try:
+            return _read(content)
+        except (DecodeError, ValueError, IndexError, KeyError):
+            return None
+
+
+def _read(content: mmap.mmap) -> Graph | None:
+    fields = list(_fields(content, 0, len(content)))
+    graphs = [(start, end) for number, start, end in fields if number == _MODEL_GRAPH]
+    if len(graphs) != 1:
+        return None
+    node_class, value_class = message_class("NodeProto"), message_class("ValueInfoProto")
+    nodes, inputs, weights = [], [], set()
+    for number, start, end in _fields(content, *graphs[0]):
+        if number == _GRAPH_NODE:
+            nodes.append(node_class.FromString(content[start:end]))
+        elif number == _GRAPH_INPUT:
+            inputs.append(value_class.FromString(content[start:end]))
+        elif number == _GRAPH_INITIALIZER:
+            weights.add(_tensor_name(content, start, end))
+    own_functions = any(number == _MODEL_FUNCTIONS for number, _, _ in fields)  # what these do is not followed
+    return Graph(
+        steady=not own_functions and _is_steady(nodes, {value.name for value in inputs} - weights),
+        any_rank=frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape")),
+    )
+
+
+def _tensor_name(content: mmap.mmap, start: int, end: int) -> str:
+    names = [content[at:to].decode() for number, at, to in _fields(content, start, end) if number == _TENSOR_NAME]
+    return names[-1] if names else ""
+
+
+def _fields(content: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The number of each field of a message, and where its value begins and ends."""
+    while at < end:
+        key, at = read_varint(content, at)
+        kind = key & 7
+        if kind == _LENGTH_DELIMITED:
+            size, at = read_varint(content, at)
+        elif kind in _FIXED:
+            size = _FIXED[kind]
+        else:
+            size = read_varint(content, at)[1] - at
+        if at + size > end:
+            raise ValueError("a field is longer than its message")
+        yield key >> 3, at, at + size
+        at += size
+
+
+def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
+    """Follows the values of the inputs from node to node, which stand in the order in which they run."""
+    from_values = set(inputs)
+    for node in nodes:
+        if node.op_type in _BY_VALUES or node.domain not in _KNOWN_DOMAINS or _has_graphs(node):
+            return False
+        sizes = _SIZES.get(node.op_type, ())
+        if any(node.input[number] in from_values for number in sizes if number < len(node.input)):
+            return False
+        if node.op_type not in _SHAPES_ALONE and not from_values.isdisjoint(node.input):
+            from_values.update(node.output)
+    return True
+
+
+def _has_graphs(node: Any) -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)

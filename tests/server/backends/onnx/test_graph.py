@@ -1,0 +1,104 @@
+"""What is read of an ONNX file's graph: whether values decide how long it runs, and which inputs have no rank."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper
+from onnx.numpy_helper import from_array
+
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.graph import Graph, read_graph
+from tests import models
+
+Make = Callable[[Path], Path]
+
+
+def sized(operator: str, *, by_value: bool) -> Make:
+    """A graph whose output's size comes from the shape of `x` int64 [N], or from its values."""
+
+    def make(folder: Path) -> Path:
+        source = helper.make_node("Identity" if by_value else "Shape", ["x"], ["size"])
+        nodes = [source, *_SIZED[operator]]
+        constants = [from_array(np.array([1], np.int64), "one"), from_array(np.array(1, np.int64), "step")]
+        constants.append(from_array(np.array([0, 1], np.int64), "values"))
+        inputs = [helper.make_tensor_value_info("x", TensorProto.INT64, [1])]
+        outputs = [helper.make_tensor_value_info("y", TensorProto.INT64, None)]
+        graph = helper.make_graph(nodes, "graph", inputs, outputs, constants)
+        folder.mkdir(parents=True)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        onnx.save_model(model, folder / models.FILE)
+        return folder / models.FILE
+
+    return make
+
+
+_SIZED: dict[str, list[NodeProto]] = {
+    "Expand": [helper.make_node("Expand", ["one", "size"], ["y"])],
+    "Tile": [helper.make_node("Tile", ["one", "size"], ["y"])],
+    "OneHot": [helper.make_node("OneHot", ["one", "size", "values"], ["y"])],
+    "ConstantOfShape": [
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("Cast", ["zeros"], ["y"], to=TensorProto.INT64),
+    ],
+    "Range": [
+        helper.make_node("Squeeze", ["size"], ["limit"]),
+        helper.make_node("Range", ["step", "limit", "step"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("operator", _SIZED)
+def test_sizes_that_come_from_values_decide_the_cost(tmp_path: Path, operator: str) -> None:
+    by_value = load_onnx(sized(operator, by_value=True)(tmp_path / "1"), BackendOptions())
+    by_shape = load_onnx(sized(operator, by_value=False)(tmp_path / "2"), BackendOptions())
+    assert (by_value.steady, by_shape.steady) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("make", "steady"),
+    [
+        (models.linear, True),
+        (models.external_data, True),
+        (models.convolution, True),
+        (models.recurrent, True),
+        (models.column_totals, True),
+        (models.counting, False),
+        (partial(models.slow, steps=3), False),
+        (models.positions, False),
+        (models.kept, False),
+        (models.filled, False),
+    ],
+)
+def test_which_models_run_as_long_whatever_the_values(tmp_path: Path, make: Make, steady: bool) -> None:
+    backend = load_onnx(make(tmp_path), BackendOptions())
+    assert backend.steady is steady
+
+
+def test_a_function_of_the_models_own_is_not_trusted(tmp_path: Path) -> None:
+    file = models.linear(tmp_path)
+    model = onnx.load(file)
+    model.functions.append(
+        helper.make_function(
+            "own", "f", ["a"], ["b"], [helper.make_node("Identity", ["a"], ["b"])], [helper.make_opsetid("", 18)]
+        )
+    )
+    onnx.save_model(model, file)
+    assert read_graph(file) == Graph(steady=False, any_rank=frozenset())
+
+
+def test_inputs_without_a_rank(tmp_path: Path) -> None:
+    scalar, unranked = models.doubled_scalar(tmp_path / "1"), models.doubled_scalar(tmp_path / "2", ranked=False)
+    assert read_graph(scalar) == Graph(steady=True)
+    assert read_graph(unranked) == Graph(steady=True, any_rank=frozenset({"x"}))
+
+
+@pytest.mark.parametrize("content", [b"ORTM", b"\0" * 100, b"\x3a\xff\xff\x03", b"\x08\x09"])
+def test_a_file_in_another_format(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / models.FILE
+    file.write_bytes(content)
+    assert read_graph(file) is None
