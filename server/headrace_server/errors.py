@@ -18,6 +18,11 @@ from headrace_protos import Code
 log = logging.getLogger(__name__)
 
 
+def as_unicode(text: str) -> str:
+    r"""The text with any bytes of a path that are not UTF-8 written as `\udcff`; messages carry Unicode only."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class ServingError(Exception):
     """A failure with the code and the text that a caller gets.
 
@@ -27,6 +32,7 @@ class ServingError(Exception):
     """
 
     def __init__(self, code: Code, message: str) -> None:
+        message = as_unicode(message)
         super().__init__(message)
         self.code = code
         self.message = message

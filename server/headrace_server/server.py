@@ -83,7 +83,7 @@ class Server:
             per_model_batching=config.enable_per_model_batching_parameters,
         )
         self._manager = Manager(warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish)
-        self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.wake)
+        self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.looked)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
             self._records, config.saved_model_tags.split(","), changed=self._publish_again

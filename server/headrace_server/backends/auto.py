@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from headrace_protos import Code
 from headrace_server.backends.base import Backend, BackendOptions
-from headrace_server.errors import LoadError
+from headrace_server.errors import LoadError, unreadable
 
 PYTHON_FILE = "model.py"
 TFLITE_FILE = "model.tflite"
@@ -31,6 +31,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
         options: For the runtime.
 
     Raises:
+        ServingError: PERMISSION_DENIED where the folder or the file may not be read; the text names it.
         LoadError: NOT_FOUND where no file is one that a backend knows; FAILED_PRECONDITION where its runtime is not
             installed; INVALID_ARGUMENT and others where the runtime refuses it.
     """
@@ -69,7 +70,22 @@ def plan_of(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:
 
 
 def _holds(version: Path, *names: str) -> bool:
-    return any((version / name).is_file() for name in names)
+    """Whether a version has one of these files.
+
+    Raises:
+        ServingError: PERMISSION_DENIED, its folder may not be entered, or the file may not be read.
+    """
+    try:
+        held = next((name for name in names if (version / name).is_file()), None)
+    except PermissionError as error:
+        raise unreadable(version, error) from error
+    if held is None:
+        return False
+    try:
+        (version / held).open("rb").close()
+    except OSError as error:
+        raise unreadable(version / held, error) from error
+    return True
 
 
 def _load(load_model: Load[T], model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> T:

@@ -1,6 +1,7 @@
 """Threads that load and unload versions, until what is loaded is what is aspired."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from threading import Thread
 from headrace_batching.options import schedulable_cpus
 from headrace_protos import Code
 from headrace_server.config.run import Config
-from headrace_server.errors import ServingError, status_of
+from headrace_server.errors import ServingError, status_of, unreadable
+from headrace_server.models.files_state import files_state
 from headrace_server.models.memory import release as release_memory
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import POLICIES, State, Unload, preserve_availability
-from headrace_server.models.versions import Attempt, Clock, Models, Policy
+from headrace_server.models.versions import Attempt, Clock, Model, Models, Policy
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +187,7 @@ class Acting:
 
     def _load_version(self, name: str, version: int, attempt: Attempt) -> None:
         began = time.monotonic()
+        attempt.files = files_state(attempt.path)
         try:
             servable = self._load(name, version, attempt.path)
         except BaseException as error:  # a model that calls sys.exit must not end the manager
@@ -227,13 +230,30 @@ class Acting:
     def _load_failed(self, name: str, version: int, attempt: Attempt, error: ServingError) -> None:
         attempt.failures += 1
         left = self._options.max_num_load_retries + 1 - attempt.failures
-        log.error("model %s version %d cannot be loaded (%d more tries): %s", name, version, left, error.message)
         with self._changed:
-            if attempt.cancelled or left <= 0:
-                self._models.by_name[name].end(version, error)
+            model = self._models.by_name[name]
+            if attempt.cancelled:
+                is_news = True
+                model.end(version, error)
             else:
-                attempt.error = error
-                attempt.due = self._clock.now() + self._options.load_retry_interval
+                is_news = model.failed_again(version, error)
+                self._try_again(model, version, error, left)
+        if is_news:
+            log.error("model %s version %d cannot be loaded%s: %s", name, version, self._plan(left), error.message)
+
+    def _try_again(self, model: Model, version: int, error: ServingError, left: int) -> None:
+        if left <= 0:
+            model.fail(version, error, self._clock.now())
+        else:
+            attempt = model.loading[version]
+            attempt.error = error
+            attempt.due = self._clock.now() + self._options.load_retry_interval
+
+    def _plan(self, left: int) -> str:
+        """What is going to be done about a failed load, in words."""
+        if left <= 0:
+            return " (tried again when its files change)"
+        return f" (tried {left} more times, {self._options.load_retry_interval:g} s apart, then when its files change)"
 
     def _unload_version(self, name: str, version: int) -> None:
         with self._changed:
@@ -255,6 +275,8 @@ def _free(servable: Servable) -> None:
 
 
 def _failure(error: BaseException) -> ServingError:
+    if isinstance(error, OSError) and error.filename is not None:
+        return unreadable(os.fsdecode(error.filename), error)
     if isinstance(error, Exception):
         return ServingError(*status_of(error))
     return ServingError(Code.INTERNAL, f"the model raised {error!r}")

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from pathlib import Path
 from threading import Lock
 
 from headrace_protos import Code, FileSystemStoragePathSourceConfig, ModelServerConfig, ModelType
 from headrace_protos import ModelConfig as ModelConfigMessage
 from headrace_server.config.files import read_text_proto
+from headrace_server.config.paths import as_path, as_text
 from headrace_server.config.run import All, Config, Latest, ModelConfig, Specific, VersionPolicy
 from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.models.manager import Manager
@@ -153,7 +153,7 @@ class Configuration:
 def single_model(name: str, base_path: str) -> ModelServerConfig:
     """The configuration that the flags for one model stand for."""
     config = ModelServerConfig()
-    config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
+    config.model_config_list.config.add(name=name, base_path=as_text(base_path), model_platform=PLATFORM)
     return config
 
 
@@ -209,7 +209,7 @@ def _model(message: ModelConfigMessage) -> ModelConfig:
     platform = platform_of(message)
     if platform != PLATFORM:
         raise invalid(f"Model {message.name} requests unsupported platform {platform}")
-    path = Path(message.base_path.removeprefix("file://"))
+    path = as_path(message.base_path.removeprefix("file://"))
     return ModelConfig(message.name, path, _policy(message.model_version_policy))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid, not_found
 from headrace_server.models.acting import Acting, LoadVersion, ManagerOptions
+from headrace_server.models.retrying import Retrying
 from headrace_server.models.servable import Servable
 from headrace_server.models.settling import Settled, Settling
 from headrace_server.models.version_policy import State
@@ -40,6 +41,7 @@ class Manager:
         self._models = Models(options.policy)
         self._acting = Acting(self._models, load, options, clock, self._publish)
         self._settling = Settling(self._models, clock)
+        self._retrying = Retrying(self._models, clock)
         self._serving: Serving = {}
         self._labels: Labels = {}
         self._stopping = False
@@ -153,6 +155,11 @@ class Manager:
             ServingError: UNAVAILABLE, the server is about to stop.
         """
         return self._settling.wait_unless(names, since, given_up)
+
+    def looked(self) -> None:
+        """Takes note of a look at the base paths that has ended: what failed and has changed since is begun anew."""
+        self._retrying.look()
+        self._settling.wake()
 
     def wake(self) -> None:
         """Makes those who wait for models ask again whether they have given up. Any thread."""

@@ -1,20 +1,20 @@
 """Watches each model's base path and says which versions are aspired."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
-from headrace_server.config.run import ModelConfig, Specific
-from headrace_server.models.version_policy import chosen
+from headrace_server.config.run import ModelConfig
+from headrace_server.models.base_paths import BasePath
 
 log = logging.getLogger(__name__)
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
-_VERSION = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
-_INT64 = range(-(1 << 63), 1 << 63)
+LISTED_AT_A_LOOK = 100
+"""Base paths that each look lists whether or not they seem to have changed; with more models, by turns."""
 
 
 class Source:
@@ -41,6 +41,8 @@ class Source:
         self._poll_seconds = poll_seconds
         self._aspire = aspire
         self._looked = looked
+        self._base_paths = {model.name: BasePath(model) for model in models}
+        self._turns = cycle(self._base_paths)
         self._said: str | None = None
         self._looking = Lock()
         self._woken = Condition()
@@ -81,6 +83,8 @@ class Source:
             if tuple(models) != self._models:
                 log.info("models to serve: %s", ", ".join(model.name for model in models) or "none")
             self._models = tuple(models)
+            self._base_paths = {model.name: self._base_path(model) for model in models}
+            self._turns = cycle(self._base_paths)
             for name in removed:
                 self._aspire(name, {})
         with self._woken:
@@ -88,27 +92,40 @@ class Source:
             self._woken.notify()
 
     def poll(self) -> None:
-        """One look at every base path. One that cannot be read spoils the whole look, as in TF Serving."""
+        """One look at every base path. One that cannot be read is said so, and holds up no other.
+
+        TF Serving: there it spoils the whole look, and the models after it are blamed for the first.
+        """
         with self._looking:
-            found: dict[str, dict[int, Path]] = {}
-            complaints: list[str] = []
-            for model in self._models:
-                try:
-                    found[model.name] = _aspired(model, complaints)
-                except (OSError, ValueError) as error:  # a name that holds a zero byte is a ValueError
-                    self._say(_not_found(model, error))
-                    return
-            self._say(" ".join(complaints) or None)
-            for name, versions in found.items():
-                self._aspire(name, versions)
+            for base_path in self._to_list():
+                versions, complaint = base_path.look()
+                if complaint and complaint != base_path.said:
+                    log.warning(complaint)
+                base_path.said = complaint
+                if versions is not None:
+                    self._aspire(base_path.model.name, versions)
+
+    def _to_list(self) -> list[BasePath]:
+        """Those that may have changed, and the next ones whose turn it is, in the order of the models."""
+        turns = set(islice(self._turns, LISTED_AT_A_LOOK))
+        return [path for name, path in self._base_paths.items() if name in turns or path.may_have_changed()]
+
+    def _base_path(self, model: ModelConfig) -> BasePath:
+        """That of a model which may be watched already: then what has been said of it is not said again."""
+        known = self._base_paths.get(model.name)
+        return BasePath(model, known.said if known is not None and known.model == model else "")
 
     def _watch(self) -> None:
         while self._wait():
             models = self._models
             try:
                 self.poll()
+                self._said = None
             except Exception as error:  # the next look may find what this one did not
-                self._say(f"the base paths could not be looked at: {error!r}")
+                complaint = f"the base paths could not be looked at: {error!r}"
+                if complaint != self._said:
+                    log.warning(complaint)
+                self._said = complaint
             self._looked_at = models
             self._looked()
 
@@ -118,58 +135,3 @@ class Source:
             self._woken.wait_for(lambda: self._updated or self._stopping, self._poll_seconds or None)
             self._updated = False
             return not self._stopping
-
-    def _say(self, complaint: str | None) -> None:
-        """Logs a complaint once, and not again at every look."""
-        if complaint is not None and complaint != self._said:
-            log.warning(complaint)
-        self._said = complaint
-
-
-def versions_under(base_path: Path) -> dict[int, Path]:
-    """The children whose names are int64 numbers; of two with one number, the last in byte order of names.
-
-    Raises:
-        OSError: The folder cannot be listed.
-    """
-    children = sorted(child for child in base_path.iterdir() if _VERSION.fullmatch(child.name))
-    return {int(child.name): child for child in children if int(child.name) in _INT64}
-
-
-def _aspired(model: ModelConfig, complaints: list[str]) -> dict[int, Path]:
-    """A model's versions that are there and wanted.
-
-    Raises:
-        OSError: Its base path cannot be listed.
-    """
-    found = versions_under(model.base_path)
-    wanted = chosen(found, model.policy)
-    if isinstance(model.policy, Specific):
-        complaints.extend(_missing(model, version) for version in model.policy.versions if version not in found)
-        if not model.policy.versions:
-            complaints.append(f"No specific versions requested for servable {model.name}.")
-    if not wanted and model.policy != Specific(()):
-        complaints.append(_nothing_under(model))
-    return {version: found[version] for version in wanted}
-
-
-def _not_found(model: ModelConfig, error: OSError | ValueError) -> str:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return (
-        "FileSystemStoragePathSource encountered a filesystem access error: "
-        f"Could not find base path {model.base_path} for servable {model.name} with error {reason}"
-    )
-
-
-def _nothing_under(model: ModelConfig) -> str:
-    return (
-        f"No versions of servable {model.name} found under base path {model.base_path}. "
-        "Did you forget to name your leaf directory as a number (eg. '/1/')?"
-    )
-
-
-def _missing(model: ModelConfig, version: int) -> str:
-    return (
-        f"Version {version} of servable {model.name}, which was requested to be served as a 'specific' version in the "
-        "servable's version policy, was not found in the file system"
-    )

@@ -7,10 +7,15 @@ from itertools import count
 from pathlib import Path
 from threading import Condition
 
+from headrace_server.errors import ServingError
+from headrace_server.models.files_state import FilesState
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import Load, State, Unload
 
 Policy = Callable[[Collection[int], Mapping[int, State]], Load | Unload | None]
+
+LONGEST_PAUSE = 60.0
+"""Seconds after which a version that failed, and whose files have changed, is tried again at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +36,38 @@ class VersionStatus:
 
 
 @dataclass(slots=True)
+class Trouble:
+    """What has gone wrong with a version since it was last wanted anew, or available.
+
+    Attributes:
+        said: The last error that was logged.
+        rounds: Times that the last of its tries has failed.
+        files: The state of its files before that try.
+        seen: Their state when they were last looked at.
+        failed_at: When that was, on the manager's clock.
+    """
+
+    said: str = ""
+    rounds: int = 0
+    files: FilesState = ()
+    seen: FilesState | None = None
+    failed_at: float = 0.0
+
+    def ready(self, files: FilesState, now: float) -> bool:
+        """Whether files of this state are worth another try."""
+        waited = now - self.failed_at
+        if files == self.files or waited < min(2.0 ** (self.rounds - 1), LONGEST_PAUSE):
+            return False
+        return files == self.seen or waited >= LONGEST_PAUSE
+
+
+@dataclass(slots=True)
 class Attempt:
     """A load that is not over: a try runs, or the next one is awaited.
 
     Attributes:
         path: The version's folder.
+        files: The state of its files before the last try.
         failures: Tries that have failed.
         error: Of the last of them.
         due: When the next try may begin, on the manager's clock; None while one runs.
@@ -43,6 +75,7 @@ class Attempt:
     """
 
     path: Path
+    files: FilesState = ()
     failures: int = 0
     error: Exception | None = None
     due: float | None = None
@@ -64,9 +97,21 @@ class Model:
         self.versions: dict[int, VersionStatus] = {}
         self.serving: dict[int, Servable] = {}
         self.loading: dict[int, Attempt] = {}
+        self.troubles: dict[int, Trouble] = {}
+
+    @property
+    def failed(self) -> list[int]:
+        """The versions that are wanted and have failed to load."""
+        return [
+            version
+            for version in self.troubles
+            if version in self.aspired and self.versions[version].state is State.END
+        ]
 
     def set(self, version: int, state: State, error: Exception | None = None) -> None:
         """Takes note of a version's new state."""
+        if state is State.AVAILABLE:
+            self.troubles.pop(version, None)
         self.versions[version] = VersionStatus(version, state, error, next(self._events))
 
     def aspire(self, versions: Mapping[int, Path]) -> None:
@@ -81,6 +126,7 @@ class Model:
 
     def _let_go(self, version: int) -> None:
         """Ends what was not tried yet, and what waits to be tried again; a try that runs ends when it has run."""
+        self.troubles.pop(version, None)
         attempt = self.loading.get(version)
         if attempt is not None:
             attempt.cancelled = True
@@ -109,6 +155,18 @@ class Model:
         if self.versions[version].state is not State.LOADING:
             self.set(version, State.LOADING)
         return attempt
+
+    def failed_again(self, version: int, error: ServingError) -> bool:
+        """Takes note of a try that failed; whether the error is another one than that of the try before."""
+        trouble = self.troubles.setdefault(version, Trouble())
+        before, trouble.said = trouble.said, error.message
+        return before != trouble.said
+
+    def fail(self, version: int, error: ServingError, now: float) -> None:
+        """A version's last try has failed; it is begun anew when its files change."""
+        trouble = self.troubles.setdefault(version, Trouble())
+        trouble.rounds, trouble.files, trouble.failed_at = trouble.rounds + 1, self.loading[version].files, now
+        self.end(version, error)
 
     def end(self, version: int, error: Exception | None = None) -> None:
         """A version's life is over, or begins anew where it has come to be wanted again since its end was decided."""

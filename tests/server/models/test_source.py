@@ -1,17 +1,37 @@
 """What a look at real folders finds, and what it does when one is not there."""
 
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
-from headrace_server.config.run import ModelConfig
-from headrace_server.models.source import Source, versions_under
+from headrace_server.config.run import Latest, ModelConfig, Specific, VersionPolicy
+from headrace_server.models.base_paths import versions_under
+from headrace_server.models.source import LISTED_AT_A_LOOK, Source
 
 Seen = list[tuple[str, dict[int, Path]]]
 
 PATIENCE = 10.0  # seconds: far more than it ever takes
+
+
+@contextmanager
+def unlistable(folder: Path) -> Iterator[None]:
+    """A folder that may be entered and not listed, also for root: a listing fails in this process alone."""
+    listdir = os.listdir
+
+    def denied(path: Any = ".") -> list[str]:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listdir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "listdir", denied)
+        yield
 
 
 class Looks:
@@ -116,28 +136,68 @@ class TestPoll:
 
         assert [name for name, _ in looks.look()] == ["b", "a"]
 
-    def test_a_base_path_that_is_not_there_spoils_the_whole_look(
+    def test_a_base_path_that_is_not_there_is_named_and_holds_up_no_other(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         good, bad = tmp_path / "good", tmp_path / "bad"
         (good / "1").mkdir(parents=True)
-        looks = Looks(ModelConfig("good", good), ModelConfig("bad", bad))
+        looks = Looks(ModelConfig("bad", bad), ModelConfig("good", good))
         complaint = (
             "FileSystemStoragePathSource encountered a filesystem access error: "
             f"Could not find base path {bad} for servable bad with error No such file or directory"
         )
-        assert looks.look() == []
-        assert looks.look() == []
+        assert looks.look() == [("good", {1: good / "1"})]
+        assert looks.look() == [("good", {1: good / "1"})]
         assert caplog.messages == [complaint]
 
         (bad / "3").mkdir(parents=True)
-        assert looks.look() == [("good", {1: good / "1"}), ("bad", {3: bad / "3"})]
+        assert looks.look() == [("bad", {3: bad / "3"}), ("good", {1: good / "1"})]
         assert caplog.messages == [complaint]
 
         (bad / "3").rmdir()
         bad.rmdir()
-        assert looks.look() == []
+        assert looks.look() == [("good", {1: good / "1"})]
         assert caplog.messages == [complaint, complaint]
+
+    @pytest.mark.parametrize("broken", ["missing", "a file", "a loop of links", "a null byte", "too long"])
+    def test_whatever_is_wrong_with_one_base_path_the_others_are_looked_at(self, tmp_path: Path, broken: str) -> None:
+        (tmp_path / "good" / "1").mkdir(parents=True)
+        (tmp_path / "file").touch()
+        (tmp_path / "loop").symlink_to("loop")
+        bad = {
+            "missing": tmp_path / "missing",
+            "a file": tmp_path / "file",
+            "a loop of links": tmp_path / "loop",
+            "a null byte": tmp_path / "a\0b",
+            "too long": tmp_path / ("x" * 300),
+        }[broken]
+        looks = Looks(ModelConfig("bad", bad), ModelConfig("good", tmp_path / "good"))
+
+        assert looks.look() == [("good", {1: tmp_path / "good" / "1"})]
+
+    @pytest.mark.parametrize(
+        ("policy", "seen"),
+        [
+            (Specific((1,)), [1]),
+            (Specific((1, 9)), [1]),
+            (Specific((9,)), None),
+            (Latest(1), None),
+        ],
+    )
+    def test_a_base_path_that_cannot_be_listed_has_the_versions_asked_for(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, policy: VersionPolicy, seen: list[int] | None
+    ) -> None:
+        """TF Serving: AspireSpecificVersionsFastPath does not list."""
+        (tmp_path / "m" / "1").mkdir(parents=True)
+        looks = Looks(ModelConfig("m", tmp_path / "m", policy))
+        with unlistable(tmp_path / "m"):
+            found = looks.look()
+
+        assert found == ([] if seen is None else [("m", {version: tmp_path / "m" / str(version) for version in seen})])
+        if seen is None:
+            assert caplog.messages[0].endswith(
+                f"base path {tmp_path / 'm'} for servable m with error Permission denied"
+            )
 
     def test_a_base_path_that_is_a_file(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         file = tmp_path / "m"
@@ -169,7 +229,53 @@ class TestPoll:
         Looks(ModelConfig("a", tmp_path), ModelConfig("b", tmp_path)).look()
 
         assert "servable a found" in caplog.messages[0]
-        assert "servable b found" in caplog.messages[0]
+        assert "servable b found" in caplog.messages[1]
+
+
+class TestManyModels:
+    COUNT = 300
+
+    @pytest.fixture
+    def looks(self, tmp_path: Path) -> Looks:
+        names = [f"m{index}" for index in range(self.COUNT)]
+        for name in names:
+            (tmp_path / name / "1").mkdir(parents=True)
+            os.utime(tmp_path / name, (1, 1))  # long ago, so that its time of change is to be believed
+        looks = Looks(*[ModelConfig(name, tmp_path / name) for name in names])
+        assert len(looks.look()) == self.COUNT
+        return looks
+
+    def test_those_that_have_not_changed_are_listed_by_turns(self, looks: Looks) -> None:
+        every = {f"m{index}" for index in range(self.COUNT)}
+        turns = [{name for name, _ in looks.look()} for _ in range(3)]
+
+        assert [len(turn) for turn in turns] == [LISTED_AT_A_LOOK] * 3
+        assert set.union(*turns) == every
+
+    def test_one_that_has_changed_is_listed_at_once(self, looks: Looks, tmp_path: Path) -> None:
+        for name in ("m0", "m150", "m299"):
+            (tmp_path / name / "2").mkdir()
+
+        found = dict(looks.look())
+        assert [list(found[name]) for name in ("m0", "m150", "m299")] == [[2]] * 3
+
+    def test_one_that_changed_a_moment_ago_is_listed_again(self, looks: Looks, tmp_path: Path) -> None:
+        """A second change within the clock's tick would not show."""
+        (tmp_path / "m250" / "2").mkdir()
+        looks.look()
+        for _ in range(3):
+            assert "m250" in dict(looks.look())
+
+    def test_one_that_goes_is_missed_by_itself(
+        self, looks: Looks, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "m250" / "1").rmdir()
+        (tmp_path / "m250").rmdir()
+        looks.look()
+        looks.look()
+
+        assert [message for message in caplog.messages if "m250" in message] == caplog.messages
+        assert len(caplog.messages) == 1
 
 
 class TestThread:

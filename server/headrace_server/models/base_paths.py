@@ -1,0 +1,115 @@
+"""What lies under a model's base path: the versions that are there, and those of them that are wanted."""
+
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace_server.config.run import ModelConfig, Specific
+from headrace_server.models.version_policy import chosen
+
+_VERSION = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
+_INT64 = range(-(1 << 63), 1 << 63)
+
+RECENT_NS = 3_000_000_000
+"""A folder that has changed this short a time before it was listed may change again and show the same time."""
+
+
+@dataclass(slots=True)
+class BasePath:
+    """One model's base path, and when it last changed before it was listed.
+
+    Attributes:
+        model: Whose it is.
+        said: What was wrong at the last look; empty for nothing.
+    """
+
+    model: ModelConfig
+    said: str = ""
+    _changed_ns: int | None = field(default=None, init=False)
+
+    def may_have_changed(self) -> bool:
+        """Whether its children may be other ones than at the last `look`, as far as its own time of change tells.
+
+        Not every file system keeps that time, so that a base path has to be listed now and then all the same.
+        """
+        try:
+            return os.stat(self.model.base_path).st_mtime_ns != self._changed_ns
+        except (OSError, ValueError):
+            return True
+
+    def look(self) -> tuple[dict[int, Path] | None, str]:
+        """The versions that are there and wanted, each with its folder, and what is wrong; None if nobody can tell."""
+        self._changed_ns = None
+        try:
+            changed = os.stat(self.model.base_path).st_mtime_ns
+            found = _versions_of(self.model)
+        except (OSError, ValueError) as error:  # a name that holds a zero byte is a ValueError
+            return None, _not_found(self.model, error)
+        if time.time_ns() - changed > RECENT_NS:
+            self._changed_ns = changed
+        wanted = chosen(found, self.model.policy)
+        return {version: found[version] for version in wanted}, _complaints(self.model, found, wanted)
+
+
+def versions_under(base_path: Path) -> dict[int, Path]:
+    """The children whose names are int64 numbers; of two with one number, the last in byte order of names.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    names = sorted(filter(_VERSION.fullmatch, os.listdir(base_path)))
+    return {int(name): base_path / name for name in names if int(name) in _INT64}
+
+
+def _versions_of(model: ModelConfig) -> dict[int, Path]:
+    """A model's versions; where they cannot be listed, those of the versions asked for that are there.
+
+    TF Serving: AspireSpecificVersionsFastPath.
+
+    Raises:
+        OSError: They cannot be listed, and none was asked for that is there.
+    """
+    try:
+        return versions_under(model.base_path)
+    except PermissionError:
+        asked_for = model.policy.versions if isinstance(model.policy, Specific) else ()
+        found = {version: model.base_path / str(version) for version in asked_for}
+        found = {version: path for version, path in found.items() if os.path.exists(path)}
+        if not found:
+            raise
+        return found
+
+
+def _complaints(model: ModelConfig, found: dict[int, Path], wanted: list[int]) -> str:
+    complaints: list[str] = []
+    if isinstance(model.policy, Specific):
+        complaints.extend(_missing(model, version) for version in model.policy.versions if version not in found)
+        if not model.policy.versions:
+            complaints.append(f"No specific versions requested for servable {model.name}.")
+    if not wanted and model.policy != Specific(()):
+        complaints.append(_nothing_under(model))
+    return " ".join(complaints)
+
+
+def _not_found(model: ModelConfig, error: OSError | ValueError) -> str:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return (
+        "FileSystemStoragePathSource encountered a filesystem access error: "
+        f"Could not find base path {model.base_path} for servable {model.name} with error {reason}"
+    )
+
+
+def _nothing_under(model: ModelConfig) -> str:
+    return (
+        f"No versions of servable {model.name} found under base path {model.base_path}. "
+        "Did you forget to name your leaf directory as a number (eg. '/1/')?"
+    )
+
+
+def _missing(model: ModelConfig, version: int) -> str:
+    return (
+        f"Version {version} of servable {model.name}, which was requested to be served as a 'specific' version in the "
+        "servable's version policy, was not found in the file system"
+    )

@@ -1,0 +1,55 @@
+"""Versions that failed to load and are begun anew when their files change: a copy that had not ended, a repair."""
+
+import logging
+
+from headrace_server.models.files_state import files_state
+from headrace_server.models.version_policy import State
+from headrace_server.models.versions import Clock, Model, Models
+
+log = logging.getLogger(__name__)
+
+
+class Retrying:
+    """Begins failed versions anew.
+
+    A version is begun anew once its files are other ones than before its last try, have stayed as they are from one
+    look to the next, and its pause is over. The pause doubles with each failure. Files that change at every look
+    (someone writes a log there) do not hold a version up for longer than a minute.
+
+    TF Serving: `enable_reload_servables_with_error` tries at every look, whether or not anything has changed.
+
+    Args:
+        models: Those whose versions have failed.
+        clock: Measures the pauses.
+    """
+
+    def __init__(self, models: Models, clock: Clock) -> None:
+        self._models = models
+        self._clock = clock
+
+    def look(self) -> None:
+        """Looks at the files of every version that has failed. Called by one thread, after each look for versions."""
+        with self._models.changed:
+            failed = [
+                (name, model, version) for name, model in self._models.by_name.items() for version in model.failed
+            ]
+        for name, model, version in failed:
+            if self._begin_anew(model, version):
+                log.info("model %s version %d is loaded again: its files have changed since it failed", name, version)
+
+    def _begin_anew(self, model: Model, version: int) -> bool:
+        with self._models.changed:
+            trouble, path = model.troubles.get(version), model.aspired.get(version)
+        if trouble is None or path is None:
+            return False
+        files = files_state(path)
+        ready = trouble.ready(files, self._clock.now())
+        trouble.seen = files
+        if not ready:
+            return False
+        with self._models.changed:
+            if version not in model.failed:
+                return False
+            model.set(version, State.START)
+            self._models.changed.notify_all()
+            return True
