@@ -13,6 +13,7 @@ from headrace_server.commands import build as build_command
 from headrace_server.commands.flags import FLAGS, argument, config_of, warn_of_ignored
 from headrace_server.commands.process import log_to_stderr, run
 from headrace_server.errors import ServingError, status_of
+from headrace_toolkit.command import add_commands
 
 _OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
 
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     build_command.add_arguments(build)
     for name in build_command.FLAGS:
         build.add_argument(f"--{name}", **argument(name, FLAGS[name]))
+    add_commands(commands)
     return parser
 
 

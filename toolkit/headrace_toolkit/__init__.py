@@ -1,0 +1,30 @@
+"""From a trained model to a fast, small, checked one in a model's folder: Data, Recipe, load, convert, optimize."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace_toolkit.data import Data
+    from headrace_toolkit.errors import ToolkitError
+    from headrace_toolkit.pipeline import convert, optimize
+    from headrace_toolkit.recipe import Recipe
+    from headrace_toolkit.sources.auto import load
+
+__all__ = ["Data", "Recipe", "ToolkitError", "convert", "load", "optimize"]
+
+_HOMES = {
+    "Data": "data",
+    "Recipe": "recipe",
+    "ToolkitError": "errors",
+    "convert": "pipeline",
+    "load": "sources.auto",
+    "optimize": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for: `headrace --help` imports this package, and must not wait for numpy's friends."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"headrace_toolkit.{_HOMES[name]}"), name)

@@ -1,0 +1,108 @@
+"""Published versions side by side: the first one is what the others are compared with."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from headrace_server.backends.signature import Signature
+from headrace_toolkit.data import Data
+from headrace_toolkit.errors import ToolkitError, first_line
+from headrace_toolkit.graph import MODEL_FILE
+from headrace_toolkit.grounds import Plan, Told, settle
+from headrace_toolkit.machine import this_machine
+from headrace_toolkit.progress import Progress
+from headrace_toolkit.publish import CARD_FILE
+from headrace_toolkit.recipe import DataOptions
+from headrace_toolkit.report import Line, Report, Rows
+from headrace_toolkit.sources.auto import load
+from headrace_toolkit.sources.files import sha256_of
+from headrace_toolkit.variants import Variant, examine, timed
+
+
+def compare_versions(
+    places: Sequence[str], data: Data | None, options: DataOptions, progress: Progress, seed: int = 0
+) -> Report:
+    """Measures versions beside the first of them.
+
+    Args:
+        places: Version folders or ONNX files.
+        data: Rows; None takes random ones.
+        options: Which metric.
+        progress: Who is told how far the work is.
+        seed: For the draw of random rows.
+
+    Raises:
+        ToolkitError: A version cannot be read or run, or takes other inputs than the first one.
+    """
+    told = Told()
+    sources = [(_name(place), load(_model(place))) for place in places]
+    changed = [warning for place in places for warning in _changed(place)]
+    first = sources[0][1]
+    for name, source in sources[1:]:
+        _check_alike(sources[0][0], first.signature, name, source.signature)
+    plan = Plan(calibrates=False, classes=(), seed=seed)
+    grounds = settle(first, data, options, plan, told, progress)
+    variants: list[Variant] = []
+    for (name, source), place in zip(sources, places, strict=True):
+        with progress.step(f"check {name}") as advance:
+            variants.append(examine(name, _model(place), source, grounds, advance))
+    with progress.step("time the versions"):
+        base, others = timed(variants[0], variants[1:], grounds)
+    return Report(
+        source=first.origin,
+        machine=this_machine(),
+        metric=grounds.metric.name,
+        share=grounds.metric.share,
+        rows=Rows(name=grounds.measured.name, sha256=grounds.measured.sha256, count=len(grounds.measured)),
+        lines=tuple(_shown(variant.line) for variant in (base, *others)),
+        warnings=(*changed, *told.warnings),
+        notes=tuple(told.notes),
+        changed_files=bool(changed),
+    )
+
+
+def _shown(line: Line) -> Line:
+    return replace(line, kept=False)
+
+
+def _name(place: str) -> str:
+    """The model and the version, as in `digits/2`."""
+    path = Path(place).absolute()
+    return f"{path.parent.name}/{path.name}"
+
+
+def _model(place: str) -> Path:
+    path = Path(place)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise ToolkitError(f"{place} holds no {MODEL_FILE}: name the folder of one version")
+        return path / MODEL_FILE
+    return path
+
+
+def _check_alike(first: str, wanted: Signature, other: str, found: Signature) -> None:
+    if set(wanted.inputs) != set(found.inputs):
+        raise ToolkitError(
+            f"{other} takes {', '.join(found.inputs)}, and {first} takes {', '.join(wanted.inputs)}: they cannot be "
+            "compared on the same rows"
+        )
+
+
+def _changed(place: str) -> list[str]:
+    """A sentence for each file of a version that is no longer the one that its card names."""
+    card = Path(place) / CARD_FILE
+    if not card.is_file():
+        return []
+    try:
+        files = {str(name): str(told["sha256"]) for name, told in json.loads(card.read_text())["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ToolkitError(f"{card} is not a card: {first_line(error)}") from error
+    sentences = []
+    for name, sha256 in files.items():
+        file = Path(place) / name
+        if not file.is_file():
+            sentences.append(f"{file} is not there any more, and the card names it")
+        elif sha256_of(file) != sha256:
+            sentences.append(f"{file} is no longer the file that its card names: it has another SHA-256")
+    return sentences

@@ -1,0 +1,138 @@
+"""Two models on the same rows: differences, agreement, and whether a row's answer depends on its neighbours.
+
+All of it is pure: arrays and functions in, numbers and sentences out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.signature import Signature
+from headrace_toolkit.errors import ToolkitError
+from headrace_toolkit.running import Run, rows_at_once
+
+ROW_TOLERANCE = 1e-4
+"""A row differs where an element is off by more than this, as a share of the output's largest value or 1."""
+
+TRIED_ROWS = (1, 2, 3, 7)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One output beside the expected one, over all rows.
+
+    Attributes:
+        output: Its name.
+        largest: The largest difference of two elements; infinity where one of them alone is finite, and 1 for strings
+            that differ.
+        mean: The mean difference.
+        scale: The largest finite element of the expected output.
+        differing: The share of rows with an element off by more than `ROW_TOLERANCE`.
+    """
+
+    output: str
+    largest: float
+    mean: float
+    scale: float
+    differing: float
+
+
+def compare(expected: Arrays, got: Arrays) -> tuple[Difference, ...]:
+    """Each expected output beside the one of the same name.
+
+    Raises:
+        ToolkitError: One is missing, or of another shape.
+    """
+    for name, array in expected.items():
+        if name not in got:
+            raise ToolkitError(f"output {name} is missing; there are {', '.join(got)}")
+        if got[name].shape != array.shape:
+            raise ToolkitError(
+                f"output {name} has the shape {list(got[name].shape)}, and the source answers {list(array.shape)}"
+            )
+    return tuple(_difference(name, array, got[name]) for name, array in expected.items())
+
+
+def largest(differences: tuple[Difference, ...]) -> Difference:
+    """The one with the largest difference."""
+    return max(differences, key=lambda difference: difference.largest)
+
+
+def decisions(outputs: Arrays, output: str = "") -> Array | None:
+    """The class that each row is given, [rows]; None where no output decides.
+
+    An output of whole numbers or strings, one a row, decides by itself; a float table decides by its largest column.
+
+    Args:
+        outputs: Arrays by name, all with the same axis 0.
+        output: The one that decides; empty looks for one.
+    """
+    chosen = {output: outputs[output]} if output else outputs
+    vectors = [a for a in chosen.values() if a.dtype.kind in "iuOUSb" and (a.ndim == 1 or a.shape[1:] == (1,))]
+    if vectors:
+        return vectors[0].reshape(-1)
+    tables = [a for a in chosen.values() if a.dtype.kind == "f" and a.ndim == 2 and a.shape[1] > 1]
+    found: Array | None = tables[0].argmax(1) if tables else None
+    return found
+
+
+def agreement(expected: Arrays, got: Arrays, output: str = "") -> float | None:
+    """The share of rows that are given the same class; None where no output decides."""
+    wanted, found = decisions(expected, output), decisions(got, output)
+    if wanted is None or found is None:
+        return None
+    return float((wanted == found).mean())
+
+
+def dependence(run: Run, signature: Signature, inputs: Mapping[str, Array]) -> str:
+    """Why rows must not be joined into batches; empty where each row is answered as it is alone.
+
+    Args:
+        run: The model.
+        signature: The model's.
+        inputs: At least seven rows.
+    """
+    if rows_at_once(signature) is not None:
+        return f"its first dimension is fixed at {rows_at_once(signature)}"
+    try:
+        alone = [run(_rows(inputs, row, row + 1)) for row in range(max(TRIED_ROWS))]
+        for rows in TRIED_ROWS[1:]:
+            if reason := _unlike(run(_rows(inputs, 0, rows)), alone[:rows]):
+                return f"in a batch of {rows} {reason}"
+    except ToolkitError as error:
+        return f"it does not run at {', '.join(map(str, TRIED_ROWS))} rows: {error}"
+    return ""
+
+
+def _rows(inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+    return {name: array[start:stop] for name, array in inputs.items()}
+
+
+def _unlike(together: Arrays, alone: list[Arrays]) -> str:
+    for name, array in together.items():
+        if array.ndim == 0 or len(array) != len(alone):
+            return f"output {name} has the shape {list(array.shape)}, and must have a row for each"
+        for row, single in enumerate(alone):
+            if single[name].shape != (1, *array.shape[1:]):
+                return f"output {name} has another shape than for a row alone"
+            difference = _difference(name, single[name], array[row : row + 1])
+            if difference.differing:
+                return f"row {row + 1} of output {name} is answered otherwise than alone, by {difference.largest:.3g}"
+    return ""
+
+
+def _difference(name: str, expected: Array, got: Array) -> Difference:
+    if expected.dtype.kind not in "biuf" or got.dtype.kind not in "biuf":
+        unequal = (expected.astype(str) != got.astype(str)).reshape(len(expected), -1)
+        return Difference(name, float(unequal.any()), float(unequal.mean()), 1.0, float(unequal.any(1).mean()))
+    wanted, found = (array.astype(np.float64).reshape(len(array), -1) for array in (expected, got))
+    if not wanted.size:
+        return Difference(name, 0.0, 0.0, 0.0, 0.0)
+    same = (wanted == found) | (np.isnan(wanted) & np.isnan(found))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0.0, np.nan_to_num(np.abs(wanted - found), nan=np.inf, posinf=np.inf))
+    scale = float(np.abs(np.nan_to_num(wanted, nan=0.0, posinf=0.0, neginf=0.0)).max())
+    off = (apart > ROW_TOLERANCE * max(1.0, scale)).any(1)
+    return Difference(name, float(apart.max()), float(apart.mean()), scale, float(off.mean()))

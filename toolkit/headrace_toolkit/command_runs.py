@@ -1,0 +1,190 @@
+"""What `headrace convert`, `optimize` and `report` do."""
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from headrace_toolkit.data import Data
+from headrace_toolkit.errors import ToolkitError, require
+from headrace_toolkit.pipeline import optimize
+from headrace_toolkit.progress import Bars, Progress, Silent
+from headrace_toolkit.publish import check_base
+from headrace_toolkit.recipe import DataOptions, Limits, Output, Recipe
+from headrace_toolkit.report import Report
+from headrace_toolkit.result import Result
+from headrace_toolkit.sources.auto import load
+from headrace_toolkit.sources.base import SourceOptions
+from headrace_toolkit.specs import read_spec
+
+Values = dict[str, Any]
+
+
+def run_convert(given: Values) -> int:
+    """`headrace convert`; its exit status.
+
+    Raises:
+        ToolkitError: The model cannot be converted or published.
+    """
+    return _run(replace(_recipe(given), steps=()), given)
+
+
+def run_optimize(given: Values) -> int:
+    """`headrace optimize`; its exit status: 1 where nothing meets the limits.
+
+    Raises:
+        ToolkitError: The model cannot be converted, or the recipe not be done, or the version not be published.
+    """
+    if Path(given["source"]).suffix == ".toml":
+        return _run(_over_recipe(Recipe.read(given["source"]), given), given)
+    if "base" not in given:
+        raise ToolkitError(f"{given['source']}: name the model's folder of numbered versions, as in /models/digits")
+    return _run(_recipe(given), given)
+
+
+def run_report(given: Values) -> int:
+    """`headrace report`; its exit status: 1 where a file is not the one that its card names.
+
+    Raises:
+        ToolkitError: A version cannot be read or run.
+    """
+    from headrace_toolkit.beside import compare_versions
+
+    options = _data_options(given)
+    data = Data.read(options.rows, options.labels) if options.rows else None
+    with _progress() as progress:
+        report = compare_versions(given["versions"], data, options, progress, given.get("seed", 0))
+    _write_reports(report, given)
+    print(report.table())
+    return 1 if report.changed_files else 0
+
+
+def _recipe(given: Values) -> Recipe:
+    """The recipe that flags alone describe."""
+    return Recipe(
+        source=given["source"],
+        source_options=SourceOptions(
+            inputs=dict(_declared(text) for text in given.get("signature", ())),
+            outputs=tuple(name.strip() for name in given.get("outputs", "").split(",") if name.strip()),
+            build=given.get("build", ""),
+            trust_pickle=given.get("trust_pickle", False),
+        ),
+        data=_data_options(given),
+        limits=Limits(**{name: given[name] for name in ("max_drop", "min_speedup") if name in given}),
+        output=Output(**{name: given[name] for name in ("base", "version", "target", "batch") if name in given}),
+        seed=given.get("seed", 0),
+    )
+
+
+def _over_recipe(recipe: Recipe, given: Values) -> Recipe:
+    """A recipe with what flags say otherwise."""
+    data = {name: given[name] for name in ("rows", "labels", "calibration", "metric", "output") if name in given}
+    limits = {name: given[name] for name in ("max_drop", "min_speedup") if name in given}
+    output = {name: given[name] for name in ("base", "version", "target", "batch") if name in given}
+    changed = replace(
+        recipe,
+        data=replace(recipe.data, **data),
+        limits=replace(recipe.limits, **limits),
+        output=replace(recipe.output, **output),
+        seed=given.get("seed", recipe.seed),
+    )
+    if not changed.source:
+        raise ToolkitError(f'{given["source"]}: names no model: write source = "..." under [model]')
+    if not changed.output.base and not given.get("dry_run"):
+        raise ToolkitError(f'{given["source"]}: names no base path: write base = "..." under [output]')
+    return changed
+
+
+def _data_options(given: Values) -> DataOptions:
+    names = ("rows", "labels", "calibration", "metric", "output")
+    options = DataOptions(**{name: given[name] for name in names if name in given})
+    if options.labels and not options.rows:
+        raise ToolkitError("--labels names an array in a file of rows: give the file with --data")
+    return options
+
+
+def _declared(text: str) -> tuple[str, Any]:
+    name, equals, spec = text.partition("=")
+    if not equals or not name:
+        raise ToolkitError(f"--signature must be like image=float32[N,1,8,8]; was {text!r}")
+    return name, read_spec(name, spec)
+
+
+def _run(recipe: Recipe, given: Values) -> int:
+    publishes = not given.get("dry_run", False)
+    if publishes:
+        check_base(Path(recipe.output.base), recipe.output.version)
+    data = Data.read(recipe.data.rows, recipe.data.labels) if recipe.data.rows else None
+    options = replace(recipe.source_options, example=None if data is None else data.inputs)
+    source = load(recipe.source, options)
+    with _ends_on_sigterm():
+        with _progress() as progress:
+            result = optimize(source, data, recipe, progress)
+        published = (
+            result.publish(recipe.output.base, recipe.output.version) if publishes and not result.failed else None
+        )
+    report = replace(result.report, verdict=_verdict(result, published))
+    _write_reports(report, given)
+    print(report.table())
+    return 1 if result.failed else 0
+
+
+def _verdict(result: Result, published: Path | None) -> str:
+    where = f"{published / result.model.name}: " if published is not None else ""
+    return where + result.report.verdict
+
+
+def _write_reports(report: Report, given: Values) -> None:
+    """Writes what was asked for beside the table.
+
+    Raises:
+        ToolkitError: A file cannot be written.
+    """
+    from headrace_toolkit import pages
+
+    writers: dict[str, Callable[[], bytes]] = {
+        "json": lambda: (json.dumps(report.document(), indent=1, ensure_ascii=False) + "\n").encode(),
+        "png": lambda: pages.chart(report),
+        "html": lambda: pages.page(report).encode(),
+    }
+    for kind, made in writers.items():
+        if kind in given:
+            try:
+                Path(given[kind]).write_bytes(made())
+            except OSError as error:
+                raise ToolkitError(f"{given[kind]} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Bars on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield Silent()
+        return
+    rich = require("rich.progress", "progress bars", "toolkit")
+    console = require("rich.console", "progress bars", "toolkit").Console(stderr=True)
+    with rich.Progress(
+        rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(),
+        console=console, transient=True,
+    ) as bars:  # fmt: skip
+        yield Bars(bars)
+
+
+@contextlib.contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the work as an exception does, so that what was begun is removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

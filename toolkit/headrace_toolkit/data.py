@@ -1,0 +1,278 @@
+"""Rows and labels: from .npz, .npy or .csv files or a function; fitted to a model's inputs, and split."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array
+from headrace_protos.tensor import dtype_name
+from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_toolkit import user_code
+from headrace_toolkit.errors import ToolkitError, first_line
+from headrace_toolkit.sources.files import sha256_of
+
+ONE_ARRAY = ""
+"""The name of the array in a .npy file, which has none: it is for a model's only input."""
+
+_NAMED = 10
+"""Row numbers that a message lists at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Rows to check a model on, with labels or without.
+
+    Attributes:
+        name: The file's name without the path before it, or `file.py:function`.
+        sha256: Of the file; hexadecimal.
+        inputs: Arrays by name, all with the same axis 0.
+        labels: What each row should be answered with, [rows]; None where there are none.
+        columns: Whether `inputs` are the columns of a table, of which a model's input may take several.
+    """
+
+    name: str
+    sha256: str
+    inputs: Mapping[str, Array]
+    labels: Array | None = None
+    columns: bool = False
+
+    @classmethod
+    def read(cls, source: str | Path, labels: str = "") -> "Data":
+        """Reads a .npz, .npy or .csv file, or calls `file.py:function`, which returns arrays by name.
+
+        Args:
+            source: The file, or the function.
+            labels: The name of the array, or of the column, that holds the labels; empty for none.
+
+        Raises:
+            ToolkitError: It cannot be read, or its arrays do not go together.
+        """
+        text = str(source)
+        if user_code.names_function(text):
+            arrays, path = _called(text), Path(text.rpartition(":")[0])
+            name = Path(text).name
+        else:
+            path, name = Path(source), Path(source).name
+            arrays = _read(path)
+        arrays, label_array = _without_labels(text, arrays, labels)
+        _check_rows(text, arrays, label_array, labels)
+        return cls(name, sha256_of(path), arrays, label_array, columns=path.suffix.lower() == ".csv")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def fitted(self, signature: Signature) -> "Data":
+        """The same rows, with exactly the arrays that a model takes, of its dtypes.
+
+        Raises:
+            ToolkitError: An input has no array, or one of another shape or dtype; the text has both sides.
+        """
+        inputs = self._by_input(signature)
+        return replace(
+            self,
+            inputs={name: _cast(self.name, name, inputs[name], spec) for name, spec in signature.inputs.items()},
+            columns=False,
+        )
+
+    def take(self, rows: Any) -> "Data":
+        """Some of the rows: a slice, or an array of their numbers."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, inputs={name: array[rows] for name, array in self.inputs.items()}, labels=labels)
+
+    def split(self, calibration: int, seed: int) -> tuple["Data", "Data"]:
+        """The rows that are measured on, and others, drawn at random, that a step may calibrate on.
+
+        Args:
+            calibration: How many; at most half of the rows are taken.
+            seed: The same seed draws the same rows.
+        """
+        count = min(calibration, len(self) // 2)
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.take(np.sort(order[count:])), self.take(np.sort(order[:count]))
+
+    def check_finite(self, purpose: str) -> None:
+        """Refuses rows with a value that is not finite.
+
+        Args:
+            purpose: What the rows are for, as in "calibration".
+
+        Raises:
+            ToolkitError: With the numbers of the rows.
+        """
+        bad = np.zeros(len(self), bool)
+        for array in self.inputs.values():
+            if array.dtype.kind == "f":
+                bad |= ~np.isfinite(array.reshape(len(array), -1)).all(1)
+        if bad.any():
+            rows = np.flatnonzero(bad)
+            raise ToolkitError(f"{self.name}: {len(rows)} {purpose} rows are not finite: rows {_listed(rows)}")
+
+    def shared_with(self, other: "Data") -> int:
+        """How many of these rows are also among the other's."""
+        known = set(other.row_keys())
+        return sum(key in known for key in self.row_keys())
+
+    def row_keys(self) -> list[bytes]:
+        """The bytes of each row, all inputs together."""
+        return [
+            b"".join(np.ascontiguousarray(array[row]).tobytes() for array in self.inputs.values())
+            for row in range(len(self))
+        ]
+
+    def _by_input(self, signature: Signature) -> Mapping[str, Array]:
+        names = list(signature.inputs)
+        if set(names) <= set(self.inputs):
+            return self.inputs
+        if len(names) == 1 and list(self.inputs) == [ONE_ARRAY]:
+            return {names[0]: self.inputs[ONE_ARRAY]}
+        if len(names) == 1 and self.columns:
+            return {names[0]: self._joined()}
+        missing = ", ".join(name for name in names if name not in self.inputs)
+        holds = ", ".join(name or "one array without a name" for name in self.inputs) or "nothing"
+        raise ToolkitError(f"{self.name} has no array for the model's input {missing}; it has {holds}")
+
+    def _joined(self) -> Array:
+        """All columns side by side, [rows, columns]."""
+        words = [name for name, array in self.inputs.items() if array.dtype.kind not in "iuf"]
+        if words:
+            raise ToolkitError(f"{self.name}: column {words[0]} is not numeric")
+        return np.stack([array.astype(np.float64) for array in self.inputs.values()], axis=1)
+
+
+def described(spec: TensorSpec) -> str:
+    """An input or output for people, as in `float32[N,1,8,8]`."""
+    sizes = [str(size) if size is not None else (spec.dims[i] if i < len(spec.dims) else "") or "?"
+             for i, size in enumerate(spec.shape)]  # fmt: skip
+    return f"{dtype_name(spec.dtype)}[{','.join(sizes)}]"
+
+
+def _called(reference: str) -> dict[str, Array]:
+    returned = user_code.call(reference)
+    if not isinstance(returned, Mapping):
+        raise ToolkitError(
+            f"{reference} returned {type(returned).__name__}; it must return a dictionary of arrays by name"
+        )
+    return {str(name): np.asarray(array) for name, array in returned.items()}
+
+
+def _read(path: Path) -> dict[str, Array]:
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", ".npy", ".csv"):
+        raise ToolkitError(f"{path}: data is read from .npz, .npy and .csv files, and from file.py:function")
+    try:
+        return _read_table(path) if suffix == ".csv" else _read_arrays(path)
+    except FileNotFoundError as error:
+        raise ToolkitError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise ToolkitError(f"{path}: {error.strerror or first_line(error)}") from error
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {ONE_ARRAY: loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except ValueError as error:
+        if "pickle" in str(error):
+            raise ToolkitError(
+                f"{path}: holds an array of Python objects or a pickle, and loading those runs code that the file "
+                "brings: save arrays of numbers or of strings (dtype str)"
+            ) from error
+        raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
+    except Exception as error:  # zipfile and zlib have errors of their own
+        raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
+
+
+def _read_table(path: Path) -> dict[str, Array]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as opened:
+            header, *lines = list(csv.reader(opened)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ToolkitError(f"{path} is not a table in UTF-8: {first_line(error)}") from error
+    rows = [line for line in lines if line]
+    if not header or len(set(header)) < len(header):
+        raise ToolkitError(f"{path}: the first line must name the columns, each once")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ToolkitError(f"{path}: line {number} has {len(row)} values, and the header {len(header)}")
+    return {name: _column([row[index] for row in rows]) for index, name in enumerate(header)}
+
+
+def _column(cells: Sequence[str]) -> Array:
+    """Whole numbers, numbers (NaN for an empty cell), or strings."""
+    try:
+        return np.array([int(cell) for cell in cells], np.int64)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return np.array([float(cell) if cell.strip() else math.nan for cell in cells], np.float64)
+    except ValueError:
+        return np.array(cells, dtype=str)
+
+
+def _without_labels(source: str, arrays: dict[str, Array], labels: str) -> tuple[dict[str, Array], Array | None]:
+    if not labels:
+        return arrays, None
+    if labels not in arrays:
+        raise ToolkitError(f"{source} has no labels {labels!r}; it has {', '.join(arrays) or 'nothing'}")
+    label_array = arrays.pop(labels)
+    if label_array.ndim == 2 and label_array.shape[1] == 1:
+        label_array = label_array[:, 0]
+    if label_array.ndim != 1:
+        raise ToolkitError(f"{source}: labels {labels!r} have the shape {list(label_array.shape)}, and must be [rows]")
+    return arrays, label_array
+
+
+def _check_rows(source: str, arrays: Mapping[str, Array], labels: Array | None, labels_name: str) -> None:
+    if not arrays:
+        raise ToolkitError(f"{source} holds no arrays" + (f" beside the labels {labels_name!r}" if labels_name else ""))
+    for name, array in arrays.items():
+        if array.ndim == 0:
+            raise ToolkitError(f"{source}: {name} is a single value, and must have a row for each example")
+    counts = {name: len(array) for name, array in arrays.items()}
+    first, rows = next(iter(counts.items()))
+    if labels is not None and len(labels) != rows:
+        raise ToolkitError(
+            f"{source}: {rows} rows in {first or 'the array'} and {len(labels)} labels in {labels_name}; "
+            "there must be one label for each row"
+        )
+    if not rows:
+        raise ToolkitError(f"{source}: {first or 'the array'} has no rows")
+
+
+def _cast(source: str, name: str, array: Array, spec: TensorSpec) -> Array:
+    wanted = spec.array_dtype
+    if wanted.kind == "O":  # strings
+        if array.dtype.kind not in "USO":
+            raise ToolkitError(f"{source}: {name} is {array.dtype}, and the model takes strings")
+        fitting = array.astype(object)
+    else:
+        if array.dtype.kind not in "biufV" or not np.can_cast(array.dtype, wanted, "same_kind"):
+            raise ToolkitError(f"{source}: {name} is {_dtype(array)}, and the model takes {described(spec)}")
+        fitting = array.astype(wanted, copy=False)
+    if spec.shape and not _fits(fitting, spec):
+        raise ToolkitError(f"{source}: {name} has the shape {list(array.shape)}, and the model takes {described(spec)}")
+    return fitting
+
+
+def _dtype(array: Array) -> str:
+    return "text" if array.dtype.kind in "US" else str(array.dtype)
+
+
+def _fits(array: Array, spec: TensorSpec) -> bool:
+    """Whether each row has the declared shape; how many rows a run takes is the runner's business."""
+    if array.ndim != len(spec.shape):
+        return False
+    return all(want is None or got == want for got, want in zip(array.shape[1:], spec.shape[1:], strict=True))
+
+
+def _listed(rows: Array) -> str:
+    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    return ", ".join(map(str, rows[:_NAMED])) + more

@@ -1,0 +1,171 @@
+"""Reads, walks and writes ONNX files: whatever sources, steps and checks need of a graph."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace_toolkit.errors import ToolkitError, first_line, require
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+
+_EMBEDDED = 1_900_000_000
+"""Bytes of weights up to which one file holds them all; protobuf has its limit at 2 GiB."""
+
+_QUANTIZED = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger",
+              "MatMulNBits")  # fmt: skip
+
+
+def read(file: Path) -> Any:
+    """The model in a file, as an `onnx.ModelProto` whose external data has been checked and not read.
+
+    Raises:
+        ToolkitError: It is no ONNX file, or its external data is not where it may be.
+    """
+    onnx = require("onnx", "ONNX models", "toolkit")
+    try:
+        model = onnx.load(str(file), load_external_data=False)
+    except OSError as error:
+        raise ToolkitError(f"{file}: {error.strerror}") from error
+    except Exception as error:  # protobuf's DecodeError, by one of two implementations
+        raise ToolkitError(f"{file}: not an ONNX model, or cut short: {first_line(error)}") from error
+    if not model.graph.node and not model.graph.output:
+        raise ToolkitError(f"{file}: an ONNX model without a graph")
+    for tensor in tensors_of(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(file, tensor)
+    return model
+
+
+def save(model: Any, folder: Path) -> Path:
+    """Writes a model, all weights in memory, as `model.onnx`; beyond protobuf's limit with a data file beside it."""
+    onnx = require("onnx", "ONNX models", "toolkit")
+    file = folder / MODEL_FILE
+    if model.ByteSize() > _EMBEDDED:
+        onnx.save(model, str(file), save_as_external_data=True, location=DATA_FILE)
+    else:
+        onnx.save(model, str(file))
+    return file
+
+
+def tensors_of(graph: Any) -> Iterator[Any]:
+    """All initializers and constants, those of the branches and bodies inside included."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from tensors_of(inner)
+
+
+def nodes_of(graph: Any) -> Iterator[Any]:
+    """All nodes, those of the branches and bodies inside included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from nodes_of(inner)
+
+
+def not_finite(model: Any, folder: Path) -> Iterator[tuple[str, int]]:
+    """Each float weight that has values which are not finite, and how many."""
+    numpy_helper = require("onnx.numpy_helper", "ONNX models", "toolkit")
+    kinds = require("onnx", "ONNX models", "toolkit").TensorProto
+    for tensor in tensors_of(model.graph):
+        if tensor.data_type in (kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16):
+            count = int((~np.isfinite(numpy_helper.to_array(tensor, str(folder)))).sum())
+            if count:
+                yield tensor.name, count
+
+
+def strip(model: Any) -> None:
+    """Takes out notes of nodes, values and functions: exporters write paths of the machine there. Changes `model`."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for function in model.functions:
+        _strip_graph(function)
+    _strip_graph(model.graph)
+
+
+def _strip_graph(graph: Any) -> None:
+    for value in (graph, *graph.value_info, *graph.node, *getattr(graph, "input", ()), *getattr(graph, "output", ()),
+                  *getattr(graph, "initializer", ())):  # fmt: skip
+        if not isinstance(value, str):  # a function's inputs are names
+            value.doc_string = ""
+            del value.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _strip_graph(inner)
+
+
+def _check_external(file: Path, tensor: Any) -> None:
+    told = {entry.key: entry.value for entry in tensor.external_data}
+    location = told.get("location", "")
+    held = file.parent / location
+    what = f"{file}: the weight {tensor.name} lies in {location!r}"
+    folder = os.path.realpath(file.parent)
+    if not location or os.path.isabs(location) or os.path.commonpath([folder, os.path.realpath(held)]) != folder:
+        raise ToolkitError(f"{what}, which is outside of the model's folder")
+    if not held.is_file():
+        raise ToolkitError(f"{what}, and there is no such file")
+    end = int(told.get("offset", 0)) + int(told.get("length", 0))
+    if end > held.stat().st_size:
+        raise ToolkitError(f"{what}, which is cut short: {held.stat().st_size} bytes of at least {end}")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What steps and the search go by in a model.
+
+    Attributes:
+        operators: How many nodes there are of each operator.
+        sizes: The number of values of each float weight.
+    """
+
+    operators: Counter[str]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, file: Path) -> "Facts":
+        """The facts of an ONNX file."""
+        onnx = require("onnx", "ONNX models", "toolkit")
+        model = read(file)
+        sizes = [int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+        return cls(Counter(node.op_type for node in nodes_of(model.graph)), tuple(sizes))
+
+    @cached_property
+    def quantized(self) -> bool:
+        """Whether it holds quantized operators already."""
+        return any(self.operators[name] for name in _QUANTIZED)
+
+    @property
+    def convolutions(self) -> int:
+        """How many convolutions there are."""
+        return self.operators["Conv"] + self.operators["ConvTranspose"]
+
+    @property
+    def products(self) -> int:
+        """How many products with matrices there are."""
+        return self.operators["MatMul"] + self.operators["Gemm"]
+
+    @property
+    def transformer(self) -> bool:
+        """Whether it looks like a transformer: products of matrices with a softmax between them, and no convolution."""
+        return self.products > 0 and self.operators["Softmax"] > 1 and self.convolutions == 0
+
+    @property
+    def trees(self) -> int:
+        """How many tree ensembles there are."""
+        return sum(count for name, count in self.operators.items() if name.startswith("TreeEnsemble"))

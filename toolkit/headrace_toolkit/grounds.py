@@ -1,0 +1,129 @@
+"""What every variant of a model is judged on: the rows, the source's own answers on them, and the metric."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_toolkit.data import Data
+from headrace_toolkit.metric import Asked, Metric, choose
+from headrace_toolkit.progress import Progress
+from headrace_toolkit.recipe import DataOptions
+from headrace_toolkit.running import in_parts, random_inputs, rows_at_once
+from headrace_toolkit.sources.base import Source
+
+RANDOM_ROWS = 64
+
+FEW_ROWS = 300
+"""Fewer labelled rows than this say little about a drop of half a point."""
+
+
+@dataclass(slots=True)
+class Told:
+    """Sentences for the user that come up on the way.
+
+    Attributes:
+        warnings: Those that should not be missed.
+        notes: Others.
+    """
+
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grounds:
+    """What every variant is judged on.
+
+    Attributes:
+        measured: The rows, fitted to the source.
+        calibration: Other rows; None where there are none, or nobody needs them.
+        expected: The source's own answers on `measured`.
+        metric: How good answers are.
+        random: Whether the rows were drawn, since there was no data.
+    """
+
+    measured: Data
+    calibration: Data | None
+    expected: Arrays
+    metric: Metric
+    random: bool
+
+    def rows(self, count: int) -> dict[str, Array]:
+        """So many of the measured rows, from the first one on again where they end."""
+        which = np.arange(count) % len(self.measured)
+        return {name: array[which] for name, array in self.measured.inputs.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the division of the rows depends on.
+
+    Attributes:
+        calibrates: Whether some step needs rows to calibrate on.
+        classes: The names of the classes by index, where the source knows them.
+        seed: For the draw.
+    """
+
+    calibrates: bool
+    classes: tuple[str, ...]
+    seed: int
+
+
+def settle(
+    source: Source, data: Data | None, options: DataOptions, plan: Plan, told: Told, progress: Progress
+) -> Grounds:
+    """Fits the rows to the source, keeps some to calibrate on, and asks the source for its answers.
+
+    Raises:
+        ToolkitError: The rows do not fit the source, are not finite where they must be, or the labels are no classes.
+    """
+    if data is None:
+        inputs = random_inputs(source.signature, RANDOM_ROWS, plan.seed)
+        data = Data("", "", inputs)
+        measured, calibration = data, None
+        told.notes.append(f"compared on {RANDOM_ROWS} random rows: give some of yours with --data")
+    else:
+        measured, calibration = _divide(data.fitted(source.signature), source, options, plan, told)
+    measured = _whole_batches(measured, source)
+    with progress.step(f"answers of {source.origin.name}") as advance:
+        expected = in_parts(source.run, source.signature, measured.inputs, advance)
+    asked = Asked(
+        name=options.metric,
+        output=options.output,
+        labels=measured.labels,
+        expected=expected,
+        classes=plan.classes,
+    )
+    metric = choose(asked)
+    if metric.rows and metric.rows < FEW_ROWS:
+        told.warnings.append(f"{metric.rows} labelled rows are few: see how wide the interval of the accuracy is")
+    return Grounds(measured=measured, calibration=calibration, expected=expected, metric=metric, random=not data.name)
+
+
+def _divide(data: Data, source: Source, options: DataOptions, plan: Plan, told: Told) -> tuple[Data, Data | None]:
+    if not plan.calibrates:
+        return data, None
+    if isinstance(options.calibration, int):
+        measured, calibration = data.split(options.calibration, plan.seed)
+        if len(calibration) < options.calibration and options.calibration != DataOptions().calibration:
+            told.warnings.append(f"{data.name} has {len(data)} rows: {len(calibration)} of them are calibrated on")
+    else:
+        measured, calibration = data, Data.read(options.calibration).fitted(source.signature)
+        if shared := measured.shared_with(calibration):
+            told.warnings.append(
+                f"{shared} of the {len(measured)} rows measured on are calibrated on, too: what is measured on them "
+                "says little about other rows"
+            )
+    if not len(calibration):
+        return data, None
+    calibration.check_finite("calibration")
+    return measured, replace(calibration, labels=None)
+
+
+def _whole_batches(data: Data, source: Source) -> Data:
+    """Leaves out the rows at the end that do not fill a batch of a fixed size; repeats rows where one is not filled."""
+    size = rows_at_once(source.signature)
+    if not size:
+        return data
+    return data.take(np.arange(max(len(data) // size, 1) * size) % len(data))

@@ -1,0 +1,91 @@
+"""Bytes, bytes compressed, load time and the time of a run; variants take turns, so that a busy machine is fair."""
+
+import gzip
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace_batching.task import Arrays
+from headrace_toolkit.running import OnnxModel
+
+ROUNDS = 9
+SECONDS = 1.5
+"""CPU seconds that all variants together are timed for, for one number of rows."""
+
+_GZIP_LEVEL = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What a model takes before it answers anything.
+
+    Attributes:
+        bytes: Of all its files.
+        gzip_bytes: Of each compressed, added up.
+        load_ms: CPU milliseconds of the calling thread to open a session.
+    """
+
+    bytes: int
+    gzip_bytes: int
+    load_ms: float
+
+
+def size_of(model: Path, clock: Callable[[], float] = time.thread_time) -> Size:
+    """Measures a model file, alone in its folder with its external data."""
+    files = [file for file in model.parent.iterdir() if file.is_file() and file.name.startswith(model.stem)]
+    began = clock()
+    OnnxModel(model)
+    load_ms = (clock() - began) * 1e3
+    return Size(
+        bytes=sum(file.stat().st_size for file in files),
+        gzip_bytes=sum(len(gzip.compress(file.read_bytes(), _GZIP_LEVEL, mtime=0)) for file in files),
+        load_ms=load_ms,
+    )
+
+
+def seconds_of_runs(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.thread_time,
+) -> dict[str, float]:
+    """CPU seconds of the calling thread for one run of each, by name: the median of rounds in which they take turns.
+
+    The CPU time of a thread says little about a loaded machine's other work, and what remains of it (caches, clock
+    rates) meets all variants alike, since no round is of one variant alone.
+
+    Args:
+        runs: Each runs one variant once, in the calling thread.
+        rounds: How often each takes its turn.
+        seconds: CPU seconds for all of it.
+        clock: In seconds.
+    """
+    repeats: dict[str, int] = {}
+    for name, run in runs.items():
+        run()
+        began = clock()
+        run()
+        repeats[name] = max(1, int(seconds / rounds / len(runs) / max(clock() - began, 1e-6)))
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            began = clock()
+            for _ in range(repeats[name]):
+                run()
+            taken[name].append((clock() - began) / repeats[name])
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def time_models(models: Mapping[str, OnnxModel], inputs: Arrays) -> dict[str, float]:
+    """CPU seconds of a run of each model over the same rows, by name."""
+    names = {name: list(model.signature.outputs) for name, model in models.items()}
+    feeds = dict(inputs)
+
+    def runner(name: str) -> Callable[[], object]:
+        session, outputs = models[name].session, names[name]
+        return lambda: session.run(outputs, feeds)
+
+    return seconds_of_runs({name: runner(name) for name in models})

@@ -1,0 +1,60 @@
+"""Mends what exporters declare wrongly of a batch: an output of one row that has as many as came, names that differ."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from headrace_batching.task import Array
+from headrace_server.backends.signature import Signature
+from headrace_toolkit.errors import ToolkitError, require
+from headrace_toolkit.graph import read
+from headrace_toolkit.running import OnnxModel, rows_at_once
+
+BATCH = "N"
+
+_ROWS = 7  # a number that hardly any model answers with anyway
+
+
+def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:
+    """Declares that an output's first dimension varies where a run shows that it does. Changes the file.
+
+    Args:
+        file: A model.
+        rows: At least seven, for every input.
+
+    Returns:
+        A sentence for each output that was mended.
+    """
+    model = OnnxModel(file, optimized=False)
+    wrong = [name for name, spec in model.signature.outputs.items() if spec.shape and spec.shape[0] is not None]
+    if not wrong or rows_at_once(model.signature) is not None:
+        return ()
+    try:
+        outputs = model.run({name: array[:_ROWS] for name, array in rows.items()})
+    except ToolkitError:
+        return ()
+    mended = [name for name in wrong if outputs[name].ndim and len(outputs[name]) == _ROWS]
+    if mended:
+        _declare(file, mended)
+    return tuple(
+        f"output {name} was declared to have one row, and has as many as its inputs: mended" for name in mended
+    )
+
+
+def name_batch(file: Path, signature: Signature) -> None:
+    """Gives the first dimension of all inputs and outputs one name, where rows are known to be independent."""
+    specs = [*signature.inputs.values(), *signature.outputs.values()]
+    if all(spec.shape and spec.shape[0] is None for spec in specs) and len({spec.dims[0] for spec in specs}) > 1:
+        _declare(file, [spec.name for spec in specs])
+
+
+def _declare(file: Path, names: list[str]) -> None:
+    """Names the first dimension of these inputs and outputs `N`."""
+    onnx = require("onnx", "ONNX models", "toolkit")
+    model = read(file)
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in names:
+            dimension = value.type.tensor_type.shape.dim[0]
+            dimension.Clear()
+            dimension.dim_param = BATCH
+    del model.graph.value_info[:]  # they may repeat what was wrong; ONNX Runtime infers them anew
+    onnx.save(model, str(file))

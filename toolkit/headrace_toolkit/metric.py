@@ -1,0 +1,243 @@
+"""How good answers are: accuracy, r2, mean squared error, cosine, or a user's function, and what a drop of it is."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_toolkit import user_code
+from headrace_toolkit.check import decisions
+from headrace_toolkit.errors import ToolkitError
+
+NAMES = ("accuracy", "r2", "mean_squared_error", "cosine")
+
+_NORMAL_95 = 1.959963984540054
+"""The quantile of the normal distribution for a two-sided interval of 95%."""
+
+Score = Callable[[Arrays], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a model is measured by.
+
+    Attributes:
+        name: For reports.
+        score: From a model's outputs on all measured rows to the number.
+        share: Whether it is a share of 1, shown in percent, of which a drop is counted in points.
+        lower_is_better: Whether it is an error.
+        rows: How many rows it is taken over, where it counts rows that are right; else 0.
+    """
+
+    name: str
+    score: Score
+    share: bool = True
+    lower_is_better: bool = False
+    rows: int = 0
+
+    def drop(self, before: float, after: float) -> float:
+        """How much worse `after` is: in points of 100 for a share, else in percent of `before`."""
+        worse = after - before if self.lower_is_better else before - after
+        if self.share:
+            return 100 * worse
+        if not before:
+            return 0.0 if worse <= 0 else math.inf
+        return 100 * worse / abs(before)
+
+    def interval(self, value: float) -> tuple[float, float] | None:
+        """Where the true share lies with 95%, by Wilson's score interval; None where rows are not counted."""
+        return wilson(value, self.rows) if self.rows else None
+
+    def shown(self, value: float) -> str:
+        """For a table."""
+        return f"{value:.2%}" if self.share else f"{value:.4g}"
+
+
+def wilson(share: float, rows: int) -> tuple[float, float]:
+    """Wilson's score interval of a share, 95%."""
+    z2 = _NORMAL_95**2
+    middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = _NORMAL_95 / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows * rows))
+    return middle - half, middle + half
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a metric is made of.
+
+    Attributes:
+        name: One of `NAMES`, `file.py:function`, or empty for the one that the labels suggest.
+        output: The output that is measured; empty looks for one.
+        labels: [rows]; None where there are none.
+        expected: The source's own answers.
+        classes: The names of the classes by index; empty where they are not known.
+    """
+
+    name: str = ""
+    output: str = ""
+    labels: Array | None
+    expected: Arrays
+    classes: Sequence[str] = ()
+
+
+def choose(asked: Asked) -> Metric:
+    """The metric that was asked for, or that fits the labels and outputs.
+
+    Without a name: accuracy for labels that are whole numbers or strings, r2 for floats; without labels, the cosine
+    with the source's answers, or their r2 where an answer is a single number.
+
+    Raises:
+        ToolkitError: There are no labels and the metric needs them, or they do not fit the outputs.
+    """
+    if asked.output and asked.output not in asked.expected:
+        raise ToolkitError(f"the model has no output {asked.output}; it has {', '.join(asked.expected)}")
+    name = asked.name or _suggested(asked)
+    if user_code.names_function(name):
+        return _users(name, asked)
+    if name == "cosine":
+        return _cosine(asked)
+    if name == "accuracy":
+        return _accuracy(asked)
+    if name in ("r2", "mean_squared_error"):
+        return _regression(name, asked)
+    raise ToolkitError(f"metric must be one of {', '.join(NAMES)}, or file.py:function; was {name!r}")
+
+
+def _suggested(asked: Asked) -> str:
+    if asked.labels is None:
+        return "cosine" if _floats(asked)[1].reshape(len(_floats(asked)[1]), -1).shape[1] > 1 else "r2"
+    return "r2" if asked.labels.dtype.kind == "f" and not _whole(asked.labels) else "accuracy"
+
+
+def _whole(labels: Array) -> bool:
+    return bool(np.isfinite(labels).all() and (labels == np.round(labels)).all() and len(np.unique(labels)) <= 100)
+
+
+def _users(name: str, asked: Asked) -> Metric:
+    def score(outputs: Arrays) -> float:
+        value = user_code.call(name, dict(outputs), asked.labels)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise ToolkitError(f"{name} returned {value!r}; a metric must return a number") from None
+
+    return Metric(name.rpartition("/")[2], score, share=False)
+
+
+def _cosine(asked: Asked) -> Metric:
+    output, expected = _floats(asked)
+    wanted = expected.reshape(len(expected), -1).astype(np.float64)
+
+    def score(outputs: Arrays) -> float:
+        found = outputs[output].reshape(wanted.shape).astype(np.float64)
+        lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
+        products = (wanted * found).sum(1)
+        return float(np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1), lengths == 0).mean())
+
+    return Metric("cosine", score)
+
+
+def _accuracy(asked: Asked) -> Metric:
+    if asked.labels is None:
+        raise ToolkitError("accuracy needs labels: name their array with --labels, or labels in [data]")
+    found = decisions(asked.expected, asked.output)
+    if found is None:
+        return _accuracy_of_one_score(asked, asked.labels)
+    labels = _as_decisions(asked, asked.labels, found)
+
+    def score(outputs: Arrays) -> float:
+        decided = decisions(outputs, asked.output)
+        return 0.0 if decided is None else float((decided == labels).mean())
+
+    return Metric("accuracy", score, rows=len(labels))
+
+
+def _accuracy_of_one_score(asked: Asked, labels: Array) -> Metric:
+    """For an output of one float a row: a probability of more than a half, or a logit of more than 0, is class 1."""
+    output, scores = _floats(asked)
+    positive = _binary(labels, output, scores)
+    edge = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0
+
+    def score(outputs: Arrays) -> float:
+        return float(((outputs[output].reshape(-1) > edge) == positive).mean())
+
+    return Metric("accuracy", score, rows=len(positive))
+
+
+def _binary(labels: Array, output: str, scores: Array) -> Array:
+    if scores.reshape(len(scores), -1).shape[1] != 1 or set(np.unique(labels).tolist()) - {0, 1}:
+        raise ToolkitError(
+            f"accuracy needs an output with a class or a score for each class; {output} has the shape "
+            f"{list(scores.shape)}, and the labels are {_shown(labels)}"
+        )
+    return labels.astype(bool)
+
+
+def _as_decisions(asked: Asked, labels: Array, found: Array) -> Array:
+    """The labels, of the kind that the outputs decide in.
+
+    Raises:
+        ToolkitError: Some label is no class of the model.
+    """
+    if labels.dtype.kind in "US" and found.dtype.kind in "iu":
+        index = {name: number for number, name in enumerate(asked.classes)}
+        _refuse_unknown(labels, set(index))
+        return np.array([index[label] for label in labels.tolist()])
+    columns = _columns(asked)
+    if labels.dtype.kind in "iuf" and found.dtype.kind in "iu":
+        known = {int(name) for name in asked.classes if name.lstrip("-").isdigit()}
+        known = known if known else set(range(columns)) if columns else set(np.unique(found).tolist())
+        if asked.classes or columns or not set(np.unique(labels).tolist()) & known:
+            _refuse_unknown(labels, known)
+        return labels.astype(np.int64)
+    return labels.astype(str) if found.dtype.kind in "OUS" else labels
+
+
+def _columns(asked: Asked) -> int:
+    """How many classes the outputs have scores for; 0 where that is not known."""
+    tables = [a for a in asked.expected.values() if a.dtype.kind == "f" and a.ndim == 2 and a.shape[1] > 1]
+    return tables[0].shape[1] if len(tables) == 1 else 0
+
+
+def _refuse_unknown(labels: Array, known: set[int] | set[str]) -> None:
+    unknown = sorted(set(np.unique(labels).tolist()) - known)
+    if unknown:
+        classes = ", ".join(map(str, sorted(known, key=str)[:12])) or "without names"
+        raise ToolkitError(
+            f"labels must be classes of the model ({classes}); {len(unknown)} are not, the first of them {unknown[0]}"
+        )
+
+
+def _regression(name: str, asked: Asked) -> Metric:
+    output, expected = _floats(asked)
+    labels = expected.reshape(-1) if asked.labels is None else asked.labels
+    if labels.dtype.kind not in "iuf":
+        raise ToolkitError(f"{name} needs labels that are numbers; they are {_shown(labels)}")
+    if expected.size != len(labels):
+        raise ToolkitError(f"{name} needs an output of one number a row; {output} has the shape {list(expected.shape)}")
+    wanted = labels.astype(np.float64)
+    spread = float(((wanted - wanted.mean()) ** 2).mean())
+
+    def score(outputs: Arrays) -> float:
+        error = float(((outputs[output].reshape(-1).astype(np.float64) - wanted) ** 2).mean())
+        if name == "mean_squared_error":
+            return error
+        return 1 - error / spread if spread else float(error == 0)
+
+    return Metric(name, score, share=name == "r2", lower_is_better=name != "r2")
+
+
+def _floats(asked: Asked) -> tuple[str, Array]:
+    """The output of floats that is measured."""
+    chosen = {asked.output: asked.expected[asked.output]} if asked.output else asked.expected
+    for output, array in chosen.items():
+        if array.dtype.kind == "f":
+            return output, array
+    raise ToolkitError(f"no output is a float: {', '.join(f'{k} is {a.dtype}' for k, a in chosen.items())}")
+
+
+def _shown(labels: Array) -> str:
+    values = np.unique(labels)
+    return ", ".join(map(str, values[:5].tolist())) + (", ..." if len(values) > 5 else "")

@@ -1,0 +1,49 @@
+"""Who is told how far the work is: a terminal's progress bars, or nobody."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from headrace_toolkit.steps.base import Advance, in_silence
+
+
+class Progress(Protocol):
+    """Shows how far the work is."""
+
+    def step(self, name: str) -> AbstractContextManager[Advance]:
+        """Begins a step, which ends with the context; its `Advance` is told how much of it is done."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def step(self, name: str) -> AbstractContextManager[Advance]:
+        """Tells nobody."""
+        del name
+        return nullcontext(in_silence)
+
+
+class Bars:
+    """One bar a step, drawn by rich on a terminal's stderr.
+
+    Args:
+        bars: A `rich.progress.Progress` that has been started.
+    """
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+
+    def step(self, name: str) -> AbstractContextManager[Advance]:
+        """A bar of its own."""
+        return _Bar(self._bars, name)
+
+
+class _Bar:
+    def __init__(self, bars: Any, name: str) -> None:
+        self._bars = bars
+        self._task = bars.add_task(name, total=None)
+
+    def __enter__(self) -> Advance:
+        return lambda done, total: self._bars.update(self._task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.remove_task(self._task)

@@ -1,0 +1,195 @@
+"""Puts a version into a model's base path by one rename, so that a server that watches sees it whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headrace_server.config.model_toml import MODEL_FILE as MODEL_OPTIONS_FILE
+from headrace_toolkit.errors import ToolkitError
+
+CARD_FILE = "card.json"
+PROFILE_FILE = "profile.json"
+
+_NEW = ".new-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a version holds.
+
+    Attributes:
+        files: What is copied into it, by its name there.
+        documents: What is written into it as JSON, by name.
+        model_options: The text of `model.toml` beside the versions, for a base path that has none; empty for none.
+    """
+
+    files: Mapping[str, Path]
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    model_options: str = ""
+
+
+def publish(base: Path, contents: Contents, version: int = 0) -> Path:
+    """Writes a version beside the others, syncs it, and renames it into its place.
+
+    What an earlier, killed run has left behind is removed first.
+
+    Args:
+        base: The base path; made where it is not there.
+        contents: What the version holds.
+        version: Its number; 0 takes one more than the highest there is.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        ToolkitError: The base path cannot be written, the disk is full, or there is such a version. Nothing is left.
+    """
+    made = _missing_folders(base)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        with _folder_in_work(base) as folder:
+            return _publish(folder, base, contents, version)
+    except OSError as error:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise ToolkitError(f"{base} cannot be written: {error.strerror}") from error
+
+
+def check_base(base: Path, version: int = 0) -> None:
+    """Refuses a base path, before any work, that will not take a new version.
+
+    Raises:
+        ToolkitError: It cannot be written, is a file, or has such a version.
+    """
+    nearest = next(folder for folder in (base, *base.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ToolkitError(f"{base} cannot be written: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ToolkitError(f"{base} cannot be written: {os.strerror(errno.EACCES)}")
+    if version and (base / str(version)).exists():
+        raise ToolkitError(f"{base / str(version)} exists; a version that is published is never changed")
+
+
+def versions_of(base: Path) -> list[int]:
+    """The numbers of the versions there, in order."""
+    if not base.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in base.iterdir() if entry.name.isdigit() and entry.is_dir())
+
+
+def _publish(folder: Path, base: Path, contents: Contents, version: int) -> Path:
+    for name, file in contents.files.items():
+        shutil.copyfile(file, folder / name)
+    for name, document in contents.documents.items():
+        (folder / name).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+        _sync(file)
+    folder.chmod(0o755)
+    told = _write_model_options(folder, base, contents.model_options)
+    _sync(folder)
+    try:
+        target = _rename(folder, base, version)
+    except BaseException:
+        if told:
+            (base / MODEL_OPTIONS_FILE).unlink()
+        raise
+    _sync(base)
+    return target
+
+
+@contextlib.contextmanager
+def _folder_in_work(base: Path) -> Iterator[Path]:
+    """A new folder that is locked as long as it is written, and gone afterwards unless it was renamed."""
+    with _locked(base):  # or another writer might take it for abandoned before it is locked itself
+        _remove_abandoned(base)
+        folder = base / f"{_NEW}{secrets.token_hex(8)}"
+        folder.mkdir()
+        stack = contextlib.ExitStack()
+        stack.enter_context(_locked(folder))
+    with stack:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of a folder; the kernel releases it when the process ends, however it does.
+
+    Raises:
+        BlockingIOError: Another process holds it, and this one was not to wait.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(opened)
+
+
+def _remove_abandoned(base: Path) -> None:
+    """Removes folders in work whose writer has ended: nobody holds their lock."""
+    for folder in base.glob(f"{_NEW}*"):
+        with contextlib.suppress(OSError), _locked(folder, wait=False):
+            shutil.rmtree(folder)
+
+
+def _rename(folder: Path, base: Path, version: int) -> Path:
+    """Renames to the version's number; to the next one where another writer was first, unless it was asked for."""
+    number = version or max(versions_of(base), default=0) + 1
+    while True:
+        target = base / str(number)
+        if not target.exists():  # a rename replaces an empty folder without a word
+            try:
+                return folder.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+        if version:
+            raise ToolkitError(f"{target} exists; a version that is published is never changed")
+        number += 1
+
+
+def _write_model_options(folder: Path, base: Path, text: str) -> bool:
+    """Writes model.toml beside the versions unless there is one; whether it did."""
+    if not text:
+        return False
+    new = folder / MODEL_OPTIONS_FILE
+    new.write_text(text, encoding="utf-8")
+    _sync(new)
+    try:
+        os.link(new, base / MODEL_OPTIONS_FILE)  # whole or not at all, and never over another
+    except FileExistsError:
+        return False
+    finally:
+        new.unlink()
+    return True
+
+
+def _missing_folders(base: Path) -> list[Path]:
+    """The folders that making `base` will make, the innermost first."""
+    missing = []
+    for folder in (base, *base.absolute().parents):
+        if folder.exists():
+            break
+        missing.append(folder)
+    return missing
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

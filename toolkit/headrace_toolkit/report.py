@@ -1,0 +1,204 @@
+"""What was measured, as numbers that a script may read and as a table for people."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace_toolkit.machine import Machine
+from headrace_toolkit.sources.base import Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows that were used.
+
+    Attributes:
+        name: The file, without the path before it; empty for random ones.
+        sha256: Of the file.
+        count: How many.
+    """
+
+    name: str
+    sha256: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One model file, or one that was not made.
+
+    Attributes:
+        name: The step.
+        kept: Whether what follows, or the version that is published, stands on it.
+        why: Why it was not kept, or not tried; or what is special about it.
+        metric: As the report's metric has it; None where nothing was measured.
+        interval: Where the true share lies with 95%; None for what is no share of rows.
+        agreement: The share of rows that are given the same class as by the source; None where nothing decides.
+        largest_difference: From the source's answers.
+        mean_difference: From the source's answers.
+        differing: The share of rows that differ.
+        bytes: Of the files.
+        gzip_bytes: Of the files, compressed.
+        load_ms: CPU milliseconds of a load.
+        time: CPU time of a run beside the converted model's, by its number of rows.
+        notes: Sentences.
+    """
+
+    name: str
+    kept: bool = False
+    why: str = ""
+    metric: float | None = None
+    interval: tuple[float, float] | None = None
+    agreement: float | None = None
+    largest_difference: float | None = None
+    mean_difference: float | None = None
+    differing: float | None = None
+    bytes: int | None = None
+    gzip_bytes: int | None = None
+    load_ms: float | None = None
+    time: Mapping[int, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "kept": self.kept,
+            "metric": _rounded(self.metric),
+            "interval": None if self.interval is None else [_rounded(end) for end in self.interval],
+            "agreement": _rounded(self.agreement),
+            "largest_difference": _rounded(self.largest_difference),
+            "mean_difference": _rounded(self.mean_difference),
+            "differing_rows": _rounded(self.differing),
+            "bytes": self.bytes,
+            "gzip_bytes": self.gzip_bytes,
+            "load_ms": _rounded(self.load_ms),
+            "time": {str(rows): _rounded(ratio) for rows, ratio in self.time.items()},
+            "why": self.why,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All of a run.
+
+    Attributes:
+        source: What was read.
+        machine: What it was measured on.
+        metric: The metric's name.
+        share: Whether it is a share, shown in percent.
+        rows: What was measured on.
+        calibration: What was calibrated on; None where nothing was.
+        lines: The source, the converted model, and each step, in order.
+        warnings: Sentences that a user should not miss.
+        notes: Other sentences.
+        verdict: The sentence at the end.
+        changed_files: Whether a file is no longer the one that its card names.
+    """
+
+    source: Origin
+    machine: Machine
+    metric: str
+    share: bool
+    rows: Rows
+    calibration: Rows | None = None
+    lines: tuple[Line, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    verdict: str = ""
+    changed_files: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """For JSON: `report.json`."""
+        return {
+            "source": {"name": self.source.name, "kind": self.source.kind, "framework": self.source.framework,
+                       "sha256": self.source.sha256},
+            "machine": self.machine.document(),
+            "metric": self.metric,
+            "rows": self.rows.count,
+            "data": {"name": self.rows.name, "sha256": self.rows.sha256},
+            "calibration": None if self.calibration is None else {
+                "name": self.calibration.name, "sha256": self.calibration.sha256, "rows": self.calibration.count},
+            "steps": [line.document() for line in self.lines],
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+            "verdict": self.verdict,
+        }  # fmt: skip
+
+    def shown_metric(self, value: float | None) -> str:
+        """A value of the metric for people."""
+        if value is None:
+            return ""
+        return f"{value:.2%}" if self.share else f"{value:.4g}"
+
+    def table(self) -> str:
+        """The lines for a terminal, the warnings and the verdict."""
+        rows = [self._cells(line) for line in self.lines]
+        times = [str(count) + (" row" if count == 1 else " rows") for count in self._counts()]
+        body = columns(("step", self.metric, "agree", "bytes", "gzip", *times, ""), rows)
+        told = [*(f"warning: {text}" for text in self.warnings), *self.notes]
+        spread = self._interval_sentence()
+        return "\n".join([*body, *([""] if told or spread else []), *([spread] if spread else []), *told,
+                          *(["", self.verdict] if self.verdict else [])])  # fmt: skip
+
+    @property
+    def converted(self) -> Line | None:
+        """The line that the others are ratios to: the first with a file."""
+        return next((line for line in self.lines if line.bytes), None)
+
+    def _counts(self) -> list[int]:
+        return sorted({count for line in self.lines for count in line.time})
+
+    def _cells(self, line: Line) -> tuple[str, ...]:
+        base = self.converted
+        return (
+            line.name,
+            self.shown_metric(line.metric),
+            "" if line.agreement is None else f"{line.agreement:.1%}",
+            "" if line.bytes is None else size(line.bytes),
+            "" if line.gzip_bytes is None or base is None else f"{line.gzip_bytes / (base.gzip_bytes or 1):.2f}x",
+            *(f"{line.time[count]:.2f}x" if count in line.time else "" for count in self._counts()),
+            remark(line),
+        )
+
+    def _interval_sentence(self) -> str:
+        line = next((line for line in self.lines if line.interval), None)
+        if line is None or line.interval is None:
+            return ""
+        low, high = line.interval
+        return (
+            f"{self.metric} over {self.rows.count} rows: the source's {line.metric:.2%} may be anything from {low:.2%} "
+            f"to {high:.2%} (95%)"
+        )
+
+
+def remark(line: Line) -> str:
+    """What the last column says of a line."""
+    words = [line.why] if line.why else (["kept"] if line.kept else [])
+    if line.largest_difference is not None and line.why != "the source":
+        words.append(f"largest difference {line.largest_difference:.2g}")
+    return "; ".join(words)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:,.3g} {unit}" if count < 100 * scale else f"{count / scale:,.0f} {unit}"
+    return f"{count} B"
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned lines: the first and the last column to the left, all others to the right."""
+    lines = [head, *rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(head))]
+    sides = ["<", *">" * (len(head) - 2), "<"]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")

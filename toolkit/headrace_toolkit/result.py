@@ -1,0 +1,137 @@
+"""What a run has come to: the report, the model that is kept, and its way into a base path."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from headrace_server.backends.signature import Signature
+from headrace_server.config.model_toml import MODEL_FILE as MODEL_OPTIONS_FILE
+from headrace_server.config.model_toml import read_model_options
+from headrace_toolkit.errors import ToolkitError
+from headrace_toolkit.graph import DATA_FILE, MODEL_FILE
+from headrace_toolkit.grounds import Grounds
+from headrace_toolkit.machine import versions
+from headrace_toolkit.profile import profile_of
+from headrace_toolkit.publish import CARD_FILE, PROFILE_FILE, Contents, publish
+from headrace_toolkit.recipe import Recipe
+from headrace_toolkit.report import Report
+from headrace_toolkit.sources.files import sha256_of
+from headrace_toolkit.specs import write_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Whether rows of several callers may share a batch.
+
+    Attributes:
+        finding: `independent`, `dependent` or `no_batch_axis`.
+        reason: Why not, as the end of a sentence; empty for independent rows.
+    """
+
+    finding: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a run has come to.
+
+    Attributes:
+        report: All numbers.
+        failed: Why nothing may be published; empty where the limits are met.
+        model: The file of the model that is kept. It is removed with this object.
+        signature: The model's.
+        batching: Whether its rows may be batched.
+        labels: The classes by index, where the source knows them.
+        grounds: What it was judged on.
+        recipe: What was done.
+        keep: Holds the files.
+    """
+
+    report: Report
+    failed: str
+    model: Path
+    signature: Signature
+    batching: Batching
+    labels: tuple[str, ...]
+    grounds: Grounds
+    recipe: Recipe
+    keep: tempfile.TemporaryDirectory[str]
+
+    def table(self) -> str:
+        """The report for a terminal or a notebook."""
+        return self.report.table()
+
+    def publish(self, base: str | Path, version: int = 0) -> Path:
+        """Puts the model into a base path as a new version, with its card and the profile of its inputs.
+
+        Args:
+            base: The model's base path.
+            version: The version's number; 0 takes one more than the highest there is.
+
+        Returns:
+            The version's folder.
+
+        Raises:
+            ToolkitError: The limits are not met, `model.toml` asks for batches that the model must not be in, or the
+                base path cannot be written.
+        """
+        if self.failed:
+            raise ToolkitError(self.failed)
+        base = Path(base)
+        self._check_model_options(base)
+        files = {MODEL_FILE: self.model}
+        if (self.model.parent / DATA_FILE).exists():
+            files[DATA_FILE] = self.model.parent / DATA_FILE
+        documents = {CARD_FILE: self.card(base.name)}
+        if not self.grounds.random:
+            documents[PROFILE_FILE] = profile_of(self.grounds.measured)
+        return publish(base, Contents(files=files, documents=documents, model_options=self._model_options()), version)
+
+    def card(self, name: str) -> dict[str, Any]:
+        """Where the version comes from, for `card.json`. It names no folder, no user and no host.
+
+        Args:
+            name: The model's.
+        """
+        files = [self.model, *([data] if (data := self.model.parent / DATA_FILE).exists() else [])]
+        return {
+            "model": name,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": dict(versions()),
+            "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files},
+            "signature": {
+                "inputs": {alias: write_spec(spec) for alias, spec in self.signature.inputs.items()},
+                "outputs": {alias: write_spec(spec) for alias, spec in self.signature.outputs.items()},
+            },
+            "batching": {"finding": self.batching.finding, "reason": self.batching.reason},
+            "recipe": self.recipe.text,
+            "report": self.report.document(),
+        }
+
+    def _model_options(self) -> str:
+        """What `model.toml` has to say; empty for nothing."""
+        if self.batching.finding == "dependent":
+            return "[batching]\nenabled = false\n"
+        if not self.labels or not self._has_scores():
+            return ""
+        labels = ", ".join(json.dumps(label, ensure_ascii=False) for label in self.labels)
+        return f'[signatures.serving_default]\nmethod = "classify"\nlabels = [{labels}]\n'
+
+    def _has_scores(self) -> bool:
+        """Whether an output has one float for each label."""
+        shapes = [spec.shape for spec in self.signature.outputs.values() if spec.array_dtype.kind == "f"]
+        return any(len(shape) == 2 and shape[1] == len(self.labels) for shape in shapes)
+
+    def _check_model_options(self, base: Path) -> None:
+        """Refuses a base path whose `model.toml` lets rows be batched that influence each other."""
+        if self.batching.finding != "dependent" or not (base / MODEL_OPTIONS_FILE).exists():
+            return
+        if read_model_options(base).batching is not None:
+            raise ToolkitError(
+                f"{base / MODEL_OPTIONS_FILE} lets requests be batched, and the rows of this model influence each "
+                "other: write [batching] enabled = false there"
+            )

@@ -1,0 +1,127 @@
+"""Runs ONNX files for checks and measurements: on the CPU, with one thread, many rows in parts."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from headrace_server.errors import ServingError
+from headrace_toolkit.errors import ToolkitError, first_line, require
+
+Run = Callable[[Arrays], Arrays]
+
+PART = 128
+"""Rows of a run where there are more."""
+
+
+class OnnxModel:
+    """An ONNX file in a session of its own.
+
+    Args:
+        file: The model, with its external data beside it.
+        optimized: Whether ONNX Runtime may change the graph, as the server lets it; without, its answers are those of
+            the graph as it is written.
+
+    Raises:
+        ToolkitError: ONNX Runtime does not load it, or a tensor is of a type that no request can carry.
+    """
+
+    def __init__(self, file: Path, *, optimized: bool = True) -> None:
+        ort = require("onnxruntime", "ONNX models", "toolkit")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        if not optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+            raise ToolkitError(f"{file.name}: ONNX Runtime does not load it: {_said(error)}") from error
+        self.signature = _signature(file, self.session)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """One run over all rows.
+
+        Raises:
+            ToolkitError: ONNX Runtime refuses the inputs.
+        """
+        names = list(self.signature.outputs)
+        try:
+            return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise ToolkitError(f"ONNX Runtime refuses a run: {_said(error)}") from error
+
+
+def in_parts(run: Run, signature: Signature, inputs: Arrays, advance: Callable[[int, int], None]) -> Arrays:
+    """Runs all rows, as many at once as the model takes, and joins the outputs.
+
+    A model with a fixed first dimension is run that many rows at a time.
+
+    Args:
+        run: The model.
+        signature: The model's.
+        inputs: Arrays by name, all with the same axis 0.
+        advance: Told the rows done, and of how many.
+
+    Raises:
+        ToolkitError: The rows cannot be divided by a fixed batch, or an output has another number of rows.
+    """
+    rows = len(next(iter(inputs.values())))
+    size = rows_at_once(signature) or PART
+    if rows % size and rows_at_once(signature):
+        raise ToolkitError(f"{rows} rows cannot be run {size} at a time, as the model's fixed first dimension asks")
+    parts: list[Arrays] = []
+    for start in range(0, rows, size):
+        parts.append(run({name: array[start : start + size] for name, array in inputs.items()}))
+        advance(min(start + size, rows), rows)
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def rows_at_once(signature: Signature) -> int | None:
+    """The fixed first dimension of a model's inputs; None where it varies."""
+    sizes = {spec.shape[0] if spec.shape else None for spec in signature.inputs.values()}
+    return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def random_inputs(signature: Signature, rows: int, seed: int) -> dict[str, Array]:
+    """Inputs for a model that came without data: normally distributed floats, 0 and 1 for all else.
+
+    Raises:
+        ToolkitError: An input is a string.
+    """
+    draws = np.random.default_rng(seed)
+    return {name: _random(name, spec, rows, draws) for name, spec in signature.inputs.items()}
+
+
+def _random(name: str, spec: TensorSpec, rows: int, draws: np.random.Generator) -> Array:
+    if spec.array_dtype.kind == "O":
+        raise ToolkitError(f"input {name} takes strings, which cannot be drawn at random: give rows with --data")
+    shape = tuple((rows if axis == 0 else 8) if size is None else size for axis, size in enumerate(spec.shape))
+    if spec.array_dtype.kind in "fV":
+        return draws.standard_normal(shape).astype(spec.array_dtype)
+    return draws.integers(0, 2, shape).astype(spec.array_dtype)
+
+
+def _joined(parts: list[Array]) -> Array:
+    if parts[0].ndim == 0:
+        raise ToolkitError("an output is a single value for all rows, so that rows cannot be compared")
+    return np.concatenate(parts)
+
+
+def _signature(file: Path, session: Any) -> Signature:
+    from headrace_server.backends.onnx.signatures import signatures_of
+
+    told: Mapping[str, Any] = {}
+    try:
+        return signatures_of(session, told)[DEFAULT_SIGNATURE]
+    except ServingError as error:
+        raise ToolkitError(f"{file.name}: {error.message}") from error
+
+
+def _said(error: Exception) -> str:
+    """ONNX Runtime's own sentence, without its code and the path of the file."""
+    text = first_line(error).rsplit(" : ", 1)[-1]
+    return text.partition("failed:")[2] or text

@@ -1,0 +1,142 @@
+"""Which candidates are tried, in which order, and which one wins: pure functions of a model and of measurements."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headrace_toolkit.graph import Facts
+from headrace_toolkit.tables import Table
+
+DYNAMIC = "dynamic"
+STATIC = "static"
+HALF = "half"
+SHARE_256 = "share 256"
+SHARE_16 = "share 16"
+
+CANDIDATES: Mapping[str, Mapping[str, Any]] = {
+    STATIC: {"kind": "quantize", "method": "static"},
+    DYNAMIC: {"kind": "quantize", "method": "dynamic"},
+    HALF: {"kind": "half"},
+    SHARE_256: {"kind": "share", "values": 256},
+    SHARE_16: {"kind": "share", "values": 16},
+}
+"""The step of each candidate, as a recipe would have it."""
+
+AS_FAST = 1.1
+"""A candidate is as fast as another up to this ratio of their times; measured ratios are not sharper than that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What a search tries.
+
+    Attributes:
+        candidates: Names of `CANDIDATES`; empty takes all.
+        max_drop: How much worse the winner's metric may be; None takes the recipe's limit.
+    """
+
+    candidates: tuple[str, ...] = ()
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What the choice of candidates depends on besides the model.
+
+    Attributes:
+        calibrated: Whether there are rows to calibrate on.
+        target: The machine that will run the model, as in `TARGETS`.
+    """
+
+    calibrated: bool
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was measured of a candidate, beside the converted model.
+
+    Attributes:
+        name: For sentences.
+        drop: How much worse its metric is.
+        bytes: Its size as a share of the converted model's.
+        time: Of a run of many rows, as a share.
+    """
+
+    name: str
+    drop: float
+    bytes: float
+    time: float
+
+
+def build_search(table: Table) -> Search:
+    """The search that a table of a recipe describes.
+
+    Raises:
+        ToolkitError: A key has a value that makes no sense.
+    """
+    names = table.strings("candidates")
+    for name in names:
+        if name not in CANDIDATES:
+            raise table.wrong("candidates", f"must be of {', '.join(CANDIDATES)}", name)
+    limit = table.number("max_drop", 0.0, 0) if "max_drop" in table else None
+    return Search(candidates=names, max_drop=limit)
+
+
+def why_not(candidate: str, facts: Facts, given: Circumstances) -> str:
+    """Why a candidate is not worth trying on a model; empty where it is."""
+    if facts.quantized:
+        return "the model is quantized already"
+    if facts.trees:
+        return "trees are compared, not multiplied: there are no weights to make smaller"
+    if candidate == HALF and given.target != "gpu":
+        return 'half floats are never faster on a CPU; target = "gpu" tries them'
+    if candidate in (DYNAMIC, STATIC) and not facts.products + facts.convolutions:
+        return "there is no Conv, MatMul or Gemm to quantize"
+    if candidate == DYNAMIC and facts.convolutions:
+        return f"{facts.convolutions} Conv, which are slower in dynamic int8"
+    if candidate == STATIC and not given.calibrated:
+        return "there are no rows to calibrate on: give some with --data"
+    if candidate in (SHARE_256, SHARE_16) and not any(size >= 1024 for size in facts.sizes):
+        return "no weight has 1,024 values or more"
+    return ""
+
+
+def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: float) -> tuple[str, dict[str, str]]:
+    """Which candidate wins, and why each other one does not.
+
+    Of those that meet both limits, the fastest wins; of those that are as fast as it, the smallest.
+
+    Args:
+        outcomes: By candidate, in the order of preference.
+        max_drop: How much worse the metric may be.
+        min_speedup: How many times faster than the converted model a winner must be.
+
+    Returns:
+        The winner's name, empty where none meets the limits; and a reason for each other candidate.
+    """
+    reasons = {name: _over_limit(outcome, max_drop, min_speedup) for name, outcome in outcomes.items()}
+    fit = [name for name, reason in reasons.items() if not reason]
+    if not fit:
+        return "", reasons
+    fastest = min(outcomes[name].time for name in fit)
+    winner = min((n for n in fit if outcomes[n].time <= fastest * AS_FAST), key=_size_of(outcomes, fit))
+    for name in fit:
+        if name != winner:
+            slower = outcomes[name].time > outcomes[winner].time * AS_FAST
+            best = outcomes[winner].name
+            reasons[name] = f"slower than {best}" if slower else f"larger than {best}, and no faster"
+    return winner, {name: reason for name, reason in reasons.items() if name != winner}
+
+
+def _size_of(outcomes: Mapping[str, Outcome], order: Sequence[str]) -> Any:
+    """Sizes within a twentieth count as one; the first in the order of preference then wins."""
+    return lambda name: (round(outcomes[name].bytes * 20), order.index(name))
+
+
+def _over_limit(outcome: Outcome, max_drop: float, min_speedup: float) -> str:
+    if outcome.drop > max_drop:
+        return f"loses {outcome.drop:.2f} points, more than {max_drop:g}"
+    if outcome.time * min_speedup > 1:
+        return "not faster" if min_speedup <= 1 else f"not {min_speedup:g} times as fast"
+    return ""

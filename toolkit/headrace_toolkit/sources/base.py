@@ -1,0 +1,107 @@
+"""The Source protocol: a trained model as its framework has it, its own answers, and its export to ONNX."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from headrace_batching.task import Arrays
+from headrace_server.backends.signature import Signature, TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a model came from, as reports and cards name it.
+
+    Attributes:
+        name: The file or folder without the path before it, and the function: `model.onnx`, `net.py:trained`.
+        kind: A word for programs: `onnx`, `torch`, `keras`, `sklearn`, `xgboost`, `lightgbm`, `tflite`, `savedmodel`.
+        framework: The framework and its version for people, as in `PyTorch 2.15.0`.
+        sha256: Of the file's bytes, or of a folder's files in the order of their names; hexadecimal.
+    """
+
+    name: str
+    kind: str
+    framework: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.framework})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """What a user says about a source beyond its name.
+
+    Attributes:
+        inputs: The inputs by name, for a framework that does not record them; the first axis is the batch. A source
+            that has inputs of its own refuses others.
+        outputs: Names for the outputs, in order; empty keeps the source's own.
+        build: `file.py:function` that makes the module which a state dict's weights belong to.
+        trust_pickle: Whether files may be loaded that run code of their author's.
+        example: Rows to trace the model with, by input name; None where the user gave no data.
+    """
+
+    inputs: Mapping[str, TensorSpec] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    build: str = ""
+    trust_pickle: bool = False
+    example: Arrays | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        model: The ONNX file, which has no external data unless it would be too large without.
+        notes: What the user should know of it, one sentence each.
+        labels: The classes by index, where the source knows them.
+    """
+
+    model: Path
+    notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """A trained model. Its `run` and the ONNX file that it exports take and give arrays under the same names."""
+
+    @property
+    def origin(self) -> Origin:
+        """What was read."""
+
+    @property
+    def signature(self) -> Signature:
+        """Its inputs and outputs. Axis 0 is None where the number of rows may vary."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """The framework's own answers, in inference mode.
+
+        Args:
+            inputs: An array for each input of the signature, of its dtype.
+
+        Returns:
+            An array for each output of the signature.
+
+        Raises:
+            ToolkitError: The framework refuses these inputs.
+        """
+
+    def export(self, folder: Path) -> Exported:
+        """Writes the model as ONNX into an empty folder.
+
+        Raises:
+            ToolkitError: It has no form in ONNX; the text names the operator or the user's line of code.
+        """
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A source with a module that steps may prune, shrink or train: one that came from `file.py:function`."""
+
+    def module(self) -> Any:
+        """A deep copy of the framework's module, for the caller to change."""
+
+    def with_module(self, module: Any) -> Source:
+        """A source of the same names and origin around another module."""

@@ -1,0 +1,98 @@
+"""Model files that were made, and what is found of each: answers beside the source's, size, and the time of a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headrace_toolkit import check
+from headrace_toolkit.errors import ToolkitError
+from headrace_toolkit.grounds import Grounds
+from headrace_toolkit.measure import size_of, time_models
+from headrace_toolkit.report import Line
+from headrace_toolkit.running import OnnxModel, in_parts, rows_at_once
+from headrace_toolkit.sources.base import Source
+from headrace_toolkit.steps.base import Advance
+
+MANY_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One model file.
+
+    Attributes:
+        line: Its line of the report.
+        file: The model.
+        source: What it was exported from; None once a step has changed the file itself.
+        model: Its session.
+    """
+
+    line: Line
+    file: Path
+    source: Source | None
+    model: OnnxModel
+
+    def time(self) -> float:
+        """Of a run of many rows, beside the converted model's."""
+        return self.line.time[max(self.line.time)]
+
+    def with_line(self, **changes: object) -> "Variant":
+        """The same with some attributes of its line changed."""
+        return replace(self, line=replace(self.line, **changes))  # type: ignore[arg-type]
+
+
+def examine(name: str, file: Path, source: Source | None, grounds: Grounds, advance: Advance) -> Variant:
+    """Opens a model file and compares its answers with the source's; times are taken later, together with others'.
+
+    Raises:
+        ToolkitError: ONNX Runtime does not load or run it, or its outputs are not the source's.
+    """
+    size = size_of(file)
+    model = OnnxModel(file)
+    answers = in_parts(model.run, model.signature, grounds.measured.inputs, advance)
+    try:
+        differences = check.compare(grounds.expected, answers)
+    except ToolkitError as error:
+        raise ToolkitError(f"{name}: {error}") from error
+    worst = check.largest(differences)
+    metric = grounds.metric.score(answers)
+    line = Line(
+        name=name,
+        metric=metric,
+        interval=grounds.metric.interval(metric),
+        agreement=check.agreement(grounds.expected, answers),
+        largest_difference=worst.largest,
+        mean_difference=worst.mean,
+        differing=max(difference.differing for difference in differences),
+        bytes=size.bytes,
+        gzip_bytes=size.gzip_bytes,
+        load_ms=size.load_ms,
+    )
+    return Variant(line=line, file=file, source=source, model=model)
+
+
+def timed(base: Variant, variants: Sequence[Variant], grounds: Grounds) -> tuple[Variant, list[Variant]]:
+    """Takes the times of runs of one row and of many, all variants in turns.
+
+    Args:
+        base: The converted model, whose times are 1.
+        variants: Others.
+        grounds: The rows.
+
+    Returns:
+        All of them with their times.
+    """
+    fixed = rows_at_once(base.model.signature)
+    models = {str(number): variant.model for number, variant in enumerate((base, *variants))}
+    ratios: list[dict[int, float]] = [{} for _ in models]
+    for count in (fixed,) if fixed else (1, MANY_ROWS):
+        seconds = time_models(models, grounds.rows(count))
+        for number, ratio in enumerate(_ratios(seconds)):
+            ratios[number][count] = ratio
+    first, *others = [v.with_line(time=r) for v, r in zip((base, *variants), ratios, strict=True)]
+    return first, others
+
+
+def _ratios(seconds: Mapping[str, float]) -> list[float]:
+    base = max(seconds["0"], 1e-9)
+    return [value / base for value in seconds.values()]
