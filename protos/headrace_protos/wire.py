@@ -1,8 +1,15 @@
 """Protobuf's wire format, as far as tensors are read and written beneath their messages: varints and payloads."""
 
-from mmap import mmap
+from typing import Protocol
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _START_GROUP, _FIXED32 = 0, 1, 2, 3, 5
+
+
+class Sliceable(Protocol):
+    """Bytes, or what gives them by slices as they do."""
+
+    def __getitem__(self, span: slice, /) -> bytes:
+        """The bytes of a span."""
 
 
 def varint(value: int) -> bytes:
@@ -15,7 +22,7 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def read_varint(data: bytes | mmap, at: int, longest: int = 10) -> tuple[int, int]:
+def read_varint(data: Sliceable, at: int, longest: int = 10) -> tuple[int, int]:
     """Decode the varint of at most `longest` bytes that begins at offset `at`; return it and the offset after it.
 
     Raises ValueError if the data, or those bytes, come to an end first.

@@ -8,6 +8,7 @@ import numpy as np
 
 from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
+from headrace_server.backends.shared import Shared
 from headrace_server.backends.signature import Signature
 from headrace_server.config.model_toml import SignatureOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
@@ -30,6 +31,7 @@ class BackendOptions:
         signatures: What `model.toml` says of this model's signatures, by name.
         tensorrt: For TensorRT.
         batching: How the requests for this model become batches; None where each runs alone.
+        shared: What models have in common, weights above all.
     """
 
     intra_op_threads: int = 0
@@ -42,6 +44,7 @@ class BackendOptions:
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions)
     batching: Options | None = None
+    shared: Shared = field(default_factory=Shared)
 
     @classmethod
     def of(cls, config: Config) -> "BackendOptions":

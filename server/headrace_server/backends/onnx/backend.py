@@ -17,6 +17,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import has_batch_axis
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.onnx.graph import read_graph
+from headrace_server.backends.onnx.model_files import ModelFiles, SharedTensor
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx.providers import (
@@ -62,7 +63,8 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
             if device is not None:
                 device.release()  # the backend has retained it
     except ServingError as error:
-        raise LoadError(error.code, f"{model}: {error.message}") from error
+        named = error.message.startswith(f"{model}: ")
+        raise LoadError(error.code, error.message if named else f"{model}: {error.message}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
         raise LoadError(_load_code(error, providers, options), f"{model} cannot be loaded: {error}") from error
     if not all(signature.batched for signature in backend.signatures.values()):
@@ -75,20 +77,21 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
 
 
 def _load(model: Path, options: BackendOptions, providers: Providers, device: Device | None) -> "OnnxBackend":
-    files = _files(model.parent)
     free_before = 0 if device is None else free_memory(device)
-    session = _session(str(model), providers, _session_options(options))
+    files = ModelFiles.of(model, options.shared)
+    session, shared = _session(files, providers, options)
     graph = read_graph(model)
+    files.check_whole()
     signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
     signatures = _with_batch_axis(session, signatures)
     if providers[0][0] not in GPU_LIBRARIES:
-        return OnnxBackend(session, signatures, steady=graph is not None and graph.steady)
+        return OnnxBackend(session, signatures, shared=shared, steady=graph is not None and graph.steady)
     at_once = options.onnxruntime.gpu_instances
     if device is None or _has(DataType.DT_STRING, signatures):
         return OnnxBackend(session, signatures, at_once=at_once)
     on_gpu = OnGpu(session, device, free_before, at_once)
     if options.batching is not None and providers[0][0] == CUDA:
-        again = partial(_session_again, model, files, for_one_shape(providers), _session_options(options))
+        again = partial(_session_again, files, for_one_shape(providers), options)
         on_gpu.open_sizes(model, signatures, options.batching, again)
     return OnnxBackend(session, signatures, on_gpu, at_once=at_once)
 
@@ -120,38 +123,28 @@ def _providers(model: Path, options: BackendOptions) -> Providers:
     return [(name, provider_options(name, model, options)) for name in choice.providers]
 
 
-def _session(model: str, providers: Providers, options: ort.SessionOptions) -> ort.InferenceSession:
-    """A session on the provider that goes first, which ONNX Runtime may pass over without a word.
+def _session(
+    files: ModelFiles, providers: Providers, options: BackendOptions
+) -> tuple[ort.InferenceSession, tuple[SharedTensor, ...]]:
+    """A session on the provider that goes first, which ONNX Runtime may pass over without a word; and what it shares.
 
     Raises:
         ServingError: It did.
     """
-    session = open_session(model, options, providers)
+    session_options = _session_options(options)
+    given = files.give(session_options, share=providers[0][0] not in GPU_LIBRARIES)
+    session = open_session(files.source, session_options, providers)
     preferred = providers[0][0]
     if preferred not in session.get_providers():
         message = f"ONNX Runtime has passed {preferred} over, and written why to stderr"
         raise ServingError(Code.FAILED_PRECONDITION, message)
-    return session
+    return session, given.shared
 
 
-def _session_again(
-    model: Path, files: dict[str, tuple[int, int]], providers: Providers, options: ort.SessionOptions
-) -> ort.InferenceSession:
+def _session_again(files: ModelFiles, providers: Providers, options: BackendOptions) -> ort.InferenceSession:
     """Another session of a model that has been loaded: of the same weights, or none."""
-    _check_unchanged(model, files)
-    return _session(str(model), providers, options)
-
-
-def _check_unchanged(model: Path, files: dict[str, tuple[int, int]]) -> None:
-    if _files(model.parent) != files:
-        message = f"{model} is not loaded once more: its folder has changed since it was loaded"
-        raise LoadError(Code.FAILED_PRECONDITION, message)
-
-
-def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """The size in bytes and the time of the last change, in ns, of each file of a model, by name."""
-    stats = {file.name: file.stat() for file in folder.iterdir() if file.is_file()}
-    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+    files.check_unchanged()
+    return _session(files, providers, options)[0]
 
 
 class OnnxBackend:
@@ -163,6 +156,7 @@ class OnnxBackend:
         on_gpu: What the model has on a GPU, owned from here on; None where ONNX Runtime sees to the copies.
         at_once: Batches that should run at the same time; None for as many as there are threads.
         steady: Whether a run's cost depends on the shapes of its inputs alone.
+        shared: What the session uses together with others, kept until it is closed.
     """
 
     def __init__(
@@ -173,12 +167,14 @@ class OnnxBackend:
         *,
         at_once: int | None = None,
         steady: bool = False,
+        shared: Sequence[SharedTensor] = (),
     ) -> None:
         self._session: ort.InferenceSession | None = session
         self._signatures = signatures
         self._on_gpu = on_gpu
         self._at_once = at_once
         self._steady = steady
+        self._shared = shared
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         # These two ask for more than `session.run` can do with an array as it is.
         self._strings = _has(DataType.DT_STRING, signatures)
@@ -239,6 +235,7 @@ class OnnxBackend:
         if self._on_gpu is not None:
             self._on_gpu.close()
         self._session = self._on_gpu = None
+        self._shared = ()
 
     def _run(self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays) -> Sequence[Array]:
         if self._on_gpu is not None:

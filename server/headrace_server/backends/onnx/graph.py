@@ -1,6 +1,5 @@
 """What an ONNX file's graph is made of, as far as it decides how safely and how steadily it runs; not its weights."""
 
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from headrace_protos.wire import read_varint
+from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.header import message_class
 
 # Fields of ONNX's messages, by ONNX's numbers.
@@ -75,14 +75,14 @@ def read_graph(model: Path) -> Graph | None:
     Raises:
         OSError: The file cannot be read.
     """
-    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with FileBytes(model) as content:
         try:
             return _read(content)
         except (DecodeError, ValueError, IndexError, KeyError):
             return None
 
 
-def _read(content: mmap.mmap) -> Graph | None:
+def _read(content: FileBytes) -> Graph | None:
     fields = list(_fields(content, 0, len(content)))
     graphs = [(start, end) for number, start, end in fields if number == _MODEL_GRAPH]
     if len(graphs) != 1:
@@ -103,12 +103,12 @@ def _read(content: mmap.mmap) -> Graph | None:
     )
 
 
-def _tensor_name(content: mmap.mmap, start: int, end: int) -> str:
+def _tensor_name(content: FileBytes, start: int, end: int) -> str:
     names = [content[at:to].decode() for number, at, to in _fields(content, start, end) if number == _TENSOR_NAME]
     return names[-1] if names else ""
 
 
-def _fields(content: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(content: FileBytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The number of each field of a message, and where its value begins and ends."""
     while at < end:
         key, at = read_varint(content, at)

@@ -1,44 +1,41 @@
 """Reads from a serialized ONNX model what it says of itself: inputs, outputs, metadata, types; not its weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 
 from headrace_protos import DataType
+from headrace_server.backends.onnx import schema
+from headrace_server.backends.onnx.schema import INT, MANY, ONE, TEXT, Field
 from headrace_server.backends.signature import TensorSpec
 from headrace_server.errors import invalid
 
 # The fields that are read, by ONNX's names and numbers; all others pass as fields that protobuf does not know.
-_ONE, _MANY = FieldDescriptorProto.LABEL_OPTIONAL, FieldDescriptorProto.LABEL_REPEATED
-_INT, _TEXT = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_STRING
-_MESSAGES: dict[str, tuple[tuple[str, int, str | FieldDescriptorProto.Type.ValueType, Any], ...]] = {
-    "ModelProto": (("graph", 7, "GraphProto", _ONE), ("metadata_props", 14, "Entry", _MANY)),
-    "Entry": (("key", 1, _TEXT, _ONE), ("value", 2, _TEXT, _ONE)),
+_MESSAGES: dict[str, tuple[Field, ...]] = {
+    "ModelProto": (("graph", 7, "GraphProto", ONE), ("metadata_props", 14, "Entry", MANY)),
+    "Entry": (("key", 1, TEXT, ONE), ("value", 2, TEXT, ONE)),
     "GraphProto": (
-        ("node", 1, "NodeProto", _MANY),
-        ("initializer", 5, "TensorProto", _MANY),
-        ("input", 11, "ValueInfoProto", _MANY),
-        ("output", 12, "ValueInfoProto", _MANY),
+        ("node", 1, "NodeProto", MANY),
+        ("initializer", 5, "TensorProto", MANY),
+        ("input", 11, "ValueInfoProto", MANY),
+        ("output", 12, "ValueInfoProto", MANY),
     ),
     "NodeProto": (
-        ("input", 1, _TEXT, _MANY),
-        ("output", 2, _TEXT, _MANY),
-        ("op_type", 4, _TEXT, _ONE),
-        ("attribute", 5, "AttributeProto", _MANY),
-        ("domain", 7, _TEXT, _ONE),
+        ("input", 1, TEXT, MANY),
+        ("output", 2, TEXT, MANY),
+        ("op_type", 4, TEXT, ONE),
+        ("attribute", 5, "AttributeProto", MANY),
+        ("domain", 7, TEXT, ONE),
     ),
-    "AttributeProto": (("g", 6, "GraphProto", _ONE), ("graphs", 11, "GraphProto", _MANY)),
-    "TensorProto": (("data_type", 2, _INT, _ONE), ("name", 8, _TEXT, _ONE)),
-    "ValueInfoProto": (("name", 1, _TEXT, _ONE), ("type", 2, "TypeProto", _ONE)),
-    "TypeProto": (("tensor_type", 1, "Tensor", _ONE),),
-    "Tensor": (("elem_type", 1, _INT, _ONE), ("shape", 2, "Shape", _ONE)),
-    "Shape": (("dim", 1, "Dimension", _MANY),),
-    "Dimension": (("dim_value", 1, _INT, _ONE), ("dim_param", 2, _TEXT, _ONE)),
+    "AttributeProto": (("g", 6, "GraphProto", ONE), ("graphs", 11, "GraphProto", MANY)),
+    "TensorProto": (("data_type", 2, INT, ONE), ("name", 8, TEXT, ONE)),
+    "ValueInfoProto": (("name", 1, TEXT, ONE), ("type", 2, "TypeProto", ONE)),
+    "TypeProto": (("tensor_type", 1, "Tensor", ONE),),
+    "Tensor": (("elem_type", 1, INT, ONE), ("shape", 2, "Shape", ONE)),
+    "Shape": (("dim", 1, "Dimension", MANY),),
+    "Dimension": (("dim_value", 1, INT, ONE), ("dim_param", 2, TEXT, ONE)),
 }
 
 _FLOAT16, _BFLOAT16 = 10, 16  # onnx.TensorProto.DataType
@@ -115,19 +112,4 @@ def _spec(value: Any) -> TensorSpec:
 
 def message_class(name: str) -> Any:
     """The class of one of ONNX's messages, which knows the fields that are read here."""
-    file = FileDescriptorProto(name="headrace_onnx_header.proto", package="headrace.onnx_header")
-    for message, fields in _MESSAGES.items():
-        file.message_type.append(DescriptorProto(name=message, field=list(_fields(file.package, fields))))
-    pool = DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{name}"))
-
-
-def _fields(package: str, fields: Any) -> Iterator[FieldDescriptorProto]:
-    for name, number, kind, label in fields:
-        field = FieldDescriptorProto(name=name, number=number, label=label)
-        if isinstance(kind, str):
-            field.type, field.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".{package}.{kind}"
-        else:
-            field.type = kind
-        yield field
+    return schema.message_class("headrace.onnx_header", _MESSAGES, name)

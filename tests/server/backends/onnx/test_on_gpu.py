@@ -217,7 +217,7 @@ class TestConvolutions:
             assert backend.run(DEFAULT, {"x": x}, ["y"])["y"].tolist() == (2 * x).tolist()
 
         (warning,) = [record.message for record in caplog.records if "8 rows have no session" in record.message]
-        assert "its folder has changed since it was loaded" in warning
+        assert "model.onnx has changed since it was loaded" in warning
         assert len(opened.providers) == 1
         backend.close()
 

@@ -1,0 +1,46 @@
+"""The bytes of a file, read piece by piece as they are asked for: a large file takes no memory, and is not mapped."""
+
+import os
+from pathlib import Path
+
+_WINDOW = 1 << 20
+
+
+class FileBytes:
+    """A file that can be indexed and sliced as bytes can.
+
+    A file that is mapped ends the process if somebody cuts it short (SIGBUS); from this one then come fewer bytes.
+
+    Args:
+        path: The file, open until `close`, or for the length of a `with` block.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self._at = 0
+        self._window = b""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, span: slice) -> bytes:
+        start, stop, _ = span.indices(self._size)
+        first = start - self._at
+        if first < 0 or stop - self._at > len(self._window):
+            self._window = os.pread(self._file.fileno(), max(_WINDOW, stop - start), start)
+            self._at, first = start, 0
+        return self._window[first : first + stop - start]
+
+    def __enter__(self) -> "FileBytes":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

@@ -1,0 +1,40 @@
+"""Classes for the parts of ONNX's messages that are read here; all other fields pass as ones that protobuf keeps."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+ONE, MANY = FieldDescriptorProto.LABEL_OPTIONAL, FieldDescriptorProto.LABEL_REPEATED
+INT, TEXT, BYTES = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.TYPE_BYTES
+
+Field = tuple[str, int, str | FieldDescriptorProto.Type.ValueType, Any]
+"""A field's name and number, its scalar type or the message that it holds, and ONE or MANY."""
+
+
+def message_class(package: str, messages: Mapping[str, tuple[Field, ...]], name: str = "ModelProto") -> Any:
+    """The class of one of these messages, in a descriptor pool of its own.
+
+    Args:
+        package: A name for them all.
+        messages: The fields of each.
+        name: Which one.
+    """
+    file = FileDescriptorProto(name=f"{package}.proto", package=package)
+    for message, fields in messages.items():
+        file.message_type.append(DescriptorProto(name=message, field=list(_fields(package, fields))))
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
+
+
+def _fields(package: str, fields: tuple[Field, ...]) -> Iterator[FieldDescriptorProto]:
+    for name, number, kind, label in fields:
+        field = FieldDescriptorProto(name=name, number=number, label=label)
+        if isinstance(kind, str):
+            field.type, field.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".{package}.{kind}"
+        else:
+            field.type = kind
+        yield field

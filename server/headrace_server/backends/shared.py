@@ -1,0 +1,32 @@
+"""What several loaded models have in common, each for as long as one of them uses it."""
+
+from collections.abc import Callable, Hashable
+from threading import Lock
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+T = TypeVar("T")
+
+
+class Shared:
+    """Objects by what they were made of; one that nobody uses any more is forgotten. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._objects: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The object of a key: the one that is used already, or else a new one.
+
+        Args:
+            key: Equal for objects that are the same; its first part had better say of what kind.
+            make: Makes it. Two threads that ask at the same time may both make one; both get the same.
+        """
+        with self._lock:
+            known: T | None = self._objects.get(key)
+        if known is not None:
+            return known
+        made = make()
+        with self._lock:
+            kept: T = self._objects.setdefault(key, made)
+            return kept
