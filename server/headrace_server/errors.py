@@ -52,6 +52,11 @@ def not_found(message: str) -> ServingError:
     return ServingError(Code.NOT_FOUND, message)
 
 
+def unimplemented(message: str) -> ServingError:
+    """An UNIMPLEMENTED."""
+    return ServingError(Code.UNIMPLEMENTED, message)
+
+
 def timed_out() -> ServingError:
     """A run that its deadline ended. TF Serving: TensorFlow's direct_session.cc."""
     return ServingError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")

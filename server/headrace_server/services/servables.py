@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from headrace_server.models.servable import Servable
+from headrace_server.models.versions import VersionStatus
 
 
 class Servables(Protocol):
@@ -18,6 +19,16 @@ class Servables(Protocol):
         Raises:
             ServingError: There is none.
         """
+
+
+class Repository(Servables, Protocol):
+    """What a service asks of the manager that tells of every version, not of those alone that can be called."""
+
+    def names(self) -> list[str]:
+        """Every model that there ever was."""
+
+    def statuses(self, name: str) -> list[VersionStatus]:
+        """Every version of a model that there ever was, the highest first; empty for a model never seen."""
 
 
 class OneServable:

@@ -1,0 +1,1 @@
+"""Generated modules, in the folders of their .proto sources."""

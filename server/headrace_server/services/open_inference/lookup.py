@@ -1,0 +1,89 @@
+"""Finds the servable that a request names. Source for codes and texts: Triton's common.cc and model_lifecycle.cc."""
+
+import re
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError, invalid, not_found
+from headrace_server.models.servable import Servable
+from headrace_server.models.version_policy import State
+from headrace_server.services.servables import Repository
+
+_NUMBER = re.compile(r"\s*[+-]?[0-9]+", re.ASCII)
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+class Lookup:
+    """Names and versions, as this protocol writes them, to servables.
+
+    Args:
+        models: Where servables come from, and what is known of every version.
+    """
+
+    def __init__(self, models: Repository) -> None:
+        self._models = models
+
+    def servable(self, name: str, version: str = "", label: str = "") -> Servable:
+        """A version, leased until the end of the `with` block that it is to be used in.
+
+        Args:
+            name: The model's.
+            version: A number; empty for the highest version that is ready.
+            label: A version label instead.
+
+        Raises:
+            ServingError: There is none.
+        """
+        if label and version:
+            raise invalid(f"a request names a version or a label, not both: '{version}' and '{label}'")
+        number = label or version_number(version)
+        try:
+            return self._models.servable(name, number)
+        except ServingError as error:
+            if error.code != Code.NOT_FOUND:
+                raise
+            raise self._absent(name, version, number) from error
+
+    def is_ready(self, name: str, version: str = "") -> bool:
+        """Whether a version, or any if none is named, can be called.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, the version is not a number.
+        """
+        ready = self.ready_versions(name)
+        number = version_number(version)
+        return bool(ready) if number is None else number in ready
+
+    def ready_versions(self, name: str) -> list[int]:
+        """The versions of a model that can be called, ascending."""
+        return sorted(status.version for status in self._models.statuses(name) if status.state is State.AVAILABLE)
+
+    def _absent(self, name: str, version: str, number: int | str | None) -> ServingError:
+        statuses = self._models.statuses(name)
+        begin = f"Request for unknown model: '{name}'"
+        if not statuses:
+            return not_found(f"{begin} is not found")
+        if number is None or isinstance(number, str):
+            return not_found(f"{begin} has no available versions")
+        if number not in {status.version for status in statuses}:
+            return not_found(f"{begin} version {version.strip()} is not found")
+        return ServingError(Code.UNAVAILABLE, f"{begin} version {version.strip()} is not at ready state")
+
+
+def version_number(version: str) -> int | None:
+    """The number that a version is written as; None for the empty text, which leaves the choice to the server.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT. Triton takes what follows the number, too; this does not.
+    """
+    if not version:
+        return None
+    if not _NUMBER.fullmatch(version) or int(version) not in _INT64:
+        raise invalid(
+            f"failed to get model version from specified version string '{version}' (details: stol), "
+            "version should be an integral value > 0"
+        )
+    if int(version) < 0:
+        raise invalid(
+            f"invalid model version specified '{version}' , version should be an integral value > 0"
+        )
+    return int(version)

@@ -1,0 +1,177 @@
+"""Regions of system shared memory: registered by name, read and written by requests.
+
+A region is read and written through its file, not through a mapping: where another process shrinks the object, the
+kernel then answers with fewer bytes, while touching a mapping beyond its end would end this process with SIGBUS.
+Source for codes and texts: Triton's shared_memory_manager.cc.
+"""
+
+import errno
+import mmap
+import os
+import stat
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError, invalid, not_found
+
+FOLDER = Path("/dev/shm")  # where Linux has what shm_open opens
+
+_RESERVED = "triton_python_backend_shm"
+
+
+class Region(Protocol):
+    """Memory that a request may name."""
+
+    name: str
+    byte_size: int
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """A copy of some of its bytes.
+
+        Raises:
+            ServingError: They are not there any more.
+        """
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Writes bytes into it.
+
+        Raises:
+            ServingError: There is no room for them any more.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A part of a region.
+
+    Attributes:
+        region: Registered when the request came, and usable until the last request that names it has ended.
+        offset: In bytes from the region's start.
+        size: In bytes.
+    """
+
+    region: Region
+    offset: int
+    size: int
+
+    def read(self) -> bytearray:
+        """A copy of its bytes."""
+        return self.region.read(self.offset, self.size)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Writes to its beginning."""
+        self.region.write(self.offset, data)
+
+
+class SystemRegion:
+    """A part of a POSIX shared memory object, open for as long as anybody holds this.
+
+    Args:
+        name: What requests call it.
+        key: The object's name.
+        offset: In bytes, where the region begins in the object.
+        byte_size: Of the region.
+
+    Raises:
+        ServingError: INTERNAL, there is no such object; INVALID_ARGUMENT, it is smaller than that.
+    """
+
+    def __init__(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        self.name = name
+        self.key = key
+        self.offset = offset
+        self.byte_size = byte_size
+        self._file = _open(key)
+        weakref.finalize(self, os.close, self._file)
+        if offset + byte_size > os.fstat(self._file).st_size:
+            raise invalid(f"failed to register shared memory region '{name}': invalid args")
+        if not byte_size or offset % mmap.PAGESIZE:
+            reason = f"unable to process address space{os.strerror(errno.EINVAL)}"
+            raise invalid(f"failed to register shared memory region '{name}': {reason}")
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """A copy of some of its bytes, in one pass through the kernel."""
+        data = bytearray(size)
+        if size and os.preadv(self._file, [data], self.offset + offset) != size:
+            raise self._shrunk()
+        return data
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Writes bytes into it."""
+        start = self.offset + offset
+        if start + len(data) > os.fstat(self._file).st_size:
+            raise self._shrunk()
+        os.pwrite(self._file, data, start)
+
+    def _shrunk(self) -> ServingError:
+        return invalid(f"shared memory region '{self.name}' is smaller than when it was registered")
+
+
+class Regions:
+    """The regions of system shared memory that callers have registered. In one event loop."""
+
+    def __init__(self) -> None:
+        self._regions: dict[str, SystemRegion] = {}
+
+    def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Opens a region under a name.
+
+        Raises:
+            ServingError: ALREADY_EXISTS, the name is taken; the others as for `SystemRegion`.
+        """
+        if name in self._regions:
+            raise ServingError(Code.ALREADY_EXISTS, f"shared memory region '{name}' already in manager")
+        self._regions[name] = SystemRegion(name, key, offset, byte_size)
+
+    def unregister(self, name: str) -> None:
+        """Forgets a region, or all of them if the name is empty; an unknown one is forgotten already."""
+        if name:
+            self._regions.pop(name, None)
+        else:
+            self._regions.clear()
+
+    def status(self, name: str) -> list[SystemRegion]:
+        """One region, or all of them if the name is empty.
+
+        Raises:
+            ServingError: NOT_FOUND, there is none of that name.
+        """
+        if not name:
+            return list(self._regions.values())
+        if name not in self._regions:
+            raise not_found(f"Unable to find system shared memory region: '{name}'")
+        return [self._regions[name]]
+
+    def place(self, name: str, offset: int, size: int) -> Place:
+        """A part of a region.
+
+        Raises:
+            ServingError: NOT_FOUND, there is no such region; INVALID_ARGUMENT, it has no such part.
+        """
+        region = self._regions.get(name)
+        if region is None:
+            raise not_found(f"Unable to find shared memory region: '{name}'")
+        if not 0 <= offset < region.byte_size:
+            raise invalid(f"Invalid offset for shared memory region: '{name}'")
+        if size < 0 or offset + size > region.byte_size:
+            raise invalid(f"Invalid offset + byte size for shared memory region: '{name}'")
+        return Place(region, offset, size)
+
+
+def _open(key: str) -> int:
+    """As shm_open, which takes a name with or without a leading slash, and no other slash."""
+    bare = key.lstrip("/")
+    unusable = not bare or "/" in bare or "\0" in bare or bare in (".", "..")
+    try:
+        if unusable or bare.startswith(_RESERVED):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        file = os.open(FOLDER / bare, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ServingError(Code.INTERNAL, f"Unable to open shared memory region: '{key}'") from error
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ServingError(Code.INTERNAL, f"Unable to open shared memory region: '{key}'")
+    return file

@@ -1,0 +1,109 @@
+"""An inference request, whichever door it came through: what is left to check is the same for all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace_batching import Priority
+from headrace_batching.task import Array
+from headrace_server.services.open_inference.regions import Place
+
+Content = bytes | bytearray | memoryview | Array
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a request asks for beside its tensors.
+
+    Attributes:
+        signature: The name of the model's signature; empty for the default.
+        priority: How it waits; None as the call says.
+        timeout: Seconds that it may wait in the queue; None for no limit.
+        empty_final_response: Whether a model that answers many times is to send an empty last answer.
+        sequence: Which sequence it belongs to.
+    """
+
+    signature: str = ""
+    priority: Priority | None = None
+    timeout: float | None = None
+    empty_final_response: bool = False
+    sequence: "Sequence | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A request's place in a sequence.
+
+    Attributes:
+        id: The sequence's, a number or a text; 0 and the empty text are none.
+        start: Whether it begins here.
+        end: Whether it ends here.
+    """
+
+    id: int | str
+    start: bool = False
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """One input.
+
+    Attributes:
+        name: As sent.
+        datatype: As sent, so perhaps unknown.
+        shape: As sent.
+        content: Its bytes, or its values in an array of one dimension.
+        label: What errors about its bytes call it; its name if empty.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content: Content
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """One output that a request names.
+
+    Attributes:
+        name: As sent.
+        classes: How many of the largest values are wanted instead of all; 0 for all.
+        place: Where in shared memory it is to be written; None for in the answer.
+        binary: Over REST, whether it comes as bytes behind the JSON.
+    """
+
+    name: str
+    classes: int = 0
+    place: Place | None = None
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request to one model.
+
+    Attributes:
+        model: Its name.
+        id: As sent; empty for none.
+        inputs: By name.
+        outputs: By name; empty for all.
+        parameters: The rest.
+    """
+
+    model: str
+    id: str
+    inputs: Mapping[str, InputTensor]
+    outputs: Mapping[str, WantedOutput] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=Parameters)
+
+    @property
+    def tag(self) -> str:
+        """What Triton's core begins its errors with."""
+        return tag(self.id)
+
+
+def tag(request_id: str) -> str:
+    """What Triton's core begins its errors with, from a request's id."""
+    return f"[request id: {request_id or '<id_unknown>'}] "

@@ -1,0 +1,60 @@
+"""BYTES tensors as bytes: each element behind its length, four bytes, little-endian. Source: Triton's core."""
+
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+
+from headrace_batching.task import Array
+from headrace_server.errors import invalid
+
+_LENGTH = struct.Struct("<I")
+
+
+def pack(elements: Iterable[str | bytes]) -> bytes:
+    """The bytes of a tensor's elements; texts are written as UTF-8."""
+    parts = []
+    for element in elements:
+        data = element.encode(errors="surrogateescape") if isinstance(element, str) else bytes(element)
+        parts += [_LENGTH.pack(len(data)), data]
+    return b"".join(parts)
+
+
+def unpack(raw: bytes | memoryview, count: int, name: str, told: "tuple[str, str]") -> Array:
+    """The elements of a tensor, as an array of one dimension.
+
+    Args:
+        raw: Their bytes.
+        count: How many there must be.
+        name: The input's.
+        told: What an error begins with (the request's id) and ends with (the model's name).
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, the bytes do not hold so many elements.
+    """
+    begin, model = told
+    where = f"inference input '{name}' for model '{model}'"
+    view, at, found = memoryview(raw), 0, 0
+    elements = np.empty(count, np.object_)
+    while at < len(view):
+        left = len(view) - at
+        if left < _LENGTH.size:
+            raise invalid(
+                f"{begin}incomplete string length indicator for {where}, expecting 4 bytes but only {left} bytes "
+                "available. Please make sure the string length indicator is in one buffer."
+            )
+        if found == count:
+            raise invalid(f"{begin}unexpected number of string elements {found + 1} for {where}, expecting {count}")
+        (size,) = _LENGTH.unpack_from(view, at)
+        at += _LENGTH.size
+        if size > len(view) - at:
+            raise invalid(
+                f"incomplete string data for inference input '{name}', expecting string of length {size} "
+                f"but only {len(view) - at} bytes available"
+            )
+        elements[found] = bytes(view[at : at + size])
+        at += size
+        found += 1
+    if found < count:
+        raise invalid(f"{begin}expected {count} string elements for {where}, got {found}")
+    return elements
