@@ -31,6 +31,8 @@ class BatchReport(NamedTuple):
         failed: Whether it raised; the tasks are then run again in halves, or have failed.
         arrivals: When each of them came, on the same clock.
         sizes: Rows of each of them.
+        joined: Seconds of `ran` that it took to join the inputs.
+        computed: Seconds of `ran` that the backend took.
     """
 
     tasks: int
@@ -41,6 +43,8 @@ class BatchReport(NamedTuple):
     failed: bool
     arrivals: Sequence[float]
     sizes: Sequence[int]
+    joined: float = 0.0
+    computed: float = 0.0
 
     @property
     def waited(self) -> float:
@@ -191,10 +195,10 @@ class Scheduler:
         """Runs a batch; one that fails is run again in halves, so that only what cannot succeed fails."""
         began = self._clock()
         try:
-            ended = batch.split(self._computed(batch), self._queue.lock)
+            ended, joined, computed = self._compute(batch)
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
             let_go(error)
-            self._report(batch, began, failed=True)
+            self._report(batch, (began, began, began), failed=True)
             if len(batch) <= 1:
                 deliver(batch.fail(_failure(error), self._queue.lock))
             else:
@@ -202,20 +206,33 @@ class Scheduler:
                     self._execute(half)
         else:
             deliver(ended)  # before the report: nobody waits for that
-            self._report(batch, began, failed=False)
+            self._report(batch, (began, joined, computed), failed=False)
 
-    def _computed(self, batch: TaskBatch) -> Arrays:
+    def _compute(self, batch: TaskBatch) -> tuple[list[Task], float, float]:
+        """The tasks that have ended, and when the inputs were joined and the outputs there.
+
+        In a frame of its own, so that a failure leaves nobody who holds the arrays.
+        """
         inputs = batch.join(self._empty)
+        joined = self._clock()
         if self._run_choice is not None and (tasks := batch.tasks) and tasks[0].choice is not None:
-            return self._run_choice(inputs, tasks[0].choice)
-        return self._run(inputs)
+            outputs = self._run_choice(inputs, tasks[0].choice)
+        else:
+            outputs = self._run(inputs)
+        computed = self._clock()
+        return batch.split(outputs, self._queue.lock), joined, computed
 
-    def _report(self, batch: TaskBatch, began: float, *, failed: bool) -> None:
+    def _report(self, batch: TaskBatch, times: tuple[float, float, float], *, failed: bool) -> None:
         if self._observe is None:
             return
+        began, joined, computed = times
         ran = self._clock() - began
         padding = batch.padded - batch.rows
-        self._observe(BatchReport(len(batch), batch.rows, padding, began, ran, failed, batch.arrivals, batch.sizes))
+        arrivals, sizes = batch.arrivals, batch.sizes
+        report = BatchReport(
+            len(batch), batch.rows, padding, began, ran, failed, arrivals, sizes, joined - began, computed - joined
+        )
+        self._observe(report)
 
 
 def _failure(error: BaseException) -> Exception:

@@ -22,6 +22,12 @@ from headrace_server.models.manager import Manager, Serving
 from headrace_server.models.source import Source
 from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.services.health import HealthService
+from headrace_server.services.open_inference.models import Models
+from headrace_server.services.open_inference.regions import Regions
+from headrace_server.services.open_inference.repository import ModelRepository
+from headrace_server.services.open_inference.rights import Rights
+from headrace_server.services.open_inference.service import GrpcInferenceService, OpenInference
+from headrace_server.services.open_inference.settings import LogSettings, TraceSettings
 from headrace_server.services.profiler import ProfilerService
 from headrace_server.services.reflection import ReflectionService
 from headrace_server.services.rpc import Service
@@ -102,8 +108,13 @@ class Server:
         self._health = HealthService()
         self._profiler = ProfilerService()
         prediction = make_prediction(self._manager)
+        self._open_inference = self._make_open_inference(loader)
         self._rest = self._rest_transport(prediction)
-        services = (self._request_logger.logged(prediction.service), self._model_service.service)
+        services = (
+            self._request_logger.logged(prediction.service),
+            self._model_service.service,
+            GrpcInferenceService(self._open_inference).service,
+        )
         self._transport = make_transport(self._transport_name, self._endpoint(services))
 
     async def start(self) -> int:
@@ -174,7 +185,18 @@ class Server:
             observe=self._metrics.rest_call,
             record=self._request_logger.record_made,
         )
-        return RestTransport(config, prediction, self._model_service, options)
+        return RestTransport(config, prediction, self._model_service, options, self._open_inference)
+
+    def _make_open_inference(self, loader: Loader) -> OpenInference:
+        rights = Rights.named(self._config.open_inference_admin)
+        return OpenInference(
+            Models(self._manager, self._models.policy_of, lambda: self._health.is_serving),
+            ModelRepository(self._manager, self._models, loader.override_batching, rights),
+            Regions(),
+            LogSettings(),
+            TraceSettings(),
+            rights,
+        )
 
     def _publish(self, serving: Serving) -> None:
         self._serving = serving
@@ -195,6 +217,7 @@ class Server:
         self._manager.stop()
         self._threads.close()
         self._records.stop()
+        self._open_inference.repository.close()
         self._metrics.close()
 
 

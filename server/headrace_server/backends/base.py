@@ -121,6 +121,14 @@ class FitsBatching(Protocol):
 
 
 @runtime_checkable
+class NamesRuntime(Protocol):
+    """A backend that says what it runs models with."""
+
+    runtime: str
+    """`onnxruntime`, `tensorrt`, `tensorflow`, `tflite` or `python`: Triton's names of backends, where it has them."""
+
+
+@runtime_checkable
 class Steady(Protocol):
     """A backend that may know of itself that its runs wait for nothing."""
 

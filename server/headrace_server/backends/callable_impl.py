@@ -74,6 +74,8 @@ class CallableBackend:
         ServingError: INVALID_ARGUMENT, it declares nothing that can be served.
     """
 
+    runtime = "python"
+
     def __init__(self, module: ModuleType, model: object) -> None:
         self._module = module
         self._model: object = model

@@ -54,6 +54,8 @@ class SavedModelBackend:
         signatures: By name.
     """
 
+    runtime = "tensorflow"
+
     def __init__(self, session: Any, signatures: Mapping[str, Signature]) -> None:
         self._session = session
         self._signatures = signatures

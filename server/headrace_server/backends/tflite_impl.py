@@ -56,6 +56,8 @@ class TfliteBackend:
         signatures: By name; every tensor that they name is there.
     """
 
+    runtime = "tflite"
+
     def __init__(self, interpreters: Iterable["_Interpreter"], signatures: Mapping[str, Signature]) -> None:
         self._signatures = signatures
         self._idle: SimpleQueue[_Interpreter] = SimpleQueue()

@@ -192,6 +192,12 @@ class Config:
     transport_threads: int = flag(
         max(1, CPUS // 4), "threads that the native transport spreads connections over", least=1
     )
+    open_inference_admin: str = flag(
+        "read",
+        "what callers of the Open Inference Protocol may do beside inference: none, read (the repository's index, "
+        "settings), write (load, unload, shared memory, settings) or files (load models that come with the call)",
+        choices=("none", "read", "write", "files"),
+    )
     batching: Options = field(default_factory=Options)
 
 

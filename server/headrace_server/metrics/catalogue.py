@@ -12,8 +12,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from headrace_batching import BatchingError, BatchReport
+from headrace_batching import BatchingError, BatchReport, Closed, DeadlineExceeded, QueueFull
 from headrace_server.metrics import gpus as nvml
+from headrace_server.metrics.inferences import InferenceCounts, Inferences
 from headrace_server.metrics.series import (
     Counter,
     Family,
@@ -300,6 +301,7 @@ class ServableMetrics:
         self._latency = metrics.batch_latency.of(*labels)
         self._delay = metrics.queue_delay.of(*labels)
         self._padding = metrics.padding_rows.of(*labels)
+        self._inferences = InferenceCounts()
         self._answers: dict[str, Histogram] = {}
         self._runs: list[Runs] = []
         self._tallied: dict[CountCalls, deque[Tallied]] = {}
@@ -347,12 +349,21 @@ class ServableMetrics:
         """
         if self._closed:
             return
+        if isinstance(error, QueueFull | DeadlineExceeded | Closed):
+            self._inferences.failed()
         reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
         self._metrics.refusals.of(*self.labels, reason).add()
 
-    def failed(self) -> None:
-        """Counts a run that has failed, which is a failure and nothing else."""
+    def failed(self, report: BatchReport) -> None:
+        """Counts a run that has failed, which is a failure and nothing else; one of a single request is its end."""
         self._metrics.batch_failures.of(*self.labels).add()
+        if report.tasks <= 1:
+            self._inferences.failed(report.waited + report.ran)
+
+    def inferences(self) -> Inferences:
+        """What the version has done until now."""
+        self.count_reports()
+        return self._inferences.counted
 
     def count_reports(self) -> None:
         """Counts the answers and the runs that have not been counted yet."""
@@ -381,6 +392,7 @@ class ServableMetrics:
         self._rows.add(tally(rows, SIZES), sum(rows))
         self._latency.add(tally(ran, LATENCY), float(ran.sum()))
         self._delay.add(waited, total)
+        self._inferences.add(reports, total / 1e6)
         return waited, total
 
     def _count_batching_session(self, reports: Sequence[BatchReport], waited: Tally, total: float) -> None:
@@ -422,7 +434,7 @@ class Runs:
     def __call__(self, report: BatchReport) -> None:
         """Takes note of a run. The callers of the next one wait for this, so it does no more than it must."""
         if report.failed:
-            self._servable.failed()
+            self._servable.failed(report)
             return
         self._reports.append(report)
         if len(self._reports) >= REPORTS:

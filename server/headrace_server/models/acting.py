@@ -259,6 +259,7 @@ class Acting:
         with self._changed:
             servable = self._models.by_name[name].serving.pop(version)
             self._publish(name)
+            self._changed.notify_all()  # of those who wait until it is gone from the map
         _free(servable)
         log.info("model %s version %d unloaded", name, version)
         with self._changed:

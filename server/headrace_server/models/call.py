@@ -15,12 +15,14 @@ class Call:
         deadline: On the monotonic clock, in seconds; None for none.
         priority: Whether it goes before or after the others that wait.
         api: The method's name, for metrics.
+        metadata: What the caller of a stream sent beside its messages; empty for any other call.
     """
 
     delivery: LoopDelivery
     deadline: float | None = None
     priority: Priority = Priority.NORMAL
     api: str = "Predict"
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
 
     def alone(self, inputs: Arrays, choice: tuple[str, ...] | None = None) -> Task:
         """The request as a task that shares its run with no other.

@@ -52,6 +52,8 @@ class Configuration:
         self._counting = Lock()
         self._waiting = 0
         self._current = ModelServerConfig()
+        self._listed: dict[str, ModelConfig] = {}
+        self._overlay: dict[str, ModelConfig | None] = {}  # None for one that is not to be served
 
     def start(self, config: ModelServerConfig) -> None:
         """Applies the first configuration and waits, without limit, for its models.
@@ -61,7 +63,7 @@ class Configuration:
         """
         with self._lock:
             models = self._accept(config)
-            self._source.update(models)
+            self._source.update(self._wanted())
             self._source.start()
             self._wait({model.name for model in models}, 0, "servable(s)", lambda: False)
             self._manager.initial_load_done()
@@ -91,6 +93,61 @@ class Configuration:
         """
         self._announce(config, lambda: True)()
 
+    def listed(self, name: str) -> ModelConfig | None:
+        """A model as the configuration lists it."""
+        return self._listed.get(name)
+
+    def served(self, name: str) -> ModelConfig | None:
+        """A model as it is served, or was to be before its versions failed; None for one that is not to be served."""
+        return self._overlay[name] if name in self._overlay else self._listed.get(name)
+
+    def policy_of(self, name: str) -> VersionPolicy | None:
+        """Which versions of a model are served; None for one that is not to be served."""
+        model = self.served(name)
+        return None if model is None else model.policy
+
+    def serve(self, model: ModelConfig, *, anew: bool = False) -> VersionStatus | None:
+        """Serves one model as told, until it is withdrawn or another configuration comes. Any thread.
+
+        Args:
+            model: Listed or not.
+            anew: Whether to unload first what is served of it.
+
+        Returns:
+            Its highest version that is available or has failed; None if none was found.
+
+        Raises:
+            ServingError: UNAVAILABLE, the server is about to stop.
+        """
+        with self._lock:
+            if anew:
+                self._remove(model.name, ended=True)
+            since = self._manager.mark()
+            self._overlay[model.name] = model
+            self._source.update(self._wanted())
+            self._source.poll()
+            return self._manager.wait_settled_unless([model.name], since, lambda: True)[model.name]
+
+    def withdraw(self, name: str) -> None:
+        """Serves a model no more, until it is served again or another configuration lists it. Any thread.
+
+        Returns once no call can find it; the calls that have found it are still answered.
+
+        Raises:
+            ServingError: UNAVAILABLE, the server is about to stop.
+        """
+        with self._lock:
+            self._remove(name, ended=False)
+
+    def _remove(self, name: str, *, ended: bool) -> None:
+        self._overlay[name] = None
+        self._source.update(self._wanted())
+        self._manager.wait_withdrawn(name, ended=ended)
+
+    def _wanted(self) -> list[ModelConfig]:
+        """The models that are to be served."""
+        return [model for model in {**self._listed, **self._overlay}.values() if model is not None]
+
     def _announce(self, config: ModelServerConfig, impatient: Callable[[], bool]) -> Callable[[], None]:
         with self._counting:
             self._waiting += 1
@@ -104,7 +161,7 @@ class Configuration:
             models = self._accept(config)
             since = self._manager.mark()
             added = {model.name for model in models} - self._source.names
-            self._source.update(models)
+            self._source.update(self._wanted())
             self._wait(added, since, "model(s)", lambda: impatient() and self._source.has_looked)
 
     def _accept(self, config: ModelServerConfig) -> list[ModelConfig]:
@@ -115,6 +172,9 @@ class Configuration:
         self._check_platforms(listed)
         models = [_model(model) for model in listed]
         use_logging = self._prepare_logging(listed)
+        if config != self._current:  # a file that is read again and again must not undo what was asked for since
+            self._overlay.clear()
+        self._listed = {model.name: model for model in models}
         self._current = config  # also where its labels are refused, as in TF Serving
         labels = {model.name: dict(model.version_labels) for model in listed}
         self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)

@@ -1,7 +1,9 @@
 """Makes a servable from a version's folder, with the options of its model."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from headrace_batching import BatchThreads, Options, OptionsError
 from headrace_server.backends import auto as backends
@@ -41,6 +43,16 @@ class Loader:
         self._batching = batching
         self._metrics = metrics
         self._per_model_batching = per_model_batching
+        self._overrides: dict[str, Mapping[str, Any]] = {}
+
+    def override_batching(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Batches the versions of a model that are loaded from now on with other parameters. Any thread.
+
+        Args:
+            name: The model's.
+            parameters: Fields of `Options`; none of them goes back to the operator's.
+        """
+        self._overrides[name] = parameters
 
     def load(self, name: str, version: int, path: Path) -> Servable:
         """Loads a version.
@@ -49,7 +61,7 @@ class Loader:
             ServingError: It cannot be loaded; the text names the file.
         """
         model = read_model_options(path.parent)
-        batching = self._batching_of(path, model)
+        batching = self._batching_of(name, path, model)
         backend = backends.load(path, self._backend_options(model, batching))
         return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
 
@@ -63,12 +75,14 @@ class Loader:
             batching=batching,
         )
 
-    def _batching_of(self, path: Path, model: ModelOptions) -> Options | None:
+    def _batching_of(self, name: str, path: Path, model: ModelOptions) -> Options | None:
         batching = self._batching
         if batching is not None and self._per_model_batching:
             batching = _read_batching(path / BATCHING_FILE, batching)
         try:
-            return model.batching_over(batching)
+            batching = model.batching_over(batching)
+            overrides = self._overrides.get(name, {})
+            return replace(batching, **overrides) if batching is not None else None
         except OptionsError as error:
             raise invalid(f"{path.parent / MODEL_FILE}: batching: {error}") from error
 

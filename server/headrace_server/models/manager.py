@@ -123,6 +123,11 @@ class Manager:
         with self._models.changed:
             return self._models.statuses(name)
 
+    def names(self) -> list[str]:
+        """Every model that there ever was."""
+        with self._models.changed:
+            return list(self._models.by_name)
+
     def mark(self) -> int:
         """The present, for `wait_settled`."""
         return self._models.mark()
@@ -160,6 +165,18 @@ class Manager:
         """Takes note of a look at the base paths that has ended: what failed and has changed since is begun anew."""
         self._retrying.look()
         self._settling.wake()
+
+    def wait_withdrawn(self, name: str, *, ended: bool = False) -> None:
+        """Waits until no version of a model that is not aspired any more can be called.
+
+        Args:
+            name: The model's.
+            ended: Whether to wait for the end of every version, too: until its memory is free.
+
+        Raises:
+            ServingError: UNAVAILABLE, the server is about to stop.
+        """
+        self._settling.wait_withdrawn(name, ended=ended)
 
     def wake(self) -> None:
         """Makes those who wait for models ask again whether they have given up. Any thread."""

@@ -10,10 +10,11 @@ from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Opt
 from headrace_batching.batch import rows_of
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, OnDevices
+from headrace_server.backends.base import Backend, NamesRuntime, OnDevices
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import invalid, timed_out
 from headrace_server.metrics.catalogue import BatchCounts, Metrics
+from headrace_server.metrics.inferences import Inferences
 from headrace_server.models.call import Call
 from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
@@ -108,6 +109,20 @@ class Servable:
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
         return computed
+
+    @property
+    def runtime(self) -> str:
+        """What runs it, by a short name such as `onnxruntime`; empty if the backend has none."""
+        return self._backend.runtime if isinstance(self._backend, NamesRuntime) else ""
+
+    @property
+    def on_gpus(self) -> list[int]:
+        """The GPUs that it takes memory of, by their numbers."""
+        return sorted(self._backend.device_memory()) if isinstance(self._backend, OnDevices) else []
+
+    def inferences(self) -> Inferences:
+        """What it has done until now. Any thread."""
+        return self._metrics.inferences()
 
     def count_examples(self, count: int) -> None:
         """Takes note of the Examples that a MultiInference has run on."""

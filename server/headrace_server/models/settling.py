@@ -74,6 +74,18 @@ class Settling:
                 self._clock.wait(self._models.changed, None)
         return settled
 
+    def wait_withdrawn(self, name: str, *, ended: bool) -> None:
+        """Waits until no version of a model can be called or is being loaded; with `ended`, until all have ended.
+
+        Raises:
+            ServingError: UNAVAILABLE, the server is about to stop.
+        """
+        with self._models.changed:
+            while not self._models.is_withdrawn(name, ended=ended):
+                if self._let_go:
+                    raise ServingError(Code.UNAVAILABLE, "the server is stopping")
+                self._clock.wait(self._models.changed, None)
+
     def _settled(self, names: Collection[str], since: int) -> Settled:
         """What each model has settled on; None for one that has not.
 

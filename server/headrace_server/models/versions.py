@@ -174,6 +174,11 @@ class Model:
         again = version in self.aspired and (attempt is None or attempt.cancelled)
         self.set(version, State.START if again else State.END, None if again else error)
 
+    def is_withdrawn(self, *, ended: bool) -> bool:
+        """Whether no version is served or loading; with `ended`, whether every version's life is over, too."""
+        over = all(status.state is State.END for status in self.versions.values())
+        return not self.serving and not self.loading and (over or not ended)
+
     def settled(self, since: int) -> VersionStatus | None:
         """The highest version that is available or has failed to load since an event; None if there is none yet."""
         for version in sorted(self.versions, reverse=True):
@@ -215,6 +220,10 @@ class Models:
     def settled(self, name: str, since: int) -> VersionStatus | None:
         """As `Model.settled`; None for a model never seen."""
         return self.by_name[name].settled(since) if name in self.by_name else None
+
+    def is_withdrawn(self, name: str, *, ended: bool) -> bool:
+        """As `Model.is_withdrawn`; true for a model never seen."""
+        return name not in self.by_name or self.by_name[name].is_withdrawn(ended=ended)
 
     def statuses(self, name: str) -> list[VersionStatus]:
         """Every version of a model that there ever was, the highest first; empty for a model never seen."""

@@ -14,6 +14,7 @@ NAMES = (
     "PredictionService",
     "tensorflow.serving.ModelService",
     "tensorflow.serving.PredictionService",
+    "inference.GRPCInferenceService",
 )
 
 Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
@@ -38,6 +39,11 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
     def serving(self) -> None:
         """Says SERVING from now on."""
         self._serving = True
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it says SERVING now."""
+        return self._serving
 
     def draining(self) -> None:
         """Says NOT_SERVING from now on, to those who watch at once."""

@@ -10,6 +10,14 @@ SMALL_BYTES = 64 << 10
 """A body up to here is kept in memory, and is parsed where it came in."""
 
 
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+"""Headers that let a browser's page of any origin call the API."""
+
+
 class Body:
     """The body of a request, as it comes in.
 
@@ -82,6 +90,7 @@ class HttpRequest:
         query: What follows the path, with its question mark; empty for none.
         origin: The header of that name; empty for none.
         body: Closed by who made it.
+        headers: By name, in lower case.
     """
 
     method: str
@@ -89,6 +98,11 @@ class HttpRequest:
     query: str = ""
     origin: str = ""
     body: Body = field(default_factory=Body)
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def header(self, name: str) -> str:
+        """The value of a header, by its name in lower case; empty for one that was not sent."""
+        return self.headers.get(name.encode(), b"").decode("latin-1").strip()
 
     @property
     def target(self) -> str:

@@ -1,6 +1,6 @@
 """What a service is to a transport: its name and, for each method, a message type and a function."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,31 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamMethod:
+    """A method whose requests and responses are both streams.
+
+    Attributes:
+        name: As in the service's .proto file.
+        request: The message type that the bytes of each request are parsed as.
+        answer: From the requests, as they come, to the responses; raises what `errors.status_of` maps to a status. It
+            is closed when nobody reads any more.
+    """
+
+    name: str
+    request: type[Message]
+    answer: Callable[[AsyncIterator[Any], Call], AsyncGenerator[Message, None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
-    """A service by its full name, package included."""
+    """A service.
+
+    Attributes:
+        name: Its full name, package included.
+        methods: The unary ones.
+        streams: Those whose requests and responses are streams.
+    """
 
     name: str
     methods: tuple[Method, ...]
+    streams: tuple[StreamMethod, ...] = ()

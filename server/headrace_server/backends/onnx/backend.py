@@ -159,6 +159,8 @@ class OnnxBackend:
         shared: What the session uses together with others, kept until it is closed.
     """
 
+    runtime = "onnxruntime"
+
     def __init__(
         self,
         session: ort.InferenceSession,

@@ -134,6 +134,8 @@ class TensorrtBackend:
         LoadError, ServingError: It cannot be loaded.
     """
 
+    runtime = "tensorrt"
+
     def __init__(self, plan: bytes, options: BackendOptions, header: OnnxHeader | None = None) -> None:
         self._graphs = options.tensorrt.cuda_graphs
         self._instances = options.tensorrt.instances * len(options.tensorrt.devices)

@@ -5,7 +5,8 @@ from typing import NoReturn, TypeAlias
 
 import orjson
 
-from headrace_server.errors import invalid
+from headrace_protos import Code
+from headrace_server.errors import ServingError, invalid
 from headrace_server.services.json.text import show
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -24,6 +25,21 @@ _NESTED = (dict, list, str)
 _ESCAPES = {b'"': b'"', b"\\": b"\\", b"/": b"/", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _WORDS: dict[bytes, tuple[bytes, Json]] = {b"n": (b"null", None), b"t": (b"true", True), b"f": (b"false", False)}
 _NOT_FINITE = {b"NaN": float("nan"), b"Infinity": float("inf"), b"Inf": float("inf")}
+
+
+class JsonError(ServingError):
+    """A text that is not JSON. TF Serving: json_tensor.cc has the message around RapidJSON's reason.
+
+    Attributes:
+        reason: RapidJSON's.
+        offset: The byte at which it gave up.
+    """
+
+    def __init__(self, reason: str, offset: int | None = None) -> None:
+        where = "" if offset is None else f" at offset: {offset}"
+        super().__init__(Code.INVALID_ARGUMENT, f"JSON Parse error: {reason}{where}")
+        self.reason = reason
+        self.offset = offset or 0
 
 
 def parse(data: bytes) -> dict[str, Json]:
@@ -58,7 +74,7 @@ def parse_carefully(data: bytes) -> Json:
         ServingError: INVALID_ARGUMENT.
     """
     if not data:
-        raise invalid("JSON Parse error: The document is empty")
+        raise JsonError("The document is empty")
     return _Reader(data).document()
 
 
@@ -256,4 +272,4 @@ class _Reader:
         self._at = _SPACE.match(self._data, self._at).end()  # type: ignore[union-attr]  # it matches nothing at least
 
     def _refuse(self, reason: str, at: int | None = None) -> NoReturn:
-        raise invalid(f"JSON Parse error: {reason} at offset: {self._at if at is None else at}")
+        raise JsonError(reason, self._at if at is None else at)

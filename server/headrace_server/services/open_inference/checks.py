@@ -19,8 +19,8 @@ from headrace_server.services.open_inference.request import InferRequest, InputT
 from headrace_server.services.open_inference.strings import unpack
 
 _NOTE = (
-    "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each input "
-    "shape. If you want to specify the full shape including the batch dim in your input dims config, try setting "
+    "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each "
+    "input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting "
     "max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
 )
 
@@ -82,8 +82,8 @@ class Checks:
         # Triton writes a lone bracket where no input is missing.
         raise self._refused(
             f"expected {expected} but got {len(sent)} inputs for model '{self.request.model}'. "
-            f"Got input(s) [{_quoted(sent)}], but missing required input(s) {f'[{_quoted(missing)}' if missing else ''}]. "
-            "Please provide all required input(s)."
+            f"Got input(s) [{_quoted(sent)}], but missing required input(s) "
+            f"{'[' if missing else ''}{_quoted(missing)}]. Please provide all required input(s)."
         )
 
     def _check_rows(self) -> None:
@@ -127,7 +127,7 @@ class Checks:
                 f"Expected {expected}, got {got}"
             )
         array: Array = content if isinstance(content, np.ndarray) else np.frombuffer(content, spec.array_dtype)
-        return array.reshape(tensor.shape)
+        return np.require(array, requirements="A").reshape(tensor.shape)  # what follows JSON begins anywhere
 
     def _counted(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape by which bytes are counted: Triton counts a batch of no rows as one row, and so refuses it."""

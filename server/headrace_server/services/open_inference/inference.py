@@ -8,12 +8,17 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import ServingError, invalid
-from headrace_server.models.servable import Call, Servable
+from headrace_server.models.call import Call
+from headrace_server.models.servable import Servable
 from headrace_server.services.open_inference.answer import InferAnswer, OutputTensor
 from headrace_server.services.open_inference.checks import Checks
 from headrace_server.services.open_inference.classification import check_classes, classify
 from headrace_server.services.open_inference.datatypes import BYTES, datatype_of
 from headrace_server.services.open_inference.request import InferRequest, WantedOutput
+
+
+class RunError(ServingError):
+    """A request was taken, and its run or its wait for one failed."""
 
 
 def max_rows(servable: Servable, signature: Signature) -> int:
@@ -63,16 +68,16 @@ async def _run(
     try:
         return await servable.run(name, arrays, outputs, _limited(call, request))
     except QueueFull as error:
-        raise ServingError(Code.UNAVAILABLE, f"{request.tag}Exceeds maximum queue size") from error
+        raise RunError(Code.UNAVAILABLE, f"{request.tag}Exceeds maximum queue size") from error
     except DeadlineExceeded as error:
         raise _expired() from error
     except Closed as error:
         text = "Server is stopping, scheduler for model has stopped accepting new inference requests"
-        raise ServingError(Code.UNAVAILABLE, f"{request.tag}{text}") from error
+        raise RunError(Code.UNAVAILABLE, f"{request.tag}{text}") from error
     except ServingError as error:
         if isinstance(error.__cause__, DeadlineExceeded):
             raise _expired() from error
-        raise
+        raise RunError(error.code, error.message) from error
 
 
 def _limited(call: Call, request: InferRequest) -> Call:
@@ -88,7 +93,7 @@ def _limited(call: Call, request: InferRequest) -> Call:
 
 
 def _expired() -> ServingError:
-    return ServingError(Code.UNAVAILABLE, "Request timeout expired")
+    return RunError(Code.UNAVAILABLE, "Request timeout expired")
 
 
 def _output(alias: str, array: Array, signature: Signature, request: InferRequest, *, batched: bool) -> OutputTensor:

@@ -83,7 +83,5 @@ def version_number(version: str) -> int | None:
             "version should be an integral value > 0"
         )
     if int(version) < 0:
-        raise invalid(
-            f"invalid model version specified '{version}' , version should be an integral value > 0"
-        )
+        raise invalid(f"invalid model version specified '{version}' , version should be an integral value > 0")
     return int(version)

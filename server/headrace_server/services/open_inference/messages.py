@@ -102,7 +102,9 @@ def _values(contents: InferTensorContents, name: str, where: str) -> Content:
     datatype = BY_NAME.get(name)
     for position, field in enumerate(fields):
         if position:
-            raise invalid(f"unexpected explicit tensor data for input tensor {where}, binary data was already supplied.")
+            raise invalid(
+                f"unexpected explicit tensor data for input tensor {where}, binary data was already supplied."
+            )
         if datatype is None or field not in datatype.fields:
             raise invalid(
                 f"unexpected explicit tensor data for input tensor {where} of type '{_KINDS[field]}', "

@@ -107,8 +107,8 @@ def _check(name: str, parameter: InferParameter) -> None:
             raise _wrong_type(name, expected)
     elif name.startswith(_RESERVED):
         raise invalid(
-            f"parameter keys starting with '{_RESERVED}' are reserved for Triton usage. Only the following keys starting "
-            f"with '{_RESERVED}' are allowed: {EMPTY_FINAL_RESPONSE}"
+            f"parameter keys starting with '{_RESERVED}' are reserved for Triton usage. Only the following keys "
+            f"starting with '{_RESERVED}' are allowed: {EMPTY_FINAL_RESPONSE}"
         )
     elif kind in (None, "uint64_param"):
         raise _wrong_type(name, "int64_param, bool_param, or string_param")

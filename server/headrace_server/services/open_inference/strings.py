@@ -20,7 +20,7 @@ def pack(elements: Iterable[str | bytes]) -> bytes:
     return b"".join(parts)
 
 
-def unpack(raw: bytes | memoryview, count: int, name: str, told: "tuple[str, str]") -> Array:
+def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tuple[str, str]) -> Array:
     """The elements of a tensor, as an array of one dimension.
 
     Args:

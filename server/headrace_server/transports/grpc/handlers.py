@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, cast
 
 import grpc
@@ -12,11 +14,12 @@ from headrace_batching import LoopDelivery, Priority
 from headrace_protos import Code
 from headrace_server.errors import status_of
 from headrace_server.models.call import Call
-from headrace_server.services.rpc import Method, Service
+from headrace_server.services.rpc import Method, Service, StreamMethod
 from headrace_server.transports.grpc.endpoint import ObserveCall, ObserveMethod
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
+HandleStream = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
 
 PRIORITY_HEADER = "headrace-priority"
 MAX_TEXT_BYTES = 1024
@@ -32,10 +35,17 @@ def rpc_handlers(
 
     Without (de)serialisers they are handed the bytes, and what cannot be parsed gets our answer, not the transport's.
     """
-    return {
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
         method.name: grpc.unary_unary_rpc_method_handler(_handle(method, delivery, observe(service.name, method.name)))
         for method in service.methods
     }
+    handlers |= {
+        method.name: grpc.stream_stream_rpc_method_handler(
+            _handle_stream(method, delivery, observe(service.name, method.name))
+        )
+        for method in service.streams
+    }
+    return handlers
 
 
 def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Handle:
@@ -49,12 +59,10 @@ def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Han
             model = model_of(request)
             response = await answer(request, _call(context, delivery, method.name))
             return response.SerializeToString()
-        except DecodeError as error:
-            code, text = Code.INTERNAL, f"Failed to parse {method.request.DESCRIPTOR.full_name}: {error}"
         except Exception as error:
-            code, text = status_of(error)
+            code, text = _status(error, method)
         except asyncio.CancelledError:
-            code = Code.DEADLINE_EXCEEDED if context.time_remaining() == 0 else Code.CANCELLED
+            code = _code_of_cancelled(context)
             raise
         finally:
             observe(model, CODE_NAMES[code], time.monotonic() - began)
@@ -64,11 +72,53 @@ def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Han
     return handle
 
 
+def _handle_stream(method: StreamMethod, delivery: LoopDelivery, observe: ObserveCall) -> HandleStream:
+    """Counts the stream as one call, of no model: each of its requests may name another."""
+    parse, answer = method.request.FromString, method.answer
+
+    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in requests:
+            yield parse(data)
+
+    async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        began = time.monotonic()
+        code, text = Code.OK, ""
+        call = replace(_call(context, delivery, method.name), metadata=_metadata(context))
+        try:
+            async with aclosing(answer(parsed(requests), call)) as responses:
+                async for response in responses:
+                    yield response.SerializeToString()
+        except Exception as error:
+            code, text = _status(error, method)
+        except (asyncio.CancelledError, GeneratorExit):
+            code = _code_of_cancelled(context)
+            raise
+        finally:
+            observe("", CODE_NAMES[code], time.monotonic() - began)
+        if code != Code.OK:
+            await context.abort(_STATUS[code], _truncated(text))
+
+    return handle
+
+
+def _status(error: Exception, method: Method | StreamMethod) -> tuple[Code, str]:
+    if isinstance(error, DecodeError):
+        return Code.INTERNAL, f"Failed to parse {method.request.DESCRIPTOR.full_name}: {error}"
+    return status_of(error)
+
+
+def _code_of_cancelled(context: Context) -> Code:
+    return Code.DEADLINE_EXCEEDED if context.time_remaining() == 0 else Code.CANCELLED
+
+
 def _model_of(method: Method) -> Callable[[Any], str]:
     """How to read a request's model; no name for a method that is not about one."""
-    if "model_spec" not in method.request.DESCRIPTOR.fields_by_name:
-        return lambda _: ""
-    return lambda request: str(request.model_spec.name)
+    fields = method.request.DESCRIPTOR.fields_by_name
+    if "model_spec" in fields:
+        return lambda request: str(request.model_spec.name)
+    if "model_name" in fields:
+        return lambda request: str(request.model_name)
+    return lambda _: ""
 
 
 def _call(context: Context, delivery: LoopDelivery, api: str) -> Call:
@@ -78,9 +128,12 @@ def _call(context: Context, delivery: LoopDelivery, api: str) -> Call:
 
 
 def _priority(context: Context) -> Priority:
+    return Priority.LOW if (PRIORITY_HEADER, "low") in _metadata(context) else Priority.NORMAL
+
+
+def _metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:
     # A tuple of pairs, whatever grpcio's type stubs say.
-    metadata = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata())
-    return Priority.LOW if (PRIORITY_HEADER, "low") in metadata else Priority.NORMAL
+    return cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata())
 
 
 def status(error: Exception) -> tuple[Code, str]:

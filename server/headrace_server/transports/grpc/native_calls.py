@@ -57,8 +57,10 @@ class Exchanges:
             exchange: Exchange = call.owner
             if kind == native.CANCELLED:
                 exchange.cancel()
+            elif kind == native.MESSAGE:
+                exchange.received(payload)
             else:
-                exchange.resume(payload)
+                exchange.sent()
 
     def _begin(self, call: native.Call, message: bytes | None) -> None:
         handler = self._handlers[call.method]
@@ -82,7 +84,9 @@ class Exchange:
         self._code = 0
         self._text = ""
         self._trailers: Metadata = ()
-        self._waiting: asyncio.Future[bytes | None] | None = None
+        # One task of a handler may read while another writes.
+        self._reading: asyncio.Future[bytes | None] | None = None
+        self._writing: asyncio.Future[None] | None = None
 
     def cancel(self) -> None:
         """Ends the handler: nobody waits for it any more."""
@@ -90,10 +94,15 @@ class Exchange:
         if self.task is not None:
             self.task.cancel()
 
-    def resume(self, payload: bytes | None) -> None:
-        """Wakes the handler with what it waits for."""
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(payload)
+    def received(self, message: bytes | None) -> None:
+        """Wakes whoever reads: the next message has come, or None at the end."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.set_result(message)
+
+    def sent(self) -> None:
+        """Wakes whoever writes: the message has left."""
+        if self._writing is not None and not self._writing.done():
+            self._writing.set_result(None)
 
     def succeed(self, message: bytes | None) -> None:
         """Ends the call with the handler's last message, and the status that it has set, OK if none."""
@@ -105,15 +114,15 @@ class Exchange:
 
     async def read_bytes(self) -> bytes | None:
         """The next message; None at the end."""
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._reading = asyncio.get_running_loop().create_future()
         self._call.read()
-        return await self._waiting
+        return await self._reading
 
     async def write_bytes(self, message: bytes) -> None:
         """Sends a message, and returns when it has left."""
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._writing = asyncio.get_running_loop().create_future()
         self._call.send(message)
-        await self._waiting
+        await self._writing
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """What the caller sent beside its messages."""

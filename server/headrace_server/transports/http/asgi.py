@@ -141,6 +141,7 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
         query=f"?{query.decode('latin-1')}" if query else "",
         origin=headers.get(b"origin", b"").decode("latin-1"),
         body=body,
+        headers=headers,
     )
 
 

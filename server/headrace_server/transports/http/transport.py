@@ -5,6 +5,9 @@ import logging
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError
 from headrace_server.processes.pool import JsonProcesses
+from headrace_server.services.open_inference.rest.service import OpenInferenceRest, OpenInferenceRestOptions
+from headrace_server.services.open_inference.service import OpenInference
+from headrace_server.services.router import Router
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.rest.large import JsonWork
@@ -27,15 +30,23 @@ class RestTransport:
         prediction: Runs models.
         model: Knows their versions.
         options: The rest.
+        open_inference: What the other API answers from.
     """
 
     def __init__(
-        self, config: Config, prediction: PredictionService, model: ModelService, options: RestOptions
+        self,
+        config: Config,
+        prediction: PredictionService,
+        model: ModelService,
+        options: RestOptions,
+        open_inference: OpenInference,
     ) -> None:
         self._config = config
         self._processes = JsonProcesses(config.rest_api_json_processes)
         rest = RestService(prediction, model, JsonWork(self._processes), options)
-        self._http = UvicornTransport(config.rest_api_port, rest, config.rest_api_max_body_mb << 20)
+        limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
+        apis = {"/v2": OpenInferenceRest(open_inference, self._processes, limits)}
+        self._http = UvicornTransport(config.rest_api_port, Router(apis, rest), config.rest_api_max_body_mb << 20)
 
     async def start(self) -> None:
         """Listens, if it can. TF Serving: server.cc serves gRPC alone where it cannot, and logs why."""

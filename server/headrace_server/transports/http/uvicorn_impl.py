@@ -15,7 +15,7 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.processes.bodies import BodyProcess
 from headrace_server.services.http import HttpAnswer, HttpRequest
-from headrace_server.services.tf_serving.rest.service import RestService
+from headrace_server.services.router import HttpApi
 from headrace_server.transports.http.asgi import LENDING, RestApplication
 
 KEEP_ALIVE_SECONDS = 50
@@ -33,13 +33,13 @@ class UvicornTransport:
 
     Args:
         port: On all interfaces; 0 takes a free one.
-        rest: Answers the requests.
+        api: Answers the requests.
         max_body_bytes: A larger body is refused.
     """
 
-    def __init__(self, port: int, rest: RestService, max_body_bytes: int) -> None:
+    def __init__(self, port: int, api: HttpApi, max_body_bytes: int) -> None:
         self._port = port
-        self._rest = rest
+        self._api = api
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyProcess()
         self._server: _Server | None = None
@@ -54,7 +54,7 @@ class UvicornTransport:
         delivery = LoopDelivery(asyncio.get_running_loop())
 
         async def answer(request: HttpRequest) -> HttpAnswer:
-            return await self._rest.answer(request, delivery)
+            return await self._api.answer(request, delivery)
 
         listener = _listener(self._port)
         application = RestApplication(answer, self._max_body_bytes, self._bodies)

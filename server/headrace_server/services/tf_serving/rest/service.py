@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,9 +17,10 @@ from headrace_protos import (
     ModelSpec,
     RegressionRequest,
 )
-from headrace_server.errors import ServingError, status_of, timed_out
+from headrace_server.errors import ServingError, status_of
 from headrace_server.models.call import Call
-from headrace_server.services.http import Body, HttpAnswer, HttpRequest
+from headrace_server.services.http import CORS, Body, HttpAnswer, HttpRequest
+from headrace_server.services.limits import limited_call
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF, PredictionService
 from headrace_server.services.tf_serving.request_log.logger import MakeMessages
@@ -58,11 +59,6 @@ HTTP_STATUS = {
 }
 
 _JSON = {"Content-Type": "application/json"}
-_CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "POST, GET",
-    "Access-Control-Allow-Headers": "Content-Type",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +185,9 @@ class RestService:
         spec.signature_name = name
         examples.MergeFromString(serialized)
 
-    @asynccontextmanager
-    async def _limited(self, delivery: LoopDelivery, api: str) -> AsyncIterator[Call]:
+    def _limited(self, delivery: LoopDelivery, api: str) -> AbstractAsyncContextManager[Call]:
         """A call that ends in time. TF Serving: the limit is on the run of the model alone."""
-        timeout = self._options.timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
-        try:
-            async with asyncio.timeout(timeout):
-                yield Call(delivery, deadline, api=api)
-        except TimeoutError as error:
-            raise timed_out() from error
+        return limited_call(delivery, self._options.timeout, api)
 
     def _preflight(self, request: HttpRequest) -> HttpAnswer:
         allowed = "http://" in request.origin or "https://" in request.origin
@@ -206,7 +195,7 @@ class RestService:
         return HttpAnswer(200 if allowed else 400, b"", self._headers({}))
 
     def _headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        return {**headers, **_CORS} if self._options.cors else headers
+        return {**headers, **CORS} if self._options.cors else headers
 
 
 async def _page(request: HttpRequest, page: Page) -> HttpAnswer:

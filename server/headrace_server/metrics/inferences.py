@@ -1,0 +1,115 @@
+"""How often a version was asked, and where the time went: what the Open Inference Protocol calls statistics.
+
+Source for what each number counts: Triton's infer_stats.cc. Times are summed by run, not by request, so that counting
+costs a request nothing.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+
+from headrace_batching import BatchReport
+
+NANOSECONDS = 1e9
+
+
+@dataclass(slots=True)
+class Spent:
+    """How often something was done, and the nanoseconds that it took in all."""
+
+    count: int = 0
+    nanoseconds: int = 0
+
+    def add(self, count: int, nanoseconds: int) -> None:
+        """Counts some more of it."""
+        self.count += count
+        self.nanoseconds += nanoseconds
+
+
+@dataclass(slots=True)
+class Computing:
+    """The three parts of a run: inputs joined, the model run, outputs split."""
+
+    inputs: Spent = field(default_factory=Spent)
+    model: Spent = field(default_factory=Spent)
+    outputs: Spent = field(default_factory=Spent)
+
+    def add(self, count: int, inputs: int, model: int, outputs: int) -> None:
+        """Counts some more of each part; the nanoseconds are sums."""
+        self.inputs.add(count, inputs)
+        self.model.add(count, model)
+        self.outputs.add(count, outputs)
+
+
+@dataclass(slots=True)
+class Inferences:
+    """What one version has done.
+
+    Attributes:
+        rows: Rows that it has answered; a request without a batch axis is one.
+        runs: Runs that have not failed.
+        last: When the last of them ended, in seconds since 1970; 0 for none.
+        success: Requests answered, from their arrival in the queue to the end of their run.
+        fail: Requests that failed after they had been accepted.
+        queue: Requests answered, from their arrival to the beginning of their run.
+        computing: Requests answered; each is charged with the whole of its run.
+        by_rows: Runs by their rows, each charged once.
+    """
+
+    rows: int = 0
+    runs: int = 0
+    last: float = 0.0
+    success: Spent = field(default_factory=Spent)
+    fail: Spent = field(default_factory=Spent)
+    queue: Spent = field(default_factory=Spent)
+    computing: Computing = field(default_factory=Computing)
+    by_rows: dict[int, Computing] = field(default_factory=dict)
+
+
+class InferenceCounts:
+    """Counts what one version does. Any thread.
+
+    Attributes:
+        counted: What has been counted; to be read by who knows that nobody counts.
+    """
+
+    def __init__(self) -> None:
+        self.counted = Inferences()
+        self._lock = Lock()
+
+    def add(self, reports: Sequence[BatchReport], waited: float) -> None:
+        """Counts runs that have not failed.
+
+        Args:
+            reports: At least one.
+            waited: Seconds that their requests waited in the queue, in all.
+        """
+        tasks = np.array([report.tasks for report in reports])
+        rows = np.array([report.rows for report in reports])
+        seconds = np.array([(r.joined, r.computed, r.ran - r.joined - r.computed) for r in reports])
+        parts = (seconds * NANOSECONDS).astype(np.int64)
+        ended = max(report.began + report.ran for report in reports)
+        with self._lock:
+            counted, requests = self.counted, int(tasks.sum())
+            counted.rows += int(rows.sum())
+            counted.runs += len(reports)
+            counted.last = time.time() - (time.monotonic() - ended)
+            queued, charged = round(waited * NANOSECONDS), (tasks @ parts).tolist()
+            counted.queue.add(requests, queued)
+            counted.computing.add(requests, *charged)
+            counted.success.add(requests, queued + sum(charged))
+            for size in np.unique(rows).tolist():
+                own = parts[rows == size]
+                counted.by_rows.setdefault(size, Computing()).add(len(own), *own.sum(axis=0).tolist())
+
+    def failed(self, seconds: float = 0.0) -> None:
+        """Counts a request that failed after it had been accepted, in the queue or in its run.
+
+        Args:
+            seconds: From its arrival to its failure, where that is known.
+        """
+        with self._lock:
+            self.counted.fail.add(1, round(seconds * NANOSECONDS))

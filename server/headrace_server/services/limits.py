@@ -1,0 +1,30 @@
+"""Limits on the time that a call over HTTP may take."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from headrace_batching import LoopDelivery
+from headrace_server.errors import timed_out
+from headrace_server.models.call import Call
+
+
+@asynccontextmanager
+async def limited_call(delivery: LoopDelivery, seconds: float | None, api: str) -> AsyncIterator[Call]:
+    """A call that ends in time.
+
+    Args:
+        delivery: Of the event loop that this runs in.
+        seconds: How long it may take; None for no limit.
+        api: The method's name, for metrics.
+
+    Raises:
+        ServingError: DEADLINE_EXCEEDED, it did not end in time.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    try:
+        async with asyncio.timeout(seconds):
+            yield Call(delivery, deadline, api=api)
+    except TimeoutError as error:
+        raise timed_out() from error

@@ -1,0 +1,231 @@
+"""The model repository extension: an index of models, and loading and unloading them by name.
+
+Source for codes and texts: Triton's model_repository_manager.cc and grpc_server.cc.
+"""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from headrace_protos import Code
+from headrace_server.config.run import Latest, ModelConfig
+from headrace_server.errors import ServingError, invalid, status_of, unimplemented
+from headrace_server.models.version_policy import State
+from headrace_server.models.versions import VersionStatus
+from headrace_server.services.open_inference.load_config import LoadConfig, read_load_config
+from headrace_server.services.open_inference.rights import Rights
+from headrace_server.services.servables import Repository
+
+log = logging.getLogger(__name__)
+
+OverrideBatching = Callable[[str, Mapping[str, Any]], None]
+
+FILE = "file:"
+
+_STATES = {
+    State.START: "LOADING",
+    State.LOADING: "LOADING",
+    State.AVAILABLE: "READY",
+    State.UNLOADING: "UNLOADING",
+    State.END: "UNAVAILABLE",
+}
+
+
+class Configured(Protocol):
+    """What is asked of the configuration; `models.configuration.Configuration`, whose docstrings say more."""
+
+    def listed(self, name: str) -> ModelConfig | None:
+        """A model as the configuration lists it."""
+
+    def served(self, name: str) -> ModelConfig | None:
+        """A model as it is served."""
+
+    def serve(self, model: ModelConfig, *, anew: bool = False) -> VersionStatus | None:
+        """Serves one model as told; its version that settled."""
+
+    def withdraw(self, name: str) -> None:
+        """Serves a model no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One version of one model.
+
+    Attributes:
+        name: The model's.
+        version: Its number.
+        state: READY, UNAVAILABLE, LOADING or UNLOADING.
+        reason: Why it is unavailable; else empty.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What a call to load a model brings.
+
+    Attributes:
+        config: A ModelConfig as JSON; None for none.
+        files: The model's files, by their paths below its folder, version first.
+    """
+
+    config: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class ModelRepository:
+    """The models, as callers may see and change them.
+
+    Args:
+        models: Knows every version.
+        configured: Changes which of them are served.
+        override_batching: Batches one model otherwise, from its next load on.
+        rights: How much callers may do.
+    """
+
+    def __init__(
+        self, models: Repository, configured: Configured, override_batching: OverrideBatching, rights: Rights
+    ) -> None:
+        self._models = models
+        self._configured = configured
+        self._override_batching = override_batching
+        self._rights = rights
+        self._folders: dict[str, Path] = {}
+        self._changing = asyncio.Lock()
+
+    def close(self) -> None:
+        """Removes the files that came with calls."""
+        for folder in self._folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def index(self, *, ready: bool) -> list[IndexEntry]:
+        """Every version that there ever was, or those alone that can be called."""
+        self._rights.require(Rights.READ, "the repository's index")
+        entries = [
+            IndexEntry(name, str(status.version), _STATES[status.state], _reason(status))
+            for name in sorted(self._models.names())
+            for status in reversed(self._models.statuses(name))
+        ]
+        return [entry for entry in entries if entry.state == "READY" or not ready]
+
+    async def load(self, name: str, request: LoadRequest) -> None:
+        """Loads a model, and returns when it can be called.
+
+        Raises:
+            ServingError: UNAVAILABLE, callers may not; INTERNAL, there is no such model; INVALID_ARGUMENT, it fails.
+        """
+        self._require_write()
+        if request.files:
+            self._rights.require(Rights.FILES, "loading a model from files that come with the call")
+        async with self._changing:
+            await asyncio.to_thread(self._load, name, request)
+
+    async def unload(self, name: str) -> None:
+        """Unloads a model, and returns when no new call can find it; an unknown one is unloaded already.
+
+        Raises:
+            ServingError: UNAVAILABLE, callers may not.
+        """
+        self._require_write()
+        async with self._changing:
+            if self._models.statuses(name):
+                await asyncio.to_thread(self._configured.withdraw, name)
+            self._override_batching(name, {})
+            self._forget_files(name)
+
+    def _require_write(self) -> None:
+        if self._rights < Rights.WRITE:
+            text = "explicit model load / unload is not allowed if polling is enabled"
+            raise ServingError(Code.UNAVAILABLE, text)
+
+    def _load(self, name: str, request: LoadRequest) -> None:
+        config = _read_config(name, request)
+        model = self._model(name, request)
+        if config.policy is not None:
+            model = replace(model, policy=config.policy)
+        anew = request.config is not None
+        if anew:
+            self._override_batching(name, config.batching)
+        status = self._configured.serve(model, anew=anew)
+        if status is None:
+            raise _not_polled(name)
+        if status.state is State.END:
+            raise invalid(
+                f"load failed for model '{name}': version {status.version} is at UNAVAILABLE state: {_reason(status)};"
+            )
+
+    def _model(self, name: str, request: LoadRequest) -> ModelConfig:
+        """Where the model is, and which of its versions are to be served."""
+        if request.files:
+            return ModelConfig(name, self._write_files(name, request.files), Latest())
+        model = self._configured.served(name) or self._configured.listed(name)
+        if model is None:
+            raise _not_polled(name)
+        return model
+
+    def _write_files(self, name: str, files: Mapping[str, bytes]) -> Path:
+        paths = {_checked(name, path): data for path, data in files.items()}
+        folder = Path(tempfile.mkdtemp(prefix="headrace-model-"))
+        self._forget_files(name)
+        self._folders[name] = folder
+        for path, data in paths.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        return folder
+
+    def _forget_files(self, name: str) -> None:
+        folder = self._folders.pop(name, None)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_repository(name: str) -> None:
+    """Refuses the name of a repository: there is one, without a name.
+
+    Raises:
+        ServingError: UNIMPLEMENTED.
+    """
+    if name:
+        raise unimplemented("'repository_name' specification is not supported")
+
+
+def _read_config(name: str, request: LoadRequest) -> LoadConfig:
+    if request.config is None:
+        if request.files:
+            raise _not_polled(name)
+        return LoadConfig()
+    try:
+        return read_load_config(request.config)
+    except (ValueError, TypeError, AttributeError) as error:
+        log.warning("the configuration to load model %s with cannot be read: %s", name, error)
+        raise _not_polled(name) from error
+
+
+def _checked(name: str, path: str) -> PurePosixPath:
+    """A file's path below the model's folder, which it must not leave; its first part is the version."""
+    parts = PurePosixPath(path).parts
+    if len(parts) < 2 or not parts[0].isdecimal() or ".." in parts or "\0" in path:
+        raise invalid(
+            f"load parameter '{FILE}{path}' of model '{name}' must name a file of a version: {FILE}1/model.onnx"
+        )
+    return PurePosixPath(*parts)
+
+
+def _not_polled(name: str) -> ServingError:
+    return ServingError(Code.INTERNAL, f"failed to load '{name}', failed to poll from model repository")
+
+
+def _reason(status: VersionStatus) -> str:
+    if status.state is not State.END:
+        return ""
+    return "unloaded" if status.error is None else status_of(status.error)[1]

@@ -1,0 +1,76 @@
+"""gzip and deflate (zlib's format) of infer calls over REST, both ways. Source: Triton's data_compressor.h."""
+
+import gzip
+import zlib
+from collections.abc import Callable, Mapping
+
+from headrace_server.errors import ServingError, invalid
+
+MAX_INFLATED_BYTES = 64 << 20
+"""Triton: --http-max-input-size, beyond which a body may not expand."""
+
+ACCEPTED = "gzip, deflate"
+
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: gzip.compress(data, 1, mtime=0),
+    "deflate": lambda data: zlib.compress(data, 1),
+}
+
+
+def is_known(encoding: str) -> bool:
+    """Whether a Content-Encoding can be read."""
+    return encoding in ("", "identity", *_WINDOWS)
+
+
+def inflate(data: bytes | memoryview, encoding: str) -> bytes | memoryview:
+    """A body as it was before it was compressed.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it is not of that encoding, or expands too far.
+    """
+    if encoding not in _WINDOWS:
+        return data
+    inflater = zlib.decompressobj(_WINDOWS[encoding])
+    try:
+        plain = inflater.decompress(data, MAX_INFLATED_BYTES + 1)
+    except zlib.error as error:
+        raise _unreadable(encoding, str(error)) from error
+    if len(plain) > MAX_INFLATED_BYTES:
+        raise invalid(
+            f"request JSON size of more than {MAX_INFLATED_BYTES} bytes exceeds the maximum allowed input size of "
+            f"{MAX_INFLATED_BYTES} bytes. Use --http-max-input-size to increase the limit."
+        )
+    if not inflater.eof:
+        raise _unreadable(encoding, "it is not whole")
+    return plain
+
+
+def chosen(accepted: str) -> str:
+    """The encoding for an answer, from an Accept-Encoding: the first of the highest weight; empty for none."""
+    best, weight = "", 0.0
+    for part in accepted.split(","):
+        name, _, parameters = part.strip().partition(";")
+        own = _weight(parameters)
+        if name in (*_WINDOWS, "identity") and own > weight:
+            best, weight = name, own
+    return best if best in _WINDOWS else ""
+
+
+def compress(data: bytes, encoding: str) -> bytes:
+    """An answer's body in an encoding that was chosen."""
+    return _COMPRESS[encoding](data)
+
+
+def _weight(parameters: str) -> float:
+    name, _, value = parameters.strip().partition("=")
+    if name != "q":
+        return 1.0
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0
+
+
+def _unreadable(encoding: str, why: str) -> ServingError:
+    return invalid(f"failed to decompress the request by {encoding}: {why}")

@@ -1,0 +1,106 @@
+"""An answer to the body of an infer call: JSON, and behind it the bytes of those outputs that want it so."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from headrace_batching.task import Array
+from headrace_server.errors import invalid
+from headrace_server.services.open_inference.answer import InferAnswer, OutputTensor
+from headrace_server.services.open_inference.datatypes import HALVES
+from headrace_server.services.open_inference.rest.inputs import BINARY_SIZE
+
+WRITTEN_ELEMENTS = 1 << 16
+"""Up to here values are written as JSON where they are: a few milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferContent:
+    """The body of an answer.
+
+    Attributes:
+        body: All of it.
+        json_size: Bytes of JSON at its beginning; None where there is nothing else.
+    """
+
+    body: bytes
+    json_size: int | None
+
+
+def write_infer(answer: InferAnswer) -> InferContent:
+    """The body for an answer.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, an output has no values in JSON and is not wanted as bytes.
+    """
+    parts = [_head(answer), b',"outputs":[']
+    raw = []
+    for position, output in enumerate(answer.outputs):
+        parts.append(b"," if position else b"")
+        parts.append(_described(output))
+        if output.elsewhere:
+            parts.append(b"}")
+        elif output.binary:
+            raw.append(output.raw())
+            parts.append(b',"parameters":{"%s":%d}}' % (BINARY_SIZE.encode(), len(raw[-1])))
+        else:
+            parts += [b',"data":', _values(output), b"}"]
+    parts.append(b"]}")
+    text = b"".join(parts)
+    return InferContent(b"".join((text, *raw)), len(text) if any(output.binary for output in answer.outputs) else None)
+
+
+def count_of_values(answer: InferAnswer) -> int:
+    """How many values are to be written as JSON."""
+    return sum(output.size for output in answer.outputs if not output.elsewhere and not output.binary)
+
+
+def _head(answer: InferAnswer) -> bytes:
+    head = {"model_name": answer.model, "model_version": str(answer.version)}
+    if answer.id:
+        head = {"id": answer.id, **head}
+    return _text(head)[:-1]
+
+
+def _described(output: OutputTensor) -> bytes:
+    return _text({"name": output.name, "datatype": output.datatype, "shape": list(output.shape)})[:-1]
+
+
+def _text(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape")
+
+
+def _values(output: OutputTensor) -> bytes:
+    if output.datatype in HALVES:
+        raise invalid(
+            f"sending {output.datatype} data via JSON is not supported. Please use the binary data format for output"
+        )
+    flat = output.array.reshape(-1)
+    if flat.dtype.hasobject:
+        return _strings(output.name, flat)
+    if flat.dtype.kind == "f":
+        return _floats(flat)
+    return orjson.dumps(flat.tolist() if flat.dtype.kind == "b" else np.ascontiguousarray(flat), None, _NUMPY)
+
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+def _floats(flat: Array) -> bytes:
+    """As doubles; what is not a number is a bare word, as Triton and Python's json write it."""
+    doubles = np.ascontiguousarray(flat, np.float64)
+    if np.isfinite(doubles).all():
+        return orjson.dumps(doubles, None, _NUMPY)
+    return json.dumps(doubles.tolist(), separators=(",", ":")).encode()
+
+
+def _strings(name: str, flat: Iterable[Any]) -> bytes:
+    try:
+        return orjson.dumps([item if isinstance(item, str) else item.decode() for item in flat])
+    except (UnicodeDecodeError, orjson.JSONEncodeError) as error:
+        text = f"output '{name}' holds bytes that are not UTF-8, which JSON cannot carry: ask for binary data"
+        raise invalid(text) from error

@@ -1,0 +1,43 @@
+"""What callers may do beside inference: read what is served, or administer it."""
+
+from enum import IntEnum
+
+from headrace_server.errors import ServingError, unimplemented
+
+
+class Rights(IntEnum):
+    """How much callers may do; each includes what stands before it.
+
+    Attributes:
+        NONE: Inference, health and metadata.
+        READ: The repository's index, and the settings.
+        WRITE: Load and unload models of the configuration, register shared memory, change settings.
+        FILES: Load models whose files come with the call.
+    """
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    FILES = 3
+
+    @classmethod
+    def named(cls, name: str) -> "Rights":
+        """The rights that a flag's value stands for."""
+        return cls[name.upper()]
+
+    def require(self, needed: "Rights", what: str) -> None:
+        """Refuses what callers may not do.
+
+        Args:
+            needed: To do it.
+            what: A noun phrase for it.
+
+        Raises:
+            ServingError: UNIMPLEMENTED, as for a method that the server does not have.
+        """
+        if self < needed:
+            raise self._refused(needed, what)
+
+    def _refused(self, needed: "Rights", what: str) -> ServingError:
+        flag = f"--open_inference_admin={self.name.lower()}"
+        return unimplemented(f"{what} needs --open_inference_admin={needed.name.lower()}; the server has {flag}")
