@@ -14,6 +14,9 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 BOM = b"\xef\xbb\xbf"
 MAX_EXPONENT = 308
 
+CAREFUL_BYTES = 4 << 10
+"""A text up to here that has to be read token by token is read where it is: a few milliseconds."""
+
 _SPACE = re.compile(rb"[ \n\r\t]*")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")

@@ -16,7 +16,7 @@ from headrace_server.models.servable import Servable
 from headrace_server.processes import memory_file
 from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
-from headrace_server.services.json.reader import parse_quickly
+from headrace_server.services.json.reader import CAREFUL_BYTES, parse_quickly
 from headrace_server.services.limits import limited_call
 from headrace_server.services.open_inference.answer import InferAnswer
 from headrace_server.services.open_inference.datatypes import datatype_of
@@ -44,9 +44,6 @@ from headrace_server.services.open_inference.service import OpenInference
 from headrace_server.services.open_inference.strings import pack
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-
-CAREFUL_BYTES = 4 << 10
-"""JSON up to here is read at once even where it has to be read token by token."""
 
 RAW_INPUT = "raw_input"
 

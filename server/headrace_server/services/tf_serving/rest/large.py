@@ -9,13 +9,10 @@ from typing import Any, TypeVar
 from headrace_batching.task import Arrays
 from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.http import SMALL_BYTES, Body
-from headrace_server.services.json.reader import parse, parse_quickly
+from headrace_server.services.json.reader import CAREFUL_BYTES, parse, parse_quickly
 from headrace_server.services.tf_serving.rest.outputs import write_predict
 
 T = TypeVar("T")
-
-CAREFUL_BYTES = 4 << 10
-"""Up to here a body that has to be read token by token is, at once: a few milliseconds."""
 
 WRITTEN_ELEMENTS = 4096
 """Up to here outputs are written at once: a few milliseconds."""
