@@ -87,8 +87,10 @@ class Config:
     model_config_file: str = flag(
         "", "text-proto file of ModelServerConfig: the models to serve, instead of the one that two flags name"
     )
-    model_config_file_poll_wait_seconds: int = flag(
-        0, "seconds after which the model configuration file is read and applied again; 0 or less never does"
+    model_config_file_poll_wait_seconds: float = flag(
+        0,
+        "seconds after which the model configuration file is read and applied again; 0 or less never does",
+        kind=float,
     )
     model_name: str = flag("default", "name that requests call the model by")
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
@@ -104,8 +106,8 @@ class Config:
         tensorflow=60_000_000,
         int64=True,
     )
-    file_system_poll_wait_seconds: int = flag(
-        1, "seconds between two looks for new versions; 0 looks once, a negative value never"
+    file_system_poll_wait_seconds: float = flag(
+        1, "seconds between two looks for new versions; 0 looks once, a negative value never", kind=float
     )
     flush_filesystem_caches: bool = flag(
         True,

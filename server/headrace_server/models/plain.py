@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from headrace_batching import BatchingError, Options
 from headrace_batching.contract import TaskLane
 from headrace_server.backends.signature import Signature
-from headrace_server.metrics.catalogue import CountCalls, Tallied
+from headrace_server.metrics.calls import CountCalls, Tallied
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, NamesRuntime, OnDevices
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import invalid, timed_out
-from headrace_server.metrics.catalogue import BatchCounts, Metrics
+from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.inferences import Inferences
+from headrace_server.metrics.summary import BatchCounts
 from headrace_server.models.call import Call
 from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain

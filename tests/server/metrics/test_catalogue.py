@@ -5,18 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooLarge
-from headrace_server.metrics.catalogue import (
-    LATENCY,
-    OTHER,
-    QUEUING,
-    REPORTS,
-    SIZES,
-    SIZES_SHOWN,
-    BatchCounts,
-    Metrics,
-    Runs,
-    ServableMetrics,
-)
+from headrace_server.metrics.catalogue import OTHER, Metrics
+from headrace_server.metrics.names import LATENCY, QUEUING, SIZES, SIZES_SHOWN
+from headrace_server.metrics.summary import BatchCounts
+from headrace_server.metrics.versions import REPORTS, Runs, ServableMetrics
 
 
 def test_nothing_has_run() -> None:

@@ -12,7 +12,7 @@ from headrace_batching.contract import TaskQueue
 from headrace_protos import Code, SSLConfig
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import ServingError, invalid
-from headrace_server.metrics.catalogue import LATENCY
+from headrace_server.metrics.names import LATENCY
 from headrace_server.metrics.series import Tally
 from headrace_server.models.manager import Serving
 from headrace_server.models.plain import Plain

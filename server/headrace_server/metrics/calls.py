@@ -1,0 +1,61 @@
+"""Counts the calls of one method over gRPC."""
+
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from headrace_server.metrics.names import Families
+from headrace_server.metrics.series import Histogram, Labels, Tally
+
+COUNTED = ("Predict", "Classify", "Regress")
+"""The methods that TF Serving counts."""
+
+Tallied = tuple[Tally, float]
+"""Calls that have been answered, tallied by LATENCY, and how long they took together, in microseconds."""
+
+
+class CountCalls(Protocol):
+    """What counts the calls of one method."""
+
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """As `GrpcMethod.several`."""
+
+
+class GrpcMethod:
+    """Counts the calls of one method. In one event loop.
+
+    A call costs one look-up and one histogram: what else counts calls follows that histogram, or shows it again.
+    """
+
+    def __init__(self, families: Families, label: Callable[[str], str], service: str, method: str) -> None:
+        self._families = families
+        self._label = label
+        self._name = f"{service}/{method}"
+        self._method = method
+        self._latencies: dict[Labels, Histogram] = {}
+
+    def __call__(self, model: str, code: str, seconds: float) -> None:
+        """Counts a call that has ended, by its model's name and the name of its status code."""
+        latency = self._latencies.get((model, code)) or self._find(model, code)
+        latency.observe(seconds * 1e6)
+
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """Counts calls that have ended alike, tallied by LATENCY; the total in microseconds. Any thread."""
+        latency = self._latencies.get((model, code)) or self._find(model, code)
+        latency.add(tally, total)
+
+    def keep(self, models: Collection[str]) -> None:
+        """Forgets what it knows of any other model: its series have been dropped. Any thread."""
+        self._latencies = {labels: own for labels, own in list(self._latencies.items()) if labels[0] in models}
+
+    def _find(self, named: str, code: str) -> Histogram:
+        model = self._label(named)
+        families, labels = self._families, (self._name, model, code)
+        latency = families.grpc_latency.of(*labels)
+        families.grpc_calls.of(*labels).follow(latency)
+        if self._method in COUNTED:
+            families.request_count.of(model, code).follow(latency)
+            if code == "OK":
+                families.request_latency.share(latency, model, self._method, "GRPC")
+        if model == named:
+            self._latencies[(model, code)] = latency
+        return latency

@@ -1,0 +1,104 @@
+"""The names of all counters and histograms, and the buckets of each."""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from headrace_server.metrics.series import (
+    Counter,
+    Family,
+    Gauges,
+    Histogram,
+    counters,
+    growing,
+    histograms,
+    page,
+)
+
+# TF Serving: servables/tensorflow/util.cc, batching_session.cc and batching_util.h have names and buckets.
+LATENCY = growing(10, 1.8, 33)
+QUEUING = growing(100, 1.2, 52)
+SIZES = growing(1, 2, 14)
+EXAMPLES = growing(1, 2, 15)
+
+SERVABLE = ("model_name", "version")
+
+MODEL = ("model_name", "model")
+"""The labels that hold a model's name; TF Serving has both."""
+
+DEVICE = ("device", "uuid")
+
+SIZES_SHOWN = 100
+"""Sizes of batches that `padding_size` tells apart; callers choose them where no sizes are configured."""
+
+WARMUPS_SHOWN = 1000
+"""Warm-ups that are shown, the newest ones: a server that runs for months loads new versions without end."""
+
+
+class Families:
+    """Every family of series that one server counts, latencies and delays in microseconds. Any thread."""
+
+    def __init__(self) -> None:
+        serving, batching, ours = "/tensorflow/serving/", "/tensorflow/serving/batching_session/", "/headrace/"
+        self._families: list[Family[Counter] | Family[Histogram]] = []
+        self.request_count = self._counters(f"{serving}request_count", "model_name", "status")
+        self.request_latency = self._histograms(f"{serving}request_latency", LATENCY, "model_name", "API", "entrypoint")
+        self.example_counts = self._histograms(f"{serving}request_example_counts", EXAMPLES, "model")
+        self.example_count_total = self._counters(f"{serving}request_example_count_total", "model")
+        self.runtime_latency = self._histograms(f"{serving}runtime_latency", LATENCY, "model_name", "API", "runtime")
+        self.queuing_latency = self._histograms(f"{batching}queuing_latency", QUEUING, "thread_pool_name")
+        self.wrapped_run_count = self._counters(f"{batching}wrapped_run_count")
+        self.input_batch_size = self._histograms(f"{batching}input_batch_size", SIZES)
+        self.processed_batch_size = self._histograms(f"{batching}processed_batch_size", SIZES)
+        self.padding_size = self._histograms(
+            f"{batching}padding_size", SIZES, "execution_batch_size", limit=SIZES_SHOWN
+        )
+        warmup = ("model_path", "status")
+        self.warmup_latency = self._histograms(f"{serving}model_warmup_latency", LATENCY, *warmup, limit=WARMUPS_SHOWN)
+        self.warmup_records_read = self._counters(f"{serving}model_warmup_records_read", *warmup, limit=WARMUPS_SHOWN)
+        self.request_log_count = self._counters(f"{serving}request_log_count", "model_name", "status_code")
+        self.grpc_calls = self._counters(f"{ours}grpc_calls", "method", "model_name", "code")
+        self.grpc_latency = self._histograms(f"{ours}grpc_latency", LATENCY, "method", "model_name", "code")
+        self.batch_rows = self._histograms(f"{ours}batch_rows", SIZES, *SERVABLE)
+        self.batch_latency = self._histograms(f"{ours}batch_latency", LATENCY, *SERVABLE)
+        self.batch_failures = self._counters(f"{ours}batch_failures", *SERVABLE)
+        self.padding_rows = self._counters(f"{ours}padding_rows", *SERVABLE)
+        self.queue_delay = self._histograms(f"{ours}queue_delay", QUEUING, *SERVABLE)
+        self.refusals = self._counters(f"{ours}refusals", *SERVABLE, "reason")
+
+    def page(self, gauges: Iterable[Gauges] = ()) -> bytes:
+        """What Prometheus scrapes.
+
+        Args:
+            gauges: What is read anew for each page.
+        """
+        return page((*self._families, *gauges))
+
+    def read_counter(self, path: str) -> int:
+        """The first cell of a counter by its name, as `/tensorflow/serving/request_count`; 0 for none of ours.
+
+        TF Serving: model_service_impl.cc reads it for the metrics of a ReloadConfigRequest.
+        """
+        family = next((family for family in self._families if family.path == path), None)
+        first = family.first() if family else None
+        return first.value if isinstance(first, Counter) else 0
+
+    def forget(self, labels: Mapping[str, str]) -> None:
+        """Drops all series that have these labels."""
+        for family in self._families:
+            family.forget(labels)
+
+    def keep(self, label: str, values: Collection[str]) -> None:
+        """Drops all series whose label of this name has another value."""
+        for family in self._families:
+            family.keep(label, values)
+
+    def _counters(self, path: str, *labels: str, limit: int | None = None) -> Family[Counter]:
+        family = counters(path, *labels, limit=limit)
+        self._families.append(family)
+        return family
+
+    def _histograms(
+        self, path: str, buckets: tuple[float, ...], *labels: str, limit: int | None = None
+    ) -> Family[Histogram]:
+        family = histograms(path, buckets, *labels, limit=limit)
+        self._families.append(family)
+        return family

@@ -1,0 +1,36 @@
+"""What one signature's batches were, for the line that is logged when a version is unloaded."""
+
+from collections import Counter as CounterOf
+from collections.abc import Sequence
+from threading import Lock
+
+from headrace_batching import BatchReport
+
+
+class BatchCounts:
+    """Requests, rows and batches of one signature, with the batch sizes in powers of two. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._requests = 0
+        self._rows = 0
+        self._by_power: CounterOf[int] = CounterOf()
+
+    def add(self, reports: Sequence[BatchReport]) -> None:
+        """Counts batches that ran."""
+        with self._lock:
+            self._requests += sum(report.tasks for report in reports)
+            self._rows += sum(report.rows for report in reports)
+            self._by_power.update(report.rows.bit_length() for report in reports)
+
+    def __str__(self) -> str:
+        with self._lock:
+            batches = self._by_power.total()
+            mean = self._rows / batches if batches else 0.0
+            sizes = ", ".join(f"{_range(power)}: {count}" for power, count in sorted(self._by_power.items()))
+            return f"{self._requests} requests, {self._rows} rows in {batches} batches, mean {mean:.1f} rows ({sizes})"
+
+
+def _range(power: int) -> str:
+    low, high = (1 << power) >> 1, (1 << power) - 1
+    return str(low) if low >= high else f"{low}-{high}"

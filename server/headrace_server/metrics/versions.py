@@ -1,0 +1,219 @@
+"""Counts what one version of a model does."""
+
+import re
+from bisect import bisect_left
+from collections import Counter as CounterOf
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+
+from headrace_batching import BatchingError, BatchReport, Closed, DeadlineExceeded, QueueFull
+from headrace_server.metrics.calls import CountCalls, Tallied
+from headrace_server.metrics.inferences import InferenceCounts, Inferences
+from headrace_server.metrics.names import LATENCY, QUEUING, SERVABLE, SIZES, Families
+from headrace_server.metrics.series import Histogram, Labels, Tally, tally
+from headrace_server.metrics.summary import BatchCounts
+
+RUNTIME = "TF1"
+"""TF Serving's word for how a model runs, by which its users filter."""
+
+REPORTS = 128
+"""Runs that are counted together: one by one they would cost a third of what a small model's run does."""
+
+T = TypeVar("T")
+
+
+class ServableMetrics:
+    """Counts what one version does. Any thread.
+
+    Attributes:
+        labels: Its model's name and its number.
+        waiting: Gives the rows that wait in its queues.
+        on_devices: Gives the bytes that it takes on each GPU, by its number.
+    """
+
+    def __init__(
+        self,
+        families: Families,
+        model: str,
+        version: int,
+        waiting: Callable[[], int],
+        on_devices: Callable[[], Mapping[int, int]],
+        closed: Callable[[Labels], None],
+    ) -> None:
+        self.labels = labels = (model, str(version))
+        self.waiting = waiting
+        self.on_devices = on_devices
+        self._families = families
+        self._tell_closed = closed
+        self._model = model
+        self._rows = families.batch_rows.of(*labels)
+        self._latency = families.batch_latency.of(*labels)
+        self._delay = families.queue_delay.of(*labels)
+        self._padding = families.padding_rows.of(*labels)
+        self._inferences = InferenceCounts()
+        self._answers: dict[str, Histogram] = {}
+        self._runs: list[Runs] = []
+        self._tallied: dict[CountCalls, deque[Tallied]] = {}
+        self._counting = Lock()  # who finds nothing left to count finds it counted
+        self._closed = False
+
+    def ran(self, api: str, seconds: float) -> None:
+        """Counts a request that the model has answered."""
+        self._answer(api).observe(seconds * 1e6)
+
+    def answers(self, observe: CountCalls) -> Callable[[Tallied], None]:
+        """Who takes note of plain Predicts that have been answered, which costs next to nothing; counted as runs are.
+
+        Args:
+            observe: Counts them as calls; the same for all of a transport's routes, of which there are ever more.
+        """
+        return self._tallied.setdefault(observe, deque()).append
+
+    def runs(self, signature: BatchCounts, *, batched: bool) -> "Runs":
+        """Who counts the runs of one scheduler.
+
+        Args:
+            signature: Where they are counted, too.
+            batched: Whether several requests may share a run: only such runs does TF Serving count.
+        """
+        runs = Runs(self, signature, batched=batched)
+        self._runs.append(runs)
+        return runs
+
+    def _answer(self, api: str) -> Histogram:
+        latency = self._answers.get(api)
+        if latency is None:
+            latency = self._answers[api] = self._families.runtime_latency.of(self._model, api, RUNTIME)
+        return latency
+
+    def examples(self, count: int) -> None:
+        """Counts the Examples of a MultiInference. TF Serving: util.cc; it counts those of no other method."""
+        self._families.example_counts.of(self._model).observe(count)
+        self._families.example_count_total.of(self._model).add(count)
+
+    def refused(self, error: BatchingError) -> None:
+        """Counts a request that was turned away, by the name of its error, as in `queue_full`.
+
+        One that is heard of when the version has gone brings none of its series back.
+        """
+        if self._closed:
+            return
+        if isinstance(error, QueueFull | DeadlineExceeded | Closed):
+            self._inferences.failed()
+        reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+        self._families.refusals.of(*self.labels, reason).add()
+
+    def failed(self, report: BatchReport) -> None:
+        """Counts a run that has failed, which is a failure and nothing else; one of a single request is its end."""
+        self._families.batch_failures.of(*self.labels).add()
+        if report.tasks <= 1:
+            self._inferences.failed(report.waited + report.ran)
+
+    def inferences(self) -> Inferences:
+        """What the version has done until now."""
+        self.count_reports()
+        return self._inferences.counted
+
+    def count_reports(self) -> None:
+        """Counts the answers and the runs that have not been counted yet."""
+        with self._counting:
+            for observe, tallied in list(self._tallied.items()):
+                if taken := _taken(tallied):
+                    counted, total = _sum(taken)
+                    observe.several(self._model, "OK", counted, total)
+                    self._answer("Predict").add(counted, total)
+            for runs in list(self._runs):
+                runs.count()
+
+    def count(self, reports: Sequence[BatchReport], *, batched: bool) -> None:
+        """Counts runs that have not failed; `batched` as for `runs`."""
+        waited, total = self._count(reports)
+        if batched:
+            self._count_batching_session(reports, waited, total)
+
+    def _count(self, reports: Sequence[BatchReport]) -> tuple[Tally, float]:
+        """Counts runs under the version's own names; how long their tasks waited, tallied, and the total."""
+        rows = [report.rows for report in reports]
+        ran = np.array([report.ran for report in reports]) * 1e6
+        came = np.concatenate([report.arrivals for report in reports])
+        waits = (np.repeat([report.began for report in reports], [len(r.arrivals) for r in reports]) - came) * 1e6
+        waited, total = tally(waits, QUEUING), float(waits.sum())
+        self._rows.add(tally(rows, SIZES), sum(rows))
+        self._latency.add(tally(ran, LATENCY), float(ran.sum()))
+        self._delay.add(waited, total)
+        self._inferences.add(reports, total / 1e6)
+        return waited, total
+
+    def _count_batching_session(self, reports: Sequence[BatchReport], waited: Tally, total: float) -> None:
+        families = self._families
+        self._padding.add(sum(report.padding for report in reports))
+        families.queuing_latency.of("").add(waited, total)
+        families.wrapped_run_count.of().add(len(reports))
+        sizes = np.concatenate([report.sizes for report in reports])
+        families.input_batch_size.of().add(tally(sizes, SIZES), int(sizes.sum()))
+        executed = [report.rows + report.padding for report in reports]
+        families.processed_batch_size.of().add(tally(executed, SIZES), sum(executed))
+        for (size, padding), runs in CounterOf((r.rows + r.padding, r.padding) for r in reports).items():
+            families.padding_size.of(str(size)).add([(bisect_left(SIZES, padding), runs)], padding * runs)
+
+    def close(self) -> None:
+        """Counts what has run, for the series that are not the version's own, and drops those that are."""
+        self.count_reports()
+        self._closed = True
+        self._tell_closed(self.labels)
+        self._families.forget(dict(zip(SERVABLE, self.labels, strict=True)))
+
+
+class Runs:
+    """Counts the runs of one scheduler, when many have come or the counts are asked for. Any thread.
+
+    Args:
+        servable: The version's counts.
+        signature: The signature's.
+        batched: Whether several requests may share a run.
+    """
+
+    __slots__ = ("_batched", "_reports", "_servable", "_signature")
+
+    def __init__(self, servable: ServableMetrics, signature: BatchCounts, *, batched: bool) -> None:
+        self._servable = servable
+        self._signature = signature
+        self._batched = batched
+        self._reports: deque[BatchReport] = deque()
+
+    def __call__(self, report: BatchReport) -> None:
+        """Takes note of a run. The callers of the next one wait for this, so it does no more than it must."""
+        if report.failed:
+            self._servable.failed(report)
+            return
+        self._reports.append(report)
+        if len(self._reports) >= REPORTS:
+            self._servable.count_reports()
+
+    def count(self) -> None:
+        """Counts those that have not been counted yet; for the servable, which does so on one thread at a time."""
+        if reports := _taken(self._reports):
+            self._servable.count(reports, batched=self._batched)
+            self._signature.add(reports)
+
+
+def _sum(tallied: Sequence[Tallied]) -> Tallied:
+    counted: CounterOf[int] = CounterOf()
+    for buckets, _ in tallied:
+        for bucket, calls in buckets:
+            counted[bucket] += calls
+    return list(counted.items()), sum(total for _, total in tallied)
+
+
+def _taken(waiting: deque[T]) -> list[T]:
+    """All of them, each once however many threads take them."""
+    taken = []
+    with suppress(IndexError):
+        while True:
+            taken.append(waiting.popleft())
+    return taken
