@@ -15,12 +15,7 @@ mod server;
 use pyo3::prelude::*;
 use pyo3::types::PyFrozenSet;
 
-use crate::bridge::{batch, queue as tasks};
-use crate::calls::exchange::{self, Kind};
-use crate::http2::tls;
-use crate::json::numbers;
-use crate::protobuf::tensor;
-use crate::server::listener;
+use crate::calls::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
 const INTERFACE: u32 = 5;
@@ -34,16 +29,16 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CANCELLED", Kind::Cancelled as u8)?;
     module.add("DRAINED", Kind::Drained as u8)?;
     module.add("LAPSED", Kind::Lapsed as u8)?;
-    module.add_class::<exchange::Call>()?;
-    module.add_function(wrap_pyfunction!(numbers::read_numbers, module)?)?;
-    module.add("DTYPES", PyFrozenSet::new(module.py(), tensor::Dtype::numbers())?)?;
-    module.add_class::<batch::Answers>()?;
-    module.add_class::<batch::Batch>()?;
-    module.add_class::<predict::Route>()?;
-    module.add_class::<predict::Routes>()?;
-    module.add_class::<tasks::Lane>()?;
-    module.add_class::<tasks::Queue>()?;
-    module.add_class::<tls::Certificates>()?;
-    module.add_class::<tls::Tls>()?;
-    module.add_class::<listener::Server>()
+    module.add_class::<calls::Call>()?;
+    module.add_function(wrap_pyfunction!(json::read_numbers, module)?)?;
+    module.add("DTYPES", PyFrozenSet::new(module.py(), protobuf::Dtype::numbers())?)?;
+    module.add_class::<bridge::Answers>()?;
+    module.add_class::<bridge::Batch>()?;
+    module.add_class::<bridge::Route>()?;
+    module.add_class::<bridge::Routes>()?;
+    module.add_class::<bridge::Lane>()?;
+    module.add_class::<bridge::Queue>()?;
+    module.add_class::<http2::Certificates>()?;
+    module.add_class::<http2::Tls>()?;
+    module.add_class::<server::Server>()
 }

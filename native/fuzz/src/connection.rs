@@ -1,7 +1,7 @@
 //! HTTP/2 frames as they pass: the same ones are seen however the bytes are cut, as the plainest reader sees; and mending
 //! an authority changes nothing but percent signs.
 
-use headrace_native::fuzzing::{Frames, Mender};
+use headrace_native::fuzzing::{Frames, UnixAuthority};
 
 use crate::allocation::at_most;
 use crate::pieces::{Choices, cut};
@@ -49,8 +49,8 @@ fn plainest(mut frames: &[u8]) -> Vec<Seen> {
 fn mend(bytes: &[u8], seed: usize) -> Vec<u8> {
     let mut pieces: Vec<_> = cut(bytes, seed).iter().map(|piece| piece.to_vec()).collect();
     at_most(64, || {
-        let mut mender = Mender::default();
-        pieces.iter_mut().for_each(|piece| mender.mend(piece));
+        let mut authority = UnixAuthority::default();
+        pieces.iter_mut().for_each(|piece| authority.rewrite(piece));
     });
     pieces.concat()
 }

@@ -1,5 +1,27 @@
-//! The batching library's boundary: its queue, its batches and its routes, as Python has them.
+//! The boundary with `headrace_batching`: its queue, lanes and batches as Python has them, and the routes of plain
+//! requests. What it asks of a request that was decoded here is told by `PendingCall`; it knows no protocol and no transport.
 
-pub mod batch;
-pub mod python;
-pub mod queue;
+mod answers;
+mod batch;
+mod buffer;
+mod clock;
+mod ended;
+mod form;
+mod keys;
+mod lane;
+mod python;
+mod queue;
+mod routes;
+mod signature;
+mod task;
+mod tasks;
+
+pub use answers::Answers;
+pub use batch::Batch;
+pub use ended::EndedCalls;
+pub use lane::Lane;
+pub use python::catch_panic;
+pub use queue::Queue;
+pub use routes::{Route, Routes};
+pub use signature::Signature;
+pub use task::{NativeTask, PendingCall, Task};

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList};
 
-use crate::protobuf::tensor::Dtype;
+use crate::protobuf::Dtype;
 use crate::queue::Refusal;
 
 /// Something of Python's that is looked up once.
@@ -49,10 +49,11 @@ static BATCH: Name = Name::new("headrace_batching.batch", "Batch");
 static CLOSED: Name = Name::new("headrace_batching.errors", "Closed");
 static DTYPE: Name = Name::new("numpy", "dtype");
 
-/// Runs what must not panic, and if it does makes an exception of that which `except Exception` sees. What it was about
-/// is lost with it; the panic's own words are on stderr.
-pub fn sheltered<T>(run: impl FnOnce() -> T) -> PyResult<T> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|_| PyRuntimeError::new_err("headrace-native has failed inside"))
+/// Runs something, and turns a panic in it into an exception that `except Exception` sees. What the panic interrupted is
+/// lost; its message is on stderr.
+pub fn catch_panic<T>(run: impl FnOnce() -> T) -> PyResult<T> {
+    catch_unwind(AssertUnwindSafe(run))
+        .map_err(|_| PyRuntimeError::new_err("headrace-native has panicked: this is a bug"))
 }
 
 /// The exception that says why a task was not put.
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_an_error() {
-        assert!(sheltered(|| 7).is_ok_and(|seven| seven == 7));
-        assert!(sheltered(|| panic!("as it must")).is_err());
+        assert!(catch_panic(|| 7).is_ok_and(|seven| seven == 7));
+        assert!(catch_panic(|| panic!("as it must")).is_err());
     }
 }

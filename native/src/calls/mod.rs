@@ -1,3 +1,15 @@
-//! Calls between a connection and Python: every call that is not decided outside the interpreter.
+//! The calls of a connection: plain Predicts, which are decoded and answered here, and exchanges with Python's handlers.
 
-pub mod exchange;
+mod call;
+mod exchange;
+mod inbox;
+mod metadata;
+mod opening;
+mod plain;
+mod reply;
+
+pub use call::Call;
+pub use exchange::run;
+pub use inbox::{Inbox, Kind};
+pub use opening::{Arrived, Opening, until};
+pub use plain::{Outcome, PATH, PlainPredicts};

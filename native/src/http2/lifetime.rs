@@ -12,11 +12,24 @@ use h2::server::Connection;
 use h2::{Ping, PingPong};
 use tokio::time::Sleep;
 
-use crate::http2::stream::{Signs, Watched};
-use crate::server::limits::Limits;
+use super::frames::FrameStats;
+use super::watched::Watched;
 
 /// Between two pings of a caller who has no call in flight and may not ping then.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(2 * 3600);
+
+/// What may end a connection before its client does. A time that is None never comes.
+#[derive(Clone, Debug)]
+pub struct LifetimeLimits {
+    pub keepalive_time: Option<Duration>,
+    pub keepalive_timeout: Option<Duration>,
+    pub keepalive_without_calls: bool,
+    pub max_ping_strikes: u32,
+    pub min_ping_interval: Duration,
+    pub max_age: Option<Duration>,
+    pub max_age_grace: Option<Duration>,
+    pub max_idle: Option<Duration>,
+}
 
 /// What is due.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,15 +39,15 @@ pub enum Due {
     /// The end, at once.
     Close,
     /// The same, and the caller is told that it sends too many pings.
-    Calm,
+    TooManyPings,
 }
 
 type Http2 = Connection<Watched, bytes::Bytes>;
 
-/// What may end a connection before its caller does.
-pub struct Life {
-    limits: Limits,
-    signs: Arc<Signs>,
+/// Watches over one connection.
+pub struct Lifetime {
+    limits: LifetimeLimits,
+    stats: Arc<FrameStats>,
     pings: Pings,
     keepalive: Option<Keepalive>,
     age: Option<Pin<Box<Sleep>>>,
@@ -42,10 +55,10 @@ pub struct Life {
     drains: bool,
 }
 
-impl Life {
-    pub fn new(limits: &Limits, signs: Arc<Signs>, http2: &mut Http2) -> Self {
+impl Lifetime {
+    pub fn new(limits: &LifetimeLimits, stats: Arc<FrameStats>, http2: &mut Http2) -> Self {
         Self {
-            signs,
+            stats,
             pings: Pings::default(),
             keepalive: Keepalive::new(limits, http2),
             age: limits.max_age.map(|age| timer(spread(age))),
@@ -57,7 +70,7 @@ impl Life {
 
     /// To be asked whenever all that has come has been read.
     pub fn poll(&mut self, context: &mut Context<'_>, http2: &Http2) -> Poll<Due> {
-        let (count, answered) = self.signs.take();
+        let (count, answered) = self.stats.take();
         if answered {
             self.pings.forgive();
         }
@@ -65,7 +78,7 @@ impl Life {
             let rests = !self.limits.keepalive_without_calls && !http2.has_streams();
             let now = Instant::now();
             if (0..count).any(|_| self.pings.one_too_many(now, rests, &self.limits)) {
-                return Poll::Ready(Due::Calm);
+                return Poll::Ready(Due::TooManyPings);
             }
         }
         if self.poll_age(context).is_ready() {
@@ -120,7 +133,7 @@ struct Keepalive {
 }
 
 impl Keepalive {
-    fn new(limits: &Limits, http2: &mut Http2) -> Option<Self> {
+    fn new(limits: &LifetimeLimits, http2: &mut Http2) -> Option<Self> {
         let (time, timeout) = limits.keepalive_time.zip(limits.keepalive_timeout)?;
         let pings = http2.ping_pong()?;
         let without_calls = limits.keepalive_without_calls;
@@ -177,7 +190,7 @@ impl Pings {
         *self = Self::default();
     }
 
-    fn one_too_many(&mut self, now: Instant, rests: bool, limits: &Limits) -> bool {
+    fn one_too_many(&mut self, now: Instant, rests: bool, limits: &LifetimeLimits) -> bool {
         let interval = if rests { IDLE_PING_INTERVAL } else { limits.min_ping_interval };
         let soon = self.last.replace(now).is_some_and(|last| now < last + interval);
         self.strikes += u32::from(soon);
@@ -189,10 +202,21 @@ impl Pings {
 mod tests {
     use super::*;
 
+    const NONE: LifetimeLimits = LifetimeLimits {
+        keepalive_time: None,
+        keepalive_timeout: None,
+        keepalive_without_calls: false,
+        max_ping_strikes: 0,
+        min_ping_interval: Duration::ZERO,
+        max_age: None,
+        max_age_grace: None,
+        max_idle: None,
+    };
+
     #[test]
     fn the_fourth_ping_in_a_row_is_one_too_many() {
         let minutes = |count: u64| Duration::from_secs(60 * count);
-        let limits = Limits { max_ping_strikes: 2, min_ping_interval: minutes(5), ..Limits::none() };
+        let limits = LifetimeLimits { max_ping_strikes: 2, min_ping_interval: minutes(5), ..NONE };
         let (mut pings, now) = (Pings::default(), Instant::now());
         let mut verdicts = |count, apart, rests| -> Vec<_> {
             pings.forgive();
@@ -201,7 +225,7 @@ mod tests {
         assert_eq!(verdicts(4, minutes(4), false), [false, false, false, true]);
         assert_eq!(verdicts(9, minutes(5), false), [false; 9]);
         assert_eq!(verdicts(4, minutes(119), true), [false, false, false, true]);
-        let unlimited = Limits { max_ping_strikes: 0, ..limits };
+        let unlimited = LifetimeLimits { max_ping_strikes: 0, ..limits };
         assert!((0..9).all(|_| !Pings::default().one_too_many(now, false, &unlimited)));
     }
 

@@ -1,9 +1,23 @@
 //! HTTP/2 connections below their calls: sockets, TLS, frames as they pass, how long a connection lives.
 
-pub mod lifetime;
-pub mod outgoing;
-pub mod read_ahead;
-pub mod socket;
-pub mod stream;
-pub mod tls;
-pub mod unix_authority;
+mod frames;
+mod lifetime;
+mod outgoing;
+mod read_ahead;
+mod socket;
+mod stream;
+mod tls;
+mod unix_authority;
+mod watched;
+
+pub use frames::FrameStats;
+#[cfg(feature = "fuzzing")]
+pub use frames::Frames;
+pub use lifetime::{Due, Lifetime, LifetimeLimits};
+pub use outgoing::{Outgoing, Place};
+pub use socket::{Accepted, Address};
+pub use stream::Stream;
+pub use tls::{Certificates, Certified, Tls};
+#[cfg(feature = "fuzzing")]
+pub use unix_authority::UnixAuthority;
+pub use watched::Watched;

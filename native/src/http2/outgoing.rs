@@ -37,9 +37,9 @@ impl Outgoing {
     }
 
     /// A place to wait in, unless all are taken.
-    pub fn hold(self: &Arc<Self>) -> Option<Held> {
-        let held = Held(self.clone());
-        (self.held.fetch_add(1, Ordering::Relaxed) < MOST_HELD).then_some(held)
+    pub fn hold(self: &Arc<Self>) -> Option<Place> {
+        let place = Place(self.clone());
+        (self.held.fetch_add(1, Ordering::Relaxed) < MOST_HELD).then_some(place)
     }
 }
 
@@ -65,9 +65,9 @@ impl Drop for Counted {
 }
 
 /// A place of one call that waits.
-pub struct Held(Arc<Outgoing>);
+pub struct Place(Arc<Outgoing>);
 
-impl Held {
+impl Place {
     /// Waits until the caller has taken enough.
     pub async fn room(&self) {
         loop {
@@ -82,7 +82,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.held.fetch_sub(1, Ordering::Relaxed);
     }
@@ -100,8 +100,8 @@ mod tests {
         let outgoing = Arc::new(Outgoing::default());
         let small = outgoing.count(Bytes::from_static(b"abc"));
         let large = outgoing.count(vec![0; ENOUGH].into());
-        let held = outgoing.hold().unwrap();
-        let mut room = pin!(held.room());
+        let place = outgoing.hold().unwrap();
+        let mut room = pin!(place.room());
         let mut has_room = || room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
         assert!(outgoing.is_full() && !has_room());
         let part = large.slice(1..);

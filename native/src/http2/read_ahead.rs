@@ -22,7 +22,7 @@ thread_local! {
 
 /// What one connection has read ahead, if anything.
 #[derive(Default)]
-pub struct Ahead {
+pub struct ReadAhead {
     buffer: Option<Box<[u8]>>,
     start: usize,
     end: usize,
@@ -32,7 +32,7 @@ pub struct Ahead {
     turn: usize,
 }
 
-impl Ahead {
+impl ReadAhead {
     /// As `AsyncRead::poll_read` of the stream, but that it pauses now and then where bytes come without end.
     pub fn poll_read(
         &mut self,
@@ -131,7 +131,7 @@ mod tests {
 
     /// All bytes, and how often they were waited for before the end.
     fn read_all(source: &mut Source, at_once: usize) -> (Vec<u8>, usize) {
-        let (mut ahead, mut all, mut pauses) = (Ahead::default(), Vec::new(), 0);
+        let (mut ahead, mut all, mut pauses) = (ReadAhead::default(), Vec::new(), 0);
         let mut context = Context::from_waker(Waker::noop());
         loop {
             let mut room = vec![0; at_once];
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_connection_that_has_read_all_holds_no_buffer() {
         let mut source = Source { bytes: vec![7; 100], reads: 0 };
-        let mut ahead = Ahead { more: true, ..Ahead::default() };
+        let mut ahead = ReadAhead { more: true, ..ReadAhead::default() };
         let mut room = [0; 200];
         let outcome = ahead.poll_read(
             Pin::new(&mut source),
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_end_is_the_end() {
-        let mut ahead = Ahead { more: true, ..Ahead::default() };
+        let mut ahead = ReadAhead { more: true, ..ReadAhead::default() };
         let mut room = [0; 8];
         let mut into = ReadBuf::new(&mut room);
         let outcome =

@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::http2::socket::Socket;
+use super::socket::Socket;
 
 const HTTP2: &[u8] = b"h2";
 
@@ -137,8 +137,8 @@ pub struct Certified {
 }
 
 impl Certified {
-    /// Greets a client; None for one that does not speak HTTP/2, or may not.
-    pub async fn greet(self: Arc<Self>, socket: Socket) -> Option<TlsStream<Socket>> {
+    /// Shakes hands with a client; None for one that does not speak HTTP/2, or may not.
+    pub async fn handshake(self: Arc<Self>, socket: Socket) -> Option<TlsStream<Socket>> {
         let config = self.current().await;
         let stream = TlsAcceptor::from(config).accept(socket).await.ok()?;
         (stream.get_ref().1.alpn_protocol() == Some(HTTP2)).then_some(stream)

@@ -12,7 +12,7 @@ const PADDED: u8 = 8;
 const PRIORITY: u8 = 32;
 
 /// Follows the frames of a connection, from its first byte on.
-pub struct Mender {
+pub struct UnixAuthority {
     /// Bytes to leave alone: of the preface, or of a payload.
     skip: usize,
     head: Vec<u8>,
@@ -24,15 +24,15 @@ pub struct Mender {
     block: Block,
 }
 
-impl Default for Mender {
+impl Default for UnixAuthority {
     fn default() -> Self {
         let block = Block { state: State::First, authority: false };
         Self { skip: 24, head: Vec::with_capacity(9), fragment: 0, padding: 0, padded: false, block }
     }
 }
 
-impl Mender {
-    pub fn mend(&mut self, bytes: &mut [u8]) {
+impl UnixAuthority {
+    pub fn rewrite(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
             if self.skip == 0 {
@@ -186,22 +186,22 @@ mod tests {
     }
 
     /// Mends a connection in pieces of each size.
-    fn mended(frames: &[Vec<u8>]) -> Vec<u8> {
+    fn rewritten(frames: &[Vec<u8>]) -> Vec<u8> {
         let whole = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frames.concat()].concat();
-        let mended = |size| {
-            let (mut bytes, mut mender) = (whole.clone(), Mender::default());
-            bytes.chunks_mut(size).for_each(|piece| mender.mend(piece));
+        let rewritten = |size| {
+            let (mut bytes, mut authority) = (whole.clone(), UnixAuthority::default());
+            bytes.chunks_mut(size).for_each(|piece| authority.rewrite(piece));
             bytes
         };
-        let first = mended(whole.len());
+        let first = rewritten(whole.len());
         for size in 1..whole.len() {
-            assert_eq!(mended(size), first);
+            assert_eq!(rewritten(size), first);
         }
         first
     }
 
     #[test]
-    fn an_authority_is_mended_wherever_it_stands() {
+    fn an_authority_is_rewritten_wherever_it_stands() {
         let named = b"\x40\x05:path\x04/a%b\x40\x0a:authority\x05a%2Fb\x83\x86\x40\x01x\x03%%%";
         let indexed = b"\xff\x00\x3f\x00\x41\x03%2F\x0f\x01\x01%\x01\x02%a";
         let blocks = [
@@ -211,7 +211,7 @@ mod tests {
             frame(CONTINUATION, 4, &named[20..]),
             frame(HEADERS, 4 | PRIORITY, &[&b"\0\0\0\0\x03"[..], indexed].concat()),
         ];
-        let text = mended(&blocks);
+        let text = rewritten(&blocks);
         let count = |piece: &[u8]| text.windows(piece.len()).filter(|found| *found == piece).count();
         assert_eq!(count(b"a-2Fb"), 2);
         assert_eq!((count(b"/a%b"), count(b"%%%")), (2, 2));
@@ -229,7 +229,7 @@ mod tests {
                     (seed >> 24) as u8 & 15
                 })
                 .collect();
-            Mender::default().mend(&mut bytes);
+            UnixAuthority::default().rewrite(&mut bytes);
         }
     }
 }

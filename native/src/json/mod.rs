@@ -1,3 +1,5 @@
 //! JSON bodies that are read outside the interpreter.
 
-pub mod numbers;
+mod numbers;
+
+pub use numbers::read_numbers;

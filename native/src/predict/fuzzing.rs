@@ -1,8 +1,7 @@
 //! The plain Predict's decoder by itself: declarations without an interpreter, and what it understood as owned bytes.
 
 use super::request::{Input, Request, Tensor, tensors};
-use crate::protobuf::rope::Rope;
-use crate::protobuf::tensor::Dtype;
+use crate::protobuf::{Dtype, Rope};
 
 /// A signature's inputs, as a route has them.
 pub struct Declared {

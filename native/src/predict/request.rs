@@ -1,10 +1,6 @@
 //! A plain request's bytes: fields, each at most once, and tensors that fit their declarations.
 
-use pyo3::PyResult;
-
-use crate::protobuf::rope::Cursor;
-use crate::protobuf::tensor::{CONTENT, Dtype, Values};
-use crate::protobuf::wire;
+use crate::protobuf::{CONTENT, Cursor, Dtype, Values, wire};
 
 /// An input that a signature declares: its alias, its type, and its dimensions beyond axis 0.
 pub struct Input {
@@ -14,10 +10,15 @@ pub struct Input {
 }
 
 impl Input {
-    pub fn new((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<Self> {
-        let dtype = Dtype::of_number(dtype)
-            .ok_or_else(|| pyo3::exceptions::PyValueError::new_err(format!("{alias} has no plain dtype: {dtype}")))?;
-        Ok(Self { alias: alias.into_bytes(), dtype, inner })
+    /// `number` is that of its type in types.proto; None for a type that plain tensors do not have.
+    pub fn new(alias: String, number: u64, inner: Vec<Option<usize>>) -> Option<Self> {
+        Some(Self { alias: alias.into_bytes(), dtype: Dtype::of_number(number)?, inner })
+    }
+
+    /// Its alias, and its type.
+    pub fn named(&self) -> (&str, Dtype) {
+        // It came as text.
+        (std::str::from_utf8(&self.alias).unwrap_or_default(), self.dtype)
     }
 }
 
@@ -25,6 +26,13 @@ impl Input {
 pub struct Tensor {
     pub values: Values,
     pub inner: Vec<usize>,
+}
+
+impl Tensor {
+    /// Elements of one of its rows.
+    pub fn row_elements(&self) -> usize {
+        self.inner.iter().product()
+    }
 }
 
 /// A request's tensors in the order of their declarations, and their rows; None unless all fit.

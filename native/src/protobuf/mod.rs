@@ -1,5 +1,10 @@
 //! Protobuf's wire format, and the tensors in it: as much as the plain Predict needs.
 
-pub mod rope;
-pub mod tensor;
+mod dtype;
+mod rope;
+mod tensor;
 pub mod wire;
+
+pub use dtype::Dtype;
+pub use rope::{Cursor, Rope};
+pub use tensor::{CONTENT, Rows, Values};

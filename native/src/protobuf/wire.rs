@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::protobuf::rope::Cursor;
+use super::rope::Cursor;
 
 pub const VARINT: u8 = 0;
 pub const LENGTH: u8 = 2;
@@ -64,7 +64,7 @@ pub fn put_field(out: &mut BytesMut, field: u32, len: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protobuf::rope::Rope;
+    use crate::protobuf::Rope;
 
     #[test]
     fn varints_there_and_back() {

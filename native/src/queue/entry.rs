@@ -39,21 +39,21 @@ impl Hash for Token {
 
 /// A task as the queue sees it.
 pub trait Waits: Sized {
-    type Lapse;
+    type Abandoned;
 
     /// Whether nobody waits for its answer any more. Under the queue's lock.
     fn gone(&mut self) -> bool;
 
     /// What is to be said of a task for which nobody waits any more, the first time that this is found out; `late` if
     /// its deadline has passed. Under the queue's lock, without the interpreter's.
-    fn lapse(&mut self, late: bool) -> Option<Self::Lapse>;
+    fn abandon(&mut self, late: bool) -> Option<Self::Abandoned>;
 
     /// Another hold on it, for some of its rows; None for a task that is only ever run as a whole.
     fn share(&self) -> Option<Self>;
 }
 
 /// A task in the queue. Times are seconds on the queue's clock.
-pub struct Waiting<T> {
+pub struct Entry<T> {
     pub task: T,
     pub rows: usize,
     /// What one of its rows takes in a batch.
@@ -65,7 +65,7 @@ pub struct Waiting<T> {
     pub taken: usize,
 }
 
-impl<T> Waiting<T> {
+impl<T> Entry<T> {
     pub fn new(task: T, rows: usize, row_bytes: usize, deadline: Option<f64>, priority: usize) -> Self {
         let priority = priority.min(PRIORITIES - 1);
         Self { task, rows, row_bytes, deadline, priority, arrived: 0.0, slot: 0, taken: 0 }
@@ -85,7 +85,7 @@ impl<T> Waiting<T> {
     }
 }
 
-impl<T: Waits> Waiting<T> {
+impl<T: Waits> Entry<T> {
     /// The next `rows` rows, of more.
     pub fn split(&mut self, rows: usize) -> Option<Piece<T>> {
         let start = self.taken;

@@ -4,16 +4,17 @@ use std::collections::{HashMap, VecDeque};
 
 use rustc_hash::FxBuildHasher;
 
-use super::entry::{PRIORITIES, Waiting, Waits};
-use super::{Refusal, Rules, Turn};
+use super::entry::{Entry, PRIORITIES, Waits};
+use super::lane::{Refusal, Rules};
+use super::turn::Turn;
 
 /// The most bytes that the joined inputs of a batch may take: a few bytes of a request can stand for megabytes of equal
 /// values, and a batch would write them all out.
 const MAX_BATCH_BYTES: usize = 256 << 20;
 
-/// Waiting tasks of one key. Under the queue's lock.
+/// Entry tasks of one key. Under the queue's lock.
 pub struct Group<T> {
-    pub tasks: [VecDeque<Waiting<T>>; PRIORITIES],
+    pub tasks: [VecDeque<Entry<T>>; PRIORITIES],
     slots: HashMap<u64, usize, FxBuildHasher>,
     last_slot: u64,
     pub rows: usize,
@@ -30,7 +31,7 @@ impl<T: Waits> Group<T> {
     }
 
     /// The one task, if there are no more.
-    pub fn lone(&self) -> Option<&Waiting<T>> {
+    pub fn lone(&self) -> Option<&Entry<T>> {
         let mut tasks = self.tasks.iter().flatten();
         tasks.next().filter(|_| tasks.next().is_none())
     }
@@ -52,7 +53,7 @@ impl<T: Waits> Group<T> {
         let mut opened = self.slots.get(&self.last_slot).copied().unwrap_or(0);
         if opened + rows > rules.execution_limit && !rules.splitting {
             if self.slots.len() >= rules.enqueued_limit {
-                return Err(full(self.slots.len(), rules));
+                return Err(rules.full(self.slots.len()));
             }
             self.last_slot += 1;
             opened = 0;
@@ -114,9 +115,4 @@ impl<T: Waits> Group<T> {
             }
         }
     }
-}
-
-pub fn full(waiting: usize, rules: &Rules) -> Refusal {
-    let most = rules.enqueued_limit;
-    Refusal::Full(format!("currently {waiting} batches enqueued and max_enqueued_batches is {most}"))
 }

@@ -1,140 +1,29 @@
-//! Waiting tasks, handed to a batch thread many at a time.
+//! The waiting tasks, handed to a batch thread many at a time. Knows neither Python nor any protocol.
 
 mod entry;
 mod group;
+mod lane;
 mod pace;
+mod state;
+mod turn;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indexmap::IndexMap;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustc_hash::FxBuildHasher;
 
-pub use entry::{Key, Piece, Token, Waiting, Waits};
-use group::{Group, full};
+pub use entry::{Entry, Key, Piece, Token, Waits};
+use group::Group;
+use lane::Lane;
+pub use lane::{LaneId, LaneState, Refusal, Rules};
 pub use pace::Bounds;
 use pace::Pace;
-
-/// How tasks become batches: what the queue must know of `headrace_batching.Options`.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    pub execution_limit: usize,
-    pub enqueued_limit: usize,
-    pub timeout: f64,
-    pub splitting: bool,
-    /// Batches of a lane that may run at once.
-    pub running_limit: usize,
-}
-
-/// Why a task was not put.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refusal {
-    Closed,
-    Full(String),
-}
-
-struct Lane {
-    rules: Arc<Rules>,
-    rows: usize,
-    groups: usize,
-    pace: Pace,
-    closed: bool,
-}
-
-impl Lane {
-    fn idle(&self) -> bool {
-        self.groups == 0 && self.pace.running == 0
-    }
-
-    /// Whether one more batch of it may run.
-    fn free(&self) -> bool {
-        self.pace.running < self.rules.running_limit
-    }
-
-    /// Bounds what waits over all groups to what one group may hold.
-    fn check_bound(&self, rows: usize) -> Result<(), Refusal> {
-        let (size, most) = (self.rules.execution_limit, self.rules.enqueued_limit);
-        let capacity = most.saturating_mul(size) - self.rows;
-        if rows <= capacity {
-            return Ok(());
-        }
-        let batches = self.rows.div_ceil(size).max(1);
-        if !self.rules.splitting {
-            return Err(full(batches, &self.rules));
-        }
-        let open = self.rows - (batches - 1) * size;
-        Err(Refusal::Full(format!(
-            "task size is {rows} but scheduling capacity is only {capacity} (num_enqueued_batches={batches}, \
-             max_enqueued_batches={most}, open_batch_size={open}, max_execution_batch_size={size})"
-        )))
-    }
-}
-
-/// A lane as it is seen from outside: the rows that wait, whether none waits or runs, and whether it takes no more.
-pub struct LaneState {
-    pub rows: usize,
-    pub idle: bool,
-    pub closed: bool,
-}
-
-/// The number of a lane: one scheduler's part of a queue.
-pub type LaneId = u64;
-
-type Groups<T> = IndexMap<(LaneId, Key), Group<T>, FxBuildHasher>;
-
-struct State<T> {
-    groups: Groups<T>,
-    lanes: HashMap<LaneId, Lane, FxBuildHasher>,
-    next_lane: LaneId,
-    idle: usize,
-    /// Of the idle threads, those that nobody has called; who fell asleep last is at the end.
-    asleep: Vec<Arc<Condvar>>,
-    running: usize,
-    closed: bool,
-}
+use state::{State, choose};
+pub use turn::Turn;
 
 thread_local! {
-    static BELL: Arc<Condvar> = Arc::default();
-}
-
-impl<T> State<T> {
-    /// Calls the thread that fell asleep last: its core is awake, and what it needs is in its caches.
-    fn call_one(&mut self) {
-        if let Some(bell) = self.asleep.pop() {
-            bell.notify_one();
-        }
-    }
-
-    fn call_all(&mut self) {
-        self.asleep.drain(..).for_each(|bell| {
-            bell.notify_one();
-        });
-    }
-}
-
-impl<T: Waits> State<T> {
-    fn is_lone(&self, now: f64) -> bool {
-        let Some(((lane, _), group)) = self.groups.first().filter(|_| self.running == 0 && self.groups.len() == 1)
-        else {
-            return false;
-        };
-        let Some((lane, task)) = self.lanes.get(lane).zip(group.lone()) else { return false };
-        lane.pace.quick(task.size_of(task.left())) && group.due(&lane.rules) <= now
-    }
-}
-
-/// What one look at the queue gave: a lane and its batch, or else when to look again; and who has waited in vain.
-pub struct Turn<T> {
-    pub lane: Option<LaneId>,
-    pub pieces: Vec<Piece<T>>,
-    size: usize,
-    pub expired: Vec<T>,
-    pub gone: Vec<T>,
-    pub wake: f64,
-    /// Of a group that is no more. What Python does at its end must not happen while the queue is locked.
-    spent: Option<Key>,
+    /// What wakes this thread while it sleeps in `wait`.
+    static WAKE_UP: Arc<Condvar> = Arc::default();
 }
 
 /// The queue. Whoever holds the interpreter lock may wait for its lock; whoever holds its lock waits for nothing.
@@ -145,16 +34,7 @@ pub struct Queue<T> {
 
 impl<T: Waits> Queue<T> {
     pub fn new() -> Self {
-        let state = State {
-            groups: Groups::default(),
-            lanes: HashMap::default(),
-            next_lane: 0,
-            idle: 0,
-            asleep: Vec::new(),
-            running: 0,
-            closed: false,
-        };
-        Self { state: Mutex::new(state), drained: Condvar::new() }
+        Self { state: Mutex::new(State::new()), drained: Condvar::new() }
     }
 
     /// The bounds are those of a lane whose runs take about as long as the one before.
@@ -168,26 +48,26 @@ impl<T: Waits> Queue<T> {
     }
 
     /// Adds a task at `now`, at once or not at all; whether it takes a call of `wake` for an idle thread to look at it.
-    pub fn put(&self, lane: LaneId, key: Key, mut waiting: Waiting<T>, now: f64) -> Result<bool, (Refusal, T)> {
+    pub fn put(&self, lane: LaneId, key: Key, mut entry: Entry<T>, now: f64) -> Result<bool, (Refusal, T)> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let rows = waiting.rows.max(1);
+        let rows = entry.rows.max(1);
         let Some(own) = state.lanes.get_mut(&lane).filter(|own| !own.closed && !state.closed) else {
-            return Err((Refusal::Closed, waiting.task));
+            return Err((Refusal::Closed, entry.task));
         };
         if let Err(refusal) = own.check_bound(rows) {
-            return Err((refusal, waiting.task));
+            return Err((refusal, entry.task));
         }
-        let entry = state.groups.entry((lane, key));
-        let new = matches!(entry, indexmap::map::Entry::Vacant(_));
-        let group = entry.or_insert_with(Group::new);
+        let place = state.groups.entry((lane, key));
+        let new = matches!(place, indexmap::map::Entry::Vacant(_));
+        let group = place.or_insert_with(Group::new);
         match group.admit(rows, &own.rules) {
-            Ok(slot) => waiting.slot = slot,
+            Ok(slot) => entry.slot = slot,
             // A group that is new has room.
-            Err(refusal) => return Err((refusal, waiting.task)),
+            Err(refusal) => return Err((refusal, entry.task)),
         }
-        waiting.arrived = now;
-        group.tasks[waiting.priority].push_back(waiting);
+        entry.arrived = now;
+        group.tasks[entry.priority].push_back(entry);
         own.rows += rows;
         own.groups += usize::from(new);
         Ok(state.idle > 0 && (new || group.rows >= own.rules.execution_limit) && own.free())
@@ -217,15 +97,15 @@ impl<T: Waits> Queue<T> {
 
     fn sleep(state: &mut MutexGuard<'_, State<T>>, seconds: f64) {
         let until = Duration::try_from_secs_f64(seconds).ok().and_then(|time| Instant::now().checked_add(time));
-        let bell = BELL.with(Arc::clone);
-        state.asleep.push(Arc::clone(&bell));
+        let wake_up = WAKE_UP.with(Arc::clone);
+        state.asleep.push(Arc::clone(&wake_up));
         match until {
             Some(until) => {
-                bell.wait_until(state, until);
+                wake_up.wait_until(state, until);
             }
-            None => bell.wait(state),
+            None => wake_up.wait(state),
         }
-        state.asleep.retain(|other| !Arc::ptr_eq(other, &bell)); // it may not have been called
+        state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // it may not have been called
     }
 
     /// Whether one task waits, its batch is due, nothing runs, and its lane's runs are quick.
@@ -276,11 +156,11 @@ impl<T: Waits> Queue<T> {
     }
 
     /// Finds those for whom nobody waits any more. They leave the queue as the next batch forms.
-    pub fn lapsed(&self, now: f64) -> Vec<T::Lapse> {
+    pub fn abandoned(&self, now: f64) -> Vec<T::Abandoned> {
         let mut state = self.state.lock();
         let waiting = state.groups.values_mut().flat_map(|group| group.tasks.iter_mut().flatten());
         waiting
-            .filter_map(|waiting| waiting.task.lapse(waiting.deadline.is_some_and(|deadline| deadline <= now)))
+            .filter_map(|waiting| waiting.task.abandon(waiting.deadline.is_some_and(|deadline| deadline <= now)))
             .collect()
     }
 
@@ -329,23 +209,4 @@ impl<T: Waits> Queue<T> {
         state.groups.values_mut().for_each(|group| group.closing = true);
         state.call_all();
     }
-}
-
-/// The batching decision, as `headrace_batching.policy.choose` has it: a group's index, or when to look again.
-fn choose<T: Waits>(state: &State<T>, now: f64) -> (Option<usize>, f64) {
-    let (mut second, mut wake) = (None, f64::INFINITY);
-    for (index, ((lane, _), group)) in state.groups.iter().enumerate() {
-        // A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
-        let Some(lane) = state.lanes.get(lane).filter(|lane| lane.free()) else { continue };
-        let due = group.due(&lane.rules);
-        if due > now {
-            wake = wake.min(due);
-        } else if group.priority() == 0 {
-            return (Some(index), now);
-        } else if second.is_none() {
-            second = Some(index);
-        }
-    }
-    let wake = if second.is_some() { now } else { wake };
-    (second, wake)
 }

@@ -1,13 +1,89 @@
-//! Whether a thread that has just answered a lone call looks for the next one awake: to be woken costs it more than the
-//! call itself.
+//! Lone calls: a connection thread runs them itself, and looks for the next one before it sleeps.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-/// For how long it looks. A caller that has waited for its answer calls again within this time, or takes a break.
-pub const SPAN: Duration = Duration::from_micros(200);
+use tokio::sync::Notify;
+
+use super::shared::Shared;
+
+/// For how long a thread looks for the next call. A client that has waited for its answer calls again within this time,
+/// or takes a break.
+const SPAN: Duration = Duration::from_micros(200);
 
 /// The most calls, after one that was looked for in vain, that are not looked for.
 const MOST_SKIPPED: u32 = 256;
+
+/// One connection thread's part in the batching: it wakes batch threads, or runs a lone call itself.
+pub struct BusyPoll {
+    shared: Arc<Shared>,
+    wake_due: AtomicBool,
+    answered: Notify,
+}
+
+impl BusyPoll {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, wake_due: AtomicBool::new(false), answered: Notify::new() }
+    }
+
+    /// Wakes an idle batch thread when all that has come has been read: the batch is as large as it gets then.
+    pub fn wake_before_park(&self) {
+        self.wake_due.store(true, Ordering::Relaxed);
+    }
+
+    /// Wakes it even though more is being read: that may not end soon. Any thread.
+    pub fn wake_at_last(&self) {
+        if self.wake_due.swap(false, Ordering::Relaxed) {
+            self.shared.queue.get().tasks.wake();
+        }
+    }
+
+    /// All that has come has been read, and the thread is about to sleep.
+    pub fn on_park(&self) {
+        if self.run_or_wake() {
+            self.answered.notify_one();
+        }
+    }
+
+    /// Keeps the thread awake for a while after each lone call that it has answered. Never ends.
+    pub async fn run(&self) {
+        let mut patience = Patience::default();
+        loop {
+            self.answered.notified().await;
+            while patience.lasts() {
+                let came = self.comes_within(SPAN).await;
+                patience.learn(came);
+                if !came {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Runs a lone call of a quick model, or wakes a batch thread for what has come; whether there was a lone call.
+    fn run_or_wake(&self) -> bool {
+        let queue = self.shared.queue.get();
+        let due = self.wake_due.swap(false, Ordering::Relaxed);
+        let ran = due && queue.run_lone();
+        if due && !ran {
+            queue.tasks.wake();
+        }
+        ran
+    }
+
+    /// Whether another lone call comes, and has been answered.
+    async fn comes_within(&self, span: Duration) -> bool {
+        let until = Instant::now() + span;
+        while Instant::now() < until {
+            tokio::task::yield_now().await; // the thread looks after its connections, without sleeping
+            if self.run_or_wake() {
+                return true;
+            }
+        }
+        false
+    }
+}
 
 /// What one thread has learned of its callers.
 #[derive(Default)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use crate::grpc::Encoding;
+use crate::http2::LifetimeLimits;
 
 /// gRPC's channel arguments by their names, without the first word and with `_` for every dot.
 #[derive(FromPyObject)]
@@ -25,22 +26,15 @@ struct Arguments {
     default_compression_algorithm: u8,
 }
 
-/// The limits of one server, as they are used. A time that is None never comes.
+/// The limits of one server, as they are used.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub max_receive_message: usize,
     pub max_send_message: usize,
     pub max_concurrent_streams: u32,
     pub max_metadata_size: u32,
-    pub keepalive_time: Option<Duration>,
-    pub keepalive_timeout: Option<Duration>,
-    pub keepalive_without_calls: bool,
-    pub max_ping_strikes: u32,
-    pub min_ping_interval: Duration,
-    pub max_age: Option<Duration>,
-    pub max_age_grace: Option<Duration>,
-    pub max_idle: Option<Duration>,
     pub compression: Encoding,
+    pub lifetime: LifetimeLimits,
 }
 
 /// gRPC's largest number of milliseconds stands for no limit.
@@ -55,15 +49,17 @@ impl From<Arguments> for Limits {
             max_send_message: arguments.max_send_message_length,
             max_concurrent_streams: arguments.max_concurrent_streams,
             max_metadata_size: arguments.max_metadata_size,
-            keepalive_time: milliseconds(arguments.keepalive_time_ms),
-            keepalive_timeout: milliseconds(arguments.keepalive_timeout_ms),
-            keepalive_without_calls: arguments.keepalive_permit_without_calls != 0,
-            max_ping_strikes: arguments.http2_max_ping_strikes,
-            min_ping_interval: Duration::from_millis(arguments.http2_min_ping_interval_without_data_ms),
-            max_age: milliseconds(arguments.max_connection_age_ms),
-            max_age_grace: milliseconds(arguments.max_connection_age_grace_ms),
-            max_idle: milliseconds(arguments.max_connection_idle_ms),
             compression: Encoding::numbered(arguments.default_compression_algorithm),
+            lifetime: LifetimeLimits {
+                keepalive_time: milliseconds(arguments.keepalive_time_ms),
+                keepalive_timeout: milliseconds(arguments.keepalive_timeout_ms),
+                keepalive_without_calls: arguments.keepalive_permit_without_calls != 0,
+                max_ping_strikes: arguments.http2_max_ping_strikes,
+                min_ping_interval: Duration::from_millis(arguments.http2_min_ping_interval_without_data_ms),
+                max_age: milliseconds(arguments.max_connection_age_ms),
+                max_age_grace: milliseconds(arguments.max_connection_age_grace_ms),
+                max_idle: milliseconds(arguments.max_connection_idle_ms),
+            },
         }
     }
 }
@@ -73,27 +69,5 @@ impl<'py> FromPyObject<'_, 'py> for Limits {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         Ok(object.extract::<Arguments>()?.into())
-    }
-}
-
-#[cfg(test)]
-impl Limits {
-    /// For tests, which set what they are about.
-    pub fn none() -> Self {
-        Self {
-            max_receive_message: usize::MAX,
-            max_send_message: usize::MAX,
-            max_concurrent_streams: u32::MAX,
-            max_metadata_size: u32::MAX,
-            keepalive_time: None,
-            keepalive_timeout: None,
-            keepalive_without_calls: false,
-            max_ping_strikes: 0,
-            min_ping_interval: Duration::ZERO,
-            max_age: None,
-            max_age_grace: None,
-            max_idle: None,
-            compression: Encoding::Identity,
-        }
     }
 }

@@ -1,7 +1,12 @@
 //! The server: addresses, the threads that connections live on, and what becomes of each call.
 
-pub mod busy_poll;
-pub mod connection;
-pub mod limits;
-pub mod listener;
-pub mod thread;
+mod acceptor;
+mod busy_poll;
+mod connection;
+mod dispatch;
+mod limits;
+mod listener;
+mod shared;
+mod thread;
+
+pub use listener::Server;

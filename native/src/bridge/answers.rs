@@ -1,0 +1,82 @@
+//! The answers of one batch: its outputs, encoded for each task, counted and sent.
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::buffer::Buffer;
+use super::python;
+use super::task::NativeTask;
+use crate::predict::Output;
+use crate::protobuf::Dtype;
+
+/// The most bytes that the answers of a batch are written into together.
+const SHARED: usize = 64 * 1024;
+
+/// About what an answer has beside its values.
+const ENVELOPE: usize = 128;
+
+/// One output of the backend.
+pub struct Array {
+    alias: String,
+    dtype: Dtype,
+    buffer: Buffer,
+}
+
+impl Array {
+    /// Does not trust `array.shape`: the shape of the buffer, which is read later, counts.
+    pub fn new(py: Python<'_>, alias: &Bound<'_, PyAny>, array: Bound<'_, PyAny>, rows: usize) -> PyResult<Self> {
+        let buffer = Buffer::any(&array).or_else(|_| Buffer::any(&python::CONTIGUOUS.call(py, (&array,))?))?;
+        let dtype = buffer.dtype().ok_or_else(|| {
+            PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"))
+        })?;
+        match buffer.shape().first() {
+            Some(held) if *held == rows => {}
+            held => return Err(PyTypeError::new_err(format!("output {alias} holds {held:?} rows, expected {rows}"))),
+        }
+        Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer })
+    }
+
+    fn output(&self) -> Output<'_> {
+        let inner = self.buffer.shape().get(1..).unwrap_or_default();
+        Output { alias: &self.alias, dtype: self.dtype, inner, bytes: self.buffer.bytes() }
+    }
+}
+
+/// The answers of one batch, which are delivered as if they were one task's.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct Answers {
+    tasks: Mutex<Vec<NativeTask>>,
+}
+
+#[pymethods]
+impl Answers {
+    /// Counts them, so that whoever has an answer finds it counted, and sends them.
+    fn deliver(&self, py: Python<'_>, _tasks: &Bound<'_, PyAny>) {
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        if let Some(first) = tasks.first()
+            && let Err(error) = first.signature.counter.answered(py, tasks.iter().map(NativeTask::seconds))
+        {
+            error.write_unraisable(py, None);
+        }
+        py.detach(|| tasks.into_iter().for_each(|task| task.call.send()));
+    }
+}
+
+impl Answers {
+    /// Encodes every task's rows; the tasks' rows are the first of the arrays, in their order.
+    pub fn of(mut tasks: Vec<NativeTask>, arrays: &[Array]) -> Self {
+        let outputs: Vec<_> = arrays.iter().map(Array::output).collect();
+        // A client that does not read its answer keeps all of the bytes that were written with it.
+        let values: usize = outputs.iter().map(|output| output.bytes.len()).sum();
+        let mut out = BytesMut::with_capacity(SHARED.min(values + ENVELOPE * tasks.len()));
+        let mut start = 0;
+        for task in &mut tasks {
+            task.encode(&outputs, start, &mut out);
+            start += task.rows;
+        }
+        Self { tasks: Mutex::new(tasks) }
+    }
+}

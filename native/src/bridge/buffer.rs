@@ -1,0 +1,61 @@
+//! An array's memory, borrowed from Python: the crate's only `unsafe`.
+
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyBufferError;
+use pyo3::prelude::*;
+
+use crate::protobuf::Dtype;
+
+/// An array's memory, held: contiguous, of a known dtype.
+pub struct Buffer {
+    raw: PyUntypedBuffer,
+}
+
+impl Buffer {
+    pub fn to_join_in(array: &Bound<'_, PyAny>, shape: &[usize], dtype: Dtype) -> PyResult<Self> {
+        let buffer = Self::any(array)?;
+        if buffer.dtype() != Some(dtype) || buffer.raw.shape() != shape {
+            return Err(PyBufferError::new_err("the array to join in is of another dtype or shape"));
+        }
+        if buffer.raw.readonly() {
+            return Err(PyBufferError::new_err("the array to join in is read-only"));
+        }
+        Ok(buffer)
+    }
+
+    pub fn any(array: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let raw = PyUntypedBuffer::get(array)?;
+        if !raw.is_c_contiguous() {
+            return Err(PyBufferError::new_err("the array is not contiguous"));
+        }
+        Ok(Self { raw })
+    }
+
+    /// The shape of the buffer, which is not always that of the array that it was asked of.
+    pub fn shape(&self) -> &[usize] {
+        self.raw.shape()
+    }
+
+    pub fn dtype(&self) -> Option<Dtype> {
+        Dtype::of_format(self.raw.format(), self.raw.item_size())
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        if self.raw.len_bytes() == 0 {
+            return &[];
+        }
+        // SAFETY: the buffer is contiguous and exported, so its `len_bytes` bytes stay where they are for as long as
+        // `self` lives. An output belongs to the batch thread that holds this: its backend is done with it.
+        unsafe { std::slice::from_raw_parts(self.raw.buf_ptr().cast(), self.raw.len_bytes()) }
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "the memory is Python's, and `self` only holds it")]
+    pub fn bytes_mut(&self) -> &mut [u8] {
+        if self.raw.len_bytes() == 0 {
+            return &mut [];
+        }
+        // SAFETY: as above, and writable, as `to_join_in` has checked. Whoever made the array lends it to this batch alone
+        // until the batch has run, and `join` never holds two of these slices at once.
+        unsafe { std::slice::from_raw_parts_mut(self.raw.buf_ptr().cast(), self.raw.len_bytes()) }
+    }
+}

@@ -1,0 +1,41 @@
+//! The clock of a queue, in seconds: Python's monotonic one, or a function of Python's.
+
+use std::time::Instant;
+
+use pyo3::prelude::*;
+
+/// Seconds: those of a function, or those of Python's monotonic clock.
+pub enum Clock {
+    Function(Py<PyAny>),
+    Monotonic { then: Instant, reading: f64 },
+}
+
+impl Clock {
+    pub fn new(py: Python<'_>, function: Option<Py<PyAny>>) -> PyResult<Self> {
+        match function {
+            Some(function) => Ok(Self::Function(function)),
+            None => {
+                let reading = py.import("time")?.getattr("monotonic")?.call0()?.extract()?;
+                Ok(Self::Monotonic { then: Instant::now(), reading })
+            }
+        }
+    }
+
+    /// The time; not while the queue is locked.
+    pub fn now(&self) -> f64 {
+        self.at(Instant::now())
+    }
+
+    pub fn at(&self, instant: Instant) -> f64 {
+        match self {
+            Self::Monotonic { then, reading } => reading + instant.saturating_duration_since(*then).as_secs_f64(),
+            Self::Function(function) => Python::attach(|py| {
+                let now = function.bind(py).call0().and_then(|now| now.extract());
+                now.unwrap_or_else(|error| {
+                    error.write_unraisable(py, None);
+                    0.0
+                })
+            }),
+        }
+    }
+}

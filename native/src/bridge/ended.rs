@@ -1,0 +1,69 @@
+//! Plain calls that have ended without Python, and are counted in its metrics when it comes by.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use super::python;
+use super::signature::Signature;
+
+/// A task for which nobody waits any more, or whose deadline has passed, and how long it has waited.
+pub struct Abandoned {
+    pub signature: Arc<Signature>,
+    pub late: bool,
+    pub seconds: f64,
+}
+
+impl Abandoned {
+    pub fn count(self, py: Python<'_>) -> PyResult<()> {
+        let error = if self.late { &python::TIMED_OUT } else { &python::CANCELLED }.call(py, ())?;
+        self.signature.counter.failed(py, &error, std::iter::once(self.seconds)).map(|_| ())
+    }
+}
+
+/// Calls of one signature that found the queue full, and how long each took.
+struct Refused {
+    signature: Arc<Signature>,
+    seconds: Vec<f64>,
+}
+
+impl Refused {
+    fn count(self, py: Python<'_>) -> PyResult<()> {
+        let error = python::QUEUE_FULL.call(py, ("",))?;
+        self.signature.counter.failed(py, &error, self.seconds.into_iter()).map(|_| ())
+    }
+}
+
+/// Calls that have ended and are not counted yet. Any thread.
+#[derive(Default)]
+pub struct EndedCalls {
+    abandoned: Mutex<Vec<Abandoned>>,
+    refused: Mutex<Vec<Refused>>,
+}
+
+impl EndedCalls {
+    /// Adds a call that found the queue full: there may be very many.
+    pub fn add_refused(&self, signature: &Arc<Signature>, seconds: f64) {
+        let mut refused = self.refused.lock();
+        match refused.iter_mut().find(|known| Arc::ptr_eq(&known.signature, signature)) {
+            Some(known) => known.seconds.push(seconds),
+            None => refused.push(Refused { signature: signature.clone(), seconds: vec![seconds] }),
+        }
+    }
+
+    /// Adds those for which nobody waits; whether there is anything to count.
+    pub fn add_abandoned(&self, more: Vec<Abandoned>) -> bool {
+        let found = !more.is_empty() || !self.refused.lock().is_empty();
+        self.abandoned.lock().extend(more);
+        found
+    }
+
+    /// Counts them all, each once.
+    pub fn count(&self, py: Python<'_>) -> PyResult<()> {
+        let abandoned = std::mem::take(&mut *self.abandoned.lock());
+        let refused = std::mem::take(&mut *self.refused.lock());
+        abandoned.into_iter().try_for_each(|abandoned| abandoned.count(py))?;
+        refused.into_iter().try_for_each(|refused| refused.count(py))
+    }
+}

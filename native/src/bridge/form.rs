@@ -1,0 +1,62 @@
+//! What has left the queue in one look: a batch of its tasks, and those for whom it is too late.
+
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::batch::Batch;
+use super::lane::Lane;
+use super::python;
+use super::task::Task;
+use crate::queue::Piece;
+
+/// Answers the tasks that were decoded here, and returns those of Python with their error set.
+pub fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
+    let tasks = PyList::empty(py);
+    for task in expired {
+        match task {
+            Task::Native(task) => {
+                let error = python::DEADLINE_EXCEEDED.call(py, ())?;
+                task.fail(py, &error)?;
+            }
+            Task::Python(task) => {
+                let error = python::DEADLINE_EXCEEDED.call(py, ())?;
+                task.bind(py).setattr("error", error)?;
+                tasks.append(task)?;
+            }
+        }
+    }
+    Ok(tasks)
+}
+
+/// Counts those of the tasks decoded here whose callers have left; Python's count themselves.
+pub fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
+    for task in gone {
+        if let Task::Native(mut task) = task
+            && let Some(abandoned) = task.abandon(false)
+        {
+            abandoned.count(py)?;
+        }
+    }
+    Ok(())
+}
+
+/// A batch of Python's tasks alone is Python's own; any other is ours.
+pub fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResult<Bound<'py, PyAny>> {
+    let (mut native, own) = (Vec::new(), PyList::empty(py));
+    let mut arrivals = Vec::new();
+    for piece in pieces {
+        match piece.task {
+            Task::Native(task) => {
+                arrivals.push(piece.arrived);
+                native.push(task);
+            }
+            Task::Python(task) => {
+                own.append(python::PIECE.call(py, (task, piece.start, piece.stop))?)?;
+            }
+        }
+    }
+    if native.is_empty() {
+        return python::batch(py, &own, lane.options(py).bind(py), lane.batched());
+    }
+    Ok(Bound::new(py, Batch::new(native, own, lane.clone(), arrivals)?)?.into_any())
+}

@@ -1,0 +1,38 @@
+//! What must be equal for two of Python's tasks to share a batch, as the queue compares it.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::queue::{self, Key};
+
+/// Python's keys that are not shapes, each by a token that lives while a task of that key waits.
+pub struct Keys(Py<PyAny>);
+
+impl Keys {
+    pub fn new(py: Python<'_>) -> PyResult<Self> {
+        Ok(Self(py.import("weakref")?.getattr("WeakValueDictionary")?.call0()?.unbind()))
+    }
+
+    /// `()` and tuples of shapes are read; another key is known by the number of a token that lives while it is used.
+    pub fn key(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Key> {
+        if let Ok(shapes) = key.extract::<Vec<Vec<usize>>>()
+            && key.is_instance_of::<PyTuple>()
+        {
+            return Ok(if shapes.is_empty() { Key::Any } else { Key::Shapes(flat(&shapes)) });
+        }
+        let keys = self.0.bind(py);
+        let token = Bound::new(py, Token)?;
+        let token = keys.call_method1("setdefault", (key, token))?;
+        Ok(Key::Other(queue::Token(Arc::new(token.unbind()))))
+    }
+}
+
+fn flat(shapes: &[Vec<usize>]) -> Vec<usize> {
+    shapes.iter().flat_map(|shape| std::iter::once(shape.len()).chain(shape.iter().copied())).collect()
+}
+
+/// Stands for one of Python's keys as long as a task of that key waits.
+#[pyclass(frozen, weakref, module = "headrace_native")]
+struct Token;

@@ -1,0 +1,82 @@
+//! One signature of one version, as plain requests know it: what they are checked against, and how they are counted.
+
+use pyo3::prelude::*;
+
+use crate::grpc::Status;
+use crate::predict::{Format, Input, Tensor};
+use crate::queue::Key;
+
+/// What a plain request of one signature is checked against, and what its answer looks like.
+pub struct Signature {
+    pub inputs: Vec<Input>,
+    /// Whether no dimension beyond axis 0 varies.
+    pub one_shape: bool,
+    pub max_rows: usize,
+    pub max_send: usize,
+    pub format: Format,
+    /// The code, and the text with `{}` for the reason, of a full queue.
+    pub full: (u8, String),
+    pub counter: Counter,
+}
+
+/// Counts calls in Python's metrics, and learns from it how those end that fail.
+pub struct Counter {
+    /// Microseconds up to which a latency belongs to each bucket, the last one left out.
+    pub bounds: Vec<f64>,
+    pub answered: Py<PyAny>,
+    pub failed: Py<PyAny>,
+}
+
+impl Signature {
+    /// What must be equal for two of its requests to share a batch.
+    pub fn key(&self, tensors: &[Tensor]) -> Key {
+        if self.one_shape {
+            return Key::Any;
+        }
+        let shapes = tensors.iter().flat_map(|tensor| std::iter::once(tensor.inner.len()).chain(tensor.inner.clone()));
+        Key::Shapes(shapes.collect())
+    }
+
+    /// What one row of a request takes in a batch, in bytes.
+    pub fn row_bytes(&self, tensors: &[Tensor]) -> usize {
+        self.inputs.iter().zip(tensors).map(|(input, tensor)| tensor.row_elements() * input.dtype.size()).sum()
+    }
+
+    /// How a call ends that found the queue full.
+    pub fn full(&self, reason: &str) -> Status {
+        Status::new(self.full.0, self.full.1.replace("{}", reason))
+    }
+}
+
+impl Counter {
+    /// Counts calls that have ended with an answer, by how long they took.
+    pub fn answered(&self, py: Python<'_>, seconds: impl Iterator<Item = f64>) -> PyResult<()> {
+        self.answered.bind(py).call1((self.tally(seconds),)).map(|_| ())
+    }
+
+    /// Counts calls that have ended with this error, and says how they end.
+    pub fn failed(
+        &self,
+        py: Python<'_>,
+        error: &Bound<'_, PyAny>,
+        seconds: impl Iterator<Item = f64>,
+    ) -> PyResult<Status> {
+        let (tally, total) = self.tally(seconds);
+        let (code, text): (u8, String) = self.failed.bind(py).call1((error, tally, total))?.extract()?;
+        Ok(Status::new(code, text))
+    }
+
+    /// How many latencies fall into which bucket, and their sum in microseconds.
+    fn tally(&self, seconds: impl Iterator<Item = f64>) -> (Vec<(usize, usize)>, f64) {
+        let (mut tally, mut total): (Vec<(usize, usize)>, f64) = (Vec::new(), 0.0);
+        for micros in seconds.map(|each| each * 1e6) {
+            total += micros;
+            let bucket = self.bounds.partition_point(|bound| *bound < micros);
+            match tally.iter_mut().find(|(known, _)| *known == bucket) {
+                Some((_, count)) => *count += 1,
+                None => tally.push((bucket, 1)),
+            }
+        }
+        (tally, total)
+    }
+}

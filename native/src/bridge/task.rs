@@ -1,0 +1,127 @@
+//! A task of the queue: one that was decoded here, or one of Python's.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use pyo3::prelude::*;
+
+use super::ended::Abandoned;
+use super::signature::Signature;
+use crate::grpc::Status;
+use crate::predict::Output;
+use crate::protobuf::Dtype;
+use crate::queue::Waits;
+
+/// A request that was decoded outside the interpreter, with its own reply in it. What protocol it came by, and how its
+/// answer is written, only its implementation knows.
+///
+/// It belongs to whoever holds its task: first the queue, then a batch thread. No method may call Python.
+pub trait PendingCall: std::any::Any + Send + Sync {
+    /// The dimensions of an input beyond axis 0.
+    fn inner(&self, input: usize) -> &[usize];
+
+    /// Writes an input as an array's bytes; `target` has room for exactly all.
+    fn copy_to(&self, input: usize, dtype: Dtype, target: &mut [u8]);
+
+    /// Whether its client waits no more.
+    fn client_gone(&mut self) -> bool;
+
+    /// Encodes its answer, rows `start` to `start + rows` of each output. `out` is where small answers of a batch are
+    /// written one after the other.
+    fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut);
+
+    /// Sends what `encode` has made. Any thread; must not block, and must not panic.
+    fn send(self: Box<Self>);
+
+    /// Answers with a status alone; as `send`.
+    fn refuse(&mut self, status: &Status);
+}
+
+/// A task that was decoded here.
+pub struct NativeTask {
+    pub signature: Arc<Signature>,
+    pub rows: usize,
+    pub call: Box<dyn PendingCall>,
+    came: Instant,
+    abandoned: bool,
+}
+
+impl NativeTask {
+    pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>) -> Self {
+        Self { signature, rows, call, came: Instant::now(), abandoned: false }
+    }
+
+    /// How long its client has waited.
+    pub fn seconds(&self) -> f64 {
+        self.came.elapsed().as_secs_f64()
+    }
+
+    /// Counts it as one that has failed, and tells its client.
+    pub fn fail(mut self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+        let status = self.signature.counter.failed(py, error, std::iter::once(self.seconds()))?;
+        self.call.refuse(&status);
+        Ok(())
+    }
+
+    /// Encodes its rows of the outputs, from `start` on.
+    pub fn encode(&mut self, outputs: &[Output<'_>], start: usize, out: &mut BytesMut) {
+        self.call.encode(&self.signature, outputs, start, self.rows, out);
+    }
+
+    fn gone(&mut self) -> bool {
+        self.abandoned || self.call.client_gone()
+    }
+
+    /// Ends it, once, if its client waits no more or is `late`; a late one is told.
+    pub fn abandon(&mut self, late: bool) -> Option<Abandoned> {
+        if self.abandoned || !(late || self.call.client_gone()) {
+            return None;
+        }
+        self.abandoned = true;
+        if late {
+            self.call.refuse(&Status::deadline_exceeded());
+        }
+        Some(Abandoned { signature: self.signature.clone(), late, seconds: self.seconds() })
+    }
+}
+
+/// A task of either kind.
+pub enum Task {
+    Native(NativeTask),
+    /// A `headrace_batching.Task`. Only touched by who holds the interpreter lock.
+    Python(Py<PyAny>),
+}
+
+impl Waits for Task {
+    type Abandoned = Abandoned;
+
+    fn gone(&mut self) -> bool {
+        match self {
+            Self::Native(task) => task.gone(),
+            // Plain attributes, so that no other Python code runs while the queue is locked.
+            Self::Python(task) => Python::attach(|py| gone(task.bind(py)).unwrap_or(false)),
+        }
+    }
+
+    fn abandon(&mut self, late: bool) -> Option<Abandoned> {
+        match self {
+            Self::Native(task) => task.abandon(late),
+            // It has a handler that finds out, and counts it.
+            Self::Python(_) => None,
+        }
+    }
+
+    fn share(&self) -> Option<Self> {
+        match self {
+            Self::Native(_) => None,
+            Self::Python(task) => Some(Self::Python(Python::attach(|py| task.clone_ref(py)))),
+        }
+    }
+}
+
+fn gone(task: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(task.getattr("cancelled")?.is_truthy()?
+        || !task.getattr("outputs")?.is_none()
+        || !task.getattr("error")?.is_none())
+}

@@ -1,0 +1,23 @@
+//! The waiting tasks of both kinds and their clock: what a queue and its lanes share.
+
+use super::clock::Clock;
+use super::ended::Abandoned;
+use super::task::Task;
+use crate::queue;
+
+/// What a queue and its lanes share.
+pub struct Tasks {
+    pub queue: queue::Queue<Task>,
+    pub clock: Clock,
+}
+
+impl Tasks {
+    pub fn wake(&self) {
+        self.queue.wake();
+    }
+
+    /// Tasks decoded here for which nobody waits any more, each once.
+    pub fn abandoned(&self) -> Vec<Abandoned> {
+        self.queue.abandoned(self.clock.now())
+    }
+}

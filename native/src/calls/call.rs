@@ -1,0 +1,124 @@
+//! A call in Python's hands: what it may read of it, and what it may command.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::metadata;
+use crate::grpc::{OK, Status};
+
+/// What a call is to both sides.
+pub struct CallState {
+    pub method: usize,
+    headers: HeaderMap,
+    deadline: Option<Instant>,
+    peer: Arc<str>,
+    commands: UnboundedSender<Command>,
+    owner: Mutex<Option<Py<PyAny>>>,
+}
+
+impl CallState {
+    /// Of a call whose headers have come; what Python commands goes to `commands`.
+    pub fn new(
+        method: usize,
+        headers: HeaderMap,
+        deadline: Option<Instant>,
+        peer: Arc<str>,
+        commands: UnboundedSender<Command>,
+    ) -> Self {
+        Self { method, headers, deadline, peer, commands, owner: Mutex::new(None) }
+    }
+}
+
+/// What the handler wants done with its call.
+pub enum Command {
+    Read,
+    Head(HeaderMap),
+    Send(Bytes),
+    Finish { message: Option<Bytes>, status: Status, trailers: HeaderMap },
+}
+
+/// A call in Python's hands. Its owner, whatever Python wants to find again, is forgotten when it ends.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct Call {
+    state: Arc<CallState>,
+}
+
+#[pymethods]
+impl Call {
+    #[getter]
+    fn method(&self) -> usize {
+        self.state.method
+    }
+
+    #[getter]
+    fn peer(&self) -> &str {
+        &self.state.peer
+    }
+
+    #[getter]
+    fn owner(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state.owner.lock().as_ref().map(|owner| owner.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_owner(&self, owner: Option<Py<PyAny>>) {
+        let before = std::mem::replace(&mut *self.state.owner.lock(), owner);
+        drop(before);
+    }
+
+    #[getter]
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        metadata::to_python(py, &self.state.headers)
+    }
+
+    fn time_remaining(&self) -> Option<f64> {
+        let deadline = self.state.deadline?;
+        Some(deadline.saturating_duration_since(Instant::now()).as_secs_f64())
+    }
+
+    fn read(&self) {
+        self.command(Command::Read);
+    }
+
+    fn send(&self, message: &Bound<'_, PyBytes>) {
+        self.command(Command::Send(Bytes::copy_from_slice(message.as_bytes())));
+    }
+
+    fn send_metadata(&self, metadata: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<()> {
+        self.command(Command::Head(metadata::from_python(metadata)?));
+        Ok(())
+    }
+
+    #[pyo3(signature = (message, code=OK, text=String::new(), trailers=Vec::new()))]
+    fn finish(
+        &self,
+        message: Option<&Bound<'_, PyBytes>>,
+        code: u8,
+        text: String,
+        trailers: Vec<(String, Bound<'_, PyAny>)>,
+    ) -> PyResult<()> {
+        let message = message.map(|bytes| Bytes::copy_from_slice(bytes.as_bytes()));
+        let trailers = metadata::from_python(trailers)?;
+        self.command(Command::Finish { message, status: Status::new(code, text), trailers });
+        self.set_owner(None);
+        Ok(())
+    }
+}
+
+impl Call {
+    pub fn new(state: Arc<CallState>) -> Self {
+        Self { state }
+    }
+
+    fn command(&self, command: Command) {
+        // A call that has ended meanwhile has nobody left to command.
+        let _ = self.state.commands.send(command);
+    }
+}

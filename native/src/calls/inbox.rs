@@ -1,0 +1,82 @@
+//! Events for the event loop, and the socket that tells it of them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+
+use super::call::{Call, CallState};
+
+/// What the event loop is told; Python has it by the same names.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// A call begins; the payload is its only message, or None where messages are asked for.
+    Begin = 0,
+    /// The next message that was asked for, or None at the end.
+    Message = 1,
+    /// A message that was sent has left.
+    Sent = 2,
+    /// Nobody waits for the call any more.
+    Cancelled = 3,
+    /// The server has drained.
+    Drained = 4,
+    /// Calls have ended that are counted as events are taken.
+    Lapsed = 5,
+}
+
+/// Something for the event loop: a kind, the call it is about, and bytes.
+pub struct Event {
+    kind: Kind,
+    call: Option<Arc<CallState>>,
+    payload: Option<Bytes>,
+}
+
+/// Events on their way to the event loop, which reads a byte from a socket when there are any, and takes them all.
+pub struct Inbox {
+    events: Mutex<Vec<Event>>,
+    notify: UnixStream,
+    readable: UnixStream,
+}
+
+impl Inbox {
+    pub fn new() -> std::io::Result<Self> {
+        let (notify, readable) = UnixStream::pair()?;
+        notify.set_nonblocking(true)?;
+        readable.set_nonblocking(true)?;
+        Ok(Self { events: Mutex::new(Vec::new()), notify, readable })
+    }
+
+    /// What is readable when there are events.
+    pub fn readable(&self) -> &UnixStream {
+        &self.readable
+    }
+
+    pub fn push(&self, kind: Kind, call: Option<&Arc<CallState>>, payload: Option<Bytes>) {
+        let mut events = self.events.lock();
+        events.push(Event { kind, call: call.cloned(), payload });
+        if events.len() == 1 {
+            // One byte is in the socket at most, so there is room for it.
+            let _ = (&self.notify).write(&[0]);
+        }
+    }
+
+    pub fn take(&self) -> Vec<Event> {
+        let mut events = self.events.lock();
+        if let Err(error) = (&self.readable).read(&mut [0]) {
+            debug_assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        }
+        std::mem::take(&mut events)
+    }
+}
+
+impl Event {
+    pub fn into_python(self, py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+        let call = self.call.map(Call::new);
+        let payload = self.payload.map(|bytes| PyBytes::new(py, &bytes));
+        (self.kind as u8, call, payload).into_pyobject(py)
+    }
+}

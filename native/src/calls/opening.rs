@@ -1,0 +1,33 @@
+//! What is known of a call when its headers have come.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::HeaderMap;
+
+use crate::grpc::{Encoding, ReadError};
+use crate::http2::Outgoing;
+use crate::protobuf::Rope;
+
+/// What is known of a call when its headers have come.
+pub struct Opening {
+    pub method: usize,
+    pub streaming: bool,
+    pub headers: HeaderMap,
+    pub deadline: Option<Instant>,
+    pub peer: Arc<str>,
+    pub encoding: Encoding,
+    pub max_send: usize,
+    pub outgoing: Arc<Outgoing>,
+}
+
+/// What came of reading the only message of a unary call; None where it has not all come yet.
+pub type Arrived = Option<Result<Rope, ReadError>>;
+
+/// Returns when a deadline has passed.
+pub async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

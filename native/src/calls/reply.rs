@@ -1,0 +1,101 @@
+//! The sending half of a call: its head, its messages as frames, and how it ends.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::server::SendResponse;
+use http::HeaderMap;
+
+use super::opening::Opening;
+use crate::grpc::{self, Encoding, Frame, Status};
+use crate::http2::Outgoing;
+
+/// The sending half of a call.
+pub struct Reply {
+    respond: SendResponse<Bytes>,
+    stream: Option<SendStream<Bytes>>,
+    encoding: Encoding,
+    max_send: usize,
+    outgoing: Arc<Outgoing>,
+    metadata: HeaderMap,
+}
+
+impl Reply {
+    pub fn new(respond: SendResponse<Bytes>, opening: &Opening) -> Self {
+        let Opening { encoding, max_send, ref outgoing, .. } = *opening;
+        Self { respond, stream: None, encoding, max_send, outgoing: outgoing.clone(), metadata: HeaderMap::new() }
+    }
+
+    /// Sends the head, with this metadata.
+    pub fn send_metadata(&mut self, metadata: HeaderMap) -> Result<(), h2::Error> {
+        self.metadata = metadata;
+        self.stream().map(|_| ())
+    }
+
+    pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.stream {
+            Some(stream) => stream.poll_reset(context).map(|_| ()),
+            None => self.respond.poll_reset(context).map(|_| ()),
+        }
+    }
+
+    /// The stream to write to, behind the response's head.
+    fn stream(&mut self) -> Result<&mut SendStream<Bytes>, h2::Error> {
+        if self.stream.is_none() {
+            let mut response = grpc::compressed_response(self.encoding);
+            response.headers_mut().extend(std::mem::take(&mut self.metadata));
+            self.stream = Some(self.respond.send_response(response, false)?);
+        }
+        Ok(self.stream.as_mut().expect("it has just been made"))
+    }
+
+    /// Why a message is not sent; None for one that may be.
+    pub fn refuses(&self, message: &Bytes) -> Option<Status> {
+        Status::too_large_to_send(message.len(), self.max_send)
+    }
+
+    /// Hands a message to the connection, which keeps it until the caller has room for it.
+    pub fn send(&mut self, message: Bytes) -> Result<(), h2::Error> {
+        let Frame { head, tail } = self.encoding.frame(message);
+        let frame = Frame { head: self.outgoing.count(head), tail: tail.map(|tail| self.outgoing.count(tail)) };
+        send_frame(self.stream()?, frame)
+    }
+
+    /// Waits until all that was sent has left.
+    pub async fn flushed(&mut self) -> Result<(), h2::Error> {
+        let stream = self.stream()?;
+        stream.reserve_capacity(1);
+        match poll_fn(|context| stream.poll_capacity(context)).await {
+            Some(Err(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the call, with a last message if there is one.
+    pub fn finish(&mut self, message: Option<Bytes>, status: &Status, more: HeaderMap) -> Result<(), h2::Error> {
+        if self.stream.is_none() && message.is_none() {
+            let mut response = status.response();
+            response.headers_mut().extend(std::mem::take(&mut self.metadata));
+            response.headers_mut().extend(more);
+            return self.respond.send_response(response, true).map(|_| ());
+        }
+        if let Some(message) = message {
+            self.send(message)?;
+        }
+        let mut trailers = status.trailers();
+        trailers.extend(more);
+        self.stream()?.send_trailers(trailers)
+    }
+}
+
+/// Hands a frame to the connection.
+fn send_frame(stream: &mut SendStream<Bytes>, frame: Frame) -> Result<(), h2::Error> {
+    stream.send_data(frame.head, false)?;
+    match frame.tail {
+        Some(tail) => stream.send_data(tail, false),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,129 @@
+//! How messages are compressed: what was agreed in the headers, and the work itself.
+
+use std::io::{Read, Write};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::{GzDecoder, ZlibDecoder};
+use flate2::write::{GzEncoder, ZlibEncoder};
+use http::Response;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::headers::response;
+use super::status::{INTERNAL, Status, UNIMPLEMENTED};
+use crate::protobuf::Rope;
+
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+/// How messages are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    Identity,
+    Deflate,
+    Gzip,
+}
+
+impl Encoding {
+    /// What a request's compressed messages are compressed with.
+    pub fn of_request(headers: &HeaderMap) -> Result<Self, Status> {
+        let Some(value) = headers.get(&GRPC_ENCODING) else {
+            return Ok(Self::Identity);
+        };
+        Self::named(value.as_bytes()).ok_or_else(|| {
+            let name = String::from_utf8_lossy(value.as_bytes());
+            Status::new(UNIMPLEMENTED, format!("Compression algorithm '{name}' not supported."))
+        })
+    }
+
+    /// By grpc_compression_algorithm's number; what is unknown compresses nothing.
+    pub fn numbered(number: u8) -> Self {
+        match number {
+            1 => Self::Deflate,
+            2 => Self::Gzip,
+            _ => Self::Identity,
+        }
+    }
+
+    /// `wanted`, if the caller can read it.
+    pub fn of_response(headers: &HeaderMap, wanted: Self) -> Self {
+        let mut accepted =
+            headers.get_all(&GRPC_ACCEPT_ENCODING).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+        if accepted.any(|name| Self::named(name.trim_ascii()) == Some(wanted)) { wanted } else { Self::Identity }
+    }
+
+    fn named(name: &[u8]) -> Option<Self> {
+        [Self::Identity, Self::Deflate, Self::Gzip].into_iter().find(|encoding| encoding.name().as_bytes() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Deflate => "deflate",
+            Self::Gzip => "gzip",
+        }
+    }
+
+    /// Expands a message to at most `limit` bytes.
+    pub fn expand(self, data: Rope, limit: usize) -> Result<Bytes, Status> {
+        let data = data.into_bytes();
+        match self {
+            Self::Identity => Err(Status::new(INTERNAL, "a message is compressed but grpc-encoding does not say how")),
+            Self::Deflate => expand(ZlibDecoder::new(&*data), limit),
+            Self::Gzip => expand(GzDecoder::new(&*data), limit),
+        }
+    }
+
+    pub fn compress(self, message: &[u8]) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::Identity => Ok(message.to_vec()),
+            Self::Deflate => {
+                let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+                encoder.write_all(message)?;
+                encoder.finish()
+            }
+            Self::Gzip => {
+                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+                encoder.write_all(message)?;
+                encoder.finish()
+            }
+        }
+    }
+}
+
+/// The head of a response whose messages may be compressed.
+pub fn compressed_response(encoding: Encoding) -> Response<()> {
+    let mut response = response();
+    if encoding != Encoding::Identity {
+        response.headers_mut().insert(&GRPC_ENCODING, HeaderValue::from_static(encoding.name()));
+    }
+    response
+}
+
+fn expand(decoder: impl Read, limit: usize) -> Result<Bytes, Status> {
+    let mut message = Vec::new();
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    if let Err(error) = decoder.take(most).read_to_end(&mut message) {
+        return Err(Status::new(INTERNAL, format!("a compressed message cannot be expanded: {error}")));
+    }
+    if message.len() > limit {
+        return Err(Status::too_large_to_receive(format!("more than {limit}"), limit));
+    }
+    Ok(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::status::RESOURCE_EXHAUSTED;
+
+    #[test]
+    fn expansion_is_bounded() {
+        for encoding in [Encoding::Gzip, Encoding::Deflate] {
+            let bomb = encoding.compress(&vec![0; 1_000_000]).unwrap();
+            let expanded = |limit| encoding.expand(Bytes::from(bomb.clone()).into(), limit);
+            assert_eq!(expanded(1_000_000).unwrap().len(), 1_000_000);
+            assert_eq!(expanded(999_999).unwrap_err().code, RESOURCE_EXHAUSTED);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Messages and their prefixes: a flag that says whether the message is compressed, and its length.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::compression::Encoding;
+use super::status::{INTERNAL, Status};
+use crate::protobuf::Rope;
+
+/// The length of a prefix, in bytes.
+pub const PREFIX: usize = 5;
+
+/// Messages of up to this many bytes are copied behind their prefix, and sent as one.
+const COPIED: usize = 16 * 1024;
+
+/// Compressed messages of up to this many bytes are expanded where they are read.
+const LIGHT: usize = 2 * 1024;
+
+/// Writes the prefix of a message that follows.
+pub fn put_prefix(out: &mut impl BufMut, compressed: bool, length: usize) {
+    out.put_u8(compressed.into());
+    // A message longer than a prefix can say has been refused before.
+    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+}
+
+impl Encoding {
+    /// A message with its prefix; compressed where that was agreed and makes it smaller.
+    pub fn frame(self, message: Bytes) -> Frame {
+        if self == Self::Identity {
+            return Frame::of(false, message);
+        }
+        match self.compress(&message) {
+            Ok(smaller) if smaller.len() < message.len() => Frame::of(true, smaller.into()),
+            _ => Frame::of(false, message),
+        }
+    }
+}
+
+/// A message as it travels: its prefix alone where it is too large to be copied behind one.
+pub struct Frame {
+    pub head: Bytes,
+    pub tail: Option<Bytes>,
+}
+
+impl Frame {
+    fn of(compressed: bool, message: Bytes) -> Self {
+        let copied = if message.len() <= COPIED { message.len() } else { 0 };
+        let mut head = BytesMut::with_capacity(PREFIX + copied);
+        put_prefix(&mut head, compressed, message.len());
+        if copied == message.len() {
+            head.put_slice(&message);
+            return Self { head: head.freeze(), tail: None };
+        }
+        Self { head: head.freeze(), tail: Some(message) }
+    }
+}
+
+/// A message as it came, and how it is compressed and to how much it may expand, if it is.
+pub struct Message {
+    data: Rope,
+    compressed: Option<(Encoding, usize)>,
+}
+
+impl Message {
+    /// Whether its expansion is no work to speak of: a byte stands for a thousand at most.
+    pub fn is_light(&self) -> bool {
+        self.compressed.is_none() || self.data.len() <= LIGHT
+    }
+
+    pub fn expanded(self) -> Result<Rope, Status> {
+        match self.compressed {
+            Some((encoding, limit)) => encoding.expand(self.data, limit).map(Rope::from),
+            None => Ok(self.data),
+        }
+    }
+}
+
+/// Messages and their prefixes, in whatever pieces they come.
+pub struct Framed {
+    bytes: Rope,
+    encoding: Encoding,
+    limit: usize,
+}
+
+impl Framed {
+    pub fn new(encoding: Encoding, limit: usize) -> Self {
+        Self { bytes: Rope::default(), encoding, limit }
+    }
+
+    pub fn push(&mut self, data: Bytes) {
+        self.bytes.push(data);
+    }
+
+    /// Says whether the stream may end here.
+    pub fn end(&self) -> Result<(), Status> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        Err(Status::new(INTERNAL, "the stream ended within a message"))
+    }
+
+    /// A message that has come already, expanded.
+    #[cfg(feature = "fuzzing")]
+    pub fn message(&mut self) -> Result<Option<Rope>, Status> {
+        self.received()?.map(Message::expanded).transpose()
+    }
+
+    /// A message that has come already; the length that its prefix claims is checked, and allocates nothing.
+    pub fn received(&mut self) -> Result<Option<Message>, Status> {
+        if self.bytes.len() < PREFIX {
+            return Ok(None);
+        }
+        let mut prefix = [0; PREFIX];
+        self.bytes.copy_to(0, &mut prefix);
+        let [flag, length @ ..] = prefix;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > self.limit {
+            return Err(Status::too_large_to_receive(length, self.limit));
+        }
+        if self.bytes.len() < PREFIX + length {
+            return Ok(None);
+        }
+        self.bytes.take(PREFIX);
+        let message = self.bytes.take(length);
+        match flag {
+            0 => Ok(Some(Message { data: message, compressed: None })),
+            1 => Ok(Some(Message { data: message, compressed: Some((self.encoding, self.limit)) })),
+            _ => Err(Status::new(INTERNAL, "a message's compression flag is neither 0 nor 1")),
+        }
+    }
+}

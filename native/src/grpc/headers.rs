@@ -1,0 +1,166 @@
+//! The headers and trailers of a call: content type, deadline, size, status, binary metadata.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::status::{INTERNAL, RESOURCE_EXHAUSTED, Status, UNIMPLEMENTED};
+
+static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+static ZERO: HeaderValue = HeaderValue::from_static("0");
+static ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+impl Status {
+    /// The trailers that say so.
+    pub fn trailers(&self) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(2);
+        trailers.insert(&GRPC_STATUS, HeaderValue::from(u16::from(self.code)));
+        if !self.text.is_empty() {
+            trailers.insert(&GRPC_MESSAGE, percent_encoded(&self.text));
+        }
+        trailers
+    }
+
+    /// A response that is this status and nothing else: headers and trailers in one.
+    pub fn response(&self) -> Response<()> {
+        let mut response = response();
+        if self.code == UNIMPLEMENTED {
+            response.headers_mut().insert(&GRPC_ACCEPT_ENCODING, ACCEPTED.clone());
+        }
+        response.headers_mut().extend(self.trailers());
+        response
+    }
+}
+
+/// The trailers of a call that went well.
+pub fn ok_trailers() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(&GRPC_STATUS, ZERO.clone());
+    trailers
+}
+
+/// The head of a response that messages, or trailers, will follow.
+pub fn response() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC.clone());
+    response
+}
+
+/// A refusal in HTTP's words, for who does not speak gRPC.
+pub fn http_refusal(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Whether a request says that it is gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE) else {
+        return false;
+    };
+    let kind = kind.as_bytes();
+    kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';'))
+}
+
+/// Refuses metadata that, by HTTP/2's count, is larger than `limit`.
+pub fn check_size(headers: &HeaderMap, limit: u32) -> Result<(), Status> {
+    const EACH: usize = 32;
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH).sum();
+    if size > limit as usize {
+        let text = format!("received metadata size exceeds hard limit ({size} vs. {limit})");
+        return Err(Status::new(RESOURCE_EXHAUSTED, text));
+    }
+    Ok(())
+}
+
+/// The time that a caller gives a call; None where it gives none.
+pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(&GRPC_TIMEOUT) else {
+        return Ok(None);
+    };
+    match parse_timeout(value.as_bytes()) {
+        Some(timeout) => Ok(Some(timeout)),
+        None => Err(Status::new(INTERNAL, "grpc-timeout is malformed")),
+    }
+}
+
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count = digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    match unit {
+        b'H' => Some(Duration::from_secs(count * 3600)),
+        b'M' => Some(Duration::from_secs(count * 60)),
+        b'S' => Some(Duration::from_secs(count)),
+        b'm' => Some(Duration::from_millis(count)),
+        b'u' => Some(Duration::from_micros(count)),
+        b'n' => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// gRPC's percent-encoding: what is not printable ASCII, and the percent sign.
+fn percent_encoded(text: &str) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut encoded = Vec::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            encoded.push(byte);
+        } else {
+            encoded.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    }
+    // Printable ASCII is always a header value.
+    HeaderValue::from_bytes(&encoded).unwrap_or(ZERO.clone())
+}
+
+/// A binary header's value, padded or not.
+pub fn decode_binary(value: &[u8]) -> Option<Vec<u8>> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    LENIENT.decode(value).ok()
+}
+
+/// A binary header's value as it travels.
+pub fn encode_binary(value: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD_NO_PAD.encode(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts() {
+        assert_eq!(parse_timeout(b"20m"), Some(Duration::from_millis(20)));
+        assert_eq!(parse_timeout(b"99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for wrong in [&b""[..], b"m", b"999999999S", b"-1S", b"1s", b"1.5S", b"1"] {
+            assert_eq!(parse_timeout(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn texts_travel_as_ascii() {
+        assert_eq!(percent_encoded("100% \u{e9}\n"), "100%25 %C3%A9%0A");
+    }
+
+    #[test]
+    fn content_types() {
+        let says = |kind| is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]));
+        assert!(says("application/grpc") && says("application/grpc+proto") && says("application/grpc;x"));
+        assert!(!says("application/grpc-web") && !says("text/html") && !is_grpc(&HeaderMap::new()));
+    }
+}

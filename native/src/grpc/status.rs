@@ -1,0 +1,36 @@
+//! How a call ends: gRPC's codes, and the texts that are this transport's own.
+
+pub const OK: u8 = 0;
+pub const DEADLINE_EXCEEDED: u8 = 4;
+pub const RESOURCE_EXHAUSTED: u8 = 8;
+pub const UNIMPLEMENTED: u8 = 12;
+pub const INTERNAL: u8 = 13;
+
+/// How a call ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub code: u8,
+    pub text: String,
+}
+
+impl Status {
+    pub fn new(code: u8, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// The caller's deadline has passed.
+    pub fn deadline_exceeded() -> Self {
+        Self::new(DEADLINE_EXCEEDED, "Deadline Exceeded")
+    }
+
+    /// Why a message that is longer than `limit` is not sent; None for one that is not.
+    pub fn too_large_to_send(length: usize, limit: usize) -> Option<Self> {
+        let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit})");
+        (length > limit).then(|| Self::new(RESOURCE_EXHAUSTED, text()))
+    }
+
+    /// Why a message that is longer than `limit` is not read.
+    pub fn too_large_to_receive(length: impl std::fmt::Display, limit: usize) -> Self {
+        Self::new(RESOURCE_EXHAUSTED, format!("SERVER: Received message larger than max ({length} vs. {limit})"))
+    }
+}

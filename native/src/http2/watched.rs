@@ -1,0 +1,123 @@
+//! A connection whose frames are seen as they pass, since h2 does not tell of all of them.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frames::{FrameStats, Frames, PREFACE};
+use super::read_ahead::ReadAhead;
+use super::stream::Stream;
+use super::unix_authority::UnixAuthority;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
+const ENHANCE_YOUR_CALM: u32 = 11;
+const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
+
+/// A stream whose frames are seen. HTTP/2 alone sees what is wrong with them.
+pub struct Watched {
+    stream: Stream,
+    read_ahead: ReadAhead,
+    inbound: Frames,
+    outbound: Frames,
+    last_stream: u32,
+    stats: Arc<FrameStats>,
+    authority: Option<UnixAuthority>,
+}
+
+impl Watched {
+    pub fn new(stream: Stream, stats: Arc<FrameStats>) -> Self {
+        let (inbound, outbound) = (Frames::after(PREFACE), Frames::after(0));
+        let authority = stream.is_unix().then(UnixAuthority::default);
+        Self { stream, read_ahead: ReadAhead::default(), inbound, outbound, last_stream: 0, stats, authority }
+    }
+
+    fn on_read(&mut self, bytes: &mut [u8]) {
+        if let Some(authority) = &mut self.authority {
+            authority.rewrite(bytes);
+        }
+        let (stats, last_stream) = (&self.stats, &mut self.last_stream);
+        self.inbound.pass(bytes, |kind, flags, stream| match kind {
+            PING if flags & ACK == 0 => stats.ping_read(),
+            HEADERS => *last_stream = stream.max(*last_stream),
+            _ => {}
+        });
+    }
+
+    fn on_write(&mut self, bytes: &[u8]) {
+        let stats = &self.stats;
+        self.outbound.pass(bytes, |kind, _, _| {
+            if matches!(kind, DATA | HEADERS) {
+                stats.answer_written();
+            }
+        });
+    }
+
+    /// Says GOAWAY with the words that gRPC's clients know, where it fits: a client slows down, and connects again.
+    fn send_too_many_pings(&mut self, context: &mut Context<'_>) {
+        if self.outbound.within_one() {
+            return;
+        }
+        let mut frame = vec![0, 0, 8 + TOO_MANY_PINGS.len() as u8, GOAWAY, 0, 0, 0, 0, 0];
+        frame.extend(self.last_stream.to_be_bytes());
+        frame.extend(ENHANCE_YOUR_CALM.to_be_bytes());
+        frame.extend(TOO_MANY_PINGS);
+        // A caller who reads nothing misses it.
+        let _ = Pin::new(&mut self.stream).poll_write(context, &frame);
+        let _ = Pin::new(&mut self.stream).poll_flush(context);
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.stats.too_many_pings() {
+            self.send_too_many_pings(context);
+            return Poll::Ready(Ok(()));
+        }
+        let (before, this) = (into.filled().len(), &mut *self);
+        ready!(this.read_ahead.poll_read(Pin::new(&mut this.stream), context, into))?;
+        self.on_read(&mut into.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        self.on_write(&bytes[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, pieces))?;
+        let mut left = count;
+        for piece in pieces {
+            let passed = left.min(piece.len());
+            self.on_write(&piece[..passed]);
+            left -= passed;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

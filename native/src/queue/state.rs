@@ -1,0 +1,82 @@
+//! What the queue's lock guards: the groups that wait, the threads that sleep, and the decision which group is next.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use parking_lot::Condvar;
+use rustc_hash::FxBuildHasher;
+
+use super::entry::{Key, Waits};
+use super::group::Group;
+use super::lane::{Lane, LaneId};
+
+pub type Groups<T> = IndexMap<(LaneId, Key), Group<T>, FxBuildHasher>;
+
+pub struct State<T> {
+    pub groups: Groups<T>,
+    pub lanes: HashMap<LaneId, Lane, FxBuildHasher>,
+    pub next_lane: LaneId,
+    pub idle: usize,
+    /// Of the idle threads, those that nobody has called; who fell asleep last is at the end.
+    pub asleep: Vec<Arc<Condvar>>,
+    pub running: usize,
+    pub closed: bool,
+}
+
+impl<T> State<T> {
+    pub fn new() -> Self {
+        Self {
+            groups: Groups::default(),
+            lanes: HashMap::default(),
+            next_lane: 0,
+            idle: 0,
+            asleep: Vec::new(),
+            running: 0,
+            closed: false,
+        }
+    }
+
+    /// Calls the thread that fell asleep last: its core is awake, and what it needs is in its caches.
+    pub fn call_one(&mut self) {
+        if let Some(sleeper) = self.asleep.pop() {
+            sleeper.notify_one();
+        }
+    }
+
+    pub fn call_all(&mut self) {
+        self.asleep.drain(..).for_each(|sleeper| {
+            sleeper.notify_one();
+        });
+    }
+}
+
+impl<T: Waits> State<T> {
+    pub fn is_lone(&self, now: f64) -> bool {
+        let Some(((lane, _), group)) = self.groups.first().filter(|_| self.running == 0 && self.groups.len() == 1)
+        else {
+            return false;
+        };
+        let Some((lane, task)) = self.lanes.get(lane).zip(group.lone()) else { return false };
+        lane.pace.quick(task.size_of(task.left())) && group.due(&lane.rules) <= now
+    }
+}
+
+/// The batching decision, as `headrace_batching.policy.choose` has it: a group's index, or when to look again.
+pub fn choose<T: Waits>(state: &State<T>, now: f64) -> (Option<usize>, f64) {
+    let (mut second, mut wake) = (None, f64::INFINITY);
+    for (index, ((lane, _), group)) in state.groups.iter().enumerate() {
+        // A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
+        let Some(lane) = state.lanes.get(lane).filter(|lane| lane.free()) else { continue };
+        let due = group.due(&lane.rules);
+        if due > now {
+            wake = wake.min(due);
+        } else if group.priority() == 0 {
+            return (Some(index), now);
+        } else if second.is_none() {
+            second = Some(index);
+        }
+    }
+    let wake = if second.is_some() { now } else { wake };
+    (second, wake)
+}

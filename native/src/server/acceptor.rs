@@ -1,0 +1,114 @@
+//! How connections come to the threads that own them, and how both end.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+
+use super::connection::serve_connection;
+use super::shared::{Shared, Stop, stopped};
+use super::thread::ConnectionThread;
+use crate::calls::Kind;
+use crate::http2::{Accepted, Address, Certified};
+
+/// How often the server looks for calls that have ended unnoticed, and for threads that never come to rest.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
+
+/// A connection that has just been accepted, and what secures it.
+pub type Arrival = (Accepted, Option<Arc<Certified>>);
+
+/// What gives a thread its connections.
+#[derive(Clone)]
+pub struct ThreadHandle {
+    pub thread: Arc<ConnectionThread>,
+    pub arrivals: UnboundedSender<Arrival>,
+}
+
+/// Accepts connections until the server is told to stop, and says when all have drained.
+pub async fn accept_all(
+    addresses: Vec<(Address, Option<Arc<Certified>>)>,
+    handles: Vec<ThreadHandle>,
+    shared: Arc<Shared>,
+    stop: Stop,
+    mut ended: Receiver<Infallible>,
+) {
+    let mut accepting = JoinSet::new();
+    for (address, tls) in addresses {
+        accepting.spawn(accept(address, tls, handles.clone()));
+    }
+    let threads: Vec<_> = handles.into_iter().map(|handle| handle.thread).collect();
+    let drained = async {
+        stopped(stop).await;
+        accepting.shutdown().await;
+        ended.recv().await;
+    };
+    tokio::select! {
+        () = drained => {}
+        () = watch(&shared, &threads) => {}
+    }
+    shared.inbox.push(Kind::Drained, None, None);
+}
+
+/// Looks now and then after what nobody else does.
+async fn watch(shared: &Shared, threads: &[Arc<ConnectionThread>]) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER).await;
+        shared.look_for_ended();
+        threads.iter().for_each(|thread| thread.busy_poll.wake_at_last());
+    }
+}
+
+/// Accepts connections at one address, and gives each to the thread that has the fewest.
+async fn accept(address: Address, tls: Option<Arc<Certified>>, handles: Vec<ThreadHandle>) -> io::Result<()> {
+    let listener = address.listen()?;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => {
+                let connections = |handle: &&ThreadHandle| handle.thread.connections.load(Ordering::Relaxed);
+                let Some(fewest) = handles.iter().min_by_key(connections) else { return Ok(()) };
+                fewest.thread.connections.fetch_add(1, Ordering::Relaxed);
+                // Fails only where the server is at its end.
+                let _ = fewest.arrivals.send((accepted, tls.clone()));
+            }
+            // Out of file descriptors, most likely: there will be some when a connection has ended.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Serves the connections that arrive, until the server stops and they have drained; drops `_alive` then.
+pub async fn run_thread(
+    thread: Arc<ConnectionThread>,
+    mut arrivals: UnboundedReceiver<Arrival>,
+    stop: Stop,
+    _alive: Sender<Infallible>,
+) {
+    let mut connections = JoinSet::new();
+    let mut stopping = pin!(stopped(stop.clone()));
+    if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        // On the only core, whoever stays awake keeps the others from what they wait for.
+        let thread = thread.clone();
+        tokio::spawn(async move { thread.busy_poll.run().await });
+    }
+    let grace = loop {
+        tokio::select! {
+            biased;
+            grace = &mut stopping => break grace,
+            Some(_) = connections.join_next() => {
+                thread.connections.fetch_sub(1, Ordering::Relaxed);
+            }
+            Some((accepted, tls)) = arrivals.recv() => {
+                connections.spawn(serve_connection(accepted, tls, thread.clone(), stop.clone()));
+            }
+        }
+    };
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(grace, drained).await;
+    connections.shutdown().await;
+}

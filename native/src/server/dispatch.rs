@@ -1,0 +1,176 @@
+//! What becomes of each call of a connection: begun at once where its message has come, refused, or held back.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{Method, Request, StatusCode};
+
+use super::thread::ConnectionThread;
+use crate::calls::{self, Arrived, Opening, Outcome, until};
+use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
+use crate::http2::{Outgoing, Place};
+
+/// Bytes of a request that is not gRPC that are read before it is refused.
+const ENOUGH: usize = 64 << 10;
+const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with content-type application/grpc.\n";
+
+/// The client at the other end of a connection.
+pub struct Client {
+    address: Arc<str>,
+    pub thread: Arc<ConnectionThread>,
+    outgoing: Arc<Outgoing>,
+}
+
+impl Client {
+    pub fn new(address: Arc<str>, thread: Arc<ConnectionThread>) -> Self {
+        Self { address, thread, outgoing: Arc::default() }
+    }
+
+    /// Begins a call: at once where its only message has come already.
+    pub fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
+        let shared = &self.thread.shared;
+        if shared.stopping.load(Ordering::Relaxed) {
+            // It was sent before the caller knew; gRPC sends it again, elsewhere.
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            return;
+        }
+        let (head, body) = request.into_parts();
+        if head.method != Method::POST || !grpc::is_grpc(&head.headers) {
+            tokio::spawn(refuse(body, respond));
+            return;
+        }
+        let (opening, encoding) = match self.opening(head) {
+            Ok(opening) => opening,
+            Err(status) => {
+                let _ = respond.send_response(status.response(), true);
+                return;
+            }
+        };
+        let mut messages = Messages::new(body, encoding, shared.limits.max_receive_message);
+        if self.outgoing.is_full() {
+            match self.outgoing.hold() {
+                Some(place) => drop(tokio::spawn(hold(place, self.thread.clone(), opening, messages, respond))),
+                None => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
+            }
+            return;
+        }
+        let message = if opening.streaming { None } else { arrived(&mut messages) };
+        if message.is_none() && shared.plain.may_take(&opening) {
+            tokio::spawn(predict_late(self.thread.clone(), opening, messages, respond));
+        } else {
+            dispatch(&self.thread, opening, messages, respond, message);
+        }
+    }
+
+    fn opening(&self, head: http::request::Parts) -> Result<(Opening, Encoding), Status> {
+        let shared = &self.thread.shared;
+        let Some(&(method, streaming)) = shared.methods.get(head.uri.path()) else {
+            return Err(Status::new(UNIMPLEMENTED, "Method not found!"));
+        };
+        grpc::check_size(&head.headers, shared.limits.max_metadata_size)?;
+        let deadline = grpc::timeout(&head.headers)?.map(|timeout| Instant::now() + timeout);
+        let encoding = Encoding::of_request(&head.headers)?;
+        let opening = Opening {
+            method,
+            streaming,
+            deadline,
+            peer: self.address.clone(),
+            encoding: Encoding::of_response(&head.headers, shared.limits.compression),
+            max_send: shared.limits.max_send_message,
+            outgoing: self.outgoing.clone(),
+            headers: head.headers,
+        };
+        Ok((opening, encoding))
+    }
+}
+
+/// A call of a caller for whom too many answers wait. Its message is not read, so that the caller can send no more than
+/// the connection's window meanwhile.
+async fn hold(
+    place: Place,
+    thread: Arc<ConnectionThread>,
+    opening: Opening,
+    messages: Messages,
+    respond: SendResponse<Bytes>,
+) {
+    tokio::select! {
+        () = place.room() => {}
+        () = until(opening.deadline) => {}
+    }
+    drop(place);
+    if thread.shared.plain.may_take(&opening) {
+        predict_late(thread, opening, messages, respond).await;
+    } else {
+        dispatch(&thread, opening, messages, respond, None);
+    }
+}
+
+/// Answers who does not speak gRPC, in HTTP's words, when all has come that it says or enough of it.
+async fn refuse(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let mut received = 0;
+    while let Some(data) = body.data().await {
+        let len = data?.len();
+        body.flow_control().release_capacity(len)?;
+        received += len;
+        if received > ENOUGH {
+            break;
+        }
+    }
+    let mut stream = respond.send_response(grpc::http_refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE), false)?;
+    stream.send_data(Bytes::from_static(NOT_GRPC), true)
+}
+
+/// A Predict whose message has not all come yet.
+async fn predict_late(
+    thread: Arc<ConnectionThread>,
+    opening: Opening,
+    mut messages: Messages,
+    mut respond: SendResponse<Bytes>,
+) {
+    let message = tokio::select! {
+        biased;
+        message = messages.only() => message,
+        () = until(opening.deadline) => {
+            // Fails only where the client has gone.
+            let _ = respond.send_response(Status::deadline_exceeded().response(), true);
+            return;
+        }
+    };
+    dispatch(&thread, opening, messages, respond, Some(message));
+}
+
+/// Puts a plain Predict into the queue, and gives every other call to its handler.
+fn dispatch(
+    thread: &ConnectionThread,
+    opening: Opening,
+    messages: Messages,
+    respond: SendResponse<Bytes>,
+    message: Arrived,
+) {
+    let shared = &thread.shared;
+    let (message, respond) = match message {
+        Some(Ok(message)) if shared.plain.may_take(&opening) => match shared.plain.put(&opening, message, respond) {
+            Outcome::Waits { wake: true } => return thread.busy_poll.wake_before_park(),
+            Outcome::Waits { wake: false } => return,
+            Outcome::Refused { signature, seconds } => return shared.ended.add_refused(&signature, seconds),
+            Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
+        },
+        message => (message, respond),
+    };
+    tokio::spawn(calls::run(shared.inbox.clone(), opening, messages, respond, message));
+}
+
+/// The only message of a call, or what is wrong with it, where all its bytes have come.
+fn arrived(messages: &mut Messages) -> Arrived {
+    let only = pin!(messages.only());
+    match only.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(message) => Some(message),
+        Poll::Pending => None,
+    }
+}

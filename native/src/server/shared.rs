@@ -1,0 +1,64 @@
+//! What all connections of a server share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use rustc_hash::FxHashMap;
+use tokio::sync::watch;
+
+use super::limits::Limits;
+use crate::bridge::{EndedCalls, Queue, Routes};
+use crate::calls::{Inbox, Kind, PATH, PlainPredicts};
+
+/// Whether the server is to stop, and how long calls in flight may take to end then.
+pub type Stop = watch::Receiver<Option<Duration>>;
+
+/// Waits until the server is told to stop; how long calls in flight may take to end.
+pub async fn stopped(mut stop: Stop) -> Duration {
+    // It fails where the server is gone, and nobody waits any more.
+    stop.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default()
+}
+
+/// What all connections of a server share.
+pub struct Shared {
+    /// By full path: the number of each method, and whether its requests stream.
+    pub methods: FxHashMap<String, (usize, bool)>,
+    pub plain: PlainPredicts,
+    pub limits: Limits,
+    pub inbox: Arc<Inbox>,
+    pub stopping: AtomicBool,
+    pub queue: Py<Queue>,
+    pub ended: EndedCalls,
+}
+
+impl Shared {
+    /// `methods` are full paths, each with whether its requests stream.
+    pub fn new(
+        methods: Vec<(String, bool)>,
+        limits: Limits,
+        queue: Py<Queue>,
+        routes: Py<Routes>,
+    ) -> std::io::Result<Self> {
+        let methods = methods.into_iter().enumerate().map(|(number, (path, streams))| (path, (number, streams)));
+        let methods: FxHashMap<_, _> = methods.collect();
+        Ok(Self {
+            plain: PlainPredicts::new(methods.get(PATH).map(|method| method.0), routes),
+            methods,
+            limits,
+            inbox: Arc::new(Inbox::new()?),
+            stopping: AtomicBool::new(false),
+            queue,
+            ended: EndedCalls::default(),
+        })
+    }
+
+    /// Looks for plain Predicts that nobody waits for, and has calls counted that have ended.
+    pub fn look_for_ended(&self) {
+        let abandoned = self.queue.get().tasks.abandoned();
+        if self.ended.add_abandoned(abandoned) {
+            self.inbox.push(Kind::Lapsed, None, None);
+        }
+    }
+}
