@@ -69,7 +69,13 @@ class Rule:
 
 
 def option(
-    default: Any, help_text: str, *, kind: type | None = None, metadata: Mapping[str, Any] | None = None, **rule: Any
+    default: Any,
+    help_text: str,
+    *,
+    kind: type | None = None,
+    for_all: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+    **rule: Any,
 ) -> Any:
     """A field of a dataclass that is an option.
 
@@ -77,6 +83,7 @@ def option(
         default: Its value where none is given; a function gives one for each object.
         help_text: One line, without a full stop.
         kind: The type of its values where the default does not show it.
+        for_all: Whether it holds for all models of a server, so that one model cannot have another value.
         metadata: What else the field's metadata hold.
         rule: Attributes of `Rule`.
     """
@@ -85,7 +92,7 @@ def option(
         kind = type(made)
     if kind is tuple and made and isinstance(made[0], int):
         rule.setdefault("item", int)
-    own = {"help": help_text, "rule": Rule(kind=kind, **rule), **(metadata or {})}
+    own = {"help": help_text, "rule": Rule(kind=kind, **rule), "for_all": for_all, **(metadata or {})}
     if callable(default):
         return field(default_factory=default, metadata=own)
     return field(default=default, metadata=own)
@@ -94,6 +101,11 @@ def option(
 def options_of(kind: Any) -> dict[str, Field[Any]]:
     """The fields of a dataclass that are options, by name, in order."""
     return {own.name: own for own in fields(kind) if "rule" in own.metadata}
+
+
+def per_model(kind: Any) -> dict[str, Field[Any]]:
+    """The options of a dataclass that one model may have otherwise than all others, by name, in order."""
+    return {name: own for name, own in options_of(kind).items() if not own.metadata["for_all"]}
 
 
 def default_of(own: Field[Any]) -> Any:

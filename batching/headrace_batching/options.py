@@ -46,6 +46,7 @@ class Options:
         "batches that run at once, over all schedulers that share the threads",
         least=1,
         most=MAX_BATCH_THREADS,
+        for_all=True,
     )
     allowed_batch_sizes: tuple[int, ...] = option(
         (), "increasing sizes that a batch is padded up to; the last is max_batch_size", item=int, least=1
@@ -69,6 +70,7 @@ class Options:
         kind=int,
         least=1,
         nullable=True,
+        for_all=True,  # the runtime knows it, and says so when it has loaded the model
     )
 
     def __post_init__(self) -> None:

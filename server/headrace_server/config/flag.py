@@ -14,6 +14,7 @@ def flag(
     tensorflow: Any = None,
     int64: bool = False,
     ignored: str = "",
+    by_cpus: bool = False,
     **rule: Any,
 ) -> Any:
     """An option that is also a flag.
@@ -25,9 +26,10 @@ def flag(
         tensorflow: The default of `tensorflow_model_server`, where that is another.
         int64: Whether a whole number may have 64 bits, not 32.
         ignored: Why it changes nothing, for a flag that is there only so that TF Serving's users may keep it.
+        by_cpus: Whether its default is computed from the number of CPUs.
         rule: Attributes of `Rule`: the values that it may have.
     """
-    metadata = {"flag": True, "flag_name": name, "int64": int64, "ignored": ignored}
+    metadata = {"flag": True, "flag_name": name, "int64": int64, "ignored": ignored, "by_cpus": by_cpus}
     return option(
         default, help_text, metadata={**metadata, "tensorflow": default if tensorflow is None else tensorflow}, **rule
     )

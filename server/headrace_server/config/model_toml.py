@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options, OptionsError
-from headrace_batching.option import option, options_of, refusal
+from headrace_batching.option import option, options_of, per_model, refusal
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import invalid, unreadable
@@ -53,6 +53,17 @@ class ThreadOptions:
 
     intra_op_threads: int = option(0, "threads within one operator; 0 lets the runtime choose", least=0)
     inter_op_threads: int = option(0, "operators that run at once; 0 lets the runtime choose", least=0)
+
+
+SIGNATURES = "signatures.NAME"
+
+TABLES: Mapping[str, Mapping[str, Field[Any]]] = {
+    "onnxruntime": {**options_of(ThreadOptions), **per_model(OnnxruntimeOptions)},
+    "tensorrt": per_model(TensorrtOptions),
+    "batching": {"enabled": option(True, "let requests of this model share batches"), **per_model(Options)},
+    SIGNATURES: options_of(SignatureOptions),
+}
+"""Every table of the file, with its keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +122,10 @@ class _WrongError(ValueError):
 
 
 def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
-    _known("", document, ("onnxruntime", "tensorrt", "batching", "signatures"))
+    _known("", document, tuple(where.partition(".")[0] for where in TABLES))
     signatures = _table("signatures", document.get("signatures", {}))
     threads, onnxruntime = options_of(ThreadOptions), options_of(OnnxruntimeOptions)
-    runtime = _checked("onnxruntime", document.get("onnxruntime", {}), {**threads, **onnxruntime})
+    runtime = _checked("onnxruntime", document.get("onnxruntime", {}), TABLES["onnxruntime"])
     return ModelOptions(
         backend={key: value for key, value in runtime.items() if key in threads},
         onnxruntime={key: value for key, value in runtime.items() if key in onnxruntime},
@@ -126,20 +137,13 @@ def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
 
 def _tensorrt(table: Any) -> dict[str, Any]:
     """A model with a table of its own is run by TensorRT unless it says otherwise."""
-    kept = {name: own for name, own in options_of(TensorrtOptions).items() if name != "cache_folder"}
-    values = _checked("tensorrt", table, kept)
+    values = _checked("tensorrt", table, TABLES["tensorrt"])
     ranges = {name: tuple(sizes) for name, sizes in values.get("dimensions", {}).items()}
     return {"enabled": True, **values, **({"dimensions": ranges} if ranges else {})}
 
 
-_ENABLED = option(True, "let requests of this model share batches")
-
-
 def _batching(table: Any) -> dict[str, Any] | None:
-    # The threads are one pool for all models, and how many batches may run at once is the runtime's affair.
-    of_all = ("num_batch_threads", "max_running_batches")
-    parameters = {name: own for name, own in options_of(Options).items() if name not in of_all}
-    values = _checked("batching", table, {"enabled": _ENABLED, **parameters})
+    values = _checked("batching", table, TABLES["batching"])
     if not values.pop("enabled", True):
         return None
     try:
@@ -159,7 +163,7 @@ def _signature(base_path: Path, where: str, table: Any) -> SignatureOptions:
     table = dict(_table(where, table))
     if isinstance(table.get("labels"), str):
         table["labels"] = _labels(base_path / table["labels"])
-    values = _checked(where, table, options_of(SignatureOptions))
+    values = _checked(where, table, TABLES[SIGNATURES])
     if "labels" in values and values.get("method") != "classify":
         raise _WrongError(f'{where}.labels: only a signature with method = "classify" has labels')
     return SignatureOptions(**values)

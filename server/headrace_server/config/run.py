@@ -149,7 +149,7 @@ class Config:
         True, "free the parts of a SavedModel's graph that serving does not need", ignored=ONLY_TENSORFLOW
     )
     prefer_tflite_model: bool = flag(False, "load model.tflite where a version has one beside its SavedModel")
-    num_tflite_pools: int = flag(CPUS, "TFLite interpreters of a model that run at once")
+    num_tflite_pools: int = flag(CPUS, "TFLite interpreters of a model that run at once", by_cpus=True)
     num_tflite_interpreters_per_pool: int = flag(1, "TFLite interpreters that share one batch")
     enable_signature_method_name_check: bool = flag(
         False, "require that a signature was exported for the call's method"
@@ -176,7 +176,10 @@ class Config:
         least=1,
     )
     rest_api_json_processes: int = flag(
-        max(1, CPUS // 2), "processes that read and write large JSON bodies; they start when they are needed", least=1
+        max(1, CPUS // 2),
+        "processes that read and write large JSON bodies; they start when they are needed",
+        by_cpus=True,
+        least=1,
     )
     aspired_version_policy: str = flag(
         "availability_preserving",
@@ -192,7 +195,7 @@ class Config:
         choices=("auto", "grpcio", "native"),
     )
     transport_threads: int = flag(
-        max(1, CPUS // 4), "threads that the native transport spreads connections over", least=1
+        max(1, CPUS // 4), "threads that the native transport spreads connections over", by_cpus=True, least=1
     )
     open_inference_admin: str = flag(
         "read",

@@ -57,6 +57,7 @@ class TensorrtOptions:
     cache_folder: str = flag(
         "",
         "folder in which built TensorRT engines are kept; headrace/tensorrt in the user's cache folder if not given",
+        for_all=True,
     )
 
     @property

@@ -1,0 +1,97 @@
+"""Every option is declared in one place: nothing else spells its name as text, its default or its range."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace_batching.option import Rule
+from headrace_server.commands.flags import FLAGS
+from headrace_server.config.model_toml import TABLES, read_model_options
+from headrace_server.errors import ServingError
+
+ROOT = Path(__file__).parents[3]
+PRODUCT = [ROOT / "batching" / "headrace_batching", ROOT / "server" / "headrace_server"]
+
+COMMON_WORDS = {
+    "method",
+    "inputs",
+    "outputs",
+    "labels",
+    "devices",
+    "enabled",
+    "instances",
+    "providers",
+    "transport",
+} | {
+    "dimensions",
+    "model_name",
+    "tensorrt",
+}
+"""Names of options that are words of their own in other files."""
+
+ELSEWHERE = {
+    # What is said of a flag to its user, and fields of TF Serving's messages.
+    "batching_parameters_file": {"commands/build.py"},
+    "grpc_channel_arguments": {"commands/tensorflow_model_server.py"},
+    # Checks of two options against each other.
+    "allowed_batch_sizes": {"config/model_toml.py"},
+    "max_batch_size": {"config/model_toml.py"},
+    "max_enqueued_batches": {"options.py"},
+    "model_base_path": {"commands/headrace.py"},
+    "model_config_file": {"commands/headrace.py"},
+}
+
+TRANSLATE = {
+    "services/open_inference/load_config.py",
+    "backends/onnx/provider_options.py",
+    "backends/onnx/providers.py",
+}
+"""Files that turn options into those of another system, or back, which has some of the names, too."""
+
+
+def names() -> set[str]:
+    keys = {name for options in TABLES.values() for name in options}
+    return ({*FLAGS} | keys) - COMMON_WORDS
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Each string of the product's code that is not a docstring, with its file."""
+    for folder in PRODUCT:
+        for path in sorted(folder.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value, path.relative_to(folder).as_posix()
+
+
+def test_no_name_is_spelled_as_text_outside_its_declaration() -> None:
+    wanted = names()
+    found: dict[str, set[str]] = {}
+    for text, path in texts():
+        if text in wanted:
+            found.setdefault(text, set()).add(path)
+
+    extra = {(name, path) for name, paths in found.items() for path in paths - ELSEWHERE.get(name, set())}
+    assert sorted(pair for pair in extra if pair[1] not in TRANSLATE) == []
+
+
+BAD: dict[type, str] = {bool: "3", int: "-5", float: "true", str: "3", tuple: '"text"', dict: "[1]"}
+
+
+def tables() -> Iterator[tuple[str, str, Rule]]:
+    for where, options in TABLES.items():
+        for name, own in options.items():
+            yield where.replace("NAME", "s"), name, own.metadata["rule"]
+
+
+@pytest.mark.parametrize(("where", "name", "rule"), list(tables()), ids=lambda value: str(value)[:30])
+def test_every_key_of_model_toml_refuses_a_bad_value_in_the_one_shape(
+    tmp_path: Path, where: str, name: str, rule: Rule
+) -> None:
+    bad = BAD[rule.kind] if name != "labels" else "3"
+    (tmp_path / "model.toml").write_text(f"[{where}]\n{name} = {bad}\n")
+    with pytest.raises(ServingError) as refused:
+        read_model_options(tmp_path)
+
+    assert refused.value.message.startswith(f"{tmp_path}/model.toml: {where}.{name} must be {rule.expectation}; was ")
