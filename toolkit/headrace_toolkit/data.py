@@ -2,6 +2,8 @@
 
 import csv
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array
-from headrace_protos.tensor import dtype_name
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_toolkit import user_code
 from headrace_toolkit.errors import ToolkitError, first_line
 from headrace_toolkit.sources.files import sha256_of
+from headrace_toolkit.specs import write_spec
 
 ONE_ARRAY = ""
 """The name of the array in a .npy file, which has none: it is for a model's only input."""
+
+_HEADS = (b"P", b"\x93", b"\x80")
+"""The first byte of a .npz file, of a .npy file, and of a pickle, for which there is a message of its own."""
 
 _NAMED = 10
 """Row numbers that a message lists at most."""
@@ -144,13 +149,6 @@ class Data:
         return np.stack([array.astype(np.float64) for array in self.inputs.values()], axis=1)
 
 
-def described(spec: TensorSpec) -> str:
-    """An input or output for people, as in `float32[N,1,8,8]`."""
-    sizes = [str(size) if size is not None else (spec.dims[i] if i < len(spec.dims) else "") or "?"
-             for i, size in enumerate(spec.shape)]  # fmt: skip
-    return f"{dtype_name(spec.dtype)}[{','.join(sizes)}]"
-
-
 def _called(reference: str) -> dict[str, Array]:
     returned = user_code.call(reference)
     if not isinstance(returned, Mapping):
@@ -173,6 +171,10 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
+    with path.open("rb") as opened:
+        head = opened.read(1)
+    if head not in _HEADS:
+        raise ToolkitError(f"{path} is not a {path.suffix} file")
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -186,7 +188,7 @@ def _read_arrays(path: Path) -> dict[str, Array]:
                 "brings: save arrays of numbers or of strings (dtype str)"
             ) from error
         raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
-    except Exception as error:  # zipfile and zlib have errors of their own
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
 
 
@@ -255,10 +257,12 @@ def _cast(source: str, name: str, array: Array, spec: TensorSpec) -> Array:
         fitting = array.astype(object)
     else:
         if array.dtype.kind not in "biufV" or not np.can_cast(array.dtype, wanted, "same_kind"):
-            raise ToolkitError(f"{source}: {name} is {_dtype(array)}, and the model takes {described(spec)}")
+            raise ToolkitError(f"{source}: {name} is {_dtype(array)}, and the model takes {write_spec(spec)}")
         fitting = array.astype(wanted, copy=False)
     if spec.shape and not _fits(fitting, spec):
-        raise ToolkitError(f"{source}: {name} has the shape {list(array.shape)}, and the model takes {described(spec)}")
+        raise ToolkitError(
+            f"{source}: {name} has the shape {list(array.shape)}, and the model takes {write_spec(spec)}"
+        )
     return fitting
 
 

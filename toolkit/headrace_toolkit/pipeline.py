@@ -180,7 +180,7 @@ class _Run:
                     advance=advance,
                 )
             )
-        variant = self._examine(step.name, made.model, made.source, grounds)
+        variant = self._examine(made.name or step.name, made.model, made.source, grounds)
         return variant.with_line(kept=True, notes=made.notes)
 
     def _search(
@@ -233,14 +233,14 @@ class _Run:
             drop=grounds.metric.drop(source, variant.line.metric or 0.0),
             bytes=(variant.line.bytes or 0) / (start.line.bytes or 1),
             time=variant.time() / start.time(),
+            difference=variant.line.largest_difference or 0.0,
         )
 
     def _conclude(
         self, chain: list[Variant], lines: list[Line], grounds: Grounds, batching: Batching, labels: tuple[str, ...]
     ) -> Result:
-        first, *others = chain
         with self._progress.step("time the models"):
-            first, others = timed(first, others, grounds) if any(not v.line.time for v in chain) else (first, others)
+            first, *others = self._timed(chain, grounds)
         last = others[-1] if others else first
         lines = [self._retimed(line, others) for line in lines]
         source = Line(
@@ -272,6 +272,13 @@ class _Run:
             recipe=self._recipe,
             keep=self._folder,
         )
+
+    def _timed(self, chain: list[Variant], grounds: Grounds) -> list[Variant]:
+        """The chain with the times of those that no search has timed."""
+        untimed = [variant for variant in chain[1:] if not variant.line.time]
+        first, made = timed(chain[0], untimed, grounds)
+        found = dict(zip([variant.file for variant in untimed], made, strict=True))
+        return [first, *(found.get(variant.file, variant) for variant in chain[1:])]
 
     def _retimed(self, line: Line, chain: Sequence[Variant]) -> Line:
         """A line whose times were taken at the end, with all of the chain."""

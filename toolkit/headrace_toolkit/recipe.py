@@ -123,25 +123,18 @@ class Recipe:
             ToolkitError: As `read`.
         """
         table = Table(where, values, folder)
-        source, options = _model(_inner(table, "model", where, folder))
+        source, options = _model(table.inner("model"))
         recipe = cls(
             source=source,
             source_options=options,
-            data=_data(_inner(table, "data", where, folder)),
-            limits=_limits(_inner(table, "limits", where, folder)),
-            output=_output(_inner(table, "output", where, folder)),
+            data=_data(table.inner("data")),
+            limits=_limits(table.inner("limits")),
+            output=_output(table.inner("output")),
             seed=table.whole("seed", 0, 0),
         )
         steps = tuple(_step(step) for step in table.tables("step"))
         table.done()
         return replace(recipe, steps=steps) if steps else recipe
-
-
-def _inner(table: Table, key: str, where: str, folder: Path) -> Table:
-    found = table.table(key)
-    inner = Table(f"{where}{key}", {}, folder) if found is None else found
-    inner.where = f"{where}{key}"
-    return inner
 
 
 def _model(table: Table) -> tuple[str, SourceOptions]:

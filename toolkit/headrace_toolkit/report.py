@@ -136,7 +136,7 @@ class Report:
         """The lines for a terminal, the warnings and the verdict."""
         rows = [self._cells(line) for line in self.lines]
         times = [str(count) + (" row" if count == 1 else " rows") for count in self._counts()]
-        body = columns(("step", self.metric, "agree", "bytes", "gzip", *times, ""), rows)
+        body = columns(("step", self.metric, "agree", "differs by", "bytes", "gzip", *times, ""), rows)
         told = [*(f"warning: {text}" for text in self.warnings), *self.notes]
         spread = self._interval_sentence()
         return "\n".join([*body, *([""] if told or spread else []), *([spread] if spread else []), *told,
@@ -156,6 +156,7 @@ class Report:
             line.name,
             self.shown_metric(line.metric),
             "" if line.agreement is None else f"{line.agreement:.1%}",
+            "" if line.largest_difference is None else f"{line.largest_difference:.2g}",
             "" if line.bytes is None else size(line.bytes),
             "" if line.gzip_bytes is None or base is None else f"{line.gzip_bytes / (base.gzip_bytes or 1):.2f}x",
             *(f"{line.time[count]:.2f}x" if count in line.time else "" for count in self._counts()),
@@ -175,10 +176,7 @@ class Report:
 
 def remark(line: Line) -> str:
     """What the last column says of a line."""
-    words = [line.why] if line.why else (["kept"] if line.kept else [])
-    if line.largest_difference is not None and line.why != "the source":
-        words.append(f"largest difference {line.largest_difference:.2g}")
-    return "; ".join(words)
+    return line.why or ("kept" if line.kept else "")
 
 
 def size(count: int) -> str:

@@ -26,6 +26,11 @@ AS_FAST = 1.1
 """A candidate is as fast as another up to this ratio of their times; measured ratios are not sharper than that."""
 
 
+CLIPPING = 2.0
+"""Static int8 goes before dynamic int8 only where it is so many times as fast: it cuts off what its calibration rows
+did not show, and with products of matrices alone its largest difference is ten to twenty times as large."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """What a search tries.
@@ -61,12 +66,14 @@ class Outcome:
         drop: How much worse its metric is.
         bytes: Its size as a share of the converted model's.
         time: Of a run of many rows, as a share.
+        difference: The largest one from the source's answers.
     """
 
     name: str
     drop: float
     bytes: float
     time: float
+    difference: float = 0.0
 
 
 def build_search(table: Table) -> Search:
@@ -116,17 +123,34 @@ def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: floa
         The winner's name, empty where none meets the limits; and a reason for each other candidate.
     """
     reasons = {name: _over_limit(outcome, max_drop, min_speedup) for name, outcome in outcomes.items()}
-    fit = [name for name, reason in reasons.items() if not reason]
+    reasons[STATIC] = reasons.get(STATIC, "") or _clips_for_little(outcomes, reasons)
+    fit = [name for name in outcomes if not reasons[name]]
     if not fit:
-        return "", reasons
+        return "", {name: reasons[name] for name in outcomes}
     fastest = min(outcomes[name].time for name in fit)
     winner = min((n for n in fit if outcomes[n].time <= fastest * AS_FAST), key=_size_of(outcomes, fit))
     for name in fit:
         if name != winner:
             slower = outcomes[name].time > outcomes[winner].time * AS_FAST
-            best = outcomes[winner].name
+            best = _short(outcomes[winner])
             reasons[name] = f"slower than {best}" if slower else f"larger than {best}, and no faster"
-    return winner, {name: reason for name, reason in reasons.items() if name != winner}
+    return winner, {name: reasons[name] for name in outcomes if name != winner}
+
+
+def _clips_for_little(outcomes: Mapping[str, Outcome], reasons: Mapping[str, str]) -> str:
+    """Why static int8 gives way to dynamic int8; empty where it does not."""
+    static, dynamic = outcomes.get(STATIC), outcomes.get(DYNAMIC)
+    if static is None or dynamic is None or reasons[DYNAMIC] or static.time * CLIPPING <= dynamic.time:
+        return ""
+    return (
+        f"only {dynamic.time / static.time:.1f} times as fast as {_short(dynamic)}, with "
+        f"{static.difference / max(dynamic.difference, 1e-12):.0f} times its largest difference"
+    )
+
+
+def _short(outcome: Outcome) -> str:
+    """The name without its settings."""
+    return outcome.name.partition(",")[0]
 
 
 def _size_of(outcomes: Mapping[str, Outcome], order: Sequence[str]) -> Any:

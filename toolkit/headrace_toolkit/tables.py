@@ -95,14 +95,18 @@ class Table:
     def table(self, key: str) -> "Table | None":
         """A table inside; None where the key is missing."""
         value = self._take(key, None)
-        return None if value is None else Table(f"{self.where}.{key}", value, self._folder)
+        return None if value is None else Table(self.place(key), value, self._folder)
+
+    def inner(self, key: str) -> "Table":
+        """A table inside; an empty one where the key is missing."""
+        return Table(self.place(key), self._take(key, {}), self._folder)
 
     def tables(self, key: str) -> list["Table"]:
         """An array of tables inside."""
         value = self._take(key, [])
         if not isinstance(value, list):
             raise self.wrong(key, f"must be written as [[{key}]] tables", value)
-        return [Table(f"{self.where}{key} {number}", item, self._folder) for number, item in enumerate(value, start=1)]
+        return [Table(f"{self.place(key)} {number}", item, self._folder) for number, item in enumerate(value, start=1)]
 
     def resolved(self, name: str) -> str:
         """A file name or `file.py:function` with the recipe's folder before it, unless it is absolute or empty."""
@@ -123,7 +127,8 @@ class Table:
             if key not in self._asked:
                 close = get_close_matches(key, self._asked, n=1)
                 meant = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(self._asked)}"
-                raise ToolkitError(f"{self.where}: unknown key {key}; {meant}")
+                place = self.where if self.where.endswith(": ") or not self.where else f"{self.where}: "
+                raise ToolkitError(f"{place}unknown key {key}; {meant}")
 
     def _take(self, key: str, default: Any) -> Any:
         self._asked.append(key)
@@ -131,5 +136,8 @@ class Table:
 
     def wrong(self, key: str, demand: str, value: Any) -> ToolkitError:
         """The error of a value, as in `limits.max_drop must be a finite number of at least 0; was -1`."""
-        place = self.where if self.where.endswith(": ") or not self.where else f"{self.where}."
-        return ToolkitError(f"{place}{key} {demand}; was {value!r}")
+        return ToolkitError(f"{self.place(key)} {demand}; was {value!r}")
+
+    def place(self, key: str) -> str:
+        """What messages call a key."""
+        return f"{self.where}{key}" if self.where.endswith(": ") or not self.where else f"{self.where}.{key}"

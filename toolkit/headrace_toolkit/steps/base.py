@@ -63,11 +63,13 @@ class Made:
         model: The new file, in the work's folder.
         source: The source around the new module, for a step that changed one; None for a step that changed the file.
         notes: What the user should know of it, one sentence each.
+        name: What reports call it, where settings followed from the model or the target; empty for the step's name.
     """
 
     model: Path
     source: Source | None = None
     notes: tuple[str, ...] = ()
+    name: str = ""
 
 
 class Step(Protocol):

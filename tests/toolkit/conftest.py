@@ -1,0 +1,36 @@
+"""Digits and models of them, made once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headrace_toolkit import Data, load
+from headrace_toolkit.pipeline import optimize
+from headrace_toolkit.recipe import Recipe
+from headrace_toolkit.result import Result
+from tests.toolkit import models
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with mlp.onnx, cnn.onnx, and the digits as both take them: mlp/test.npz, cnn/train.npz and so on."""
+    folder = tmp_path_factory.mktemp("made")
+    for name, shape in (("mlp", (64,)), ("cnn", (1, 8, 8))):
+        (folder / name).mkdir()
+        models.digits().save(folder / name, "x", shape)
+    models.mlp(folder / "mlp.onnx", width=128)
+    models.cnn(folder / "cnn.onnx")
+    return folder
+
+
+@pytest.fixture
+def optimized(made: Path) -> Callable[..., Result]:
+    """Optimises a model by a recipe's tables: `optimized("cnn", step=[...])`."""
+
+    def run(name: str, **tables: object) -> Result:
+        data = {"labels": "y", "calibration": str(made / name / "train.npz")}
+        recipe = Recipe.of({"data": data, **tables}, made)
+        return optimize(load(made / f"{name}.onnx"), Data.read(made / name / "test.npz", "y"), recipe)
+
+    return run

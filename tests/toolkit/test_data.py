@@ -1,0 +1,155 @@
+"""Rows and labels: what is read, what is refused, and in which words."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace_protos import DataType
+from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_toolkit import Data, ToolkitError
+
+PIXELS = Signature({"image": TensorSpec("image", DataType.DT_FLOAT, (None, 2, 2), ("N", "", ""))}, {})
+PAIR = Signature({name: TensorSpec(name, DataType.DT_FLOAT, (None,), ("N",)) for name in ("a", "b")}, {})
+
+
+def npz(folder: Path, **arrays: Any) -> Path:
+    np.savez(folder / "rows.npz", **arrays)
+    return folder / "rows.npz"
+
+
+def test_arrays_are_fitted_to_the_inputs(tmp_path: Path) -> None:
+    file = npz(tmp_path, image=np.arange(12).reshape(3, 2, 2), y=np.array([[1], [0], [1]]), other=np.zeros(3))
+    data = Data.read(file, labels="y").fitted(PIXELS)
+    assert list(data.inputs) == ["image"]
+    assert data.inputs["image"].dtype == np.float32
+    assert data.labels is not None
+    assert data.labels.tolist() == [1, 0, 1]
+    assert (len(data), data.name, len(data.sha256)) == (3, "rows.npz", 64)
+
+
+def test_one_array_is_for_the_only_input(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.zeros((5, 2, 2)))
+    assert len(Data.read(tmp_path / "rows.npy").fitted(PIXELS)) == 5
+
+
+def test_a_table_is_joined_for_one_input_and_taken_apart_for_several(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b,kind\n1,2.5,cat\n3,,dog\n")
+    data = Data.read(tmp_path / "rows.csv", labels="kind")
+    assert data.labels is not None
+    assert data.labels.tolist() == ["cat", "dog"]
+    assert data.fitted(PAIR).inputs["a"].tolist() == [1, 3]
+    joined = Signature({"x": TensorSpec("x", DataType.DT_FLOAT, (None, 2), ("N", ""))}, {})
+    np.testing.assert_array_equal(data.fitted(joined).inputs["x"], [[1, 2.5], [3, np.nan]])
+
+
+def test_a_function_gives_arrays(tmp_path: Path) -> None:
+    (tmp_path / "rows.py").write_text("import numpy as np\ndef load():\n    return {'a': [1.0], 'b': np.ones(1)}\n")
+    data = Data.read(f"{tmp_path}/rows.py:load").fitted(PAIR)
+    assert (len(data), data.name) == (1, "rows.py:load")
+
+
+def test_rows_are_divided_by_the_seed_and_at_most_in_half(tmp_path: Path) -> None:
+    data = Data.read(npz(tmp_path, a=np.arange(10.0), b=np.arange(10.0)))
+    measured, calibration = data.split(256, seed=1)
+    assert (len(measured), len(calibration)) == (5, 5)
+    assert measured.shared_with(calibration) == 0
+    assert sorted([*measured.inputs["a"], *calibration.inputs["a"]]) == list(range(10))
+    again = data.split(256, seed=1)[1].inputs["a"]
+    np.testing.assert_array_equal(again, calibration.inputs["a"])
+    assert data.split(256, seed=2)[1].inputs["a"].tolist() != again.tolist()
+
+
+REFUSED = [
+    ({"images": np.zeros((3, 2, 2)), "y": np.zeros(3)}, "has no array for the model's input image; it has images"),
+    (
+        {"image": np.zeros((3, 4)), "y": np.zeros(3)},
+        r"image has the shape \[3, 4\], and the model takes float32\[N,2,2\]",
+    ),
+    ({"image": np.full((3, 2, 2), "a"), "y": np.zeros(3)}, r"image is text, and the model takes float32\[N,2,2\]"),
+    ({"image": np.zeros((3, 2, 2), complex), "y": np.zeros(3)}, "image is complex128, and the model takes"),
+    ({"image": np.zeros((3, 2, 2)), "y": np.zeros(2)}, "3 rows in image and 2 labels in y"),
+    ({"image": np.zeros((3, 2, 2)), "y": np.zeros((3, 2))}, r"labels 'y' have the shape \[3, 2\]"),
+    ({"image": np.zeros((0, 2, 2)), "y": np.zeros(0)}, "image has no rows"),
+    ({"image": np.zeros((3, 2, 2))}, "has no labels 'y'; it has image"),
+    ({"y": np.zeros(3)}, "holds no arrays beside the labels 'y'"),
+    ({"image": np.float32(1), "y": np.zeros(3)}, "image is a single value"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "words"), REFUSED, ids=[words[:20] for _, words in REFUSED])
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
+    with pytest.raises(ToolkitError, match=words):
+        Data.read(npz(tmp_path, **arrays), labels="y").fitted(PIXELS)
+
+
+class Writes:
+    """A pickle of it makes a file when it is loaded."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.file, "w")
+
+
+def test_no_file_runs_code(tmp_path: Path) -> None:
+    marker = tmp_path / "was_run"
+    file = npz(tmp_path, image=np.array([Writes(str(marker))], dtype=object))
+    plain = tmp_path / "rows.npy"
+    plain.write_bytes(pickle.dumps(Writes(str(marker))))
+    for bad in (file, plain):
+        with pytest.raises(ToolkitError, match="runs code that the file brings"):
+            Data.read(bad)
+    assert not marker.exists()
+
+
+BAD_FILES = [
+    ("rows.npz", b"not a zip", "is not a .npz file"),
+    ("rows.txt", b"1 2", "data is read from .npz, .npy and .csv files"),
+    ("rows.csv", b"a,a\n1,2\n", "must name the columns, each once"),
+    ("rows.csv", b"a,b\n1\n", "line 2 has 1 values, and the header 2"),
+    ("rows.csv", b"\xff\xfe", "is not a table in UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), BAD_FILES)
+def test_files_that_are_something_else_are_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ToolkitError, match=words):
+        Data.read(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match=r"nowhere\.npz: there is no such file"):
+        Data.read(tmp_path / "nowhere.npz")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def load():\n    return 1\n", "returned int; it must return a dictionary"),
+        ("def other():\n    pass\n", "rows.py has no function load"),
+        ("load = 1\n", "load is a int, and must be a function"),
+        ("def load():\n    return 1 / 0\n", "failed in rows.py, line 2: ZeroDivisionError: division by zero"),
+        ("import nothing_of_this_name\n", "failed in rows.py, line 1: ModuleNotFoundError"),
+        ("def load(:\n", "failed in rows.py, line 1: SyntaxError"),
+    ],
+)
+def test_a_function_that_fails_is_named_with_its_line(tmp_path: Path, code: str, words: str) -> None:
+    (tmp_path / "rows.py").write_text(code)
+    with pytest.raises(ToolkitError, match=words):
+        Data.read(f"{tmp_path}/rows.py:load")
+
+
+def test_rows_that_are_not_finite_are_numbered(tmp_path: Path) -> None:
+    array = np.zeros((20, 2), np.float32)
+    array[[3, 5], 1] = np.nan, np.inf
+    data = Data.read(npz(tmp_path, x=array))
+    with pytest.raises(ToolkitError, match="2 calibration rows are not finite: rows 3, 5"):
+        data.check_finite("calibration")
+    array[:] = np.nan
+    with pytest.raises(ToolkitError, match="rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 10 more"):
+        Data.read(npz(tmp_path, x=array)).check_finite("calibration")

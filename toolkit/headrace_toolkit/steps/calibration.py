@@ -1,0 +1,74 @@
+"""Calibration rows as ONNX Runtime's quantizer reads them, and what stands out among them."""
+
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array
+from headrace_toolkit.data import Data
+from headrace_toolkit.steps.base import Advance
+
+BATCH = 32
+"""Rows of a calibration run: histograms are made of one run at a time, so that memory does not grow with the rows."""
+
+FAR = 3.0
+"""A row stands out whose largest value is so many times the range that a percentile leaves."""
+
+
+class Batches:
+    """A `CalibrationDataReader` of ONNX Runtime's, which is asked for one range of batches after the other.
+
+    Args:
+        data: The rows.
+        size: Rows of a batch, for a model with a fixed one; None takes 32.
+        advance: Told the rows done.
+    """
+
+    def __init__(self, data: Data, size: int | None, advance: Advance) -> None:
+        self._data = data
+        self._size = size or BATCH
+        self._advance = advance
+        self._next = self._end = 0
+        self._batches = len(data) // self._size if size else -(-len(data) // self._size)
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Which batches come next."""
+        self._next, self._end = start_index, min(end_index, self._batches)
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The arrays of the next batch by input name; None at the end of the range."""
+        if self._next >= self._end:
+            return None
+        start = self._next * self._size
+        self._next += 1
+        self._advance(min(start + self._size, len(self._data)), len(self._data))
+        return dict(self._data.take(slice(start, start + self._size)).inputs)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Any:
+        batch = self.get_next()
+        if batch is None:
+            raise StopIteration
+        return batch
+
+
+def outliers(data: Data, percentile: float) -> tuple[str, ...]:
+    """A sentence for each input of which some rows reach far beyond the others."""
+    sentences = []
+    for name, array in data.inputs.items():
+        if array.dtype.kind != "f":
+            continue
+        size = np.abs(array.reshape(len(array), -1)).max(1)
+        usual = float(np.percentile(np.abs(array), percentile))
+        far = np.flatnonzero(size > FAR * usual)
+        if usual and len(far):
+            sentences.append(
+                f"calibration rows {', '.join(map(str, far[:5]))}{' and others' if len(far) > 5 else ''} reach "
+                f"{size.max() / usual:.0f} times what {percentile:g}% of the values of {name} stay below"
+            )
+    return tuple(sentences)

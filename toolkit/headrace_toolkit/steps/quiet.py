@@ -1,0 +1,37 @@
+"""Keeps what libraries print and log to themselves, and their errors to one line."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+from headrace_toolkit.errors import ToolkitError, first_line
+
+
+@contextlib.contextmanager
+def quietly(what: str) -> Iterator[None]:
+    """Runs a library that prints and logs; what it raises becomes one sentence.
+
+    Args:
+        what: What it is asked to do, as the beginning of that sentence: `dynamic quantization`.
+
+    Raises:
+        ToolkitError: The library raised.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    except ToolkitError:
+        raise
+    except Exception as error:
+        raise ToolkitError(f"{what} failed: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        logging.disable(level)

@@ -1,0 +1,37 @@
+"""Cleans a graph up: constants folded, nodes that do nothing gone. Never a gain in speed; the session does it again."""
+
+from dataclasses import dataclass
+
+from headrace_toolkit.errors import require
+from headrace_toolkit.graph import Facts, save
+from headrace_toolkit.steps.base import Made, Needs, Work
+from headrace_toolkit.steps.quiet import quietly
+from headrace_toolkit.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Simplify:
+    """By onnxslim."""
+
+    name = "simplify"
+    needs = Needs()
+
+    def run(self, work: Work) -> Made:
+        """The same model in fewer nodes.
+
+        Raises:
+            ToolkitError: onnxslim fails.
+        """
+        onnx = require("onnx", "simplify", "toolkit")
+        onnxslim = require("onnxslim", "simplify", "toolkit")
+        with quietly("simplify"):
+            model = onnxslim.slim(onnx.load(str(work.model)))
+        file = save(model, work.folder)
+        before, after = (sum(Facts.of(model).operators.values()) for model in (work.model, file))
+        return Made(model=file, notes=(f"{before} nodes became {after}; ONNX Runtime does as much when it loads",))
+
+
+def build(table: Table) -> Simplify:
+    """The step that a recipe's table describes; it has no keys of its own."""
+    del table
+    return Simplify()
