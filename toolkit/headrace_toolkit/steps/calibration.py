@@ -11,8 +11,8 @@ from headrace_toolkit.steps.base import Advance
 BATCH = 32
 """Rows of a calibration run: histograms are made of one run at a time, so that memory does not grow with the rows."""
 
-FAR = 3.0
-"""A row stands out whose largest value is so many times the range that a percentile leaves."""
+FAR = 5.0
+"""A row stands out whose largest value is so many times that of the usual row."""
 
 
 class Batches:
@@ -57,18 +57,19 @@ class Batches:
         return batch
 
 
-def outliers(data: Data, percentile: float) -> tuple[str, ...]:
+def outliers(data: Data) -> tuple[str, ...]:
     """A sentence for each input of which some rows reach far beyond the others."""
     sentences = []
     for name, array in data.inputs.items():
         if array.dtype.kind != "f":
             continue
-        size = np.abs(array.reshape(len(array), -1)).max(1)
-        usual = float(np.percentile(np.abs(array), percentile))
-        far = np.flatnonzero(size > FAR * usual)
+        reach = np.abs(array.reshape(len(array), -1)).max(1)
+        usual = float(np.median(reach))
+        far = np.flatnonzero(reach > FAR * usual)
         if usual and len(far):
+            some = ", ".join(map(str, far[:5])) + (" and others" if len(far) > 5 else "")
             sentences.append(
-                f"calibration rows {', '.join(map(str, far[:5]))}{' and others' if len(far) > 5 else ''} reach "
-                f"{size.max() / usual:.0f} times what {percentile:g}% of the values of {name} stay below"
+                f"calibration row{'s' if len(far) > 1 else ''} {some}: {name} reaches {reach.max() / usual:.0f} times "
+                "the largest value of the usual row"
             )
     return tuple(sentences)

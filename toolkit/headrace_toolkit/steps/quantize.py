@@ -119,7 +119,7 @@ class Quantize:
                 extra_options=options,
             )
         ready.unlink()
-        return Made(model=file, notes=outliers(work.calibration, self.percentile))
+        return Made(model=file, notes=outliers(work.calibration))
 
     def _dynamic(self, work: Work) -> Made:
         """ONNX Runtime's own, with one scale for all rows of a batch."""
