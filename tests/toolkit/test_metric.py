@@ -78,7 +78,7 @@ def test_wilsons_interval() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (asked(labels=CLASSES + 100, scores=SCORES), r"classes of the model \(0, 1, 2\); 3 are not, the first of them 100"),
+        (asked(labels=CLASSES + 100, scores=SCORES), r"of the model \(0, 1, 2\); 3 are not, the first of them 100"),
         (asked(labels=CLASSES - 1, scores=SCORES), "1 are not, the first of them -1"),
         (asked(labels=CLASSES + 100, label=CLASSES), "the first of them 100"),
         (asked(labels=np.array(["a"] * 40), scores=SCORES), "labels must be classes of the model"),
