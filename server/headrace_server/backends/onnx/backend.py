@@ -84,6 +84,8 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     files.check_whole()
     signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
     signatures = _with_batch_axis(session, signatures)
+    if graph is not None and graph.bears_empty and session.get_providers() == ["CPUExecutionProvider"]:
+        signatures = {name: replace(signature, empty=True) for name, signature in signatures.items()}
     if providers[0][0] not in GPU_LIBRARIES:
         return OnnxBackend(session, signatures, shared=shared, steady=graph is not None and graph.steady)
     at_once = options.onnxruntime.gpu_instances

@@ -53,6 +53,9 @@ _SIZES: Mapping[str, tuple[int, ...]] = {
 
 _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 
+BEARS_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
+"""Operators that run on arrays without elements, and make none larger; some others abort the process on one."""
+
 _SHAPES_ALONE = frozenset(("Shape", "Size"))
 
 
@@ -63,10 +66,12 @@ class Graph:
     Attributes:
         steady: Whether a run's cost depends on the shapes of its inputs alone, and not on their values.
         any_rank: Inputs of no declared rank; a scalar has one.
+        bears_empty: Whether ONNX Runtime's own operators for the CPU run it on arrays without elements.
     """
 
     steady: bool = False
     any_rank: frozenset[str] = frozenset()
+    bears_empty: bool = False
 
 
 def read_graph(model: Path) -> Graph | None:
@@ -100,6 +105,7 @@ def _read(content: FileBytes) -> Graph | None:
     return Graph(
         steady=not own_functions and _is_steady(nodes, {value.name for value in inputs} - weights),
         any_rank=frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape")),
+        bears_empty=not own_functions and all(map(_bears_empty, nodes)),
     )
 
 
@@ -137,6 +143,13 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
         if node.op_type not in _SHAPES_ALONE and not from_values.isdisjoint(node.input):
             from_values.update(node.output)
     return True
+
+
+def _bears_empty(node: Any) -> bool:
+    """A sum of everything is one number. One along an axis may be of any size where the input has no elements."""
+    sums_all = node.op_type == "ReduceSum" and len(node.input) == 1
+    sums_all = sums_all and all(attribute.name == "keepdims" for attribute in node.attribute)
+    return node.domain == "" and (node.op_type in BEARS_EMPTY or sums_all)
 
 
 def _has_graphs(node: Any) -> bool:

@@ -29,7 +29,7 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
         ("attribute", 5, "AttributeProto", MANY),
         ("domain", 7, TEXT, ONE),
     ),
-    "AttributeProto": (("g", 6, "GraphProto", ONE), ("graphs", 11, "GraphProto", MANY)),
+    "AttributeProto": (("name", 1, TEXT, ONE), ("g", 6, "GraphProto", ONE), ("graphs", 11, "GraphProto", MANY)),
     "TensorProto": (("data_type", 2, INT, ONE), ("name", 8, TEXT, ONE)),
     "ValueInfoProto": (("name", 1, TEXT, ONE), ("type", 2, "TypeProto", ONE)),
     "TypeProto": (("tensor_type", 1, "Tensor", ONE),),

@@ -108,7 +108,7 @@ class Checks:
             raise self._refused(
                 f"All input dimensions should be specified for input '{name}' for model '{model}', got {got}"
             )
-        if not _fits(tensor.shape, spec.shape):
+        if not (spec.any_rank or _fits(tensor.shape, spec.shape)):
             expected = _bracketed(-1 if size is None else size for size in spec.shape)
             raise self._refused(
                 f"unexpected shape for input '{name}' for model '{model}'. Expected {expected}, "
@@ -151,9 +151,7 @@ class Checks:
 
 
 def _fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
-    """Whether a shape is as declared; nothing declared may be a scalar or any shape at all, as ONNX Runtime has it."""
-    if not declared:
-        return True
+    """Whether a shape is as declared."""
     pairs = zip(shape, declared, strict=False)
     return len(shape) == len(declared) and all(want is None or got == want for got, want in pairs)
 

@@ -9,6 +9,7 @@ from headrace_server.models.version_policy import State
 from headrace_server.services.servables import Repository
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9]+", re.ASCII)
+_LONGEST = 100  # characters: Python's int() refuses very long ones
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -77,7 +78,7 @@ def version_number(version: str) -> int | None:
     """
     if not version:
         return None
-    if not _NUMBER.fullmatch(version) or int(version) not in _INT64:
+    if not _NUMBER.fullmatch(version) or len(version) > _LONGEST or int(version) not in _INT64:
         raise invalid(
             f"failed to get model version from specified version string '{version}' (details: stol), "
             "version should be an integral value > 0"

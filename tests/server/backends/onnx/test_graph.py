@@ -12,7 +12,7 @@ from onnx.numpy_helper import from_array
 
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import load_onnx
-from headrace_server.backends.onnx.graph import Graph, read_graph
+from headrace_server.backends.onnx.graph import BEARS_EMPTY, Graph, read_graph
 from tests import models
 
 Make = Callable[[Path], Path]
@@ -93,8 +93,8 @@ def test_a_function_of_the_models_own_is_not_trusted(tmp_path: Path) -> None:
 
 def test_inputs_without_a_rank(tmp_path: Path) -> None:
     scalar, unranked = models.doubled_scalar(tmp_path / "1"), models.doubled_scalar(tmp_path / "2", ranked=False)
-    assert read_graph(scalar) == Graph(steady=True)
-    assert read_graph(unranked) == Graph(steady=True, any_rank=frozenset({"x"}))
+    assert read_graph(scalar) == Graph(steady=True, bears_empty=True)
+    assert read_graph(unranked) == Graph(steady=True, any_rank=frozenset({"x"}), bears_empty=True)
 
 
 @pytest.mark.parametrize("content", [b"ORTM", b"\0" * 100, b"\x3a\xff\xff\x03", b"\x08\x09"])
@@ -102,3 +102,45 @@ def test_a_file_in_another_format(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / models.FILE
     file.write_bytes(content)
     assert read_graph(file) is None
+
+
+_TWO_INPUTS = ("Add", "Div", "Mul", "Sub")
+
+
+def single(operator: str) -> Make:
+    """A graph of one operator on `x` float32 [N, W]."""
+    attributes = {"Cast": {"to": TensorProto.FLOAT}}.get(operator, {})
+    names = ["x", "x"] if operator in _TWO_INPUTS else ["x"]
+
+    def make(folder: Path) -> Path:
+        shape = ["N", "W"]
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+        if operator == "Constant":
+            nodes = [
+                helper.make_node("Constant", [], ["zero"], value=from_array(np.zeros(1, np.float32))),
+                helper.make_node("Add", ["x", "zero"], ["y"]),
+            ]
+        else:
+            nodes = [helper.make_node(operator, names, ["y"], **attributes)]
+        folder.mkdir(parents=True)
+        graph = helper.make_graph(nodes, "graph", values[:1], values[1:])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        onnx.save_model(model, folder / models.FILE)
+        return folder / models.FILE
+
+    return make
+
+
+@pytest.mark.parametrize("operator", [*sorted(BEARS_EMPTY), "ReduceSum"])
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)])
+def test_operators_that_bear_arrays_without_elements(tmp_path: Path, operator: str, shape: tuple[int, int]) -> None:
+    backend = load_onnx(single(operator)(tmp_path / "1"), BackendOptions())
+    assert backend.signatures["serving_default"].empty
+    result = backend.run("serving_default", {"x": np.empty(shape, np.float32)}, ("y",))
+    assert result["y"].shape == ((1, 1) if operator == "ReduceSum" else shape)
+
+
+def test_one_other_operator_keeps_them_away(tmp_path: Path) -> None:
+    for position, make in enumerate((models.recurrent, models.row_sums)):
+        backend = load_onnx(make(tmp_path / str(position)), BackendOptions())
+        assert not backend.signatures["serving_default"].empty

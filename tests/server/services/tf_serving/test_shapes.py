@@ -158,7 +158,7 @@ class TestWithoutRows:
         assert caller.refusal(predict_request(mixed)) == refused(text)
 
     def test_a_model_without_a_batch_axis_refuses_them(self, running: Run) -> None:
-        caller = running(models.scalar_output).caller
+        caller = running(models.kept).caller
         where = "Got invalid dimensions for input: x for the following indices index: 0 Got: 0 Expected: at least 1"
         assert refusal(caller, 0, 2) == refused(where)
 
