@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -109,7 +110,7 @@ _TWO_INPUTS = ("Add", "Div", "Mul", "Sub")
 
 def single(operator: str) -> Make:
     """A graph of one operator on `x` float32 [N, W]."""
-    attributes = {"Cast": {"to": TensorProto.FLOAT}}.get(operator, {})
+    attributes: dict[str, Any] = {"to": TensorProto.FLOAT} if operator == "Cast" else {}
     names = ["x", "x"] if operator in _TWO_INPUTS else ["x"]
 
     def make(folder: Path) -> Path:

@@ -55,7 +55,9 @@ def infer_request(
     **fields: str,
 ) -> ModelInferRequest:
     """A ModelInfer of the model that tests serve; by default a good one to `models.linear`."""
-    request = ModelInferRequest(**{"model_name": MODEL, **fields})
+    request = ModelInferRequest(model_name=MODEL)
+    for name, value in fields.items():
+        setattr(request, name, value)
     request.inputs.extend([tensor()] if inputs is None else inputs)
     request.raw_input_contents.extend([ROW.tobytes()] if raw is None else raw)
     request.outputs.extend(outputs)

@@ -169,7 +169,7 @@ def test_an_object_that_is_unlinked_stays(caller: InferenceCaller, memory: Path,
 def test_places_that_are_refused(
     caller: InferenceCaller, region: str, parameters: dict[str, Any], code: StatusCode, text: str
 ) -> None:
-    own = {name: region if value == "REGION" else value for name, value in parameters.items()}
+    own: dict[str, Any] = {name: region if value == "REGION" else value for name, value in parameters.items()}
     assert caller.refusal(infer_request([tensor(**own)], [])) == (code, text.replace("REGION", region))
 
 

@@ -33,7 +33,7 @@ def index(caller: InferenceCaller, *, ready: bool = False) -> list[tuple[str, st
     return [(model.name, model.version, model.state, model.reason) for model in found]
 
 
-def load(name: str = MODEL, **parameters: Any) -> messages.RepositoryModelLoadRequest:
+def load(name: str = MODEL, **parameters: tuple[str, Any]) -> messages.RepositoryModelLoadRequest:
     request = messages.RepositoryModelLoadRequest(model_name=name)
     for key, (field, value) in parameters.items():
         setattr(request.parameters[key], field, value)
@@ -115,7 +115,7 @@ POLL = "failed to load '{}', failed to poll from model repository"
         ),
         (load(mine=("string_param", "x")), StatusCode.INVALID_ARGUMENT, "unrecognized load parameter 'mine'."),
         (
-            load(**{"file:1/m": ("string_param", "x")}),
+            load(MODEL, **{"file:1/m": ("string_param", "x")}),
             StatusCode.INVALID_ARGUMENT,
             "invalid value type for load parameter 'file:1/m', expected bytes_param.",
         ),

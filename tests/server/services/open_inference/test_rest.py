@@ -223,7 +223,7 @@ class TestCompression:
         answer = infer(linear, self.BODY, {"Accept-Encoding": accepted})
         assert answer.headers.get("content-encoding") == encoding
         body = answer.text.encode(errors="surrogateescape")
-        unpack = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(encoding or "", bytes)
+        unpack: Any = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(encoding or "", bytes)
         assert json.loads(unpack(body))["outputs"][0]["data"] == [10]
 
     def test_what_is_not_known(self, linear: RestCaller) -> None:
@@ -256,6 +256,7 @@ def asked(**parameters: Any) -> dict[str, Any]:
     return {"inputs": [tensor()], "outputs": [{"name": "y", "parameters": parameters}]}
 
 
+_NO_PARAMETERS: tuple[Any, ...] = ([1], None, {})
 BAD: list[tuple[Any, str]] = [
     ("{", "failed to parse the request JSON buffer: Missing a name for object member. at 1"),
     ("", "failed to parse the request JSON buffer: The document is empty at 0"),
@@ -329,7 +330,7 @@ BAD: list[tuple[Any, str]] = [
             {"inputs": [tensor()], "parameters": {"mine": value}},
             "parameter 'mine' has invalid type. It should be either 'int', 'bool', or 'string'.",
         )
-        for value in ([1], None, {})
+        for value in _NO_PARAMETERS
     ),
     ({"inputs": [tensor()], "parameters": {"priority": -1}}, UNSIGNED.format("priority")),
     ({"inputs": [tensor()], "parameters": {"timeout": "x"}}, UNSIGNED.format("timeout")),

@@ -91,8 +91,8 @@ def test_a_caller_who_leaves(linear: InferenceCaller) -> None:
 
 
 def test_a_message_that_cannot_be_read(linear: InferenceCaller) -> None:
-    stub = linear._channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    stub: Any = linear._channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
     with pytest.raises(grpc.RpcError) as failure:
         list(stub(iter([b"\xff\xff"]), timeout=10))
     assert failure.value.code() == grpc.StatusCode.INTERNAL
-    assert "Failed to parse inference.ModelInferRequest" in failure.value.details()
+    assert "Failed to parse inference.ModelInferRequest" in str(failure.value.details())
