@@ -11,7 +11,7 @@ from headrace_protos.dtype import Codec, TensorError, codec_for, codec_of, dtype
 from headrace_protos.tensorflow.core.framework.tensor_pb2 import TensorProto
 from headrace_protos.tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
 from headrace_protos.tensorflow.core.framework.types_pb2 import DataType
-from headrace_protos.wire import find_payload, opening, read_varint, varint
+from headrace_protos.wire import find_payload, opening, varint
 
 __all__ = ["MAX_FILLED_BYTES", "TensorError", "dtype_name", "dtype_of", "enum_of", "to_array", "to_proto"]
 
@@ -21,6 +21,8 @@ MAX_FILLED_BYTES = 64 << 20
 _MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 _INT64_MAX = 2**63 - 1
 _CONTENT = TensorProto.TENSOR_CONTENT_FIELD_NUMBER
+_LONGEST_SIZE = 5  # bytes of a string's length in tensor_content
+_SHORT = "content that ends within the lengths of its strings"
 # From this many values on, finding a field's bytes in the serialized message is quicker than reading its values.
 _MANY = 128
 # Shapes come from callers, and a dimension's name may have any length: a longer one is not kept.
@@ -119,25 +121,30 @@ def _from_content(content: bytes, codec: Codec, shape: tuple[int, ...], count: i
 
 def _split(content: bytes, count: int) -> list[bytes]:
     """Take apart strings that are written as all their lengths, then all their bytes."""
-    sizes, at = [], 0
-    for _ in range(count):
-        size, at = _read_size(content, at)
-        sizes.append(size)
-    if at + sum(sizes) != len(content):
-        reason = f"{len(content)} bytes of content for strings of {at + sum(sizes)}"
+    if count > len(content):
+        raise TensorError(_SHORT)
+    sizes, at = _read_sizes(np.frombuffer(content, np.uint8), count)
+    if at + int(sizes.sum()) != len(content):
+        reason = f"{len(content)} bytes of content for strings of {at + int(sizes.sum())}"
         raise TensorError(reason)
-    ends = list(accumulate(sizes, initial=at))
+    ends = list(accumulate(sizes.tolist(), initial=at))
     return [content[start:end] for start, end in pairwise(ends)]
 
 
-def _read_size(content: bytes, at: int) -> tuple[int, int]:
-    # TF Serving: a length has 32 bits, and is cut to them, not refused, if its fifth byte holds more.
-    try:
-        size, after = read_varint(content, at, longest=5)
-    except ValueError as error:
-        reason = "content that ends within the lengths of its strings"
-        raise TensorError(reason) from error
-    return size & 0xFFFFFFFF, after
+def _read_sizes(content: npt.NDArray[np.uint8], count: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Decode `count` varints, all at once since callers may send millions; return them and the offset after the last.
+
+    TF Serving: a length has 32 bits, and is cut to them, not refused, if its fifth byte holds more.
+    """
+    ends = np.flatnonzero(content[: _LONGEST_SIZE * count] < 0x80)[:count] + 1
+    starts = np.concatenate(([0], ends[:-1]))
+    if len(ends) < count or (ends - starts > _LONGEST_SIZE).any():
+        raise TensorError(_SHORT)
+    sizes = np.zeros(count, np.int64)
+    for byte in range(_LONGEST_SIZE):
+        held = starts + byte < ends
+        sizes[held] |= (content[(starts + byte)[held]].astype(np.int64) & 0x7F) << 7 * byte
+    return sizes & 0xFFFFFFFF, int(ends[-1])
 
 
 def _values(proto: TensorProto, codec: Codec) -> npt.NDArray[Any]:

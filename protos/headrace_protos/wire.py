@@ -61,6 +61,24 @@ def find_payload(message: bytes, number: int, most_fields: int = 32) -> memoryvi
     return None
 
 
+def has_more_fields(message: bytes, most: int) -> bool:
+    """Whether a serialized message has more than `most` fields at its top; false where it cannot be read so far.
+
+    Looks no further than that: what it costs does not grow with the message.
+    """
+    at = 0
+    try:
+        for _ in range(most + 1):
+            if at >= len(message):
+                return False
+            key, at = read_varint(message, at)
+            size, at = _size(message, key & 7, at)
+            at += size
+    except (KeyError, ValueError):  # a group, or what is no message
+        return False
+    return True
+
+
 def _size(message: bytes, wire_type: int, at: int) -> tuple[int, int]:
     """Return how many bytes the value at offset `at` has, and the offset where they begin."""
     if wire_type == _LENGTH_DELIMITED:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from threading import Condition, Lock
 from typing import Self
 
-from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Options, Task
+from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Options, Task, TaskTooLarge
 from headrace_batching.batch import rows_of
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
@@ -124,6 +124,18 @@ class Servable:
     def inferences(self) -> Inferences:
         """What it has done until now. Any thread."""
         return self._metrics.inferences()
+
+    def check_rows(self, signature: str, rows: int) -> None:
+        """Refuses a request of too many rows before they are decoded.
+
+        Raises:
+            TaskTooLarge: It could not be in a batch.
+        """
+        options = self._batching
+        if options is not None and self.signatures[signature].batched and rows > options.max_batch_size:
+            error = TaskTooLarge(rows, options.max_batch_size)
+            self._metrics.refused(error)
+            raise error
 
     def count_examples(self, count: int) -> None:
         """Takes note of the Examples that a MultiInference has run on."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from headrace_protos.wire import has_more_fields
+from headrace_server.errors import invalid
 from headrace_server.models.call import Call
 
 
@@ -17,11 +19,26 @@ class Method:
         name: As in the service's .proto file.
         request: The message type that its bytes are parsed as.
         answer: From a request to its response; raises what `errors.status_of` maps to a status.
+        max_fields: Fields that a large request may have at its top, which would else cost more to parse than it could
+            mean: a map's entry takes a microsecond, and two bytes. None for any number.
     """
 
     name: str
     request: type[Message]
     answer: Callable[[Any, Call], Awaitable[Message]]
+    max_fields: int | None = None
+
+    def parse(self, data: bytes) -> Any:
+        """The request that some bytes hold.
+
+        Raises:
+            DecodeError: None.
+            ServingError: INVALID_ARGUMENT, too many fields.
+        """
+        most = self.max_fields
+        if most is not None and len(data) > 2 * most and has_more_fields(data, most):
+            raise invalid(f"{self.request.DESCRIPTOR.full_name} must have at most {most} inputs and outputs")
+        return self.request.FromString(data)
 
 
 @dataclass(frozen=True, slots=True)

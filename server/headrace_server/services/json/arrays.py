@@ -2,8 +2,7 @@
 
 import re
 from binascii import a2b_base64
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -177,13 +176,32 @@ def _walk(value: Any, level: int, shape: Sequence[int], dtype: DataType) -> None
         )
     inner = tuple(shape[level + 1 :])
 
-    def is_wrong(count: int) -> bool:
-        array = regular_array(value[:count], dtype)
+    def is_wrong(start: int, stop: int) -> bool:
+        array = regular_array(value[start:stop], dtype)
         return array is None or array.shape[1:] != inner
 
-    wrong = bisect_left(range(1, len(value) + 1), True, key=is_wrong)
+    wrong = first_wrong(0, len(value), is_wrong)
     if wrong < len(value):
         _walk(value[wrong], level + 1, shape, dtype)
+
+
+def first_wrong(start: int, stop: int, is_wrong: Callable[[int, int], bool]) -> int:
+    """The first of many values that is wrong, looking at each twice; `stop` where none is.
+
+    Args:
+        start: Of the first value.
+        stop: Behind the last one.
+        is_wrong: Whether one of the values from a first one to behind a last one is.
+    """
+    if start == stop or not is_wrong(start, stop):
+        return stop
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if is_wrong(start, middle):
+            stop = middle
+        else:
+            start = middle
+    return start
 
 
 def _check(value: Any, dtype: DataType) -> None:

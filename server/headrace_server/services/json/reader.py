@@ -1,5 +1,6 @@
 """Reads JSON as RapidJSON does: the same texts accepted, the same reason and offset where one is refused."""
 
+import json
 import re
 from typing import NoReturn, TypeAlias
 
@@ -17,6 +18,12 @@ MAX_EXPONENT = 308
 CAREFUL_BYTES = 4 << 10
 """A text up to here that has to be read token by token is read where it is: a few milliseconds."""
 
+MAX_DEPTH = 256
+"""Lists and objects within each other: far more than a tensor has dimensions. RapidJSON has no limit but its stack."""
+
+MAX_CAREFUL_BYTES = 256 << 10
+"""The largest body that is read token by token, at half a microsecond a byte; reasons are less exact beyond."""
+
 _SPACE = re.compile(rb"[ \n\r\t]*")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
@@ -27,6 +34,9 @@ _NESTED = (dict, list, str)
 
 _ESCAPES = {b'"': b'"', b"\\": b"\\", b"/": b"/", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _WORDS: dict[bytes, tuple[bytes, Json]] = {b"n": (b"null", None), b"t": (b"true", True), b"f": (b"false", False)}
+# What Python's own parser reads otherwise than RapidJSON: whole numbers beyond 64 bits, doubles that may be too large,
+# and surrogates.
+_READ_OTHERWISE = re.compile(rb"(?<![.0-9])[0-9]{19}|[0-9]{300}|[eE][+-]?[0-9]{3}|\\u[dD][89a-fA-F]")
 _NOT_FINITE = {b"NaN": float("nan"), b"Infinity": float("inf"), b"Inf": float("inf")}
 
 
@@ -48,14 +58,17 @@ class JsonError(ServingError):
 def parse(data: bytes) -> dict[str, Json]:
     """The object that a body holds; what follows it is ignored, and of two members of one name the first counts.
 
-    Bytes that are not UTF-8 are kept, as Python's `surrogateescape`. Takes any depth of nesting.
+    Bytes that are not UTF-8 are kept, as Python's `surrogateescape`.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. TF Serving: json_tensor.cc has the texts around RapidJSON's reasons.
+        ServingError: INVALID_ARGUMENT. TF Serving: json_tensor.cc has the texts around RapidJSON's reasons; beyond
+            MAX_CAREFUL_BYTES the reason is the quick parser's.
     """
     document: Json = parse_quickly(data)
     if document is None:
-        document = parse_carefully(data)
+        document = parse_tolerantly(data)
+    if document is None:
+        document = parse_carefully(data) if len(data) <= MAX_CAREFUL_BYTES else _refuse_quickly(data)
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {show(document)} Is not object")
     return document
@@ -70,6 +83,21 @@ def parse_quickly(data: bytes) -> dict[str, Json] | None:
     return document if isinstance(document, dict) and _is_unambiguous(data, document) else None
 
 
+def parse_tolerantly(data: bytes) -> Json:
+    """The same for a body with NaN, bytes that are not UTF-8, repeated members, or something after its end: slower.
+
+    None where the value is null, or Python's parser refuses it or might read it otherwise than RapidJSON.
+    """
+    if _READ_OTHERWISE.search(data):
+        return None
+    text = data.removeprefix(BOM).decode(errors="surrogateescape").lstrip(" \n\r\t")
+    try:
+        document: Json = _TOLERANT.raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return None
+    return document
+
+
 def parse_carefully(data: bytes) -> Json:
     """Any JSON value, token by token: slow, and right.
 
@@ -79,6 +107,28 @@ def parse_carefully(data: bytes) -> Json:
     if not data:
         raise JsonError("The document is empty")
     return _Reader(data).document()
+
+
+def _refuse_quickly(data: bytes) -> NoReturn:
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
+    raise invalid(
+        f"JSON Parse error: in more than {MAX_CAREFUL_BYTES} bytes, numbers must fit a double, and names be unique"
+    )
+
+
+def _first_of_each(members: list[tuple[str, Json]]) -> Json:
+    document = dict(members)
+    if len(document) < len(members):
+        document.clear()
+        for name, value in members:
+            document.setdefault(name, value)
+    return document
+
+
+_TOLERANT = json.JSONDecoder(object_pairs_hook=_first_of_each)
 
 
 def _is_unambiguous(data: bytes, document: dict[str, Json]) -> bool:
@@ -109,7 +159,7 @@ class _Reader:
         self._at = len(BOM) if data.startswith(BOM) else 0
 
     def document(self) -> Json:
-        """The first value. Loops rather than recurses: callers choose how deep values nest."""
+        """The first value."""
         self._skip_space()
         if self._peek() in (b"", b"\0", b"]", b"}", b",", b":"):
             self._refuse("The document is empty.")
@@ -125,6 +175,8 @@ class _Reader:
                 inside.setdefault(key, value)
             if isinstance(value, (list, dict)) and not self._closes(value):
                 stack.append(value)
+                if len(stack) > MAX_DEPTH:
+                    self._refuse(f"More than {MAX_DEPTH} lists and objects are nested.")
                 key = self._key() if isinstance(value, dict) else ""
                 continue
             self._leave(stack)

@@ -1,12 +1,16 @@
 """PredictionService: messages in, arrays down, arrays up, messages out."""
 
+import asyncio
 from collections.abc import Mapping
+
+import numpy as np
 
 from headrace_batching.task import Arrays
 from headrace_protos import (
     ClassificationRequest,
     ClassificationResponse,
     Code,
+    DataType,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     ModelSpec,
@@ -39,6 +43,13 @@ from headrace_server.services.tf_serving.model_spec import asked_version, requir
 
 SIGNATURE_DEF = "signature_def"
 
+MAX_PREDICT_FIELDS = 4096
+"""Inputs, and outputs asked for, that a PredictRequest may hold: far more than a model has, in whatever order."""
+
+STRINGS_AT_ONCE = 64 << 10
+"""The largest tensor of strings, in bytes, that is decoded in the event loop: a few milliseconds."""
+
+_NO_STRINGS = np.empty(0, np.object_)
 _METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
 
 
@@ -63,7 +74,7 @@ class PredictionService:
         return Service(
             "tensorflow.serving.PredictionService",
             (
-                Method("Predict", PredictRequest, self.predict),
+                Method("Predict", PredictRequest, self.predict, MAX_PREDICT_FIELDS),
                 Method("Classify", ClassificationRequest, self.classify),
                 Method("Regress", RegressionRequest, self.regress),
                 Method("MultiInference", MultiInferenceRequest, self.multi_inference),
@@ -79,7 +90,7 @@ class PredictionService:
             if self._check_method:
                 _check_predictable(signature)
             signature.check_names(request.inputs)
-            inputs = signature.complete(_decode(request.inputs))
+            inputs = signature.complete(await _decoded(signature, request.inputs))
             outputs = signature.check_outputs(request.output_filter)
             results = await servable.run(name, inputs, outputs, call)
             return self._response(spec, servable, results)
@@ -125,7 +136,8 @@ class PredictionService:
             name, signature = _named(servable, spec)
             outputs = classification.wanted_outputs(signature, check_method=self._check_method)
             examples = read_examples(request.input)
-            results = await servable.run(name, examples.arrays(signature), outputs, call)
+            servable.check_rows(name, len(examples))
+            results = await servable.run(name, await examples.decoded(signature), outputs, call)
             result = classification.classification(signature, results, len(examples))
             return ClassificationResponse(result=result, model_spec=_effective(spec, servable))
 
@@ -136,7 +148,8 @@ class PredictionService:
             name, signature = _named(servable, spec)
             outputs = regression.wanted_outputs(signature, check_method=self._check_method)
             examples = read_examples(request.input)
-            results = await servable.run(name, examples.arrays(signature), outputs, call)
+            servable.check_rows(name, len(examples))
+            results = await servable.run(name, await examples.decoded(signature), outputs, call)
             result = regression.regression(signature, results, len(examples))
             return RegressionResponse(result=result, model_spec=_effective(spec, servable))
 
@@ -194,6 +207,16 @@ def _check_predictable(signature: Signature) -> None:
             f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. "
             f"Was: {signature.method_name}",
         )
+
+
+async def _decoded(signature: Signature, tensors: Mapping[str, TensorProto]) -> Arrays:
+    """The tensors as arrays. Many strings are decoded on another thread, and none that the signature does not take."""
+    for position, (alias, spec) in enumerate(signature.inputs.items()):
+        if alias in tensors and tensors[alias].dtype == DataType.DT_STRING:
+            spec.check_dtype(_NO_STRINGS, position)
+            if tensors[alias].ByteSize() > STRINGS_AT_ONCE:
+                return await asyncio.to_thread(_decode, tensors)
+    return _decode(tensors)
 
 
 def _decode(tensors: Mapping[str, TensorProto]) -> Arrays:

@@ -49,7 +49,7 @@ def rpc_handlers(
 
 
 def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Handle:
-    parse, model_of, answer = method.request.FromString, _model_of(method), method.answer
+    parse, model_of, answer = method.parse, _model_of(method), method.answer
 
     async def handle(data: bytes, context: Context) -> bytes:
         began = time.monotonic()

@@ -1,20 +1,25 @@
 """The tf.Examples of a request: serialized, as a graph parses them, or taken apart into one array per feature."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from threading import Event
 from typing import Any
 
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_protos import DataType, Example, Feature, Input
+from headrace_protos import Code, DataType, Example, Feature, Input
 from headrace_protos.tensor import dtype_name
 from headrace_server.backends.signature import Signature, TensorSpec
-from headrace_server.errors import invalid
+from headrace_server.errors import ServingError, invalid
 
 INPUTS = "inputs"
 """TF Serving: the alias of the one input that takes Examples as they are."""
+
+AT_ONCE = 256
+"""Examples that are decoded in the event loop: a few milliseconds."""
 
 # A feature's list, and what TensorFlow calls the type of its values.
 _TYPES = {"float_list": "float", "int64_list": "int64", "bytes_list": "string"}
@@ -32,16 +37,30 @@ class Examples:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def arrays(self, signature: Signature) -> Arrays:
+    async def decoded(self, signature: Signature) -> Arrays:
+        """As `arrays`: many are decoded on another thread, which gives up once nobody waits any more."""
+        if len(self) <= AT_ONCE:
+            return self.arrays(signature)
+        abandoned = Event()
+        try:
+            return await asyncio.to_thread(self.arrays, signature, abandoned.is_set)
+        finally:
+            abandoned.set()
+
+    def arrays(self, signature: Signature, abandoned: Callable[[], bool] = lambda: False) -> Arrays:
         """The inputs of a signature: one row for each Example.
+
+        Args:
+            signature: What its features become.
+            abandoned: Whether nobody waits for them any more; asked every so often.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a feature is missing or not what its input takes. TF Serving: the texts are
-                those of TensorFlow's ParseExample.
+                those of TensorFlow's ParseExample. CANCELLED, it was abandoned.
         """
         if not signature.features:
             return {INPUTS: self._serialized()}
-        return self._features(signature)
+        return self._features(signature, abandoned)
 
     def _serialized(self) -> Array:
         """Strings [n]. TF Serving: the context's bytes, then the Example's; a parser merges the two."""
@@ -50,13 +69,16 @@ class Examples:
         array[:] = [shared + example.SerializeToString() for example in self.examples]
         return array
 
-    def _features(self, signature: Signature) -> Arrays:
+    def _features(self, signature: Signature, abandoned: Callable[[], bool]) -> Arrays:
         shared = self.context.features.feature
-        own = [example.features.feature for example in self.examples]
-        return {
-            alias: _array(alias, spec, [features.get(alias, shared.get(alias)) for features in own])
-            for alias, spec in signature.inputs.items()
-        }
+        columns = [_Column(alias, spec) for alias, spec in signature.inputs.items()]
+        for index, example in enumerate(self.examples):
+            if index % AT_ONCE == 0 and abandoned():
+                raise ServingError(Code.CANCELLED, "nobody waits for these Examples any more")
+            features = example.features.feature
+            for column in columns:
+                column.add(index, features.get(column.name, shared.get(column.name)))
+        return {column.name: column.array() for column in columns}
 
 
 def read_examples(message: Input) -> Examples:
@@ -77,17 +99,36 @@ def shape_text(shape: Iterable[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 
-def _array(name: str, spec: TensorSpec, features: Sequence[Feature | None]) -> Array:
-    """An array of an input's dtype and inner shape, one row for each Example's feature of its name."""
-    kind = _LISTS.get(spec.array_dtype.kind, "float_list")
-    rows = [_values(name, kind, index, feature) for index, feature in enumerate(features)]
-    shape = _row_shape(name, spec, rows[0])
-    size = prod(shape)
-    for index, row in enumerate(rows):
-        if len(row) != size:
-            text = f"Number of {_TYPES[kind]} values != expected.  Values size: {len(row)} but output shape: "
-            raise _wrong(name, index, text + shape_text(shape))
-    return _converted(name, spec, rows).reshape(len(rows), *shape)
+class _Column:
+    """The values of one feature, Example by Example: the first that does not fit is refused, whatever follows.
+
+    Args:
+        name: The feature's, which is the input's alias.
+        spec: What the input takes.
+    """
+
+    def __init__(self, name: str, spec: TensorSpec) -> None:
+        self.name = name
+        self._spec = spec
+        self._kind = _LISTS.get(spec.array_dtype.kind, "float_list")
+        self._shape: tuple[int, ...] = ()
+        self._size = 0
+        self._rows: list[Sequence[Any]] = []
+
+    def add(self, index: int, feature: Feature | None) -> None:
+        """Takes an Example's feature of its name, None for one that has none."""
+        row = _values(self.name, self._kind, index, feature)
+        if not self._rows:
+            self._shape = _row_shape(self.name, self._spec, row)
+            self._size = prod(self._shape)
+        if len(row) != self._size:
+            text = f"Number of {_TYPES[self._kind]} values != expected.  Values size: {len(row)} but output shape: "
+            raise _wrong(self.name, index, text + shape_text(self._shape))
+        self._rows.append(row)
+
+    def array(self) -> Array:
+        """An array of the input's dtype and inner shape, one row for each Example."""
+        return _converted(self.name, self._spec, self._rows).reshape(len(self._rows), *self._shape)
 
 
 def _values(name: str, kind: str, index: int, feature: Feature | None) -> Sequence[Any]:

@@ -116,7 +116,8 @@ def _source(inference: Inference, inferences: Sequence[Inference]) -> Inference:
 
 async def _tensors(servable: Servable, source: Inference, needed: set[str], examples: Examples, call: Call) -> Arrays:
     outputs = {alias: spec.name for alias, spec in source.signature.outputs.items() if spec.name in needed}
-    arrays = await servable.run(source.name, examples.arrays(source.signature), tuple(outputs), call)
+    servable.check_rows(source.name, len(examples))
+    arrays = await servable.run(source.name, await examples.decoded(source.signature), tuple(outputs), call)
     return {outputs[alias]: array for alias, array in arrays.items()}
 
 

@@ -1,6 +1,5 @@
 """The body of a :predict call to arrays: rows under `instances`, or whole inputs under `inputs`."""
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -12,7 +11,7 @@ from headrace_batching.task import Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError, invalid
-from headrace_server.services.json.arrays import float_array, is_base64, regular_array, to_array, too_deep
+from headrace_server.services.json.arrays import first_wrong, float_array, is_base64, regular_array, to_array, too_deep
 from headrace_server.services.json.text import show
 
 try:
@@ -165,11 +164,13 @@ def _stacked(instances: list[Any], dtypes: DTypes) -> Arrays | None:
 
 def _refuse_rows(instances: list[Any], dtypes: DTypes) -> NoReturn:
     """Finds the first row that is not like the first one, past all that are at once."""
-    wrong = bisect_left(range(1, len(instances)), True, key=lambda count: _stacked(instances[:count], dtypes) is None)
+    first = instances[0]
+    wrong = first_wrong(
+        1, len(instances), lambda start, stop: _stacked([first, *instances[start:stop]], dtypes) is None
+    )
     rows = _Rows(dtypes)
     named = _is_record(instances[0])
-    for position in sorted({0, wrong}):
-        row = instances[position]
+    for position, row in [(0, first), *((wrong, row) for row in instances[wrong : wrong + 1])]:
         if named and not _is_record(row):
             raise invalid(f"Expecting object but got list at item {position} of input list")
         if not named and _is_record(row):

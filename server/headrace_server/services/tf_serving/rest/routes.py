@@ -16,6 +16,7 @@ _LOOK = re.compile(_MODEL.format("(?:/(?P<name>[^/:]+))?") + "(?:/(?P<verb>metad
 _PATTERNS = {"POST": _CALL, "GET": _LOOK}
 _VERBS = ("classify", "regress", "predict", "metadata")
 _INT64_MAX = 2**63 - 1
+_INT64_DIGITS = len(str(_INT64_MAX))  # a caller may send thousands, of which Python makes no number
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,10 @@ def route(method: str, target: str) -> Route:
 def _spec(found: re.Match[str]) -> ModelSpec:
     spec = ModelSpec(name=_decoded(found["name"] or ""))
     if found["version"]:
-        version = int(found["version"])
-        if version > _INT64_MAX:
+        digits = found["version"].lstrip("0")
+        if len(digits) > _INT64_DIGITS or int(digits or "0") > _INT64_MAX:
             raise invalid("")
-        spec.version.value = version
+        spec.version.value = int(digits or "0")
     elif found["label"]:
         spec.version_label = _decoded(found["label"])
     return spec
