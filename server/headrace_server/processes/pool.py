@@ -4,48 +4,64 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.processes import memory_file
 from headrace_server.processes.child import ChildProcess
+from headrace_server.processes.turns import Turns
 
 T = TypeVar("T")
 
 CHILD = "headrace_server.processes.pool_child"
 
+LARGE_BYTES = 4 << 20
+"""A body from here on, expanded, is large: it takes a tenth of a second and more."""
+
+ELEMENT_BYTES = 8
+"""About how many an element takes, written."""
+
+GRACE_SECONDS = 0.5
+"""That a job may go on after its caller has left: a process takes about as long to start anew."""
+
 
 class JsonProcesses:
-    """Runs functions elsewhere, as many at once as there are processes; the others wait. In one event loop.
+    """Runs functions elsewhere, as many at once as there are processes, the small ones first. In one event loop.
 
     Args:
-        count: Processes at most.
+        count: Processes for large bodies, beside one that never has to do with them.
     """
 
     def __init__(self, count: int) -> None:
-        self._free = asyncio.Semaphore(count)
+        self._turns = Turns(count + 1, large=LARGE_BYTES, most_large=count)
         self._idle: list[_Process] = []
         self._jobs: set[asyncio.Task[Any]] = set()
 
-    async def run(self, function: Callable[..., T], *arguments: Any, body: int | None = None) -> T:
-        """The result of a function of some module.
+    async def run(self, function: Callable[..., T], *arguments: Any, size: int, body: int | None = None) -> T:
+        """The result of a function of some module; who stops waiting for it ends it.
 
         Args:
             function: Called with the body, if there is one, and the arguments.
             arguments: Whatever can be pickled; the bytes of arrays cross without being.
+            size: About how many bytes it has to read or write.
             body: Descriptor of a file that is not empty, closed once it is not needed any more.
 
         Raises:
             ServingError: As the function; UNAVAILABLE, the process ended, or could not be started.
         """
-        job = asyncio.create_task(
-            self._run([memory_file.pack((function, arguments)), *([] if body is None else [body])])
-        )
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        # A caller that leaves does not end the job: the process is in the midst of it, and serves others later.
-        answer = await asyncio.shield(job)
+        descriptors = [memory_file.pack((function, arguments)), *([] if body is None else [body])]
+        job = _Job(descriptors, size)
+        running = asyncio.create_task(self._run(job))
+        self._jobs.add(running)
+        running.add_done_callback(self._jobs.discard)
+        try:
+            answer = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # A process that is nearly done is worth more than one to be started anew.
+            running.get_loop().call_later(GRACE_SECONDS if job.begun else 0, running.cancel)
+            raise
         if len(answer) == 1:
             result: T = answer[0]
             return result
@@ -59,12 +75,13 @@ class JsonProcesses:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
-    async def _run(self, descriptors: list[int]) -> Any:
+    async def _run(self, job: "_Job") -> Any:
         try:
-            async with self._free:
+            async with self._turns.turn(job.size):
+                job.begun = True
                 process = self._idle.pop() if self._idle else await asyncio.to_thread(_Process)
                 try:
-                    answer = await process.ask(descriptors)
+                    answer = await process.ask(job.descriptors)
                 except BaseException:
                     process.close()
                     raise
@@ -73,7 +90,16 @@ class JsonProcesses:
         except OSError as error:
             raise ServingError(Code.UNAVAILABLE, f"the process for large JSON bodies failed: {error}") from error
         finally:
-            _close(descriptors)
+            _close(job.descriptors)
+
+
+@dataclass(slots=True)
+class _Job:
+    """What a process is to do: its files, about how many bytes it is about, and whether it has been begun."""
+
+    descriptors: list[int]
+    size: int
+    begun: bool = False
 
 
 class _Process(ChildProcess):

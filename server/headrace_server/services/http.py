@@ -17,6 +17,13 @@ CORS = {
 }
 """Headers that let a browser's page of any origin call the API."""
 
+_SIZE_BYTES = 4
+
+
+def gzip_size(data: bytes) -> int:
+    """The size that gzip data says it expands to, in its last four bytes."""
+    return int.from_bytes(data[-_SIZE_BYTES:], "little")
+
 
 class Body:
     """The body of a request, as it comes in.
@@ -45,6 +52,15 @@ class Body:
     def data(self) -> bytes | None:
         """All of it; None if it lies in a file."""
         return b"".join(self._chunks) if self._file is None else None
+
+    @property
+    def expanded_size(self) -> int:
+        """Bytes of it once it is expanded, if it is compressed and says the truth."""
+        if not self.is_gzip:
+            return self.size
+        data = self.data
+        end = os.pread(self.file(), _SIZE_BYTES, max(0, self.size - _SIZE_BYTES)) if data is None else data
+        return max(self.size, gzip_size(end))
 
     def file(self) -> int:
         """The descriptor of a file with what has come, for who adds the rest at its end; `filled` follows."""

@@ -23,8 +23,19 @@ async def limited_call(delivery: LoopDelivery, seconds: float | None, api: str) 
         ServingError: DEADLINE_EXCEEDED, it did not end in time.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
+    async with timed(seconds):
+        yield Call(delivery, deadline, api=api)
+
+
+@asynccontextmanager
+async def timed(seconds: float | None) -> AsyncIterator[None]:
+    """Ends what takes longer; None for no limit.
+
+    Raises:
+        ServingError: DEADLINE_EXCEEDED, it did.
+    """
     try:
         async with asyncio.timeout(seconds):
-            yield Call(delivery, deadline, api=api)
+            yield
     except TimeoutError as error:
         raise timed_out() from error

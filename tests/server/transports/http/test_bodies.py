@@ -79,7 +79,7 @@ def test_a_caller_who_stalls_holds_nobody_up(linear: RestCaller, large: bytes) -
         before = own_files()
         connection.sendall(head(len(large), "Connection: close\r\n") + large[:-1])
         assert other.post("predict", large).status == 200
-        assert own_files() <= before + 3  # two connections, and the body that is not whole
+        assert own_files() <= before + 4  # two connections, the body that is not whole, and a process for bodies
         connection.sendall(large[-1:])
         assert received(connection).startswith(b"HTTP/1.1 200 ")
 
@@ -101,7 +101,7 @@ def test_a_killed_process_is_replaced(linear: RestCaller, large: bytes) -> None:
         before = files()
         connection.sendall(head(len(large)) + large[: len(large) // 2])
         assert eventually(lambda: files() > before)
-        for process in children("body_child"):
+        for process in children("bodies_child"):
             os.kill(process, signal.SIGKILL)
         text = received(connection)
         assert text.startswith(b"HTTP/1.1 503 ")
@@ -174,7 +174,7 @@ def test_rests_are_for_bytes_and_not_for_reads(tmp_path: Path) -> None:
 
 def files() -> int:
     """Those that this process and the one that takes bodies in have open."""
-    return own_files() + sum(len(os.listdir(f"/proc/{process}/fd")) for process in children("body_child"))
+    return own_files() + sum(len(os.listdir(f"/proc/{process}/fd")) for process in children("bodies_child"))
 
 
 def own_files() -> int:

@@ -14,10 +14,10 @@ from headrace_server.backends.signature import Signature
 from headrace_server.errors import invalid, unimplemented
 from headrace_server.models.servable import Servable
 from headrace_server.processes import memory_file
-from headrace_server.processes.pool import JsonProcesses
+from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
 from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
 from headrace_server.services.json.reader import CAREFUL_BYTES, parse_quickly
-from headrace_server.services.limits import limited_call
+from headrace_server.services.limits import limited_call, timed
 from headrace_server.services.open_inference.answer import InferAnswer
 from headrace_server.services.open_inference.datatypes import datatype_of
 from headrace_server.services.open_inference.inference import infer, max_rows, signature_of
@@ -91,12 +91,14 @@ class InferCalls:
             return read_infer(data, json_size, model, document)
         file = memory_file.create()
         memory_file.append(file, data)
-        return await self._processes.run(read_infer, json_size, model, body=file)
+        async with timed(self._timeout):
+            return await self._processes.run(read_infer, json_size, model, size=json_size, body=file)
 
     async def _write(self, answer: InferAnswer) -> InferContent:
-        if count_of_values(answer) <= WRITTEN_ELEMENTS:
+        values = count_of_values(answer)
+        if values <= WRITTEN_ELEMENTS:
             return write_infer(answer)
-        return InferContent(*await self._processes.run(_written, answer))
+        return InferContent(*await self._processes.run(_written, answer, size=values * ELEMENT_BYTES))
 
     def _request(self, model: str, servable: Servable, body: InferBody) -> InferRequest:
         outputs = {

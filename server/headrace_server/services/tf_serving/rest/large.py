@@ -7,8 +7,8 @@ from pickle import PickleBuffer
 from typing import Any, TypeVar
 
 from headrace_batching.task import Arrays
-from headrace_server.processes.pool import JsonProcesses
-from headrace_server.services.http import SMALL_BYTES, Body
+from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
+from headrace_server.services.http import SMALL_BYTES, Body, gzip_size
 from headrace_server.services.json.reader import CAREFUL_BYTES, parse, parse_quickly
 from headrace_server.services.tf_serving.rest.outputs import write_predict
 
@@ -53,25 +53,33 @@ class JsonWork:
             document = None if data is None else parse_quickly(data)
             if data is not None and (document is not None or len(data) <= CAREFUL_BYTES):
                 return convert(parse(data) if document is None else document, *arguments)
-        return await self._processes.run(_read, body.is_gzip, at_once, convert, *arguments, body=body.detach())
+        size = body.expanded_size
+        return await self._processes.run(
+            _read, body.is_gzip, at_once, convert, *arguments, size=size, body=body.detach()
+        )
 
     async def write_predict(self, outputs: Arrays, *, by_row: bool) -> bytes | memoryview:
         """The body that answers a :predict; see the function of that name."""
-        if sum(prod(array.shape) for array in outputs.values()) <= WRITTEN_ELEMENTS:
+        elements = sum(prod(array.shape) for array in outputs.values())
+        if elements <= WRITTEN_ELEMENTS:
             return write_predict(outputs, by_row=by_row)
-        return await self._processes.run(_write_predict, dict(outputs), by_row)
+        return await self._processes.run(_write_predict, dict(outputs), by_row, size=elements * ELEMENT_BYTES)
 
 
 def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
-    """What gzip data holds: nothing if it is not whole, as TF Serving has it. None for more than so many bytes."""
+    """What gzip data holds: nothing if it is not whole, as TF Serving has it. None for more than so many bytes.
+
+    It is expanded no further than it says that it goes, and not at all where that is too far.
+    """
+    size = gzip_size(data)
+    if size > most:
+        return None
     inflater = zlib.decompressobj(_GZIP)
     try:
-        held = inflater.decompress(data, most + 1)
+        held = inflater.decompress(data, size + 1)
     except zlib.error:
         return b""
-    if len(held) > most:
-        return None
-    return held if inflater.eof else b""
+    return held if inflater.eof and len(held) <= size else b""
 
 
 def _read(

@@ -20,7 +20,7 @@ from headrace_protos import (
 from headrace_server.errors import ServingError, status_of
 from headrace_server.models.call import Call
 from headrace_server.services.http import CORS, Body, HttpAnswer, HttpRequest
-from headrace_server.services.limits import limited_call
+from headrace_server.services.limits import limited_call, timed
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF, PredictionService
 from headrace_server.services.tf_serving.request_log.logger import MakeMessages
@@ -148,13 +148,15 @@ class RestService:
             try:
                 servable = held.enter_context(self._prediction.servable(spec))
             except ServingError:
-                await self._json.read(body, read_predict, None)  # what is wrong with the body is said first
+                async with timed(self._options.timeout):
+                    await self._json.read(body, read_predict, None)  # what is wrong with the body is said first
                 raise
             signatures = {
                 name: {alias: declared.dtype for alias, declared in signature.inputs.items()}
                 for name, signature in servable.signatures.items()
             }
-            asked = await self._json.read(body, read_predict, signatures, at_once=read_numbers)
+            async with timed(self._options.timeout):
+                asked = await self._json.read(body, read_predict, signatures, at_once=read_numbers)
             async with self._limited(delivery, "Predict") as call:
                 outputs = await self._prediction.predict_arrays(servable, asked.signature_name, asked.inputs, call)
             content = await self._json.write_predict(outputs, by_row=asked.by_row)
@@ -181,7 +183,8 @@ class RestService:
         return write_regressions(response.result)
 
     async def _read_examples(self, body: Body, spec: ModelSpec, examples: Input) -> None:
-        name, serialized = await self._json.read(body, read_example_body)
+        async with timed(self._options.timeout):
+            name, serialized = await self._json.read(body, read_example_body)
         spec.signature_name = name
         examples.MergeFromString(serialized)
 

@@ -1,0 +1,108 @@
+"""The processes for large bodies: what a caller who leaves, and one who sends a bomb, make them do."""
+
+import asyncio
+import gzip
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from headrace_server.errors import ServingError
+from headrace_server.processes import pool
+from headrace_server.processes.pool import LARGE_BYTES, JsonProcesses
+from headrace_server.services.tf_serving.rest.large import MAX_INFLATED_BYTES, inflate
+from tests.running import eventually
+
+WITHIN = 20.0
+
+
+def spin(started: str) -> None:
+    """What takes for ever."""
+    Path(started).write_text(str(os.getpid()))
+    while True:
+        pass
+
+
+def process() -> int:
+    """The number of the process that runs it."""
+    return os.getpid()
+
+
+def play(scene: Callable[[JsonProcesses], Awaitable[None]]) -> None:
+    async def played() -> None:
+        processes = JsonProcesses(1)
+        try:
+            async with asyncio.timeout(WITHIN):
+                await scene(processes)
+        finally:
+            await processes.close()
+
+    asyncio.run(played())
+
+
+def test_work_is_ended_when_its_caller_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.0)
+    started = tmp_path / "started"
+
+    async def scene(processes: JsonProcesses) -> None:
+        working = asyncio.create_task(processes.run(spin, str(started), size=LARGE_BYTES))
+        await asyncio.to_thread(eventually, lambda: started.exists() and started.read_text())
+        working.cancel()
+        number = int(started.read_text())
+        await asyncio.to_thread(eventually, lambda: not Path("/proc", str(number)).exists())
+
+        assert await processes.run(process, size=LARGE_BYTES) != number
+
+    play(scene)
+
+
+def test_a_small_body_does_not_wait_for_a_large_one(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    async def scene(processes: JsonProcesses) -> None:
+        large = [asyncio.create_task(processes.run(spin, str(started), size=LARGE_BYTES)) for _ in range(3)]
+
+        assert await processes.run(process, size=1) > 0
+        for working in large:
+            working.cancel()
+
+    play(scene)
+
+
+def test_a_job_that_was_never_begun_is_forgotten_with_its_caller(tmp_path: Path) -> None:
+    started, never = tmp_path / "started", tmp_path / "never"
+
+    async def scene(processes: JsonProcesses) -> None:
+        asyncio.create_task(processes.run(spin, str(started), size=LARGE_BYTES))  # noqa: RUF006 - closed with the rest
+        await asyncio.to_thread(eventually, started.exists)
+        waiting = asyncio.create_task(processes.run(spin, str(never), size=LARGE_BYTES))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.to_thread(eventually, lambda: len(processes._jobs) == 1)
+
+    play(scene)
+    assert not never.exists()
+
+
+def test_the_failure_of_a_function_is_its_callers() -> None:
+    async def scene(processes: JsonProcesses) -> None:
+        with pytest.raises(ServingError, match="invalid literal"):
+            await processes.run(int, "x", size=1)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("size", [MAX_INFLATED_BYTES + 1, 4 << 30])
+def test_a_bomb_is_not_expanded_at_all(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = gzip.compress(b"{}")[:-4] + (size % 2**32).to_bytes(4, "little")
+    held = inflate(claims)
+
+    assert not held
+
+
+def test_gzip_data_is_expanded_no_further_than_it_says() -> None:
+    honest = gzip.compress(bytes(1 << 20))
+
+    assert inflate(honest) == bytes(1 << 20)
+    assert inflate(honest[:-4] + (1000).to_bytes(4, "little")) == b""
