@@ -38,6 +38,7 @@ class Data:
         inputs: Arrays by name, all with the same axis 0.
         labels: What each row should be answered with, [rows]; None where there are none.
         columns: Whether `inputs` are the columns of a table, of which a model's input may take several.
+        numbers: Which rows of the file these are, [rows]; None for all of them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Data:
     inputs: Mapping[str, Array]
     labels: Array | None = None
     columns: bool = False
+    numbers: Array | None = None
 
     @classmethod
     def read(cls, source: str | Path, labels: str = "") -> "Data":
@@ -87,7 +89,9 @@ class Data:
     def take(self, rows: Any) -> "Data":
         """Some of the rows: a slice, or an array of their numbers."""
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, inputs={name: array[rows] for name, array in self.inputs.items()}, labels=labels)
+        numbers = (np.arange(len(self)) if self.numbers is None else self.numbers)[rows]
+        inputs = {name: array[rows] for name, array in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=labels, numbers=numbers)
 
     def split(self, calibration: int, seed: int) -> tuple["Data", "Data"]:
         """The rows that are measured on, and others, drawn at random, that a step may calibrate on.
@@ -114,7 +118,7 @@ class Data:
             if array.dtype.kind == "f":
                 bad |= ~np.isfinite(array.reshape(len(array), -1)).all(1)
         if bad.any():
-            rows = np.flatnonzero(bad)
+            rows = np.flatnonzero(bad) if self.numbers is None else self.numbers[bad]
             raise ToolkitError(f"{self.name}: {len(rows)} {purpose} rows are not finite: rows {_listed(rows)}")
 
     def shared_with(self, other: "Data") -> int:

@@ -117,7 +117,6 @@ def _divide(data: Data, source: Source, options: DataOptions, plan: Plan, told: 
             )
     if not len(calibration):
         return data, None
-    calibration.check_finite("calibration")
     return measured, replace(calibration, labels=None)
 
 

@@ -165,6 +165,8 @@ class _Run:
     def _step(self, step: Step, before: Variant, grounds: Grounds) -> Variant:
         if step.needs.rows and grounds.calibration is None:
             raise ToolkitError(f"{step.name} needs rows to calibrate on: give some with --data, or rows in [data]")
+        if step.needs.rows and grounds.calibration is not None:
+            grounds.calibration.check_finite("calibration")
         if step.needs.module and not isinstance(before.source, Trainable):
             raise ToolkitError(f"{step.name} needs a module to change, and the step before it has changed the file")
         with self._progress.step(step.name) as advance:
@@ -203,6 +205,8 @@ class _Run:
             if reason := why_not(name, facts, given):
                 lines[name] = Line(name=step.name, why=f"not tried: {reason}")
                 continue
+            if step.needs.rows and grounds.calibration is not None:
+                grounds.calibration.check_finite("calibration")
             try:
                 made[name] = self._step(step, before, grounds).with_line(kept=False)
             except ToolkitError as error:

@@ -1,5 +1,6 @@
 """Runs ONNX files for checks and measurements: on the CPU, with one thread, many rows in parts."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from headrace_server.errors import ServingError
 from headrace_toolkit.errors import ToolkitError, first_line, require
 
 Run = Callable[[Arrays], Arrays]
+
+_OF_NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)' Status Message: (.*)")
 
 PART = 128
 """Rows of a run where there are more."""
@@ -40,7 +43,7 @@ class OnnxModel:
             self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
             raise ToolkitError(f"{file.name}: ONNX Runtime does not load it: {_said(error)}") from error
-        self.signature = _signature(file, self.session)
+        self.signature = _signature(file.name, self.session)
 
     def run(self, inputs: Arrays) -> Arrays:
         """One run over all rows.
@@ -111,17 +114,43 @@ def _joined(parts: list[Array]) -> Array:
     return np.concatenate(parts)
 
 
-def _signature(file: Path, session: Any) -> Signature:
+def signature_of(model: bytes, name: str) -> Signature:
+    """The inputs and outputs of a model in memory.
+
+    Args:
+        model: It, serialized.
+        name: What messages call it.
+
+    Raises:
+        ToolkitError: ONNX Runtime does not load it.
+    """
+    ort = require("onnxruntime", "ONNX models", "toolkit")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return _signature(name, ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
+    except ToolkitError:
+        raise
+    except Exception as error:
+        raise ToolkitError(f"{name}: ONNX Runtime does not load its ONNX form: {_said(error)}") from error
+
+
+def _signature(name: str, session: Any) -> Signature:
     from headrace_server.backends.onnx.signatures import signatures_of
 
     told: Mapping[str, Any] = {}
     try:
         return signatures_of(session, told)[DEFAULT_SIGNATURE]
     except ServingError as error:
-        raise ToolkitError(f"{file.name}: {error.message}") from error
+        raise ToolkitError(f"{name}: {error.message}") from error
 
 
 def _said(error: Exception) -> str:
-    """ONNX Runtime's own sentence, without its code and the path of the file."""
+    """ONNX Runtime's own sentence, without its code, the path of the file and the place in its sources."""
     text = first_line(error).rsplit(" : ", 1)[-1]
-    return text.partition("failed:")[2] or text
+    text = text.partition("failed:")[2] or text
+    if found := _OF_NODE.search(text):
+        name = f" {found[2]}" if found[2] else ""
+        text = f"{found[1]}{name}: {found[3].rpartition(' was false. ')[2]}"
+    return text.strip()

@@ -50,18 +50,28 @@ def load(source: str | Path | Any, options: SourceOptions | None = None) -> Sour
     """
     options = options or SourceOptions()
     if not isinstance(source, str | Path):
-        return _of_object(source, Origin(name=type(source).__name__, kind="", framework="", sha256=""), options)
+        return of_object(source, Origin(name=type(source).__name__, kind="", framework="", sha256=""), options)
     text = str(source)
     if user_code.names_function(text):
         file = Path(text.rpartition(":")[0])
         made = user_code.call(text)
         origin = Origin(name=Path(text).name, kind="", framework="", sha256=sha256_of(file))
-        return load(made, options) if isinstance(made, str | Path) else _of_object(made, origin, options)
+        return load(made, options) if isinstance(made, str | Path) else of_object(made, origin, options)
     path = Path(source)
     return _maker(FILES[kind_of(path)])(path, options)
 
 
-def _of_object(model: Any, origin: Origin, options: SourceOptions) -> Source:
+def of_object(model: Any, origin: Origin, options: SourceOptions) -> Source:
+    """A source of a model that has been loaded.
+
+    Args:
+        model: It.
+        origin: What it came from; kind and framework are not known yet.
+        options: What its framework does not record.
+
+    Raises:
+        ToolkitError: It is of no known framework.
+    """
     packages = [base.__module__.split(".")[0] for base in type(model).__mro__]
     for package in packages:
         if package in OBJECTS:

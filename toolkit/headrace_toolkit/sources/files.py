@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "skops": (".skops",),
     "xgboost": (".json", ".ubj"),
     "lightgbm": (".txt",),
-    "pickle": (".pkl", ".pickle", ".joblib"),
+    "pickle": (".pkl", ".pickle", ".joblib", ".pt", ".pth"),
 }
 
 _NAMES = {
@@ -45,6 +46,9 @@ _NAMES = {
     "zip": "a zip archive",
     "": "nothing that headrace knows",
 }
+
+_OF_WEIGHTS = ("torch", "torch._utils", "torch.storage", "torch.serialization", "collections")
+"""The modules that the pickle of a state dict names."""
 
 _HEAD = 1 << 16
 
@@ -142,10 +146,23 @@ def _told_by_names(path: Path) -> str:
     if any(name.startswith("code/") for name in inner):
         return "torchscript"
     if "data.pkl" in inner:
-        return "torch"
+        return "torch" if _only_weights(path, names) else "pickle"
     if any(name.startswith("models/") or name == "archive_format" for name in inner):
         return "pt2"
     return "zip"
+
+
+def _only_weights(path: Path, names: list[str]) -> bool:
+    """Whether a file of torch.save holds tensors alone: its pickle, which is looked at and not run, names no others."""
+    (pickled,) = [name for name in names if name.split("/", 1)[-1] == "data.pkl"][:1]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            operations = list(pickletools.genops(archive.read(pickled)))
+    except (ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise ToolkitError(f"{path}: the file of torch.save is damaged") from error
+    wanted = [str(argument).split(" ")[0] for operation, argument, _ in operations if operation.name == "GLOBAL"]
+    by_stack = any(operation.name in ("STACK_GLOBAL", "INST", "REDUCE_EX") for operation, _, _ in operations)
+    return not by_stack and all(name in _OF_WEIGHTS for name in wanted)
 
 
 def _is_xgboost(head: bytes) -> bool:

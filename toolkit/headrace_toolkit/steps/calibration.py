@@ -67,6 +67,7 @@ def outliers(data: Data) -> tuple[str, ...]:
         usual = float(np.median(reach))
         far = np.flatnonzero(reach > FAR * usual)
         if usual and len(far):
+            far = far if data.numbers is None else data.numbers[far]
             some = ", ".join(map(str, far[:5])) + (" and others" if len(far) > 5 else "")
             sentences.append(
                 f"calibration row{'s' if len(far) > 1 else ''} {some}: {name} reaches {reach.max() / usual:.0f} times "

@@ -1,0 +1,148 @@
+"""scikit-learn estimators: from a function, a .skops file, or a pickle that the user trusts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.signature import TensorSpec
+from headrace_toolkit.errors import ToolkitError, first_line, require
+from headrace_toolkit.sources.base import Origin, Source, SourceOptions
+from headrace_toolkit.sources.converted import converted, one_table, table_of
+from headrace_toolkit.sources.files import sha256_of
+from headrace_toolkit.steps.quiet import quietly
+
+OPSETS = {"": 17, "ai.onnx.ml": 3}
+"""What skl2onnx is asked for: old enough for any ONNX Runtime that headrace takes."""
+
+_PROTOBUF_7 = "Expected an int, got a boolean"
+
+
+def read(file: Path, options: SourceOptions) -> Source:
+    """A .skops file, whose types must all be known ones.
+
+    Raises:
+        ToolkitError: It holds types that skops does not know, by name, or cannot be read.
+    """
+    skops = require("skops.io", "a .skops file", "sklearn")
+    try:
+        unknown = skops.get_untrusted_types(file=file)
+        if unknown:
+            raise ToolkitError(f"{file}: holds types that might run code: {', '.join(unknown)}")
+        model = skops.load(file, trusted=[])
+    except ToolkitError:
+        raise
+    except Exception as error:
+        raise ToolkitError(f"{file} is not a skops file that can be loaded: {first_line(error)}") from error
+    return of_estimator(model, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
+
+
+def read_pickle(file: Path, options: SourceOptions) -> Source:
+    """A pickle or a joblib file, which runs its author's code: only for a user who says so.
+
+    Raises:
+        ToolkitError: The user does not, or it cannot be loaded.
+    """
+    from headrace_toolkit.sources.auto import of_object
+
+    if not options.trust_pickle:
+        raise ToolkitError(
+            f"{file}: this is a pickle, and loading it runs whatever code its author has put in. If you trust it as a "
+            "program of your own, add --trust_pickle; better, save the model as .skops (scikit-learn), as a state dict "
+            "or .pt2 (PyTorch), or by save_model (XGBoost, LightGBM)"
+        )
+    joblib = require("joblib", "a pickle", "sklearn")
+    try:
+        model = joblib.load(file)
+    except Exception as error:
+        raise ToolkitError(f"{file} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+    return of_object(model, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
+
+
+def of_estimator(model: Any, origin: Origin, options: SourceOptions) -> Source:
+    """A fitted estimator or pipeline, by skl2onnx.
+
+    Raises:
+        ToolkitError: It is not fitted, or skl2onnx has no form for it.
+    """
+    sklearn = require("sklearn", "scikit-learn models", "sklearn")
+    origin = Origin(
+        name=origin.name, kind="sklearn", framework=f"scikit-learn {sklearn.__version__}", sha256=origin.sha256
+    )
+    columns = getattr(model, "n_features_in_", None)
+    if columns is None:
+        raise ToolkitError(f"{origin.name}: the {type(model).__name__} is not fitted")
+    inputs = dict(options.inputs) if len(options.inputs) > 1 else None
+    if inputs is None:
+        spec = one_table(origin, options, columns)
+        inputs = {spec.name: spec}
+    graph = _convert(model, origin, inputs)
+    classes = getattr(model, "classes_", None)
+    labels = tuple(map(str, classes)) if isinstance(classes, np.ndarray) and classes.ndim == 1 else ()
+    return converted(
+        origin, graph, _answer(model, graph, named=len(inputs) > 1), options, notes=_notes(model), labels=labels
+    )
+
+
+def _convert(model: Any, origin: Origin, inputs: dict[str, TensorSpec]) -> Any:
+    to_onnx = require("skl2onnx", "scikit-learn models", "sklearn").to_onnx
+    types = require("skl2onnx.common.data_types", "scikit-learn models", "sklearn")
+    kinds = {"f4": types.FloatTensorType, "f8": types.DoubleTensorType, "i8": types.Int64TensorType,
+             "O": types.StringTensorType, "b1": types.BooleanTensorType, "i4": types.Int32TensorType}  # fmt: skip
+    declared = []
+    for name, spec in inputs.items():
+        kind = kinds.get(spec.array_dtype.str[1:])
+        if kind is None:
+            raise ToolkitError(f"{origin.name}: scikit-learn's models take no {spec.array_dtype} as input {name}")
+        declared.append((name, kind(list(spec.shape))))
+    options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") and hasattr(model, "predict") else None
+    try:
+        with quietly(f"{origin.name}: the conversion of {type(model).__name__}"):
+            return to_onnx(model, initial_types=declared, options=options, target_opset=OPSETS)
+    except ToolkitError as error:
+        if _PROTOBUF_7 in str(error.__cause__):
+            raise ToolkitError(f"{origin.name}: skl2onnx needs an older protobuf: pip install 'protobuf<7'") from error
+        raise
+
+
+def _answer(model: Any, graph: Any, *, named: bool) -> Any:
+    """scikit-learn's own answers, in the order of the graph's outputs."""
+    count = len(graph.graph.output)
+
+    def answer(inputs: Arrays) -> list[Array]:
+        rows = _frame(inputs) if named else table_of(inputs)
+        if not hasattr(model, "predict"):
+            return [np.asarray(model.transform(rows), np.float32)]
+        predicted = np.asarray(model.predict(rows))
+        if predicted.dtype.kind in "US":
+            predicted = predicted.astype(object)
+        if count == 1:
+            return [
+                predicted.reshape(len(predicted), -1).astype(np.float32) if predicted.dtype.kind == "f" else predicted
+            ]
+        return [predicted, *_scores(model, rows)][:count]
+
+    return answer
+
+
+def _scores(model: Any, rows: Any) -> list[Array]:
+    """What a classifier or a clustering says beside the label."""
+    for name in ("predict_proba", "decision_function", "transform"):
+        if hasattr(model, name):
+            scores = np.asarray(getattr(model, name)(rows), np.float32)
+            return [np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores]
+    return []
+
+
+def _frame(inputs: Arrays) -> Any:
+    """Columns by name, as a pipeline was fitted on."""
+    pandas = require("pandas", "pipelines of named columns", "sklearn")
+    return pandas.DataFrame({name: array.reshape(len(array)) for name, array in inputs.items()})
+
+
+def _notes(model: Any) -> tuple[str, ...]:
+    parts = [model, *(step for _, step in getattr(model, "steps", ()))]
+    if any("Neighbors" in type(part).__name__ for part in parts):
+        return ("k-nearest neighbours: the ONNX model takes 3 to 5 times as long as scikit-learn's own",)
+    return ()
