@@ -100,11 +100,11 @@ class CallableBackend:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
         # A lone request's arrays are views of its message; a model may write into what it is given.
         own = {alias: np.require(array, requirements=["C", "W"]) for alias, array in inputs.items()}
-        with self._lock or nullcontext():
+        with self._lock or nullcontext():  # until its arrays have been copied: the next batch may write into them
             results = _call(self._file.parent, self._predict, own)
-        if not isinstance(results, Mapping):
-            raise self._wrong(f"returned a {type(results).__name__}, not a dict of arrays")
-        return {alias: self._output(alias, results) for alias in outputs}
+            if not isinstance(results, Mapping):
+                raise self._wrong(f"returned a {type(results).__name__}, not a dict of arrays")
+            return {alias: self._output(alias, results) for alias in outputs}
 
     def close(self) -> None:
         """Calls the model's `close`, and drops the model and its modules."""
@@ -117,13 +117,14 @@ class CallableBackend:
             self._module = ModuleType("unloaded")
 
     def _output(self, alias: str, results: Mapping[str, Any]) -> Array:
+        """What a model returned for an output, in memory that neither the model nor its inputs have a part in."""
         if alias not in results:
             raise self._wrong(f"returned no {alias!r}, only {', '.join(sorted(map(str, results))) or 'nothing'}")
         declared = self._signature.outputs[alias].array_dtype
         try:
             array: Array = np.asarray(results[alias], declared if declared.hasobject else None)
             # A float64 that numpy made of float32 on its way is rounded back; nothing changes its kind.
-            return array.astype(declared, casting="same_kind", copy=False)
+            return array.astype(declared, casting="same_kind", copy=True)
         except (TypeError, ValueError) as error:
             raise self._wrong(f"returned for {alias!r} what is no {declared}: {error}") from error
 

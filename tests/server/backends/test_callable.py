@@ -276,3 +276,106 @@ def test_an_unloaded_model_is_closed_and_freed(tmp_path: Path) -> None:
     gc.collect()
     assert kept() is None
     assert (tmp_path / "closed").exists()
+
+
+OWN_MEMORY = {
+    "its own buffer": """
+        buffer = np.empty(100, np.float32)
+        def predict(inputs):
+            np.sum(inputs["x"], axis=1, out=buffer[: len(inputs["x"])])
+            return {"y": buffer[: len(inputs["x"])]}
+    """,
+    "all of its own buffer": """
+        buffer = np.empty(1, np.float32)
+        def predict(inputs):
+            buffer[:] = inputs["x"].sum(axis=1)
+            return {"y": buffer}
+    """,
+    "a view of its input": """
+        kept = []
+        def predict(inputs):
+            for x in kept:
+                x[:] = -1
+            kept.append(inputs["x"])
+            inputs["x"][:, 0] += inputs["x"][:, 1]
+            return {"y": inputs["x"][:, 0]}
+    """,
+    "what it keeps": """
+        kept = []
+        def predict(inputs):
+            for y in kept:
+                y[:] = -1
+            kept.append(inputs["x"].sum(axis=1))
+            return {"y": kept[-1]}
+    """,
+    "memory of another library": """
+        memory = bytearray(4)
+        def predict(inputs):
+            y = np.frombuffer(memory, np.float32)
+            y[:] = inputs["x"].sum(axis=1)
+            return {"y": y}
+    """,
+    "one dict for all": """
+        results = {"y": np.empty(1, np.float32)}
+        def predict(inputs):
+            results["y"][:] = inputs["x"].sum(axis=1)
+            return results
+    """,
+}
+
+
+@pytest.mark.parametrize("returned", OWN_MEMORY)
+def test_an_answer_stays_whatever_the_model_does_with_its_memory(tmp_path: Path, returned: str) -> None:
+    backend = load_python(write(tmp_path, "import numpy as np\n" + dedent(OWN_MEMORY[returned])))
+    answers = [backend.run("serving_default", {"x": floats([number, 1.0])}, ["y"])["y"] for number in (1.0, 2.0, 3.0)]
+
+    assert [answer.tolist() for answer in answers] == [[2], [3], [4]]
+
+
+def test_strings_too(tmp_path: Path) -> None:
+    code = """
+        import numpy as np
+        buffer = np.empty(1, object)
+        def predict(inputs):
+            buffer[0] = inputs["x"][0] + b"!"
+            return {"y": buffer}
+    """
+    specs = 'INPUTS = {"x": ("string", [None])}\nOUTPUTS = {"y": ("string", [None])}\n'
+    backend = load_python(write(tmp_path, code, specs))
+    texts = [np.array([text], object) for text in (b"a", b"b")]
+    answers = [backend.run("serving_default", {"x": text}, ["y"])["y"] for text in texts]
+
+    assert [answer.tolist() for answer in answers] == [[b"a!"], [b"b!"]]
+
+
+def test_two_outputs_may_be_one_array(tmp_path: Path) -> None:
+    code = """
+        def predict(inputs):
+            y = inputs["x"].sum(axis=1)
+            return {"y": y, "z": y}
+    """
+    specs = SPECS + 'OUTPUTS["z"] = ("float32", [None])\n'
+    backend = load_python(write(tmp_path, code, specs))
+    results = backend.run("serving_default", {"x": floats([1.0, 2.0])}, ["y", "z"])
+
+    assert not np.shares_memory(results["y"], results["z"])
+
+
+def test_the_next_batch_waits_until_the_answer_has_been_copied(tmp_path: Path) -> None:
+    """Of a model that is called one at a time: many callers, one buffer, large enough that a copy takes a while."""
+    code = """
+        import numpy as np
+        buffer = np.empty((1, 1 << 20), np.float32)
+        def predict(inputs):
+            buffer[:] = inputs["x"]
+            return {"y": buffer}
+    """
+    specs = 'INPUTS = {"x": ("float32", [None, 1])}\nOUTPUTS = {"y": ("float32", [None, 1 << 20])}\n'
+    backend = load_python(write(tmp_path, code, specs))
+
+    def is_right(number: float) -> bool:
+        y = backend.run("serving_default", {"x": floats([number])}, ["y"])["y"]
+        return bool((y == number).all())
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(is_right, map(float, range(200))))
