@@ -1,10 +1,10 @@
 """The batching parameters, by TF Serving's names, checked once."""
 
-import os
 from dataclasses import Field, dataclass
 from itertools import pairwise
 from typing import Any
 
+from headrace_batching.cpus import schedulable_cpus
 from headrace_batching.option import Rule, option, options_of
 
 MAX_VALUE = 2**63 - 1
@@ -16,11 +16,6 @@ MAX_BATCH_THREADS = 4096
 
 class OptionsError(ValueError):
     """A batching parameter has a value that makes no sense."""
-
-
-def schedulable_cpus() -> int:
-    """The CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,11 @@
 """The batching parameters: TF Serving's defaults, its rules, and its words when one is broken."""
 
-import os
 from typing import Any
 
 import pytest
 
 from headrace_batching import Options, OptionsError
+from headrace_batching.cpus import schedulable_cpus
 
 
 def test_defaults_are_tf_servings() -> None:
@@ -20,9 +20,8 @@ def test_defaults_are_tf_servings() -> None:
     assert not options.enable_large_batch_splitting
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no processor affinity")
 def test_a_thread_for_each_cpu_that_the_process_may_use() -> None:
-    assert Options().num_batch_threads == len(os.sched_getaffinity(0))
+    assert Options().num_batch_threads == schedulable_cpus()
 
 
 @pytest.mark.parametrize(

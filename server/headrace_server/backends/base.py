@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from headrace_batching import Options
+from headrace_batching.cpus import affine_cpus, schedulable_cpus
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.shared import Shared
 from headrace_server.backends.signature import Signature
@@ -50,8 +51,10 @@ class BackendOptions:
     def of(cls, config: Config) -> "BackendOptions":
         """Those of a run, before any model says otherwise."""
         both = config.tensorflow_session_parallelism
+        cpus = schedulable_cpus()
+        unless_told = cpus if cpus < affine_cpus() else 0  # runtimes count CPUs, and do not ask for a quota
         return cls(
-            intra_op_threads=max(0, config.tensorflow_intra_op_parallelism or both),
+            intra_op_threads=max(0, config.tensorflow_intra_op_parallelism or both) or unless_told,
             inter_op_threads=max(0, config.tensorflow_inter_op_parallelism or both),
             onnxruntime=config.onnxruntime,
             gpu_memory_fraction=config.per_process_gpu_memory_fraction,

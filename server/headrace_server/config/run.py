@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace_batching import Options
+from headrace_batching.cpus import schedulable_cpus
 from headrace_batching.option import refusals
-from headrace_batching.options import schedulable_cpus
 from headrace_server.config.flag import flag, name_of_flag
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions

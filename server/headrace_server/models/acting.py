@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from headrace_batching.options import schedulable_cpus
+from headrace_batching.cpus import schedulable_cpus
 from headrace_protos import Code
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, status_of, unreadable
