@@ -46,6 +46,14 @@ def repeated(folder: Path, *, columns: int) -> Path:
     return _write(folder, [node], [_value("x", FLOAT, ["N", 1])], [_value("y", FLOAT, ["N", columns])], weights)
 
 
+def two_sizes(folder: Path, *, columns: int = 1000) -> Path:
+    """`small` float [N, 1] = `x` float [N, 1], and `large` float [N, columns], `x` as often as there are columns."""
+    weights = from_array(np.ones((1, columns), np.float32), "weights")
+    nodes = [make_node("Identity", ["x"], ["small"]), make_node("MatMul", ["x", "weights"], ["large"])]
+    outputs = [_value("small", FLOAT, ["N", 1]), _value("large", FLOAT, ["N", columns])]
+    return _write(folder, nodes, [_value("x", FLOAT, ["N", 1])], outputs, weights)
+
+
 def row_sums(folder: Path) -> Path:
     """`y` float [N] = the sum of each row of `x` float [N, W], of any width W."""
     node = make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)

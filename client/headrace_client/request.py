@@ -162,11 +162,8 @@ def model_spec(
 def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collection[str]) -> Call[dict[str, np.ndarray]]:
     """Return the Predict call for `inputs`, which reads back the arrays that `outputs` names, or all.
 
-    Raises ValueError for inputs that are empty or that no tensor can hold.
+    `inputs` may be empty, for a model that has none. Raises ValueError for inputs that no tensor can hold.
     """
-    if not inputs:
-        message = "inputs must hold at least one array"
-        raise ValueError(message)
     if isinstance(outputs, str):
         message = f"outputs must be a collection of names, not the one name {outputs!r}"
         raise ValueError(message)

@@ -36,7 +36,7 @@ from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.replay import warmup_answers
 from headrace_server.services.tf_serving.request_log.files import RecordWriter
 from headrace_server.services.tf_serving.request_log.logger import RequestLogger
-from headrace_server.transports.grpc.addresses import addresses, channel_arguments
+from headrace_server.transports.grpc.addresses import addresses, channel_arguments, max_send_bytes
 from headrace_server.transports.grpc.endpoint import Endpoint
 from headrace_server.transports.grpc.selection import choose, make_queue, make_transport
 from headrace_server.transports.grpc.tls import read_ssl_config
@@ -79,6 +79,7 @@ class Server:
             PredictionService,
             as_content=config.enable_serialization_as_tensor_content,
             check_method=config.enable_signature_method_name_check,
+            max_answer_bytes=max_send_bytes(config.grpc_channel_arguments),
         )
         warmup = Warmup(WarmupOptions.of(config), partial(warmup_answers, make_prediction), self._metrics)
         loader = Loader(

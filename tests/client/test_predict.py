@@ -126,11 +126,16 @@ def test_messages_may_be_larger_than_the_default_of_grpc(client: Client) -> None
     np.testing.assert_array_equal(echo(client, sent), sent)
 
 
+def test_a_model_may_have_no_inputs(client: Client, service: Service) -> None:
+    client.predict("half_plus_two", {})
+
+    assert [dict(request.inputs) for request in service.requests] == [{}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"model": ""}, "model must be a name"),
-        ({"inputs": {}}, "inputs must hold at least one array"),
         ({"inputs": {"x": [object()]}}, r"inputs\['x'\]: "),
         ({"inputs": {"x": [[1], [1, 2]]}}, r"inputs\['x'\]: "),
         ({"inputs": {"x": np.array(["2026-01-01"], "datetime64[D]")}}, r"inputs\['x'\]: "),

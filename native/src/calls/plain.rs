@@ -143,7 +143,7 @@ impl bridge::PendingCall for Call {
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {
         let response = Response::new(&signature.format, outputs, start..start + rows);
         let len = response.encoded_len();
-        if let Some(refusal) = Status::too_large_to_send(len, signature.max_send) {
+        if let Some(refusal) = Status::too_large_to_send(len, signature.max_send, || response.largest()) {
             self.answer = Some(Err(Box::new(refusal)));
             return;
         }

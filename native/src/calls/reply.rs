@@ -54,7 +54,7 @@ impl Reply {
 
     /// Why a message is not sent; None for one that may be.
     pub fn refuses(&self, message: &Bytes) -> Option<Status> {
-        Status::too_large_to_send(message.len(), self.max_send)
+        Status::too_large_to_send(message.len(), self.max_send, String::new)
     }
 
     /// Hands a message to the connection, which keeps it until the caller has room for it.

@@ -23,9 +23,9 @@ impl Status {
         Self::new(DEADLINE_EXCEEDED, "Deadline Exceeded")
     }
 
-    /// Why a message that is longer than `limit` is not sent; None for one that is not.
-    pub fn too_large_to_send(length: usize, limit: usize) -> Option<Self> {
-        let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit})");
+    /// Why a message that is longer than `limit` is not sent; None for one that is not. `part` may say what is in it.
+    pub fn too_large_to_send(length: usize, limit: usize, part: impl FnOnce() -> String) -> Option<Self> {
+        let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit}){}", part());
         (length > limit).then(|| Self::new(RESOURCE_EXHAUSTED, text()))
     }
 

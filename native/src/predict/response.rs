@@ -80,6 +80,14 @@ impl<'a> Response<'a> {
         self.len
     }
 
+    /// The output that takes most of it, in the words that the services in Python have, too.
+    pub fn largest(&self) -> String {
+        let largest = self.tensors.iter().max_by_key(|(_, rows, _)| rows.bytes.len());
+        largest.map_or_else(String::new, |(alias, rows, _)| {
+            format!("; output {alias} alone has {} bytes", rows.bytes.len())
+        })
+    }
+
     /// Writes it.
     pub fn encode(&self, out: &mut BytesMut) {
         for (alias, rows, len) in &self.tensors {

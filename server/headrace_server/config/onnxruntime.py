@@ -43,3 +43,7 @@ class OnnxruntimeOptions:
         "", "folder in which the TensorRT provider keeps its engines; with one, auto considers this provider, too"
     )
     tensorrt_timing_cache: str = flag("", "folder in which the TensorRT provider keeps what it measured in builds")
+    custom_op_libraries: tuple[str, ...] = flag(
+        (),
+        "shared libraries of custom operators, separated by commas; they are code that runs in the server",
+    )

@@ -10,6 +10,9 @@ from headrace_protos.wire import has_more_fields
 from headrace_server.errors import invalid
 from headrace_server.models.call import Call
 
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""What a message may have at most, in any language: protobuf counts bytes with 31 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:

@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc import StatusCode
+from onnx import TensorProto
 
 from headrace_protos import ModelSpec
 from tests import models
@@ -120,8 +121,27 @@ def test_answer_over_the_limit(running: Run, plain: bool) -> None:
     refusal = server.caller.refusal(request)
     assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
     assert refusal.text.startswith("SERVER: Sent message larger than max (")
-    assert refusal.text.endswith(" vs. 1000)")
+    assert refusal.text.endswith(" vs. 1000); output y alone has 4000 bytes")
     assert server.caller.call(status_request()).model_version_status
+
+
+def test_the_output_that_takes_most_of_an_answer_over_the_limit_is_named(running: Run) -> None:
+    """Of several outputs, in a batch or alone, numbers or strings."""
+    server = running(models.two_sizes, grpc_channel_arguments="grpc.max_send_message_length=1000")
+    for rows in (1, 2):
+        refusal = server.caller.refusal(predict_request({"x": np.zeros((rows, 1), np.float32)}))
+        assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
+        assert refusal.text.endswith(f" vs. 1000); output large alone has {4000 * rows} bytes")
+    server.caller.call(predict_request({"x": np.zeros((1, 1), np.float32)}, outputs=["small"]))
+
+
+def test_strings_over_the_limit(running: Run) -> None:
+    server = running(
+        partial(models.identity, dtype=TensorProto.STRING), grpc_channel_arguments="grpc.max_send_message_length=1000"
+    )
+    refusal = server.caller.refusal(predict_request({"x": np.array([[b"x" * 2000, b"y"]], object)}))
+    assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
+    assert refusal.text == "SERVER: Sent message larger than max (2001 vs. 1000); output y alone has 2001 bytes"
 
 
 @pytest.mark.parametrize("size", [20_000, 100_000])

@@ -275,7 +275,22 @@ def _session_options(options: BackendOptions) -> ort.SessionOptions:
     session.enable_cpu_mem_arena = options.onnxruntime.cpu_memory_arena
     # Between runs its threads sleep: a core that they spin on is one that the transport needs.
     session.add_session_config_entry("session.force_spinning_stop", "1")
+    for library in options.onnxruntime.custom_op_libraries:
+        _register(session, library)
     return session
+
+
+def _register(session: ort.SessionOptions, library: str) -> None:
+    """Makes the operators of a library known to a session.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION, it cannot be loaded, or is no such library.
+    """
+    try:
+        session.register_custom_ops_library(library)
+    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        message = f"the operators of {library} cannot be used: {error}"
+        raise ServingError(Code.FAILED_PRECONDITION, message) from error
 
 
 def _load_code(error: Exception, providers: Providers, options: BackendOptions) -> Code:

@@ -52,9 +52,10 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
     "Entry": (("key", 1, TEXT, ONE), ("value", 2, TEXT, ONE)),
 }
 
+KEY = b"location"
+"""Of the entry without which no tensor is external."""
+
 _EXTERNAL = 1  # onnx.TensorProto.DataLocation
-_KEY = b"location"  # of the entry without which no tensor is external
-_CHUNK = 1 << 20
 
 _BITS = {14: 64, 15: 128, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 """Of the element types that numpy has no dtype for: complex, 8-bit floats, 4 and 2 bits. ONNX: onnx.proto."""
@@ -129,45 +130,34 @@ class ExternalData:
     files: tuple[Path, ...]
 
 
-def external_data_of(model: Path) -> ExternalData | None:
-    """What an ONNX file says of its external data; None where it has none.
+def external_data_of(folder: Path, content: bytes) -> ExternalData | None:
+    """What an ONNX model says of its external data; None where it has none.
+
+    Args:
+        folder: Where they are.
+        content: The serialized model. One without the word KEY has none.
 
     Raises:
         ServingError: INVALID_ARGUMENT: a tensor is said to lie outside the model's folder, or makes no sense; or a file
             cannot be read.
         google.protobuf.message.DecodeError: It is no ONNX model.
-        OSError: It cannot be read.
     """
-    if not _mentions(model, _KEY):
-        return None  # the usual case; of the weights of such a model no copy is made here
-    content = model.read_bytes()
     message = message_class("headrace.onnx_external", _MESSAGES).FromString(content)
     external = [tensor for tensor in _tensors(message) if tensor.data_location == _EXTERNAL]
     if not external:
         return None
-    files = dict.fromkeys(_file(model.parent, tensor) for tensor in external)
+    files = dict.fromkeys(_file(folder, tensor) for tensor in external)
     gathered = _only_gathered(message.graph)
     tensors = [
-        _external(model.parent, tensor, only_gathered=tensor.name in gathered)
+        _external(folder, tensor, only_gathered=tensor.name in gathered)
         for tensor in message.graph.initializer
         if tensor.data_location == _EXTERNAL and tensor.data_type in _DTYPES
     ]
     given = {tensor.name for tensor in tensors}
     inner = [tensor for tensor in _tensors(message) if tensor.data_location == _EXTERNAL and tensor.name not in given]
     for tensor in inner:
-        _put_in(model.parent, tensor)
+        _put_in(folder, tensor)
     return ExternalData(message.SerializeToString() if inner else content, tuple(tensors), tuple(files))
-
-
-def _mentions(path: Path, words: bytes) -> bool:
-    """Whether a file holds some bytes, read piece by piece: it may be large."""
-    with path.open("rb") as file:
-        before = b""
-        while piece := file.read(_CHUNK):
-            if words in before + piece:
-                return True
-            before = piece[-len(words) :]
-    return False
 
 
 def _tensors(message: Any) -> Iterator[Any]:
@@ -257,7 +247,7 @@ def _entries(tensor: Any) -> Mapping[str, str]:
 
 def _file(folder: Path, tensor: Any) -> Path:
     """The file that a tensor says that it lies in, which may be a link to elsewhere, but may not name elsewhere."""
-    location = _entries(tensor).get(_KEY.decode(), "")
+    location = _entries(tensor).get(KEY.decode(), "")
     normal = os.path.normpath(location)
     if not location or os.path.isabs(location) or normal.split(os.sep)[0] == os.pardir:
         raise invalid(f"tensor {tensor.name!r} says that its data are in {location!r}, which is not in its folder")

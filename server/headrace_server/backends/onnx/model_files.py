@@ -4,8 +4,9 @@ ONNX Runtime maps external data. Whoever writes over a mapped file changes the a
 whoever cuts it short ends the process (SIGBUS). So they are read here instead, and given to it.
 """
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,15 @@ from pathlib import Path
 import onnxruntime as ort
 
 from headrace_protos import Code
-from headrace_server.backends.onnx.external_data import ExternalData, ExternalTensor, external_data_of
+from headrace_server.backends.onnx.external_data import KEY, ExternalData, ExternalTensor, external_data_of
 from headrace_server.backends.onnx.values import ort_value
+from headrace_server.backends.onnx.zipmaps import OPERATOR, without_zipmaps
 from headrace_server.backends.shared import Shared
 from headrace_server.errors import LoadError, unreadable
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
 
 SHARED_FROM = 1 << 20
 """Bytes from which a table is worth sharing."""
@@ -68,12 +74,14 @@ class ModelFiles:
     Attributes:
         model: The ONNX file.
         states: What each of its own files was, by path; other files of the folder do not count.
+        content: The serialized model, where it is not to be loaded from its file as it is; else None.
         external: What it has outside that file; None for nothing.
         shared: Where sessions find what they share.
     """
 
     model: Path
     states: Mapping[Path, FileState]
+    content: bytes | None
     external: ExternalData | None
     shared: Shared
 
@@ -87,22 +95,17 @@ class ModelFiles:
         """
         try:
             state = _state(model)
-            external = external_data_of(model)
+            content, external = _read(model)
         except OSError as error:
             raise unreadable(model, error) from error
         files = external.files if external is not None else ()
-        return cls(model, {model: state, **{file: _readable_state(file) for file in files}}, external, shared)
-
-    @property
-    def content(self) -> bytes:
-        """The serialized model, without what `give` gives."""
-        return self.model.read_bytes() if self.external is None else self.external.model
+        states = {model: state, **{file: _readable_state(file) for file in files}}
+        return cls(model, states, content, external, shared)
 
     @property
     def source(self) -> str | bytes:
         """What ONNX Runtime is to load: the path where it can be told one, which spares a copy."""
-        path = str(self.model)
-        return path if self.external is None and path.isprintable() else self.content
+        return str(self.model) if self.content is None else self.content
 
     def give(self, options: ort.SessionOptions, *, share: bool) -> Given:
         """Reads the external data and gives them to a session that is about to be made.
@@ -155,6 +158,43 @@ class ModelFiles:
         state = self.states[tensor.file]
         key = ("onnx", state, state.touched_ns, tensor.offset, tensor.dtype, tensor.shape)
         return self.shared.get(key, partial(SharedTensor, tensor))
+
+
+def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
+    """What of a model is to be loaded from memory, and what it has outside; its weights are not copied for nothing.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not str(model).isprintable():  # ONNX Runtime takes no path that is not UTF-8
+        words = {KEY, OPERATOR}
+    elif not (words := _mentioned(model, {KEY, OPERATOR})):
+        return None, None
+    content = model.read_bytes()
+    if OPERATOR in words:
+        content, zipmaps = without_zipmaps(content)
+        for zipmap in zipmaps:
+            log.warning(
+                "%s: %s is a list of dictionaries, which no tensor can carry; the tensor behind it is served, with a "
+                "column for each class (%s), as skl2onnx writes it with zipmap=False",
+                model,
+                zipmap.output,
+                ", ".join(zipmap.classes),
+            )
+    external = external_data_of(model.parent, content) if KEY in words else None
+    return (content if external is None else external.model), external
+
+
+def _mentioned(path: Path, words: Collection[bytes]) -> set[bytes]:
+    """Which of some words a file holds, read piece by piece: it may be large."""
+    found: set[bytes] = set()
+    longest = max(map(len, words))
+    with path.open("rb") as file:
+        before = b""
+        while piece := file.read(_CHUNK):
+            found.update(word for word in words if word in before + piece)
+            before = piece[-longest:]
+    return found
 
 
 def _is_shared(tensor: ExternalTensor) -> bool:

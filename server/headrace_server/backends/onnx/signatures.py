@@ -1,7 +1,8 @@
 """The signatures of an ONNX model: its graph's own inputs and outputs, or what metadata or an operator make of them."""
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,9 @@ from headrace_server.backends.signature import (
     TensorSpec,
 )
 from headrace_server.config.model_toml import SignatureOptions
-from headrace_server.errors import invalid
+from headrace_server.errors import ServingError, invalid
+
+log = logging.getLogger(__name__)
 
 METADATA_KEY = "headrace.signatures"
 """The model's own metadata under this key: a JSON object of the shape of the `signatures` tables of `model.toml`."""
@@ -68,8 +71,23 @@ def signatures_of(
             is not there; the text names them.
     """
     inputs = {arg.name: _input(_spec(arg), any_rank) for arg in session.get_inputs()}
-    outputs = {arg.name: _spec(arg) for arg in session.get_outputs()}
+    outputs = _tensors(session.get_outputs(), told)
     return make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, told)
+
+
+def _tensors(outputs: Sequence[ort.NodeArg], told: Mapping[str, SignatureOptions]) -> dict[str, TensorSpec]:
+    """Those of a model's outputs that a tensor can carry; the others are served to nobody, and a line says so.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: no tensor can carry any, or one that an operator's signature names.
+    """
+    others = [arg for arg in outputs if arg.type not in _DTYPES]
+    named = {name for options in told.values() for name in options.outputs.values()}
+    for arg in others:
+        if arg.name in named or len(others) == len(outputs):
+            raise _no_tensor(arg)
+        log.warning("output %r is a %s, which a tensor cannot carry: it is left out", arg.name, arg.type)
+    return {arg.name: _spec(arg) for arg in outputs if arg.type in _DTYPES}
 
 
 def make_signatures(
@@ -140,7 +158,11 @@ def _input(spec: TensorSpec, any_rank: Collection[str] | None) -> TensorSpec:
 
 def _spec(arg: ort.NodeArg) -> TensorSpec:
     if arg.type not in _DTYPES:
-        raise invalid(f"{arg.name!r} is a {arg.type}, which a tensor cannot carry")
+        raise _no_tensor(arg)
     shape = tuple(size if isinstance(size, int) else None for size in arg.shape)
     dims = tuple(size if isinstance(size, str) else "" for size in arg.shape)
     return TensorSpec(arg.name, _DTYPES[arg.type], shape, dims)
+
+
+def _no_tensor(arg: ort.NodeArg) -> ServingError:
+    return invalid(f"{arg.name!r} is a {arg.type}, which a tensor cannot carry")

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Mapping
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
-from headrace_batching.task import Arrays
+from headrace_batching.task import Array, Arrays
 from headrace_protos import (
     ClassificationRequest,
     ClassificationResponse,
@@ -33,7 +34,7 @@ from headrace_server.backends.signature import (
 from headrace_server.errors import ServingError, invalid
 from headrace_server.models.call import Call
 from headrace_server.models.servable import Servable
-from headrace_server.services.rpc import Method, Service
+from headrace_server.services.rpc import MAX_MESSAGE_BYTES, Method, Service
 from headrace_server.services.servables import Servables
 from headrace_server.services.tf_serving.examples import classification, regression
 from headrace_server.services.tf_serving.examples.decoding import read_examples
@@ -61,10 +62,19 @@ class PredictionService:
         as_content: Whether answers carry `tensor_content`; TF Serving fills the typed `*_val` fields by default.
         check_method: Whether a signature answers only the calls that its method name is for; otherwise those that its
             inputs and outputs fit.
+        max_answer_bytes: What an answer to Predict may have, as far as its transport sends longer ones to nobody.
     """
 
-    def __init__(self, manager: Servables, *, as_content: bool = False, check_method: bool = False) -> None:
+    def __init__(
+        self,
+        manager: Servables,
+        *,
+        as_content: bool = False,
+        check_method: bool = False,
+        max_answer_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
         self._manager = manager
+        self._max_answer_bytes = max_answer_bytes
         self._as_content = as_content
         self._check_method = check_method
 
@@ -179,9 +189,15 @@ class PredictionService:
         return response
 
     def _response(self, spec: ModelSpec, servable: Servable, results: Arrays) -> PredictResponse:
+        sizes = {alias: _bytes_of(array) for alias, array in results.items()}
+        if sum(sizes.values()) > self._max_answer_bytes:
+            raise _too_large(sizes, self._max_answer_bytes)
         response = PredictResponse(model_spec=_effective(spec, servable))
-        for alias, array in results.items():
-            to_proto(array, response.outputs[alias], as_content=self._as_content)
+        try:
+            for alias, array in results.items():
+                to_proto(array, response.outputs[alias], as_content=self._as_content)
+        except DecodeError as error:  # a tensor that does not fit: whole numbers may take more bytes than in memory
+            raise _too_large(sizes, self._max_answer_bytes) from error
         return response
 
 
@@ -190,6 +206,20 @@ def _effective(spec: ModelSpec, servable: Servable) -> ModelSpec:
     effective = ModelSpec(name=spec.name, signature_name=spec.signature_name or DEFAULT_SIGNATURE)
     effective.version.value = servable.version
     return effective
+
+
+def _too_large(sizes: Mapping[str, int], limit: int) -> ServingError:
+    """Why an answer is not sent, in gRPC's words, and which output takes most of it."""
+    largest = max(sizes, key=sizes.__getitem__)
+    return ServingError(
+        Code.RESOURCE_EXHAUSTED,
+        f"SERVER: Sent message larger than max ({sum(sizes.values())} vs. {limit}); "
+        f"output {largest} alone has {sizes[largest]} bytes",
+    )
+
+
+def _bytes_of(array: Array) -> int:
+    return sum(map(len, array.flat)) if array.dtype.hasobject else array.nbytes
 
 
 def _named(servable: Servable, spec: ModelSpec) -> tuple[str, Signature]:

@@ -4,6 +4,7 @@ import re
 
 from headrace_server.config.run import Config
 from headrace_server.errors import invalid
+from headrace_server.services.rpc import MAX_MESSAGE_BYTES
 
 
 def addresses(config: Config) -> list[str]:
@@ -25,6 +26,16 @@ def channel_arguments(text: str) -> list[tuple[str, int | str]]:
             raise invalid(f"--grpc_channel_arguments: {item!r} is not of the form key=value")
         arguments.append((key, int(value) if _is_int32(value) else value))
     return arguments
+
+
+def max_send_bytes(text: str) -> int:
+    """The bytes that a message to a caller may have, by the same arguments.
+
+    Raises:
+        ServingError: As for `channel_arguments`.
+    """
+    limit = dict(channel_arguments(text)).get("grpc.max_send_message_length", -1)
+    return limit if isinstance(limit, int) and limit >= 0 else MAX_MESSAGE_BYTES
 
 
 def _is_int32(text: str) -> bool:

@@ -13,8 +13,6 @@ from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
 
-MAX_MESSAGE_BYTES = 2**31 - 1
-
 
 class ObserveCall(Protocol):
     """Told of a call that has ended: its model's name, the name of its status code, and the seconds that it took."""

@@ -10,7 +10,8 @@ from headrace_batching import LoopDelivery
 from headrace_protos import SSLConfig
 from headrace_server.errors import invalid
 from headrace_server.models.manager import Serving
-from headrace_server.transports.grpc.endpoint import MAX_MESSAGE_BYTES, Endpoint
+from headrace_server.services.rpc import MAX_MESSAGE_BYTES
+from headrace_server.transports.grpc.endpoint import Endpoint
 from headrace_server.transports.grpc.handlers import rpc_handlers
 from headrace_server.transports.grpc.tls import Followed
 

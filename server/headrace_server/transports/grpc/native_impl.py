@@ -17,7 +17,8 @@ from headrace_server.metrics.series import Tally
 from headrace_server.models.manager import Serving
 from headrace_server.models.plain import Plain
 from headrace_server.models.servable import Servable
-from headrace_server.transports.grpc.endpoint import MAX_MESSAGE_BYTES, Endpoint, ObserveCall
+from headrace_server.services.rpc import MAX_MESSAGE_BYTES
+from headrace_server.transports.grpc.endpoint import Endpoint, ObserveCall
 from headrace_server.transports.grpc.handlers import CODE_NAMES, rpc_handlers, status
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.tls import Followed

@@ -28,7 +28,8 @@ from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
-from headrace_server.backends.onnx.external_data import external_data_of
+from headrace_server.backends.onnx.model_files import ModelFiles
+from headrace_server.backends.shared import Shared
 from headrace_server.errors import LoadError
 from tests import models
 
@@ -292,7 +293,7 @@ def test_the_word_that_is_looked_for_may_stand_across_two_pieces(tmp_path: Path)
         model = onnx.load(str(file), load_external_data=False)
         model.doc_string = "x" * padding
         file.write_bytes(model.SerializeToString())
-        assert external_data_of(file) is not None
+        assert ModelFiles.of(file, Shared()).external is not None
 
 
 def test_a_model_that_only_speaks_of_a_location_has_no_external_data(tmp_path: Path) -> None:
@@ -300,4 +301,4 @@ def test_a_model_that_only_speaks_of_a_location_has_no_external_data(tmp_path: P
     set_model_props(model, {"location": "here"})
     onnx.save_model(model, str(tmp_path / models.FILE))
 
-    assert external_data_of(tmp_path / models.FILE) is None
+    assert ModelFiles.of(tmp_path / models.FILE, Shared()).external is None
