@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, TypedDict
 
 from headrace_batching import Options, Task
-from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane
+from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane, TaskQueue
+from headrace_batching.queue import Turn
 
 INTERFACE: int
 """Which headrace this fits."""
@@ -20,8 +21,12 @@ CANCELLED: int
 DRAINED: int
 LAPSED: int
 
-def read_numbers(data: bytes, /) -> tuple[str, str, list[int], bytes] | None:
+def read_numbers(data: bytes, max_rank: int, /) -> tuple[str, str, list[int], bytes] | None:
     """Reads the body of a :predict call over REST that holds numbers in lists and, at most, a signature's name.
+
+    Args:
+        data: The body.
+        max_rank: How deep its lists may be nested.
 
     Returns:
         `instances` or `inputs`, the signature's name (empty for none), the shape, and float64 values, little-endian.
@@ -54,18 +59,33 @@ class Tls:
 
     def __init__(self, path: str, certificates: Certificates, changed: Callable[[], Certificates | None]) -> None: ...
 
+class PlainFields(TypedDict):
+    """How a plain Predict is known from its headers."""
+
+    method: str
+    """The full path of the method."""
+
+    low_priority: tuple[str, str]
+    """The name and the value of the metadata by which a call lets the others go first."""
+
 class Server:
     """The addresses, their connections, and the threads that these live on.
 
     Args:
         methods: Full paths, each with whether its requests stream.
         limits: What callers may ask of it: gRPC's channel arguments, without their first word, `_` for every dot.
-        queue: Where the tasks of plain Predicts wait.
+        queue: Where the tasks of plain Predicts wait: a `Queue`.
         routes: Which Predicts are plain; every other call goes to its handler.
+        plain: How a Predict is known.
     """
 
     def __init__(
-        self, methods: Sequence[tuple[str, bool]], limits: Mapping[str, int], queue: Any, routes: Routes
+        self,
+        methods: Sequence[tuple[str, bool]],
+        limits: Mapping[str, int],
+        queue: TaskQueue,
+        routes: Routes,
+        plain: PlainFields,
     ) -> None: ...
     def listen(self, address: str, tls: Tls | None = None) -> int:
         """Takes an address, a host and port or `unix:` and a path; the port that it got, 0 for a UNIX socket.
@@ -144,15 +164,11 @@ class Queue:
     def idle(self) -> int:
         """Threads that wait for a batch."""
     def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> Lane: ...
-    def put(self, lane: Any, task: Task) -> bool: ...
     def wake(self) -> None: ...
     def take(self) -> TaskFormed | None: ...
-    def take_lone(self) -> TaskFormed | None: ...
-    def turn(self, now: float) -> Any:
-        """One look at the queue at time `now`: a `headrace_batching.queue.Turn`."""
+    def turn(self, now: float) -> Turn:
+        """One look at the queue at time `now`."""
 
-    def finish(self, lane: Any) -> None: ...
-    def close_lane(self, lane: Any) -> None: ...
     def close(self) -> None: ...
 
 class Lane:
@@ -176,45 +192,67 @@ class Lane:
     def closed(self) -> bool:
         """Whether it takes no more tasks."""
 
+    def put(self, task: Task) -> bool: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
+
+class RouteFields(TypedDict):
+    """One signature of one version, for plain requests."""
+
+    model: str
+    """The model's name."""
+
+    version: int
+    """Its number."""
+
+    signature: str
+    """Its name."""
+
+    inputs: Sequence[tuple[str, int, Sequence[int | None]]]
+    """Alias, dtype (one of DTYPES) and dimensions beyond axis 0 of each; None for one that varies."""
+
+    max_rows: int
+    """Rows that a request may have."""
+
+    max_send: int
+    """Bytes that an answer may have."""
+
+    as_content: bool
+    """Whether answers carry `tensor_content`."""
+
+    full: tuple[int, str]
+    """The code, and the text with `{}` for the reason, of a full queue."""
+
+    bounds: Sequence[float]
+    """Microseconds up to which a latency belongs to each bucket, the last one left out."""
+
+    answered: Callable[[tuple[list[tuple[int, int]], float]], None]
+    """Told of calls that have ended with an answer: how many of their latencies belong to which bucket, and the sum of
+    these in microseconds. It must not fail, nor take long: they get their answers when it returns."""
+
+    failed: Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]]
+    """Told of calls that have ended with an error, and the same of them; says with which code and text."""
+
 class Route:
-    """One signature of one version, for plain requests.
+    """One signature of one version, and where its tasks wait.
 
     Args:
-        lane: Where its tasks wait; a lane of a native queue.
-        name: The model's.
-        version: Its number.
-        signature: Its name.
-        inputs: Alias, dtype (one of DTYPES) and dimensions beyond axis 0 of each; None for one that varies.
-        max_rows: Rows that a request may have.
-        max_send: Bytes that an answer may have.
-        as_content: Whether answers carry `tensor_content`.
-        full: The code, and the text with `{}` for the reason, of a full queue.
-        bounds: Microseconds up to which a latency belongs to each bucket, the last one left out.
-        answered: Told of calls that have ended with an answer: how many of their latencies belong to which bucket, and
-            the sum of these in microseconds. It must not fail, nor take long: they get their answers when it returns.
-        failed: Told of calls that have ended with an error, and the same of them; says with which code and text.
+        lane: A lane of a native queue.
+        fields: What its requests are checked against, and what their answers look like.
     """
 
-    def __init__(
-        self,
-        lane: TaskLane,
-        name: str,
-        version: int,
-        signature: str,
-        inputs: Sequence[tuple[str, int, Sequence[int | None]]],
-        *,
-        max_rows: int,
-        max_send: int,
-        as_content: bool,
-        full: tuple[int, str],
-        bounds: Sequence[float],
-        answered: Callable[[tuple[list[tuple[int, int]], float]], None],
-        failed: Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]],
-    ) -> None: ...
+    def __init__(self, lane: TaskLane, fields: RouteFields) -> None: ...
 
 class Routes:
-    """Every route there is."""
+    """Every route there is.
 
-    def __init__(self) -> None: ...
-    def publish(self, models: Mapping[str, Mapping[int, Mapping[str, Route]]]) -> None:
-        """Replaces all of them: by model, by version, by signature. A version without a plain one is named, too."""
+    Args:
+        default_signature: The name of the signature of a request that names none.
+    """
+
+    def __init__(self, default_signature: str) -> None: ...
+    def publish(self, models: Mapping[str, tuple[int, Mapping[int, Mapping[str, Route]]]]) -> None:
+        """Replaces all of them: by model, the latest version, and by version, by signature.
+
+        A version without a plain signature is named, too.
+        """

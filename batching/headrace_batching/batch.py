@@ -140,10 +140,21 @@ class Batch:
         else:
             np.concatenate(parts, axis=0, out=joined[:rows])
         if self.padded > rows:
-            # TF Serving repeats the last task's first row: a row that the model is known to accept.
-            last = next(part for part in reversed(parts) if len(part))
-            joined[rows:] = joined[rows - len(last)]
+            pad(joined, rows, next(len(part) for part in reversed(parts) if len(part)))
         return joined
+
+
+def pad(joined: Array, rows: int, last: int) -> None:
+    """Fills a joined input up to its end.
+
+    TF Serving repeats the last task's first row: a row that the model is known to accept.
+
+    Args:
+        joined: Of more than `rows` rows.
+        rows: Those that are there.
+        last: Rows of the last task that has any.
+    """
+    joined[rows:] = joined[rows - last]
 
 
 def check_outputs(outputs: Arrays, rows: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 from headrace_batching.batch import Empty
 from headrace_batching.options import Options
@@ -49,7 +49,7 @@ class TaskBatch(Protocol):
         """The same tasks in two batches; this one is not used again."""
 
 
-Execute = Callable[[Any], None]  # of a TaskBatch
+Execute = Callable[[TaskBatch], None]
 
 
 class TaskLane(Protocol):
@@ -67,6 +67,15 @@ class TaskLane(Protocol):
     def rows(self) -> int:
         """Rows that wait."""
 
+    def put(self, task: Task) -> bool:
+        """Adds a task; whether a `wake` of the queue is due."""
+
+    def finish(self) -> None:
+        """Says that a batch of it has ended."""
+
+    def close(self) -> None:
+        """Takes no more tasks, and returns when the last batch has ended."""
+
 
 class TaskFormed(Protocol):
     """A batch that has left the queue, and the lane that runs it."""
@@ -76,12 +85,12 @@ class TaskFormed(Protocol):
         """The batch."""
 
     @property
-    def lane(self) -> Any:
-        """A lane of the same queue."""
+    def lane(self) -> TaskLane:
+        """Its lane."""
 
 
 class TaskQueue(Protocol):
-    """The bounded queue: `queue.Queue`, whose docstrings say more. A lane is only given to the queue that made it."""
+    """The bounded queue: `queue.Queue`, whose docstrings say more."""
 
     @property
     def clock(self) -> Clock:
@@ -91,26 +100,14 @@ class TaskQueue(Protocol):
     def lock(self) -> Lock:
         """Held while the pieces of a task are put together."""
 
-    def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> Any:
-        """A new scheduler's part of it."""
-
-    def put(self, lane: Any, task: Task) -> bool:
-        """Adds a task; whether `wake` is due."""
+    def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> TaskLane:
+        """A new scheduler's part of it; `steady` says whether a run takes about as long as the one before."""
 
     def wake(self) -> None:
         """Calls an idle thread."""
 
     def take(self) -> TaskFormed | None:
         """Waits for a batch, without the interpreter lock; None once the queue is closed and empty."""
-
-    def take_lone(self) -> TaskFormed | None:
-        """The one task that waits, for whoever put it to run at once, where that is quicker than calling a thread."""
-
-    def finish(self, lane: Any) -> None:
-        """Says that a batch of the lane has ended."""
-
-    def close_lane(self, lane: Any) -> None:
-        """Takes no more tasks of the lane, and returns when the last batch has ended."""
 
     def close(self) -> None:
         """Takes no more tasks at all."""

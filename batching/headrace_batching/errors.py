@@ -2,6 +2,15 @@
 
 import traceback
 
+TOO_MANY_BATCHES = "currently {waiting} batches enqueued and max_enqueued_batches is {most}"
+"""Why a queue is full that counts batches. TF Serving: shared_batch_scheduler.h has the words of both."""
+
+TOO_MANY_ROWS = (
+    "task size is {rows} but scheduling capacity is only {capacity} (num_enqueued_batches={waiting}, "
+    "max_enqueued_batches={most}, open_batch_size={open}, max_execution_batch_size={size})"
+)
+"""Why a queue is full that counts rows, because large tasks are split."""
+
 
 class BatchingError(Exception):
     """Anything that this library raises about a task."""

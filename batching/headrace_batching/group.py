@@ -4,12 +4,15 @@ from collections import deque
 from collections.abc import Hashable
 from math import inf
 
-from headrace_batching.errors import QueueFull
+from headrace_batching.errors import TOO_MANY_BATCHES, QueueFull
 from headrace_batching.options import Options
 from headrace_batching.task import Piece, Priority, Task
 
-# A few bytes of a request can stand for megabytes of equal values, and a batch would write them all out.
 MAX_BATCH_BYTES = 256 << 20
+"""Bytes that the joined inputs of a batch may take.
+
+A few bytes of a request can stand for megabytes of equal values, and a batch would write them all out.
+"""
 
 
 class Group:
@@ -33,13 +36,6 @@ class Group:
 
     def __bool__(self) -> bool:
         return any(self._tasks.values())
-
-    @property
-    def lone(self) -> Task | None:
-        """The one task, if there are no more."""
-        if sum(map(len, self._tasks.values())) != 1:
-            return None
-        return next(tasks[0] for tasks in self._tasks.values() if tasks)
 
     @property
     def full(self) -> bool:
@@ -113,6 +109,5 @@ class Group:
     def _open_slot(self) -> None:
         waiting, most = len(self._slots), self._options.enqueued_limit
         if waiting >= most:
-            reason = f"currently {waiting} batches enqueued and max_enqueued_batches is {most}"
-            raise QueueFull(reason)
+            raise QueueFull(TOO_MANY_BATCHES.format(waiting=waiting, most=most))
         self._last_slot += 1

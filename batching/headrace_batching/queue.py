@@ -7,45 +7,46 @@ from threading import TIMEOUT_MAX, Condition, Lock
 from typing import NamedTuple
 
 from headrace_batching.batch import Batch, deliver
-from headrace_batching.errors import Closed, DeadlineExceeded, QueueFull
+from headrace_batching.contract import Execute
+from headrace_batching.errors import TOO_MANY_BATCHES, TOO_MANY_ROWS, Closed, DeadlineExceeded, QueueFull
 from headrace_batching.group import Group
 from headrace_batching.options import Options
-from headrace_batching.policy import Pace, choose
+from headrace_batching.policy import choose
 from headrace_batching.task import Task
 
 Clock = Callable[[], float]
-Execute = Callable[[Batch], None]
 
 
 class Lane:
     """One scheduler's part of a queue: its options, its bound, and its tasks in groups that may share a batch.
 
     Args:
+        queue: Whose part it is.
         options: How its tasks become batches.
         execute: Runs a batch, on a batch thread.
         batched: Whether axis 0 is the batch.
-        steady: Whether a run takes about as long as the one before.
     """
 
-    def __init__(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> None:
+    def __init__(self, queue: "Queue", options: Options, execute: Execute, *, batched: bool = True) -> None:
         self.options = options
         self.execute = execute
         self.batched = batched
         self.groups: dict[Hashable, Group] = {}
         self.rows = 0
-        self.pace = Pace(steady=steady)
+        self.running = 0
         self.closed = False
+        self._queue = queue
 
     @property
     def idle(self) -> bool:
         """Whether no task of it waits or runs."""
-        return not self.groups and not self.pace.running
+        return not self.groups and not self.running
 
     @property
     def free(self) -> bool:
         """Whether one more batch of it may run."""
         most = self.options.max_running_batches
-        return most is None or self.pace.running < most
+        return most is None or self.running < most
 
     def check_bound(self, rows: int) -> None:
         """Bounds what waits over all groups to what one group may hold.
@@ -57,16 +58,33 @@ class Lane:
         capacity = most * size - self.rows
         if rows <= capacity:
             return
-        batches = max(1, -(-self.rows // size))
+        waiting = max(1, -(-self.rows // size))
         if not self.options.enable_large_batch_splitting:
-            reason = f"currently {batches} batches enqueued and max_enqueued_batches is {most}"
-            raise QueueFull(reason)
-        reason = (
-            f"task size is {rows} but scheduling capacity is only {capacity} "
-            f"(num_enqueued_batches={batches}, max_enqueued_batches={most}, "
-            f"open_batch_size={self.rows - (batches - 1) * size}, max_execution_batch_size={size})"
+            raise QueueFull(TOO_MANY_BATCHES.format(waiting=waiting, most=most))
+        begun = self.rows - (waiting - 1) * size
+        raise QueueFull(
+            TOO_MANY_ROWS.format(rows=rows, capacity=capacity, waiting=waiting, most=most, open=begun, size=size)
         )
-        raise QueueFull(reason)
+
+    def put(self, task: Task) -> bool:
+        """Adds a task, at once or not at all. Any thread.
+
+        Returns:
+            Whether it takes a call of the queue's `wake` for an idle thread to look at it.
+
+        Raises:
+            Closed: The lane or the queue takes no more tasks.
+            QueueFull: It has no room for the task.
+        """
+        return self._queue.put(self, task)
+
+    def finish(self) -> None:
+        """Says that a batch of it has ended."""
+        self._queue.finish(self)
+
+    def close(self) -> None:
+        """Takes no more tasks, runs at once what waits, and returns when the last batch has ended."""
+        self._queue.close_lane(self)
 
 
 class Formed(NamedTuple):
@@ -101,7 +119,6 @@ class Queue:
         self._drained = Condition(self.lock)
         self._groups: dict[Group, Lane] = {}
         self._idle = 0
-        self._running = 0
         self._closed = False
 
     @property
@@ -109,20 +126,19 @@ class Queue:
         """Threads that wait for a batch."""
         return self._idle
 
-    def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> Lane:
+    def lane(
+        self,
+        options: Options,
+        execute: Execute,
+        *,
+        batched: bool = True,
+        steady: bool = False,  # noqa: ARG002 - for a queue that has lone tasks run without a batch thread
+    ) -> Lane:
         """A new scheduler's part of it; the arguments are those of `Lane`."""
-        return Lane(options, execute, batched=batched, steady=steady)
+        return Lane(self, options, execute, batched=batched)
 
     def put(self, lane: Lane, task: Task) -> bool:
-        """Adds a task, at once or not at all. Any thread.
-
-        Returns:
-            Whether it takes a call of `wake` for an idle thread to look at it.
-
-        Raises:
-            Closed: The lane or the queue takes no more tasks.
-            QueueFull: It has no room for the task.
-        """
+        """As `Lane.put`."""
         with self.lock:
             if lane.closed or self._closed:
                 raise Closed
@@ -159,22 +175,6 @@ class Queue:
             if turn.formed is not None:
                 return turn.formed
 
-    def take_lone(self) -> Formed | None:
-        """The one task that waits, for whoever put it to run at once, where that is quicker than calling a thread.
-
-        None unless nothing else waits or runs, its batch is due, and its lane's runs are quick. Any thread.
-        """
-        with self.lock:
-            if self._running or len(self._groups) != 1:
-                return None
-            group, lane = next(iter(self._groups.items()))
-            task = group.lone
-            if task is None or not lane.pace.quick(task.size_of(task.rows - task.taken)):
-                return None
-            turn = self.turn(self.clock())
-        deliver(turn.expired)
-        return turn.formed
-
     def turn(self, now: float) -> Turn:
         """One look at the queue at time `now`, under its lock: the batch that is due, if any, taken out of it."""
         # A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
@@ -195,22 +195,20 @@ class Queue:
             self._notify_other()
             return Turn(None, expired, wake)
         batch = Batch(pieces, lane.options, batched=lane.batched)
-        self._running += 1
-        lane.pace.begin(now, pieces[0].task.size_of(batch.rows))
+        lane.running += 1
         self._notify_other()
         return Turn(Formed(batch, lane), expired, wake)
 
     def finish(self, lane: Lane) -> None:
-        """Says that a batch of the lane has ended."""
+        """As `Lane.finish`."""
         with self.lock:
-            self._running -= 1
-            lane.pace.end(self.clock())
+            lane.running -= 1
             self._drained.notify_all()
             if self._closed:
                 self._call_all()  # who waits for a lane to be free may find that it was the last
 
     def close_lane(self, lane: Lane) -> None:
-        """Takes no more tasks of the lane, runs at once what waits, and returns when the last batch has ended."""
+        """As `Lane.close`."""
         with self.lock:
             lane.closed = True
             for group in lane.groups.values():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace_batching.batch import Empty, deliver, rows_of, shape_key
-from headrace_batching.contract import Clock, TaskBatch, TaskFormed, TaskLane, TaskQueue
+from headrace_batching.contract import Clock, TaskBatch, TaskLane, TaskQueue
 from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.errors import BatchingError, TaskTooLarge, let_go
 from headrace_batching.options import Options
@@ -95,8 +95,8 @@ class Scheduler:
             one row, and tasks are run one by one, their arrays as they are.
         empty: Makes the arrays that several tasks' rows are copied into. `run` may keep them until it returns; then, or
             when it has raised, nobody holds them any more, so that their memory may be used again when they go.
-        steady: Whether a run takes about as long as the one before: a lone task of a function that has been quick may
-            then be run by whoever put it, an event loop for one.
+        steady: Whether a run takes about as long as the one before: a queue may then have a lone task of a function
+            that has been quick run by the thread that put it, as headrace_native's does.
         observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
         run_choice: As `run`, for tasks that have a choice, with that choice, which is the same for all of a batch.
 
@@ -145,21 +145,11 @@ class Scheduler:
         """As `submit`, but leaves the call to the caller: whether `wake` is due, now or soon."""
         if task.rows > self.options.max_batch_size:
             raise TaskTooLarge(task.rows, self.options.max_batch_size)
-        return self._queue.put(self.lane, task)
+        return self.lane.put(task)
 
     def wake(self) -> None:
         """Calls an idle batch thread to look at what has been enqueued."""
         self._queue.wake()
-
-    def run_lone(self) -> bool:
-        """Runs here and now what has been enqueued if that is one task, nothing else runs, and its runs are quick."""
-        formed = self._queue.take_lone()
-        if formed is None:
-            return False
-        _run(self._queue, formed)
-        if formed.lane.rows:
-            self._queue.wake()  # no thread was called for what came meanwhile if the lane was not free
-        return True
 
     def call(
         self, inputs: Arrays, *, timeout: float | None = None, priority: Priority = Priority.NORMAL
@@ -189,7 +179,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Takes no more tasks, runs at once what waits, and returns when the last batch has ended."""
-        self._queue.close_lane(self.lane)
+        self.lane.close()
 
     def _execute(self, batch: TaskBatch) -> None:
         """Runs a batch; one that fails is run again in halves, so that only what cannot succeed fails."""
@@ -249,12 +239,8 @@ def _run_next(queue: TaskQueue) -> bool:
     formed = queue.take()
     if formed is None:
         return False
-    _run(queue, formed)
-    return True
-
-
-def _run(queue: TaskQueue, formed: TaskFormed) -> None:
     try:
         formed.lane.execute(formed.batch)
     finally:
-        queue.finish(formed.lane)
+        formed.lane.finish()
+    return True

@@ -100,10 +100,6 @@ class Task:
         """Bytes that one of its rows takes in a batch."""
         return sum(array.nbytes for array in self.inputs.values()) // (self.rows or 1)
 
-    def size_of(self, rows: int) -> int:
-        """Bytes that so many of its rows take in a batch; of one that has no bytes the rows."""
-        return rows * (self.row_bytes or 1)
-
     @property
     def ended(self) -> bool:
         """Whether its answer, or its error, is there."""

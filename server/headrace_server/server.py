@@ -19,6 +19,7 @@ from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, first_models
 from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager, Serving
+from headrace_server.models.plain import plain_models
 from headrace_server.models.source import Source
 from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.services.health import HealthService
@@ -205,10 +206,13 @@ class Server:
 
     def _publish_again(self) -> None:
         """Lets the transport answer for models whose calls nobody else has to see."""
-        seen = self._config.enable_signature_method_name_check
         with self._publishing:
             self._transport.publish(
-                {name: own for name, own in self._serving.items() if not seen and not self._request_logger.logs(name)}
+                plain_models(
+                    self._serving,
+                    checks_methods=self._config.enable_signature_method_name_check,
+                    logs=self._request_logger.logs,
+                )
             )
 
     def _free(self) -> None:

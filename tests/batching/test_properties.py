@@ -131,7 +131,7 @@ class Batching(RuleBasedStateMachine):
         if self.running:
             formed = self.running.pop(choice % len(self.running))
             formed.lane.execute(formed.batch)
-            self.queue.finish(formed.lane)
+            formed.lane.finish()
 
     def take(self) -> bool:
         """One turn of the queue; false if it says to wait."""

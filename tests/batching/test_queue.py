@@ -3,7 +3,6 @@
 import importlib
 import time
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
 from importlib.util import find_spec
 from threading import Barrier, Event, Lock, Thread, get_ident
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from headrace_batching import BatchThreads, Closed, DeadlineExceeded, Options, Priority, QueueFull, Scheduler, Task
 from headrace_batching.batch import Batch
 from headrace_batching.group import MAX_BATCH_BYTES
-from headrace_batching.policy import QUICK, SLOW
 from headrace_batching.queue import Turn
 from headrace_batching.task import Arrays
 from tests.running import eventually
@@ -61,7 +59,7 @@ class Bench:
         priority: Priority = Priority.NORMAL,
     ) -> Task:
         task = Task({}, self.ended.extend, rows=rows, key=key, deadline=deadline, priority=priority)
-        self.queue.put(lane, task)
+        lane.put(task)
         return task
 
     def turn(self, after: float = 0.0) -> Turn:
@@ -73,18 +71,6 @@ class Bench:
     def batch(self, after: float = 0.0) -> list[Task] | None:
         formed = self.turn(after).formed
         return formed.batch.tasks if formed else None
-
-    def lone(self) -> list[Task] | None:
-        formed = self.queue.take_lone()
-        return formed.batch.tasks if formed else None
-
-    def run(self, lane: Any, *seconds: float, rows: int = 1) -> None:
-        """Has batches of one task run, one after the other, each for so long."""
-        for ran in seconds:
-            self.put(lane, rows)
-            assert self.batch()
-            self.clock.now += ran
-            self.queue.finish(lane)
 
 
 KINDS = ["headrace_batching.queue", *(["headrace_native"] if find_spec("headrace_native") else [])]
@@ -134,7 +120,7 @@ class TestWaiting:
         lane = bench.lane()
         row = np.broadcast_to(np.uint8(7), (1, MAX_BATCH_BYTES // 2))
         for _ in range(3):
-            bench.queue.put(lane, Task({"x": row}, bench.ended.extend, rows=1, key="key"))
+            lane.put(Task({"x": row}, bench.ended.extend, rows=1, key="key"))
 
         assert [len(bench.batch() or []), len(bench.batch() or []), bench.batch()] == [2, 1, None]
 
@@ -417,12 +403,12 @@ class TestThreads:
 
     def test_are_to_be_called_for_a_new_group_and_for_a_full_batch(self, bench: Bench) -> None:
         lane = bench.lane(max_batch_size=2, batch_timeout_micros=3_600_000_000)
-        wanted_with_none_idle = bench.queue.put(lane, Task({}, lambda _: None, rows=1, key="first"))
+        wanted_with_none_idle = lane.put(Task({}, lambda _: None, rows=1, key="first"))
         thread, taken = self.take(bench)
 
-        wanted = [bench.queue.put(lane, Task({}, lambda _: None, rows=1, key="second")) for _ in range(2)]
+        wanted = [lane.put(Task({}, lambda _: None, rows=1, key="second")) for _ in range(2)]
         more = Task({}, lambda _: None, rows=1, key="third"), Task({}, lambda _: None, rows=1, key="third")
-        wanted.append(bench.queue.put(lane, more[0]))
+        wanted.append(lane.put(more[0]))
 
         assert not wanted_with_none_idle
         assert wanted == [True, True, True]
@@ -434,7 +420,7 @@ class TestThreads:
         queue = kind()
         lane = queue.lane(Options(batch_timeout_micros=20 * MILLISECOND), nothing)
         task = Task({}, lambda _: None, rows=1)
-        queue.put(lane, task)
+        lane.put(task)
 
         began = time.monotonic()
         formed = queue.take()
@@ -456,7 +442,7 @@ class TestRunning:
         assert (turn.formed, turn.wake) == (None, float("inf"))
         waiting.append(bench.put(lane, 3))
 
-        bench.queue.finish(lane)
+        lane.finish()
 
         assert bench.batch() == waiting
 
@@ -467,7 +453,7 @@ class TestRunning:
         second, third = bench.put(lane, 1), bench.put(other, 1)
 
         assert [bench.batch(), bench.batch()] == [[third], None]
-        bench.queue.finish(lane)
+        lane.finish()
         assert bench.batch() == [second]
 
     def test_what_waits_when_all_closes_is_run_and_every_thread_ends(self, kind: Callable[..., Any]) -> None:
@@ -489,7 +475,7 @@ class TestRunning:
         threads = BatchThreads(4, queue)
         lane = queue.lane(Options(max_batch_size=1, max_enqueued_batches=40, max_running_batches=2), execute)
         for number in range(20):
-            queue.put(lane, Task({"x": np.zeros((1, 1))}, lambda _: None, rows=1, key=number))
+            lane.put(Task({"x": np.zeros((1, 1))}, lambda _: None, rows=1, key=number))
         threads.start()
         threads.close()
 
@@ -497,9 +483,9 @@ class TestRunning:
 
 
 class TestClosing:
-    def close_lane(self, bench: Bench, lane: Any) -> Thread:
+    def close_lane(self, lane: Any) -> Thread:
         """Closes a lane, which waits until all of it has run; returns once the lane takes no more."""
-        closing = Thread(target=bench.queue.close_lane, args=(lane,), daemon=True)
+        closing = Thread(target=lane.close, daemon=True)
         closing.start()
         while not lane.closed:
             closing.join(0.001)
@@ -507,7 +493,7 @@ class TestClosing:
 
     def test_a_lane_takes_no_more(self, bench: Bench) -> None:
         lane = bench.lane()
-        bench.queue.close_lane(lane)
+        lane.close()
 
         with pytest.raises(Closed, match="the scheduler is closed"):
             bench.put(lane, 1)
@@ -520,12 +506,12 @@ class TestClosing:
         task = bench.put(lane, 1)
         bench.put(other, 1)
 
-        closing = self.close_lane(bench, lane)
+        closing = self.close_lane(lane)
 
         assert bench.batch() == [task]
         assert bench.batch() is None
         assert closing.is_alive()
-        bench.queue.finish(lane)
+        lane.finish()
         closing.join(5)
         assert not closing.is_alive()
 
@@ -533,7 +519,7 @@ class TestClosing:
         lane = bench.lane()
         bench.put(lane, 1).cancel()
 
-        closing = self.close_lane(bench, lane)
+        closing = self.close_lane(lane)
         bench.turn()
 
         closing.join(5)
@@ -554,157 +540,6 @@ class TestClosing:
         lane = bench.lane()
         bench.queue.close()
 
-        bench.queue.close_lane(lane)
+        lane.close()
 
         assert lane.idle
-
-
-class TestALoneTask:
-    """It is for whoever put it to run, where that is quicker than calling a thread."""
-
-    RUNS = (QUICK / 2,) * 8
-
-    def steady(self, bench: Bench, **values: Any) -> Any:
-        return bench.queue.lane(Options(**values), nothing, steady=True)
-
-    def test_of_a_lane_that_has_been_quick(self, bench: Bench) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *self.RUNS, rows=3)
-        task = bench.put(lane, 3)
-
-        assert bench.lone() == [task]
-        assert not lane.idle
-        bench.queue.finish(lane)
-        assert lane.idle
-
-    def test_is_not_there(self, bench: Bench) -> None:
-        bench.run(self.steady(bench), *self.RUNS)
-
-        assert bench.lone() is None
-
-    @pytest.mark.parametrize(
-        "seconds", [RUNS[1:], (*RUNS, QUICK * 1.01), (*RUNS, *RUNS, SLOW * 1.01), (*RUNS[1:], 1.0, *RUNS[1:])]
-    )
-    def test_of_a_lane_that_has_not_been_quick_for_long(self, bench: Bench, seconds: tuple[float, ...]) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *seconds)
-        task = bench.put(lane, 1)
-
-        assert bench.lone() is None
-        assert bench.batch() == [task]
-
-    def test_of_a_lane_that_was_interrupted_once(self, bench: Bench) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *self.RUNS, *self.RUNS, QUICK * 1.01)
-        bench.put(lane, 1)
-
-        assert bench.lone()
-
-    def test_leaves_what_came_meanwhile_to_a_thread(self, bench: Bench) -> None:
-        def run(inputs: Arrays) -> Arrays:
-            if inputs["x"][0] < 0:
-                later.append(scheduler.call(row(7)))
-            return inputs
-
-        later: list[Future[Arrays]] = []
-        threads = BatchThreads(1, bench.queue)
-        threads.start()
-        scheduler = Scheduler(threads, run, Options(max_running_batches=1), steady=True)
-        for number in range(len(self.RUNS)):
-            assert scheduler.call(row(number)).result(5)["x"] == [number]
-        eventually(lambda: scheduler.lane.rows == 0 and bench.queue.idle)
-        task = Task(row(-1), bench.ended.extend, rows=1)
-
-        scheduler.enqueue(task)
-        assert scheduler.run_lone()
-
-        assert later.pop().result(5)["x"] == [7]
-        threads.close()
-
-    def test_larger_than_what_has_been_quick(self, bench: Bench) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *self.RUNS, rows=2)
-        task = bench.put(lane, 3)
-        assert bench.lone() is None
-        assert bench.batch() == [task]
-        bench.queue.finish(lane)
-        bench.put(lane, 3)
-
-        assert bench.lone()  # it has been, by now
-
-    def test_of_a_lane_whose_larger_ones_are_slow(self, bench: Bench) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *self.RUNS)
-        bench.run(lane, SLOW * 1.01, rows=2)
-        task = bench.put(lane, 1)
-
-        assert bench.lone() == [task]
-
-    def test_of_a_lane_that_may_wait_for_something(self, bench: Bench) -> None:
-        lane = bench.lane()
-        bench.run(lane, *self.RUNS)
-        bench.put(lane, 1)
-
-        assert bench.lone() is None
-
-    def test_is_none_of_two(self, bench: Bench) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *self.RUNS)
-        tasks = [bench.put(lane, 1), bench.put(lane, 1)]
-
-        assert bench.lone() is None
-        assert bench.batch() == tasks
-
-    def test_is_not_alone_beside_one_of_another_lane(self, bench: Bench) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *self.RUNS)
-        bench.put(lane, 1)
-        bench.put(self.steady(bench), 1)
-
-        assert bench.lone() is None
-
-    def test_waits_for_a_batch_that_runs(self, bench: Bench) -> None:
-        lane, other = self.steady(bench), bench.lane()
-        bench.run(lane, *self.RUNS)
-        bench.put(other, 1)
-        assert bench.batch()
-        bench.put(lane, 1)
-
-        assert bench.lone() is None
-        bench.queue.finish(other)
-        assert bench.lone()
-
-    def test_waits_for_company_where_it_is_to(self, bench: Bench) -> None:
-        lane = self.steady(bench, max_batch_size=2, batch_timeout_micros=MILLISECOND)
-        for _ in self.RUNS:
-            bench.put(lane, 2)
-            assert bench.batch()
-            bench.queue.finish(lane)
-        task = bench.put(lane, 1)
-
-        assert bench.lone() is None
-        bench.clock.now += 0.001
-        assert bench.lone() == [task]
-
-    def test_that_has_expired_is_delivered(self, bench: Bench) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *self.RUNS)
-        task = bench.put(lane, 1, deadline=bench.clock.now)
-
-        assert bench.lone() is None
-        assert bench.ended == [task]
-        assert isinstance(task.error, DeadlineExceeded)
-
-    def test_runs_that_overlap_count_as_one(self, bench: Bench) -> None:
-        lane = self.steady(bench)
-        bench.run(lane, *self.RUNS)
-        bench.put(lane, 1)
-        assert bench.batch()
-        bench.put(lane, 1)
-        assert bench.batch(after=0.00015)
-        bench.queue.finish(lane)
-        bench.clock.now += 0.00015
-        bench.queue.finish(lane)
-        bench.put(lane, 1)
-
-        assert bench.lone() is None

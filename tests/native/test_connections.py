@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace_batching import Options, policy
+from headrace_batching import Options, bridge
 from headrace_batching.task import Arrays
 from headrace_protos import Code
 from headrace_server.backends.onnx.backend import OnnxBackend
@@ -101,7 +101,9 @@ def test_what_comes_while_a_lone_call_runs_is_left_to_a_batch_thread(
 
     monkeypatch.setattr(OnnxBackend, "run", seen)
     monkeypatch.setattr(OnnxBackend, "fit_batching", fit_batching, raising=False)
-    monkeypatch.setattr(policy, "QUICK", 1.0)  # on a machine that is busy, too
+    monkeypatch.setattr(
+        bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
+    )  # on a machine that is busy, too
     server = running(models.linear, transport_threads=2)
     held.clear()  # the warm-up was none
     eventually(lambda: server.caller.predict({"x": X}) and held.is_set())

@@ -38,7 +38,11 @@ def queue() -> Any:
 def caller(queue: Any) -> Iterator[Caller]:
     """Of a server whose Predicts wait in the queue for the test to take them."""
     lane = queue.lane(Options(max_batch_size=4), print)
-    given: dict[str, Any] = {
+    given = {
+        "model": MODEL,
+        "version": 1,
+        "signature": "serving_default",
+        "inputs": INPUTS,
         "max_rows": 4,
         "max_send": 1 << 30,
         "as_content": False,
@@ -47,9 +51,10 @@ def caller(queue: Any) -> Iterator[Caller]:
         "answered": [].append,
         "failed": failed,
     }
-    routes = native.Routes()
-    routes.publish({MODEL: {1: {"serving_default": native.Route(lane, MODEL, 1, "serving_default", INPUTS, **given)}}})
-    server = native.Server([(PREDICT, False)], native_impl.limits([]), queue, routes)
+    routes = native.Routes("serving_default")
+    routes.publish({MODEL: (1, {1: {"serving_default": native.Route(lane, given)}})})
+    plain = {"method": PREDICT, "low_priority": ("headrace-priority", "low")}
+    server = native.Server([(PREDICT, False)], native_impl.limits([]), queue, routes, plain)
     port = server.listen("127.0.0.1:0")
     server.start(1)
     caller = Caller(port)

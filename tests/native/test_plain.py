@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event, current_thread
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto as Onnx
 
-from headrace_batching import Options, policy
+from headrace_batching import Options, bridge
 from headrace_batching.task import Arrays
 from headrace_protos import DataType, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
 from headrace_server.backends.onnx.backend import OnnxBackend
@@ -297,8 +298,9 @@ def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
         return run(backend, signature, inputs, outputs)
 
     monkeypatch.setattr(OnnxBackend, "run", seen)
-    monkeypatch.setattr(policy, "QUICK", 1.0)  # on a machine that is busy, too
-    monkeypatch.setattr(policy, "SLOW", 10.0)
+    monkeypatch.setattr(
+        bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
+    )  # on a machine that is busy, too
     server = running(models.linear)
     x = np.ones((1, 4), np.float32)
 
@@ -314,8 +316,9 @@ def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
 def test_who_looks_for_the_next_lone_call_gives_up_when_none_comes(
     running: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "QUICK", 1.0)
-    monkeypatch.setattr(policy, "SLOW", 10.0)
+    monkeypatch.setattr(
+        bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
+    )
     server = running(models.linear)
     for _ in range(50):
         server.caller.predict({"x": np.ones((1, 4), np.float32)})

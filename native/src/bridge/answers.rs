@@ -28,7 +28,8 @@ pub struct Array {
 impl Array {
     /// Does not trust `array.shape`: the shape of the buffer, which is read later, counts.
     pub fn new(py: Python<'_>, alias: &Bound<'_, PyAny>, array: Bound<'_, PyAny>, rows: usize) -> PyResult<Self> {
-        let buffer = Buffer::any(&array).or_else(|_| Buffer::any(&python::CONTIGUOUS.call(py, (&array,))?))?;
+        let buffer =
+            Buffer::any(&array).or_else(|_| Buffer::any(&python::names(py)?.contiguous.bind(py).call1((&array,))?))?;
         let dtype = buffer.dtype().ok_or_else(|| {
             PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"))
         })?;

@@ -20,6 +20,8 @@ pub struct Batch {
     python: Py<PyList>,
     lane: Lane,
     native_rows: usize,
+    /// Rows of the last piece that has any.
+    last: usize,
     #[pyo3(get)]
     rows: usize,
     #[pyo3(get)]
@@ -49,7 +51,9 @@ impl Batch {
             let buffer = Buffer::to_join_in(&array, &shape, dtype)?;
             python::catch_panic(|| py.detach(|| self.join_native(&native.tasks, number, dtype, buffer.bytes_mut())))?;
             self.join_python(py, alias, &array)?;
-            python::catch_panic(|| py.detach(|| self.pad(&native.tasks, buffer.bytes_mut())))?;
+            if self.padded > self.rows {
+                python::names(py)?.pad.call1(py, (&array, self.rows, self.last))?;
+            }
             joined.set_item(alias, array)?;
         }
         Ok(joined)
@@ -66,17 +70,17 @@ impl Batch {
         let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, self.padded));
         let arrays = arrays.collect::<PyResult<Vec<_>>>().or_else(|error| {
             // What Python finds, it says as TF Serving does.
-            python::CHECK_OUTPUTS.call(py, (outputs, self.padded)).and(Err(error))
+            python::names(py)?.check_outputs.call1(py, (outputs, self.padded)).and(Err(error))
         })?;
         let native = std::mem::take(&mut *self.native.lock());
         let answers = python::catch_panic(|| py.detach(|| Answers::of(native, &arrays)))?;
         let ended = PyList::empty(py);
         ended.append(Bound::new(py, answers)?)?;
-        let mut offset = self.native_rows;
+        let (names, mut offset) = (python::names(py)?, self.native_rows);
         for piece in self.python.bind(py) {
             let end = offset + piece.getattr("rows")?.extract::<usize>()?;
-            let part = python::ROWS_BETWEEN.call(py, (outputs, offset, end))?;
-            let all = python::GIVE.call(py, (&piece, part, lock))?;
+            let part = names.rows_between.bind(py).call1((outputs, offset, end))?;
+            let all = names.give.bind(py).call1((&piece, part, lock))?;
             if all.is_truthy()? {
                 ended.append(piece.getattr("task")?)?;
             }
@@ -122,6 +126,7 @@ impl Batch {
 impl Batch {
     /// `arrivals` are those of `native`, in their order.
     pub fn new(
+        py: Python<'_>,
         native: Vec<NativeTask>,
         pieces: Bound<'_, PyList>,
         lane: Lane,
@@ -129,19 +134,21 @@ impl Batch {
     ) -> PyResult<Self> {
         let native_rows = native.iter().map(|task| task.rows).sum::<usize>();
         let mut sizes: Vec<_> = native.iter().map(|task| task.rows).collect();
-        let mut rows = native_rows;
+        let (mut rows, mut last) = (native_rows, sizes.last().copied().unwrap_or(0));
         for piece in &pieces {
             let task = piece.getattr("task")?;
-            rows += piece.getattr("rows")?.extract::<usize>()?;
+            let own = piece.getattr("rows")?.extract::<usize>()?;
+            rows += own;
+            last = if own > 0 { own } else { last };
             sizes.push(task.getattr("rows")?.extract()?);
             arrivals.push(task.getattr("arrived")?.extract()?);
         }
-        let padded = lane.padded_rows(rows);
+        let padded = lane.padded_rows(py, rows)?;
         if rows == 0 || padded < rows {
             return Err(PyValueError::new_err(format!("{rows} rows cannot be padded to {padded}")));
         }
         let native = Mutex::new(native);
-        Ok(Self { native, python: pieces.unbind(), lane, native_rows, rows, padded, arrivals, sizes })
+        Ok(Self { native, python: pieces.unbind(), lane, native_rows, last, rows, padded, arrivals, sizes })
     }
 
     fn half<'py>(
@@ -154,7 +161,7 @@ impl Batch {
         if native.is_empty() {
             return python::batch(py, &pieces, self.lane.options(py).bind(py), self.lane.batched());
         }
-        Ok(Bound::new(py, Self::new(native, pieces, self.lane.clone(), arrivals)?)?.into_any())
+        Ok(Bound::new(py, Self::new(py, native, pieces, self.lane.clone(), arrivals)?)?.into_any())
     }
 
     fn join_native(&self, native: &[NativeTask], input: usize, dtype: Dtype, joined: &mut [u8]) {
@@ -178,18 +185,6 @@ impl Batch {
             offset = end;
         }
         Ok(())
-    }
-
-    /// TF Serving: repeats the last task's first row. With Python's tasks behind, any row does: the last real one.
-    fn pad(&self, native: &[NativeTask], joined: &mut [u8]) {
-        let row = joined.len() / self.padded;
-        let source = match native.last() {
-            Some(last) if self.native_rows == self.rows => self.rows - last.rows,
-            _ => self.rows - 1,
-        };
-        for target in self.rows..self.padded {
-            joined.copy_within(source * row..(source + 1) * row, target * row);
-        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use pyo3::prelude::*;
 
+use super::python::names;
+
 /// Seconds: those of a function, or those of Python's monotonic clock.
 pub enum Clock {
     Function(Py<PyAny>),
@@ -15,7 +17,7 @@ impl Clock {
         match function {
             Some(function) => Ok(Self::Function(function)),
             None => {
-                let reading = py.import("time")?.getattr("monotonic")?.call0()?.extract()?;
+                let reading = names(py)?.monotonic.bind(py).call0()?.extract()?;
                 Ok(Self::Monotonic { then: Instant::now(), reading })
             }
         }

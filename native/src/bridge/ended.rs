@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use super::python;
+use super::python::names;
 use super::signature::Signature;
 
 /// A task for which nobody waits any more, or whose deadline has passed, and how long it has waited.
@@ -17,7 +17,8 @@ pub struct Abandoned {
 
 impl Abandoned {
     pub fn count(self, py: Python<'_>) -> PyResult<()> {
-        let error = if self.late { &python::TIMED_OUT } else { &python::CANCELLED }.call(py, ())?;
+        let names = names(py)?;
+        let error = if self.late { &names.timed_out } else { &names.cancelled }.bind(py).call0()?;
         self.signature.counter.failed(py, &error, std::iter::once(self.seconds)).map(|_| ())
     }
 }
@@ -30,7 +31,7 @@ struct Refused {
 
 impl Refused {
     fn count(self, py: Python<'_>) -> PyResult<()> {
-        let error = python::QUEUE_FULL.call(py, ("",))?;
+        let error = names(py)?.queue_full.bind(py).call1(("",))?;
         self.signature.counter.failed(py, &error, self.seconds.into_iter()).map(|_| ())
     }
 }

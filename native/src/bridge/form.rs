@@ -15,11 +15,11 @@ pub fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>>
     for task in expired {
         match task {
             Task::Native(task) => {
-                let error = python::DEADLINE_EXCEEDED.call(py, ())?;
+                let error = python::names(py)?.deadline_exceeded.bind(py).call0()?;
                 task.fail(py, &error)?;
             }
             Task::Python(task) => {
-                let error = python::DEADLINE_EXCEEDED.call(py, ())?;
+                let error = python::names(py)?.deadline_exceeded.bind(py).call0()?;
                 task.bind(py).setattr("error", error)?;
                 tasks.append(task)?;
             }
@@ -51,12 +51,12 @@ pub fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyR
                 native.push(task);
             }
             Task::Python(task) => {
-                own.append(python::PIECE.call(py, (task, piece.start, piece.stop))?)?;
+                own.append(python::names(py)?.piece.bind(py).call1((task, piece.start, piece.stop))?)?;
             }
         }
     }
     if native.is_empty() {
         return python::batch(py, &own, lane.options(py).bind(py), lane.batched());
     }
-    Ok(Bound::new(py, Batch::new(native, own, lane.clone(), arrivals)?)?.into_any())
+    Ok(Bound::new(py, Batch::new(py, native, own, lane.clone(), arrivals)?)?.into_any())
 }

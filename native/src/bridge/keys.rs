@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::python::names;
 use crate::queue::{self, Key};
 
 /// Python's keys that are not shapes, each by a token that lives while a task of that key waits.
@@ -12,7 +13,7 @@ pub struct Keys(Py<PyAny>);
 
 impl Keys {
     pub fn new(py: Python<'_>) -> PyResult<Self> {
-        Ok(Self(py.import("weakref")?.getattr("WeakValueDictionary")?.call0()?.unbind()))
+        Ok(Self(names(py)?.weak_values.call0(py)?))
     }
 
     /// `()` and tuples of shapes are read; another key is known by the number of a token that lives while it is used.

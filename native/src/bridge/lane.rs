@@ -8,9 +8,10 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::clock::Clock;
+use super::python::names;
 use super::task::Task;
 use super::tasks::Tasks;
-use crate::queue::{Bounds, Entry, Key, LaneId, Refusal, Rules};
+use crate::queue::{Bounds, Entry, Full, Key, LaneId, Refusal, Rules};
 
 /// One scheduler's part of a queue.
 #[pyclass(frozen, module = "headrace_native")]
@@ -24,8 +25,6 @@ struct LaneParts {
     /// Until the lane is closed: what it runs knows the lane, and would keep it alive.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
-    /// `Options.allowed_batch_sizes`.
-    sizes: Vec<usize>,
 }
 
 #[pymethods]
@@ -55,8 +54,34 @@ impl Lane {
         self.0.tasks.queue.lane_state(self.0.id).idle
     }
 
+    /// Adds a task of Python's; whether a wake is due.
+    fn put(&self, py: Python<'_>, task: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Tasks { queue, clock, keys, .. } = &*self.0.tasks;
+        let now = clock.now();
+        let key = keys.key(py, &task.getattr("key")?)?;
+        let entry = Entry::new(
+            Task::Python(task.clone().unbind()),
+            task.getattr("rows")?.extract()?,
+            task.getattr("row_bytes")?.extract()?,
+            task.getattr("deadline")?.extract()?,
+            task.getattr("priority")?.extract()?,
+        );
+        task.setattr("arrived", now)?;
+        queue.put(self.0.id, key, entry, now).or_else(|(refusal, _)| Err(self.exception(py, &refusal)?))
+    }
+
+    pub fn finish(&self) {
+        self.0.tasks.queue.finish(self.0.id, self.0.tasks.clock.now());
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.0.tasks.queue.close_lane(self.0.id));
+        let execute = self.0.execute.lock().take();
+        drop(execute);
+    }
+
     #[getter]
-    fn closed(&self) -> bool {
+    pub fn closed(&self) -> bool {
         self.0.tasks.queue.lane_state(self.0.id).closed
     }
 }
@@ -70,11 +95,9 @@ impl Lane {
         batched: bool,
         bounds: Option<Bounds>,
     ) -> PyResult<Self> {
-        let rules = rules(options)?;
-        let sizes = options.getattr("allowed_batch_sizes")?.extract()?;
-        let id = tasks.queue.open_lane(rules, bounds);
+        let id = tasks.queue.open_lane(rules(options, tasks.shared.max_batch_bytes)?, bounds);
         let (tasks, options) = (tasks.clone(), options.clone().unbind());
-        Ok(Self(Arc::new(LaneParts { tasks, id, options, execute: Mutex::new(Some(execute)), batched, sizes })))
+        Ok(Self(Arc::new(LaneParts { tasks, id, options, execute: Mutex::new(Some(execute)), batched })))
     }
 
     /// Its number in the queue.
@@ -82,20 +105,29 @@ impl Lane {
         self.0.id
     }
 
-    /// Lets go of what it runs.
-    pub fn forget_execute(&self) {
-        let execute = self.0.execute.lock().take();
-        drop(execute);
-    }
-
     /// Puts a task that was decoded here; whether a wake is due.
-    pub fn put(&self, key: Key, entry: Entry<Task>, now: Instant) -> Result<bool, (Refusal, Task)> {
+    pub fn put_native(&self, key: Key, entry: Entry<Task>, now: Instant) -> Result<bool, (Refusal, Task)> {
         self.0.tasks.queue.put(self.0.id, key, entry, self.0.tasks.clock.at(now))
     }
 
-    /// As `Options.padded_rows`.
-    pub fn padded_rows(&self, rows: usize) -> usize {
-        self.0.sizes.iter().copied().find(|size| *size >= rows).unwrap_or(rows)
+    /// Asks `Options.padded_rows`.
+    pub fn padded_rows(&self, py: Python<'_>, rows: usize) -> PyResult<usize> {
+        self.0.options.bind(py).call_method1("padded_rows", (rows,))?.extract()
+    }
+
+    /// The exception that says why a task was not put.
+    fn exception(&self, py: Python<'_>, refusal: &Refusal) -> PyResult<PyErr> {
+        let names = names(py)?;
+        let error = match refusal {
+            Refusal::Closed => names.closed.bind(py).call0()?,
+            Refusal::Full(full) => names.queue_full.bind(py).call1((self.reason(full),))?,
+        };
+        Ok(PyErr::from_value(error))
+    }
+
+    /// Why it is full, in Python's words.
+    pub fn reason(&self, full: &Full) -> String {
+        self.0.tasks.shared.reason(full)
     }
 
     pub fn clock(&self) -> &Clock {
@@ -103,13 +135,14 @@ impl Lane {
     }
 }
 
-fn rules(options: &Bound<'_, PyAny>) -> PyResult<Rules> {
+fn rules(options: &Bound<'_, PyAny>, max_batch_bytes: usize) -> PyResult<Rules> {
     let rules = Rules {
         execution_limit: options.getattr("execution_limit")?.extract()?,
         enqueued_limit: options.getattr("enqueued_limit")?.extract()?,
         timeout: options.getattr("timeout")?.extract()?,
         splitting: options.getattr("enable_large_batch_splitting")?.extract()?,
         running_limit: options.getattr("max_running_batches")?.extract::<Option<usize>>()?.unwrap_or(usize::MAX),
+        max_batch_bytes,
     };
     if rules.execution_limit == 0 {
         return Err(PyValueError::new_err("a batch of no rows holds nothing"));

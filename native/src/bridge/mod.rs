@@ -12,6 +12,7 @@ mod lane;
 mod python;
 mod queue;
 mod routes;
+mod shared;
 mod signature;
 mod task;
 mod tasks;

@@ -1,68 +1,71 @@
-//! What is asked of `headrace_batching`: its classes, its errors, and with them its texts.
+//! What is asked of Python: the names of `headrace_batching.bridge`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList};
 
+use super::shared::Shared;
 use crate::protobuf::Dtype;
-use crate::queue::Refusal;
 
-/// Something of Python's that is looked up once.
-pub struct Name {
-    module: &'static str,
-    name: &'static str,
-    found: PyOnceLock<Py<PyAny>>,
+/// The module's names that are used here, each by its own.
+#[derive(FromPyObject)]
+pub struct Names {
+    #[pyo3(attribute("Batch"))]
+    batch: Py<PyAny>,
+    #[pyo3(attribute("CancelledError"))]
+    pub cancelled: Py<PyAny>,
+    #[pyo3(attribute("Closed"))]
+    pub closed: Py<PyAny>,
+    #[pyo3(attribute("DeadlineExceeded"))]
+    pub deadline_exceeded: Py<PyAny>,
+    #[pyo3(attribute("Formed"))]
+    pub formed: Py<PyAny>,
+    #[pyo3(attribute("Lock"))]
+    pub lock: Py<PyAny>,
+    #[pyo3(attribute("Piece"))]
+    pub piece: Py<PyAny>,
+    #[pyo3(attribute("QueueFull"))]
+    pub queue_full: Py<PyAny>,
+    #[pyo3(attribute("TimedOut"))]
+    pub timed_out: Py<PyAny>,
+    #[pyo3(attribute("Turn"))]
+    pub turn: Py<PyAny>,
+    #[pyo3(attribute("WeakValueDictionary"))]
+    pub weak_values: Py<PyAny>,
+    #[pyo3(attribute("ascontiguousarray"))]
+    pub contiguous: Py<PyAny>,
+    pub check_outputs: Py<PyAny>,
+    pub deliver: Py<PyAny>,
+    dtype: Py<PyAny>,
+    pub give: Py<PyAny>,
+    pub monotonic: Py<PyAny>,
+    pub pad: Py<PyAny>,
+    pub rows_between: Py<PyAny>,
 }
 
-impl Name {
-    const fn new(module: &'static str, name: &'static str) -> Self {
-        Self { module, name, found: PyOnceLock::new() }
-    }
-
-    pub fn call<'py>(&self, py: Python<'py>, arguments: impl PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.get(py)?.call1(arguments)
-    }
-
-    fn get<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyAny>> {
-        let look_up = || Ok::<_, PyErr>(py.import(self.module)?.getattr(self.name)?.unbind());
-        self.found.get_or_try_init(py, look_up).map(|found| found.bind(py))
-    }
+/// Python's names; looked up once.
+pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
+    static NAMES: PyOnceLock<Names> = PyOnceLock::new();
+    NAMES.get_or_try_init(py, || module(py)?.extract())
 }
 
-pub static CANCELLED: Name = Name::new("concurrent.futures", "CancelledError");
-pub static CHECK_OUTPUTS: Name = Name::new("headrace_batching.batch", "check_outputs");
-pub static CONTIGUOUS: Name = Name::new("numpy", "ascontiguousarray");
-pub static DEADLINE_EXCEEDED: Name = Name::new("headrace_batching.errors", "DeadlineExceeded");
-pub static DELIVER: Name = Name::new("headrace_batching.batch", "deliver");
-pub static FORMED: Name = Name::new("headrace_batching.queue", "Formed");
-pub static GIVE: Name = Name::new("headrace_batching.batch", "give");
-pub static PIECE: Name = Name::new("headrace_batching.task", "Piece");
-pub static QUEUE_FULL: Name = Name::new("headrace_batching.errors", "QueueFull");
-pub static ROWS_BETWEEN: Name = Name::new("headrace_batching.batch", "rows_between");
-pub static TIMED_OUT: Name = Name::new("concurrent.futures", "TimeoutError");
-pub static TURN: Name = Name::new("headrace_batching.queue", "Turn");
-static BATCH: Name = Name::new("headrace_batching.batch", "Batch");
-static CLOSED: Name = Name::new("headrace_batching.errors", "Closed");
-static DTYPE: Name = Name::new("numpy", "dtype");
+/// What both halves must agree on, as it stands now.
+pub fn shared(py: Python<'_>) -> PyResult<Shared> {
+    module(py)?.getattr("SHARED")?.extract()
+}
+
+fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import("headrace_batching.bridge")
+}
 
 /// Runs something, and turns a panic in it into an exception that `except Exception` sees. What the panic interrupted is
 /// lost; its message is on stderr.
 pub fn catch_panic<T>(run: impl FnOnce() -> T) -> PyResult<T> {
     catch_unwind(AssertUnwindSafe(run))
         .map_err(|_| PyRuntimeError::new_err("headrace-native has panicked: this is a bug"))
-}
-
-/// The exception that says why a task was not put.
-pub fn refusal(py: Python<'_>, refusal: Refusal) -> PyResult<PyErr> {
-    let error = match refusal {
-        Refusal::Closed => CLOSED.call(py, ())?,
-        Refusal::Full(reason) => QUEUE_FULL.call(py, (reason,))?,
-    };
-    Ok(PyErr::from_value(error))
 }
 
 /// A `headrace_batching.batch.Batch`.
@@ -74,13 +77,13 @@ pub fn batch<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let named = PyDict::new(py);
     named.set_item("batched", batched)?;
-    BATCH.get(py)?.call((pieces, options), Some(&named))
+    names(py)?.batch.bind(py).call((pieces, options), Some(&named))
 }
 
 /// numpy's dtype of that name, looked up once.
 pub fn dtype(py: Python<'_>, dtype: Dtype) -> PyResult<&Bound<'_, PyAny>> {
     static FOUND: [PyOnceLock<Py<PyAny>>; Dtype::COUNT] = [const { PyOnceLock::new() }; Dtype::COUNT];
-    let look_up = || DTYPE.call(py, (dtype.name(),)).map(Bound::unbind);
+    let look_up = || names(py)?.dtype.call1(py, (dtype.name(),));
     FOUND[dtype as usize].get_or_try_init(py, look_up).map(|found| found.bind(py))
 }
 

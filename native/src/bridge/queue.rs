@@ -14,7 +14,7 @@ use super::lane::Lane;
 use super::python;
 use super::task::Task;
 use super::tasks::Tasks;
-use crate::queue::{self, Bounds, Entry, LaneId, Turn};
+use crate::queue::{self, LaneId, Turn};
 
 /// The bounded queue that hands out batches of tasks: any thread puts, batch threads take.
 #[pyclass(frozen, module = "headrace_native")]
@@ -22,7 +22,6 @@ pub struct Queue {
     pub tasks: Arc<Tasks>,
     lock: Py<PyAny>,
     clock: Py<PyAny>,
-    keys: Keys,
     lanes: Mutex<FxHashMap<LaneId, Py<Lane>>>,
 }
 
@@ -31,15 +30,17 @@ impl Queue {
     #[new]
     #[pyo3(signature = (clock=None))]
     fn new(py: Python<'_>, clock: Option<Py<PyAny>>) -> PyResult<Self> {
-        let monotonic = || py.import("time")?.getattr("monotonic").map(Bound::unbind);
-        Ok(Self {
-            tasks: Arc::new(Tasks {
-                queue: queue::Queue::new(),
-                clock: Clock::new(py, clock.as_ref().map(|clock| clock.clone_ref(py)))?,
-            }),
-            lock: py.import("threading")?.getattr("Lock")?.call0()?.unbind(),
-            clock: clock.map_or_else(monotonic, Ok)?,
+        let names = python::names(py)?;
+        let tasks = Tasks {
+            queue: queue::Queue::new(),
+            clock: Clock::new(py, clock.as_ref().map(|clock| clock.clone_ref(py)))?,
             keys: Keys::new(py)?,
+            shared: python::shared(py)?,
+        };
+        Ok(Self {
+            tasks: Arc::new(tasks),
+            lock: names.lock.call0(py)?,
+            clock: clock.unwrap_or_else(|| names.monotonic.clone_ref(py)),
             lanes: Mutex::default(),
         })
     }
@@ -63,29 +64,14 @@ impl Queue {
         batched: bool,
         steady: bool,
     ) -> PyResult<Py<Lane>> {
-        let bounds = if steady { Some(bounds(py)?) } else { None };
+        let bounds = steady.then(|| self.tasks.shared.pace.bounds());
         let lane = Lane::open(&self.tasks, options.bind(py), execute, batched, bounds)?;
         let id = lane.id();
         let lane = Py::new(py, lane)?;
-        self.lanes.lock().insert(id, lane.clone_ref(py));
+        let mut lanes = self.lanes.lock();
+        lanes.retain(|_, lane| !lane.get().closed());
+        lanes.insert(id, lane.clone_ref(py));
         Ok(lane)
-    }
-
-    fn put(&self, py: Python<'_>, lane: &Bound<'_, Lane>, task: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let now = self.tasks.clock.now();
-        let key = self.keys.key(py, &task.getattr("key")?)?;
-        let entry = Entry::new(
-            Task::Python(task.clone().unbind()),
-            task.getattr("rows")?.extract()?,
-            task.getattr("row_bytes")?.extract()?,
-            task.getattr("deadline")?.extract()?,
-            task.getattr("priority")?.extract()?,
-        );
-        task.setattr("arrived", now)?;
-        match self.tasks.queue.put(lane.get().id(), key, entry, now) {
-            Ok(wake) => Ok(wake),
-            Err((refusal, _)) => Err(python::refusal(py, refusal)?),
-        }
     }
 
     #[getter]
@@ -105,32 +91,17 @@ impl Queue {
             }
             let turn = self.tasks.queue.turn(self.tasks.clock.now());
             if let Some(formed) = self.delivered(py, turn)? {
-                return python::FORMED.call(py, formed).map(Some);
+                return python::names(py)?.formed.bind(py).call1(formed).map(Some);
             }
         }
-    }
-
-    fn take_lone<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.lone(py)?.map(|formed| python::FORMED.call(py, formed)).transpose()
     }
 
     /// One look at the queue.
     fn turn<'py>(&self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyAny>> {
         let turn = self.tasks.queue.turn(now);
-        let (formed, expired, wake) = self.outcome(py, turn)?;
-        let formed = formed.map(|formed| python::FORMED.call(py, formed)).transpose()?;
-        python::TURN.call(py, (formed, expired, wake))
-    }
-
-    fn finish(&self, lane: &Bound<'_, Lane>) {
-        self.tasks.queue.finish(lane.get().id(), self.tasks.clock.now());
-    }
-
-    fn close_lane(&self, py: Python<'_>, lane: &Bound<'_, Lane>) {
-        let id = lane.get().id();
-        py.detach(|| self.tasks.queue.close_lane(id));
-        self.lanes.lock().remove(&id);
-        lane.get().forget_execute();
+        let (names, (formed, expired, wake)) = (python::names(py)?, self.outcome(py, turn)?);
+        let formed = formed.map(|formed| names.formed.bind(py).call1(formed)).transpose()?;
+        names.turn.bind(py).call1((formed, expired, wake))
     }
 
     fn close(&self) {
@@ -156,7 +127,7 @@ impl Queue {
         // A panic in there would come back as one here, and end every connection of this thread.
         let ended =
             python::catch_panic(|| lane.get().execute(py).map_or(Ok(()), |run| run.call1(py, (batch,)).map(drop)));
-        self.finish(&lane);
+        lane.get().finish();
         if lane.get().rows() > 0 {
             self.wake(); // no thread was called for what came meanwhile if the lane was not free
         }
@@ -175,7 +146,7 @@ impl Queue {
     fn delivered<'py>(&self, py: Python<'py>, turn: Turn<Task>) -> PyResult<Option<Formed<'py>>> {
         let (formed, expired, _) = self.outcome(py, turn)?;
         if !expired.is_empty() {
-            python::DELIVER.call(py, (expired,))?;
+            python::names(py)?.deliver.call1(py, (expired,))?;
         }
         Ok(formed)
     }
@@ -197,9 +168,4 @@ impl Queue {
         let batch = form::batch(py, lane.get(), pieces)?;
         Ok((Some((batch, lane)), expired, wake))
     }
-}
-
-fn bounds(py: Python<'_>) -> PyResult<Bounds> {
-    let policy = py.import("headrace_batching.policy")?;
-    Ok(Bounds { quick: policy.getattr("QUICK")?.extract()?, slow: policy.getattr("SLOW")?.extract()? })
 }

@@ -11,8 +11,6 @@ use super::lane::Lane;
 use super::signature::{Counter, Signature};
 use crate::predict::{Format, Input, Spec};
 
-const DEFAULT_SIGNATURE: &[u8] = b"serving_default";
-
 /// One signature of one version, and the lane that its tasks wait in.
 #[pyclass(frozen, module = "headrace_native")]
 #[derive(Clone)]
@@ -21,37 +19,36 @@ pub struct Route {
     pub lane: Lane,
 }
 
+/// What Python says of a route, by these names; `headrace_native.pyi` tells what each means.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Fields {
+    model: String,
+    version: i64,
+    signature: String,
+    inputs: Vec<(String, u64, Vec<Option<usize>>)>,
+    max_rows: usize,
+    max_send: usize,
+    as_content: bool,
+    full: (u8, String),
+    bounds: Vec<f64>,
+    answered: Py<PyAny>,
+    failed: Py<PyAny>,
+}
+
 #[pymethods]
 impl Route {
-    /// None stands for a dimension that varies; `failed` makes a code and a text of an exception.
     #[new]
-    #[pyo3(signature = (
-        lane, name, version, signature, inputs, *, max_rows, max_send, as_content, full, bounds, answered, failed
-    ))]
-    #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
-    fn new(
-        lane: &Bound<'_, Lane>,
-        name: &str,
-        version: i64,
-        signature: &str,
-        inputs: Vec<(String, u64, Vec<Option<usize>>)>,
-        max_rows: usize,
-        max_send: usize,
-        as_content: bool,
-        full: (u8, String),
-        bounds: Vec<f64>,
-        answered: Py<PyAny>,
-        failed: Py<PyAny>,
-    ) -> PyResult<Self> {
-        let inputs = inputs.into_iter().map(input).collect::<PyResult<Vec<_>>>()?;
+    fn new(lane: &Bound<'_, Lane>, fields: Fields) -> PyResult<Self> {
+        let inputs = fields.inputs.into_iter().map(input).collect::<PyResult<Vec<_>>>()?;
         let signature = Signature {
             one_shape: inputs.iter().all(|input| input.inner.iter().all(Option::is_some)),
             inputs,
-            max_rows,
-            max_send,
-            format: Format::new(name, version, signature, as_content),
-            full,
-            counter: Counter { bounds, answered, failed },
+            max_rows: fields.max_rows,
+            max_send: fields.max_send,
+            format: Format::new(&fields.model, fields.version, &fields.signature, fields.as_content),
+            full: fields.full,
+            counter: Counter { bounds: fields.bounds, answered: fields.answered, failed: fields.failed },
         };
         Ok(Self { signature: Arc::new(signature), lane: lane.get().clone() })
     }
@@ -64,37 +61,39 @@ fn input((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<I
 
 type Signatures = FxHashMap<Vec<u8>, Route>;
 
-#[derive(Default)]
 struct Versions {
+    /// The version of a request that names none.
     latest: i64,
     by_number: FxHashMap<i64, Signatures>,
 }
 
 /// Every route there is, replaced as a whole.
 #[pyclass(frozen, module = "headrace_native")]
-#[derive(Default)]
-pub struct Routes(RwLock<FxHashMap<Vec<u8>, Versions>>);
+pub struct Routes {
+    table: RwLock<FxHashMap<Vec<u8>, Versions>>,
+    default_signature: Vec<u8>,
+}
 
-/// Routes as Python gives them: by model, by version, by signature. A version without a plain signature is there, too.
-type Published = FxHashMap<String, FxHashMap<i64, FxHashMap<String, Py<Route>>>>;
+/// Routes as Python gives them: by model the latest version, and by version, by signature. A version without a plain
+/// signature is there, too.
+type Published = FxHashMap<String, (i64, FxHashMap<i64, FxHashMap<String, Py<Route>>>)>;
 
 #[pymethods]
 impl Routes {
     #[new]
-    fn new() -> Self {
-        Self::default()
+    fn new(default_signature: String) -> Self {
+        Self { table: RwLock::default(), default_signature: default_signature.into_bytes() }
     }
 
     /// Replaces all of them.
     fn publish(&self, models: Published) {
-        let table = models.into_iter().map(|(name, versions)| {
-            let latest = versions.keys().copied().max().unwrap_or(0);
+        let table = models.into_iter().map(|(name, (latest, versions))| {
             let by_number = versions.into_iter().map(|(number, routes)| {
                 (number, routes.into_iter().map(|(name, route)| (name.into_bytes(), route.get().clone())).collect())
             });
             (name.into_bytes(), Versions { latest, by_number: by_number.collect() })
         });
-        let before = std::mem::replace(&mut *self.0.write(), table.collect());
+        let before = std::mem::replace(&mut *self.table.write(), table.collect());
         drop(before);
     }
 }
@@ -102,10 +101,11 @@ impl Routes {
 impl Routes {
     /// Where a plain request for this model, version and signature goes; None where it is not plain after all.
     pub fn find(&self, spec: &Spec) -> Option<Route> {
-        let table = self.0.read();
+        let table = self.table.read();
         let versions = table.get(spec.name.bytes()?)?;
         let signatures = versions.by_number.get(&spec.version.unwrap_or(versions.latest))?;
-        let signature = if spec.signature.left() == 0 { DEFAULT_SIGNATURE } else { spec.signature.bytes()? };
+        let named = spec.signature.left() > 0;
+        let signature = if named { spec.signature.bytes()? } else { &self.default_signature };
         signatures.get(signature).cloned()
     }
 }

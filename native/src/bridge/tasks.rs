@@ -2,6 +2,8 @@
 
 use super::clock::Clock;
 use super::ended::Abandoned;
+use super::keys::Keys;
+use super::shared::Shared;
 use super::task::Task;
 use crate::queue;
 
@@ -9,6 +11,8 @@ use crate::queue;
 pub struct Tasks {
     pub queue: queue::Queue<Task>,
     pub clock: Clock,
+    pub keys: Keys,
+    pub shared: Shared,
 }
 
 impl Tasks {

@@ -12,4 +12,4 @@ pub use call::Call;
 pub use exchange::run;
 pub use inbox::{Inbox, Kind};
 pub use opening::{Arrived, Opening, until};
-pub use plain::{Outcome, PATH, PlainPredicts};
+pub use plain::{Outcome, PlainFields, PlainPredicts};

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::opening::Opening;
@@ -21,11 +22,6 @@ use crate::predict::{Output, Request, Response, Tensor, tensors};
 use crate::protobuf::{Dtype, Rope};
 use crate::queue::{Entry, Refusal};
 
-pub const PATH: &str = "/tensorflow.serving.PredictionService/Predict";
-
-/// The priority of a call that lets the others go first is 1, given by this metadata.
-const PRIORITY: &str = "headrace-priority";
-
 /// An answer larger than this has a buffer of its own: it would keep the bytes of all others alive until it is sent.
 const LARGE: usize = 64 * 1024;
 
@@ -33,7 +29,18 @@ const LARGE: usize = 64 * 1024;
 pub struct PlainPredicts {
     /// The number of the method; None where the server has no Predict.
     method: Option<usize>,
+    /// The metadata of a call that lets the others go first.
+    low_priority: (HeaderName, HeaderValue),
     routes: Py<Routes>,
+}
+
+/// What Python says of plain Predicts: the method's full path, and the name and value of the metadata by which a call lets
+/// the others go first.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct PlainFields {
+    method: String,
+    low_priority: (String, String),
 }
 
 /// What has become of a Predict.
@@ -47,8 +54,13 @@ pub enum Outcome {
 }
 
 impl PlainPredicts {
-    pub fn new(method: Option<usize>, routes: Py<Routes>) -> Self {
-        Self { method, routes }
+    /// `number` is that of a method, by its full path.
+    pub fn new(fields: PlainFields, routes: Py<Routes>, number: impl Fn(&str) -> Option<usize>) -> PyResult<Self> {
+        let (name, value) = fields.low_priority;
+        let wrong = |error: http::Error| PyValueError::new_err(error.to_string());
+        let name = HeaderName::try_from(name).map_err(|error| wrong(error.into()))?;
+        let value = HeaderValue::try_from(value).map_err(|error| wrong(error.into()))?;
+        Ok(Self { method: number(&fields.method), low_priority: (name, value), routes })
     }
 
     /// Whether a call may be plain, by what its headers say.
@@ -65,8 +77,8 @@ impl PlainPredicts {
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let call = Call { message, tensors, respond, outgoing: opening.outgoing.clone(), answer: None };
         let task = Task::Native(NativeTask::new(signature.clone(), rows, Box::new(call)));
-        let entry = Entry::new(task, rows, row_bytes, deadline, priority(&opening.headers));
-        let (refusal, task) = match lane.put(key, entry, Instant::now()) {
+        let entry = Entry::new(task, rows, row_bytes, deadline, self.priority(&opening.headers));
+        let (refusal, task) = match lane.put_native(key, entry, Instant::now()) {
             Ok(wake) => return Outcome::Waits { wake },
             Err((refusal, Task::Native(task))) => (refusal, task),
             Err((_, Task::Python(_))) => unreachable!("a task comes back as it was put"),
@@ -74,12 +86,18 @@ impl PlainPredicts {
         let seconds = task.seconds();
         let mut call = Call::of(task);
         match refusal {
-            Refusal::Full(reason) => {
-                bridge::PendingCall::refuse(&mut *call, &signature.full(&reason));
+            Refusal::Full(full) => {
+                bridge::PendingCall::refuse(&mut *call, &signature.full(&lane.reason(&full)));
                 Outcome::Refused { signature, seconds }
             }
             Refusal::Closed => Outcome::ForPython(call.message, call.respond),
         }
+    }
+
+    /// 1 for a call that lets the others go first.
+    fn priority(&self, headers: &HeaderMap) -> usize {
+        let (name, low) = &self.low_priority;
+        usize::from(headers.get_all(name).iter().any(|value| value == low))
     }
 
     /// Understands a plain request: where it goes, its tensors, and its rows.
@@ -89,11 +107,6 @@ impl PlainPredicts {
         let (tensors, rows) = tensors(&request, &route.signature.inputs, route.signature.max_rows)?;
         Some((route, tensors, rows))
     }
-}
-
-/// 1 for a call that lets the others go first.
-fn priority(headers: &HeaderMap) -> usize {
-    usize::from(headers.get_all(PRIORITY).iter().any(|value| value == "low"))
 }
 
 /// A plain Predict: where its arrays lie in the received bytes, and the way to its client.

@@ -3,9 +3,6 @@
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-/// As in `headrace_server.services.json.arrays`.
-const MAX_RANK: usize = 64;
-
 /// Digits up to which a whole number fits 64 bits, and digits of an exponent that no reader makes infinite or zero.
 const WHOLE: usize = 18;
 const EXPONENT: usize = 2;
@@ -24,6 +21,8 @@ struct Numbers {
 struct Reader<'a> {
     data: &'a [u8],
     at: usize,
+    /// How deep lists may be nested.
+    max_rank: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -91,7 +90,7 @@ impl<'a> Reader<'a> {
 
     /// A list at some level of others, whose bracket has been read.
     fn list(&mut self, level: usize, numbers: &mut Numbers) -> Option<()> {
-        if level == MAX_RANK {
+        if level == self.max_rank {
             return None;
         }
         if numbers.shape.len() == level {
@@ -159,9 +158,9 @@ impl<'a> Reader<'a> {
 type Read<'py> = Option<(String, String, Vec<usize>, Bound<'py, PyBytes>)>;
 
 #[pyfunction]
-#[pyo3(signature = (data, /))]
-pub fn read_numbers<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Read<'py>> {
-    let Some(numbers) = py.detach(|| Reader { data, at: 0 }.document()) else { return Ok(None) };
+#[pyo3(signature = (data, max_rank, /))]
+pub fn read_numbers<'py>(py: Python<'py>, data: &[u8], max_rank: usize) -> PyResult<Read<'py>> {
+    let Some(numbers) = py.detach(|| Reader { data, at: 0, max_rank }.document()) else { return Ok(None) };
     let values = PyBytes::new_with(py, numbers.values.len() * size_of::<f64>(), |room| {
         for (place, value) in room.chunks_exact_mut(size_of::<f64>()).zip(&numbers.values) {
             place.copy_from_slice(&value.to_le_bytes());
@@ -175,8 +174,10 @@ pub fn read_numbers<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Read<'py>> {
 mod tests {
     use super::*;
 
+    const MAX_RANK: usize = 64;
+
     fn read(text: &str) -> Option<(String, Vec<usize>, Vec<f64>)> {
-        let numbers = Reader { data: text.as_bytes(), at: 0 }.document()?;
+        let numbers = Reader { data: text.as_bytes(), at: 0, max_rank: MAX_RANK }.document()?;
         Some((numbers.key, numbers.shape, numbers.values))
     }
 

@@ -75,7 +75,7 @@ impl<T> Entry<T> {
         (self.rows - self.taken).max(1)
     }
 
-    /// As `headrace_batching.Task.size_of` has it.
+    /// Bytes that this many of its rows take in a batch; of a task that has no bytes, the rows.
     pub fn size_of(&self, rows: usize) -> usize {
         rows.saturating_mul(self.row_bytes.max(1))
     }

@@ -8,11 +8,7 @@ use super::entry::{Entry, PRIORITIES, Waits};
 use super::lane::{Refusal, Rules};
 use super::turn::Turn;
 
-/// The most bytes that the joined inputs of a batch may take: a few bytes of a request can stand for megabytes of equal
-/// values, and a batch would write them all out.
-const MAX_BATCH_BYTES: usize = 256 << 20;
-
-/// Entry tasks of one key. Under the queue's lock.
+/// Waiting tasks of one key. Under the queue's lock.
 pub struct Group<T> {
     pub tasks: [VecDeque<Entry<T>>; PRIORITIES],
     slots: HashMap<u64, usize, FxBuildHasher>,
@@ -75,7 +71,7 @@ impl<T: Waits> Group<T> {
 
 impl<T: Waits> Group<T> {
     /// The next batch; a task that does not fit ends it, unless it may be split. So does one with which the joined
-    /// inputs would take more than `MAX_BATCH_BYTES`.
+    /// inputs would take too many bytes.
     pub fn take(&mut self, now: f64, rules: &Rules, turn: &mut Turn<T>) {
         let mut room = rules.execution_limit;
         let mut widest = 0;
@@ -93,7 +89,7 @@ impl<T: Waits> Group<T> {
                 }
                 widest = waiting.row_bytes.max(widest);
                 let bytes = (rules.execution_limit - room + left.min(room)).saturating_mul(widest);
-                if bytes > MAX_BATCH_BYTES && !turn.pieces.is_empty() {
+                if bytes > rules.max_batch_bytes && !turn.pieces.is_empty() {
                     self.tasks[priority].push_front(waiting);
                     return;
                 }

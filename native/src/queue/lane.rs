@@ -13,13 +13,14 @@ pub struct Rules {
     pub splitting: bool,
     /// Batches of a lane that may run at once.
     pub running_limit: usize,
+    /// Bytes that the joined inputs of a batch may take.
+    pub max_batch_bytes: usize,
 }
 
 impl Rules {
     /// The refusal of a task that would be counted to one batch too many; `batches` wait.
     pub fn full(&self, batches: usize) -> Refusal {
-        let most = self.enqueued_limit;
-        Refusal::Full(format!("currently {batches} batches enqueued and max_enqueued_batches is {most}"))
+        Refusal::Full(Full::Batches { waiting: batches, most: self.enqueued_limit })
     }
 }
 
@@ -27,7 +28,17 @@ impl Rules {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     Closed,
-    Full(String),
+    Full(Full),
+}
+
+/// Why a queue is full, in numbers.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Full {
+    /// This many batches wait, and no more may.
+    Batches { waiting: usize, most: usize },
+    /// A task has more rows than there is room for. `open` are those of the batch that is not full yet, `size` those
+    /// that a batch may have.
+    Rows { rows: usize, capacity: usize, waiting: usize, most: usize, open: usize, size: usize },
 }
 
 /// One scheduler's part of the queue, under the queue's lock.
@@ -56,15 +67,12 @@ impl Lane {
         if rows <= capacity {
             return Ok(());
         }
-        let batches = self.rows.div_ceil(size).max(1);
+        let waiting = self.rows.div_ceil(size).max(1);
         if !self.rules.splitting {
-            return Err(self.rules.full(batches));
+            return Err(self.rules.full(waiting));
         }
-        let open = self.rows - (batches - 1) * size;
-        Err(Refusal::Full(format!(
-            "task size is {rows} but scheduling capacity is only {capacity} (num_enqueued_batches={batches}, \
-             max_enqueued_batches={most}, open_batch_size={open}, max_execution_batch_size={size})"
-        )))
+        let open = self.rows - (waiting - 1) * size;
+        Err(Refusal::Full(Full::Rows { rows, capacity, waiting, most, open, size }))
     }
 }
 

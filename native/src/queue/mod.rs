@@ -5,6 +5,8 @@ mod group;
 mod lane;
 mod pace;
 mod state;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 pub use entry::{Entry, Key, Piece, Token, Waits};
 use group::Group;
 use lane::Lane;
-pub use lane::{LaneId, LaneState, Refusal, Rules};
+pub use lane::{Full, LaneId, LaneState, Refusal, Rules};
 pub use pace::Bounds;
 use pace::Pace;
 use state::{State, choose};

@@ -1,24 +1,26 @@
 //! How long the runs of one lane take: whether the next one is worth the call of a thread.
 
-/// As in `headrace_batching.policy`.
-const MOST_TRUST: usize = 16;
-const ENOUGH_TRUST: usize = 8;
-const LOST_TRUST: usize = 4;
-
-/// Seconds: `QUICK` and `SLOW` of `headrace_batching.policy`.
+/// What makes runs quick, and how fast a lane earns and loses trust; a lane without them is never quick. Seconds.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub quick: f64,
     pub slow: f64,
+    pub most: usize,
+    pub enough: usize,
+    pub lost: usize,
 }
 
-/// How long the runs of one lane take, as `headrace_batching.policy.Pace` has it; without bounds none is ever quick.
+/// How long the runs of one lane take. A size is in bytes of input and only used for comparison: that a small batch was
+/// quick says nothing about a larger one. Runs that overlap count as one, as long as all of them and as large as the
+/// largest.
 pub struct Pace {
     bounds: Option<Bounds>,
     pub running: usize,
     began: f64,
+    /// Of the largest run since then.
     size: usize,
     trust: usize,
+    /// The size of the largest run that was quick.
     most: usize,
 }
 
@@ -28,7 +30,7 @@ impl Pace {
     }
 
     pub fn quick(&self, size: usize) -> bool {
-        self.trust >= ENOUGH_TRUST && size <= self.most
+        self.bounds.is_some_and(|bounds| self.trust >= bounds.enough) && size <= self.most
     }
 
     pub fn begin(&mut self, now: f64, size: usize) {
@@ -47,10 +49,10 @@ impl Pace {
         let Some(bounds) = self.bounds else { return };
         let ran = now - self.began;
         if ran <= bounds.quick {
-            self.trust = MOST_TRUST.min(self.trust + 1);
+            self.trust = bounds.most.min(self.trust + 1);
             self.most = self.most.max(self.size);
         } else if self.size <= self.most {
-            self.trust = if ran <= bounds.slow { self.trust.saturating_sub(LOST_TRUST) } else { 0 };
+            self.trust = if ran <= bounds.slow { self.trust.saturating_sub(bounds.lost) } else { 0 };
             self.most = if self.trust > 0 { self.most } else { 0 };
         }
     }

@@ -21,6 +21,7 @@ use super::limits::Limits;
 use super::shared::Shared;
 use super::thread::ConnectionThread;
 use crate::bridge::{Queue, Routes};
+use crate::calls::PlainFields;
 use crate::http2::{Address, Certified, Tls};
 
 /// The addresses, and the threads that their connections live on.
@@ -41,8 +42,9 @@ impl Server {
         limits: Limits,
         queue: &Bound<'_, Queue>,
         routes: Py<Routes>,
+        plain: PlainFields,
     ) -> PyResult<Self> {
-        let shared = Shared::new(methods, limits, queue.clone().unbind(), routes)?;
+        let shared = Shared::new(methods, limits, queue.clone().unbind(), routes, plain)?;
         Ok(Self {
             shared: Arc::new(shared),
             addresses: Mutex::default(),

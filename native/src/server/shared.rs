@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::limits::Limits;
 use crate::bridge::{EndedCalls, Queue, Routes};
-use crate::calls::{Inbox, Kind, PATH, PlainPredicts};
+use crate::calls::{Inbox, Kind, PlainFields, PlainPredicts};
 
 /// Whether the server is to stop, and how long calls in flight may take to end then.
 pub type Stop = watch::Receiver<Option<Duration>>;
@@ -40,11 +40,12 @@ impl Shared {
         limits: Limits,
         queue: Py<Queue>,
         routes: Py<Routes>,
-    ) -> std::io::Result<Self> {
+        plain: PlainFields,
+    ) -> PyResult<Self> {
         let methods = methods.into_iter().enumerate().map(|(number, (path, streams))| (path, (number, streams)));
         let methods: FxHashMap<_, _> = methods.collect();
         Ok(Self {
-            plain: PlainPredicts::new(methods.get(PATH).map(|method| method.0), routes),
+            plain: PlainPredicts::new(plain, routes, |path| methods.get(path).map(|method| method.0))?,
             methods,
             limits,
             inbox: Arc::new(Inbox::new()?),

@@ -17,6 +17,11 @@ Publish = Callable[[Serving], None]
 Labels = Mapping[str, Mapping[str, int]]
 
 
+def latest(versions: Mapping[int, object]) -> int:
+    """The version of a request that names none: the highest that is ready; 0 if none is."""
+    return max(versions, default=0)
+
+
 class Manager:
     """Keeps loaded what the source aspires to, on threads of its own.
 
@@ -88,7 +93,7 @@ class Manager:
             version = self._labelled(name, version)
         while True:
             versions = self._serving.get(name, {})
-            servable = versions.get(max(versions, default=0) if version is None else version)
+            servable = versions.get(latest(versions) if version is None else version)
             if servable is None:
                 wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
                 raise not_found(f"Servable not found for request: {wanted}")

@@ -1,7 +1,12 @@
-"""The signatures whose requests join a queue without being looked at twice."""
+"""Which requests are plain: the native transport decodes and answers them, and nobody in Python looks at each.
 
-from collections.abc import Callable
+All of that decision on this side stands here: by model (`plain_models`) and by signature (`takes_plain`). What remains
+is for the native half to decide from a request's bytes.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from headrace_batching import BatchingError, Options
 from headrace_batching.contract import TaskLane
@@ -28,8 +33,30 @@ class Plain:
     refused: Callable[[BatchingError], None]
 
 
-def takes_plain(signature: Signature, options: Options | None) -> bool:
-    """Whether a signature's requests can be plain; options that cut tasks in pieces, or pad them, ask to see each."""
+S = TypeVar("S")
+
+
+def plain_models(serving: Mapping[str, S], *, checks_methods: bool, logs: Callable[[str], bool]) -> dict[str, S]:
+    """The models whose requests can be plain.
+
+    Args:
+        serving: All models, by name.
+        checks_methods: Whether the method of each request's signature is checked.
+        logs: Whether requests for a model of that name are logged.
+    """
+    return {name: own for name, own in serving.items() if not checks_methods and not logs(name)}
+
+
+def takes_plain(signature: Signature, options: Options | None, dtypes: Collection[int]) -> bool:
+    """Whether a signature's requests can be plain; options that cut tasks in pieces, or pad them, ask to see each.
+
+    Args:
+        signature: The signature.
+        options: How its requests become batches; None for one by one.
+        dtypes: The element types that are decoded outside the interpreter.
+    """
     if not signature.batched or options is None:
         return False
-    return not options.enable_large_batch_splitting and not options.pad_variable_length_inputs
+    if options.enable_large_batch_splitting or options.pad_variable_length_inputs:
+        return False
+    return all(spec.dtype in dtypes for spec in (*signature.inputs.values(), *signature.outputs.values()))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from threading import Condition, Lock
 from typing import Self
 
@@ -141,10 +141,15 @@ class Servable:
         """Takes note of the Examples that a MultiInference has run on."""
         self._metrics.examples(count)
 
-    def plain(self, signature: str) -> Plain | None:
-        """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen."""
+    def plain(self, signature: str, dtypes: Collection[int]) -> Plain | None:
+        """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
+
+        Args:
+            signature: Its name.
+            dtypes: The element types that are decoded outside the interpreter.
+        """
         declared, options = self._backend.signatures[signature], self._batching
-        if options is None or not takes_plain(declared, options):
+        if options is None or not takes_plain(declared, options, dtypes):
             return None
         lane = self._schedulers.of(signature).lane
         return Plain(lane, declared, options.max_batch_size, self._metrics.answers, self._metrics.refused)

@@ -21,7 +21,9 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
 HandleStream = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
 
-PRIORITY_HEADER = "headrace-priority"
+LOW_PRIORITY = ("headrace-priority", "low")
+"""The metadata by which a call lets the others go first."""
+
 MAX_TEXT_BYTES = 1024
 CODE_NAMES = {code: name for name, code in Code.items()}
 
@@ -128,7 +130,7 @@ def _call(context: Context, delivery: LoopDelivery, api: str) -> Call:
 
 
 def _priority(context: Context) -> Priority:
-    return Priority.LOW if (PRIORITY_HEADER, "low") in _metadata(context) else Priority.NORMAL
+    return Priority.LOW if LOW_PRIORITY in _metadata(context) else Priority.NORMAL
 
 
 def _metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:

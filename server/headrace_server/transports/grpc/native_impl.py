@@ -10,21 +10,22 @@ import headrace_native as native
 from headrace_batching import BatchingError, LoopDelivery, QueueFull
 from headrace_batching.contract import TaskQueue
 from headrace_protos import Code, SSLConfig
-from headrace_server.backends.signature import Signature
+from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.names import LATENCY
 from headrace_server.metrics.series import Tally
-from headrace_server.models.manager import Serving
+from headrace_server.models.manager import Serving, latest
 from headrace_server.models.plain import Plain
 from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import Endpoint, ObserveCall
-from headrace_server.transports.grpc.handlers import CODE_NAMES, rpc_handlers, status
+from headrace_server.transports.grpc.handlers import CODE_NAMES, LOW_PRIORITY, rpc_handlers, status
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.tls import Followed
 
 PREDICTION = "tensorflow.serving.PredictionService"
-INTERFACE = 5
+INTERFACE = 6
+
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
@@ -73,7 +74,7 @@ class NativeTransport:
         self._limits = limits(endpoint.arguments)
         self._observe = endpoint.observe(PREDICTION, "Predict")
         self._exchanges: Exchanges | None = None
-        self._routes = native.Routes()
+        self._routes = native.Routes(DEFAULT_SIGNATURE)
 
     async def start(self) -> int:
         """Listens; the TCP port that it got, 0 where there is none.
@@ -83,7 +84,13 @@ class NativeTransport:
         """
         methods = self._methods()
         paths = [(path, handler.request_streaming) for path, handler in methods.handlers.items()]
-        server = native.Server(paths, self._limits, self._endpoint.queue, self._routes)
+        server = native.Server(
+            paths,
+            self._limits,
+            self._endpoint.queue,
+            self._routes,
+            {"method": f"/{PREDICTION}/Predict", "low_priority": LOW_PRIORITY},
+        )
         ports = [self._listen(server, address) for address in self._endpoint.addresses]
         server.start(self._endpoint.threads)
         self._exchanges = Exchanges(server, list(methods.handlers.values()))
@@ -94,7 +101,7 @@ class NativeTransport:
         """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
         self._routes.publish(
             {
-                name: {version: self._plain_routes(servable) for version, servable in versions.items()}
+                name: (latest(versions), {version: self._plain_routes(own) for version, own in versions.items()})
                 for name, versions in serving.items()
             }
         )
@@ -113,27 +120,25 @@ class NativeTransport:
 
     def _plain_routes(self, servable: Servable) -> dict[str, native.Route]:
         """A route for each signature whose requests need no second look."""
-        plain = {name: servable.plain(name) for name in servable.signatures}
-        return {
-            name: self._route(servable, name, found)
-            for name, found in plain.items()
-            if found is not None and _is_numeric(found.signature)
-        }
+        plain = {name: servable.plain(name, native.DTYPES) for name in servable.signatures}
+        return {name: self._route(servable, name, found) for name, found in plain.items() if found is not None}
 
     def _route(self, servable: Servable, name: str, plain: Plain) -> native.Route:
         return native.Route(
             plain.lane,
-            servable.name,
-            servable.version,
-            name,
-            [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
-            max_rows=plain.max_rows,
-            max_send=self._limits["max_send_message_length"],
-            as_content=self._endpoint.as_content,
-            full=status(QueueFull("{}")),
-            bounds=LATENCY,
-            answered=plain.answers(self._observe),
-            failed=_Failed(servable.name, plain, self._observe),
+            {
+                "model": servable.name,
+                "version": servable.version,
+                "signature": name,
+                "inputs": [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
+                "max_rows": plain.max_rows,
+                "max_send": self._limits["max_send_message_length"],
+                "as_content": self._endpoint.as_content,
+                "full": status(QueueFull("{}")),
+                "bounds": LATENCY,
+                "answered": plain.answers(self._observe),
+                "failed": _Failed(servable.name, plain, self._observe),
+            },
         )
 
     def _methods(self) -> "_Methods":
@@ -161,7 +166,7 @@ class _Methods:
         """Nothing: generated code registers the same methods by name, too."""
 
 
-_LEFT: dict[type[Exception], tuple[Code, str]] = {
+_CLIENT_GONE: dict[type[Exception], tuple[Code, str]] = {
     futures.CancelledError: (Code.CANCELLED, ""),
     futures.TimeoutError: (Code.DEADLINE_EXCEEDED, ""),
 }
@@ -183,7 +188,7 @@ class _Failed:
 
     def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
         """The code and the text for the calls that were tallied by LATENCY."""
-        code, text = _LEFT[type(error)] if type(error) in _LEFT else status(error)
+        code, text = _CLIENT_GONE[type(error)] if type(error) in _CLIENT_GONE else status(error)
         self._observe.several(self._name, CODE_NAMES[code], tally, total)
         if isinstance(error, BatchingError):
             for _ in range(sum(count for _, count in tally)):
@@ -203,11 +208,6 @@ def _certificates(path: str, config: SSLConfig) -> native.Certificates:
         return native.Certificates(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
     except ValueError as error:
         raise invalid(f"{path}: the native transport cannot use its key or certificates: {error}") from error
-
-
-def _is_numeric(signature: Signature) -> bool:
-    specs = (*signature.inputs.values(), *signature.outputs.values())
-    return all(spec.dtype in native.DTYPES for spec in specs)
 
 
 def limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:

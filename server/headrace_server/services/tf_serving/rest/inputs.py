@@ -11,14 +11,22 @@ from headrace_batching.task import Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError, invalid
-from headrace_server.services.json.arrays import first_wrong, float_array, is_base64, regular_array, to_array, too_deep
+from headrace_server.services.json.arrays import (
+    MAX_RANK,
+    first_wrong,
+    float_array,
+    is_base64,
+    regular_array,
+    to_array,
+    too_deep,
+)
 from headrace_server.services.json.text import show
 
 try:
     from headrace_native import read_numbers as _read_numbers
 except ImportError:
 
-    def _read_numbers(_data: bytes, /) -> tuple[str, str, list[int], bytes] | None:
+    def _read_numbers(_data: bytes, _max_rank: int, /) -> tuple[str, str, list[int], bytes] | None:
         return None
 
 
@@ -70,7 +78,7 @@ def read_numbers(text: bytes, signatures: Mapping[str, DTypes] | None) -> Predic
 
     Six times as fast as `read_predict`, where headrace_native is installed.
     """
-    read = _read_numbers(text) if signatures else None
+    read = _read_numbers(text, MAX_RANK) if signatures else None
     if read is None or not signatures:
         return None
     key, name, shape, values = read

@@ -1,0 +1,89 @@
+"""What `headrace_native` takes from Python: every name that its Rust code uses, and what both halves must agree on.
+
+The native half looks names up here and nowhere else, all at once when the first queue is made. A number or a text that
+both halves need stands in Python, and crosses in `SHARED`.
+"""
+
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as TimedOut
+from dataclasses import dataclass
+from threading import Lock
+from time import monotonic
+from weakref import WeakValueDictionary
+
+from numpy import ascontiguousarray, dtype
+
+from headrace_batching.batch import Batch, check_outputs, deliver, give, pad, rows_between
+from headrace_batching.errors import TOO_MANY_BATCHES, TOO_MANY_ROWS, Closed, DeadlineExceeded, QueueFull
+from headrace_batching.group import MAX_BATCH_BYTES
+from headrace_batching.queue import Formed, Turn
+from headrace_batching.task import Piece
+
+__all__ = [
+    "SHARED",
+    "Batch",
+    "CancelledError",
+    "Closed",
+    "DeadlineExceeded",
+    "Formed",
+    "Lock",
+    "Piece",
+    "QueueFull",
+    "TimedOut",
+    "Turn",
+    "WeakValueDictionary",
+    "ascontiguousarray",
+    "check_outputs",
+    "deliver",
+    "dtype",
+    "give",
+    "monotonic",
+    "pad",
+    "rows_between",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """When a lone task may be run by the thread that took it in, instead of waking a batch thread.
+
+    A lane's trust grows by one with each run that is quick, and is lost to runs that are not.
+
+    Attributes:
+        quick: Seconds within which a run has ended before another thread would have got well under way.
+        slow: Seconds that nobody else should be kept waiting for: a run that takes longer loses all trust.
+        most: The most trust that a lane can have.
+        enough: Trust with which the next run is expected to be quick.
+        lost: Trust that a run between the two costs, such as one that was interrupted.
+    """
+
+    quick: float
+    slow: float
+    most: int
+    enough: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Numbers and texts that the native queue has from this package.
+
+    Attributes:
+        max_batch_bytes: Bytes that the joined inputs of a batch may take.
+        too_many_batches: Why a queue is full, with the names of numbers in braces.
+        too_many_rows: The same where large tasks are split.
+        pace: When a lone task is run by the thread that took it in.
+    """
+
+    max_batch_bytes: int
+    too_many_batches: str
+    too_many_rows: str
+    pace: Pace
+
+
+SHARED = Shared(
+    max_batch_bytes=MAX_BATCH_BYTES,
+    too_many_batches=TOO_MANY_BATCHES,
+    too_many_rows=TOO_MANY_ROWS,
+    pace=Pace(quick=0.0002, slow=0.002, most=16, enough=8, lost=4),
+)

@@ -1,0 +1,67 @@
+//! Numbers and texts that both halves must agree on; they stand in `headrace_batching.bridge`, and come from there.
+
+use pyo3::prelude::*;
+
+use crate::queue::{Bounds, Full};
+
+/// `headrace_batching.bridge.SHARED`.
+#[derive(FromPyObject)]
+pub struct Shared {
+    pub max_batch_bytes: usize,
+    pub too_many_batches: String,
+    pub too_many_rows: String,
+    pub pace: Pace,
+}
+
+/// When a lone task may be run by the thread that took it in: `headrace_batching.bridge.Pace` tells more.
+#[derive(Clone, Copy, FromPyObject)]
+pub struct Pace {
+    quick: f64,
+    slow: f64,
+    most: usize,
+    enough: usize,
+    lost: usize,
+}
+
+impl Pace {
+    pub fn bounds(self) -> Bounds {
+        let Self { quick, slow, most, enough, lost } = self;
+        Bounds { quick, slow, most, enough, lost }
+    }
+}
+
+impl Shared {
+    /// Why a queue is full, in Python's words.
+    pub fn reason(&self, full: &Full) -> String {
+        match *full {
+            Full::Batches { waiting, most } => fill(&self.too_many_batches, &[("waiting", waiting), ("most", most)]),
+            Full::Rows { rows, capacity, waiting, most, open, size } => {
+                let numbers = [
+                    ("rows", rows),
+                    ("capacity", capacity),
+                    ("waiting", waiting),
+                    ("most", most),
+                    ("open", open),
+                    ("size", size),
+                ];
+                fill(&self.too_many_rows, &numbers)
+            }
+        }
+    }
+}
+
+/// Puts numbers in the place of their names in braces.
+fn fill(text: &str, numbers: &[(&str, usize)]) -> String {
+    let put = |text: String, (name, number): &(&str, usize)| text.replace(&format!("{{{name}}}"), &number.to_string());
+    numbers.iter().fold(text.to_owned(), put)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_take_the_place_of_their_names() {
+        assert_eq!(fill("{a} of {b}, {a}", &[("a", 1), ("b", 22)]), "1 of 22, 1");
+    }
+}

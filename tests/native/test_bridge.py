@@ -1,0 +1,68 @@
+"""What both halves must agree on stands in Python alone, and crosses through one module."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from headrace_batching import bridge
+from headrace_batching.errors import TOO_MANY_BATCHES, TOO_MANY_ROWS
+from headrace_server.backends.signature import DEFAULT_SIGNATURE
+from headrace_server.services.json.arrays import MAX_RANK
+from headrace_server.transports.grpc.handlers import LOW_PRIORITY
+
+ROOT = Path(__file__).parents[2] / "native" / "src"
+SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in sorted(ROOT.rglob("*.rs"))}
+
+
+def product(text: str) -> str:
+    """A source without its comments and its tests."""
+    return re.sub(r"//.*", "", text.split("#[cfg(test)]\nmod tests {", maxsplit=1)[0])
+
+
+PRODUCT = {name: product(text) for name, text in SOURCES.items() if not name.endswith("tests.rs")}
+
+TEXTS = [
+    piece for text in (TOO_MANY_BATCHES, TOO_MANY_ROWS) for piece in re.split(r"\{\w+\}", text) if piece.strip(",) ")
+]
+
+
+def test_rust_imports_one_module_of_python() -> None:
+    imports = {name: re.findall(r"""\bimport\(([^)]*)\)""", text) for name, text in PRODUCT.items()}
+
+    assert {name: found for name, found in imports.items() if found} == {
+        "bridge/python.rs": [f'"{bridge.__name__}"'],
+    }
+
+
+def test_every_name_that_rust_takes_is_there_and_no_other() -> None:
+    names = PRODUCT["bridge/python.rs"].split("pub struct Names {")[1].split("}")[0]
+    renamed = set(re.findall(r'attribute\("(\w+)"\)', names))
+    plain = set(re.findall(r"(?<!\)\]\n)^    (?:pub )?(\w+): Py<PyAny>", names, re.MULTILINE))
+
+    assert renamed | plain == set(bridge.__all__) - {"SHARED"}
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        *TEXTS,
+        "256 << 20",
+        f"MAX_RANK: usize = {MAX_RANK}",
+        f'"{DEFAULT_SIGNATURE}"',
+        LOW_PRIORITY[0],
+        f'"{LOW_PRIORITY[1]}"',
+        "PredictionService",
+        *(str(seconds) for seconds in (bridge.SHARED.pace.quick, bridge.SHARED.pace.slow)),
+    ],
+)
+def test_what_both_halves_need_is_not_stated_again_in_rust(shared: str) -> None:
+    assert [name for name, text in PRODUCT.items() if shared in text] == []
+
+
+def test_a_deadline_that_has_passed_has_one_text() -> None:
+    assert [name for name, text in PRODUCT.items() if "Deadline Exceeded" in text] == ["grpc/status.rs"]
+
+
+def test_what_may_be_unsafe_is_one_file() -> None:
+    assert [name for name, text in PRODUCT.items() if re.search(r"\bunsafe\b", text)] == ["bridge/buffer.rs"]
