@@ -1,6 +1,6 @@
 """The Backend protocol: what a runtime owes to whoever serves a model with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -120,6 +120,31 @@ class FitsBatching(Protocol):
 
         A size that the model cannot run is left out, so that a request of more rows than it can ever run is refused
         before it waits; fixed sizes, such as those of CUDA graphs, are `allowed_batch_sizes`.
+        """
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A backend whose model may answer a request many times."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether this model does."""
+
+    @property
+    def answers_once(self) -> bool:
+        """Whether this model can answer once as well, by `run`."""
+
+    def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:
+        """The answers to one request, each made when it is asked for. Any event loop, several at once.
+
+        Args:
+            signature: One of its own.
+            inputs: As for `run`.
+            outputs: As for `run`.
+
+        Raises:
+            ServingError: The model has failed; no answer follows.
         """
 
 

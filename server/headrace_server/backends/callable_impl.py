@@ -1,12 +1,13 @@
-"""Python models: a version's model.py, with one function on batches or the four hooks of a handler."""
+"""Python models: a version's model.py, with one function on batches, the four hooks of a handler, or a generator."""
 
 import importlib.util
 import itertools
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -17,8 +18,9 @@ import numpy as np
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_protos.tensor import TensorError, enum_of
+from headrace_server.backends.generators import Generators
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from headrace_server.errors import LoadError, ServingError, invalid
+from headrace_server.errors import LoadError, ServingError, invalid, unimplemented
 
 Predict = Callable[[dict[str, Array]], Mapping[str, Any]]
 
@@ -87,6 +89,17 @@ class CallableBackend:
         features = not _takes_examples(inputs)
         self._signature = Signature(inputs, outputs, batched=batched, empty=True, features=features)
         self._lock = None if _declared(module, model, "THREAD_SAFE") else Lock()
+        self._generators = self._make_generators()
+
+    @property
+    def streams(self) -> bool:
+        """Whether the model has a generator `stream`, which answers a request many times."""
+        return self._generators is not None
+
+    @property
+    def answers_once(self) -> bool:
+        """Whether it has a function that answers a request once."""
+        return self._predict is not _streams_only
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -97,24 +110,42 @@ class CallableBackend:
         """Calls the model, one batch at a time unless it says that it is THREAD_SAFE, and checks what it returns."""
         del signature  # there is one
         if self._predict is None:
-            raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
-        # A lone request's arrays are views of its message; a model may write into what it is given.
-        own = {alias: np.require(array, requirements=["C", "W"]) for alias, array in inputs.items()}
+            raise _unloaded()
         with self._lock or nullcontext():  # until its arrays have been copied: the next batch may write into them
-            results = _call(self._file.parent, self._predict, own)
-            if not isinstance(results, Mapping):
-                raise self._wrong(f"returned a {type(results).__name__}, not a dict of arrays")
-            return {alias: self._output(alias, results) for alias in outputs}
+            return self._outputs(_call(self._file.parent, self._predict, _own(inputs)), outputs)
+
+    async def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:
+        """The answers that the model's generator gives to one request, each made when the caller asks for it."""
+        del signature  # there is one
+        if self._generators is None:
+            raise _unloaded()
+        convert = partial(self._outputs, outputs=outputs)
+        async with aclosing(self._generators.answers(_own(inputs), convert)) as answers:
+            async for answer in answers:
+                yield answer
 
     def close(self) -> None:
         """Calls the model's `close`, and drops the model and its modules."""
         try:
+            if self._generators is not None:
+                self._generators.close()
             _call(self._file.parent, getattr(self._model, "close", _nothing))
         finally:
-            self._predict = None
+            self._predict = self._generators = None
             self._model = None
             _forget(self._module)
             self._module = ModuleType("unloaded")
+
+    def _make_generators(self) -> Generators | None:
+        function = getattr(self._model, "stream", None)
+        if function is None:
+            return None
+        return Generators(function, partial(_call, self._file.parent), thread_safe=self._lock is None)
+
+    def _outputs(self, results: Any, outputs: Sequence[str]) -> Arrays:
+        if not isinstance(results, Mapping):
+            raise self._wrong(f"returned a {type(results).__name__}, not a dict of arrays")
+        return {alias: self._output(alias, results) for alias in outputs}
 
     def _output(self, alias: str, results: Mapping[str, Any]) -> Array:
         """What a model returned for an output, in memory that neither the model nor its inputs have a part in."""
@@ -177,7 +208,25 @@ def _find_predict(model: object) -> Predict:
         return predict
     if hasattr(model, "inference"):
         return _Hooks(model)
-    raise invalid("defines neither predict(inputs) nor inference(data), at its top or in a class Handler")
+    if hasattr(model, "stream"):
+        return _streams_only
+    raise invalid(
+        "defines none of predict(inputs), inference(data) and stream(inputs), at its top or in a class Handler"
+    )
+
+
+def _streams_only(_inputs: dict[str, Array]) -> Mapping[str, Any]:
+    """For a model that has nothing but a generator."""
+    raise unimplemented("the model answers many times: it must be called by ModelStreamInfer or generate_stream")
+
+
+def _unloaded() -> ServingError:
+    return ServingError(Code.UNAVAILABLE, "the model has been unloaded")
+
+
+def _own(inputs: Arrays) -> dict[str, Array]:
+    """Arrays that a model may write into; a lone request's are views of its message."""
+    return {alias: np.require(array, requirements=["C", "W"]) for alias, array in inputs.items()}
 
 
 def _declared(module: ModuleType, model: object, name: str) -> Any:

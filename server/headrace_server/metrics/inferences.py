@@ -105,6 +105,19 @@ class InferenceCounts:
                 own = parts[rows == size]
                 counted.by_rows.setdefault(size, Computing()).add(len(own), *own.sum(axis=0).tolist())
 
+    def streamed(self, seconds: float) -> None:
+        """Counts a request that a model has answered many times: one run of one row."""
+        spent = round(seconds * NANOSECONDS)
+        with self._lock:
+            counted = self.counted
+            counted.rows += 1
+            counted.runs += 1
+            counted.last = time.time()
+            counted.queue.add(1, 0)
+            counted.success.add(1, spent)
+            for computing in (counted.computing, counted.by_rows.setdefault(1, Computing())):
+                computing.add(1, 0, spent, 0)
+
     def failed(self, seconds: float = 0.0) -> None:
         """Counts a request that failed after it had been accepted, in the queue or in its run.
 

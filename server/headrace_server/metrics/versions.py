@@ -114,6 +114,13 @@ class ServableMetrics:
         if report.tasks <= 1:
             self._inferences.failed(report.waited + report.ran)
 
+    def streamed(self, seconds: float, *, failed: bool) -> None:
+        """Counts a request that the model has answered many times, or has failed to."""
+        if failed:
+            self._inferences.failed(seconds)
+        else:
+            self._inferences.streamed(seconds)
+
     def inferences(self) -> Inferences:
         """What the version has done until now."""
         self.count_reports()

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import aclosing
 from threading import Condition, Lock
 from typing import Self
 
@@ -10,9 +11,9 @@ from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Opt
 from headrace_batching.batch import rows_of
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, NamesRuntime, OnDevices
+from headrace_server.backends.base import Backend, NamesRuntime, OnDevices, Streaming
 from headrace_server.backends.signature import Signature, find_signature
-from headrace_server.errors import invalid, timed_out
+from headrace_server.errors import ServingError, invalid, timed_out
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.inferences import Inferences
 from headrace_server.metrics.summary import BatchCounts
@@ -110,6 +111,40 @@ class Servable:
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
         return computed
+
+    @property
+    def streams(self) -> bool:
+        """Whether it may answer a request many times, by `stream`."""
+        return isinstance(self._backend, Streaming) and self._backend.streams
+
+    @property
+    def answers_once(self) -> bool:
+        """Whether it can answer a request once, by `run`."""
+        return not isinstance(self._backend, Streaming) or self._backend.answers_once
+
+    async def stream(self, signature: str, inputs: Arrays, outputs: Outputs) -> AsyncGenerator[Arrays, None]:
+        """The answers to one request, which runs alone; each is made when it is asked for.
+
+        Args:
+            signature: As for `run`.
+            inputs: As for `run`.
+            outputs: As for `run`.
+
+        Raises:
+            ServingError: As for `run`; also in the midst of the answers.
+        """
+        assert isinstance(self._backend, Streaming)  # `streams` says so
+        if misfit := self._backend.signatures[signature].check_arrays(inputs):
+            raise invalid(misfit)
+        began = time.monotonic()
+        try:
+            async with aclosing(self._backend.stream(signature, inputs, outputs)) as answers:
+                async for answer in answers:
+                    yield answer
+        except ServingError:
+            self._metrics.streamed(time.monotonic() - began, failed=True)
+            raise
+        self._metrics.streamed(time.monotonic() - began, failed=False)
 
     @property
     def runtime(self) -> str:

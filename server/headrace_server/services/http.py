@@ -1,7 +1,7 @@
 """An HTTP request, whose body lies in memory while it is small and in a file once it is not, and its answer."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
 from headrace_server.processes import memory_file
@@ -132,10 +132,13 @@ class HttpAnswer:
 
     Attributes:
         status: A number of HTTP's.
-        body: All of it.
+        body: All of it, or the beginning.
         headers: The others.
+        chunks: What follows the body, each part sent when it is there; the transport closes it, also where the caller
+            has left. None for an answer that is whole.
     """
 
     status: int
     body: bytes | memoryview
     headers: Mapping[str, str]
+    chunks: AsyncGenerator[bytes, None] | None = None

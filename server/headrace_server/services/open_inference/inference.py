@@ -1,7 +1,9 @@
 """Runs a checked request on its servable, in the same batches as every other API's calls."""
 
 import time
-from dataclasses import replace
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 from headrace_batching import Closed, DeadlineExceeded, QueueFull
 from headrace_batching.task import Array, Arrays
@@ -14,6 +16,7 @@ from headrace_server.services.open_inference.answer import InferAnswer, OutputTe
 from headrace_server.services.open_inference.checks import Checks
 from headrace_server.services.open_inference.classification import check_classes, classify
 from headrace_server.services.open_inference.datatypes import BYTES, datatype_of
+from headrace_server.services.open_inference.regions import Place
 from headrace_server.services.open_inference.request import InferRequest, WantedOutput
 
 
@@ -38,17 +41,78 @@ def signature_of(servable: Servable, name: str) -> tuple[str, Signature]:
         raise invalid(error.message) from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request that has passed all checks.
+
+    Attributes:
+        request: What it was made of.
+        name: The signature's.
+        signature: The signature.
+        arrays: The inputs.
+        outputs: Aliases of those asked for.
+        batched: Whether axis 0 is the batch.
+    """
+
+    request: InferRequest
+    name: str
+    signature: Signature
+    arrays: Arrays
+    outputs: tuple[str, ...]
+    batched: bool
+
+    def answer(self, servable: Servable, results: Arrays) -> InferAnswer:
+        """The answer that the model's outputs make."""
+        outputs = tuple(self._output(alias, results[alias]) for alias in self.outputs)
+        return InferAnswer(self.request.model, servable.version, self.request.id, outputs)
+
+    def _output(self, alias: str, array: Array) -> OutputTensor:
+        wanted = self.request.outputs.get(alias, WantedOutput(alias))
+        datatype = datatype_of(self.signature.outputs[alias].dtype).name
+        if wanted.classes:
+            array = classify(array, wanted.classes, self.signature.labels, batched=self.batched)
+            datatype = BYTES.name
+        output = OutputTensor(alias, datatype, array, wanted.place is not None, wanted.binary)
+        if wanted.place is not None:
+            _write(output, wanted.place)
+        return output
+
+
 async def infer(servable: Servable, request: InferRequest, call: Call) -> InferAnswer:
     """The answer to a request.
 
     Args:
-        servable: Leased.
+        servable: Leased; it answers once.
         request: What its door has read.
         call: Where to answer, and until when.
 
     Raises:
         ServingError: It is refused, or has failed; in Triton's words where it has them.
     """
+    prepared = _prepare(servable, request)
+    return prepared.answer(servable, await _run(servable, prepared, call))
+
+
+async def infer_many(servable: Servable, request: InferRequest) -> AsyncGenerator[InferAnswer, None]:
+    """The answers to a request, each made when it is asked for.
+
+    Args:
+        servable: Leased until the end; it streams.
+        request: What its door has read.
+
+    Raises:
+        ServingError: It is refused, or has failed, perhaps after some answers.
+    """
+    prepared = _prepare(servable, request)
+    try:
+        async with aclosing(servable.stream(prepared.name, prepared.arrays, prepared.outputs)) as answers:
+            async for results in answers:
+                yield prepared.answer(servable, results)
+    except ServingError as error:
+        raise RunError(error.code, error.message) from error
+
+
+def _prepare(servable: Servable, request: InferRequest) -> _Prepared:
     name, signature = signature_of(servable, request.parameters.signature)
     rows = max_rows(servable, signature)
     checks = Checks(request, signature, rows)
@@ -57,16 +121,13 @@ async def infer(servable: Servable, request: InferRequest, call: Call) -> InferA
     for output in request.outputs.values():
         if output.classes:
             check_classes(datatype_of(signature.outputs[output.name].dtype).name)
-    results = await _run(servable, name, arrays, outputs, request, call)
-    answered = tuple(_output(alias, results[alias], signature, request, batched=rows > 0) for alias in outputs)
-    return InferAnswer(request.model, servable.version, request.id, answered)
+    return _Prepared(request, name, signature, arrays, outputs, rows > 0)
 
 
-async def _run(
-    servable: Servable, name: str, arrays: Arrays, outputs: tuple[str, ...], request: InferRequest, call: Call
-) -> Arrays:
+async def _run(servable: Servable, prepared: _Prepared, call: Call) -> Arrays:
+    request = prepared.request
     try:
-        return await servable.run(name, arrays, outputs, _limited(call, request))
+        return await servable.run(prepared.name, prepared.arrays, prepared.outputs, _limited(call, request))
     except QueueFull as error:
         raise RunError(Code.UNAVAILABLE, f"{request.tag}Exceeds maximum queue size") from error
     except DeadlineExceeded as error:
@@ -96,20 +157,13 @@ def _expired() -> ServingError:
     return RunError(Code.UNAVAILABLE, "Request timeout expired")
 
 
-def _output(alias: str, array: Array, signature: Signature, request: InferRequest, *, batched: bool) -> OutputTensor:
-    wanted = request.outputs.get(alias, WantedOutput(alias))
-    datatype = datatype_of(signature.outputs[alias].dtype).name
-    if wanted.classes:
-        array = classify(array, wanted.classes, signature.labels, batched=batched)
-        datatype = BYTES.name
-    output = OutputTensor(alias, datatype, array, wanted.place is not None, wanted.binary)
-    if wanted.place is not None:
-        data = output.raw()
-        if len(data) > wanted.place.size:
-            raise ServingError(
-                Code.INTERNAL,
-                f"shared memory size specified with the request for output '{alias}' ({wanted.place.size} bytes) "
-                f"should be at least {len(data)} bytes to hold the results",
-            )
-        wanted.place.write(data)
-    return output
+def _write(output: OutputTensor, place: Place) -> None:
+    """Writes an output to shared memory."""
+    data = output.raw()
+    if len(data) > place.size:
+        raise ServingError(
+            Code.INTERNAL,
+            f"shared memory size specified with the request for output '{output.name}' ({place.size} bytes) "
+            f"should be at least {len(data)} bytes to hold the results",
+        )
+    place.write(data)

@@ -75,6 +75,8 @@ def configuration(servable: Servable, policy: VersionPolicy, signature: str = ""
             input_pinned_memory={"enable": False}, output_pinned_memory={"enable": False}
         ),
     )
+    if servable.streams:
+        config.model_transaction_policy.decoupled = True
     _add_tensors(config, declared, without_rows=rows > 0)
     _add_batching(config, servable, batched=rows > 0)
     return config

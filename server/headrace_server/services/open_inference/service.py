@@ -1,12 +1,15 @@
 """`inference.GRPCInferenceService`: the Open Inference Protocol over gRPC, with Triton's extensions."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from headrace_protos.inference import grpc_service_pb2 as messages
-from headrace_server.errors import invalid, not_found
+from headrace_server.errors import invalid, not_found, unimplemented
 from headrace_server.models.call import Call
-from headrace_server.services.open_inference.inference import infer
+from headrace_server.services.open_inference.answer import InferAnswer
+from headrace_server.services.open_inference.inference import infer, infer_many
 from headrace_server.services.open_inference.messages import read_request, write_answer
 from headrace_server.services.open_inference.models import Models
 from headrace_server.services.open_inference.parameters import VERSION_LABEL, text_of
@@ -14,7 +17,7 @@ from headrace_server.services.open_inference.regions import Regions
 from headrace_server.services.open_inference.repository import FILE, LoadRequest, ModelRepository, check_repository
 from headrace_server.services.open_inference.rights import Rights
 from headrace_server.services.open_inference.settings import LogSettings, TraceSettings
-from headrace_server.services.open_inference.streaming import Stream
+from headrace_server.services.open_inference.streaming import Stream, StreamAnswer
 from headrace_server.services.rpc import Method, Service, StreamMethod
 
 
@@ -156,12 +159,29 @@ class GrpcInferenceService:
         """Runs a model once."""
         label = text_of(request.parameters, VERSION_LABEL)
         with self._models.lookup.servable(request.model_name, request.model_version, label) as servable:
+            if not servable.answers_once:
+                raise unimplemented("ModelInfer RPC doesn't support models with decoupled transaction policy")
             asked = read_request(request, self._server.regions)
             return write_answer(await infer(servable, asked, call))
 
     def model_stream_infer(self, requests: Any, call: Call) -> Any:
         """Runs models as requests come."""
-        return Stream(self.model_infer, call).responses(requests)
+        return Stream(self._answers, call).responses(requests)
+
+    async def _answers(self, request: messages.ModelInferRequest, call: Call) -> AsyncGenerator[StreamAnswer, None]:
+        """The answers to one request of a stream; after those of a generator, an empty one if it is asked for."""
+        label = text_of(request.parameters, VERSION_LABEL)
+        with self._models.lookup.servable(request.model_name, request.model_version, label) as servable:
+            asked = read_request(request, self._server.regions)
+            if not servable.streams:
+                yield StreamAnswer(write_answer(await infer(servable, asked, call)))
+                return
+            async with aclosing(infer_many(servable, asked)) as answers:
+                async for answer in answers:
+                    yield StreamAnswer(write_answer(answer), is_last=False, is_only=False)
+            if asked.parameters.empty_final_response:
+                last = InferAnswer(asked.model, servable.version, asked.id)
+                yield StreamAnswer(write_answer(last), is_only=False)
 
     async def repository_index(
         self, request: messages.RepositoryIndexRequest, call: Call

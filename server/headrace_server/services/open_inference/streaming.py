@@ -1,18 +1,37 @@
 """ModelStreamInfer: requests and answers on one call. Source: Triton's stream_infer_handler.cc.
 
-The requests run at the same time. Answers come in the order of their requests, and a request that fails gets an answer
-that says so, while the stream goes on.
+The requests run at the same time. Answers of models that answer once come in the order of their requests; those of
+a model that answers many times come as they are made. A request that fails gets an answer that says so, and the stream
+goes on.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_server.errors import status_of
 from headrace_server.models.call import Call
 from headrace_server.services.open_inference.inference import RunError
 
-Infer = Callable[[messages.ModelInferRequest, Call], Awaitable[messages.ModelInferResponse]]
+
+@dataclass(frozen=True, slots=True)
+class StreamAnswer:
+    """One answer to a request of a stream.
+
+    Attributes:
+        message: What is sent, but for whether it is the last.
+        is_last: Whether no other answer to the request follows.
+        is_only: Whether the model answers once, so that the answer has to wait for its turn.
+    """
+
+    message: messages.ModelInferResponse
+    is_last: bool = True
+    is_only: bool = True
+
+
+Answers = Callable[[messages.ModelInferRequest, Call], AsyncGenerator[StreamAnswer, None]]
 Requests = AsyncIterator[messages.ModelInferRequest]
 Responses = AsyncGenerator[messages.ModelStreamInferResponse, None]
 
@@ -35,8 +54,8 @@ class Stream:
         call: Where to answer, and until when.
     """
 
-    def __init__(self, infer: Infer, call: Call) -> None:
-        self._infer = infer
+    def __init__(self, answers: Answers, call: Call) -> None:
+        self._answers = answers
         self._call = call
         self._ends_by_status = ENDS_BY_STATUS in call.metadata
         self._running = asyncio.Semaphore(MAX_RUNNING)
@@ -62,42 +81,59 @@ class Stream:
             await asyncio.gather(*every, return_exceptions=True)
 
     async def _read(self, requests: Requests) -> None:
-        before: asyncio.Event | None = None
+        turn = asyncio.Event()
+        turn.set()
         try:
             async for request in requests:
                 await self._running.acquire()
-                after = asyncio.Event()
-                task = asyncio.create_task(self._answer(request, before, after))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                before = after
-            if before is not None:
-                await before.wait()
+                turn = self._begin(request, turn)
+            while self._tasks:
+                await asyncio.wait(self._tasks)
         except Exception as error:
             await self._unread.put(error)
         await self._unread.put(None)
 
-    async def _answer(
-        self, request: messages.ModelInferRequest, before: asyncio.Event | None, after: asyncio.Event
-    ) -> None:
-        """Answers one request, in its turn."""
+    def _begin(self, request: messages.ModelInferRequest, turn: asyncio.Event) -> asyncio.Event:
+        """Begins to answer a request, whose turn comes; when the next one's turn comes."""
+        following = asyncio.Event()
+        task = asyncio.create_task(self._answer(request, turn, following))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return following
+
+    async def _answer(self, request: messages.ModelInferRequest, turn: asyncio.Event, following: asyncio.Event) -> None:
+        passing: asyncio.Task[None] | None = None
         try:
-            response = await self._respond(request)
-            if before is not None:
-                await before.wait()
-            await self._unread.put(response)
+            async with aclosing(self._answers(request, self._call)) as answers:
+                async for answer in answers:
+                    if answer.is_only:
+                        await turn.wait()
+                    elif passing is None:
+                        passing = asyncio.create_task(_pass(turn, following))  # nobody waits for what never ends
+                    answer.message.parameters[FINAL_RESPONSE].bool_param = answer.is_last
+                    await self._unread.put(messages.ModelStreamInferResponse(infer_response=answer.message))
+        except Exception as error:
+            if passing is None:
+                await turn.wait()
+            await self._unread.put(self._failure(request, error))
         finally:
-            after.set()
+            if passing is None:
+                following.set()
+            else:
+                await passing
             self._running.release()
 
-    async def _respond(self, request: messages.ModelInferRequest) -> messages.ModelStreamInferResponse | Exception:
-        try:
-            answer = await self._infer(request, self._call)
-        except Exception as error:
-            if self._ends_by_status and isinstance(error, RunError):
-                return error
-            response = messages.ModelStreamInferResponse(error_message=status_of(error)[1])
-            response.infer_response.id = request.id
-            return response
-        answer.parameters[FINAL_RESPONSE].bool_param = True
-        return messages.ModelStreamInferResponse(infer_response=answer)
+    def _failure(
+        self, request: messages.ModelInferRequest, error: Exception
+    ) -> messages.ModelStreamInferResponse | Exception:
+        if self._ends_by_status and isinstance(error, RunError):
+            return error
+        response = messages.ModelStreamInferResponse(error_message=status_of(error)[1])
+        response.infer_response.id = request.id
+        return response
+
+
+async def _pass(turn: asyncio.Event, following: asyncio.Event) -> None:
+    """Gives the turn on when it comes."""
+    await turn.wait()
+    following.set()

@@ -1,8 +1,9 @@
 """The REST API as an ASGI application: bodies in bounds, answers in slices, callers who leave."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
@@ -16,6 +17,8 @@ Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Answer = Callable[[HttpRequest], Awaitable[HttpAnswer]]
+
+T = TypeVar("T")
 
 SLICE_BYTES = 256 << 10
 """Of an answer, at a time: what a slow caller has not read yet is not copied."""
@@ -74,7 +77,11 @@ class RestApplication:
                 await _send(send, _too_large(self._max_body_bytes))
                 return
             answer = await _unless_left(self._answer(_request(scope, headers, body)), receive)
-            await _send(send, answer)
+            if answer.chunks is None:
+                await _send(send, answer)
+            else:
+                async with aclosing(answer.chunks) as chunks:
+                    await _unless_left(_send_chunks(send, answer, chunks), receive)
         except _Left:
             return
         except ServingError as error:
@@ -145,8 +152,8 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
     )
 
 
-async def _unless_left(answering: Awaitable[HttpAnswer], receive: Receive) -> HttpAnswer:
-    """The answer, unless nobody waits for it any more: then what it was to come from is cancelled."""
+async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
+    """The result, unless nobody waits for it any more: then what it was to come from is cancelled."""
     answer = asyncio.ensure_future(answering)
     leaving = asyncio.ensure_future(receive())
     try:
@@ -159,10 +166,22 @@ async def _unless_left(answering: Awaitable[HttpAnswer], receive: Receive) -> Ht
         leaving.cancel()
 
 
+async def _send_chunks(send: Send, answer: HttpAnswer, chunks: AsyncIterator[bytes]) -> None:
+    """Sends an answer as its parts come; a caller who reads slowly holds them up."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": _encoded(answer.headers)})
+    await send({"type": "http.response.body", "body": bytes(answer.body), "more_body": True})
+    async for chunk in chunks:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
 async def _send(send: Send, answer: HttpAnswer) -> None:
     headers = {**answer.headers, "Content-Length": str(len(answer.body))}
-    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
+    await send({"type": "http.response.start", "status": answer.status, "headers": _encoded(headers)})
     for start in range(0, len(answer.body), SLICE_BYTES):
         part = bytes(answer.body[start : start + SLICE_BYTES])
         await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -1,7 +1,6 @@
 """Infer calls over HTTP: bodies to requests, models run, and answers to bodies."""
 
 import asyncio
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pickle import PickleBuffer
@@ -15,7 +14,7 @@ from headrace_server.errors import invalid, unimplemented
 from headrace_server.models.servable import Servable
 from headrace_server.processes import memory_file
 from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
-from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
+from headrace_server.services.http import SMALL_BYTES, HttpAnswer, HttpRequest
 from headrace_server.services.json.reader import CAREFUL_BYTES, parse_quickly
 from headrace_server.services.limits import limited_call, timed
 from headrace_server.services.open_inference.answer import InferAnswer
@@ -31,7 +30,8 @@ from headrace_server.services.open_inference.request import (
     WantedOutput,
     tag,
 )
-from headrace_server.services.open_inference.rest.compression import chosen, compress, inflate, is_known
+from headrace_server.services.open_inference.rest.bodies import received
+from headrace_server.services.open_inference.rest.compression import chosen, compress
 from headrace_server.services.open_inference.rest.inputs import BodyInput, InferBody, RegionUse, read_infer
 from headrace_server.services.open_inference.rest.outputs import (
     WRITTEN_ELEMENTS,
@@ -71,7 +71,9 @@ class InferCalls:
         lookup = self._server.models.lookup
         with ExitStack() as held:
             servable = held.enter_context(lookup.servable(asked.model, asked.version))
-            data = await _received(request)
+            if not servable.answers_once:
+                raise unimplemented("HTTP end point doesn't support models with decoupled transaction policy")
+            data = await received(request)
             json_size = _json_size(request, len(data))
             if json_size == 0:
                 inference = _of_bytes(asked.model, servable, data)
@@ -121,27 +123,6 @@ class InferCalls:
 
     def _place(self, use: RegionUse | None) -> Place | None:
         return None if use is None else self._server.regions.place(use.name, use.offset, use.size)
-
-
-async def _received(request: HttpRequest) -> memoryview:
-    """The body, as it was before it was compressed."""
-    encoding = request.header("content-encoding")
-    if not is_known(encoding):
-        raise unimplemented("Unsupported compression type")
-    data = _contents(request.body)
-    if encoding in ("", "identity"):
-        return data
-    return memoryview(await asyncio.to_thread(inflate, data, encoding))
-
-
-def _contents(body: Body) -> memoryview:
-    if body.data is not None:
-        return memoryview(body.data)
-    file = body.detach()
-    try:
-        return memory_file.contents(file)
-    finally:
-        os.close(file)
 
 
 def _json_size(request: HttpRequest, size: int) -> int:

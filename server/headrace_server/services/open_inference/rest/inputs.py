@@ -223,11 +223,19 @@ def _array(data: Any, name: str, datatype: str, shape: tuple[int, ...]) -> Array
         if shape:
             raise unreadable("data", "attempt to access JSON non-array as array")
         data = [data]
-    values = _flat(data)
-    array = _converted(values, dtype)
+    array = values_of(data, dtype)
     if len(array) != count:
         raise invalid("Unable to parse 'data': Shape does not match true shape of 'data' field")
     return array
+
+
+def values_of(data: list[Any], dtype: DataType) -> Array:
+    """The values in nested lists, in an array of one dimension.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, one is not of the dtype, or they are nested too deep.
+    """
+    return _converted(_flat(data), dtype)
 
 
 def _flat(data: list[Any]) -> list[Any]:
@@ -258,7 +266,7 @@ def _converted(values: list[Any], dtype: DataType) -> Array:
     unsigned_type = numpy.kind == "u"
     lowest, highest = _UINT64 if unsigned_type else _INT64
     kind = "unsigned-integer" if unsigned_type else "signed-integer"
-    whole = types <= {int} and lowest <= min(values) and max(values) <= highest
+    whole = types <= {int} and (not values or (lowest <= min(values) and max(values) <= highest))
     _require(whole, f"attempt to access JSON non-{kind} as {kind}")
     return np.array(values, np.uint64 if unsigned_type else np.int64).astype(
         numpy

@@ -37,7 +37,7 @@ def write_infer(answer: InferAnswer) -> InferContent:
     Raises:
         ServingError: INVALID_ARGUMENT, an output has no values in JSON and is not wanted as bytes.
     """
-    parts = [_head(answer), b',"outputs":[']
+    parts = [head_text(answer), b',"outputs":[']
     raw = []
     for position, output in enumerate(answer.outputs):
         parts.append(b"," if position else b"")
@@ -48,7 +48,7 @@ def write_infer(answer: InferAnswer) -> InferContent:
             raw.append(output.raw())
             parts.append(b',"parameters":{"%s":%d}}' % (BINARY_SIZE.encode(), len(raw[-1])))
         else:
-            parts += [b',"data":', _values(output), b"}"]
+            parts += [b',"data":', values_text(output), b"}"]
     parts.append(b"]}")
     text = b"".join(parts)
     return InferContent(b"".join((text, *raw)), len(text) if any(output.binary for output in answer.outputs) else None)
@@ -59,22 +59,29 @@ def count_of_values(answer: InferAnswer) -> int:
     return sum(output.size for output in answer.outputs if not output.elsewhere and not output.binary)
 
 
-def _head(answer: InferAnswer) -> bytes:
+def head_text(answer: InferAnswer) -> bytes:
+    """The beginning of an answer's object: whose it is."""
     head = {"model_name": answer.model, "model_version": str(answer.version)}
     if answer.id:
         head = {"id": answer.id, **head}
-    return _text(head)[:-1]
+    return json_text(head)[:-1]
 
 
 def _described(output: OutputTensor) -> bytes:
-    return _text({"name": output.name, "datatype": output.datatype, "shape": list(output.shape)})[:-1]
+    return json_text({"name": output.name, "datatype": output.datatype, "shape": list(output.shape)})[:-1]
 
 
-def _text(value: Any) -> bytes:
+def json_text(value: Any) -> bytes:
+    """A small value as JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape")
 
 
-def _values(output: OutputTensor) -> bytes:
+def values_text(output: OutputTensor) -> bytes:
+    """The values of an output as a flat list.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, they have no form in JSON.
+    """
     if output.datatype in HALVES:
         raise invalid(
             f"sending {output.datatype} data via JSON is not supported. Please use the binary data format for output"

@@ -20,6 +20,8 @@ _ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("config", ("GET",), _MODEL + "/config"),
     ("stats", ("GET",), _MODEL + "/stats"),
     ("infer", ("POST",), _MODEL + "/infer"),
+    ("generate", ("POST",), _MODEL + "/generate"),
+    ("generate_stream", ("POST",), _MODEL + "/generate_stream"),
     ("index", ("POST",), _REPOSITORY + "/index"),
     ("load", ("POST",), _REPOSITORY + r"/models/(?P<model>[^/]+)/load"),
     ("unload", ("POST",), _REPOSITORY + r"/models/(?P<model>[^/]+)/unload"),

@@ -5,7 +5,7 @@ Where Triton answers 500 for a caller's own mistake, this answers 400 with the s
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,6 +18,7 @@ from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.http import CORS, HttpAnswer, HttpRequest
 from headrace_server.services.open_inference.rest.administration import Administration
 from headrace_server.services.open_inference.rest.compression import ACCEPTED
+from headrace_server.services.open_inference.rest.generate import GenerateCalls
 from headrace_server.services.open_inference.rest.infer import InferCalls
 from headrace_server.services.open_inference.rest.messages import to_json
 from headrace_server.services.open_inference.rest.routes import Route, route
@@ -75,7 +76,8 @@ class OpenInferenceRest:
         self._server = server
         self._models = server.models
         self._options = options
-        self._infer = InferCalls(server, processes, options.timeout)
+        infer, generate = InferCalls(server, processes, options.timeout), GenerateCalls(server, options.timeout)
+        self._runs = {"infer": infer.answer, "generate": generate.once, "generate_stream": generate.stream}
         self._administration = Administration(server)
         self._calls: Mapping[str, Callable[[Route, HttpRequest], Awaitable[Any]]] = {
             "server": self._metadata_of_server,
@@ -107,15 +109,15 @@ class OpenInferenceRest:
             answer = await self._answer(asked, request, delivery)
         except Exception as error:
             code, text = status_of(error)
-            unread = {"Accept-Encoding": ACCEPTED} if code == Code.UNIMPLEMENTED and asked.call == "infer" else {}
+            unread = {"Accept-Encoding": ACCEPTED} if code == Code.UNIMPLEMENTED and asked.call in self._runs else {}
             answer = HttpAnswer(HTTP_STATUS.get(code, 500), write_error(text), {**_JSON, **unread})
-        verb = asked.call if asked.call == "infer" else ""
+        verb = asked.call if asked.call in self._runs else ""
         self._options.observe(asked.model, verb, Code.Name(code), time.monotonic() - began)
         return self._headed(answer)
 
     async def _answer(self, asked: Route, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        if asked.call == "infer":
-            return await self._infer.answer(asked, request, delivery)
+        if asked.call in self._runs:
+            return await self._runs[asked.call](asked, request, delivery)
         value = await self._calls[asked.call](asked, request)
         return HttpAnswer(200, b"" if value is None else orjson.dumps(value), _JSON)
 
@@ -155,7 +157,7 @@ class OpenInferenceRest:
     def _headed(self, answer: HttpAnswer) -> HttpAnswer:
         if not self._options.cors:
             return answer
-        return HttpAnswer(answer.status, answer.body, {**answer.headers, **CORS})
+        return replace(answer, headers={**answer.headers, **CORS})
 
 
 def write_error(message: str) -> bytes:

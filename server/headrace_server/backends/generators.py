@@ -1,0 +1,173 @@
+"""A Python model's generator, run step by step: each answer is made when the one before it has been taken."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from threading import Thread
+from typing import Any, Protocol
+
+from headrace_batching.task import Arrays
+
+Call = Callable[..., Any]
+"""Calls the model's code with arguments, and turns what it raises into a ServingError."""
+
+Convert = Callable[[Any], Arrays]
+
+MAX_THREADS = 16
+"""Steps of one model that run at once, if it says that it is THREAD_SAFE."""
+
+_END = object()
+
+
+class Steps(Protocol):
+    """Runs the steps of generators elsewhere than in the server's event loop."""
+
+    def begin(self, inputs: Any) -> "Future[Any]":
+        """A new generator."""
+
+    def next(self, generator: Any, convert: Convert) -> "Future[Any]":
+        """Its next answer, converted where no other step can write into it; or the end."""
+
+    def end(self, generator: Any) -> None:
+        """Closes it; its last step has ended. Any thread, without waiting."""
+
+    def close(self) -> None:
+        """Runs no more steps."""
+
+
+class Generators:
+    """The generators of one model, each the answers to one request.
+
+    Args:
+        function: The model's `stream`: a generator function, or an asynchronous one.
+        call: Calls the model's code.
+        thread_safe: Whether steps of several generators may run at once.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], call: Call, *, thread_safe: bool) -> None:
+        if inspect.isasyncgenfunction(function):
+            self._steps: Steps = _InLoop(function, call)
+        else:
+            self._steps = _OnThreads(function, call, MAX_THREADS if thread_safe else 1)
+
+    async def answers(self, inputs: Any, convert: Convert) -> AsyncGenerator[Arrays, None]:
+        """What a generator yields, each asked for when the caller asks; closed when the caller closes this.
+
+        Args:
+            inputs: What the function is called with.
+            convert: Makes an answer of what it yields.
+
+        Raises:
+            ServingError: The model raised.
+        """
+        generator = await asyncio.wrap_future(self._steps.begin(inputs))
+        step: Future[Any] | None = None
+        try:
+            while True:
+                step = self._steps.next(generator, convert)
+                if (answer := await asyncio.wrap_future(step)) is _END:
+                    break
+                yield answer
+        finally:
+            # The caller may leave in the midst of a step, which must end first.
+            if step is None or step.done():
+                self._steps.end(generator)
+            else:
+                step.add_done_callback(lambda _: self._steps.end(generator))
+
+    def close(self) -> None:
+        """Runs no more steps."""
+        self._steps.close()
+
+
+class _OnThreads:
+    """Plain generators."""
+
+    def __init__(self, function: Callable[[Any], Iterator[Any]], call: Call, count: int) -> None:
+        self._function = function
+        self._call = call
+        self._threads = ThreadPoolExecutor(count, "stream")
+
+    def begin(self, inputs: Any) -> "Future[Any]":
+        return self._threads.submit(self._call, _begin, self._function, inputs)
+
+    def next(self, generator: Any, convert: Convert) -> "Future[Any]":
+        return self._threads.submit(self._call, _next, generator, convert)
+
+    def end(self, generator: Any) -> None:
+        with suppress(RuntimeError):  # no more steps are run
+            self._threads.submit(self._call, _end, generator)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+class _InLoop:
+    """Asynchronous generators, in an event loop of the model's own: the server's must never wait for a model."""
+
+    def __init__(self, function: Callable[[Any], AsyncGenerator[Any, None]], call: Call) -> None:
+        self._function = function
+        self._call = call
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="stream-loop", daemon=True)
+        self._thread.start()
+
+    def begin(self, inputs: Any) -> "Future[Any]":
+        return asyncio.run_coroutine_threadsafe(self._begin(inputs), self._loop)
+
+    def next(self, generator: "_Asynchronous", convert: Convert) -> "Future[Any]":
+        return asyncio.run_coroutine_threadsafe(generator.next(convert), self._loop)
+
+    def end(self, generator: "_Asynchronous") -> None:
+        asyncio.run_coroutine_threadsafe(generator.end(), self._loop)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    async def _begin(self, inputs: Any) -> "_Asynchronous":
+        return _Asynchronous(self._call(self._function, inputs), self._call)
+
+
+class _Asynchronous:
+    """One asynchronous generator. A step that is cancelled takes a while to end, and only then may it be closed."""
+
+    def __init__(self, generator: AsyncGenerator[Any, None], call: Call) -> None:
+        self._generator = generator
+        self._call = call
+        self._step = asyncio.Lock()
+
+    async def next(self, convert: Convert) -> Any:
+        async with self._step:
+            try:
+                return convert(await anext(self._generator))
+            except StopAsyncIteration:
+                return _END
+            except Exception as error:
+                return self._call(_raise, error)
+
+    async def end(self) -> None:
+        async with self._step:
+            await self._generator.aclose()
+
+
+def _begin(function: Callable[[Any], Any], inputs: Any) -> Iterator[Any]:
+    return iter(function(inputs))
+
+
+def _next(generator: Iterator[Any], convert: Convert) -> Any:
+    answer = next(generator, _END)
+    return answer if answer is _END else convert(answer)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _end(generator: Any) -> None:
+    if hasattr(generator, "close"):
+        generator.close()

@@ -1,0 +1,34 @@
+"""The body of a call over HTTP, as it was before it was compressed."""
+
+import asyncio
+import os
+
+from headrace_server.errors import unimplemented
+from headrace_server.processes import memory_file
+from headrace_server.services.http import Body, HttpRequest
+from headrace_server.services.open_inference.rest.compression import inflate, is_known
+
+
+async def received(request: HttpRequest) -> memoryview:
+    """All of it; a large one is not read but mapped.
+
+    Raises:
+        ServingError: UNIMPLEMENTED, its encoding is not known; INVALID_ARGUMENT, it is not of that encoding.
+    """
+    encoding = request.header("content-encoding")
+    if not is_known(encoding):
+        raise unimplemented("Unsupported compression type")
+    data = _contents(request.body)
+    if encoding in ("", "identity"):
+        return data
+    return memoryview(await asyncio.to_thread(inflate, data, encoding))
+
+
+def _contents(body: Body) -> memoryview:
+    if body.data is not None:
+        return memoryview(body.data)
+    file = body.detach()
+    try:
+        return memory_file.contents(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,285 @@
+"""Python models that answer many times: over ModelStreamInfer, generate and generate_stream."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from headrace_protos.inference import grpc_service_pb2 as messages
+from tests.calls import ANSWER_WITHIN, MODEL, predict_request
+from tests.conftest import Rest, Run
+from tests.rest_calls import free_port
+from tests.running import eventually
+from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, packed, tensor
+from tests.server.services.open_inference.conftest import Infer
+
+Make = Callable[[Path], Path]
+
+DECLARED = """
+import numpy as np
+from pathlib import Path
+
+INPUTS = {"count": ("int64", [1])}
+OUTPUTS = {"number": ("int64", [1])}
+"""
+
+PLAIN = """
+def stream(inputs):
+    log = Path(__file__).with_name("log")
+    try:
+        for number in range(int(inputs["count"][0])):
+            with log.open("a") as file:
+                file.write(f"made {number}\\n")
+            if number == 7:
+                raise ValueError("seven is too many")
+            yield {"number": np.array([number])}
+    finally:
+        with log.open("a") as file:
+            file.write("closed\\n")
+"""
+
+ASYNCHRONOUS = PLAIN.replace("def stream", "import asyncio\n\n\nasync def stream").replace(
+    "            yield", "            await asyncio.sleep(0)\n            yield"
+)
+
+WAITING = """
+import asyncio
+
+
+async def stream(inputs):
+    try:
+        yield {"number": np.array([0])}
+        await asyncio.sleep(3600)
+    finally:
+        Path(__file__).with_name("log").write_text("closed")
+"""
+
+KINDS = pytest.mark.parametrize("code", [PLAIN, ASYNCHRONOUS], ids=["plain", "asynchronous"])
+
+
+def python(code: str) -> Make:
+    def make(folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        folder.joinpath("model.py").write_text(DECLARED + code)
+        return folder
+
+    return make
+
+
+def counting(count: int, **fields: Any) -> messages.ModelInferRequest:
+    return infer_request([tensor("count", "INT64", (1,))], [np.array([count]).tobytes()], **fields)
+
+
+def numbers(answers: list[messages.ModelStreamInferResponse]) -> list[int]:
+    return [array(answer.infer_response).item() for answer in answers if answer.infer_response.outputs]
+
+
+@KINDS
+def test_answers_come_one_by_one(inferring: Infer, code: str) -> None:
+    answers = list(inferring(python(code)).stream([counting(5, id="a")]))
+    assert numbers(answers) == [0, 1, 2, 3, 4]
+    assert {answer.infer_response.id for answer in answers} == {"a"}
+    assert not any(answer.infer_response.parameters["triton_final_response"].bool_param for answer in answers)
+
+
+@KINDS
+def test_an_empty_last_answer_if_it_is_asked_for(inferring: Infer, code: str) -> None:
+    asked = counting(2, parameters={"triton_enable_empty_final_response": True})
+    *answers, last = inferring(python(code)).stream([asked])
+    assert numbers(answers) == [0, 1]
+    assert last.infer_response.parameters["triton_final_response"].bool_param
+    assert (last.infer_response.model_name, list(last.infer_response.outputs)) == (MODEL, [])
+
+
+@KINDS
+def test_a_failure_in_the_midst(inferring: Infer, code: str) -> None:
+    answers = list(inferring(python(code)).stream([counting(9, id="a"), counting(1, id="b")]))
+    by_id = {each: [a for a in answers if a.infer_response.id == each] for each in ("a", "b")}
+    assert numbers(by_id["a"]) == list(range(7))
+    assert "seven is too many" in by_id["a"][-1].error_message
+    assert "model.py" in by_id["a"][-1].error_message
+    assert numbers(by_id["b"]) == [0]
+
+
+def test_a_slow_stream_holds_up_no_other(inferring: Infer) -> None:
+    requests: Queue[Any] = Queue()
+    answers = inferring(python(WAITING)).stream(iter(requests.get, None))
+    for _ in range(3):  # each answers once, and then waits for an hour
+        requests.put(counting(1))
+        assert numbers([next(answers)]) == [0]
+    answers.cancel()
+    requests.put(None)
+
+
+def test_a_cancelled_stream_closes_its_generator(running: Run) -> None:
+    server = running(python(WAITING))
+    caller = InferenceCaller(server.port)
+    requests: Queue[Any] = Queue()
+    answers = caller.stream(iter(requests.get, None))
+    requests.put(counting(1))
+    next(answers)
+    answers.cancel()
+    requests.put(None)
+    log = server.base_path / "1" / "log"
+    assert eventually(lambda: log.exists() and log.read_text() == "closed")
+    caller.close()
+
+
+@KINDS
+def test_a_reader_who_waits_holds_up_the_generator(running: Run, code: str) -> None:
+    """What is made, and not yet read, is bounded by the answers that gRPC and the stream take in advance."""
+    server = running(python(code.replace("if number == 7", "if False")))
+    caller = InferenceCaller(server.port)
+    answers = caller.stream([counting(3_000)])
+    next(answers)
+    log = server.base_path / "1" / "log"
+    assert len(log.read_text().splitlines()) < 3_000
+    assert len(numbers(list(answers))) == 2_999
+    caller.close()
+
+
+def test_what_cannot_answer_once(running: Run) -> None:
+    server = running(python(PLAIN))
+    caller = InferenceCaller(server.port)
+    text = "ModelInfer RPC doesn't support models with decoupled transaction policy"
+    assert caller.refusal(counting(1)) == (StatusCode.UNIMPLEMENTED, text)
+    predict = predict_request({"count": np.array([1])})
+    assert server.caller.refusal(predict).code == StatusCode.UNIMPLEMENTED
+    config = caller.call(messages.ModelConfigRequest(name=MODEL)).config
+    assert config.model_transaction_policy.decoupled
+    caller.close()
+
+
+def test_a_model_with_both(inferring: Infer) -> None:
+    both = f'{PLAIN}\n\ndef predict(inputs):\n    return {{"number": inputs["count"] * 2}}\n'
+    caller = inferring(python(both))
+    assert array(caller.call(counting(4))).item() == 8
+    assert numbers(list(caller.stream([counting(2)]))) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("yielded", "text"),
+    [
+        ("5", "returned a int, not a dict of arrays"),
+        ('{"other": 5}', "returned no 'number', only other"),
+        ('{"number": ["a"]}', "returned for 'number' what is no int64"),
+    ],
+)
+def test_what_is_no_answer(inferring: Infer, yielded: str, text: str) -> None:
+    caller = inferring(python(f"def stream(inputs):\n    yield {yielded}\n"))
+    (answer,) = caller.stream([counting(1)])
+    assert text in answer.error_message
+
+
+def test_many_readers_slow_and_fast(inferring: Infer) -> None:
+    caller = inferring(python(PLAIN.replace("if number == 7", "if False")))
+    read: list[list[int]] = []
+
+    def reader(slow: bool) -> None:
+        answers = []
+        for answer in caller.stream([counting(100)]):
+            answers.append(answer)
+            if slow:
+                threading.Event().wait(0.001)
+        read.append(numbers(answers))
+
+    threads = [threading.Thread(target=reader, args=(number % 2 == 0,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(ANSWER_WITHIN)
+    assert read == [list(range(100))] * 20
+
+
+def test_streams_are_counted(inferring: Infer) -> None:
+    caller = inferring(python(PLAIN))
+    list(caller.stream([counting(2), counting(9)]))
+    (stats,) = caller.call(messages.ModelStatisticsRequest(name=MODEL)).model_stats
+    assert (stats.inference_stats.success.count, stats.inference_stats.fail.count) == (1, 1)
+
+
+def events(text: str) -> list[Any]:
+    return [json.loads(part.removeprefix("data: ")) for part in text.split("\n\n") if part]
+
+
+class TestGenerate:
+    PATH = f"/v2/models/{MODEL}/generate"
+
+    def test_a_stream_of_events(self, resting: Rest) -> None:
+        answer = resting(python(PLAIN)).send("POST", f"{self.PATH}_stream", {"count": 3, "temperature": 0.5, "id": "a"})
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        expected = {"id": "a", "model_name": MODEL, "model_version": "1"}
+        assert events(answer.text) == [{**expected, "number": number} for number in range(3)]
+
+    def test_a_failure_in_the_midst(self, resting: Rest) -> None:
+        found = events(resting(python(PLAIN)).send("POST", f"{self.PATH}_stream", {"count": 9}).text)
+        assert [event["number"] for event in found[:-1]] == list(range(7))
+        assert "seven is too many" in found[-1]["error"]
+
+    def test_a_refusal_at_the_beginning(self, resting: Rest) -> None:
+        caller = resting(python(PLAIN))
+        assert caller.send("POST", f"{self.PATH}_stream", {}).status == 400
+        assert caller.send("POST", f"{self.PATH}_stream", {"count": "many"}).status == 400
+        assert caller.send("POST", f"{self.PATH}_stream", "{").status == 400
+        assert caller.send("POST", "/v2/models/nope/generate_stream", {}).status == 404
+
+    def test_nothing_to_stream(self, resting: Rest) -> None:
+        answer = resting(python(PLAIN)).send("POST", f"{self.PATH}_stream", {"count": 0})
+        assert (answer.status, answer.text) == (200, "")
+
+    def test_one_answer(self, resting: Rest) -> None:
+        caller = resting(python(PLAIN))
+        assert caller.send("POST", self.PATH, {"count": [1]}).value["number"] == 0
+        assert "exactly 1 response" in caller.send("POST", self.PATH, {"count": 2}).error[1]
+        assert "exactly 1 response" in caller.send("POST", self.PATH, {"count": 0}).error[1]
+        infer = caller.send("POST", f"/v2/models/{MODEL}/infer", {"inputs": []})
+        assert infer.error == (501, "HTTP end point doesn't support models with decoupled transaction policy")
+
+    def test_a_model_that_answers_once(self, resting: Rest) -> None:
+        words = """
+INPUTS = {"text": ("string", [None])}
+OUTPUTS = {"shout": ("string", [None]), "length": ("int64", [None])}
+
+
+def predict(inputs):
+    texts = inputs["text"]
+    return {"shout": [text.upper() for text in texts], "length": np.array([len(text) for text in texts])}
+"""
+        caller = resting(python(words))
+        expected = {"model_name": MODEL, "model_version": "1", "length": 2, "shout": "HI"}
+        assert caller.send("POST", self.PATH, {"text": "hi"}).value == expected
+        assert events(caller.send("POST", f"{self.PATH}_stream", {"text": "hi"}).text) == [expected]
+
+    def test_a_caller_who_leaves_closes_the_generator(self, running: Run) -> None:
+        port = free_port()
+        server = running(python(WAITING), rest_api_port=port)
+        body = b'{"count": 1}'
+        head = f"POST {self.PATH}_stream HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_WITHIN) as connection:
+            connection.sendall(head + body)
+            while b"data: " not in connection.recv(4096):
+                pass
+        log = server.base_path / "1" / "log"
+        assert eventually(lambda: log.exists() and log.read_text() == "closed")
+
+
+def test_strings(inferring: Infer) -> None:
+    words = """
+INPUTS = {"text": ("string", [1])}
+OUTPUTS = {"word": ("string", [1])}
+
+
+def stream(inputs):
+    for word in inputs["text"][0].split():
+        yield {"word": [word]}
+"""
+    request = infer_request([tensor("text", "BYTES", (1,))], [packed(b"one two")])
+    answers = list(inferring(python(words)).stream([request]))
+    assert [answer.infer_response.raw_output_contents[0] for answer in answers] == [packed(b"one"), packed(b"two")]
