@@ -195,7 +195,7 @@ def test_what_fails_as_it_loads(tmp_path: Path, code: str, failure: str) -> None
         ("INPUTS = OUTPUTS = {'x': 'float32'}", "INPUTS['x'] is 'float32', not a dtype and a shape: "),
         ("INPUTS = OUTPUTS = {'x': ('float33', [2])}", "INPUTS['x'] is ('float33', [2]), not a dtype and a shape: "),
         ("INPUTS = OUTPUTS = {'x': ('object', ['n'])}", "INPUTS['x'] is ('object', ['n']), not a dtype and a shape: "),
-        (SPECS, "defines neither predict(inputs) nor inference(data), at its top or in a class Han"),
+        (SPECS, "defines none of predict(inputs), inference(data) and stream(inputs), at its top or in a class Han"),
     ],
 )
 def test_what_declares_nothing_that_can_be_served(tmp_path: Path, specs: str, failure: str) -> None:

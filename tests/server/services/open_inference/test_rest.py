@@ -376,11 +376,19 @@ def test_lengths_of_json_that_make_no_sense(linear: RestCaller, length: str, tex
     assert infer(linear, b"x" * 120, {LENGTH: length}).error == (400, text)
 
 
-@pytest.mark.parametrize("depth", [101, 1100, 100_000])
-def test_data_nested_deep(linear: RestCaller, depth: int) -> None:
+@pytest.mark.parametrize(
+    ("depth", "text"),
+    [
+        (101, "Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit (100)"),
+        (1100, "failed to parse the request JSON buffer: More than 256 lists and objects are nested."),
+        (100_000, "failed to parse the request JSON buffer: More than 256 lists and objects are nested."),
+    ],
+)
+def test_data_nested_deep(linear: RestCaller, depth: int, text: str) -> None:
     body = json.dumps({"inputs": [tensor("DATA")]}).replace('"DATA"', "[" * depth + "1" + "]" * depth)
-    text = "Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit (100)"
-    assert infer(linear, body).error == (400, text)
+    status, told = infer(linear, body).error
+    assert status == 400
+    assert told.startswith(text)
 
 
 class TestPaths:
