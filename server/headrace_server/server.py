@@ -119,6 +119,16 @@ class Server:
         )
         self._transport = make_transport(self._transport_name, self._endpoint(services))
 
+    @property
+    def transport(self) -> str:
+        """What carries gRPC calls: `native` or `grpcio`."""
+        return self._transport_name
+
+    @property
+    def serving(self) -> Serving:
+        """The versions that serve, by model and by number."""
+        return self._serving
+
     async def start(self) -> int:
         """Loads the models, then listens: an open port means that they are ready. Returns the TCP port, 0 for none.
 

@@ -15,6 +15,11 @@ ONNX_FILE = "model.onnx"
 PLAN_FILES = ("model.plan", "model.engine")
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
+MODEL_FILES = (PYTHON_FILE, TFLITE_FILE, *PLAN_FILES, ONNX_FILE, *SAVED_MODEL_FILES)
+"""The files by which a folder is known to hold a model."""
+
+_SUFFIXES = {Path(name).suffix for name in (ONNX_FILE, TFLITE_FILE, *PLAN_FILES)}
+
 T = TypeVar("T")
 
 Load = Callable[[Path, BackendOptions], T]
@@ -27,7 +32,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
     preferred, a TensorRT plan unless TensorRT is turned off and there is a `model.onnx`, that one, and the SavedModel.
 
     Args:
-        version: The folder `<base path>/<version>`.
+        version: The folder `<base path>/<version>`, or a model's file, of any name with the suffix of its kind.
         options: For the runtime.
 
     Raises:
@@ -35,6 +40,8 @@ def load(version: Path, options: BackendOptions) -> Backend:
         LoadError: NOT_FOUND where no file is one that a backend knows; FAILED_PRECONDITION where its runtime is not
             installed; INVALID_ARGUMENT and others where the runtime refuses it.
     """
+    if version.is_file():
+        return _load_file(version, options)
     if _holds(version, PYTHON_FILE):
         return _load_python(version / PYTHON_FILE, options)
     if options.prefer_tflite_model and _holds(version, TFLITE_FILE):
@@ -58,6 +65,25 @@ def load(version: Path, options: BackendOptions) -> Backend:
         "--prefer_tflite_model."
     )
     raise LoadError(Code.NOT_FOUND, message)
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file's name says that it is a model which `load` takes by itself."""
+    return path.name == PYTHON_FILE or path.suffix in {
+        Path(name).suffix for name in (ONNX_FILE, TFLITE_FILE, *PLAN_FILES)
+    }
+
+
+def _load_file(model: Path, options: BackendOptions) -> Backend:
+    if model.name == PYTHON_FILE:
+        return _load_python(model, options)
+    if model.suffix == Path(TFLITE_FILE).suffix:
+        return _load(_load_tflite, model, options, needs=("ai_edge_litert", "LiteRT", "tflite"))
+    if model.suffix != Path(ONNX_FILE).suffix:
+        return _load_on_gpu(_load_plan, model, options)
+    if options.tensorrt.enabled:
+        return _load_on_gpu(_load_onnx_by_tensorrt, model, options)
+    return _load(_load_onnx, model, options, needs=("onnxruntime", "ONNX Runtime", "cpu"))
 
 
 def plan_of(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:

@@ -47,6 +47,11 @@ class TensorSpec:
         inner = tuple(size for size in self.shape[1:] if size is not None)
         return inner if len(inner) == len(self.shape) - 1 else None
 
+    def __str__(self) -> str:
+        """Such as `float32[?,4]`."""
+        dtype = "string" if self.dtype == DataType.DT_STRING else str(self.array_dtype)
+        return f"{dtype}[{'...' if self.any_rank else ','.join('?' if s is None else str(s) for s in self.shape)}]"
+
     def check_dtype(self, array: Array, position: int) -> None:
         """Compares an array's dtype with what is declared.
 
@@ -101,6 +106,11 @@ class Signature:
     defaults: Arrays = field(default_factory=dict)
     features: bool = False
     labels: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Such as `X float32[?,4] -> label int64[?]`."""
+        sides = (self.inputs, self.outputs)
+        return " -> ".join(", ".join(f"{name} {spec}" for name, spec in side.items()) or "nothing" for side in sides)
 
     @cached_property
     def every_output(self) -> tuple[str, ...]:

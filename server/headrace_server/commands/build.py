@@ -9,7 +9,10 @@ from typing import Any
 from headrace_batching import Options
 from headrace_batching.option import refusals
 from headrace_server.commands.build_plan import BuildOrder, Built, build
+from headrace_server.commands.ending import status_of_run
+from headrace_server.commands.flags import FLAGS as ALL_FLAGS
 from headrace_server.commands.flags import argument, config_of
+from headrace_server.commands.log import log_to_stderr
 from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.flag import flag, flags_of, name_of_flag
 from headrace_server.config.tensorrt import TensorrtOptions
@@ -36,11 +39,31 @@ class _OwnFlags:
     runs: int = flag(100, "runs of each batch size to time", least=1)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `headrace serve` does not have."""
+def add_command(commands: Any) -> None:
+    """Adds the command to those of `headrace`.
+
+    Args:
+        commands: What `ArgumentParser.add_subparsers` returned.
+    """
+    parser = commands.add_parser(
+        "build",
+        help="build a TensorRT plan of an ONNX model",
+        usage="headrace build FOLDER [--output=FILE] [--inputs=FILE] [flags]",
+        description="Build a TensorRT plan of the model.onnx in a version's folder, for the GPU at hand and as the "
+        "model.toml next to the folder says; compare its answers with ONNX Runtime's, and time its batches.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.set_defaults(command=_build, command_parser=parser)
     parser.add_argument("version", type=Path, metavar="FOLDER", help="version's folder, which holds model.onnx")
-    for name, own in flags_of(_OwnFlags).items():
+    for name, own in (flags_of(_OwnFlags) | {name: ALL_FLAGS[name] for name in FLAGS}).items():
         parser.add_argument(f"--{name}", **argument(name, own))
+
+
+def _build(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
+    del parser
+    log_to_stderr()
+    return status_of_run("cannot build", lambda: print(run(values)))
 
 
 def run(given: dict[str, Any]) -> str:

@@ -18,9 +18,14 @@ FLAGS: Mapping[str, Field[Any]] = flags_of(Config)
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def config_of(values: Mapping[str, Any]) -> Config:
-    """What a run is told, from the values of flags, by name; a flag that is not among them keeps its default."""
-    return Config(**_own(Config, values))
+def config_of(values: Mapping[str, Any], **others: Any) -> Config:
+    """What a run is told, from the values of flags, by name; a flag that is not among them keeps its default.
+
+    Args:
+        values: Of flags.
+        others: Of fields that are not flags.
+    """
+    return Config(**_own(Config, values), **others)
 
 
 def _own(options: Any, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""A process that is one server: its log, its event loop, and its life until a signal ends it."""
+"""A process that is one server: its event loop, and its life until a signal ends it."""
 
 import asyncio
 import logging
 import signal
-import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
@@ -14,21 +14,18 @@ from headrace_server.server import Server
 log = logging.getLogger(__name__)
 
 
-def log_to_stderr() -> None:
-    """Sends all log lines to stderr, each with its time and level."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
-    )
-
-
-def run(config: Config) -> None:
+def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> None:
     """Runs a server until SIGTERM or SIGINT, and drains it; a second signal ends the process at once.
+
+    Args:
+        config: What it is told.
+        started: Called with the server once it serves.
 
     Raises:
         ServingError: It cannot start.
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(config))
+        runner.run(_serve(config, started))
 
 
 def loop_factory() -> Any:
@@ -40,13 +37,14 @@ def loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, started: Callable[[Server], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, loop, stop)
     server = Server(config)
     if await _started(server, stop):
+        started(server)
         await stop.wait()
         log.info("draining: no new calls")
     await server.stop()

@@ -10,7 +10,8 @@ from typing import Any
 
 from headrace_protos import Code
 from headrace_server.commands.flags import FLAGS, config_of, warn_of_ignored
-from headrace_server.commands.process import log_to_stderr, run
+from headrace_server.commands.log import log_to_stderr
+from headrace_server.commands.process import run
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, invalid, status_of
 

@@ -58,7 +58,8 @@ class Config:
 
     Attributes:
         batching: Batching parameters for programs that have them as an object; a file named by
-            `batching_parameters_file` goes before them.
+            `batching_parameters_file` takes precedence over them.
+        models: Models for programs that have them as objects; then `model_name` and `model_base_path` name none.
     """
 
     port: int = flag(
@@ -204,6 +205,7 @@ class Config:
         choices=("none", "read", "write", "files"),
     )
     batching: Options = field(default_factory=Options)
+    models: tuple[ModelConfig, ...] = ()
 
 
 def check(config: Config) -> None:
@@ -220,7 +222,7 @@ def check(config: Config) -> None:
             _check_values(getattr(config, own.name), own.metadata["prefix"])
     if config.use_alts_credentials and config.ssl_config_file:
         raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
-    if not config.model_base_path and not config.model_config_file:
+    if not (config.model_base_path or config.model_config_file or config.models):
         raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
     parallelism = (
         config.tensorflow_session_parallelism,

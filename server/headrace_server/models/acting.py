@@ -203,6 +203,8 @@ class Acting:
             self._end_cancelled(name, version, servable)
             return
         log.info("model %s version %d loaded in %.0f ms", name, version, (time.monotonic() - began) * 1e3)
+        for signature, declared in servable.signatures.items():
+            log.info("model %s version %d, %s: %s", name, version, signature, declared)
 
     def _admit(self, name: str, version: int, attempt: Attempt, servable: Servable) -> bool:
         """Lets requests have a version, unless nobody wants it any more."""

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace_server.backends.auto import is_model_file
 from headrace_server.config.run import ModelConfig, Specific
 from headrace_server.models.version_policy import chosen
 
@@ -64,13 +65,17 @@ def versions_under(base_path: Path) -> dict[int, Path]:
 
 
 def _versions_of(model: ModelConfig) -> dict[int, Path]:
-    """A model's versions; where they cannot be listed, those of the versions asked for that are there.
+    """A model's versions, which is 1 for a base path that is a model's file.
+
+    Where they cannot be listed, those of the versions asked for that are there.
 
     TF Serving: AspireSpecificVersionsFastPath.
 
     Raises:
         OSError: They cannot be listed, and none was asked for that is there.
     """
+    if is_model_file(model.base_path) and model.base_path.is_file():
+        return {1: model.base_path}
     try:
         return versions_under(model.base_path)
     except PermissionError:

@@ -217,13 +217,27 @@ def single_model(name: str, base_path: str) -> ModelServerConfig:
     return config
 
 
+def several_models(models: Iterable[ModelConfig]) -> ModelServerConfig:
+    """The configuration that models given as objects stand for."""
+    config = ModelServerConfig()
+    for model in models:
+        listed = config.model_config_list.config.add(
+            name=model.name, base_path=as_text(str(model.base_path)), model_platform=PLATFORM
+        )
+        if isinstance(model.policy, Specific):
+            listed.model_version_policy.specific.versions.extend(model.policy.versions)
+    return config
+
+
 def first_models(config: Config) -> ModelServerConfig:
     """The models that a run starts with; what is wrong with their list is said before anything is loaded.
 
     Raises:
         ServingError: The file cannot be read, or INVALID_ARGUMENT: as `check_models`.
     """
-    if config.model_config_file:
+    if config.models:
+        models = several_models(config.models)
+    elif config.model_config_file:
         models = read_text_proto(config.model_config_file, ModelServerConfig())
     else:
         models = single_model(config.model_name, config.model_base_path)

@@ -39,8 +39,8 @@ ELSEWHERE = {
     "allowed_batch_sizes": {"config/model_toml.py"},
     "max_batch_size": {"config/model_toml.py"},
     "max_enqueued_batches": {"options.py"},
-    "model_base_path": {"commands/headrace.py"},
-    "model_config_file": {"commands/headrace.py"},
+    "model_base_path": {"commands/serve.py"},
+    "model_config_file": {"commands/serve.py"},
 }
 
 TRANSLATE = {

@@ -1,0 +1,51 @@
+"""The command line of `headrace`, strict and kind: an unknown flag is an error that names the one that was meant."""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from headrace_server.commands import build, call, doctor, models, serve
+from headrace_toolkit.command import add_commands
+
+_OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Runs what a command line says; the exit status."""
+    parser = _parser()
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        given.command_parser.error(_explain(unknown[0], given.command_parser))
+    values = {name: value for name, value in vars(given).items() if name not in ("command", "command_parser")}
+    command: Callable[[argparse.ArgumentParser, dict[str, Any]], int] = given.command
+    return command(given.command_parser, values)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors end in a hint rather than in the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        message = _OF_ARGUMENT.sub("", message)  # the refusal behind it names the flag already
+        self.exit(2, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="headrace", description="Serve models over TensorFlow Serving's gRPC and REST APIs.")
+    parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in (serve, call, models, doctor, build):
+        command.add_command(commands)
+    add_commands(commands)
+    return parser
+
+
+def _explain(argument: str, parser: argparse.ArgumentParser) -> str:
+    name = argument.lstrip("-").partition("=")[0]
+    if not argument.startswith("-"):
+        return f"unexpected argument {argument!r}"
+    known = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]  # noqa: SLF001
+    close = get_close_matches(name, known, n=1)
+    return f"unknown flag --{name}" + (f"; did you mean --{close[0]}?" if close else "")

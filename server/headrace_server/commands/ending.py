@@ -1,0 +1,23 @@
+"""How a command ends: its exit status, and what failed as one line on stderr."""
+
+import sys
+from collections.abc import Callable
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError, status_of
+
+
+def status_of_run(failing: str, act: Callable[[], None]) -> int:
+    """Acts; the exit status.
+
+    Args:
+        failing: What did not happen, as in `cannot start`, if it fails.
+        act: What the command does.
+    """
+    try:
+        act()
+    except ServingError as error:
+        code, text = status_of(error)
+        print(f"headrace: {failing}: {Code.Name(code)}: {text}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,54 @@
+"""What `headrace serve` says once it serves: how the first model is called."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from headrace_protos import DataType
+from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+
+LARGEST = 64
+"""Elements that an example may have; an image is not typed by hand."""
+
+
+def hints(serving: Mapping[str, Signature], port: int, rest_port: int) -> Iterator[str]:
+    """Commands to type next, for the first model whose inputs are small enough to be typed.
+
+    Args:
+        serving: The default signature of each model, by the model's name.
+        port: The gRPC port; 0 for none.
+        rest_port: The REST port; 0 for none.
+    """
+    for name, signature in serving.items():
+        values = {alias: _example(spec) for alias, spec in signature.inputs.items()}
+        if None in values.values():
+            continue
+        if port:
+            given = " ".join(f"'{alias}={json.dumps(value)}'" for alias, value in values.items())
+            server = "" if port == 8500 else f" --server=localhost:{port}"
+            yield f"try: headrace call {name} {given}{server}"
+        if rest_port:
+            body = json.dumps({"inputs": values})
+            yield f"try: curl -d '{body}' http://localhost:{rest_port}/v1/models/{name}:predict"
+        return
+
+
+def default_signatures(serving: Mapping[str, Mapping[int, Any]]) -> dict[str, Signature]:
+    """The default signature of each model's newest version, by the model's name."""
+    newest = {name: versions[max(versions)].signatures for name, versions in serving.items() if versions}
+    return {name: every[DEFAULT_SIGNATURE] for name, every in newest.items() if DEFAULT_SIGNATURE in every}
+
+
+def _example(spec: TensorSpec) -> Any:
+    """A value of an input's shape with every open dimension 1; None where that is too large to be typed."""
+    if spec.any_rank:
+        return None
+    count = 1
+    for size in spec.shape:
+        count *= size or 1
+    if count > LARGEST:
+        return None
+    value: Any = "text" if spec.dtype == DataType.DT_STRING else spec.array_dtype.type(0).tolist()
+    for size in reversed(spec.shape):
+        value = [value] * (size or 1)
+    return value

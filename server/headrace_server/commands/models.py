@@ -1,0 +1,66 @@
+"""`headrace models`: what a server serves, with the state and the signature of each version."""
+
+import argparse
+import sys
+from typing import Any
+
+import grpc
+
+from headrace_client import Client, ServerError
+from headrace_protos.inference.grpc_service_pb2 import RepositoryIndexRequest, RepositoryIndexResponse
+from headrace_server.commands.call import ADDRESS, signature_line
+
+INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
+
+
+def add_command(commands: Any) -> None:
+    """Adds the command to those of `headrace`.
+
+    Args:
+        commands: What `ArgumentParser.add_subparsers` returned.
+    """
+    parser = commands.add_parser(
+        "models",
+        help="list the models of a server",
+        usage="headrace models [--server=ADDRESS]",
+        description="List the versions that a server has, with their states, inputs and outputs.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=_models, command_parser=parser)
+    parser.add_argument("--server", metavar="ADDRESS", help=f"the server's gRPC address (default: {ADDRESS})")
+
+
+def _models(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
+    del parser
+    address = values.get("server", ADDRESS)
+    try:
+        lines = _lines(address)
+    except grpc.RpcError as error:
+        print(f"headrace: {address} cannot be asked: {error.code().name}: {error.details()}", file=sys.stderr)
+        return 1
+    print("\n".join(lines) or "no models")
+    return 0
+
+
+def _lines(address: str) -> list[str]:
+    with grpc.insecure_channel(address) as channel:
+        index = channel.unary_unary(
+            INDEX,
+            request_serializer=RepositoryIndexRequest.SerializeToString,
+            response_deserializer=RepositoryIndexResponse.FromString,
+        )(RepositoryIndexRequest(), timeout=30)
+    with Client(address, timeout=30) as client:
+        return [_line(client, model) for model in index.models]
+
+
+def _line(client: Client, model: RepositoryIndexResponse.ModelIndex) -> str:
+    head = f"{model.name} v{model.version}" if model.version else model.name
+    if model.state != "READY":
+        return f"{head}: {model.state}{f' ({model.reason})' if model.reason else ''}"
+    try:
+        signatures = client.metadata(model.name, version=int(model.version)).signatures
+    except (ServerError, ValueError) as error:
+        return f"{head}: {model.state} ({error})"
+    entries = [f"{'' if len(signatures) == 1 else f'{name}: '}{signature_line(s)}" for name, s in signatures.items()]
+    return f"{head}: {'; '.join(entries)}"

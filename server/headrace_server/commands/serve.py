@@ -1,0 +1,77 @@
+"""`headrace serve`: paths and flags to a run."""
+
+import argparse
+import logging
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from headrace_server.commands.ending import status_of_run
+from headrace_server.commands.flags import FLAGS, argument, config_of, warn_of_ignored
+from headrace_server.config.run import Config
+from headrace_server.errors import invalid
+
+if TYPE_CHECKING:
+    from headrace_server.server import Server
+
+log = logging.getLogger(__name__)
+
+
+def add_command(commands: Any) -> None:
+    """Adds the command to those of `headrace`.
+
+    Args:
+        commands: What `ArgumentParser.add_subparsers` returned.
+    """
+    parser = commands.add_parser(
+        "serve",
+        help="serve models",
+        usage="headrace serve PATH... [--model_name=NAME] [--port=PORT] [--rest_api_port=PORT] [flags]",
+        description="Serve models until SIGTERM. A PATH is a model's file, such as iris.onnx, a folder that holds one, "
+        "a folder of numbered versions, or a folder of such models.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,  # only what is given is named in the result
+    )
+    parser.set_defaults(command=_serve, command_parser=parser)
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="a model, or a folder of models")
+    taken = parser.add_argument_group("flags")
+    ignored = parser.add_argument_group("flags of TensorFlow Serving that change nothing here")
+    for name, own in FLAGS.items():
+        (ignored if own.metadata["ignored"] else taken).add_argument(f"--{name}", **argument(name, own))
+
+
+def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
+    paths = values.pop("paths", [])
+    if not (paths or values.get("model_base_path") or values.get("model_config_file")):
+        parser.error("no model: name its file or its folder, as in `headrace serve iris.onnx`")
+    if values.get("model_name") == "" and not values.get("model_config_file"):
+        parser.error("no name: requests cannot ask for a model with an empty --model_name")
+    return status_of_run("cannot start", lambda: _run(paths, values))
+
+
+def _run(paths: list[str], values: dict[str, Any]) -> None:
+    """Imports the server only now, so that help and errors of the command line come at once."""
+    from headrace_server.commands.log import log_to_stderr
+    from headrace_server.commands.process import run
+    from headrace_server.models.paths import find_models
+
+    log_to_stderr()
+    warn_of_ignored(values)
+    if paths and ("model_base_path" in values or "model_config_file" in values):
+        other = "model_base_path" if "model_base_path" in values else "model_config_file"
+        raise invalid(f"{paths[0]} and --{other} both name models: give one of them")
+    models = find_models(paths, values.get("model_name", "")) if paths else ()
+    config = config_of(values, models=models)
+    run(config, lambda server: _say_what_serves(config, server))
+
+
+def _say_what_serves(config: Config, server: "Server") -> None:
+    """The transport, since the two differ tenfold in speed, and what to type next."""
+    from headrace_server.commands.hints import default_signatures, hints
+
+    if server.transport == "native":
+        log.info("gRPC is carried by headrace-native %s", version("headrace-native"))
+    else:
+        why = "" if config.transport == "grpcio" else ": headrace-native, which is ten times as fast, is not installed"
+        log.info("gRPC is carried by grpcio %s%s", version("grpcio"), why)
+    for hint in hints(default_signatures(server.serving), config.port, config.rest_api_port):
+        log.info(hint)

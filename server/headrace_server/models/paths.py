@@ -1,0 +1,107 @@
+"""What a PATH on the command line stands for: a model's file, a version's folder, a base path, or a folder of these."""
+
+import os
+from pathlib import Path
+
+from headrace_server.backends.auto import MODEL_FILES, is_model_file
+from headrace_server.config.run import ModelConfig, Specific
+from headrace_server.errors import invalid, not_found, unreadable
+from headrace_server.models.base_paths import versions_under
+
+SHOWN = 6
+"""Names of a folder that an error lists."""
+
+
+def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:
+    """The models that paths stand for, each with its name and its base path, in order.
+
+    - A file (`iris.onnx`, `net.tflite`, `net.plan`, `model.py`): version 1 of a model called by the file's stem, or by
+      the folder's name where the stem is `model`.
+    - A folder that holds a model file: the same, called by the folder's name.
+    - A base path, with numbered folders: its versions, by the usual policy.
+    - A numbered folder: that version of the model around it.
+    - A folder of such files and folders: each of them.
+
+    Args:
+        paths: Relative ones are taken from the working directory; `~` is the home folder.
+        name: The name of the one model; empty to derive it.
+
+    Raises:
+        ServingError: NOT_FOUND or INVALID_ARGUMENT: a path does not exist, holds no model, or two models have one name.
+    """
+    models = [model for path in paths for model in _models_at(path)]
+    if name:
+        if len(models) != 1:
+            found = ", ".join(model.name for model in models)
+            raise invalid(f"--model_name names one model, and there are {len(models)}: {found}")
+        models = [ModelConfig(name, models[0].base_path, models[0].policy)]
+    by_name: dict[str, ModelConfig] = {}
+    for model in models:
+        other = by_name.setdefault(model.name, model)
+        if other is not model:
+            raise invalid(f"two models are called {model.name}: {other.base_path} and {model.base_path}")
+    return tuple(models)
+
+
+def _models_at(text: str) -> list[ModelConfig]:
+    if "://" in text:
+        raise invalid(f"{text}: {text.partition('://')[0]}:// is not supported: name a file or a folder")
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    if not path.exists():
+        raise not_found(f"{path}: there is no such file or folder")
+    if found := _model_at(path):
+        return [found]
+    models = [model for child in _children(path) if not _lettered(child.name) and (model := _model_at(child))]
+    if not models:
+        raise invalid(_nothing_at(path))
+    return models
+
+
+def _model_at(path: Path) -> ModelConfig | None:
+    """The one model that a file or a folder is; None for one that is none."""
+    if path.is_file():
+        return ModelConfig(_name_of(path), path) if is_model_file(path) else None
+    names = set(os.listdir(path)) if os.access(path, os.R_OK | os.X_OK) else set()
+    if held := next((file for file in MODEL_FILES if file in names), None):
+        if path.name.isdecimal():
+            return ModelConfig(path.parent.name, path.parent, Specific((int(path.name),)))
+        return ModelConfig(path.name, path / held if held not in _NEEDS_FOLDER else path)
+    if any(child.is_dir() for child in versions_under(path).values()):
+        return ModelConfig(path.name, path)
+    return None
+
+
+_NEEDS_FOLDER = ("saved_model.pb", "saved_model.pbtxt")
+
+
+def _name_of(file: Path) -> str:
+    if file.stem != "model":
+        return file.stem
+    return file.parent.parent.name if file.parent.name.isdecimal() else file.parent.name
+
+
+def _children(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    try:
+        return sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _lettered(name: str) -> bool:
+    """Whether a folder is called as people call versions, and the server does not."""
+    return name[:1] in ("v", "V") and name[1:].isdecimal()
+
+
+def _nothing_at(path: Path) -> str:
+    expected = (
+        "a model is a file (.onnx, .tflite, .plan, .engine, model.py), or a folder that holds one, or a SavedModel"
+    )
+    if path.is_file():
+        return f"{path} is not a model: {expected}"
+    names = [child.name for child in _children(path)]
+    listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") if names else "nothing"
+    lettered = next(filter(_lettered, names), None)
+    hint = f"; {lettered} is not a version number: call it {lettered[1:]}" if lettered else ""
+    return f"{path} holds no model: it holds {listed}; {expected}; versions are folders with numbers, such as 1{hint}"

@@ -1,0 +1,167 @@
+"""`headrace serve PATH`, and the commands that ask what it serves: call, models, doctor."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace_server.commands.headrace import main
+from tests.models import linear
+from tests.rest_calls import free_port
+
+COMMAND = str(Path(sys.executable).with_name("headrace"))
+
+
+@pytest.fixture(scope="module")
+def log_and_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """What a server of a file and of a folder logs, and its address."""
+    folder = tmp_path_factory.mktemp("models")
+    linear(folder / "flat").rename(folder / "iris.onnx")
+    linear(folder / "wine" / "1")
+    port, rest = free_port(), free_port()
+    arguments = ["iris.onnx", "wine", f"--port={port}", f"--rest_api_port={rest}"]
+    process = subprocess.Popen([COMMAND, "serve", *arguments], cwd=folder, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "try: curl" in line:
+            break
+    yield "".join(lines), f"localhost:{port}"
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+class TestTheLog:
+    def test_names_inputs_and_outputs_of_each_model(self, log_and_address: tuple[str, str]) -> None:
+        for name in ("iris", "wine"):
+            assert f"model {name} version 1, serving_default: x float32[?,4] -> y float32[?,1]" in log_and_address[0]
+
+    def test_names_the_transport(self, log_and_address: tuple[str, str]) -> None:
+        assert re.search(r"gRPC is carried by (headrace-native|grpcio) \d", log_and_address[0])
+
+    def test_carries_date_and_zone(self, log_and_address: tuple[str, str]) -> None:
+        lines = log_and_address[0].splitlines()
+        assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} [A-Z]+ +\S", line) for line in lines)
+
+    def test_ends_with_commands_that_work(self, log_and_address: tuple[str, str]) -> None:
+        hints = re.findall(r"try: (.*)", log_and_address[0])
+        assert len(hints) == 2
+        for hint in hints:
+            ran = subprocess.run(
+                hint.replace("headrace", COMMAND, 1),
+                shell=True,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert ran.returncode == 0, ran.stderr
+            assert "0.0" in ran.stdout
+
+
+class TestCall:
+    def test_values_are_json(self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["call", "iris", "x=[[1, 2, 3, 4], [0, 0, 0, 0]]", f"--server={log_and_address[1]}"]) == 0
+        assert np.shape(json.loads(capsys.readouterr().out)["y"]) == (2, 1)
+
+    def test_values_may_lie_in_a_file(
+        self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "x.npy", np.zeros((3, 4)))
+        assert main(["call", "iris", f"x=@{tmp_path}/x.npy", f"--server={log_and_address[1]}"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"y": [[0.0]] * 3}
+
+    def test_without_values_says_what_the_model_takes(
+        self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["call", "iris", f"--server={log_and_address[1]}"]) == 0
+        assert capsys.readouterr().out == "iris: x float32[?,4] -> y float32[?,1]\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["iris", "z=1"], "the model has no input z: x float32[?,4] -> y float32[?,1]"),
+            (["iris", "x"], "'x' is not of the form NAME=VALUE"),
+            (["iris", 'x=[["a"]]'], "x must be float32[?,4]: could not convert string to float: 'a'"),
+            (["iris", "x=@/nowhere.npy"], "No such file or directory: '/nowhere.npy'"),
+            (["iris", "x=[[1,2,3,4]]", "--signature=s"], "iris has no signature s: it has serving_default"),
+            (["nope"], "NOT_FOUND: Servable not found for request: Latest(nope)"),
+        ],
+    )
+    def test_what_fails_is_one_line(
+        self,
+        log_and_address: tuple[str, str],
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        said: str,
+    ) -> None:
+        assert main(["call", *arguments, f"--server={log_and_address[1]}"]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("headrace: the call failed: ")
+        assert said in error
+        assert error.count("\n") == 1
+
+
+class TestModels:
+    def test_are_listed_with_their_signatures(
+        self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["models", f"--server={log_and_address[1]}"]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "iris v1: x float32[?,4] -> y float32[?,1]",
+            "wine v1: x float32[?,4] -> y float32[?,1]",
+        ]
+
+    def test_a_server_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+        address = f"localhost:{free_port()}"
+        assert main(["models", f"--server={address}"]) == 1
+        assert capsys.readouterr().err.startswith(f"headrace: {address} cannot be asked: UNAVAILABLE")
+
+
+def test_doctor_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^onnxruntime +\d", said, re.MULTILINE)
+    assert re.search(r"^transport +(native|grpcio)$", said, re.MULTILINE)
+    assert "ONNX Runtime's is off" in said
+
+
+class TestWithoutTheServersDependencies:
+    """As after `pip install headrace`, without an extra."""
+
+    @pytest.fixture
+    def bare(self, tmp_path: Path) -> dict[str, str]:
+        (tmp_path / "google_crc32c.py").write_text("raise ModuleNotFoundError('no', name='google_crc32c')\n")
+        return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def test_the_version_is_told(self, bare: dict[str, str]) -> None:
+        ran = subprocess.run([COMMAND, "--version"], env=bare, capture_output=True, text=True, check=True)
+        assert re.fullmatch(r"headrace \d+\.\d+\.\d+\n", ran.stdout)
+
+    def test_serving_names_the_extra(self, bare: dict[str, str], tmp_path: Path) -> None:
+        linear(tmp_path / "m")
+        ran = subprocess.run(
+            [COMMAND, "serve", str(tmp_path / "m")], env=bare, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 1
+        assert ran.stderr.splitlines()[-1] == (
+            "headrace: the package google_crc32c is not installed: pip install 'headrace[cpu]' brings what a server "
+            "needs (extras: cpu, gpu, tensorflow, tflite or server)"
+        )
+
+
+def test_the_version_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from headrace_server.commands.headrace import main; main(['--version']);"
+        "print([name for name in ('numpy', 'grpc', 'google.protobuf', 'onnxruntime') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
