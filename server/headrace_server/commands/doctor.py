@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from headrace_batching.options import schedulable_cpus
+from headrace_batching.cpus import schedulable_cpus
 from headrace_server import telemetry
 
 PORTS = (8500, 8501)
