@@ -13,6 +13,7 @@ from headrace_toolkit.steps.simplify import Simplify
 
 FULL = """
 seed = 7
+timing_seconds = 3
 [model]
 source = "net.py:trained"
 inputs = { image = "float32[N,1,8,8]" }
@@ -65,6 +66,7 @@ def test_everything_that_a_recipe_may_say(tmp_path: Path) -> None:
     assert (recipe.limits.max_drop, recipe.limits.min_speedup) == (1.0, 2.0)
     assert (recipe.output.base, recipe.output.version) == ("/models/digits", 3)
     assert (recipe.output.target, recipe.output.batch, recipe.seed, recipe.text) == ("vnni", False, 7, FULL)
+    assert recipe.timing_seconds == 3.0
     assert recipe.steps == (
         Simplify(),
         Quantize(method="static", calibrate="minmax", keep=("conv1",)),

@@ -13,7 +13,7 @@ from headrace_toolkit.grounds import Plan, Told, settle
 from headrace_toolkit.machine import this_machine
 from headrace_toolkit.progress import Progress
 from headrace_toolkit.publish import CARD_FILE
-from headrace_toolkit.recipe import DataOptions
+from headrace_toolkit.recipe import DataOptions, Recipe
 from headrace_toolkit.report import Line, Report, Rows
 from headrace_toolkit.sources.auto import load
 from headrace_toolkit.sources.files import sha256_of
@@ -48,7 +48,7 @@ def compare_versions(
         with progress.step(f"check {name}") as advance:
             variants.append(examine(name, _model(place), source, grounds, advance))
     with progress.step("time the versions"):
-        base, others = timed(variants[0], variants[1:], grounds)
+        base, others = timed(variants[0], variants[1:], grounds, Recipe().timing_seconds)
     return Report(
         source=first.origin,
         machine=this_machine(),

@@ -11,9 +11,6 @@ from headrace_batching.task import Arrays
 from headrace_toolkit.running import OnnxModel
 
 ROUNDS = 9
-SECONDS = 1.5
-"""CPU seconds that all variants together are timed for, for one number of rows."""
-
 _GZIP_LEVEL = 6
 
 
@@ -49,7 +46,7 @@ def seconds_of_runs(
     runs: Mapping[str, Callable[[], object]],
     *,
     rounds: int = ROUNDS,
-    seconds: float = SECONDS,
+    seconds: float,
     clock: Callable[[], float] = time.thread_time,
 ) -> dict[str, float]:
     """CPU seconds of the calling thread for one run of each, by name: the median of rounds in which they take turns.
@@ -79,8 +76,8 @@ def seconds_of_runs(
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def time_models(models: Mapping[str, OnnxModel], inputs: Arrays) -> dict[str, float]:
-    """CPU seconds of a run of each model over the same rows, by name."""
+def time_models(models: Mapping[str, OnnxModel], inputs: Arrays, seconds: float) -> dict[str, float]:
+    """CPU seconds of a run of each model over the same rows, by name; `seconds` are spent on finding out."""
     names = {name: list(model.signature.outputs) for name, model in models.items()}
     feeds = dict(inputs)
 
@@ -88,4 +85,4 @@ def time_models(models: Mapping[str, OnnxModel], inputs: Arrays) -> dict[str, fl
         session, outputs = models[name].session, names[name]
         return lambda: session.run(outputs, feeds)
 
-    return seconds_of_runs({name: runner(name) for name in models})
+    return seconds_of_runs({name: runner(name) for name in models}, seconds=seconds)

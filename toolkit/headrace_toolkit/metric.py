@@ -108,11 +108,11 @@ def choose(asked: Asked) -> Metric:
 def _suggested(asked: Asked) -> str:
     if asked.labels is None:
         return "cosine" if _floats(asked)[1].reshape(len(_floats(asked)[1]), -1).shape[1] > 1 else "r2"
-    return "r2" if asked.labels.dtype.kind == "f" and not _whole(asked.labels) else "accuracy"
-
-
-def _whole(labels: Array) -> bool:
-    return bool(np.isfinite(labels).all() and (labels == np.round(labels)).all() and len(np.unique(labels)) <= 100)
+    if asked.labels.dtype.kind not in "iuf":
+        return "accuracy"
+    whole = bool(np.isfinite(asked.labels).all() and (asked.labels == np.round(asked.labels)).all())
+    decides = decisions(asked.expected, asked.output) is not None or not set(np.unique(asked.labels).tolist()) - {0, 1}
+    return "accuracy" if whole and decides else "r2"
 
 
 def _users(name: str, asked: Asked) -> Metric:

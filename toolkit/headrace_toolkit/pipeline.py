@@ -1,6 +1,5 @@
 """Converts a source, checks it, does the steps of a recipe, measures them side by side, and says what is kept."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from headrace_toolkit.steps import auto
 from headrace_toolkit.steps.base import Step, Work
 from headrace_toolkit.tables import Table
 from headrace_toolkit.variants import Variant, examine, timed
+from headrace_toolkit.work_folder import WorkFolder
 
 WRONG_ROWS = 0.05
 """The share of rows that a conversion may answer otherwise than its source: trees split on the edge of rounding."""
@@ -66,14 +66,13 @@ class _Run:
         self._recipe = recipe
         self._progress = progress
         self._told = Told()
-        self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
-        self._folders = 0
+        self._folder = WorkFolder()
 
     def result(self, data: Data | None) -> Result:
         """Does all of it."""
         self._refuse_steps_without_module()
         with self._progress.step(f"convert {self._source.origin.name}"):
-            exported = self._source.export(self._new_folder())
+            exported = self._source.export(self._folder.new())
         self._told.notes += exported.notes
         plan = Plan(calibrates=self._calibrates(), classes=exported.labels, seed=self._recipe.seed)
         grounds = settle(self._source, data, self._recipe.data, plan, self._told, self._progress)
@@ -82,12 +81,6 @@ class _Run:
         self._check_conversion(first)
         chain, lines = self._do_steps(first, grounds)
         return self._conclude(chain, lines, grounds, batching, exported.labels)
-
-    def _new_folder(self) -> Path:
-        self._folders += 1
-        folder = Path(self._folder.name) / str(self._folders)
-        folder.mkdir()
-        return folder
 
     def _refuse_steps_without_module(self) -> None:
         for step in self._recipe.steps:
@@ -173,7 +166,7 @@ class _Run:
             made = step.run(
                 Work(
                     model=before.file,
-                    folder=self._new_folder(),
+                    folder=self._folder.new(),
                     source=before.source,
                     calibration=grounds.calibration,
                     labels=self._recipe.data.labels,
@@ -218,7 +211,7 @@ class _Run:
     def _judge(self, search: Search, made: dict[str, Variant], base: Variant, before: Variant, grounds: Grounds) -> str:
         """The name of the winner, empty for none. The lines of all get their times and reasons."""
         with self._progress.step("time the candidates"):
-            _, (start, *others) = timed(base, [before, *made.values()], grounds)
+            _, (start, *others) = timed(base, [before, *made.values()], grounds, self._recipe.timing_seconds)
         made |= dict(zip(made, others, strict=True))
         outcomes = {name: self._outcome(variant, start, grounds) for name, variant in made.items()}
         limits = self._recipe.limits
@@ -280,7 +273,7 @@ class _Run:
     def _timed(self, chain: list[Variant], grounds: Grounds) -> list[Variant]:
         """The chain with the times of those that no search has timed."""
         untimed = [variant for variant in chain[1:] if not variant.line.time]
-        first, made = timed(chain[0], untimed, grounds)
+        first, made = timed(chain[0], untimed, grounds, self._recipe.timing_seconds)
         found = dict(zip([variant.file for variant in untimed], made, strict=True))
         return [first, *(found.get(variant.file, variant) for variant in chain[1:])]
 

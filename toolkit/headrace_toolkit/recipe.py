@@ -80,6 +80,7 @@ class Recipe:
         output: Where it goes.
         steps: What is done, one after the other; a search tries several and keeps one.
         seed: For whatever is drawn at random.
+        timing_seconds: CPU seconds that are spent on the times of runs of one number of rows, all models together.
         text: The TOML that it was read from; empty where it was made otherwise.
     """
 
@@ -90,6 +91,7 @@ class Recipe:
     output: Output = field(default_factory=Output)
     steps: tuple[Step | Search, ...] = field(default_factory=lambda: (Search(),))
     seed: int = 0
+    timing_seconds: float = 1.5
     text: str = ""
 
     @classmethod
@@ -131,6 +133,7 @@ class Recipe:
             limits=_limits(table.inner("limits")),
             output=_output(table.inner("output")),
             seed=table.whole("seed", 0, 0),
+            timing_seconds=table.number("timing_seconds", 1.5, 0.01),
         )
         steps = tuple(_step(step) for step in table.tables("step"))
         table.done()

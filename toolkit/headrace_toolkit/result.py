@@ -1,7 +1,6 @@
 """What a run has come to: the report, the model that is kept, and its way into a base path."""
 
 import json
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Report
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.specs import write_spec
+from headrace_toolkit.work_folder import WorkFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Result:
     labels: tuple[str, ...]
     grounds: Grounds
     recipe: Recipe
-    keep: tempfile.TemporaryDirectory[str]
+    keep: WorkFolder
 
     def table(self) -> str:
         """The report for a terminal or a notebook."""

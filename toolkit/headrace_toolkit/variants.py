@@ -71,23 +71,28 @@ def examine(name: str, file: Path, source: Source | None, grounds: Grounds, adva
     return Variant(line=line, file=file, source=source, model=model)
 
 
-def timed(base: Variant, variants: Sequence[Variant], grounds: Grounds) -> tuple[Variant, list[Variant]]:
+def timed(
+    base: Variant, variants: Sequence[Variant], grounds: Grounds, seconds: float
+) -> tuple[Variant, list[Variant]]:
     """Takes the times of runs of one row and of many, all variants in turns.
 
     Args:
         base: The converted model, whose times are 1.
         variants: Others.
         grounds: The rows.
+        seconds: CPU seconds that the timing of one number of rows may take, for all of them together.
 
     Returns:
         All of them with their times.
     """
     fixed = rows_at_once(base.model.signature)
+    counts = (fixed,) if fixed else (1, MANY_ROWS)
+    if not variants:  # a ratio to itself
+        return base.with_line(time=dict.fromkeys(counts, 1.0)), []
     models = {str(number): variant.model for number, variant in enumerate((base, *variants))}
     ratios: list[dict[int, float]] = [{} for _ in models]
-    for count in (fixed,) if fixed else (1, MANY_ROWS):
-        seconds = time_models(models, grounds.rows(count))
-        for number, ratio in enumerate(_ratios(seconds)):
+    for count in counts:
+        for number, ratio in enumerate(_ratios(time_models(models, grounds.rows(count), seconds))):
             ratios[number][count] = ratio
     first, *others = [v.with_line(time=r) for v, r in zip((base, *variants), ratios, strict=True)]
     return first, others

@@ -16,6 +16,7 @@ from headrace_toolkit.steps.quiet import quietly
 OPSETS = {"": 17, "ai.onnx.ml": 3}
 """What skl2onnx is asked for: old enough for any ONNX Runtime that headrace takes."""
 
+_NO_ZIPMAP = "Option 'zipmap' not in"
 _PROTOBUF_7 = "Expected an int, got a boolean"
 
 
@@ -79,9 +80,15 @@ def of_estimator(model: Any, origin: Origin, options: SourceOptions) -> Source:
         inputs = {spec.name: spec}
     graph = _convert(model, origin, inputs)
     classes = getattr(model, "classes_", None)
+    mended = _mend_scores(model, graph)
     labels = tuple(map(str, classes)) if isinstance(classes, np.ndarray) and classes.ndim == 1 else ()
     return converted(
-        origin, graph, _answer(model, graph, named=len(inputs) > 1), options, notes=_notes(model), labels=labels
+        origin,
+        graph,
+        _answer(model, graph, named=len(inputs) > 1),
+        options,
+        notes=_notes(model) + mended,
+        labels=labels,
     )
 
 
@@ -96,11 +103,17 @@ def _convert(model: Any, origin: Origin, inputs: dict[str, TensorSpec]) -> Any:
         if kind is None:
             raise ToolkitError(f"{origin.name}: scikit-learn's models take no {spec.array_dtype} as input {name}")
         declared.append((name, kind(list(spec.shape))))
-    options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") and hasattr(model, "predict") else None
-    try:
+
+    def convert(options: Any) -> Any:
         with quietly(f"{origin.name}: the conversion of {type(model).__name__}"):
             return to_onnx(model, initial_types=declared, options=options, target_opset=OPSETS)
+
+    try:
+        # By default probabilities are a list of dictionaries, which no tensor can carry.
+        return convert({id(model): {"zipmap": False}} if hasattr(model, "classes_") else None)
     except ToolkitError as error:
+        if _NO_ZIPMAP in str(error.__cause__):
+            return convert(None)
         if _PROTOBUF_7 in str(error.__cause__):
             raise ToolkitError(f"{origin.name}: skl2onnx needs an older protobuf: pip install 'protobuf<7'") from error
         raise
@@ -111,7 +124,7 @@ def _answer(model: Any, graph: Any, *, named: bool) -> Any:
     count = len(graph.graph.output)
 
     def answer(inputs: Arrays) -> list[Array]:
-        rows = _frame(inputs) if named else table_of(inputs)
+        rows = _frame(inputs) if named else _of_fitted_dtype(model, table_of(inputs))
         if not hasattr(model, "predict"):
             return [np.asarray(model.transform(rows), np.float32)]
         predicted = np.asarray(model.predict(rows))
@@ -121,18 +134,46 @@ def _answer(model: Any, graph: Any, *, named: bool) -> Any:
             return [
                 predicted.reshape(len(predicted), -1).astype(np.float32) if predicted.dtype.kind == "f" else predicted
             ]
-        return [predicted, *_scores(model, rows)][:count]
+        return [predicted, *_scores(model, rows, _columns(graph))][:count]
 
     return answer
 
 
-def _scores(model: Any, rows: Any) -> list[Array]:
-    """What a classifier or a clustering says beside the label."""
+def _mend_scores(model: Any, graph: Any) -> tuple[str, ...]:
+    """Turns the two columns of a binary SVC without probabilities round, which skl2onnx has the wrong way."""
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    if type(last).__name__ not in ("SVC", "NuSVC") or hasattr(model, "predict_proba") or len(last.classes_) != 2:
+        return ()
+    helper = require("onnx.helper", "scikit-learn models", "sklearn")
+    output = graph.graph.output[1]
+    for node in graph.graph.node:
+        node.output[:] = [f"{name}.reversed" if name == output.name else name for name in node.output]
+        node.input[:] = [f"{name}.reversed" if name == output.name else name for name in node.input]
+    graph.graph.node.append(helper.make_node("Neg", [f"{output.name}.reversed"], [output.name], name="mended_scores"))
+    return (f"skl2onnx had the scores of the two classes in {output.name} the wrong way round: mended",)
+
+
+def _columns(graph: Any) -> int:
+    """How many scores a row of the second output has; 0 where that is not declared."""
+    dims = graph.graph.output[1].type.tensor_type.shape.dim
+    return int(dims[1].dim_value) if len(dims) > 1 else 0
+
+
+def _scores(model: Any, rows: Any, columns: int) -> list[Array]:
+    """What a classifier or a clustering says beside the label, in as many columns as the graph has."""
     for name in ("predict_proba", "decision_function", "transform"):
         if hasattr(model, name):
             scores = np.asarray(getattr(model, name)(rows), np.float32)
-            return [np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores]
+            if scores.ndim == 1:
+                scores = scores[:, None] if columns == 1 else np.stack([-scores, scores], axis=1)
+            return [scores]
     return []
+
+
+def _of_fitted_dtype(model: Any, table: Array) -> Array:
+    """A table as k-means wants it, which takes only the dtype that it was fitted on."""
+    centres = getattr(model, "cluster_centers_", None)
+    return table if centres is None else table.astype(centres.dtype)
 
 
 def _frame(inputs: Arrays) -> Any:
