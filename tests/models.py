@@ -1,6 +1,6 @@
 """Small ONNX models, each written to a version's folder as `model.onnx`; what each computes can be checked by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +264,17 @@ def doubled_scalar(folder: Path, *, ranked: bool = True) -> Path:
             value.type.tensor_type.ClearField("shape")
         onnx.save_model(model, file)
     return file
+
+
+def believed(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """A model that is batched without a trial."""
+
+    def write(folder: Path) -> Path:
+        file = make(folder)
+        (folder.parent / "model.toml").write_text("[batching]\nenabled = true\n")
+        return file
+
+    return write
 
 
 def _value(name: str, dtype: int, dims: Dims) -> ValueInfoProto:

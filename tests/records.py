@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from headrace_protos import PredictionLog, PredictRequest
+from headrace_server.models.recorded import WARMUP_FILE
 from headrace_server.models.tfrecord import frame, read_records
-from headrace_server.models.warmup import WARMUP_FILE
 
 
 def predict_log(request: PredictRequest) -> bytes:

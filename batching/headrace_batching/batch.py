@@ -83,6 +83,10 @@ class Batch:
         """Whose rows it holds."""
         return [piece.task for piece in self._pieces]
 
+    @property
+    def _lone(self) -> bool:
+        return len(self._pieces) == 1 and self.padded == self.rows and self._pieces[0].whole
+
     def join(self, empty: Empty) -> Arrays:
         """One array per input, of `padded` rows. A task alone, unpadded, passes through without a copy.
 
@@ -97,6 +101,8 @@ class Batch:
     def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
         """Gives every task its rows of the outputs, as views, and returns those that have all of theirs.
 
+        A task that is alone in its batch, whole and not padded, gets the outputs as they are, whatever rows they have.
+
         Args:
             outputs: Arrays by output name, axis 0 as long as that of the joined inputs.
             lock: Held while a task's pieces, which may run on several threads, are put together.
@@ -104,13 +110,13 @@ class Batch:
         Raises:
             BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
         """
-        if self._batched:
+        if self._batched and not self._lone:
             check_outputs(outputs, self.padded)
         ended = []
         offset = 0
         for piece in self._pieces:
             end = offset + piece.stop - piece.start
-            part = outputs if len(self._pieces) == 1 and end == self.padded else rows_between(outputs, offset, end)
+            part = outputs if self._lone else rows_between(outputs, offset, end)
             if give(piece, part, lock):
                 ended.append(piece.task)
             offset = end

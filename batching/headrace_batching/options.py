@@ -67,6 +67,12 @@ class Options:
         nullable=True,
         for_all=True,  # the runtime knows it, and says so when it has loaded the model
     )
+    larger_alone: bool = option(
+        False,
+        "whether max_batch_size is nobody's wish: a server may then run a task of more rows by itself, which a "
+        "Scheduler refuses in either case",
+        for_all=True,
+    )
 
     def __post_init__(self) -> None:
         for own in options_of(self).values():

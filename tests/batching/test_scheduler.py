@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from headrace_batching import (
+    BatchOutputError,
     BatchReport,
     BatchThreads,
     Closed,
@@ -270,11 +271,17 @@ class TestFailures:
         assert [result(future) for future in futures] == [[2 * number] for number in range(1, 9)]
         assert runs == [(8, 1), (4, 1), (2, 1), (2, 1), (4, 1), (2, 1), (2, 1)]
 
-    def test_an_output_without_a_row_for_each_row_fails_its_callers(self, threads: BatchThreads) -> None:
+    def test_outputs_without_a_row_for_each_row_go_whole_to_tasks_that_are_alone(self, threads: BatchThreads) -> None:
         _, futures = self.run_batch(threads, lambda _: {"y": np.zeros(3)}, row(1), row(2), row(1, 2, 3))
 
-        assert [type(future.exception()).__name__ for future in futures[:2]] == ["BatchOutputError"] * 2
-        assert result(futures[2]) == [0, 0, 0]
+        assert [result(future) for future in futures] == [[0, 0, 0]] * 3
+
+    def test_but_not_to_one_that_was_padded(self, threads: BatchThreads) -> None:
+        scheduler = Scheduler(
+            threads, lambda _: {"y": np.zeros(3)}, Options(max_batch_size=4, allowed_batch_sizes=(2, 4))
+        )
+
+        assert isinstance(scheduler.call(row(1)).exception(WAIT), BatchOutputError)
 
     def test_a_thread_outlives_a_failing_function(self, threads: BatchThreads) -> None:
         scheduler = Scheduler(threads, lambda inputs: {"y": inputs["nothing"]}, Options())

@@ -11,7 +11,8 @@ import pytest
 
 from headrace_batching import Options
 from headrace_batching.contract import TaskBatch
-from tests.calls import MODEL, PREDICT, Caller, floats, predict_request, refusal_of
+from tests.calls import MODEL, PREDICT, Caller, arrays, floats, predict_request, refusal_of
+from tests.running import eventually
 
 native = pytest.importorskip("headrace_native")
 native_impl = pytest.importorskip("headrace_server.transports.grpc.native_impl")
@@ -25,6 +26,12 @@ class Liar(np.ndarray):
     shape = property(lambda _: (1, 1))
 
 
+class LiarOfTwo(np.ndarray):
+    """Says that it has two."""
+
+    shape = property(lambda _: (2, 1))
+
+
 def failed(error: Exception, *_: Any) -> tuple[int, str]:
     return 13, str(error)
 
@@ -35,10 +42,14 @@ def queue() -> Any:
 
 
 @pytest.fixture
-def caller(queue: Any) -> Iterator[Caller]:
+def lane(queue: Any) -> Any:
+    return queue.lane(Options(max_batch_size=4), print)
+
+
+@pytest.fixture
+def caller(queue: Any, lane: Any) -> Iterator[Caller]:
     """Of a server whose Predicts wait in the queue for the test to take them."""
-    lane = queue.lane(Options(max_batch_size=4), print)
-    given = {
+    given: dict[str, Any] = {
         "model": MODEL,
         "version": 1,
         "signature": "serving_default",
@@ -81,11 +92,23 @@ def batch(call: Any, queue: Any) -> TaskBatch:
 
 
 def test_an_output_that_lies_about_its_rows(call: Any, batch: TaskBatch, queue: Any) -> None:
+    """A task that is alone gets an output of any shape: the one that its memory has."""
     liar: npt.NDArray[Any] = np.empty((0, 1), np.float32).view(Liar)
-    with pytest.raises(TypeError, match=r"output y holds Some\(0\) rows, expected 1"):
+    answers: list[Any] = batch.split({"y": liar}, queue.lock)
+    for answer in answers:
+        answer.deliver(answers)
+    assert arrays(call.result())["y"].shape == (0, 1)
+
+
+def test_an_output_that_lies_about_the_rows_of_two(caller: Caller, queue: Any, lane: Any) -> None:
+    calls = [caller.begin(predict_request({"x": floats([1, 2, 3, 4])})) for _ in range(2)]
+    eventually(lambda: lane.rows == 2)
+    batch = queue.take().batch
+    liar: npt.NDArray[Any] = np.empty((0, 1), np.float32).view(LiarOfTwo)
+    with pytest.raises(TypeError, match=r"output y holds Some\(0\) rows, expected Some\(2\)"):
         batch.split({"y": liar}, queue.lock)
     batch.fail(ValueError("it lied"), queue.lock)
-    assert refusal_of(call.exception()) == (grpc.StatusCode.INTERNAL, "it lied")
+    assert [refusal_of(call.exception()).text for call in calls] == ["it lied"] * 2
 
 
 def test_a_join_within_a_join(batch: TaskBatch) -> None:

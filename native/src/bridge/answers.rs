@@ -23,26 +23,39 @@ pub struct Array {
     alias: String,
     dtype: Dtype,
     buffer: Buffer,
+    whole: bool,
+    /// Whether it has no dimensions: it is held as one of a single dimension.
+    scalar: bool,
 }
 
 impl Array {
+    /// Of so many rows; without a number, of any shape, and for one task alone.
+    ///
     /// Does not trust `array.shape`: the shape of the buffer, which is read later, counts.
-    pub fn new(py: Python<'_>, alias: &Bound<'_, PyAny>, array: Bound<'_, PyAny>, rows: usize) -> PyResult<Self> {
+    pub fn new(
+        py: Python<'_>,
+        alias: &Bound<'_, PyAny>,
+        array: Bound<'_, PyAny>,
+        rows: Option<usize>,
+    ) -> PyResult<Self> {
+        let scalar = rows.is_none() && array.getattr("ndim")?.extract::<usize>()? == 0;
         let buffer =
             Buffer::any(&array).or_else(|_| Buffer::any(&python::names(py)?.contiguous.bind(py).call1((&array,))?))?;
         let dtype = buffer.dtype().ok_or_else(|| {
             PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"))
         })?;
-        match buffer.shape().first() {
-            Some(held) if *held == rows => {}
-            held => return Err(PyTypeError::new_err(format!("output {alias} holds {held:?} rows, expected {rows}"))),
+        let held = buffer.shape().first();
+        if rows.is_some() && held != rows.as_ref() {
+            return Err(PyTypeError::new_err(format!("output {alias} holds {held:?} rows, expected {rows:?}")));
         }
-        Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer })
+        let scalar = scalar && buffer.shape() == [1];
+        Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer, whole: rows.is_none(), scalar })
     }
 
     fn output(&self) -> Output<'_> {
-        let inner = self.buffer.shape().get(1..).unwrap_or_default();
-        Output { alias: &self.alias, dtype: self.dtype, inner, bytes: self.buffer.bytes() }
+        let shape = if self.scalar { &[] } else { self.buffer.shape() };
+        let bytes = self.buffer.bytes();
+        Output { alias: &self.alias, dtype: self.dtype, shape, bytes, whole: self.whole }
     }
 }
 

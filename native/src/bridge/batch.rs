@@ -59,15 +59,16 @@ impl Batch {
         Ok(joined)
     }
 
-    /// Encodes what the tasks that were decoded here are answered; returns these answers as one, and Python's tasks that
-    /// have all their outputs.
+    /// Encodes what the tasks that were decoded here are answered, each with its rows, and one that is alone with all;
+    /// returns these answers as one, and Python's tasks that have all their outputs.
     fn split<'py>(
         &self,
         py: Python<'py>,
         outputs: &Bound<'py, PyDict>,
         lock: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, self.padded));
+        let expected = if self.lone() { None } else { Some(self.padded) };
+        let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, expected));
         let arrays = arrays.collect::<PyResult<Vec<_>>>().or_else(|error| {
             // What Python finds, it says as TF Serving does.
             python::names(py)?.check_outputs.call1(py, (outputs, self.padded)).and(Err(error))
@@ -149,6 +150,11 @@ impl Batch {
         }
         let native = Mutex::new(native);
         Ok(Self { native, python: pieces.unbind(), lane, native_rows, last, rows, padded, arrivals, sizes })
+    }
+
+    /// Whether there is one task, and nothing was added to it.
+    fn lone(&self) -> bool {
+        self.sizes.len() == 1 && self.padded == self.rows
     }
 
     fn half<'py>(

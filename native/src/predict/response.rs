@@ -6,19 +6,25 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::protobuf::{Dtype, Rows, wire};
 
-/// One output of a batch: its alias, its shape beyond axis 0, and its bytes.
+/// One output of a batch: its alias, its shape, and its bytes.
 pub struct Output<'a> {
     pub alias: &'a str,
     pub dtype: Dtype,
-    pub inner: &'a [usize],
+    pub shape: &'a [usize],
     pub bytes: &'a [u8],
+    /// Whether one task gets all of it, whatever rows it has.
+    pub whole: bool,
 }
 
 impl<'a> Output<'a> {
     fn rows(&self, rows: &Range<usize>) -> Rows<'a> {
-        let row = self.inner.iter().product::<usize>() * self.dtype.size();
+        if self.whole {
+            return Rows { dtype: self.dtype, rows: None, inner: self.shape, bytes: self.bytes };
+        }
+        let inner = self.shape.get(1..).unwrap_or_default();
+        let row = inner.iter().product::<usize>() * self.dtype.size();
         let bytes = &self.bytes[rows.start * row..rows.end * row];
-        Rows { dtype: self.dtype, rows: rows.len(), inner: self.inner, bytes }
+        Rows { dtype: self.dtype, rows: Some(rows.len()), inner, bytes }
     }
 }
 

@@ -62,10 +62,10 @@ impl Values {
     }
 }
 
-/// Some rows of an output, as a TensorProto is made from them.
+/// Some rows of an output, as a TensorProto is made from them; without a number of rows, all of it: `inner` is its shape.
 pub struct Rows<'a> {
     pub dtype: Dtype,
-    pub rows: usize,
+    pub rows: Option<usize>,
     pub inner: &'a [usize],
     pub bytes: &'a [u8],
 }
@@ -108,7 +108,7 @@ impl Rows<'_> {
     }
 
     fn shape(&self) -> impl Iterator<Item = usize> {
-        std::iter::once(self.rows).chain(self.inner.iter().copied())
+        self.rows.into_iter().chain(self.inner.iter().copied())
     }
 
     fn shape_len(&self) -> usize {
@@ -167,7 +167,7 @@ mod tests {
             [(Int8, &[0xff, 5][..]), (Int16, &[0xfe, 0xff, 1, 0]), (Uint16, &[0xff, 0xff]), (Bool, &[1, 0])]
         {
             let count = bytes.len() / dtype.size();
-            let rows = Rows { dtype, rows: count, inner: &[], bytes };
+            let rows = Rows { dtype, rows: Some(count), inner: &[], bytes };
             let mut out = BytesMut::new();
             rows.values().for_each(|value| wire::put_varint(&mut out, value));
             let message = rope(&out);
@@ -181,7 +181,7 @@ mod tests {
     fn lengths_are_those_of_the_bytes() {
         for as_content in [false, true] {
             for (dtype, bytes) in [(Float, &[0; 8][..]), (Int32, &[0xff; 8]), (Uint32, &[0xff; 8]), (Float, &[])] {
-                let rows = Rows { dtype, rows: bytes.len() / 4, inner: &[1, 0], bytes };
+                let rows = Rows { dtype, rows: Some(bytes.len() / 4), inner: &[1, 0], bytes };
                 let mut out = BytesMut::new();
                 rows.encode(as_content, &mut out);
                 assert_eq!(out.len(), rows.encoded_len(as_content));

@@ -9,6 +9,7 @@ import numpy as np
 from headrace_batching import Options
 from headrace_batching.cpus import affine_cpus, schedulable_cpus
 from headrace_batching.task import Array, Arrays
+from headrace_server.backends.independence import Evidence
 from headrace_server.backends.shared import Shared
 from headrace_server.backends.signature import Signature
 from headrace_server.config.model_toml import SignatureOptions
@@ -166,3 +167,35 @@ class Steady(Protocol):
 
         What has been quick may then run on a thread that carries connections, when it has nothing else to do.
         """
+
+
+@runtime_checkable
+class Triable(Protocol):
+    """A backend that helps to find out whether the rows of a batch are independent."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether equal rows in equal places of batches of one size give equal bits: not so on every device."""
+
+    @property
+    def evidence(self) -> Sequence[Evidence]:
+        """What the model's file says against independent rows."""
+
+    @property
+    def most_rows(self) -> int | None:
+        """Rows that a batch may have; None for any number."""
+
+    def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """As `run`, but the runtime writes nothing to stderr where it refuses: a trial asks it for what it may refuse.
+
+        Raises:
+            ServingError: As `run`.
+        """
+
+
+@runtime_checkable
+class Settled(Protocol):
+    """A backend that runs a batch in another way where its rows are known to be independent."""
+
+    def settle(self, batched: Mapping[str, bool]) -> None:
+        """Says of each signature, by name, whether its rows are. Called once, before the first request."""

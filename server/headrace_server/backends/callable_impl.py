@@ -18,6 +18,7 @@ import numpy as np
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_protos.tensor import TensorError, enum_of
+from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.generators import Generators
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from headrace_server.errors import LoadError, ServingError, invalid, unimplemented
@@ -84,8 +85,7 @@ class CallableBackend:
         self._file = Path(str(module.__file__))
         self._predict: Predict | None = _find_predict(model)
         inputs, outputs = (_specs(name, _declared(module, model, name)) for name in ("INPUTS", "OUTPUTS"))
-        every = [*inputs.values(), *outputs.values()]
-        batched = all(spec.shape and spec.shape[0] is None for spec in every)
+        batched = may_be_batched(inputs)
         features = not _takes_examples(inputs)
         self._signature = Signature(inputs, outputs, batched=batched, empty=True, features=features)
         self._lock = None if _declared(module, model, "THREAD_SAFE") else Lock()

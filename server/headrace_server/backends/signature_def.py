@@ -11,14 +11,13 @@ def read_signature(definition: SignatureDef) -> Signature:
     """What a SignatureDef declares, which is kept word for word.
 
     Inputs stand in the order of their tensors' names, which is that of TensorFlow's `arg[i]`. TF Serving: shapes are
-    not enforced, and with batching on, axis 0 is the batch; here it is so where no declared shape speaks against it.
+    not enforced, and with batching on, axis 0 is the batch; here it may be so where no input's shape speaks against it.
     """
-    tensors = [*definition.inputs.values(), *definition.outputs.values()]
     return Signature(
         _specs(sorted(definition.inputs.items(), key=lambda item: item[1].name)),
         _specs(sorted(definition.outputs.items())),
         definition.method_name,
-        batched=bool(definition.inputs) and all(map(_may_be_batched, tensors)),
+        batched=bool(definition.inputs) and all(map(_may_be_batched, definition.inputs.values())),
         any_shape=True,
         definition=definition,
         defaults={alias: to_array(tensor) for alias, tensor in definition.defaults.items()},

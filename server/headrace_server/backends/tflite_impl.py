@@ -169,8 +169,10 @@ def _generated(model: _Interpreter) -> dict[str, Signature]:
         outputs={_stem(name): _info(tensor) for name, tensor in model.outputs.items()},
         method_name=PREDICT_METHOD,
     )
-    tensors = [*model.inputs.values(), *model.outputs.values()]
-    batched = all(len(tensor["shape_signature"]) and tensor["shape_signature"][0] < 0 for tensor in tensors)
+    tensors = model.inputs.values()
+    batched = bool(tensors) and all(
+        len(tensor["shape_signature"]) and tensor["shape_signature"][0] < 0 for tensor in tensors
+    )
     return {DEFAULT_SIGNATURE: replace(read_signature(definition), batched=batched)}
 
 

@@ -93,6 +93,7 @@ def batching_options(parameters: BatchingParameters, path: str) -> Options:
         return Options(
             allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
             pad_variable_length_inputs=parameters.pad_variable_length_inputs,
+            larger_alone="max_batch_size" not in values,
             **values,
         )
     except OptionsError as error:

@@ -57,10 +57,23 @@ class ThreadOptions:
 
 SIGNATURES = "signatures.NAME"
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharingOptions:
+    """Whether requests share batches, which is tried where nothing is said. Keys of `[batching]`."""
+
+    enabled: bool | None = option(
+        None, "let requests of this model share batches, without a trial whether that changes answers", kind=bool
+    )
+    batch_axis: bool | None = option(
+        None, "whether the first dimension of all inputs and outputs is the batch, whatever is declared", kind=bool
+    )
+
+
 TABLES: Mapping[str, Mapping[str, Field[Any]]] = {
     "onnxruntime": {**options_of(ThreadOptions), **per_model(OnnxruntimeOptions)},
     "tensorrt": per_model(TensorrtOptions),
-    "batching": {"enabled": option(True, "let requests of this model share batches"), **per_model(Options)},
+    "batching": {**options_of(SharingOptions), **per_model(Options)},
     SIGNATURES: options_of(SignatureOptions),
 }
 """Every table of the file, with its keys."""
@@ -75,6 +88,8 @@ class ModelOptions:
         onnxruntime: Fields of `OnnxruntimeOptions` that this model has otherwise.
         tensorrt: Fields of `TensorrtOptions` that this model has otherwise.
         batching: Fields of `Options` that this model has otherwise; None turns batching off for it.
+        batched: Whether requests share batches, whatever a trial would find; None has it tried.
+        any_first_dimension: Whether `batched` holds even where the declared shapes say otherwise.
         signatures: Signatures by name; empty leaves the model with its own.
     """
 
@@ -82,6 +97,8 @@ class ModelOptions:
     onnxruntime: Mapping[str, Any] = field(default_factory=dict)
     tensorrt: Mapping[str, Any] = field(default_factory=dict)
     batching: Mapping[str, Any] | None = field(default_factory=dict)
+    batched: bool | None = None
+    any_first_dimension: bool = False
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
 
     def batching_over(self, options: Options | None) -> Options | None:
@@ -92,7 +109,8 @@ class ModelOptions:
         """
         if options is None or self.batching is None:
             return None
-        return replace(options, **self.batching)
+        larger_alone = options.larger_alone and "max_batch_size" not in self.batching
+        return replace(options, larger_alone=larger_alone, **self.batching)
 
 
 def read_model_options(base_path: Path) -> ModelOptions:
@@ -130,7 +148,7 @@ def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
         backend={key: value for key, value in runtime.items() if key in threads},
         onnxruntime={key: value for key, value in runtime.items() if key in onnxruntime},
         tensorrt=_tensorrt(document["tensorrt"]) if "tensorrt" in document else {},
-        batching=_batching(document.get("batching", {})),
+        **_batching(document.get("batching", {})),
         signatures={name: _signature(base_path, f"signatures.{name}", table) for name, table in signatures.items()},
     )
 
@@ -142,15 +160,18 @@ def _tensorrt(table: Any) -> dict[str, Any]:
     return {"enabled": True, **values, **({"dimensions": ranges} if ranges else {})}
 
 
-def _batching(table: Any) -> dict[str, Any] | None:
+def _batching(table: Any) -> dict[str, Any]:
+    """The fields of `ModelOptions` about batching."""
     values = _checked("batching", table, TABLES["batching"])
-    if not values.pop("enabled", True):
-        return None
+    said = SharingOptions(**{key: values.pop(key) for key in options_of(SharingOptions) if key in values})
+    if said.enabled is False:
+        return {"batching": None, "batched": False}
+    batched = said.enabled if said.batch_axis is None else said.batch_axis
     try:
         Options(**{**_together(values), **values})
     except OptionsError as error:
         raise _WrongError(f"batching: {error}") from error
-    return values
+    return {"batching": values, "batched": batched, "any_first_dimension": said.batch_axis is True}
 
 
 def _together(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -204,7 +204,7 @@ class Config:
         "settings), write (load, unload, shared memory, settings) or files (load models that come with the call)",
         choices=("none", "read", "write", "files"),
     )
-    batching: Options = field(default_factory=Options)
+    batching: Options = field(default_factory=lambda: Options(larger_alone=True))
     models: tuple[ModelConfig, ...] = ()
 
 

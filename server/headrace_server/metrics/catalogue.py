@@ -40,6 +40,7 @@ class Metrics(Families):
         self._gpus = gpus or nvml.Gpus()
         self._gauges = (
             Gauges("/headrace/queue_rows", SERVABLE, self._rows_waiting),
+            Gauges("/headrace/batching_verdict", (*SERVABLE, "signature", "verdict"), self._verdicts),
             *(self._device_gauges(name, reading) for name, reading in READINGS.items()),
             Gauges("/headrace/gpu_model_memory_bytes", (*SERVABLE, "device"), self._memory_on_devices),
         )
@@ -134,6 +135,11 @@ class Metrics(Families):
         for own in self._every_servable():
             for device, size in own.on_devices().items():
                 yield (*own.labels, str(device)), size
+
+    def _verdicts(self) -> Iterator[tuple[Labels, int]]:
+        for own in self._every_servable():
+            for signature, verdict in own.verdicts.items():
+                yield (*own.labels, signature, verdict), 1
 
     def _rows_waiting(self) -> Iterator[tuple[Labels, int]]:
         for own in self._every_servable():

@@ -34,6 +34,7 @@ class ServableMetrics:
         labels: Its model's name and its number.
         waiting: Gives the rows that wait in its queues.
         on_devices: Gives the bytes that it takes on each GPU, by its number.
+        verdicts: Whether each signature's requests are batched, in a word, by its name.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ServableMetrics:
         self.labels = labels = (model, str(version))
         self.waiting = waiting
         self.on_devices = on_devices
+        self.verdicts: Mapping[str, str] = {}
         self._families = families
         self._tell_closed = closed
         self._model = model

@@ -1,5 +1,6 @@
 """Makes a servable from a version's folder, with the options of its model."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
 from headrace_server.errors import invalid
 from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.rows import Loaded, Told, decide
 from headrace_server.models.servable import Servable
 
 BATCHING_FILE = "batching_params.pbtxt"
@@ -62,8 +64,16 @@ class Loader:
         """
         model = read_model_options(path.parent)
         batching = self._batching_of(name, path, model)
+        began = time.perf_counter()
         backend = backends.load(path, self._backend_options(model, batching))
-        return Servable(name, version, backend, self._threads, batching, metrics=self._metrics)
+        try:
+            told = Told(batching is not None, model.batched, model.any_first_dimension)
+            seconds = time.perf_counter() - began
+            verdicts = decide(Loaded(f"model {name} version {version}", path, backend, seconds, told))
+            return Servable(name, version, backend, self._threads, batching, verdicts=verdicts, metrics=self._metrics)
+        except BaseException:
+            backend.close()
+            raise
 
     def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
         return replace(

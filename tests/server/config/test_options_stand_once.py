@@ -37,7 +37,7 @@ ELSEWHERE = {
     "grpc_channel_arguments": {"commands/tensorflow_model_server.py"},
     # Checks of two options against each other.
     "allowed_batch_sizes": {"config/model_toml.py"},
-    "max_batch_size": {"config/model_toml.py"},
+    "max_batch_size": {"config/files.py", "config/model_toml.py"},
     "max_enqueued_batches": {"options.py"},
     "model_base_path": {"commands/serve.py"},
     "model_config_file": {"commands/serve.py"},

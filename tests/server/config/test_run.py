@@ -61,7 +61,7 @@ def test_a_default_of_our_own_stands_beside_that_of_tf_serving(name: str, ours: 
 
 def test_batching_is_on_unless_told_otherwise() -> None:
     assert Config().enable_batching
-    assert Config().batching == Options()
+    assert Config().batching == Options(larger_alone=True)
 
 
 def test_every_help_text_is_one_line_that_says_something() -> None:

@@ -66,7 +66,7 @@ class TestPerModel:
     def test_the_threads_are_those_of_all_models_whatever_it_says(self, folder: Folder) -> None:
         (folder.version / "batching_params.pbtxt").write_text("num_batch_threads { value: 0 }")
 
-        assert folder.batching(per_model=True) == Options(num_batch_threads=3)
+        assert folder.batching(per_model=True) == Options(num_batch_threads=3, larger_alone=True)
 
     def test_without_any_it_is_not_batched(self, folder: Folder) -> None:
         assert folder.batching(per_model=True) is None

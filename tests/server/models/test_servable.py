@@ -12,7 +12,6 @@ import pytest
 
 from headrace_batching import (
     DeadlineExceeded,
-    InvalidTask,
     Options,
     Priority,
     QueueFull,
@@ -124,13 +123,28 @@ class TestBatched:
 
         serve(backend, scene, Options(max_batch_size=1))
 
-    def test_inputs_with_different_numbers_of_rows(self, tmp_path: Path) -> None:
+    def test_inputs_of_different_rows_run_alone_beside_those_that_share_batches(self, tmp_path: Path) -> None:
+        """A mask of one row broadcasts: TF Serving refuses such a request once it batches."""
+
         async def scene(requests: Requests) -> None:
-            inputs = {"a": np.zeros((2, 2), np.float32), "b": np.zeros((3, 2), np.float32)}
-            with pytest.raises(InvalidTask, match="must have equal 0th-dimension size"):
-                await requests.ask(inputs, ("sum",))
+            a, b = np.ones((3, 2), np.float32), np.ones((1, 2), np.float32)
+            answers = [requests.ask(inputs, ("sum",)) for inputs in ({"a": a, "b": b}, {"a": a, "b": a})]
+            assert [(await answer)["sum"].tolist() for answer in answers] == [[[2, 2]] * 3] * 2
+
+            with pytest.raises(ServingError, match="Dimension N of input: b Got: 3 Expected: 2"):
+                await requests.ask({"a": a[:2], "b": a}, ("sum",))
 
         serve(load_onnx(models.two_inputs(tmp_path), BackendOptions()), scene)
+
+    def test_more_rows_than_a_limit_that_nobody_set_run_alone(self) -> None:
+        backend = Adder(number=1)
+
+        async def scene(requests: Requests) -> None:
+            rows = [1000.0 + number for number in range(1001)]
+            assert (await requests.add(*rows))["sum"].shape == (1001, 1)
+            assert backend.runs == [rows]
+
+        serve(backend, scene, Options(larger_alone=True))
 
 
 class TestOneByOne:

@@ -14,8 +14,10 @@ from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.batch_axis import has_batch_axis
+from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.gpu.cuda import Device
+from headrace_server.backends.independence import Evidence
+from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.graph import read_graph
 from headrace_server.backends.onnx.model_files import ModelFiles, SharedTensor
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
@@ -35,6 +37,8 @@ from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
 log = logging.getLogger(__name__)
+
+_NOTHING = 4  # ONNX Runtime's severity of what ends the process, and is all that it then logs
 
 # ONNX Runtime's own codes (OrtErrorCode) that have a canonical one; any other is INTERNAL.
 _CODES: dict[str, Code] = {
@@ -67,12 +71,6 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
         raise LoadError(error.code, error.message if named else f"{model}: {error.message}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
         raise LoadError(_load_code(error, providers, options), f"{model} cannot be loaded: {error}") from error
-    if not all(signature.batched for signature in backend.signatures.values()):
-        log.warning(
-            "%s has no batch axis (a first dimension that varies, in every input and output): "
-            "its requests run one by one",
-            model,
-        )
     return backend
 
 
@@ -83,32 +81,21 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     graph = read_graph(model)
     files.check_whole()
     signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
-    signatures = _with_batch_axis(session, signatures)
+    signatures = {name: replace(each, batched=may_be_batched(each.inputs)) for name, each in signatures.items()}
+    evidence = doubts(model) if options.batching is not None else ()
     if graph is not None and graph.bears_empty and session.get_providers() == ["CPUExecutionProvider"]:
         signatures = {name: replace(signature, empty=True) for name, signature in signatures.items()}
     if providers[0][0] not in GPU_LIBRARIES:
-        return OnnxBackend(session, signatures, shared=shared, steady=graph is not None and graph.steady)
+        steady = graph is not None and graph.steady
+        return OnnxBackend(session, signatures, shared=shared, steady=steady, evidence=evidence)
     at_once = options.onnxruntime.gpu_instances
     if device is None or _has(DataType.DT_STRING, signatures):
-        return OnnxBackend(session, signatures, at_once=at_once)
+        return OnnxBackend(session, signatures, at_once=at_once, evidence=evidence)
     on_gpu = OnGpu(session, device, free_before, at_once)
     if options.batching is not None and providers[0][0] == CUDA:
         again = partial(_session_again, files, for_one_shape(providers), options)
         on_gpu.open_sizes(model, signatures, options.batching, again)
-    return OnnxBackend(session, signatures, on_gpu, at_once=at_once)
-
-
-def _with_batch_axis(session: ort.InferenceSession, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
-    backend = OnnxBackend(session, signatures)
-    return {
-        name: replace(
-            signature,
-            batched=has_batch_axis(
-                signature.inputs, signature.outputs, partial(backend.run, name, outputs=signature.every_output)
-            ),
-        )
-        for name, signature in signatures.items()
-    }
+    return OnnxBackend(session, signatures, on_gpu, at_once=at_once, evidence=evidence)
 
 
 def _providers(model: Path, options: BackendOptions) -> Providers:
@@ -159,6 +146,7 @@ class OnnxBackend:
         at_once: Batches that should run at the same time; None for as many as there are threads.
         steady: Whether a run's cost depends on the shapes of its inputs alone.
         shared: What the session uses together with others, kept until it is closed.
+        evidence: What its graph says against independent rows.
     """
 
     runtime = "onnxruntime"
@@ -172,7 +160,10 @@ class OnnxBackend:
         at_once: int | None = None,
         steady: bool = False,
         shared: Sequence[SharedTensor] = (),
+        evidence: Sequence[Evidence] = (),
     ) -> None:
+        self.evidence = evidence
+        self.most_rows = None
         self._session: ort.InferenceSession | None = session
         self._signatures = signatures
         self._on_gpu = on_gpu
@@ -192,11 +183,26 @@ class OnnxBackend:
     @property
     def steady(self) -> bool:
         """Whether only the CPU runs it, and the values that it is given do not decide for how long."""
-        session = self._session
-        return self._steady and session is not None and session.get_providers() == ["CPUExecutionProvider"]
+        return self._steady and self.exact
+
+    @property
+    def exact(self) -> bool:
+        """Whether only the CPU runs it."""
+        return self._session is not None and self._session.get_providers() == ["CPUExecutionProvider"]
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Runs the session; its outputs are views of ONNX Runtime's memory, freed with the last of them."""
+        return self._run_signature(signature, inputs, outputs)
+
+    def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """As `run`, with ONNX Runtime's log turned off for this run."""
+        quiet = ort.RunOptions()
+        quiet.log_severity_level = _NOTHING
+        return self._run_signature(signature, inputs, outputs, quiet)
+
+    def _run_signature(
+        self, signature: str, inputs: Arrays, outputs: Sequence[str], options: ort.RunOptions | None = None
+    ) -> Arrays:
         session = self._session
         if session is None:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
@@ -210,7 +216,7 @@ class OnnxBackend:
             feed = {declared.inputs[alias].name: array for alias, array in inputs.items()}
             names = [declared.outputs[alias].name for alias in outputs]
         try:
-            return dict(zip(outputs, self._run(session, names, feed), strict=True))
+            return dict(zip(outputs, self._run(session, names, feed, options), strict=True))
         except ServingError:
             raise
         except Exception as error:
@@ -241,12 +247,14 @@ class OnnxBackend:
         self._session = self._on_gpu = None
         self._shared = ()
 
-    def _run(self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays) -> Sequence[Array]:
+    def _run(
+        self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays, options: ort.RunOptions | None
+    ) -> Sequence[Array]:
         if self._on_gpu is not None:
             return self._on_gpu.run(names, inputs)
         if self._bfloat16:
             return run_ort_values(session, names, inputs)
-        outputs: Sequence[Array] = session.run(names, inputs)
+        outputs: Sequence[Array] = session.run(names, inputs, options)
         return outputs
 
 

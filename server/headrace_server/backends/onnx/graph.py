@@ -88,20 +88,20 @@ def read_graph(model: Path) -> Graph | None:
 
 
 def _read(content: FileBytes) -> Graph | None:
-    fields = list(_fields(content, 0, len(content)))
-    graphs = [(start, end) for number, start, end in fields if number == _MODEL_GRAPH]
+    top = list(fields(content, 0, len(content)))
+    graphs = [(start, end) for number, start, end in top if number == _MODEL_GRAPH]
     if len(graphs) != 1:
         return None
     node_class, value_class = message_class("NodeProto"), message_class("ValueInfoProto")
     nodes, inputs, weights = [], [], set()
-    for number, start, end in _fields(content, *graphs[0]):
+    for number, start, end in fields(content, *graphs[0]):
         if number == _GRAPH_NODE:
             nodes.append(node_class.FromString(content[start:end]))
         elif number == _GRAPH_INPUT:
             inputs.append(value_class.FromString(content[start:end]))
         elif number == _GRAPH_INITIALIZER:
             weights.add(_tensor_name(content, start, end))
-    own_functions = any(number == _MODEL_FUNCTIONS for number, _, _ in fields)  # what these do is not followed
+    own_functions = any(number == _MODEL_FUNCTIONS for number, _, _ in top)  # what these do is not followed
     return Graph(
         steady=not own_functions and _is_steady(nodes, {value.name for value in inputs} - weights),
         any_rank=frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape")),
@@ -110,11 +110,11 @@ def _read(content: FileBytes) -> Graph | None:
 
 
 def _tensor_name(content: FileBytes, start: int, end: int) -> str:
-    names = [content[at:to].decode() for number, at, to in _fields(content, start, end) if number == _TENSOR_NAME]
+    names = [content[at:to].decode() for number, at, to in fields(content, start, end) if number == _TENSOR_NAME]
     return names[-1] if names else ""
 
 
-def _fields(content: FileBytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(content: FileBytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The number of each field of a message, and where its value begins and ends."""
     while at < end:
         key, at = read_varint(content, at)

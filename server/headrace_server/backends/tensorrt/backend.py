@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,8 +16,9 @@ from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.batch_axis import has_batch_axis
+from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.gpu.cuda import Device, PageLockedPool
+from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.header import OnnxHeader, read_header
 from headrace_server.backends.onnx.signatures import make_signatures
 from headrace_server.backends.signature import Signature, TensorSpec
@@ -157,8 +157,9 @@ class TensorrtBackend:
             self._signatures = _signatures(self._tensors, options, header)
             # What others take and free meanwhile is counted with it.
             self._device_memory = {d.ordinal: max(0, free[d.ordinal] - _free_memory(d)) for d in devices}
-            named = header is not None
-            self._signatures = {name: self._with_batch_axis(name, named=named) for name in self._signatures}
+            self._signatures = {
+                name: replace(each, batched=may_be_batched(each.inputs)) for name, each in self._signatures.items()
+            }
             self._owned: ExitStack | None = owned.pop_all()
 
     @property
@@ -172,6 +173,27 @@ class TensorrtBackend:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
         declared = self._signatures[signature]
         return self._run(declared, inputs, outputs, pad=declared.batched)
+
+    try_run = run  # TensorRT's log is our own, and says at most why a shape is refused
+
+    @property
+    def exact(self) -> bool:
+        """False: tactics differ between shapes, and sums may be made in any order."""
+        return False
+
+    @property
+    def evidence(self) -> Sequence[Evidence]:
+        """Nothing: a plan cannot be looked into."""
+        return ()
+
+    @property
+    def most_rows(self) -> int | None:
+        """Rows that the profiles take."""
+        return self._most_rows
+
+    def settle(self, batched: Mapping[str, bool]) -> None:
+        """Rows are added to a batch that is too short for the profiles only where they change no other row."""
+        self._signatures = {name: replace(each, batched=batched[name]) for name, each in self._signatures.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Page-locked memory for a batch to be joined in."""
@@ -215,16 +237,6 @@ class TensorrtBackend:
             results = {name: array[:-rows] for name, array in results.items()}
         return {alias: results[name] for alias, name in names.items()}
 
-    def _with_batch_axis(self, name: str, *, named: bool) -> Signature:
-        """A plan has no names of dimensions: that all of its first ones vary does not say that they are one."""
-        declared = self._signatures[name]
-        run = partial(self._run, declared, outputs=declared.every_output)
-        inputs, outputs = (
-            specs if named else {alias: _with_own_rows(spec) for alias, spec in specs.items()}
-            for specs in (declared.inputs, declared.outputs)
-        )
-        return replace(declared, batched=has_batch_axis(inputs, outputs, run))
-
     def _graph_sizes(self, batching: Options | None) -> tuple[int, ...]:
         if not self._graphs or batching is None or self._most_rows is None:
             return ()
@@ -263,10 +275,6 @@ def _with_names(specs: Mapping[str, TensorSpec], named: Mapping[str, TensorSpec]
         return names if len(names) == len(spec.shape) else spec.dims
 
     return {name: replace(spec, dims=dims(spec)) for name, spec in specs.items()}
-
-
-def _with_own_rows(spec: TensorSpec) -> TensorSpec:
-    return replace(spec, dims=(spec.name, *spec.dims[1:])) if spec.dims else spec
 
 
 def _most_rows(tensors: Tensors) -> int | None:

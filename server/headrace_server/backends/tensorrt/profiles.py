@@ -107,7 +107,8 @@ def fitted(options: Options, most: int, *, graphs: bool) -> Options:
         sizes = (*(size for size in sizes if size < largest), largest)
     elif graphs:
         sizes = (*(1 << power for power in range((largest - 1).bit_length())), largest)
-    return replace(options, max_batch_size=largest, allowed_batch_sizes=sizes)
+    larger_alone = options.larger_alone and largest == options.max_batch_size
+    return replace(options, max_batch_size=largest, allowed_batch_sizes=sizes, larger_alone=larger_alone)
 
 
 def _takes(profiles: Sequence[Profile], shapes: Mapping[str, Shape], rows: int) -> bool:

@@ -20,12 +20,14 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions, BatchMemory, FitsBatching, OnDevices
+from headrace_server.backends.independence import Finding
 from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.providers import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.config.model_toml import SignatureOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
+from headrace_server.models.rows import Loaded, decide
 from tests import models
 from tests.doubles.installed import forget_importers, install_tensorrt
 from tests.doubles.machine import CudaError
@@ -137,6 +139,7 @@ class TestAnswers:
         plan = plan_of(onnx.load(models.scalar_output(tmp_path / "1")), {"x": ((2, 2), (4, 2), (8, 2))})
         (tmp_path / "1" / "model.plan").write_bytes(plan)
         backend = gpu.load(tmp_path / "1")
+        decide(Loaded("m", tmp_path / "1", backend, 0.0))
 
         assert run(backend, {"x": np.ones((2, 2), np.float32)})["total"] == 4
         error = refusal(lambda: run(backend, {"x": np.ones((1, 2), np.float32)}))
@@ -170,7 +173,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("plan", [False, True])
     @pytest.mark.parametrize("in_rows", [False, True])
-    def test_a_model_whose_rows_do_not_stay_rows_is_not_batched(
+    def test_a_model_whose_rows_do_not_stay_rows_is_not_batched_nor_padded(
         self, gpu: Gpu, tmp_path: Path, plan: bool, in_rows: bool
     ) -> None:
         models.positions(tmp_path / "1", in_rows=in_rows)
@@ -178,6 +181,8 @@ class TestAnswers:
             gpu.plan(tmp_path / "1")
         backend = gpu.load(tmp_path / "1")
 
+        verdicts = decide(Loaded("m", tmp_path / "1", backend, 0.0))
+        assert verdicts[DEFAULT_SIGNATURE].finding is Finding.DEPENDENT
         assert not backend.signatures[DEFAULT_SIGNATURE].batched
         assert run(backend, {"x": np.array([[0, 0, 5]], np.float32)})["where"].ravel().tolist() == [0, 2]
         backend.close()

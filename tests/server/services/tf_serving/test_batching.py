@@ -13,6 +13,7 @@ from headrace_protos import PredictRequest, PredictResponse
 from tests import models
 from tests.calls import PREDICT, arrays, predict_request
 from tests.conftest import Run, Stop
+from tests.models import believed
 from tests.running import LoopThread
 
 CALLERS = 64
@@ -44,7 +45,7 @@ async def _call_all(port: int, x: Array) -> list[Array]:
 def test_batches_are_padded_to_an_allowed_size(running: Run, served: Stop) -> None:
     """A model of a fixed width tells what it saw: the sum of a column over all rows of its batch."""
     options = Options(max_batch_size=8, allowed_batch_sizes=(4, 8))
-    server = running(models.column_totals, batching=options)
+    server = running(believed(models.column_totals), batching=options)
     x = np.array([[1, 10], [2, 20], [3, 30]], np.float32)
     # TF Serving: the row that is added is the last task's first.
     assert server.caller.predict({"x": x})["y"].tolist() == [[7, 70]] * 3

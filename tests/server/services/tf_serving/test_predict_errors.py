@@ -12,8 +12,9 @@ from grpc import StatusCode
 from headrace_batching import Options
 from headrace_protos import DataType, PredictRequest, TensorProto, TensorShapeProto
 from tests import models
-from tests.calls import Caller, floats, predict_request
+from tests.calls import Caller, arrays, floats, predict_request
 from tests.conftest import Run
+from tests.models import believed
 
 ROW = floats([1, 2, 3, 4])
 PAIR = floats([1, 2])
@@ -123,10 +124,6 @@ INPUTS = {
         predict_request({"a": np.array([[b"1", b"2"]], object), "b": PAIR}),
         "Expects arg[0] to be float but string is provided",
     ),
-    "rows that differ": invalid(
-        predict_request({"a": PAIR, "b": floats([1, 2], [3, 4])}),
-        "Batching Run() input tensors must have equal 0th-dimension size",
-    ),
 }
 
 
@@ -134,6 +131,15 @@ INPUTS = {
 def test_inputs_and_outputs(pair: Caller, name: str) -> None:
     request, *refusal = INPUTS[name]
     assert [*pair.refusal(request)] == refusal
+
+
+def test_rows_that_differ_are_for_the_model_to_judge(pair: Caller) -> None:
+    """TF Serving refuses them once it batches: "Batching Run() input tensors must have equal 0th-dimension size"."""
+    two = floats([1, 2], [3, 4])
+    assert pair.predict({"a": PAIR, "b": two})["sum"].tolist() == (PAIR + two).tolist()
+    refusal = pair.refusal(predict_request({"a": two, "b": floats([1, 2], [3, 4], [5, 6])}))
+    assert refusal.code is StatusCode.INVALID_ARGUMENT
+    assert refusal.text.startswith("Dimension N of input: b Got: 3 Expected: 2")
 
 
 def test_more_rows_than_a_batch_may_have(linear: Caller) -> None:
@@ -216,10 +222,22 @@ def test_text_that_is_not_utf8_names_its_input(running: Run) -> None:
 
 
 def test_output_with_other_rows_than_the_inputs(running: Run) -> None:
-    """TF Serving: FAILED_PRECONDITION, and an output filter that leaves it out helps."""
+    """TF Serving refuses the answer once it batches, with FAILED_PRECONDITION."""
     caller = running(models.positive).caller
-    x = np.array([-1, 1], np.float32)
-    refusal = caller.refusal(predict_request({"x": x}))
-    assert refusal.code is StatusCode.FAILED_PRECONDITION
-    assert refusal.text.startswith("Batched output tensor's 0th dimension does not equal the sum of the 0th dimension")
-    assert caller.predict({"x": x}, outputs=["y"])["y"].tolist() == [-1, 1]
+    answer = caller.predict({"x": np.array([-1, 1], np.float32)})
+    assert {alias: array.tolist() for alias, array in answer.items()} == {"y": [-1, 1], "above": [1]}
+
+
+def test_such_an_output_of_a_model_that_is_batched_untried(running: Run) -> None:
+    """Alone it is answered as it is; what shares a batch with others is run again alone."""
+    batching = Options(num_batch_threads=1, batch_timeout_micros=20_000)
+    caller = running(believed(models.positive), batching=batching).caller
+    sent = [np.array([number - 3, number], np.float32) for number in range(8)]
+    futures = [caller.begin(predict_request({"x": x})) for x in sent]
+    for x, future in zip(sent, futures, strict=True):
+        assert arrays(future.result())["above"].tolist() == x[x > 0].tolist()
+
+
+def test_a_scalar_of_a_model_that_is_batched_untried(running: Run) -> None:
+    caller = running(believed(models.scalar_output)).caller
+    assert caller.predict({"x": floats([1, 2], [3, 4])})["total"].shape == ()

@@ -14,6 +14,7 @@ from headrace_batching import Options
 from tests import models
 from tests.calls import Caller, Refusal, floats, predict_request
 from tests.conftest import Run, Serve, Stop
+from tests.models import believed
 
 # One thread, and company is waited for: whatever may share a batch does.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000)
@@ -140,8 +141,8 @@ class TestWithoutRows:
         assert y.dtype == np.float32
 
     def test_a_model_that_does_not_run_on_zeros_answers_as_it_declares(self, running: Run) -> None:
-        """An index of a table that has none: any index fails."""
-        caller = running(partial(models.lookup, size=0)).caller
+        """An index of a table that has none: any index fails, so that no trial finds out what its rows are."""
+        caller = running(believed(partial(models.lookup, size=0))).caller
         y = caller.predict({"index": np.zeros(0, np.int64)})["y"]
         assert y.shape == (0,)
         assert y.dtype == np.float32

@@ -1,0 +1,85 @@
+"""How much an output's rows differ between two runs."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+
+
+class Change(NamedTuple):
+    """How an output changed that ought not to have.
+
+    Attributes:
+        output: Its alias.
+        by: The largest difference, as a part of the output's largest value; infinite where it cannot be one.
+        text: The same in words.
+    """
+
+    output: str
+    by: float
+    text: str
+
+
+# Sums of some thousand terms in another order differ by so many units in the last place; of the largest value, since
+# small ones may be what is left of large ones. Types of few bits round every intermediate result.
+_UNITS = {8: 4096.0, 4: 1024.0, 2: 32.0}
+
+
+def first_change(before: Arrays, after: Arrays, rows: Sequence[int], *, exact: bool) -> Change | None:
+    """The first output of which one of these rows differs; None where none does.
+
+    Args:
+        before: Outputs by alias, all with the same axis 0.
+        after: The same outputs of another run.
+        rows: Which rows ought to be the same.
+        exact: Whether they ought to be the same bit for bit, or only within the rounding of the dtype.
+    """
+    for alias, old in before.items():
+        if change := _change(alias, old, after[alias], list(rows), exact=exact):
+            return change
+    return None
+
+
+def _change(alias: str, old: Array, new: Array, rows: list[int], *, exact: bool) -> Change | None:
+    if old.shape != new.shape:
+        return Change(alias, np.inf, f"takes the shape {new.shape} instead of {old.shape}")
+    was, now = old[rows], new[rows]
+    if _same(was, now):
+        return None
+    if was.dtype.kind in "OSUb":
+        return Change(alias, np.inf, "takes other values")
+    by = _relative(was, now)
+    if not exact and by <= tolerance(was.dtype):
+        return None
+    return Change(alias, by, f"changes by up to {by:.2g} of its largest value" if by < np.inf else "becomes NaN")
+
+
+def _same(was: Array, now: Array) -> bool:
+    if was.dtype.hasobject:
+        return bool(was.tolist() == now.tolist())
+    if was.tobytes() == now.tobytes():
+        return True
+    return was.dtype.kind in "fc" and np.array_equal(was, now, equal_nan=True)
+
+
+def tolerance(dtype: np.dtype[Any]) -> float:
+    """The part of an output's largest value by which rounding alone may change it; 0 for whole numbers."""
+    if dtype.kind in "iu":
+        return 0.0
+    units = _UNITS.get(dtype.itemsize, 1024.0)
+    epsilon = 2.0**-7 if dtype.kind == "V" else float(np.finfo(dtype).eps)  # bfloat16, of which numpy knows nothing
+    return units * epsilon if dtype.kind != "V" else 8 * epsilon
+
+
+def _relative(was: Array, now: Array) -> float:
+    with np.errstate(all="ignore"):
+        old, new = was.astype(np.float64), now.astype(np.float64)
+        if not np.array_equal(np.isfinite(old), np.isfinite(new)):
+            return float(np.inf)
+        finite = np.isfinite(old)
+        if not finite.any():
+            return 0.0
+        largest = np.abs(old[finite]).max()
+        return float(np.abs(new[finite] - old[finite]).max() / largest) if largest else float(np.inf)

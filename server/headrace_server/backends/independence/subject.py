@@ -1,0 +1,108 @@
+"""The signature that is tried, and its runs: copies in, copies out, and what the outputs have shown so far."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.independence.evidence import Evidence
+from headrace_server.backends.independence.verdict import EXPORT_AGAIN, Decided, Finding
+from headrace_server.backends.signature import TensorSpec
+
+Run = Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is tried.
+
+    Attributes:
+        run: Arrays by input alias to arrays by output alias. May raise anything for inputs that the model refuses.
+        inputs: By alias; the first dimension of each varies.
+        outputs: By alias.
+        exact: Whether equal rows in equal places of batches of one size give equal bits, as on a CPU.
+        evidence: What the model's description says against independent rows.
+        records: Real requests, the best inputs there are: each has an array with rows for every input.
+        most_rows: Rows that a batch of it may have; None for any number.
+    """
+
+    run: Run
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    exact: bool = True
+    evidence: Sequence[Evidence] = ()
+    records: Sequence[Arrays] = field(default_factory=tuple)
+    most_rows: int | None = None
+
+
+class Runs:
+    """Runs a subject.
+
+    Attributes:
+        count: Runs so far.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._constant = set(subject.outputs)  # outputs of which no two rows have differed
+        self._not_finite = set(subject.outputs)
+        self.count = 0
+
+    @property
+    def blind(self) -> str:
+        """Why nothing can be told from the outputs so far, as the end of a sentence; empty where it can."""
+        if self._not_finite:
+            return f"output {min(self._not_finite)!r} was finite for no input that was tried"
+        if self._constant == set(self._subject.outputs):
+            return "no output changed with any input that was tried"
+        return ""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """The outputs, whatever rows they have. On copies: a Python model may write into either later."""
+        self.count += 1
+        with np.errstate(all="ignore"):
+            outputs = self._subject.run({alias: array.copy() for alias, array in inputs.items()})
+        return {alias: np.array(outputs[alias]) for alias in self._subject.outputs}
+
+    def outputs(self, inputs: Arrays) -> Arrays:
+        """The outputs, each of as many rows as the inputs.
+
+        Raises:
+            Decided: One has other rows.
+            Exception: Anything else: the model refuses the inputs.
+        """
+        rows, outputs = rows_of(inputs), self.run(inputs)
+        for alias, array in outputs.items():
+            if array.ndim == 0 or len(array) != rows:
+                has = f"has {len(array)} rows" if array.ndim else "has no rows"
+                reason = f"output {alias!r} {has} where the inputs have {rows}"
+                raise Decided(Finding.DEPENDENT, reason, (alias, float("inf")), advice=EXPORT_AGAIN)
+            self._look(alias, array)
+        return outputs
+
+    def outputs_if_taken(self, inputs: Arrays) -> Arrays | None:
+        """As `outputs`; None where the model refuses the inputs."""
+        try:
+            return self.outputs(inputs)
+        except Decided:
+            raise
+        except Exception:
+            return None
+
+    def _look(self, alias: str, array: Array) -> None:
+        if alias in self._not_finite and _has_finite(array):
+            self._not_finite.remove(alias)
+        if alias in self._constant and any(row.tobytes() != array[0].tobytes() for row in array[1:]):
+            self._constant.remove(alias)
+
+
+def rows_of(inputs: Arrays) -> int:
+    """The rows of inputs that all have as many."""
+    return len(next(iter(inputs.values())))
+
+
+def _has_finite(array: Array) -> bool:
+    if array.dtype.kind not in "fcV":
+        return True
+    return not array.size or bool(np.isfinite(array.astype(np.complex128)).any())

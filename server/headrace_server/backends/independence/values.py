@@ -1,0 +1,202 @@
+"""Makes up inputs for a model of which only the signature is known."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.signature import TensorSpec
+
+
+class Rows(Enum):
+    """What a made-up row holds. Whole numbers stay small in all of them: they may be indices, or counts of steps."""
+
+    USUAL = "other values"
+    HUGE = "huge values"
+    INFINITE = "infinite values"
+    NAN = "NaN"
+    SMALL = "zeros and tiny values"
+    ODD = "NaN, infinite and huge values"
+
+
+class Reals(Enum):
+    """How the usual floating-point numbers of a row are drawn."""
+
+    NORMAL = "normal"
+    SCALED = "of magnitudes from 0.01 to 10,000"
+    POSITIVE = "between 0 and 1"
+
+
+_WORDS = (b"one", b"two", b"three", b"a few words more", b"7")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How inputs are made up.
+
+    Attributes:
+        size: The first of the inner sizes; never 1, which broadcasts, nor one of the numbers of rows that are tried.
+        distinct: Whether dimensions of different names have different sizes.
+        least: The smallest whole number.
+        most: The number that all whole numbers are below; None for the number of rows, so that they may be indices
+            into another input's rows.
+        text: The strings to choose from.
+        reals: How floating-point numbers are drawn.
+        shuffled: Whether the values of a real request's row are put into another order.
+    """
+
+    size: int = 5
+    distinct: bool = True
+    least: int = 0
+    most: int | None = None
+    text: tuple[bytes, ...] = _WORDS
+    reals: Reals = Reals.NORMAL
+    shuffled: bool = False
+
+
+_SIZES = ((5, True), (8, False), (32, False), (64, False), (224, False), (128, False), (16, False))
+_RANGES: tuple[tuple[int, int | None], ...] = ((0, None), (0, 2), (1, 3), (1, 2), (0, 1))
+_TEXTS = (_WORDS, (b"1", b"2", b"3.5", b"40"), (b"",))
+
+
+def recipes(inputs: Mapping[str, TensorSpec]) -> Iterator[Recipe]:
+    """Recipes to be tried one after the other until the model takes what one makes, the likeliest first."""
+    specs = inputs.values()
+    sizes = _SIZES if any(None in spec.shape[1:] for spec in specs) else _SIZES[:1]
+    ranges = _RANGES if any(spec.array_dtype.kind in "iu" for spec in specs) else _RANGES[:1]
+    texts = _TEXTS if any(spec.array_dtype.kind == "O" for spec in specs) else _TEXTS[:1]
+    for (size, distinct), (least, most), text in product(sizes, ranges, texts):
+        yield Recipe(size, distinct, least, most, text)
+
+
+class Maker:
+    """Makes rows of all inputs of one signature.
+
+    Args:
+        inputs: By alias; the first dimension of each is the batch.
+        recipe: How.
+        random: Where the numbers come from.
+        records: Real requests, by alias, whose values are used instead of made-up ones; may be empty.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, TensorSpec],
+        recipe: Recipe,
+        random: np.random.Generator,
+        records: Sequence[Arrays] = (),
+    ) -> None:
+        self._inputs = inputs
+        self._recipe = recipe
+        self._random = random
+        self._records = records
+        self._sizes = _inner_sizes(inputs, recipe)
+
+    def rows(self, count: int, kind: Rows = Rows.USUAL, *, pointing: bool = False) -> Arrays:
+        """An array for each input.
+
+        Args:
+            count: Rows.
+            kind: What they hold.
+            pointing: Whether the first whole number of each row is the number of the next row: should it be an index
+                into another input's rows, it is not of its own.
+        """
+        record = self._records[int(self._random.integers(len(self._records)))] if self._records else None
+        return {
+            alias: self._from_record(record[alias], count, kind)
+            if record
+            else self._made(spec, self._shape(alias, count), kind, pointing)
+            for alias, spec in self._inputs.items()
+        }
+
+    def _shape(self, alias: str, count: int) -> tuple[int, ...]:
+        return (count, *(count if size is _ROWS else size for size in self._sizes[alias]))
+
+    def _made(self, spec: TensorSpec, shape: tuple[int, ...], kind: Rows, pointing: bool) -> Array:
+        dtype = spec.array_dtype
+        if dtype.kind == "O":
+            return self._text(shape, kind)
+        if dtype.kind == "b":
+            return self._random.integers(2, size=shape).astype(dtype)
+        if dtype.kind in "iu":
+            return self._whole(shape, dtype, pointing)
+        return self._real(shape, dtype, kind)
+
+    def _text(self, shape: tuple[int, ...], kind: Rows) -> Array:
+        words = np.array(self._recipe.text, object)
+        chosen: Array = words[self._random.integers(len(words), size=shape)]
+        return chosen * 50 if kind is Rows.HUGE else chosen
+
+    def _whole(self, shape: tuple[int, ...], dtype: np.dtype[Any], pointing: bool) -> Array:
+        recipe, rows = self._recipe, shape[0]
+        most = max(recipe.least + 1, rows if recipe.most is None else recipe.most)
+        if dtype.itemsize == 1 and recipe.most is None:
+            most = 128  # pixels, or numbers that have been quantized
+        numbers = self._random.integers(recipe.least, most, size=shape)
+        if pointing and most <= rows:
+            flat = numbers.reshape(rows, -1)
+            flat[:, :1] = recipe.least + (np.arange(rows)[:, np.newaxis] + 1) % (most - recipe.least)
+        return numbers.astype(dtype)
+
+    def _real(self, shape: tuple[int, ...], dtype: np.dtype[Any], kind: Rows) -> Array:
+        usual = self._usual(shape)
+        huge = _huge(dtype)
+        others = {
+            Rows.HUGE: (huge, -huge, 3e4, -3e4),
+            Rows.INFINITE: (np.inf, -np.inf, huge),
+            Rows.NAN: (np.nan,),
+            Rows.SMALL: (0.0, -0.0, 1e-4, -1e-4),
+            Rows.ODD: (np.nan, np.inf, -np.inf, huge, -huge),
+        }
+        if kind in others:
+            picked = self._random.choice(others[kind], size=shape)
+            usual = picked if kind is not Rows.INFINITE else np.where(self._random.random(shape) < 0.5, picked, usual)
+        return usual.astype(dtype)
+
+    def _usual(self, shape: tuple[int, ...]) -> Array:
+        random = self._random
+        if self._recipe.reals is Reals.POSITIVE:
+            return random.uniform(0.05, 1, shape)
+        normal = random.standard_normal(shape)
+        return normal * 10 ** random.uniform(-2, 4, shape) if self._recipe.reals is Reals.SCALED else normal
+
+    def _from_record(self, values: Array, count: int, kind: Rows) -> Array:
+        """Rows of a real request, or of its values in another order."""
+        if kind is not Rows.USUAL and values.dtype.kind not in "OSUbiu":
+            return self._real((count, *values.shape[1:]), values.dtype, kind)
+        rows: Array = values[self._random.integers(len(values), size=count)]
+        if not self._recipe.shuffled:
+            return rows
+        flat = rows.reshape(count, -1)
+        return np.stack([self._random.permutation(row) for row in flat]).reshape(rows.shape)
+
+
+_ROWS = None  # an inner size that is the number of rows
+
+
+def _inner_sizes(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> dict[str, tuple[int | None, ...]]:
+    """The sizes beyond axis 0 of each input: one for each name, or for each axis that has none."""
+    batch = {spec.dims[0] for spec in inputs.values() if spec.dims} - {""}
+    sizes: dict[str, int | None] = dict.fromkeys(batch, _ROWS)
+
+    def size_of(name: str) -> int | None:
+        terms = [term.strip() for term in name.split("+")]
+        if len(terms) > 1:  # as exporters write `past_length + length`
+            return sum(int(term) if term.isdigit() else size_of(term) or recipe.size for term in terms)
+        return sizes.setdefault(name, recipe.size + (len(sizes) - len(batch) if recipe.distinct else 0))
+
+    def inner(spec: TensorSpec) -> Iterator[int | None]:
+        for axis, size in enumerate(spec.shape[1:], start=1):
+            name = spec.dims[axis] if axis < len(spec.dims) else ""
+            yield size if size is not None else size_of(name or f"axis {axis}")
+
+    return {alias: tuple(inner(spec)) for alias, spec in inputs.items()}
+
+
+def _huge(dtype: np.dtype[Any]) -> float:
+    """A number whose square is finite."""
+    return {2: 200.0, 4: 1e18}.get(dtype.itemsize, 1e100)

@@ -1,0 +1,71 @@
+"""What is known of the rows of one signature, and why: what decides whether its requests are batched."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+EXPORT_AGAIN = "export it with a batch axis: a first dimension of all inputs and outputs that may have any size"
+
+RECORD_REQUESTS = "give the version warm-up requests, which the trial then uses"
+
+
+class Finding(StrEnum):
+    """Whether requests may share a batch, in one word for logs and metrics."""
+
+    INDEPENDENT = "independent"
+    """No row changed with any other in the trial: requests are batched."""
+    DEPENDENT = "dependent"
+    """A row's answer changes with the other rows: requests run one by one."""
+    UNDECIDED = "undecided"
+    """The trial found no inputs that tell: requests run one by one."""
+    NO_BATCH_AXIS = "no_batch_axis"
+    """The declared shapes leave nothing to join: requests run one by one."""
+    ENABLED = "enabled"
+    """The operator says that requests are to be batched; nothing was tried."""
+    DISABLED = "disabled"
+    """The operator says that requests run one by one; nothing was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known of one signature.
+
+    Attributes:
+        finding: The word.
+        reason: Why, as the end of a sentence; empty for rows that are independent.
+        advice: What an operator may do about it; empty where there is nothing to do.
+        output: The alias of the output that gave it away; empty where none did.
+        change: By how much that output changed, as a part of its largest value; infinite where it became NaN or
+            infinite, or took another shape.
+        runs: Runs of the model that the trial took.
+        seconds: How long the trial took.
+    """
+
+    finding: Finding
+    reason: str = ""
+    advice: str = ""
+    output: str = ""
+    change: float = 0.0
+    runs: int = 0
+    seconds: float = 0.0
+
+    @property
+    def batched(self) -> bool:
+        """Whether requests may share a batch."""
+        return self.finding in (Finding.INDEPENDENT, Finding.ENABLED)
+
+
+class Decided(Exception):
+    """Ends a trial: the rows are not independent, or it cannot be told whether they are.
+
+    Args:
+        finding: Which of the two.
+        reason: Why, as the end of a sentence.
+        change: The output that gave it away, and by how much it changed.
+        advice: What an operator may do about it, where the model's description does not say better.
+    """
+
+    def __init__(
+        self, finding: Finding, reason: str, change: tuple[str, float] = ("", 0.0), *, advice: str = ""
+    ) -> None:
+        super().__init__(reason)
+        self.verdict = Verdict(finding, reason, advice, output=change[0], change=change[1])

@@ -1,0 +1,130 @@
+"""Decides for a version that is being loaded which signatures' requests may share a batch, and says why not."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from headrace_batching.task import Arrays
+from headrace_server.backends.base import Backend, Settled, Streaming, Triable
+from headrace_server.backends.independence import Evidence, Finding, Subject, Verdict, repeated_batch_name, try_rows
+from headrace_server.backends.signature import Signature
+from headrace_server.models.recorded import recorded_inputs
+
+log = logging.getLogger(__name__)
+
+LEAST_SECONDS = 0.05
+"""What the trials of a version may take, however quickly it was loaded."""
+
+PART_OF_LOAD = 0.1
+"""The part of a load's time that its trials may take, where that is more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an operator says.
+
+    Attributes:
+        batching: Whether requests share batches where they may.
+        batched: The word of `model.toml`; None has it tried.
+        any_first_dimension: Whether `batched` holds whatever shapes are declared.
+    """
+
+    batching: bool = True
+    batched: bool | None = None
+    any_first_dimension: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that has been loaded, and is not served yet.
+
+    Attributes:
+        name: Of the model and its version, for the log.
+        folder: The version's.
+        seconds: What the load took.
+    """
+
+    name: str
+    folder: Path
+    backend: Backend
+    seconds: float
+    told: Told = field(default_factory=Told)
+
+
+def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_rows) -> dict[str, Verdict]:
+    """A verdict for each signature, by name; the backend is told, and the log.
+
+    Args:
+        version: Whose they are.
+        try_one: Tries one signature, within so many seconds.
+    """
+    signatures = version.backend.signatures
+    budget = max(LEAST_SECONDS, PART_OF_LOAD * version.seconds) / max(1, len(signatures))
+    records: dict[str, list[Arrays]] = {}
+    verdicts = {}
+    for name, signature in signatures.items():
+        verdict = _untried(signature, version)
+        if verdict is None:
+            records = records or recorded_inputs(version.folder, signatures)
+            verdict = try_one(_subject(version.backend, name, records[name]), budget)
+        verdicts[name] = verdict
+        if version.told.batching or version.told.batched is False:
+            _say(version, name, verdict)
+    if isinstance(version.backend, Settled):
+        version.backend.settle({name: verdict.batched for name, verdict in verdicts.items()})
+    return verdicts
+
+
+def _untried(signature: Signature, version: Loaded) -> Verdict | None:
+    """What is known without a trial; None where one is needed."""
+    told, backend = version.told, version.backend
+    if isinstance(backend, Streaming) and not backend.answers_once:
+        return Verdict(Finding.DISABLED, "each has a stream of answers")
+    if not told.batching:
+        return Verdict(Finding.DISABLED, "batching is off")
+    if told.batched is False:
+        return Verdict(Finding.DISABLED, "model.toml says so")
+    if told.batched and (signature.batched or told.any_first_dimension):
+        return Verdict(Finding.ENABLED, "model.toml says so")
+    if not signature.batched:
+        return Verdict(Finding.NO_BATCH_AXIS, "the first dimension of its inputs does not vary")
+    return None
+
+
+def _subject(backend: Backend, name: str, records: list[Arrays]) -> Subject:
+    signature = backend.signatures[name]
+    evidence: list[Evidence] = list(backend.evidence) if isinstance(backend, Triable) else []
+    repeated = repeated_batch_name(signature.inputs, signature.outputs)
+    run = backend.try_run if isinstance(backend, Triable) else backend.run
+    return Subject(
+        run=partial(run, name, outputs=signature.every_output),
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        exact=backend.exact if isinstance(backend, Triable) else True,
+        evidence=[*evidence, *([repeated] if repeated else [])],
+        records=records,
+        most_rows=backend.most_rows if isinstance(backend, Triable) else None,
+    )
+
+
+_EFFECT: Mapping[bool, str] = {True: "requests share batches", False: "requests run one by one"}
+
+
+def _say(version: Loaded, name: str, verdict: Verdict) -> None:
+    """One line: what is done, why, what the trial took, and what can be done about it."""
+    what = f"{version.name}, {name}: {_EFFECT[verdict.batched]}"
+    trial = f" (trial: {verdict.runs} runs, {verdict.seconds * 1e3:.1f} ms)" if verdict.runs else ""
+    if verdict.finding is Finding.INDEPENDENT:
+        log.info("%s: no row changes with the others%s", what, trial)
+    elif verdict.finding in (Finding.ENABLED, Finding.DISABLED):
+        log.info("%s: %s", what, verdict.reason)
+    else:
+        log.warning("%s: %s%s. %s", what, verdict.reason, trial, _advice(verdict))
+
+
+def _advice(verdict: Verdict) -> str:
+    said = "`batch_axis = true`" if verdict.finding is Finding.NO_BATCH_AXIS else "`enabled = true`"
+    accept = f"{said} under [batching] in model.toml batches them whatever that does to answers"
+    return f"To batch them, {verdict.advice}; {accept}" if verdict.advice else accept

@@ -1,0 +1,199 @@
+"""Which models' requests are batched: decided as a version is loaded, by running it, for real models of every kind."""
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx.helper import make_node
+
+from headrace_batching import BatchThreads, Options
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.independence import Finding, Verdict
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.loader import Loader
+from headrace_server.models.servable import Servable
+from tests.calls import predict_request
+from tests.graphs import FLOAT, INDEPENDENT, INT64, MIXING, Graph, quantized, rowwise
+from tests.records import predict_log, write_warmup
+
+DEFAULT = "serving_default"
+ANY = Options()
+
+MIXED = [
+    pytest.param(graph, id=f"{kind}: {name}") for kind, members in MIXING.items() for name, graph in members.items()
+]
+
+
+class Shop:
+    """Loads versions into servables, with one loader, and closes them at the end."""
+
+    def __init__(self, base_path: Path) -> None:
+        self.base_path = base_path
+        self.metrics = Metrics()
+        self._threads = BatchThreads(1)
+        self._servables: list[Servable] = []
+
+    def load(self, batching: Options | None = ANY) -> Servable:
+        loader = Loader(BackendOptions(), self._threads, batching, self.metrics, per_model_batching=False)
+        self._servables.append(loader.load("m", 1, self.base_path / "1"))
+        return self._servables[-1]
+
+    def verdict(self, graph: Graph, toml: str = "", batching: Options | None = ANY) -> Verdict:
+        graph.write(self.base_path / "1")
+        if toml:
+            (self.base_path / "model.toml").write_text(toml)
+        servable = self.load(batching)
+        verdict = servable.verdicts[DEFAULT]
+        assert servable.batching is None or servable.signatures[DEFAULT].batched is verdict.batched
+        return verdict
+
+    def close(self) -> None:
+        while self._servables:
+            self._servables.pop().close()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path)
+    yield shop
+    shop.close()
+
+
+@pytest.mark.parametrize("graph", MIXED)
+def test_rows_that_mix_run_one_by_one(shop: Shop, graph: Graph) -> None:
+    verdict = shop.verdict(graph)
+
+    assert verdict.finding in (Finding.DEPENDENT, Finding.UNDECIDED)
+    assert verdict.reason
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_rows_that_do_not_are_batched(shop: Shop, name: str) -> None:
+    assert shop.verdict(INDEPENDENT[name]) == Verdict(Finding.INDEPENDENT, runs=any_number(), seconds=any_number())
+
+
+def any_number() -> Any:
+    class AnyNumber:
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, int | float) and other > 0
+
+        __hash__ = None  # type: ignore[assignment]
+
+    return AnyNumber()
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_every_kind_has_three_members(kind: str) -> None:
+    assert len(MIXING[kind]) >= 3
+
+
+class TestTold:
+    """What `model.toml` says is done, without a trial."""
+
+    @pytest.mark.parametrize("key", ["enabled", "batch_axis"])
+    def test_rows_that_mix_may_be_batched(self, shop: Shop, key: str) -> None:
+        verdict = shop.verdict(quantized(), f"[batching]\n{key} = true")
+
+        assert verdict == Verdict(Finding.ENABLED, "model.toml says so")
+
+    @pytest.mark.parametrize("key", ["enabled", "batch_axis"])
+    def test_rows_that_do_not_may_run_one_by_one(self, shop: Shop, key: str) -> None:
+        verdict = shop.verdict(INDEPENDENT["dense"], f"[batching]\n{key} = false")
+
+        assert (verdict.finding, verdict.batched, verdict.runs) == (Finding.DISABLED, False, 0)
+
+    def test_only_batch_axis_goes_before_declared_shapes(self, shop: Shop) -> None:
+        fixed = rowwise(make_node("Relu", ["x"], ["y"]))
+        fixed = replace(fixed, inputs={"x": (FLOAT, [2, 4])}, outputs={"y": (FLOAT, [2, 4])})
+
+        assert shop.verdict(fixed).finding is Finding.NO_BATCH_AXIS
+        assert shop.verdict(fixed, "[batching]\nenabled = true").finding is Finding.NO_BATCH_AXIS
+        assert shop.verdict(fixed, "[batching]\nbatch_axis = true").finding is Finding.ENABLED
+
+    def test_nothing_is_tried_where_batching_is_off(self, shop: Shop) -> None:
+        verdict = shop.verdict(INDEPENDENT["dense"], batching=None)
+
+        assert verdict == Verdict(Finding.DISABLED, "batching is off")
+
+
+class TestShown:
+    def lines(self, shop: Shop, caplog: pytest.LogCaptureFixture, graph: Graph, toml: str = "") -> list[str]:
+        caplog.set_level(logging.INFO, "headrace_server.models.rows")
+        shop.verdict(graph, toml)
+        return [record.getMessage() for record in caplog.records if record.name == "headrace_server.models.rows"]
+
+    def test_one_line_names_the_output_how_much_it_changed_and_what_to_do(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (line,) = self.lines(shop, caplog, quantized())
+
+        assert re.fullmatch(
+            r"model m version 1, serving_default: requests run one by one: output 'y' changes by up to [\d.e-]+ of its "
+            r"largest value beside rows of other values \(trial: \d+ runs, [\d.]+ ms\)\. To batch them, quantize it "
+            r"statically .*; `enabled = true` under \[batching\] in model\.toml batches them whatever that does to "
+            r"answers",
+            line,
+        )
+
+    def test_a_batch_of_one_that_was_traced_in(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+        (line,) = self.lines(shop, caplog, MIXING["one row is traced in"]["a shape"])
+
+        assert "requests run one by one: the model takes one row, but not 2: " in line
+        assert "export it with a batch axis" in line
+
+    def test_rows_that_are_independent(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+        (line,) = self.lines(shop, caplog, INDEPENDENT["dense"])
+
+        assert line.startswith(
+            "model m version 1, serving_default: requests share batches: no row changes with the others (trial: "
+        )
+
+    def test_what_was_told(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+        (line,) = self.lines(shop, caplog, quantized(), "[batching]\nenabled = true")
+
+        assert line == "model m version 1, serving_default: requests share batches: model.toml says so"
+
+    def test_a_metric(self, shop: Shop) -> None:
+        shop.verdict(quantized())
+        labels = 'model_name="m",version="1",signature="serving_default",verdict="dependent"'
+
+        assert f":headrace:batching_verdict{{{labels}}} 1" in shop.metrics.page().decode().splitlines()
+        shop.close()
+        assert "batching_verdict" not in shop.metrics.page().decode()
+
+    def test_onnx_runtime_writes_nothing_of_what_it_refuses(
+        self, shop: Shop, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        shop.verdict(MIXING["one row is traced in"]["a shape"])
+
+        assert "onnxruntime" not in capfd.readouterr().err
+
+
+class TestRecords:
+    """Inputs that nobody can make up are taken from the warm-up file."""
+
+    def test_without_any_it_cannot_be_told(self, shop: Shop) -> None:
+        verdict = shop.verdict(far_index())
+
+        assert verdict.finding is Finding.UNDECIDED
+        assert verdict.reason.startswith("the trial found no inputs that the model takes: ")
+        assert "warm-up requests" in verdict.advice
+
+    @pytest.mark.parametrize("rows", [1, 3])
+    def test_with_them_it_can(self, shop: Shop, rows: int) -> None:
+        ids = 5000 + np.arange(2 * rows).reshape(rows, 2)
+        write_warmup(shop.base_path / "1", [predict_log(predict_request({"ids": ids + number})) for number in range(4)])
+
+        assert shop.verdict(far_index()).finding is Finding.INDEPENDENT
+
+
+def far_index() -> Graph:
+    """Takes numbers from 5,000 on only."""
+    nodes = [make_node("Sub", ["ids", "first"], ["i"]), make_node("Gather", ["table", "i"], ["y"])]
+    constants = {"first": np.int64(5000), "table": np.arange(60, dtype=np.float32).reshape(20, 3)}
+    return Graph(nodes, {"ids": (INT64, ["N", 2])}, {"y": (FLOAT, ["N", 2, 3])}, constants)
