@@ -1,6 +1,7 @@
 """The blocking client."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headrace_client import request
+from headrace_client.declared import Declared, Wanted
 from headrace_client.request import Call, ModelMetadata, Retry, ServerError, VersionStatus
 
 Answer = TypeVar("Answer")
@@ -19,7 +21,8 @@ class Client:
 
     `target` is gRPC's: `host:port`, `unix:/path`, `dns:///name:port`. Without `credentials` nothing is encrypted.
     `timeout` is in seconds, for every call that gives none of its own; None waits as long as it takes.
-    `options` are gRPC's channel arguments and go before the defaults here: no bound on the size of a
+    `convert` lets arrays of float64 and int64, numpy's defaults, become what a model declares.
+    `options` are gRPC's channel arguments and take precedence over the defaults here: no bound on the size of a
     message, and the retries that `retry` describes.
 
     A context manager. Nothing connects before the first call, and no call may follow `close`.
@@ -32,10 +35,12 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float | None = None,
         retry: Retry = request.RETRY,
+        convert: bool = True,
         options: Collection[tuple[str, Any]] = (),
     ) -> None:
         self._timeout = timeout
         self._closed = False
+        self._declared = Declared(convert=convert)
         arguments = request.channel_options(retry, options)
         self._channel = (
             grpc.insecure_channel(target, arguments)
@@ -60,13 +65,25 @@ class Client:
         """Run a model on `inputs` and return its outputs by name, all of them unless `outputs` names some.
 
         Without a `version` or a `label` the newest version that is ready answers; without a `signature`,
-        `serving_default`. Arrays go as they are. TF Serving: what is no array yet (numbers, lists) becomes
-        float32 or int32, and int64 where it must. The arrays returned may be read-only.
+        `serving_default`. What is not an array yet (numbers, lists) becomes float32 or int32, and int64 where it must,
+        as in TF Serving. Arrays of numpy's default dtypes, float64 and int64, become what the model declares, unless
+        `convert` is False; the others go as they are. The arrays returned may be read-only.
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """
         spec = request.model_spec(model, version, label, signature)
-        return self._send(request.predict(spec, inputs, outputs), timeout)
+        wanted = Wanted(model, version, label, signature)
+        fitted = self._declared.fitted(wanted, inputs)
+        try:
+            return self._send(request.predict(spec, fitted, outputs), timeout)
+        except ServerError as error:
+            refusal = error
+        if self._declared.should_ask(wanted, refusal, converted=not request.same_dtypes(inputs, fitted)):
+            self._learn(wanted, timeout)
+        again = self._declared.fitted(wanted, inputs)
+        if request.same_dtypes(again, fitted):
+            raise self._declared.explained(wanted, fitted, refusal) from refusal.__cause__
+        return self._send(request.predict(spec, again, outputs), timeout)
 
     def metadata(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float | None = None
@@ -87,6 +104,12 @@ class Client:
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """
         return self._send(request.status(request.model_spec(model, version)), timeout)
+
+    def _learn(self, wanted: Wanted, timeout: float | None) -> None:
+        """Asks what a model declares; what is known stays where it cannot be asked."""
+        with suppress(ServerError):
+            metadata = self.metadata(wanted.model, version=wanted.version, label=wanted.label, timeout=timeout)
+            self._declared.learn(wanted, metadata)
 
     def close(self) -> None:
         """Close the connection; calls under way in other threads end CANCELLED. Closing twice is fine."""

@@ -41,16 +41,18 @@ class ServerError(Exception):
     """A call that failed: `code`, a grpc.StatusCode, and `message`, the server's own words or gRPC's.
 
     UNAVAILABLE is a server that cannot be reached or, TF Serving: whose queue is full; DEADLINE_EXCEEDED a timeout
-    that passed. The grpc.RpcError is the cause.
+    that passed. The grpc.RpcError is the cause. `hint` says which inputs are not as the model declares them, where
+    that may be why the call failed; else it is empty.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, hint: str = "") -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.code.name}: {self.message}"
+        return f"{self.code.name}: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,9 @@ def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collectio
 
     `inputs` may be empty, for a model that has none. Raises ValueError for inputs that no tensor can hold.
     """
+    if not isinstance(inputs, Mapping):
+        message = f"inputs must be a mapping from the names of inputs to arrays, not {type(inputs).__name__}"
+        raise ValueError(message)
     if isinstance(outputs, str):
         message = f"outputs must be a collection of names, not the one name {outputs!r}"
         raise ValueError(message)
@@ -171,6 +176,11 @@ def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collectio
     for name, value in inputs.items():
         _fill(request.inputs[name], name, value)
     return Call(PREDICT, request.SerializeToString(), _read_outputs)
+
+
+def same_dtypes(one: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> bool:
+    """Return whether two mappings hold the same arrays: what is converted is another object."""
+    return all(one[name] is other[name] or np.asarray(one[name]).dtype == np.asarray(other[name]).dtype for name in one)
 
 
 def metadata(spec: ModelSpec) -> Call[ModelMetadata]:

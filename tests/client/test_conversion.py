@@ -1,0 +1,70 @@
+"""Arrays of numpy's default dtypes, sent to models that declare others, by both clients to a real server."""
+
+import numpy as np
+import pytest
+
+from headrace_client import Client, ServerError
+from tests import models
+from tests.conftest import Run
+from tests.running import RunningServer
+
+from .conftest import Connect
+
+X = np.arange(8.0).reshape(2, 4)
+
+
+@pytest.fixture(scope="module")
+def server(running: Run) -> RunningServer:
+    return running(models.linear)
+
+
+@pytest.fixture
+def client(connect: Connect, server: RunningServer) -> Client:
+    return connect(f"localhost:{server.port}")
+
+
+def expected(client: Client) -> np.ndarray:
+    return client.predict("model", {"x": X.astype(np.float32)})["y"]
+
+
+def test_float64_becomes_float32(client: Client) -> None:
+    np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))
+    np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))  # known by now
+
+
+def test_is_not_done_unless_wanted(connect: Connect, server: RunningServer) -> None:
+    client = connect(f"localhost:{server.port}", convert=False)
+    with pytest.raises(ServerError) as refused:
+        client.predict("model", {"x": X})
+
+    assert refused.value.message == "Expects arg[0] to be float but double is provided"
+    assert refused.value.hint == "x: the model takes float32[?,4], and float64[2,4] was sent"
+
+
+def test_integers_are_not_rounded(client: Client) -> None:
+    with pytest.raises(ServerError) as refused:
+        client.predict("model", {"x": X.astype(np.int64)})
+
+    assert refused.value.hint == "x: the model takes float32[?,4], and int64[2,4] was sent"
+
+
+def test_a_wrong_shape_is_named(client: Client) -> None:
+    with pytest.raises(ServerError, match=r"\(x: the model takes float32\[\?,4\], and float32\[2,3\] was sent\)$"):
+        client.predict("model", {"x": np.zeros((2, 3), np.float32)})
+
+
+def test_a_wrong_name_is_named(client: Client) -> None:
+    with pytest.raises(
+        ServerError, match=r"x: the model takes float32\[\?,4\], and nothing was sent; z: the model has"
+    ):
+        client.predict("model", {"z": X})
+
+
+def test_an_array_alone_is_refused_in_words(client: Client) -> None:
+    with pytest.raises(ValueError, match="inputs must be a mapping from the names of inputs to arrays, not ndarray"):
+        client.predict("model", X)  # type: ignore[arg-type]
+
+
+def test_other_failures_are_as_they_were(client: Client) -> None:
+    with pytest.raises(ServerError, match=r"^NOT_FOUND: Servable not found for request: Latest\(other\)$"):
+        client.predict("other", {"x": X})
