@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,13 @@ from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, first_models
+from headrace_server.models.ensemble import Members
 from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager, Serving
 from headrace_server.models.plain import plain_models
+from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
+from headrace_server.models.version_policy import State
 from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.services.health import HealthService
 from headrace_server.services.open_inference.models import Models
@@ -88,6 +92,7 @@ class Server:
             self._threads,
             options if config.enable_batching else None,
             self._metrics,
+            Members(self._member, self._base_path, self._is_awaited),
             per_model_batching=config.enable_per_model_batching_parameters,
         )
         self._manager = Manager(warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish)
@@ -209,6 +214,19 @@ class Server:
             TraceSettings(),
             rights,
         )
+
+    def _member(self, name: str, version: int | None) -> Servable:
+        return self._manager.servable(name, version)
+
+    def _base_path(self, name: str) -> Path | None:
+        model = self._models.served(name)
+        return None if model is None else model.base_path
+
+    def _is_awaited(self, name: str) -> bool:
+        """Whether a model may have a version soon: it is configured, and none of its versions has failed yet."""
+        statuses = self._manager.statuses(name)
+        under_way = any(status.state in (State.START, State.LOADING) for status in statuses)
+        return under_way or (not statuses and self._models.served(name) is not None)
 
     def _publish(self, serving: Serving) -> None:
         self._serving = serving

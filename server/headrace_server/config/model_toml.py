@@ -55,6 +55,21 @@ class ThreadOptions:
     inter_op_threads: int = option(0, "operators that run at once; 0 lets the runtime choose", least=0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """A call of another model, one of several that make up this one. `[[steps]]`."""
+
+    model: str = option("", "the name of the model that the step calls", fits=bool, words="the name of a model")
+    version: int = option(0, "the version that it calls; 0 is the latest", least=0)
+    signature: str = option("", "the signature that it calls; the default if not given")
+    inputs: Mapping[str, str] = option(
+        dict, "the array that each of the model's inputs takes", fits=_names, words="a table of names"
+    )
+    outputs: Mapping[str, str] = option(
+        dict, "the array that each of the model's outputs makes", fits=_names, words="a table of names"
+    )
+
+
 SIGNATURES = "signatures.NAME"
 
 
@@ -75,6 +90,7 @@ TABLES: Mapping[str, Mapping[str, Field[Any]]] = {
     "tensorrt": per_model(TensorrtOptions),
     "batching": {**options_of(SharingOptions), **per_model(Options)},
     SIGNATURES: options_of(SignatureOptions),
+    "steps": options_of(StepOptions),
 }
 """Every table of the file, with its keys."""
 
@@ -91,6 +107,7 @@ class ModelOptions:
         batched: Whether requests share batches, whatever a trial would find; None has it tried.
         any_first_dimension: Whether `batched` holds even where the declared shapes say otherwise.
         signatures: Signatures by name; empty leaves the model with its own.
+        steps: The calls of other models that make up this one; empty for a model with a file.
     """
 
     backend: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +117,7 @@ class ModelOptions:
     batched: bool | None = None
     any_first_dimension: bool = False
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
+    steps: tuple[StepOptions, ...] = ()
 
     def batching_over(self, options: Options | None) -> Options | None:
         """These batching parameters over those of all models, None for no batching.
@@ -150,7 +168,23 @@ def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
         tensorrt=_tensorrt(document["tensorrt"]) if "tensorrt" in document else {},
         **_batching(document.get("batching", {})),
         signatures={name: _signature(base_path, f"signatures.{name}", table) for name, table in signatures.items()},
+        steps=_steps(document.get("steps", [])),
     )
+
+
+def _steps(tables: Any) -> tuple[StepOptions, ...]:
+    """Several steps, `[[steps]]`, or one, `[steps]`."""
+    if not isinstance(tables, list):
+        return (_step("steps", tables),)
+    return tuple(_step(f"steps[{number}]", table) for number, table in enumerate(tables, start=1))
+
+
+def _step(where: str, table: Any) -> StepOptions:
+    step = StepOptions(**_checked(where, table, TABLES["steps"]))
+    for key in ("model", "outputs"):
+        if not getattr(step, key):
+            raise _WrongError(f"{where}.{key} must be given")
+    return step
 
 
 def _tensorrt(table: Any) -> dict[str, Any]:

@@ -105,8 +105,8 @@ class InferenceCounts:
                 own = parts[rows == size]
                 counted.by_rows.setdefault(size, Computing()).add(len(own), *own.sum(axis=0).tolist())
 
-    def streamed(self, seconds: float) -> None:
-        """Counts a request that a model has answered many times: one run of one row."""
+    def ran_alone(self, seconds: float) -> None:
+        """Counts a request that was answered without a queue: one run of one row."""
         spent = round(seconds * NANOSECONDS)
         with self._lock:
             counted = self.counted

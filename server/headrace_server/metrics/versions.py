@@ -116,12 +116,12 @@ class ServableMetrics:
         if report.tasks <= 1:
             self._inferences.failed(report.waited + report.ran)
 
-    def streamed(self, seconds: float, *, failed: bool) -> None:
-        """Counts a request that the model has answered many times, or has failed to."""
+    def ran_alone(self, seconds: float, *, failed: bool) -> None:
+        """Counts a request that was answered, or failed, without a queue: by a generator, or by steps."""
         if failed:
             self._inferences.failed(seconds)
         else:
-            self._inferences.streamed(seconds)
+            self._inferences.ran_alone(seconds)
 
     def inferences(self) -> Inferences:
         """What the version has done until now."""

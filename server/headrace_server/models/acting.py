@@ -13,6 +13,7 @@ from headrace_batching.cpus import schedulable_cpus
 from headrace_protos import Code
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, status_of, unreadable
+from headrace_server.models.ensemble import Unready
 from headrace_server.models.files_state import files_state
 from headrace_server.models.memory import release as release_memory
 from headrace_server.models.servable import Servable
@@ -22,6 +23,9 @@ from headrace_server.models.versions import Attempt, Clock, Model, Models, Polic
 log = logging.getLogger(__name__)
 
 LoadVersion = Callable[[str, int, Path], Servable]
+
+UNREADY_SECONDS = 0.1
+"""Until a version that waits for other models is tried again."""
 
 CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
 
@@ -190,6 +194,9 @@ class Acting:
         attempt.files = files_state(attempt.path)
         try:
             servable = self._load(name, version, attempt.path)
+        except Unready as error:
+            self._wait(name, version, attempt, error)
+            return
         except BaseException as error:  # a model that calls sys.exit must not end the manager
             self._load_failed(name, version, attempt, _failure(error))
             return
@@ -228,6 +235,15 @@ class Acting:
         log.info("model %s version %d: its load was cancelled", name, version)
         with self._changed:
             self._models.by_name[name].end(version, CANCELLED)
+
+    def _wait(self, name: str, version: int, attempt: Attempt, error: Unready) -> None:
+        """Tries again soon, which is not a failure: other models come first."""
+        with self._changed:
+            if attempt.cancelled:
+                self._models.by_name[name].end(version, error)
+            else:
+                attempt.error = error
+                attempt.due = self._clock.now() + UNREADY_SECONDS
 
     def _load_failed(self, name: str, version: int, attempt: Attempt, error: ServingError) -> None:
         attempt.failures += 1

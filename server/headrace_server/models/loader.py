@@ -13,6 +13,7 @@ from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
 from headrace_server.errors import invalid
 from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.ensemble import Members, make_ensemble
 from headrace_server.models.rows import Loaded, Told, decide
 from headrace_server.models.servable import Servable
 
@@ -27,6 +28,7 @@ class Loader:
         threads: Where batches run.
         batching: For every model; None for no batching.
         metrics: Where what the servables do is counted.
+        members: What ensembles ask about other models.
         per_model_batching: Whether a version's own `batching_params.pbtxt` goes before `batching`, and a version
             without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
     """
@@ -37,6 +39,7 @@ class Loader:
         threads: BatchThreads,
         batching: Options | None,
         metrics: Metrics,
+        members: Members | None = None,
         *,
         per_model_batching: bool,
     ) -> None:
@@ -44,6 +47,7 @@ class Loader:
         self._threads = threads
         self._batching = batching
         self._metrics = metrics
+        self._members = members
         self._per_model_batching = per_model_batching
         self._overrides: dict[str, Mapping[str, Any]] = {}
 
@@ -60,9 +64,12 @@ class Loader:
         """Loads a version.
 
         Raises:
-            ServingError: It cannot be loaded; the text names the file.
+            ServingError: It cannot be loaded; the text names the file. `Unready` where other models come first.
         """
         model = read_model_options(path.parent)
+        if model.steps and self._members is not None:
+            ensemble = make_ensemble(path.parent, model.steps, self._members)
+            return Servable(name, version, ensemble, self._threads, ensemble.batching, metrics=self._metrics)
         batching = self._batching_of(name, path, model)
         began = time.perf_counter()
         backend = backends.load(path, self._backend_options(model, batching))

@@ -16,11 +16,13 @@ from headrace_server.backends.base import Backend, NamesRuntime, OnDevices, Stre
 from headrace_server.backends.batch_axis import declares_rows
 from headrace_server.backends.independence import Verdict
 from headrace_server.backends.signature import Signature, find_signature
+from headrace_server.config.model_toml import StepOptions
 from headrace_server.errors import ServingError, invalid, timed_out
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.inferences import Inferences
 from headrace_server.metrics.summary import BatchCounts
 from headrace_server.models.call import Call
+from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.schedulers import Outputs, Schedulers, fitted, may_share
@@ -131,6 +133,16 @@ class Servable:
         """Whether it can answer a request once, by `run`."""
         return not isinstance(self._backend, Streaming) or self._backend.answers_once
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether its backend runs batches of requests itself."""
+        return self.answers_once and not isinstance(self._backend, Ensemble)
+
+    @property
+    def steps(self) -> tuple[StepOptions, ...]:
+        """The calls of other models that make it up; empty for one that has a file."""
+        return self._backend.steps if isinstance(self._backend, Ensemble) else ()
+
     async def stream(self, signature: str, inputs: Arrays, outputs: Outputs) -> AsyncGenerator[Arrays, None]:
         """The answers to one request, which runs alone; each is made when it is asked for.
 
@@ -151,9 +163,9 @@ class Servable:
                 async for answer in answers:
                     yield answer
         except ServingError:
-            self._metrics.streamed(time.monotonic() - began, failed=True)
+            self._metrics.ran_alone(time.monotonic() - began, failed=True)
             raise
-        self._metrics.streamed(time.monotonic() - began, failed=False)
+        self._metrics.ran_alone(time.monotonic() - began, failed=False)
 
     @property
     def runtime(self) -> str:
@@ -192,6 +204,8 @@ class Servable:
             signature: Its name.
             dtypes: The element types that are decoded outside the interpreter.
         """
+        if isinstance(self._backend, Ensemble):
+            return None
         declared, options = self.signatures[signature], self._batching
         if options is None or not takes_plain(declared, options, dtypes):
             return None
@@ -227,6 +241,8 @@ class Servable:
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self.signatures[signature]
         misfit = declared.check_arrays(inputs)
+        if isinstance(self._backend, Ensemble):
+            return await self._run_steps(self._backend, inputs, outputs, call, misfit)
         if not misfit:
             return await self._run_declared(signature, inputs, outputs, call)
         reshaped = with_last_axis(declared, inputs, outputs)
@@ -246,6 +262,18 @@ class Servable:
         if self._batching is not None and declared.batched and not may_share(inputs, self._batching):
             return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
         return await run(inputs)
+
+    async def _run_steps(self, ensemble: Ensemble, inputs: Arrays, outputs: Outputs, call: Call, misfit: str) -> Arrays:
+        if misfit:
+            raise invalid(misfit)
+        began = time.monotonic()
+        try:
+            results = await ensemble.run_steps(inputs, outputs, call)
+        except (ServingError, BatchingError):
+            self._metrics.ran_alone(time.monotonic() - began, failed=True)
+            raise
+        self._metrics.ran_alone(time.monotonic() - began, failed=False)
+        return results
 
     def _has_rows(self, signature: Signature, name: str, batching: Options | None) -> bool:
         """Whether axis 0 is the batch: as was tried, or as is declared where nothing depends on it but shapes."""

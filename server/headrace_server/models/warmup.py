@@ -102,7 +102,7 @@ class Warmup:
         file = folder / WARMUP_FILE
         if self._options.requests and os.path.exists(file):  # which takes one that cannot be seen for none
             replay(file, self._answers(servable), self._options.iterations, self._metrics)
-        elif self._options.synthetic and servable.answers_once:
+        elif self._options.synthetic and servable.has_runs:
             run_on_zeros(
                 servable.backend, servable.batching, signatures=servable.signatures, named=servable.names_sizes
             )

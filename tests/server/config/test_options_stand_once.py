@@ -24,6 +24,9 @@ COMMON_WORDS = {
     "instances",
     "providers",
     "transport",
+    "model",
+    "version",
+    "signature",
 } | {
     "dimensions",
     "model_name",

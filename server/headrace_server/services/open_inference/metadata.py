@@ -18,6 +18,7 @@ _PLATFORMS: Mapping[str, str] = {
     "tensorrt": "tensorrt_plan",
     "tensorflow": "tensorflow_savedmodel",
     "tflite": "tensorflow_tflite",
+    "ensemble": "ensemble",
 }
 _FILES: Mapping[str, str] = {
     "onnxruntime": "model.onnx",
@@ -67,7 +68,7 @@ def configuration(servable: Servable, policy: VersionPolicy, signature: str = ""
     config = messages.ModelConfig(
         name=servable.name,
         platform=_PLATFORMS.get(servable.runtime, ""),
-        backend=servable.runtime,
+        backend="" if servable.steps else servable.runtime,
         version_policy=_policy(policy),
         max_batch_size=min(rows, 2**31 - 1),
         default_model_filename=_FILES.get(servable.runtime, ""),
@@ -77,6 +78,10 @@ def configuration(servable: Servable, policy: VersionPolicy, signature: str = ""
     )
     if servable.streams:
         config.model_transaction_policy.decoupled = True
+    for step in servable.steps:
+        config.ensemble_scheduling.step.add(
+            model_name=step.model, model_version=step.version or -1, input_map=step.inputs, output_map=step.outputs
+        )
     _add_tensors(config, declared, without_rows=rows > 0)
     _add_batching(config, servable, batched=rows > 0)
     return config
@@ -95,6 +100,8 @@ def _add_tensors(config: messages.ModelConfig, declared: Signature, *, without_r
 
 
 def _add_batching(config: messages.ModelConfig, servable: Servable, *, batched: bool) -> None:
+    if servable.steps:
+        return
     options = servable.batching
     on_gpu = messages.ModelInstanceGroup.KIND_GPU if servable.on_gpus else messages.ModelInstanceGroup.KIND_CPU
     config.instance_group.add(

@@ -1,0 +1,289 @@
+"""Models made of other models: arrays pass from step to step in the process, and each step batches with all its calls.
+
+A step is a call of another model. It takes arrays by name, which the request brings or other steps put
+out, and puts out arrays by name. What no step puts out is an input of the whole, what no step takes is an output.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, Self
+
+from headrace_batching import Options
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Code
+from headrace_protos.tensor import dtype_name
+from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from headrace_server.config.model_toml import MODEL_FILE, StepOptions, read_model_options
+from headrace_server.errors import LoadError, ServingError, invalid
+from headrace_server.models.call import Call
+
+RUNTIME = "ensemble"
+
+
+class Member(Protocol):
+    """A servable, as a step calls it."""
+
+    @property
+    def batching(self) -> Options | None:
+        """How its requests become batches."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Its entries by name."""
+
+    async def run(self, signature: str, inputs: Arrays, outputs: tuple[str, ...], call: Call) -> Arrays:
+        """Computes the outputs of one request."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """What an ensemble asks about other models.
+
+    Attributes:
+        find: From a name and a version, None for the latest, to a servable, leased.
+        base_path: Where a model is configured to be; None for one that is not.
+        is_awaited: Whether a model that has no version yet may have one soon.
+    """
+
+    find: Callable[[str, int | None], Member]
+    base_path: Callable[[str], Path | None]
+    is_awaited: Callable[[str], bool]
+
+
+class Unready(ServingError):
+    """A version that can be loaded once other models are."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.UNAVAILABLE, message)
+
+
+class Ensemble:
+    """One model made of steps: as much of a backend as a servable needs, and a run that waits for others' batches.
+
+    Args:
+        steps: In any order.
+        members: Where their models come from.
+        signature: What the steps make up.
+        batching: How large a request may be; None where the steps do not batch.
+    """
+
+    runtime = RUNTIME
+
+    def __init__(
+        self, steps: Sequence[StepOptions], members: Members, signature: Signature, batching: Options | None
+    ) -> None:
+        self.steps = tuple(steps)
+        self.batching = batching
+        self._members = members
+        self._signature = signature
+        self._makers = {name: step for step in steps for name in step.outputs.values()}
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """`serving_default` alone."""
+        return {DEFAULT_SIGNATURE: self._signature}
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """Refused: a thread that runs batches must not wait for other batches."""
+        raise ServingError(Code.INTERNAL, f"an ensemble has no runs of its own: {signature}, {inputs}, {outputs}")
+
+    async def run_steps(self, inputs: Arrays, outputs: Sequence[str], call: Call) -> Arrays:
+        """The outputs of one request; steps that do not depend on each other run at once.
+
+        Args:
+            inputs: By name; they fit the signature.
+            outputs: Those asked for; steps that they do not need are not run.
+            call: Where to answer, and until when.
+
+        Raises:
+            ServingError: A step's model is not there, or has failed; the text names it.
+            BatchingError: A step's queue refused.
+        """
+        run = _Run(self._members, self._makers, inputs, call)
+        try:
+            return {name: await run.array(name) for name in outputs}
+        finally:
+            run.close()
+
+    def close(self) -> None:
+        """Nothing: the steps' models are not its own."""
+
+
+class _Run:
+    """One request on its way through the steps."""
+
+    def __init__(self, members: Members, makers: Mapping[str, StepOptions], inputs: Arrays, call: Call) -> None:
+        self._members = members
+        self._makers = makers
+        self._inputs = inputs
+        self._call = call
+        self._begun: dict[int, asyncio.Task[Arrays]] = {}
+
+    async def array(self, name: str) -> Array:
+        """An array by its name, once it is there."""
+        if name in self._inputs:
+            return self._inputs[name]
+        made = await asyncio.shield(self._begin(self._makers[name]))
+        return made[name]
+
+    def close(self) -> None:
+        """Ends what still runs: somebody has failed, or left."""
+        for task in self._begun.values():
+            task.cancel()
+
+    def _begin(self, step: StepOptions) -> "asyncio.Task[Arrays]":
+        if id(step) not in self._begun:
+            self._begun[id(step)] = asyncio.create_task(self._step(step))
+        return self._begun[id(step)]
+
+    async def _step(self, step: StepOptions) -> Arrays:
+        for name in step.inputs.values():  # all at once, and not one after the other
+            if name not in self._inputs:
+                self._begin(self._makers[name])
+        inputs = {alias: await self.array(name) for alias, name in step.inputs.items()}
+        with self._find(step) as member:
+            results = await _run_member(member, step, inputs, self._call)
+        return {name: results[alias] for alias, name in step.outputs.items()}
+
+    def _find(self, step: StepOptions) -> Member:
+        try:
+            return self._members.find(step.model, step.version or None)
+        except ServingError as error:
+            raise ServingError(Code.UNAVAILABLE, f"step model {step.model}: {error.message}") from error
+
+
+async def _run_member(member: Member, step: StepOptions, inputs: Arrays, call: Call) -> Arrays:
+    name = step.signature or DEFAULT_SIGNATURE
+    signature = member.signatures.get(name)
+    if signature is None:  # the model has another version now
+        raise invalid(f"step model {step.model} has no signature {name}")
+    wanted = tuple(alias for alias in signature.outputs if alias in step.outputs)
+    try:
+        return await member.run(name, signature.complete(inputs), wanted, call)
+    except ServingError as error:
+        raise ServingError(error.code, f"step model {step.model}: {error.message}") from error
+
+
+def make_ensemble(base_path: Path, steps: Sequence[StepOptions], members: Members) -> Ensemble:
+    """The ensemble that a `model.toml` describes.
+
+    Raises:
+        LoadError: INVALID_ARGUMENT, it makes no sense; the text names the file and the model or the array.
+        Unready: One of its models has not been loaded yet.
+    """
+    where = base_path / MODEL_FILE
+    try:
+        _check_cycles(base_path.resolve(), steps, members, ())
+        declared = [_signature(step, members) for step in steps]
+        signature = _Wiring(steps, [signature for signature, _ in declared]).signature()
+    except Unready:
+        raise
+    except ServingError as error:
+        raise LoadError(error.code, f"{where}: {error.message}") from error
+    sizes = [batching.max_batch_size for _, batching in declared if batching is not None]
+    batched = signature.batched and len(sizes) == len(declared)
+    return Ensemble(steps, members, signature, Options(max_batch_size=min(sizes)) if batched else None)
+
+
+def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options | None]:
+    """What a step's model declares, and how it batches."""
+    try:
+        with members.find(step.model, step.version or None) as member:
+            name = step.signature or DEFAULT_SIGNATURE
+            if name not in member.signatures:
+                raise invalid(f"steps: model {step.model} has no signature {name}")
+            return member.signatures[name], member.batching
+    except ServingError as error:
+        if error.code != Code.NOT_FOUND:
+            raise
+        if members.is_awaited(step.model):
+            raise Unready(f"it waits for its step model {step.model}") from error
+        raise invalid(f"steps: model {step.model} is not served: {error.message}") from error
+
+
+def _check_cycles(base_path: Path, steps: Sequence[StepOptions], members: Members, above: tuple[Path, ...]) -> None:
+    """Follows the steps of steps: an ensemble must not be a part of itself."""
+    if base_path in above:
+        raise invalid(f"steps: a cycle: {' -> '.join(path.name for path in (*above, base_path))}")
+    for step in steps:
+        path = members.base_path(step.model)
+        if path is None:
+            raise invalid(f"steps: no model {step.model} is configured")
+        path = path.resolve()
+        _check_cycles(path, read_model_options(path).steps, members, (*above, base_path))
+
+
+class _Wiring:
+    """The arrays between the steps, and what they make up."""
+
+    def __init__(self, steps: Sequence[StepOptions], signatures: Sequence[Signature]) -> None:
+        self._steps = list(zip(steps, signatures, strict=True))
+        self._made: dict[str, tuple[StepOptions, TensorSpec]] = {}
+        self._inputs: dict[str, TensorSpec] = {}
+        self._taken: set[str] = set()
+
+    def signature(self) -> Signature:
+        """The signature of the whole."""
+        for step, signature in self._steps:
+            self._add_outputs(step, signature)
+        for step, signature in self._steps:
+            self._add_inputs(step, signature)
+        outputs = {name: spec for name, (_, spec) in self._made.items() if name not in self._taken}
+        if not outputs:
+            raise invalid("steps: every array that a step puts out is taken by another: nothing is left to answer with")
+        batched = all(signature.batched for _, signature in self._steps)
+        return Signature(self._inputs, outputs, batched=batched, empty=True)
+
+    def _add_outputs(self, step: StepOptions, signature: Signature) -> None:
+        for alias, name in step.outputs.items():
+            if alias not in signature.outputs:
+                raise invalid(f"steps: model {step.model} has no output {alias}; it has {', '.join(signature.outputs)}")
+            if name in self._made:
+                raise invalid(f"steps: {name} is put out by {self._made[name][0].model} and by {step.model}")
+            self._made[name] = step, replace(signature.outputs[alias], name=name)
+
+    def _add_inputs(self, step: StepOptions, signature: Signature) -> None:
+        for alias in signature.inputs:
+            if alias not in step.inputs and alias not in signature.defaults:
+                raise invalid(f"steps: model {step.model} needs its input {alias}")
+        for alias, name in step.inputs.items():
+            if alias not in signature.inputs:
+                raise invalid(f"steps: model {step.model} has no input {alias}; it has {', '.join(signature.inputs)}")
+            spec = replace(signature.inputs[alias], name=name, dims=())
+            self._taken.add(name)
+            if name in self._made:
+                _check_fits(name, self._made[name][1], spec, f"{self._made[name][0].model} to {step.model}")
+            elif name in self._inputs:
+                _check_fits(name, self._inputs[name], spec, f"the request to {step.model}")
+                self._inputs[name] = _narrower(self._inputs[name], spec)
+            else:
+                self._inputs[name] = spec
+
+
+def _check_fits(name: str, made: TensorSpec, taken: TensorSpec, way: str) -> None:
+    if made.dtype != taken.dtype:
+        kinds = f"{dtype_name(made.dtype)}, not {dtype_name(taken.dtype)}"
+        raise invalid(f"steps: {name} does not fit on its way from {way}: it is {kinds}")
+    if made.any_rank or taken.any_rank:
+        return
+    pairs = zip(made.shape, taken.shape, strict=False)
+    if len(made.shape) != len(taken.shape) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise invalid(f"steps: {name} does not fit on its way from {way}: {_written(made)} is not {_written(taken)}")
+
+
+def _narrower(one: TensorSpec, other: TensorSpec) -> TensorSpec:
+    """What fits both of two declarations that fit each other."""
+    if one.any_rank or other.any_rank:
+        return other if one.any_rank else one
+    sizes = (a if b is None else b for a, b in zip(one.shape, other.shape, strict=True))
+    return replace(one, shape=tuple(sizes))
+
+
+def _written(spec: TensorSpec) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in spec.shape)}]"

@@ -1,0 +1,178 @@
+"""Ensembles: models whose steps are other models, called through both APIs."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from headrace_protos.inference import grpc_service_pb2 as messages
+from headrace_server.errors import ServingError
+from tests import models
+from tests.calls import predict_request
+from tests.conftest import Run
+from tests.running import RunningServer, eventually
+from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, packed, tensor
+
+WORDS = """
+import numpy as np
+
+INPUTS = {"text": ("string", [None])}
+OUTPUTS = {"features": ("float32", [None, 4]), "length": ("int64", [None])}
+
+
+def predict(inputs):
+    texts = inputs["text"]
+    if any(text == b"fail" for text in texts):
+        raise ValueError("a word that fails")
+    features = np.array([[len(text), text.count(b"a"), 0, 0] for text in texts], np.float32)
+    return {"features": features, "length": np.array([len(text) for text in texts])}
+"""
+
+STEPS = """
+[[steps]]
+model = "sum"
+inputs = { x = "features" }
+outputs = { y = "score" }
+
+[[steps]]
+model = "words"
+inputs = { text = "text" }
+outputs = { features = "features", length = "length" }
+"""
+
+
+def folder(root: Path, *, steps: str = STEPS, **more: str) -> Path:
+    """A configuration file of models `words`, `sum` and `both`, which is made of them, and of more ensembles."""
+    python = root / "words" / "1"
+    python.mkdir(parents=True)
+    python.joinpath("model.py").write_text(WORDS)
+    models.linear(root / "sum" / "1")
+    for name, text in {"both": steps, **more}.items():
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "model.toml").write_text(text)
+    entries = [
+        f'config {{ name: "{name}" base_path: "{root / name}" model_platform: "tensorflow" }}'
+        for name in ("both", *more, "words", "sum")
+    ]
+    file = root / "models.config"
+    file.write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(running: Run, tmp_path_factory: pytest.TempPathFactory) -> RunningServer:
+    root = tmp_path_factory.mktemp("ensemble")
+    nested = """
+[[steps]]
+model = "both"
+inputs = { text = "word" }
+outputs = { score = "score", length = "n" }
+"""
+    return running(model_config_file=str(folder(root, nested=nested)), open_inference_admin="write")
+
+
+@pytest.fixture(scope="module")
+def caller(server: RunningServer) -> Any:
+    caller = InferenceCaller(server.port)
+    yield caller
+    caller.close()
+
+
+def asking(*words: bytes, model: str = "both", name: str = "text") -> messages.ModelInferRequest:
+    return infer_request([tensor(name, "BYTES", (len(words),))], [packed(*words)], model_name=model)
+
+
+def test_both_apis(server: RunningServer, caller: InferenceCaller) -> None:
+    response = caller.call(asking(b"banana", b"kiwi"))
+    outputs = {output.name: array(response, at).tolist() for at, output in enumerate(response.outputs)}
+    assert outputs == {"score": [[9.0], [4.0]], "length": [6, 4]}
+    request = predict_request({"text": np.array([b"banana", b"kiwi"])}, name="both")
+    answer = server.caller.call(request)
+    assert answer.outputs["length"].int64_val == [6, 4]
+    assert answer.outputs["score"].float_val == [9.0, 4.0]
+
+
+def test_ensembles_of_ensembles(caller: InferenceCaller) -> None:
+    response = caller.call(asking(b"banana", model="nested", name="word"))
+    assert {output.name for output in response.outputs} == {"score", "n"}
+
+
+def test_what_it_says_of_itself(caller: InferenceCaller) -> None:
+    metadata = caller.call(messages.ModelMetadataRequest(name="both"))
+    assert metadata.platform == "ensemble"
+    assert [(each.name, each.datatype, list(each.shape)) for each in metadata.inputs] == [("text", "BYTES", [-1])]
+    config = caller.call(messages.ModelConfigRequest(name="both")).config
+    steps = config.ensemble_scheduling.step
+    assert [(step.model_name, step.model_version) for step in steps] == [("sum", -1), ("words", -1)]
+    assert dict(steps[0].input_map) == {"x": "features"}
+    assert config.max_batch_size == 1000
+
+
+def test_steps_that_nobody_needs_are_not_run(caller: InferenceCaller) -> None:
+    def runs() -> int:
+        (stats,) = caller.call(messages.ModelStatisticsRequest(name="sum")).model_stats
+        return int(stats.execution_count)
+
+    caller.call(asking(b"warm"))
+    before = eventually(runs)
+    request = asking(b"banana")
+    request.outputs.add(name="length")
+    for _ in range(5):
+        assert [output.name for output in caller.call(request).outputs] == ["length"]
+    assert runs() == before
+
+
+def test_a_step_that_fails_is_named(server: RunningServer, caller: InferenceCaller) -> None:
+    code, text = caller.refusal(asking(b"fail"))
+    assert code == StatusCode.INTERNAL
+    assert text.startswith("step model words: ValueError: a word that fails")
+    (stats,) = caller.call(messages.ModelStatisticsRequest(name="both")).model_stats
+    assert stats.inference_stats.fail.count == 1
+    assert server.caller.call(predict_request({"text": np.array([b"a"])}, name="both")).outputs
+
+
+def test_each_step_batches_with_all_its_calls(caller: InferenceCaller) -> None:
+    def stats() -> Any:
+        return caller.call(messages.ModelStatisticsRequest(name="words")).model_stats[0]
+
+    with ThreadPoolExecutor(64) as pool:
+        words = [b"a" * number for number in range(1, 257)]
+        answers = list(pool.map(lambda word: caller.call(asking(word)), words))
+    lengths = [array(answer, [o.name for o in answer.outputs].index("length")).item() for answer in answers]
+    assert lengths == [len(word) for word in words]
+    done = stats()
+    assert done.execution_count < done.inference_count
+
+
+def test_a_member_that_goes_and_comes_back(caller: InferenceCaller) -> None:
+    caller.call(messages.RepositoryModelUnloadRequest(model_name="sum"))
+    code, text = caller.refusal(asking(b"banana"))
+    assert (code, text.partition(":")[0]) == (StatusCode.UNAVAILABLE, "step model sum")
+    caller.call(messages.RepositoryModelLoadRequest(model_name="sum"))
+    assert caller.call(asking(b"banana")).outputs
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("sum", "nope"), "steps: no model nope is configured"),
+        (("sum", "both"), "steps: a cycle: both -> both"),
+        (("y =", "z ="), "steps: model sum has no output z; it has y"),
+        (("x =", "z ="), "steps: model sum needs its input x"),
+        (('x = "features"', 'x = "length"'), "steps: length does not fit on its way from words to sum: it is int64"),
+        (('y = "score"', 'y = "length"'), "steps: length is put out by sum and by words"),
+        (('model = "sum"\n', 'model = "sum"\nsignature = "other"\n'), "steps: model sum has no signature other"),
+        (("[[steps]]", "[[step]]"), "step: unknown key; did you mean steps?"),
+        (('model = "sum"\n', ""), "steps[1].model must be given"),
+        (("inputs = {", "input = {"), "steps[1].input: unknown key; did you mean inputs?"),
+        (('text = "text"', "text = 5"), "steps[2].inputs must be a table of names; was {'text': 5}"),
+    ],
+)
+def test_what_makes_no_sense_does_not_load(running: Run, tmp_path: Path, change: tuple[str, str], text: str) -> None:
+    file = folder(tmp_path, steps=STEPS.replace(*change))
+    with pytest.raises(ServingError) as refused:
+        running(model_config_file=str(file))
+    assert f"{tmp_path}/both/model.toml: {text}" in refused.value.message
