@@ -295,3 +295,11 @@ def _write(
     file = folder / FILE
     onnx.save_model(model, file)
     return file
+
+
+def accumulating(folder: Path, *, batched: bool = True) -> Path:
+    """`total` float [N, 1] = `before` float [N, 1] + `x` float [N, 1], and `y` float [N, 1] = 2 `total`."""
+    dims: Dims = ("N", 1) if batched else (1, 1)
+    nodes = [make_node("Add", ["before", "x"], ["total"]), make_node("Add", ["total", "total"], ["y"])]
+    inputs = [_value("x", FLOAT, dims), _value("before", FLOAT, dims)]
+    return _write(folder, nodes, inputs, [_value("y", FLOAT, dims), _value("total", FLOAT, dims)])

@@ -70,7 +70,27 @@ class StepOptions:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateOptions:
+    """An output of a model that its next request takes as an input. `[state.OUTPUT]`."""
+
+    input: str = option("", "the input that takes it", fits=bool, words="the name of an input")
+    initial: float = option(0.0, "each value at the beginning of a sequence")
+    shape: tuple[int, ...] = option(
+        (), "the shape for one request, without a batch axis; the input's if not given", kind=tuple, item=int, least=0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceOptions:
+    """How a stateful model's sequences are kept. `[sequences]`."""
+
+    idle_seconds: float = option(60.0, "seconds that a sequence is kept without a request", least=0)
+    max_sequences: int = option(1024, "sequences at once; one more is refused", least=1)
+
+
 SIGNATURES = "signatures.NAME"
+STATE = "state.NAME"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +111,8 @@ TABLES: Mapping[str, Mapping[str, Field[Any]]] = {
     "batching": {**options_of(SharingOptions), **per_model(Options)},
     SIGNATURES: options_of(SignatureOptions),
     "steps": options_of(StepOptions),
+    STATE: options_of(StateOptions),
+    "sequences": options_of(SequenceOptions),
 }
 """Every table of the file, with its keys."""
 
@@ -108,6 +130,8 @@ class ModelOptions:
         any_first_dimension: Whether `batched` holds even where the declared shapes say otherwise.
         signatures: Signatures by name; empty leaves the model with its own.
         steps: The calls of other models that make up this one; empty for a model with a file.
+        state: Outputs that the next request of a sequence takes, by alias; empty for a model without state.
+        sequences: How sequences are kept.
     """
 
     backend: Mapping[str, Any] = field(default_factory=dict)
@@ -118,6 +142,8 @@ class ModelOptions:
     any_first_dimension: bool = False
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
     steps: tuple[StepOptions, ...] = ()
+    state: Mapping[str, StateOptions] = field(default_factory=dict)
+    sequences: SequenceOptions = field(default_factory=SequenceOptions)
 
     def batching_over(self, options: Options | None) -> Options | None:
         """These batching parameters over those of all models, None for no batching.
@@ -169,7 +195,18 @@ def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
         **_batching(document.get("batching", {})),
         signatures={name: _signature(base_path, f"signatures.{name}", table) for name, table in signatures.items()},
         steps=_steps(document.get("steps", [])),
+        state={
+            name: _state(f"state.{name}", table) for name, table in _table("state", document.get("state", {})).items()
+        },
+        sequences=SequenceOptions(**_checked("sequences", document.get("sequences", {}), TABLES["sequences"])),
     )
+
+
+def _state(where: str, table: Any) -> StateOptions:
+    state = StateOptions(**_checked(where, table, TABLES[STATE]))
+    if not state.input:
+        raise _WrongError(f"{where}.input must be given")
+    return state
 
 
 def _steps(tables: Any) -> tuple[StepOptions, ...]:

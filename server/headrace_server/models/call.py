@@ -7,6 +7,21 @@ from headrace_batching.task import Arrays
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceStep:
+    """A request's place in a sequence of requests to a stateful model.
+
+    Attributes:
+        id: The sequence's, a number or a text.
+        start: Whether it begins here, with the initial state.
+        end: Whether it ends here, and its state is forgotten.
+    """
+
+    id: int | str
+    start: bool = False
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """What comes with a request beside its message.
 
@@ -15,6 +30,7 @@ class Call:
         deadline: On the monotonic clock, in seconds; None for none.
         priority: Whether it goes before or after the others that wait.
         api: The method's name, for metrics.
+        sequence: Where in which sequence the request is; None for in none.
         metadata: What the caller of a stream sent beside its messages; empty for any other call.
     """
 
@@ -22,6 +38,7 @@ class Call:
     deadline: float | None = None
     priority: Priority = Priority.NORMAL
     api: str = "Predict"
+    sequence: SequenceStep | None = None
     metadata: tuple[tuple[str, str | bytes], ...] = ()
 
     def alone(self, inputs: Arrays, choice: tuple[str, ...] | None = None) -> Task:

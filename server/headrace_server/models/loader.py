@@ -3,18 +3,21 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headrace_batching import BatchThreads, Options, OptionsError
 from headrace_server.backends import auto as backends
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.signature import Signature
 from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
-from headrace_server.errors import invalid
+from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.ensemble import Members, make_ensemble
 from headrace_server.models.rows import Loaded, Told, decide
+from headrace_server.models.sequences import Sequences
 from headrace_server.models.servable import Servable
 
 BATCHING_FILE = "batching_params.pbtxt"
@@ -77,7 +80,16 @@ class Loader:
             told = Told(batching is not None, model.batched, model.any_first_dimension)
             seconds = time.perf_counter() - began
             verdicts = decide(Loaded(f"model {name} version {version}", path, backend, seconds, told))
-            return Servable(name, version, backend, self._threads, batching, verdicts=verdicts, metrics=self._metrics)
+            return Servable(
+                name,
+                version,
+                backend,
+                self._threads,
+                batching,
+                verdicts=verdicts,
+                metrics=self._metrics,
+                keep_state=partial(_keep_state, name, path, model) if model.state else None,
+            )
         except BaseException:
             backend.close()
             raise
@@ -102,6 +114,13 @@ class Loader:
             return replace(batching, **overrides) if batching is not None else None
         except OptionsError as error:
             raise invalid(f"{path.parent / MODEL_FILE}: batching: {error}") from error
+
+
+def _keep_state(name: str, path: Path, model: ModelOptions, signature: Signature) -> Sequences:
+    try:
+        return Sequences(name, signature, model.state, model.sequences, time.monotonic)
+    except ServingError as error:
+        raise invalid(f"{path.parent / MODEL_FILE}: {error.message}") from error
 
 
 def _read_batching(file: Path, shared: Options) -> Options | None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from threading import Condition, Lock
@@ -15,7 +15,7 @@ from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, NamesRuntime, OnDevices, Streaming
 from headrace_server.backends.batch_axis import declares_rows
 from headrace_server.backends.independence import Verdict
-from headrace_server.backends.signature import Signature, find_signature
+from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, find_signature
 from headrace_server.config.model_toml import StepOptions
 from headrace_server.errors import ServingError, invalid, timed_out
 from headrace_server.metrics.catalogue import Metrics
@@ -26,6 +26,7 @@ from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.schedulers import Outputs, Schedulers, fitted, may_share
+from headrace_server.models.sequences import Sequences
 from headrace_server.models.undeclared import with_last_axis, without_last_axis
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,11 @@ class Servable:
         batching: How requests become batches; None runs every request by itself.
         verdicts: What is known of its signatures' rows, by name; what is missing is as the backend's signature says.
         metrics: Where what it does is counted.
+        keep_state: From a stateful model's signature to what keeps its sequences; None for any other.
 
     Attributes:
-        signatures: Its entries by name.
+        signatures: Its entries by name, as callers see them.
+        sequences: Keep the state of a stateful model, which callers do not see; None for any other.
         verdicts: Whether the requests of each are batched, and why not.
     """
 
@@ -58,18 +61,23 @@ class Servable:
         *,
         verdicts: Mapping[str, Verdict] | None = None,
         metrics: Metrics | None = None,
+        keep_state: Callable[[Signature], Sequences] | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.verdicts: Mapping[str, Verdict] = verdicts or {}
-        self.signatures: Mapping[str, Signature] = {
+        self._own = {
             key: replace(each, batched=self._has_rows(each, key, batching)) for key, each in backend.signatures.items()
         }
+        self.sequences = None if keep_state is None else keep_state(self._own[DEFAULT_SIGNATURE])
+        self.signatures: Mapping[str, Signature] = self._own
+        if self.sequences is not None:
+            self.signatures = {DEFAULT_SIGNATURE: self.sequences.signature}
         self._backend = backend
         self.names_sizes = batching is not None and bool(batching.allowed_batch_sizes)
         self._batching = fitted(batching, backend)
         self._lock = Lock()
-        self._schedulers = Schedulers(backend, self.signatures, threads, self._batching, self._observe_runs)
+        self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs)
         self._no_rows = NoRows()
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
@@ -155,7 +163,7 @@ class Servable:
             ServingError: As for `run`; also in the midst of the answers.
         """
         assert isinstance(self._backend, Streaming)  # `streams` says so
-        if misfit := self._backend.signatures[signature].check_arrays(inputs):
+        if misfit := self.signatures[signature].check_arrays(inputs):
             raise invalid(misfit)
         began = time.monotonic()
         try:
@@ -204,9 +212,9 @@ class Servable:
             signature: Its name.
             dtypes: The element types that are decoded outside the interpreter.
         """
-        if isinstance(self._backend, Ensemble):
+        if self.sequences is not None or isinstance(self._backend, Ensemble):
             return None
-        declared, options = self.signatures[signature], self._batching
+        declared, options = self._own[signature], self._batching
         if options is None or not takes_plain(declared, options, dtypes):
             return None
         lane = self._schedulers.of(signature).lane
@@ -241,6 +249,8 @@ class Servable:
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self.signatures[signature]
         misfit = declared.check_arrays(inputs)
+        if self.sequences is not None:
+            return await self._run_sequence(self.sequences, inputs, outputs, call, misfit)
         if isinstance(self._backend, Ensemble):
             return await self._run_steps(self._backend, inputs, outputs, call, misfit)
         if not misfit:
@@ -251,7 +261,7 @@ class Servable:
         return without_last_axis(await self._run_declared(signature, reshaped, outputs, call))
 
     async def _run_declared(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        declared = self.signatures[signature]
+        declared = self._own[signature]
         choice = None if outputs == declared.every_output else outputs
 
         async def run(inputs: Arrays) -> Arrays:
@@ -262,6 +272,19 @@ class Servable:
         if self._batching is not None and declared.batched and not may_share(inputs, self._batching):
             return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
         return await run(inputs)
+
+    async def _run_sequence(
+        self, sequences: Sequences, inputs: Arrays, outputs: Outputs, call: Call, misfit: str
+    ) -> Arrays:
+        if misfit:
+            raise invalid(misfit)
+
+        async def run(inputs: Arrays, outputs: Outputs) -> Arrays:
+            every = self._own[DEFAULT_SIGNATURE].every_output
+            wanted = tuple(alias for alias in every if alias in outputs)
+            return await self._run_declared(DEFAULT_SIGNATURE, inputs, wanted, call)
+
+        return await sequences.run(call.sequence, inputs, outputs, run)
 
     async def _run_steps(self, ensemble: Ensemble, inputs: Arrays, outputs: Outputs, call: Call, misfit: str) -> Arrays:
         if misfit:

@@ -113,6 +113,11 @@ async def infer_many(servable: Servable, request: InferRequest) -> AsyncGenerato
 
 
 def _prepare(servable: Servable, request: InferRequest) -> _Prepared:
+    if servable.sequences is not None and request.parameters.sequence is None:
+        raise invalid(
+            f"{request.tag}inference request to model '{request.model}' must specify a non-zero or non-empty "
+            "correlation ID"
+        )
     name, signature = signature_of(servable, request.parameters.signature)
     rows = max_rows(servable, signature)
     checks = Checks(request, signature, rows)
@@ -142,15 +147,17 @@ async def _run(servable: Servable, prepared: _Prepared, call: Call) -> Arrays:
 
 
 def _limited(call: Call, request: InferRequest) -> Call:
-    """The call with the request's own priority, and its own limit on the time in the queue."""
-    priority, timeout = request.parameters.priority, request.parameters.timeout
-    if priority is None and timeout is None:
+    """The call with what the request says of its priority, of its time in the queue, and of its sequence."""
+    asked = request.parameters
+    priority, timeout, sequence = asked.priority, asked.timeout, asked.sequence
+    if priority is None and timeout is None and sequence is None:
         return call
     deadline = call.deadline
     if timeout is not None:
         own = time.monotonic() + timeout
         deadline = own if deadline is None else min(deadline, own)
-    return replace(call, deadline=deadline, priority=call.priority if priority is None else priority)
+    priority = call.priority if priority is None else priority
+    return replace(call, deadline=deadline, priority=priority, sequence=sequence)
 
 
 def _expired() -> ServingError:

@@ -7,6 +7,7 @@ from headrace_protos.inference import model_config_pb2 as messages
 from headrace_protos.inference.grpc_service_pb2 import ModelMetadataResponse
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.config.run import All, Latest, Specific, VersionPolicy
+from headrace_server.models.sequences import Sequences
 from headrace_server.models.servable import Servable
 from headrace_server.services.open_inference.datatypes import datatype_of
 from headrace_server.services.open_inference.inference import max_rows, signature_of
@@ -110,8 +111,19 @@ def _add_batching(config: messages.ModelConfig, servable: Servable, *, batched: 
         count=options.num_batch_threads if options is not None else 1,
         gpus=servable.on_gpus,
     )
-    if options is not None and batched:
+    if servable.sequences is not None:
+        config.sequence_batching.CopyFrom(_sequence_batching(servable.sequences))
+    elif options is not None and batched:
         config.dynamic_batching.CopyFrom(_dynamic_batching(options))
+
+
+def _sequence_batching(sequences: Sequences) -> messages.ModelSequenceBatching:
+    states = [
+        messages.ModelSequenceBatching.State(input_name=own.input, output_name=alias)
+        for alias, own in sequences.states.items()
+    ]
+    idle = round(sequences.options.idle_seconds * 1e6)
+    return messages.ModelSequenceBatching(max_sequence_idle_microseconds=idle, direct={}, state=states)
 
 
 def _dynamic_batching(options: Options) -> messages.ModelDynamicBatching:

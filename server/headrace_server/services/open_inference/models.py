@@ -17,6 +17,7 @@ from headrace_server.services.servables import Repository
 NAME = "headrace"
 EXTENSIONS = (
     "classification",
+    "sequence",
     "model_repository",
     "schedule_policy",
     "model_configuration",

@@ -6,8 +6,9 @@ from typing import Any
 from headrace_batching import Priority
 from headrace_protos.inference.grpc_service_pb2 import InferParameter
 from headrace_server.errors import ServingError, invalid
+from headrace_server.models.call import SequenceStep
 from headrace_server.services.open_inference.regions import Place, Regions
-from headrace_server.services.open_inference.request import Parameters, Sequence
+from headrace_server.services.open_inference.request import Parameters
 
 VERSION_LABEL = "version_label"
 SIGNATURE = "signature_name"
@@ -126,12 +127,12 @@ _EXPECTED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _sequence(sent: Sent) -> Sequence | None:
+def _sequence(sent: Sent) -> SequenceStep | None:
     identity: Any = _value(sent["sequence_id"]) if "sequence_id" in sent else 0
     if not identity:
         return None
     start, end = (name in sent and sent[name].bool_param for name in ("sequence_start", "sequence_end"))
-    return Sequence(identity, start=start, end=end)
+    return SequenceStep(identity, start=start, end=end)
 
 
 def _number(sent: Sent, name: str) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from headrace_batching import Priority
 from headrace_batching.task import Array
+from headrace_server.models.call import SequenceStep
 from headrace_server.services.open_inference.regions import Place
 
 Content = bytes | bytearray | memoryview | Array
@@ -19,29 +20,14 @@ class Parameters:
         priority: How it waits; None as the call says.
         timeout: Seconds that it may wait in the queue; None for no limit.
         empty_final_response: Whether a model that answers many times is to send an empty last answer.
-        sequence: Which sequence it belongs to.
+        sequence: Where in which sequence of a stateful model it is; None for in none.
     """
 
     signature: str = ""
     priority: Priority | None = None
     timeout: float | None = None
     empty_final_response: bool = False
-    sequence: "Sequence | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sequence:
-    """A request's place in a sequence.
-
-    Attributes:
-        id: The sequence's, a number or a text; 0 and the empty text are none.
-        start: Whether it begins here.
-        end: Whether it ends here.
-    """
-
-    id: int | str
-    start: bool = False
-    end: bool = False
+    sequence: SequenceStep | None = None
 
 
 @dataclass(frozen=True, slots=True)

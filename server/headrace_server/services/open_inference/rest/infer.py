@@ -11,6 +11,7 @@ import numpy as np
 from headrace_batching import LoopDelivery
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import invalid, unimplemented
+from headrace_server.models.call import SequenceStep
 from headrace_server.models.servable import Servable
 from headrace_server.processes import memory_file
 from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
@@ -26,7 +27,6 @@ from headrace_server.services.open_inference.request import (
     InferRequest,
     InputTensor,
     Parameters,
-    Sequence,
     WantedOutput,
     tag,
 )
@@ -178,7 +178,7 @@ def _parameters(sent: Mapping[str, Any]) -> Parameters:
         signature=_text(sent, SIGNATURE),
         priority=priority_of(sent.get("priority", 0)),
         timeout=timeout / MICROSECONDS if timeout else None,
-        sequence=Sequence(identity, start=start, end=end) if identity else None,
+        sequence=SequenceStep(identity, start=start, end=end) if identity else None,
     )
 
 

@@ -1,0 +1,168 @@
+"""Stateful models: what a model puts out for its state is kept by the server, and given to the sequence's next request.
+
+Source for codes and texts: Triton's sequence batcher. The requests of one sequence run one after the other; those of
+different sequences share batches like any others.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Code, DataType
+from headrace_protos.tensor import dtype_name
+from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_server.config.model_toml import SequenceOptions, StateOptions
+from headrace_server.errors import ServingError, invalid
+from headrace_server.models.call import SequenceStep
+
+Run = Callable[[Arrays, tuple[str, ...]], Awaitable[Arrays]]
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One sequence: its state, by the inputs that take it, and when it was last used."""
+
+    state: Arrays
+    rows: int
+    used: float
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Sequences:
+    """The sequences of one version of a stateful model. In one event loop.
+
+    Args:
+        model: The model's name, for errors.
+        signature: The model's own, with the inputs and outputs of its state.
+        states: How each output of its state is kept, by the output's alias.
+        options: How many sequences, and for how long.
+        clock: In seconds.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, the model has no such state.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        signature: Signature,
+        states: Mapping[str, StateOptions],
+        options: SequenceOptions,
+        clock: Clock,
+    ) -> None:
+        self.options = options
+        self.states = dict(states)
+        self._model = model
+        self._full = signature
+        self._clock = clock
+        self._initial = {own.input: _initial(alias, own, signature) for alias, own in states.items()}
+        self._kept: OrderedDict[int | str, _Sequence] = OrderedDict()  # who was used last is at the end
+
+    @property
+    def signature(self) -> Signature:
+        """What callers see: the signature without the state."""
+        inputs = {alias: spec for alias, spec in self._full.inputs.items() if alias not in self._initial}
+        outputs = {alias: spec for alias, spec in self._full.outputs.items() if alias not in self.states}
+        return replace(self._full, inputs=inputs, outputs=outputs)
+
+    async def run(self, step: SequenceStep | None, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
+        """Runs one step of a sequence; a request of none is a sequence of one step.
+
+        Args:
+            step: Where in which sequence the request is; None for in none.
+            inputs: Without the state.
+            outputs: Aliases of those asked for.
+            run: Computes outputs from inputs, the state among both.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, the sequence has not begun, or a step has another number of rows than the
+                one before; UNAVAILABLE, there are too many sequences; or the run's own, after which the state is as it
+                was.
+        """
+        rows = self._rows(inputs)
+        if step is None:
+            return await self._run(self._begin(rows), inputs, outputs, run)
+        sequence = self._find(step, rows)
+        async with sequence.turn:
+            if rows != sequence.rows:
+                raise invalid(f"a sequence of model '{self._model}' had {sequence.rows} rows and now has {rows}")
+            try:
+                return await self._run(sequence, inputs, outputs, run)
+            finally:
+                sequence.used = self._clock()
+                if step.end and self._kept.get(step.id) is sequence:
+                    del self._kept[step.id]
+
+    async def _run(self, sequence: _Sequence, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
+        results = await run({**inputs, **sequence.state}, (*outputs, *self.states))
+        # Copies: a view would keep the whole batch's memory.
+        sequence.state = {own.input: results[alias].copy() for alias, own in self.states.items()}
+        return {alias: results[alias] for alias in outputs}
+
+    def _find(self, step: SequenceStep, rows: int) -> _Sequence:
+        self._drop_idle()
+        if step.start:
+            self._kept.pop(step.id, None)
+            if len(self._kept) >= self.options.max_sequences:
+                text = f"model '{self._model}' has {len(self._kept)} sequences, and may not have more"
+                raise ServingError(Code.UNAVAILABLE, text)
+            self._kept[step.id] = self._begin(rows)
+        elif step.id not in self._kept:
+            raise invalid(
+                f"inference request for sequence {step.id} to model '{self._model}' must specify the START flag on the "
+                "first request of the sequence"
+            )
+        self._kept.move_to_end(step.id)
+        return self._kept[step.id]
+
+    def _drop_idle(self) -> None:
+        """Forgets the sequences that nobody has used for too long; one that is in use is not idle."""
+        before = self._clock() - self.options.idle_seconds
+        while self._kept:
+            oldest = next(iter(self._kept.values()))
+            if oldest.used > before or oldest.turn.locked():
+                return
+            self._kept.popitem(last=False)
+
+    def _begin(self, rows: int) -> _Sequence:
+        initial = {
+            alias: np.repeat(array[None], rows, axis=0) if self._full.batched else array
+            for alias, array in self._initial.items()
+        }
+        return _Sequence(initial, rows, self._clock())
+
+    def _rows(self, inputs: Arrays) -> int:
+        return len(next(iter(inputs.values()))) if self._full.batched and inputs else 1
+
+
+def _initial(alias: str, own: StateOptions, signature: Signature) -> Array:
+    """What the state of a new sequence is: of one row, where the model batches."""
+    where = f"state.{alias}"
+    if alias not in signature.outputs:
+        raise invalid(f"{where}: the model has no output {alias}; it has {', '.join(signature.outputs)}")
+    if own.input not in signature.inputs:
+        raise invalid(f"{where}.input: the model has no input {own.input}; it has {', '.join(signature.inputs)}")
+    made, taken = signature.outputs[alias], signature.inputs[own.input]
+    if made.dtype != taken.dtype:
+        raise invalid(f"{where}: the output is {dtype_name(made.dtype)}, and the input is {dtype_name(taken.dtype)}")
+    shape = _shape(where, own, taken, batched=signature.batched)
+    if taken.dtype == DataType.DT_STRING:
+        return np.full(shape, b"", object)
+    return np.full(shape, own.initial, taken.array_dtype)
+
+
+def _shape(where: str, own: StateOptions, spec: TensorSpec, *, batched: bool) -> tuple[int, ...]:
+    declared = spec.shape[1:] if batched else spec.shape
+    if own.shape:
+        pairs = zip(own.shape, declared, strict=False)
+        if len(own.shape) != len(declared) or any(want is not None and got != want for got, want in pairs):
+            raise invalid(f"{where}.shape: the input {own.input} does not take {list(own.shape)}")
+        return own.shape
+    if None in declared:
+        raise invalid(f"{where}.shape must be given: the input {own.input} varies")
+    return tuple(size for size in declared if size is not None)

@@ -1,0 +1,216 @@
+"""Stateful models: sequences of requests whose state the server keeps, over both doors of the Open Inference Protocol."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from headrace_batching.task import Arrays
+from headrace_protos import DataType
+from headrace_protos.inference import grpc_service_pb2 as messages
+from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_server.config.model_toml import SequenceOptions, StateOptions
+from headrace_server.errors import ServingError
+from headrace_server.models.call import SequenceStep
+from headrace_server.models.sequences import Sequences
+from tests import models
+from tests.calls import MODEL, predict_request
+from tests.conftest import Make, Rest, Run
+from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, tensor
+
+STATE = '[state.total]\ninput = "before"\n'
+
+
+def stateful(text: str = STATE, *, batched: bool = True) -> Make:
+    def make(folder: Path) -> Path:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.joinpath("model.toml").write_text(text)
+        return models.accumulating(folder, batched=batched)
+
+    return make
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["batched", "alone"])
+def caller(request: pytest.FixtureRequest, running: Run) -> Any:
+    caller = InferenceCaller(running(stateful(batched=request.param)).port)
+    yield caller
+    caller.close()
+
+
+def step(value: float, identity: int | str, **flags: bool) -> messages.ModelInferRequest:
+    parameters = {"sequence_id": identity, **{f"sequence_{name}": flag for name, flag in flags.items()}}
+    raw = np.array([[value]], np.float32).tobytes()
+    return infer_request([tensor(shape=(1, 1))], [raw], parameters=parameters)
+
+
+def test_state_goes_from_step_to_step(caller: InferenceCaller) -> None:
+    values = [array(caller.call(step(value, 7, start=value == 1))).item() for value in (1, 2, 3)]
+    assert values == [2, 6, 12]
+    assert array(caller.call(step(1, 7, start=True))).item() == 2  # begun anew
+
+
+def test_sequences_do_not_mix(caller: InferenceCaller) -> None:
+    def run(identity: int) -> list[float]:
+        steps = [step(identity, identity, start=number == 0, end=number == 19) for number in range(20)]
+        return [array(caller.call(each)).item() for each in steps]
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(run, range(1, 51)))
+    assert answers == [[2.0 * identity * (number + 1) for number in range(20)] for identity in range(1, 51)]
+
+
+def test_a_stream_of_one_sequence_keeps_its_order(caller: InferenceCaller) -> None:
+    steps = [step(1, "stream", start=number == 0) for number in range(100)]
+    answers = [array(each.infer_response).item() for each in caller.stream(steps)]
+    assert answers == [2.0 * (number + 1) for number in range(100)]
+
+
+def test_what_ended_or_never_began(caller: InferenceCaller) -> None:
+    text = f"inference request for sequence 9 to model '{MODEL}' must specify the START flag on the first request of the sequence"
+    assert caller.refusal(step(1, 9)) == (StatusCode.INVALID_ARGUMENT, text)
+    caller.call(step(1, 9, start=True, end=True))
+    assert caller.refusal(step(1, 9)) == (StatusCode.INVALID_ARGUMENT, text)
+
+
+def test_a_request_of_no_sequence(caller: InferenceCaller) -> None:
+    request = infer_request([tensor(shape=(1, 1))], [b"\0" * 4])
+    code, text = caller.refusal(request)
+    assert code == StatusCode.INVALID_ARGUMENT
+    assert "must specify a non-zero or non-empty correlation ID" in text
+
+
+def test_callers_do_not_see_the_state(caller: InferenceCaller) -> None:
+    metadata = caller.call(messages.ModelMetadataRequest(name=MODEL))
+    assert [each.name for each in metadata.inputs] == ["x"]
+    assert [each.name for each in metadata.outputs] == ["y"]
+    config = caller.call(messages.ModelConfigRequest(name=MODEL)).config
+    (state,) = config.sequence_batching.state
+    assert (state.input_name, state.output_name) == ("before", "total")
+    assert config.sequence_batching.max_sequence_idle_microseconds == 60_000_000
+
+
+def test_rows_are_sequences_side_by_side(running: Run) -> None:
+    caller = InferenceCaller(running(stateful()).port)
+
+    def rows(*values: float, **flags: bool) -> messages.ModelInferRequest:
+        request = step(0, 5, **flags)
+        request.inputs[0].shape[:] = [len(values), 1]
+        request.raw_input_contents[0] = np.array(values, np.float32).tobytes()
+        return request
+
+    caller.call(rows(1, 10, start=True))
+    assert array(caller.call(rows(1, 10))).tolist() == [[4], [40]]
+    text = f"a sequence of model '{MODEL}' had 2 rows and now has 1"
+    assert caller.refusal(rows(1)) == (StatusCode.INVALID_ARGUMENT, text)
+    caller.close()
+
+
+def test_rest_and_predict(resting: Rest) -> None:
+    rest = resting(stateful('[state.total]\ninput = "before"\ninitial = 5.0\n'))
+    path = f"/v2/models/{MODEL}/infer"
+
+    def body(**parameters: Any) -> dict[str, Any]:
+        inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]
+        return {"parameters": {"sequence_id": "a", **parameters}, "inputs": inputs}
+
+    answers = [rest.send("POST", path, body(sequence_start=True)), rest.send("POST", path, body())]
+    assert [answer.value["outputs"][0]["data"] for answer in answers] == [[12.0], [14.0]]
+    assert rest.predict({"instances": [[1]]}) == {"predictions": [[12.0]]}  # a sequence of one step
+
+
+def test_predict_over_grpc(running: Run) -> None:
+    server = running(stateful())
+    assert server.caller.call(predict_request({"x": np.ones((2, 1), np.float32)})).outputs["y"].float_val == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ('[state.nope]\ninput = "before"\n', "state.nope: the model has no output nope; it has y, total"),
+        ('[state.total]\ninput = "nope"\n', "state.total.input: the model has no input nope; it has x, before"),
+        ("[state.total]\n", "state.total.input must be given"),
+        (f"{STATE}shape = [2]\n", "state.total.shape: the input before does not take [2]"),
+        (
+            f"{STATE}[sequences]\nmax_sequences = 0\n",
+            "sequences.max_sequences must be a whole number of at least 1; was 0",
+        ),
+    ],
+)
+def test_what_makes_no_sense_does_not_load(running: Run, text: str, refusal: str) -> None:
+    with pytest.raises(ServingError) as refused:
+        running(stateful(text))
+    assert refusal in refused.value.message
+
+
+class TestKeeping:
+    """Which sequences are kept, by a clock that the test turns."""
+
+    SIGNATURE = Signature(
+        {name: TensorSpec(name, DataType.DT_FLOAT, (None, 1)) for name in ("x", "before")},
+        {name: TensorSpec(name, DataType.DT_FLOAT, (None, 1)) for name in ("y", "total")},
+        batched=True,
+    )
+
+    def sequences(self, clock: Callable[[], float], **options: Any) -> Sequences:
+        states = {"total": StateOptions(input="before")}
+        return Sequences(MODEL, self.SIGNATURE, states, SequenceOptions(**options), clock)
+
+    async def step(self, sequences: Sequences, identity: int, *, start: bool = False) -> float:
+        async def run(inputs: Arrays, outputs: tuple[str, ...]) -> Arrays:
+            total = inputs["before"] + inputs["x"]
+            return {"y": total, "total": total}
+
+        inputs = {"x": np.ones((1, 1), np.float32)}
+        result = await sequences.run(SequenceStep(identity, start=start), inputs, ("y",), run)
+        value: float = result["y"].item()
+        return value
+
+    def test_idle_ones_are_dropped(self) -> None:
+        now = [0.0]
+        sequences = self.sequences(lambda: now[0], idle_seconds=10)
+
+        async def go() -> None:
+            await self.step(sequences, 1, start=True)
+            await self.step(sequences, 2, start=True)
+            now[0] = 9
+            assert await self.step(sequences, 2) == 2
+            now[0] = 15
+            assert await self.step(sequences, 2) == 3
+            with pytest.raises(ServingError, match="must specify the START flag"):
+                await self.step(sequences, 1)
+
+        asyncio.run(go())
+
+    def test_their_number_is_bounded(self) -> None:
+        now = [0.0]
+        sequences = self.sequences(lambda: now[0], idle_seconds=10, max_sequences=2)
+
+        async def go() -> None:
+            await self.step(sequences, 1, start=True)
+            await self.step(sequences, 2, start=True)
+            with pytest.raises(ServingError, match="has 2 sequences, and may not have more"):
+                await self.step(sequences, 3, start=True)
+            assert await self.step(sequences, 2, start=True) == 1  # the same one, begun anew
+            now[0] = 20
+            assert await self.step(sequences, 3, start=True) == 1
+
+        asyncio.run(go())
+
+    def test_a_step_that_fails_leaves_the_state(self) -> None:
+        sequences = self.sequences(lambda: 0.0)
+
+        async def fail(_inputs: Arrays, _outputs: tuple[str, ...]) -> Arrays:
+            raise RuntimeError
+
+        async def go() -> None:
+            assert await self.step(sequences, 1, start=True) == 1
+            with pytest.raises(RuntimeError):
+                await sequences.run(SequenceStep(1), {"x": np.ones((1, 1), np.float32)}, ("y",), fail)
+            assert await self.step(sequences, 1) == 2
+
+        asyncio.run(go())
