@@ -27,6 +27,9 @@ COMMON_WORDS = {
     "model",
     "version",
     "signature",
+    "input",
+    "initial",
+    "shape",
 } | {
     "dimensions",
     "model_name",

@@ -1,4 +1,4 @@
-"""Stateful models: sequences of requests whose state the server keeps, over both doors of the Open Inference Protocol."""
+"""Stateful models: sequences of requests whose state the server keeps."""
 
 import asyncio
 from collections.abc import Callable
@@ -71,7 +71,10 @@ def test_a_stream_of_one_sequence_keeps_its_order(caller: InferenceCaller) -> No
 
 
 def test_what_ended_or_never_began(caller: InferenceCaller) -> None:
-    text = f"inference request for sequence 9 to model '{MODEL}' must specify the START flag on the first request of the sequence"
+    text = (
+        f"inference request for sequence 9 to model '{MODEL}' must specify the START flag on the first request of the "
+        "sequence"
+    )
     assert caller.refusal(step(1, 9)) == (StatusCode.INVALID_ARGUMENT, text)
     caller.call(step(1, 9, start=True, end=True))
     assert caller.refusal(step(1, 9)) == (StatusCode.INVALID_ARGUMENT, text)
@@ -137,7 +140,7 @@ def test_predict_over_grpc(running: Run) -> None:
         (f"{STATE}shape = [2]\n", "state.total.shape: the input before does not take [2]"),
         (
             f"{STATE}[sequences]\nmax_sequences = 0\n",
-            "sequences.max_sequences must be a whole number of at least 1; was 0",
+            "sequences.max_sequences must be a whole number of at least 1",
         ),
     ],
 )
@@ -161,7 +164,7 @@ class TestKeeping:
         return Sequences(MODEL, self.SIGNATURE, states, SequenceOptions(**options), clock)
 
     async def step(self, sequences: Sequences, identity: int, *, start: bool = False) -> float:
-        async def run(inputs: Arrays, outputs: tuple[str, ...]) -> Arrays:
+        async def run(inputs: Arrays, _outputs: tuple[str, ...]) -> Arrays:
             total = inputs["before"] + inputs["x"]
             return {"y": total, "total": total}
 
