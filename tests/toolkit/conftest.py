@@ -24,7 +24,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def searched(optimized: Callable[..., Result]) -> Result:
+    """What the search makes of the convolutional network by default."""
+    return optimized("cnn")
+
+
+@pytest.fixture(scope="session")
 def optimized(made: Path) -> Callable[..., Result]:
     """Optimises a model by a recipe's tables: `optimized("cnn", step=[...])`."""
 

@@ -13,24 +13,21 @@ from headrace_toolkit.grounds import Plan, Told, settle
 from headrace_toolkit.machine import this_machine
 from headrace_toolkit.progress import Progress
 from headrace_toolkit.publish import CARD_FILE
-from headrace_toolkit.recipe import DataOptions, Recipe
+from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Line, Report, Rows
 from headrace_toolkit.sources.auto import load
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.variants import Variant, examine, timed
 
 
-def compare_versions(
-    places: Sequence[str], data: Data | None, options: DataOptions, progress: Progress, seed: int = 0
-) -> Report:
+def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, progress: Progress) -> Report:
     """Measures versions beside the first of them.
 
     Args:
         places: Version folders or ONNX files.
         data: Rows; None takes random ones.
-        options: Which metric.
+        recipe: Which metric, the seed, and how long to time; the rest means nothing here.
         progress: Who is told how far the work is.
-        seed: For the draw of random rows.
 
     Raises:
         ToolkitError: A version cannot be read or run, or takes other inputs than the first one.
@@ -41,14 +38,14 @@ def compare_versions(
     first = sources[0][1]
     for name, source in sources[1:]:
         _check_alike(sources[0][0], first.signature, name, source.signature)
-    plan = Plan(calibrates=False, classes=(), seed=seed)
-    grounds = settle(first, data, options, plan, told, progress)
+    plan = Plan(calibrates=False, classes=(), seed=recipe.seed)
+    grounds = settle(first, data, recipe.data, plan, told, progress)
     variants: list[Variant] = []
     for (name, source), place in zip(sources, places, strict=True):
         with progress.step(f"check {name}") as advance:
             variants.append(examine(name, _model(place), source, grounds, advance))
     with progress.step("time the versions"):
-        base, others = timed(variants[0], variants[1:], grounds, Recipe().timing_seconds)
+        base, others = timed(variants[0], variants[1:], grounds, recipe.timing_seconds)
     return Report(
         source=first.origin,
         machine=this_machine(),

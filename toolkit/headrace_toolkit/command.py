@@ -124,6 +124,12 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
         help="the output that the metric is of (default: the one that fits)",
     )
     group.add_argument(
+        "--timing_seconds",
+        type=number("timing_seconds"),
+        metavar="FLOAT",
+        help="CPU seconds that are spent on times, for each number of rows (default: 1.5)",
+    )
+    group.add_argument(
         "--seed", type=whole("seed", 0), metavar="INT", help="for whatever is drawn at random (default: 0)"
     )
 
@@ -204,6 +210,9 @@ def _lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
         except ToolkitError as error:
             print(f"headrace: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("headrace: interrupted, and nothing published", file=sys.stderr)
+            return 130
         return status
 
     return run

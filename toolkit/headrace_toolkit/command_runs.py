@@ -58,7 +58,8 @@ def run_report(given: Values) -> int:
     options = _data_options(given)
     data = Data.read(options.rows, options.labels) if options.rows else None
     with _progress() as progress:
-        report = compare_versions(given["versions"], data, options, progress, given.get("seed", 0))
+        recipe = Recipe(data=options, **_run_options(given))
+        report = compare_versions(given["versions"], data, recipe, progress)
     _write_reports(report, given)
     print(report.table())
     return 1 if report.changed_files else 0
@@ -77,7 +78,7 @@ def _recipe(given: Values) -> Recipe:
         data=_data_options(given),
         limits=Limits(**{name: given[name] for name in ("max_drop", "min_speedup") if name in given}),
         output=Output(**{name: given[name] for name in ("base", "version", "target", "batch") if name in given}),
-        seed=given.get("seed", 0),
+        **_run_options(given),
     )
 
 
@@ -91,13 +92,17 @@ def _over_recipe(recipe: Recipe, given: Values) -> Recipe:
         data=replace(recipe.data, **data),
         limits=replace(recipe.limits, **limits),
         output=replace(recipe.output, **output),
-        seed=given.get("seed", recipe.seed),
+        **_run_options(given),
     )
     if not changed.source:
         raise ToolkitError(f'{given["source"]}: names no model: write source = "..." under [model]')
     if not changed.output.base and not given.get("dry_run"):
         raise ToolkitError(f'{given["source"]}: names no base path: write base = "..." under [output]')
     return changed
+
+
+def _run_options(given: Values) -> Values:
+    return {name: given[name] for name in ("seed", "timing_seconds") if name in given}
 
 
 def _data_options(given: Values) -> DataOptions:

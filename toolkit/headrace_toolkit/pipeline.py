@@ -156,8 +156,6 @@ class _Run:
         return chain, lines
 
     def _step(self, step: Step, before: Variant, grounds: Grounds) -> Variant:
-        if step.needs.rows and grounds.calibration is None:
-            raise ToolkitError(f"{step.name} needs rows to calibrate on: give some with --data, or rows in [data]")
         if step.needs.rows and grounds.calibration is not None:
             grounds.calibration.check_finite("calibration")
         if step.needs.module and not isinstance(before.source, Trainable):

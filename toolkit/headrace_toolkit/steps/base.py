@@ -18,10 +18,10 @@ def in_silence(done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a step cannot do without.
+    """What a step works with besides the model.
 
     Attributes:
-        rows: Rows to calibrate on.
+        rows: Rows to calibrate on, which are then kept from being measured on. One that cannot do without refuses.
         module: A framework's module, which only a `Trainable` source has.
     """
 
@@ -81,7 +81,7 @@ class Step(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What has to be there before it may run."""
+        """What it works with besides the model."""
 
     def run(self, work: Work) -> Made:
         """Makes the new model.

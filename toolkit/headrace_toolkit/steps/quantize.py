@@ -61,7 +61,7 @@ class Quantize:
     @property
     def needs(self) -> Needs:
         """Rows, unless it is dynamic."""
-        return Needs(rows=self.method == "static")
+        return Needs(rows=self.method != "dynamic")
 
     def run(self, work: Work) -> Made:
         """The quantized model.
