@@ -13,7 +13,7 @@ from headrace_protos import MonitoringConfig
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config.files import batching_of, read_text_proto
 from headrace_server.config.platform import with_files
-from headrace_server.config.run import Config, check
+from headrace_server.config.run import Config, ModelConfig, check
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.config_poll import ConfigPoll
@@ -133,6 +133,10 @@ class Server:
     def serving(self) -> Serving:
         """The versions that serve, by model and by number."""
         return self._serving
+
+    def awaited(self) -> list[ModelConfig]:
+        """The models that are to be served and of which no version was ever found."""
+        return self._models.awaited()
 
     async def start(self) -> int:
         """Loads the models, then listens: an open port means that they are ready. Returns the TCP port, 0 for none.

@@ -13,6 +13,9 @@ from headrace_server.server import Server
 
 log = logging.getLogger(__name__)
 
+REPORT_SECONDS = 10.0
+"""Between two reports of what a server that does not serve yet waits for."""
+
 
 def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> None:
     """Runs a server until SIGTERM or SIGINT, and drains it; a second signal ends the process at once.
@@ -64,11 +67,24 @@ async def _started(server: Server, stop: asyncio.Event) -> bool:
         ServingError: It cannot start.
     """
     starting = asyncio.ensure_future(server.start())
+    reporting = asyncio.ensure_future(_report_awaited(server))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-    for future in (starting, stopping):
+    for future in (starting, stopping, reporting):
         future.cancel()
     with suppress(asyncio.CancelledError):
         await starting
         return True
     return False
+
+
+async def _report_awaited(server: Server) -> None:
+    """Says every so often which models keep the server from serving: nothing else tells why no port is open."""
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        for model in server.awaited():
+            log.warning(
+                "nothing is served yet: waiting for a version of %s, a folder such as %s/1, to appear",
+                model.name,
+                model.base_path,
+            )

@@ -51,6 +51,7 @@ def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
 def _run(paths: list[str], values: dict[str, Any]) -> None:
     """Imports the server only now, so that help and errors of the command line come at once."""
     from headrace_server.commands.log import log_to_stderr
+    from headrace_server.commands.ports import refuse_taken_ports
     from headrace_server.commands.process import run
     from headrace_server.models.paths import find_models
 
@@ -61,6 +62,7 @@ def _run(paths: list[str], values: dict[str, Any]) -> None:
         raise invalid(f"{paths[0]} and --{other} both name models: give one of them")
     models = find_models(paths, values.get("model_name", "")) if paths else ()
     config = config_of(values, models=models)
+    refuse_taken_ports(config)
     run(config, lambda server: _say_what_serves(config, server))
 
 

@@ -101,6 +101,10 @@ class Configuration:
         """A model as it is served, or was to be before its versions failed; None for one that is not to be served."""
         return self._overlay[name] if name in self._overlay else self._listed.get(name)
 
+    def awaited(self) -> list[ModelConfig]:
+        """The models that are to be served and of which no version was ever found."""
+        return [model for model in self._wanted() if not self._manager.statuses(model.name)]
+
     def policy_of(self, name: str) -> VersionPolicy | None:
         """Which versions of a model are served; None for one that is not to be served."""
         model = self.served(name)

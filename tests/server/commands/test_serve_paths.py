@@ -1,8 +1,11 @@
 """`headrace serve PATH`, and the commands that ask what it serves: call, models, doctor."""
 
+import asyncio
 import json
+import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headrace_server import Config, Server
+from headrace_server.commands import process
 from headrace_server.commands.headrace import main
+from headrace_server.errors import ServingError
 from tests.models import linear
 from tests.rest_calls import free_port
 
@@ -124,6 +130,58 @@ class TestModels:
         address = f"localhost:{free_port()}"
         assert main(["models", f"--server={address}"]) == 1
         assert capsys.readouterr().err.startswith(f"headrace: {address} cannot be asked: UNAVAILABLE")
+
+
+class TestPorts:
+    @pytest.mark.parametrize("flag", ["port", "rest_api_port"])
+    def test_one_that_is_taken_is_named_before_a_model_is_loaded(self, tmp_path: Path, flag: str) -> None:
+        linear(tmp_path / "1")
+        with socket.create_server(("", 0)) as taken:
+            port = taken.getsockname()[1]
+            ran = subprocess.run(
+                [COMMAND, "serve", str(tmp_path), "--port=0", f"--{flag}={port}"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert ran.returncode == 1
+        said = f"headrace: cannot start: UNAVAILABLE: port {port} is in use: choose another with --{flag}"
+        assert ran.stderr.splitlines() == [said]
+
+    def test_two_that_are_one(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        linear(tmp_path / "1")
+        assert main(["serve", str(tmp_path), "--port=8600", "--rest_api_port=8600"]) == 1
+        assert "--rest_api_port must be another port than --port; was 8600" in capsys.readouterr().err
+
+
+def test_a_server_without_a_version_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = f"nothing is served yet: waiting for a version of iris, a folder such as {tmp_path}/1, to appear"
+    heard = asyncio.Event()
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == said:
+                heard.set()
+
+    async def report() -> None:
+        server = Server(Config(port=0, model_base_path=str(tmp_path), model_name="iris", transport="grpcio"))
+        starting = asyncio.ensure_future(server.start())
+        reporting = asyncio.ensure_future(process._report_awaited(server))
+        await heard.wait()
+        reporting.cancel()
+        await server.stop()
+        with pytest.raises(ServingError, match="stopping"):
+            await starting
+
+    monkeypatch.setattr(process, "REPORT_SECONDS", 0.01)
+    listening = Listening()
+    process.log.addHandler(listening)
+    try:
+        asyncio.run(asyncio.wait_for(report(), 30))
+    finally:
+        process.log.removeHandler(listening)
+    assert heard.is_set()
 
 
 def test_doctor_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
