@@ -254,7 +254,7 @@ class Server:
         self._manager.stop()
         self._threads.close()
         self._records.stop()
-        self._open_inference.repository.close()
+        self._open_inference.close()
         self._metrics.close()
 
 

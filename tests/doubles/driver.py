@@ -21,6 +21,8 @@ class Driver:
         self.MemoryError = CudaMemoryError
         self.host_alloc_flags = SimpleNamespace(PORTABLE=1)
         self.event_flags = SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2)
+        self.ipc_mem_flags = SimpleNamespace(LAZY_ENABLE_PEER_ACCESS=1)
+        self.IPCMemoryHandle = _bound(IPCMemoryHandle, machine)
         self.Device = _bound(Device, machine)
         self.Context = _bound(Context, machine)
         self.Stream = _bound(Stream, machine)
@@ -37,6 +39,21 @@ class Driver:
     def mem_get_info(self) -> tuple[int, int]:
         device = self.machine.enter("mem_get_info")
         return self.machine.free(device), self.machine.memory
+
+    def mem_get_address_range(self, address: int) -> tuple[int, int]:
+        self.machine.enter("mem_get_address_range")
+        memory = self.machine.memory_at(address, 1, "mem_get_address_range")
+        return memory.address, len(memory.bytes)
+
+    def memcpy_dtoh(self, target: bytearray, address: int) -> None:
+        self.machine.enter("memcpy_dtoh")
+        source = self.machine.memory_at(address, len(target), "memcpy_dtoh")
+        target[:] = source.at(address, len(target)).tobytes()
+
+    def memcpy_htod(self, address: int, data: bytes | memoryview) -> None:
+        self.machine.enter("memcpy_htod")
+        target = self.machine.memory_at(address, len(data), "memcpy_htod")
+        target.at(address, len(data))[:] = np.frombuffer(data, np.uint8)
 
     def pagelocked_empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike, mem_flags: int = 0) -> Array:
         self.machine.enter("pagelocked_empty")
@@ -76,6 +93,31 @@ class Driver:
             written[:] = read
 
         machine.put(machine.stream(_handle(stream), device, call), Work(run, (source, target)))
+
+
+class IPCMemoryHandle:
+    """Memory of another process, opened in this one; `Machine.shared` holds it by its handle."""
+
+    machine: Machine
+
+    def __init__(self, handle: bytearray, flags: int) -> None:
+        assert flags == 1
+        self.machine.enter("ipc_open")
+        if bytes(handle) not in self.machine.shared:
+            raise CudaError("cuIpcOpenMemHandle failed: invalid argument")
+        self._memory = self.machine.shared[bytes(handle)]
+        self._open = True
+
+    def __int__(self) -> int:
+        return self._memory.address
+
+    __index__ = __int__
+
+    def close(self) -> None:
+        self.machine.enter("ipc_close")
+        if not self._open:
+            raise self.machine.complain("ipc_close: twice")
+        self._open = False
 
 
 class Device:

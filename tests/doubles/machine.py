@@ -88,6 +88,7 @@ class Machine:
         built_with: TensorRT's last configuration of a build.
         logger: TensorRT's.
         plugins: Whether TensorRT's own ones have been registered.
+        shared: Memory of other processes, by the handle that they share it by.
         before_work: Called by a thread that waits for a stream, before the stream does anything.
     """
 
@@ -101,6 +102,7 @@ class Machine:
         self.logger: Any = None
         self.plugins = False
         self.captures: dict[int, int] = {}  # by thread, the stream that it captures
+        self.shared: dict[bytes, Memory] = {}
         self.before_work: Callable[[], object] = lambda: None
         self.may_spin = False  # whether a thread that waits for an event may keep a core busy
         self.retained = [0] * devices

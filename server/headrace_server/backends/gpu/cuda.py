@@ -122,6 +122,34 @@ class Device:
         with self._failures(f"{size:,} bytes"):
             return self._driver.mem_alloc(max(size, 1))
 
+    def open_shared(self, handle: bytes) -> Any:
+        """Memory that another process has shared: an int of it is its address."""
+        with self._failures():
+            return self._driver.IPCMemoryHandle(bytearray(handle), self._driver.ipc_mem_flags.LAZY_ENABLE_PEER_ACCESS)
+
+    def close_shared(self, opened: Any) -> None:
+        """Unmaps such memory."""
+        with self._failures():
+            opened.close()
+
+    def size_of(self, address: int) -> int:
+        """Bytes from an address to the end of the allocation that it lies in."""
+        with self._failures():
+            base, size = self._driver.mem_get_address_range(address)
+        return int(base) + int(size) - address
+
+    def read(self, target: bytearray, address: int) -> None:
+        """Copies from the device into ordinary memory, and returns when it is there."""
+        if target:
+            with self._failures():
+                self._driver.memcpy_dtoh(target, address)
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Copies from ordinary memory to the device, and returns when it is there."""
+        if data:
+            with self._failures():
+                self._driver.memcpy_htod(address, data)
+
     def free_memory(self) -> int:
         """Bytes of the device that nobody has taken."""
         with self._failures():

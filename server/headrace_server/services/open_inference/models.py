@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_protos.inference import model_config_pb2 as config
@@ -27,7 +28,10 @@ EXTENSIONS = (
     "statistics",
     "logging",
 )
-"""Those of Triton's that work here."""
+"""Those of Triton's that work here, whatever is installed."""
+
+CUDA_EXTENSION = "cuda_shared_memory"
+"""That which needs pycuda."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ class Models:
 
     def server(self) -> messages.ServerMetadataResponse:
         """Its name, its version and its extensions."""
-        return messages.ServerMetadataResponse(name=NAME, version=version(NAME), extensions=self.extensions)
+        more = (CUDA_EXTENSION,) if find_spec("pycuda") is not None else ()
+        return messages.ServerMetadataResponse(name=NAME, version=version(NAME), extensions=(*self.extensions, *more))
 
     def names(self) -> list[str]:
         """The models that can be called."""

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid, not_found
+from headrace_server.services.open_inference.cuda_regions import CudaRegions
 
 FOLDER = Path("/dev/shm")  # where Linux has what shm_open opens
 
@@ -111,9 +112,14 @@ class SystemRegion:
 
 
 class Regions:
-    """The regions of system shared memory that callers have registered. In one event loop."""
+    """The regions of system shared memory that callers have registered. In one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        cuda: Those of GPU memory, which requests name alike.
+    """
+
+    def __init__(self, cuda: CudaRegions | None = None) -> None:
+        self.cuda = cuda or CudaRegions()
         self._regions: dict[str, SystemRegion] = {}
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -151,7 +157,7 @@ class Regions:
         Raises:
             ServingError: NOT_FOUND, there is no such region; INVALID_ARGUMENT, it has no such part.
         """
-        region = self._regions.get(name)
+        region: Region | None = self._regions.get(name) or self.cuda.find(name)
         if region is None:
             raise not_found(f"Unable to find shared memory region: '{name}'")
         if not 0 <= offset < region.byte_size:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace_protos.inference import grpc_service_pb2 as messages
-from headrace_server.errors import invalid, not_found, unimplemented
+from headrace_server.errors import invalid, unimplemented
 from headrace_server.models.call import Call
 from headrace_server.services.open_inference.answer import InferAnswer
 from headrace_server.services.open_inference.inference import infer, infer_many
@@ -41,6 +41,11 @@ class OpenInference:
     traces: TraceSettings
     rights: Rights
 
+    def close(self) -> None:
+        """Lets go of what calls have brought: files, and GPU memory."""
+        self.repository.close()
+        self.regions.cuda.unregister("")
+
     def trace_settings(self, model: str, changes: dict[str, list[str]]) -> Any:
         """The trace settings of a model, or of all, after a change if there is one.
 
@@ -72,6 +77,15 @@ class OpenInference:
         """
         self.rights.require(Rights.WRITE, "registering shared memory")
         self.regions.register(name, key, offset, byte_size)
+
+    def register_cuda(self, name: str, handle: bytes, device_id: int, byte_size: int) -> None:
+        """Registers a region of GPU memory.
+
+        Raises:
+            ServingError: It is refused.
+        """
+        self.rights.require(Rights.WRITE, "registering shared memory")
+        self.regions.cuda.register(name, handle, device_id, byte_size)
 
 
 class GrpcInferenceService:
@@ -247,24 +261,29 @@ class GrpcInferenceService:
     async def cuda_status(
         self, request: messages.CudaSharedMemoryStatusRequest, call: Call
     ) -> messages.CudaSharedMemoryStatusResponse:
-        """The registered regions of GPU memory: none."""
+        """The registered regions of GPU memory."""
         del call
-        if request.name:
-            raise not_found(f"Unable to find cuda shared memory region: '{request.name}'")
-        return messages.CudaSharedMemoryStatusResponse()
+        self._server.rights.require(Rights.READ, "the status of shared memory")
+        response = messages.CudaSharedMemoryStatusResponse()
+        for region in self._server.regions.cuda.status(request.name):
+            status = response.regions[region.name]
+            status.name, status.device_id, status.byte_size = region.name, region.device_id, region.byte_size
+        return response
 
     async def cuda_register(
         self, request: messages.CudaSharedMemoryRegisterRequest, call: Call
     ) -> messages.CudaSharedMemoryRegisterResponse:
-        """Refuses to register GPU memory."""
+        """Registers a region of GPU memory."""
         del call
-        raise invalid(f"failed to register CUDA shared memory region: '{request.name}', GPUs not supported")
+        self._server.register_cuda(request.name, request.raw_handle, request.device_id, request.byte_size)
+        return messages.CudaSharedMemoryRegisterResponse()
 
     async def cuda_unregister(
         self, request: messages.CudaSharedMemoryUnregisterRequest, call: Call
     ) -> messages.CudaSharedMemoryUnregisterResponse:
-        """Forgets regions of GPU memory, of which there are none."""
-        del request, call
+        """Forgets a region of GPU memory, or all of them."""
+        del call
+        self._server.regions.cuda.unregister(request.name)
         return messages.CudaSharedMemoryUnregisterResponse()
 
     async def trace_setting(self, request: messages.TraceSettingRequest, call: Call) -> messages.TraceSettingResponse:

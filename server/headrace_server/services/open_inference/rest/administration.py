@@ -5,10 +5,10 @@ from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from headrace_server.errors import invalid, not_found
+from headrace_server.errors import invalid
 from headrace_server.services.http import HttpRequest
 from headrace_server.services.open_inference.repository import FILE, LoadRequest, check_repository
-from headrace_server.services.open_inference.rest.json_values import read_document, text, unsigned
+from headrace_server.services.open_inference.rest.json_values import member, read_document, text, unsigned
 from headrace_server.services.open_inference.rest.routes import Route
 from headrace_server.services.open_inference.rights import Rights
 from headrace_server.services.open_inference.service import OpenInference
@@ -60,9 +60,8 @@ class Administration:
         del request
         self._server.rights.require(Rights.READ, "the status of shared memory")
         if asked.cuda:
-            if asked.region:
-                raise not_found(f"Unable to find cuda shared memory region: '{asked.region}'")
-            return []
+            cuda = self._server.regions.cuda.status(asked.region)
+            return [{name: getattr(each, name) for name in ("name", "device_id", "byte_size")} for each in cuda]
         fields = ("name", "key", "offset", "byte_size")
         regions = self._server.regions.status(asked.region)
         return [{name: getattr(region, name) for name in fields} for region in regions]
@@ -71,19 +70,22 @@ class Administration:
         kind = "cuda" if asked.cuda else "system"
         if not asked.region:
             raise invalid(f"'region name' is necessary to register {kind} shared memory region")
-        if asked.cuda:
-            raise invalid(f"failed to register CUDA shared memory region: '{asked.region}', GPUs not supported")
         document = _document(request)
-        for name in ("key", "byte_size"):
+        for name in ("raw_handle", "device_id", "byte_size") if asked.cuda else ("key", "byte_size"):
             if name not in document:
                 raise invalid(f"Shared memory register request has no '{name}' field")
+        if asked.cuda:
+            handle = _decoded("raw_handle", member(document["raw_handle"], "b64"))
+            device_id, byte_size = unsigned(document, "device_id"), unsigned(document, "byte_size")
+            self._server.register_cuda(asked.region, handle, device_id, byte_size)
+            return
         offset = unsigned(document, "offset") if "offset" in document else 0
         self._server.register(asked.region, text(document, "key"), offset, unsigned(document, "byte_size"))
 
     async def _memory_unregister(self, asked: Route, request: HttpRequest) -> Any:
         del request
-        if not asked.cuda:
-            self._server.regions.unregister(asked.region)
+        regions = self._server.regions
+        (regions.cuda if asked.cuda else regions).unregister(asked.region)
 
     async def _logging(self, asked: Route, request: HttpRequest) -> Any:
         del asked
@@ -130,7 +132,7 @@ def _decoded(name: str, value: Any) -> bytes:
     try:
         return b64decode(value, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
-        raise invalid(f"load parameter '{name}' must be a string in base64: {error}") from error
+        raise invalid(f"'{name}' must be a string in base64: {error}") from error
 
 
 def _trace_values(name: str, value: Any) -> list[str]:

@@ -1,0 +1,58 @@
+"""GPU memory that another process has allocated and shared, by the handle that CUDA gave it."""
+
+from headrace_server.backends.gpu.cuda import Device
+from headrace_server.errors import invalid
+
+HANDLE_BYTES = 64
+"""Of a cudaIpcMemHandle_t."""
+
+
+class SharedMemory:
+    """Memory of one GPU, mapped from another process until it is closed. Any thread.
+
+    Args:
+        ordinal: The GPU's number.
+        handle: HANDLE_BYTES bytes.
+
+    Raises:
+        ServingError: The handle is not one, or CUDA does not open it.
+        LoadError: FAILED_PRECONDITION, there is no such GPU. ModuleNotFoundError: there is no pycuda.
+    """
+
+    def __init__(self, ordinal: int, handle: bytes) -> None:
+        if len(handle) != HANDLE_BYTES:
+            raise invalid(f"a CUDA IPC handle has {HANDLE_BYTES} bytes, not {len(handle)}")
+        self._device = Device(ordinal)
+        try:
+            with self._device as device:
+                self._opened = device.open_shared(handle)
+                self.size = device.size_of(int(self._opened))
+        except BaseException:
+            self._device.release()
+            raise
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """A copy of some of its bytes.
+
+        Raises:
+            ServingError: CUDA failed: the memory's owner may have gone.
+        """
+        data = bytearray(size)
+        with self._device as device:
+            device.read(data, int(self._opened) + offset)
+        return data
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Writes bytes into it.
+
+        Raises:
+            ServingError: As `read`.
+        """
+        with self._device as device:
+            device.write(int(self._opened) + offset, data)
+
+    def close(self) -> None:
+        """Unmaps it."""
+        with self._device as device:
+            device.close_shared(self._opened)
+        self._device.release()
