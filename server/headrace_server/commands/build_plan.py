@@ -21,6 +21,7 @@ from headrace_server.config.model_toml import read_model_options
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import ServingError, not_found
+from headrace_server.models.rows import Loaded, Told, decide
 
 RANDOM_ROWS = 64
 WARM_UP_RUNS = 10
@@ -102,6 +103,15 @@ class Built:
     latencies: tuple[Latency, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A plan that has been loaded: its runtime, what it was built with, and whether its rows are independent."""
+
+    backend: Backend
+    options: BackendOptions
+    batched: bool
+
+
 def build(order: BuildOrder, clock: Callable[[], float] = time.perf_counter) -> Built:
     """Builds a plan, tries it, and puts it in its place, whole.
 
@@ -119,12 +129,11 @@ def build(order: BuildOrder, clock: Callable[[], float] = time.perf_counter) -> 
     plan, backend = plan_of(model, options)
     seconds = clock() - began
     try:
-        inputs = _inputs(order, backend, options)
-        differences = _compare(order.version, backend, inputs, options)
+        plan_run = _Plan(backend, options, _is_batched(order.version, backend, options, seconds))
+        inputs = _inputs(order, plan_run)
+        differences = _compare(order.version, plan_run, inputs)
         _check(order, differences)
-        latencies = [
-            _time(backend, rows_between(inputs, 0, rows), order.runs, clock) for rows in _sizes(backend, options)
-        ]
+        latencies = [_time(plan_run, rows_between(inputs, 0, rows), order.runs, clock) for rows in _sizes(plan_run)]
     finally:
         backend.close()
     file = order.output or order.version / PLAN_FILES[0]
@@ -132,7 +141,7 @@ def build(order: BuildOrder, clock: Callable[[], float] = time.perf_counter) -> 
         tensorrt_cache.write(file, plan)
     except OSError as error:
         raise ServingError(Code.PERMISSION_DENIED, f"{file} cannot be written: {error.strerror}") from error
-    rows = len(next(iter(inputs.values()))) if _is_batched(backend) else 1
+    rows = _rows(plan_run, inputs)
     return Built(file, len(plan), seconds, rows, tuple(differences), tuple(latencies))
 
 
@@ -142,22 +151,22 @@ def _options(order: BuildOrder) -> BackendOptions:
     return BackendOptions(tensorrt=tensorrt, batching=model.batching_over(order.batching), signatures=model.signatures)
 
 
-def _inputs(order: BuildOrder, backend: Backend, options: BackendOptions) -> dict[str, Array]:
-    signature = backend.signatures[DEFAULT_SIGNATURE]
+def _inputs(order: BuildOrder, plan: _Plan) -> dict[str, Array]:
+    signature = plan.backend.signatures[DEFAULT_SIGNATURE]
     if order.inputs is not None:
         return read_inputs(order.inputs, signature)
-    return random_inputs(signature, max(RANDOM_ROWS, _most_rows(backend, options)), options.tensorrt)
+    return random_inputs(signature, max(RANDOM_ROWS, _most_rows(plan)), plan.options.tensorrt)
 
 
-def _compare(version: Path, backend: Backend, inputs: Mapping[str, Array], options: BackendOptions) -> list[Difference]:
+def _compare(version: Path, plan: _Plan, inputs: Mapping[str, Array]) -> list[Difference]:
     """The engine's answers beside ONNX Runtime's, in batches as large as the engine takes."""
     on_cpu = OnnxruntimeOptions(providers=("CPUExecutionProvider",))
-    reference = load(version, replace(options, tensorrt=TensorrtOptions(), onnxruntime=on_cpu))
+    reference = load(version, replace(plan.options, tensorrt=TensorrtOptions(), onnxruntime=on_cpu))
     try:
-        names = backend.signatures[DEFAULT_SIGNATURE].every_output
+        names = plan.backend.signatures[DEFAULT_SIGNATURE].every_output
         pairs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in names}
-        for part in _parts(backend, inputs, options):
-            got, wanted = (one.run(DEFAULT_SIGNATURE, part, names) for one in (backend, reference))
+        for part in _parts(plan, inputs):
+            got, wanted = (one.run(DEFAULT_SIGNATURE, part, names) for one in (plan.backend, reference))
             for name in names:
                 pairs[name].append((np.array(got[name], np.float64), np.array(wanted[name], np.float64)))
     finally:
@@ -165,11 +174,11 @@ def _compare(version: Path, backend: Backend, inputs: Mapping[str, Array], optio
     return [_difference(name, of_one) for name, of_one in pairs.items()]
 
 
-def _parts(backend: Backend, inputs: Mapping[str, Array], options: BackendOptions) -> Iterator[Mapping[str, Array]]:
-    if not _is_batched(backend):
+def _parts(plan: _Plan, inputs: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+    if not plan.batched:
         yield inputs
         return
-    most, rows = _most_rows(backend, options), len(next(iter(inputs.values())))
+    most, rows = _most_rows(plan), _rows(plan, inputs)
     for start in range(0, rows, most):
         yield rows_between(inputs, start, min(start + most, rows))
 
@@ -196,17 +205,18 @@ def _check(order: BuildOrder, differences: Sequence[Difference]) -> None:
             )
 
 
-def _sizes(backend: Backend, options: BackendOptions) -> tuple[int, ...]:
+def _sizes(plan: _Plan) -> tuple[int, ...]:
     """The batch sizes that are timed: those allowed, or powers of two up to the largest."""
-    if not _is_batched(backend):
+    if not plan.batched:
         return (1,)
-    fitting = _fitting(backend, options)
+    fitting = _fitting(plan)
     most = fitting.execution_limit
     return fitting.allowed_batch_sizes or (*(1 << power for power in range((most - 1).bit_length())), most)
 
 
-def _time(backend: Backend, inputs: Mapping[str, Array], runs: int, clock: Callable[[], float]) -> Latency:
+def _time(plan: _Plan, inputs: Mapping[str, Array], runs: int, clock: Callable[[], float]) -> Latency:
     """Times runs whose inputs lie where a batch of the server's would: in the backend's own memory."""
+    backend = plan.backend
     names = backend.signatures[DEFAULT_SIGNATURE].every_output
     if isinstance(backend, BatchMemory):
         inputs = {alias: _copied(backend, array) for alias, array in inputs.items()}
@@ -216,8 +226,7 @@ def _time(backend: Backend, inputs: Mapping[str, Array], runs: int, clock: Calla
         backend.run(DEFAULT_SIGNATURE, inputs, names)
         times.append(clock() - began)
     timed = times[WARM_UP_RUNS:]
-    rows = len(next(iter(inputs.values()))) if _is_batched(backend) else 1
-    return Latency(rows, float(np.median(timed)), float(np.percentile(timed, 99)))
+    return Latency(_rows(plan, inputs), float(np.median(timed)), float(np.percentile(timed, 99)))
 
 
 def _copied(backend: BatchMemory, array: Array) -> Array:
@@ -226,14 +235,19 @@ def _copied(backend: BatchMemory, array: Array) -> Array:
     return copy
 
 
-def _is_batched(backend: Backend) -> bool:
-    return backend.signatures[DEFAULT_SIGNATURE].batched
+def _is_batched(version: Path, backend: Backend, options: BackendOptions, seconds: float) -> bool:
+    told = Told(batching=options.batching is not None)
+    return decide(Loaded(str(version), version, backend, seconds, told))[DEFAULT_SIGNATURE].batched
 
 
-def _most_rows(backend: Backend, options: BackendOptions) -> int:
-    return _fitting(backend, options).execution_limit if _is_batched(backend) else 1
+def _rows(plan: _Plan, inputs: Mapping[str, Array]) -> int:
+    return len(next(iter(inputs.values()))) if plan.batched else 1
 
 
-def _fitting(backend: Backend, options: BackendOptions) -> Options:
-    batching = options.batching or Options(max_batch_size=1)
-    return backend.fit_batching(batching) if isinstance(backend, FitsBatching) else batching
+def _most_rows(plan: _Plan) -> int:
+    return _fitting(plan).execution_limit if plan.batched else 1
+
+
+def _fitting(plan: _Plan) -> Options:
+    batching = plan.options.batching or Options(max_batch_size=1)
+    return plan.backend.fit_batching(batching) if isinstance(plan.backend, FitsBatching) else batching
