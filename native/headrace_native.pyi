@@ -8,6 +8,9 @@ from headrace_batching import Options, Task
 from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane, TaskQueue
 from headrace_batching.queue import Turn
 
+_Answered = Callable[[tuple[list[tuple[int, int]], float]], None]
+_Failed = Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]]
+
 INTERFACE: int
 """Which headrace this fits."""
 
@@ -20,18 +23,6 @@ SENT: int
 CANCELLED: int
 DRAINED: int
 LAPSED: int
-
-def read_numbers(data: bytes, max_rank: int, /) -> tuple[str, str, list[int], bytes] | None:
-    """Reads the body of a :predict call over REST that holds numbers in lists and, at most, a signature's name.
-
-    Args:
-        data: The body.
-        max_rank: How deep its lists may be nested.
-
-    Returns:
-        `instances` or `inputs`, the signature's name (empty for none), the shape, and float64 values, little-endian.
-        None for any other body, and for numbers that not everybody reads alike.
-    """
 
 class Certificates:
     """A key and certificates, as PEM texts, and whether clients must show a certificate of theirs.
@@ -94,6 +85,9 @@ class Server:
             OSError: The address is taken, or no address at all.
         """
 
+    def listen_http(self, address: str, endpoint: HttpEndpoint, tls: Tls | None = None) -> int:
+        """The same for HTTP/1.1 and HTTP/2."""
+
     def start(self, threads: int) -> None:
         """Accepts connections, which live on so many threads."""
 
@@ -147,6 +141,90 @@ class Call:
         trailers: Sequence[tuple[str, str | bytes]] = (),
     ) -> None:
         """Ends the call, with a last message if there is one."""
+
+class HttpEndpoint:
+    """An HTTP port: what it takes, and its requests that are not plain :predict calls of TensorFlow Serving's REST API.
+
+    Args:
+        max_body: Bytes that a body may have, as it is sent.
+        timeout: Seconds that a model may take for a plain call; None for no limit.
+        statuses: HTTP's, by gRPC's code, for plain calls that fail.
+        headers: Those of the answers to plain calls.
+        too_large: The answer to a larger body: a status, headers, and a body.
+        late: The answer to a plain call whose model takes too long.
+        scalar: The code, and the text with `{}` for the alias, of an output without rows in an answer row by row.
+        other_rows: The same, with its rows and those expected behind the alias, for one that has other rows than those
+            before it.
+
+    Raises:
+        ValueError: A status or a header that HTTP does not have.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_body: int,
+        timeout: float | None,
+        statuses: Sequence[int],
+        headers: Sequence[tuple[str, str]],
+        too_large: tuple[int, Sequence[tuple[str, str]], bytes],
+        late: tuple[int, Sequence[tuple[str, str]], bytes],
+        scalar: tuple[int, str],
+        other_rows: tuple[int, str],
+    ) -> None: ...
+    def fileno(self) -> int:
+        """A socket that is readable when there are events."""
+
+    def take(self) -> list[tuple[int, HttpRequest | None]]:
+        """All events since the last time: BEGIN, SENT or CANCELLED and a request, or DRAINED."""
+
+class HttpRequest:
+    """A request in the event loop's hands."""
+
+    owner: Any
+    """Whatever is to be found again when an event names the request; None once it has been answered."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str:
+        """As it was sent, without the query."""
+
+    @property
+    def query(self) -> str:
+        """With its question mark; empty for none."""
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """By name, in lower case; of several of one name the last."""
+
+    @property
+    def body(self) -> bytes:
+        """As it was sent."""
+
+    @property
+    def is_gzip(self) -> bool:
+        """Whether the body says that it is compressed."""
+
+    def answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """Answers it, once.
+
+        Raises:
+            ValueError: A status or a header that HTTP does not have; it waits for another answer.
+        """
+
+    def begin(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        """Answers it with a body that comes in pieces.
+
+        Raises:
+            ValueError: As for `answer`.
+        """
+
+    def send(self, piece: bytes) -> None:
+        """Sends the next piece of the body: a SENT event follows when it has left."""
+
+    def finish(self) -> None:
+        """Ends the body."""
 
 class Queue:
     """A `headrace_batching.contract.TaskQueue` that tasks decoded outside the interpreter wait in, too.
@@ -226,12 +304,15 @@ class RouteFields(TypedDict):
     bounds: Sequence[float]
     """Microseconds up to which a latency belongs to each bucket, the last one left out."""
 
-    answered: Callable[[tuple[list[tuple[int, int]], float]], None]
+    answered: _Answered
     """Told of calls that have ended with an answer: how many of their latencies belong to which bucket, and the sum of
     these in microseconds. It must not fail, nor take long: they get their answers when it returns."""
 
-    failed: Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]]
+    failed: _Failed
     """Told of calls that have ended with an error, and the same of them; says with which code and text."""
+
+    rest: tuple[_Answered, _Failed] | None
+    """The last two for calls over REST; None where JSON has no values of its types."""
 
 class Route:
     """One signature of one version, and where its tasks wait.

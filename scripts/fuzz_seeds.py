@@ -1,5 +1,6 @@
 """Writes the seeds of the fuzz targets, from real requests: python -m scripts.fuzz_seeds."""
 
+import json
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ _SIGNATURES: list[dict[str, tuple[type, tuple[int, ...]]]] = [
     {"x": (np.uint32, (2,))},
     {"x": (np.float64, ()), "y": (np.uint64, ()), "z": (np.int32, (2,))},
 ]
+_BODIES: list[dict[str, Any]] = [
+    {"x": [[1, -2.5], [3e-5, 4]]},
+    {"x": [0.30471707880496979, -7, 1e200]},
+    {"ids": [1, -9223372036854775808], "mask": [True, False]},
+    {"x": [[[1, 2], [3, 300]], [[-1, 0], [5, 6]]]},
+    {"a": [[1, 4294967295]], "b": [0.5], "c": [18446744073709551]},
+]
 _DTYPES = ["f4", "f8", "f2", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 _HEADERS = {
     "timeouts": [(0, "20m"), (1, "gzip"), (2, "identity,deflate, gzip"), (3, "application/grpc+proto")],
@@ -42,6 +50,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
             yield "predict", name, bytes([number, 7]) + message
             yield from _framed(name, message)
     yield "predict", "many-inputs", b"\0\7" + b"\x12\x02\x12\x00" * 2_000
+    yield from _bodies()
     yield from _tensors()
     yield from _connections()
     for name, lines in _HEADERS.items():
@@ -72,6 +81,19 @@ def _framed(name: str, message: bytes) -> Iterator[tuple[str, str, bytes]]:
         small = compressor.compress(message) + compressor.flush()
         prefix = b"\1" + len(small).to_bytes(4, "big")
         yield "frames", f"{name}-{encoding}", bytes([encoding, 1, 5]) + prefix + small + plain
+
+
+def _bodies() -> Iterator[tuple[str, str, bytes]]:
+    """By row and by column, each for the default signature and, its name behind the values, for the other one."""
+    for number, columns in enumerate(_BODIES):
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        documents = [{"instances": rows}, {"inputs": columns}]
+        documents += [
+            {"instances": [1, -2], "signature_name": "other"},
+            {"signature_name": "other", "inputs": {"x": [7]}},
+        ]
+        for kind, document in enumerate(documents):
+            yield "rest", f"{number}-{kind}", bytes([number]) + json.dumps(document).encode()
 
 
 def _connections() -> Iterator[tuple[str, str, bytes]]:

@@ -4,3 +4,4 @@ pub use crate::grpc::{Encoding, Frame, Framed, PREFIX, Status, decode_binary, en
 pub use crate::http2::{Frames, UnixAuthority};
 pub use crate::predict::fuzzing::{Declared, Understood};
 pub use crate::protobuf::{Dtype, Rope, Rows, Values};
+pub use crate::rest::fuzzing::{UnderstoodBody, read_body};

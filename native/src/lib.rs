@@ -5,11 +5,13 @@ mod calls;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod grpc;
+mod http;
 mod http2;
 mod json;
 mod predict;
 mod protobuf;
 mod queue;
+mod rest;
 mod server;
 
 use pyo3::prelude::*;
@@ -30,7 +32,6 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DRAINED", Kind::Drained as u8)?;
     module.add("LAPSED", Kind::Lapsed as u8)?;
     module.add_class::<calls::Call>()?;
-    module.add_function(wrap_pyfunction!(json::read_numbers, module)?)?;
     module.add("DTYPES", PyFrozenSet::new(module.py(), protobuf::Dtype::numbers())?)?;
     module.add_class::<bridge::Answers>()?;
     module.add_class::<bridge::Batch>()?;
@@ -38,6 +39,8 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Routes>()?;
     module.add_class::<bridge::Lane>()?;
     module.add_class::<bridge::Queue>()?;
+    module.add_class::<http::HttpEndpoint>()?;
+    module.add_class::<http::HttpRequest>()?;
     module.add_class::<http2::Certificates>()?;
     module.add_class::<http2::Tls>()?;
     module.add_class::<server::Server>()

@@ -116,13 +116,13 @@ class Server:
         self._profiler = ProfilerService()
         prediction = make_prediction(self._manager)
         self._open_inference = self._make_open_inference(loader)
-        self._rest = self._rest_transport(prediction)
         services = (
             self._request_logger.logged(prediction.service),
             self._model_service.service,
             GrpcInferenceService(self._open_inference).service,
         )
         self._transport = make_transport(self._transport_name, self._endpoint(services))
+        self._rest = self._rest_transport(prediction)
 
     @property
     def transport(self) -> str:
@@ -188,6 +188,7 @@ class Server:
             ssl_config_file=config.ssl_config_file,
             alts=config.use_alts_credentials,
             threads=config.transport_threads,
+            observe_rest=self._metrics.rest_predicts if config.rest_api_port else None,
         )
 
     def _rest_transport(self, prediction: PredictionService) -> "RestTransport | None":
@@ -206,7 +207,7 @@ class Server:
             observe=self._metrics.rest_call,
             record=self._request_logger.record_made,
         )
-        return RestTransport(config, prediction, self._model_service, options, self._open_inference)
+        return RestTransport(config, prediction, self._model_service, options, self._open_inference, self._transport)
 
     def _make_open_inference(self, loader: Loader) -> OpenInference:
         rights = Rights.named(self._config.open_inference_admin)

@@ -61,6 +61,7 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
         "bounds": [1.0],
         "answered": [].append,
         "failed": failed,
+        "rest": None,
     }
     routes = native.Routes("serving_default")
     routes.publish({MODEL: (1, {1: {"serving_default": native.Route(lane, given)}})})

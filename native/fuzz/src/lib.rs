@@ -7,15 +7,17 @@ pub mod headers;
 pub mod messages;
 pub mod pieces;
 pub mod predict;
+pub mod rest;
 pub mod tensor;
 
 /// One target: its name, and what it checks of any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("connection", connection::check),
     ("frames", frames::check),
     ("headers", headers::check),
     ("predict", predict::check),
+    ("rest", rest::check),
     ("tensor", tensor::check),
 ];

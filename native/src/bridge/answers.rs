@@ -1,5 +1,7 @@
 //! The answers of one batch: its outputs, encoded for each task, counted and sent.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
@@ -69,13 +71,22 @@ pub struct Answers {
 impl Answers {
     /// Counts them, so that whoever has an answer finds it counted, and sends them.
     fn deliver(&self, py: Python<'_>, _tasks: &Bound<'_, PyAny>) {
-        let tasks = std::mem::take(&mut *self.tasks.lock());
-        if let Some(first) = tasks.first()
-            && let Err(error) = first.signature.counter.answered(py, tasks.iter().map(NativeTask::seconds))
-        {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        tasks.retain_mut(|task| task.call.claim());
+        count(py, &tasks);
+        py.detach(|| tasks.into_iter().for_each(|task| task.call.send()));
+    }
+}
+
+/// Counts tasks by who counts those of their protocol; they are of one signature.
+fn count(py: Python<'_>, tasks: &[NativeTask]) {
+    let Some(first) = tasks.first().map(|task| &task.signature) else { return };
+    let second = tasks.iter().map(|task| &task.signature).find(|other| !Arc::ptr_eq(other, first));
+    for signature in std::iter::once(first).chain(second) {
+        let own = tasks.iter().filter(|task| Arc::ptr_eq(&task.signature, signature));
+        if let Err(error) = signature.counter.answered(py, own.map(NativeTask::seconds)) {
             error.write_unraisable(py, None);
         }
-        py.detach(|| tasks.into_iter().for_each(|task| task.call.send()));
     }
 }
 

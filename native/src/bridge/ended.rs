@@ -53,11 +53,16 @@ impl EndedCalls {
         }
     }
 
+    /// Adds a call whose client has been told that it took too long.
+    pub fn add_late(&self, signature: &Arc<Signature>, seconds: f64) {
+        self.abandoned.lock().push(Abandoned { signature: signature.clone(), late: true, seconds });
+    }
+
     /// Adds those for which nobody waits; whether there is anything to count.
     pub fn add_abandoned(&self, more: Vec<Abandoned>) -> bool {
-        let found = !more.is_empty() || !self.refused.lock().is_empty();
-        self.abandoned.lock().extend(more);
-        found
+        let mut abandoned = self.abandoned.lock();
+        abandoned.extend(more);
+        !abandoned.is_empty() || !self.refused.lock().is_empty()
     }
 
     /// Counts them all, each once.

@@ -16,6 +16,8 @@ use crate::predict::{Format, Input, Spec};
 #[derive(Clone)]
 pub struct Route {
     pub signature: Arc<Signature>,
+    /// The same for calls over REST, which are counted otherwise; None where JSON has no values of its types.
+    pub rest: Option<Arc<Signature>>,
     pub lane: Lane,
 }
 
@@ -34,6 +36,7 @@ struct Fields {
     bounds: Vec<f64>,
     answered: Py<PyAny>,
     failed: Py<PyAny>,
+    rest: Option<(Py<PyAny>, Py<PyAny>)>,
 }
 
 #[pymethods]
@@ -48,9 +51,14 @@ impl Route {
             max_send: fields.max_send,
             format: Format::new(&fields.model, fields.version, &fields.signature, fields.as_content),
             full: fields.full,
-            counter: Counter { bounds: fields.bounds, answered: fields.answered, failed: fields.failed },
+            counter: Counter::new(fields.bounds, fields.answered, fields.failed),
         };
-        Ok(Self { signature: Arc::new(signature), lane: lane.get().clone() })
+        let over_rest = |(answered, failed)| Signature {
+            counter: Counter::new(signature.counter.bounds.clone(), answered, failed),
+            ..signature.clone()
+        };
+        let rest = fields.rest.map(over_rest).map(Arc::new);
+        Ok(Self { signature: Arc::new(signature), rest, lane: lane.get().clone() })
     }
 }
 
@@ -101,11 +109,14 @@ impl Routes {
 impl Routes {
     /// Where a plain request for this model, version and signature goes; None where it is not plain after all.
     pub fn find(&self, spec: &Spec) -> Option<Route> {
+        self.named(spec.name.bytes()?, spec.version, spec.signature.bytes()?)
+    }
+
+    /// The same by names; an empty one is the default signature's.
+    pub fn named(&self, model: &[u8], version: Option<i64>, signature: &[u8]) -> Option<Route> {
         let table = self.table.read();
-        let versions = table.get(spec.name.bytes()?)?;
-        let signatures = versions.by_number.get(&spec.version.unwrap_or(versions.latest))?;
-        let named = spec.signature.left() > 0;
-        let signature = if named { spec.signature.bytes()? } else { &self.default_signature };
-        signatures.get(signature).cloned()
+        let versions = table.get(model)?;
+        let signatures = versions.by_number.get(&version.unwrap_or(versions.latest))?;
+        signatures.get(if signature.is_empty() { self.default_signature.as_slice() } else { signature }).cloned()
     }
 }

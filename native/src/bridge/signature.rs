@@ -1,12 +1,15 @@
 //! One signature of one version, as plain requests know it: what they are checked against, and how they are counted.
 
+use std::sync::Arc;
+
 use pyo3::prelude::*;
 
 use crate::grpc::Status;
-use crate::predict::{Format, Input, Tensor};
+use crate::predict::{Format, Input};
 use crate::queue::Key;
 
 /// What a plain request of one signature is checked against, and what its answer looks like.
+#[derive(Clone)]
 pub struct Signature {
     pub inputs: Vec<Input>,
     /// Whether no dimension beyond axis 0 varies.
@@ -20,26 +23,28 @@ pub struct Signature {
 }
 
 /// Counts calls in Python's metrics, and learns from it how those end that fail.
+#[derive(Clone)]
 pub struct Counter {
     /// Microseconds up to which a latency belongs to each bucket, the last one left out.
     pub bounds: Vec<f64>,
-    pub answered: Py<PyAny>,
-    pub failed: Py<PyAny>,
+    pub answered: Arc<Py<PyAny>>,
+    pub failed: Arc<Py<PyAny>>,
 }
 
 impl Signature {
     /// What must be equal for two of its requests to share a batch.
-    pub fn key(&self, tensors: &[Tensor]) -> Key {
+    ///
+    /// `inner` are the dimensions beyond axis 0 of each input.
+    pub fn key<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> Key {
         if self.one_shape {
             return Key::Any;
         }
-        let shapes = tensors.iter().flat_map(|tensor| std::iter::once(tensor.inner.len()).chain(tensor.inner.clone()));
-        Key::Shapes(shapes.collect())
+        Key::Shapes(inner.flat_map(|inner| std::iter::once(inner.len()).chain(inner.iter().copied())).collect())
     }
 
-    /// What one row of a request takes in a batch, in bytes.
-    pub fn row_bytes(&self, tensors: &[Tensor]) -> usize {
-        self.inputs.iter().zip(tensors).map(|(input, tensor)| tensor.row_elements() * input.dtype.size()).sum()
+    /// What one row of a request takes in a batch, in bytes; `inner` as for `key`.
+    pub fn row_bytes<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> usize {
+        self.inputs.iter().zip(inner).map(|(input, inner)| inner.iter().product::<usize>() * input.dtype.size()).sum()
     }
 
     /// How a call ends that found the queue full.
@@ -49,6 +54,11 @@ impl Signature {
 }
 
 impl Counter {
+    /// `failed` makes a code and a text of an exception.
+    pub fn new(bounds: Vec<f64>, answered: Py<PyAny>, failed: Py<PyAny>) -> Self {
+        Self { bounds, answered: Arc::new(answered), failed: Arc::new(failed) }
+    }
+
     /// Counts calls that have ended with an answer, by how long they took.
     pub fn answered(&self, py: Python<'_>, seconds: impl Iterator<Item = f64>) -> PyResult<()> {
         self.answered.bind(py).call1((self.tally(seconds),)).map(|_| ())

@@ -27,6 +27,12 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     /// Whether its client waits no more.
     fn client_gone(&mut self) -> bool;
 
+    /// Whether its client is still to be answered, and counts as answered from here on. Called once, before `send` or
+    /// `refuse`.
+    fn claim(&mut self) -> bool {
+        true
+    }
+
     /// Encodes its answer, rows `start` to `start + rows` of each output. `out` is where small answers of a batch are
     /// written one after the other.
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut);
@@ -52,6 +58,11 @@ impl NativeTask {
         Self { signature, rows, call, came: Instant::now(), abandoned: false }
     }
 
+    /// The same, of a call that came then.
+    pub fn since(self, came: Instant) -> Self {
+        Self { came, ..self }
+    }
+
     /// How long its client has waited.
     pub fn seconds(&self) -> f64 {
         self.came.elapsed().as_secs_f64()
@@ -59,6 +70,9 @@ impl NativeTask {
 
     /// Counts it as one that has failed, and tells its client.
     pub fn fail(mut self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+        if !self.call.claim() {
+            return Ok(());
+        }
         let status = self.signature.counter.failed(py, error, std::iter::once(self.seconds()))?;
         self.call.refuse(&status);
         Ok(())

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::call::{CallState, Command};
-use super::inbox::{Inbox, Kind};
+use super::inbox::{Event, Inbox, Kind};
 use super::opening::{Arrived, Opening, until};
 use super::reply::Reply;
 use crate::grpc::{Messages, ReadError, Status};
@@ -69,7 +69,7 @@ impl Exchange {
             Err(error) => return error.into(),
         };
         self.begun = true;
-        self.inbox.push(Kind::Begin, Some(&self.state), message.map(Rope::into_bytes));
+        self.inbox.push(Event::new(Kind::Begin, Some(&self.state), message.map(Rope::into_bytes)));
         match self.follow_commands(messages, reply, received).await {
             Ok(end) => end,
             Err(_) => End::Gone,
@@ -122,7 +122,7 @@ impl Exchange {
     }
 
     fn tell(&self, kind: Kind, payload: Option<Bytes>) {
-        self.inbox.push(kind, Some(&self.state), payload);
+        self.inbox.push(Event::new(kind, Some(&self.state), payload));
     }
 
     fn end(self, end: End, reply: &mut Reply) {

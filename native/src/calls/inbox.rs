@@ -36,13 +36,13 @@ pub struct Event {
 }
 
 /// Events on their way to the event loop, which reads a byte from a socket when there are any, and takes them all.
-pub struct Inbox {
-    events: Mutex<Vec<Event>>,
+pub struct Inbox<E = Event> {
+    events: Mutex<Vec<E>>,
     notify: UnixStream,
     readable: UnixStream,
 }
 
-impl Inbox {
+impl<E> Inbox<E> {
     pub fn new() -> std::io::Result<Self> {
         let (notify, readable) = UnixStream::pair()?;
         notify.set_nonblocking(true)?;
@@ -55,16 +55,16 @@ impl Inbox {
         &self.readable
     }
 
-    pub fn push(&self, kind: Kind, call: Option<&Arc<CallState>>, payload: Option<Bytes>) {
+    pub fn push(&self, event: E) {
         let mut events = self.events.lock();
-        events.push(Event { kind, call: call.cloned(), payload });
+        events.push(event);
         if events.len() == 1 {
             // One byte is in the socket at most, so there is room for it.
             let _ = (&self.notify).write(&[0]);
         }
     }
 
-    pub fn take(&self) -> Vec<Event> {
+    pub fn take(&self) -> Vec<E> {
         let mut events = self.events.lock();
         if let Err(error) = (&self.readable).read(&mut [0]) {
             debug_assert_eq!(error.kind(), ErrorKind::WouldBlock);
@@ -74,6 +74,10 @@ impl Inbox {
 }
 
 impl Event {
+    pub fn new(kind: Kind, call: Option<&Arc<CallState>>, payload: Option<Bytes>) -> Self {
+        Self { kind, call: call.cloned(), payload }
+    }
+
     pub fn into_python(self, py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
         let call = self.call.map(Call::new);
         let payload = self.payload.map(|bytes| PyBytes::new(py, &bytes));

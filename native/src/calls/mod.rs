@@ -10,6 +10,6 @@ mod reply;
 
 pub use call::Call;
 pub use exchange::run;
-pub use inbox::{Inbox, Kind};
+pub use inbox::{Event, Inbox, Kind};
 pub use opening::{Arrived, Opening, until};
 pub use plain::{Outcome, PlainFields, PlainPredicts};

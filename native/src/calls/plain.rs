@@ -63,6 +63,11 @@ impl PlainPredicts {
         Ok(Self { method: number(&fields.method), low_priority: (name, value), routes })
     }
 
+    /// Where plain requests go.
+    pub fn routes(&self) -> &Routes {
+        self.routes.get()
+    }
+
     /// Whether a call may be plain, by what its headers say.
     pub fn may_take(&self, opening: &Opening) -> bool {
         Some(opening.method) == self.method && opening.encoding == Encoding::Identity
@@ -70,10 +75,11 @@ impl PlainPredicts {
 
     /// Puts a call that may be plain into the queue of its route, if it is.
     pub fn put(&self, opening: &Opening, message: Rope, respond: SendResponse<Bytes>) -> Outcome {
-        let Some((Route { signature, lane }, tensors, rows)) = self.read(&message) else {
+        let Some((Route { signature, lane, .. }, tensors, rows)) = self.read(&message) else {
             return Outcome::ForPython(message, respond);
         };
-        let (key, row_bytes) = (signature.key(&tensors), signature.row_bytes(&tensors));
+        let inner = || tensors.iter().map(|tensor| &*tensor.inner);
+        let (key, row_bytes) = (signature.key(inner()), signature.row_bytes(inner()));
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let call = Call { message, tensors, respond, outgoing: opening.outgoing.clone(), answer: None };
         let task = Task::Native(NativeTask::new(signature.clone(), rows, Box::new(call)));

@@ -3,11 +3,17 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::socket::{Socket, either};
+use super::tls::HTTP2;
+
+/// When a client has sent a single letter.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// One end of a connection.
 pub enum Stream {
@@ -22,6 +28,29 @@ impl Stream {
             Self::Secured(stream) => stream.get_ref().0,
         };
         matches!(socket, Socket::Unix(_))
+    }
+}
+
+impl Stream {
+    /// Whether its client begins to speak HTTP/2, where it may speak HTTP/1 as well. Looks at what comes first, unless TLS
+    /// has said so.
+    pub async fn speaks_http2(&self) -> bool {
+        match self {
+            Self::Plain(Socket::Tcp(socket)) => begins_http2(socket).await.unwrap_or(false),
+            Self::Plain(Socket::Unix(_)) => false,
+            Self::Secured(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+        }
+    }
+}
+
+/// HTTP/2 begins with `PRI * HTTP/2.0`; no method that HTTP/1 clients send begins so.
+async fn begins_http2(socket: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; 2];
+    loop {
+        match socket.peek(&mut first).await? {
+            1 if first[0] == b'P' => tokio::time::sleep(LOOK_AGAIN).await,
+            count => return Ok(count == 2 && first == *b"PR"),
+        }
     }
 }
 

@@ -22,7 +22,8 @@ use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
 
-const HTTP2: &[u8] = b"h2";
+/// Its name in TLS.
+pub const HTTP2: &[u8] = b"h2";
 
 /// A key, its certificate with those that vouch for it, and what clients must show.
 #[pyclass(frozen, module = "headrace_native")]

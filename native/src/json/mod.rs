@@ -1,5 +1,9 @@
-//! JSON bodies that are read outside the interpreter.
+//! JSON outside the interpreter: what all readers agree on, and TF Serving's spelling of values.
 
-mod numbers;
+mod decimal;
+mod reader;
+mod text;
 
-pub use numbers::read_numbers;
+pub use decimal::write_decimal;
+pub use reader::Reader;
+pub use text::{write_line, write_string};

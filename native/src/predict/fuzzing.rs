@@ -5,8 +5,8 @@ use crate::protobuf::{Dtype, Rope};
 
 /// A signature's inputs, as a route has them.
 pub struct Declared {
-    inputs: Vec<Input>,
-    max_rows: usize,
+    pub inputs: Vec<Input>,
+    pub max_rows: usize,
 }
 
 /// What was read of a request; the tensors in the order of their declarations, each with its shape and its bytes.

@@ -3,6 +3,7 @@
 use crate::protobuf::{CONTENT, Cursor, Dtype, Values, wire};
 
 /// An input that a signature declares: its alias, its type, and its dimensions beyond axis 0.
+#[derive(Clone)]
 pub struct Input {
     pub alias: Vec<u8>,
     pub dtype: Dtype,
@@ -26,13 +27,6 @@ impl Input {
 pub struct Tensor {
     pub values: Values,
     pub inner: Vec<usize>,
-}
-
-impl Tensor {
-    /// Elements of one of its rows.
-    pub fn row_elements(&self) -> usize {
-        self.inner.iter().product()
-    }
 }
 
 /// A request's tensors in the order of their declarations, and their rows; None unless all fit.

@@ -17,7 +17,8 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    fn rows(&self, rows: &Range<usize>) -> Rows<'a> {
+    /// These rows of it, or all where one task gets all.
+    pub fn rows(&self, rows: &Range<usize>) -> Rows<'a> {
         if self.whole {
             return Rows { dtype: self.dtype, rows: None, inner: self.shape, bytes: self.bytes };
         }
@@ -29,6 +30,7 @@ impl<'a> Output<'a> {
 }
 
 /// What all responses of one signature have in common.
+#[derive(Clone)]
 pub struct Format {
     model_spec: Bytes,
     as_content: bool,

@@ -1,6 +1,7 @@
 //! How connections come to the threads that own them, and how both end.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,14 +15,29 @@ use tokio::task::JoinSet;
 use super::connection::serve_connection;
 use super::shared::{Shared, Stop, stopped};
 use super::thread::ConnectionThread;
-use crate::calls::Kind;
+use crate::calls::{Event, Kind};
+use crate::http::{self, Endpoint};
 use crate::http2::{Accepted, Address, Certified};
 
 /// How often the server looks for calls that have ended unnoticed, and for threads that never come to rest.
 const LOOK_AFTER: Duration = Duration::from_millis(20);
 
-/// A connection that has just been accepted, and what secures it.
-pub type Arrival = (Accepted, Option<Arc<Certified>>);
+/// What is spoken at an address.
+#[derive(Clone)]
+pub enum Protocol {
+    Grpc,
+    Http(Arc<Endpoint>),
+}
+
+/// How the connections of an address are served: what secures them, and what is spoken.
+#[derive(Clone)]
+pub struct Service {
+    pub tls: Option<Arc<Certified>>,
+    pub protocol: Protocol,
+}
+
+/// A connection that has just been accepted.
+pub type Arrival = (Accepted, Service);
 
 /// What gives a thread its connections.
 #[derive(Clone)]
@@ -30,29 +46,49 @@ pub struct ThreadHandle {
     pub arrivals: UnboundedSender<Arrival>,
 }
 
-/// Accepts connections until the server is told to stop, and says when all have drained.
+/// Accepts connections at all addresses that come until the server is told to stop, and says when all have drained.
 pub async fn accept_all(
-    addresses: Vec<(Address, Option<Arc<Certified>>)>,
+    mut addresses: UnboundedReceiver<(Address, Service)>,
     handles: Vec<ThreadHandle>,
     shared: Arc<Shared>,
     stop: Stop,
     mut ended: Receiver<Infallible>,
 ) {
-    let mut accepting = JoinSet::new();
-    for (address, tls) in addresses {
-        accepting.spawn(accept(address, tls, handles.clone()));
-    }
-    let threads: Vec<_> = handles.into_iter().map(|handle| handle.thread).collect();
-    let drained = async {
-        stopped(stop).await;
-        accepting.shutdown().await;
+    let threads: Vec<_> = handles.iter().map(|handle| handle.thread.clone()).collect();
+    let drained = async move {
+        let endpoints = accept_until(stopped(stop), &mut addresses, handles).await;
         ended.recv().await;
+        endpoints
     };
-    tokio::select! {
-        () = drained => {}
-        () = watch(&shared, &threads) => {}
+    let endpoints = tokio::select! {
+        endpoints = drained => endpoints,
+        () = watch(&shared, &threads) => return,
+    };
+    shared.inbox.push(Event::new(Kind::Drained, None, None));
+    endpoints.iter().for_each(|endpoint| endpoint.inbox.push(http::Event::drained()));
+}
+
+/// Accepts connections until the server is told to stop; the HTTP endpoints that there were.
+async fn accept_until<T>(
+    stopped: impl Future<Output = T>,
+    addresses: &mut UnboundedReceiver<(Address, Service)>,
+    handles: Vec<ThreadHandle>,
+) -> Vec<Arc<Endpoint>> {
+    let (mut accepting, mut endpoints) = (JoinSet::new(), Vec::new());
+    let mut stopped = pin!(stopped);
+    loop {
+        tokio::select! {
+            _ = &mut stopped => break,
+            Some((address, service)) = addresses.recv() => {
+                if let Protocol::Http(endpoint) = &service.protocol {
+                    endpoints.push(endpoint.clone());
+                }
+                accepting.spawn(accept(address, service, handles.clone()));
+            }
+        }
     }
-    shared.inbox.push(Kind::Drained, None, None);
+    accepting.shutdown().await;
+    endpoints
 }
 
 /// Looks now and then after what nobody else does.
@@ -65,7 +101,7 @@ async fn watch(shared: &Shared, threads: &[Arc<ConnectionThread>]) {
 }
 
 /// Accepts connections at one address, and gives each to the thread that has the fewest.
-async fn accept(address: Address, tls: Option<Arc<Certified>>, handles: Vec<ThreadHandle>) -> io::Result<()> {
+async fn accept(address: Address, service: Service, handles: Vec<ThreadHandle>) -> io::Result<()> {
     let listener = address.listen()?;
     loop {
         match listener.accept().await {
@@ -74,7 +110,7 @@ async fn accept(address: Address, tls: Option<Arc<Certified>>, handles: Vec<Thre
                 let Some(fewest) = handles.iter().min_by_key(connections) else { return Ok(()) };
                 fewest.thread.connections.fetch_add(1, Ordering::Relaxed);
                 // Fails only where the server is at its end.
-                let _ = fewest.arrivals.send((accepted, tls.clone()));
+                let _ = fewest.arrivals.send((accepted, service.clone()));
             }
             // Out of file descriptors, most likely: there will be some when a connection has ended.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -103,8 +139,8 @@ pub async fn run_thread(
             Some(_) = connections.join_next() => {
                 thread.connections.fetch_sub(1, Ordering::Relaxed);
             }
-            Some((accepted, tls)) = arrivals.recv() => {
-                connections.spawn(serve_connection(accepted, tls, thread.clone(), stop.clone()));
+            Some((accepted, service)) = arrivals.recv() => {
+                connections.spawn(serve_connection(accepted, service, thread.clone(), stop.clone()));
             }
         }
     };

@@ -1,6 +1,6 @@
 //! One connection, from its handshake to its end.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -9,10 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::Connection;
 
+use super::acceptor::{Protocol, Service};
 use super::dispatch::Client;
 use super::limits::Limits;
+use super::rest::Rest;
 use super::shared::{Stop, stopped};
 use super::thread::ConnectionThread;
+use crate::http;
 use crate::http2::{Accepted, Certified, Due, FrameStats, Lifetime, Stream, Watched};
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
@@ -25,37 +28,51 @@ const CANCELLED_AT_ONCE: usize = 200;
 const METADATA_HEARD: u32 = 16;
 
 /// Serves a connection until its client closes it, it breaks, or it has lived long enough.
-pub async fn serve_connection(
-    accepted: Accepted,
-    tls: Option<Arc<Certified>>,
-    thread: Arc<ConnectionThread>,
-    stop: Stop,
-) {
+pub async fn serve_connection(accepted: Accepted, service: Service, thread: Arc<ConnectionThread>, stop: Stop) {
+    match service.protocol {
+        Protocol::Grpc => serve_grpc(accepted, service.tls, thread, stop).await,
+        Protocol::Http(endpoint) => serve_http(accepted, service.tls, Rest { thread, endpoint }, stop).await,
+    }
+}
+
+async fn serve_http(accepted: Accepted, tls: Option<Arc<Certified>>, rest: Rest, stop: Stop) {
+    if let Some(stream) = in_time(secured(accepted, tls), &stop).await {
+        http::serve(stream, move |request| rest.clone().answer(request), stopped(stop)).await;
+    }
+}
+
+async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc<ConnectionThread>, stop: Stop) {
     let stats = Arc::new(FrameStats::default());
     let client = Client::new(accepted.peer.clone(), thread.clone());
-    let handshake = handshake(&thread.shared.limits, accepted, tls, stats.clone());
-    let http2 = tokio::select! {
-        done = tokio::time::timeout(HANDSHAKE_WITHIN, handshake) => done,
-        _ = stopped(stop.clone()) => return, // it has called nothing yet
+    let handshake = async {
+        let stream = secured(accepted, tls).await?;
+        handshake(&thread.shared.limits, stream, stats.clone()).await
     };
-    if let Ok(Some(http2)) = http2 {
+    if let Some(http2) = in_time(handshake, &stop).await {
         // What breaks a connection is the client's affair, and has ended its calls.
         let _ = serve(&client, http2, stats, stop).await;
     }
 }
 
-/// None for a client that does not speak HTTP/2, or may not connect.
-async fn handshake(
-    limits: &Limits,
-    accepted: Accepted,
-    tls: Option<Arc<Certified>>,
-    stats: Arc<FrameStats>,
-) -> Option<Connection<Watched, Bytes>> {
+/// What comes of a handshake; None where it takes too long, or the server stops: the client has called nothing yet.
+async fn in_time<T>(handshake: impl Future<Output = Option<T>>, stop: &Stop) -> Option<T> {
+    tokio::select! {
+        done = tokio::time::timeout(HANDSHAKE_WITHIN, handshake) => done.ok()?,
+        _ = stopped(stop.clone()) => None,
+    }
+}
+
+/// None for a client that may not connect.
+async fn secured(accepted: Accepted, tls: Option<Arc<Certified>>) -> Option<Stream> {
     let socket = accepted.enter().ok()?;
-    let stream = match tls {
+    Some(match tls {
         Some(tls) => Stream::Secured(Box::new(tls.handshake(socket).await?)),
         None => Stream::Plain(socket),
-    };
+    })
+}
+
+/// None for a client that does not speak HTTP/2.
+async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> Option<Connection<Watched, Bytes>> {
     h2::server::Builder::new()
         .max_concurrent_streams(limits.max_concurrent_streams)
         .initial_window_size(STREAM_WINDOW)

@@ -13,22 +13,25 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc::{channel, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 
-use super::acceptor::{ThreadHandle, accept_all, run_thread};
+use super::acceptor::{Protocol, Service, ThreadHandle, accept_all, run_thread};
 use super::limits::Limits;
 use super::shared::Shared;
 use super::thread::ConnectionThread;
 use crate::bridge::{Queue, Routes};
 use crate::calls::PlainFields;
-use crate::http2::{Address, Certified, Tls};
+use crate::http::HttpEndpoint;
+use crate::http2::{Address, Tls};
 
 /// The addresses, and the threads that their connections live on.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Server {
     shared: Arc<Shared>,
-    addresses: Mutex<Vec<(Address, Option<Arc<Certified>>)>>,
+    addresses: UnboundedSender<(Address, Service)>,
+    /// Until it starts.
+    listening: Mutex<Option<UnboundedReceiver<(Address, Service)>>>,
     stop: watch::Sender<Option<Duration>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -45,21 +48,31 @@ impl Server {
         plain: PlainFields,
     ) -> PyResult<Self> {
         let shared = Shared::new(methods, limits, queue.clone().unbind(), routes, plain)?;
+        let (addresses, listening) = unbounded_channel();
         Ok(Self {
             shared: Arc::new(shared),
-            addresses: Mutex::default(),
+            addresses,
+            listening: Mutex::new(Some(listening)),
             stop: watch::Sender::new(None),
             threads: Mutex::default(),
         })
     }
 
-    /// Takes an address; the port that it got, 0 for a UNIX socket.
+    /// Takes an address for gRPC, before or after it starts; the port that it got, 0 for a UNIX socket.
     #[pyo3(signature = (address, tls=None))]
     fn listen(&self, address: &str, tls: Option<&Bound<'_, Tls>>) -> PyResult<u16> {
-        let address = Address::take(address)?;
-        let port = address.port()?;
-        self.addresses.lock().push((address, tls.map(|tls| tls.get().0.clone())));
-        Ok(port)
+        self.serve_at(address, tls, Protocol::Grpc)
+    }
+
+    /// The same for HTTP.
+    #[pyo3(signature = (address, endpoint, tls=None))]
+    fn listen_http(
+        &self,
+        address: &str,
+        endpoint: &Bound<'_, HttpEndpoint>,
+        tls: Option<&Bound<'_, Tls>>,
+    ) -> PyResult<u16> {
+        self.serve_at(address, tls, Protocol::Http(endpoint.get().0.clone()))
     }
 
     /// Accepts connections on a thread of its own; they live on so many others.
@@ -82,8 +95,9 @@ impl Server {
             running.push(spawn(&format!("transport-{number}"), runtime, serving)?);
         }
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let addresses = std::mem::take(&mut *self.addresses.lock());
-        let accepting = accept_all(addresses, handles, self.shared.clone(), self.stop.subscribe(), ended);
+        let listening = self.listening.lock().take();
+        let listening = listening.ok_or_else(|| PyRuntimeError::new_err("the server has been started before"))?;
+        let accepting = accept_all(listening, handles, self.shared.clone(), self.stop.subscribe(), ended);
         running.push(spawn("transport", runtime, accepting)?);
         Ok(())
     }
@@ -113,6 +127,17 @@ impl Server {
         let threads = std::mem::take(&mut *self.threads.lock());
         py.detach(|| threads.into_iter().try_for_each(JoinHandle::join))
             .map_err(|_| PyRuntimeError::new_err("a thread of the native transport panicked"))
+    }
+}
+
+impl Server {
+    fn serve_at(&self, address: &str, tls: Option<&Bound<'_, Tls>>, protocol: Protocol) -> PyResult<u16> {
+        let address = Address::take(address)?;
+        let port = address.port()?;
+        let service = Service { tls: tls.map(|tls| tls.get().0.clone()), protocol };
+        // Fails only where the server has ended, and nobody would be served.
+        let _ = self.addresses.send((address, service));
+        Ok(port)
     }
 }
 

@@ -6,6 +6,7 @@ mod connection;
 mod dispatch;
 mod limits;
 mod listener;
+mod rest;
 mod shared;
 mod thread;
 

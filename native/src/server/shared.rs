@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::limits::Limits;
 use crate::bridge::{EndedCalls, Queue, Routes};
-use crate::calls::{Inbox, Kind, PlainFields, PlainPredicts};
+use crate::calls::{Event, Inbox, Kind, PlainFields, PlainPredicts};
 
 /// Whether the server is to stop, and how long calls in flight may take to end then.
 pub type Stop = watch::Receiver<Option<Duration>>;
@@ -59,7 +59,7 @@ impl Shared {
     pub fn look_for_ended(&self) {
         let abandoned = self.queue.get().tasks.abandoned();
         if self.ended.add_abandoned(abandoned) {
-            self.inbox.push(Kind::Lapsed, None, None);
+            self.inbox.push(Event::new(Kind::Lapsed, None, None));
         }
     }
 }

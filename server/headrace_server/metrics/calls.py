@@ -1,4 +1,4 @@
-"""Counts the calls of one method over gRPC."""
+"""Counts calls: those of one method over gRPC, and those of `predict` over REST that are answered natively."""
 
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -59,3 +59,20 @@ class GrpcMethod:
         if model == named:
             self._latencies[(model, code)] = latency
         return latency
+
+
+class RestPredicts:
+    """Counts calls of `predict` over REST, many at a time. Any thread."""
+
+    def __init__(self, families: Families, label: Callable[[str], str]) -> None:
+        self._families = families
+        self._label = label
+
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """As `GrpcMethod.several`; those whose callers have left are not counted, as in `Metrics.rest_call`."""
+        if code == "CANCELLED":
+            return
+        families, model = self._families, self._label(model)
+        families.request_count.of(model, code).add(sum(count for _, count in tally))
+        if code == "OK":
+            families.request_latency.of(model, "predict", "REST").add(tally, total)

@@ -5,7 +5,7 @@ from functools import partial
 from threading import Lock
 
 from headrace_server.metrics import gpus as nvml
-from headrace_server.metrics.calls import GrpcMethod
+from headrace_server.metrics.calls import GrpcMethod, RestPredicts
 from headrace_server.metrics.names import DEVICE, MODEL, SERVABLE, Families
 from headrace_server.metrics.series import Gauges, Labels
 from headrace_server.metrics.versions import ServableMetrics
@@ -35,6 +35,7 @@ class Metrics(Families):
         self._lock = Lock()
         self._servables: dict[Labels, ServableMetrics] = {}
         self._methods: list[GrpcMethod] = []
+        self.rest_predicts = RestPredicts(self, self.label)
         self._configured: Collection[str] = frozenset()
         self._known: Collection[str] = frozenset()
         self._gpus = gpus or nvml.Gpus()

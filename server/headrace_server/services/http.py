@@ -59,24 +59,17 @@ class Body:
         if not self.is_gzip:
             return self.size
         data = self.data
-        end = os.pread(self.file(), _SIZE_BYTES, max(0, self.size - _SIZE_BYTES)) if data is None else data
-        return max(self.size, gzip_size(end))
-
-    def file(self) -> int:
-        """The descriptor of a file with what has come, for who adds the rest at its end; `filled` follows."""
-        if self._file is None:
-            self._spill()
-        assert self._file is not None
-        return self._file
-
-    def filled(self, size: int) -> None:
-        """So many bytes are in the file now."""
-        self.size = size
+        if data is None:
+            assert self._file is not None
+            data = os.pread(self._file, _SIZE_BYTES, max(0, self.size - _SIZE_BYTES))
+        return max(self.size, gzip_size(data))
 
     def detach(self) -> int:
         """The descriptor of a file with all of it, for the caller to close. Once, and not for an empty body."""
-        file = self.file()
-        self._file = None
+        if self._file is None:
+            self._spill()
+        file, self._file = self._file, None
+        assert file is not None
         return file
 
     def close(self) -> None:

@@ -34,6 +34,9 @@ _RANGES = {
 }
 _FLOATS = (DataType.DT_FLOAT, DataType.DT_DOUBLE)
 
+PLAIN = frozenset((*_FLOATS, *_RANGES, DataType.DT_BOOL))
+"""The dtypes whose values are numbers, or true and false."""
+
 
 def to_array(value: Any, dtype: DataType) -> Array:
     """An array of a JSON value: its shape is how lists are nested in it, a scalar has none.
@@ -108,18 +111,9 @@ def _flat(values: Sequence[Any], types: set[type], dtype: DataType) -> Array | N
     return None
 
 
-def float_array(values: Array, dtype: DataType) -> Array | None:
-    """Numbers, float64, as an array of a floating dtype; None where it is no such."""
-    return _narrowed(values, dtype) if dtype in _FLOATS else None
-
-
 def _floats(values: Sequence[int | float], dtype: DataType) -> Array:
-    return _narrowed(np.array(values, np.float64), dtype)
-
-
-def _narrowed(values: Array, dtype: DataType) -> Array:
     with np.errstate(over="ignore"):  # what is too large for a float is infinite
-        return values.astype(dtype_of(dtype), copy=False)
+        return np.array(values, np.float64).astype(dtype_of(dtype), copy=False)
 
 
 def _integers(values: Sequence[int], dtype: DataType) -> Array | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grpc
 
 from headrace_batching.contract import TaskQueue
+from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
 from headrace_server.models.manager import Serving
 from headrace_server.services.rpc import Service
@@ -43,6 +44,7 @@ class Endpoint:
         ssl_config_file: The SSLConfig that secures all addresses; empty for none.
         alts: Whether Google's ALTS secures them.
         threads: How many a transport that has threads for connections spreads them over.
+        observe_rest: Who is told of calls over REST that a transport answers itself.
     """
 
     addresses: Sequence[str]
@@ -55,6 +57,7 @@ class Endpoint:
     ssl_config_file: str = ""
     alts: bool = False
     threads: int = 1
+    observe_rest: CountCalls | None = None
 
 
 class Transport(Protocol):
@@ -72,3 +75,15 @@ class Transport(Protocol):
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+
+
+@runtime_checkable
+class CarriesHttp(Protocol):
+    """A transport that serves HTTP on the threads of its gRPC connections."""
+
+    def listen_http(self, address: str, endpoint: Any) -> int:
+        """Serves a `headrace_native.HttpEndpoint` at an address, once the transport has started; the port that it got.
+
+        Raises:
+            OSError: It cannot listen there.
+        """

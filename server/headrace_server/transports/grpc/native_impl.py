@@ -1,7 +1,7 @@
 """gRPC on headrace_native: its server, with our handlers and grpcio's own servicers in it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from functools import partial
 
@@ -10,15 +10,17 @@ import headrace_native as native
 from headrace_batching import BatchingError, LoopDelivery, QueueFull
 from headrace_batching.contract import TaskQueue
 from headrace_protos import Code, SSLConfig
-from headrace_server.backends.signature import DEFAULT_SIGNATURE
-from headrace_server.errors import ServingError, invalid
+from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature
+from headrace_server.errors import ServingError, invalid, status_of
+from headrace_server.metrics.calls import CountCalls, Tallied
 from headrace_server.metrics.names import LATENCY
 from headrace_server.metrics.series import Tally
 from headrace_server.models.manager import Serving, latest
 from headrace_server.models.plain import Plain
 from headrace_server.models.servable import Servable
+from headrace_server.services.json.arrays import PLAIN
 from headrace_server.services.rpc import MAX_MESSAGE_BYTES
-from headrace_server.transports.grpc.endpoint import Endpoint, ObserveCall
+from headrace_server.transports.grpc.endpoint import Endpoint
 from headrace_server.transports.grpc.handlers import CODE_NAMES, LOW_PRIORITY, rpc_handlers, status
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.tls import Followed
@@ -26,6 +28,7 @@ from headrace_server.transports.grpc.tls import Followed
 PREDICTION = "tensorflow.serving.PredictionService"
 INTERFACE = 6
 
+Status = Callable[[Exception], tuple[Code, str]]
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
@@ -73,6 +76,7 @@ class NativeTransport:
         self._endpoint = endpoint
         self._limits = limits(endpoint.arguments)
         self._observe = endpoint.observe(PREDICTION, "Predict")
+        self._server: native.Server | None = None
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes(DEFAULT_SIGNATURE)
 
@@ -93,9 +97,16 @@ class NativeTransport:
         )
         ports = [self._listen(server, address) for address in self._endpoint.addresses]
         server.start(self._endpoint.threads)
+        self._server = server
         self._exchanges = Exchanges(server, list(methods.handlers.values()))
         self._exchanges.start()
         return max(ports)
+
+    def listen_http(self, address: str, endpoint: native.HttpEndpoint) -> int:
+        """As `endpoint.CarriesHttp`."""
+        assert self._server is not None  # it has been started
+        port: int = self._server.listen_http(address, endpoint)
+        return port
 
     def publish(self, serving: Serving) -> None:
         """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
@@ -137,9 +148,17 @@ class NativeTransport:
                 "full": status(QueueFull("{}")),
                 "bounds": LATENCY,
                 "answered": plain.answers(self._observe),
-                "failed": _Failed(servable.name, plain, self._observe),
+                "failed": _Failed(servable.name, plain, self._observe, status),
+                "rest": self._rest_counts(servable.name, plain),
             },
         )
+
+    def _rest_counts(self, name: str, plain: Plain) -> "tuple[Callable[[Tallied], None], _Failed] | None":
+        """Who is told of a signature's calls over REST that were answered and that failed; None where JSON has none."""
+        observe = self._endpoint.observe_rest
+        if observe is None or not _is_json(plain.signature):
+            return None
+        return plain.answers(observe), _Failed(name, plain, observe, status_of)
 
     def _methods(self) -> "_Methods":
         methods = _Methods()
@@ -179,16 +198,18 @@ class _Failed:
         name: The model's.
         plain: Counts what the version does.
         observe: Counts calls.
+        status: The code and the text of a failure.
     """
 
-    def __init__(self, name: str, plain: Plain, observe: ObserveCall) -> None:
+    def __init__(self, name: str, plain: Plain, observe: CountCalls, status: Status) -> None:
         self._name = name
         self._plain = plain
         self._observe = observe
+        self._status = status
 
     def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
         """The code and the text for the calls that were tallied by LATENCY."""
-        code, text = _CLIENT_GONE[type(error)] if type(error) in _CLIENT_GONE else status(error)
+        code, text = _CLIENT_GONE[type(error)] if type(error) in _CLIENT_GONE else self._status(error)
         self._observe.several(self._name, CODE_NAMES[code], tally, total)
         if isinstance(error, BatchingError):
             for _ in range(sum(count for _, count in tally)):
@@ -208,6 +229,11 @@ def _certificates(path: str, config: SSLConfig) -> native.Certificates:
         return native.Certificates(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
     except ValueError as error:
         raise invalid(f"{path}: the native transport cannot use its key or certificates: {error}") from error
+
+
+def _is_json(signature: Signature) -> bool:
+    specs = (*signature.inputs.values(), *signature.outputs.values())
+    return all(spec.dtype in PLAIN for spec in specs)
 
 
 def limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:

@@ -12,7 +12,9 @@ from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.rest.large import JsonWork
 from headrace_server.services.tf_serving.rest.service import RestOptions, RestService
-from headrace_server.transports.http.uvicorn_impl import UvicornTransport
+from headrace_server.transports.grpc.endpoint import Transport
+from headrace_server.transports.http.base import HttpOptions
+from headrace_server.transports.http.selection import make_http
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class RestTransport:
         model: Knows their versions.
         options: The rest.
         open_inference: What the other API answers from.
+        carrier: gRPC's transport, which carries HTTP as well if it is the native one.
     """
 
     def __init__(
@@ -40,13 +43,15 @@ class RestTransport:
         model: ModelService,
         options: RestOptions,
         open_inference: OpenInference,
+        carrier: Transport,
     ) -> None:
         self._config = config
         self._processes = JsonProcesses(config.rest_api_json_processes)
         rest = RestService(prediction, model, JsonWork(self._processes), options)
         limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
-        apis = {"/v2": OpenInferenceRest(open_inference, self._processes, limits)}
-        self._http = UvicornTransport(config.rest_api_port, Router(apis, rest), config.rest_api_max_body_mb << 20)
+        router = Router({"/v2": OpenInferenceRest(open_inference, self._processes, limits)}, rest)
+        http = HttpOptions(config.rest_api_port, config.rest_api_max_body_mb << 20, options.timeout)
+        self._http = make_http(http, rest, router, carrier)
 
     async def start(self) -> None:
         """Listens, if it can. TF Serving: server.cc serves gRPC alone where it cannot, and logs why."""

@@ -12,7 +12,7 @@ from headrace_server.transports import grpc as transports
 from headrace_server.transports.grpc.selection import choose, make_queue
 
 BROKEN = "raise ImportError('built for another machine')"
-OTHER_VERSION = "INTERFACE = 0\nServer = Call = Queue = Route = Routes = Tls = Certificates = object"
+OTHER_VERSION = "INTERFACE = 0\nServer = Call = Queue = Route = Routes = Tls = Certificates = HttpEndpoint = object"
 
 
 @pytest.fixture(autouse=True)

@@ -140,7 +140,7 @@ def test_http_1_0_and_pipelining(linear: RestCaller) -> None:
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.sendall(request.encode())
         received = b"".join(iter(partial(connection.recv, 65536), b""))
-    assert received.count(b"HTTP/1.1 200 OK") == received.count(b"AVAILABLE") == 3
+    assert len(re.findall(rb"HTTP/1\.[01] 200 OK", received)) == received.count(b"AVAILABLE") == 3
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 31", "Transfer-Encoding: chunked"])
@@ -166,7 +166,7 @@ def test_a_caller_who_would_rather_speak_http_2(linear: RestCaller, cut: int, le
 def test_a_tunnel_is_not_dug(linear: RestCaller) -> None:
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert received(connection).startswith(b"HTTP/1.1 400 ")
+        assert received(connection).startswith(b"HTTP/1.1 501 ")
 
 
 def test_what_is_no_http(linear: RestCaller) -> None:
@@ -310,5 +310,5 @@ def test_arrays_are_as_sent(resting: Rest) -> None:
 
 
 def test_nothing_of_it_is_imported_without_a_port() -> None:
-    code = "import sys, headrace_server; print(sorted({'uvicorn', 'httptools', 'orjson'} & sys.modules.keys()))"
+    code = "import sys, headrace_server; print(sorted({'uvicorn', 'h11', 'orjson'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -4,7 +4,6 @@ import socket
 
 import pytest
 
-from headrace_server.transports.http.uvicorn_impl import MAX_HEAD_BYTES
 from tests import models
 from tests.conftest import Rest
 from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, received
@@ -43,11 +42,12 @@ def test_a_head_without_end_is_not_taken_in(linear: RestCaller, name: str) -> No
     assert linear.predict(ROW) == TEN
 
 
-def test_a_head_that_is_too_large_is_refused(linear: RestCaller) -> None:
-    head = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\nX: ".encode() + b"a" * (MAX_HEAD_BYTES + 1)
+def test_a_head_that_is_too_large_is_refused(linear: RestCaller, transport: str) -> None:
+    head = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\nX: ".encode() + b"a" * ((512 << 10) + 1)
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.sendall(head)
-        assert received(connection).startswith(b"HTTP/1.1 431 ")
+        status = b"431" if transport == "native" else b"400"  # uvicorn has one for all that it does not take
+        assert received(connection).startswith(b"HTTP/1.1 %s " % status)
 
 
 def test_a_head_of_many_kilobytes(linear: RestCaller) -> None:

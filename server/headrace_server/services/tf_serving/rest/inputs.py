@@ -5,30 +5,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn
 
-import numpy as np
-
 from headrace_batching.task import Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError, invalid
-from headrace_server.services.json.arrays import (
-    MAX_RANK,
-    first_wrong,
-    float_array,
-    is_base64,
-    regular_array,
-    to_array,
-    too_deep,
-)
+from headrace_server.services.json.arrays import first_wrong, is_base64, regular_array, to_array, too_deep
 from headrace_server.services.json.text import show
-
-try:
-    from headrace_native import read_numbers as _read_numbers
-except ImportError:
-
-    def _read_numbers(_data: bytes, _max_rank: int, /) -> tuple[str, str, list[int], bytes] | None:
-        return None
-
 
 DTypes = Mapping[str, DataType]
 """The dtype of each input of a signature, by alias."""
@@ -71,23 +53,6 @@ def read_predict(document: dict[str, Any], signatures: Mapping[str, DTypes] | No
         raise invalid(f"Failed to get input map for signature: {name or 'DEFAULT'}")
     by_row = "instances" in document
     return PredictBody(name, _inputs(document, dtypes, by_row=by_row), by_row)
-
-
-def read_numbers(text: bytes, signatures: Mapping[str, DTypes] | None) -> PredictBody | None:
-    """The same for a body of numbers for the one input, of floats, of its signature; None for any other body.
-
-    Six times as fast as `read_predict`, where headrace_native is installed.
-    """
-    read = _read_numbers(text, MAX_RANK) if signatures else None
-    if read is None or not signatures:
-        return None
-    key, name, shape, values = read
-    dtypes = signatures.get(name or DEFAULT_SIGNATURE, {})
-    if len(dtypes) != 1:
-        return None
-    ((alias, dtype),) = dtypes.items()
-    array = float_array(np.frombuffer(values, "<f8"), dtype)
-    return None if array is None else PredictBody(name, {alias: array.reshape(shape)}, key == "instances")
 
 
 def signature_name(document: dict[str, Any]) -> str:

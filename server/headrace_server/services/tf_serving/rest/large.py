@@ -33,17 +33,13 @@ class JsonWork:
     def __init__(self, processes: JsonProcesses) -> None:
         self._processes = processes
 
-    async def read(
-        self, body: Body, convert: Callable[..., T], *arguments: Any, at_once: Callable[..., T | None] | None = None
-    ) -> T:
+    async def read(self, body: Body, convert: Callable[..., T], *arguments: Any) -> T:
         """What a function makes of the object that a body holds.
 
         Args:
             body: Its file is handed on.
             convert: A function of some module; called with the object and the arguments.
             arguments: The others, which can be pickled.
-            at_once: A function of some module, called with the bytes of a large body and the arguments; what it gives,
-                unless that is None, is the result.
 
         Raises:
             ServingError: As `parse` and as the function.
@@ -54,9 +50,7 @@ class JsonWork:
             if data is not None and (document is not None or len(data) <= CAREFUL_BYTES):
                 return convert(parse(data) if document is None else document, *arguments)
         size = body.expanded_size
-        return await self._processes.run(
-            _read, body.is_gzip, at_once, convert, *arguments, size=size, body=body.detach()
-        )
+        return await self._processes.run(_read, body.is_gzip, convert, *arguments, size=size, body=body.detach())
 
     async def write_predict(self, outputs: Arrays, *, by_row: bool) -> bytes | memoryview:
         """The body that answers a :predict; see the function of that name."""
@@ -82,12 +76,8 @@ def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
     return held if inflater.eof and len(held) <= size else b""
 
 
-def _read(
-    data: bytes, is_gzip: bool, at_once: Callable[..., T | None] | None, convert: Callable[..., T], *arguments: Any
-) -> T:
-    text = inflate(data) or b"" if is_gzip else data
-    result = None if at_once is None else at_once(text, *arguments)
-    return convert(parse(text), *arguments) if result is None else result
+def _read(data: bytes, is_gzip: bool, convert: Callable[..., T], *arguments: Any) -> T:
+    return convert(parse(inflate(data) or b"" if is_gzip else data), *arguments)
 
 
 def _write_predict(outputs: Arrays, by_row: bool) -> Any:

@@ -19,6 +19,12 @@ BYTES_SUFFIX = "_bytes"
 FLOAT_DIGITS = 9
 """Digits that tell any two floats apart."""
 
+SCALAR = "Tensor name: {} has no shape information "
+"""Of an output without rows, in an answer row by row: its alias."""
+
+OTHER_ROWS = "Tensor name: {} has inconsistent batch size: {} expecting: {}"
+"""Of one that has other rows than those before it: its alias, its rows, and theirs."""
+
 _DIGITS = {DataType.DT_FLOAT: FLOAT_DIGITS, DataType.DT_DOUBLE: 17}
 _INTEGERS = (
     DataType.DT_INT32,
@@ -90,9 +96,9 @@ def _rows(outputs: Arrays) -> int:
     count = None
     for alias, array in outputs.items():
         if not array.ndim:
-            raise invalid(f"Tensor name: {alias} has no shape information ")
+            raise invalid(SCALAR.format(alias))
         if count not in (None, len(array)):
-            raise invalid(f"Tensor name: {alias} has inconsistent batch size: {len(array)} expecting: {count}")
+            raise invalid(OTHER_ROWS.format(alias, len(array), count))
         count = len(array)
     return count or 0
 

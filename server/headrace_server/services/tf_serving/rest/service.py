@@ -25,7 +25,7 @@ from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF, PredictionService
 from headrace_server.services.tf_serving.request_log.logger import MakeMessages
 from headrace_server.services.tf_serving.rest.examples import read_example_body
-from headrace_server.services.tf_serving.rest.inputs import read_numbers, read_predict
+from headrace_server.services.tf_serving.rest.inputs import read_predict
 from headrace_server.services.tf_serving.rest.large import JsonWork
 from headrace_server.services.tf_serving.rest.messages import write_metadata, write_status
 from headrace_server.services.tf_serving.rest.outputs import write_classifications, write_error, write_regressions
@@ -99,6 +99,17 @@ class RestService:
         self._json = json
         self._options = options
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those of every answer that is JSON."""
+        return self._headers(_JSON)
+
+    def refusal(self, error: Exception) -> HttpAnswer:
+        """The answer to a call that has failed."""
+        code, text = status_of(error)
+        body = write_error(text) if text else b""
+        return HttpAnswer(HTTP_STATUS.get(code, 500), body, self.headers)
+
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
         """The answer to a request, whatever it is.
 
@@ -122,12 +133,11 @@ class RestService:
         code, asked = Code.OK, Route("", ModelSpec())
         try:
             asked = route(request.method, request.target)
-            body = await self._content(asked, request.body, delivery)
+            answer = HttpAnswer(200, await self._content(asked, request.body, delivery), self.headers)
         except Exception as error:
-            code, text = status_of(error)
-            body = write_error(text) if text else b""
+            code, answer = status_of(error)[0], self.refusal(error)
         self._options.observe(asked.spec.name, asked.counted_verb, Code.Name(code), time.monotonic() - began)
-        return HttpAnswer(HTTP_STATUS.get(code, 500), body, self._headers(_JSON))
+        return answer
 
     async def _content(self, asked: Route, body: Body, delivery: LoopDelivery) -> Content:
         match asked.verb:
@@ -156,7 +166,7 @@ class RestService:
                 for name, signature in servable.signatures.items()
             }
             async with timed(self._options.timeout):
-                asked = await self._json.read(body, read_predict, signatures, at_once=read_numbers)
+                asked = await self._json.read(body, read_predict, signatures)
             async with self._limited(delivery, "Predict") as call:
                 outputs = await self._prediction.predict_arrays(servable, asked.signature_name, asked.inputs, call)
             content = await self._json.write_predict(outputs, by_row=asked.by_row)

@@ -133,7 +133,7 @@ def test_version_over_int64(linear: RestCaller) -> None:
     assert (answer.status, answer.text) == (400, "")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models", "/monitoring/prometheus/metrics", "/metrics?x=/v1/"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v3/models", "/monitoring/prometheus/metrics", "/metrics?x=/v1/"])
 def test_elsewhere(linear: RestCaller, path: str) -> None:
     answer = linear.get(path)
     assert answer.status == 404

@@ -1,0 +1,88 @@
+//! What an HTTP port is told by Python, and the requests that Python takes from it.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+use super::answer::{Prepared, headers, status_code};
+use super::exchange::Event;
+use crate::calls::Inbox;
+use crate::grpc::Status;
+
+/// An HTTP port's limits and answers, and its requests that Python answers.
+pub struct Endpoint {
+    pub max_body: usize,
+    /// How long a model may take for a call.
+    pub timeout: Option<Duration>,
+    /// For a body that is too large.
+    pub too_large: Prepared,
+    /// For a call whose model has taken too long.
+    pub late: Prepared,
+    /// The code, and the text with `{}` for the alias, of an output without rows in an answer row by row.
+    pub scalar: (u8, String),
+    /// The same, with its rows and those expected behind the alias, for one that has other rows than those before it.
+    pub other_rows: (u8, String),
+    /// Those of every answer of the API.
+    pub headers: HeaderMap,
+    pub inbox: Inbox<Event>,
+    /// By gRPC's code.
+    statuses: Vec<StatusCode>,
+}
+
+impl Endpoint {
+    /// HTTP's status for gRPC's.
+    pub fn status(&self, status: &Status) -> StatusCode {
+        self.statuses.get(usize::from(status.code)).copied().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// An `Endpoint` in Python's hands.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct HttpEndpoint(pub Arc<Endpoint>);
+
+#[pymethods]
+impl HttpEndpoint {
+    /// `timeout` is in seconds; `statuses` are HTTP's by gRPC's code; an answer is its status, headers and body.
+    #[new]
+    #[pyo3(signature = (*, max_body, timeout, statuses, headers, too_large, late, scalar, other_rows))]
+    #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
+    fn new(
+        max_body: usize,
+        timeout: Option<f64>,
+        statuses: Vec<u16>,
+        headers: Vec<(String, String)>,
+        too_large: Prepared,
+        late: Prepared,
+        scalar: (u8, String),
+        other_rows: (u8, String),
+    ) -> PyResult<Self> {
+        let timeout = timeout.map(Duration::try_from_secs_f64).transpose();
+        Ok(Self(Arc::new(Endpoint {
+            max_body,
+            timeout: timeout.map_err(|error| PyValueError::new_err(error.to_string()))?,
+            too_large,
+            late,
+            scalar,
+            other_rows,
+            headers: self::headers(headers)?,
+            inbox: Inbox::new()?,
+            statuses: statuses.into_iter().map(status_code).collect::<PyResult<_>>()?,
+        })))
+    }
+
+    fn fileno(&self) -> i32 {
+        self.0.inbox.readable().as_raw_fd()
+    }
+
+    /// All events since the last time: each a kind, and the request that it is about, if it is about one.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let events: Vec<Bound<'py, PyTuple>> =
+            self.0.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;
+        PyList::new(py, events)
+    }
+}

@@ -1,0 +1,200 @@
+//! A request that Python answers: its bytes go across, and an answer comes back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::answer::{Answer, Content, answer, headers, status_code, with_content};
+use super::endpoint::Endpoint;
+use super::intake::Body;
+use super::pieces::Pieces;
+use crate::calls::Kind;
+
+/// Has Python answer a request. Dropped while it waits, it says that nobody does.
+pub async fn ask_python(endpoint: Arc<Endpoint>, head: Parts, body: Body) -> Answer {
+    let (reply, replied) = oneshot::channel();
+    let reply = Mutex::new(Some(reply));
+    let request = Arc::new(Request { head, body, reply, pieces: Mutex::default(), owner: Mutex::default() });
+    let mut waiting = Waiting { endpoint, request, waits: true };
+    waiting.tell(Kind::Begin);
+    match replied.await {
+        Ok(Reply { status, headers, body: Came::Whole(body) }) => {
+            waiting.over();
+            answer(status, headers, body)
+        }
+        Ok(Reply { status, headers, body: Came::Pieces(coming) }) => {
+            with_content(status, headers, Content::Pieces(Pieces::new(coming, waiting)))
+        }
+        Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()),
+    }
+}
+
+/// An answer as Python gives it.
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Came,
+}
+
+enum Came {
+    Whole(Bytes),
+    Pieces(UnboundedReceiver<Bytes>),
+}
+
+/// Somebody waits for Python's answer to a request.
+pub struct Waiting {
+    endpoint: Arc<Endpoint>,
+    request: Arc<Request>,
+    waits: bool,
+}
+
+impl Waiting {
+    /// Tells Python something of the request.
+    pub fn tell(&self, kind: Kind) {
+        self.endpoint.inbox.push(Event { kind, request: Some(self.request.clone()) });
+    }
+
+    /// Has got all of it.
+    pub fn over(&mut self) {
+        self.waits = false;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.waits {
+            self.tell(Kind::Cancelled);
+        }
+    }
+}
+
+/// What a request is to both sides.
+struct Request {
+    head: Parts,
+    body: Body,
+    /// Until it is answered.
+    reply: Mutex<Option<oneshot::Sender<Reply>>>,
+    /// From the beginning of an answer in pieces to its end.
+    pieces: Mutex<Option<UnboundedSender<Bytes>>>,
+    owner: Mutex<Option<Py<PyAny>>>,
+}
+
+/// Something for the event loop: `Kind::Begin`, `Sent` or `Cancelled` of a request, or that the server has drained.
+pub struct Event {
+    kind: Kind,
+    request: Option<Arc<Request>>,
+}
+
+impl Event {
+    pub fn drained() -> Self {
+        Self { kind: Kind::Drained, request: None }
+    }
+
+    pub fn into_python(self, py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+        (self.kind as u8, self.request.map(HttpRequest)).into_pyobject(py)
+    }
+}
+
+/// A request in Python's hands. Its owner, whatever Python wants to find again, is forgotten when it is answered.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct HttpRequest(Arc<Request>);
+
+#[pymethods]
+impl HttpRequest {
+    #[getter]
+    fn method(&self) -> &str {
+        self.0.head.method.as_str()
+    }
+
+    /// As it was sent, without the query.
+    #[getter]
+    fn path(&self) -> &str {
+        self.0.head.uri.path()
+    }
+
+    /// With its question mark; empty for none.
+    #[getter]
+    fn query(&self) -> String {
+        self.0.head.uri.query().map(|query| format!("?{query}")).unwrap_or_default()
+    }
+
+    /// By name; of several of one name the last.
+    #[getter]
+    fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let headers = PyDict::new(py);
+        for (name, value) in &self.0.head.headers {
+            headers.set_item(PyBytes::new(py, name.as_str().as_bytes()), PyBytes::new(py, value.as_bytes()))?;
+        }
+        Ok(headers)
+    }
+
+    /// As it was sent.
+    #[getter]
+    fn body<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.body.bytes)
+    }
+
+    #[getter]
+    fn is_gzip(&self) -> bool {
+        self.0.body.is_gzip
+    }
+
+    #[getter]
+    fn owner(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.0.owner.lock().as_ref().map(|owner| owner.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_owner(&self, owner: Option<Py<PyAny>>) {
+        let before = std::mem::replace(&mut *self.0.owner.lock(), owner);
+        drop(before);
+    }
+
+    /// Answers it, once.
+    fn answer(&self, status: u16, headers: Vec<(String, String)>, body: PyBackedBytes) -> PyResult<()> {
+        self.reply(status, headers, Came::Whole(Bytes::from_owner(body)))?;
+        self.set_owner(None);
+        Ok(())
+    }
+
+    /// The same with a body that `send` gives.
+    fn begin(&self, status: u16, headers: Vec<(String, String)>) -> PyResult<()> {
+        let (pieces, coming) = unbounded_channel();
+        self.reply(status, headers, Came::Pieces(coming))?;
+        *self.0.pieces.lock() = Some(pieces);
+        Ok(())
+    }
+
+    /// The next piece of the body.
+    fn send(&self, piece: PyBackedBytes) {
+        if let Some(pieces) = &*self.0.pieces.lock() {
+            // Fails only where nobody waits any more.
+            let _ = pieces.send(Bytes::from_owner(piece));
+        }
+    }
+
+    /// The end of the body.
+    fn finish(&self) {
+        self.0.pieces.lock().take();
+        self.set_owner(None);
+    }
+}
+
+impl HttpRequest {
+    fn reply(&self, status: u16, headers: Vec<(String, String)>, body: Came) -> PyResult<()> {
+        let reply = Reply { status: status_code(status)?, headers: self::headers(headers)?, body };
+        if let Some(waiting) = self.0.reply.lock().take() {
+            // Fails only where nobody waits any more.
+            let _ = waiting.send(reply);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,14 @@
+//! HTTP/1.1 and HTTP/2 in hyper's hands: connections, bodies in bounds, and the requests that Python answers.
+
+mod answer;
+mod connection;
+mod endpoint;
+mod exchange;
+mod intake;
+mod pieces;
+
+pub use answer::{Answer, answer};
+pub use connection::serve;
+pub use endpoint::{Endpoint, HttpEndpoint};
+pub use exchange::{Event, HttpRequest, ask_python};
+pub use intake::{Body, Missing};

@@ -1,0 +1,310 @@
+//! Floating-point numbers as TF Serving spells them: six digits where they read back the same, else as many as it takes.
+//!
+//! TF Serving: json_tensor.cc, WriteDecimal, which is `printf("%.6g")`, and `%.9g` or `%.17g` for a float or a double. The digits
+//! here are computed exactly, with whole numbers of 128 bits; the few numbers that these cannot hold are left to the
+//! standard library, which takes its time.
+
+use std::io::Write;
+
+use bytes::{BufMut, BytesMut};
+
+/// Digits that are tried first.
+const SHORT: u32 = 6;
+
+/// Powers of five that fit 128 bits beside the 24 bits of a float.
+const FIVES: [u128; 56] = powers();
+
+/// Powers of ten that are exact as doubles.
+const TENS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+
+const fn powers() -> [u128; 56] {
+    let mut table = [1_u128; 56];
+    let mut at = 1;
+    while at < table.len() {
+        table[at] = table[at - 1] * 5;
+        at += 1;
+    }
+    table
+}
+
+/// A number of either size.
+pub trait Decimal: Copy {
+    /// Digits that tell any two apart.
+    const DIGITS: u32;
+
+    fn widened(self) -> f64;
+
+    /// Whether a double rounds to this number.
+    fn is_nearest(self, double: f64) -> bool;
+}
+
+impl Decimal for f32 {
+    const DIGITS: u32 = 9;
+
+    fn widened(self) -> f64 {
+        self.into()
+    }
+
+    fn is_nearest(self, double: f64) -> bool {
+        double as f32 == self
+    }
+}
+
+impl Decimal for f64 {
+    const DIGITS: u32 = 17;
+
+    fn widened(self) -> f64 {
+        self
+    }
+
+    fn is_nearest(self, double: f64) -> bool {
+        double == self
+    }
+}
+
+/// Writes a number.
+pub fn write_decimal(number: impl Decimal, out: &mut BytesMut) {
+    let value = number.widened();
+    if value.is_nan() {
+        return out.put_slice(b"NaN");
+    }
+    if value.is_sign_negative() {
+        out.put_u8(b'-');
+    }
+    if value.is_infinite() {
+        return out.put_slice(b"Infinity");
+    }
+    if value == 0.0 {
+        return out.put_slice(b"0.0");
+    }
+    let size = value.abs();
+    let short = Rounded::of(size, SHORT);
+    if number.is_nearest(short.value().copysign(value)) {
+        short.write(out);
+    } else {
+        Rounded::of(size, digits_of(number)).write(out);
+    }
+}
+
+fn digits_of<T: Decimal>(_: T) -> u32 {
+    T::DIGITS
+}
+
+/// So many significant digits of a number, and the power of ten of the first of them.
+struct Rounded {
+    digits: u64,
+    count: u32,
+    power: i32,
+}
+
+impl Rounded {
+    /// A positive, finite number rounded to so many digits, half to even.
+    fn of(value: f64, count: u32) -> Self {
+        Self::quickly(value, count).unwrap_or_else(|| Self::slowly(value, count))
+    }
+
+    fn quickly(value: f64, count: u32) -> Option<Self> {
+        let (mantissa, exponent) = parts(value)?;
+        let bits = 63 - mantissa.leading_zeros() as i32 + exponent;
+        // log10(2), so that this is the power or one less.
+        let mut power = ((i64::from(bits) * 315_653) >> 20) as i32;
+        let most = 10_u64.pow(count);
+        let last = count as i32 - 1;
+        let mut scaled = Scaled::of(mantissa, exponent, last - power)?;
+        if scaled.whole >= most.into() {
+            power += 1;
+            scaled = Scaled::of(mantissa, exponent, last - power)?;
+        }
+        let digits = scaled.rounded();
+        // 9.99…: rounded up to one more digit.
+        Some(if digits == most {
+            Self { digits: most / 10, count, power: power + 1 }
+        } else {
+            Self { digits, count, power }
+        })
+    }
+
+    fn slowly(value: f64, count: u32) -> Self {
+        let text = format!("{value:.*e}", count as usize - 1);
+        let (mantissa, power) = text.split_once('e').expect("it is written with an exponent");
+        let digits = mantissa.bytes().filter(u8::is_ascii_digit);
+        let digits = digits.fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
+        Self { digits, count, power: power.parse().expect("its exponent is a number") }
+    }
+
+    /// The double that these digits read back as.
+    fn value(&self) -> f64 {
+        let power = self.power + 1 - self.count as i32;
+        match TENS.get(power.unsigned_abs() as usize) {
+            Some(ten) if power < 0 => self.digits as f64 / ten,
+            Some(ten) => self.digits as f64 * ten,
+            None => format!("{}e{power}", self.digits).parse().expect("it is a number"),
+        }
+    }
+
+    /// Writes them as `%g` does, and always with a point or an exponent.
+    fn write(&self, out: &mut BytesMut) {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(self.digits).trim_end_matches('0').as_bytes();
+        if self.power < -4 || self.power >= self.count as i32 {
+            return self.write_with_exponent(digits, out);
+        }
+        let point = self.power + 1;
+        if point <= 0 {
+            out.put_slice(&b"0.000"[..2 + point.unsigned_abs() as usize]);
+            return out.put_slice(digits);
+        }
+        let point = point as usize;
+        if digits.len() <= point {
+            out.put_slice(digits);
+            out.put_bytes(b'0', point - digits.len());
+            return out.put_slice(b".0");
+        }
+        out.put_slice(&digits[..point]);
+        out.put_u8(b'.');
+        out.put_slice(&digits[point..]);
+    }
+
+    fn write_with_exponent(&self, digits: &[u8], out: &mut BytesMut) {
+        out.put_u8(digits[0]);
+        if digits.len() > 1 {
+            out.put_u8(b'.');
+            out.put_slice(&digits[1..]);
+        }
+        let sign = if self.power < 0 { '-' } else { '+' };
+        let written = write!(out.writer(), "e{sign}{:02}", self.power.unsigned_abs());
+        debug_assert!(written.is_ok(), "memory takes everything");
+    }
+}
+
+/// A positive number as a mantissa and a power of two; None for one that is subnormal.
+fn parts(value: f64) -> Option<(u64, i32)> {
+    const FRACTION: u32 = 52;
+    let bits = value.to_bits();
+    let exponent = (bits >> FRACTION) as i32;
+    let mantissa = (bits & ((1 << FRACTION) - 1)) | 1 << FRACTION;
+    let zeros = mantissa.trailing_zeros();
+    (exponent > 0).then_some((mantissa >> zeros, exponent - 1075 + zeros as i32))
+}
+
+/// A number times a power of ten: its whole part, and how the rest compares to a half.
+struct Scaled {
+    whole: u128,
+    rest: std::cmp::Ordering,
+}
+
+impl Scaled {
+    /// `mantissa * 2^exponent * 10^power`; None where 128 bits do not hold what it takes.
+    fn of(mantissa: u64, exponent: i32, power: i32) -> Option<Self> {
+        let five = *FIVES.get(power.unsigned_abs() as usize)?;
+        let mantissa = u128::from(mantissa);
+        let twos = exponent + power;
+        if power >= 0 {
+            let product = mantissa.checked_mul(five)?;
+            return if twos >= 0 { Self::divided(left(product, twos)?, 1) } else { Self::halved(product, -twos) };
+        }
+        if twos >= 0 { Self::divided(left(mantissa, twos)?, five) } else { Self::divided(mantissa, left(five, -twos)?) }
+    }
+
+    fn halved(number: u128, times: i32) -> Option<Self> {
+        let times = u32::try_from(times).ok().filter(|times| *times < 128)?;
+        let rest = number & ((1 << times) - 1);
+        Some(Self { whole: number >> times, rest: rest.cmp(&(1 << (times - 1))) })
+    }
+
+    fn divided(number: u128, by: u128) -> Option<Self> {
+        if by == 1 {
+            return Some(Self { whole: number, rest: std::cmp::Ordering::Less });
+        }
+        let rest = number % by;
+        Some(Self { whole: number / by, rest: rest.cmp(&(by - rest)) })
+    }
+
+    fn rounded(&self) -> u64 {
+        let up = match self.rest {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal => self.whole % 2 == 1,
+            std::cmp::Ordering::Greater => true,
+        };
+        self.whole as u64 + u64::from(up)
+    }
+}
+
+/// A shift that loses no bit.
+fn left(number: u128, by: i32) -> Option<u128> {
+    u32::try_from(by).ok().filter(|by| *by <= number.leading_zeros()).map(|by| number << by)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(number: impl Decimal) -> String {
+        let mut out = BytesMut::new();
+        write_decimal(number, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn floats() {
+        for (number, text) in [
+            (0.1, "0.1"),
+            (1.0 / 3.0, "0.333333343"),
+            (9_000_000.0, "9e+06"),
+            (3e-5, "3e-05"),
+            (2.0, "2.0"),
+            (-0.0, "-0.0"),
+            (1e-4, "0.0001"),
+            (123_456.0, "123456.0"),
+            (1_234_567.0, "1234567.0"),
+            (999_999.5, "999999.5"),
+            (1_048_576.1, "1048576.12"),
+            (f32::MAX, "3.40282347e+38"),
+            (f32::MIN_POSITIVE, "1.17549435e-38"),
+            (1e-45, "1.4013e-45"),
+            (f32::INFINITY, "Infinity"),
+            (f32::NEG_INFINITY, "-Infinity"),
+            (f32::NAN, "NaN"),
+        ] {
+            assert_eq!(written(number), text);
+        }
+    }
+
+    #[test]
+    fn doubles() {
+        for (number, text) in [
+            (0.1, "0.1"),
+            (1.0 / 3.0, "0.33333333333333331"),
+            (1e300, "1e+300"),
+            (123_456_789.0, "123456789.0"),
+            (5e-324, "4.94066e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+        ] {
+            assert_eq!(written(number), text);
+        }
+    }
+
+    /// A mixture of all magnitudes, from a linear congruential generator.
+    fn numbers(count: usize) -> impl Iterator<Item = u64> {
+        std::iter::successors(Some(1_u64), |seed| Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)))
+            .take(count)
+            .map(|seed| seed ^ seed >> 33)
+    }
+
+    #[test]
+    fn exact_arithmetic_agrees_with_the_standard_library() {
+        let floats = numbers(200_000).map(|bits| f64::from(f32::from_bits(bits as u32)));
+        let doubles = numbers(200_000).map(f64::from_bits);
+        let ties = (0..200_000).map(|number| f64::from(number) / 8.0);
+        for value in floats.chain(doubles).chain(ties).map(f64::abs).filter(|value| value.is_finite() && *value > 0.0) {
+            for count in [SHORT, 9, 17] {
+                let slow = Rounded::slowly(value, count);
+                let Some(quick) = Rounded::quickly(value, count) else { continue };
+                assert_eq!((quick.digits, quick.power), (slow.digits, slow.power), "{value:e} to {count} digits");
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Strings and line breaks as RapidJSON's pretty writer puts them.
+
+use bytes::{BufMut, BytesMut};
+
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
+/// Writes a JSON string; only what must be escaped is.
+pub fn write_string(text: &[u8], out: &mut BytesMut) {
+    out.put_u8(b'"');
+    let mut plain = 0;
+    for (at, byte) in text.iter().enumerate() {
+        if !matches!(byte, b'"' | b'\\' | 0..=0x1f) {
+            continue;
+        }
+        out.put_slice(&text[plain..at]);
+        plain = at + 1;
+        write_escaped(*byte, out);
+    }
+    out.put_slice(&text[plain..]);
+    out.put_u8(b'"');
+}
+
+fn write_escaped(byte: u8, out: &mut BytesMut) {
+    let letter = match byte {
+        b'\x08' => b'b',
+        b'\x0c' => b'f',
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        b'"' | b'\\' => byte,
+        _ => {
+            out.put_slice(b"\\u00");
+            return out.put_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    };
+    out.put_slice(&[b'\\', letter]);
+}
+
+/// Writes the start of a line within so many objects and arrays.
+pub fn write_line(level: usize, out: &mut BytesMut) {
+    out.put_u8(b'\n');
+    out.put_bytes(b' ', 4 * level);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_be_is_escaped() {
+        let mut out = BytesMut::new();
+        write_string("a\"\\\u{8}\u{c}\n\r\t\u{1}\u{1f}/\u{7f}ö".as_bytes(), &mut out);
+        assert_eq!(out, "\"a\\\"\\\\\\b\\f\\n\\r\\t\\u0001\\u001F/\u{7f}ö\"".as_bytes());
+    }
+}

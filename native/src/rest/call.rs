@@ -1,0 +1,168 @@
+//! A plain :predict that waits: its arrays, and the way to its client.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use parking_lot::Mutex;
+
+use super::inputs::Column;
+use super::outputs::{Misfit, Part, is_written, write_error, write_predict};
+use crate::bridge::{PendingCall, Signature};
+use crate::grpc::{INTERNAL, Status};
+use crate::http::{Answer, Endpoint, answer};
+use crate::predict::Output;
+use crate::protobuf::Dtype;
+
+/// An answer larger than this has a buffer of its own: it would keep the bytes of all others alive until it is sent.
+const LARGE: usize = 64 * 1024;
+
+/// About how many bytes of text stand for one of an array.
+const TEXT: usize = 4;
+
+/// Where an answer comes to: made by the connection, which waits for it, and known to the task, which brings it.
+#[derive(Default)]
+pub struct Mailbox(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Empty,
+    Awaited(Waker),
+    /// The answer is being brought, and the client counts as answered.
+    Claimed(Option<Waker>),
+    Full(Box<Answer>),
+    /// Nobody waits.
+    Closed,
+}
+
+impl Mailbox {
+    /// The answer, once.
+    pub fn poll(&self, context: &Context<'_>) -> Poll<Answer> {
+        let mut state = self.0.lock();
+        match std::mem::take(&mut *state) {
+            State::Full(answer) => {
+                *state = State::Closed;
+                return Poll::Ready(*answer);
+            }
+            State::Claimed(_) => *state = State::Claimed(Some(context.waker().clone())),
+            State::Empty | State::Awaited(_) => *state = State::Awaited(context.waker().clone()),
+            State::Closed => *state = State::Closed,
+        }
+        Poll::Pending
+    }
+
+    /// Gives up; whether no answer is on its way yet.
+    pub fn close(&self) -> bool {
+        let mut state = self.0.lock();
+        let waits = matches!(*state, State::Empty | State::Awaited(_));
+        if waits {
+            *state = State::Closed;
+        }
+        waits
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(*self.0.lock(), State::Closed)
+    }
+
+    /// Whether the answer may be brought, which it will be then.
+    fn claim(&self) -> bool {
+        let mut state = self.0.lock();
+        *state = match std::mem::take(&mut *state) {
+            State::Empty => State::Claimed(None),
+            State::Awaited(waker) => State::Claimed(Some(waker)),
+            other => other,
+        };
+        matches!(*state, State::Claimed(_))
+    }
+
+    fn put(&self, answer: Answer) {
+        let mut state = self.0.lock();
+        let before = match *state {
+            State::Closed => return,
+            _ => std::mem::replace(&mut *state, State::Full(Box::new(answer))),
+        };
+        drop(state);
+        if let State::Awaited(waker) | State::Claimed(Some(waker)) = before {
+            waker.wake();
+        }
+    }
+}
+
+/// A plain :predict.
+pub struct Call {
+    pub columns: Vec<Column>,
+    pub by_row: bool,
+    pub endpoint: Arc<Endpoint>,
+    pub mailbox: Arc<Mailbox>,
+    /// The answer's body, or why there is none, once it is encoded.
+    pub encoded: Option<Result<Bytes, Status>>,
+}
+
+/// How a call ends that has failed.
+pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
+    let mut body = BytesMut::new();
+    write_error(&status.text, &mut body);
+    answer(endpoint.status(status), endpoint.headers.clone(), body.freeze())
+}
+
+/// How a call ends whose outputs cannot be written row by row.
+fn misfit_status(endpoint: &Endpoint, misfit: &Misfit<'_>) -> Status {
+    let (template, values) = match misfit {
+        Misfit::Scalar(alias) => (&endpoint.scalar, vec![(*alias).to_owned()]),
+        Misfit::OtherRows { alias, rows, expected } => {
+            (&endpoint.other_rows, vec![(*alias).to_owned(), rows.to_string(), expected.to_string()])
+        }
+    };
+    let text = values.iter().fold(template.1.clone(), |text, value| text.replacen("{}", value, 1));
+    Status::new(template.0, text)
+}
+
+impl PendingCall for Call {
+    fn inner(&self, input: usize) -> &[usize] {
+        &self.columns[input].inner
+    }
+
+    fn copy_to(&self, input: usize, _: Dtype, target: &mut [u8]) {
+        target.copy_from_slice(&self.columns[input].bytes);
+    }
+
+    fn client_gone(&mut self) -> bool {
+        self.mailbox.is_closed()
+    }
+
+    fn claim(&mut self) -> bool {
+        self.mailbox.claim()
+    }
+
+    fn encode(&mut self, _: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {
+        if let Some(output) = outputs.iter().find(|output| !is_written(output.dtype)) {
+            let text = format!("output {} is of a dtype that its signature does not declare", output.alias);
+            self.encoded = Some(Err(Status::new(INTERNAL, text)));
+            return;
+        }
+        let parts: Vec<_> = outputs.iter().map(|output| Part::of(output, &(start..start + rows))).collect();
+        let size = TEXT * parts.iter().map(|part| part.rows.bytes.len()).sum::<usize>();
+        if size > LARGE {
+            *out = BytesMut::with_capacity(size);
+        }
+        let written = write_predict(&parts, self.by_row, out);
+        let written = written.map_err(|misfit| misfit_status(&self.endpoint, &misfit));
+        self.encoded = Some(written.map(|()| out.split().freeze()));
+    }
+
+    fn send(self: Box<Self>) {
+        let answer = match &self.encoded {
+            Some(Ok(body)) => answer(StatusCode::OK, self.endpoint.headers.clone(), body.clone()),
+            Some(Err(status)) => refusal(&self.endpoint, status),
+            None => return,
+        };
+        self.mailbox.put(answer);
+    }
+
+    fn refuse(&mut self, status: &Status) {
+        self.mailbox.put(refusal(&self.endpoint, status));
+    }
+}

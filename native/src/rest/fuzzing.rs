@@ -1,0 +1,31 @@
+//! The plain body's reader by itself: declarations without an interpreter, and what it understood.
+
+use super::inputs::{Body, Column, Declares};
+use crate::predict::Input;
+use crate::predict::fuzzing::Declared;
+
+impl Declares for &Declared {
+    fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+}
+
+/// What was read of a body: by row or not, its rows, and the dimensions beyond axis 0 and the bytes of each input.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnderstoodBody {
+    pub by_row: bool,
+    pub rows: usize,
+    pub columns: Vec<(Vec<usize>, Vec<u8>)>,
+}
+
+/// Understands a plain body for a model whose signatures have these names, the default an empty one.
+pub fn read_body(signatures: &[(&str, &Declared)], data: &[u8]) -> Option<UnderstoodBody> {
+    let find = |name: &[u8]| signatures.iter().find(|known| known.0.as_bytes() == name).map(|known| known.1);
+    let Body { by_row, rows, columns, .. } = Body::read(data, find)?;
+    let columns = columns.into_iter().map(|Column { inner, bytes }| (inner, bytes)).collect();
+    Some(UnderstoodBody { by_row, rows, columns })
+}

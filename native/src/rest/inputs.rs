@@ -1,0 +1,338 @@
+//! The body of a plain :predict to arrays, without an object for each number: rows under `instances`, or whole inputs
+//! under `inputs`.
+//!
+//! What is not plain is None, good or bad: `services/tf_serving/rest/inputs.py` judges it, in TF Serving's words.
+
+use crate::json::Reader;
+use crate::predict::Input;
+use crate::protobuf::Dtype;
+
+/// What a body's values are read by.
+pub trait Declares {
+    fn inputs(&self) -> &[Input];
+
+    fn max_rows(&self) -> usize;
+}
+
+/// A body that has been understood: whose signature it names, and an array for each of its inputs, in their order.
+pub struct Body<S> {
+    pub signature: S,
+    pub by_row: bool,
+    pub rows: usize,
+    pub columns: Vec<Column>,
+}
+
+/// One input's elements, little-endian as in an array, and its dimensions beyond axis 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub inner: Vec<usize>,
+    pub bytes: Vec<u8>,
+}
+
+/// Where a body's values lie, and under which key.
+struct Place<'a> {
+    at: Reader<'a>,
+    by_row: bool,
+}
+
+impl<S: Declares> Body<S> {
+    /// `find` gives a signature by its name, which is empty for the default.
+    ///
+    /// The name may stand behind the values: they are read for the default signature then, and again for the right one.
+    pub fn read(data: &[u8], find: impl Fn(&[u8]) -> Option<S>) -> Option<Self> {
+        let mut reader = Reader::new(data);
+        let (mut name, mut read) = (None, None);
+        reader.expect(b'{')?;
+        loop {
+            let key = reader.string()?;
+            reader.expect(b':')?;
+            match key {
+                b"signature_name" if name.is_none() => name = Some(reader.string()?),
+                b"instances" | b"inputs" if read.is_none() => {
+                    let place = Place { at: reader.clone(), by_row: key == b"instances" };
+                    let supposed = name.unwrap_or_default();
+                    let body = find(supposed).and_then(|signature| place.read(&mut reader, signature));
+                    if body.is_none() {
+                        reader = place.at.clone();
+                        reader.skip()?;
+                    }
+                    read = Some((body, supposed, place));
+                }
+                _ => return None,
+            }
+            match reader.next()? {
+                b',' => {}
+                b'}' => break,
+                _ => return None,
+            }
+        }
+        reader.peek().is_none().then_some(())?;
+        let (body, supposed, place) = read?;
+        match name {
+            Some(name) if name != supposed => place.read(&mut place.at.clone(), find(name)?),
+            _ => body,
+        }
+    }
+}
+
+impl Place<'_> {
+    fn read<S: Declares>(&self, reader: &mut Reader<'_>, signature: S) -> Option<Body<S>> {
+        let mut columns: Vec<_> = signature.inputs().iter().map(Filling::new).collect();
+        match (self.by_row, reader.peek()?, columns.as_mut_slice()) {
+            (true, _, _) => read_rows(reader, &mut columns)?,
+            (false, b'{', _) => read_record(reader, &mut columns, |column, reader| column.whole(reader))?,
+            (false, _, [only]) => only.whole(reader)?,
+            _ => return None,
+        }
+        let rows = columns.first()?.rows;
+        let fits = columns.iter().all(|column| column.rows == rows) && rows <= signature.max_rows();
+        let columns = columns.into_iter().map(Filling::filled).collect();
+        fits.then_some(Body { signature, by_row: self.by_row, rows, columns })
+    }
+}
+
+/// A list of rows: the values of the only input, or objects that name each.
+fn read_rows(reader: &mut Reader<'_>, columns: &mut [Filling<'_>]) -> Option<()> {
+    let mut start = reader.clone();
+    start.expect(b'[')?;
+    if start.peek()? != b'{' {
+        return if let [only] = columns { only.whole(reader) } else { None };
+    }
+    reader.list(|reader| read_record(reader, columns, |column, reader| column.row(reader))).map(|_| ())
+}
+
+/// An object that has a value for each input, and nothing else.
+fn read_record<'a>(
+    reader: &mut Reader<'a>,
+    columns: &mut [Filling<'_>],
+    read: impl Fn(&mut Filling<'_>, &mut Reader<'a>) -> Option<()>,
+) -> Option<()> {
+    let rows = columns.first()?.rows;
+    reader.expect(b'{')?;
+    loop {
+        let alias = reader.string()?;
+        reader.expect(b':')?;
+        let column = columns.iter_mut().find(|column| column.input.alias == alias)?;
+        // One that is named twice: the first counts, which is for another to see to.
+        (column.rows == rows).then_some(())?;
+        read(column, reader)?;
+        match reader.next()? {
+            b',' => {}
+            b'}' => break,
+            _ => return None,
+        }
+    }
+    columns.iter().all(|column| column.rows > rows).then_some(())
+}
+
+/// A column that is being read.
+struct Filling<'a> {
+    input: &'a Input,
+    /// Those that are known.
+    inner: Vec<Option<usize>>,
+    rows: usize,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Filling<'a> {
+    fn new(input: &'a Input) -> Self {
+        Self { input, inner: input.inner.clone(), rows: 0, bytes: Vec::new() }
+    }
+
+    /// All rows, as one list.
+    fn whole(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        match self.inner.len() {
+            0 => self.rows = self.elements(reader)?,
+            _ => drop(reader.list(|reader| self.row(reader))?),
+        }
+        Some(())
+    }
+
+    /// The value of one row.
+    fn row(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.rows += 1;
+        if self.inner.is_empty() {
+            read_element(self.input.dtype, reader, &mut self.bytes)
+        } else {
+            self.lists(0, reader)
+        }
+    }
+
+    /// Lists within a row, from this level on.
+    fn lists(&mut self, level: usize, reader: &mut Reader<'_>) -> Option<()> {
+        let size = match level + 1 == self.inner.len() {
+            true => self.elements(reader)?,
+            false => reader.list(|reader| self.lists(level + 1, reader))?,
+        };
+        (*self.inner[level].get_or_insert(size) == size).then_some(())
+    }
+
+    /// A list of elements; how many they are.
+    fn elements(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
+        let bytes = &mut self.bytes;
+        match self.input.dtype {
+            Dtype::Float => reader.list(|reader| put(bytes, (reader.decimal()? as f32).to_le_bytes())),
+            Dtype::Double => reader.list(|reader| put(bytes, reader.decimal()?.to_le_bytes())),
+            dtype => reader.list(|reader| read_element(dtype, reader, bytes)),
+        }
+    }
+
+    /// All dimensions are known where there is a row; a list within is never empty.
+    fn filled(self) -> Column {
+        Column { inner: self.inner.into_iter().map(Option::unwrap_or_default).collect(), bytes: self.bytes }
+    }
+}
+
+/// One element. TF Serving: json_tensor.cc reads narrow whole numbers as those of 32 bits, and cuts them.
+fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
+    match dtype {
+        Dtype::Float => put(bytes, (reader.decimal()? as f32).to_le_bytes()),
+        Dtype::Double => put(bytes, reader.decimal()?.to_le_bytes()),
+        Dtype::Int64 => put(bytes, reader.integer()?.signed()?.to_le_bytes()),
+        Dtype::Uint64 => put(bytes, reader.integer()?.unsigned()?.to_le_bytes()),
+        Dtype::Uint32 => put(bytes, u32::try_from(reader.integer()?.unsigned()?).ok()?.to_le_bytes()),
+        Dtype::Int32 => put(bytes, narrow(reader)?.to_le_bytes()),
+        Dtype::Int16 => put(bytes, (narrow(reader)? as i16).to_le_bytes()),
+        Dtype::Int8 | Dtype::Uint8 => put(bytes, (narrow(reader)? as u8).to_le_bytes()),
+        Dtype::Bool => put(bytes, [u8::from(reader.boolean()?)]),
+        // JSON has no values of these.
+        Dtype::Uint16 | Dtype::Half => None,
+    }
+}
+
+fn narrow(reader: &mut Reader<'_>) -> Option<i32> {
+    reader.integer()?.signed()?.try_into().ok()
+}
+
+fn put<const SIZE: usize>(bytes: &mut Vec<u8>, element: [u8; SIZE]) -> Option<()> {
+    bytes.extend_from_slice(&element);
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Declared(Vec<Input>);
+
+    impl Declares for Declared {
+        fn inputs(&self) -> &[Input] {
+            &self.0
+        }
+
+        fn max_rows(&self) -> usize {
+            3
+        }
+    }
+
+    fn input(alias: &str, dtype: Dtype, inner: &[Option<usize>]) -> Input {
+        Input { alias: alias.into(), dtype, inner: inner.to_vec() }
+    }
+
+    /// Signatures: the default is a float `x` of two a row, `s` a bool and a byte, `any` lists of lists.
+    fn find(name: &[u8]) -> Option<Declared> {
+        let inputs = match name {
+            b"" => vec![input("x", Dtype::Float, &[Some(2)])],
+            b"s" => vec![input("b", Dtype::Bool, &[]), input("n", Dtype::Int8, &[])],
+            b"any" => vec![input("x", Dtype::Int64, &[None, None])],
+            _ => return None,
+        };
+        Some(Declared(inputs))
+    }
+
+    fn read(text: &str) -> Option<(bool, usize, Vec<Column>)> {
+        Body::read(text.as_bytes(), find).map(|body| (body.by_row, body.rows, body.columns))
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn rows_and_columns_of_one_input() {
+        let column = Column { inner: vec![2], bytes: floats(&[1.0, -0.25, 0.0, 100.0]) };
+        for text in [
+            " {\"instances\": [[1, -2.5e-1] , [0, 1E+2]] } ",
+            "{\"instances\":[{\"x\":[1,-0.25]},{\"x\":[0,100]}],\"signature_name\":\"\"}",
+        ] {
+            assert_eq!(read(text), Some((true, 2, vec![column.clone()])), "{text}");
+        }
+        for text in ["{\"inputs\":[[1,-0.25],[0,100]]}", "{\"inputs\": {\"x\" : [[1,-0.25],[0,100]]} }"] {
+            assert_eq!(read(text), Some((false, 2, vec![column.clone()])), "{text}");
+        }
+    }
+
+    #[test]
+    fn several_inputs_by_a_name_before_or_behind() {
+        let column = |bytes: &[u8]| Column { inner: vec![], bytes: bytes.into() };
+        let columns = vec![column(&[1, 0]), column(&[44, 255])];
+        for text in [
+            "{\"signature_name\":\"s\",\"instances\":[{\"b\":true,\"n\":300},{\"n\":-1,\"b\":false}]}",
+            "{\"signature_name\":\"s\",\"inputs\":{\"n\":[300,-1],\"b\":[true,false]}}",
+        ] {
+            assert_eq!(read(text).map(|read| read.2), Some(columns.clone()), "{text}");
+        }
+        let behind = |values: &str| read(&format!("{{\"instances\":{values},\"signature_name\":\"any\"}}"));
+        assert_eq!(behind("[[1,2]]"), None, "one list too few for the signature that it names");
+        assert!(behind("[[[1]]]").is_some_and(|read| read.2[0].inner == [1, 1]));
+    }
+
+    #[test]
+    fn dimensions_that_vary_are_those_of_the_first_row() {
+        let named = |values: &str| read(&format!("{{\"signature_name\":\"any\",\"instances\":{values}}}"));
+        assert_eq!(named("[[[1,2]],[[3,4]]]").map(|read| read.2[0].inner.clone()), Some(vec![1, 2]));
+        assert_eq!(named("[[[1,2]],[[3]]]"), None);
+        assert_eq!(named("[[[1],[2]],[[3]]]"), None);
+    }
+
+    #[test]
+    fn all_else_is_for_another() {
+        for values in [
+            "[]",
+            "[[]]",
+            "[[1]]",
+            "[[1,2,3]]",
+            "[1,2]",
+            "[[[1,2]]]",
+            "[[1,2],[3]]",
+            "[[1,2],3]",
+            "[[1,2],]",
+            "[[1 2]]",
+            "[[1,null]]",
+            "[[1,\"2\"]]",
+            "[[1,NaN]]",
+            "[[1,2]",
+            "1",
+            "{}",
+            "{\"x\":[[1,2]]}",
+            "[{\"x\":[1,2]},[1,2]]",
+            "[{\"x\":[1,2],\"x\":[1,2]}]",
+            "[{\"x\":[1,2],\"y\":1}]",
+            "[{}]",
+            "[[1,2],[1,2],[1,2],[1,2]]",
+        ] {
+            assert_eq!(read(&format!("{{\"instances\":{values}}}")), None, "{values}");
+        }
+        for text in [
+            "",
+            "[1]",
+            "{}",
+            "{\"instances\":[[1,2]]",
+            "{\"instances\":[[1,2]]}x",
+            "{\"instances\":[[1,2]],}",
+            "{\"instances\":[[1,2]],\"inputs\":[[1,2]]}",
+            "{\"instances\":[[1,2]],\"y\":1}",
+            "{\"signature_name\":\"\"}",
+            "{\"signature_name\":1,\"instances\":[[1,2]]}",
+            "{\"signature_name\":\"t\",\"instances\":[[1,2]]}",
+            "{\"signature_name\":\"\",\"signature_name\":\"\",\"instances\":[[1,2]]}",
+            "\u{feff}{\"instances\":[[1,2]]}",
+            "{\"inputs\":{\"x\":[[1,2]],\"y\":1}}",
+            "{\"inputs\":{}}",
+            "{\"inputs\":[1,2]}",
+            "{\"inputs\":1}",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

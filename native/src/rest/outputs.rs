@@ -1,0 +1,259 @@
+//! Arrays to the body of an answer: TF Serving's numbers, lists and white space, as `services/tf_serving/rest/outputs.py`
+//! has them.
+
+use std::ops::Range;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::json::{write_decimal, write_line, write_string};
+use crate::predict::Output;
+use crate::protobuf::{Dtype, Rows};
+
+/// Whether JSON has values of a type.
+pub fn is_written(dtype: Dtype) -> bool {
+    !matches!(dtype, Dtype::Half | Dtype::Uint16)
+}
+
+/// Some rows of an output, by its alias.
+pub struct Part<'a> {
+    pub alias: &'a str,
+    pub rows: Rows<'a>,
+}
+
+/// Why outputs cannot be written row by row.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Misfit<'a> {
+    /// It has no rows.
+    Scalar(&'a str),
+    /// It has other rows than the outputs before it.
+    OtherRows { alias: &'a str, rows: usize, expected: usize },
+}
+
+impl<'a> Part<'a> {
+    pub fn of(output: &Output<'a>, rows: &Range<usize>) -> Self {
+        Self { alias: output.alias, rows: output.rows(rows) }
+    }
+
+    /// How many rows it has, and their shape.
+    fn split(&self) -> Result<(usize, &'a [usize]), Misfit<'a>> {
+        if let Some(rows) = self.rows.rows {
+            return Ok((rows, self.rows.inner));
+        }
+        let (rows, inner) = self.rows.inner.split_first().ok_or(Misfit::Scalar(self.alias))?;
+        Ok((*rows, inner))
+    }
+
+    /// One of so many rows, on one line.
+    fn write_row(&self, inner: &[usize], row: usize, out: &mut BytesMut) {
+        let size = inner.iter().product::<usize>() * self.rows.dtype.size();
+        let bytes = &self.rows.bytes[row * size..(row + 1) * size];
+        Lists { dtype: self.rows.dtype, level: None }.write(inner, bytes, out);
+    }
+
+    /// All of it as one value, within so many others; each element on a line of its own.
+    fn write_whole(&self, level: usize, out: &mut BytesMut) {
+        let shape: Vec<_> = self.rows.rows.into_iter().chain(self.rows.inner.iter().copied()).collect();
+        Lists { dtype: self.rows.dtype, level: Some(level) }.write(&shape, self.rows.bytes, out);
+    }
+}
+
+/// Writes the body that answers a :predict: `predictions`, row by row, or `outputs`, each as a whole.
+///
+/// Nothing is written where rows are asked for and the outputs have not the same.
+pub fn write_predict<'a>(parts: &[Part<'a>], by_row: bool, out: &mut BytesMut) -> Result<(), Misfit<'a>> {
+    if by_row {
+        return write_rows(parts, out);
+    }
+    write_columns(parts, out);
+    Ok(())
+}
+
+fn write_columns(parts: &[Part<'_>], out: &mut BytesMut) {
+    write_member(0, b"outputs", out);
+    match parts {
+        [only] => only.write_whole(1, out),
+        several => {
+            for (number, part) in several.iter().enumerate() {
+                out.put_u8(if number == 0 { b'{' } else { b',' });
+                write_name(2, part.alias.as_bytes(), out);
+                part.write_whole(2, out);
+            }
+            write_line(1, out);
+            out.put_u8(b'}');
+        }
+    }
+    out.put_slice(b"\n}");
+}
+
+fn write_rows<'a>(parts: &[Part<'a>], out: &mut BytesMut) -> Result<(), Misfit<'a>> {
+    let mut split: Vec<(usize, &[usize])> = Vec::with_capacity(parts.len());
+    for part in parts {
+        let (rows, inner) = part.split()?;
+        let expected = split.first().map_or(rows, |first| first.0);
+        if rows != expected {
+            return Err(Misfit::OtherRows { alias: part.alias, rows, expected });
+        }
+        split.push((rows, inner));
+    }
+    let expected = split.first().map_or(0, |first| first.0);
+    write_member(0, b"predictions", out);
+    out.put_u8(b'[');
+    for row in 0..expected {
+        match (parts, split.as_slice()) {
+            ([only], [(_, inner)]) => {
+                out.put_slice(if row > 0 { b", " } else { b"" });
+                only.write_row(inner, row, out);
+            }
+            _ => {
+                out.put_slice(if row > 0 { b"," } else { b"" });
+                write_record(parts.iter().zip(&split).map(|(part, (_, inner))| (part, *inner)), row, out);
+            }
+        }
+    }
+    if expected > 0 {
+        write_line(1, out);
+    }
+    out.put_slice(b"]\n}");
+    Ok(())
+}
+
+/// Writes the body of an answer that is an error.
+pub fn write_error(text: &str, out: &mut BytesMut) {
+    write_member(0, b"error", out);
+    write_string(text.as_bytes(), out);
+    out.put_slice(b"\n}");
+}
+
+/// The opening brace of an object, and the name of its first member.
+fn write_member(level: usize, name: &[u8], out: &mut BytesMut) {
+    out.put_u8(b'{');
+    write_name(level + 1, name, out);
+}
+
+fn write_name(level: usize, name: &[u8], out: &mut BytesMut) {
+    write_line(level, out);
+    write_string(name, out);
+    out.put_slice(b": ");
+}
+
+fn write_record<'a>(parts: impl Iterator<Item = (&'a Part<'a>, &'a [usize])>, row: usize, out: &mut BytesMut) {
+    write_line(2, out);
+    for (number, (part, inner)) in parts.enumerate() {
+        out.put_u8(if number == 0 { b'{' } else { b',' });
+        write_name(3, part.alias.as_bytes(), out);
+        part.write_row(inner, row, out);
+    }
+    write_line(2, out);
+    out.put_u8(b'}');
+}
+
+/// How elements are put together to lists: on one line, or with lines indented from a level on.
+#[derive(Clone, Copy)]
+struct Lists {
+    dtype: Dtype,
+    level: Option<usize>,
+}
+
+impl Lists {
+    fn write(self, shape: &[usize], bytes: &[u8], out: &mut BytesMut) {
+        let Some((&size, inner)) = shape.split_first() else { return write_element(self.dtype, bytes, out) };
+        if size == 0 {
+            return out.put_slice(b"[]");
+        }
+        let within = Self { level: self.level.map(|level| level + 1), ..self };
+        out.put_u8(b'[');
+        let stride = bytes.len() / size;
+        for item in 0..size {
+            match within.level {
+                None if item > 0 => out.put_slice(b", "),
+                Some(_) if item > 0 => out.put_u8(b','),
+                _ => {}
+            }
+            within.level.inspect(|level| write_line(*level, out));
+            within.write(inner, &bytes[item * stride..(item + 1) * stride], out);
+        }
+        self.level.inspect(|level| write_line(*level, out));
+        out.put_u8(b']');
+    }
+}
+
+fn write_element(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) {
+    match dtype {
+        Dtype::Float => write_decimal(f32::from_le_bytes(element(bytes)), out),
+        Dtype::Double => write_decimal(f64::from_le_bytes(element(bytes)), out),
+        Dtype::Int32 => write_integer(i32::from_le_bytes(element(bytes)), out),
+        Dtype::Uint8 => write_integer(u8::from_le_bytes(element(bytes)), out),
+        Dtype::Int16 => write_integer(i16::from_le_bytes(element(bytes)), out),
+        Dtype::Int8 => write_integer(i8::from_le_bytes(element(bytes)), out),
+        Dtype::Int64 => write_integer(i64::from_le_bytes(element(bytes)), out),
+        Dtype::Uint32 => write_integer(u32::from_le_bytes(element(bytes)), out),
+        Dtype::Uint64 => write_integer(u64::from_le_bytes(element(bytes)), out),
+        Dtype::Bool => out.put_slice(if bytes == [0] { b"false" } else { b"true" }),
+        Dtype::Half | Dtype::Uint16 => debug_assert!(false, "`is_written` says so"),
+    }
+}
+
+fn element<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
+    bytes.try_into().expect("an element is as large as its type")
+}
+
+fn write_integer(value: impl itoa::Integer, out: &mut BytesMut) {
+    out.put_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part<'a>(alias: &'a str, dtype: Dtype, rows: Option<usize>, inner: &'a [usize], bytes: &'a [u8]) -> Part<'a> {
+        Part { alias, rows: Rows { dtype, rows, inner, bytes } }
+    }
+
+    fn rows(parts: &[Part<'_>]) -> String {
+        let mut out = BytesMut::new();
+        write_rows(parts, &mut out).unwrap();
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    fn columns(parts: &[Part<'_>]) -> String {
+        let mut out = BytesMut::new();
+        write_columns(parts, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn rows_of_one_output_lie_on_one_line() {
+        let bytes = [1_f32, 2.5, 3.0, 4.0].map(f32::to_le_bytes).concat();
+        let text = "{\n    \"predictions\": [[1.0, 2.5], [3.0, 4.0]\n    ]\n}";
+        assert_eq!(rows(&[part("y", Dtype::Float, Some(2), &[2], &bytes)]), text);
+        assert_eq!(rows(&[part("y", Dtype::Float, None, &[2, 2], &bytes)]), text);
+        assert_eq!(rows(&[part("y", Dtype::Float, None, &[0, 2], &[])]), "{\n    \"predictions\": []\n}");
+    }
+
+    #[test]
+    fn rows_of_several_outputs_are_objects() {
+        let parts = [part("y", Dtype::Bool, Some(1), &[], &[0]), part("z", Dtype::Int8, Some(1), &[1], &[-7_i8 as u8])];
+        let text = "{\n    \"predictions\": [\n        {\n            \"y\": false,\n            \"z\": [-7]\n        }\n    ]\n}";
+        assert_eq!(rows(&parts), text);
+    }
+
+    #[test]
+    fn outputs_of_other_rows_are_none() {
+        let scalar = part("y", Dtype::Uint8, None, &[], &[1]);
+        assert_eq!(write_rows(&[scalar], &mut BytesMut::new()), Err(Misfit::Scalar("y")));
+        let parts = [part("y", Dtype::Uint8, None, &[1], &[1]), part("z", Dtype::Uint8, None, &[2], &[1, 2])];
+        let misfit = Misfit::OtherRows { alias: "z", rows: 2, expected: 1 };
+        assert_eq!(write_rows(&parts, &mut BytesMut::new()), Err(misfit));
+    }
+
+    #[test]
+    fn columns_have_a_line_for_each_element() {
+        let output = |rows| part("y", Dtype::Uint8, Some(rows), &[1], &[1, 2][..rows]);
+        let text = "{\n    \"outputs\": [\n        [\n            1\n        ],\n        [\n            2\n        ]\n    ]\n}";
+        assert_eq!(columns(&[output(2)]), text);
+        assert_eq!(columns(&[part("y", Dtype::Uint8, None, &[], &[7])]), "{\n    \"outputs\": 7\n}");
+        let several = "{\n    \"outputs\": {\n        \"y\": [\n            [\n                1\n            ]\n        ],\n        \
+                       \"e\": [\n            []\n        ]\n    }\n}";
+        assert_eq!(columns(&[output(1), part("e", Dtype::Uint8, Some(1), &[0], &[])]), several);
+    }
+}

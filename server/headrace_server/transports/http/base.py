@@ -1,0 +1,41 @@
+"""What carries HTTP requests to the APIs, whichever implementation it is."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """Where HTTP is served, and what is taken.
+
+    Attributes:
+        port: On all interfaces; 0 takes a free one.
+        max_body_bytes: A larger body, as it is sent, is refused.
+        timeout: Seconds that a model may take for a call; None for no limit.
+    """
+
+    port: int
+    max_body_bytes: int
+    timeout: float | None = None
+
+
+class HttpTransport(Protocol):
+    """A socket on one side, APIs on the other. Made, started and stopped in the event loop of its services."""
+
+    async def start(self) -> int:
+        """Listens; the port that it got.
+
+        Raises:
+            ServingError: UNKNOWN, the port is taken.
+        """
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more requests, and returns when those in flight have ended, or after `grace` seconds."""
+
+
+def failed_to_listen(port: int, error: OSError) -> ServingError:
+    """Why there is no REST. TF Serving: server.cc has the text's beginning."""
+    return ServingError(Code.UNKNOWN, f"Failed to start HTTP Server at localhost:{port}: {error}")

@@ -1,0 +1,192 @@
+"""HTTP on the native server, on the connection threads of gRPC; all but a plain :predict is answered here."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import aclosing
+
+import headrace_native as native
+
+from headrace_batching import LoopDelivery
+from headrace_protos import Code
+from headrace_server.errors import timed_out
+from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
+from headrace_server.services.router import HttpApi
+from headrace_server.services.tf_serving.rest.outputs import OTHER_ROWS, SCALAR
+from headrace_server.services.tf_serving.rest.service import HTTP_STATUS, RestService
+from headrace_server.transports.http.base import HttpOptions, failed_to_listen
+from headrace_server.transports.http.refusals import too_large
+
+log = logging.getLogger(__name__)
+
+Listen = Callable[[str, native.HttpEndpoint], int]
+"""Serves HTTP at an address, from the native server that has been started; the port that it got."""
+
+
+class NativeHttpTransport:
+    """HTTP on a port of the native server, which outlives it.
+
+    Args:
+        options: Where it listens, and what it takes.
+        rest: What plain requests are answered like.
+        api: HttpApis all others.
+        listen: The server's.
+    """
+
+    def __init__(self, options: HttpOptions, rest: RestService, api: HttpApi, listen: Listen) -> None:
+        self._options = options
+        self._api = api
+        self._listen = listen
+        self._endpoint = _endpoint(options, rest)
+        self._exchanges: _Exchanges | None = None
+
+    async def start(self) -> int:
+        """Listens; the port that it got.
+
+        Raises:
+            ServingError: UNKNOWN, the port is taken.
+        """
+        host = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
+        try:
+            port = self._listen(f"{host}:{self._options.port}", self._endpoint)
+        except OSError as error:
+            raise failed_to_listen(self._options.port, error) from error
+        self._exchanges = _Exchanges(self._endpoint, self._api)
+        self._exchanges.start()
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Returns when the native server has drained, which is to be stopped at the same time."""
+        del grace
+        if self._exchanges is not None:
+            await self._exchanges.drained()
+
+
+class _Exchanges:
+    """The requests that are in Python's hands, each a task of the running event loop."""
+
+    def __init__(self, endpoint: native.HttpEndpoint, api: HttpApi) -> None:
+        self._endpoint = endpoint
+        self._api = api
+        self._loop = asyncio.get_running_loop()
+        self._delivery = LoopDelivery(self._loop)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._drained = asyncio.Event()
+
+    def start(self) -> None:
+        """Takes requests, many at each turn of the loop that there are any."""
+        self._loop.add_reader(self._endpoint.fileno(), self._take)
+
+    async def drained(self) -> None:
+        """Returns when no request is left, and none will come."""
+        await self._drained.wait()
+        self._loop.remove_reader(self._endpoint.fileno())
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _take(self) -> None:
+        for kind, request in self._endpoint.take():
+            if request is None:
+                self._drained.set()
+            elif kind == native.BEGIN:
+                self._begin(request)
+            elif request.owner is not None:
+                exchange: _Exchange = request.owner
+                if kind == native.SENT:
+                    exchange.sent.set()
+                else:
+                    exchange.cancel()
+
+    def _begin(self, request: native.HttpRequest) -> None:
+        request.owner = exchange = _Exchange(request, self._api)
+        exchange.task = task = self._loop.create_task(exchange.run(self._delivery))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Exchange:
+    """One request that an API answers.
+
+    Args:
+        request: The native side of it.
+        api: Answers it.
+    """
+
+    def __init__(self, request: native.HttpRequest, api: HttpApi) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.sent = asyncio.Event()
+        self._request = request
+        self._api = api
+
+    def cancel(self) -> None:
+        """Ends it: nobody waits for the answer any more."""
+        self._request.owner = None
+        if self.task is not None:
+            self.task.cancel()
+
+    async def run(self, delivery: LoopDelivery) -> None:
+        """Has it answered, and sends the answer."""
+        body = Body(is_gzip=self._request.is_gzip)
+        try:
+            await _fill(body, self._request.body)
+            answer = await self._api.answer(_read(self._request, body), delivery)
+        except Exception:
+            log.exception("a request has failed")
+            answer = HttpAnswer(500, b"", {})
+        finally:
+            body.close()
+        await self._send(answer)
+
+    async def _send(self, answer: HttpAnswer) -> None:
+        headers = list(answer.headers.items())
+        if answer.chunks is None:
+            self._request.answer(answer.status, headers, bytes(answer.body))
+            return
+        self._request.begin(answer.status, headers)
+        try:
+            async with aclosing(answer.chunks) as chunks:
+                await self._send_piece(bytes(answer.body))
+                async for chunk in chunks:
+                    await self._send_piece(chunk)
+        finally:
+            self._request.finish()
+
+    async def _send_piece(self, piece: bytes) -> None:
+        """Returns when it has left: a caller who reads slowly holds up what follows."""
+        if piece:
+            self.sent.clear()
+            self._request.send(piece)
+            await self.sent.wait()
+
+
+async def _fill(body: Body, data: bytes) -> None:
+    if len(data) <= SMALL_BYTES:
+        body.add(data)
+    else:
+        await asyncio.to_thread(body.add, data)
+
+
+def _read(request: native.HttpRequest, body: Body) -> HttpRequest:
+    headers = request.headers
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    return HttpRequest(request.method, request.path, request.query, origin, body, headers)
+
+
+def _endpoint(options: HttpOptions, rest: RestService) -> native.HttpEndpoint:
+    statuses = {int(code): status for code, status in HTTP_STATUS.items()}
+    return native.HttpEndpoint(
+        max_body=options.max_body_bytes,
+        timeout=options.timeout,
+        statuses=[statuses.get(code, 500) for code in range(max(statuses) + 1)],
+        headers=list(rest.headers.items()),
+        too_large=_prepared(too_large(options.max_body_bytes)),
+        late=_prepared(rest.refusal(timed_out())),
+        scalar=(int(Code.INVALID_ARGUMENT), SCALAR),
+        other_rows=(int(Code.INVALID_ARGUMENT), OTHER_ROWS),
+    )
+
+
+def _prepared(answer: HttpAnswer) -> tuple[int, list[tuple[str, str]], bytes]:
+    return answer.status, list(answer.headers.items()), bytes(answer.body)

@@ -1,0 +1,14 @@
+"""How requests are answered that no API has seen."""
+
+from headrace_server.services.http import HttpAnswer
+from headrace_server.services.tf_serving.rest.outputs import write_error
+
+
+def too_large(most: int) -> HttpAnswer:
+    """The answer to a body of more than so many bytes."""
+    return refusal(413, f"the body is larger than {most} bytes (--rest_api_max_body_mb)")
+
+
+def refusal(status: int, text: str) -> HttpAnswer:
+    """The answer to a body that has not been read to its end."""
+    return HttpAnswer(status, write_error(text), {"Content-Type": "application/json", "Connection": "close"})

@@ -1,0 +1,24 @@
+"""Chooses what carries HTTP: the native server where it carries gRPC, else uvicorn."""
+
+from headrace_server.services.router import HttpApi
+from headrace_server.services.tf_serving.rest.service import RestService
+from headrace_server.transports.grpc.endpoint import CarriesHttp, Transport
+from headrace_server.transports.http.base import HttpOptions, HttpTransport
+
+
+def make_http(options: HttpOptions, rest: RestService, api: HttpApi, carrier: Transport) -> HttpTransport:
+    """What carries HTTP.
+
+    Args:
+        options: Where it listens, and what it takes.
+        rest: What a transport answers plain requests like that answers them itself.
+        api: Answers all others.
+        carrier: gRPC's transport.
+    """
+    if isinstance(carrier, CarriesHttp):
+        from headrace_server.transports.http.native_impl import NativeHttpTransport
+
+        return NativeHttpTransport(options, rest, api, carrier.listen_http)
+    from headrace_server.transports.http.uvicorn_impl import UvicornTransport
+
+    return UvicornTransport(options, api)

@@ -1,0 +1,270 @@
+"""REST answers, byte for byte the same from the native transport, which reads plain bodies itself, and from Python."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace_server import Config
+from tests import models
+from tests.conftest import TRANSPORTS
+from tests.rest_calls import RestCaller, free_port
+from tests.running import LoopThread, RunningServer
+
+Both = Callable[..., tuple[int, str]]
+
+T = onnx.TensorProto
+DTYPES = [
+    T.FLOAT,
+    T.DOUBLE,
+    T.INT64,
+    T.INT32,
+    T.INT16,
+    T.INT8,
+    T.UINT8,
+    T.UINT32,
+    T.UINT64,
+    T.BOOL,
+    T.FLOAT16,
+    T.STRING,
+]
+MODELS: dict[str, Callable[[Path], Path]] = {
+    **{T.DataType.Name(dtype).lower(): partial(models.identity, dtype=dtype) for dtype in DTYPES},
+    "linear": models.linear,
+    "pair": models.two_inputs,
+    "flat": partial(models.identity, dims=("N",)),
+    "deep": partial(models.identity, dims=("N", "A", "B"), dtype=T.INT32),
+    "sums": models.row_sums,
+    "lookup": models.lookup,
+    "scalar": models.scalar_output,
+    "positive": models.positive,
+    "positions": partial(models.positions, in_rows=True),
+}
+
+pytestmark = pytest.mark.skipif("native" not in TRANSPORTS, reason="headrace-native is not installed")
+
+
+@pytest.fixture(scope="module")
+def both(loop_thread: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """Sends a request to both; the status and the body that both answered."""
+    folder = tmp_path_factory.mktemp("models")
+    configs = "".join(
+        f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" }}\n' for name in MODELS
+    )
+    (folder / "models.config").write_text(f"model_config_list {{ {configs} }}")
+    for name, make in MODELS.items():
+        make(folder / name / "1")
+    with ExitStack() as stack:
+        callers = []
+        for transport in ("grpcio", "native"):
+            port = free_port()
+            told = {"port": 0, "rest_api_port": port, "model_config_file": str(folder / "models.config")}
+            server = RunningServer(loop_thread, Config(**told, transport=transport))  # type: ignore[arg-type]
+            stack.callback(server.close)
+            callers.append(RestCaller(port))
+            stack.callback(callers[-1].close)
+
+        def send(path: str, body: bytes | str, method: str = "POST", **headers: str) -> tuple[int, str]:
+            body = body.encode() if isinstance(body, str) else body
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            python, native = (caller.send(method, f"/v1/models/{path}", body, named) for caller in callers)
+            assert (native.status, native.text) == (python.status, python.text), body
+            for name in ("content-type", "content-length"):
+                assert native.headers.get(name) == python.headers.get(name)
+            return native.status, native.text
+
+        yield send
+
+
+SCALARS = (
+    "0 1 -1 7 -0 -0.0 0.0 1.0 1.5 0.1 1e2 1E+2 1e-2 1e22 1e23 1e-22 1e-23 1e39 -1e39 1e-46 1e308 1e309 1e400 1e-400 "
+    "0.30471707880496979 3.4028235677973366e38 3.4028236e38 1.17549435e-38 123456789 16777217 9007199254740993 "
+    "127 128 -128 -129 255 256 300 32768 2147483647 2147483648 -2147483648 -2147483649 4294967295 4294967296 "
+    "9223372036854775807 9223372036854775808 -9223372036854775808 -9223372036854775809 18446744073709551615 "
+    "18446744073709551616 123456789012345678901234567890 1234567890123456789 01 1. .5 +1 1e 1e+ - -- NaN Infinity "
+    '-Infinity Inf nan true false null True "a" "ö" "\\u00e9" "1" {"b64":"YQ=="} {"b64":"?"} [] [1] {} {"x":1}'
+).split()
+
+SHAPES = ('{"instances":[[%s,1],[1,%s]]}', '{"inputs": {"x": [[1, %s], [%s, 0]]}}')
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name in map(str.lower, T.DataType.keys())])
+def test_every_scalar_for_every_dtype(both: Both, model: str) -> None:
+    statuses = {both(f"{model}:predict", shape % (value, value))[0] for shape, value in product(SHAPES, SCALARS)}
+    assert 400 in statuses
+
+
+BODIES = [
+    "",
+    " ",
+    "{",
+    "{}",
+    "[]",
+    "1",
+    '{"instances"',
+    '{"instances":',
+    '{"instances":[',
+    '{"instances":[[1,2',
+    '{"instances":[[1,2]]',
+    '{"instances":[[1,2]]} tail',
+    '\ufeff{"instances":[[1,2]]}',
+    '{"instances":[[1,2]],}',
+    '{"instances":[[1,2],]}',
+    '{"instances":[[1,2,]]}',
+    '{"instances":[,[1,2]]}',
+    '{"instances":[[1 2]]}',
+    '{"instances" [[1,2]]}',
+    "{'instances':[[1,2]]}",
+    '{"instances":[]}',
+    '{"instances":[[]]}',
+    '{"instances":[[],[]]}',
+    '{"instances":1}',
+    '{"instances":"x"}',
+    '{"instances":null}',
+    '{"instances":{}}',
+    '{"instances":[1,2]}',
+    '{"instances":[[1,2],[3]]}',
+    '{"instances":[[1,2],3]}',
+    '{"instances":[1,[2]]}',
+    '{"instances":[[[1,2]]]}',
+    '{"instances":[[1,2,3]]}',
+    '{"instances":[[1,2,3,4]]}',
+    '{"instances":[["a","\\u00f6"],["",{"b64":"YQ=="}]]}',
+    '{"inputs":{"x":[["a","b"]]}}',
+    '{"instances":[[1,2,3,4],[1,2,3,4,5]]}',
+    '{"instances":[{"x":[1,2]},{"x":[3,4]}]}',
+    '{"instances":[{"x":[1,2,3,4]}]}',
+    '{"instances":[{"x":[1,2]},[3,4]]}',
+    '{"instances":[[1,2],{"x":[3,4]}]}',
+    '{"instances":[{"x":[1,2],"x":[3,4]}]}',
+    '{"instances":[{"x":[1,2],"y":[3,4]}]}',
+    '{"instances":[{"y":[1,2]}]}',
+    '{"instances":[{}]}',
+    '{"instances":[{"a":[1,2],"b":[3,4]}]}',
+    '{"instances":[{"b":[1,2],"a":[3,4]},{"a":[0.5,0.25],"b":[1e-3,7]}]}',
+    '{"instances":[{"a":[1,2]}]}',
+    '{"instances":[{"a":[1,2],"b":[3]}]}',
+    '{"instances":[{"a":[1,2],"b":[3,4],"c":1}]}',
+    '{"inputs":[[1,2]]}',
+    '{"inputs":[[1,2],[3,4]]}',
+    '{"inputs":[]}',
+    '{"inputs":1}',
+    '{"inputs":{}}',
+    '{"inputs":{"x":[[1,2]]}}',
+    '{"inputs":{"x":[[1,2]],"y":1}}',
+    '{"inputs":{"a":[[1,2],[3,4]],"b":[[5,6],[7,8]]}}',
+    '{"inputs":{"a":[[1,2],[3,4]],"b":[[5,6]]}}',
+    '{"inputs":{"a":[[1,2]],"b":[[5,6]],"c":[1]}}',
+    '{"inputs":{"x":[1,2,3]}}',
+    '{"inputs":{"x":[[[1,2],[3,4]]]}}',
+    '{"inputs":[1,2,3]}',
+    '{"inputs":[0,9,10]}',
+    '{"instances":[0,9]}',
+    '{"instances":[[[1,2],[3,4]],[[5,6],[7,8]]]}',
+    '{"instances":[[[1],[2]],[[3]]]}',
+    '{"inputs":[[1,2]],"instances":[[1,2]]}',
+    '{"signature_name":"serving_default","instances":[[1,2]]}',
+    '{"instances":[[1,2]],"signature_name":"serving_default"}',
+    '{"signature_name":"","instances":[[1,2]]}',
+    '{"signature_name":"nobody","instances":[[1,2]]}',
+    '{"instances":[[1,2]],"signature_name":"nobody"}',
+    '{"signature_name":7,"instances":[[1,2]]}',
+    '{"signature_name":"serving\\u005fdefault","instances":[[1,2]]}',
+    '{"signature_name":"","signature_name":"nobody","instances":[[1,2]]}',
+    '{"more":[[[]]],"instances":[[1,2]]}',
+    '{"inst\\u0061nces":[[1,2]]}',
+    '\n{\t"instances" : [ [ 1 ,2 ] ,\r\n[ 3, 4 ] ] } ',
+    '{"instances":' + "[" * 70 + "1" + "]" * 70 + "}",
+    '{"instances":[' + ",".join(["[1,2]"] * 2000) + "]}",
+    '{"instances":[' + ",".join(["1"] * 2000) + "]}",
+    '{"inputs":[[' + ",".join(["1"] * 5000) + "]]}",
+]
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["float", "linear", "pair", "flat", "deep", "sums", "lookup", "scalar", "string", "positive", "positions"],
+)
+def test_bodies_good_and_bad(both: Both, model: str) -> None:
+    statuses = [both(f"{model}:predict", body)[0] for body in BODIES]
+    assert {200, 400} <= set(statuses)
+
+
+@pytest.mark.parametrize(
+    "path", ["float", "float/versions/1", "float/versions/01", "float/versions/2", "nobody", "Float"]
+)
+@pytest.mark.parametrize("verb", [":predict", ":Predict", ":predict?x", ":predict/", "", "/metadata", ":regress"])
+def test_paths(both: Both, path: str, verb: str) -> None:
+    for method in ("POST", "GET", "PUT"):
+        both(path + verb, '{"instances":[[1,2]]}', method)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "identity", "deflate", "GZIP", ""])
+def test_codings(both: Both, coding: str) -> None:
+    for body in (b'{"instances":[[1,2]]}', b'{"instances":[[1,2,3]]}', b'{"instances":[["a",2]]}'):
+        for sent in (body, gzip.compress(body), gzip.compress(body)[:-3], gzip.compress(body) + b"tail"):
+            both("float:predict", sent, Content_Encoding=coding)
+
+
+@pytest.mark.parametrize(("model", "kind"), [("float", np.float32), ("double", np.float64)])
+def test_numbers_of_all_magnitudes(both: Both, model: str, kind: Any) -> None:
+    bits = np.random.default_rng(5).integers(0, 256, size=12_000 * np.dtype(kind).itemsize, dtype=np.uint8)
+    values = bits.view(kind)
+    ties = np.arange(2000, dtype=kind) / 8 + 999_990
+    powers = kind(2) ** np.arange(-140, 120, dtype=kind)
+    tens = np.array([float(f"1e{power}") for power in range(-44, 38)], kind)
+    numbers = np.concatenate([values[np.isfinite(values)], ties, powers, tens, -tens])
+    for rows in np.array_split(numbers[: len(numbers) // 2 * 2].reshape(-1, 2), 20):
+        body = json.dumps({"inputs": rows.tolist()})
+        for key in ("inputs", "instances"):
+            status, text = both(f"{model}:predict", body.replace("inputs", key))
+            assert status == 200
+        np.testing.assert_array_equal(np.array(json.loads(text)["predictions"], kind), rows)
+
+
+LEAVES = st.one_of(
+    st.sampled_from(["1", "-2.5", "1e3", "0", "true", "null", '"a"', "NaN", "-0", "7e-5"]),
+    st.floats(allow_nan=False).map(repr),
+    st.integers(-(2**65), 2**65).map(str),
+)
+LISTS = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]"), max_leaves=8
+)
+RECORDS = st.dictionaries(st.sampled_from(["x", "a", "b", "y"]), LISTS, max_size=3).map(
+    lambda members: "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
+)
+VALUES = st.one_of(LISTS, RECORDS, st.lists(RECORDS, max_size=3).map(lambda items: f"[{','.join(items)}]"))
+MEMBERS = st.tuples(st.sampled_from(["instances", "inputs", "signature_name", "other"]), VALUES)
+DOCUMENTS = st.lists(MEMBERS, min_size=1, max_size=3).map(
+    lambda members: "{" + ",".join(f'"{name}":{value}' for name, value in members) + "}"
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(model=st.sampled_from(sorted(MODELS)), body=DOCUMENTS)
+def test_any_document(both: Both, model: str, body: str) -> None:
+    both(f"{model}:predict", body)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.sampled_from(BODIES).map(str.encode),
+    at=st.integers(0, 10_000),
+    what=st.sampled_from(
+        [b"", b"0", b".", b"e", b"-", b'"', b"[", b"]", b"{", b"}", b",", b":", b" ", b"\\", b"\0", b"\xff"]
+    ),
+    cut=st.integers(0, 2),
+)
+def test_documents_with_a_byte_changed(both: Both, body: bytes, at: int, what: bytes, cut: int) -> None:
+    at %= len(body) + 1
+    both("float:predict", body[:at] + what + body[at + cut :])
