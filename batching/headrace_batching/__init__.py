@@ -8,6 +8,7 @@ from headrace_batching.errors import (
     Closed,
     DeadlineExceeded,
     InvalidTask,
+    NotRepeated,
     QueueFull,
     TaskTooLarge,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "DeadlineExceeded",
     "InvalidTask",
     "LoopDelivery",
+    "NotRepeated",
     "Options",
     "OptionsError",
     "Priority",

@@ -52,6 +52,10 @@ class BatchOutputError(BatchingError):
     """An output of a batch does not have one row for each row of its inputs."""
 
 
+class NotRepeated(Exception):
+    """Mixed into what a run raises where its batch fails as a whole, and is not run again in halves."""
+
+
 def let_go(error: BaseException | None) -> None:
     """Drops what the frames of a failure hold, such as a batch's arrays, which would else live as long as the error."""
     seen: set[int] = set()

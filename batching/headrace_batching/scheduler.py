@@ -10,7 +10,7 @@ import numpy as np
 from headrace_batching.batch import Empty, deliver, rows_of, shape_key
 from headrace_batching.contract import Clock, TaskBatch, TaskLane, TaskQueue
 from headrace_batching.delivery import deliver_to_threads
-from headrace_batching.errors import BatchingError, TaskTooLarge, let_go
+from headrace_batching.errors import BatchingError, NotRepeated, TaskTooLarge, let_go
 from headrace_batching.options import Options
 from headrace_batching.queue import Queue
 from headrace_batching.task import Arrays, Priority, Task
@@ -89,7 +89,8 @@ class Scheduler:
     Args:
         threads: Where batches run.
         run: Arrays by input name to arrays by output name, axis 0 the batch; called on batch threads, several at
-            once. What it raises goes to those callers only whose task, alone, makes it raise.
+            once. What it raises goes to those callers only whose task, alone, makes it raise; a `NotRepeated` goes to
+            all callers of the batch.
         options: How requests become batches.
         batched: Whether axis 0 is the batch. Where it is not, `options.max_batch_size` is 1, every task counts as
             one row, and tasks are run one by one, their arrays as they are.
@@ -189,7 +190,7 @@ class Scheduler:
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
             let_go(error)
             self._report(batch, (began, began, began), failed=True)
-            if len(batch) <= 1:
+            if len(batch) <= 1 or isinstance(error, NotRepeated):
                 deliver(batch.fail(_failure(error), self._queue.lock))
             else:
                 for half in batch.halves():

@@ -10,6 +10,7 @@ from headrace_batching import (
     Closed,
     DeadlineExceeded,
     InvalidTask,
+    NotRepeated,
     QueueFull,
     TaskTooLarge,
 )
@@ -40,6 +41,10 @@ class ServingError(Exception):
 
 class LoadError(ServingError):
     """A version that cannot be loaded; the text names its file."""
+
+
+class RunLost(ServingError, NotRepeated):
+    """A run that has not ended by itself: all its callers fail, since the same requests might do the same again."""
 
 
 def invalid(message: str) -> ServingError:

@@ -93,6 +93,7 @@ class Server:
             options if config.enable_batching else None,
             self._metrics,
             Members(self._member, self._base_path, self._is_awaited),
+            isolation=config.isolation,
             per_model_batching=config.enable_per_model_batching_parameters,
         )
         self._manager = Manager(warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish)

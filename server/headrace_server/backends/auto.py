@@ -74,6 +74,11 @@ def is_model_file(path: Path) -> bool:
     }
 
 
+def is_python(version: Path) -> bool:
+    """Whether a version's folder, or the file that it is, holds code, which `load` then runs."""
+    return version.name == PYTHON_FILE or _holds(version, PYTHON_FILE)
+
+
 def _load_file(model: Path, options: BackendOptions) -> Backend:
     if model.name == PYTHON_FILE:
         return _load_python(model, options)

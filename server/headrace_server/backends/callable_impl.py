@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_protos.tensor import TensorError, enum_of
@@ -123,6 +124,10 @@ class CallableBackend:
         async with aclosing(self._generators.answers(_own(inputs), convert)) as answers:
             async for answer in answers:
                 yield answer
+
+    def fit_batching(self, options: Options) -> Options:
+        """One batch at a time unless the model is THREAD_SAFE, so that no other waits for it on a batch thread."""
+        return options if self._lock is None else replace(options, max_running_batches=1)
 
     def close(self) -> None:
         """Calls the model's `close`, and drops the model and its modules."""

@@ -15,6 +15,9 @@ class Shared:
         self._lock = Lock()
         self._objects: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
+    def __reduce__(self) -> tuple[type["Shared"], tuple[()]]:
+        return Shared, ()  # another process has others
+
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The object of a key: the one that is used already, or else a new one.
 

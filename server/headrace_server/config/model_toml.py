@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace_batching import Options, OptionsError
 from headrace_batching.option import option, options_of, per_model, refusal
+from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import invalid, unreadable
@@ -109,6 +110,7 @@ TABLES: Mapping[str, Mapping[str, Field[Any]]] = {
     "onnxruntime": {**options_of(ThreadOptions), **per_model(OnnxruntimeOptions)},
     "tensorrt": per_model(TensorrtOptions),
     "batching": {**options_of(SharingOptions), **per_model(Options)},
+    "isolation": per_model(IsolationOptions),
     SIGNATURES: options_of(SignatureOptions),
     "steps": options_of(StepOptions),
     STATE: options_of(StateOptions),
@@ -132,6 +134,7 @@ class ModelOptions:
         steps: The calls of other models that make up this one; empty for a model with a file.
         state: Outputs that the next request of a sequence takes, by alias; empty for a model without state.
         sequences: How sequences are kept.
+        isolation: Fields of `IsolationOptions` that this model has otherwise.
     """
 
     backend: Mapping[str, Any] = field(default_factory=dict)
@@ -144,6 +147,7 @@ class ModelOptions:
     steps: tuple[StepOptions, ...] = ()
     state: Mapping[str, StateOptions] = field(default_factory=dict)
     sequences: SequenceOptions = field(default_factory=SequenceOptions)
+    isolation: Mapping[str, Any] = field(default_factory=dict)
 
     def batching_over(self, options: Options | None) -> Options | None:
         """These batching parameters over those of all models, None for no batching.
@@ -193,6 +197,7 @@ def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
         onnxruntime={key: value for key, value in runtime.items() if key in onnxruntime},
         tensorrt=_tensorrt(document["tensorrt"]) if "tensorrt" in document else {},
         **_batching(document.get("batching", {})),
+        isolation=_isolation(document.get("isolation", {})),
         signatures={name: _signature(base_path, f"signatures.{name}", table) for name, table in signatures.items()},
         steps=_steps(document.get("steps", [])),
         state={
@@ -243,6 +248,14 @@ def _batching(table: Any) -> dict[str, Any]:
     except OptionsError as error:
         raise _WrongError(f"batching: {error}") from error
     return {"batching": values, "batched": batched, "any_first_dimension": said.batch_axis is True}
+
+
+def _isolation(table: Any) -> dict[str, Any]:
+    values = _checked("isolation", table, TABLES["isolation"])
+    told = IsolationOptions(**values)
+    if told.workers == 0 and told.memory_limit_mb:
+        raise _WrongError("isolation.memory_limit_mb limits worker processes, and isolation.workers is 0")
+    return values
 
 
 def _together(values: Mapping[str, Any]) -> dict[str, Any]:

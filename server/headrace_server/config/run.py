@@ -8,6 +8,7 @@ from headrace_batching import Options
 from headrace_batching.cpus import schedulable_cpus
 from headrace_batching.option import refusals
 from headrace_server.config.flag import flag, name_of_flag
+from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import invalid
@@ -189,6 +190,7 @@ class Config:
     )
     onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
+    isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
     transport: str = flag(
         "auto",

@@ -60,6 +60,7 @@ class Families:
         self.batch_rows = self._histograms(f"{ours}batch_rows", SIZES, *SERVABLE)
         self.batch_latency = self._histograms(f"{ours}batch_latency", LATENCY, *SERVABLE)
         self.batch_failures = self._counters(f"{ours}batch_failures", *SERVABLE)
+        self.worker_restarts = self._counters(f"{ours}worker_restarts", *SERVABLE)
         self.padding_rows = self._counters(f"{ours}padding_rows", *SERVABLE)
         self.queue_delay = self._histograms(f"{ours}queue_delay", QUEUING, *SERVABLE)
         self.refusals = self._counters(f"{ours}refusals", *SERVABLE, "reason")

@@ -1,17 +1,19 @@
 """Makes a servable from a version's folder, with the options of its model."""
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headrace_batching import BatchThreads, Options, OptionsError
 from headrace_server.backends import auto as backends
-from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.backends.signature import Signature
 from headrace_server.config.files import read_batching_parameters
+from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import Metrics
@@ -19,8 +21,22 @@ from headrace_server.models.ensemble import Members, make_ensemble
 from headrace_server.models.rows import Loaded, Told, decide
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.servable import Servable
+from headrace_server.processes.isolated import IsolatedBackend, Isolation
+from headrace_server.processes.job import Job
+
+log = logging.getLogger(__name__)
+
+NONE_SAID = IsolationOptions()
 
 BATCHING_FILE = "batching_params.pbtxt"
+
+
+class Asked(NamedTuple):
+    """The version that is to be loaded."""
+
+    name: str
+    version: int
+    path: Path
 
 
 class Loader:
@@ -32,6 +48,7 @@ class Loader:
         batching: For every model; None for no batching.
         metrics: Where what the servables do is counted.
         members: What ensembles ask about other models.
+        isolation: For every model that says nothing else.
         per_model_batching: Whether a version's own `batching_params.pbtxt` goes before `batching`, and a version
             without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
     """
@@ -44,6 +61,7 @@ class Loader:
         metrics: Metrics,
         members: Members | None = None,
         *,
+        isolation: IsolationOptions = NONE_SAID,
         per_model_batching: bool,
     ) -> None:
         self._backend = backend
@@ -51,6 +69,7 @@ class Loader:
         self._batching = batching
         self._metrics = metrics
         self._members = members
+        self._isolation = isolation
         self._per_model_batching = per_model_batching
         self._overrides: dict[str, Mapping[str, Any]] = {}
 
@@ -75,7 +94,7 @@ class Loader:
             return Servable(name, version, ensemble, self._threads, ensemble.batching, metrics=self._metrics)
         batching = self._batching_of(name, path, model)
         began = time.perf_counter()
-        backend = backends.load(path, self._backend_options(model, batching))
+        backend = self._load_backend(Asked(name, version, path), model, self._backend_options(model, batching))
         try:
             told = Told(batching is not None, model.batched, model.any_first_dimension)
             seconds = time.perf_counter() - began
@@ -93,6 +112,24 @@ class Loader:
         except BaseException:
             backend.close()
             raise
+
+    def _load_backend(self, asked: Asked, model: ModelOptions, options: BackendOptions) -> Backend:
+        own = replace(self._isolation, **model.isolation)
+        workers = own.workers_for(python=backends.is_python(asked.path))
+        if not workers:
+            return backends.load(asked.path, options)
+        isolation = Isolation(
+            name=f"model {asked.name} version {asked.version}",
+            workers=workers,
+            run_timeout=own.run_timeout,
+            restarted=self._metrics.worker_restarts.of(asked.name, str(asked.version)).add,
+        )
+        backend = IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20), isolation)
+        if not backend.streams_there or own.workers is not None:
+            return backend
+        log.info("%s has a generator, and runs in the server's own process", isolation.name)
+        backend.close()
+        return backends.load(asked.path, options)
 
     def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
         return replace(

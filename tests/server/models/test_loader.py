@@ -8,6 +8,7 @@ import pytest
 from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
+from headrace_server.config.isolation import IsolationOptions
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
@@ -27,7 +28,14 @@ class Folder:
         linear(self.version)
 
     def load(self, batching: Options | None = SHARED, *, per_model: bool = False) -> Servable:
-        loader = Loader(BackendOptions(), self._threads, batching, Metrics(), per_model_batching=per_model)
+        loader = Loader(
+            BackendOptions(),
+            self._threads,
+            batching,
+            Metrics(),
+            isolation=IsolationOptions(),
+            per_model_batching=per_model,
+        )
         return loader.load("m", 1, self.version)
 
     def batching(self, batching: Options | None = SHARED, *, per_model: bool = False) -> Options | None:

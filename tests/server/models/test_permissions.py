@@ -12,6 +12,7 @@ import pytest
 from headrace_batching import BatchThreads
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
+from headrace_server.config.isolation import IsolationOptions
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
@@ -93,7 +94,7 @@ def test_a_folder_that_may_not_be_entered_is_named_and_not_a_file_that_may_not_b
 def load(base_path: Path) -> ServingError:
     """How the load of version 1 fails."""
     threads = BatchThreads(1)
-    loader = Loader(BackendOptions(), threads, None, Metrics(), per_model_batching=False)
+    loader = Loader(BackendOptions(), threads, None, Metrics(), isolation=IsolationOptions(), per_model_batching=False)
     manager = Manager(loader.load)
     manager.start()
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from headrace_batching.task import Array
 from headrace_protos import Code
-from headrace_server.backends.gpu.buffer_pool import LIMIT, Block, BufferPool
+from headrace_server.backends.buffer_pool import LIMIT, Block, BufferPool
 from headrace_server.errors import LoadError, ServingError
 
 Stream = Any

@@ -14,7 +14,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions
-from headrace_server.backends.gpu.buffer_pool import Block, BufferPool
+from headrace_server.backends.buffer_pool import Block, BufferPool
 from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.errors import ServingError
 from tests import models

@@ -65,16 +65,26 @@ class BufferPool:
         size = prod(shape) * dtype.itemsize
         if not size or dtype.hasobject:
             return np.empty(shape, dtype)
-        lease = _Lease(self._take(block_size(size)), self.take_back)
-        memory: Array = np.asarray(lease)
-        return memory[:size].view(dtype).reshape(shape)
+        block = self._take(block_size(size))
+        lease = Lease(shape, dtype, block.view(_Bytes))
+        lease.block, lease.take_back = block, self.take_back
+        return lease.view(np.ndarray)
 
     def owns(self, array: Array) -> bool:
         """Whether an array is a view of this pool's memory."""
+        return self.block_of(array) is not None
+
+    def block_of(self, array: Array) -> Block | None:
+        """The block that an array is a view of; None where its memory is not this pool's."""
+        lease = self.lease_of(array)
+        return None if lease is None else lease.block
+
+    def lease_of(self, array: Array) -> "Lease | None":
+        """What goes when the last array on the same memory does; None where its memory is not this pool's."""
         base: Any = array
-        while isinstance(base, np.ndarray):
+        while isinstance(base, np.ndarray) and not isinstance(base, Lease):
             base = base.base
-        return isinstance(base, _Lease) and base.take_back == self.take_back
+        return base if isinstance(base, Lease) and base.take_back == self.take_back else None
 
     def take_back(self, block: Block) -> None:
         """Puts a block back that no array uses any more."""
@@ -82,12 +92,16 @@ class BufferPool:
         if self._closed:
             self.trim()
 
+    def discard(self, block: Block) -> None:
+        """Frees a block that no array uses any more."""
+        self._free(block)
+        self._count(-block.nbytes)
+
     def trim(self) -> bool:
         """Frees what lies idle; whether anything did."""
         blocks = _drained(self._idle)
         for block in blocks:
-            self._free(block)
-            self._count(-block.nbytes)
+            self.discard(block)
         return bool(blocks)
 
     def close(self) -> None:
@@ -120,16 +134,18 @@ class BufferPool:
             self._held += size
 
 
-class _Lease:
-    """Stands between a block and the arrays on it: it goes when the last of them does."""
+class _Bytes(np.ndarray[Any, Any]):
+    """A block as a type of its own: of one that is a plain array numpy would make the base of a lease's views."""
 
-    def __init__(self, block: Block, take_back: Callable[[Block], None]) -> None:
-        self.__array_interface__ = block.__array_interface__
-        self.take_back = take_back
-        self._block = block
+
+class Lease(np.ndarray[Any, Any]):
+    """The base of all arrays on a block, which goes when the last of them does. Nobody else sees it."""
+
+    block: Block
+    take_back: Callable[[Block], None]
 
     def __del__(self) -> None:
-        self.take_back(self._block)
+        self.take_back(self.block)
 
 
 def _drained(idle: dict[int, deque[Block]]) -> list[Block]:

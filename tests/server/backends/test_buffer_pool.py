@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace_protos import Code
-from headrace_server.backends.gpu.buffer_pool import Block, BufferPool, block_size
+from headrace_server.backends.buffer_pool import Block, BufferPool, block_size
 from headrace_server.errors import ServingError
 
 FLOAT = np.dtype(np.float32)

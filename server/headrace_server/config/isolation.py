@@ -1,0 +1,36 @@
+"""How a model is kept from harming others: processes of its own, and a limit to how long a run may take."""
+
+from dataclasses import dataclass
+
+from headrace_batching.option import option
+from headrace_server.config.flag import flag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsolationOptions:
+    """Flags for all models, and keys of `[isolation]` in a model's `model.toml`."""
+
+    python_workers: int = flag(
+        1,
+        "processes that run each Python model, instead of the server's own; 0 is none; model.toml may say otherwise",
+        least=0,
+        most=64,
+        for_all=True,
+    )
+    run_timeout: float = flag(0.0, "seconds after which a run of a model is given up; 0 is never", least=0)
+    workers: int | None = option(
+        None,
+        "processes that run the model, instead of the server's own; 0 is none",
+        kind=int,
+        nullable=True,
+        least=0,
+        most=64,
+    )
+    memory_limit_mb: int = option(0, "MB of memory that each of these processes may have; 0 is no limit", least=0)
+
+    def workers_for(self, *, python: bool) -> int:
+        """Processes for a model: as it says; or one where it has a limit that takes one; or the default of its kind."""
+        if self.workers is not None:
+            return self.workers
+        default = self.python_workers if python else 0
+        return max(1, default) if self.memory_limit_mb else default

@@ -1,0 +1,169 @@
+"""A backend whose model runs in processes of its own."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headrace_batching import Options
+from headrace_batching.task import Array, Arrays
+from headrace_protos import Code
+from headrace_server.backends.signature import Signature
+from headrace_server.errors import RunLost, ServingError
+from headrace_server.processes.job import Job
+from headrace_server.processes.keeper import Keeper, Place, Places
+from headrace_server.processes.shared_memory import OwnedMemory, Placed
+from headrace_server.processes.slot import Ended, Message, Unread
+
+PATIENCE = 5.0
+"""Seconds that a run waits for a process to come up again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """How a model is kept apart.
+
+    Attributes:
+        name: The model's and its version, for errors and the log.
+        workers: Processes, at least 1; each runs as many batches at once as the model bears.
+        run_timeout: Seconds after which a run is ended together with its process; 0 for never.
+        restarted: Called whenever a process has ended that was not told to.
+    """
+
+    name: str
+    workers: int = 1
+    run_timeout: float = 0.0
+    restarted: Callable[[], None] = lambda: None
+
+
+class IsolatedBackend:
+    """A model that is loaded, and run, in processes of its own. Inputs are joined right in the memory they share.
+
+    Args:
+        job: What each process is to do.
+        isolation: How many there are, and what else is asked of them.
+
+    Attributes:
+        runtime: What runs the model; empty where its backend does not say.
+        streams_there: Whether the model answers requests many times, which it does in the server's own process only.
+
+    Raises:
+        LoadError: The model cannot be loaded.
+    """
+
+    def __init__(self, job: Job, isolation: Isolation) -> None:
+        self._isolation = isolation
+        self._memory = OwnedMemory()
+        self._places = Places()
+        self._keepers = [
+            Keeper(isolation.name, job, self._memory, self._places, isolation.restarted)
+            for _ in range(isolation.workers)
+        ]
+        try:
+            every = [keeper.loaded.result() for keeper in self._keepers]
+        except BaseException:
+            self.close()
+            raise
+        # Arrays without elements end nobody else there, so the model may see them.
+        self._signatures = {name: replace(own, empty=True) for name, own in every[0].signatures.items()}
+        self.runtime = every[0].runtime
+        self.streams_there = every[0].streams
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The model's own."""
+        return self._signatures
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """Runs a batch in a process; the outputs are views of memory that it shares.
+
+        Raises:
+            ServingError: The model's own; UNAVAILABLE, no process is up.
+            RunLost: The process has ended, or was ended because the run took too long.
+        """
+        placed, held = self._memory.place(inputs)
+        place, message = self._converse(signature, tuple(outputs), placed)
+        if message.kind == "failed":
+            code, text, ending = message.content
+            if ending:
+                place.slot.close()
+            else:
+                self._places.put(place)
+            raise ServingError(code, text)
+        first, kept = message.content
+        if kept:
+            self._memory.abandon([array for own, array in zip(placed, held, strict=True) if own.alias in kept])
+        answers = {own.alias: place.slot.mapped.lend(own, first + index) for index, own in enumerate(message.placed)}
+        self._places.put(place)
+        return answers
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array for a joined input, in memory that the processes share.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, there is none left.
+        """
+        return self._memory.empty(shape, dtype)
+
+    def fit_batching(self, options: Options) -> Options:
+        """As the model's own, as many batches at once as all processes run together."""
+        fitted = self._fit(options)
+        at_once = fitted.max_running_batches or options.num_batch_threads
+        return replace(fitted, max_running_batches=at_once * len(self._keepers))
+
+    def close(self) -> None:
+        """Lets the model close in each process, and ends them all."""
+        for keeper in self._keepers:
+            keeper.close()
+        self._memory.close()
+
+    def _fit(self, options: Options) -> Options:
+        """Asks a process, in a place that no run has."""
+        place = self._places.take(PATIENCE)
+        if place is None:
+            raise self._lost(Code.UNAVAILABLE, "no worker process is up")
+        try:
+            place.slot.send("fit", options)
+            fitted: Options = place.slot.receive().content[0]
+        except Ended as error:
+            place.slot.close()
+            raise self._lost(Code.INTERNAL, f"its worker process {place.worker.how_it_ended()}") from error
+        self._places.put(place)
+        return fitted
+
+    def _converse(self, signature: str, outputs: tuple[str, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
+        """Asks a process for a run, and hears from it; another one where it had ended before it could begin."""
+        while (place := self._places.take(PATIENCE)) is not None:
+            try:
+                returned = _taken(place.slot.mapped.released)
+                place.slot.send("run", signature, outputs, returned, placed=placed)
+                return place, place.slot.receive(self._isolation.run_timeout or None)
+            except Unread:
+                place.slot.close()
+            except ServingError:
+                self._places.put(place)
+                raise
+            except TimeoutError as error:
+                place.worker.kill()
+                place.slot.close()
+                text = f"a run took more than {self._isolation.run_timeout:g} s, and its worker process was ended"
+                raise self._lost(Code.DEADLINE_EXCEEDED, text) from error
+            except Ended as error:
+                place.slot.close()
+                text = f"its worker process {place.worker.how_it_ended()} during the run"
+                raise self._lost(Code.INTERNAL, text) from error
+        raise self._lost(Code.UNAVAILABLE, "no worker process is up; it is started again")
+
+    def _lost(self, code: Code, text: str) -> RunLost:
+        return RunLost(code, f"{self._isolation.name}: {text}")
+
+
+def _taken(numbers: deque[int]) -> list[int]:
+    taken = []
+    with suppress(IndexError):
+        while True:
+            taken.append(numbers.popleft())
+    return taken

@@ -1,0 +1,38 @@
+"""What a worker process is asked to do, as both sides know it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A model to load and to run.
+
+    Attributes:
+        folder: The version's.
+        options: For the runtime.
+        memory_limit: Bytes that the process may have beside shared memory and files; 0 for no limit.
+    """
+
+    folder: Path
+    options: BackendOptions
+    memory_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a worker process says of the model that it has loaded.
+
+    Attributes:
+        signatures: The model's own, by name.
+        runtime: What runs it; empty where its backend does not say.
+        streams: Whether it answers requests many times, which a worker process does not.
+    """
+
+    signatures: Mapping[str, Signature]
+    runtime: str
+    streams: bool

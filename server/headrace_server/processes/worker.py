@@ -1,0 +1,178 @@
+"""One worker process, as the server sees it: started, asked to load a model, and ended."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from threading import Event, Thread
+
+from headrace_batching import Options
+from headrace_protos import Code
+from headrace_server.errors import LoadError
+from headrace_server.processes import memory_file
+from headrace_server.processes.job import Job, Loaded
+from headrace_server.processes.shared_memory import OwnedMemory
+from headrace_server.processes.slot import Ended, Message, Slot
+
+log = logging.getLogger(__name__)
+
+CHILD = "headrace_server.processes.worker_child"
+
+CLOSE_WITHIN = 5.0
+"""Seconds that a model's own `close` may take."""
+
+MAX_LINE = 8 << 10
+"""Bytes of a line of a model's output that is logged as one."""
+
+
+class Worker:
+    """A process with a model. What it prints is logged under the model's name.
+
+    Args:
+        name: The model's, for the log.
+        memory: Holds the inputs of its runs.
+    """
+
+    def __init__(self, name: str, memory: OwnedMemory) -> None:
+        self._name = name
+        self._memory = memory
+        self._lifeline = -1
+        self._slots: list[Slot] = []
+        self.ended = Event()
+        self._process = self._start()
+        self._logger = Thread(target=self._log, name=f"worker-log-{name}", daemon=True)
+        self._logger.start()
+
+    @property
+    def pid(self) -> int:
+        """The process's."""
+        return self._process.pid
+
+    @property
+    def first(self) -> Slot:
+        """The slot that it is asked to load in."""
+        return self._slots[0]
+
+    def load(self, job: Job) -> Loaded:
+        """Loads a model there.
+
+        Raises:
+            LoadError: The model cannot be loaded, or has ended the process.
+        """
+        file = memory_file.pack(job)
+        try:
+            self.first.send("load", descriptors=[file])
+            message = self.first.receive()
+        except Ended as error:
+            raise LoadError(Code.INTERNAL, f"{job.folder}: its worker process {self.how_it_ended()}") from error
+        finally:
+            os.close(file)
+        if message.kind == "failed":
+            raise LoadError(*message.content[:2])
+        try:
+            loaded: Loaded = memory_file.unpack(message.descriptors[0])
+        finally:
+            _close(message)
+        return loaded
+
+    def fit(self, options: Options) -> Options:
+        """As the model's own `fit_batching`.
+
+        Raises:
+            Ended: The process has.
+        """
+        self.first.send("fit", options)
+        fitted: Options = self.first.receive().content[0]
+        return fitted
+
+    def open_slot(self) -> Slot:
+        """A slot for one more run at the same time.
+
+        Raises:
+            Ended: The process has.
+        """
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with theirs:
+            self.first.send("slot", descriptors=[theirs.fileno()])
+        slot = Slot(ours, self._memory)
+        self._slots.append(slot)
+        return slot
+
+    def close(self) -> None:
+        """Lets the model close, and ends the process; none of its slots is in use."""
+        with suppress(OSError):  # it has ended, or does not answer
+            self.first.send("close")
+            self.first.receive(CLOSE_WITHIN)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the process and what it has started, whatever they are doing."""
+        if self.ended.is_set():
+            return  # its number may be another's by now
+        with suppress(ProcessLookupError):  # nothing of it is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Returns when the process has ended, and nothing of it is left."""
+        self._process.wait()
+        self.kill()  # what it has started, and left behind
+        self.ended.set()
+        os.close(self._lifeline)
+        self._logger.join(1.0)
+
+    def close_slots(self) -> None:
+        """Closes its slots, where nobody else has them."""
+        for slot in self._slots:
+            slot.close()
+
+    def how_it_ended(self) -> str:
+        """Such as "was ended by SIGSEGV"; ends it first if it goes on without its socket."""
+        if not self.ended.wait(0.5):
+            self.kill()
+        status = self._process.wait()
+        if status >= 0:
+            return f"ended with status {status}"
+        with suppress(ValueError):
+            return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by signal {-status}"
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        lifeline, self._lifeline = os.pipe()
+        self._slots.append(Slot(ours, self._memory))
+        # -P: nothing is imported from the working directory, where anybody may have put it.
+        command = [sys.executable, "-P", "-m", CHILD, str(theirs.fileno()), str(lifeline)]
+        try:
+            return subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno(), lifeline],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                start_new_session=True,  # a Ctrl-C at the terminal is for the server
+            )
+        finally:
+            theirs.close()
+            os.close(lifeline)
+
+    def _log(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            while line := output.readline(MAX_LINE):
+                log.info("%s: %s", self._name, line.rstrip(b"\r\n").decode(errors="replace"))
+
+
+def _environment() -> dict[str, str]:
+    """As here, but for what would have modules imported from the working directory."""
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = os.pathsep.join(folder for folder in folders if os.path.isabs(folder))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def _close(message: Message) -> None:
+    for descriptor in message.descriptors:
+        os.close(descriptor)

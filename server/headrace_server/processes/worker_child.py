@@ -1,0 +1,153 @@
+"""A process that runs one model: whatever the model does to its process, it does to no other model."""
+
+import fcntl
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Thread
+
+from headrace_batching.errors import let_go
+from headrace_protos import Code
+from headrace_server.backends import auto as backends
+from headrace_server.backends.base import Backend, FitsBatching, NamesRuntime, Streaming
+from headrace_server.errors import ServingError, status_of
+from headrace_server.processes import memory_file
+from headrace_server.processes.job import Job, Loaded
+from headrace_server.processes.shared_memory import NOWHERE, OwnedMemory, Placed
+from headrace_server.processes.slot import MAX_TEXT, Ended, Lender, Slot
+
+F_SETSIG = 10  # of <fcntl.h> on Linux
+
+OUT_OF_MEMORY = 75
+"""The status of a process that ends because its model found no memory: what has leaked goes with it."""
+
+
+def main() -> None:
+    """Loads the model that the first message names, and runs it until the server has gone."""
+    end_with_server(int(sys.argv[2]))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # meant for the server
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    with suppress(Ended):
+        _serve_first(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)  # threads that the model has started do not matter any more
+
+
+def end_with_server(lifeline: int) -> None:
+    """Lets the kernel kill this process when the other end of a pipe is closed, whatever it is doing then.
+
+    A thread that waits for that end would not do: a model may hold the interpreter for ever.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        os.read(lifeline, 1)  # which never has anything to read, so the server has gone already
+        os._exit(0)
+
+
+def _serve_first(connection: socket.socket) -> None:
+    slot = _Conversation(connection)
+    message = slot.slot.receive()
+    job: Job = memory_file.unpack(message.descriptors[0])
+    os.close(message.descriptors[0])
+    try:
+        if job.memory_limit:
+            resource.setrlimit(resource.RLIMIT_DATA, (job.memory_limit, job.memory_limit))
+        backend = backends.load(job.folder, job.options)
+    except BaseException as error:  # a model may call sys.exit
+        slot.fail(error)
+        return
+    runtime = backend.runtime if isinstance(backend, NamesRuntime) else ""
+    streams = isinstance(backend, Streaming) and backend.streams
+    loaded = memory_file.pack(Loaded(dict(backend.signatures), runtime, streams))
+    slot.slot.send("loaded", descriptors=[loaded])
+    os.close(loaded)
+    slot.serve(backend)
+
+
+class _Conversation:
+    """Answers one slot's messages; there are as many as runs may go on at once, each on a thread of its own."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._outputs = OwnedMemory()
+        self._lender = Lender()
+        self.slot = Slot(connection, self._outputs)
+
+    def serve(self, backend: Backend) -> None:
+        """Answers until the server has gone."""
+        while True:
+            kind, placed, content, descriptors = self.slot.receive()
+            if kind == "run":
+                self._run(backend, placed, *content)
+            elif kind == "fit":
+                fitted = backend.fit_batching(content[0]) if isinstance(backend, FitsBatching) else content[0]
+                self.slot.send("fitted", fitted)
+            elif kind == "slot":
+                connection = socket.socket(fileno=descriptors[0])
+                Thread(target=_serve_another, args=(connection, backend), daemon=True).start()
+            else:
+                backend.close()
+                return
+
+    def fail(self, error: BaseException) -> None:
+        """Says that what was asked for has failed."""
+        code, text = _status(error)
+        self.slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error))
+
+    def _run(
+        self,
+        backend: Backend,
+        placed: Sequence[Placed],
+        signature: str,
+        outputs: Sequence[str],
+        returned: Sequence[int],
+    ) -> None:
+        self._lender.give_back(returned)
+        inputs = {own.alias: self.slot.mapped.array(own) for own in placed}
+        shared = [own.alias for own in placed if own.block != NOWHERE and own.dtype != "O"]
+        watched = {alias: weakref.ref(inputs[alias]) for alias in shared}
+        try:
+            results, held = self._outputs.place(backend.run(signature, inputs, outputs))
+        except BaseException as error:  # a model that calls sys.exit fails its batch, and ends nothing
+            inputs = {}
+            self.fail(error)
+            if _is_out_of_memory(error):
+                os._exit(OUT_OF_MEMORY)
+            let_go(error)
+            return
+        del inputs
+        kept = [alias for alias, array in watched.items() if array() is not None]
+        try:
+            self.slot.send("ran", self._lender.next, kept, placed=results)
+        except ServingError as error:
+            self.fail(error)
+        else:
+            self._lender.keep(held)
+
+
+def _serve_another(connection: socket.socket, backend: Backend) -> None:
+    with suppress(Ended):
+        _Conversation(connection).serve(backend)
+
+
+def _status(error: BaseException) -> tuple[Code, str]:
+    if _is_out_of_memory(error):
+        return Code.RESOURCE_EXHAUSTED, f"its worker process is out of memory: {error}"
+    if isinstance(error, Exception):
+        return status_of(error)
+    return Code.INTERNAL, f"the model raised {error!r}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""Models in worker processes: what crosses, and what a model's process may do without harm to the server."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from headrace_batching import Options
+from headrace_batching.task import Array
+from headrace_protos import Code
+from headrace_server.backends.base import BackendOptions
+from headrace_server.errors import LoadError, RunLost, ServingError
+from headrace_server.processes.isolated import IsolatedBackend, Isolation
+from headrace_server.processes.job import Job
+from tests import models
+from tests.running import eventually
+
+from .python_models import (
+    CRASHES,
+    EXITS,
+    FINE,
+    HANGS,
+    HOARDS,
+    HOLDS,
+    IS_KILLED,
+    KEEPS,
+    PRINTS,
+    RAISES,
+    STOPS,
+    WRITES,
+    rows,
+    write,
+)
+
+NAME = "model m version 1"
+
+
+class Isolated:
+    """A model in worker processes, and how often these have been started again."""
+
+    def __init__(self, folder: Path, *, memory_limit: int = 0, batching: Options | None = None, **how: float) -> None:
+        self.restarts = 0
+        job = Job(folder, BackendOptions(batching=batching), memory_limit)
+        isolation = Isolation(name=NAME, restarted=self._restarted, **how)  # type: ignore[arg-type]
+        self.backend = IsolatedBackend(job, isolation)
+
+    def run(self, kind: int, count: int = 1) -> Array:
+        return self.backend.run("serving_default", {"x": rows(kind, count)}, ["y"])["y"]
+
+    def lost(self, kind: int) -> tuple[Code, str]:
+        with pytest.raises(RunLost) as raised:
+            self.run(kind)
+        return raised.value.code, raised.value.message
+
+    def pids(self) -> list[int]:
+        workers = [keeper._worker for keeper in self.backend._keepers]
+        return [worker.pid for worker in workers if worker is not None]
+
+    def _restarted(self) -> None:
+        self.restarts += 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("base") / "1")
+
+
+@pytest.fixture
+def model(folder: Path) -> Iterator[Isolated]:
+    before = set(threading.enumerate())
+    isolated = Isolated(folder)
+    yield isolated
+    isolated.backend.close()
+    assert set(threading.enumerate()) <= before
+
+
+ENDS = {
+    EXITS: "its worker process ended with status 7 during the run",
+    CRASHES: "its worker process was ended by SIGSEGV during the run",
+    IS_KILLED: "its worker process was ended by SIGKILL during the run",
+}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_process_that_ends_fails_its_run_and_is_started_again(model: Isolated, kind: int) -> None:
+    assert model.lost(kind) == (Code.INTERNAL, f"{NAME}: {ENDS[kind]}")
+    assert model.run(FINE).tolist() == [[1, 1]]
+    assert model.restarts == 1
+
+
+def test_a_process_that_ends_between_runs_fails_none(model: Isolated) -> None:
+    (pid,) = model.pids()
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(model.run, FINE)
+        os.kill(pid, signal.SIGKILL)
+        assert answer.result().tolist() == [[1, 1]]
+    assert model.run(FINE).tolist() == [[1, 1]]
+    assert model.pids() != [pid]
+
+
+@pytest.mark.parametrize("kind", [HANGS, HOLDS])
+def test_a_run_that_takes_too_long_is_ended_with_its_process(folder: Path, kind: int) -> None:
+    model = Isolated(folder, run_timeout=0.2)
+    text = f"{NAME}: a run took more than 0.2 s, and its worker process was ended"
+    assert model.lost(kind) == (Code.DEADLINE_EXCEEDED, text)
+    assert model.run(FINE).tolist() == [[1, 1]]
+    model.backend.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(RAISES, r"ValueError: no \(model.py, line \d+, in predict\)"), (STOPS, "SystemExit: 3 ")]
+)
+def test_an_exception_is_the_callers_alone(model: Isolated, kind: int, text: str) -> None:
+    (pid,) = model.pids()
+    with pytest.raises(ServingError, match=text) as raised:
+        model.run(kind)
+    assert raised.value.code == Code.INTERNAL
+    assert not isinstance(raised.value, RunLost)
+    assert model.pids() == [pid]
+
+
+def test_what_takes_too_much_memory_fails_and_its_process_makes_room_for_another(folder: Path) -> None:
+    model = Isolated(folder, memory_limit=1 << 30)
+    (pid,) = model.pids()
+    with pytest.raises(ServingError, match="out of memory") as raised:
+        model.run(HOARDS)
+    assert raised.value.code == Code.RESOURCE_EXHAUSTED
+    assert model.run(FINE).tolist() == [[1, 1]]
+    assert model.pids() != [pid]
+    model.backend.close()
+
+
+def test_what_a_model_prints_and_logs_is_in_the_log_under_its_name(
+    model: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "headrace_server")
+    model.run(PRINTS)
+    expected = {f"{NAME}: {line}" for line in ("printed", "to stderr", "WARNING logged")}
+    eventually(lambda: expected <= set(caplog.messages))
+
+
+class TestArrays:
+    def test_inputs_that_a_model_keeps_are_not_written_over(self, model: Isolated) -> None:
+        inputs = model.backend.empty((2, 2), np.dtype(np.float32))
+        inputs[:] = KEEPS
+        model.backend.run("serving_default", {"x": inputs}, ["y"])
+        del inputs
+        for _ in range(3):
+            model.run(FINE, 2)
+        kept = model.backend.run("serving_default", {"x": rows(FINE)}, ["kept"])["kept"]
+        assert kept.tolist() == [4 * KEEPS]
+
+    def test_outputs_that_a_caller_keeps_are_not_written_over(self, model: Isolated) -> None:
+        answers = [model.run(FINE, count) for count in (1, 2, 2, 3)]
+        model.run(RAISES + 100)
+        assert [answer.tolist() for answer in answers] == [[[1, 1]] * count for count in (1, 2, 2, 3)]
+
+    def test_a_model_may_write_into_its_inputs(self, model: Isolated) -> None:
+        sent = rows(WRITES, 2)
+        answer = model.backend.run("serving_default", {"x": sent}, ["y"])["y"]
+        assert answer.tolist() == [[WRITES + 1] * 2] * 2
+        assert sent.tolist() == [[WRITES] * 2] * 2
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            np.arange(6, dtype=np.int64).reshape(2, 3),
+            np.array([[True], [False]]),
+            np.arange(12, dtype=np.float32).reshape(4, 3)[::2],
+            np.broadcast_to(np.float32(7), (2, 3)),
+            np.ones((2, 3), ml_dtypes.bfloat16),
+            np.zeros((2, 0), np.float32),
+            np.array([[b"a", b""], ["\N{SNOWMAN}".encode(), b"\0" * 5]], object),
+            np.zeros((1 << 9, 1 << 12), np.float64),
+        ],
+        ids=lambda array: f"{array.dtype}{array.shape}",
+    )
+    def test_every_kind_of_array_crosses_both_ways(self, tmp_path: Path, array: Array) -> None:
+        dtype = "string" if array.dtype == object else str(array.dtype)
+        spec = f"({dtype!r}, [None, None])"
+        code = f"import ml_dtypes\nINPUTS = {{'x': {spec}}}\nOUTPUTS = {{'y': {spec}}}\n"
+        model = Isolated(write(tmp_path, f"{code}def predict(inputs): return {{'y': inputs['x']}}\n"))
+        for _ in range(3):
+            y = model.backend.run("serving_default", {"x": array}, ["y"])["y"]
+            assert y.dtype == array.dtype
+            assert np.array_equal(y, array)
+        model.backend.close()
+
+    def test_more_arrays_than_descriptors_fit_a_message(self, tmp_path: Path) -> None:
+        code = """
+        INPUTS = {f"x{n}": ("float32", [None]) for n in range(300)}
+        OUTPUTS = {f"y{n}": ("float32", [None]) for n in range(300)}
+        def predict(inputs): return {f"y{n}": inputs[f"x{n}"] + n for n in range(300)}
+        """
+        model = Isolated(write(tmp_path, code))
+        sent = {f"x{n}": np.ones(1, np.float32) for n in range(300)}
+        answers = model.backend.run("serving_default", sent, [f"y{n}" for n in range(300)])
+        assert [answers[f"y{n}"].tolist() for n in range(300)] == [[n + 1.0] for n in range(300)]
+        model.backend.close()
+
+
+class TestAtOnce:
+    CODE = """
+    import threading, numpy as np
+    INPUTS = {"x": ("float32", [None, 2])}
+    OUTPUTS = {"y": ("float32", [None, 2])}
+    THREAD_SAFE = True
+    together = threading.Barrier(3)
+    def predict(inputs):
+        together.wait(20)
+        return {"y": inputs["x"]}
+    """
+
+    def test_one_batch_at_a_time_unless_the_model_is_thread_safe(self, model: Isolated) -> None:
+        assert model.backend.fit_batching(Options(num_batch_threads=4)).max_running_batches == 1
+
+    def test_several_workers(self, folder: Path) -> None:
+        model = Isolated(folder, workers=2)
+        assert model.backend.fit_batching(Options(num_batch_threads=4)).max_running_batches == 2
+        assert len(set(model.pids())) == 2
+        model.backend.close()
+
+    def test_a_thread_safe_model_runs_several_batches_in_one_process(self, tmp_path: Path) -> None:
+        model = Isolated(write(tmp_path, self.CODE), batching=Options(num_batch_threads=3))
+        assert model.backend.fit_batching(Options(num_batch_threads=3)).max_running_batches == 3
+        with ThreadPoolExecutor(3) as pool:
+            answers = list(pool.map(lambda number: model.run(number).tolist(), range(3)))
+        assert answers == [[[number, number]] for number in range(3)]
+        model.backend.close()
+
+
+class TestLoads:
+    @pytest.mark.parametrize(
+        ("code", "failure", "text"),
+        [
+            ("def", Code.INTERNAL, "SyntaxError: invalid syntax"),
+            ("import os; os._exit(3)", Code.INTERNAL, "its worker process ended with status 3"),
+            ("import sys; sys.exit(3)", Code.INTERNAL, "SystemExit: 3"),
+            ("import ctypes; ctypes.string_at(0)", Code.INTERNAL, "its worker process was ended by SIGSEGV"),
+            ("", Code.INVALID_ARGUMENT, "defines none of predict(inputs), inference(data)"),
+        ],
+    )
+    def test_a_model_that_cannot_be_loaded(self, tmp_path: Path, code: str, failure: Code, text: str) -> None:
+        with pytest.raises(LoadError) as raised:
+            Isolated(write(tmp_path, code))
+        assert raised.value.code == failure
+        assert text in raised.value.message
+        assert str(tmp_path) in raised.value.message
+
+    def test_one_that_cannot_be_loaded_again_is_unavailable_at_once(self, tmp_path: Path) -> None:
+        model = Isolated(write(tmp_path))
+        (tmp_path / "model.py").write_text("raise ValueError")
+        model.lost(EXITS)
+        eventually(lambda: model.restarts >= 2)
+        code, text = model.lost(FINE)
+        assert (code, text) == (Code.UNAVAILABLE, f"{NAME}: no worker process is up; it is started again")
+        model.backend.close()
+
+    def test_closing_lets_the_model_close(self, tmp_path: Path) -> None:
+        code = """
+        import pathlib
+        INPUTS = {"x": ("float32", [None, 2])}
+        OUTPUTS = {"y": ("float32", [None, 2])}
+        def predict(inputs): return {"y": inputs["x"]}
+        def close(): pathlib.Path(__file__).with_name("closed").touch()
+        """
+        model = Isolated(write(tmp_path, code))
+        model.backend.close()
+        assert (tmp_path / "closed").exists()
+        assert model.restarts == 0
+
+    def test_nothing_is_imported_from_the_working_directory(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("numpy", "orjson", "onnxruntime", "logging"):
+            (tmp_path / f"{name}.py").write_text("import os; os._exit(9)")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", f".{os.pathsep}")
+        model = Isolated(folder)
+        assert model.run(FINE).tolist() == [[1, 1]]
+        model.backend.close()
+
+    def test_any_backend_can_have_one(self, tmp_path: Path) -> None:
+        models.linear(tmp_path, columns=2)
+        model = Isolated(tmp_path)
+        assert model.run(FINE + 3, 2).tolist() == [[6], [6]]
+        assert model.backend.signatures["serving_default"].batched
+        model.backend.close()
+
+
+@pytest.mark.parametrize("kind", [FINE, HANGS, HOLDS])
+def test_a_server_that_is_killed_takes_its_workers_along(folder: Path, kind: int) -> None:
+    """Even where the model holds the interpreter, and nothing in the worker can look whether the server is there."""
+    code = f"""
+import sys, threading
+from pathlib import Path
+from headrace_server.backends.base import BackendOptions
+from headrace_server.processes.isolated import IsolatedBackend, Isolation
+from headrace_server.processes.job import Job
+import numpy as np
+backend = IsolatedBackend(Job(Path({str(folder)!r}), BackendOptions()), Isolation(name="m"))
+inputs = {{"x": np.full((1, 2), {kind}, np.float32)}}
+run = threading.Thread(target=backend.run, args=("serving_default", inputs, ["y"]))
+run.start()
+if {kind == FINE}: run.join()
+print(backend._keepers[0]._worker.pid, flush=True)
+sys.stdin.read()
+"""
+    server = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    pid = int(server.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    server.kill()
+    server.communicate()
+    eventually(lambda: not _runs(pid))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

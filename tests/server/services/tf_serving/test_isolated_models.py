@@ -1,0 +1,136 @@
+"""Python models in worker processes behind a server: what one does to its process, the other models do not feel."""
+
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from tests import models
+from tests.calls import Caller, Refusal, predict_request, refusal_of
+from tests.conftest import Serve
+from tests.rest_calls import RestCaller, free_port
+from tests.running import ServerProcess, eventually
+from tests.server.processes.python_models import CRASHES, FINE, HANGS, IS_KILLED, PRINTS, rows, write
+
+
+class TwoModels:
+    """A server with a Python model `python` and an ONNX model `other`."""
+
+    def __init__(self, serve: Serve, folder: Path, *flags: str, options: str = "") -> None:
+        write(folder / "python" / "1")
+        (folder / "python" / "model.toml").write_text(options)
+        models.linear(folder / "other" / "1", columns=2)
+        config = folder / "models.config"
+        entry = 'config {{ name: "{0}" base_path: "{1}/{0}" model_platform: "tensorflow" }}'
+        entries = " ".join(entry.format(name, folder) for name in ("python", "other"))
+        config.write_text(f"model_config_list {{ {entries} }}")
+        self.server: ServerProcess = serve(folder, f"--model_config_file={config}", *flags)
+        self.caller: Caller = self.server.started()
+
+    def call(self, kind: int) -> object:
+        return self.caller.predict({"x": rows(kind)}, outputs=["y"], name="python")["y"].tolist()
+
+    def refusal(self, kind: int) -> Refusal:
+        return self.caller.refusal(predict_request({"x": rows(kind)}, outputs=["y"], name="python"))
+
+    def other(self) -> object:
+        return self.caller.predict({"x": np.ones((1, 2), np.float32)}, name="other")["y"].tolist()
+
+    def worker(self) -> int:
+        """The process of the Python model."""
+        children = Path(f"/proc/{self.server.process.pid}/task").glob("*/children")
+        pids = [int(pid) for file in children for pid in file.read_text().split()]
+        (pid,) = [pid for pid in pids if b"worker_child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return pid
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"), [(CRASHES, "was ended by SIGSEGV"), (IS_KILLED, "was ended by SIGKILL")], ids=["crash", "kill"]
+)
+def test_a_process_that_ends_fails_the_batch_in_hand_alone(serving: Serve, tmp_path: Path, kind: int, end: str) -> None:
+    both = TwoModels(serving, tmp_path)
+    text = f"model python version 1: its worker process {end} during the run"
+    assert both.refusal(kind) == (StatusCode.INTERNAL, text)
+    assert both.other() == [[2]]
+    assert both.call(FINE) == [[1, 1]]
+    assert both.server.process.poll() is None
+
+
+def test_a_process_that_is_killed_under_load(serving: Serve, tmp_path: Path) -> None:
+    """Whoever waits is answered by the next one; no call of another model fails."""
+    both = TwoModels(serving, tmp_path)
+    ended: Counter[tuple[StatusCode, str]] = Counter()
+    others: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def call_python() -> None:
+        while not stop.is_set():
+            try:
+                both.call(FINE)
+                ended[StatusCode.OK, ""] += 1
+            except grpc.RpcError as error:
+                ended[tuple(refusal_of(error))] += 1  # type: ignore[index]
+
+    def call_other() -> None:
+        while not stop.is_set():
+            others[str(both.other())] += 1
+
+    callers = [threading.Thread(target=target) for target in [call_python] * 4 + [call_other]]
+    for caller in callers:
+        caller.start()
+    pid = eventually(lambda: ended[StatusCode.OK, ""] > 20 and both.worker())
+    os.kill(int(pid), signal.SIGKILL)
+    before = ended[StatusCode.OK, ""]
+    eventually(lambda: ended[StatusCode.OK, ""] > before + 20)
+    stop.set()
+    for caller in callers:
+        caller.join()
+
+    lost = (StatusCode.INTERNAL, "model python version 1: its worker process was ended by SIGKILL during the run")
+    assert set(ended) <= {(StatusCode.OK, ""), lost}
+    assert ended[lost] <= 4
+    assert set(others) == {"[[2.0]]"}
+    assert both.worker() != pid
+
+
+def test_a_hanging_run_is_given_up(serving: Serve, tmp_path: Path) -> None:
+    both = TwoModels(serving, tmp_path, options="[isolation]\nrun_timeout = 0.2")
+    text = "model python version 1: a run took more than 0.2 s, and its worker process was ended"
+    assert both.refusal(HANGS) == (StatusCode.DEADLINE_EXCEEDED, text)
+    assert both.other() == [[2]]
+    assert both.call(FINE) == [[1, 1]]
+
+
+def test_what_it_prints_is_in_the_servers_log(serving: Serve, tmp_path: Path) -> None:
+    both = TwoModels(serving, tmp_path)
+    both.call(PRINTS)
+    both.server.wait_for(re.compile(r"model python version 1: printed$"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"), [(["--python_workers=0"], ""), ([], "[isolation]\nworkers = 0")], ids=["flag", "model.toml"]
+)
+def test_the_servers_own_process_can_run_it(serving: Serve, tmp_path: Path, flags: list[str], options: str) -> None:
+    both = TwoModels(serving, tmp_path, *flags, options=options)
+    assert both.call(FINE) == [[1, 1]]
+    with pytest.raises(ValueError, match="not enough values"):
+        both.worker()
+
+
+def test_restarts_are_counted(serving: Serve, tmp_path: Path) -> None:
+    monitoring = tmp_path / "monitoring.config"
+    monitoring.write_text("prometheus_config { enable: true }")
+    port = free_port()
+    both = TwoModels(serving, tmp_path, f"--rest_api_port={port}", f"--monitoring_config_file={monitoring}")
+    both.refusal(CRASHES)
+    with closing(RestCaller(port)) as rest:
+        line = ':headrace:worker_restarts{model_name="python",version="1"} 1'
+        eventually(lambda: line in rest.get("/monitoring/prometheus/metrics").text)
