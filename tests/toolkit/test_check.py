@@ -1,20 +1,12 @@
-"""Comparisons of answers, and the trial whether rows leave each other alone."""
+"""Comparisons of answers."""
 
 import math
 
 import numpy as np
 import pytest
 
-from headrace_batching.task import Arrays
-from headrace_protos import DataType
-from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_toolkit import ToolkitError
-from headrace_toolkit.check import agreement, compare, decisions, dependence, largest
-
-
-def signature(first: int | None = None) -> Signature:
-    dims = ("N" if first is None else "", "")
-    return Signature({"x": TensorSpec("x", DataType.DT_FLOAT, (first, 2), dims)}, {})
+from headrace_toolkit.check import agreement, compare, decisions, largest
 
 
 def test_differences_of_floats() -> None:
@@ -62,39 +54,3 @@ def test_who_decides() -> None:
     assert decisions({"value": np.zeros(2)}) is None
     assert agreement({"s": scores}, {"s": scores[::-1]}) == 0
     assert agreement({"v": np.zeros(2)}, {"v": np.zeros(2)}) is None
-
-
-SEVEN = np.arange(14, dtype=np.float32).reshape(7, 2) ** 2
-
-
-@pytest.mark.parametrize(
-    ("function", "words"),
-    [
-        (lambda x: x * 2, ""),
-        (lambda x: x - x.mean(0), "in a batch of 2 row 1 of output y is answered otherwise than alone, by 4"),
-        (lambda x: x / np.abs(x).max(), "in a batch of 2 row 1 of output y is answered otherwise"),
-        (lambda x: x[:1], r"in a batch of 2 output y has the shape [1, 2], and must have a row for each"),
-        (lambda x: x.reshape(-1), "output y has the shape [4], and must have a row for each"),
-        (lambda x: np.float32(x.sum()), "output y has the shape [], and must have a row for each"),
-        (lambda x: np.concatenate([x] * len(x), 1), "output y has another shape than for a row alone"),
-        (lambda x: x[np.minimum(np.arange(len(x)), 5)], "in a batch of 7 row 7 of output y"),
-    ],
-    ids=["row by row", "mean of the batch", "largest of the batch", "one row", "flat", "sum", "wider", "six rows"],
-)  # fmt: skip
-def test_rows_that_influence_each_other(function: object, words: str) -> None:
-    def run(inputs: Arrays) -> Arrays:
-        return {"y": np.asarray(function(inputs["x"]))}  # type: ignore[operator]
-
-    found = dependence(run, signature(), {"x": SEVEN})
-    assert bool(found) == bool(words)
-    assert words in found
-
-
-def test_a_model_that_takes_other_numbers_of_rows_only() -> None:
-    def run(inputs: Arrays) -> Arrays:
-        if len(inputs["x"]) % 2 and len(inputs["x"]) > 1:
-            raise ToolkitError("it takes pairs")
-        return {"y": inputs["x"]}
-
-    assert dependence(run, signature(), {"x": SEVEN}) == "it does not run at 1, 2, 3, 7 rows: it takes pairs"
-    assert dependence(run, signature(4), {"x": SEVEN}) == "its first dimension is fixed at 4"

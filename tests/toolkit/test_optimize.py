@@ -82,7 +82,7 @@ def test_what_is_published(searched: Result, tmp_path: Path) -> None:
     card = json.loads((version / "card.json").read_text())
     assert card["model"] == "digits"
     assert card["signature"] == {"inputs": {"x": "float32[N,1,8,8]"}, "outputs": {"logits": "float32[N,10]"}}
-    assert card["batching"] == {"finding": "independent", "reason": ""}
+    assert card["rows"]["finding"] == "independent"
     assert card["files"]["model.onnx"]["bytes"] == (version / "model.onnx").stat().st_size
     assert card["report"]["steps"][0]["kept"]
     profile = json.loads((version / "profile.json").read_text())
@@ -119,10 +119,10 @@ DOUBLED = [helper.make_node("Add", ["x", "x"], ["y"])]
 
 def test_a_model_that_mixes_rows_is_published_only_without_batches(tmp_path: Path) -> None:
     source = load(model_of(tmp_path / "mixes.onnx", CENTRED, ["n", 4], ["n", 4]))
-    with pytest.raises(ToolkitError, match="mixes the rows of a batch: in a batch of 2 row 1 of output y is answered"):
+    with pytest.raises(ToolkitError, match=r"mixes\.onnx mixes the rows of a batch: output 'y'"):
         convert(source, None)
     result = convert(source, None, Recipe.of({"output": {"batch": False}}, tmp_path))
-    assert result.batching.finding == "dependent"
+    assert result.rows_verdict.finding == "dependent"
     result.publish(tmp_path / "m")
     assert (tmp_path / "m" / "model.toml").read_text() == "[batching]\nenabled = false\n"
     (tmp_path / "m" / "model.toml").write_text("")
@@ -132,15 +132,15 @@ def test_a_model_that_mixes_rows_is_published_only_without_batches(tmp_path: Pat
 
 def test_a_fixed_batch_is_named(tmp_path: Path) -> None:
     result = convert(load(model_of(tmp_path / "one.onnx", DOUBLED, [1, 4], [1, 4])), None)
-    assert "the first dimension is fixed at 1: requests run one by one" in result.report.warnings[0]
-    assert result.batching.finding == "no_batch_axis"
+    assert "requests will run one by one: the first dimension is fixed at 1; export" in result.report.warnings[0]
+    assert result.rows_verdict.finding == "no_batch_axis"
 
 
 def test_an_output_declared_with_one_row_is_mended(tmp_path: Path) -> None:
     result = convert(load(model_of(tmp_path / "label.onnx", DOUBLED, ["n", 4], [1, 4])), None)
     assert result.report.notes[1] == "output y was declared to have one row, and has as many as its inputs: mended"
     assert result.signature.outputs["y"].shape == (None, 4)
-    assert result.batching.finding == "independent"
+    assert result.rows_verdict.finding == "independent"
 
 
 def test_names_of_the_batch_become_one(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_classifiers(estimator: Any) -> None:
     assert line.metric == estimator.score(FEATURES[TEST], CLASSES[TEST])
     assert list(result.signature.outputs) == ["label", "probabilities"]
     assert result.labels == ("0", "1")
-    assert result.batching.finding == "independent"
+    assert result.rows_verdict.finding == "independent"
 
 
 @pytest.mark.parametrize("estimator", [Ridge(), RandomForestRegressor(5)])
@@ -154,7 +154,7 @@ def test_files(tmp_path: Path, made: Callable[[Path], Path], kind: str) -> None:
     assert differing is not None
     assert differing <= 0.02
     assert all(spec.shape[0] is None for spec in result.signature.outputs.values())
-    assert result.batching.finding == "independent"
+    assert result.rows_verdict.finding == "independent"
 
 
 class Writes:

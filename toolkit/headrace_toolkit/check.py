@@ -1,22 +1,14 @@
-"""Two models on the same rows: differences, agreement, and whether a row's answer depends on its neighbours.
+"""Two models on the same rows: differences and agreement. All of it is pure: arrays in, numbers out."""
 
-All of it is pure: arrays and functions in, numbers and sentences out.
-"""
-
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_server.backends.signature import Signature
 from headrace_toolkit.errors import ToolkitError
-from headrace_toolkit.running import Run, rows_at_once
 
 ROW_TOLERANCE = 1e-4
 """A row differs where an element is off by more than this, as a share of the output's largest value or 1."""
-
-TRIED_ROWS = (1, 2, 3, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,43 +76,6 @@ def agreement(expected: Arrays, got: Arrays, output: str = "") -> float | None:
     if wanted is None or found is None:
         return None
     return float((wanted == found).mean())
-
-
-def dependence(run: Run, signature: Signature, inputs: Mapping[str, Array]) -> str:
-    """Why rows must not be joined into batches; empty where each row is answered as it is alone.
-
-    Args:
-        run: The model.
-        signature: The model's.
-        inputs: At least seven rows.
-    """
-    if rows_at_once(signature) is not None:
-        return f"its first dimension is fixed at {rows_at_once(signature)}"
-    try:
-        alone = [run(_rows(inputs, row, row + 1)) for row in range(max(TRIED_ROWS))]
-        for rows in TRIED_ROWS[1:]:
-            if reason := _unlike(run(_rows(inputs, 0, rows)), alone[:rows]):
-                return f"in a batch of {rows} {reason}"
-    except ToolkitError as error:
-        return f"it does not run at {', '.join(map(str, TRIED_ROWS))} rows: {error}"
-    return ""
-
-
-def _rows(inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-    return {name: array[start:stop] for name, array in inputs.items()}
-
-
-def _unlike(together: Arrays, alone: list[Arrays]) -> str:
-    for name, array in together.items():
-        if array.ndim == 0 or len(array) != len(alone):
-            return f"output {name} has the shape {list(array.shape)}, and must have a row for each"
-        for row, single in enumerate(alone):
-            if single[name].shape != (1, *array.shape[1:]):
-                return f"output {name} has another shape than for a row alone"
-            difference = _difference(name, single[name], array[row : row + 1])
-            if difference.differing:
-                return f"row {row + 1} of output {name} is answered otherwise than alone, by {difference.largest:.3g}"
-    return ""
 
 
 def _difference(name: str, expected: Array, got: Array) -> Difference:

@@ -11,7 +11,7 @@ from headrace_toolkit.running import OnnxModel, rows_at_once
 
 BATCH = "N"
 
-_ROWS = 7  # a number that hardly any model answers with anyway
+ROWS = 7  # a number that hardly any model answers with anyway
 
 
 def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:
@@ -29,10 +29,10 @@ def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:
     if not wrong or rows_at_once(model.signature) is not None:
         return ()
     try:
-        outputs = model.run({name: array[:_ROWS] for name, array in rows.items()})
+        outputs = model.run({name: array[:ROWS] for name, array in rows.items()})
     except ToolkitError:
         return ()
-    mended = [name for name in wrong if outputs[name].ndim and len(outputs[name]) == _ROWS]
+    mended = [name for name in wrong if outputs[name].ndim and len(outputs[name]) == ROWS]
     if mended:
         _declare(file, mended)
     return tuple(

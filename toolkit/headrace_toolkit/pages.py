@@ -16,8 +16,9 @@ h1 { font-size: 1.4rem; margin-bottom: .2rem; }
 p.verdict { font-size: 1.1rem; border-left: 4px solid #1f6f8b; padding: .3rem .8rem; background: #f2f7f9; }
 p.warning { border-left: 4px solid #c77700; padding: .3rem .8rem; background: #fff7ea; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
+th, td { text-align: right; white-space: nowrap; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; white-space: normal; }
 tr.kept td { background: #eef6f8; font-weight: 600; }
 tr.untried td { color: #777; }
 img { max-width: 100%; margin: 1rem 0; }
@@ -41,7 +42,7 @@ def chart(report: Report) -> bytes:
     counts = sorted({count for line in lines for count in line.time})
     many = counts[-1] if counts else 0
     rows = f"{many} row{'s' if many > 1 else ''}"
-    _bars(axes[0], lines, [(line.bytes or 0) / (base.bytes or 1) for line in lines], "size", "{:.2f}")
+    _bars(axes[0], lines, [(line.bytes or 0) / (base.bytes or 1) for line in lines], "bytes", "{:.2f}")
     _bars(axes[1], lines, [line.time.get(many, 0.0) for line in lines], f"time of {rows}", "{:.2f}")
     _dots(axes[2], report, lines)
     axes[0].set_yticks(range(len(lines)), [_wrapped(line.name) for line in lines])
@@ -71,9 +72,9 @@ def _bars(axes: Any, lines: list[Line], ratios: list[float], title: str, form: s
     colours = [_KEPT if line.kept else _OTHER for line in lines]
     bars = axes.barh(range(len(lines)), ratios, color=colours, height=0.62)
     axes.bar_label(bars, [form.format(ratio) for ratio in ratios], padding=3)
-    axes.axvline(1.0, color="#888", linewidth=0.8)
+    axes.axvline(1.0, color="#888", linewidth=0.8, zorder=0)
     axes.set_xlim(0, max([1.0, *ratios]) * 1.18)
-    axes.set_title(f"{title}, beside {lines[0].name}", fontsize=10)
+    axes.set_title(f"{title} ({lines[0].name} = 1)", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -96,12 +97,14 @@ def _dots(axes: Any, report: Report, lines: list[Line]) -> None:
 
 
 def _wrapped(name: str) -> str:
-    """A name in lines of some 28 characters."""
+    """A name in lines of some 30 characters, broken after commas."""
     lines = [""]
-    for word in name.split():
-        if len(lines[-1]) + len(word) > 28:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
+    for part in name.split(", "):
+        if lines[-1] and len(lines[-1]) + len(part) > 30:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] = f"{lines[-1]}, {part}" if lines[-1] else part
     return "\n".join(lines)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from headrace_toolkit import check, mend
+from headrace_server.backends.independence import Finding, Verdict
+from headrace_toolkit import mend
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.graph import Facts
@@ -13,8 +14,9 @@ from headrace_toolkit.machine import this_machine
 from headrace_toolkit.progress import Progress, Silent
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Line, Report, Rows, size
-from headrace_toolkit.result import Batching, Result
-from headrace_toolkit.running import OnnxModel, rows_at_once
+from headrace_toolkit.result import Result
+from headrace_toolkit.rows import TRIED_ROWS, try_model
+from headrace_toolkit.running import OnnxModel
 from headrace_toolkit.search import CANDIDATES, Circumstances, Outcome, Search, verdicts, why_not
 from headrace_toolkit.sources.base import Source, Trainable
 from headrace_toolkit.steps import auto
@@ -76,11 +78,11 @@ class _Run:
         self._told.notes += exported.notes
         plan = Plan(calibrates=self._calibrates(), classes=exported.labels, seed=self._recipe.seed)
         grounds = settle(self._source, data, self._recipe.data, plan, self._told, self._progress)
-        batching = self._check_rows(exported.model, grounds)
+        self._check_rows(exported.model, grounds)
         first = self._examine("convert to ONNX", exported.model, self._source, grounds)
         self._check_conversion(first)
         chain, lines = self._do_steps(first, grounds)
-        return self._conclude(chain, lines, grounds, batching, exported.labels)
+        return self._conclude(chain, lines, grounds, exported.labels)
 
     def _refuse_steps_without_module(self) -> None:
         for step in self._recipe.steps:
@@ -97,32 +99,29 @@ class _Run:
         with self._progress.step(f"check {name}") as advance:
             return examine(name, file, source, grounds, advance)
 
-    def _check_rows(self, file: Path, grounds: Grounds) -> Batching:
-        """Whether rows of the converted model may be batched; mends what its exporter declared wrongly.
+    def _check_rows(self, file: Path, grounds: Grounds) -> None:
+        """Mends what the exporter declared wrongly of the batch, and refuses a model whose rows influence each other.
 
         Raises:
-            ToolkitError: They influence each other, and the user has not said that the version is not to be batched.
+            ToolkitError: They do, and the user has not said that the version is not to be batched.
         """
-        seven = grounds.rows(max(check.TRIED_ROWS))
-        self._told.notes += mend.mend_outputs(file, seven)
-        model = OnnxModel(file)
-        if (fixed := rows_at_once(model.signature)) is not None:
-            self._told.warnings.append(
-                f"the first dimension is fixed at {fixed}: requests run one by one, and only with {fixed} "
-                f"row{'s' if fixed > 1 else ''}; export the model with a first dimension that varies to have it batched"
-            )
-            return Batching("no_batch_axis", f"the first dimension is fixed at {fixed}")
-        reason = check.dependence(model.run, model.signature, seven)
-        if not reason:
-            mend.name_batch(file, model.signature)
-            return Batching("independent")
-        if self._recipe.output.batch:
+        self._told.notes += mend.mend_outputs(file, grounds.rows(mend.ROWS))
+        verdict = self._try_rows(file, grounds)
+        if verdict.finding is Finding.INDEPENDENT:
+            mend.name_batch(file, OnnxModel(file).signature)
+        elif verdict.finding is Finding.NO_BATCH_AXIS:
+            self._told.warnings.append(f"requests will run one by one: {verdict.reason}; export the model with a first "
+                                       "dimension that varies to have them batched")  # fmt: skip
+        elif verdict.finding is Finding.DEPENDENT and self._recipe.output.batch:
             raise ToolkitError(
-                f"{self._source.origin.name} mixes the rows of a batch: {reason}. Batched, one caller's rows would "
-                "change another's answers; mend the model, or publish it with --batch=false"
+                f"{self._source.origin.name} mixes the rows of a batch: {verdict.reason}. Batched, one caller's rows "
+                "would change another's answers; mend the model, or publish it with --batch=false"
             )
-        self._told.warnings.append(f"rows must not be batched: {reason}")
-        return Batching("dependent", reason)
+        else:
+            self._told.warnings.append(f"requests will run one by one: {verdict.reason}")
+
+    def _try_rows(self, file: Path, grounds: Grounds) -> Verdict:
+        return try_model(file, None if grounds.random else grounds.rows(TRIED_ROWS))
 
     def _check_conversion(self, first: Variant) -> None:
         """Refuses a conversion that answers otherwise than its source.
@@ -231,9 +230,7 @@ class _Run:
             difference=variant.line.largest_difference or 0.0,
         )
 
-    def _conclude(
-        self, chain: list[Variant], lines: list[Line], grounds: Grounds, batching: Batching, labels: tuple[str, ...]
-    ) -> Result:
+    def _conclude(self, chain: list[Variant], lines: list[Line], grounds: Grounds, labels: tuple[str, ...]) -> Result:
         with self._progress.step("time the models"):
             first, *others = self._timed(chain, grounds)
         last = others[-1] if others else first
@@ -255,13 +252,14 @@ class _Run:
             warnings=tuple(self._told.warnings),
             notes=tuple(self._told.notes),
         )
-        failed = self._failure(first, last, grounds)
+        verdict = self._try_rows(last.file, grounds)
+        failed = self._failure(first, last, grounds) or self._mixing(last, verdict)
         return Result(
             report=replace(report, verdict=failed or _sentence(first, last, grounds, self._recipe.limits.max_drop)),
             failed=failed,
             model=last.file,
             signature=last.model.signature,
-            batching=batching,
+            rows_verdict=verdict,
             labels=labels,
             grounds=grounds,
             recipe=self._recipe,
@@ -298,6 +296,12 @@ class _Run:
                 "nothing is published"
             )
         return ""
+
+    def _mixing(self, last: Variant, verdict: Verdict) -> str:
+        """Why a model must not be published whose rows a step has mixed; empty where none has."""
+        if verdict.finding is not Finding.DEPENDENT or not self._recipe.output.batch:
+            return ""
+        return f"{last.line.name} mixes the rows of a batch: {verdict.reason}: nothing is published"
 
 
 def _rows(data: Data) -> Rows:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from headrace_server.backends.independence import Finding, Verdict
 from headrace_server.backends.signature import Signature
 from headrace_server.config.model_toml import MODEL_FILE as MODEL_OPTIONS_FILE
 from headrace_server.config.model_toml import read_model_options
@@ -22,19 +23,6 @@ from headrace_toolkit.specs import write_spec
 from headrace_toolkit.work_folder import WorkFolder
 
 
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """Whether rows of several callers may share a batch.
-
-    Attributes:
-        finding: `independent`, `dependent` or `no_batch_axis`.
-        reason: Why not, as the end of a sentence; empty for independent rows.
-    """
-
-    finding: str
-    reason: str = ""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What a run has come to.
@@ -44,7 +32,7 @@ class Result:
         failed: Why nothing may be published; empty where the limits are met.
         model: The file of the model that is kept. It is removed with this object.
         signature: The model's.
-        batching: Whether its rows may be batched.
+        rows_verdict: Whether rows of several callers may share a batch of it, by the server's own trial.
         labels: The classes by index, where the source knows them.
         grounds: What it was judged on.
         recipe: What was done.
@@ -55,7 +43,7 @@ class Result:
     failed: str
     model: Path
     signature: Signature
-    batching: Batching
+    rows_verdict: Verdict
     labels: tuple[str, ...]
     grounds: Grounds
     recipe: Recipe
@@ -107,14 +95,18 @@ class Result:
                 "inputs": {alias: write_spec(spec) for alias, spec in self.signature.inputs.items()},
                 "outputs": {alias: write_spec(spec) for alias, spec in self.signature.outputs.items()},
             },
-            "batching": {"finding": self.batching.finding, "reason": self.batching.reason},
+            "rows": {
+                "finding": str(self.rows_verdict.finding),
+                "reason": self.rows_verdict.reason,
+                "runs": self.rows_verdict.runs,
+            },
             "recipe": self.recipe.text,
             "report": self.report.document(),
         }
 
     def _model_options(self) -> str:
         """What `model.toml` has to say; empty for nothing."""
-        if self.batching.finding == "dependent":
+        if self.rows_verdict.finding is Finding.DEPENDENT:
             return "[batching]\nenabled = false\n"
         if not self.labels or not self._has_scores():
             return ""
@@ -128,9 +120,10 @@ class Result:
 
     def _check_model_options(self, base: Path) -> None:
         """Refuses a base path whose `model.toml` lets rows be batched that influence each other."""
-        if self.batching.finding != "dependent" or not (base / MODEL_OPTIONS_FILE).exists():
+        if self.rows_verdict.finding is not Finding.DEPENDENT or not (base / MODEL_OPTIONS_FILE).exists():
             return
-        if read_model_options(base).batching is not None:
+        told = read_model_options(base)
+        if told.batching is not None and told.batched is not False:
             raise ToolkitError(
                 f"{base / MODEL_OPTIONS_FILE} lets requests be batched, and the rows of this model influence each "
                 "other: write [batching] enabled = false there"

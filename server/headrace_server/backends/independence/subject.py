@@ -93,13 +93,21 @@ class Runs:
     def _look(self, alias: str, array: Array) -> None:
         if alias in self._not_finite and _has_finite(array):
             self._not_finite.remove(alias)
-        if alias in self._constant and any(row.tobytes() != array[0].tobytes() for row in array[1:]):
+        if alias in self._constant and _rows_differ(array):
             self._constant.remove(alias)
 
 
 def rows_of(inputs: Arrays) -> int:
     """The rows of inputs that all have as many."""
     return len(next(iter(inputs.values())))
+
+
+def _rows_differ(array: Array) -> bool:
+    """Whether some row is not the first one again."""
+    if array.dtype.hasobject:  # a row of one string is that string
+        first, *others = array.tolist()
+        return any(row != first for row in others)
+    return any(row.tobytes() != array[0].tobytes() for row in array[1:])
 
 
 def _has_finite(array: Array) -> bool:

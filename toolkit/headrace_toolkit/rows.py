@@ -1,0 +1,40 @@
+"""Whether rows of several callers may share a batch of a model: the server's own trial, on the user's rows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from headrace_batching.task import Array
+from headrace_server.backends.independence import Finding, Subject, Verdict, repeated_batch_name, try_rows
+from headrace_server.backends.onnx.doubts import doubts
+from headrace_toolkit.running import OnnxModel, rows_at_once
+
+TRIED_ROWS = 16
+"""Rows of the user's that the trial is given to make its batches of."""
+
+_SECONDS = 5.0
+"""What a trial may take before it is cut short."""
+
+
+def try_model(file: Path, rows: Mapping[str, Array] | None) -> Verdict:
+    """The verdict on a model's rows, as the server would come to it when it loads the file.
+
+    Args:
+        file: An ONNX model.
+        rows: Some rows of the user's, by input name; None has the trial make up its own.
+    """
+    model = OnnxModel(file)
+    signature = model.signature
+    if (fixed := rows_at_once(signature)) is not None:
+        return Verdict(Finding.NO_BATCH_AXIS, f"the first dimension is fixed at {fixed}")
+    for name, spec in (*signature.inputs.items(), *signature.outputs.items()):
+        if not spec.shape or spec.shape[0] is not None:
+            return Verdict(Finding.NO_BATCH_AXIS, f"the first dimension of {name} does not vary")
+    repeated = repeated_batch_name(signature.inputs, signature.outputs)
+    subject = Subject(
+        run=model.run,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        evidence=[*doubts(file), *([repeated] if repeated else [])],
+        records=[] if rows is None else [rows],
+    )
+    return try_rows(subject, _SECONDS)
