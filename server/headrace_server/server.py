@@ -22,6 +22,7 @@ from headrace_server.models.ensemble import Members
 from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager, Serving
 from headrace_server.models.plain import plain_models
+from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
@@ -87,6 +88,7 @@ class Server:
             max_answer_bytes=max_send_bytes(config.grpc_channel_arguments),
         )
         warmup = Warmup(WarmupOptions.of(config), partial(warmup_answers, make_prediction), self._metrics)
+        code = CodeTrust.of(config)
         loader = Loader(
             BackendOptions.of(config),
             self._threads,
@@ -95,6 +97,7 @@ class Server:
             Members(self._member, self._base_path, self._is_awaited),
             isolation=config.isolation,
             per_model_batching=config.enable_per_model_batching_parameters,
+            code=code,
         )
         self._manager = Manager(warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish)
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.looked)
@@ -108,6 +111,8 @@ class Server:
             self._request_logger.prepare,
             configured=self._metrics.configure,
             labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
+            rights=ReloadRights.of(config),
+            code=code,
         )
         self._config_poll = ConfigPoll(
             config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply_at_once
@@ -154,7 +159,7 @@ class Server:
             log.info("Profiler service is enabled")
         port = await self._transport.start()
         if port:
-            log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", port)
+            log.info("Running gRPC ModelServer at %s:%d ...", self._config.host or "0.0.0.0", port)
         if self._config.grpc_socket_path:
             log.info("Running gRPC ModelServer at UNIX socket %s ...", self._config.grpc_socket_path)
         if self._rest is not None:

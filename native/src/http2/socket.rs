@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,21 @@ impl Address {
     fn tcp(address: &str) -> io::Result<Self> {
         let found: Option<SocketAddr> = address.to_socket_addrs()?.next();
         let address = found.ok_or_else(|| io::Error::new(ErrorKind::AddrNotAvailable, "no such address"))?;
+        if address.ip().is_unspecified() {
+            // gRPC: the wildcard of either family stands for both, where the machine has both.
+            match Self::on(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port())) {
+                Err(error) if address.is_ipv4() && error.kind() != ErrorKind::AddrInUse => {}
+                taken => return taken,
+            }
+        }
+        Self::on(address)
+    }
+
+    fn on(address: SocketAddr) -> io::Result<Self> {
         let socket = Raw::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
         socket.set_reuse_address(true)?;
         Ok(Self::Tcp(listening(socket, &address.into())?.into()))
     }
@@ -112,6 +126,7 @@ impl Listener {
                 let (socket, peer) = listener.accept().await?;
                 // Without it small answers are late, and that is all.
                 let _ = socket.set_nodelay(true);
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
                 Ok(Accepted { socket: socket.into_std()?.into(), tcp: true, peer: format!("{family}:{peer}").into() })
             }

@@ -65,13 +65,19 @@ class Config:
 
     port: int = flag(
         8500,
-        "TCP port for gRPC, on all interfaces; 0 takes a free one, or none beside a UNIX socket",
+        "TCP port for gRPC; 0 takes a free one, or none beside a UNIX socket",
         least=0,
         most=LAST_PORT,
+    )
+    host: str = flag(
+        "", "address that gRPC listens on, such as 127.0.0.1 or ::1; empty is all interfaces, by IPv4 and IPv6"
     )
     grpc_socket_path: str = flag("", "UNIX socket for gRPC; a socket that is there already is replaced")
     rest_api_port: int = flag(
         0, "TCP port for HTTP/REST, another than that for gRPC; 0 serves no REST", least=0, most=LAST_PORT
+    )
+    rest_api_host: str = flag(
+        "", "address that HTTP/REST listens on, such as 127.0.0.1 or ::1; empty is all interfaces, by IPv4 and IPv6"
     )
     rest_api_num_threads: int = flag(
         4 * CPUS, "threads for HTTP/REST", ignored="a REST call that waits holds no thread"
@@ -161,7 +167,7 @@ class Config:
         False, "compile SavedModels with XLA for CPU and GPU", ignored=ONLY_TENSORFLOW
     )
     enable_profiler: bool = flag(
-        True, "serve TensorFlow's profiler on the port for gRPC, where TensorFlow is installed"
+        False, "serve TensorFlow's profiler on the port for gRPC, where TensorFlow is installed"
     )
     thread_pool_factory_config_file: str = flag(
         "", "text-proto file of ThreadPoolFactoryConfig", ignored=ONLY_TENSORFLOW
@@ -199,6 +205,21 @@ class Config:
     )
     transport_threads: int = flag(
         max(1, CPUS // 4), "threads that the native transport spreads connections over", by_cpus=True, least=1
+    )
+    allow_reload: str = flag(
+        "config-only",
+        "what HandleReloadConfigRequest may do: nothing (false), serve other models that hold no code (config-only), "
+        "or anything (true)",
+        choices=("false", "config-only", "true"),
+    )
+    model_roots: tuple[str, ...] = flag(
+        (), "folders, separated by commas, that base paths named by callers must be in; none allows any"
+    )
+    code_roots: tuple[str, ...] = flag(
+        (), "folders, separated by commas, in which a model.py runs though a caller has named its base path"
+    )
+    request_log_roots: tuple[str, ...] = flag(
+        (), "folders, separated by commas, in which callers may have calls logged; none allows none"
     )
     open_inference_admin: str = flag(
         "read",

@@ -12,6 +12,7 @@ from headrace_server.config.paths import as_path, as_text
 from headrace_server.config.run import All, Config, Latest, ModelConfig, Specific, VersionPolicy
 from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.models.manager import Manager
+from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
 from headrace_server.models.versions import VersionStatus
@@ -32,6 +33,8 @@ class Configuration:
         prepare_logging: Checks what is to be logged of each model, and returns what makes it so.
         configured: Told of the names of the models whenever a configuration has been accepted.
         labels_to_unavailable: As `Manager.assign_labels` has it.
+        rights: What callers may configure.
+        code: Is told of the base paths that the operator has named.
     """
 
     def __init__(
@@ -42,12 +45,17 @@ class Configuration:
         *,
         configured: Callable[[Collection[str]], None] = lambda _: None,
         labels_to_unavailable: bool = False,
+        rights: ReloadRights | None = None,
+        code: CodeTrust | None = None,
     ) -> None:
         self._manager = manager
         self._source = source
         self._prepare_logging = prepare_logging
         self._configured = configured
         self._labels_to_unavailable = labels_to_unavailable
+        self._rights = rights or ReloadRights()
+        self._code = code or CodeTrust()
+        self._operators = ModelServerConfig()
         self._lock = Lock()
         self._counting = Lock()
         self._waiting = 0
@@ -62,6 +70,7 @@ class Configuration:
             ServingError: As for `apply`.
         """
         with self._lock:
+            self._trust(config)
             models = self._accept(config)
             self._source.update(self._wanted())
             self._source.start()
@@ -82,15 +91,21 @@ class Configuration:
         self.announce(config)()
 
     def announce(self, config: ModelServerConfig) -> Callable[[], None]:
-        """What applies a configuration, later; from now on the one that is applied can see that another one waits."""
+        """What applies a caller's configuration, later; from now on the one that is applied can see that another waits.
+
+        Raises:
+            ServingError: PERMISSION_DENIED, as for `ReloadRights.check`.
+        """
+        self._rights.check(config, self._operators)
         return self._announce(config, lambda: self._waiting > 0)
 
     def apply_at_once(self, config: ModelServerConfig) -> None:
-        """The same, but a model of which there is no version is not waited for.
+        """Applies the operator's configuration; a model of which there is no version is not waited for.
 
         Raises:
             ServingError: As for `apply`.
         """
+        self._trust(config)
         self._announce(config, lambda: True)()
 
     def listed(self, name: str) -> ModelConfig | None:
@@ -142,6 +157,11 @@ class Configuration:
         """
         with self._lock:
             self._remove(name, ended=False)
+
+    def _trust(self, config: ModelServerConfig) -> None:
+        """Takes note of what the operator has configured, whether or not it can be applied."""
+        self._operators = config
+        self._code.trust(as_path(model.base_path.removeprefix("file://")) for model in config.model_config_list.config)
 
     def _remove(self, name: str, *, ended: bool) -> None:
         self._overlay[name] = None

@@ -18,6 +18,7 @@ from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_mod
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.ensemble import Members, make_ensemble
+from headrace_server.models.rights import CodeTrust
 from headrace_server.models.rows import Loaded, Told, decide
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.servable import Servable
@@ -51,6 +52,7 @@ class Loader:
         isolation: For every model that says nothing else.
         per_model_batching: Whether a version's own `batching_params.pbtxt` goes before `batching`, and a version
             without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
+        code: Which versions may hold a `model.py`.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Loader:
         *,
         isolation: IsolationOptions = NONE_SAID,
         per_model_batching: bool,
+        code: CodeTrust | None = None,
     ) -> None:
         self._backend = backend
         self._threads = threads
@@ -71,6 +74,7 @@ class Loader:
         self._members = members
         self._isolation = isolation
         self._per_model_batching = per_model_batching
+        self._code = code or CodeTrust()
         self._overrides: dict[str, Mapping[str, Any]] = {}
 
     def override_batching(self, name: str, parameters: Mapping[str, Any]) -> None:
@@ -88,6 +92,7 @@ class Loader:
         Raises:
             ServingError: It cannot be loaded; the text names the file. `Unready` where other models come first.
         """
+        self._code.check(path)
         model = read_model_options(path.parent)
         if model.steps and self._members is not None:
             ensemble = make_ensemble(path.parent, model.steps, self._members)

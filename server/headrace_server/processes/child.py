@@ -28,7 +28,8 @@ class ChildProcess:
     def __init__(self, module: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
         self.socket, other = socket.socketpair(type=kind)
         with other:
-            command = [sys.executable, "-m", module, str(other.fileno())]
+            # -P: the working directory, where anybody may be able to write, is not looked at for modules.
+            command = [sys.executable, "-P", "-m", module, str(other.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env=_environment())
         self.socket.setblocking(False)
 

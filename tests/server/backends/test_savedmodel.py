@@ -38,7 +38,7 @@ def servers(
     parameters = tmp_path_factory.mktemp("batching") / "parameters.pbtxt"
     parameters.write_text(TOGETHER)
     many = tensorflow_models / "many"
-    alone = serve_tensorflow(many, "--enable_batching=false", "--tensorflow_session_parallelism=1")
+    alone = serve_tensorflow(many, "--enable_batching=false", "--tensorflow_session_parallelism=1", "--enable_profiler")
     together = serve_tensorflow(many, f"--batching_parameters_file={parameters}")
     callers = alone.started(), together.started()
     yield Servers(*callers, together)

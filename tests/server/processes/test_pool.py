@@ -11,6 +11,7 @@ import pytest
 from headrace_server.errors import ServingError
 from headrace_server.processes import pool
 from headrace_server.processes.pool import LARGE_BYTES, JsonProcesses
+from headrace_server.services.json.reader import parse
 from headrace_server.services.tf_serving.rest.large import MAX_INFLATED_BYTES, inflate
 from tests.running import eventually
 
@@ -27,6 +28,12 @@ def spin(started: str) -> None:
 def process() -> int:
     """The number of the process that runs it."""
     return os.getpid()
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the processes import these functions."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
 
 
 def play(scene: Callable[[JsonProcesses], Awaitable[None]]) -> None:
@@ -83,6 +90,17 @@ def test_a_job_that_was_never_begun_is_forgotten_with_its_caller(tmp_path: Path)
 
     play(scene)
     assert not never.exists()
+
+
+def test_a_process_imports_nothing_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "orjson.py").write_text("open('was-here', 'w')")
+    monkeypatch.chdir(tmp_path)
+
+    async def scene(processes: JsonProcesses) -> None:
+        assert await processes.run(parse, b"{}", size=1) == {}
+
+    play(scene)
+    assert not (tmp_path / "was-here").exists()
 
 
 def test_the_failure_of_a_function_is_its_callers() -> None:

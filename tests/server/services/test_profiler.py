@@ -10,15 +10,15 @@ MONITOR = "/tensorflow.ProfilerService/Monitor"
 
 
 def test_without_tensorflow_there_is_nothing_to_profile(running: Run) -> None:
-    refused = running(models.linear).caller.send_bytes(MONITOR, b"")
+    refused = running(models.linear, enable_profiler=True).caller.send_bytes(MONITOR, b"")
 
     assert refused == Refusal(
         StatusCode.FAILED_PRECONDITION, "No model runs in TensorFlow, so there is nothing to profile."
     )
 
 
-def test_it_can_be_turned_off(running: Run) -> None:
-    refused = running(models.linear, enable_profiler=False).caller.send_bytes(MONITOR, b"")
+def test_it_is_off_unless_it_is_asked_for(running: Run) -> None:
+    refused = running(models.linear).caller.send_bytes(MONITOR, b"")
 
     assert isinstance(refused, Refusal)
     assert refused.code == StatusCode.UNIMPLEMENTED

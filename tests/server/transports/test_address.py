@@ -63,6 +63,33 @@ def test_two_servers_never_share_a_port(running: Run) -> None:
     assert first.caller.predict({"x": X})["y"].tolist() == [[10]]
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_callers_come_by_both_families(running: Run) -> None:
+    port = running(models.linear).port
+
+    for address in (f"ipv4:127.0.0.1:{port}", f"ipv6:[::1]:{port}"):
+        with grpc.insecure_channel(address) as channel:
+            call = channel.unary_unary(PREDICT)
+            answer = call(predict_request({"x": X}).SerializeToString(), timeout=ANSWER_WITHIN)
+        assert arrays(PredictResponse.FromString(answer))["y"].tolist() == [[10]]
+
+
+@pytest.mark.parametrize(
+    ("host", "others"),
+    [
+        ("127.0.0.1", "127.0.0.2"),
+        pytest.param("::1", "127.0.0.1", marks=pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")),
+    ],
+)
+def test_it_listens_where_it_is_told_to_and_nowhere_else(running: Run, host: str, others: str, free: int) -> None:
+    port = running(models.linear, host=host, rest_api_host=host, rest_api_port=free).port
+
+    for listening in (port, free):
+        socket.create_connection((host, listening), ANSWER_WITHIN).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((others, listening), ANSWER_WITHIN)
+
+
 def test_port_opens_once_a_model_is_ready(serving: Serve, tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -10,7 +10,12 @@ from headrace_server.services.rpc import MAX_MESSAGE_BYTES
 def addresses(config: Config) -> list[str]:
     """A TCP port, a UNIX socket or both. TF Serving: server.cc; with a UNIX socket, port 0 means no TCP port at all."""
     sockets = [f"unix:{config.grpc_socket_path}"] if config.grpc_socket_path else []
-    return ([f"0.0.0.0:{config.port}"] if config.port or not sockets else []) + sockets
+    return ([address_of(config.host, config.port)] if config.port or not sockets else []) + sockets
+
+
+def address_of(host: str, port: int) -> str:
+    """A host and port as one text; no host stands for all interfaces, of both families."""
+    return f"[{host}]:{port}" if ":" in host else f"{host or '0.0.0.0'}:{port}"
 
 
 def channel_arguments(text: str) -> list[tuple[str, int | str]]:

@@ -12,11 +12,13 @@ class HttpOptions:
     """Where HTTP is served, and what is taken.
 
     Attributes:
-        port: On all interfaces; 0 takes a free one.
+        host: An address; empty for all interfaces.
+        port: There; 0 takes a free one.
         max_body_bytes: A larger body, as it is sent, is refused.
         timeout: Seconds that a model may take for a call; None for no limit.
     """
 
+    host: str
     port: int
     max_body_bytes: int
     timeout: float | None = None
@@ -36,6 +38,7 @@ class HttpTransport(Protocol):
         """Takes no more requests, and returns when those in flight have ended, or after `grace` seconds."""
 
 
-def failed_to_listen(port: int, error: OSError) -> ServingError:
+def failed_to_listen(options: HttpOptions, error: OSError) -> ServingError:
     """Why there is no REST. TF Serving: server.cc has the text's beginning."""
-    return ServingError(Code.UNKNOWN, f"Failed to start HTTP Server at localhost:{port}: {error}")
+    where = f"{options.host or 'localhost'}:{options.port}"
+    return ServingError(Code.UNKNOWN, f"Failed to start HTTP Server at {where}: {error}")

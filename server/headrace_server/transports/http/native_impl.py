@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -15,6 +14,7 @@ from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpReq
 from headrace_server.services.router import HttpApi
 from headrace_server.services.tf_serving.rest.outputs import OTHER_ROWS, SCALAR
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS, RestService
+from headrace_server.transports.grpc.addresses import address_of
 from headrace_server.transports.http.base import HttpOptions, failed_to_listen
 from headrace_server.transports.http.refusals import too_large
 
@@ -47,11 +47,10 @@ class NativeHttpTransport:
         Raises:
             ServingError: UNKNOWN, the port is taken.
         """
-        host = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
         try:
-            port = self._listen(f"{host}:{self._options.port}", self._endpoint)
+            port = self._listen(address_of(self._options.host, self._options.port), self._endpoint)
         except OSError as error:
-            raise failed_to_listen(self._options.port, error) from error
+            raise failed_to_listen(self._options, error) from error
         self._exchanges = _Exchanges(self._endpoint, self._api)
         self._exchanges.start()
         return port

@@ -50,7 +50,9 @@ class RestTransport:
         rest = RestService(prediction, model, JsonWork(self._processes), options)
         limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
         router = Router({"/v2": OpenInferenceRest(open_inference, self._processes, limits)}, rest)
-        http = HttpOptions(config.rest_api_port, config.rest_api_max_body_mb << 20, options.timeout)
+        http = HttpOptions(
+            config.rest_api_host, config.rest_api_port, config.rest_api_max_body_mb << 20, options.timeout
+        )
         self._http = make_http(http, rest, router, carrier)
 
     async def start(self) -> None:

@@ -45,7 +45,7 @@ class UvicornTransport:
         async def answer(request: HttpRequest) -> HttpAnswer:
             return await self._api.answer(request, delivery)
 
-        listener = _listener(self._options.port)
+        listener = _listener(self._options)
         self._server = _Server(_config(RestApplication(answer, self._options.max_body_bytes)))
         self._serving = asyncio.create_task(self._server.serve([listener]))
         await self._server.listening.wait()
@@ -94,11 +94,12 @@ def _config(application: RestApplication) -> uvicorn.Config:
     )
 
 
-def _listener(port: int) -> socket.socket:
-    """TF Serving: on both families where there is IPv6, else on IPv4 alone."""
-    has_ipv6 = socket.has_dualstack_ipv6()
-    family, host = (socket.AF_INET6, "::") if has_ipv6 else (socket.AF_INET, "0.0.0.0")
+def _listener(options: HttpOptions) -> socket.socket:
+    """TF Serving: on both families where there is IPv6, else on IPv4 alone; on one address where one is named."""
+    both = not options.host and socket.has_dualstack_ipv6()
+    host = options.host or ("::" if both else "0.0.0.0")
     try:
-        return socket.create_server((host, port), family=family, dualstack_ipv6=has_ipv6, backlog=1024)
+        family, _, _, _, address = socket.getaddrinfo(host, options.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=both, backlog=1024)
     except OSError as error:
-        raise failed_to_listen(port, error) from error
+        raise failed_to_listen(options, error) from error

@@ -101,6 +101,27 @@ def test_a_reload_that_waits_for_nothing_gives_way_to_the_next(
     assert (predict(server.caller, "a"), predict(server.caller, "b")) == (210, 510)
 
 
+def test_a_caller_cannot_have_code_run(server: RunningServer, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "code" / "1").mkdir(parents=True)
+    (tmp_path / "code" / "1" / "model.py").write_text(f"open({str(ran)!r}, 'w')")
+
+    refused = refusal(server, config("a", "code", root=tmp_path))
+
+    assert "model.py is code, and a caller has named its folder" in refused.text
+    assert not ran.exists()
+    assert predict(server.caller, "a") == 210
+
+
+def test_a_caller_may_reload_nothing_where_the_operator_says_so(running: Run, tmp_path: Path, make: Models) -> None:
+    server = running(model_base_path=str(make("a", 1)), model_name="a", allow_reload="false")
+
+    refused = refusal(server, config(root=tmp_path))
+
+    assert refused == (StatusCode.PERMISSION_DENIED, "HandleReloadConfigRequest is not allowed (--allow_reload=false)")
+    assert predict(server.caller, "a") == 110
+
+
 def test_labels_stand_for_versions(server: RunningServer, tmp_path: Path) -> None:
     eventually(lambda: states(server.caller, "a") == {1: AVAILABLE, 2: AVAILABLE})
     reload(server, config("a", root=tmp_path, labels={"stable": 1, "canary": 2}))

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import stat
 import time
+from contextlib import suppress
 from threading import Event, Lock, Thread
 from typing import NamedTuple
 
@@ -122,10 +124,11 @@ class RecordFiles:
         """
         path = self._paths.get(prefix) or self._next(prefix)
         try:
-            with open(path, "ab") as file:
+            with open(path, "ab", opener=_open_for_owner) as file:
                 file.writelines(map(frame, records))
                 size = file.tell()
         except OSError as error:
+            _remove_empty(path)
             if not self._failing:
                 log.error("calls are not logged: %s", error)
             self._failing = True
@@ -141,3 +144,16 @@ class RecordFiles:
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._paths[prefix] = f"{prefix}-{now}-{os.getpid()}-{self._begun:05}.tfrecord"
         return self._paths[prefix]
+
+
+def _open_for_owner(path: str, flags: int) -> int:
+    """Opens a file that nobody else may read: it holds what callers have sent."""
+    return os.open(path, flags, 0o600)
+
+
+def _remove_empty(path: str) -> None:
+    """Removes what a full disk has left of a file: a name without bytes."""
+    with suppress(OSError):
+        found = os.lstat(path)
+        if stat.S_ISREG(found.st_mode) and not found.st_size:
+            os.unlink(path)

@@ -1,5 +1,6 @@
 """Records on their way to files: all arrive, in order, none waits, and a full disk harms nobody."""
 
+import errno
 import logging
 import re
 from io import BytesIO
@@ -96,6 +97,24 @@ def test_files_may_be_taken_away(tmp_path: Path) -> None:
     file.unlink()
     files.append(f"{tmp_path}/calls", [b"second"])
     assert contents(tmp_path) == [[b"second"]]
+
+
+def test_only_the_owner_may_read_what_callers_have_sent(tmp_path: Path) -> None:
+    RecordFiles(file_bytes=100).append(f"{tmp_path}/calls", [b"secret"])
+
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_is_left_no_empty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_record: bytes) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("headrace_server.services.tf_serving.request_log.files.frame", full)
+    files = RecordFiles(file_bytes=100)
+
+    assert [files.append(f"{tmp_path}/calls", [b"lost"]) for _ in range(3)] == [Code.DATA_LOSS] * 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refusal_is_counted_said_once_and_ends_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -200,7 +200,7 @@ def test_configurations_that_make_no_sense(tmp_path: Path, text: str, message: s
 
 
 def test_a_server_writes_down_what_it_answers_from_one_configuration_to_the_next(running: Run, tmp_path: Path) -> None:
-    server = running(models.lookup)
+    server = running(models.lookup, request_log_roots=(str(tmp_path),))
     logs = tmp_path / "logs"
     logs.mkdir()
 

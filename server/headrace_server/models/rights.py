@@ -1,0 +1,116 @@
+"""What callers of HandleReloadConfigRequest may do: name models, run their code, have calls logged."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from headrace_protos import Code, ModelConfig, ModelServerConfig
+from headrace_server.backends.auto import PYTHON_FILE
+from headrace_server.config.paths import as_path
+from headrace_server.config.run import Config
+from headrace_server.errors import LoadError, ServingError
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRights:
+    """What a caller may configure. What the operator has configured, a caller may always name again.
+
+    Attributes:
+        allowed: Whether callers may replace the configuration at all.
+        anything: Whether the log of a model's calls, too, may be written anywhere.
+        model_roots: Folders that the base paths must be in; empty for any.
+        log_roots: Folders that the log of a model's calls must be in.
+    """
+
+    allowed: bool = True
+    anything: bool = True
+    model_roots: tuple[Path, ...] = ()
+    log_roots: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, config: Config) -> "ReloadRights":
+        """Those that flags give."""
+        return cls(
+            allowed=config.allow_reload != "false",
+            anything=config.allow_reload == "true",
+            model_roots=tuple(map(as_path, config.model_roots)),
+            log_roots=tuple(map(as_path, config.request_log_roots)),
+        )
+
+    def check(self, wanted: ModelServerConfig, operators: ModelServerConfig) -> None:
+        """Compares what a caller wants with what the operator has configured.
+
+        Raises:
+            ServingError: PERMISSION_DENIED, with the flag that would allow it.
+        """
+        if not self.allowed:
+            raise _denied("HandleReloadConfigRequest is not allowed (--allow_reload=false)")
+        known = {model.name: model for model in operators.model_config_list.config}
+        for model in wanted.model_config_list.config:
+            self._check_model(model, known.get(model.name, ModelConfig()))
+
+    def _check_model(self, model: ModelConfig, known: ModelConfig) -> None:
+        path = as_path(model.base_path.removeprefix("file://"))
+        if model.base_path != known.base_path and self.model_roots and not _is_in(path, self.model_roots):
+            raise _denied(f"Model {model.name}: base path {model.base_path} is in none of --model_roots")
+        prefix = model.logging_config.log_collector_config.filename_prefix
+        if not prefix or model.logging_config == known.logging_config:
+            return
+        unbound = self.anything and not self.log_roots
+        if not unbound and not _is_in(as_path(prefix).parent, self.log_roots):
+            raise _denied(f"Model {model.name}: filename_prefix {prefix} is in none of --request_log_roots")
+
+
+class CodeTrust:
+    """Which versions may hold a `model.py`: those that the operator has named, or any. Any thread.
+
+    Args:
+        everywhere: Whether any may.
+        roots: Folders in which any may.
+    """
+
+    def __init__(self, *, everywhere: bool = True, roots: Iterable[Path] = ()) -> None:
+        self._everywhere = everywhere
+        self._roots = tuple(roots)
+        self._lock = Lock()
+        self._named: set[Path] = set()
+
+    @classmethod
+    def of(cls, config: Config) -> "CodeTrust":
+        """As flags say."""
+        return cls(everywhere=config.allow_reload == "true", roots=map(as_path, config.code_roots))
+
+    def trust(self, base_paths: Iterable[Path]) -> None:
+        """The operator has named these."""
+        with self._lock:
+            self._named.update(base_paths)
+
+    def check(self, version: Path) -> None:
+        """Refuses a version that holds code where none is trusted.
+
+        Args:
+            version: The folder `<base path>/<version>`.
+
+        Raises:
+            LoadError: PERMISSION_DENIED.
+        """
+        if self._everywhere or not (version / PYTHON_FILE).exists():
+            return
+        with self._lock:
+            named = version.parent in self._named
+        if not named and not _is_in(version, self._roots):
+            text = (
+                f"{version / PYTHON_FILE} is code, and a caller has named its folder, which is in none of --code_roots"
+            )
+            raise LoadError(Code.PERMISSION_DENIED, text)
+
+
+def _is_in(path: Path, roots: Iterable[Path]) -> bool:
+    """Whether a path is in one of some folders, wherever links lead."""
+    real = path.resolve()
+    return any(real.is_relative_to(root.resolve()) for root in roots)
+
+
+def _denied(text: str) -> ServingError:
+    return ServingError(Code.PERMISSION_DENIED, text)
