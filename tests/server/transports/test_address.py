@@ -69,7 +69,7 @@ def test_callers_come_by_both_families(running: Run) -> None:
 
     for address in (f"ipv4:127.0.0.1:{port}", f"ipv6:[::1]:{port}"):
         with grpc.insecure_channel(address) as channel:
-            call = channel.unary_unary(PREDICT)
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
             answer = call(predict_request({"x": X}).SerializeToString(), timeout=ANSWER_WITHIN)
         assert arrays(PredictResponse.FromString(answer))["y"].tolist() == [[10]]
 
