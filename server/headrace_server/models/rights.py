@@ -7,6 +7,7 @@ from threading import Lock
 
 from headrace_protos import Code, ModelConfig, ModelServerConfig
 from headrace_server.backends.auto import PYTHON_FILE
+from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.config.paths import as_path
 from headrace_server.config.run import Config
 from headrace_server.errors import LoadError, ServingError
@@ -86,23 +87,24 @@ class CodeTrust:
         with self._lock:
             self._named.update(base_paths)
 
-    def check(self, version: Path) -> None:
+    def check(self, version: Path, *, libraries: bool = False) -> None:
         """Refuses a version that holds code where none is trusted.
 
         Args:
             version: The folder `<base path>/<version>`.
+            libraries: Whether the model's own options name libraries of operators, which are code, too.
 
         Raises:
             LoadError: PERMISSION_DENIED.
         """
-        if self._everywhere or not (version / PYTHON_FILE).exists():
+        code = version.parent / MODEL_FILE if libraries else version / PYTHON_FILE
+        if self._everywhere or not (libraries or code.exists()):
             return
         with self._lock:
             named = version.parent in self._named
         if not named and not _is_in(version, self._roots):
-            text = (
-                f"{version / PYTHON_FILE} is code, and a caller has named its folder, which is in none of --code_roots"
-            )
+            what = "names libraries of code" if libraries else "is code"
+            text = f"{code} {what}, and a caller has named its folder, which is in none of --code_roots"
             raise LoadError(Code.PERMISSION_DENIED, text)
 
 

@@ -89,6 +89,11 @@ class TestCode:
         with pytest.raises(LoadError):
             trust.check(tmp_path / "code" / "link" / "1")
 
+    def test_libraries_are_code(self, tmp_path: Path) -> None:
+        with pytest.raises(LoadError, match="names libraries of code"):
+            CodeTrust(everywhere=False).check(tmp_path / "1", libraries=True)
+        CodeTrust().check(tmp_path / "1", libraries=True)
+
     def test_is_not_asked_of_models_that_hold_none(self, tmp_path: Path) -> None:
         CodeTrust(everywhere=False).check(tmp_path)
 

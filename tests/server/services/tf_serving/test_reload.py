@@ -240,7 +240,7 @@ def test_labels_at_the_start_need_to_be_allowed(running: Run, tmp_path: Path, ma
 
 
 def test_a_policy_that_is_none(running: Run) -> None:
-    with pytest.raises(ServingError, match="--aspired_version_policy must be one of availability_preserving, resource_"):
+    with pytest.raises(ServingError, match="--aspired_version_policy must be one of availability_preserving"):
         running(models.linear, aspired_version_policy="latest")
 
 
