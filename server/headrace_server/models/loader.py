@@ -93,13 +93,10 @@ class Loader:
             ServingError: It cannot be loaded; the text names the file. `Unready` where other models come first.
         """
         model = read_model_options(path.parent)
-<<<<<<< HEAD
+        self._code.check(path, libraries=bool(model.onnxruntime.get("custom_op_libraries")))
         if model.steps and self._members is not None:
             ensemble = make_ensemble(path.parent, model.steps, self._members)
             return Servable(name, version, ensemble, self._threads, ensemble.batching, metrics=self._metrics)
-=======
-        self._code.check(path, libraries=bool(model.onnxruntime.get("custom_op_libraries")))
->>>>>>> 4f075fb (Take libraries of operators that a model's own options name for code, too)
         batching = self._batching_of(name, path, model)
         began = time.perf_counter()
         backend = self._load_backend(Asked(name, version, path), model, self._backend_options(model, batching))
