@@ -87,6 +87,7 @@ class _Trial:
         else:
             recipe = self._try_again(4, [recipe, replace(recipe, most=recipe.most or 2)], _FULL)
             self._check_alone(recipe, 4, rows=(3, 0))
+            self._check_alone(replace(recipe, reals=Reals.SMALL), 4, rows=(3,))
             scaled = replace(recipe, reals=Reals.SCALED)
             self._try_again(3, [replace(scaled, size=recipe.size + 2), scaled], _BRIEF)
         if self._runs.blind:

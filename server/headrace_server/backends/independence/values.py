@@ -27,6 +27,7 @@ class Reals(Enum):
     """How the usual floating-point numbers of a row are drawn."""
 
     NORMAL = "normal"
+    SMALL = "about 0.01"
     SCALED = "of magnitudes from 0.01 to 10,000"
     POSITIVE = "between 0 and 1"
 
@@ -162,6 +163,8 @@ class Maker:
         if self._recipe.reals is Reals.POSITIVE:
             return random.uniform(0.05, 1, shape)
         normal = random.standard_normal(shape)
+        if self._recipe.reals is Reals.SMALL:
+            return normal * 0.01
         return normal * 10 ** random.uniform(-2, 4, shape) if self._recipe.reals is Reals.SCALED else normal
 
     def _from_record(self, values: Array, count: int, kind: Rows) -> Array:

@@ -1,0 +1,211 @@
+"""Random stacks of layers, some of which keep the rows of a batch apart and some of which mix them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+from onnx.helper import make_node
+
+from tests.graphs import FLOAT, Graph
+
+WIDTH = 6
+
+Layer = Callable[["Stack"], None]
+
+
+@dataclass
+class Stack:
+    """A graph that grows by one layer at a time, each from float [N, WIDTH] to the same.
+
+    Args:
+        random: Where weights come from.
+    """
+
+    random: np.random.Generator
+
+    def __post_init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, object] = {}
+        self.top = "x"
+
+    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: object) -> str:
+        """A node on the top where it names no inputs; the name of its first output."""
+        names = [f"t{len(self.nodes)}_{number}" for number in range(outputs)]
+        self.nodes.append(make_node(operator, list(inputs) or [self.top], names, **attributes))  # type: ignore[arg-type]
+        return names[0]
+
+    def put(self, operator: str, *inputs: str, **attributes: object) -> None:
+        """As `add`; its output is the new top."""
+        self.top = self.add(operator, *inputs, **attributes)
+
+    def constant(self, value: object) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants[name] = value
+        return name
+
+    def weights(self, *shape: int) -> str:
+        return self.constant(self.random.standard_normal(shape).astype(np.float32))
+
+    def graph(self) -> Graph:
+        nodes = [*self.nodes, make_node("Identity", [self.top], ["y"])]
+        return Graph(nodes, {"x": (FLOAT, ["N", WIDTH])}, {"y": (FLOAT, ["N", WIDTH])}, self.constants)
+
+
+def stack(layers: Sequence[Layer], seed: int) -> Graph:
+    """The graph of these layers."""
+    made = Stack(np.random.default_rng(seed))
+    for layer in layers:
+        layer(made)
+    return made.graph()
+
+
+def dense(s: Stack) -> None:
+    s.put("Gemm", s.top, s.weights(WIDTH, WIDTH), s.weights(WIDTH))
+
+
+def relu(s: Stack) -> None:
+    s.put("LeakyRelu", alpha=0.1)
+
+
+def squash(s: Stack) -> None:
+    s.put("Tanh")
+
+
+def softmax(s: Stack) -> None:
+    s.put("Softmax", axis=-1)
+
+
+def normalize(s: Stack) -> None:
+    s.put("LayerNormalization", s.top, s.weights(WIDTH), axis=-1)
+
+
+def residual(s: Stack) -> None:
+    s.put("Add", s.top, s.add("Sin"))
+
+
+def swap(s: Stack) -> None:
+    """Its columns in another order, by way of [N, 2, 3]."""
+    inner = s.add("Reshape", s.top, s.constant(np.array([-1, 2, 3])))
+    s.put("Reshape", s.add("Transpose", inner, perm=[0, 2, 1]), s.constant(np.array([-1, WIDTH])))
+
+
+def sort(s: Stack) -> None:
+    s.put("TopK", s.top, s.constant(np.array([WIDTH])), axis=-1, outputs=2)
+
+
+def running(s: Stack) -> None:
+    s.put("CumSum", s.top, s.constant(np.int64(1)))
+
+
+def centre(s: Stack) -> None:
+    s.put("Sub", s.top, s.add("ReduceMean", s.top, s.constant(np.array([1])), keepdims=1))
+
+
+def attend(s: Stack) -> None:
+    """Attention between the three parts of each row."""
+    parts = s.add("Reshape", s.top, s.constant(np.array([-1, 3, 2])))
+    scores = s.add("MatMul", parts, s.add("Transpose", parts, perm=[0, 2, 1]))
+    mixed = s.add("MatMul", s.add("Softmax", scores, axis=-1), parts)
+    s.put("Reshape", mixed, s.constant(np.array([-1, WIDTH])))
+
+
+def look_up(s: Stack) -> None:
+    best = s.add("ArgMax", axis=1, keepdims=0)
+    s.put("Add", s.top, s.add("Gather", s.weights(WIDTH, WIDTH), best))
+
+
+def quantize(s: Stack) -> None:
+    scale, zero = s.constant(np.float32(0.05)), s.constant(np.uint8(128))
+    s.put("DequantizeLinear", s.add("QuantizeLinear", s.top, scale, zero), scale, zero)
+
+
+APART: Sequence[Layer] = (
+    dense,
+    relu,
+    squash,
+    softmax,
+    normalize,
+    residual,
+    swap,
+    sort,
+    running,
+    centre,
+    attend,
+    look_up,
+    quantize,
+)
+
+
+def softmax_of_batch(s: Stack) -> None:
+    s.put("Softmax", axis=0)
+
+
+def mean_of_batch(s: Stack) -> None:
+    s.put("Sub", s.top, s.add("ReduceMean", s.top, s.constant(np.array([0])), keepdims=1))
+
+
+def largest_of_batch(s: Stack) -> None:
+    s.put("Add", s.top, s.add("ReduceMax", s.top, s.constant(np.array([0])), keepdims=1))
+
+
+def running_over_batch(s: Stack) -> None:
+    s.put("CumSum", s.top, s.constant(np.int64(0)))
+
+
+def backwards_over_batch(s: Stack) -> None:
+    s.put("CumSum", s.top, s.constant(np.int64(0)), reverse=1, exclusive=1)
+
+
+def row_before(s: Stack) -> None:
+    before = s.add("Pad", s.top, s.constant(np.array([1, 0, -1, 0])))
+    s.put("Add", s.top, before)
+
+
+def sort_batch(s: Stack) -> None:
+    rows = s.add("Shape", s.top, start=0, end=1)
+    s.put("TopK", s.top, rows, axis=0, outputs=2)
+
+
+def attend_over_batch(s: Stack) -> None:
+    scores = s.add("MatMul", s.top, s.add("Transpose", s.top, perm=[1, 0]))
+    s.put("MatMul", s.add("Softmax", scores, axis=-1), s.top)
+
+
+def by_count(s: Stack) -> None:
+    count = s.add("Cast", s.add("Shape", s.top, start=0, end=1), to=FLOAT)
+    s.put("Div", s.top, count)
+
+
+def quantize_batch(s: Stack) -> None:
+    number = len(s.nodes)
+    s.add("DynamicQuantizeLinear", s.top, outputs=3)
+    s.put("DequantizeLinear", *[f"t{number}_{place}" for place in range(3)])
+
+
+def flatten(s: Stack) -> None:
+    """The whole batch as one row, normalized, and back."""
+    flat = s.add("Reshape", s.top, s.constant(np.array([1, -1])))
+    largest = s.add("ReduceMax", s.add("Abs", flat), keepdims=1)
+    s.put("Div", s.top, s.add("Add", largest, s.constant(np.float32(1))))
+
+
+def first_row(s: Stack) -> None:
+    zero = s.constant(np.array([0]))
+    s.put("Add", s.top, s.add("Gather", s.top, zero, axis=0))
+
+
+MIXES: Sequence[Layer] = (
+    softmax_of_batch,
+    mean_of_batch,
+    largest_of_batch,
+    running_over_batch,
+    backwards_over_batch,
+    row_before,
+    sort_batch,
+    attend_over_batch,
+    by_count,
+    quantize_batch,
+    flatten,
+    first_row,
+)

@@ -1,0 +1,111 @@
+"""Any model under any load: no answer is another than the model alone would have given, and speed is not given up.
+
+Random stacks of layers, some of which mix rows, are served with default flags to many callers at once.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace_batching import BatchThreads, Options
+from headrace_batching.task import Array
+from headrace_server import Config
+from headrace_server.backends.base import BackendOptions
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.loader import Loader
+from tests.calls import MODEL, arrays, predict_request
+from tests.graphs import Graph
+from tests.layers import APART, MIXES, WIDTH, Layer, stack
+from tests.running import LoopThread, RunningServer
+
+CALLERS = 24
+SEVERAL = 150
+
+stacks = st.lists(st.sampled_from([*APART, *MIXES]), min_size=1, max_size=6)
+
+
+@given(layers=stacks, seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_answer_depends_on_who_else_calls(
+    transport: str, loop_thread: LoopThread, layers: Sequence[Layer], seed: int
+) -> None:
+    graph, random = stack(layers, seed), np.random.default_rng(seed)
+    sent = [requested(random, number) for number in range(CALLERS)]
+    with tempfile.TemporaryDirectory() as folder:
+        graph.write(Path(folder) / "1")
+        server = RunningServer(
+            loop_thread, Config(port=0, model_name=MODEL, model_base_path=folder, transport=transport)
+        )
+        try:
+            futures = [server.caller.begin(predict_request({"x": x})) for x in sent]
+            answers = [arrays(future.result())["y"] for future in futures]
+        finally:
+            server.close()
+    for answer, expected in zip(answers, alone(graph, sent), strict=True):
+        np.testing.assert_allclose(answer, expected, rtol=1e-3, atol=1e-4)
+
+
+def requested(random: np.random.Generator, number: int) -> Array:
+    """Up to three rows; those of one caller are a thousand times larger, and another's are not finite."""
+    x: Array = random.standard_normal((1 + number % 3, WIDTH)).astype(np.float32)
+    return {5: x * 1000, 11: np.full_like(x, np.nan), 17: np.full_like(x, np.inf)}.get(number, x)
+
+
+def alone(graph: Graph, requests: Sequence[Array]) -> list[Array]:
+    session = ort.InferenceSession(graph.model().SerializeToString(), providers=["CPUExecutionProvider"])
+    return [session.run(["y"], {"x": x})[0] for x in requests]
+
+
+@pytest.fixture(scope="module")
+def loader() -> Loader:
+    return Loader(BackendOptions(), BatchThreads(1), Options(), Metrics(), per_model_batching=False)
+
+
+def is_batched(loader: Loader, folder: Path, graph: Graph) -> bool:
+    graph.write(folder / "1")
+    servable = loader.load("m", 1, folder / "1")
+    servable.close()
+    return servable.verdicts["serving_default"].batched
+
+
+def random_layers(random: np.random.Generator, layers: Sequence[Layer]) -> list[Layer]:
+    return [layers[index] for index in random.integers(len(layers), size=random.integers(1, 7))]
+
+
+def test_independent_rows_are_batched(loader: Loader, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    graphs = [stack(random_layers(random, APART), seed) for seed in range(SEVERAL)]
+
+    batched = sum(is_batched(loader, tmp_path, graph) for graph in graphs)
+
+    assert batched >= 0.95 * SEVERAL
+
+
+def test_rows_that_mix_never_are(loader: Loader, tmp_path: Path) -> None:
+    """Unless later layers undo what an earlier one has mixed, as a normalization does a division by the rows."""
+    random = np.random.default_rng(2)
+    undone = 0
+    for seed in range(SEVERAL):
+        layers = random_layers(random, APART)
+        layers.insert(int(random.integers(len(layers) + 1)), MIXES[seed % len(MIXES)])
+        graph = stack(layers, seed)
+        if is_batched(loader, tmp_path, graph):
+            undone += 1
+            assert_apart(graph, [layer.__name__ for layer in layers])
+
+    assert undone < 0.05 * SEVERAL
+
+
+def assert_apart(graph: Graph, layers: Sequence[str]) -> None:
+    session, random = ort.InferenceSession(graph.model().SerializeToString()), np.random.default_rng(3)
+    for scale in (0.01, 1, 1, 1, 30, 1000, 1e6, np.inf, np.nan):
+        x = random.standard_normal((8, WIDTH)).astype(np.float32)
+        x[::2] *= np.float32(scale)
+        own = np.concatenate([session.run(["y"], {"x": row[np.newaxis]})[0] for row in x])
+        np.testing.assert_allclose(session.run(["y"], {"x": x})[0], own, rtol=1e-3, atol=1e-4, err_msg=str(layers))
