@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto
@@ -29,13 +30,13 @@ class Stack:
         self.constants: dict[str, object] = {}
         self.top = "x"
 
-    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
         """A node on the top where it names no inputs; the name of its first output."""
         names = [f"t{len(self.nodes)}_{number}" for number in range(outputs)]
-        self.nodes.append(make_node(operator, list(inputs) or [self.top], names, **attributes))  # type: ignore[arg-type]
+        self.nodes.append(make_node(operator, list(inputs) or [self.top], names, **attributes))
         return names[0]
 
-    def put(self, operator: str, *inputs: str, **attributes: object) -> None:
+    def put(self, operator: str, *inputs: str, **attributes: Any) -> None:
         """As `add`; its output is the new top."""
         self.top = self.add(operator, *inputs, **attributes)
 

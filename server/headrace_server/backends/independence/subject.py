@@ -41,9 +41,12 @@ class Runs:
 
     Attributes:
         count: Runs so far.
+        quickest: Seconds that the quickest of them took, of those that the model has not refused.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.quickest = float("inf")
         self._subject = subject
         self._constant = set(subject.outputs)  # outputs of which no two rows have differed
         self._not_finite = set(subject.outputs)
@@ -61,8 +64,10 @@ class Runs:
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs, whatever rows they have. On copies: a Python model may write into either later."""
         self.count += 1
+        began = self._clock()
         with np.errstate(all="ignore"):
             outputs = self._subject.run({alias: array.copy() for alias, array in inputs.items()})
+        self.quickest = min(self.quickest, self._clock() - began)
         return {alias: np.array(outputs[alias]) for alias in self._subject.outputs}
 
     def outputs(self, inputs: Arrays) -> Arrays:
