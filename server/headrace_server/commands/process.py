@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,6 +30,27 @@ def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> N
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(config, started))
+
+
+def check(config: Config) -> None:
+    """Starts a server, which loads, tries and warms up its models, and ends it at once.
+
+    Args:
+        config: What it is told; it listens on free ports instead of those named.
+
+    Raises:
+        ServingError: It cannot start.
+    """
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_check(replace(config, port=0, rest_api_port=0, grpc_socket_path="")))
+
+
+async def _check(config: Config) -> None:
+    server = Server(config)
+    try:
+        await server.start()
+    finally:
+        await server.stop()
 
 
 def loop_factory() -> Any:

@@ -33,6 +33,7 @@ def add_command(commands: Any) -> None:
     )
     parser.set_defaults(command=_serve, command_parser=parser)
     parser.add_argument("paths", nargs="*", metavar="PATH", help="a model, or a folder of models")
+    parser.add_argument("--check", action="store_true", help="load the models, try them, warm them up, and end")
     taken = parser.add_argument_group("flags")
     ignored = parser.add_argument_group("flags of TensorFlow Serving that change nothing here")
     for name, own in FLAGS.items():
@@ -40,19 +41,19 @@ def add_command(commands: Any) -> None:
 
 
 def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
-    paths = values.pop("paths", [])
+    paths, checking = values.pop("paths", []), values.pop("check", False)
     if not (paths or values.get("model_base_path") or values.get("model_config_file")):
         parser.error("no model: name its file or its folder, as in `headrace serve iris.onnx`")
     if values.get("model_name") == "" and not values.get("model_config_file"):
         parser.error("no name: requests cannot ask for a model with an empty --model_name")
-    return status_of_run("cannot start", lambda: _run(paths, values))
+    return status_of_run("cannot start", lambda: _run(paths, values, checking=checking))
 
 
-def _run(paths: list[str], values: dict[str, Any]) -> None:
+def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
     """Imports the server only now, so that help and errors of the command line come at once."""
     from headrace_server.commands.log import log_to_stderr
     from headrace_server.commands.ports import refuse_taken_ports
-    from headrace_server.commands.process import run
+    from headrace_server.commands.process import check, run
     from headrace_server.models.paths import find_models
 
     log_to_stderr()
@@ -62,6 +63,9 @@ def _run(paths: list[str], values: dict[str, Any]) -> None:
         raise invalid(f"{paths[0]} and --{other} both name models: give one of them")
     models = find_models(paths, values.get("model_name", "")) if paths else ()
     config = config_of(values, models=models)
+    if checking:
+        check(config)
+        return
     refuse_taken_ports(config)
     run(config, lambda server: _say_what_serves(config, server))
 

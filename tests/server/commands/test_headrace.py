@@ -115,7 +115,7 @@ def line_with(process: "subprocess.Popen[str]", words: str) -> str:
 
 class TestHelp:
     def test_every_field_with_a_help_text_is_a_flag_and_nothing_else_is(self, help_text: str) -> None:
-        assert set(re.findall(r"^ +(?:-h, )?--(\w+)", help_text, re.MULTILINE)) == {"help", *FLAGS}
+        assert set(re.findall(r"^ +(?:-h, )?--(\w+)", help_text, re.MULTILINE)) == {"help", "check", *FLAGS}
 
     @pytest.mark.parametrize("name", sorted(FLAGS))
     def test_every_flag_is_shown_with_what_it_does_and_its_default(self, name: str, help_text: str) -> None:

@@ -132,6 +132,26 @@ class TestModels:
         assert capsys.readouterr().err.startswith(f"headrace: {address} cannot be asked: UNAVAILABLE")
 
 
+class TestCheck:
+    def serve(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [COMMAND, "serve", "--check", *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def test_a_model_that_loads(self, tmp_path: Path) -> None:
+        linear(tmp_path / "1")
+        with socket.create_server(("", 0)) as taken:  # which a check does not need
+            ran = self.serve(str(tmp_path), f"--port={taken.getsockname()[1]}")
+        assert ran.returncode == 0, ran.stderr
+        assert "x float32[?,4] -> y float32[?,1]" in ran.stderr
+
+    def test_a_model_that_does_not(self, tmp_path: Path) -> None:
+        (tmp_path / "iris.onnx").write_bytes(b"no model")
+        ran = self.serve(str(tmp_path / "iris.onnx"), "--max_num_load_retries=0")
+        assert ran.returncode == 1
+        assert f"{tmp_path}/iris.onnx" in ran.stderr.splitlines()[-1]
+
+
 class TestPorts:
     @pytest.mark.parametrize("flag", ["port", "rest_api_port"])
     def test_one_that_is_taken_is_named_before_a_model_is_loaded(self, tmp_path: Path, flag: str) -> None:
