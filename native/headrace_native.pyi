@@ -53,8 +53,11 @@ class Tls:
 class PlainFields(TypedDict):
     """How a plain Predict is known from its headers."""
 
-    method: str
-    """The full path of the method."""
+    predict: str
+    """The full path of Predict."""
+
+    infer: str
+    """The full path of ModelInfer."""
 
     low_priority: tuple[str, str]
     """The name and the value of the metadata by which a call lets the others go first."""
@@ -313,6 +316,21 @@ class RouteFields(TypedDict):
 
     rest: tuple[_Answered, _Failed] | None
     """The last two for calls over REST; None where JSON has no values of its types."""
+
+    infer: InferFields | None
+    """How a ModelInfer is answered; None for a signature that it must not take without being seen."""
+
+class InferFields(TypedDict):
+    """The same signature for plain requests of the Open Inference Protocol."""
+
+    outputs: Sequence[str]
+    """The names of all outputs."""
+
+    full: tuple[int, str]
+    """The code, and the text with `{}` for the request's id, of a full queue."""
+
+    answered: _Answered
+    failed: _Failed
 
 class Route:
     """One signature of one version, and where its tasks wait.

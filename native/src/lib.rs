@@ -8,6 +8,7 @@ mod grpc;
 mod http;
 mod http2;
 mod json;
+mod open_inference;
 mod predict;
 mod protobuf;
 mod queue;
@@ -20,7 +21,7 @@ use pyo3::types::PyFrozenSet;
 use crate::calls::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 6;
+const INTERFACE: u32 = 7;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {

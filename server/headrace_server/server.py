@@ -32,7 +32,8 @@ from headrace_server.services.open_inference.models import Models
 from headrace_server.services.open_inference.regions import Regions
 from headrace_server.services.open_inference.repository import ModelRepository
 from headrace_server.services.open_inference.rights import Rights
-from headrace_server.services.open_inference.service import GrpcInferenceService, OpenInference
+from headrace_server.services.open_inference.server import OpenInference
+from headrace_server.services.open_inference.service import GrpcInferenceService
 from headrace_server.services.open_inference.settings import LogSettings, TraceSettings
 from headrace_server.services.profiler import ProfilerService
 from headrace_server.services.reflection import ReflectionService

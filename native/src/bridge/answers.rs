@@ -10,6 +10,7 @@ use pyo3::types::PyString;
 
 use super::buffer::Buffer;
 use super::python;
+use super::signature::Signature;
 use super::task::NativeTask;
 use crate::predict::Output;
 use crate::protobuf::Dtype;
@@ -80,9 +81,12 @@ impl Answers {
 
 /// Counts tasks by who counts those of their protocol; they are of one signature.
 fn count(py: Python<'_>, tasks: &[NativeTask]) {
-    let Some(first) = tasks.first().map(|task| &task.signature) else { return };
-    let second = tasks.iter().map(|task| &task.signature).find(|other| !Arc::ptr_eq(other, first));
-    for signature in std::iter::once(first).chain(second) {
+    let mut counted: Vec<&Arc<Signature>> = Vec::new(); // one for each protocol
+    for signature in tasks.iter().map(|task| &task.signature) {
+        if counted.iter().any(|known| Arc::ptr_eq(known, signature)) {
+            continue;
+        }
+        counted.push(signature);
         let own = tasks.iter().filter(|task| Arc::ptr_eq(&task.signature, signature));
         if let Err(error) = signature.counter.answered(py, own.map(NativeTask::seconds)) {
             error.write_unraisable(py, None);

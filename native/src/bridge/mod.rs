@@ -23,6 +23,6 @@ pub use ended::EndedCalls;
 pub use lane::Lane;
 pub use python::catch_panic;
 pub use queue::Queue;
-pub use routes::{Route, Routes};
+pub use routes::{Infer, Route, Routes};
 pub use signature::Signature;
 pub use task::{NativeTask, PendingCall, Task};

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::lane::Lane;
 use super::signature::{Counter, Signature};
+use crate::open_inference;
 use crate::predict::{Format, Input, Spec};
 
 /// One signature of one version, and the lane that its tasks wait in.
@@ -18,7 +19,27 @@ pub struct Route {
     pub signature: Arc<Signature>,
     /// The same for calls over REST, which are counted otherwise; None where JSON has no values of its types.
     pub rest: Option<Arc<Signature>>,
+    /// How a ModelInfer of the Open Inference Protocol is answered; None where it has to be seen.
+    pub infer: Option<Arc<Infer>>,
     pub lane: Lane,
+}
+
+/// One signature of one version, as the Open Inference Protocol's plain requests know it.
+pub struct Infer {
+    pub signature: Arc<Signature>,
+    pub format: open_inference::Format,
+    /// The names of all outputs.
+    pub outputs: Vec<Vec<u8>>,
+}
+
+/// What Python says of it, beside what it has in common with Predict.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct InferFields {
+    outputs: Vec<String>,
+    full: (u8, String),
+    answered: Py<PyAny>,
+    failed: Py<PyAny>,
 }
 
 /// What Python says of a route, by these names; `headrace_native.pyi` tells what each means.
@@ -37,6 +58,7 @@ struct Fields {
     answered: Py<PyAny>,
     failed: Py<PyAny>,
     rest: Option<(Py<PyAny>, Py<PyAny>)>,
+    infer: Option<InferFields>,
 }
 
 #[pymethods]
@@ -58,7 +80,16 @@ impl Route {
             ..signature.clone()
         };
         let rest = fields.rest.map(over_rest).map(Arc::new);
-        Ok(Self { signature: Arc::new(signature), rest, lane: lane.get().clone() })
+        let infer = fields.infer.map(|own| Infer {
+            signature: Arc::new(Signature {
+                full: own.full,
+                counter: Counter::new(signature.counter.bounds.clone(), own.answered, own.failed),
+                ..signature.clone()
+            }),
+            format: open_inference::Format::new(&fields.model, fields.version),
+            outputs: own.outputs.into_iter().map(String::into_bytes).collect(),
+        });
+        Ok(Self { signature: Arc::new(signature), rest, infer: infer.map(Arc::new), lane: lane.get().clone() })
     }
 }
 

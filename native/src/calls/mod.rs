@@ -1,4 +1,4 @@
-//! The calls of a connection: plain Predicts, which are decoded and answered here, and exchanges with Python's handlers.
+//! The calls of a connection: plain ones, which are decoded and answered here, and exchanges with Python's handlers.
 
 mod call;
 mod exchange;
@@ -12,4 +12,4 @@ pub use call::Call;
 pub use exchange::run;
 pub use inbox::{Event, Inbox, Kind};
 pub use opening::{Arrived, Opening, until};
-pub use plain::{Outcome, PlainFields, PlainPredicts};
+pub use plain::{Outcome, PlainFields, PlainCalls};

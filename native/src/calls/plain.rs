@@ -1,8 +1,8 @@
-//! The plain Predict as a call: decoded here, put into its queue, and answered without a handler in Python.
+//! Plain Predicts and ModelInfers as calls: decoded here, put into their queue, and answered without a handler in Python.
 //!
-//! Whether a call is plain is decided here and nowhere else on this side: a Predict whose answer is not compressed
-//! (`PlainPredicts::may_take`), and whose message holds what `predict::Request` and a published route understand
-//! (`PlainPredicts::put`). Whatever is not, good or bad, is for Python to judge.
+//! Whether a call is plain is decided here and nowhere else on this side: one of these methods whose answer is not
+//! compressed (`PlainCalls::may_take`), and whose message holds what its codec and a published route understand
+//! (`PlainCalls::put`). Whatever is not, good or bad, is for Python to judge.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -15,9 +15,10 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::opening::Opening;
-use crate::bridge::{self, NativeTask, Route, Routes, Signature, Task, catch_panic};
+use crate::bridge::{self, Infer, Lane, NativeTask, Route, Routes, Signature, Task, catch_panic};
 use crate::grpc::{self, Encoding, PREFIX, Status};
 use crate::http2::Outgoing;
+use crate::open_inference;
 use crate::predict::{Output, Request, Response, Tensor, tensors};
 use crate::protobuf::{Dtype, Rope};
 use crate::queue::{Entry, Refusal};
@@ -25,25 +26,27 @@ use crate::queue::{Entry, Refusal};
 /// An answer larger than this has a buffer of its own: it would keep the bytes of all others alive until it is sent.
 const LARGE: usize = 64 * 1024;
 
-/// Takes the plain Predicts of a server.
-pub struct PlainPredicts {
-    /// The number of the method; None where the server has no Predict.
-    method: Option<usize>,
+/// Takes the plain calls of a server.
+pub struct PlainCalls {
+    /// The number of each method; None where the server does not have it.
+    predict: Option<usize>,
+    infer: Option<usize>,
     /// The metadata of a call that lets the others go first.
     low_priority: (HeaderName, HeaderValue),
     routes: Py<Routes>,
 }
 
-/// What Python says of plain Predicts: the method's full path, and the name and value of the metadata by which a call lets
+/// What Python says of plain calls: the methods' full paths, and the name and value of the metadata by which a call lets
 /// the others go first.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct PlainFields {
-    method: String,
+    predict: String,
+    infer: String,
     low_priority: (String, String),
 }
 
-/// What has become of a Predict.
+/// What has become of a call.
 pub enum Outcome {
     /// It waits in its queue; whether a thread is to be woken for it.
     Waits { wake: bool },
@@ -53,14 +56,15 @@ pub enum Outcome {
     ForPython(Rope, SendResponse<Bytes>),
 }
 
-impl PlainPredicts {
+impl PlainCalls {
     /// `number` is that of a method, by its full path.
     pub fn new(fields: PlainFields, routes: Py<Routes>, number: impl Fn(&str) -> Option<usize>) -> PyResult<Self> {
         let (name, value) = fields.low_priority;
         let wrong = |error: http::Error| PyValueError::new_err(error.to_string());
         let name = HeaderName::try_from(name).map_err(|error| wrong(error.into()))?;
         let value = HeaderValue::try_from(value).map_err(|error| wrong(error.into()))?;
-        Ok(Self { method: number(&fields.method), low_priority: (name, value), routes })
+        let (predict, infer) = (number(&fields.predict), number(&fields.infer));
+        Ok(Self { predict, infer, low_priority: (name, value), routes })
     }
 
     /// Where plain requests go.
@@ -70,18 +74,21 @@ impl PlainPredicts {
 
     /// Whether a call may be plain, by what its headers say.
     pub fn may_take(&self, opening: &Opening) -> bool {
-        Some(opening.method) == self.method && opening.encoding == Encoding::Identity
+        let method = Some(opening.method);
+        (method == self.predict || method == self.infer) && opening.encoding == Encoding::Identity
     }
 
     /// Puts a call that may be plain into the queue of its route, if it is.
     pub fn put(&self, opening: &Opening, message: Rope, respond: SendResponse<Bytes>) -> Outcome {
-        let Some((Route { signature, lane, .. }, tensors, rows)) = self.read(&message) else {
+        let understood = if Some(opening.method) == self.infer { self.read_infer(&message) } else { self.read(&message) };
+        let Some(Understood { signature, lane, tensors, rows, protocol }) = understood else {
             return Outcome::ForPython(message, respond);
         };
         let inner = || tensors.iter().map(|tensor| &*tensor.inner);
         let (key, row_bytes) = (signature.key(inner()), signature.row_bytes(inner()));
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
-        let call = Call { message, tensors, respond, outgoing: opening.outgoing.clone(), answer: None };
+        let outgoing = opening.outgoing.clone();
+        let call = Call { message, tensors, protocol, respond, outgoing, answer: None };
         let task = Task::Native(NativeTask::new(signature.clone(), rows, Box::new(call)));
         let entry = Entry::new(task, rows, row_bytes, deadline, self.priority(&opening.headers));
         let (refusal, task) = match lane.put_native(key, entry, Instant::now()) {
@@ -93,7 +100,8 @@ impl PlainPredicts {
         let mut call = Call::of(task);
         match refusal {
             Refusal::Full(full) => {
-                bridge::PendingCall::refuse(&mut *call, &signature.full(&lane.reason(&full)));
+                let reason = call.protocol.reason_of_full(lane.reason(&full));
+                bridge::PendingCall::refuse(&mut *call, &signature.full(&reason));
                 Outcome::Refused { signature, seconds }
             }
             Refusal::Closed => Outcome::ForPython(call.message, call.respond),
@@ -106,19 +114,95 @@ impl PlainPredicts {
         usize::from(headers.get_all(name).iter().any(|value| value == low))
     }
 
-    /// Understands a plain request: where it goes, its tensors, and its rows.
-    fn read(&self, message: &Rope) -> Option<(Route, Vec<Tensor>, usize)> {
+    /// Understands a plain Predict.
+    fn read(&self, message: &Rope) -> Option<Understood> {
         let request = Request::read(message.cursor())?;
-        let route = self.routes.get().find(&request.spec)?;
-        let (tensors, rows) = tensors(&request, &route.signature.inputs, route.signature.max_rows)?;
-        Some((route, tensors, rows))
+        let Route { signature, lane, .. } = self.routes.get().find(&request.spec)?;
+        let (tensors, rows) = tensors(&request, &signature.inputs, signature.max_rows)?;
+        Some(Understood { signature, lane, tensors, rows, protocol: Protocol::Predict })
+    }
+
+    /// Understands a plain ModelInfer, which is for the default signature.
+    fn read_infer(&self, message: &Rope) -> Option<Understood> {
+        let request = open_inference::Request::read(message.cursor())?;
+        let route = self.routes.get().named(request.model, request.version, &[])?;
+        let infer = route.infer.filter(|infer| request.wants(&infer.outputs))?;
+        let signature = infer.signature.clone();
+        let (tensors, rows) = open_inference::tensors(&request, &signature.inputs, signature.max_rows)?;
+        let protocol = Protocol::Infer { infer, id: Bytes::copy_from_slice(request.id) };
+        Some(Understood { signature, lane: route.lane, tensors, rows, protocol })
     }
 }
 
-/// A plain Predict: where its arrays lie in the received bytes, and the way to its client.
+/// A plain request: where it goes, its tensors, its rows, and how it is answered.
+struct Understood {
+    signature: Arc<Signature>,
+    lane: Lane,
+    tensors: Vec<Tensor>,
+    rows: usize,
+    protocol: Protocol,
+}
+
+/// How a call is answered.
+enum Protocol {
+    Predict,
+    Infer { infer: Arc<Infer>, id: Bytes },
+}
+
+impl Protocol {
+    /// What is put into the text of a full queue: its reason, or whose request found it so.
+    fn reason_of_full(&self, reason: String) -> String {
+        match self {
+            Self::Predict => reason,
+            Self::Infer { id, .. } if id.is_empty() => "<id_unknown>".to_owned(),
+            Self::Infer { id, .. } => String::from_utf8_lossy(id).into_owned(),
+        }
+    }
+}
+
+/// A response that has been measured, and can be written.
+trait Measured {
+    fn encoded_len(&self) -> usize;
+
+    /// The output that takes most of it, in words.
+    fn largest(&self) -> String;
+
+    fn encode(&self, out: &mut BytesMut);
+}
+
+impl Measured for Response<'_> {
+    fn encoded_len(&self) -> usize {
+        self.encoded_len()
+    }
+
+    fn largest(&self) -> String {
+        self.largest()
+    }
+
+    fn encode(&self, out: &mut BytesMut) {
+        self.encode(out);
+    }
+}
+
+impl Measured for open_inference::Response<'_> {
+    fn encoded_len(&self) -> usize {
+        self.encoded_len()
+    }
+
+    fn largest(&self) -> String {
+        self.largest()
+    }
+
+    fn encode(&self, out: &mut BytesMut) {
+        self.encode(out);
+    }
+}
+
+/// A plain call: where its arrays lie in the received bytes, and the way to its client.
 struct Call {
     message: Rope,
     tensors: Vec<Tensor>,
+    protocol: Protocol,
     respond: SendResponse<Bytes>,
     outgoing: Arc<Outgoing>,
     /// The answer as a frame, or why there is none, once it is encoded.
@@ -130,6 +214,21 @@ impl Call {
     fn of(task: NativeTask) -> Box<Self> {
         let call: Box<dyn std::any::Any> = task.call;
         call.downcast().expect("it was put here")
+    }
+
+    /// Writes a response as a frame, unless it is too large.
+    fn write(&self, response: &impl Measured, max_send: usize, out: &mut BytesMut) -> Result<Bytes, Box<Status>> {
+        let len = response.encoded_len();
+        if let Some(refusal) = Status::too_large_to_send(len, max_send, || response.largest()) {
+            return Err(Box::new(refusal));
+        }
+        if len > LARGE {
+            *out = BytesMut::with_capacity(PREFIX + len);
+        }
+        out.reserve(PREFIX + len);
+        grpc::put_prefix(out, false, len);
+        response.encode(out);
+        Ok(self.outgoing.count(out.split().freeze()))
     }
 
     fn try_send(mut self) -> Result<(), h2::Error> {
@@ -160,19 +259,13 @@ impl bridge::PendingCall for Call {
     }
 
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {
-        let response = Response::new(&signature.format, outputs, start..start + rows);
-        let len = response.encoded_len();
-        if let Some(refusal) = Status::too_large_to_send(len, signature.max_send, || response.largest()) {
-            self.answer = Some(Err(Box::new(refusal)));
-            return;
-        }
-        if len > LARGE {
-            *out = BytesMut::with_capacity(PREFIX + len);
-        }
-        out.reserve(PREFIX + len);
-        grpc::put_prefix(out, false, len);
-        response.encode(out);
-        self.answer = Some(Ok(self.outgoing.count(out.split().freeze())));
+        let (rows, max_send) = (start..start + rows, signature.max_send);
+        self.answer = Some(match &self.protocol {
+            Protocol::Predict => self.write(&Response::new(&signature.format, outputs, rows), max_send, out),
+            Protocol::Infer { infer, id } => {
+                self.write(&open_inference::Response::new(&infer.format, id, outputs, rows), max_send, out)
+            }
+        });
     }
 
     fn send(self: Box<Self>) {

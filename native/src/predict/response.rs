@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::protobuf::{Dtype, Rows, wire};
 
 /// One output of a batch: its alias, its shape, and its bytes.
+#[derive(Clone)]
 pub struct Output<'a> {
     pub alias: &'a str,
     pub dtype: Dtype,

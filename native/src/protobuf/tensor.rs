@@ -107,7 +107,8 @@ impl Rows<'_> {
         if as_content { CONTENT } else { self.dtype.field() }
     }
 
-    fn shape(&self) -> impl Iterator<Item = usize> {
+    /// Its dimensions.
+    pub fn shape(&self) -> impl Iterator<Item = usize> {
         self.rows.into_iter().chain(self.inner.iter().copied())
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::limits::Limits;
 use crate::bridge::{EndedCalls, Queue, Routes};
-use crate::calls::{Event, Inbox, Kind, PlainFields, PlainPredicts};
+use crate::calls::{Event, Inbox, Kind, PlainFields, PlainCalls};
 
 /// Whether the server is to stop, and how long calls in flight may take to end then.
 pub type Stop = watch::Receiver<Option<Duration>>;
@@ -25,7 +25,7 @@ pub async fn stopped(mut stop: Stop) -> Duration {
 pub struct Shared {
     /// By full path: the number of each method, and whether its requests stream.
     pub methods: FxHashMap<String, (usize, bool)>,
-    pub plain: PlainPredicts,
+    pub plain: PlainCalls,
     pub limits: Limits,
     pub inbox: Arc<Inbox>,
     pub stopping: AtomicBool,
@@ -45,7 +45,7 @@ impl Shared {
         let methods = methods.into_iter().enumerate().map(|(number, (path, streams))| (path, (number, streams)));
         let methods: FxHashMap<_, _> = methods.collect();
         Ok(Self {
-            plain: PlainPredicts::new(plain, routes, |path| methods.get(path).map(|method| method.0))?,
+            plain: PlainCalls::new(plain, routes, |path| methods.get(path).map(|method| method.0))?,
             methods,
             limits,
             inbox: Arc::new(Inbox::new()?),

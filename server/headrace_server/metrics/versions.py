@@ -60,7 +60,7 @@ class ServableMetrics:
         self._inferences = InferenceCounts()
         self._answers: dict[str, Histogram] = {}
         self._runs: list[Runs] = []
-        self._tallied: dict[CountCalls, deque[Tallied]] = {}
+        self._tallied: dict[tuple[CountCalls, str], deque[Tallied]] = {}
         self._counting = Lock()  # who finds nothing left to count finds it counted
         self._closed = False
 
@@ -68,13 +68,14 @@ class ServableMetrics:
         """Counts a request that the model has answered."""
         self._answer(api).observe(seconds * 1e6)
 
-    def answers(self, observe: CountCalls) -> Callable[[Tallied], None]:
-        """Who takes note of plain Predicts that have been answered, which costs next to nothing; counted as runs are.
+    def answers(self, observe: CountCalls, api: str) -> Callable[[Tallied], None]:
+        """Who takes note of plain calls that have been answered, which costs next to nothing; counted as runs are.
 
         Args:
             observe: Counts them as calls; the same for all of a transport's routes, of which there are ever more.
+            api: The method's name.
         """
-        return self._tallied.setdefault(observe, deque()).append
+        return self._tallied.setdefault((observe, api), deque()).append
 
     def runs(self, signature: BatchCounts, *, batched: bool) -> "Runs":
         """Who counts the runs of one scheduler.
@@ -131,11 +132,11 @@ class ServableMetrics:
     def count_reports(self) -> None:
         """Counts the answers and the runs that have not been counted yet."""
         with self._counting:
-            for observe, tallied in list(self._tallied.items()):
+            for (observe, api), tallied in list(self._tallied.items()):
                 if taken := _taken(tallied):
                     counted, total = _sum(taken)
                     observe.several(self._model, "OK", counted, total)
-                    self._answer("Predict").add(counted, total)
+                    self._answer(api).add(counted, total)
             for runs in list(self._runs):
                 runs.count()
 

@@ -22,14 +22,14 @@ class Plain:
         lane: The queue's part that they join, all outputs asked for.
         signature: What they are checked against.
         max_rows: Rows that one may have.
-        answers: From who counts calls to who is told of those that the model has answered.
+        answers: From who counts calls, and their method, to who is told of those that the model has answered.
         refused: Counts a request that was turned away.
     """
 
     lane: TaskLane
     signature: Signature
     max_rows: int
-    answers: Callable[[CountCalls], Callable[[Tallied], None]]
+    answers: Callable[[CountCalls, str], Callable[[Tallied], None]]
     refused: Callable[[BatchingError], None]
 
 

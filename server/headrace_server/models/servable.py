@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from threading import Condition, Lock
 from typing import Self
 
 from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Options, Task, TaskTooLarge
@@ -23,6 +22,7 @@ from headrace_server.metrics.inferences import Inferences
 from headrace_server.metrics.summary import BatchCounts
 from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Ensemble
+from headrace_server.models.leases import Leases
 from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.schedulers import Outputs, Schedulers, fitted, may_share
@@ -76,16 +76,13 @@ class Servable:
         self._backend = backend
         self.names_sizes = batching is not None and bool(batching.allowed_batch_sizes)
         self._batching = fitted(batching, backend)
-        self._lock = Lock()
         self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs)
         self._no_rows = NoRows()
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
         self._metrics = (metrics or Metrics()).servable(name, version, self._waiting, on_devices)
         self._metrics.verdicts = {key: verdict.finding.value for key, verdict in self.verdicts.items()}
-        self._left = Condition(self._lock)
-        self._leases = 0
-        self._retired = False
+        self._leases = Leases()
 
     @property
     def backend(self) -> Backend:
@@ -222,24 +219,17 @@ class Servable:
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
-        with self._lock:
-            self._leases += not self._retired
-            return not self._retired
+        return self._leases.take()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._leases -= 1
-            if self._retired:
-                self._left.notify_all()
+        self._leases.give_back()
 
     def close(self) -> None:
         """Waits for the last lease to end and the last batch to run, then frees the model."""
-        with self._left:
-            self._retired = True
-            self._left.wait_for(lambda: not self._leases)
+        self._leases.retire()
         self._schedulers.close()
         self._backend.close()
         self._metrics.close()

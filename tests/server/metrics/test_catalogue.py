@@ -268,7 +268,7 @@ class TestServable:
 
     def test_plain_answers_are_counted_when_the_counts_are_asked_for(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1, int)
-        answered = servable.answers(metrics.grpc_method("tensorflow.serving.PredictionService", "Predict"))
+        answered = servable.answers(metrics.grpc_method("tensorflow.serving.PredictionService", "Predict"), "Predict")
         answered(([(3, 2), (5, 1)], 900.0))
         answered(([(3, 1)], 100.0))
 
@@ -282,7 +282,7 @@ class TestServable:
         servable = metrics.servable("m", 1, int)
         observe = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
         for _ in range(100):  # whenever the versions change, every route is made anew
-            servable.answers(observe)(([(0, 1)], 1.0))
+            servable.answers(observe, "Predict")(([(0, 1)], 1.0))
 
         assert len(servable._tallied) == 1
         assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 100}
@@ -295,7 +295,7 @@ class TestServable:
             def several(self, *_: object) -> None:
                 held.append(servable._counting.locked())
 
-        servable.answers(Slow())(([(0, 1)], 1.0))
+        servable.answers(Slow(), "Predict")(([(0, 1)], 1.0))
         servable.count_reports()
 
         assert held == [True]

@@ -5,11 +5,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from headrace_batching import Closed, DeadlineExceeded, QueueFull
+from headrace_batching import BatchingError, Closed, DeadlineExceeded, QueueFull
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends.signature import Signature
-from headrace_server.errors import ServingError, invalid
+from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.models.call import Call
 from headrace_server.models.servable import Servable
 from headrace_server.services.open_inference.answer import InferAnswer, OutputTensor
@@ -17,7 +17,7 @@ from headrace_server.services.open_inference.checks import Checks
 from headrace_server.services.open_inference.classification import check_classes, classify
 from headrace_server.services.open_inference.datatypes import BYTES, datatype_of
 from headrace_server.services.open_inference.regions import Place
-from headrace_server.services.open_inference.request import InferRequest, WantedOutput
+from headrace_server.services.open_inference.request import InferRequest, WantedOutput, tag
 
 
 class RunError(ServingError):
@@ -133,17 +133,25 @@ async def _run(servable: Servable, prepared: _Prepared, call: Call) -> Arrays:
     request = prepared.request
     try:
         return await servable.run(prepared.name, prepared.arrays, prepared.outputs, _limited(call, request))
-    except QueueFull as error:
-        raise RunError(Code.UNAVAILABLE, f"{request.tag}Exceeds maximum queue size") from error
-    except DeadlineExceeded as error:
-        raise _expired() from error
-    except Closed as error:
+    except (BatchingError, ServingError) as error:
+        raise RunError(*run_status(error, request.id)) from error
+
+
+def run_status(error: Exception, request_id: str = "") -> tuple[Code, str]:
+    """The code and the text for a request whose run, or whose wait for one, has failed.
+
+    Args:
+        error: Why.
+        request_id: The request's; empty for none.
+    """
+    if isinstance(error, QueueFull):
+        return Code.UNAVAILABLE, f"{tag(request_id)}Exceeds maximum queue size"
+    if isinstance(error, DeadlineExceeded) or isinstance(error.__cause__, DeadlineExceeded):
+        return Code.UNAVAILABLE, "Request timeout expired"
+    if isinstance(error, Closed):
         text = "Server is stopping, scheduler for model has stopped accepting new inference requests"
-        raise RunError(Code.UNAVAILABLE, f"{request.tag}{text}") from error
-    except ServingError as error:
-        if isinstance(error.__cause__, DeadlineExceeded):
-            raise _expired() from error
-        raise RunError(error.code, error.message) from error
+        return Code.UNAVAILABLE, f"{tag(request_id)}{text}"
+    return status_of(error)
 
 
 def _limited(call: Call, request: InferRequest) -> Call:
@@ -158,10 +166,6 @@ def _limited(call: Call, request: InferRequest) -> Call:
         deadline = own if deadline is None else min(deadline, own)
     priority = call.priority if priority is None else priority
     return replace(call, deadline=deadline, priority=priority, sequence=sequence)
-
-
-def _expired() -> ServingError:
-    return RunError(Code.UNAVAILABLE, "Request timeout expired")
 
 
 def _write(output: OutputTensor, place: Place) -> None:

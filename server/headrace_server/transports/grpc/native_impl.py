@@ -19,6 +19,7 @@ from headrace_server.models.manager import Serving, latest
 from headrace_server.models.plain import Plain
 from headrace_server.models.servable import Servable
 from headrace_server.services.json.arrays import PLAIN
+from headrace_server.services.open_inference.inference import run_status
 from headrace_server.services.rpc import MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import Endpoint
 from headrace_server.transports.grpc.handlers import CODE_NAMES, LOW_PRIORITY, rpc_handlers, status
@@ -26,7 +27,8 @@ from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.tls import Followed
 
 PREDICTION = "tensorflow.serving.PredictionService"
-INTERFACE = 6
+INFERENCE = "inference.GRPCInferenceService"
+INTERFACE = 7
 
 Status = Callable[[Exception], tuple[Code, str]]
 
@@ -76,6 +78,7 @@ class NativeTransport:
         self._endpoint = endpoint
         self._limits = limits(endpoint.arguments)
         self._observe = endpoint.observe(PREDICTION, "Predict")
+        self._observe_infer = endpoint.observe(INFERENCE, "ModelInfer")
         self._server: native.Server | None = None
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes(DEFAULT_SIGNATURE)
@@ -93,7 +96,11 @@ class NativeTransport:
             self._limits,
             self._endpoint.queue,
             self._routes,
-            {"method": f"/{PREDICTION}/Predict", "low_priority": LOW_PRIORITY},
+            {
+                "predict": f"/{PREDICTION}/Predict",
+                "infer": f"/{INFERENCE}/ModelInfer",
+                "low_priority": LOW_PRIORITY,
+            },
         )
         ports = [self._listen(server, address) for address in self._endpoint.addresses]
         server.start(self._endpoint.threads)
@@ -147,18 +154,28 @@ class NativeTransport:
                 "as_content": self._endpoint.as_content,
                 "full": status(QueueFull("{}")),
                 "bounds": LATENCY,
-                "answered": plain.answers(self._observe),
+                "answered": plain.answers(self._observe, "Predict"),
                 "failed": _Failed(servable.name, plain, self._observe, status),
                 "rest": self._rest_counts(servable.name, plain),
+                "infer": self._infer(servable.name, plain),
             },
         )
+
+    def _infer(self, name: str, plain: Plain) -> native.InferFields:
+        code, text = run_status(QueueFull("{}"), "{}")
+        return {
+            "outputs": plain.signature.every_output,
+            "full": (code, text),
+            "answered": plain.answers(self._observe_infer, "ModelInfer"),
+            "failed": _Failed(name, plain, self._observe_infer, run_status),
+        }
 
     def _rest_counts(self, name: str, plain: Plain) -> "tuple[Callable[[Tallied], None], _Failed] | None":
         """Who is told of a signature's calls over REST that were answered and that failed; None where JSON has none."""
         observe = self._endpoint.observe_rest
         if observe is None or not _is_json(plain.signature):
             return None
-        return plain.answers(observe), _Failed(name, plain, observe, status_of)
+        return plain.answers(observe, "Predict"), _Failed(name, plain, observe, status_of)
 
     def _methods(self) -> "_Methods":
         methods = _Methods()

@@ -6,7 +6,7 @@ from headrace_server.config.run import Config
 from headrace_server.errors import ServingError
 from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.open_inference.rest.service import OpenInferenceRest, OpenInferenceRestOptions
-from headrace_server.services.open_inference.service import OpenInference
+from headrace_server.services.open_inference.server import OpenInference
 from headrace_server.services.router import Router
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService

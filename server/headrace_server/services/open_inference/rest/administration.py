@@ -11,7 +11,7 @@ from headrace_server.services.open_inference.repository import FILE, LoadRequest
 from headrace_server.services.open_inference.rest.json_values import member, read_document, text, unsigned
 from headrace_server.services.open_inference.rest.routes import Route
 from headrace_server.services.open_inference.rights import Rights
-from headrace_server.services.open_inference.service import OpenInference
+from headrace_server.services.open_inference.server import OpenInference
 
 Call = Callable[[Route, HttpRequest], Awaitable[Any]]
 

@@ -23,7 +23,7 @@ from headrace_server.services.open_inference.rest.inputs import values_of
 from headrace_server.services.open_inference.rest.json_values import read_document, text
 from headrace_server.services.open_inference.rest.outputs import head_text, json_text, values_text
 from headrace_server.services.open_inference.rest.routes import Route
-from headrace_server.services.open_inference.service import OpenInference
+from headrace_server.services.open_inference.server import OpenInference
 
 ONE_ANSWER = (
     "generate expects model to produce exactly 1 response, use generate stream for model that generates various number "

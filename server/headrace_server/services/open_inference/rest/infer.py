@@ -40,7 +40,7 @@ from headrace_server.services.open_inference.rest.outputs import (
     write_infer,
 )
 from headrace_server.services.open_inference.rest.routes import Route
-from headrace_server.services.open_inference.service import OpenInference
+from headrace_server.services.open_inference.server import OpenInference
 from headrace_server.services.open_inference.strings import pack
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -22,7 +22,7 @@ from headrace_server.services.open_inference.rest.generate import GenerateCalls
 from headrace_server.services.open_inference.rest.infer import InferCalls
 from headrace_server.services.open_inference.rest.messages import to_json
 from headrace_server.services.open_inference.rest.routes import Route, route
-from headrace_server.services.open_inference.service import OpenInference
+from headrace_server.services.open_inference.server import OpenInference
 
 Observe = Callable[[str, str, str, float], None]
 

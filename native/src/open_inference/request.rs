@@ -1,0 +1,213 @@
+//! A plain ModelInferRequest's bytes: raw contents for every input, and no parameters.
+
+use super::datatype;
+use crate::predict::{Input, Tensor};
+use crate::protobuf::{Cursor, Values, wire};
+
+/// More inputs than these are not plain: each takes a few bytes of a request and many more in memory.
+const MAX_INPUTS: usize = 64;
+const MAX_RANK: usize = 8;
+
+/// A plain request: what it names, its inputs, and the raw contents of these, in the same order.
+pub struct Request<'a> {
+    pub model: &'a [u8],
+    pub version: Option<i64>,
+    /// UTF-8.
+    pub id: &'a [u8],
+    inputs: Vec<InputTensor<'a>>,
+    outputs: Vec<&'a [u8]>,
+    raw: Vec<Cursor<'a>>,
+}
+
+impl<'a> Request<'a> {
+    pub fn read(mut at: Cursor<'a>) -> Option<Self> {
+        let (mut model, mut version, mut id) = (None, None, None);
+        let (mut inputs, mut outputs, mut raw) = (Vec::new(), Vec::new(), Vec::new());
+        while at.left() > 0 {
+            let (field, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+            let value = wire::delimited(&mut at)?;
+            match field {
+                1 => once(&mut model, value.contiguous()?)?,
+                2 => once(&mut version, value.contiguous()?)?,
+                3 => once(&mut id, value.contiguous()?)?,
+                5 if inputs.len() < MAX_INPUTS => inputs.push(InputTensor::read(value)?),
+                6 if outputs.len() < MAX_INPUTS => outputs.push(name_alone(value)?),
+                7 if raw.len() < MAX_INPUTS => raw.push(value),
+                _ => return None,
+            }
+        }
+        let id = id.unwrap_or_default();
+        std::str::from_utf8(id).ok()?;
+        let version = version.map(number).unwrap_or(Some(None))?;
+        Some(Self { model: model?, version, id, inputs, outputs, raw })
+    }
+
+    /// Whether it asks for these outputs, each once, or names none.
+    pub fn wants(&self, all: &[Vec<u8>]) -> bool {
+        let named = |output: &Vec<u8>| self.outputs.iter().filter(|name| **name == output.as_slice()).count() == 1;
+        self.outputs.is_empty() || (self.outputs.len() == all.len() && all.iter().all(named))
+    }
+}
+
+/// A request's tensors in the order of their declarations, and their rows; None unless all fit.
+pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: usize) -> Option<(Vec<Tensor>, usize)> {
+    if request.inputs.len() != declared.len() || request.raw.len() != declared.len() {
+        return None;
+    }
+    let mut tensors = Vec::with_capacity(declared.len());
+    let mut rows = None;
+    for input in declared {
+        let at = request.inputs.iter().position(|tensor| tensor.name == input.alias.as_slice())?;
+        let (tensor, own) = request.inputs[at].fit(input, request.raw[at].clone())?;
+        if *rows.get_or_insert(own) != own || own > max_rows {
+            return None;
+        }
+        tensors.push(tensor);
+    }
+    Some((tensors, rows?))
+}
+
+/// One input without its values.
+struct InputTensor<'a> {
+    name: &'a [u8],
+    datatype: &'a [u8],
+    dims: [usize; MAX_RANK],
+    rank: usize,
+}
+
+impl<'a> InputTensor<'a> {
+    fn read(mut at: Cursor<'a>) -> Option<Self> {
+        let (mut name, mut datatype, mut shape) = (None, None, None);
+        while at.left() > 0 {
+            let (field, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+            let value = wire::delimited(&mut at)?;
+            match field {
+                1 => once(&mut name, value.contiguous()?)?,
+                2 => once(&mut datatype, value.contiguous()?)?,
+                3 => once(&mut shape, packed(value)?)?,
+                _ => return None,
+            }
+        }
+        let (dims, rank) = shape?;
+        Some(Self { name: name?, datatype: datatype?, dims, rank })
+    }
+
+    /// It as a tensor that fits a declaration, with its values, and its rows.
+    fn fit(&self, input: &Input, raw: Cursor<'_>) -> Option<(Tensor, usize)> {
+        let (&rows, inner) = self.dims[..self.rank].split_first()?;
+        let fits = self.datatype == datatype(input.dtype).as_bytes()
+            && inner.len() == input.inner.len()
+            && inner.iter().zip(&input.inner).all(|(got, want)| want.is_none_or(|want| want == *got));
+        let count = self.dims[..self.rank].iter().try_fold(1, |product: usize, size| product.checked_mul(*size))?;
+        if !fits || count == 0 {
+            return None;
+        }
+        let values = Values::content(input.dtype, count, raw)?;
+        Some((Tensor { values, inner: inner.to_vec() }, rows))
+    }
+}
+
+/// Dimensions in a packed field, and how many there are.
+fn packed(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
+    let (mut dims, mut rank) = ([0; MAX_RANK], 0);
+    while at.left() > 0 {
+        let size = i64::try_from(wire::varint(&mut at)?).ok()?;
+        *dims.get_mut(rank)? = usize::try_from(size).ok()?;
+        rank += 1;
+    }
+    Some((dims, rank))
+}
+
+/// The name of an output that is asked for as it is.
+fn name_alone(mut at: Cursor<'_>) -> Option<&[u8]> {
+    let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+    let name = wire::delimited(&mut at)?;
+    (at.left() == 0).then(|| name.contiguous())?
+}
+
+/// The version that a text names: None for the empty one; no answer where it is not digits alone.
+fn number(text: &[u8]) -> Option<Option<i64>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok().map(Some)
+}
+
+/// Fills what may be given once.
+fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
+    place.replace(value).is_none().then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, Bytes, BytesMut};
+
+    use super::*;
+    use crate::protobuf::{Dtype, Rope};
+
+    fn field(number: u32, value: &[u8]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        wire::put_field(&mut out, number, value.len());
+        out.put_slice(value);
+        out.to_vec()
+    }
+
+    fn input(name: &str, datatype: &str, shape: &[u8]) -> Vec<u8> {
+        field(5, &[field(1, name.as_bytes()), field(2, datatype.as_bytes()), field(3, shape)].concat())
+    }
+
+    fn declared() -> Vec<Input> {
+        vec![Input { alias: b"x".to_vec(), dtype: Dtype::Float, inner: vec![Some(2)] }]
+    }
+
+    /// The rows that are understood of a request of these fields, beside the model's name.
+    fn rows(fields: &[Vec<u8>]) -> Option<usize> {
+        let message = Rope::from(Bytes::from([field(1, b"m"), fields.concat()].concat()));
+        let request = Request::read(message.cursor())?;
+        tensors(&request, &declared(), 8).map(|(_, rows)| rows)
+    }
+
+    #[test]
+    fn plain_requests() {
+        let values = field(7, &[0; 24]);
+        assert_eq!(rows(&[input("x", "FP32", &[3, 2]), values.clone()]), Some(3));
+        assert_eq!(rows(&[values, input("x", "FP32", &[3, 2]), field(3, b"id"), field(2, b"12")]), Some(3));
+    }
+
+    #[test]
+    fn what_is_not_plain() {
+        let (good, values) = (input("x", "FP32", &[3, 2]), field(7, &[0; 24]));
+        for fields in [
+            vec![good.clone()],
+            vec![good.clone(), field(7, &[0; 20])],
+            vec![good.clone(), values.clone(), values.clone()],
+            vec![good.clone(), good.clone(), values.clone()],
+            vec![input("y", "FP32", &[3, 2]), values.clone()],
+            vec![input("x", "INT32", &[3, 2]), values.clone()],
+            vec![input("x", "FP32", &[2, 3]), values.clone()],
+            vec![input("x", "FP32", &[6]), values.clone()],
+            vec![input("x", "FP32", &[0, 2]), field(7, &[])],
+            vec![input("x", "FP32", &[9, 2]), field(7, &[0; 72])],
+            vec![good.clone(), values.clone(), field(2, b"1x")],
+            vec![good.clone(), values.clone(), field(3, &[0xff])],
+            vec![good.clone(), values.clone(), field(4, &[])],
+            vec![good, values, field(1, b"m")],
+        ] {
+            assert_eq!(rows(&fields), None);
+        }
+    }
+
+    #[test]
+    fn outputs_are_all_or_none() {
+        let wants = |outputs: &[&str]| {
+            let named: Vec<_> = outputs.iter().map(|name| field(6, &field(1, name.as_bytes()))).collect();
+            let message = Rope::from(Bytes::from([field(1, b"m"), named.concat()].concat()));
+            Request::read(message.cursor()).is_some_and(|request| request.wants(&[b"a".to_vec(), b"b".to_vec()]))
+        };
+        assert!(wants(&[]) && wants(&["a", "b"]) && wants(&["b", "a"]));
+        assert!(!wants(&["a"]) && !wants(&["a", "a"]) && !wants(&["a", "c"]) && !wants(&["a", "b", "b"]));
+    }
+}

@@ -1,0 +1,134 @@
+//! A plain ModelInferResponse's bytes: some rows of each output as raw contents, sorted by name.
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::datatype;
+use crate::predict::Output;
+use crate::protobuf::{Rows, wire};
+
+/// What all responses of one version have in common.
+pub struct Format {
+    /// The model's name and version, as fields of the response.
+    model: Bytes,
+}
+
+impl Format {
+    pub fn new(name: &str, version: i64) -> Self {
+        let mut model = BytesMut::new();
+        put(&mut model, 1, name.as_bytes());
+        put(&mut model, 2, version.to_string().as_bytes());
+        Self { model: model.freeze() }
+    }
+}
+
+/// A ModelInferResponse that has been measured, and can be written.
+pub struct Response<'a> {
+    format: &'a Format,
+    id: &'a [u8],
+    tensors: Vec<Tensor<'a>>,
+    len: usize,
+}
+
+struct Tensor<'a> {
+    name: &'a str,
+    rows: Rows<'a>,
+    /// Bytes of its shape, and of what describes it, which holds that.
+    shape: usize,
+    described: usize,
+}
+
+impl<'a> Response<'a> {
+    /// Of these rows of each output.
+    pub fn new(format: &'a Format, id: &'a [u8], outputs: &[Output<'a>], rows: Range<usize>) -> Self {
+        let mut tensors: Vec<_> = outputs.iter().map(|output| Tensor::new(output.alias, output.rows(&rows))).collect();
+        tensors.sort_by_key(|tensor| tensor.name);
+        let of_tensors: usize = tensors.iter().map(Tensor::len).sum();
+        let len = format.model.len() + field_len(3, id.len()) + of_tensors;
+        Self { format, id, tensors, len }
+    }
+
+    /// Its bytes.
+    pub fn encoded_len(&self) -> usize {
+        self.len
+    }
+
+    /// The output that takes most of it, in the words that the services in Python have, too.
+    pub fn largest(&self) -> String {
+        let largest = self.tensors.iter().max_by_key(|tensor| tensor.rows.bytes.len());
+        largest.map_or_else(String::new, |tensor| {
+            format!("; output {} alone has {} bytes", tensor.name, tensor.rows.bytes.len())
+        })
+    }
+
+    /// Writes it.
+    pub fn encode(&self, out: &mut BytesMut) {
+        out.put_slice(&self.format.model);
+        put(out, 3, self.id);
+        for tensor in &self.tensors {
+            tensor.describe(out);
+        }
+        for tensor in &self.tensors {
+            // Also an empty one: there is an entry for every output.
+            wire::put_field(out, 6, tensor.rows.bytes.len());
+            out.put_slice(tensor.rows.bytes);
+        }
+    }
+}
+
+impl<'a> Tensor<'a> {
+    fn new(name: &'a str, rows: Rows<'a>) -> Self {
+        let shape = rows.shape().map(|size| wire::varint_len(size as u64)).sum();
+        let described = field_len(1, name.len()) + field_len(2, datatype(rows.dtype).len()) + field_len(3, shape);
+        Self { name, rows, shape, described }
+    }
+
+    fn len(&self) -> usize {
+        wire::field_len(5, self.described) + wire::field_len(6, self.rows.bytes.len())
+    }
+
+    fn describe(&self, out: &mut BytesMut) {
+        wire::put_field(out, 5, self.described);
+        put(out, 1, self.name.as_bytes());
+        put(out, 2, datatype(self.rows.dtype).as_bytes());
+        if self.shape > 0 {
+            wire::put_field(out, 3, self.shape);
+            self.rows.shape().for_each(|size| wire::put_varint(out, size as u64));
+        }
+    }
+}
+
+/// The bytes of a field that is left out when it is empty.
+fn field_len(field: u32, len: usize) -> usize {
+    if len == 0 { 0 } else { wire::field_len(field, len) }
+}
+
+/// Writes such a field.
+fn put(out: &mut BytesMut, field: u32, value: &[u8]) {
+    if !value.is_empty() {
+        wire::put_field(out, field, value.len());
+        out.put_slice(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protobuf::Dtype;
+
+    #[test]
+    fn a_response_is_as_long_as_it_says() {
+        let format = Format::new("model", 3);
+        let one = Output { alias: "y", dtype: Dtype::Float, shape: &[2, 1], bytes: &[0; 8], whole: false };
+        let other = Output { alias: "a", dtype: Dtype::Int64, shape: &[2], bytes: &[1; 16], whole: false };
+        for id in [&b""[..], b"seven"] {
+            let response = Response::new(&format, id, &[one.clone(), other.clone()], 1..2);
+            let mut out = BytesMut::new();
+            response.encode(&mut out);
+            assert_eq!(out.len(), response.encoded_len());
+            let names: Vec<_> = response.tensors.iter().map(|tensor| tensor.name).collect();
+            assert_eq!(names, ["a", "y"]);
+        }
+    }
+}

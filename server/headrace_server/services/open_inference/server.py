@@ -1,0 +1,78 @@
+"""What both doors of the protocol answer from: the models, and what may be administered."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from headrace_server.errors import invalid
+from headrace_server.services.open_inference.models import Models
+from headrace_server.services.open_inference.regions import Regions
+from headrace_server.services.open_inference.repository import ModelRepository
+from headrace_server.services.open_inference.rights import Rights
+from headrace_server.services.open_inference.settings import LogSettings, TraceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInference:
+    """What both doors of the protocol answer from.
+
+    Attributes:
+        models: The server and its models.
+        repository: Loads and unloads them.
+        regions: Of system shared memory.
+        logs: The log settings.
+        traces: The trace settings.
+        rights: How much callers may do.
+    """
+
+    models: Models
+    repository: ModelRepository
+    regions: Regions
+    logs: LogSettings
+    traces: TraceSettings
+    rights: Rights
+
+    def close(self) -> None:
+        """Lets go of what calls have brought: files, and GPU memory."""
+        self.repository.close()
+        self.regions.cuda.unregister("")
+
+    def trace_settings(self, model: str, changes: dict[str, list[str]]) -> Any:
+        """The trace settings of a model, or of all, after a change if there is one.
+
+        Raises:
+            ServingError: It is refused.
+        """
+        self.rights.require(Rights.WRITE if changes else Rights.READ, "trace settings")
+        if model and not self.models.repository.statuses(model):
+            raise invalid(f"Request for unknown model : {model}")
+        if changes:
+            self.traces.update(model, changes)
+        return self.traces.read(model)
+
+    def log_settings(self, changes: dict[str, Any]) -> Any:
+        """The log settings, after a change if there is one.
+
+        Raises:
+            ServingError: It is refused.
+        """
+        self.rights.require(Rights.WRITE if changes else Rights.READ, "log settings")
+        self.logs.update(changes)
+        return self.logs.read()
+
+    def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Registers a region of system shared memory.
+
+        Raises:
+            ServingError: It is refused.
+        """
+        self.rights.require(Rights.WRITE, "registering shared memory")
+        self.regions.register(name, key, offset, byte_size)
+
+    def register_cuda(self, name: str, handle: bytes, device_id: int, byte_size: int) -> None:
+        """Registers a region of GPU memory.
+
+        Raises:
+            ServingError: It is refused.
+        """
+        self.rights.require(Rights.WRITE, "registering shared memory")
+        self.regions.cuda.register(name, handle, device_id, byte_size)
