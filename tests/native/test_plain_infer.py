@@ -58,15 +58,14 @@ def blocked(loop_thread: LoopThread) -> Iterator[None]:
 
 
 def infer_of(server: RunningServer) -> Any:
-    return server.caller.channel.unary_unary(
+    call: Any = server.caller.channel.unary_unary(
         f"{SERVICE}ModelInfer", response_deserializer=ModelInferResponse.FromString
     )
+    return call
 
 
 def send(server: RunningServer, data: bytes, **options: Any) -> ModelInferResponse | Refusal:
-    call = server.caller.channel.unary_unary(
-        f"{SERVICE}ModelInfer", response_deserializer=ModelInferResponse.FromString
-    )
+    call = infer_of(server)
     try:
         response: ModelInferResponse = call(data, **{"timeout": ANSWER_WITHIN, **options})
         return response
@@ -202,9 +201,7 @@ def test_a_full_queue_is_told_with_the_requests_id(running: Run) -> None:
 def test_both_apis_share_batches_and_are_counted_apart(running: Run) -> None:
     server = running(models.linear, batching=Options(batch_timeout_micros=200_000, max_batch_size=6))
     caller = InferenceCaller(server.port)
-    infer = server.caller.channel.unary_unary(
-        f"{SERVICE}ModelInfer", response_deserializer=ModelInferResponse.FromString
-    )
+    infer = infer_of(server)
     predict: Any = server.caller.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     calls = [infer.future(infer_request(id=str(n)).SerializeToString(), timeout=ANSWER_WITHIN) for n in range(3)]
     calls += [predict.future(predict_request({"x": ROW}).SerializeToString(), timeout=ANSWER_WITHIN) for _ in range(3)]

@@ -12,4 +12,4 @@ pub use call::Call;
 pub use exchange::run;
 pub use inbox::{Event, Inbox, Kind};
 pub use opening::{Arrived, Opening, until};
-pub use plain::{Outcome, PlainFields, PlainCalls};
+pub use plain::{Outcome, PlainCalls, PlainFields};

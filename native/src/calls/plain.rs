@@ -80,7 +80,8 @@ impl PlainCalls {
 
     /// Puts a call that may be plain into the queue of its route, if it is.
     pub fn put(&self, opening: &Opening, message: Rope, respond: SendResponse<Bytes>) -> Outcome {
-        let understood = if Some(opening.method) == self.infer { self.read_infer(&message) } else { self.read(&message) };
+        let understood =
+            if Some(opening.method) == self.infer { self.read_infer(&message) } else { self.read(&message) };
         let Some(Understood { signature, lane, tensors, rows, protocol }) = understood else {
             return Outcome::ForPython(message, respond);
         };

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::limits::Limits;
 use crate::bridge::{EndedCalls, Queue, Routes};
-use crate::calls::{Event, Inbox, Kind, PlainFields, PlainCalls};
+use crate::calls::{Event, Inbox, Kind, PlainCalls, PlainFields};
 
 /// Whether the server is to stop, and how long calls in flight may take to end then.
 pub type Stop = watch::Receiver<Option<Duration>>;

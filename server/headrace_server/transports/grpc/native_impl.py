@@ -161,7 +161,7 @@ class NativeTransport:
             },
         )
 
-    def _infer(self, name: str, plain: Plain) -> native.InferFields:
+    def _infer(self, name: str, plain: Plain) -> "native.InferFields":
         code, text = run_status(QueueFull("{}"), "{}")
         return {
             "outputs": plain.signature.every_output,
