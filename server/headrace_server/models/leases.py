@@ -4,28 +4,32 @@ from threading import Condition
 
 
 class Leases:
-    """Counts those who use it, and waits for them at its end. Any thread."""
+    """Counts those who use it, and waits for them at its end. Any thread.
+
+    Attributes:
+        retired: Whether its end has come.
+    """
 
     def __init__(self) -> None:
         self._left = Condition()
         self._count = 0
-        self._retired = False
+        self.retired = False
 
     def take(self) -> bool:
         """One user more; False if it is at its end."""
         with self._left:
-            self._count += not self._retired
-            return not self._retired
+            self._count += not self.retired
+            return not self.retired
 
     def give_back(self) -> None:
         """One user less."""
         with self._left:
             self._count -= 1
-            if self._retired:
+            if self.retired:
                 self._left.notify_all()
 
     def retire(self) -> None:
         """Takes no more users, and returns when the last has gone."""
         with self._left:
-            self._retired = True
+            self.retired = True
             self._left.wait_for(lambda: not self._count)

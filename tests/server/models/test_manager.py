@@ -45,7 +45,7 @@ class Leaving(Servable):
 
     def lease(self) -> bool:
         self.asked.set()
-        eventually(lambda: self._retired)
+        eventually(lambda: self._leases.retired)
         return super().lease()
 
 

@@ -338,7 +338,7 @@ class TestClosing:
             assert servable.lease()
             closing = Thread(target=servable.close)
             closing.start()
-            while not servable._retired:
+            while not servable._leases.retired:
                 closing.join(0.001)
 
             assert not servable.lease()
