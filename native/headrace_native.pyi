@@ -350,8 +350,5 @@ class Routes:
     """
 
     def __init__(self, default_signature: str) -> None: ...
-    def publish(self, models: Mapping[str, tuple[int, Mapping[int, Mapping[str, Route]]]]) -> None:
-        """Replaces all of them: by model, the latest version, and by version, by signature.
-
-        A version without a plain signature is named, too.
-        """
+    def publish(self, name: str, latest: int, versions: Mapping[int, Mapping[str, Route]]) -> None:
+        """Replaces a model's: by version, by signature. A version without a plain signature is named, too."""

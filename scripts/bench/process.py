@@ -60,7 +60,7 @@ def running(command: Callable[[int], Sequence[str]], log: Path, patience: float 
     Its stderr goes to `log`, complete once this returns. Raises StartError where it does not listen within
     `patience` seconds, or does not end within as many of SIGTERM.
     """
-    port = _free_port()
+    port = free_port()
     with log.open("wb") as stderr:
         process = subprocess.Popen(command(port), stdout=stderr, stderr=stderr)
     try:
@@ -76,7 +76,8 @@ def busy_seconds() -> float:
     return (int(user) + int(nice) + int(system)) / _TICKS_PER_SECOND
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port that nothing listens on."""
     # Not one the kernel gives to callers: a connection to such a port, tried until it works, may meet itself.
     for port in random.sample(range(20_000, 30_000), 100):
         try:

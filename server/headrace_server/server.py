@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -20,8 +20,8 @@ from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, first_models
 from headrace_server.models.ensemble import Members
 from headrace_server.models.loader import Loader
-from headrace_server.models.manager import Manager, Serving
-from headrace_server.models.plain import plain_models
+from headrace_server.models.manager import Manager
+from headrace_server.models.plain import may_be_plain
 from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
@@ -80,7 +80,7 @@ class Server:
         self._transport_name = choose(config.transport, alts=config.use_alts_credentials)
         self._queue = make_queue(self._transport_name)
         self._publishing = Lock()
-        self._serving: Serving = {}
+        self._serving: dict[str, Mapping[int, Servable]] = {}
         self._threads = BatchThreads(options.num_batch_threads, self._queue)
         make_prediction = partial(
             PredictionService,
@@ -137,7 +137,7 @@ class Server:
         return self._transport_name
 
     @property
-    def serving(self) -> Serving:
+    def serving(self) -> Mapping[str, Mapping[int, Servable]]:
         """The versions that serve, by model and by number."""
         return self._serving
 
@@ -240,20 +240,24 @@ class Server:
         under_way = any(status.state in (State.START, State.LOADING) for status in statuses)
         return under_way or (not statuses and self._models.served(name) is not None)
 
-    def _publish(self, serving: Serving) -> None:
-        self._serving = serving
-        self._publish_again()
-
-    def _publish_again(self) -> None:
-        """Lets the transport answer for models whose calls nobody else has to see."""
+    def _publish(self, name: str, versions: Mapping[int, Servable]) -> None:
         with self._publishing:
-            self._transport.publish(
-                plain_models(
-                    self._serving,
-                    checks_methods=self._config.enable_signature_method_name_check,
-                    logs=self._request_logger.logs,
-                )
-            )
+            self._serving[name] = versions
+            self._let_transport_answer(name)
+
+    def _publish_again(self, names: Collection[str]) -> None:
+        with self._publishing:
+            for name in names:
+                self._let_transport_answer(name)
+
+    def _let_transport_answer(self, name: str) -> None:
+        """Lets the transport answer for a model, unless somebody else has to see its calls."""
+        plain = may_be_plain(
+            name,
+            checks_methods=self._config.enable_signature_method_name_check,
+            logs=self._request_logger.logs,
+        )
+        self._transport.publish(name, self._serving.get(name, {}) if plain else {})
 
     def _free(self) -> None:
         self._config_poll.stop()

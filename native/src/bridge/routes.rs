@@ -106,16 +106,15 @@ struct Versions {
     by_number: FxHashMap<i64, Signatures>,
 }
 
-/// Every route there is, replaced as a whole.
+/// Every route there is; those of a model are replaced together.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Routes {
     table: RwLock<FxHashMap<Vec<u8>, Versions>>,
     default_signature: Vec<u8>,
 }
 
-/// Routes as Python gives them: by model the latest version, and by version, by signature. A version without a plain
-/// signature is there, too.
-type Published = FxHashMap<String, (i64, FxHashMap<i64, FxHashMap<String, Py<Route>>>)>;
+/// A model's routes as Python gives them: by version, by signature. A version without a plain signature is there, too.
+type Published = FxHashMap<i64, FxHashMap<String, Py<Route>>>;
 
 #[pymethods]
 impl Routes {
@@ -124,17 +123,22 @@ impl Routes {
         Self { table: RwLock::default(), default_signature: default_signature.into_bytes() }
     }
 
-    /// Replaces all of them.
-    fn publish(&self, models: Published) {
-        let table = models.into_iter().map(|(name, (latest, versions))| {
-            let by_number = versions.into_iter().map(|(number, routes)| {
-                (number, routes.into_iter().map(|(name, route)| (name.into_bytes(), route.get().clone())).collect())
-            });
-            (name.into_bytes(), Versions { latest, by_number: by_number.collect() })
-        });
-        let before = std::mem::replace(&mut *self.table.write(), table.collect());
+    /// Replaces those of one model, of which `latest` is what a request without a version asks for.
+    fn publish(&self, name: String, latest: i64, versions: Published) {
+        let by_number: FxHashMap<_, _> = versions.into_iter().map(|(number, routes)| (number, table(routes))).collect();
+        let mut models = self.table.write();
+        let before = if by_number.is_empty() {
+            models.remove(name.as_bytes())
+        } else {
+            models.insert(name.into_bytes(), Versions { latest, by_number })
+        };
+        drop(models);
         drop(before);
     }
+}
+
+fn table(routes: FxHashMap<String, Py<Route>>) -> Signatures {
+    routes.into_iter().map(|(name, route)| (name.into_bytes(), route.get().clone())).collect()
 }
 
 impl Routes {

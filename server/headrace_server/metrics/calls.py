@@ -32,6 +32,7 @@ class GrpcMethod:
         self._name = f"{service}/{method}"
         self._method = method
         self._latencies: dict[Labels, Histogram] = {}
+        self._codes: set[str] = set()
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
         """Counts a call that has ended, by its model's name and the name of its status code."""
@@ -47,6 +48,11 @@ class GrpcMethod:
         """Forgets what it knows of any other model: its series have been dropped. Any thread."""
         self._latencies = {labels: own for labels, own in list(self._latencies.items()) if labels[0] in models}
 
+    def forget(self, model: str) -> None:
+        """Forgets what it knows of a model: its series have been dropped. Any thread."""
+        for code in list(self._codes):
+            self._latencies.pop((model, code), None)
+
     def _find(self, named: str, code: str) -> Histogram:
         model = self._label(named)
         families, labels = self._families, (self._name, model, code)
@@ -57,6 +63,7 @@ class GrpcMethod:
             if code == "OK":
                 families.request_latency.share(latency, model, self._method, "GRPC")
         if model == named:
+            self._codes.add(code)
             self._latencies[(model, code)] = latency
         return latency
 

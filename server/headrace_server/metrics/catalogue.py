@@ -6,8 +6,8 @@ from threading import Lock
 
 from headrace_server.metrics import gpus as nvml
 from headrace_server.metrics.calls import GrpcMethod, RestPredicts
-from headrace_server.metrics.names import DEVICE, MODEL, SERVABLE, Families
-from headrace_server.metrics.series import Gauges, Labels
+from headrace_server.metrics.names import DEVICE, SERVABLE, Families
+from headrace_server.metrics.series import Gauges, Labels, unhurried
 from headrace_server.metrics.versions import ServableMetrics
 
 OTHER = "(other)"
@@ -37,7 +37,8 @@ class Metrics(Families):
         self._methods: list[GrpcMethod] = []
         self.rest_predicts = RestPredicts(self, self.label)
         self._configured: Collection[str] = frozenset()
-        self._known: Collection[str] = frozenset()
+        self._known: set[str] = set()
+        self._loaded: dict[str, set[str]] = {}
         self._gpus = gpus or nvml.Gpus()
         self._gauges = (
             Gauges("/headrace/queue_rows", SERVABLE, self._rows_waiting),
@@ -107,21 +108,32 @@ class Metrics(Families):
         own = ServableMetrics(self, model, version, waiting, on_devices, self._closed)
         with self._lock:
             self._servables[own.labels] = own
-            self._known = {*self._known, model}
+            self._loaded.setdefault(model, set()).add(str(version))
+            self._known.add(model)
         return own
 
     def _closed(self, servable: Labels) -> None:
+        model, version = servable
         with self._lock:
             self._servables.pop(servable, None)
-        self._forget_unknown()
+            versions = self._loaded.get(model, set())
+            versions.discard(version)
+            gone = not versions and model not in self._configured
+            if not versions:
+                self._loaded.pop(model, None)
+            if gone:
+                self._known.discard(model)
+        if gone:
+            self.forget(model)
+            for method in self._methods:
+                method.forget(model)
 
     def _forget_unknown(self) -> None:
         """Drops the series of all models that are neither configured nor loaded."""
         with self._lock:
-            self._known = {*self._configured, *(model for model, _ in self._servables)}
+            self._known = {*self._configured, *self._loaded}
             shown = {*self._known, "", OTHER}
-        for label in MODEL:
-            self.keep(label, shown)
+        self.keep(shown)
         for method in self._methods:
             method.keep(shown)
 
@@ -134,8 +146,9 @@ class Metrics(Families):
 
     def _memory_on_devices(self) -> Iterator[tuple[Labels, int]]:
         for own in self._every_servable():
-            for device, size in own.on_devices().items():
-                yield (*own.labels, str(device)), size
+            if own.on_devices is not dict:
+                for device, size in own.on_devices().items():
+                    yield (*own.labels, str(device)), size
 
     def _verdicts(self) -> Iterator[tuple[Labels, int]]:
         for own in self._every_servable():
@@ -144,12 +157,15 @@ class Metrics(Families):
 
     def _rows_waiting(self) -> Iterator[tuple[Labels, int]]:
         for own in self._every_servable():
-            yield own.labels, own.waiting()
+            rows = own.waiting()
+            if rows or own.called:
+                yield own.labels, rows
 
     def _count_reports(self) -> None:
         for own in self._every_servable():
             own.count_reports()
 
-    def _every_servable(self) -> list[ServableMetrics]:
+    def _every_servable(self) -> Iterator[ServableMetrics]:
         with self._lock:
-            return list(self._servables.values())
+            every = list(self._servables.values())
+        return unhurried(every)

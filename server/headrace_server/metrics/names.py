@@ -82,24 +82,28 @@ class Families:
         first = family.first() if family else None
         return first.value if isinstance(first, Counter) else 0
 
-    def forget(self, labels: Mapping[str, str]) -> None:
-        """Drops all series that have these labels."""
+    def forget(self, model: str, labels: Mapping[str, str] = {}) -> None:
+        """Drops all series of a model that have these labels, whatever the name of the label with the model's."""
         for family in self._families:
-            family.forget(labels)
+            family.forget(model, labels)
 
-    def keep(self, label: str, values: Collection[str]) -> None:
-        """Drops all series whose label of this name has another value."""
+    def keep(self, models: Collection[str]) -> None:
+        """Drops all series of any other model."""
         for family in self._families:
-            family.keep(label, values)
+            family.keep(models)
 
     def _counters(self, path: str, *labels: str, limit: int | None = None) -> Family[Counter]:
-        family = counters(path, *labels, limit=limit)
+        family = counters(path, *labels, limit=limit, group=_model_label(labels))
         self._families.append(family)
         return family
 
     def _histograms(
         self, path: str, buckets: tuple[float, ...], *labels: str, limit: int | None = None
     ) -> Family[Histogram]:
-        family = histograms(path, buckets, *labels, limit=limit)
+        family = histograms(path, buckets, *labels, limit=limit, group=_model_label(labels))
         self._families.append(family)
         return family
+
+
+def _model_label(labels: Collection[str]) -> str:
+    return next((label for label in labels if label in MODEL), "")

@@ -1,6 +1,7 @@
 """Counters, gauges and histograms, and the text in which Prometheus reads them."""
 
 import re
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -11,6 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 Labels = tuple[str, ...]
+
+T = TypeVar("T")
+
+_AT_ONCE = 100  # lines, or versions, that a scrape looks at without a break: some 0.1 ms
 
 
 class Series(Protocol):
@@ -127,26 +132,38 @@ class Family(Generic[S]):
         labels: Their names.
         make: Makes a series.
         limit: Series at most: the oldest makes room for a new one. None where the labels' values are bounded anyway.
+        group: The label by whose values series are dropped together, without a look at all others; empty for none.
     """
 
-    def __init__(self, name: str, kind: str, labels: Labels, make: Callable[[], S], limit: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        labels: Labels,
+        make: Callable[[], S],
+        limit: int | None = None,
+        *,
+        group: str = "",
+    ) -> None:
         self.path = name
         self.name = _prometheus(name)
         self._kind = kind
         self._labels = labels
         self._make = make
         self._limit = limit
+        self._group = labels.index(group) if group else None
         self._lock = Lock()
         self._series: dict[Labels, S] = {}
+        self._groups: dict[str, dict[Labels, None]] = {}
 
     def of(self, *values: str) -> S:
         """The series with these labels, made at its first use. Any thread."""
         series = self._series.get(values)
         if series is None:
             with self._lock:
-                series = self._series.setdefault(values, self._make())
+                series = self._add(values, self._make())
                 if self._limit is not None and len(self._series) > self._limit:
-                    del self._series[next(iter(self._series))]
+                    self._drop(next(iter(self._series)))
         return series
 
     def first(self) -> S | None:
@@ -157,23 +174,36 @@ class Family(Generic[S]):
     def share(self, series: S, *values: str) -> None:
         """Shows a series of another family as one of its own, too. Any thread."""
         with self._lock:
-            self._series.setdefault(values, series)
+            self._add(values, series)
 
-    def forget(self, labels: Mapping[str, str]) -> None:
-        """Drops every series with these labels; none where it has no such labels. Any thread."""
+    def forget(self, group: str, labels: Mapping[str, str]) -> None:
+        """Drops every series of a group with these labels; none where it has no groups. Any thread."""
         wanted = labels.items()
         with self._lock:
-            for values in list(self._series):
+            for values in list(self._groups.get(group, ())):
                 if wanted <= dict(zip(self._labels, values, strict=True)).items():
-                    del self._series[values]
+                    self._drop(values)
 
-    def keep(self, label: str, values: Collection[str]) -> None:
-        """Drops every series whose label has another value; none where there is no such label. Any thread."""
-        if label not in self._labels:
-            return
-        place = self._labels.index(label)
+    def keep(self, groups: Collection[str]) -> None:
+        """Drops every series of any other group; none where it has no groups. Any thread."""
         with self._lock:
-            self._series = {labels: series for labels, series in self._series.items() if labels[place] in values}
+            for group in [group for group in self._groups if group not in groups]:
+                for values in list(self._groups[group]):
+                    self._drop(values)
+
+    def _add(self, values: Labels, series: S) -> S:
+        kept = self._series.setdefault(values, series)
+        if self._group is not None:
+            self._groups.setdefault(values[self._group], {})[values] = None
+        return kept
+
+    def _drop(self, values: Labels) -> None:
+        del self._series[values]
+        if self._group is not None:
+            group = self._groups[values[self._group]]
+            del group[values]
+            if not group:
+                del self._groups[values[self._group]]
 
     def lines(self) -> Iterator[str]:
         """The type and every line of every series; nothing where there are none."""
@@ -215,17 +245,27 @@ class Gauges:
 def page(families: Iterable[Lines]) -> bytes:
     """What Prometheus scrapes. TF Serving: prometheus_exporter.cc; names are sorted, and nothing is explained."""
     ordered = sorted(families, key=lambda family: family.name)
-    return "".join(f"{line}\n" for family in ordered for line in family.lines()).encode()
+    return "".join(f"{line}\n" for line in unhurried(line for family in ordered for line in family.lines())).encode()
 
 
-def counters(name: str, *labels: str, limit: int | None = None) -> Family[Counter]:
+def unhurried(items: Iterable[T]) -> Iterator[T]:
+    """The same items, but every so often another thread may go on: a scrape is long, and calls are in a hurry."""
+    for number, item in enumerate(items):
+        if number % _AT_ONCE == 0:
+            time.sleep(0)  # lets go of the interpreter, which a thread that waits for it otherwise gets after 5 ms
+        yield item
+
+
+def counters(name: str, *labels: str, limit: int | None = None, group: str = "") -> Family[Counter]:
     """Counters of one name; the arguments are those of `Family`."""
-    return Family(name, "counter", labels, Counter, limit)
+    return Family(name, "counter", labels, Counter, limit, group=group)
 
 
-def histograms(name: str, bounds: Sequence[float], *labels: str, limit: int | None = None) -> Family[Histogram]:
+def histograms(
+    name: str, bounds: Sequence[float], *labels: str, limit: int | None = None, group: str = ""
+) -> Family[Histogram]:
     """Histograms of one name; the arguments are those of `Family`, and the bounds those of `Histogram`."""
-    return Family(name, "histogram", labels, lambda: Histogram(bounds), limit)
+    return Family(name, "histogram", labels, lambda: Histogram(bounds), limit, group=group)
 
 
 def growing(scale: float, factor: float, count: int) -> tuple[float, ...]:

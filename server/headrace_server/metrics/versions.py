@@ -6,6 +6,7 @@ from collections import Counter as CounterOf
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import Lock
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from headrace_batching import BatchingError, BatchReport, Closed, DeadlineExceed
 from headrace_server.metrics.calls import CountCalls, Tallied
 from headrace_server.metrics.inferences import InferenceCounts, Inferences
 from headrace_server.metrics.names import LATENCY, QUEUING, SERVABLE, SIZES, Families
-from headrace_server.metrics.series import Histogram, Labels, Tally, tally
+from headrace_server.metrics.series import Counter, Histogram, Labels, Tally, tally
 from headrace_server.metrics.summary import BatchCounts
 
 RUNTIME = "TF1"
@@ -25,6 +26,16 @@ REPORTS = 128
 """Runs that are counted together: one by one they would cost a third of what a small model's run does."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """What a version counts of each of its runs."""
+
+    rows: Histogram
+    latency: Histogram
+    delay: Histogram
+    padding: Counter
 
 
 class ServableMetrics:
@@ -46,17 +57,14 @@ class ServableMetrics:
         on_devices: Callable[[], Mapping[int, int]],
         closed: Callable[[Labels], None],
     ) -> None:
-        self.labels = labels = (model, str(version))
+        self.labels = (model, str(version))
         self.waiting = waiting
         self.on_devices = on_devices
         self.verdicts: Mapping[str, str] = {}
         self._families = families
         self._tell_closed = closed
         self._model = model
-        self._rows = families.batch_rows.of(*labels)
-        self._latency = families.batch_latency.of(*labels)
-        self._delay = families.queue_delay.of(*labels)
-        self._padding = families.padding_rows.of(*labels)
+        self._series: _Series | None = None
         self._inferences = InferenceCounts()
         self._answers: dict[str, Histogram] = {}
         self._runs: list[Runs] = []
@@ -87,6 +95,20 @@ class ServableMetrics:
         runs = Runs(self, signature, batched=batched)
         self._runs.append(runs)
         return runs
+
+    @property
+    def called(self) -> bool:
+        """Whether it has run anything: until then it has no series, and takes no room on the page."""
+        return self._series is not None
+
+    def _own_series(self) -> "_Series":
+        """Those with the version's labels, made for the first run."""
+        if self._series is None:
+            families = self._families
+            every = (families.batch_rows, families.batch_latency, families.queue_delay)
+            rows, latency, delay = (family.of(*self.labels) for family in every)
+            self._series = _Series(rows, latency, delay, families.padding_rows.of(*self.labels))
+        return self._series
 
     def _answer(self, api: str) -> Histogram:
         latency = self._answers.get(api)
@@ -131,6 +153,9 @@ class ServableMetrics:
 
     def count_reports(self) -> None:
         """Counts the answers and the runs that have not been counted yet."""
+        left = any(self._tallied.values()) or any(runs.waiting for runs in self._runs)
+        if not left and not self._counting.locked():
+            return  # as of most versions of a server of many
         with self._counting:
             for (observe, api), tallied in list(self._tallied.items()):
                 if taken := _taken(tallied):
@@ -153,15 +178,16 @@ class ServableMetrics:
         came = np.concatenate([report.arrivals for report in reports])
         waits = (np.repeat([report.began for report in reports], [len(r.arrivals) for r in reports]) - came) * 1e6
         waited, total = tally(waits, QUEUING), float(waits.sum())
-        self._rows.add(tally(rows, SIZES), sum(rows))
-        self._latency.add(tally(ran, LATENCY), float(ran.sum()))
-        self._delay.add(waited, total)
+        series = self._own_series()
+        series.rows.add(tally(rows, SIZES), sum(rows))
+        series.latency.add(tally(ran, LATENCY), float(ran.sum()))
+        series.delay.add(waited, total)
         self._inferences.add(reports, total / 1e6)
         return waited, total
 
     def _count_batching_session(self, reports: Sequence[BatchReport], waited: Tally, total: float) -> None:
         families = self._families
-        self._padding.add(sum(report.padding for report in reports))
+        self._own_series().padding.add(sum(report.padding for report in reports))
         families.queuing_latency.of("").add(waited, total)
         families.wrapped_run_count.of().add(len(reports))
         sizes = np.concatenate([report.sizes for report in reports])
@@ -176,7 +202,7 @@ class ServableMetrics:
         self.count_reports()
         self._closed = True
         self._tell_closed(self.labels)
-        self._families.forget(dict(zip(SERVABLE, self.labels, strict=True)))
+        self._families.forget(self._model, dict(zip(SERVABLE, self.labels, strict=True)))
 
 
 class Runs:
@@ -205,6 +231,11 @@ class Runs:
         if len(self._reports) >= REPORTS:
             self._servable.count_reports()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are some that have not been counted yet."""
+        return bool(self._reports)
+
     def count(self) -> None:
         """Counts those that have not been counted yet; for the servable, which does so on one thread at a time."""
         if reports := _taken(self._reports):
@@ -222,7 +253,9 @@ def _sum(tallied: Sequence[Tallied]) -> Tallied:
 
 def _taken(waiting: deque[T]) -> list[T]:
     """All of them, each once however many threads take them."""
-    taken = []
+    taken: list[T] = []
+    if not waiting:  # as of most versions of a server of many
+        return taken
     with suppress(IndexError):
         while True:
             taken.append(waiting.popleft())

@@ -13,11 +13,12 @@ from headrace_batching.cpus import schedulable_cpus
 from headrace_protos import Code
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, status_of, unreadable
+from headrace_server.models.agenda import Agenda
 from headrace_server.models.ensemble import Unready
 from headrace_server.models.files_state import files_state
 from headrace_server.models.memory import release as release_memory
 from headrace_server.models.servable import Servable
-from headrace_server.models.version_policy import POLICIES, State, Unload, preserve_availability
+from headrace_server.models.version_policy import POLICIES, State, preserve_availability
 from headrace_server.models.versions import Attempt, Clock, Model, Models, Policy
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Acting:
         publish: Callable[[str], None],
     ) -> None:
         self._models = models
+        self._agenda = Agenda(models.by_name, models.touched)
         self._changed = models.changed
         self._load = load
         self._options = options
@@ -125,7 +127,10 @@ class Acting:
             self._loads.limit = self._options.num_load_threads
 
     def stop(self) -> None:
-        """Waits until there is nothing left to do: from now on nothing new is to be aspired."""
+        """Waits until there is nothing left to do: from now on nothing new is to be aspired.
+
+        Memory that is freed from now on is not given back to the system one version at a time.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -164,25 +169,21 @@ class Acting:
 
     def _pause(self) -> float | None:
         """Seconds until a load is to be tried again."""
-        due = [at for model in self._models.by_name.values() if (at := model.next_due()) is not None]
-        return max(0.0, min(due) - self._clock.now()) if due and self._loads.free else None
+        due = self._agenda.next_due()
+        return None if due is None or not self._loads.free else max(0.0, due - self._clock.now())
 
     def _next(self) -> _Action | None:
         """The next action of any model, already noted as begun; unloads come first, since they free memory."""
-        now = self._clock.now()
-        loads = []
-        for name, model in self._models.by_name.items():
-            action = model.next_action(now)
-            if isinstance(action, Unload) and self._unloads.free:
-                model.set(action.version, State.UNLOADING)
-                return self._action(self._unload_version, name, action.version, self._unloads)
-            if action is not None and not isinstance(action, Unload):
-                loads.append((name, action.version))
-        if not loads or not self._loads.free:
-            return None
-        name, version = loads[0]
-        attempt = self._models.by_name[name].begin_load(version)
-        return self._action(self._load_version, name, version, self._loads, attempt)
+        self._agenda.look(self._clock.now())
+        if self._unloads.free and (unload := self._agenda.next_unload()) is not None:
+            name, version = unload
+            self._models.by_name[name].set(version, State.UNLOADING)
+            return self._action(self._unload_version, name, version, self._unloads)
+        if self._loads.free and (load := self._agenda.next_load()) is not None:
+            name, version = load
+            attempt = self._models.by_name[name].begin_load(version)
+            return self._action(self._load_version, name, version, self._loads, attempt)
+        return None
 
     def _action(self, run: Callable[..., None], name: str, version: int, threads: _Threads, *rest: Attempt) -> _Action:
         self._changed.notify_all()  # its state has changed
@@ -204,6 +205,7 @@ class Acting:
             admitted = self._admit(name, version, attempt, servable)
         except Exception as error:  # nor may a version that whoever is told of it cannot serve
             _free(servable)
+            release_memory()
             self._load_failed(name, version, attempt, _failure(error))
             return
         if not admitted:
@@ -232,6 +234,7 @@ class Acting:
 
     def _end_cancelled(self, name: str, version: int, servable: Servable) -> None:
         _free(servable)
+        release_memory()
         log.info("model %s version %d: its load was cancelled", name, version)
         with self._changed:
             self._models.by_name[name].end(version, CANCELLED)
@@ -242,8 +245,7 @@ class Acting:
             if attempt.cancelled:
                 self._models.by_name[name].end(version, error)
             else:
-                attempt.error = error
-                attempt.due = self._clock.now() + UNREADY_SECONDS
+                self._models.by_name[name].wait(version, error, self._clock.now() + UNREADY_SECONDS)
 
     def _load_failed(self, name: str, version: int, attempt: Attempt, error: ServingError) -> None:
         attempt.failures += 1
@@ -263,9 +265,7 @@ class Acting:
         if left <= 0:
             model.fail(version, error, self._clock.now())
         else:
-            attempt = model.loading[version]
-            attempt.error = error
-            attempt.due = self._clock.now() + self._options.load_retry_interval
+            model.wait(version, error, self._clock.now() + self._options.load_retry_interval)
 
     def _plan(self, left: int) -> str:
         """What is going to be done about a failed load, in words."""
@@ -279,6 +279,8 @@ class Acting:
             self._publish(name)
             self._changed.notify_all()  # of those who wait until it is gone from the map
         _free(servable)
+        if not self._stopping:
+            release_memory()
         log.info("model %s version %d unloaded", name, version)
         with self._changed:
             self._models.by_name[name].end(version)
@@ -290,7 +292,6 @@ def _free(servable: Servable) -> None:
         servable.close()
     except Exception:
         log.exception("model %s version %d cannot be freed", servable.name, servable.version)
-    release_memory()
 
 
 def _failure(error: BaseException) -> ServingError:

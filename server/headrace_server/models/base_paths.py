@@ -28,7 +28,11 @@ class BasePath:
 
     model: ModelConfig
     said: str = ""
+    _path: str = field(init=False)
     _changed_ns: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._path = str(self.model.base_path)
 
     def may_have_changed(self) -> bool:
         """Whether its children may be other ones than at the last `look`, as far as its own time of change tells.
@@ -36,7 +40,7 @@ class BasePath:
         Not every file system keeps that time, so that a base path has to be listed now and then all the same.
         """
         try:
-            return os.stat(self.model.base_path).st_mtime_ns != self._changed_ns
+            return os.stat(self._path).st_mtime_ns != self._changed_ns
         except (OSError, ValueError):
             return True
 
@@ -44,7 +48,7 @@ class BasePath:
         """The versions that are there and wanted, each with its folder, and what is wrong; None if nobody can tell."""
         self._changed_ns = None
         try:
-            changed = os.stat(self.model.base_path).st_mtime_ns
+            changed = os.stat(self._path).st_mtime_ns
             found = _versions_of(self.model)
         except (OSError, ValueError) as error:  # a name that holds a zero byte is a ValueError
             return None, _not_found(self.model, error)

@@ -12,8 +12,7 @@ from headrace_server.models.settling import Settled, Settling
 from headrace_server.models.version_policy import State
 from headrace_server.models.versions import Clock, Models, VersionStatus
 
-Serving = Mapping[str, Mapping[int, Servable]]
-Publish = Callable[[Serving], None]
+Publish = Callable[[str, Mapping[int, Servable]], None]
 Labels = Mapping[str, Mapping[str, int]]
 
 
@@ -25,13 +24,13 @@ def latest(versions: Mapping[int, object]) -> int:
 class Manager:
     """Keeps loaded what the source aspires to, on threads of its own.
 
-    Requests never wait for it: they read maps that are replaced as a whole.
+    Requests never wait for it: they read a map of which a model's versions are replaced as a whole.
 
     Args:
         load: Makes a servable from a model's name, a version and its folder.
         options: How many at once, how often, and in which order; None for the defaults.
         clock: For the pauses between tries, and for timeouts; None for the system's.
-        publish: Told of every version that is ready, by model, whenever that has changed and before any is closed.
+        publish: Told of a model's versions that are ready, whenever they have changed and before any is closed.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Manager:
         self._acting = Acting(self._models, load, options, clock, self._publish)
         self._settling = Settling(self._models, clock)
         self._retrying = Retrying(self._models, clock)
-        self._serving: Serving = {}
+        self._serving: dict[str, Mapping[int, Servable]] = {}
         self._labels: Labels = {}
         self._stopping = False
 
@@ -199,6 +198,7 @@ class Manager:
         return status is not None and status.state is State.AVAILABLE
 
     def _publish(self, name: str) -> None:
-        self._serving = {**self._serving, name: dict(self._models.by_name[name].serving)}
+        serving = dict(self._models.by_name[name].serving)
+        self._serving[name] = serving
         if self._tell is not None:
-            self._tell(self._serving)
+            self._tell(name, serving)

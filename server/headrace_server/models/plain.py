@@ -1,12 +1,11 @@
 """Which requests are plain: the native transport decodes and answers them, and nobody in Python looks at each.
 
-All of that decision on this side stands here: by model (`plain_models`) and by signature (`takes_plain`). What remains
+All of that decision on this side stands here: by model (`may_be_plain`) and by signature (`takes_plain`). What remains
 is for the native half to decide from a request's bytes.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TypeVar
 
 from headrace_batching import BatchingError, Options
 from headrace_batching.contract import TaskLane
@@ -33,18 +32,15 @@ class Plain:
     refused: Callable[[BatchingError], None]
 
 
-S = TypeVar("S")
-
-
-def plain_models(serving: Mapping[str, S], *, checks_methods: bool, logs: Callable[[str], bool]) -> dict[str, S]:
-    """The models whose requests can be plain.
+def may_be_plain(model: str, *, checks_methods: bool, logs: Callable[[str], bool]) -> bool:
+    """Whether a model's requests can be plain.
 
     Args:
-        serving: All models, by name.
+        model: Its name.
         checks_methods: Whether the method of each request's signature is checked.
         logs: Whether requests for a model of that name are logged.
     """
-    return {name: own for name, own in serving.items() if not checks_methods and not logs(name)}
+    return not checks_methods and not logs(model)
 
 
 def takes_plain(signature: Signature, options: Options | None, dtypes: Collection[int]) -> bool:

@@ -30,9 +30,8 @@ class Retrying:
     def look(self) -> None:
         """Looks at the files of every version that has failed. Called by one thread, after each look for versions."""
         with self._models.changed:
-            failed = [
-                (name, model, version) for name, model in self._models.by_name.items() for version in model.failed
-            ]
+            troubled = [(name, model) for name, model in self._models.by_name.items() if model.troubles]
+            failed = [(name, model, version) for name, model in troubled for version in model.failed]
         for name, model, version in failed:
             if self._begin_anew(model, version):
                 log.info("model %s version %d is loaded again: its files have changed since it failed", name, version)

@@ -47,11 +47,13 @@ class Settling:
         """
         end = None if timeout is None else self._clock.now() + timeout
         with self._models.changed:
-            while None in (settled := self._settled(names, since)).values():
+            unsettled = list(names)
+            while self._some_unsettled(unsettled, names, since):
                 left = None if end is None else end - self._clock.now()
                 if left is not None and left <= 0:
-                    raise TimeoutError(f"no version yet of {', '.join(name for name in names if not settled[name])}")
+                    raise TimeoutError(f"no version yet of {', '.join(self._every_unsettled(names, since))}")
                 self._clock.wait(self._models.changed, left)
+            settled = self._settled(names, since)
         return {name: status for name, status in settled.items() if status is not None}
 
     def wait_unless(self, names: Collection[str], since: int, given_up: Callable[[], bool]) -> Settled:
@@ -68,11 +70,12 @@ class Settling:
             ServingError: UNAVAILABLE, the server is about to stop.
         """
         with self._models.changed:
-            while None in (settled := self._settled(names, since)).values():
-                if given_up() and not any(self._models.aspires(n) for n, status in settled.items() if status is None):
+            unsettled = list(names)
+            while self._some_unsettled(unsettled, names, since):
+                if given_up() and not any(map(self._models.aspires, self._every_unsettled(names, since))):
                     break
                 self._clock.wait(self._models.changed, None)
-        return settled
+            return self._settled(names, since)
 
     def wait_withdrawn(self, name: str, *, ended: bool) -> None:
         """Waits until no version of a model can be called or is being loaded; with `ended`, until all have ended.
@@ -86,13 +89,30 @@ class Settling:
                     raise ServingError(Code.UNAVAILABLE, "the server is stopping")
                 self._clock.wait(self._models.changed, None)
 
-    def _settled(self, names: Collection[str], since: int) -> Settled:
-        """What each model has settled on; None for one that has not.
+    def _some_unsettled(self, unsettled: list[str], names: Collection[str], since: int) -> bool:
+        """Whether a model has not settled, found out without a look at each of them at each change.
+
+        Args:
+            unsettled: Those that had not when they were last looked at; what has settled since goes from its end.
+            names: All of them: in the end they must have settled at the same time.
+            since: As for `wait`.
 
         Raises:
             ServingError: UNAVAILABLE, one has not and the server is about to stop.
         """
-        settled = {name: self._models.settled(name, since) for name in names}
-        if self._let_go and None in settled.values():
+        self._drop_settled(unsettled, since)
+        if not unsettled:
+            unsettled.extend(self._every_unsettled(names, since))
+        if unsettled and self._let_go:
             raise ServingError(Code.UNAVAILABLE, "the server is stopping")
-        return settled
+        return bool(unsettled)
+
+    def _drop_settled(self, unsettled: list[str], since: int) -> None:
+        while unsettled and self._models.settled(unsettled[-1], since) is not None:
+            unsettled.pop()
+
+    def _every_unsettled(self, names: Collection[str], since: int) -> list[str]:
+        return [name for name in names if self._models.settled(name, since) is None]
+
+    def _settled(self, names: Collection[str], since: int) -> Settled:
+        return {name: self._models.settled(name, since) for name in names}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Condition
@@ -88,11 +89,13 @@ class Model:
     Args:
         events: Numbers the changes.
         policy: Says what to do next.
+        touch: Told of every change.
     """
 
-    def __init__(self, events: Iterator[int], policy: Policy) -> None:
+    def __init__(self, events: Iterator[int], policy: Policy, touch: Callable[[], None]) -> None:
         self._events = events
         self._policy = policy
+        self._touch = touch
         self.aspired: Mapping[int, Path] = {}
         self.versions: dict[int, VersionStatus] = {}
         self.serving: dict[int, Servable] = {}
@@ -113,6 +116,7 @@ class Model:
         if state is State.AVAILABLE:
             self.troubles.pop(version, None)
         self.versions[version] = VersionStatus(version, state, error, next(self._events))
+        self._touch()
 
     def aspire(self, versions: Mapping[int, Path]) -> None:
         """Takes note of the versions wanted; one that is new, or wanted again after its end, starts over."""
@@ -123,6 +127,7 @@ class Model:
         for version in self.versions.keys() - versions.keys():
             self._let_go(version)
         self.aspired = dict(versions)
+        self._touch()
 
     def _let_go(self, version: int) -> None:
         """Ends what was not tried yet, and what waits to be tried again; a try that runs ends when it has run."""
@@ -152,6 +157,7 @@ class Model:
         """A try of a version begins."""
         attempt = self.loading.setdefault(version, Attempt(self.aspired[version]))
         attempt.path, attempt.due = self.aspired[version], None
+        self._touch()
         if self.versions[version].state is not State.LOADING:
             self.set(version, State.LOADING)
         return attempt
@@ -161,6 +167,12 @@ class Model:
         trouble = self.troubles.setdefault(version, Trouble())
         before, trouble.said = trouble.said, error.message
         return before != trouble.said
+
+    def wait(self, version: int, error: ServingError, due: float) -> None:
+        """A try has failed, and the next one may begin then."""
+        attempt = self.loading[version]
+        attempt.error, attempt.due = error, due
+        self._touch()
 
     def fail(self, version: int, error: ServingError, now: float) -> None:
         """A version's last try has failed; it is begun anew when its files change."""
@@ -190,15 +202,21 @@ class Model:
 
 
 class Models:
-    """Every model that versions were ever aspired of. `changed` is held around every use, and says what it is called.
+    """Every model that versions were ever aspired of. `changed` is held around every use.
 
     Args:
         policy: Says what to do next for one model.
+
+    Attributes:
+        changed: The lock, of which everyone is told who waits for a change.
+        by_name: The models.
+        touched: Those that have changed since somebody emptied it.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.changed = Condition()
         self.by_name: dict[str, Model] = {}
+        self.touched: dict[str, None] = {}
         self._policy = policy
         self._events = count(1)
 
@@ -208,7 +226,10 @@ class Models:
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         """Takes note of the versions of a model that are wanted."""
-        model = self.by_name.setdefault(name, Model(self._events, self._policy))
+        model = self.by_name.get(name)
+        if model is None:
+            touch = partial(self.touched.__setitem__, name, None)
+            model = self.by_name[name] = Model(self._events, self._policy, touch)
         if dict(versions) != model.aspired:
             model.aspire(versions)
             self.changed.notify_all()

@@ -243,7 +243,7 @@ class TestServable:
         runs_of(metrics.servable("m", 1, int))(report(failed=True))
 
         assert values(metrics, ":headrace:batch_failures") == {self.M1: 1}
-        assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 0}
+        assert values(metrics, ":headrace:batch_rows_count") == {}
 
     def test_refusals_by_reason(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1, int)
@@ -299,6 +299,15 @@ class TestServable:
         servable.count_reports()
 
         assert held == [True]
+
+    def test_of_one_that_was_never_called_the_page_says_nothing(self, metrics: Metrics) -> None:
+        for number in range(3):
+            metrics.servable(f"m{number}", 1, int)
+        assert metrics.page() == b""
+
+        runs_of(metrics.servable("called", 7, int))(report())
+        assert b"m0" not in metrics.page()
+        assert values(metrics, ":headrace:queue_rows") == {'{model_name="called",version="7"}': 0}
 
     def test_rows_that_wait(self, metrics: Metrics) -> None:
         waiting = iter([5, 7])

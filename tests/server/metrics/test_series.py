@@ -126,30 +126,48 @@ def test_the_oldest_series_makes_room_for_a_new_one() -> None:
     assert page([sizes]).decode().splitlines()[1:] == [f':sizes{{rows="{rows}"}} 1' for rows in "234"]
 
 
-def test_series_are_kept_by_the_value_of_a_label() -> None:
-    calls, runs = counters("/calls", "code", "model"), counters("/runs", "version")
+def test_series_are_kept_by_their_group() -> None:
+    calls, runs = counters("/calls", "code", "model", group="model"), counters("/runs", "version")
     for model in ("a", "b", "c"):
         calls.of("OK", model).add()
         runs.of(model).add()
     for family in (calls, runs):
-        family.keep("model", {"a", "c"})
+        family.keep({"a", "c"})
 
     assert re.findall(r"model=\"(.)\"", page([calls]).decode()) == ["a", "c"]
     assert len(page([runs]).splitlines()) == 4
 
 
-def test_series_are_forgotten_by_their_labels() -> None:
-    calls, runs = counters("/calls", "model", "version", "code"), counters("/runs", "model")
+def test_series_of_a_group_are_forgotten_by_their_labels() -> None:
+    calls = counters("/calls", "model", "version", "code", group="model")
+    runs = counters("/runs", "model", group="model")
     for version in ("1", "2"):
         for code in ("OK", "NOT_FOUND"):
             calls.of("m", version, code).add()
     runs.of("m").add()
     for family in (calls, runs):
-        family.forget({"version": "1", "model": "m"})
+        family.forget("m", {"version": "1", "model": "m"})
 
     assert page([calls]).count(b'version="2"') == 2
     assert page([calls]).count(b'version="1"') == 0
     assert b":runs" in page([runs])
+
+    calls.of("other", "1", "OK").add()
+    for family in (calls, runs):
+        family.forget("m", {})
+    assert page([calls]).decode().splitlines()[1:] == [':calls{model="other",version="1",code="OK"} 1']
+    assert page([runs]) == b""
+
+
+def test_a_series_that_was_dropped_comes_back_from_nothing() -> None:
+    calls = counters("/calls", "model", group="model")
+    calls.of("m").add(5)
+    calls.forget("m", {})
+    calls.of("m").add()
+
+    assert page([calls]).decode().splitlines()[1:] == [':calls{model="m"} 1']
+    calls.keep(set())
+    assert page([calls]) == b""
 
 
 def test_no_count_is_lost_between_threads() -> None:

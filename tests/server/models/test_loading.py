@@ -11,7 +11,7 @@ from headrace_batching import BatchThreads
 from headrace_protos import Code
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.acting import ManagerOptions
-from headrace_server.models.manager import Manager, Publish, Serving
+from headrace_server.models.manager import Manager, Publish
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State, preserve_resources
 
@@ -345,8 +345,8 @@ def eventually_tried(loads: Loads, version: int) -> None:
 
 
 def test_a_version_that_cannot_be_made_known_has_failed_to_load(manage: Manage) -> None:
-    def publish(serving: Serving) -> None:
-        if 2 in serving.get("m", {}):
+    def publish(name: str, versions: Mapping[int, Servable]) -> None:
+        if name == "m" and 2 in versions:
             raise OverflowError("int too big to convert")
 
     model = manage(publish, max_num_load_retries=0)

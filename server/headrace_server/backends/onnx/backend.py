@@ -19,7 +19,7 @@ from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.graph import read_graph
-from headrace_server.backends.onnx.model_files import ModelFiles, SharedTensor
+from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx.providers import (
@@ -32,6 +32,7 @@ from headrace_server.backends.onnx.providers import (
     why_not,
 )
 from headrace_server.backends.onnx.signatures import signatures_of
+from headrace_server.backends.onnx.threads import SMALL, Pool, Pools
 from headrace_server.backends.onnx.values import as_text, run_ort_values
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
@@ -77,7 +78,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
 def _load(model: Path, options: BackendOptions, providers: Providers, device: Device | None) -> "OnnxBackend":
     free_before = 0 if device is None else free_memory(device)
     files = ModelFiles.of(model, options.shared)
-    session, shared = _session(files, providers, options)
+    session, needs = _session(files, providers, options)
     graph = read_graph(model)
     files.check_whole()
     signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
@@ -87,7 +88,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
         signatures = {name: replace(signature, empty=True) for name, signature in signatures.items()}
     if providers[0][0] not in GPU_LIBRARIES:
         steady = graph is not None and graph.steady
-        return OnnxBackend(session, signatures, shared=shared, steady=steady, evidence=evidence)
+        return OnnxBackend(session, signatures, needs=needs, steady=steady, evidence=evidence)
     at_once = options.onnxruntime.gpu_instances
     if device is None or _has(DataType.DT_STRING, signatures):
         return OnnxBackend(session, signatures, at_once=at_once, evidence=evidence)
@@ -114,20 +115,21 @@ def _providers(model: Path, options: BackendOptions) -> Providers:
 
 def _session(
     files: ModelFiles, providers: Providers, options: BackendOptions
-) -> tuple[ort.InferenceSession, tuple[SharedTensor, ...]]:
-    """A session on the provider that goes first, which ONNX Runtime may pass over without a word; and what it shares.
+) -> tuple[ort.InferenceSession, tuple[object, ...]]:
+    """A session on the provider that goes first, which ONNX Runtime may pass over without a word; and what it needs.
 
     Raises:
         ServingError: It did.
     """
-    session_options = _session_options(options)
+    pool = _pool(files, providers, options)
+    session_options = _session_options(options, pool.threads)
     given = files.give(session_options, share=providers[0][0] not in GPU_LIBRARIES)
     session = open_session(files.source, session_options, providers)
     preferred = providers[0][0]
     if preferred not in session.get_providers():
         message = f"ONNX Runtime has passed {preferred} over, and written why to stderr"
         raise ServingError(Code.FAILED_PRECONDITION, message)
-    return session, given.shared
+    return session, (*given.shared, pool)
 
 
 def _session_again(files: ModelFiles, providers: Providers, options: BackendOptions) -> ort.InferenceSession:
@@ -145,7 +147,7 @@ class OnnxBackend:
         on_gpu: What the model has on a GPU, owned from here on; None where ONNX Runtime sees to the copies.
         at_once: Batches that should run at the same time; None for as many as there are threads.
         steady: Whether a run's cost depends on the shapes of its inputs alone.
-        shared: What the session uses together with others, kept until it is closed.
+        needs: What must be kept for as long as the session is.
         evidence: What its graph says against independent rows.
     """
 
@@ -159,7 +161,7 @@ class OnnxBackend:
         *,
         at_once: int | None = None,
         steady: bool = False,
-        shared: Sequence[SharedTensor] = (),
+        needs: Sequence[object] = (),
         evidence: Sequence[Evidence] = (),
     ) -> None:
         self.evidence = evidence
@@ -169,7 +171,7 @@ class OnnxBackend:
         self._on_gpu = on_gpu
         self._at_once = at_once
         self._steady = steady
-        self._shared = shared
+        self._needs = needs
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         # These two ask for more than `session.run` can do with an array as it is.
         self._strings = _has(DataType.DT_STRING, signatures)
@@ -245,7 +247,7 @@ class OnnxBackend:
         if self._on_gpu is not None:
             self._on_gpu.close()
         self._session = self._on_gpu = None
-        self._shared = ()
+        self._needs = ()
 
     def _run(
         self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays, options: ort.RunOptions | None
@@ -276,9 +278,16 @@ def _is_renamed(signature: Signature) -> bool:
     return any(alias != spec.name for alias, spec in (*signature.inputs.items(), *signature.outputs.items()))
 
 
-def _session_options(options: BackendOptions) -> ort.SessionOptions:
+def _pool(files: ModelFiles, providers: Providers, options: BackendOptions) -> Pool:
+    """The threads of a session: as many as an operator asked for, or else what a model of this size gets."""
+    if options.intra_op_threads or providers[0][0] in GPU_LIBRARIES:
+        return Pool(options.intra_op_threads)
+    return Pool(1) if files.size < SMALL else options.shared.get(Pools, Pools).take()
+
+
+def _session_options(options: BackendOptions, threads: int) -> ort.SessionOptions:
     session = ort.SessionOptions()
-    session.intra_op_num_threads = options.intra_op_threads
+    session.intra_op_num_threads = threads
     session.inter_op_num_threads = options.inter_op_threads
     session.enable_cpu_mem_arena = options.onnxruntime.cpu_memory_arena
     # Between runs its threads sleep: a core that they spin on is one that the transport needs.

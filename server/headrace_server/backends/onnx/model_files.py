@@ -103,6 +103,11 @@ class ModelFiles:
         return cls(model, states, content, external, shared)
 
     @property
+    def size(self) -> int:
+        """Its bytes on disk."""
+        return sum(state.size for state in self.states.values())
+
+    @property
     def source(self) -> str | bytes:
         """What ONNX Runtime is to load: the path where it can be told one, which spares a copy."""
         return str(self.model) if self.content is None else self.content

@@ -1,6 +1,6 @@
 """The Transport protocol: what carries calls to the services."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +9,7 @@ import grpc
 from headrace_batching.contract import TaskQueue
 from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
-from headrace_server.models.manager import Serving
+from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import Service
 
 Register = Callable[[grpc.aio.Server], None]
@@ -70,8 +70,8 @@ class Transport(Protocol):
             ServingError: It cannot listen there.
         """
 
-    def publish(self, serving: Serving) -> None:
-        """Says which versions are ready, by model; a transport may answer for them itself. Any thread."""
+    def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
+        """Says which versions of a model a transport may answer for itself, from now on. Any thread."""
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""

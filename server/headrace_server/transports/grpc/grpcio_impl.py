@@ -9,7 +9,7 @@ import grpc
 from headrace_batching import LoopDelivery
 from headrace_protos import SSLConfig
 from headrace_server.errors import invalid
-from headrace_server.models.manager import Serving
+from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import Endpoint
 from headrace_server.transports.grpc.handlers import rpc_handlers
@@ -49,7 +49,7 @@ class GrpcioTransport:
         if self._server is not None:
             await self._server.stop(grace)
 
-    def publish(self, serving: Serving) -> None:
+    def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
         """Nothing: every call goes to its service, which asks."""
 
     def _add(self, server: grpc.aio.Server, address: str) -> int:

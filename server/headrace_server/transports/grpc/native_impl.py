@@ -15,7 +15,7 @@ from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.metrics.calls import CountCalls, Tallied
 from headrace_server.metrics.names import LATENCY
 from headrace_server.metrics.series import Tally
-from headrace_server.models.manager import Serving, latest
+from headrace_server.models.manager import latest
 from headrace_server.models.plain import Plain
 from headrace_server.models.servable import Servable
 from headrace_server.services.json.arrays import PLAIN
@@ -28,7 +28,7 @@ from headrace_server.transports.grpc.tls import Followed
 
 PREDICTION = "tensorflow.serving.PredictionService"
 INFERENCE = "inference.GRPCInferenceService"
-INTERFACE = 7
+INTERFACE = 8
 
 Status = Callable[[Exception], tuple[Code, str]]
 
@@ -115,14 +115,10 @@ class NativeTransport:
         port: int = self._server.listen_http(address, endpoint)
         return port
 
-    def publish(self, serving: Serving) -> None:
+    def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
         """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
-        self._routes.publish(
-            {
-                name: (latest(versions), {version: self._plain_routes(own) for version, own in versions.items()})
-                for name, versions in serving.items()
-            }
-        )
+        routes = {version: self._plain_routes(servable) for version, servable in versions.items()}
+        self._routes.publish(name, latest(versions), routes)
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ class RequestLogger:
         tags: What TF Serving notes as the tags of a SavedModel.
         chance: Evenly from 0 to 1, 1 excluded.
         clock: In seconds since 1970.
-        changed: Called when other models' calls are written down than before.
+        changed: Told of the models whose calls are written down now, or not any more.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RequestLogger:
         *,
         chance: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.time,
-        changed: Callable[[], None] = lambda: None,
+        changed: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
         self._writer = writer
         self._tags = tuple(tags)
@@ -103,8 +103,9 @@ class RequestLogger:
             self._writer.put(found.prefix, name, self._record(found, *make()))
 
     def _use(self, logs: Mapping[str, RequestLog]) -> None:
-        self._logs = logs
-        self._changed()
+        before, self._logs = self._logs, logs
+        if changed := before.keys() ^ logs.keys():
+            self._changed(changed)
 
     def _logged(self, method: Method) -> Method:
         answer = method.answer

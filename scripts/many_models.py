@@ -1,0 +1,245 @@
+"""Serves thousands of small models and counts what they cost: python -m scripts.many_models [COUNT]."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import onnx
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.numpy_helper import from_array
+
+from headrace_client import Client
+from headrace_protos import ModelServerConfig
+from scripts.bench.machine import description
+from scripts.bench.process import free_port
+
+COUNT = 2000
+WIDTH = 32
+LAYERS = 3
+IDLE_SECONDS = 20.0
+SCRAPES = 20
+PATIENCE = 300.0
+REPORT = Path(__file__).parents[1] / "docs" / "benchmarks" / "many_models.md"
+PAGE = "/monitoring/prometheus/metrics"
+
+_BARE = """
+import json, sys, time
+import onnxruntime as ort
+paths = json.load(open(sys.argv[1]))
+began, cpu = time.monotonic(), time.process_time()
+sessions = [ort.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in paths]
+print(json.dumps([time.monotonic() - began, time.process_time() - cpu]))
+sys.stdout.flush()
+import os
+os._exit(0)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the report: what was counted, and the most that it may be; None for no limit."""
+
+    name: str
+    value: float
+    limit: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether it is within its limit."""
+        return self.limit is None or self.value <= self.limit
+
+    def __str__(self) -> str:
+        limit = "" if self.limit is None else f"{self.limit:g}"
+        verdict = "" if self.limit is None else "met" if self.met else "**missed**"
+        return f"| {self.name} | {self.value:.3g} | {limit} | {verdict} |"
+
+
+def main() -> int:
+    """Measures, writes the report; 1 where a figure is over its limit."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
+    machine = "\n\n".join(description())
+    with tempfile.TemporaryDirectory(prefix="headrace-many-") as folder:
+        root = Path(folder)
+        paths = make_models(root, count)
+        bare = bare_sessions(root, paths)
+        figures = served(root, count, bare)
+    text = report(machine, count, bare, figures)
+    if count == COUNT:
+        REPORT.write_text(text)
+    print(text)
+    return 0 if all(figure.met for figure in figures) else 1
+
+
+def make_models(root: Path, count: int) -> list[Path]:
+    """Writes the models, each a small network with weights of its own, and a configuration that lists them."""
+    random = np.random.default_rng(0)
+    config = ModelServerConfig()
+    paths = []
+    for number in range(count):
+        name = f"model{number:05d}"
+        path = root / name / "1" / "model.onnx"
+        path.parent.mkdir(parents=True)
+        onnx.save_model(_network(random), str(path))
+        paths.append(path)
+        config.model_config_list.config.add(name=name, base_path=str(root / name), model_platform="tensorflow")
+    (root / "models.config").write_text(str(config))
+    (root / "monitoring.config").write_text("prometheus_config { enable: true }")
+    return paths
+
+
+def _network(random: np.random.Generator) -> onnx.ModelProto:
+    """`y` float [N, 32] = `x` float [N, 32] through some layers."""
+    weights = [from_array(random.standard_normal((WIDTH, WIDTH), np.float32), f"w{layer}") for layer in range(LAYERS)]
+    nodes, last = [], "x"
+    for layer in range(LAYERS):
+        nodes.append(make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]))
+        last = "y" if layer == LAYERS - 1 else f"r{layer}"
+        nodes.append(make_node("Relu", [f"m{layer}"], [last]))
+    values = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", WIDTH]) for name in ("x", "y")]
+    return make_model(
+        make_graph(nodes, "network", values[:1], values[1:], weights),
+        opset_imports=[make_opsetid("", 17)],
+        ir_version=9,
+    )
+
+
+def bare_sessions(root: Path, paths: list[Path]) -> tuple[float, float]:
+    """The seconds, and the seconds of CPU time, that ONNX Runtime's sessions alone take, one after the other."""
+    listed = root / "paths.json"
+    listed.write_text(json.dumps([str(path) for path in paths]))
+    ended = subprocess.run([sys.executable, "-c", _BARE, str(listed)], capture_output=True, text=True, check=True)
+    seconds, cpu = json.loads(ended.stdout)
+    return seconds, cpu
+
+
+class Process:
+    """A server of the models."""
+
+    def __init__(self, root: Path) -> None:
+        self.port, self.rest_port = free_port(), free_port()
+        command = [
+            str(Path(sys.executable).with_name("headrace")),
+            "serve",
+            f"--port={self.port}",
+            f"--rest_api_port={self.rest_port}",
+            f"--model_config_file={root / 'models.config'}",
+            f"--monitoring_config_file={root / 'monitoring.config'}",
+        ]
+        self.log = root / "log"
+        self._process = subprocess.Popen(command, stderr=self.log.open("wb"))
+        self._task = Path("/proc", str(self._process.pid))
+
+    def wait_for(self, words: str) -> None:
+        """Waits for some words in its log.
+
+        Raises:
+            TimeoutError: They did not come.
+        """
+        end = time.monotonic() + PATIENCE
+        while words not in self.log.read_text(errors="replace"):
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise TimeoutError(f"{words!r} is not in the log: {self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    @property
+    def threads(self) -> int:
+        """How many it has."""
+        return len(list((self._task / "task").iterdir()))
+
+    @property
+    def megabytes(self) -> float:
+        """Its resident memory."""
+        pages = int((self._task / "statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    @property
+    def cpu(self) -> float:
+        """The seconds of CPU time that it has used."""
+        fields = (self._task / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def cpu_of(self, act: Callable[[], object]) -> float:
+        """The seconds of CPU time that it uses meanwhile."""
+        before = self.cpu
+        act()
+        return self.cpu - before
+
+    def end(self) -> float:
+        """Sends SIGTERM; the seconds until it has ended."""
+        began = time.monotonic()
+        self._process.terminate()
+        status = self._process.wait(PATIENCE)
+        if status:
+            raise RuntimeError(f"it ended with status {status}: {self.log.read_text()[-2000:]}")
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """Ends it by force, where it has not ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def served(root: Path, count: int, bare: tuple[float, float]) -> list[Figure]:
+    """What a server of all models takes."""
+    began = time.monotonic()
+    server = Process(root)
+    try:
+        server.wait_for("Exporting HTTP")
+        ready, ready_cpu = time.monotonic() - began, server.cpu
+        with Client(f"127.0.0.1:{server.port}", timeout=PATIENCE) as client:
+            x = np.ones((1, WIDTH), np.float32)
+            client.predict(f"model{count - 1:05d}", {"x": x})
+        threads, megabytes = server.threads, server.megabytes
+        idle = server.cpu_of(lambda: time.sleep(IDLE_SECONDS)) / IDLE_SECONDS
+        page = _page(server)
+        scrape = server.cpu_of(lambda: [_page(server) for _ in range(SCRAPES)]) / SCRAPES
+        ended = server.end()
+    finally:
+        server.kill()
+    return [
+        Figure("seconds until it is ready, over those of bare sessions", ready / bare[0], 1.3),
+        Figure("CPU seconds until it is ready, over those of bare sessions", ready_cpu / bare[1]),
+        Figure("seconds until it is ready", ready),
+        Figure("seconds from SIGTERM to the end", ended, 3),
+        Figure("threads", threads, 60),
+        Figure("MB of resident memory", megabytes),
+        Figure("part of a core that it uses when idle, polling every second", idle, 0.01),
+        Figure("bytes of the metrics page, one model called once", len(page)),
+        Figure("ms of CPU time for a scrape", scrape * 1e3),
+    ]
+
+
+def _page(server: Process) -> bytes:
+    with urlopen(f"http://127.0.0.1:{server.rest_port}{PAGE}", timeout=PATIENCE) as answer:
+        page: bytes = answer.read()
+        return page
+
+
+def report(machine: str, count: int, bare: tuple[float, float], figures: list[Figure]) -> str:
+    """The figures as Markdown."""
+    return f"""# Many models
+
+Written by `python -m scripts.many_models`; it serves {count:,} models of {LAYERS} layers of {WIDTH} x {WIDTH} weights.
+
+{machine}
+
+Bare sessions of ONNX Runtime, made one after the other in one process, take {bare[0]:.1f} s, and {bare[1]:.1f} s of CPU
+time.
+
+| | measured | at most | |
+| --- | ---: | ---: | --- |
+{chr(10).join(map(str, figures))}
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""What is to be done next, of all models, without a look at each of them: only those that have changed are asked."""
+
+import heapq
+from collections.abc import Mapping
+
+from headrace_server.models.version_policy import Load, Unload
+from headrace_server.models.versions import Model
+
+Item = tuple[str, int]
+"""A model's name and a version."""
+
+
+class Agenda:
+    """The next loads and unloads, each in the order in which the models came to want them.
+
+    The models' lock is held around every use.
+
+    Args:
+        models: By name.
+        touched: The names of those that have changed since they were asked; emptied here.
+    """
+
+    def __init__(self, models: Mapping[str, Model], touched: dict[str, None]) -> None:
+        self._models = models
+        self._touched = touched
+        self._loads: dict[str, int] = {}
+        self._unloads: dict[str, int] = {}
+        self._due: list[tuple[float, str]] = []
+
+    def look(self, now: float) -> None:
+        """Asks the models that have changed, and those of which a load is due to be tried again."""
+        while self._due and self._due[0][0] <= now:
+            self._touched[heapq.heappop(self._due)[1]] = None
+        while self._touched:
+            name = next(iter(self._touched))
+            del self._touched[name]
+            self._ask(name, now)
+
+    def next_due(self) -> float | None:
+        """When the next load is due to be tried again, as far as is known; None for never."""
+        return self._due[0][0] if self._due else None
+
+    def next_unload(self) -> Item | None:
+        """The first unload that is wanted; whoever takes it changes the model, so that it is asked again."""
+        return next(iter(self._unloads.items()), None)
+
+    def next_load(self) -> Item | None:
+        """The first load that is wanted; likewise."""
+        return next(iter(self._loads.items()), None)
+
+    def _ask(self, name: str, now: float) -> None:
+        self._loads.pop(name, None)
+        self._unloads.pop(name, None)
+        model = self._models[name]
+        match model.next_action(now):
+            case Load(version):
+                self._loads[name] = version
+            case Unload(version):
+                self._unloads[name] = version
+            case None:
+                due = model.next_due()
+                if due is not None:
+                    heapq.heappush(self._due, (due, name))

@@ -1,0 +1,94 @@
+"""Threads of ONNX models: none for the small, fewer the more there are, given back at the end; or as many as asked."""
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.threads import PER_CPU, Pools
+from tests import models
+
+TASKS = Path("/proc/self/task")
+
+
+def threads_of(act: Callable[[], object]) -> tuple[object, int]:
+    """What a call returns, and the threads that it has started and not ended."""
+    before = len(os.listdir(TASKS))
+    made = act()
+    return made, len(os.listdir(TASKS)) - before
+
+
+class TestPools:
+    @pytest.mark.parametrize("cpus", [1, 2, 16, 96])
+    def test_of_however_many_models_all_threads_are_within_bounds(self, cpus: int) -> None:
+        pools = Pools(cpus)
+        taken = [pools.take() for _ in range(3000)]
+
+        assert sum(pool.threads - 1 for pool in taken) <= PER_CPU * cpus
+        assert taken[0].threads == cpus
+        assert taken[-1].threads == 1
+
+    def test_they_shrink_one_after_the_other(self) -> None:
+        pools = Pools(16)
+        sizes = [pools.take() for _ in range(40)]
+
+        assert [pool.threads for pool in sizes] == sorted((pool.threads for pool in sizes), reverse=True)
+        assert len({pool.threads for pool in sizes}) > 4
+
+    def test_what_is_not_used_any_more_is_dealt_out_again(self) -> None:
+        pools = Pools(4)
+        taken = [pools.take() for _ in range(100)]
+        assert pools.take().threads == 1
+
+        taken.clear()
+        gc.collect()
+        assert pools.left == PER_CPU * 4
+        assert pools.take().threads == 4
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="the system does not list the threads of a process")
+class TestSessions:
+    def test_a_small_model_has_none(self, tmp_path: Path) -> None:
+        options = BackendOptions()
+        file = models.linear(tmp_path)
+        load_onnx(file, options)  # the first one starts what ONNX Runtime has for itself
+        backends, threads = threads_of(lambda: [load_onnx(file, options) for _ in range(20)])
+
+        assert threads == 0
+        del backends
+
+    def test_as_many_as_it_asks_for(self, tmp_path: Path) -> None:
+        file = models.linear(tmp_path)
+        _, threads = threads_of(lambda: load_onnx(file, BackendOptions(intra_op_threads=5)))
+
+        assert threads == 4
+
+    def test_large_models_share_what_there_is(self, tmp_path: Path) -> None:
+        options = BackendOptions()
+        file = models.linear(tmp_path, columns=1 << 19)
+        first = load_onnx(file, options)
+        pools = options.shared.get(Pools, Pools)
+        everything = pools.left + pools._cpus - 1
+        backends, threads = threads_of(lambda: [load_onnx(file, options) for _ in range(40)])
+
+        assert threads < everything
+        assert pools.left >= 0
+        first.close()
+        del backends, first
+        gc.collect()
+        assert pools.left == everything
+
+    def test_they_compute_what_one_thread_does(self, tmp_path: Path) -> None:
+        file = models.linear(tmp_path, columns=1 << 19)
+        x = np.random.default_rng(0).integers(0, 3, (2, 1 << 19)).astype(np.float32)
+        one, several = (
+            load_onnx(file, BackendOptions(intra_op_threads=threads)).run("serving_default", {"x": x}, ["y"])["y"]
+            for threads in (1, 4)
+        )
+
+        assert one.tolist() == several.tolist()
