@@ -36,9 +36,9 @@ def load(version: Path, options: BackendOptions) -> Backend:
         options: For the runtime.
 
     Raises:
-        ServingError: PERMISSION_DENIED where the folder or the file may not be read; the text names it.
-        LoadError: NOT_FOUND where no file is one that a backend knows; FAILED_PRECONDITION where its runtime is not
-            installed; INVALID_ARGUMENT and others where the runtime refuses it.
+        LoadError: PERMISSION_DENIED where the folder or a file may not be read; NOT_FOUND where no file is one that a
+            backend knows; FAILED_PRECONDITION where its runtime is not installed; INVALID_ARGUMENT and others where the
+            runtime refuses it.
     """
     if version.is_file():
         return _load_file(version, options)
@@ -104,19 +104,24 @@ def _holds(version: Path, *names: str) -> bool:
     """Whether a version has one of these files.
 
     Raises:
-        ServingError: PERMISSION_DENIED, its folder may not be entered, or the file may not be read.
+        LoadError: PERMISSION_DENIED, its folder may not be entered, or the file may not be read.
     """
     try:
         held = next((name for name in names if (version / name).is_file()), None)
     except PermissionError as error:
-        raise unreadable(version, error) from error
+        raise _unreadable(version, error) from error
     if held is None:
         return False
     try:
         (version / held).open("rb").close()
     except OSError as error:
-        raise unreadable(version / held, error) from error
+        raise _unreadable(version / held, error) from error
     return True
+
+
+def _unreadable(path: Path, error: OSError) -> LoadError:
+    refusal = unreadable(path, error)
+    return LoadError(refusal.code, refusal.message)
 
 
 def _load(load_model: Load[T], model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> T:

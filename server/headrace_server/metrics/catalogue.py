@@ -13,6 +13,9 @@ from headrace_server.metrics.versions import ServableMetrics
 OTHER = "(other)"
 """The label of all models that are neither configured nor loaded: callers may invent names without end."""
 
+AS_EXPECTED = "independent"
+"""The verdict on a signature's rows that is shown only of versions that have been called."""
+
 READINGS: Mapping[str, nvml.Reading] = {
     "utilization": nvml.utilization,
     "memory_used_bytes": nvml.memory_used,
@@ -153,7 +156,8 @@ class Metrics(Families):
     def _verdicts(self) -> Iterator[tuple[Labels, int]]:
         for own in self._every_servable():
             for signature, verdict in own.verdicts.items():
-                yield (*own.labels, signature, verdict), 1
+                if own.called or verdict != AS_EXPECTED:
+                    yield (*own.labels, signature, verdict), 1
 
     def _rows_waiting(self) -> Iterator[tuple[Labels, int]]:
         for own in self._every_servable():

@@ -106,3 +106,27 @@ def test_what_cannot_be_loaded(tensorflow_models: Path, tensorflow_server_python
     assert garbled[1].startswith(f"{folders[0] / 'model.tflite'}: Cannot build FlatBufferModel from buffer.")
     assert signature[0] == Code.INTERNAL
     assert "Signature input number references an unknown tensor: Unknown tensor 'z:0'." in signature[1]
+
+
+@pytest.mark.parametrize("pools", [1, 3])
+def test_what_a_run_leaves_behind_no_other_caller_finds(
+    tensorflow_models: Path, serve_tensorflow: ServeTensorflow, pools: int
+) -> None:
+    """A sum in a variable, and the state of a recurrent layer: each call is the first."""
+    for name, x in (("tflite_stateful", floats([5.0])), ("tflite_lstm", np.ones((1, 3, 2), np.float32))):
+        flags = ("--prefer_tflite_model", f"--num_tflite_pools={pools}")
+        caller = serve_tensorflow(tensorflow_models / name, *flags).started()
+        alias = next(iter(signature_of(caller).inputs))
+        answers = [next(iter(caller.predict({alias: x}).values())) for _ in range(5)]
+        caller.close()
+
+        assert all((answer == answers[0]).all() for answer in answers)
+        if name == "tflite_stateful":
+            assert answers[0].tolist() == [[5.0]]
+
+
+def signature_of(caller: Caller) -> Any:
+    """The default signature that a server tells of."""
+    answered = SignatureDefMap()
+    caller.call(metadata_request("signature_def")).metadata["signature_def"].Unpack(answered)
+    return answered.signature_def["serving_default"]

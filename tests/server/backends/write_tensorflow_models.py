@@ -102,6 +102,34 @@ def write_tflite(folder: Path, *, signature: bool) -> None:
     (folder / "model.tflite").write_bytes(with_signature(content) if signature else content)
 
 
+class Total(tf.Module):  # type: ignore[misc]  # as above
+    """`y` float [1, 1] = the sum of all `x` float [1, 1] of this run, and of the runs before it that it knows of."""
+
+    def __init__(self) -> None:
+        self.total = tf.Variable(0.0)
+
+    @exported(tf.TensorSpec([1, 1], tf.float32, name="x"))
+    def add(self, x: Any) -> Mapping[str, Any]:
+        return {"y": tf.zeros_like(x) + self.total.assign_add(tf.reduce_sum(x))}
+
+
+def write_stateful_tflite(folder: Path) -> None:
+    """A Total that keeps its sum in a variable from one run to the next."""
+    total = Total()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([total.add.get_concrete_function()], total)
+    converter.experimental_enable_resource_variables = True
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(converter.convert())
+
+
+def write_tflite_with_variable_tensors(folder: Path) -> None:
+    """An LSTM of TFLite's own, whose state is in tensors that are marked as variable: `y` [1, 4] of `x` [1, 3, 2]."""
+    model = tf.keras.Sequential([tf.keras.Input((3, 2), batch_size=1), tf.keras.layers.LSTM(4)])
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(converter.convert())
+
+
 class Bytes(str):
     """A string for a flexbuffer that is any bytes, as the C++ library writes it, and not only UTF-8."""
 
@@ -146,3 +174,5 @@ if __name__ == "__main__":
     write_tagged(base / "tagged" / "1")
     write_tflite(base / "tflite" / "1", signature=False)
     write_tflite(base / "tflite_signature" / "1", signature=True)
+    write_stateful_tflite(base / "tflite_stateful" / "1")
+    write_tflite_with_variable_tensors(base / "tflite_lstm" / "1")
