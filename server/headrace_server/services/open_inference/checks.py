@@ -15,7 +15,8 @@ from headrace_protos import DataType
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError, invalid
 from headrace_server.services.open_inference.datatypes import BY_NAME, datatype_of
-from headrace_server.services.open_inference.request import InferRequest, InputTensor
+from headrace_server.services.open_inference.regions import Place
+from headrace_server.services.open_inference.request import Content, InferRequest, InputTensor
 from headrace_server.services.open_inference.strings import unpack
 
 _NOTE = (
@@ -118,7 +119,7 @@ class Checks:
 
     def _numbers(self, tensor: InputTensor, spec: TensorSpec) -> Array:
         content = tensor.content
-        got = content.nbytes if isinstance(content, np.ndarray) else len(content)
+        got = _size_of(content)
         shape = self._counted(tensor.shape)
         expected = prod(shape) * spec.array_dtype.itemsize
         if got != expected or shape != tensor.shape:
@@ -126,6 +127,8 @@ class Checks:
                 f"input byte size mismatch for input '{tensor.label or tensor.name}' for model '{self.request.model}'. "
                 f"Expected {expected}, got {got}"
             )
+        if isinstance(content, Place):  # which is not read before its size is known to be right
+            content = content.read()
         array: Array = content if isinstance(content, np.ndarray) else np.frombuffer(content, spec.array_dtype)
         return np.require(array, requirements="A").reshape(tensor.shape)  # what follows JSON begins anywhere
 
@@ -144,10 +147,19 @@ class Checks:
                 raise self._refused(f"unexpected number of string elements {count + 1} for {where}, expecting {count}")
             raise self._refused(f"expected {count} string elements for {where}, got {len(content)}")
         told = (self.request.tag, self.request.model)
+        if isinstance(content, Place):
+            content = content.read()
         return unpack(content, count, tensor.name, told).reshape(tensor.shape)
 
     def _refused(self, text: str) -> ServingError:
         return invalid(f"{self.request.tag}{text}")
+
+
+def _size_of(content: Content) -> int:
+    """Bytes of a tensor's content."""
+    if isinstance(content, Place):
+        return content.size
+    return content.nbytes if isinstance(content, np.ndarray) else len(content)
 
 
 def _fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:

@@ -84,7 +84,7 @@ def _content(
     if place is not None:
         if tensor.HasField("contents"):
             raise invalid(f"unexpected 'content' provided when using shared memory for input tensor {where}")
-        return place.read()
+        return place
     if tensor.HasField("contents"):
         if message.raw_input_contents:
             raise invalid(f"contents field must not be specified when using raw_input_contents for {where}")

@@ -8,7 +8,7 @@ from headrace_batching.task import Array
 from headrace_server.models.call import SequenceStep
 from headrace_server.services.open_inference.regions import Place
 
-Content = bytes | bytearray | memoryview | Array
+Content = bytes | bytearray | memoryview | Array | Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class InputTensor:
         name: As sent.
         datatype: As sent, so perhaps unknown.
         shape: As sent.
-        content: Its bytes, or its values in an array of one dimension.
+        content: Its bytes, its values in an array of one dimension, or where its bytes lie in shared memory.
         label: What errors about its bytes call it; its name if empty.
     """
 

@@ -34,8 +34,8 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tup
     """
     begin, model = told
     where = f"inference input '{name}' for model '{model}'"
-    view, at, found = memoryview(raw), 0, 0
-    elements = np.empty(count, np.object_)
+    view, at = memoryview(raw), 0
+    found: list[bytes] = []  # as many as there are bytes for: a shape may claim any number
     while at < len(view):
         left = len(view) - at
         if left < _LENGTH.size:
@@ -43,8 +43,8 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tup
                 f"{begin}incomplete string length indicator for {where}, expecting 4 bytes but only {left} bytes "
                 "available. Please make sure the string length indicator is in one buffer."
             )
-        if found == count:
-            raise invalid(f"{begin}unexpected number of string elements {found + 1} for {where}, expecting {count}")
+        if len(found) == count:
+            raise invalid(f"{begin}unexpected number of string elements {count + 1} for {where}, expecting {count}")
         (size,) = _LENGTH.unpack_from(view, at)
         at += _LENGTH.size
         if size > len(view) - at:
@@ -52,9 +52,10 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tup
                 f"incomplete string data for inference input '{name}', expecting string of length {size} "
                 f"but only {len(view) - at} bytes available"
             )
-        elements[found] = bytes(view[at : at + size])
+        found.append(bytes(view[at : at + size]))
         at += size
-        found += 1
-    if found < count:
-        raise invalid(f"{begin}expected {count} string elements for {where}, got {found}")
+    if len(found) < count:
+        raise invalid(f"{begin}expected {count} string elements for {where}, got {len(found)}")
+    elements = np.empty(count, np.object_)
+    elements[:] = found
     return elements

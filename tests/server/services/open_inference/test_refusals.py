@@ -242,6 +242,13 @@ def test_strings(inferring: Infer, raw: bytes, text: str) -> None:
     assert caller.refusal(request) == (StatusCode.INVALID_ARGUMENT, text)
 
 
+def test_a_shape_that_claims_any_number_of_strings(inferring: Infer) -> None:
+    caller = inferring(partial(models.identity, dtype=TensorProto.STRING, dims=("N", "W")))
+    request = infer_request([tensor("x", "BYTES", (1, 2**50))], [packed(b"a")])
+    text = f"{UNKNOWN_ID}expected {2**50} string elements {WHERE}, got 1"
+    assert caller.refusal(request) == (StatusCode.INVALID_ARGUMENT, text)
+
+
 def test_a_string_that_the_runtime_does_not_take(inferring: Infer) -> None:
 
     caller = inferring(partial(models.identity, dtype=TensorProto.STRING))

@@ -116,7 +116,7 @@ class InferCalls:
     def _input(self, sent: BodyInput) -> InputTensor:
         place = self._place(sent.region)
         if place is not None:
-            return InputTensor(sent.name, sent.datatype, sent.shape, place.read())
+            return InputTensor(sent.name, sent.datatype, sent.shape, place)
         content = sent.raw.data if sent.raw is not None else sent.array
         assert content is not None  # an input has one of the three
         return InputTensor(sent.name, sent.datatype, sent.shape, content)

@@ -5,7 +5,6 @@ All that is here can be done in another process: it knows the model's name and n
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from math import prod
 from typing import Any
 
@@ -244,11 +243,20 @@ def _flat(data: list[Any]) -> list[Any]:
     Raises:
         ServingError: INVALID_ARGUMENT, they are nested too deep.
     """
-    for _ in range(MAX_DEPTH):
-        if not any(type(value) is list for value in data):
-            return data
-        data = list(chain.from_iterable(value if type(value) is list else (value,) for value in data))
-    raise invalid(f"Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})")
+    flat, nested = [], [iter(data)]
+    while nested:
+        for value in nested[-1]:
+            if type(value) is list:
+                if len(nested) == MAX_DEPTH:
+                    raise invalid(
+                        f"Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})"
+                    )
+                nested.append(iter(value))
+                break
+            flat.append(value)
+        else:
+            nested.pop()
+    return flat
 
 
 def _converted(values: list[Any], dtype: DataType) -> Array:
