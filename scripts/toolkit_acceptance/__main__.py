@@ -1,0 +1,84 @@
+"""Runs the toolkit's acceptance checks one after the other, and prints or writes a table of what each came to."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from headrace_toolkit.machine import this_machine, versions
+from scripts.toolkit_acceptance import serving, sources, steps
+from scripts.toolkit_acceptance.scene import Scene, Skipped
+
+CHECKS: Mapping[int, Callable[[Scene], str]] = {
+    4: sources.boosters,
+    5: sources.estimators,
+    6: serving.served,
+    7: steps.search_of_a_perceptron,
+    8: steps.search_of_convolutions,
+    9: steps.search_of_depthwise_convolutions,
+    10: steps.one_bright_row,
+    11: steps.half,
+    12: steps.sharing,
+    19: serving.bad_inputs,
+    20: serving.watched_and_killed,
+    21: serving.nothing_private,
+    22: steps.same_bytes,
+    23: serving.start_up,
+    24: steps.memory,
+}
+"""By the numbers of the toolkit's specification; each returns what it saw, and fails by an AssertionError."""
+
+
+def main() -> int:
+    """The exit status: 1 where a check fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, help="a folder of models of yours, instead of those made here")
+    parser.add_argument("--only", help="numbers of checks, with commas between them")
+    parser.add_argument("--write", type=Path, help="a Markdown file for the table")
+    given = parser.parse_args()
+    wanted = [int(number) for number in given.only.split(",")] if given.only else list(CHECKS)
+    rows, failed = [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Scene(Path(folder), given.models)
+        for number in wanted:
+            verdict, seen, seconds = _checked(CHECKS[number], scene)
+            failed += verdict == "FAILED"
+            rows.append(f"| {number} | {_sentence(CHECKS[number])} | {verdict} | {seen} |")
+            print(f"{number:3} {verdict:7} {seconds:5.0f} s  {seen}", flush=True)
+    print(f"{len(rows) - failed} held, {failed} failed")
+    if given.write:
+        given.write.write_text(_page(rows), encoding="utf-8")
+    return 1 if failed else 0
+
+
+def _checked(check: Callable[[Scene], str], scene: Scene) -> tuple[str, str, float]:
+    began = time.monotonic()
+    try:
+        verdict, seen = "held", check(scene)
+    except Skipped as reason:
+        verdict, seen = "skipped", str(reason)
+    except AssertionError as error:
+        verdict, seen = "FAILED", " ".join(str(error).split())
+    return verdict, seen, time.monotonic() - began
+
+
+def _sentence(check: Callable[[Scene], str]) -> str:
+    return (check.__doc__ or "").partition(": ")[2].rstrip(".")
+
+
+def _page(rows: list[str]) -> str:
+    machine, found = this_machine(), versions()
+    libraries = ", ".join(
+        f"{name} {found[name]}" for name in ("python", "onnxruntime", "onnx", "numpy") if name in found
+    )
+    return (
+        "# What the toolkit's acceptance checks came to\n\n`make toolkit-acceptance` makes this page anew. "
+        f"{machine.architecture} with {', '.join(machine.flags)}; {libraries}. Times are ratios of CPU time, one "
+        "thread; drops are points of 100.\n\n| # | check | | seen |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The models, rows and commands that the checks share."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from tests.toolkit import models
+
+COMMAND = str(Path(sys.executable).with_name("headrace"))
+
+SHAPES: Mapping[str, tuple[tuple[int, ...], int]] = {
+    "mlp": ((64,), 1),
+    "cnn": ((1, 8, 8), 1),
+    "resnet": ((1, 8, 8), 2),
+    "mobile": ((1, 8, 8), 2),
+}
+"""The shape of a row of digits as each model takes it, and how many times wider and higher each pixel is."""
+
+
+class Skipped(Exception):
+    """A check that needs what is not there; the text says what."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command that has ended.
+
+    Attributes:
+        status: Its exit status.
+        out: Its standard output.
+        error: Its standard error.
+        report: What it wrote with --json; empty where it wrote nothing.
+    """
+
+    status: int
+    out: str
+    error: str
+    report: Mapping[str, Any]
+
+    def step(self, beginning: str) -> Mapping[str, Any]:
+        """The line of the report whose name begins so."""
+        return next(step for step in self.report["steps"] if step["name"].startswith(beginning))
+
+
+@dataclass
+class Scene:
+    """Where the checks work.
+
+    Attributes:
+        folder: For their files.
+        given: A folder with models/*.onnx, data/digits.npz and bad_inputs.py of the user's; None for models made here.
+    """
+
+    folder: Path
+    given: Path | None = None
+
+    @cached_property
+    def models(self) -> Mapping[str, Path]:
+        """For each of mlp, cnn, resnet and mobile a folder with model.onnx, train.npz and test.npz."""
+        return {name: self._model(name) for name in SHAPES}
+
+    def headrace(self, *arguments: str | Path) -> Run:
+        """Runs the command in the scene's folder, with --json."""
+        file = self.folder / "report.json"
+        file.unlink(missing_ok=True)
+        words = [str(argument) for argument in arguments]
+        done = subprocess.run([COMMAND, *words, f"--json={file}"], cwd=self.folder, capture_output=True, text=True)
+        return Run(done.returncode, done.stdout, done.stderr, json.loads(file.read_text()) if file.exists() else {})
+
+    def optimize(self, name: str, *flags: str, calibration: Path | None = None) -> Run:
+        """Optimises a model by default, and publishes nothing."""
+        folder = self.models[name]
+        rows = [f"--data={folder / 'test.npz'}", "--labels=y", f"--calibration={calibration or folder / 'train.npz'}"]
+        run = self.headrace("optimize", folder / "model.onnx", "base", "--dry_run", *rows, *flags)
+        assert run.status == 0, run.error or run.out
+        return run
+
+    def steps(self, name: str, steps: str, *, max_drop: float = 100.0) -> Run:
+        """Does the steps of a recipe to a model, and publishes nothing."""
+        folder, recipe = self.models[name], self.folder / "recipe.toml"
+        recipe.write_text(
+            f'[model]\nsource = "{folder / "model.onnx"}"\n[data]\nrows = "{folder / "test.npz"}"\nlabels = "y"\n'
+            f'calibration = "{folder / "train.npz"}"\n[limits]\nmax_drop = {max_drop}\n{steps}'
+        )
+        run = self.headrace("optimize", recipe, "--dry_run")
+        assert run.status == 0, run.error or run.out
+        return run
+
+    def _model(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        if self.given is not None:
+            self._copy(name, folder)
+            return folder
+        shape, zoom = SHAPES[name]
+        models.digits().save(folder, "x", shape, zoom)
+        {"mlp": models.mlp, "cnn": models.cnn, "resnet": models.residual, "mobile": models.mobile}[name](
+            folder / "model.onnx"
+        )
+        return folder
+
+    def _copy(self, name: str, folder: Path) -> None:
+        assert self.given is not None
+        model = onnx.load(self.given / "models" / f"{name}.onnx")
+        (folder / "model.onnx").write_bytes((self.given / "models" / f"{name}.onnx").read_bytes())
+        dims = [dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+        zoom = dims[-1] // 8 if len(dims) == 3 else 1
+        held = np.load(self.given / "data" / "digits.npz")
+        for part in ("train", "test"):
+            pixels = held[f"{part}_x"].astype(np.float32) / 16
+            shape = (64,) if len(dims) == 1 else (1, 8, 8)
+            rows: dict[str, Any] = {model.graph.input[0].name: models.pictures(pixels, shape, zoom)}
+            np.savez(folder / f"{part}.npz", **rows, y=held[f"{part}_y"].astype(np.int64))
+
+
+def drop(run: Run, step: Mapping[str, Any]) -> float:
+    """Points of accuracy that a step loses."""
+    return 100 * float(run.step("source")["metric"] - step["metric"])
+
+
+def share(run: Run, step: Mapping[str, Any]) -> float:
+    """The bytes of a step beside the converted model's."""
+    return float(step["bytes"] / run.step("convert")["bytes"])
+
+
+def at_most(value: float, bound: float, what: str) -> None:
+    """Fails where a value is above its bound."""
+    assert value <= bound, f"{what} is {value:.4g}, more than {bound:g}"
+
+
+def peak_of_children() -> int:
+    """The largest memory that any child process has had so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
