@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -169,3 +169,24 @@ class Facts:
     def trees(self) -> int:
         """How many tree ensembles there are."""
         return sum(count for name, count in self.operators.items() if name.startswith("TreeEnsemble"))
+
+
+def rename(model: Any, names: Mapping[str, str]) -> None:
+    """Gives tensors of a model other names, wherever they are used. Changes `model`.
+
+    Args:
+        model: An `onnx.ModelProto`.
+        names: The new name for each old one.
+    """
+    _rename(model.graph, {old: new for old, new in names.items() if old != new})
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _rename(inner, names)

@@ -1,0 +1,73 @@
+"""Keras models: .keras and .h5 files, and what a function returns."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_toolkit.errors import ToolkitError, first_line, require
+from headrace_toolkit.graph import read as read_graph
+from headrace_toolkit.sources.base import Origin, Source, SourceOptions
+from headrace_toolkit.sources.converted import converted
+from headrace_toolkit.sources.files import sha256_of
+from headrace_toolkit.sources.tensorflow import name_tensors
+from headrace_toolkit.steps.quiet import quietly
+
+_SAFE_MODE = "safe_mode"
+
+
+def read(file: Path, options: SourceOptions) -> Source:
+    """A model that `model.save` wrote.
+
+    Raises:
+        ToolkitError: Keras does not load it: it brings code of its own (a Lambda layer), or it is something else.
+    """
+    keras = require("keras", "Keras models", "keras")
+    try:
+        with quietly(f"{file}: loading"):
+            model = keras.models.load_model(file, compile=False)
+    except ToolkitError as error:
+        said = first_line(error.__cause__ or error)
+        if _SAFE_MODE in str(error.__cause__):
+            said = "it has a layer with Python code in it (Lambda), which Keras does not run out of a file: " + said
+        raise ToolkitError(f"{file} is not a model that Keras loads: {said}") from error
+    return of_model(model, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
+
+
+def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
+    """A model in memory.
+
+    Raises:
+        ToolkitError: It has not been built, or its layers have no form in ONNX.
+    """
+    keras = require("keras", "Keras models", "keras")
+    require("tf2onnx", "converting Keras models", "keras")
+    origin = Origin(name=origin.name, kind="keras", framework=f"Keras {keras.__version__}", sha256=origin.sha256)
+    if not getattr(model, "inputs", None):
+        raise ToolkitError(f"{origin.name}: the Keras model is not built: call it once, or give it an Input")
+    inputs = [tensor.name.partition(":")[0] for tensor in model.inputs]
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        file = Path(folder) / "model.onnx"
+        with quietly(f"{origin.name}: the conversion of a Keras model"):
+            model.export(str(file), format="onnx", verbose=False)
+        graph = read_graph(file)
+    name_tensors(graph, inputs, _output_names(model))
+
+    def answer(rows: Arrays) -> list[Array]:
+        answers = model([keras.ops.convert_to_tensor(rows[name]) for name in inputs], training=False)
+        many = answers if isinstance(answers, list | tuple) else [answers]
+        return [np.asarray(one) for one in many]
+
+    return converted(origin, graph, answer, options)
+
+
+def _output_names(model: Any) -> list[str]:
+    """The layers that the outputs come from, once each; numbered where one gives several."""
+    names: list[str] = []
+    for tensor in model.outputs:
+        history = getattr(tensor, "_keras_history", None)
+        name = history.operation.name if history is not None else f"output_{len(names)}"
+        names.append(name if name not in names else f"{name}_{len(names)}")
+    return names

@@ -1,0 +1,58 @@
+"""TensorFlow's SavedModels: the signature `serving_default`, or the only one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_toolkit.errors import ToolkitError, first_line, require
+from headrace_toolkit.sources.base import Origin, Source, SourceOptions
+from headrace_toolkit.sources.converted import converted
+from headrace_toolkit.sources.files import sha256_of
+from headrace_toolkit.sources.tensorflow import by_tf2onnx
+from headrace_toolkit.steps.quiet import quietly
+
+DEFAULT = "serving_default"
+
+
+def read(folder: Path, options: SourceOptions) -> Source:
+    """A folder that holds `saved_model.pb`.
+
+    Raises:
+        ToolkitError: TensorFlow does not load it, it has several signatures and no `serving_default`, or tf2onnx has
+            no form for an operator.
+    """
+    tensorflow = require("tensorflow", "SavedModels", "keras")
+    try:
+        with quietly(f"{folder}: loading"):
+            loaded = tensorflow.saved_model.load(str(folder))
+    except ToolkitError as error:
+        raise ToolkitError(
+            f"{folder} is not a SavedModel that loads: {first_line(error.__cause__ or error)}"
+        ) from error
+    signature = _signature(folder, loaded)
+    run = loaded.signatures[signature]
+    origin = Origin(
+        name=folder.name,
+        kind="savedmodel",
+        framework=f"TensorFlow {tensorflow.__version__}",
+        sha256=sha256_of(folder),
+    )
+    graph = by_tf2onnx(folder, "--saved-model", "--signature_def", signature)
+    outputs = [value.name for value in graph.graph.output]
+
+    def answer(rows: Arrays) -> list[Array]:
+        answers = run(**{name: tensorflow.constant(array) for name, array in rows.items()})
+        return [np.asarray(answers[name]) for name in outputs]
+
+    return converted(origin, graph, answer, options)
+
+
+def _signature(folder: Path, loaded: Any) -> str:
+    names = list(loaded.signatures)
+    if DEFAULT in names:
+        return DEFAULT
+    if len(names) != 1:
+        raise ToolkitError(f"{folder} has no signature {DEFAULT}; it has {', '.join(names) or 'none'}")
+    return str(names[0])

@@ -1,0 +1,57 @@
+"""What the sources of TensorFlow's formats share: tf2onnx, run as a command of its own, and names that people chose."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headrace_toolkit.errors import ToolkitError, require
+from headrace_toolkit.graph import read, rename
+
+OPSET = 17
+
+_ERROR = ("ERROR", "ValueError", "RuntimeError", "NotImplementedError")
+
+
+def by_tf2onnx(source: Path, flag: str, *more: str) -> Any:
+    """The graph that tf2onnx's command makes of a SavedModel or a TFLite file, an `onnx.ModelProto`.
+
+    Args:
+        source: The folder or file.
+        flag: `--saved-model` or `--tflite`.
+        more: Further arguments.
+
+    Raises:
+        ToolkitError: tf2onnx fails; with the last line in which it says why.
+    """
+    require("tf2onnx", f"converting {source.name}", "keras")
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        file = Path(folder) / "model.onnx"
+        words = ["-m", "tf2onnx.convert", flag, str(source), "--output", str(file), "--opset", str(OPSET), *more]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        if done.returncode or not file.exists():
+            raise ToolkitError(f"{source.name}: tf2onnx cannot convert it: {_why(done.stderr)}")
+        return read(file)
+
+
+def name_tensors(model: Any, inputs: Sequence[str], outputs: Mapping[str, str] | Sequence[str]) -> None:
+    """Gives a graph's inputs and outputs the names that its source has for them. Changes `model`.
+
+    Args:
+        model: The graph.
+        inputs: The inputs' names, in the graph's order.
+        outputs: The outputs' names: in the graph's order, or by the graph's own name.
+    """
+    given = [value.name for value in model.graph.input]
+    made = [value.name for value in model.graph.output]
+    wanted = [outputs.get(name, name) for name in made] if isinstance(outputs, Mapping) else list(outputs)
+    if len(inputs) == len(given) and len(wanted) == len(made):
+        rename(model, {**dict(zip(given, inputs, strict=True)), **dict(zip(made, wanted, strict=True))})
+
+
+def _why(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if any(word in line for word in _ERROR)]
+    return (said or lines or ["it says nothing"])[-1]
