@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz bench protos toolkit-acceptance
+.PHONY: help install demo test test-gpu check format fuzz conformance bench protos toolkit-acceptance
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -13,6 +13,7 @@ help:
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
+	@echo 'make conformance serve ONNX'\''s own backend tests, compared with a bare session, a few minutes'
 	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about eight minutes'
 	@echo 'make toolkit-acceptance  check the toolkit by its specification, a few minutes'
 	@echo 'make protos   regenerate the modules under protos/'
@@ -38,6 +39,9 @@ format:
 
 fuzz:
 	@scripts/fuzz
+
+conformance:
+	@scripts/conformance
 
 bench:
 	@scripts/install dev,bench

@@ -205,6 +205,10 @@ class Signature:
         where = "; ".join(f"index: {i} Got: 0 Expected: at least 1" for i in zeros)
         return f"Got invalid dimensions for input: {spec.name} for the following indices {where}" if where else ""
 
+    def is_as_declared(self, arrays: Arrays) -> bool:
+        """Whether shapes that were not compared with their declarations are as declared."""
+        return not self.any_shape or not any(spec.misfit(arrays[alias]) for alias, spec in self.inputs.items())
+
     def disagreement(self, arrays: Arrays) -> str:
         """How two dimensions that the model gives one name differ; empty where none do."""
         sizes: dict[str, int] = {}

@@ -202,10 +202,13 @@ def _name_in(tensors: Tensors, name: str, text: str) -> str:
 
 
 def _generated(model: _Interpreter) -> dict[str, Signature]:
-    """TF Serving: a `serving_default` of all inputs and outputs, under their names up to the first colon."""
+    """TF Serving: a `serving_default` of all inputs and outputs, under their names up to the first colon.
+
+    Of several with one such name, TF Serving serves one; here the others keep their whole names.
+    """
     definition = SignatureDef(
-        inputs={_stem(name): _info(tensor) for name, tensor in model.inputs.items()},
-        outputs={_stem(name): _info(tensor) for name, tensor in model.outputs.items()},
+        inputs=_by_stem(model.inputs),
+        outputs=_by_stem(model.outputs),
         method_name=PREDICT_METHOD,
     )
     tensors = model.inputs.values()
@@ -213,6 +216,14 @@ def _generated(model: _Interpreter) -> dict[str, Signature]:
         len(tensor["shape_signature"]) and tensor["shape_signature"][0] < 0 for tensor in tensors
     )
     return {DEFAULT_SIGNATURE: replace(read_signature(definition), batched=batched)}
+
+
+def _by_stem(tensors: Tensors) -> dict[str, TensorInfo]:
+    infos: dict[str, TensorInfo] = {}
+    for name, tensor in sorted(tensors.items()):
+        alias = _stem(name)
+        infos[name if alias in infos else alias] = _info(tensor)
+    return infos
 
 
 def _stem(name: str) -> str:

@@ -25,7 +25,7 @@ def has_no_rows(signature: Signature, inputs: Arrays) -> bool:
     Raises:
         InvalidTask: Some inputs have rows and others have none.
     """
-    if not signature.batched or all(len(array) for array in inputs.values()):
+    if not signature.batched or all(array.ndim == 0 or len(array) for array in inputs.values()):
         return False
     return rows_of(inputs) == 0
 

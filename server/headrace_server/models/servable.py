@@ -259,7 +259,8 @@ class Servable:
 
         if has_no_rows(declared, inputs):
             return await self._no_rows.answer(signature, declared, inputs, outputs, run)
-        if self._batching is not None and declared.batched and not may_share(inputs, self._batching):
+        alone = not declared.is_as_declared(inputs) or (self._batching and not may_share(inputs, self._batching))
+        if declared.batched and alone:
             return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
         return await run(inputs)
 

@@ -71,6 +71,7 @@ class IsolatedBackend:
         self._signatures = {name: replace(own, empty=True) for name, own in every[0].signatures.items()}
         self.runtime = every[0].runtime
         self.streams_there = every[0].streams
+        self.evidence, self.exact, self.most_rows = every[0].evidence, every[0].exact, every[0].most_rows
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -99,6 +100,8 @@ class IsolatedBackend:
         answers = {own.alias: place.slot.mapped.lend(own, first + index) for index, own in enumerate(message.placed)}
         self._places.put(place)
         return answers
+
+    try_run = run  # what the runtime writes of a refusal is its process's affair
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for a joined input, in memory that the processes share.

@@ -1,10 +1,11 @@
 """What a worker process is asked to do, as both sides know it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.independence import Evidence
 from headrace_server.backends.signature import Signature
 
 
@@ -31,8 +32,14 @@ class Loaded:
         signatures: The model's own, by name.
         runtime: What runs it; empty where its backend does not say.
         streams: Whether it answers requests many times, which a worker process does not.
+        evidence: What the model's file says against independent rows.
+        exact: Whether equal rows in equal places of batches of one size give equal bits.
+        most_rows: Rows that a batch may have; None for any number.
     """
 
     signatures: Mapping[str, Signature]
     runtime: str
     streams: bool
+    evidence: Sequence[Evidence] = ()
+    exact: bool = True
+    most_rows: int | None = None

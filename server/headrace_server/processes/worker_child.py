@@ -10,12 +10,13 @@ import sys
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from threading import Thread
 
 from headrace_batching.errors import let_go
 from headrace_protos import Code
 from headrace_server.backends import auto as backends
-from headrace_server.backends.base import Backend, FitsBatching, NamesRuntime, Streaming
+from headrace_server.backends.base import Backend, FitsBatching, NamesRuntime, Streaming, Triable
 from headrace_server.errors import ServingError, status_of
 from headrace_server.processes import memory_file
 from headrace_server.processes.job import Job, Loaded
@@ -66,7 +67,10 @@ def _serve_first(connection: socket.socket) -> None:
         return
     runtime = backend.runtime if isinstance(backend, NamesRuntime) else ""
     streams = isinstance(backend, Streaming) and backend.streams
-    loaded = memory_file.pack(Loaded(dict(backend.signatures), runtime, streams))
+    said = Loaded(dict(backend.signatures), runtime, streams)
+    if isinstance(backend, Triable):
+        said = replace(said, evidence=tuple(backend.evidence), exact=backend.exact, most_rows=backend.most_rows)
+    loaded = memory_file.pack(said)
     slot.slot.send("loaded", descriptors=[loaded])
     os.close(loaded)
     slot.serve(backend)

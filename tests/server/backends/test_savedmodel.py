@@ -196,11 +196,28 @@ def test_an_example_that_fails_in_a_batch_fails_alone(servers: Servers) -> None:
     assert [arrays(future.result())["outputs"].tolist() for future in pending] == [[[3.0]], [[4.0]], [[5.0]]]
 
 
-def test_with_batching_a_scalar_has_no_batch_axis(servers: Servers) -> None:
-    refusal = servers.together.refusal(predict_request({"x": np.array(1.0, np.float32)}))
+def test_rows_that_mix_run_one_by_one(servers: Servers) -> None:
+    sent = [floats([number], [0.0]) for number in range(12)]
+    requests = [predict_request({"x": x}, signature_name="rank") for x in sent]
+    answers = [arrays(future.result())["part"] for future in map(servers.together.begin, requests)]
 
-    text = "Batching Run() input tensors must have at least one dimension"
-    assert refusal == Refusal(StatusCode.INVALID_ARGUMENT, text)
+    for x, answer in zip(sent, answers, strict=True):
+        np.testing.assert_allclose(answer, np.exp(x - x.max()) / np.exp(x - x.max()).sum(), rtol=1e-5)
+
+
+def test_shapes_that_are_not_declared_are_never_joined(servers: Servers) -> None:
+    """The rows of [N, 2] are independent; vectors that were joined would be one vector."""
+    sent = [np.array([number, 0, 1], np.float32) for number in range(12)]
+    requests = [predict_request({"x": x}, signature_name="weigh") for x in sent]
+    answers = [arrays(future.result())["part"] for future in map(servers.together.begin, requests)]
+
+    for x, answer in zip(sent, answers, strict=True):
+        np.testing.assert_allclose(answer, np.exp(x - x.max()) / np.exp(x - x.max()).sum(), rtol=1e-5)
+
+
+def test_with_batching_a_scalar_runs_alone(servers: Servers) -> None:
+    """TF Serving refuses it: "Batching Run() input tensors must have at least one dimension"."""
+    assert servers.together.predict({"x": np.array(1.0, np.float32)})["y"] == 2.5
 
 
 def test_a_signature_that_declares_a_scalar_runs_one_by_one(servers: Servers) -> None:

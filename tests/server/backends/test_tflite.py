@@ -12,6 +12,7 @@ from grpc import StatusCode
 
 from headrace_protos import Code, SignatureDefMap
 from tests.calls import Caller, Refusal, arrays, floats, metadata_request, predict_request
+from tests.running import ServerProcess
 from tests.server.backends.conftest import HERE, ServeTensorflow
 
 FLAGS = ("--prefer_tflite_model", "--num_tflite_pools=2")
@@ -71,6 +72,35 @@ def test_requests_of_several_callers(plain: Caller) -> None:
     pending = [plain.begin(predict_request(inputs(rows))) for rows in (1, 2, 3, 1, 2, 3)]
 
     assert [len(arrays(future.result())["Identity"]) for future in pending] == [1, 2, 3, 1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def alone(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> Mapping[str, ServerProcess]:
+    """Servers of one model each, which wait for company as long as they may."""
+    return {name: serve_tensorflow(tensorflow_models / name, *FLAGS) for name in ("tflite_three", "tflite_ranked")}
+
+
+def test_outputs_whose_names_differ_after_the_colon_alone_are_all_served(alone: Mapping[str, ServerProcess]) -> None:
+    """TF Serving serves one of them: all have one name up to the colon."""
+    caller = alone["tflite_three"].started()
+    answer = caller.predict({"serving_default_x": floats([1, 2])})
+    caller.close()
+
+    assert sorted(array.tolist() for array in answer.values()) == [[[2, 4]], [[3, 6]], [[5, 10]]]
+    (stem,) = {name.partition(":")[0] for name in answer}
+    assert stem in answer
+
+
+def test_rows_that_mix_run_one_by_one(alone: Mapping[str, ServerProcess]) -> None:
+    caller = alone["tflite_ranked"].started()
+    pending = [caller.begin(predict_request({"x": floats([number, -number])})) for number in range(20)]
+    answers = [arrays(future.result())["Identity"].tolist() for future in pending]
+    caller.close()
+
+    assert answers == [[[1, 1]]] * 20
+    assert any(
+        "serving_default: requests run one by one: output 'Identity'" in line for line in alone["tflite_ranked"].log
+    )
 
 
 def test_a_wrong_dtype(plain: Caller) -> None:

@@ -63,10 +63,18 @@ class Many(tf.Module):  # type: ignore[misc]  # whose types are not known
     def total(self, x: Any, k: Any) -> Mapping[str, Any]:
         return {"total": tf.reduce_sum(x) * k}
 
+    @exported(tf.TensorSpec([None, 1], tf.float32, name="x"))
+    def rank(self, x: Any) -> Mapping[str, Any]:
+        return {"part": tf.nn.softmax(x, axis=0)}
+
+    @exported(tf.TensorSpec([None, 2], tf.float32, name="x"))
+    def weigh(self, x: Any) -> Mapping[str, Any]:
+        return {"part": tf.nn.softmax(x, axis=-1)}
+
 
 def write_many(folder: Path) -> None:
     many = Many()
-    names = ["linear", "upper", "parse", "subtract", "small", "shift", "total"]
+    names = ["linear", "upper", "parse", "subtract", "small", "shift", "total", "rank", "weigh"]
     signatures = {"serving_default": many.half_plus_two, **{name: getattr(many, name) for name in names}}
     tf.saved_model.save(many, str(folder), signatures=signatures)
     definitions = SavedModelLoader(str(folder)).get_meta_graph_def_from_tags(["serve"]).signature_def
@@ -130,6 +138,26 @@ def write_tflite_with_variable_tensors(folder: Path) -> None:
     (folder / "model.tflite").write_bytes(converter.convert())
 
 
+def write_tflite_three(folder: Path, saved: Path) -> None:
+    """Three outputs of `x` float [N, 2], as a converted SavedModel names them: alike up to the colon."""
+    module = tf.Module()
+    module.three = exported(tf.TensorSpec([None, 2], tf.float32, name="x"))(
+        lambda x: {"first": x * 2.0, "second": x * 3.0, "third": x * 5.0}
+    )
+    tf.saved_model.save(module, str(saved), signatures=module.three)
+    content = tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert()
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(content)
+
+
+def write_tflite_ranked(folder: Path) -> None:
+    """A softmax over the rows of `x` float [N, 2]."""
+    function = exported(tf.TensorSpec([None, 2], tf.float32))(lambda x: tf.nn.softmax(x, axis=0))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()]).convert()
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(content)
+
+
 class Bytes(str):
     """A string for a flexbuffer that is any bytes, as the C++ library writes it, and not only UTF-8."""
 
@@ -176,3 +204,5 @@ if __name__ == "__main__":
     write_tflite(base / "tflite_signature" / "1", signature=True)
     write_stateful_tflite(base / "tflite_stateful" / "1")
     write_tflite_with_variable_tensors(base / "tflite_lstm" / "1")
+    write_tflite_three(base / "tflite_three" / "1", base / "tflite_three_saved")
+    write_tflite_ranked(base / "tflite_ranked" / "1")

@@ -1,0 +1,182 @@
+"""The cases of ONNX's own backend tests, which the package `onnx` makes: a model for nearly every operator and type."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+from headrace_batching import BatchThreads, Options
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.base import BackendOptions
+from headrace_server.errors import ServingError
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.loader import Loader
+
+KINDS = ("simple", "pytorch-converted", "pytorch-operator")
+
+Made = tuple[str, onnx.ModelProto, Arrays]
+
+RTOL, ATOL = 1e-3, 1e-5
+
+KNOWN: Mapping[str, str] = {
+    "which a tensor cannot carry": "TensorProto has no such type: sequences, optionals, complex or 4-bit numbers",
+    "is no tensor of a type that a request can carry": "the same",
+    "Expected: at least 1": "arrays without elements are kept away from ONNX Runtime, which ends the process on some",
+    "the request has no rows": "the same",
+    "left out": "an output that a tensor cannot carry",
+}
+"""Why a case may not pass, by a part of what it is refused with."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model with one set of inputs, and what a bare session answers."""
+
+    name: str
+    model: onnx.ModelProto
+    inputs: Arrays
+    answers: Arrays
+
+
+@dataclass
+class Outcome:
+    """What became of cases: how many passed, which did not and why."""
+
+    passed: int = 0
+    known: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def take(self, name: str, reason: str) -> None:
+        """Notes one case; an empty reason is a pass."""
+        known = next((why for part, why in KNOWN.items() if part in reason), "")
+        if not reason:
+            self.passed += 1
+        elif known:
+            self.known[known] += 1
+        else:
+            self.failed[name] = reason
+
+
+def cases(*, nodes: bool) -> Iterator[Case]:
+    """The cases that a bare session runs; not those of which no two runs agree, being random.
+
+    Args:
+        nodes: Whether also a case for each operator, type and attribute, which takes half a minute to make; otherwise
+            only the models that the package ships, of some operators each.
+    """
+    for name, model, inputs in chain(_shipped(), _nodes() if nodes else ()):
+        try:
+            session = _session(model)
+            answers = _answers(session, inputs)
+            again = _answers(session, inputs)
+        except Exception:
+            continue  # not a bare session's, either
+        if answers is not None and again is not None and not difference(answers, again):
+            yield Case(name, model, inputs, answers)
+
+
+def _nodes() -> Iterator[Made]:
+    from onnx.backend.test.case.node import collect_testcases  # makes them as it is imported
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made: Any = collect_testcases(None)
+    for case in made:
+        inputs = [value.name for value in case.model.graph.input]
+        yield case.name, case.model, dict(zip(inputs, case.data_sets[0][0], strict=False))
+
+
+def _shipped() -> Iterator[Made]:
+    data = Path(onnx.__file__).parent / "backend" / "test" / "data"
+    for folder in sorted(folder for kind in KINDS for folder in (data / kind).iterdir()):
+        model = onnx.load(folder / "model.onnx")
+        names = [value.name for value in model.graph.input]
+        files = sorted((folder / "test_data_set_0").glob("input_*.pb"))
+        try:
+            arrays = [numpy_helper.to_array(onnx.load_tensor(str(file))) for file in files]
+        except Exception:
+            continue  # a sequence
+        yield folder.name, model, dict(zip(names, arrays, strict=False))
+
+
+def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _answers(session: ort.InferenceSession, inputs: Arrays) -> Arrays | None:
+    """None where an answer is no tensor."""
+    values = session.run(None, dict(inputs))
+    if not all(isinstance(value, np.ndarray) for value in values):
+        return None
+    return {output.name: value for output, value in zip(session.get_outputs(), values, strict=True)}
+
+
+def difference(got: Arrays, expected: Arrays) -> str:
+    """How answers differ from a bare session's; empty where they do not."""
+    for name, want in expected.items():
+        if name not in got:
+            return f"output {name} is missing"
+        have = got[name]
+        if have.shape != want.shape:
+            return f"output {name} has the shape {have.shape}, not {want.shape}"
+        if want.dtype == object:
+            same = [_bytes(item) for item in have.flat] == [_bytes(item) for item in want.flat]
+        else:
+            same = np.allclose(have.astype(np.float64), want.astype(np.float64), RTOL, ATOL, equal_nan=True)
+        if not same:
+            return f"output {name} has other values"
+    return ""
+
+
+def _bytes(item: Any) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
+
+
+def write(case: Case, base_path: Path) -> None:
+    """Writes a case's model as version 1."""
+    folder = base_path / case.name / "1"
+    folder.mkdir(parents=True)
+    onnx.save_model(case.model, folder / "model.onnx")
+
+
+def served(every: Sequence[Case], base_path: Path, outcome: Outcome) -> list[Case]:
+    """Those whose models load; the reasons of the others are noted."""
+    loader = Loader(BackendOptions(), BatchThreads(1), Options(), Metrics(), per_model_batching=False)
+    good = []
+    for case in every:
+        write(case, base_path)
+        try:
+            loader.load(case.name, 1, base_path / case.name / "1").close()
+        except ServingError as error:
+            outcome.take(case.name, error.message)
+        else:
+            good.append(case)
+    return good
+
+
+def sendable(inputs: Arrays) -> dict[str, Array]:
+    """Inputs as a request carries them: strings as bytes."""
+    return {alias: np.array(array, object) if array.dtype.kind in "SU" else array for alias, array in inputs.items()}
+
+
+def compare(every: Sequence[Case], predict: Callable[[Case], Arrays]) -> Outcome:
+    """What becomes of cases that are sent one after the other; `predict` raises where one is refused."""
+    outcome = Outcome()
+    for case in every:
+        try:
+            outcome.take(case.name, difference(predict(case), case.answers))
+        except Exception as error:
+            details = error.details() if isinstance(error, grpc.Call) else str(error)
+            outcome.take(case.name, details or repr(error))
+    return outcome
