@@ -94,6 +94,7 @@ class Signature:
         features: Whether the inputs are features of tf.Examples, each under its alias, to be taken out of them before
             the model runs; otherwise the one input `inputs` takes Examples as they are, and the graph does it.
         labels: The classes of `scores`, by index, for a model that does not put them out; else empty.
+        optional: Further inputs, which the model has values of its own for. A request that sends one runs by itself.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -106,6 +107,7 @@ class Signature:
     defaults: Arrays = field(default_factory=dict)
     features: bool = False
     labels: tuple[str, ...] = ()
+    optional: Mapping[str, TensorSpec] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Such as `X float32[?,4] -> label int64[?]`."""
@@ -122,12 +124,23 @@ class Signature:
         """Whether all that passes the check has the same shape beyond axis 0."""
         return not self.any_shape and all(spec.fixed is not None for spec in self.inputs.values())
 
+    @cached_property
+    def sendable(self) -> Mapping[str, TensorSpec]:
+        """All that a request may send, by alias."""
+        return {**self.inputs, **self.optional} if self.optional else self.inputs
+
+    def sends_optional(self, aliases: Collection[str]) -> bool:
+        """Whether any of a request's inputs is one that it might have left to the model."""
+        return bool(self.optional) and any(alias in self.optional for alias in aliases)
+
     def check_names(self, aliases: Collection[str]) -> None:
         """Compares a request's input aliases with the signature's.
 
         Raises:
             ServingError: INVALID_ARGUMENT. TF Serving: predict_util.cc has the texts and their order.
         """
+        if self.optional:
+            aliases = [alias for alias in aliases if alias not in self.optional]
         if len(aliases) > len(self.inputs) or (len(aliases) < len(self.inputs) and not self.defaults):
             asked, declared = set(aliases), set(self.inputs)
             raise invalid(
@@ -187,7 +200,9 @@ class Signature:
             ServingError: INVALID_ARGUMENT, a dtype is not as declared.
         """
         misfit = ""
-        for position, (alias, spec) in enumerate(self.inputs.items()):
+        for position, (alias, spec) in enumerate(self.sendable.items()):
+            if alias in self.optional and alias not in arrays:
+                continue
             array = arrays[alias]
             spec.check_dtype(array, position)
             if not self.any_shape:

@@ -245,7 +245,7 @@ class Servable:
             return await self._run_steps(self._backend, inputs, outputs, call, misfit)
         if not misfit:
             return await self._run_declared(signature, inputs, outputs, call)
-        reshaped = with_last_axis(declared, inputs, outputs)
+        reshaped = None if declared.sends_optional(inputs) else with_last_axis(declared, inputs, outputs)
         if reshaped is None or declared.check_arrays(reshaped):
             raise invalid(misfit)
         return without_last_axis(await self._run_declared(signature, reshaped, outputs, call))
@@ -257,6 +257,8 @@ class Servable:
         async def run(inputs: Arrays) -> Arrays:
             return await call.answer(self._task(declared, inputs, choice, call), self._schedulers.of(signature))
 
+        if declared.sends_optional(inputs):
+            return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
         if has_no_rows(declared, inputs):
             return await self._no_rows.answer(signature, declared, inputs, outputs, run)
         alone = not declared.is_as_declared(inputs) or (self._batching and not may_share(inputs, self._batching))

@@ -215,7 +215,7 @@ class OnnxBackend:
             }
         names, feed = outputs, inputs
         if signature in self._renamed:
-            feed = {declared.inputs[alias].name: array for alias, array in inputs.items()}
+            feed = {declared.sendable[alias].name: array for alias, array in inputs.items()}
             names = [declared.outputs[alias].name for alias in outputs]
         try:
             return dict(zip(outputs, self._run(session, names, feed, options), strict=True))
@@ -262,7 +262,7 @@ class OnnxBackend:
 
 def _has(dtype: DataType, signatures: Mapping[str, Signature]) -> bool:
     """Whether an input or an output is of a type."""
-    specs = (spec for s in signatures.values() for spec in (*s.inputs.values(), *s.outputs.values()))
+    specs = (spec for s in signatures.values() for spec in (*s.sendable.values(), *s.outputs.values()))
     return any(spec.dtype == dtype for spec in specs)
 
 

@@ -72,7 +72,15 @@ def signatures_of(
     """
     inputs = {arg.name: _input(_spec(arg), any_rank) for arg in session.get_inputs()}
     outputs = _tensors(session.get_outputs(), told)
-    return make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, told)
+    signatures = make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, told)
+    optional = {arg.name: _spec(arg) for arg in session.get_overridable_initializers() if arg.type in _DTYPES}
+    return {name: _with_optional(signature, optional) for name, signature in signatures.items()}
+
+
+def _with_optional(signature: Signature, optional: Mapping[str, TensorSpec]) -> Signature:
+    """The same, with the inputs that the model has values for; a request calls them by their names in the graph."""
+    others = {name: spec for name, spec in optional.items() if name not in signature.inputs}
+    return replace(signature, optional=others) if others else signature
 
 
 def _tensors(outputs: Sequence[ort.NodeArg], told: Mapping[str, SignatureOptions]) -> dict[str, TensorSpec]:

@@ -59,19 +59,20 @@ class Checks:
         """
         self._check_count()
         for name in self.request.inputs:
-            if name not in self.signature.inputs:
+            if name not in self.signature.sendable:
                 raise invalid(f"unexpected inference input '{name}' for model '{self.request.model}'")
         if self.max_rows:
             self._check_rows()
         arrays = {
             name: self._array(self.request.inputs[name], spec)
-            for name, spec in self.signature.inputs.items()
+            for name, spec in self.signature.sendable.items()
             if name in self.request.inputs
         }
         return self.signature.complete(arrays)
 
     def _check_count(self) -> None:
-        declared, defaults, sent = self.signature.inputs, self.signature.defaults, self.request.inputs
+        declared, defaults = self.signature.sendable, {**self.signature.defaults, **self.signature.optional}
+        sent = self.request.inputs
         required = [name for name in declared if name not in defaults]
         missing = [name for name in required if name not in sent]
         unknown = any(name not in declared for name in sent)  # which the next check tells

@@ -31,12 +31,15 @@ class PredictBody:
     by_row: bool
 
 
-def read_predict(document: dict[str, Any], signatures: Mapping[str, DTypes] | None) -> PredictBody:
+def read_predict(
+    document: dict[str, Any], signatures: Mapping[str, DTypes] | None, optional: Mapping[str, DTypes] = {}
+) -> PredictBody:
     """Reads a body by the signature that it names.
 
     Args:
         document: The parsed body.
         signatures: Inputs by the name of their signature; None reads no further than the name.
+        optional: Those that a body may leave out, likewise.
 
     Raises:
         ServingError: INVALID_ARGUMENT or UNIMPLEMENTED. TF Serving: json_tensor.cc has the texts, and
@@ -52,7 +55,16 @@ def read_predict(document: dict[str, Any], signatures: Mapping[str, DTypes] | No
     if not dtypes:
         raise invalid(f"Failed to get input map for signature: {name or 'DEFAULT'}")
     by_row = "instances" in document
+    if optional.get(key):
+        dtypes = {**dtypes, **_sent(document, optional[key], by_row=by_row)}
     return PredictBody(name, _inputs(document, dtypes, by_row=by_row), by_row)
+
+
+def _sent(document: dict[str, Any], optional: DTypes, *, by_row: bool) -> DTypes:
+    """Those of the optional inputs that a body has values for."""
+    value = document.get("instances" if by_row else "inputs")
+    first = value[0] if by_row and isinstance(value, list) and value else value
+    return {alias: dtype for alias, dtype in optional.items() if isinstance(first, dict) and alias in first}
 
 
 def signature_name(document: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from headrace_protos import (
     ModelSpec,
     RegressionRequest,
 )
+from headrace_server.backends.signature import TensorSpec
 from headrace_server.errors import ServingError, status_of
 from headrace_server.models.call import Call
 from headrace_server.services.http import CORS, Body, HttpAnswer, HttpRequest
@@ -25,7 +26,7 @@ from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF, PredictionService
 from headrace_server.services.tf_serving.request_log.logger import MakeMessages
 from headrace_server.services.tf_serving.rest.examples import read_example_body
-from headrace_server.services.tf_serving.rest.inputs import read_predict
+from headrace_server.services.tf_serving.rest.inputs import DTypes, read_predict
 from headrace_server.services.tf_serving.rest.large import JsonWork
 from headrace_server.services.tf_serving.rest.messages import write_metadata, write_status
 from headrace_server.services.tf_serving.rest.outputs import write_classifications, write_error, write_regressions
@@ -161,12 +162,11 @@ class RestService:
                 async with timed(self._options.timeout):
                     await self._json.read(body, read_predict, None)  # what is wrong with the body is said first
                 raise
-            signatures = {
-                name: {alias: declared.dtype for alias, declared in signature.inputs.items()}
-                for name, signature in servable.signatures.items()
-            }
+            signatures = {name: _dtypes(signature.inputs) for name, signature in servable.signatures.items()}
+            optional = {name: _dtypes(signature.optional) for name, signature in servable.signatures.items()}
+            read = partial(read_predict, optional=optional) if any(optional.values()) else read_predict
             async with timed(self._options.timeout):
-                asked = await self._json.read(body, read_predict, signatures)
+                asked = await self._json.read(body, read, signatures)
             async with self._limited(delivery, "Predict") as call:
                 outputs = await self._prediction.predict_arrays(servable, asked.signature_name, asked.inputs, call)
             content = await self._json.write_predict(outputs, by_row=asked.by_row)
@@ -209,6 +209,10 @@ class RestService:
 
     def _headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         return {**headers, **CORS} if self._options.cors else headers
+
+
+def _dtypes(specs: Mapping[str, TensorSpec]) -> DTypes:
+    return {alias: spec.dtype for alias, spec in specs.items()}
 
 
 async def _page(request: HttpRequest, page: Page) -> HttpAnswer:
