@@ -37,11 +37,11 @@ def contenders(build: Path) -> list[Contender]:
         print(f"without the grpc++ responder: {missing} not found", file=sys.stderr)
     else:
         found.append(Contender(GRPCPP, partial(_grpcpp, grpcpp.build(build)), infers=False))
-    found.append(Contender(HEADRACE, partial(_headrace, "grpcio"), infers=True))
+    found.append(Contender(HEADRACE, partial(headrace_command, "grpcio"), infers=True))
     if find_spec("headrace_native") is None:
         print("without the native transport: headrace-native is not installed", file=sys.stderr)
     else:
-        found.append(Contender(NATIVE, partial(_headrace, "native"), infers=True))
+        found.append(Contender(NATIVE, partial(headrace_command, "native"), infers=True))
     return found
 
 
@@ -71,7 +71,8 @@ def _grpcpp(executable: Path, case: Case, _: Path, port: int) -> Sequence[str]:
     return [str(executable), str(port), str(case.outputs)]
 
 
-def _headrace(transport: str, case: Case, base_path: Path, port: int) -> Sequence[str]:
+def headrace_command(transport: str, case: Case, base_path: Path, port: int) -> Sequence[str]:
+    """Return what starts headrace on a port, with the batching of a case."""
     parameters = base_path.with_name("batching.pbtxt")
     parameters.write_text(str(_batching(case)))
     return [

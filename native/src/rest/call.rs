@@ -15,11 +15,8 @@ use crate::http::{Answer, Endpoint, answer};
 use crate::predict::Output;
 use crate::protobuf::Dtype;
 
-/// An answer larger than this has a buffer of its own: it would keep the bytes of all others alive until it is sent.
-const LARGE: usize = 64 * 1024;
-
-/// About how many bytes of text stand for one of an array.
-const TEXT: usize = 4;
+/// About what an answer has beside its values.
+const ENVELOPE: usize = 64;
 
 /// Where an answer comes to: made by the connection, which waits for it, and known to the task, which brings it.
 #[derive(Default)]
@@ -137,20 +134,17 @@ impl PendingCall for Call {
         self.mailbox.claim()
     }
 
-    fn encode(&mut self, _: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {
+    fn encode(&mut self, _: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
         if let Some(output) = outputs.iter().find(|output| !is_written(output.dtype)) {
             let text = format!("output {} is of a dtype that its signature does not declare", output.alias);
             self.encoded = Some(Err(Status::new(INTERNAL, text)));
             return;
         }
         let parts: Vec<_> = outputs.iter().map(|output| Part::of(output, &(start..start + rows))).collect();
-        let size = TEXT * parts.iter().map(|part| part.rows.bytes.len()).sum::<usize>();
-        if size > LARGE {
-            *out = BytesMut::with_capacity(size);
-        }
-        let written = write_predict(&parts, self.by_row, out);
+        let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(Part::about).sum::<usize>());
+        let written = write_predict(&parts, self.by_row, &mut out);
         let written = written.map_err(|misfit| misfit_status(&self.endpoint, &misfit));
-        self.encoded = Some(written.map(|()| out.split().freeze()));
+        self.encoded = Some(written.map(|()| out.freeze()));
     }
 
     fn send(self: Box<Self>) {

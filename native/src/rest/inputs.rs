@@ -7,6 +7,9 @@ use crate::json::Reader;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
+/// The most bytes that are reserved for a row before it has been read.
+const RESERVED: usize = 4 << 10;
+
 /// What a body's values are read by.
 pub trait Declares {
     fn inputs(&self) -> &[Input];
@@ -136,7 +139,9 @@ struct Filling<'a> {
 
 impl<'a> Filling<'a> {
     fn new(input: &'a Input) -> Self {
-        Self { input, inner: input.inner.clone(), rows: 0, bytes: Vec::new() }
+        let row = input.inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
+        let bytes = Vec::with_capacity(row.unwrap_or_default().min(RESERVED));
+        Self { input, inner: input.inner.clone(), rows: 0, bytes }
     }
 
     /// All rows, as one list.

@@ -9,6 +9,9 @@ use crate::json::{write_decimal, write_line, write_string};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows};
 
+/// About how many bytes an element takes, with what stands between two.
+const TEXT: usize = 16;
+
 /// Whether JSON has values of a type.
 pub fn is_written(dtype: Dtype) -> bool {
     !matches!(dtype, Dtype::Half | Dtype::Uint16)
@@ -32,6 +35,11 @@ pub enum Misfit<'a> {
 impl<'a> Part<'a> {
     pub fn of(output: &Output<'a>, rows: &Range<usize>) -> Self {
         Self { alias: output.alias, rows: output.rows(rows) }
+    }
+
+    /// About how many bytes it takes.
+    pub fn about(&self) -> usize {
+        self.alias.len() + TEXT * (self.rows.bytes.len() / self.rows.dtype.size())
     }
 
     /// How many rows it has, and their shape.

@@ -312,3 +312,29 @@ def test_arrays_are_as_sent(resting: Rest) -> None:
 def test_nothing_of_it_is_imported_without_a_port() -> None:
     code = "import sys, headrace_server; print(sorted({'uvicorn', 'h11', 'orjson'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+HTTP_2 = ["--http2-prior-knowledge"]
+
+
+def test_http_2_by_prior_knowledge(linear: RestCaller, transport: str, large: bytes) -> None:
+    if transport != "native":
+        pytest.skip("uvicorn speaks HTTP/1.1 alone")
+    url = f"http://127.0.0.1:{linear.port}{PREFIX}"
+    ending = ["-w", "\n%{http_version} %{http_code}"]
+    body, _, end = curl(*HTTP_2, *ending, "-d", json.dumps(ROW), f"{url}:predict").rpartition("\n")
+    assert (json.loads(body), end) == (TEN, "2 200")
+    assert curl(*HTTP_2, *ending, "-d", "{", f"{url}:predict").endswith("\n2 400")
+    assert curl(*HTTP_2, *ending, url).endswith("\n2 200")
+    assert (
+        len(json.loads(curl(*HTTP_2, "--data-binary", "@-", f"{url}:predict", data=large))["predictions"]) == LARGE_ROWS
+    )
+
+
+def test_the_first_letter_comes_alone(linear: RestCaller) -> None:
+    """It may be that of HTTP/2's preface, or of a method."""
+    with socket.create_connection(("127.0.0.1", linear.port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (b"P", f"UT {PREFIX} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()):
+            connection.sendall(part)
+        assert received(connection).startswith(b"HTTP/1.1 400 ")

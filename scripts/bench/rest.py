@@ -1,0 +1,167 @@
+"""Measures REST beside a bare responder on what TensorFlow Serving's stands on: python -m scripts.bench.rest."""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from urllib.request import urlopen
+
+import numpy as np
+
+from .cases import CASES
+from .contenders import headrace_command
+from .load import LoadError, h2load_version
+from .process import Server, running
+
+_SMALL = replace(CASES[0], max_batch_size=256)  # a batch may be one body of the largest load
+_SOURCE = Path(__file__).with_name("evhttp_responder.cc")
+_BUILD = Path(__file__).parents[2] / "build" / "bench"
+_PATH = f"/v1/models/{_SMALL.name}:predict"
+_RATE = re.compile(r"finished in .*?, ([\d.]+) req/s")
+_SUCCEEDED = re.compile(r"(\d+) done, (\d+) succeeded")
+
+BARE = "evhttp + RapidJSON, no model"
+NATIVE = "headrace, native"
+UVICORN = "headrace, uvicorn"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One load: requests a second, and the server's user and system time per request in microseconds."""
+
+    requests_per_second: float
+    cpu_us: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """Bodies of so many rows of 16 floats, over connections that each have one request in flight."""
+
+    rows: int
+    connections: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x 16 floats, {self.connections} callers"
+
+
+LOADS = (Load(1, 64), Load(1, 1), Load(256, 64))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table of medians, the servers by turns; 2 where something that it takes is not here."""
+    options = _parser().parse_args(arguments)
+    if h2load_version() is None or shutil.which("g++") is None:
+        print("this needs h2load (nghttp2-client), g++, libevent-dev and rapidjson-dev", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        bench = _Bench(Path(folder))
+        samples = {load: bench.measure(load, options.rounds, options.seconds) for load in LOADS}
+    print(_table(samples))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.rest", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="times that all servers take their turn")
+    parser.add_argument("--seconds", type=float, default=2.5, help="length of one load")
+    return parser
+
+
+class _Bench:
+    """The servers, and the folder that their model and the bodies lie in."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        _SMALL.save(folder / "model")
+        responder = _built()
+        self._servers: dict[str, Callable[[int], Sequence[str]]] = {
+            BARE: lambda port: [str(responder), str(port), str(_SMALL.outputs)],
+            NATIVE: partial(self._headrace, "native"),
+            UVICORN: partial(self._headrace, "grpcio"),
+        }
+
+    def measure(self, load: Load, rounds: int, seconds: float) -> dict[str, list[Sample]]:
+        """Load each server in turn, round after round."""
+        body = self._folder / "body"
+        body.write_text(json.dumps({"instances": _SMALL.rows(load.rows).tolist()}))
+        samples: dict[str, list[Sample]] = {}
+        for _ in range(rounds):
+            for name, command in self._servers.items():
+                with running(command, self._folder / "server.log") as server:
+                    _check(server, body, load.rows)
+                    samples.setdefault(name, []).append(_sample(server, body, load, seconds))
+        return samples
+
+    def _headrace(self, transport: str, port: int) -> Sequence[str]:
+        command = headrace_command(transport, _SMALL, self._folder / "model", port)
+        return [part.replace("--port=", "--rest_api_port=") for part in command] + ["--port=0"]
+
+
+def _built() -> Path:
+    _BUILD.mkdir(parents=True, exist_ok=True)
+    executable = _BUILD / "evhttp_responder"
+    if not executable.exists() or executable.stat().st_mtime < _SOURCE.stat().st_mtime:
+        command = ["g++", "-std=c++17", "-O2", "-DNDEBUG", str(_SOURCE), "-o", str(executable), "-levent"]
+        subprocess.run(command, check=True)
+    return executable
+
+
+def _check(server: Server, body: Path, rows: int) -> None:
+    with urlopen(f"http://{server.address}{_PATH}", body.read_bytes(), timeout=10) as answer:
+        predictions = np.array(json.load(answer)["predictions"])
+    if predictions.shape != (rows, _SMALL.outputs):
+        raise LoadError(f"{predictions.shape} came back for {rows} rows")
+
+
+def _sample(server: Server, body: Path, load: Load, seconds: float) -> Sample:
+    count = load.connections
+    rate = _run(server, body, load, count)
+    while count / rate < seconds / 4:
+        count = round(min(10 * count, rate * seconds / 2))
+        rate = _run(server, body, load, count)
+    count = max(load.connections, round(rate * seconds))
+    before = server.cpu_seconds()
+    rate = _run(server, body, load, count)
+    return Sample(rate, (server.cpu_seconds() - before) / count * 1e6)
+
+
+def _run(server: Server, body: Path, load: Load, count: int) -> float:
+    """Make so many requests; how many there were a second."""
+    command = ["h2load", "--h1", "-n", count, "-c", load.connections, "-t", 1, "-d", body]
+    command += ["-H", "content-type: application/json", f"http://{server.address}{_PATH}"]
+    output = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+    rate, done = _RATE.search(output), _SUCCEEDED.search(output)
+    if rate is None or done is None or int(done[2]) != count:
+        raise LoadError(f"of {count} requests not all were answered:\n{output}")
+    return float(rate[1])
+
+
+def _table(samples: dict[Load, dict[str, list[Sample]]]) -> str:
+    lines = ["| load | server | requests/s | CPU per request, us | requests/s and CPU against the bare one |"]
+    lines.append("| --- | --- | ---: | ---: | ---: |")
+    for load, by_server in samples.items():
+        bare = _median(by_server[BARE])
+        for name, taken in by_server.items():
+            own = _median(taken)
+            ratios = f"{own.requests_per_second / bare.requests_per_second:.2f}, {own.cpu_us / bare.cpu_us:.2f}"
+            lines.append(f"| {load} | {name} | {own.requests_per_second:,.0f} | {own.cpu_us:,.1f} | {ratios} |")
+    return "\n".join(lines)
+
+
+def _median(samples: Sequence[Sample]) -> Sample:
+    rates = median(sample.requests_per_second for sample in samples)
+    return Sample(rates, median(sample.cpu_us for sample in samples))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
