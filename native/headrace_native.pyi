@@ -202,12 +202,19 @@ class HttpRequest:
         """By name, in lower case; of several of one name the last."""
 
     @property
-    def body(self) -> bytes:
-        """As it was sent."""
+    def size(self) -> int:
+        """Bytes of the body, as it was sent."""
 
     @property
     def is_gzip(self) -> bool:
         """Whether the body says that it is compressed."""
+
+    def take_body(self) -> bytes | int:
+        """Takes the body, once: its bytes, or the descriptor of a file that holds them, for the caller to close.
+
+        Raises:
+            RuntimeError: It has been taken before.
+        """
 
     def answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         """Answers it, once.

@@ -1,28 +1,38 @@
 //! A request that Python answers: its bytes go across, and an answer comes back.
 
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use super::answer::{Answer, Content, answer, headers, status_code, with_content};
 use super::endpoint::Endpoint;
-use super::intake::Body;
+use super::intake::{Body, SMALL};
 use super::pieces::Pieces;
 use crate::calls::Kind;
 
 /// Has Python answer a request. Dropped while it waits, it says that nobody does.
 pub async fn ask_python(endpoint: Arc<Endpoint>, head: Parts, body: Body) -> Answer {
     let (reply, replied) = oneshot::channel();
-    let reply = Mutex::new(Some(reply));
-    let request = Arc::new(Request { head, body, reply, pieces: Mutex::default(), owner: Mutex::default() });
+    let request = Arc::new(Request {
+        head,
+        is_gzip: body.is_gzip,
+        size: body.bytes.len(),
+        body: Mutex::new(held(body).await),
+        reply: Mutex::new(Some(reply)),
+        pieces: Mutex::default(),
+        owner: Mutex::default(),
+    });
     let mut waiting = Waiting { endpoint, request, waits: true };
     waiting.tell(Kind::Begin);
     match replied.await {
@@ -34,6 +44,25 @@ pub async fn ask_python(endpoint: Arc<Endpoint>, head: Parts, body: Body) -> Ans
             with_content(status, headers, Content::Pieces(Pieces::new(coming, waiting)))
         }
         Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()),
+    }
+}
+
+/// Where a body lies until Python takes it.
+enum Held {
+    Memory(Bytes),
+    File(OwnedFd),
+    Taken,
+}
+
+/// A large body goes to a file, on another thread; where no file can be had, it stays.
+async fn held(body: Body) -> Held {
+    if body.bytes.len() <= SMALL {
+        return Held::Memory(body.bytes);
+    }
+    let bytes = body.bytes.clone();
+    match spawn_blocking(|| body.into_file()).await {
+        Ok(Ok(file)) => Held::File(file),
+        _ => Held::Memory(bytes),
     }
 }
 
@@ -79,7 +108,9 @@ impl Drop for Waiting {
 /// What a request is to both sides.
 struct Request {
     head: Parts,
-    body: Body,
+    is_gzip: bool,
+    size: usize,
+    body: Mutex<Held>,
     /// Until it is answered.
     reply: Mutex<Option<oneshot::Sender<Reply>>>,
     /// From the beginning of an answer in pieces to its end.
@@ -136,15 +167,24 @@ impl HttpRequest {
         Ok(headers)
     }
 
-    /// As it was sent.
+    /// Bytes of the body, as it was sent.
     #[getter]
-    fn body<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.0.body.bytes)
+    fn size(&self) -> usize {
+        self.0.size
     }
 
     #[getter]
     fn is_gzip(&self) -> bool {
-        self.0.body.is_gzip
+        self.0.is_gzip
+    }
+
+    /// Takes the body, once: its bytes, or the descriptor of a file that holds them, for the caller to close.
+    fn take_body<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match std::mem::replace(&mut *self.0.body.lock(), Held::Taken) {
+            Held::Memory(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
+            Held::File(file) => Ok(file.into_raw_fd().into_pyobject(py)?.into_any()),
+            Held::Taken => Err(PyRuntimeError::new_err("the body has been taken before")),
+        }
     }
 
     #[getter]

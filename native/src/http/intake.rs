@@ -1,6 +1,8 @@
 //! Bodies as they come in, in bounds.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use flate2::bufread::GzDecoder;
@@ -8,6 +10,10 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
+use rustix::fs::MemfdFlags;
+
+/// A body up to here is read where its connection lives: a tenth of a millisecond.
+pub const SMALL: usize = 64 << 10;
 
 /// The most that is reserved for a body before it has come: memory that is not written to costs nothing.
 const RESERVED: usize = 64 << 20;
@@ -30,6 +36,13 @@ pub enum Missing {
 }
 
 impl Body {
+    /// Writes it to a file in memory without a name: how Python hands it on to another process.
+    pub fn into_file(self) -> io::Result<OwnedFd> {
+        let mut file = File::from(rustix::fs::memfd_create("headrace", MemfdFlags::CLOEXEC)?);
+        file.write_all(&self.bytes)?;
+        Ok(file.into())
+    }
+
     /// Takes in a body of at most so many bytes.
     pub async fn take(headers: &HeaderMap, incoming: Incoming, most: usize) -> Result<Self, Missing> {
         if is_announced_too_large(headers, most) {

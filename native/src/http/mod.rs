@@ -11,4 +11,4 @@ pub use answer::{Answer, answer};
 pub use connection::serve;
 pub use endpoint::{Endpoint, HttpEndpoint};
 pub use exchange::{Event, HttpRequest, ask_python};
-pub use intake::{Body, Missing};
+pub use intake::{Body, Missing, SMALL};

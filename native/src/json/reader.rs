@@ -17,7 +17,13 @@ const EXACT: [f64; 23] = [
 pub struct Reader<'a> {
     data: &'a [u8],
     at: usize,
+    /// Where it lets other threads go first.
+    pause: usize,
 }
+
+/// Bytes between two pauses: some tenths of a millisecond. Linux may let a thread run for several at once while others wait
+/// for its core, whatever its priority.
+const STRETCH: usize = 64 << 10;
 
 /// A whole number of at most 64 bits, and its sign.
 pub struct Integer {
@@ -42,7 +48,7 @@ impl Integer {
 
 impl<'a> Reader<'a> {
     pub fn new(data: &'a [u8]) -> Self {
-        Self { data, at: 0 }
+        Self { data, at: 0, pause: STRETCH }
     }
 
     fn byte(&self) -> Option<u8> {
@@ -80,6 +86,10 @@ impl<'a> Reader<'a> {
         loop {
             element(self)?;
             count += 1;
+            if self.at >= self.pause {
+                self.pause = self.at + STRETCH;
+                std::thread::yield_now();
+            }
             match self.next()? {
                 b',' => {}
                 b']' => return Some(count),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 
 use super::inputs::Column;
@@ -75,6 +75,13 @@ impl Mailbox {
         matches!(*state, State::Claimed(_))
     }
 
+    /// No answer will come.
+    fn abandon(&self) {
+        if !matches!(*self.0.lock(), State::Full(_) | State::Closed) {
+            self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()));
+        }
+    }
+
     fn put(&self, answer: Answer) {
         let mut state = self.0.lock();
         let before = match *state {
@@ -96,6 +103,12 @@ pub struct Call {
     pub mailbox: Arc<Mailbox>,
     /// The answer's body, or why there is none, once it is encoded.
     pub encoded: Option<Result<Bytes, Status>>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.mailbox.abandon();
+    }
 }
 
 /// How a call ends that has failed.

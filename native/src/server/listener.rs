@@ -87,8 +87,9 @@ impl Server {
             let parked = thread.clone();
             let runtime = Builder::new_current_thread()
                 .enable_all()
-                .max_blocking_threads(1) // it expands large messages, one after the other
+                .max_blocking_threads(1) // it expands and reads what is large, one after the other
                 .thread_name(format!("expander-{number}"))
+                .on_thread_start(let_others_go_first)
                 .on_thread_park(move || parked.busy_poll.on_park())
                 .build()?;
             let serving = run_thread(thread, arrivals, self.stop.subscribe(), alive.clone());
@@ -139,6 +140,13 @@ impl Server {
         let _ = self.addresses.send((address, service));
         Ok(port)
     }
+}
+
+/// Lowers the priority of this thread, as far as the system knows those of threads.
+fn let_others_go_first() {
+    const LOWER: i32 = 10;
+    // It may be as low already.
+    let _ = rustix::process::nice(LOWER);
 }
 
 fn spawn(

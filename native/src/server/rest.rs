@@ -14,13 +14,10 @@ use super::shared::Shared;
 use super::thread::ConnectionThread;
 use crate::bridge::{NativeTask, Signature, Task};
 use crate::calls::until;
-use crate::http::{self as transport, Answer, Endpoint, Missing, answer};
+use crate::http::{self as transport, Answer, Endpoint, Missing, SMALL, answer};
 use crate::predict::Input;
 use crate::queue::{Entry, Refusal};
 use crate::rest::{self, Body, Call, Declares, Mailbox, Predict};
-
-/// Bodies up to this size are parsed where their connection lives: a tenth of a millisecond.
-const SMALL: usize = 64 << 10;
 
 /// Answers the requests of one connection.
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from headrace_server.processes import memory_file
 
@@ -37,6 +38,13 @@ class Body:
         self.size = 0
         self._chunks: list[bytes] = []
         self._file: int | None = None
+
+    @classmethod
+    def in_file(cls, file: int, size: int, *, is_gzip: bool) -> Self:
+        """One that lies as a whole in a file, by its descriptor, which is closed with it."""
+        body = cls(is_gzip=is_gzip)
+        body._file, body.size = file, size
+        return body
 
     def add(self, chunk: bytes) -> None:
         """Takes the next bytes of it."""

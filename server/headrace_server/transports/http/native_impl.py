@@ -10,7 +10,7 @@ import headrace_native as native
 from headrace_batching import LoopDelivery
 from headrace_protos import Code
 from headrace_server.errors import timed_out
-from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
+from headrace_server.services.http import Body, HttpAnswer, HttpRequest
 from headrace_server.services.router import HttpApi
 from headrace_server.services.tf_serving.rest.outputs import OTHER_ROWS, SCALAR
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS, RestService
@@ -127,9 +127,8 @@ class _Exchange:
 
     async def run(self, delivery: LoopDelivery) -> None:
         """Has it answered, and sends the answer."""
-        body = Body(is_gzip=self._request.is_gzip)
+        body = _body(self._request)
         try:
-            await _fill(body, self._request.body)
             answer = await self._api.answer(_read(self._request, body), delivery)
         except Exception:
             log.exception("a request has failed")
@@ -160,11 +159,13 @@ class _Exchange:
             await self.sent.wait()
 
 
-async def _fill(body: Body, data: bytes) -> None:
-    if len(data) <= SMALL_BYTES:
-        body.add(data)
-    else:
-        await asyncio.to_thread(body.add, data)
+def _body(request: native.HttpRequest) -> Body:
+    taken = request.take_body()
+    if isinstance(taken, int):
+        return Body.in_file(taken, request.size, is_gzip=request.is_gzip)
+    body = Body(is_gzip=request.is_gzip)
+    body.add(taken)
+    return body
 
 
 def _read(request: native.HttpRequest, body: Body) -> HttpRequest:

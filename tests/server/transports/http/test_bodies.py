@@ -95,3 +95,13 @@ def open_files() -> int:
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_they_are_read_at_a_lower_priority(linear: RestCaller, transport: str, large: bytes) -> None:
+    if transport != "native":
+        pytest.skip("Python has a process for them")
+    linear.predict(large)
+    readers = [task for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text().startswith("expander")]
+    assert readers
+    lower = min(os.getpriority(os.PRIO_PROCESS, os.getpid()) + 10, 19)
+    assert {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in readers} == {lower}
