@@ -219,7 +219,7 @@ class Server:
     def _make_open_inference(self, loader: Loader) -> OpenInference:
         rights = Rights.named(self._config.open_inference_admin)
         return OpenInference(
-            Models(self._manager, self._models.policy_of, lambda: self._health.is_serving),
+            Models(self._manager, self._models.models.policy_of, lambda: self._health.is_serving),
             ModelRepository(self._manager, self._models, loader.override_batching, rights),
             Regions(),
             LogSettings(),
@@ -231,14 +231,14 @@ class Server:
         return self._manager.servable(name, version)
 
     def _base_path(self, name: str) -> Path | None:
-        model = self._models.served(name)
+        model = self._models.models.served(name)
         return None if model is None else model.base_path
 
     def _is_awaited(self, name: str) -> bool:
         """Whether a model may have a version soon: it is configured, and none of its versions has failed yet."""
         statuses = self._manager.statuses(name)
         under_way = any(status.state in (State.START, State.LOADING) for status in statuses)
-        return under_way or (not statuses and self._models.served(name) is not None)
+        return under_way or (not statuses and self._models.models.served(name) is not None)
 
     def _publish(self, name: str, versions: Mapping[int, Servable]) -> None:
         with self._publishing:

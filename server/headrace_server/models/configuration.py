@@ -12,6 +12,7 @@ from headrace_server.config.paths import as_path, as_text
 from headrace_server.config.run import All, Config, Latest, ModelConfig, Specific, VersionPolicy
 from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.models.manager import Manager
+from headrace_server.models.overlay import Overlay
 from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
@@ -35,6 +36,9 @@ class Configuration:
         labels_to_unavailable: As `Manager.assign_labels` has it.
         rights: What callers may configure.
         code: Is told of the base paths that the operator has named.
+
+    Attributes:
+        models: Those to serve.
     """
 
     def __init__(
@@ -60,8 +64,7 @@ class Configuration:
         self._counting = Lock()
         self._waiting = 0
         self._current = ModelServerConfig()
-        self._listed: dict[str, ModelConfig] = {}
-        self._overlay: dict[str, ModelConfig | None] = {}  # None for one that is not to be served
+        self.models = Overlay()
 
     def start(self, config: ModelServerConfig) -> None:
         """Applies the first configuration and waits, without limit, for its models.
@@ -72,7 +75,7 @@ class Configuration:
         with self._lock:
             self._trust(config)
             models = self._accept(config)
-            self._source.update(self._wanted())
+            self._source.update(self.models.wanted())
             self._source.start()
             self._wait({model.name for model in models}, 0, "servable(s)", lambda: False)
             self._manager.initial_load_done()
@@ -108,22 +111,9 @@ class Configuration:
         self._trust(config)
         self._announce(config, lambda: True)()
 
-    def listed(self, name: str) -> ModelConfig | None:
-        """A model as the configuration lists it."""
-        return self._listed.get(name)
-
-    def served(self, name: str) -> ModelConfig | None:
-        """A model as it is served, or was to be before its versions failed; None for one that is not to be served."""
-        return self._overlay[name] if name in self._overlay else self._listed.get(name)
-
     def awaited(self) -> list[ModelConfig]:
         """The models that are to be served and of which no version was ever found."""
-        return [model for model in self._wanted() if not self._manager.statuses(model.name)]
-
-    def policy_of(self, name: str) -> VersionPolicy | None:
-        """Which versions of a model are served; None for one that is not to be served."""
-        model = self.served(name)
-        return None if model is None else model.policy
+        return [model for model in self.models.wanted() if not self._manager.statuses(model.name)]
 
     def serve(self, model: ModelConfig, *, anew: bool = False) -> VersionStatus | None:
         """Serves one model as told, until it is withdrawn or another configuration comes. Any thread.
@@ -142,8 +132,8 @@ class Configuration:
             if anew:
                 self._remove(model.name, ended=True)
             since = self._manager.mark()
-            self._overlay[model.name] = model
-            self._source.update(self._wanted())
+            self.models.ask(model.name, model)
+            self._source.update(self.models.wanted())
             self._source.poll()
             return self._manager.wait_settled_unless([model.name], since, lambda: True)[model.name]
 
@@ -164,13 +154,9 @@ class Configuration:
         self._code.trust(as_path(model.base_path.removeprefix("file://")) for model in config.model_config_list.config)
 
     def _remove(self, name: str, *, ended: bool) -> None:
-        self._overlay[name] = None
-        self._source.update(self._wanted())
+        self.models.ask(name, None)
+        self._source.update(self.models.wanted())
         self._manager.wait_withdrawn(name, ended=ended)
-
-    def _wanted(self) -> list[ModelConfig]:
-        """The models that are to be served."""
-        return [model for model in {**self._listed, **self._overlay}.values() if model is not None]
 
     def _announce(self, config: ModelServerConfig, impatient: Callable[[], bool]) -> Callable[[], None]:
         with self._counting:
@@ -185,7 +171,7 @@ class Configuration:
             models = self._accept(config)
             since = self._manager.mark()
             added = {model.name for model in models} - self._source.names
-            self._source.update(self._wanted())
+            self._source.update(self.models.wanted())
             self._wait(added, since, "model(s)", lambda: impatient() and self._source.has_looked)
 
     def _accept(self, config: ModelServerConfig) -> list[ModelConfig]:
@@ -196,9 +182,8 @@ class Configuration:
         self._check_platforms(listed)
         models = [_model(model) for model in listed]
         use_logging = self._prepare_logging(listed)
-        if config != self._current:  # a file that is read again and again must not undo what was asked for since
-            self._overlay.clear()
-        self._listed = {model.name: model for model in models}
+        # A file that is read again and again must not undo what was asked for since.
+        self.models.list_all(models, anew=config != self._current)
         self._current = config  # also where its labels are refused, as in TF Serving
         labels = {model.name: dict(model.version_labels) for model in listed}
         self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)

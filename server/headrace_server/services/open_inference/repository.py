@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from headrace_protos import Code
 from headrace_server.config.run import Latest, ModelConfig
 from headrace_server.errors import ServingError, invalid, status_of, unimplemented
+from headrace_server.models.overlay import Overlay
 from headrace_server.models.version_policy import State
 from headrace_server.models.versions import VersionStatus
 from headrace_server.services.open_inference.load_config import LoadConfig, read_load_config
@@ -39,11 +40,7 @@ _STATES = {
 class Configured(Protocol):
     """What is asked of the configuration; `models.configuration.Configuration`, whose docstrings say more."""
 
-    def listed(self, name: str) -> ModelConfig | None:
-        """A model as the configuration lists it."""
-
-    def served(self, name: str) -> ModelConfig | None:
-        """A model as it is served."""
+    models: Overlay
 
     def serve(self, model: ModelConfig, *, anew: bool = False) -> VersionStatus | None:
         """Serves one model as told; its version that settled."""
@@ -167,7 +164,7 @@ class ModelRepository:
         """Where the model is, and which of its versions are to be served."""
         if request.files:
             return ModelConfig(name, self._write_files(name, request.files), Latest())
-        model = self._configured.served(name) or self._configured.listed(name)
+        model = self._configured.models.served(name) or self._configured.models.listed(name)
         if model is None:
             raise _not_polled(name)
         return model

@@ -143,6 +143,15 @@ def test_files_do_not_leave_their_folder(caller: InferenceCaller, path: str) -> 
     assert "escapes" not in [name for name, *_ in index(caller)]
 
 
+def test_callers_bring_no_code(caller: InferenceCaller) -> None:
+    """As with HandleReloadConfigRequest: code is run only where the operator says that it may be."""
+    request = load("code", config=("string_param", "{}"), **{"file:1/model.py": ("bytes_param", b"raise SystemExit")})
+    code, text = caller.refusal(request)
+    assert code == StatusCode.INVALID_ARGUMENT
+    assert "--code_roots" in text
+    caller.call(unload("code"))
+
+
 def test_a_model_that_does_not_load(caller: InferenceCaller) -> None:
     request = load("broken", config=("string_param", "{}"), **{"file:1/model.onnx": ("bytes_param", b"x")})
     code, text = caller.refusal(request)
