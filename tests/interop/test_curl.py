@@ -33,7 +33,7 @@ ASIDE: list[tuple[list[str], str, int, str]] = [
     ([], "/v1/models/nobody", 404, "Could not find any versions of model nobody"),
     ([], "/v1/models/nobody/metadata", 404, "Servable not found for request: Latest(nobody)"),
     ([], "/v1/models", 400, "Missing model name in request."),
-    ([], "/v2", 404, "Not Found"),
+    ([], "/v3", 404, "Not Found"),
     ([], METRICS, 200, ":tensorflow:serving:request_count{"),
     ([], f"{METRICS}?x=1", 400, f"Unexpected path: {METRICS}?x=1. Should be {METRICS}"),
 ]

@@ -40,7 +40,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
             backend knows; FAILED_PRECONDITION where its runtime is not installed; INVALID_ARGUMENT and others where the
             runtime refuses it.
     """
-    if version.is_file():
+    if is_model_file(version) and version.is_file():
         return _load_file(version, options)
     if _holds(version, PYTHON_FILE):
         return _load_python(version / PYTHON_FILE, options)

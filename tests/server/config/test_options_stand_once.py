@@ -46,6 +46,10 @@ ELSEWHERE = {
     "max_batch_size": {"config/files.py", "config/model_toml.py"},
     "max_enqueued_batches": {"options.py"},
     "model_base_path": {"commands/serve.py"},
+    "custom_op_libraries": {"models/loader.py"},
+    "device_id": {"services/open_inference/rest/administration.py"},
+    "port": {"commands/ports.py"},
+    "rest_api_port": {"commands/ports.py"},
     "model_config_file": {"commands/serve.py"},
 }
 

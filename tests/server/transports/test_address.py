@@ -49,8 +49,8 @@ def test_taken_port_is_an_error_that_names_it(serving: Serve, tmp_path: Path, ta
     models.linear(tmp_path / "1")
     process = serving(tmp_path, f"--port={taken}")
     assert process.ended() == 1
-    assert process.log[-1].startswith(
-        f"headrace: cannot start: INVALID_ARGUMENT: Failed to BuildAndStart gRPC server: 0.0.0.0:{taken}: "
+    assert process.log[-1] == (
+        f"headrace: cannot start: UNAVAILABLE: port {taken} is in use: choose another with --port"
     )
     assert not any("Traceback" in line for line in process.log)
 

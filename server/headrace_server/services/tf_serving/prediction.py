@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from headrace_batching.task import Array, Arrays
@@ -50,7 +49,6 @@ MAX_PREDICT_FIELDS = 4096
 STRINGS_AT_ONCE = 64 << 10
 """The largest tensor of strings, in bytes, that is decoded in the event loop: a few milliseconds."""
 
-_NO_STRINGS = np.empty(0, np.object_)
 _METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
 
 
@@ -100,7 +98,7 @@ class PredictionService:
             if self._check_method:
                 _check_predictable(signature)
             signature.check_names(request.inputs)
-            inputs = signature.complete(await _decoded(signature, request.inputs))
+            inputs = signature.complete(await _decoded(request.inputs))
             outputs = signature.check_outputs(request.output_filter)
             results = await servable.run(name, inputs, outputs, call)
             return self._response(spec, servable, results)
@@ -239,13 +237,15 @@ def _check_predictable(signature: Signature) -> None:
         )
 
 
-async def _decoded(signature: Signature, tensors: Mapping[str, TensorProto]) -> Arrays:
-    """The tensors as arrays. Many strings are decoded on another thread, and none that the signature does not take."""
-    for position, (alias, spec) in enumerate(signature.inputs.items()):
-        if alias in tensors and tensors[alias].dtype == DataType.DT_STRING:
-            spec.check_dtype(_NO_STRINGS, position)
-            if tensors[alias].ByteSize() > STRINGS_AT_ONCE:
-                return await asyncio.to_thread(_decode, tensors)
+async def _decoded(tensors: Mapping[str, TensorProto]) -> Arrays:
+    """The tensors as arrays; many strings are decoded on another thread.
+
+    TF Serving: predict_util.cc parses every tensor before any dtype is compared, so a tensor that does not parse is
+    reported as such whatever its dtype.
+    """
+    strings = [tensor for tensor in tensors.values() if tensor.dtype == DataType.DT_STRING]
+    if sum(tensor.ByteSize() for tensor in strings) > STRINGS_AT_ONCE:
+        return await asyncio.to_thread(_decode, tensors)
     return _decode(tensors)
 
 

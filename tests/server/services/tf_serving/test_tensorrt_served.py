@@ -18,6 +18,7 @@ from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.providers import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.config.tensorrt import TensorrtOptions
 from tests import models
 from tests.calls import Caller, Refusal, arrays, predict_request, refusal_of, status_request
 from tests.conftest import Run
@@ -92,8 +93,9 @@ def test_an_onnx_model_is_built_when_tensorrt_is_asked_for(running: Run, tmp_pat
         (folder.parent / "model.toml").write_text("[tensorrt]\ntf32 = false\n")
         return models.wide(folder)
 
-    cache = {"tensorrt_cache_folder": str(tmp_path / "engines")}
-    server = start(running, make, tensorrt=True, tensorrt_devices="0" if REAL else "0,1", **cache)
+    devices = (0,) if REAL else (0, 1)
+    told = TensorrtOptions(enabled=True, devices=devices, cache_folder=str(tmp_path / "engines"))
+    server = start(running, make, tensorrt=told)
     inputs = requests(60)
 
     assert_equal(answers(server.caller, inputs), by_onnx_runtime(tmp_path / "1", inputs))
@@ -107,7 +109,7 @@ def test_what_the_engine_does_not_take_fails_alone(running: Run, tmp_path: Path)
         (folder.parent / "model.toml").write_text("[tensorrt]\ndimensions = { W = [1, 4, 8] }\n")
         return models.row_sums(folder)
 
-    server = start(running, make, tensorrt_cache_folder=str(tmp_path / "engines"), **QUIET)
+    server = start(running, make, tensorrt=TensorrtOptions(cache_folder=str(tmp_path / "engines")), **QUIET)
     widths = [1 + number % 9 for number in range(45)]
     futures = [server.caller.begin(predict_request({"x": np.ones((1, width), np.float32)})) for width in widths]
 
