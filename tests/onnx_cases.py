@@ -170,13 +170,11 @@ def sendable(inputs: Arrays) -> dict[str, Array]:
     return {alias: np.array(array, object) if array.dtype.kind in "SU" else array for alias, array in inputs.items()}
 
 
-def compare(every: Sequence[Case], predict: Callable[[Case], Arrays]) -> Outcome:
-    """What becomes of cases that are sent one after the other; `predict` raises where one is refused."""
-    outcome = Outcome()
+def compare(every: Sequence[Case], predict: Callable[[Case], Arrays], outcome: Outcome) -> None:
+    """Notes what becomes of cases that are sent one after the other; `predict` raises where one is refused."""
     for case in every:
         try:
             outcome.take(case.name, difference(predict(case), case.answers))
         except Exception as error:
             details = error.details() if isinstance(error, grpc.Call) else str(error)
             outcome.take(case.name, details or repr(error))
-    return outcome

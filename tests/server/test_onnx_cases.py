@@ -6,14 +6,17 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from headrace_batching.task import Array, Arrays
 from headrace_server import Config
+from tests.calls import Caller
 from tests.onnx_cases import Case, Outcome, cases, compare, sendable, served
 from tests.rest_calls import RestCaller, free_port
 from tests.running import LoopThread, RunningServer
@@ -21,57 +24,59 @@ from tests.running import LoopThread, RunningServer
 ALL = os.environ.get("HEADRACE_CONFORMANCE") == "all"
 
 
-class Serving(NamedTuple):
-    server: RunningServer
-    rest: RestCaller
+AT_ONCE = 150
+"""Models of one server: all of them would take longer to load than a test waits."""
+
+Models = tuple[list[Case], Outcome, Path]
 
 
 @pytest.fixture(scope="session")
-def every() -> list[Case]:
-    return list(cases(nodes=ALL))
-
-
-@pytest.fixture(scope="session")
-def models(every: Sequence[Case], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], Outcome, Path]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """The cases whose models load, what became of the others, and the folder that holds them."""
     base_path, outcome = tmp_path_factory.mktemp("cases"), Outcome()
-    return served(every, base_path, outcome), outcome, base_path
+    return served(list(cases(nodes=ALL)), base_path, outcome), outcome, base_path
 
 
-@pytest.fixture(scope="module")
-def serving(transport: str, models: tuple[list[Case], Outcome, Path], loop_thread: LoopThread) -> Iterator[Serving]:
-    good, _, base_path = models
+@contextmanager
+def server_of(
+    some: Sequence[Case], base_path: Path, transport: str, loop: LoopThread
+) -> Iterator[tuple[RunningServer, int]]:
     entries = [
         f'config {{ name: "{case.name}" base_path: "{base_path / case.name}" model_platform: "tensorflow" }}'
-        for case in good
+        for case in some
     ]
     file = base_path / "models.pbtxt"
     file.write_text("model_config_list {\n" + "\n".join(entries) + "\n}\n")
     port = free_port()
     config = Config(port=0, model_config_file=str(file), rest_api_port=port, transport=transport)
-    server = RunningServer(loop_thread, config)
-    rest = RestCaller(port)
-    yield Serving(server, rest)
-    rest.close()
-    server.close()
+    server = RunningServer(loop, config)
+    try:
+        yield server, port
+    finally:
+        server.close()
 
 
-def test_their_models_load(models: tuple[list[Case], Outcome, Path]) -> None:
+def test_their_models_load(models: Models) -> None:
     good, outcome, _ = models
     assert outcome.failed == {}
     assert len(good) > (1000 if ALL else 90)
 
 
-def test_they_are_answered_over_grpc(serving: Serving, models: tuple[list[Case], Outcome, Path]) -> None:
-    outcome = compare(models[0], lambda case: serving.server.caller.predict(sendable(case.inputs), name=case.name))
-    say("gRPC", outcome)
-    assert outcome.failed == {}
+def test_they_are_answered_over_grpc_and_rest(transport: str, models: Models, loop_thread: LoopThread) -> None:
+    good, _, base_path = models
+    grpc, rest = Outcome(), Outcome()
+    for some in (good[start : start + AT_ONCE] for start in range(0, len(good), AT_ONCE)):
+        with server_of(some, base_path, transport, loop_thread) as (server, port), closing(RestCaller(port)) as http:
+            compare(some, partial(over_grpc, server.caller), grpc)
+            compare(some, partial(over_rest, http), rest)
+    say(f"gRPC, {transport}", grpc)
+    say(f"REST, {transport}", rest)
+    assert grpc.failed == {}
+    assert rest.failed == {}
 
 
-def test_they_are_answered_over_rest(serving: Serving, models: tuple[list[Case], Outcome, Path]) -> None:
-    outcome = compare(models[0], lambda case: over_rest(serving.rest, case))
-    say("REST", outcome)
-    assert outcome.failed == {}
+def over_grpc(caller: Caller, case: Case) -> Arrays:
+    return caller.predict(sendable(case.inputs), name=case.name)
 
 
 def over_rest(rest: RestCaller, case: Case) -> Arrays:

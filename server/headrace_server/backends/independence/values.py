@@ -156,6 +156,7 @@ class Maker:
         if kind in others:
             picked = self._random.choice(others[kind], size=shape)
             usual = picked if kind is not Rows.INFINITE else np.where(self._random.random(shape) < 0.5, picked, usual)
+            usual.reshape(shape[0], -1)[:, :1] = others[kind][0]  # which chance must not leave out
         return usual.astype(dtype)
 
     def _usual(self, shape: tuple[int, ...]) -> Array:

@@ -1,0 +1,227 @@
+"""The trial on functions of arrays: what it asks of them, what it makes of their answers, and what it costs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pytest
+
+from headrace_batching.task import Array
+from headrace_protos import DataType
+from headrace_server.backends.independence import Evidence, Finding, Subject, Verdict, repeated_batch_name, try_rows
+from headrace_server.backends.signature import TensorSpec
+
+X = TensorSpec("x", DataType.DT_FLOAT, (None, 4), ("N", ""))
+Y = TensorSpec("y", DataType.DT_FLOAT, (None, 4), ("N", ""))
+IDS = TensorSpec("ids", DataType.DT_INT64, (None,), ("N",))
+
+BUDGET = 10.0  # seconds: no function here is slow
+
+
+def subject(function: Callable[..., object], *inputs: TensorSpec) -> Subject:
+    specs = {spec.name: spec for spec in inputs or (X,)}
+    return Subject(run=lambda arrays: {"y": np.asarray(function(**arrays))}, inputs=specs, outputs={"y": Y})
+
+
+def tried(function: Callable[..., object], *inputs: TensorSpec) -> Verdict:
+    return try_rows(subject(function, *inputs), BUDGET)
+
+
+def test_rows_that_stay_apart() -> None:
+    assert tried(lambda x: np.tanh(x)).finding is Finding.INDEPENDENT
+
+
+def test_the_output_and_its_change_are_named() -> None:
+    verdict = tried(lambda x: x - x.mean(axis=0))
+
+    assert (verdict.finding, verdict.output) == (Finding.DEPENDENT, "y")
+    assert 0 < verdict.change < 10
+    assert verdict.reason.startswith("output 'y' changes by up to ")
+
+
+class TestNeighbours:
+    @pytest.mark.parametrize("place", [0, 1, -1])
+    def test_one_row_alone_may_be_what_the_others_change(self, place: int) -> None:
+        def model(x: Array) -> Array:
+            y = x.copy()
+            y[place] += x.sum(axis=0) - x[place]
+            return y
+
+        assert tried(model).finding is Finding.DEPENDENT
+
+    @pytest.mark.parametrize("place", [0, -1])
+    def test_or_what_alone_changes_the_others(self, place: int) -> None:
+        assert tried(lambda x: x + x[place]).finding is Finding.DEPENDENT
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            lambda x: x + (np.abs(x).max() > 1e5),
+            lambda x: x + np.isinf(x).any(),
+            lambda x: x + np.isnan(x).any(),
+            lambda x: x + (x == 0).any(),
+        ],
+        ids=["huge", "infinite", "NaN", "zero"],
+    )
+    def test_some_only_show_beside_odd_values(self, model: Callable[..., object]) -> None:
+        assert tried(model).finding is Finding.DEPENDENT
+
+    def test_less_than_the_rounding_is_still_a_change(self) -> None:
+        assert tried(lambda x: x * (1 + np.float32(1e-7) * (x.sum() > 0))).finding is Finding.DEPENDENT
+
+    def test_a_device_that_is_not_exact_may_round_otherwise(self) -> None:
+        own = replace(subject(lambda x: x * (1 + np.float32(1e-6) * (x.sum() > 0))), exact=False)
+
+        assert try_rows(own, BUDGET).finding is Finding.INDEPENDENT
+
+    def test_but_not_do_otherwise(self) -> None:
+        own = replace(subject(lambda x: x - x.mean(axis=0)), exact=False)
+
+        assert try_rows(own, BUDGET).finding is Finding.DEPENDENT
+
+    def test_nor_does_a_model_have_to_be_exact_that_does_not_repeat_itself(self) -> None:
+        noise: Iterator[int] = count()
+
+        assert tried(lambda x: np.tanh(x) * np.float32(1 + next(noise) % 7 * 1e-7)).finding is Finding.INDEPENDENT
+
+    def test_one_that_draws_lots_is_left_alone(self) -> None:
+        random = np.random.default_rng(1)
+
+        assert tried(lambda x: x + random.normal(size=x.shape)).finding is Finding.UNDECIDED
+
+
+class TestInputs:
+    def test_each_is_varied_by_itself_where_both_are_refused(self) -> None:
+        """A table whose first column must be what it was, and rows that must not change when it does."""
+        seen: list[bytes] = []
+
+        def model(x: Array, z: Array) -> Array:
+            seen.append(x.tobytes() + z.tobytes())
+            if len(x) == 4 and np.isnan(x).any() and not np.isnan(z).any():
+                raise ValueError("either both or none")
+            y: Array = x + z.sum(axis=0)
+            return y
+
+        assert tried(model, X, replace(X, name="z")).finding is Finding.DEPENDENT
+
+    @pytest.mark.parametrize("rows", [3, 2, 1])
+    def test_whole_numbers_are_searched_for(self, rows: int) -> None:
+        table = np.arange(4.0 * rows, dtype=np.float32).reshape(rows, 4) + 1
+
+        verdict = tried(lambda ids, x: table[ids] * x, IDS, X)
+
+        assert verdict.finding is Finding.INDEPENDENT
+
+    def test_so_are_inner_sizes(self) -> None:
+        wide = replace(X, shape=(None, None), dims=("N", "W"))
+
+        def model(x: Array) -> Array:
+            if x.shape[1] % 16:
+                raise ValueError("a multiple of 16")
+            return x
+
+        assert tried(model, wide).finding is Finding.INDEPENDENT
+
+    def test_sums_of_sizes_are_sizes(self) -> None:
+        past = replace(X, name="past", shape=(None, None), dims=("N", "past"))
+        mask = replace(X, name="mask", shape=(None, None), dims=("N", "past + 1"))
+
+        def model(past: Array, mask: Array) -> Array:
+            product: Array = past * mask[:, 1:]
+            return product
+
+        assert tried(model, past, mask).finding is Finding.INDEPENDENT
+
+    def test_positive_numbers_are_tried_where_others_have_no_answer(self) -> None:
+        assert tried(lambda x: np.log(x.sum(axis=1, keepdims=True) * 0 + x)).finding is Finding.INDEPENDENT
+
+    def test_what_takes_nothing_is_left_alone(self) -> None:
+        def model(**_: Array) -> Array:
+            raise ValueError("not this\nnor that")
+
+        verdict = tried(model)
+
+        assert verdict.finding is Finding.UNDECIDED
+        assert verdict.reason == "the trial found no inputs that the model takes: not this"
+
+    def test_what_always_answers_the_same_is_left_alone(self) -> None:
+        assert tried(lambda x: np.ones_like(x)).reason == "no output changed with any input that was tried"
+
+    def test_arrays_are_never_shared_with_the_model(self) -> None:
+        kept = np.zeros((40, 4), np.float32)
+
+        def model(x: Array) -> Array:
+            kept[: len(x)] = np.tanh(x)
+            x[...] = 7
+            return kept[: len(x)]
+
+        assert tried(model).finding is Finding.INDEPENDENT
+
+
+class TestRows:
+    @pytest.mark.parametrize("most", [1, 2, 3])
+    def test_a_model_that_takes_no_more_is_known(self, most: int) -> None:
+        def model(x: Array) -> Array:
+            if len(x) > most:
+                raise ValueError("too many")
+            return x
+
+        verdict = tried(model)
+
+        assert verdict.finding is Finding.DEPENDENT
+        assert verdict.reason.startswith("the model takes ")
+
+    def test_nor_is_one_asked_for_more_that_says_so(self) -> None:
+        asked: list[int] = []
+
+        def model(x: Array) -> Array:
+            asked.append(len(x))
+            return x
+
+        assert try_rows(replace(subject(model), most_rows=3), BUDGET).finding is Finding.INDEPENDENT
+        assert max(asked) <= 3
+
+    def test_only_even_numbers_of_rows(self) -> None:
+        assert tried(lambda x: x.reshape(-1, 2, 4).reshape(-1, 4)).finding is Finding.DEPENDENT
+
+
+class TestCost:
+    def runs(self, seconds: float) -> int:
+        now = [0.0]
+
+        def model(x: Array) -> Array:
+            now[0] += seconds * len(x)
+            y: Array = np.tanh(x)
+            return y
+
+        verdict = try_rows(subject(model), 0.05, clock=lambda: now[0])
+        assert verdict.finding is Finding.INDEPENDENT
+        assert verdict.seconds == pytest.approx(now[0])
+        return verdict.runs
+
+    def test_a_quick_model_is_tried_in_full(self) -> None:
+        assert 14 <= self.runs(1e-5) <= 20
+
+    def test_a_slow_one_in_three_runs(self) -> None:
+        assert self.runs(0.1) == 3
+
+
+class TestEvidence:
+    def test_it_goes_before_what_the_trial_has_seen(self) -> None:
+        own = replace(
+            subject(lambda x: np.tanh(x)), evidence=(Evidence("Dropout draws random numbers", "leave it out"),)
+        )
+
+        verdict = try_rows(own, BUDGET)
+
+        assert (verdict.finding, verdict.reason) == (Finding.DEPENDENT, "Dropout draws random numbers")
+        assert verdict.advice == "leave it out"
+
+    @pytest.mark.parametrize(
+        ("dims", "found"), [(("N", "N"), True), (("M", "N"), True), (("N", "M"), False), (("", ""), False)]
+    )
+    def test_the_batchs_name_elsewhere(self, dims: tuple[str, str], found: bool) -> None:
+        outputs: Mapping[str, TensorSpec] = {"y": replace(Y, shape=(None, None), dims=dims)}
+
+        assert (repeated_batch_name({"x": X}, outputs) is not None) is found
