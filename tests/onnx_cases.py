@@ -32,6 +32,12 @@ KNOWN: Mapping[str, str] = {
     "is no tensor of a type that a request can carry": "the same",
     "Expected: at least 1": "arrays without elements are kept away from ONNX Runtime, which ends the process on some",
     "the request has no rows": "the same",
+    " to type: half": "TF Serving's JSON has no such type",
+    " to type: bfloat16": "the same",
+    " to type: uint16": "the same",
+    " to type: uint32": "the same",
+    " to type: uint64": "the same",
+    " to type: int8": "the same",
     "left out": "an output that a tensor cannot carry",
 }
 """Why a case may not pass, by a part of what it is refused with."""

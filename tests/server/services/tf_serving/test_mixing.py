@@ -1,0 +1,85 @@
+"""Models of every kind of mixing, and others, served with default flags: each answer is the model's own, alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from headrace_batching.task import Arrays
+from headrace_server.backends.independence.values import Maker, Recipe
+from headrace_server.backends.onnx.signatures import signatures_of
+from tests.calls import arrays, predict_request
+from tests.conftest import Rest, Run
+from tests.graphs import INDEPENDENT, MIXING, Graph
+
+REPEATED = [
+    pytest.param(graph, id=f"{kind}: {name}")
+    for kind, members in {**MIXING, "independent": INDEPENDENT}.items()
+    for name, graph in members.items()
+    if kind != "chance" and name not in ("text", "half floats")
+]
+
+CALLERS = 20
+
+
+def session_of(graph: Graph) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(graph.model().SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def requests(session: ort.InferenceSession) -> Sequence[Arrays]:
+    """Inputs of one to three rows that the model takes, of values of several sizes."""
+    inputs = signatures_of(session, {})["serving_default"].inputs
+    made: list[Arrays] = []
+    for seed in range(10 * CALLERS):
+        rows = 1 + seed % 3
+        maker = Maker(inputs, Recipe(size=5 + seed % 2, most=None if rows > 1 else 1), np.random.default_rng(seed))
+        feed = {alias: scaled(array, seed) for alias, array in maker.rows(rows).items()}
+        try:
+            session.run(None, feed)
+        except Exception:
+            continue
+        made.append(feed)
+    return made[:CALLERS]
+
+
+def scaled(array: np.ndarray, seed: int) -> np.ndarray:
+    return array * np.float32(1000) if array.dtype == np.float32 and seed % 7 == 3 else array
+
+
+@pytest.mark.parametrize("graph", REPEATED)
+def test_every_answer_is_that_of_the_model_alone(running: Run, graph: Graph) -> None:
+    session = session_of(graph)
+    names = [output.name for output in session.get_outputs()]
+    sent = requests(session)
+    assert len(sent) >= CALLERS // 3
+    caller = running(graph.write).caller
+
+    futures = [caller.begin(predict_request(feed)) for feed in sent]
+
+    for feed, future in zip(sent, futures, strict=True):
+        assert_close(arrays(future.result()), dict(zip(names, session.run(names, dict(feed)), strict=True)))
+
+
+def assert_close(answer: Arrays, expected: Mapping[str, np.ndarray]) -> None:
+    for name, want in expected.items():
+        assert answer[name].shape == want.shape
+        np.testing.assert_allclose(
+            answer[name], want, rtol=1e-3, atol=1e-4 * float(np.abs(want[np.isfinite(want)]).max(initial=0))
+        )
+
+
+@pytest.mark.parametrize("name", MIXING["one row is traced in"])
+def test_a_batch_of_one_is_never_tried_in_vain(resting: Rest, tmp_path: Path, name: str) -> None:
+    monitoring = tmp_path / "monitoring.pbtxt"
+    monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
+    graph = MIXING["one row is traced in"][name]
+    rest = resting(graph.write, monitoring_config_file=str(monitoring))
+
+    lines = rest.get("/metrics").text.splitlines()
+
+    assert any(line.startswith(":headrace:batching_verdict") and 'verdict="dependent"' in line for line in lines)
+    assert not any(line.startswith(":headrace:batch_failures{") for line in lines)
