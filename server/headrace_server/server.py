@@ -70,8 +70,8 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         check(config)
-        if config.ssl_config_file:
-            read_ssl_config(config.ssl_config_file)  # what is wrong with it is said before the models are loaded
+        for path in filter(None, (config.ssl_config_file, config.rest_api_ssl_config_file)):
+            read_ssl_config(path)  # what is wrong with it is said before the models are loaded
         self._config = config = with_files(config)
         self._metrics = Metrics()
         self._pages = _pages(config, self._metrics)

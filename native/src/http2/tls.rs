@@ -24,11 +24,17 @@ use super::socket::Socket;
 
 /// Its name in TLS.
 pub const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 /// A key, its certificate with those that vouch for it, and what clients must show.
 #[pyclass(frozen, module = "headrace_native")]
-pub struct Certificates {
-    config: Arc<ServerConfig>,
+pub struct Certificates(Configs);
+
+/// The same certificates for clients that speak HTTP/2 alone, and for those that may speak HTTP/1 instead.
+#[derive(Clone)]
+struct Configs {
+    http2: Arc<ServerConfig>,
+    either: Arc<ServerConfig>,
 }
 
 #[pymethods]
@@ -37,8 +43,10 @@ impl Certificates {
     #[new]
     fn new(key: &str, certificate: &str, authority: &str, client_verify: bool) -> PyResult<Self> {
         let config = server_config(key, certificate, client_verify.then_some(authority));
-        let config = config.map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(Self { config: Arc::new(config) })
+        let http2 = config.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let mut either = http2.clone();
+        either.alpn_protocols.push(HTTP1.to_vec());
+        Ok(Self(Configs { http2: Arc::new(http2), either: Arc::new(either) }))
     }
 }
 
@@ -124,8 +132,8 @@ impl Tls {
     /// `changed` is asked, on any thread, when the file is not what it was: new certificates, or None for the old.
     #[new]
     fn new(path: PathBuf, certificates: &Certificates, changed: Py<PyAny>) -> Self {
-        let config = RwLock::new(certificates.config.clone());
-        Self(Arc::new(Certified { path, changed, seen: Mutex::default(), config }))
+        let configs = RwLock::new(certificates.0.clone());
+        Self(Arc::new(Certified { path, changed, seen: Mutex::default(), configs }))
     }
 }
 
@@ -134,18 +142,20 @@ pub struct Certified {
     path: PathBuf,
     changed: Py<PyAny>,
     seen: Mutex<Option<State>>,
-    config: RwLock<Arc<ServerConfig>>,
+    configs: RwLock<Configs>,
 }
 
 impl Certified {
-    /// Shakes hands with a client; None for one that does not speak HTTP/2, or may not.
-    pub async fn handshake(self: Arc<Self>, socket: Socket) -> Option<TlsStream<Socket>> {
-        let config = self.current().await;
-        let stream = TlsAcceptor::from(config).accept(socket).await.ok()?;
-        (stream.get_ref().1.alpn_protocol() == Some(HTTP2)).then_some(stream)
+    /// Shakes hands with a client; None for one that may not connect, or does not speak HTTP/2 where it may not speak
+    /// `http1`.
+    pub async fn handshake(self: Arc<Self>, socket: Socket, http1: bool) -> Option<TlsStream<Socket>> {
+        let configs = self.current().await;
+        let acceptor = TlsAcceptor::from(if http1 { configs.either } else { configs.http2 });
+        let stream = acceptor.accept(socket).await.ok()?;
+        (http1 || stream.get_ref().1.alpn_protocol() == Some(HTTP2)).then_some(stream)
     }
 
-    async fn current(self: Arc<Self>) -> Arc<ServerConfig> {
+    async fn current(self: Arc<Self>) -> Configs {
         let mut seen = self.seen.lock().await;
         let state = self.state();
         if *seen != Some(state) {
@@ -155,7 +165,7 @@ impl Certified {
             let _ = tokio::task::spawn_blocking(move || this.ask()).await;
             *seen = Some(state);
         }
-        self.config.read().clone()
+        self.configs.read().clone()
     }
 
     fn state(&self) -> State {
@@ -168,7 +178,7 @@ impl Certified {
             let changed = self.changed.bind(py);
             let made = changed.call0().and_then(|made| Ok(made.extract::<Option<Py<Certificates>>>()?));
             match made {
-                Ok(Some(made)) => *self.config.write() = made.get().config.clone(),
+                Ok(Some(made)) => *self.configs.write() = made.get().0.clone(),
                 Ok(None) => {}
                 Err(error) => error.write_unraisable(py, Some(changed)),
             }

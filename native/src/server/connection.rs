@@ -36,7 +36,7 @@ pub async fn serve_connection(accepted: Accepted, service: Service, thread: Arc<
 }
 
 async fn serve_http(accepted: Accepted, tls: Option<Arc<Certified>>, rest: Rest, stop: Stop) {
-    if let Some(stream) = in_time(secured(accepted, tls), &stop).await {
+    if let Some(stream) = in_time(secured(accepted, tls, true), &stop).await {
         http::serve(stream, move |request| rest.clone().answer(request), stopped(stop)).await;
     }
 }
@@ -45,7 +45,7 @@ async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc
     let stats = Arc::new(FrameStats::default());
     let client = Client::new(accepted.peer.clone(), thread.clone());
     let handshake = async {
-        let stream = secured(accepted, tls).await?;
+        let stream = secured(accepted, tls, false).await?;
         handshake(&thread.shared.limits, stream, stats.clone()).await
     };
     if let Some(http2) = in_time(handshake, &stop).await {
@@ -62,11 +62,11 @@ async fn in_time<T>(handshake: impl Future<Output = Option<T>>, stop: &Stop) -> 
     }
 }
 
-/// None for a client that may not connect.
-async fn secured(accepted: Accepted, tls: Option<Arc<Certified>>) -> Option<Stream> {
+/// None for a client that may not connect; `http1` is whether it may speak HTTP/1 instead of HTTP/2.
+async fn secured(accepted: Accepted, tls: Option<Arc<Certified>>, http1: bool) -> Option<Stream> {
     let socket = accepted.enter().ok()?;
     Some(match tls {
-        Some(tls) => Stream::Secured(Box::new(tls.handshake(socket).await?)),
+        Some(tls) => Stream::Secured(Box::new(tls.handshake(socket, http1).await?)),
         None => Stream::Plain(socket),
     })
 }

@@ -178,6 +178,10 @@ class Config:
     enable_serialization_as_tensor_content: bool = flag(
         False, "answer with tensor_content, not with the typed *_val fields"
     )
+    rest_api_ssl_config_file: str = flag(
+        "",
+        "text-proto file of SSLConfig: TLS, or mutual TLS, for HTTP/REST with headrace-native; re-read as it changes",
+    )
     rest_api_max_body_mb: int = flag(
         1024,
         "largest body of an HTTP/REST request, in MB as it is sent",

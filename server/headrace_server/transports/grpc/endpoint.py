@@ -81,8 +81,10 @@ class Transport(Protocol):
 class CarriesHttp(Protocol):
     """A transport that serves HTTP on the threads of its gRPC connections."""
 
-    def listen_http(self, address: str, endpoint: Any) -> int:
+    def listen_http(self, address: str, endpoint: Any, ssl_config_file: str) -> int:
         """Serves a `headrace_native.HttpEndpoint` at an address, once the transport has started; the port that it got.
+
+        The SSLConfig file secures it; an empty name is for none.
 
         Raises:
             OSError: It cannot listen there.

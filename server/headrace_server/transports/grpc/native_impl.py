@@ -109,10 +109,10 @@ class NativeTransport:
         self._exchanges.start()
         return max(ports)
 
-    def listen_http(self, address: str, endpoint: native.HttpEndpoint) -> int:
+    def listen_http(self, address: str, endpoint: native.HttpEndpoint, ssl_config_file: str) -> int:
         """As `endpoint.CarriesHttp`."""
         assert self._server is not None  # it has been started
-        port: int = self._server.listen_http(address, endpoint)
+        port: int = self._server.listen_http(address, endpoint, _tls(ssl_config_file))
         return port
 
     def publish(self, name: str, versions: Mapping[int, Servable]) -> None:

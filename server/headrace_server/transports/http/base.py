@@ -16,12 +16,14 @@ class HttpOptions:
         port: There; 0 takes a free one.
         max_body_bytes: A larger body, as it is sent, is refused.
         timeout: Seconds that a model may take for a call; None for no limit.
+        ssl_config_file: The SSLConfig that secures it; empty for none.
     """
 
     host: str
     port: int
     max_body_bytes: int
     timeout: float | None = None
+    ssl_config_file: str = ""
 
 
 class HttpTransport(Protocol):

@@ -20,8 +20,8 @@ from headrace_server.transports.http.refusals import too_large
 
 log = logging.getLogger(__name__)
 
-Listen = Callable[[str, native.HttpEndpoint], int]
-"""Serves HTTP at an address, from the native server that has been started; the port that it got."""
+Listen = Callable[[str, native.HttpEndpoint, str], int]
+"""As `grpc.endpoint.CarriesHttp.listen_http`."""
 
 
 class NativeHttpTransport:
@@ -47,8 +47,9 @@ class NativeHttpTransport:
         Raises:
             ServingError: UNKNOWN, the port is taken.
         """
+        options = self._options
         try:
-            port = self._listen(address_of(self._options.host, self._options.port), self._endpoint)
+            port = self._listen(address_of(options.host, options.port), self._endpoint, options.ssl_config_file)
         except OSError as error:
             raise failed_to_listen(self._options, error) from error
         self._exchanges = _Exchanges(self._endpoint, self._api)

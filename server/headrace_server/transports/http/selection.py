@@ -1,5 +1,6 @@
 """Chooses what carries HTTP: the native server where it carries gRPC, else uvicorn."""
 
+from headrace_server.errors import invalid
 from headrace_server.services.router import HttpApi
 from headrace_server.services.tf_serving.rest.service import RestService
 from headrace_server.transports.grpc.endpoint import CarriesHttp, Transport
@@ -14,11 +15,16 @@ def make_http(options: HttpOptions, rest: RestService, api: HttpApi, carrier: Tr
         rest: What a transport answers plain requests like that answers them itself.
         api: Answers all others.
         carrier: gRPC's transport.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, TLS is asked for, which uvicorn is not given.
     """
     if isinstance(carrier, CarriesHttp):
         from headrace_server.transports.http.native_impl import NativeHttpTransport
 
         return NativeHttpTransport(options, rest, api, carrier.listen_http)
+    if options.ssl_config_file:
+        raise invalid("--rest_api_ssl_config_file needs the native transport: pip install headrace-native")
     from headrace_server.transports.http.uvicorn_impl import UvicornTransport
 
     return UvicornTransport(options, api)

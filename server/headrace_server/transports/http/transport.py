@@ -51,7 +51,11 @@ class RestTransport:
         limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
         router = Router({"/v2": OpenInferenceRest(open_inference, self._processes, limits)}, rest)
         http = HttpOptions(
-            config.rest_api_host, config.rest_api_port, config.rest_api_max_body_mb << 20, options.timeout
+            config.rest_api_host,
+            config.rest_api_port,
+            config.rest_api_max_body_mb << 20,
+            options.timeout,
+            config.rest_api_ssl_config_file,
         )
         self._http = make_http(http, rest, router, carrier)
 
