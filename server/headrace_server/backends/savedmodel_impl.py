@@ -1,6 +1,8 @@
 """TensorFlow SavedModels in a TensorFlow session, which is how TF Serving runs them."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -33,10 +35,11 @@ def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBacken
     """
     session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(options))
     try:
-        loader = _loader(folder)
-        _check_tags(loader, options.saved_model_tags)
-        with session.graph.as_default():
-            graph = loader.load(session, options.saved_model_tags)
+        with _path_in_utf8(folder) as path:
+            loader = _loader(folder, path)
+            _check_tags(loader, options.saved_model_tags)
+            with session.graph.as_default():
+                graph = loader.load(session, options.saved_model_tags)
         definitions = {name: SignatureDef.FromString(d.SerializeToString()) for name, d in graph.signature_def.items()}
         # TensorFlow's operators check what they are given, arrays without elements included.
         signatures = {name: replace(read_signature(d), empty=True) for name, d in definitions.items()}
@@ -116,9 +119,22 @@ def _session_config(options: BackendOptions) -> Any:
     )
 
 
-def _loader(folder: Path) -> Any:
+@contextmanager
+def _path_in_utf8(folder: Path) -> Iterator[str]:
+    """A path to a folder that TensorFlow can be told, which takes none whose bytes are not UTF-8."""
+    if str(folder).isprintable():
+        yield str(folder)
+        return
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        return SavedModelLoader(str(folder))
+        yield f"/proc/self/fd/{opened}"
+    finally:
+        os.close(opened)
+
+
+def _loader(folder: Path, path: str) -> Any:
+    try:
+        return SavedModelLoader(path)
     except OSError as error:
         kind, file = (
             ("binary", "saved_model.pb") if (folder / "saved_model.pb").exists() else ("text", "saved_model.pbtxt")

@@ -1,6 +1,7 @@
 """SavedModels in TensorFlow: shapes, dtypes, strings, Examples, errors, batches, and what cannot be loaded."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -258,13 +259,16 @@ def test_what_can_be_loaded_and_what_cannot(
     tagged = tensorflow_models / "tagged" / "1"
 
     script = HERE / "load_in_tensorflow.py"
-    folders = [f"{tagged}:serve,treble", tagged, garbled, empty, bundle, untagged, bare]
+    bytes_only = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    shutil.copytree(tagged, bytes_only)  # of which the path is not UTF-8
+
+    folders = [f"{tagged}:serve,treble", tagged, bytes_only, garbled, empty, bundle, untagged, bare]
     run = subprocess.run(
         [tensorflow_server_python, script, *map(str, folders)], capture_output=True, text=True, check=True
     )
 
-    trebled, doubled, *failures = json.loads(run.stdout)
-    assert (doubled, trebled) == ([5.0], [7.0])
+    trebled, doubled, elsewhere, *failures = json.loads(run.stdout)
+    assert (doubled, elsewhere, trebled) == ([5.0], [5.0], [7.0])
     assert failures[0] == [Code.DATA_LOSS, f"Can't parse {garbled}/saved_model.pb as binary proto"]
     assert failures[1][0] == Code.NOT_FOUND
     assert failures[1][1].startswith(
