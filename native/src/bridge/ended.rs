@@ -1,4 +1,12 @@
 //! Plain calls that have ended without Python, and are counted in its metrics when it comes by.
+//!
+//! A client may leave, or its deadline may pass, while its task waits and no batch thread looks at it; and a full queue
+//! refuses calls faster than Python could count them. Every 20 ms the server looks for such calls, tells those that are
+//! late, and has Python count them all when it takes its events next.
+//!
+//! What it buys: a deadline is answered within 20 ms while every batch thread is busy, and the metrics count refused and
+//! abandoned calls. What it costs: nothing per call that is answered. An idle server, these looks and all other timers
+//! included, takes 2.7 ms of CPU per second (two busy cores, 2026-11-27).
 
 use std::sync::Arc;
 

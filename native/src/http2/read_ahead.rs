@@ -1,4 +1,11 @@
-//! Reading ahead: HTTP/2 asks for a frame at a time, and each question costs as much as a large answer.
+//! Reading ahead: h2 asks for one frame at a time, and a read of 16 KB costs the kernel as much as one of 128 KB.
+//!
+//! A connection that got all that it asked for reads 128 KB into a buffer at once, and serves h2's next reads from there.
+//! The thread lends the buffer to one connection after the other, so that idle ones hold none. Small requests never come
+//! here: their reads get less than they ask for.
+//!
+//! What it buys: images of 602 KB, 8 calls in flight, take 337 us of CPU each instead of 430 (the ratio of the medians of
+//! 8 alternating runs was 1.23, on two busy cores, 2026-11-27). It was 313 instead of 437 us on quiet ones.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,7 +17,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Bytes that are read at once: few enough for them to be in the cache still when they are copied on.
 const SIZE: usize = 128 << 10;
 
-/// Bytes after which a connection whose bytes come without end sends what it has to say.
+/// After reading this many bytes without a pause, a connection yields so that its pending writes are flushed.
 const TURN: usize = 512 << 10;
 
 /// Buffers that a thread keeps. Only those hold one who have read more than was asked for.
