@@ -29,7 +29,7 @@ pub struct Endpoint {
     pub other_rows: (u8, String),
     /// Those of every answer of the API.
     pub headers: HeaderMap,
-    pub inbox: Inbox<Event>,
+    pub inbox: Arc<Inbox<Event>>,
     /// By gRPC's code.
     statuses: Vec<StatusCode>,
 }
@@ -70,7 +70,7 @@ impl HttpEndpoint {
             scalar,
             other_rows,
             headers: self::headers(headers)?,
-            inbox: Inbox::new()?,
+            inbox: Arc::new(Inbox::new()?),
             statuses: statuses.into_iter().map(status_code).collect::<PyResult<_>>()?,
         })))
     }

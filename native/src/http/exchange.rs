@@ -16,13 +16,12 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::answer::{Answer, Content, answer, headers, status_code, with_content};
-use super::endpoint::Endpoint;
 use super::intake::{Body, SMALL};
-use super::pieces::Pieces;
-use crate::calls::Kind;
+use super::pieces::{Pieces, Waits};
+use crate::calls::{Inbox, Kind};
 
 /// Has Python answer a request. Dropped while it waits, it says that nobody does.
-pub async fn ask_python(endpoint: Arc<Endpoint>, head: Parts, body: Body) -> Answer {
+pub async fn ask_python(inbox: Arc<Inbox<Event>>, head: Parts, body: Body) -> Answer {
     let (reply, replied) = oneshot::channel();
     let request = Arc::new(Request {
         head,
@@ -33,7 +32,7 @@ pub async fn ask_python(endpoint: Arc<Endpoint>, head: Parts, body: Body) -> Ans
         pieces: Mutex::default(),
         owner: Mutex::default(),
     });
-    let mut waiting = Waiting { endpoint, request, waits: true };
+    let mut waiting = Waiting { inbox, request, waits: true };
     waiting.tell(Kind::Begin);
     match replied.await {
         Ok(Reply { status, headers, body: Came::Whole(body) }) => {
@@ -41,7 +40,7 @@ pub async fn ask_python(endpoint: Arc<Endpoint>, head: Parts, body: Body) -> Ans
             answer(status, headers, body)
         }
         Ok(Reply { status, headers, body: Came::Pieces(coming) }) => {
-            with_content(status, headers, Content::Pieces(Pieces::new(coming, waiting)))
+            with_content(status, headers, Content::Pieces(Pieces::new(coming, Box::new(waiting))))
         }
         Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()),
     }
@@ -79,20 +78,25 @@ enum Came {
 }
 
 /// Somebody waits for Python's answer to a request.
-pub struct Waiting {
-    endpoint: Arc<Endpoint>,
+struct Waiting {
+    inbox: Arc<Inbox<Event>>,
     request: Arc<Request>,
     waits: bool,
 }
 
 impl Waiting {
     /// Tells Python something of the request.
-    pub fn tell(&self, kind: Kind) {
-        self.endpoint.inbox.push(Event { kind, request: Some(self.request.clone()) });
+    fn tell(&self, kind: Kind) {
+        self.inbox.push(Event { kind, request: Some(self.request.clone()) });
+    }
+}
+
+impl Waits for Waiting {
+    fn piece_sent(&self) {
+        self.tell(Kind::Sent);
     }
 
-    /// Has got all of it.
-    pub fn over(&mut self) {
+    fn over(&mut self) {
         self.waits = false;
     }
 }

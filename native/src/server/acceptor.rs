@@ -13,28 +13,15 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use super::connection::serve_connection;
+use super::service::{Protocol, Service};
 use super::shared::{Shared, Stop, stopped};
 use super::thread::ConnectionThread;
 use crate::calls::{Event, Kind};
 use crate::http::{self, Endpoint};
-use crate::http2::{Accepted, Address, Certified};
+use crate::http2::{Accepted, Address};
 
 /// How often the server looks for calls that have ended unnoticed, and for threads that never come to rest.
 const LOOK_AFTER: Duration = Duration::from_millis(20);
-
-/// What is spoken at an address.
-#[derive(Clone)]
-pub enum Protocol {
-    Grpc,
-    Http(Arc<Endpoint>),
-}
-
-/// How the connections of an address are served: what secures them, and what is spoken.
-#[derive(Clone)]
-pub struct Service {
-    pub tls: Option<Arc<Certified>>,
-    pub protocol: Protocol,
-}
 
 /// A connection that has just been accepted.
 pub type Arrival = (Accepted, Service);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::Connection;
 
-use super::acceptor::{Protocol, Service};
 use super::dispatch::Client;
 use super::limits::Limits;
 use super::rest::Rest;
+use super::service::{Protocol, Service};
 use super::shared::{Stop, stopped};
 use super::thread::ConnectionThread;
 use crate::http;

@@ -16,8 +16,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 
-use super::acceptor::{Protocol, Service, ThreadHandle, accept_all, run_thread};
+use super::acceptor::{ThreadHandle, accept_all, run_thread};
 use super::limits::Limits;
+use super::service::{Protocol, Service};
 use super::shared::Shared;
 use super::thread::ConnectionThread;
 use crate::bridge::{Queue, Routes};

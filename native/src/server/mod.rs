@@ -7,6 +7,7 @@ mod dispatch;
 mod limits;
 mod listener;
 mod rest;
+mod service;
 mod shared;
 mod thread;
 

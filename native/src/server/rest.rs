@@ -52,7 +52,7 @@ impl Rest {
         };
         match self.predict(&head, &body).await {
             Some(answer) => answer,
-            None => transport::ask_python(self.endpoint, head, body).await,
+            None => transport::ask_python(self.endpoint.inbox.clone(), head, body).await,
         }
     }
 

@@ -1,0 +1,20 @@
+//! How the connections of an address are served.
+
+use std::sync::Arc;
+
+use crate::http::Endpoint;
+use crate::http2::Certified;
+
+/// What is spoken at an address.
+#[derive(Clone)]
+pub enum Protocol {
+    Grpc,
+    Http(Arc<Endpoint>),
+}
+
+/// How the connections of an address are served: what secures them, and what is spoken.
+#[derive(Clone)]
+pub struct Service {
+    pub tls: Option<Arc<Certified>>,
+    pub protocol: Protocol,
+}
