@@ -62,10 +62,11 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
         "answered": [].append,
         "failed": failed,
         "rest": None,
+        "infer": None,
     }
     routes = native.Routes("serving_default")
-    routes.publish({MODEL: (1, {1: {"serving_default": native.Route(lane, given)}})})
-    plain = {"method": PREDICT, "low_priority": ("headrace-priority", "low")}
+    routes.publish(MODEL, 1, {1: {"serving_default": native.Route(lane, given)}})
+    plain = {"predict": PREDICT, "infer": "", "low_priority": ("headrace-priority", "low")}
     server = native.Server([(PREDICT, False)], native_impl.limits([]), queue, routes, plain)
     port = server.listen("127.0.0.1:0")
     server.start(1)
