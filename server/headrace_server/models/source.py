@@ -16,6 +16,9 @@ Aspire = Callable[[str, Mapping[int, Path]], None]
 LISTED_AT_A_LOOK = 100
 """Base paths that each look lists whether or not they seem to have changed; with more models, by turns."""
 
+ASKED_AT_A_LOOK = 1000
+"""Base paths of which each look asks whether they have changed; with more models, by turns, to bound its cost."""
+
 
 class Source:
     """A thread that looks at the base paths, at once, after each change of the models, and then every so often.
@@ -42,7 +45,7 @@ class Source:
         self._aspire = aspire
         self._looked = looked
         self._base_paths = {model.name: BasePath(model) for model in models}
-        self._turns = cycle(self._base_paths)
+        self._take_turns()
         self._said: str | None = None
         self._looking = Lock()
         self._woken = Condition()
@@ -84,7 +87,7 @@ class Source:
                 log.info("models to serve: %s", ", ".join(model.name for model in models) or "none")
             self._models = tuple(models)
             self._base_paths = {model.name: self._base_path(model) for model in models}
-            self._turns = cycle(self._base_paths)
+            self._take_turns()
             for name in removed:
                 self._aspire(name, {})
         with self._woken:
@@ -107,8 +110,16 @@ class Source:
 
     def _to_list(self) -> list[BasePath]:
         """Those that may have changed, and the next ones whose turn it is, in the order of the models."""
-        turns = set(islice(self._turns, LISTED_AT_A_LOOK))
-        return [path for name, path in self._base_paths.items() if name in turns or path.may_have_changed()]
+        listed = set(islice(self._listed, LISTED_AT_A_LOOK))
+        asked = set(islice(self._asked, ASKED_AT_A_LOOK))
+        return [
+            path
+            for name, path in self._base_paths.items()
+            if name in listed or (name in asked and path.may_have_changed())
+        ]
+
+    def _take_turns(self) -> None:
+        self._listed, self._asked = cycle(self._base_paths), cycle(self._base_paths)
 
     def _base_path(self, model: ModelConfig) -> BasePath:
         """That of a model which may be watched already: then what has been said of it is not said again."""

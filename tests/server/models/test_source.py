@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from headrace_server.config.run import Latest, ModelConfig, Specific, VersionPolicy
-from headrace_server.models.base_paths import versions_under
+from headrace_server.models import source
+from headrace_server.models.base_paths import BasePath, versions_under
 from headrace_server.models.source import LISTED_AT_A_LOOK, Source
 
 Seen = list[tuple[str, dict[int, Path]]]
@@ -258,6 +259,28 @@ class TestManyModels:
 
         found = dict(looks.look())
         assert [list(found[name]) for name in ("m0", "m150", "m299")] == [[2]] * 3
+
+    def test_no_look_asks_more_of_them_than_a_bound(
+        self, looks: Looks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(source, "ASKED_AT_A_LOOK", 100)
+        asked: list[str] = []
+
+        def ask(path: BasePath) -> bool:
+            asked.append(path.model.name)
+            return False
+
+        monkeypatch.setattr(BasePath, "may_have_changed", ask)
+        for _ in range(3):
+            before = len(asked)
+            looks.look()
+            assert len(asked) - before <= 100
+
+        monkeypatch.undo()
+        monkeypatch.setattr(source, "ASKED_AT_A_LOOK", 100)
+        (tmp_path / "m299" / "2").mkdir()
+        found = [dict(looks.look()).get("m299") for _ in range(3)]
+        assert {2: tmp_path / "m299" / "2"} in found
 
     def test_one_that_changed_a_moment_ago_is_listed_again(self, looks: Looks, tmp_path: Path) -> None:
         """A second change within the clock's tick would not show."""
