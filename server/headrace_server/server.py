@@ -120,6 +120,7 @@ class Server:
         )
         self._model_service = ModelService(self._manager, self._models.announce, self._metrics.read_counter)
         self._health = HealthService()
+        self.drained = asyncio.Event()
         self._profiler = ProfilerService()
         prediction = make_prediction(self._manager)
         self._open_inference = self._make_open_inference(loader)
@@ -170,11 +171,13 @@ class Server:
     async def stop(self) -> None:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
         self._health.draining()
+        self._reflection.draining()
         self._manager.let_go()
         stopping = [self._transport.stop(self._config.drain_seconds)]
         if self._rest is not None:
             stopping.append(self._rest.stop(self._config.drain_seconds))
         await asyncio.gather(*stopping)
+        self.drained.set()
         await self._profiler.close()
         await asyncio.to_thread(self._free)
 
@@ -183,7 +186,8 @@ class Server:
         health = (self._health,) if config.enable_grpc_healthcheck_service else ()
         names = [service.name for service in services] + [servicer.name for servicer in health]
         profiler = (self._profiler,) if config.enable_profiler else ()
-        servicers = (ReflectionService(names), *health, *profiler)
+        self._reflection = ReflectionService(names)
+        servicers = (self._reflection, *health, *profiler)
         return Endpoint(
             addresses(config),
             services,

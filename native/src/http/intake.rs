@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::bufread::GzDecoder;
@@ -20,6 +21,9 @@ const RESERVED: usize = 64 << 20;
 
 /// TF Serving: gzip_zlib.h has this limit for a body that was compressed.
 const MAX_INFLATED: u32 = 100 << 20;
+
+/// Nothing has come for so long: a server that stops waits for no more.
+const STALLED: Duration = Duration::from_secs(2);
 
 /// A body as it was sent.
 #[derive(Clone)]
@@ -43,13 +47,18 @@ impl Body {
         Ok(file.into())
     }
 
-    /// Takes in a body of at most so many bytes.
-    pub async fn take(headers: &HeaderMap, incoming: Incoming, most: usize) -> Result<Self, Missing> {
+    /// Takes in a body of at most so many bytes. Once the server stops, one of which nothing more comes is given up.
+    pub async fn take(
+        headers: &HeaderMap,
+        incoming: Incoming,
+        most: usize,
+        stopping: impl Fn() -> bool,
+    ) -> Result<Self, Missing> {
         if is_announced_too_large(headers, most) {
             return Err(Missing::TooLarge);
         }
         let is_gzip = headers.get(CONTENT_ENCODING).is_some_and(|coding| contains(coding.as_bytes(), b"gzip"));
-        Ok(Self { bytes: collect(incoming, most).await?, is_gzip })
+        Ok(Self { bytes: collect(incoming, most, stopping).await?, is_gzip })
     }
 
     /// What it holds; None if it is compressed and does not hold what it says, or too much.
@@ -76,12 +85,19 @@ fn is_announced_too_large(headers: &HeaderMap, most: usize) -> bool {
     waits && length().is_some_and(|length| length > most as u64)
 }
 
-async fn collect(mut incoming: Incoming, most: usize) -> Result<Bytes, Missing> {
+async fn collect(mut incoming: Incoming, most: usize, stopping: impl Fn() -> bool) -> Result<Bytes, Missing> {
     let expected = incoming.size_hint().lower().min(RESERVED as u64) as usize;
     let mut first = Bytes::new();
     let mut whole = Vec::new();
     let mut size = 0;
-    while let Some(frame) = incoming.frame().await {
+    loop {
+        let Ok(next) = tokio::time::timeout(STALLED, incoming.frame()).await else {
+            if stopping() {
+                return Err(Missing::Gone);
+            }
+            continue;
+        };
+        let Some(frame) = next else { break };
         let Ok(piece) = frame.map_err(|_| Missing::Gone)?.into_data() else { continue };
         size += piece.len();
         if size > most {

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::Connection;
@@ -19,6 +19,8 @@ use crate::http;
 use crate::http2::{Accepted, Certified, Due, FrameStats, Lifetime, Stream, Watched};
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
+/// Since a server stops, twice this long without a call ends a connection: what has been answered has left by then.
+const LET_GO: Duration = Duration::from_millis(500);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 256 << 10;
@@ -94,6 +96,8 @@ async fn serve(
     let mut lifetime = Lifetime::new(&client.thread.shared.limits.lifetime, stats.clone(), &mut http2);
     let mut stopping = pin!(stopped(stop));
     let mut stopped = false;
+    let mut rests = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut rested = false;
     loop {
         let next = poll_fn(|context| match http2.poll_accept(context) {
             Poll::Ready(call) => Poll::Ready(Ok(call)),
@@ -111,6 +115,15 @@ async fn serve(
             _ = &mut stopping, if !stopped => {
                 stopped = true;
                 http2.graceful_shutdown();
+                rests.as_mut().reset((Instant::now() + LET_GO).into());
+            }
+            // Its client may be gone or hung, and would have to say that it knows of the end.
+            () = &mut rests, if stopped => {
+                if rested && !http2.has_streams() {
+                    return Ok(());
+                }
+                rested = !http2.has_streams();
+                rests.as_mut().reset((Instant::now() + LET_GO).into());
             }
         }
     }

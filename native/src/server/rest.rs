@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -45,7 +46,8 @@ impl Declares for Target {
 impl Rest {
     pub async fn answer(self, request: Request<Incoming>) -> Answer {
         let (head, incoming) = request.into_parts();
-        let body = match transport::Body::take(&head.headers, incoming, self.endpoint.max_body).await {
+        let stopping = || self.thread.shared.stopping.load(Ordering::Relaxed);
+        let body = match transport::Body::take(&head.headers, incoming, self.endpoint.max_body, stopping).await {
             Ok(body) => body,
             Err(Missing::TooLarge) => return self.endpoint.too_large.answer(),
             Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),

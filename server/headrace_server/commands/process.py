@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from headrace_server.commands.drain import Ending
 from headrace_server.config.run import Config
 from headrace_server.server import Server
 
@@ -19,7 +19,7 @@ REPORT_SECONDS = 10.0
 
 
 def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> None:
-    """Runs a server until SIGTERM or SIGINT, and drains it; a second signal ends the process at once.
+    """Runs a server until SIGTERM or SIGINT, and drains it; a second signal cuts the drain short.
 
     Args:
         config: What it is told.
@@ -63,23 +63,13 @@ def loop_factory() -> Any:
 
 
 async def _serve(config: Config, started: Callable[[Server], None]) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, loop, stop)
+    ending = Ending(config.drain_seconds)
     server = Server(config)
-    if await _started(server, stop):
+    if await _started(server, ending.stop):
         started(server)
-        await stop.wait()
+        await ending.stop.wait()
         log.info("draining: no new calls")
-    await server.stop()
-
-
-def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    stop.set()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)  # a drain may last as long as the model's slowest run
+    await ending.end(server.stop(), server.drained)
 
 
 async def _started(server: Server, stop: asyncio.Event) -> bool:

@@ -1,6 +1,7 @@
 """grpc.reflection, v1 and v1alpha: clients such as grpcurl and ghz learn the services from the server itself."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -30,12 +31,13 @@ class ReflectionService:
             POOL.AddSerializedFile(serialized)
         own = [f"{package}.{_SERVICE}" for package in _PACKAGES]
         self._servicer = aio.ReflectionServicer([*names, *own], pool=_Symbols(POOL))
+        self._draining = asyncio.Event()
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the service to a server."""
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._servicer, server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self, server)
         method = grpc.stream_stream_rpc_method_handler(
-            self._servicer.ServerReflectionInfo,
+            self.ServerReflectionInfo,
             reflection_pb2.ServerReflectionRequest.FromString,
             reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
@@ -43,6 +45,28 @@ class ReflectionService:
         # Both, as generated code does: a transport may hear of one of them only.
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
         server.add_registered_method_handlers(name, methods)
+
+    def draining(self) -> None:
+        """Ends the streams, which their clients keep open whether they have something to ask or not."""
+        self._draining.set()
+
+    async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Answers a stream of questions, until the server drains."""
+        draining = asyncio.ensure_future(self._draining.wait())
+        answers = self._servicer.ServerReflectionInfo(requests, context)
+        try:
+            while True:
+                answer = asyncio.ensure_future(anext(answers))
+                await asyncio.wait((answer, draining), return_when=asyncio.FIRST_COMPLETED)
+                if not answer.done():
+                    answer.cancel()
+                    return
+                try:
+                    yield answer.result()
+                except StopAsyncIteration:
+                    return
+        finally:
+            draining.cancel()
 
 
 def _v1_file() -> bytes:

@@ -61,7 +61,7 @@ def test_signal_lets_calls_in_flight_end(serving: Serve, tmp_path: Path, number:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_second_signal_ends_it_at_once(serving: Serve, tmp_path: Path, number: signal.Signals) -> None:
+def test_second_signal_cuts_the_drain_short(serving: Serve, tmp_path: Path, number: signal.Signals) -> None:
     models.counting(tmp_path / "1")
     process = serving(tmp_path)
     caller = process.started()
@@ -69,7 +69,25 @@ def test_second_signal_ends_it_at_once(serving: Serve, tmp_path: Path, number: s
     process.terminate()
     process.wait_for(_DRAINING)
     process.process.send_signal(number)
-    assert process.ended() == -number
+    assert process.ended() == 0
+    assert refusal_of(call.exception()).code in REFUSED
+    caller.close()
+
+
+def test_third_signal_ends_it_at_once(serving: Serve, tmp_path: Path) -> None:
+    models.counting(tmp_path / "1")
+    process = serving(tmp_path)
+    caller = process.started()
+    call = send(caller, 1 << 40)
+    process.terminate()
+    process.wait_for(_DRAINING)
+
+    def told_again() -> bool:
+        process.terminate()
+        return process.process.poll() is not None
+
+    eventually(told_again)
+    assert process.ended() == -signal.SIGTERM
     assert refusal_of(call.exception()).code in REFUSED
     caller.close()
 

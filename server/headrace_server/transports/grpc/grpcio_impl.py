@@ -1,8 +1,9 @@
 """gRPC on grpc.aio: its server, with our handlers in it."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, cast
 
 import grpc
 
@@ -15,6 +16,9 @@ from headrace_server.transports.grpc.endpoint import Endpoint
 from headrace_server.transports.grpc.handlers import rpc_handlers
 from headrace_server.transports.grpc.tls import Followed
 
+LET_GO = 0.5
+"""Seconds; since a server stops, twice as long without a call ends it: what has been answered has left by then."""
+
 
 class GrpcioTransport:
     """One grpc.aio server.
@@ -26,6 +30,7 @@ class GrpcioTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._server: grpc.aio.Server | None = None
+        self._calls = _Calls()
 
     async def start(self) -> int:
         """Listens; the TCP port that it got, 0 where there is none.
@@ -37,7 +42,8 @@ class GrpcioTransport:
         delivery = LoopDelivery(asyncio.get_running_loop())
         for service in self._endpoint.services:
             handlers = rpc_handlers(service, delivery, self._endpoint.observe)
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
+            counted = {name: self._calls.counted(handler) for name, handler in handlers.items()}
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, counted),))
         for register in self._endpoint.servicers:
             register(_ByPath(server))  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
         ports = [self._add(server, address) for address in self._endpoint.addresses]
@@ -46,8 +52,16 @@ class GrpcioTransport:
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
-        if self._server is not None:
-            await self._server.stop(grace)
+        if self._server is None:
+            return
+        stopping = asyncio.ensure_future(self._server.stop(grace))
+        rested = False
+        while not stopping.done():
+            await asyncio.wait((stopping,), timeout=LET_GO)
+            if rested and not self._calls.count:
+                await self._server.stop(0)  # a client that is gone or hung would have to say that it knows of the end
+            rested = not self._calls.count
+        await stopping
 
     def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
         """Nothing: every call goes to its service, which asks."""
@@ -60,6 +74,41 @@ class GrpcioTransport:
             return server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
+
+
+class _Calls:
+    """Counts the calls in flight. In one event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def counted(self, handler: "grpc.RpcMethodHandler[bytes, bytes]") -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """The same handler, its calls counted."""
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(self._counted(handler.unary_unary))
+        return grpc.stream_stream_rpc_method_handler(self._counted_stream(handler.stream_stream))
+
+    def _counted(self, handle: Any) -> Any:
+        async def counted(data: bytes, context: Any) -> Any:
+            self.count += 1
+            try:
+                return await handle(data, context)
+            finally:
+                self.count -= 1
+
+        return counted
+
+    def _counted_stream(self, handle: Any) -> Any:
+        async def counted(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            self.count += 1
+            try:
+                async with aclosing(handle(requests, context)) as responses:
+                    async for response in responses:
+                        yield response
+            finally:
+                self.count -= 1
+
+        return counted
 
 
 def _credentials(endpoint: Endpoint) -> grpc.ServerCredentials | None:

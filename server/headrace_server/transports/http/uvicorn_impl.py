@@ -20,6 +20,10 @@ MAX_HEAD_BYTES = 512 << 10
 """Of a request's head."""
 
 
+HALF_SECONDS = 1.0
+"""Between two looks for requests that do not become whole while the server stops."""
+
+
 class UvicornTransport:
     """HTTP on a port of its own.
 
@@ -57,7 +61,11 @@ class UvicornTransport:
         if self._server is not None and self._serving is not None:
             self._server.config.timeout_graceful_shutdown = max(1, round(grace))
             self._server.should_exit = True
-            await self._serving
+            ending = asyncio.ensure_future(self._server.end_halves())
+            try:
+                await self._serving
+            finally:
+                ending.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -71,6 +79,19 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Does nothing: the process decides what a signal means."""
         yield
+
+    async def end_halves(self) -> None:
+        """Ends the connections whose request is not whole by the second look: no call is in flight there."""
+        known: set[object] = set()
+        while True:
+            await asyncio.sleep(HALF_SECONDS)
+            halves = [
+                c for c in self.server_state.connections if (cycle := getattr(c, "cycle", None)) and cycle.more_body
+            ]
+            for connection in halves:
+                if connection in known:
+                    connection.transport.abort()
+            known.update(halves)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens."""

@@ -1,0 +1,95 @@
+"""The end of a server's process: in time, whatever it is doing when it is told to end."""
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FREE_WITHIN = 5.0
+"""Seconds that models may take to be freed once every call has been answered; a load that hangs takes for ever."""
+
+HURRIED = 1.0
+"""Seconds in which what has been computed reaches its callers after a second signal."""
+
+MARGIN = 0.5
+"""Seconds after the drain in which an orderly end may still come."""
+
+BACKSTOP = 0.4
+"""Seconds after all this at which a process ends whose interpreter does nothing any more."""
+
+
+class Ending:
+    """Hears SIGTERM and SIGINT: the first lets the server drain, the second ends the drain, the third the process.
+
+    Made in the event loop of the server.
+
+    Args:
+        drain_seconds: That calls in flight may take to end.
+
+    Attributes:
+        stop: Set by the first signal.
+    """
+
+    def __init__(self, drain_seconds: float) -> None:
+        self.stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._drain_seconds = drain_seconds
+        self._loop = asyncio.get_running_loop()
+        self._latest = 0.0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._hear)
+
+    async def end(self, stopping: Coroutine[Any, Any, None], drained: asyncio.Event) -> None:
+        """Stops the server; ends the process itself, with status 0, where that takes too long.
+
+        Args:
+            stopping: Stops it.
+            drained: Set when no call is in flight any more.
+        """
+        if not self.stop.is_set():
+            self._begin()  # it has not started
+        task = asyncio.ensure_future(stopping)
+        freed = asyncio.ensure_future(self._after(drained))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait(
+            (task, freed, hurry), timeout=self._latest - self._loop.time(), return_when=asyncio.FIRST_COMPLETED
+        )
+        if self._hurry.is_set() and not task.done():
+            await asyncio.wait((task,), timeout=HURRIED)
+        if not task.done():
+            log.warning("the server ends, and gives up what still runs")
+            logging.shutdown()
+            os._exit(0)
+        freed.cancel()
+        hurry.cancel()
+        faulthandler.cancel_dump_traceback_later()
+        await task
+
+    async def _after(self, drained: asyncio.Event) -> None:
+        await drained.wait()
+        await asyncio.sleep(FREE_WITHIN)
+
+    def _hear(self) -> None:
+        if not self.stop.is_set():
+            self._begin()
+            return
+        self._hurry.set()
+        _end_for_certain(HURRIED + BACKSTOP)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    def _begin(self) -> None:
+        self.stop.set()
+        self._latest = self._loop.time() + self._drain_seconds + MARGIN
+        _end_for_certain(self._drain_seconds + MARGIN + BACKSTOP)
+
+
+def _end_for_certain(seconds: float) -> None:
+    """Has a thread of C end the process, with every thread's traceback, where a model holds the interpreter by then."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
