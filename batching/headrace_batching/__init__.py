@@ -10,11 +10,14 @@ from headrace_batching.errors import (
     InvalidTask,
     NotRepeated,
     QueueFull,
+    RunHangs,
+    RunTimedOut,
     TaskTooLarge,
 )
 from headrace_batching.options import Options, OptionsError
-from headrace_batching.scheduler import BatchReport, BatchThreads, Scheduler
+from headrace_batching.scheduler import BatchReport, RunLimit, Scheduler
 from headrace_batching.task import Priority, Task
+from headrace_batching.threads import BatchThreads
 
 __all__ = [
     "BatchOutputError",
@@ -30,6 +33,9 @@ __all__ = [
     "OptionsError",
     "Priority",
     "QueueFull",
+    "RunHangs",
+    "RunLimit",
+    "RunTimedOut",
     "Scheduler",
     "Task",
     "TaskTooLarge",

@@ -52,6 +52,20 @@ class BatchOutputError(BatchingError):
     """An output of a batch does not have one row for each row of its inputs."""
 
 
+class RunTimedOut(BatchingError):
+    """The run took longer than it may, and was given up."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the run took more than {seconds:g} s, and was given up")
+
+
+class RunHangs(BatchingError):
+    """A run of the same function was given up and has not ended yet, so that no other is begun."""
+
+    def __init__(self) -> None:
+        super().__init__("a run of this model hangs; no other is begun before it has ended")
+
+
 class NotRepeated(Exception):
     """Mixed into what a run raises where its batch fails as a whole, and is not run again in halves."""
 

@@ -1,19 +1,23 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from threading import Thread
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from threading import Thread, current_thread
 from typing import NamedTuple
 
 import numpy as np
 
 from headrace_batching.batch import Empty, deliver, rows_of, shape_key
-from headrace_batching.contract import Clock, TaskBatch, TaskLane, TaskQueue
+from headrace_batching.contract import Clock, TaskBatch, TaskLane
 from headrace_batching.delivery import deliver_to_threads
-from headrace_batching.errors import BatchingError, NotRepeated, TaskTooLarge, let_go
+from headrace_batching.errors import BatchingError, NotRepeated, RunHangs, RunTimedOut, TaskTooLarge, let_go
 from headrace_batching.options import Options
-from headrace_batching.queue import Queue
 from headrace_batching.task import Arrays, Priority, Task
+from headrace_batching.threads import BatchThreads
+from headrace_batching.watchdog import Abandoned
 
 Run = Callable[[Arrays], Arrays]
 RunChoice = Callable[[Arrays, Hashable], Arrays]
@@ -55,32 +59,17 @@ class BatchReport(NamedTuple):
 Observe = Callable[[BatchReport], None]
 
 
-class BatchThreads:
-    """The threads that run batches, shared by all schedulers. TF Serving: `num_batch_threads`.
+@dataclass(frozen=True, slots=True)
+class RunLimit:
+    """How long a run may take.
 
-    Args:
-        count: Batches that run at once.
-        queue: Where they take them from.
+    Attributes:
+        seconds: After which its callers fail.
+        terminate: Ends the run that goes on in a thread, by the thread's number; None where nothing can.
     """
 
-    def __init__(self, count: int, queue: TaskQueue | None = None) -> None:
-        self.queue: TaskQueue = queue or Queue()
-        self._threads = [
-            Thread(target=_run_batches, args=(self.queue,), name=f"batch-{number}", daemon=True)
-            for number in range(count)
-        ]
-
-    def start(self) -> None:
-        """Starts the threads."""
-        for thread in self._threads:
-            thread.start()
-
-    def close(self) -> None:
-        """Runs what waits, and ends the threads."""
-        self.queue.close()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+    seconds: float
+    terminate: Callable[[int], None] | None = None
 
 
 class Scheduler:
@@ -99,10 +88,12 @@ class Scheduler:
         steady: Whether a run takes about as long as the one before: a queue may then have a lone task of a function
             that has been quick run by the thread that put it, as headrace_native's does.
         observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
+        limit: How long a run may take; None for as long as it likes.
         run_choice: As `run`, for tasks that have a choice, with that choice, which is the same for all of a batch.
 
     Attributes:
         lane: Its part of the threads' queue.
+        hanging: Runs that have been given up and have not ended. No other is begun meanwhile.
     """
 
     def __init__(
@@ -116,8 +107,12 @@ class Scheduler:
         empty: Empty = np.empty,
         observe: Observe | None = None,
         run_choice: RunChoice | None = None,
+        limit: RunLimit | None = None,
     ) -> None:
         self.options = options
+        self._threads = threads
+        self._limit = limit
+        self.hanging = 0
         self._queue = threads.queue
         self._clock: Clock = threads.queue.clock
         self._run = run
@@ -184,9 +179,14 @@ class Scheduler:
 
     def _execute(self, batch: TaskBatch) -> None:
         """Runs a batch; one that fails is run again in halves, so that only what cannot succeed fails."""
+        if self.hanging:
+            deliver(batch.fail(RunHangs(), self._queue.lock))
+            return
         began = self._clock()
         try:
             ended, joined, computed = self._compute(batch)
+        except Abandoned:
+            raise
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
             let_go(error)
             self._report(batch, (began, began, began), failed=True)
@@ -206,12 +206,43 @@ class Scheduler:
         """
         inputs = batch.join(self._empty)
         joined = self._clock()
-        if self._run_choice is not None and (tasks := batch.tasks) and tasks[0].choice is not None:
-            outputs = self._run_choice(inputs, tasks[0].choice)
-        else:
-            outputs = self._run(inputs)
+        with self._watched(batch):
+            if self._run_choice is not None and (tasks := batch.tasks) and tasks[0].choice is not None:
+                outputs = self._run_choice(inputs, tasks[0].choice)
+            else:
+                outputs = self._run(inputs)
         computed = self._clock()
         return batch.split(outputs, self._queue.lock), joined, computed
+
+    def _watched(self, batch: TaskBatch) -> AbstractContextManager[None]:
+        return nullcontext() if self._limit is None else self._within(self._limit, batch)
+
+    @contextmanager
+    def _within(self, limit: RunLimit, batch: TaskBatch) -> Iterator[None]:
+        """A run that is given up where it takes too long.
+
+        Raises:
+            Abandoned: It has ended after that.
+        """
+        watchdog = self._threads.watchdog
+        number = watchdog.begin(limit.seconds, partial(self._give_up, limit, batch, current_thread()))
+        try:
+            yield
+        finally:
+            if not watchdog.end(number):
+                self.hanging -= 1
+                raise Abandoned
+
+    def _give_up(self, limit: RunLimit, batch: TaskBatch, thread: Thread) -> None:
+        """Fails a batch whose run goes on; on the watchdog's thread."""
+        self.hanging += 1
+        deliver(batch.fail(RunTimedOut(limit.seconds), self._queue.lock))
+        if limit.terminate is not None and thread.ident is not None:
+            limit.terminate(thread.ident)
+        now = self._clock()
+        self._report(batch, (now, now, now), failed=True)
+        self.lane.finish()
+        self._threads.replace(thread)
 
     def _report(self, batch: TaskBatch, times: tuple[float, float, float], *, failed: bool) -> None:
         if self._observe is None:
@@ -228,20 +259,3 @@ class Scheduler:
 
 def _failure(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else BatchingError(f"the model raised {error!r}")
-
-
-def _run_batches(queue: TaskQueue) -> None:
-    while _run_next(queue):
-        pass
-
-
-def _run_next(queue: TaskQueue) -> bool:
-    """One batch, in a frame of its own: a thread that waits for the next must not keep this one's arrays alive."""
-    formed = queue.take()
-    if formed is None:
-        return False
-    try:
-        formed.lane.execute(formed.batch)
-    finally:
-        formed.lane.finish()
-    return True

@@ -12,6 +12,8 @@ from headrace_batching import (
     InvalidTask,
     NotRepeated,
     QueueFull,
+    RunHangs,
+    RunTimedOut,
     TaskTooLarge,
 )
 from headrace_protos import Code
@@ -91,6 +93,8 @@ _BATCHING: dict[type[BatchingError], Code] = {
     DeadlineExceeded: Code.RESOURCE_EXHAUSTED,
     BatchOutputError: Code.FAILED_PRECONDITION,
     Closed: Code.UNAVAILABLE,
+    RunTimedOut: Code.DEADLINE_EXCEEDED,
+    RunHangs: Code.UNAVAILABLE,
 }
 
 

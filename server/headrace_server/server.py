@@ -81,7 +81,8 @@ class Server:
         self._queue = make_queue(self._transport_name)
         self._publishing = Lock()
         self._serving: dict[str, Mapping[int, Servable]] = {}
-        self._threads = BatchThreads(options.num_batch_threads, self._queue)
+        # One more than any model may take, so that a model that hangs leaves the others one.
+        self._threads = BatchThreads(options.num_batch_threads + 1, self._queue)
         make_prediction = partial(
             PredictionService,
             as_content=config.enable_serialization_as_tensor_content,
@@ -119,7 +120,7 @@ class Server:
             config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply_at_once
         )
         self._model_service = ModelService(self._manager, self._models.announce, self._metrics.read_counter)
-        self._health = HealthService()
+        self._health = HealthService(self._answers)
         self.drained = asyncio.Event()
         self._profiler = ProfilerService()
         prediction = make_prediction(self._manager)
@@ -237,6 +238,13 @@ class Server:
     def _base_path(self, name: str) -> Path | None:
         model = self._models.models.served(name)
         return None if model is None else model.base_path
+
+    def _answers(self, name: str) -> bool | None:
+        """Whether a model's default version answers requests; None for a model that is not configured."""
+        versions = self._serving.get(name)
+        if not versions:
+            return None if self._models.served(name) is None else False
+        return not versions[max(versions)].hangs
 
     def _is_awaited(self, name: str) -> bool:
         """Whether a model may have a version soon: it is configured, and none of its versions has failed yet."""

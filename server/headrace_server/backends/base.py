@@ -150,6 +150,30 @@ class Streaming(Protocol):
 
 
 @runtime_checkable
+class Terminable(Protocol):
+    """A backend that can end a run which goes on."""
+
+    def expect_termination(self) -> None:
+        """Prepares for `terminate`, which costs each run a little. Called once, before the first run."""
+
+    def terminate(self, thread: int) -> None:
+        """Ends the run that goes on in a thread, if there is one. Any thread.
+
+        Args:
+            thread: The number that Python knows it by.
+        """
+
+
+@runtime_checkable
+class MayBeDown(Protocol):
+    """A backend whose model may be gone for a while."""
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no run can be expected to begin soon."""
+
+
+@runtime_checkable
 class NamesRuntime(Protocol):
     """A backend that says what it runs models with."""
 

@@ -28,6 +28,9 @@ LoadVersion = Callable[[str, int, Path], Servable]
 UNREADY_SECONDS = 0.1
 """Until a version that waits for other models is tried again."""
 
+FREE_WITHIN = 10.0
+"""Seconds that whoever unloads waits for the calls of a version, and for its runtime, before it goes on."""
+
 CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
 
 
@@ -278,12 +281,22 @@ class Acting:
             servable = self._models.by_name[name].serving.pop(version)
             self._publish(name)
             self._changed.notify_all()  # of those who wait until it is gone from the map
-        _free(servable)
+        if _free_in_time(servable):
+            log.info("model %s version %d unloaded", name, version)
         if not self._stopping:
             release_memory()
-        log.info("model %s version %d unloaded", name, version)
         with self._changed:
             self._models.by_name[name].end(version)
+
+
+def _free_in_time(servable: Servable) -> bool:
+    """Closes a version, which may wait for a run that hangs; whether it has been closed in time."""
+    freeing = Thread(target=_free, args=(servable,), name=f"free-{servable.name}-{servable.version}", daemon=True)
+    freeing.start()
+    freeing.join(FREE_WITHIN)
+    if freeing.is_alive():
+        log.warning("model %s version %d is freed when its last run ends", servable.name, servable.version)
+    return not freeing.is_alive()
 
 
 def _free(servable: Servable) -> None:

@@ -113,10 +113,16 @@ class Loader:
                 verdicts=verdicts,
                 metrics=self._metrics,
                 keep_state=partial(_keep_state, name, path, model) if model.state else None,
+                run_timeout=self._own_timeout(backend, model),
             )
         except BaseException:
             backend.close()
             raise
+
+    def _own_timeout(self, backend: Backend, model: ModelOptions) -> float:
+        """Of runs that no worker process sees to."""
+        own = replace(self._isolation, **model.isolation)
+        return 0.0 if isinstance(backend, IsolatedBackend) else own.run_timeout
 
     def _load_backend(self, asked: Asked, model: ModelOptions, options: BackendOptions) -> Backend:
         own = replace(self._isolation, **model.isolation)

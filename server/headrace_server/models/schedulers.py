@@ -1,18 +1,19 @@
 """The schedulers of one version: one for each signature, made at its first use."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import cast
 
 import numpy as np
 
-from headrace_batching import BatchThreads, Options, Scheduler
+from headrace_batching import BatchThreads, Options, RunLimit, Scheduler
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.options import MAX_VALUE
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Array, Arrays
-from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady
+from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady, Terminable
 from headrace_server.backends.signature import Signature
 
 Outputs = tuple[str, ...]
@@ -28,6 +29,7 @@ class Schedulers:
         threads: Where they run.
         batching: How requests become batches, already fitted to the backend; None runs every request by itself.
         observe: From a signature's name, and whether its requests are batched, to who is told of its runs.
+        limit: How long a run may take; None for as long as it likes.
     """
 
     def __init__(
@@ -37,14 +39,21 @@ class Schedulers:
         threads: BatchThreads,
         batching: Options | None,
         observe: ObserveRuns,
+        limit: RunLimit | None = None,
     ) -> None:
         self._backend = backend
         self._signatures = signatures
         self._threads = threads
         self._batching = batching
         self._observe = observe
+        self._limit = limit
         self._lock = Lock()
         self._made: dict[tuple[str, bool], Scheduler] = {}
+
+    @property
+    def hanging(self) -> int:
+        """Runs that were given up and have not ended."""
+        return sum(scheduler.hanging for scheduler in list(self._made.values()))
 
     @property
     def waiting(self) -> int:
@@ -78,16 +87,33 @@ class Schedulers:
         declared = self._signatures[signature]
         batched = self._batching is not None and declared.batched and not alone
         options, backend = self._batching or _unbatched(self._backend), self._backend
+        options = replace(options, max_running_batches=_leaving_one(options))
         return Scheduler(
             self._threads,
             partial(backend.run, signature, outputs=declared.every_output),
             options if batched else _one_by_one(options),
             batched=batched,
-            steady=isinstance(backend, Steady) and backend.steady,
+            steady=self._limit is None and isinstance(backend, Steady) and backend.steady,
             empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
             observe=self._observe(signature, batched),
+            limit=self._limit,
             run_choice=lambda inputs, outputs: backend.run(signature, inputs, cast("Outputs", outputs)),
         )
+
+
+def _leaving_one(options: Options) -> int:
+    """Batches of one scheduler at once: `BatchThreads` has one thread more, which is there for other models."""
+    return min(options.max_running_batches or options.num_batch_threads, options.num_batch_threads)
+
+
+def limit_of(backend: Backend, seconds: float) -> RunLimit | None:
+    """The limit of a backend's runs; None for no seconds at all."""
+    if not seconds:
+        return None
+    if not isinstance(backend, Terminable):
+        return RunLimit(seconds)
+    backend.expect_termination()
+    return RunLimit(seconds, backend.terminate)
 
 
 def fitted(batching: Options | None, backend: Backend) -> Options | None:

@@ -11,7 +11,7 @@ from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Opt
 from headrace_batching.batch import rows_of
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, NamesRuntime, OnDevices, Streaming
+from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
 from headrace_server.backends.batch_axis import declares_rows
 from headrace_server.backends.independence import Verdict
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, find_signature
@@ -25,7 +25,7 @@ from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.leases import Leases
 from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
-from headrace_server.models.schedulers import Outputs, Schedulers, fitted, may_share
+from headrace_server.models.schedulers import Outputs, Schedulers, fitted, limit_of, may_share
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.undeclared import with_last_axis, without_last_axis
 
@@ -44,6 +44,7 @@ class Servable:
         verdicts: What is known of its signatures' rows, by name; what is missing is as the backend's signature says.
         metrics: Where what it does is counted.
         keep_state: From a stateful model's signature to what keeps its sequences; None for any other.
+        run_timeout: Seconds after which a run is given up; 0 for never.
 
     Attributes:
         signatures: Its entries by name, as callers see them.
@@ -62,6 +63,7 @@ class Servable:
         verdicts: Mapping[str, Verdict] | None = None,
         metrics: Metrics | None = None,
         keep_state: Callable[[Signature], Sequences] | None = None,
+        run_timeout: float = 0.0,
     ) -> None:
         self.name = name
         self.version = version
@@ -76,7 +78,8 @@ class Servable:
         self._backend = backend
         self.names_sizes = batching is not None and bool(batching.allowed_batch_sizes)
         self._batching = fitted(batching, backend)
-        self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs)
+        limit = limit_of(backend, run_timeout)
+        self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs, limit)
         self._no_rows = NoRows()
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
@@ -88,6 +91,11 @@ class Servable:
     def backend(self) -> Backend:
         """Its runtime; requests go through `run`."""
         return self._backend
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a run of it was given up and has not ended, or no process of it is up: it answers nothing now."""
+        return bool(self._schedulers.hanging) or (isinstance(self._backend, MayBeDown) and self._backend.is_down)
 
     @property
     def batching(self) -> Options | None:

@@ -78,6 +78,11 @@ class IsolatedBackend:
         """The model's own."""
         return self._signatures
 
+    @property
+    def is_down(self) -> bool:
+        """Whether no process is up, nor soon will be."""
+        return self._places.hopeless
+
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Runs a batch in a process; the outputs are views of memory that it shares.
 

@@ -36,12 +36,16 @@ class Place(NamedTuple):
 
 
 class Places:
-    """Those that no run has taken. Any thread."""
+    """Those that no run has taken. Any thread.
+
+    Attributes:
+        hopeless: Whether none is there, and none to be expected soon.
+    """
 
     def __init__(self) -> None:
         self._changed = Condition()
         self._free: deque[Place] = deque()
-        self._hopeless = False
+        self.hopeless = False
 
     def take(self, patience: float) -> Place | None:
         """One of a process that is up.
@@ -58,7 +62,7 @@ class Places:
                 if self._free:
                     return self._free.pop()
                 left = end - time.monotonic()
-                if self._hopeless or left <= 0:
+                if self.hopeless or left <= 0:
                     return None
                 self._changed.wait(left)
 
@@ -69,7 +73,7 @@ class Places:
                 place.slot.close()
                 return
             self._free.append(place)
-            self._hopeless = False
+            self.hopeless = False
             self._changed.notify()
 
     def drop(self, worker: Worker) -> None:
@@ -82,7 +86,7 @@ class Places:
     def give_up(self) -> None:
         """Nobody need wait: there is none to be expected soon."""
         with self._changed:
-            self._hopeless = True
+            self.hopeless = True
             self._changed.notify_all()
 
 

@@ -1,7 +1,7 @@
 """grpc.health.v1: serving once every configured model has a version ready, and no longer once the server drains."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -21,14 +21,18 @@ Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
 
 
 class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are not known
-    """The state of the whole server under each name.
+    """The state of the whole server under each of its own names, and of a model under the model's name.
+
+    Args:
+        answers: Whether a model answers requests; None for a name that is no model's.
 
     grpcio's own servicer would not do: its watchers hold up a drain, and the first who leaves silences the others.
     """
 
     name = "grpc.health.v1.Health"
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Callable[[str], bool | None] = lambda _: None) -> None:
+        self._answers = answers
         self._serving = False
         self._draining = asyncio.Event()
 
@@ -51,8 +55,8 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
         self._draining.set()
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802
-        """The state now; NOT_FOUND for a name that is none of its own."""
-        if request.service not in NAMES:
+        """The state now; NOT_FOUND for a name that is neither one of its own nor a model's."""
+        if request.service not in NAMES and self._answers(request.service) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service}")
         return self._response(request)
 
@@ -65,7 +69,9 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
             yield self._response(request)
 
     def _response(self, request: HealthCheckRequest) -> HealthCheckResponse:
-        known = HealthCheckResponse.SERVING if self._serving else HealthCheckResponse.NOT_SERVING
-        return HealthCheckResponse(
-            status=known if request.service in NAMES else HealthCheckResponse.SERVICE_UNKNOWN,
-        )
+        own = request.service in NAMES
+        answers = True if own else self._answers(request.service)
+        if answers is None:
+            return HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+        serving = self._serving and answers
+        return HealthCheckResponse(status=HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)

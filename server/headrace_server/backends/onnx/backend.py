@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,7 @@ class OnnxBackend:
         self._steady = steady
         self._needs = needs
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
+        self._running: dict[int, ort.RunOptions] | None = None  # by thread
         # These two ask for more than `session.run` can do with an array as it is.
         self._strings = _has(DataType.DT_STRING, signatures)
         self._bfloat16 = _has(DataType.DT_BFLOAT16, signatures)
@@ -194,7 +196,22 @@ class OnnxBackend:
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Runs the session; its outputs are views of ONNX Runtime's memory, freed with the last of them."""
-        return self._run_signature(signature, inputs, outputs)
+        if self._running is None:
+            return self._run_signature(signature, inputs, outputs)
+        options = self._running[get_ident()] = ort.RunOptions()
+        try:
+            return self._run_signature(signature, inputs, outputs, options)
+        finally:
+            del self._running[get_ident()]
+
+    def expect_termination(self) -> None:
+        """Keeps the options of each run, by which ONNX Runtime can be told to end it."""
+        self._running = {}
+
+    def terminate(self, thread: int) -> None:
+        """Ends a thread's run before its next operator."""
+        if self._running is not None and (options := self._running.get(thread)) is not None:
+            options.terminate = True
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """As `run`, with ONNX Runtime's log turned off for this run."""

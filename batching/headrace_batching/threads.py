@@ -1,0 +1,72 @@
+"""A bounded number of threads that run batches: each asks the queue for the next one when it is free."""
+
+from threading import Lock, Thread
+
+from headrace_batching.contract import TaskQueue
+from headrace_batching.queue import Queue
+from headrace_batching.watchdog import Abandoned, Watchdog
+
+
+class BatchThreads:
+    """The threads that run batches, shared by all schedulers. TF Serving: `num_batch_threads`.
+
+    Args:
+        count: Batches that run at once.
+        queue: Where they take them from.
+
+    Attributes:
+        watchdog: Gives runs up that take too long.
+    """
+
+    def __init__(self, count: int, queue: TaskQueue | None = None) -> None:
+        self.queue: TaskQueue = queue or Queue()
+        self.watchdog = Watchdog()
+        self._lock = Lock()
+        self._threads = [
+            Thread(target=_run_batches, args=(self.queue,), name=f"batch-{number}", daemon=True)
+            for number in range(count)
+        ]
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def replace(self, thread: Thread) -> None:
+        """Starts a thread in the place of one whose run was given up."""
+        with self._lock:
+            self._threads.remove(thread)
+            another = Thread(target=_run_batches, args=(self.queue,), name=thread.name, daemon=True)
+            self._threads.append(another)
+            another.start()
+
+    def close(self) -> None:
+        """Runs what waits, and ends the threads, but for those that have been replaced and hang."""
+        self.queue.close()
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()
+        self.watchdog.close()
+
+
+def _run_batches(queue: TaskQueue) -> None:
+    while _run_next(queue):
+        pass
+
+
+def _run_next(queue: TaskQueue) -> bool:
+    """One batch, in a frame of its own: a thread that waits for the next must not keep this one's arrays alive."""
+    formed = queue.take()
+    if formed is None:
+        return False
+    try:
+        formed.lane.execute(formed.batch)
+    except Abandoned:
+        return False  # the lane has been told, and another thread is here
+    except BaseException:
+        formed.lane.finish()
+        raise
+    formed.lane.finish()
+    return True

@@ -1,0 +1,74 @@
+"""Gives runs up that take too long: their callers are told, and another thread takes the place of theirs."""
+
+import time
+from collections.abc import Callable
+from itertools import count
+from threading import Condition, Thread
+
+from headrace_batching.contract import Clock
+
+
+class Abandoned(BaseException):
+    """Raised where a run that was given up has ended after all: its thread has been replaced, and ends."""
+
+
+class Watchdog:
+    """Waits for the ends of runs. Any thread; its own thread begins with the first run that may not take for ever.
+
+    Args:
+        clock: In seconds.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._changed = Condition()
+        self._numbers = count()
+        self._runs: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._thread: Thread | None = None
+        self._closed = False
+
+    def begin(self, seconds: float, give_up: Callable[[], None]) -> int:
+        """A run begins; its number.
+
+        Args:
+            seconds: That it may take.
+            give_up: Called on the watchdog's thread once it has taken longer.
+        """
+        with self._changed:
+            number = next(self._numbers)
+            self._runs[number] = (self._clock() + seconds, give_up)
+            if self._thread is None:
+                self._thread = Thread(target=self._watch, name="batch-watchdog", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+            return number
+
+    def end(self, number: int) -> bool:
+        """A run has ended; false where it had been given up before."""
+        with self._changed:
+            return self._runs.pop(number, None) is not None
+
+    def close(self) -> None:
+        """Ends the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while (late := self._next_late()) is not None:
+            for give_up in late:
+                give_up()
+
+    def _next_late(self) -> list[Callable[[], None]] | None:
+        """Waits until runs are late, and takes them out; None at the end."""
+        with self._changed:
+            while not self._closed:
+                now = self._clock()
+                late = [number for number, (end, _) in self._runs.items() if end <= now]
+                if late:
+                    return [self._runs.pop(number)[1] for number in late]
+                ends = [end for end, _ in self._runs.values()]
+                self._changed.wait(min(ends) - now if ends else None)
+            return None

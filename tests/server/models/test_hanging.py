@@ -1,0 +1,84 @@
+"""A run that hangs in the server's own process: its callers are told, and nothing else waits for it."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from headrace_batching import BatchThreads, Options, RunHangs, RunTimedOut
+from headrace_protos import Code
+from headrace_server.errors import status_of
+from headrace_server.models.servable import Servable
+from tests.running import eventually
+
+from .backend import HELD, PATIENCE, Adder
+from .scene import Requests, column
+
+ONE = Options(num_batch_threads=1)
+
+
+def played(scene: object) -> None:
+    asyncio.run(scene)  # type: ignore[arg-type]
+
+
+def test_its_callers_fail_and_other_models_go_on() -> None:
+    hung, other = Adder(), Adder(number=1)
+    threads = BatchThreads(1)
+    threads.start()
+    servable = Servable("hung", 1, hung, threads, ONE, run_timeout=0.05)
+    neighbour = Servable("other", 1, other, threads, ONE)
+
+    async def scene() -> None:
+        requests, others = Requests(servable), Requests(neighbour)
+        with pytest.raises(RunTimedOut) as raised:
+            await requests.add(HELD)
+        assert status_of(raised.value) == (Code.DEADLINE_EXCEEDED, "the run took more than 0.05 s, and was given up")
+        assert servable.hangs
+        assert (await others.add(1))["sum"].tolist() == [[2]]
+        with pytest.raises(RunHangs) as refused:
+            await requests.add(1)
+        assert status_of(refused.value)[0] == Code.UNAVAILABLE
+
+        hung.go_on.set()
+        await asyncio.to_thread(eventually, lambda: not servable.hangs)
+        assert (await requests.add(1))["sum"].tolist() == [[1]]
+
+    played(scene())
+    servable.close()
+    neighbour.close()
+    threads.close()
+
+
+def test_a_version_whose_run_was_given_up_can_be_closed() -> None:
+    hung = Adder()
+    threads = BatchThreads(1)
+    threads.start()
+    servable = Servable("hung", 1, hung, threads, ONE, run_timeout=0.05)
+
+    async def scene() -> None:
+        with pytest.raises(RunTimedOut):
+            await Requests(servable).add(HELD)
+
+    played(scene())
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(servable.close).result(PATIENCE)
+        pool.submit(threads.close).result(PATIENCE)
+    assert hung.closed
+    hung.go_on.set()
+
+
+def test_a_run_in_time_is_as_without_a_limit() -> None:
+    backend = Adder()
+    threads = BatchThreads(2)
+    threads.start()
+    servable = Servable("m", 1, backend, threads, Options(), run_timeout=PATIENCE)
+
+    async def scene() -> None:
+        requests = Requests(servable)
+        answers = await asyncio.gather(*(requests.ask({"x": column(n)}, ("sum",)) for n in range(50)))
+        assert [answer["sum"].item() for answer in answers] == list(np.arange(50.0))
+
+    played(scene())
+    servable.close()
+    threads.close()
