@@ -1,10 +1,10 @@
-"""The end of the command in time, whatever its models and its callers do; `scripts.endings` has more situations."""
+"""The end of the command in time, whatever its models and its callers do; `endings.py` has more situations."""
 
 from pathlib import Path
 
 import pytest
 
-from scripts.endings import SITUATIONS, WITHIN, play
+from .endings import SITUATIONS, WITHIN, play
 
 SLACK = 3.0
 """Seconds, on a machine that does something else at the same time."""

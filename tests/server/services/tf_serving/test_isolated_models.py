@@ -12,9 +12,11 @@ import grpc
 import numpy as np
 import pytest
 from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from tests import models
-from tests.calls import Caller, Refusal, predict_request, refusal_of
+from tests.calls import ANSWER_WITHIN, Caller, Refusal, predict_request, refusal_of
 from tests.conftest import Serve
 from tests.rest_calls import RestCaller, free_port
 from tests.running import ServerProcess, eventually
@@ -134,3 +136,34 @@ def test_restarts_are_counted(serving: Serve, tmp_path: Path) -> None:
     with closing(RestCaller(port)) as rest:
         line = ':headrace:worker_restarts{model_name="python",version="1"} 1'
         eventually(lambda: line in rest.get("/monitoring/prometheus/metrics").text)
+
+
+class TestGivenUp:
+    """Runs in the server's own process, which cannot be killed."""
+
+    FLAGS = ("--python_workers=0", "--run_timeout=0.3")
+
+    def test_a_python_run_that_hangs_is_answered_and_others_go_on(self, serving: Serve, tmp_path: Path) -> None:
+        both = TwoModels(serving, tmp_path, *self.FLAGS)
+        timed_out = Refusal(StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s, and was given up")
+        assert both.refusal(HANGS) == timed_out
+        assert both.other() == [[2]]
+        hangs = "a run of this model hangs; no other is begun before it has ended"
+        assert both.refusal(FINE) == (StatusCode.UNAVAILABLE, hangs)
+        assert [health(both.caller, name) for name in ("", "other", "python")] == ["SERVING", "SERVING", "NOT_SERVING"]
+        both.server.terminate()
+        assert both.server.ended() == 0
+
+    def test_onnx_runtime_is_told_to_end_its_run(self, serving: Serve, tmp_path: Path) -> None:
+        models.counting(tmp_path / "1")
+        caller = serving(tmp_path, "--run_timeout=0.3").started()
+        refusal = caller.refusal(predict_request({"steps": np.array([1 << 40])}))
+        assert refusal == (StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s, and was given up")
+        eventually(lambda: health(caller, "model") == "SERVING")
+        assert caller.predict({"steps": np.array([3])})["y"].tolist() == [3]
+        caller.close()
+
+
+def health(caller: Caller, service: str) -> str:
+    check = HealthStub(caller.channel).Check(HealthCheckRequest(service=service), timeout=ANSWER_WITHIN)
+    return str(HealthCheckResponse.ServingStatus.Name(check.status))

@@ -1,4 +1,4 @@
-"""Ends the server in two dozen situations, and says how long each takes: python -m scripts.endings."""
+"""Ends the server in two dozen situations, and says how long each takes: python -m tests.server.transports.endings."""
 
 import os
 import re
