@@ -243,7 +243,7 @@ class Server:
         """Whether a model's default version answers requests; None for a model that is not configured."""
         versions = self._serving.get(name)
         if not versions:
-            return None if self._models.served(name) is None else False
+            return None if self._models.models.served(name) is None else False
         return not versions[max(versions)].hangs
 
     def _is_awaited(self, name: str) -> bool:

@@ -156,7 +156,7 @@ def runs(inputs: dict[str, Any]) -> Hold:
     def hold(server: Server) -> None:
         caller = Caller(server.port())
         caller.begin(predict_request(inputs, name="m"), timeout=PATIENCE)
-        time.sleep(1.0)  # until it runs, which nothing says
+        time.sleep(2.0)  # until it runs, which nothing says
         server.held.append(caller)
 
     return hold
