@@ -197,6 +197,17 @@ def test_an_example_that_fails_in_a_batch_fails_alone(servers: Servers) -> None:
     assert [arrays(future.result())["outputs"].tolist() for future in pending] == [[[3.0]], [[4.0]], [[5.0]]]
 
 
+def test_whether_requests_share_batches_is_tried_for_each_signature(servers: Servers) -> None:
+    found = {
+        name: "share batches" in line
+        for line in servers.batching.log
+        for name in ("serving_default", "parse", "upper", "rank", "weigh", "total")
+        if f", {name}: requests " in line
+    }
+    yes = dict.fromkeys(("serving_default", "parse", "upper", "weigh"), True)
+    assert found == {**yes, "rank": False, "total": False}
+
+
 def test_rows_that_mix_run_one_by_one(servers: Servers) -> None:
     sent = [floats([number], [0.0]) for number in range(12)]
     requests = [predict_request({"x": x}, signature_name="rank") for x in sent]

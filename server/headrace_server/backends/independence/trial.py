@@ -12,6 +12,7 @@ import numpy as np
 
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.independence.compare import Change, first_change
+from headrace_server.backends.independence.examples import Features, learn
 from headrace_server.backends.independence.subject import Runs, Subject, rows_of
 from headrace_server.backends.independence.values import Maker, Reals, Recipe, Rows, recipes
 from headrace_server.backends.independence.verdict import (
@@ -29,6 +30,7 @@ MANY = 40
 """Rows of the largest batch of a full trial."""
 
 _ATTEMPTS = 40  # kinds of inputs that a model may refuse before it is left alone
+_MOST_FEATURES = 1000  # runs in which a model may say what is missing in an Example
 _SEED = 2024
 _DRAWS = 3
 _SHOWN = 200  # characters of an error
@@ -118,11 +120,27 @@ class _Trial:
                 raise
             except Exception as error:
                 refused = error
+        if found := self._find_examples(rows, str(refused)):
+            return found
         if any(self._takes_one_row(recipe) for recipe in self._recipes()):
             reason = f"the model takes one row, but not {rows}: {_text(refused)}"
             raise Decided(Finding.DEPENDENT, reason, advice=EXPORT_AGAIN)
         reason = f"the trial found no inputs that the model takes: {_text(refused)}"
         raise Decided(Finding.UNDECIDED, reason, advice=RECORD_REQUESTS)
+
+    def _find_examples(self, rows: int, refused: str) -> tuple[Recipe, Arrays, Arrays] | None:
+        """The same for a model that parses tf.Examples, and says what is missing in them."""
+        features: Features = {}
+        while learn(features, refused) and self._runs.count < _MOST_FEATURES:
+            recipe = Recipe(examples=tuple(features.values()))
+            inputs = self._maker(recipe).rows(rows)
+            try:
+                return recipe, inputs, self._runs.outputs(inputs)
+            except Decided:
+                raise
+            except Exception as error:
+                refused = str(error)
+        return None
 
     def _recipes(self) -> Iterator[Recipe]:
         if self._subject.records:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
+from headrace_server.backends.independence.examples import Feature, serialized
 from headrace_server.backends.signature import TensorSpec
 
 
@@ -47,6 +48,7 @@ class Recipe:
             into another input's rows.
         text: The strings to choose from.
         reals: How floating-point numbers are drawn.
+        examples: Features of the tf.Examples that strings hold; empty for other strings.
         shuffled: Whether the values of a real request's row are put into another order.
     """
 
@@ -56,6 +58,7 @@ class Recipe:
     most: int | None = None
     text: tuple[bytes, ...] = _WORDS
     reals: Reals = Reals.NORMAL
+    examples: tuple[Feature, ...] = ()
     shuffled: bool = False
 
 
@@ -128,9 +131,19 @@ class Maker:
         return self._real(shape, dtype, kind)
 
     def _text(self, shape: tuple[int, ...], kind: Rows) -> Array:
+        if self._recipe.examples:
+            return self._examples(shape, kind)
         words = np.array(self._recipe.text, object)
         chosen: Array = words[self._random.integers(len(words), size=shape)]
         return chosen * 50 if kind is Rows.HUGE else chosen
+
+    def _examples(self, shape: tuple[int, ...], kind: Rows) -> Array:
+        def reals(count: int) -> list[float]:
+            numbers: list[float] = self._real((1, count), np.dtype(np.float32), kind)[0].tolist()
+            return numbers
+
+        made = [serialized(self._recipe.examples, reals, self._random) for _ in range(np.prod(shape, dtype=int))]
+        return np.array(made, object).reshape(shape)
 
     def _whole(self, shape: tuple[int, ...], dtype: np.dtype[Any], pointing: bool) -> Array:
         recipe, rows = self._recipe, shape[0]

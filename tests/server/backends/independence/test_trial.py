@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace_batching.task import Array
-from headrace_protos import DataType
+from headrace_protos import DataType, Example
 from headrace_server.backends.independence import Evidence, Finding, Subject, Verdict, repeated_batch_name, try_rows
 from headrace_server.backends.signature import TensorSpec
 
@@ -157,6 +157,36 @@ class TestInputs:
             return kept[: len(x)]
 
         assert tried(model).finding is Finding.INDEPENDENT
+
+
+class TestExamples:
+    """A model that parses tf.Examples itself, and says what is missing as TensorFlow does."""
+
+    SPEC = TensorSpec("inputs", DataType.DT_STRING, (None,), ("",))
+
+    @pytest.mark.parametrize("mixed", [False, True])
+    def test_their_features_are_found_out(self, mixed: bool) -> None:
+        def model(inputs: Array) -> Array:
+            parsed = np.array([_parsed(example) for example in inputs], np.float32)
+            return parsed - parsed.mean(axis=0) if mixed else parsed
+
+        verdict = tried(model, self.SPEC)
+
+        assert verdict.finding is (Finding.DEPENDENT if mixed else Finding.INDEPENDENT)
+
+
+def _parsed(serialized: bytes) -> list[float]:
+    features = Example.FromString(serialized).features.feature
+    for name, kind, size in (("x", "float", 3), ("age", "int64", 1), ("word", "string", 1)):
+        if name not in features:
+            raise ValueError(
+                f"Name: <unknown>, Feature: {name} (data type: {kind}) is required but could not be found."
+            )
+        values = getattr(features[name], {"string": "bytes"}.get(kind, kind) + "_list").value
+        if len(values) != size:
+            text = f"Number of {kind} values != expected.  Values size: {len(values)} but output shape: [{size}]"
+            raise ValueError(f"Name: <unknown>, Key: {name}, Index: 0.  {text}")
+    return [*features["x"].float_list.value, float(features["age"].int64_list.value[0])]
 
 
 class TestRows:
