@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from headrace_protos import PredictRequest
+from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest
 from headrace_protos.tensor import to_proto
 
 _SEEDS = Path(__file__).parents[1] / "native" / "fuzz" / "seeds"
@@ -22,6 +23,12 @@ _SIGNATURES: list[dict[str, tuple[type, tuple[int, ...]]]] = [
     {"x": (np.int8, (3, 2)), "": (np.float16, ())},
     {"x": (np.uint32, (2,))},
     {"x": (np.float64, ()), "y": (np.uint64, ()), "z": (np.int32, (2,))},
+]
+_MODELS: list[tuple[dict[str, tuple[str, type, tuple[int, ...]]], list[str]]] = [
+    ({"x": ("FP32", np.float32, (4,))}, ["y"]),
+    ({"x": ("FP16", np.float16, (3,))}, ["z", "y"]),
+    ({"ids": ("INT64", np.int64, ()), "mask": ("BOOL", np.bool_, ())}, ["y"]),
+    ({"x": ("INT8", np.int8, (3, 2)), "i": ("UINT16", np.uint16, ())}, ["y", "a"]),
 ]
 _BODIES: list[dict[str, Any]] = [
     {"x": [[1, -2.5], [3e-5, 4]]},
@@ -50,6 +57,10 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
             yield "predict", name, bytes([number, 7]) + message
             yield from _framed(name, message)
     yield "predict", "many-inputs", b"\0\7" + b"\x12\x02\x12\x00" * 2_000
+    for number, (inputs, outputs) in enumerate(_MODELS):
+        yield "infer", f"{number}-short", bytes([number, 7]) + _infer(inputs).SerializeToString()
+        yield "infer", f"{number}-full", bytes([number, 9]) + _full(inputs, outputs).SerializeToString()
+    yield "infer", "many-parts", b"\0\7" + b"\x2a\x00\x32\x02\x0a\x00\x3a\x00" * 2_000
     yield from _bodies()
     yield from _tensors()
     yield from _connections()
@@ -65,6 +76,22 @@ def _request(signature: dict[str, tuple[type, tuple[int, ...]]], *, as_content: 
     for alias, (dtype, inner) in signature.items():
         to_proto(_values(dtype, (5, *inner)), request.inputs[alias], as_content=as_content)
     return request.SerializeToString(deterministic=True)
+
+
+def _infer(inputs: dict[str, tuple[str, type, tuple[int, ...]]]) -> Any:
+    request = ModelInferRequest(model_name="model")
+    for name, (datatype, dtype, inner) in inputs.items():
+        request.inputs.add(name=name, datatype=datatype, shape=(5, *inner))
+        request.raw_input_contents.append(_values(dtype, (5, *inner)).tobytes())
+    return request
+
+
+def _full(inputs: dict[str, tuple[str, type, tuple[int, ...]]], outputs: list[str]) -> Any:
+    request = _infer(inputs)
+    request.model_version, request.id = "3", "call \u00e9"
+    for name in outputs:
+        request.outputs.add(name=name)
+    return request
 
 
 def _values(dtype: Any, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":

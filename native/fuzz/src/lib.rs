@@ -4,6 +4,7 @@ pub mod allocation;
 pub mod connection;
 pub mod frames;
 pub mod headers;
+pub mod infer;
 pub mod messages;
 pub mod pieces;
 pub mod predict;
@@ -13,10 +14,11 @@ pub mod tensor;
 /// One target: its name, and what it checks of any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("connection", connection::check),
     ("frames", frames::check),
     ("headers", headers::check),
+    ("infer", infer::check),
     ("predict", predict::check),
     ("rest", rest::check),
     ("tensor", tensor::check),

@@ -1,4 +1,4 @@
-//! The messages of a Predict and a tensor as prost reads them: by the numbers of TensorFlow's .proto files.
+//! The messages of a Predict, a tensor and a ModelInfer as prost reads them: by the numbers of their .proto files.
 
 use std::collections::HashMap;
 
@@ -96,4 +96,45 @@ impl TensorProto {
             other => panic!("{other} is no plain dtype"),
         }
     }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ModelInferRequest {
+    #[prost(string, tag = "1")]
+    pub model_name: String,
+    #[prost(string, tag = "2")]
+    pub model_version: String,
+    #[prost(string, tag = "3")]
+    pub id: String,
+    #[prost(map = "string, bytes", tag = "4")]
+    pub parameters: HashMap<String, Vec<u8>>,
+    #[prost(message, repeated, tag = "5")]
+    pub inputs: Vec<InferInput>,
+    #[prost(message, repeated, tag = "6")]
+    pub outputs: Vec<InferOutput>,
+    #[prost(bytes = "vec", repeated, tag = "7")]
+    pub raw_input_contents: Vec<Vec<u8>>,
+}
+
+/// Parameters and contents as the bytes of their messages: what is plain has none.
+#[derive(Clone, PartialEq, Message)]
+pub struct InferInput {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub datatype: String,
+    #[prost(int64, repeated, tag = "3")]
+    pub shape: Vec<i64>,
+    #[prost(map = "string, bytes", tag = "4")]
+    pub parameters: HashMap<String, Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub contents: Option<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct InferOutput {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(map = "string, bytes", tag = "2")]
+    pub parameters: HashMap<String, Vec<u8>>,
 }

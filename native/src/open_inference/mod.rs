@@ -1,6 +1,8 @@
 //! The codec of the plain ModelInfer of the Open Inference Protocol: a request's bytes to tensors, and rows of outputs to a
 //! response's bytes.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod request;
 mod response;
 

@@ -3,7 +3,7 @@
 use super::request::{Input, Request, Tensor, tensors};
 use crate::protobuf::{Dtype, Rope};
 
-/// A signature's inputs, as a route has them.
+/// A signature's inputs, as a route has them; for the Open Inference Protocol's decoder too.
 pub struct Declared {
     pub inputs: Vec<Input>,
     pub max_rows: usize,
@@ -35,13 +35,17 @@ impl Declared {
         let (name, signature) = (request.spec.name.bytes()?, request.spec.signature.bytes()?);
         std::str::from_utf8(name).and(std::str::from_utf8(signature)).ok()?;
         let (tensors, rows) = tensors(&request, &self.inputs, self.max_rows)?;
-        let tensors = self.inputs.iter().zip(&tensors).map(|(input, tensor)| read(message, input, tensor, rows));
         Some(Understood {
             name: name.to_vec(),
             version: request.spec.version,
             signature: signature.to_vec(),
-            tensors: tensors.collect(),
+            tensors: self.contents(message, &tensors, rows),
         })
+    }
+
+    /// The shape and the bytes of each tensor of a message.
+    pub(crate) fn contents(&self, message: &Rope, tensors: &[Tensor], rows: usize) -> Vec<(Vec<usize>, Vec<u8>)> {
+        self.inputs.iter().zip(tensors).map(|(input, tensor)| read(message, input, tensor, rows)).collect()
     }
 }
 
