@@ -175,7 +175,7 @@ def test_the_table(run: "subprocess.CompletedProcess[str]") -> None:
     assert run.stderr == ""
     lines = run.stdout.splitlines()
     assert re.match(r"step +accuracy +agree +differs by +bytes +gzip +1 row +32 rows$", lines[0])
-    assert re.match(r"source: cnn\.onnx \(ONNX Runtime [\d.]+\) +9\d\.\d\d% +kept$", lines[1])
+    assert re.match(r"source: cnn\.onnx \(ONNX Runtime [\d.]+\) +9\d\.\d\d%$", lines[1])
     assert re.match(r"static int8, per channel, 7 bit +9\d\.\d\d% .* kept$", lines[3])
     assert "accuracy over 540 rows: the source's" in run.stdout
     assert re.fullmatch(

@@ -44,7 +44,7 @@ def test_a_convolutional_network_becomes_static_int8(searched: Result) -> None:
 
 def test_a_perceptron_becomes_dynamic_int8(optimized: Optimized) -> None:
     kept = line(optimized("mlp", limits={"max_drop": 1.0}), "dynamic int8")
-    assert kept.kept or "slower" in kept.why or "not faster" in kept.why  # 128 wide, the gain is small
+    assert kept.kept or "slower" in kept.why or "only" in kept.why  # 128 wide, the gain is small
 
 
 def test_without_rows_there_is_no_static_candidate(made: Path) -> None:
@@ -56,7 +56,7 @@ def test_without_rows_there_is_no_static_candidate(made: Path) -> None:
 
 def test_nothing_is_published_that_misses_the_limits(optimized: Optimized, tmp_path: Path) -> None:
     result = optimized("cnn", limits={"min_speedup": 1000}, timing_seconds=0.05)
-    assert result.failed == "no candidate meets the limits: nothing is published"
+    assert result.failed.startswith("no candidate meets the limits: nothing is published; headrace convert")
     assert result.report.verdict == result.failed
     with pytest.raises(ToolkitError, match="no candidate meets the limits"):
         result.publish(tmp_path)

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from headrace_toolkit import Data, ToolkitError, convert, load
+from headrace_toolkit import Data, Recipe, ToolkitError, convert, load, optimize
 from headrace_toolkit.result import Result
 from headrace_toolkit.sources.base import SourceOptions
 from headrace_toolkit.specs import read_spec
@@ -194,3 +194,10 @@ def test_a_skops_file_with_unknown_types_is_refused_by_name(tmp_path: Path) -> N
     skops.io.dump(FunctionTransformer(np.savetxt), tmp_path / "model.skops")
     with pytest.raises(ToolkitError, match=r"holds types that might run code: numpy\.savetxt"):
         load(tmp_path / "model.skops")
+
+
+def test_a_perceptron_with_its_scaler_is_quantized(tmp_path: Path) -> None:
+    model = make_pipeline(StandardScaler(), MLPClassifier((64,), solver="lbfgs", max_iter=2000, random_state=0))
+    source = load(model.fit(FEATURES[TRAIN], CLASSES[TRAIN]))
+    recipe = Recipe.of({"step": [{"kind": "quantize", "method": "static"}], "timing_seconds": 0.05}, tmp_path)
+    assert optimize(source, rows(), recipe).report.lines[2].name == "static int8, per channel, 7 bit"

@@ -153,7 +153,7 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
         "--min_speedup",
         type=number("min_speedup"),
         metavar="FLOAT",
-        help="how many times faster it must be (default: 1)",
+        help="how many times as fast it must be (default: not slower)",
     )
     group.add_argument(
         "--target",

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from headrace_toolkit.errors import require
-from headrace_toolkit.report import Line, Report, size
+from headrace_toolkit.report import Line, Report, remark, size
 
 _KEPT, _OTHER = "#1f6f8b", "#b8c4ca"
 
@@ -125,7 +125,7 @@ def _row(report: Report, line: Line, counts: list[int]) -> str:
         "" if line.bytes is None else size(line.bytes),
         "" if line.gzip_bytes is None else size(line.gzip_bytes),
         *(f"{line.time[count]:.2f}" if count in line.time else "" for count in counts),
-        line.why or ("kept" if line.kept else ""),
+        remark(line),
     ]
     kind = "kept" if line.kept else "untried" if line.bytes is None else ""
     return f'<tr class="{kind}">' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"

@@ -76,7 +76,7 @@ class _Run:
         with self._progress.step(f"convert {self._source.origin.name}"):
             exported = self._source.export(self._folder.new())
         self._told.notes += exported.notes
-        plan = Plan(calibrates=self._calibrates(), classes=exported.labels, seed=self._recipe.seed)
+        plan = Plan(calibrates=self._calibrates(exported.model), classes=exported.labels, seed=self._recipe.seed)
         grounds = settle(self._source, data, self._recipe.data, plan, self._told, self._progress)
         self._check_rows(exported.model, grounds)
         first = self._examine("convert to ONNX", exported.model, self._source, grounds)
@@ -92,8 +92,11 @@ class _Run:
                     "that returns the module, as file.py:function"
                 )
 
-    def _calibrates(self) -> bool:
-        return any(isinstance(step, Search) or step.needs.rows for step in self._recipe.steps)
+    def _calibrates(self, model: Path) -> bool:
+        """Whether some step may calibrate, so that rows must be kept for it."""
+        return not Facts.of(model).trees and any(
+            isinstance(step, Search) or step.needs.rows for step in self._recipe.steps
+        )
 
     def _examine(self, name: str, file: Path, source: Source | None, grounds: Grounds) -> Variant:
         with self._progress.step(f"check {name}") as advance:
@@ -213,7 +216,7 @@ class _Run:
         outcomes = {name: self._outcome(variant, start, grounds) for name, variant in made.items()}
         limits = self._recipe.limits
         max_drop = limits.max_drop if search.max_drop is None else search.max_drop
-        winner, reasons = verdicts(outcomes, max_drop, limits.min_speedup or 1.0)
+        winner, reasons = verdicts(outcomes, max_drop, limits.min_speedup)
         for name, reason in reasons.items():
             made[name] = made[name].with_line(why=f"not kept: {reason}")
         if winner:
@@ -283,7 +286,7 @@ class _Run:
         """Why nothing is to be published; empty where the limits are met."""
         searched = any(isinstance(step, Search) for step in self._recipe.steps)
         if searched and last is first:
-            return "no candidate meets the limits: nothing is published"
+            return "no candidate meets the limits: nothing is published; headrace convert publishes the model as it is"
         limits = self._recipe.limits
         drop = grounds.metric.drop(grounds.metric.score(grounds.expected), last.line.metric or 0.0)
         if drop > limits.max_drop:

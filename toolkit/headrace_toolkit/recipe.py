@@ -42,8 +42,8 @@ class Limits:
 
     Attributes:
         max_drop: How much worse its metric may be than the source's: points of 100 for a share, else percent.
-        min_speedup: How many times faster than the converted model it must be; None asks that of a search's winner
-            only, which must not be slower.
+        min_speedup: How many times as fast as the converted model it must be; None asks only that a search's winner
+            is not slower.
     """
 
     max_drop: float = 0.5

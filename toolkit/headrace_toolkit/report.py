@@ -176,7 +176,7 @@ class Report:
 
 def remark(line: Line) -> str:
     """What the last column says of a line."""
-    return line.why or ("kept" if line.kept else "")
+    return line.why or ("kept" if line.kept and line.bytes is not None else "")
 
 
 def size(count: int) -> str:

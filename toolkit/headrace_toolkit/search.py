@@ -109,7 +109,7 @@ def why_not(candidate: str, facts: Facts, given: Circumstances) -> str:
     return ""
 
 
-def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: float) -> tuple[str, dict[str, str]]:
+def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: float | None) -> tuple[str, dict[str, str]]:
     """Which candidate wins, and why each other one does not.
 
     Of those that meet both limits, the fastest wins; of those that are as fast as it, the smallest.
@@ -117,7 +117,7 @@ def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: floa
     Args:
         outcomes: By candidate, in the order of preference.
         max_drop: How much worse the metric may be.
-        min_speedup: How many times faster than the converted model a winner must be.
+        min_speedup: How many times as fast as what it was made of a winner must be; None asks that it is as fast.
 
     Returns:
         The winner's name, empty where none meets the limits; and a reason for each other candidate.
@@ -158,9 +158,9 @@ def _size_of(outcomes: Mapping[str, Outcome], order: Sequence[str]) -> Any:
     return lambda name: (round(outcomes[name].bytes * 20), order.index(name))
 
 
-def _over_limit(outcome: Outcome, max_drop: float, min_speedup: float) -> str:
+def _over_limit(outcome: Outcome, max_drop: float, min_speedup: float | None) -> str:
     if outcome.drop > max_drop:
         return f"loses {outcome.drop:.2f} points, more than {max_drop:g}"
-    if outcome.time * min_speedup > 1:
-        return "not faster" if min_speedup <= 1 else f"not {min_speedup:g} times as fast"
-    return ""
+    if min_speedup is None:
+        return "slower" if outcome.time > AS_FAST else ""
+    return f"not {min_speedup:g} times as fast" if outcome.time * min_speedup > 1 else ""

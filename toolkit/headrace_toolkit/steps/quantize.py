@@ -154,8 +154,12 @@ def _prepared(work: Work) -> Path:
     prepare = require("onnxruntime.quantization.shape_inference", "quantization", "toolkit").quant_pre_process
     require("sympy", "quantization", "toolkit")
     ready = work.folder / "ready.onnx"
-    with quietly("preparing the quantization"):
-        prepare(str(work.model), str(ready))
+    try:
+        with quietly("preparing the quantization"):
+            prepare(str(work.model), str(ready))
+    except ToolkitError:  # its symbolic shapes know no operators of other domains, such as scikit-learn's
+        with quietly("preparing the quantization"):
+            prepare(str(work.model), str(ready), skip_symbolic_shape=True)
     return ready
 
 
