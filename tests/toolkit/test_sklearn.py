@@ -196,8 +196,14 @@ def test_a_skops_file_with_unknown_types_is_refused_by_name(tmp_path: Path) -> N
         load(tmp_path / "model.skops")
 
 
-def test_a_perceptron_with_its_scaler_is_quantized(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_perceptron_with_its_scaler_is_quantized(tmp_path: Path, classes: int) -> None:
+    labels = np.arange(len(FEATURES)) % 3 if classes == 3 else CLASSES
     model = make_pipeline(StandardScaler(), MLPClassifier((64,), solver="lbfgs", max_iter=2000, random_state=0))
-    source = load(model.fit(FEATURES[TRAIN], CLASSES[TRAIN]))
-    recipe = Recipe.of({"step": [{"kind": "quantize", "method": "static"}], "timing_seconds": 0.05}, tmp_path)
-    assert optimize(source, rows(), recipe).report.lines[2].name == "static int8, per channel, 7 bit"
+    source = load(model.fit(FEATURES[TRAIN], labels[TRAIN]))
+    limits = {"max_drop": 100}
+    recipe = Recipe.of({"step": [STATIC], "timing_seconds": 0.05, "limits": limits}, tmp_path)
+    assert optimize(source, rows(labels=labels), recipe).report.lines[2].name == "static int8, per channel, 7 bit"
+
+
+STATIC = {"kind": "quantize", "method": "static"}

@@ -80,6 +80,7 @@ def of_estimator(model: Any, origin: Origin, options: SourceOptions) -> Source:
         inputs = {spec.name: spec}
     graph = _convert(model, origin, inputs)
     classes = getattr(model, "classes_", None)
+    _write_out_scalers(graph)
     mended = _mend_scores(model, graph)
     labels = tuple(map(str, classes)) if isinstance(classes, np.ndarray) and classes.ndim == 1 else ()
     return converted(
@@ -137,6 +138,24 @@ def _answer(model: Any, graph: Any, *, named: bool) -> Any:
         return [predicted, *_scores(model, rows, _columns(graph))][:count]
 
     return answer
+
+
+def _write_out_scalers(graph: Any) -> None:
+    """Replaces each Scaler by a subtraction and a product: nobody infers shapes through it, so nothing is quantized."""
+    helper = require("onnx.helper", "scikit-learn models", "sklearn")
+    from_array = require("onnx.numpy_helper", "scikit-learn models", "sklearn").from_array
+    nodes = []
+    for node in graph.graph.node:
+        if node.op_type != "Scaler":
+            nodes.append(node)
+            continue
+        told = {attribute.name: np.array(attribute.floats, np.float32) for attribute in node.attribute}
+        at = f"{node.output[0]}.scaler"
+        graph.graph.initializer.extend(from_array(told[name], f"{at}.{name}") for name in ("offset", "scale"))
+        nodes.append(helper.make_node("Sub", [node.input[0], f"{at}.offset"], [at], name=f"{at}.sub"))
+        nodes.append(helper.make_node("Mul", [at, f"{at}.scale"], [node.output[0]], name=f"{at}.mul"))
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
 
 
 def _mend_scores(model: Any, graph: Any) -> tuple[str, ...]:

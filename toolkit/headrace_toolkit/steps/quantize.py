@@ -96,30 +96,40 @@ class Quantize:
         quantization = require("onnxruntime.quantization", "quantization", "toolkit")
         if work.calibration is None:
             raise ToolkitError(f"{self.name}: there are no rows to calibrate on: give some with --data")
-        ready = _prepared(work)
+        ready, calibration = _prepared(work), work.calibration
         options: dict[str, Any] = {"CalibStridedMinMax": 1}  # despite its name for all methods: one batch in memory
         kind = quantization.CalibrationMethod.MinMax
         if self.calibrate == "percentile":
             kind = quantization.CalibrationMethod.Percentile
             options["CalibPercentile"] = self.percentile
         file = work.folder / MODEL_FILE
-        with quietly(self.name):
-            quantization.quantize_static(
-                str(ready),
-                str(file),
-                _reader(work.calibration, work.model, work.advance),
-                quant_format=quantization.QuantFormat.QDQ,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                per_channel=self.per_channel,
-                reduce_range=self._bits(work) == 7,
-                op_types_to_quantize=["MatMul"] if facts.transformer else None,
-                nodes_to_exclude=list(self.keep),
-                calibrate_method=kind,
-                extra_options=options,
-            )
+
+        def quantize(operators: list[str] | None) -> None:
+            with quietly(self.name):
+                quantization.quantize_static(
+                    str(ready),
+                    str(file),
+                    _reader(calibration, work.model, work.advance),
+                    quant_format=quantization.QuantFormat.QDQ,
+                    activation_type=quantization.QuantType.QUInt8,
+                    weight_type=quantization.QuantType.QInt8,
+                    per_channel=self.per_channel,
+                    reduce_range=self._bits(work) == 7,
+                    op_types_to_quantize=operators,
+                    nodes_to_exclude=list(self.keep),
+                    calibrate_method=kind,
+                    extra_options=options,
+                )
+
+        try:
+            quantize(["MatMul"] if facts.transformer else None)
+        except ToolkitError:
+            # It trips over biases of two dimensions, as scikit-learn's perceptrons have them, and over what follows
+            # operators of other domains, through which it infers no shapes.
+            options["QDQDisableWeightAdjustForInt32Bias"] = True
+            quantize(["Conv", "Gemm", "MatMul"])
         ready.unlink()
-        return Made(model=file, notes=outliers(work.calibration))
+        return Made(model=file, notes=outliers(calibration))
 
     def _dynamic(self, work: Work) -> Made:
         """ONNX Runtime's own, with one scale for all rows of a batch."""
