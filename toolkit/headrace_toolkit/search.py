@@ -149,8 +149,8 @@ def _clips_for_little(outcomes: Mapping[str, Outcome], reasons: Mapping[str, str
 
 
 def _short(outcome: Outcome) -> str:
-    """The name without its settings."""
-    return outcome.name.partition(",")[0]
+    """The name without its settings, but for the size of a codebook."""
+    return outcome.name if outcome.name.startswith("k-means") else outcome.name.partition(",")[0]
 
 
 def _size_of(outcomes: Mapping[str, Outcome], order: Sequence[str]) -> Any:

@@ -48,17 +48,22 @@ def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
     if not getattr(model, "inputs", None):
         raise ToolkitError(f"{origin.name}: the Keras model is not built: call it once, or give it an Input")
     inputs = [tensor.name.partition(":")[0] for tensor in model.inputs]
+
+    def called(arrays: list[Any]) -> list[Array]:
+        answers = model(arrays if len(arrays) > 1 else arrays[0], training=False)
+        return [np.asarray(one) for one in (answers if isinstance(answers, list | tuple) else [answers])]
+
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         file = Path(folder) / "model.onnx"
         with quietly(f"{origin.name}: the conversion of a Keras model"):
+            # One that comes out of a file has not been called, and is not exported before it was.
+            called([keras.ops.zeros([size or 1 for size in one.shape], one.dtype) for one in model.inputs])
             model.export(str(file), format="onnx", verbose=False)
         graph = read_graph(file)
     name_tensors(graph, inputs, _output_names(model))
 
     def answer(rows: Arrays) -> list[Array]:
-        answers = model([keras.ops.convert_to_tensor(rows[name]) for name in inputs], training=False)
-        many = answers if isinstance(answers, list | tuple) else [answers]
-        return [np.asarray(one) for one in many]
+        return called([keras.ops.convert_to_tensor(rows[name]) for name in inputs])
 
     return converted(origin, graph, answer, options)
 
