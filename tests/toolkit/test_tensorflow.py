@@ -1,0 +1,31 @@
+"""Keras models, SavedModels and TFLite files answer in ONNX as they do themselves, under the names that people chose."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+KINDS = {"model.keras": "keras", "model.h5": "keras", "saved_model": "savedmodel", "model.tflite": "tflite"}
+
+
+def test_one_model_in_four_formats(tensorflow_python: Path, tmp_path: Path) -> None:
+    has = subprocess.run([tensorflow_python, "-c", "import tf2onnx"], capture_output=True, check=False)
+    if has.returncode:
+        pytest.skip(f"{tensorflow_python} has no tf2onnx: run scripts/install-tensorflow")
+    command = [tensorflow_python, "-m", "tests.toolkit.convert_tensorflow", tmp_path]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name, kind in KINDS.items():
+        told = found[name]
+        assert told["kind"] == kind
+        assert told["largest_difference"] < 1e-4, name
+        assert told["agreement"] == 1.0
+        assert told["rows"] == "independent"
+        assert told["inputs"] == ["image"], name
+    assert found["model.keras"]["outputs"] == ["digit"]
