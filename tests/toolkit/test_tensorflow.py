@@ -1,4 +1,4 @@
-"""Keras models, SavedModels and TFLite files answer in ONNX as they do themselves, under the names that people chose."""
+"""Keras models, SavedModels and TFLite files answer in ONNX as they do themselves, under names that people chose."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def test_one_model_in_four_formats(tensorflow_python: Path, tmp_path: Path) -> N
     has = subprocess.run([tensorflow_python, "-c", "import tf2onnx"], capture_output=True, check=False)
     if has.returncode:
         pytest.skip(f"{tensorflow_python} has no tf2onnx: run scripts/install-tensorflow")
-    command = [tensorflow_python, "-m", "tests.toolkit.convert_tensorflow", tmp_path]
+    command = [str(tensorflow_python), "-m", "tests.toolkit.convert_tensorflow", str(tmp_path)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
