@@ -38,6 +38,8 @@ KNOWN: Mapping[str, str] = {
     " to type: uint32": "the same",
     " to type: uint64": "the same",
     " to type: int8": "the same",
+    "Failed to get input map": "TF Serving's REST API takes no request without inputs",
+    "no elements": "JSON does not tell the shape of an array without elements",
     "left out": "an output that a tensor cannot carry",
 }
 """Why a case may not pass, by a part of what it is refused with."""

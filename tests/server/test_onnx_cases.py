@@ -80,6 +80,8 @@ def over_grpc(caller: Caller, case: Case) -> Arrays:
 
 
 def over_rest(rest: RestCaller, case: Case) -> Arrays:
+    if case.inputs and not all(array.size for array in case.inputs.values()):
+        raise ValueError("an input has no elements")
     body = json.dumps({"inputs": {alias: in_json(array) for alias, array in case.inputs.items()}})
     answer = rest.send("POST", f"/v1/models/{case.name}:predict", body)
     if answer.status != 200:
