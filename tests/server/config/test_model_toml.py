@@ -6,6 +6,7 @@ import pytest
 
 from headrace_batching import Options
 from headrace_protos import Code
+from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.model_toml import ModelOptions, SignatureOptions, read_model_options
 from headrace_server.errors import ServingError
 
@@ -119,6 +120,29 @@ def test_batching_is_over_that_of_all_models(tmp_path: Path) -> None:
     )
     assert options_in(tmp_path, "[batching]\nenabled = true\nmax_batch_size = 8").batching_over(None) is None
     assert options_in(tmp_path, "[batching]\nenabled = false").batching_over(shared) is None
+
+
+def test_isolation(tmp_path: Path) -> None:
+    text = "[isolation]\nworkers = 2\nmemory_limit_mb = 512\nrun_timeout = 1.5"
+    assert options_in(tmp_path, text).isolation == {"workers": 2, "memory_limit_mb": 512, "run_timeout": 1.5}
+    code, reason = failure_of(tmp_path, "[isolation]\nworkers = 0\nmemory_limit_mb = 512")
+    assert code == Code.INVALID_ARGUMENT
+    assert reason.endswith("isolation.memory_limit_mb limits worker processes, and isolation.workers is 0")
+
+
+@pytest.mark.parametrize(
+    ("told", "python", "workers"),
+    [
+        ({}, True, 1),
+        ({}, False, 0),
+        ({"python_workers": 0}, True, 0),
+        ({"workers": 0}, True, 0),
+        ({"workers": 3}, False, 3),
+        ({"memory_limit_mb": 1}, False, 1),
+    ],
+)
+def test_who_has_worker_processes(told: dict[str, int], python: bool, workers: int) -> None:
+    assert IsolationOptions(**told).workers_for(python=python) == workers
 
 
 def test_labels_may_be_listed(tmp_path: Path) -> None:

@@ -82,3 +82,23 @@ def test_a_run_in_time_is_as_without_a_limit() -> None:
     played(scene())
     servable.close()
     threads.close()
+
+
+def test_a_model_that_hangs_leaves_the_others_a_thread() -> None:
+    """Without a limit, too: a scheduler takes all batch threads but one at most."""
+    hung, other = Adder(), Adder(number=1)
+    threads = BatchThreads(2)
+    threads.start()
+    servable, neighbour = Servable("hung", 1, hung, threads, ONE), Servable("other", 1, other, threads, ONE)
+
+    async def scene() -> None:
+        requests, others = Requests(servable), Requests(neighbour)
+        held = [await requests.hold(hung), requests.add(HELD)]
+        assert (await others.add(1))["sum"].tolist() == [[2]]
+        hung.go_on.set()
+        await asyncio.gather(*held)
+
+    played(scene())
+    servable.close()
+    neighbour.close()
+    threads.close()
