@@ -6,9 +6,11 @@ mod endpoint;
 mod exchange;
 mod intake;
 mod pieces;
+mod wakes;
 
 pub use answer::{Answer, answer};
 pub use connection::serve;
 pub use endpoint::{Endpoint, HttpEndpoint};
 pub use exchange::{Event, HttpRequest, ask_python};
 pub use intake::{Body, Missing, SMALL};
+pub use wakes::Wakes;

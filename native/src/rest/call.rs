@@ -11,7 +11,7 @@ use super::inputs::Column;
 use super::outputs::{Misfit, Part, is_written, write_error, write_predict};
 use crate::bridge::{PendingCall, Signature};
 use crate::grpc::{INTERNAL, Status};
-use crate::http::{Answer, Endpoint, answer};
+use crate::http::{Answer, Endpoint, Wakes, answer};
 use crate::predict::Output;
 use crate::protobuf::Dtype;
 
@@ -19,8 +19,10 @@ use crate::protobuf::Dtype;
 const ENVELOPE: usize = 64;
 
 /// Where an answer comes to: made by the connection, which waits for it, and known to the task, which brings it.
-#[derive(Default)]
-pub struct Mailbox(Mutex<State>);
+pub struct Mailbox {
+    state: Mutex<State>,
+    wakes: Arc<Wakes>,
+}
 
 #[derive(Default)]
 enum State {
@@ -35,9 +37,14 @@ enum State {
 }
 
 impl Mailbox {
+    /// `wakes` are those of the connection's thread.
+    pub fn new(wakes: Arc<Wakes>) -> Self {
+        Self { state: Mutex::default(), wakes }
+    }
+
     /// The answer, once.
     pub fn poll(&self, context: &Context<'_>) -> Poll<Answer> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         match std::mem::take(&mut *state) {
             State::Full(answer) => {
                 *state = State::Closed;
@@ -52,7 +59,7 @@ impl Mailbox {
 
     /// Gives up; whether no answer is on its way yet.
     pub fn close(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let waits = matches!(*state, State::Empty | State::Awaited(_));
         if waits {
             *state = State::Closed;
@@ -61,12 +68,12 @@ impl Mailbox {
     }
 
     fn is_closed(&self) -> bool {
-        matches!(*self.0.lock(), State::Closed)
+        matches!(*self.state.lock(), State::Closed)
     }
 
     /// Whether the answer may be brought, which it will be then.
     fn claim(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         *state = match std::mem::take(&mut *state) {
             State::Empty => State::Claimed(None),
             State::Awaited(waker) => State::Claimed(Some(waker)),
@@ -77,20 +84,20 @@ impl Mailbox {
 
     /// No answer will come.
     fn abandon(&self) {
-        if !matches!(*self.0.lock(), State::Full(_) | State::Closed) {
+        if !matches!(*self.state.lock(), State::Full(_) | State::Closed) {
             self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()));
         }
     }
 
     fn put(&self, answer: Answer) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let before = match *state {
             State::Closed => return,
             _ => std::mem::replace(&mut *state, State::Full(Box::new(answer))),
         };
         drop(state);
         if let State::Awaited(waker) | State::Claimed(Some(waker)) = before {
-            waker.wake();
+            self.wakes.add(waker);
         }
     }
 }

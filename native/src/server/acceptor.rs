@@ -114,6 +114,8 @@ pub async fn run_thread(
 ) {
     let mut connections = JoinSet::new();
     let mut stopping = pin!(stopped(stop.clone()));
+    let wakes = thread.wakes.clone();
+    tokio::spawn(async move { wakes.run().await });
     if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
         // On the only core, whoever stays awake keeps the others from what they wait for.
         let thread = thread.clone();

@@ -79,7 +79,7 @@ impl Rest {
         let Target { lane, signature } = body.signature;
         let inner = || body.columns.iter().map(|column| &*column.inner);
         let (key, row_bytes) = (signature.key(inner()), signature.row_bytes(inner()));
-        let mailbox = Arc::new(Mailbox::default());
+        let mailbox = Arc::new(Mailbox::new(self.thread.wakes.clone()));
         let mut pending = Pending { rest: self.clone(), signature, mailbox: mailbox.clone(), came, refused: None };
         let endpoint = self.endpoint.clone();
         let call = Call { columns: body.columns, by_row: body.by_row, endpoint, mailbox, encoded: None };
