@@ -67,7 +67,8 @@ class Server:
 
     Args:
         methods: Full paths, each with whether its requests stream.
-        limits: What callers may ask of it: gRPC's channel arguments, without their first word, `_` for every dot.
+        limits: What callers may ask of it: gRPC's channel arguments, without their first word, `_` for every dot;
+            `request_memory` and `max_expanded` in bytes, and `stall_ms`, 0 for never.
         queue: Where the tasks of plain Predicts wait: a `Queue`.
         routes: Which Predicts are plain; every other call goes to its handler.
         plain: How a Predict is known.
@@ -99,6 +100,9 @@ class Server:
 
     def take(self) -> list[tuple[int, Call | None, bytes | None]]:
         """All events since the last time: kind, call, and a message for BEGIN and MESSAGE."""
+
+    def memory(self) -> tuple[list[tuple[str, int]], int, int]:
+        """What callers make it hold: bytes by kind, the most that they may be, and calls that there was no room for."""
 
     def stop(self, grace: float) -> None:
         """Takes no more calls; DRAINED follows when those in flight have ended, or after `grace` seconds."""

@@ -8,6 +8,7 @@ mod grpc;
 mod http;
 mod http2;
 mod json;
+mod memory;
 mod open_inference;
 mod predict;
 mod protobuf;
@@ -21,7 +22,7 @@ use pyo3::types::PyFrozenSet;
 use crate::calls::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 8;
+const INTERFACE: u32 = 9;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -15,12 +15,14 @@ from headrace_server.config.files import batching_of, read_text_proto
 from headrace_server.config.platform import with_files
 from headrace_server.config.run import Config, ModelConfig, check
 from headrace_server.metrics.catalogue import Metrics
+from headrace_server.metrics.series import Gauges
 from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, first_models
 from headrace_server.models.ensemble import Members
 from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager
+from headrace_server.models.memory import Trimmer
 from headrace_server.models.plain import may_be_plain
 from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.servable import Servable
@@ -44,7 +46,7 @@ from headrace_server.services.tf_serving.replay import warmup_answers
 from headrace_server.services.tf_serving.request_log.files import RecordWriter
 from headrace_server.services.tf_serving.request_log.logger import RequestLogger
 from headrace_server.transports.grpc.addresses import addresses, channel_arguments, max_send_bytes
-from headrace_server.transports.grpc.endpoint import Endpoint
+from headrace_server.transports.grpc.endpoint import BoundsMemory, CallerBounds, Endpoint, HeldMemory
 from headrace_server.transports.grpc.selection import choose, make_queue, make_transport
 from headrace_server.transports.grpc.tls import read_ssl_config
 
@@ -132,6 +134,9 @@ class Server:
         )
         self._transport = make_transport(self._transport_name, self._endpoint(services))
         self._rest = self._rest_transport(prediction)
+        self._trimmer = Trimmer()
+        if isinstance(self._transport, BoundsMemory):
+            self._metrics.show(*_memory_gauges(self._transport))
 
     @property
     def transport(self) -> str:
@@ -167,6 +172,7 @@ class Server:
             log.info("Running gRPC ModelServer at UNIX socket %s ...", self._config.grpc_socket_path)
         if self._rest is not None:
             await self._rest.start()
+        self._trimmer.start()
         return port
 
     async def stop(self) -> None:
@@ -179,6 +185,7 @@ class Server:
             stopping.append(self._rest.stop(self._config.drain_seconds))
         await asyncio.gather(*stopping)
         self.drained.set()
+        await self._trimmer.stop()
         await self._profiler.close()
         await asyncio.to_thread(self._free)
 
@@ -200,6 +207,7 @@ class Server:
             ssl_config_file=config.ssl_config_file,
             alts=config.use_alts_credentials,
             threads=config.transport_threads,
+            bounds=CallerBounds.of(config),
             observe_rest=self._metrics.rest_predicts if config.rest_api_port else None,
         )
 
@@ -280,6 +288,19 @@ class Server:
         self._records.stop()
         self._open_inference.close()
         self._metrics.close()
+
+
+def _memory_gauges(transport: BoundsMemory) -> tuple[Gauges, ...]:
+    """What callers make a transport hold, the most that it may be, and how often there was too little left."""
+
+    def held() -> HeldMemory:
+        return transport.held or HeldMemory({}, 0, 0)
+
+    return (
+        Gauges("/headrace/request_memory_bytes", ("kind",), lambda: [((k,), n) for k, n in held().by_kind.items()]),
+        Gauges("/headrace/request_memory_limit_bytes", (), lambda: [((), held().limit)]),
+        Gauges("/headrace/request_memory_refusals", (), lambda: [((), held().refusals)]),
+    )
 
 
 def _pages(config: Config, metrics: Metrics) -> dict[str, Page]:

@@ -34,7 +34,7 @@ pub fn check(data: &[u8]) {
 }
 
 fn read(pieces: &[Bytes], encoding: Encoding, limit: usize) -> Outcome {
-    let mut framed = Framed::new(encoding, limit);
+    let mut framed = Framed::new(encoding, limit, limit);
     let mut messages = Vec::new();
     for piece in pieces {
         framed.push(piece.clone());

@@ -74,9 +74,11 @@ impl Route {
             format: Format::new(&fields.model, fields.version, &fields.signature, fields.as_content),
             full: fields.full,
             counter: Counter::new(fields.bounds, fields.answered, fields.failed),
+            answer_row: Arc::default(),
         };
         let over_rest = |(answered, failed)| Signature {
             counter: Counter::new(signature.counter.bounds.clone(), answered, failed),
+            answer_row: Arc::default(),
             ..signature.clone()
         };
         let rest = fields.rest.map(over_rest).map(Arc::new);

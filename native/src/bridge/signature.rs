@@ -1,6 +1,7 @@
 //! One signature of one version, as plain requests know it: what they are checked against, and how they are counted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
 
@@ -20,6 +21,8 @@ pub struct Signature {
     /// The code, and the text with `{}` for the reason, of a full queue.
     pub full: (u8, String),
     pub counter: Counter,
+    /// Bytes of an answer to one row, as the last one was.
+    pub answer_row: Arc<AtomicUsize>,
 }
 
 /// Counts calls in Python's metrics, and learns from it how those end that fail.
@@ -45,6 +48,16 @@ impl Signature {
     /// What one row of a request takes in a batch, in bytes; `inner` as for `key`.
     pub fn row_bytes<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> usize {
         self.inputs.iter().zip(inner).map(|(input, inner)| inner.iter().product::<usize>() * input.dtype.size()).sum()
+    }
+
+    /// About how many bytes an answer of so many rows will have; 0 before there was one.
+    pub fn expected_answer(&self, rows: usize) -> usize {
+        self.answer_row.load(Ordering::Relaxed).saturating_mul(rows)
+    }
+
+    /// Takes note of how large an answer was.
+    pub fn answered_with(&self, bytes: usize, rows: usize) {
+        self.answer_row.store(bytes / rows.max(1), Ordering::Relaxed);
     }
 
     /// How a call ends that found the queue full.

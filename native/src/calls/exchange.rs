@@ -13,7 +13,11 @@ use super::inbox::{Event, Inbox, Kind};
 use super::opening::{Arrived, Opening, until};
 use super::reply::Reply;
 use crate::grpc::{Messages, ReadError, Status};
+use crate::memory::{self, CallMemory};
 use crate::protobuf::Rope;
+
+/// Times that a message is in memory once Python has it.
+const COPIES: usize = 2;
 
 /// How the exchange with the handler ended.
 enum End {
@@ -33,12 +37,12 @@ pub async fn run(
 ) {
     let (commands, received) = unbounded_channel();
     let mut reply = Reply::new(respond, &opening);
-    let Opening { method, streaming, headers, deadline, peer, .. } = opening;
+    let Opening { method, streaming, headers, deadline, peer, memory, .. } = opening;
     let state = Arc::new(CallState::new(method, headers, deadline, peer, commands));
     let mut exchange = Exchange { inbox, state, begun: false };
     let end = tokio::select! {
         biased;
-        end = exchange.run(&mut messages, &mut reply, received, message, streaming) => end,
+        end = exchange.run(&mut messages, &mut reply, received, (message, streaming), &memory) => end,
         () = until(deadline) => End::Late,
     };
     exchange.end(end, &mut reply);
@@ -56,8 +60,8 @@ impl Exchange {
         messages: &mut Messages,
         reply: &mut Reply,
         received: UnboundedReceiver<Command>,
-        message: Arrived,
-        streaming: bool,
+        (message, streaming): (Arrived, bool),
+        memory: &CallMemory,
     ) -> End {
         let message = match (streaming, message) {
             (true, _) => Ok(None),
@@ -68,6 +72,11 @@ impl Exchange {
             Ok(message) => message,
             Err(error) => return error.into(),
         };
+        // Python has a copy of its own, and makes a message of it.
+        let copied = message.as_ref().map_or(0, |message| COPIES * message.len());
+        if !memory.grow(memory::Kind::Received, copied) {
+            return End::Refused(Status::no_memory(memory.share().budget()));
+        }
         self.begun = true;
         self.inbox.push(Event::new(Kind::Begin, Some(&self.state), message.map(Rope::into_bytes)));
         match self.follow_commands(messages, reply, received).await {

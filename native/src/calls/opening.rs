@@ -7,6 +7,7 @@ use http::HeaderMap;
 
 use crate::grpc::{Encoding, ReadError};
 use crate::http2::Outgoing;
+use crate::memory::CallMemory;
 use crate::protobuf::Rope;
 
 /// What is known of a call when its headers have come.
@@ -19,6 +20,7 @@ pub struct Opening {
     pub encoding: Encoding,
     pub max_send: usize,
     pub outgoing: Arc<Outgoing>,
+    pub memory: Arc<CallMemory>,
 }
 
 /// What came of reading the only message of a unary call; None where it has not all come yet.

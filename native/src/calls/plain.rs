@@ -18,6 +18,7 @@ use super::opening::Opening;
 use crate::bridge::{self, Infer, Lane, NativeTask, Route, Routes, Signature, Task, catch_panic};
 use crate::grpc::{self, Encoding, PREFIX, Status};
 use crate::http2::Outgoing;
+use crate::memory::{CallMemory, Kind};
 use crate::open_inference;
 use crate::predict::{Output, Request, Response, Tensor, tensors};
 use crate::protobuf::{Dtype, Rope};
@@ -50,6 +51,8 @@ pub struct PlainFields {
 pub enum Outcome {
     /// It waits in its queue; whether a thread is to be woken for it.
     Waits { wake: bool },
+    /// There is no memory for its answer, and its client has been told so.
+    NoMemory,
     /// Its queue was full, and its client has been told so, this many seconds after the call came.
     Refused { signature: Arc<Signature>, seconds: f64 },
     /// It is not plain, or its version is being unloaded and there may be another by now.
@@ -79,17 +82,22 @@ impl PlainCalls {
     }
 
     /// Puts a call that may be plain into the queue of its route, if it is.
-    pub fn put(&self, opening: &Opening, message: Rope, respond: SendResponse<Bytes>) -> Outcome {
+    pub fn put(&self, opening: &Opening, message: Rope, mut respond: SendResponse<Bytes>) -> Outcome {
         let understood =
             if Some(opening.method) == self.infer { self.read_infer(&message) } else { self.read(&message) };
         let Some(Understood { signature, lane, tensors, rows, protocol }) = understood else {
             return Outcome::ForPython(message, respond);
         };
+        if !opening.memory.set(Kind::Answers, signature.expected_answer(rows)) {
+            let status = Status::no_memory(opening.memory.share().budget());
+            let _ = respond.send_response(status.response(), true); // fails only where the client has gone
+            return Outcome::NoMemory;
+        }
         let inner = || tensors.iter().map(|tensor| &*tensor.inner);
         let (key, row_bytes) = (signature.key(inner()), signature.row_bytes(inner()));
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
-        let outgoing = opening.outgoing.clone();
-        let call = Call { message, tensors, protocol, respond, outgoing, answer: None };
+        let (outgoing, memory) = (opening.outgoing.clone(), opening.memory.clone());
+        let call = Call { message, tensors, protocol, respond, outgoing, memory, answer: None };
         let task = Task::Native(NativeTask::new(signature.clone(), rows, Box::new(call)));
         let entry = Entry::new(task, rows, row_bytes, deadline, self.priority(&opening.headers));
         let (refusal, task) = match lane.put_native(key, entry, Instant::now()) {
@@ -206,6 +214,7 @@ struct Call {
     protocol: Protocol,
     respond: SendResponse<Bytes>,
     outgoing: Arc<Outgoing>,
+    memory: Arc<CallMemory>,
     /// The answer as a frame, or why there is none, once it is encoded.
     answer: Option<Result<Bytes, Box<Status>>>,
 }
@@ -223,16 +232,21 @@ impl Call {
         if let Some(refusal) = Status::too_large_to_send(len, max_send, || response.largest()) {
             return Err(Box::new(refusal));
         }
+        if !self.memory.set(Kind::Answers, PREFIX + len) {
+            return Err(Box::new(Status::no_memory(self.memory.share().budget())));
+        }
         if len > LARGE {
             *out = BytesMut::with_capacity(PREFIX + len);
         }
         out.reserve(PREFIX + len);
         grpc::put_prefix(out, false, len);
         response.encode(out);
-        Ok(self.outgoing.count(out.split().freeze()))
+        Ok(self.outgoing.count(out.split().freeze(), &self.memory))
     }
 
     fn try_send(mut self) -> Result<(), h2::Error> {
+        self.message = Rope::default();
+        self.memory.drop_request();
         let frame = match self.answer {
             Some(Ok(frame)) => frame,
             Some(Err(refusal)) => return self.respond.send_response(refusal.response(), true).map(|_| ()),
@@ -260,13 +274,17 @@ impl bridge::PendingCall for Call {
     }
 
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {
-        let (rows, max_send) = (start..start + rows, signature.max_send);
-        self.answer = Some(match &self.protocol {
-            Protocol::Predict => self.write(&Response::new(&signature.format, outputs, rows), max_send, out),
+        let (range, max_send) = (start..start + rows, signature.max_send);
+        let written = match &self.protocol {
+            Protocol::Predict => self.write(&Response::new(&signature.format, outputs, range), max_send, out),
             Protocol::Infer { infer, id } => {
-                self.write(&open_inference::Response::new(&infer.format, id, outputs, rows), max_send, out)
+                self.write(&open_inference::Response::new(&infer.format, id, outputs, range), max_send, out)
             }
-        });
+        };
+        if let Ok(frame) = &written {
+            signature.answered_with(frame.len(), rows);
+        }
+        self.answer = Some(written);
     }
 
     fn send(self: Box<Self>) {

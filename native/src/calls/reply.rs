@@ -12,6 +12,7 @@ use http::HeaderMap;
 use super::opening::Opening;
 use crate::grpc::{self, Encoding, Frame, Status};
 use crate::http2::Outgoing;
+use crate::memory::{CallMemory, Kind};
 
 /// The sending half of a call.
 pub struct Reply {
@@ -20,13 +21,15 @@ pub struct Reply {
     encoding: Encoding,
     max_send: usize,
     outgoing: Arc<Outgoing>,
+    memory: Arc<CallMemory>,
     metadata: HeaderMap,
 }
 
 impl Reply {
     pub fn new(respond: SendResponse<Bytes>, opening: &Opening) -> Self {
-        let Opening { encoding, max_send, ref outgoing, .. } = *opening;
-        Self { respond, stream: None, encoding, max_send, outgoing: outgoing.clone(), metadata: HeaderMap::new() }
+        let Opening { encoding, max_send, ref outgoing, ref memory, .. } = *opening;
+        let (outgoing, memory) = (outgoing.clone(), memory.clone());
+        Self { respond, stream: None, encoding, max_send, outgoing, memory, metadata: HeaderMap::new() }
     }
 
     /// Sends the head, with this metadata.
@@ -52,15 +55,19 @@ impl Reply {
         Ok(self.stream.as_mut().expect("it has just been made"))
     }
 
-    /// Why a message is not sent; None for one that may be.
+    /// Why a message is not sent; None for one that may be, for which there is memory then.
     pub fn refuses(&self, message: &Bytes) -> Option<Status> {
-        Status::too_large_to_send(message.len(), self.max_send, String::new)
+        Status::too_large_to_send(message.len(), self.max_send, String::new).or_else(|| {
+            let has_room = self.memory.set(Kind::Answers, message.len());
+            (!has_room).then(|| Status::no_memory(self.memory.share().budget()))
+        })
     }
 
     /// Hands a message to the connection, which keeps it until the caller has room for it.
     pub fn send(&mut self, message: Bytes) -> Result<(), h2::Error> {
         let Frame { head, tail } = self.encoding.frame(message);
-        let frame = Frame { head: self.outgoing.count(head), tail: tail.map(|tail| self.outgoing.count(tail)) };
+        let count = |bytes| self.outgoing.count(bytes, &self.memory);
+        let frame = Frame { head: count(head), tail: tail.map(count) };
         send_frame(self.stream()?, frame)
     }
 
@@ -76,6 +83,7 @@ impl Reply {
 
     /// Ends the call, with a last message if there is one.
     pub fn finish(&mut self, message: Option<Bytes>, status: &Status, more: HeaderMap) -> Result<(), h2::Error> {
+        self.memory.drop_request();
         if self.stream.is_none() && message.is_none() {
             let mut response = status.response();
             response.headers_mut().extend(std::mem::take(&mut self.metadata));

@@ -1,8 +1,9 @@
 //! How messages are compressed: what was agreed in the headers, and the work itself.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use flate2::Compression;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
@@ -11,10 +12,16 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::headers::response;
 use super::status::{INTERNAL, Status, UNIMPLEMENTED};
+use crate::memory::{CallMemory, Kind};
 use crate::protobuf::Rope;
 
 static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+const NOT_SAID: &str = "a message is compressed but grpc-encoding does not say how";
+
+/// Bytes that are expanded in one step: a millisecond or two, after which others have their turn.
+const STEP: usize = 1 << 20;
 
 /// How messages are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +75,21 @@ impl Encoding {
     pub fn expand(self, data: Rope, limit: usize) -> Result<Bytes, Status> {
         let data = data.into_bytes();
         match self {
-            Self::Identity => Err(Status::new(INTERNAL, "a message is compressed but grpc-encoding does not say how")),
+            Self::Identity => Err(Status::new(INTERNAL, NOT_SAID)),
             Self::Deflate => expand(ZlibDecoder::new(&*data), limit),
             Self::Gzip => expand(GzDecoder::new(&*data), limit),
         }
+    }
+
+    /// The same step by step, within the memory that the call may have.
+    pub fn expansion(self, data: Rope, limit: usize, memory: Arc<CallMemory>) -> Result<Expansion, Status> {
+        let data = data.into_bytes().reader();
+        let decoder: Box<dyn Read + Send> = match self {
+            Self::Identity => return Err(Status::new(INTERNAL, NOT_SAID)),
+            Self::Deflate => Box::new(ZlibDecoder::new(data)),
+            Self::Gzip => Box::new(GzDecoder::new(data)),
+        };
+        Ok(Expansion { decoder, message: Vec::new(), limit, memory })
     }
 
     pub fn compress(self, message: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -91,6 +109,33 @@ impl Encoding {
     }
 }
 
+/// A message that is being expanded.
+pub struct Expansion {
+    decoder: Box<dyn Read + Send>,
+    message: Vec<u8>,
+    limit: usize,
+    memory: Arc<CallMemory>,
+}
+
+impl Expansion {
+    /// Expands a part of it; the message once it is whole.
+    pub fn step(&mut self) -> Result<Option<Bytes>, Status> {
+        if !self.memory.grow(Kind::Expanded, STEP) {
+            return Err(Status::no_memory(self.memory.share().budget()));
+        }
+        let expanded = self.decoder.by_ref().take(STEP as u64).read_to_end(&mut self.message);
+        let count = expanded.map_err(|error| cannot_expand(&error))?;
+        if self.message.len() > self.limit {
+            return Err(Status::too_large_to_receive(format!("more than {}", self.limit), self.limit));
+        }
+        Ok((count < STEP).then(|| std::mem::take(&mut self.message).into()))
+    }
+}
+
+fn cannot_expand(error: &std::io::Error) -> Status {
+    Status::new(INTERNAL, format!("a compressed message cannot be expanded: {error}"))
+}
+
 /// The head of a response whose messages may be compressed.
 pub fn compressed_response(encoding: Encoding) -> Response<()> {
     let mut response = response();
@@ -104,7 +149,7 @@ fn expand(decoder: impl Read, limit: usize) -> Result<Bytes, Status> {
     let mut message = Vec::new();
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     if let Err(error) = decoder.take(most).read_to_end(&mut message) {
-        return Err(Status::new(INTERNAL, format!("a compressed message cannot be expanded: {error}")));
+        return Err(cannot_expand(&error));
     }
     if message.len() > limit {
         return Err(Status::too_large_to_receive(format!("more than {limit}"), limit));

@@ -1,9 +1,12 @@
 //! Messages and their prefixes: a flag that says whether the message is compressed, and its length.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::compression::Encoding;
+use super::compression::{Encoding, Expansion};
 use super::status::{INTERNAL, Status};
+use crate::memory::CallMemory;
 use crate::protobuf::Rope;
 
 /// The length of a prefix, in bytes.
@@ -66,6 +69,14 @@ impl Message {
         self.compressed.is_none() || self.data.len() <= LIGHT
     }
 
+    /// What expands it step by step; the message itself where it is not compressed.
+    pub fn expansion(self, memory: Arc<CallMemory>) -> Result<Expanding, Status> {
+        match self.compressed {
+            Some((encoding, limit)) => encoding.expansion(self.data, limit, memory).map(Expanding::Steps),
+            None => Ok(Expanding::Whole(self.data)),
+        }
+    }
+
     pub fn expanded(self) -> Result<Rope, Status> {
         match self.compressed {
             Some((encoding, limit)) => encoding.expand(self.data, limit).map(Rope::from),
@@ -74,16 +85,28 @@ impl Message {
     }
 }
 
+/// A message, or what is to be done for it.
+pub enum Expanding {
+    Whole(Rope),
+    Steps(Expansion),
+}
+
 /// Messages and their prefixes, in whatever pieces they come.
 pub struct Framed {
     bytes: Rope,
     encoding: Encoding,
     limit: usize,
+    expanded_limit: usize,
 }
 
 impl Framed {
-    pub fn new(encoding: Encoding, limit: usize) -> Self {
-        Self { bytes: Rope::default(), encoding, limit }
+    /// `limit` is that of a message as it is sent, `expanded_limit` that of one that was compressed.
+    pub fn new(encoding: Encoding, limit: usize, expanded_limit: usize) -> Self {
+        Self { bytes: Rope::default(), encoding, limit, expanded_limit: expanded_limit.min(limit) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     pub fn push(&mut self, data: Bytes) {
@@ -123,7 +146,7 @@ impl Framed {
         let message = self.bytes.take(length);
         match flag {
             0 => Ok(Some(Message { data: message, compressed: None })),
-            1 => Ok(Some(Message { data: message, compressed: Some((self.encoding, self.limit)) })),
+            1 => Ok(Some(Message { data: message, compressed: Some((self.encoding, self.expanded_limit)) })),
             _ => Err(Status::new(INTERNAL, "a message's compression flag is neither 0 nor 1")),
         }
     }

@@ -1,12 +1,15 @@
 //! Reads the messages of one request, as they come.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use h2::RecvStream;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::compression::Encoding;
-use super::frame::Framed;
+use super::compression::{Encoding, Expansion};
+use super::frame::{Expanding, Framed};
 use super::status::{INTERNAL, Status};
+use crate::memory::{Begun, CallMemory};
 use crate::protobuf::Rope;
 
 /// Why no message could be read.
@@ -24,17 +27,40 @@ impl From<Status> for ReadError {
     }
 }
 
+/// How large messages may be: as they are sent, and once they are expanded.
+#[derive(Clone, Copy)]
+pub struct MessageLimits {
+    pub sent: usize,
+    pub expanded: usize,
+}
+
+/// A step of an expansion, on another thread: the expansion itself, and what it has come to.
+type Step = JoinHandle<(Expansion, Result<Option<Bytes>, Status>)>;
+
 /// Reads the messages of one request.
 pub struct Messages {
     body: RecvStream,
     framed: Framed,
     first: Option<Rope>,
-    expanding: Option<JoinHandle<Result<Rope, Status>>>,
+    expanding: Option<Step>,
+    memory: Arc<CallMemory>,
+    /// Whether one message is waited for, from the beginning to the end of the stream.
+    unary: bool,
+    begun: Option<Begun>,
 }
 
 impl Messages {
-    pub fn new(body: RecvStream, encoding: Encoding, limit: usize) -> Self {
-        Self { body, framed: Framed::new(encoding, limit), first: None, expanding: None }
+    /// `unary` is whether one message is waited for.
+    pub fn new(
+        body: RecvStream,
+        encoding: Encoding,
+        limits: MessageLimits,
+        memory: Arc<CallMemory>,
+        unary: bool,
+    ) -> Self {
+        let begun = unary.then(|| Begun::new(memory.share().clone()));
+        let framed = Framed::new(encoding, limits.sent, limits.expanded);
+        Self { body, framed, first: None, expanding: None, memory, unary, begun }
     }
 
     /// The only message of a unary call. May be dropped while it waits, and asked for again.
@@ -44,6 +70,7 @@ impl Messages {
         }
         match self.next().await? {
             None => {
+                self.begun = None;
                 self.first.take().ok_or_else(|| Status::new(INTERNAL, "a unary call came without a message").into())
             }
             Some(_) => Err(Status::new(INTERNAL, "a unary call came with more than one message").into()),
@@ -53,32 +80,74 @@ impl Messages {
     /// The next message; None at the end of the stream. May be dropped while it waits.
     pub async fn next(&mut self) -> Result<Option<Rope>, ReadError> {
         loop {
-            if let Some(expanding) = &mut self.expanding {
-                let expanded = expanding.await;
-                self.expanding = None;
-                let failed = |_| Err(Status::new(INTERNAL, "a compressed message could not be expanded"));
-                return Ok(expanded.unwrap_or_else(failed).map(Some)?);
+            if self.expanding.is_some() {
+                match self.expand().await? {
+                    Some(message) => return Ok(Some(message)),
+                    None => continue,
+                }
             }
             match self.framed.received()? {
-                Some(message) if message.is_light() => return Ok(Some(message.expanded()?)),
-                Some(message) => {
-                    // Other calls live on this thread.
-                    self.expanding = Some(spawn_blocking(|| message.expanded()));
-                    continue;
+                Some(message) if message.is_light() => {
+                    self.has_come();
+                    return Ok(Some(message.expanded()?));
                 }
+                Some(message) => match message.expansion(self.memory.clone())? {
+                    Expanding::Whole(message) => return Ok(Some(message)),
+                    Expanding::Steps(expansion) => {
+                        self.has_come();
+                        self.expanding = Some(step(expansion));
+                        continue;
+                    }
+                },
                 None => {}
             }
             match self.body.data().await {
-                Some(Ok(data)) => self.receive(data),
+                Some(Ok(data)) => self.receive(data)?,
                 Some(Err(_)) => return Err(ReadError::Gone),
                 None => return Ok(self.framed.end().map(|()| None)?),
             }
         }
     }
 
-    fn receive(&mut self, data: Bytes) {
+    /// Waits for a step of an expansion, and begins with the next; the message once it is whole.
+    async fn expand(&mut self) -> Result<Option<Rope>, ReadError> {
+        let Some(expanding) = &mut self.expanding else { return Ok(None) };
+        let stepped = expanding.await;
+        self.expanding = None;
+        let failed = |_| ReadError::from(Status::new(INTERNAL, "a compressed message could not be expanded"));
+        let (expansion, came) = stepped.map_err(failed)?;
+        if let Some(message) = came? {
+            return Ok(Some(message.into()));
+        }
+        self.expanding = Some(step(expansion));
+        Ok(None)
+    }
+
+    /// A message has come to its end.
+    fn has_come(&mut self) {
+        if !self.unary {
+            self.begun = None;
+        }
+    }
+
+    fn receive(&mut self, data: Bytes) -> Result<(), Status> {
+        if !self.memory.receive(data.len()) {
+            return Err(Status::no_memory(self.memory.share().budget()));
+        }
         // Only fails for more than has been received.
         let _ = self.body.flow_control().release_capacity(data.len());
         self.framed.push(data);
+        if self.begun.is_none() && !self.framed.is_empty() {
+            self.begun = Some(Begun::new(self.memory.share().clone()));
+        }
+        Ok(())
     }
+}
+
+/// Takes a step behind those that others wait for: calls live on this thread, and large messages have no precedence.
+fn step(mut expansion: Expansion) -> Step {
+    spawn_blocking(move || {
+        let came = expansion.step();
+        (expansion, came)
+    })
 }

@@ -11,5 +11,5 @@ pub use compression::{Encoding, compressed_response};
 pub use frame::Framed;
 pub use frame::{Frame, PREFIX, put_prefix};
 pub use headers::{check_size, decode_binary, encode_binary, http_refusal, is_grpc, ok_trailers, response, timeout};
-pub use messages::{Messages, ReadError};
-pub use status::{INTERNAL, OK, Status, UNIMPLEMENTED};
+pub use messages::{MessageLimits, Messages, ReadError};
+pub use status::{INTERNAL, OK, RESOURCE_EXHAUSTED, Status, UNIMPLEMENTED};

@@ -1,5 +1,7 @@
 //! How a call ends: gRPC's codes, and the texts that are this transport's own.
 
+use crate::memory::Budget;
+
 pub const OK: u8 = 0;
 pub const DEADLINE_EXCEEDED: u8 = 4;
 pub const RESOURCE_EXHAUSTED: u8 = 8;
@@ -27,6 +29,13 @@ impl Status {
     pub fn too_large_to_send(length: usize, limit: usize, part: impl FnOnce() -> String) -> Option<Self> {
         let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit}){}", part());
         (length > limit).then(|| Self::new(RESOURCE_EXHAUSTED, text()))
+    }
+
+    /// The server holds as much for its callers, or for this one's connection, as it may.
+    pub fn no_memory(budget: &Budget) -> Self {
+        let held: usize = budget.by_kind().iter().sum();
+        let text = format!("too much memory is held for requests: {held} of {} bytes", budget.limit());
+        Self::new(RESOURCE_EXHAUSTED, format!("{text} (--request_memory_mb), of which a connection may have a part"))
     }
 
     /// Why a message that is longer than `limit` is not read.

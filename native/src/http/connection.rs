@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::answer::Answer;
+use super::stalling::Stalling;
 use crate::http2::Stream;
 
 /// That a connection may be idle: longer than the pools of most clients keep one. Also the time for a request's head.
@@ -23,14 +24,16 @@ const MAX_HEAD: usize = 512 << 10;
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// Answers the requests of a connection, until it ends or its client has been idle for too long. When the server stops,
+/// Answers the requests of a connection, until it ends, or its client has been idle or has read nothing for too long. When the server stops,
 /// those in flight are answered.
 pub async fn serve<F: Future<Output = Answer> + Send + 'static>(
     stream: Stream,
+    stall: Option<Duration>,
     answer: impl Fn(Request<Incoming>) -> F,
     stopping: impl Future,
 ) {
     let is_http2 = stream.speaks_http2().await;
+    let stream = Stalling::new(stream, stall);
     let service = service_fn(move |request| {
         let answer = answer(request);
         async { Ok::<_, Infallible>(answer.await) }

@@ -18,15 +18,21 @@ use tokio::task::spawn_blocking;
 use super::answer::{Answer, Content, answer, headers, status_code, with_content};
 use super::intake::{Body, SMALL};
 use super::pieces::{Pieces, Waits};
+use super::unread::Unread;
 use crate::calls::{Inbox, Kind};
+use crate::memory::{self, CallMemory};
 
-/// Has Python answer a request. Dropped while it waits, it says that nobody does.
-pub async fn ask_python(inbox: Arc<Inbox<Event>>, head: Parts, body: Body) -> Answer {
+/// Has Python answer a request; None where there is no memory for it. Dropped while it waits, it says that nobody does.
+pub async fn ask_python(inbox: Arc<Inbox<Event>>, head: Parts, body: Body) -> Option<Answer> {
+    if !body.memory.grow(memory::Kind::Received, body.bytes.len()) {
+        return None; // Python has a copy of its own
+    }
     let (reply, replied) = oneshot::channel();
     let request = Arc::new(Request {
         head,
         is_gzip: body.is_gzip,
         size: body.bytes.len(),
+        memory: body.memory.clone(),
         body: Mutex::new(held(body).await),
         reply: Mutex::new(Some(reply)),
         pieces: Mutex::default(),
@@ -37,12 +43,13 @@ pub async fn ask_python(inbox: Arc<Inbox<Event>>, head: Parts, body: Body) -> An
     match replied.await {
         Ok(Reply { status, headers, body: Came::Whole(body) }) => {
             waiting.over();
-            answer(status, headers, body)
+            let memory = waiting.request.memory.clone();
+            Unread::hold(body, memory).map(|body| answer(status, headers, body))
         }
         Ok(Reply { status, headers, body: Came::Pieces(coming) }) => {
-            with_content(status, headers, Content::Pieces(Pieces::new(coming, Box::new(waiting))))
+            Some(with_content(status, headers, Content::Pieces(Pieces::new(coming, Box::new(waiting)))))
         }
-        Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()),
+        Err(_) => Some(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new())),
     }
 }
 
@@ -114,6 +121,7 @@ struct Request {
     head: Parts,
     is_gzip: bool,
     size: usize,
+    memory: Arc<CallMemory>,
     body: Mutex<Held>,
     /// Until it is answered.
     reply: Mutex<Option<oneshot::Sender<Reply>>>,

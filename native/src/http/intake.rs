@@ -3,15 +3,19 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flate2::bufread::GzDecoder;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use rustix::fs::MemfdFlags;
+use tokio::time::timeout;
+
+use crate::memory::{CallMemory, Kind};
 
 /// A body up to here is read where its connection lives: a tenth of a millisecond.
 pub const SMALL: usize = 64 << 10;
@@ -30,11 +34,22 @@ const STALLED: Duration = Duration::from_secs(2);
 pub struct Body {
     pub bytes: Bytes,
     pub is_gzip: bool,
+    /// What the request takes.
+    pub memory: Arc<CallMemory>,
+}
+
+/// How much may come, and how long nothing may come before its end.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    pub size: usize,
+    pub stall: Option<Duration>,
 }
 
 /// Why there is no body.
 pub enum Missing {
     TooLarge,
+    /// The server holds too much for its callers.
+    NoMemory,
     /// The connection has broken, or what came over it is no HTTP.
     Gone,
 }
@@ -47,18 +62,20 @@ impl Body {
         Ok(file.into())
     }
 
-    /// Takes in a body of at most so many bytes. Once the server stops, one of which nothing more comes is given up.
+    /// Takes in a body. Once the server stops, one of which nothing more comes is given up.
     pub async fn take(
         headers: &HeaderMap,
         incoming: Incoming,
-        most: usize,
+        bounds: Bounds,
+        memory: Arc<CallMemory>,
         stopping: impl Fn() -> bool,
     ) -> Result<Self, Missing> {
-        if is_announced_too_large(headers, most) {
+        if is_announced_too_large(headers, bounds.size) {
             return Err(Missing::TooLarge);
         }
         let is_gzip = headers.get(CONTENT_ENCODING).is_some_and(|coding| contains(coding.as_bytes(), b"gzip"));
-        Ok(Self { bytes: collect(incoming, most, stopping).await?, is_gzip })
+        let bytes = collect(incoming, bounds, &memory, stopping).await?;
+        Ok(Self { bytes, is_gzip, memory })
     }
 
     /// What it holds; None if it is compressed and does not hold what it says, or too much.
@@ -67,6 +84,9 @@ impl Body {
             return Some(self.bytes.clone());
         }
         let size = gzip_size(&self.bytes).filter(|size| *size <= MAX_INFLATED)?;
+        if !self.memory.set(Kind::Expanded, size as usize) {
+            return None; // Python is asked, and finds the same
+        }
         let mut content = Vec::new();
         GzDecoder::new(&*self.bytes).take(u64::from(size) + 1).read_to_end(&mut content).ok()?;
         (content.len() == size as usize).then(|| content.into())
@@ -85,23 +105,41 @@ fn is_announced_too_large(headers: &HeaderMap, most: usize) -> bool {
     waits && length().is_some_and(|length| length > most as u64)
 }
 
-async fn collect(mut incoming: Incoming, most: usize, stopping: impl Fn() -> bool) -> Result<Bytes, Missing> {
+/// The next piece of a body, if it comes before the client has done nothing for too long, or the server stops.
+async fn next(incoming: &mut Incoming, bounds: Bounds, stopping: &impl Fn() -> bool) -> Result<Option<Piece>, Missing> {
+    let began = Instant::now();
+    let step = bounds.stall.map_or(STALLED, |stall| stall.min(STALLED));
+    loop {
+        match timeout(step, incoming.frame()).await {
+            Ok(next) => return Ok(next),
+            Err(_) if stopping() || bounds.stall.is_some_and(|stall| began.elapsed() >= stall) => {
+                return Err(Missing::Gone);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+type Piece = Result<Frame<Bytes>, hyper::Error>;
+
+async fn collect(
+    mut incoming: Incoming,
+    bounds: Bounds,
+    memory: &CallMemory,
+    stopping: impl Fn() -> bool,
+) -> Result<Bytes, Missing> {
     let expected = incoming.size_hint().lower().min(RESERVED as u64) as usize;
     let mut first = Bytes::new();
     let mut whole = Vec::new();
     let mut size = 0;
-    loop {
-        let Ok(next) = tokio::time::timeout(STALLED, incoming.frame()).await else {
-            if stopping() {
-                return Err(Missing::Gone);
-            }
-            continue;
-        };
-        let Some(frame) = next else { break };
+    while let Some(frame) = next(&mut incoming, bounds, &stopping).await? {
         let Ok(piece) = frame.map_err(|_| Missing::Gone)?.into_data() else { continue };
         size += piece.len();
-        if size > most {
+        if size > bounds.size {
             return Err(Missing::TooLarge);
+        }
+        if !memory.receive(piece.len()) {
+            return Err(Missing::NoMemory);
         }
         if first.is_empty() && whole.is_empty() {
             first = piece; // the only one of most bodies, which is not copied

@@ -6,11 +6,14 @@ mod endpoint;
 mod exchange;
 mod intake;
 mod pieces;
+mod stalling;
+mod unread;
 mod wakes;
 
 pub use answer::{Answer, answer};
 pub use connection::serve;
 pub use endpoint::{Endpoint, HttpEndpoint};
 pub use exchange::{Event, HttpRequest, ask_python};
-pub use intake::{Body, Missing, SMALL};
+pub use intake::{Body, Bounds, Missing, SMALL};
+pub use unread::Unread;
 pub use wakes::Wakes;

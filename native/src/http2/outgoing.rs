@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::memory::CallMemory;
+
 /// The bytes that may wait for a caller before its next calls do. One answer may be larger.
 const ENOUGH: usize = 16 << 20;
 
@@ -21,15 +23,21 @@ const MOST_HELD: usize = 1000;
 #[derive(Default)]
 pub struct Outgoing {
     bytes: AtomicUsize,
+    left: AtomicUsize,
     held: AtomicUsize,
     room: Notify,
 }
 
 impl Outgoing {
-    /// The same bytes, counted until they have left or been thrown away.
-    pub fn count(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+    /// The same bytes, counted until they have left or been thrown away; until then `memory` is held.
+    pub fn count(self: &Arc<Self>, bytes: Bytes, memory: &Arc<CallMemory>) -> Bytes {
         self.bytes.fetch_add(STREAM + bytes.len(), Ordering::Relaxed);
-        Bytes::from_owner(Counted { bytes, outgoing: self.clone() })
+        Bytes::from_owner(Counted { bytes, outgoing: self.clone(), _memory: memory.clone() })
+    }
+
+    /// What waits for the caller now, and what has ever left, in bytes.
+    pub fn progress(&self) -> (usize, usize) {
+        (self.bytes.load(Ordering::Relaxed), self.left.load(Ordering::Relaxed))
     }
 
     pub fn is_full(&self) -> bool {
@@ -46,6 +54,7 @@ impl Outgoing {
 struct Counted {
     bytes: Bytes,
     outgoing: Arc<Outgoing>,
+    _memory: Arc<CallMemory>,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -57,6 +66,7 @@ impl AsRef<[u8]> for Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let size = STREAM + self.bytes.len();
+        self.outgoing.left.fetch_add(size, Ordering::Relaxed);
         let before = self.outgoing.bytes.fetch_sub(size, Ordering::Relaxed);
         if before > ENOUGH && before - size <= ENOUGH {
             self.outgoing.room.notify_waiters();
@@ -94,12 +104,14 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
+    use crate::memory::{Budget, Share};
 
     #[test]
     fn calls_wait_until_enough_has_been_taken() {
         let outgoing = Arc::new(Outgoing::default());
-        let small = outgoing.count(Bytes::from_static(b"abc"));
-        let large = outgoing.count(vec![0; ENOUGH].into());
+        let memory = Arc::new(CallMemory::new(Arc::new(Share::new(Arc::new(Budget::new(0))))));
+        let small = outgoing.count(Bytes::from_static(b"abc"), &memory);
+        let large = outgoing.count(vec![0; ENOUGH].into(), &memory);
         let place = outgoing.hold().unwrap();
         let mut room = pin!(place.room());
         let mut has_room = || room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();

@@ -11,7 +11,8 @@ use super::inputs::Column;
 use super::outputs::{Misfit, Part, is_written, write_error, write_predict};
 use crate::bridge::{PendingCall, Signature};
 use crate::grpc::{INTERNAL, Status};
-use crate::http::{Answer, Endpoint, Wakes, answer};
+use crate::http::{Answer, Endpoint, Unread, Wakes, answer};
+use crate::memory::CallMemory;
 use crate::predict::Output;
 use crate::protobuf::Dtype;
 
@@ -108,6 +109,7 @@ pub struct Call {
     pub by_row: bool,
     pub endpoint: Arc<Endpoint>,
     pub mailbox: Arc<Mailbox>,
+    pub memory: Arc<CallMemory>,
     /// The answer's body, or why there is none, once it is encoded.
     pub encoded: Option<Result<Bytes, Status>>,
 }
@@ -154,7 +156,7 @@ impl PendingCall for Call {
         self.mailbox.claim()
     }
 
-    fn encode(&mut self, _: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
+    fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
         if let Some(output) = outputs.iter().find(|output| !is_written(output.dtype)) {
             let text = format!("output {} is of a dtype that its signature does not declare", output.alias);
             self.encoded = Some(Err(Status::new(INTERNAL, text)));
@@ -164,7 +166,12 @@ impl PendingCall for Call {
         let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(Part::about).sum::<usize>());
         let written = write_predict(&parts, self.by_row, &mut out);
         let written = written.map_err(|misfit| misfit_status(&self.endpoint, &misfit));
-        self.encoded = Some(written.map(|()| out.freeze()));
+        self.encoded = Some(written.and_then(|()| {
+            let body = out.freeze();
+            signature.answered_with(body.len(), rows);
+            let no_memory = || Status::no_memory(self.memory.share().budget());
+            Unread::hold(body, self.memory.clone()).ok_or_else(no_memory)
+        }));
     }
 
     fn send(self: Box<Self>) {

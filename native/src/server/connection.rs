@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::Connection;
+use tokio::time::{Interval, interval};
 
 use super::dispatch::Client;
 use super::limits::Limits;
@@ -33,13 +34,16 @@ const METADATA_HEARD: u32 = 16;
 pub async fn serve_connection(accepted: Accepted, service: Service, thread: Arc<ConnectionThread>, stop: Stop) {
     match service.protocol {
         Protocol::Grpc => serve_grpc(accepted, service.tls, thread, stop).await,
-        Protocol::Http(endpoint) => serve_http(accepted, service.tls, Rest { thread, endpoint }, stop).await,
+        Protocol::Http(endpoint) => {
+            serve_http(accepted, service.tls, Rest::new(thread, endpoint), stop).await;
+        }
     }
 }
 
 async fn serve_http(accepted: Accepted, tls: Option<Arc<Certified>>, rest: Rest, stop: Stop) {
     if let Some(stream) = in_time(secured(accepted, tls, true), &stop).await {
-        http::serve(stream, move |request| rest.clone().answer(request), stopped(stop)).await;
+        let stall = rest.thread.shared.limits.stall;
+        http::serve(stream, stall, move |request| rest.clone().answer(request), stopped(stop)).await;
     }
 }
 
@@ -87,6 +91,45 @@ async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> O
         .ok()
 }
 
+/// Watches whether a client does what it owes: sends the rest of a message, takes an answer.
+struct Stall<'a> {
+    client: &'a Client,
+    limit: Duration,
+    /// What it owed at the last look, and had done until then.
+    seen: (bool, bool, (usize, usize)),
+    since: Instant,
+}
+
+/// Looks within the time that a client may do nothing.
+const LOOKS: u32 = 4;
+
+/// For a client that may do nothing for ever.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
+impl<'a> Stall<'a> {
+    fn new(client: &'a Client) -> Self {
+        let limit = client.thread.shared.limits.stall.unwrap_or(FOR_EVER);
+        Self { client, limit, seen: (false, false, (0, 0)), since: Instant::now() }
+    }
+
+    /// When to look.
+    fn looks(&self) -> Interval {
+        interval(self.limit / LOOKS)
+    }
+
+    /// Whether it has done nothing for too long.
+    fn has_ended(&mut self) -> bool {
+        let (sends, takes, (came, left)) = self.client.owes();
+        let (sent, took, (came_before, left_before)) = self.seen;
+        let stuck = (sends && sent && came == came_before) || (takes && took && left == left_before);
+        if !stuck {
+            self.since = Instant::now();
+        }
+        self.seen = (sends, takes, (came, left));
+        self.since.elapsed() >= self.limit
+    }
+}
+
 async fn serve(
     client: &Client,
     mut http2: Connection<Watched, Bytes>,
@@ -98,6 +141,8 @@ async fn serve(
     let mut stopped = false;
     let mut rests = pin!(tokio::time::sleep(Duration::ZERO));
     let mut rested = false;
+    let mut stall = Stall::new(client);
+    let mut looks = stall.looks();
     loop {
         let next = poll_fn(|context| match http2.poll_accept(context) {
             Poll::Ready(call) => Poll::Ready(Ok(call)),
@@ -111,6 +156,9 @@ async fn serve(
                 Ok(None) | Err(Due::Close) => return Ok(()),
                 Err(Due::Drain) => http2.graceful_shutdown(),
                 Err(Due::TooManyPings) => stats.end_for_pings(),
+            },
+            _ = looks.tick() => if stall.has_ended() {
+                return Ok(());
             },
             _ = &mut stopping, if !stopped => {
                 stopped = true;

@@ -15,9 +15,13 @@ use super::thread::ConnectionThread;
 use crate::calls::{self, Arrived, Opening, Outcome, until};
 use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::http2::{Outgoing, Place};
+use crate::memory::{CallMemory, Kind, Share};
 
 /// Bytes of a request that is not gRPC that are read before it is refused.
 const ENOUGH: usize = 64 << 10;
+/// About what a call takes beside its message and its answer, and each of its headers.
+const CALL: usize = 2 << 10;
+const HEADER: usize = 128;
 const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with content-type application/grpc.\n";
 
 /// The client at the other end of a connection.
@@ -25,11 +29,20 @@ pub struct Client {
     address: Arc<str>,
     pub thread: Arc<ConnectionThread>,
     outgoing: Arc<Outgoing>,
+    share: Arc<Share>,
 }
 
 impl Client {
     pub fn new(address: Arc<str>, thread: Arc<ConnectionThread>) -> Self {
-        Self { address, thread, outgoing: Arc::default() }
+        let share = Arc::new(Share::new(thread.shared.budget.clone()));
+        Self { address, thread, outgoing: Arc::default(), share }
+    }
+
+    /// What it owes: whether it has to send or to take something, and how much of both it ever did.
+    pub fn owes(&self) -> (bool, bool, (usize, usize)) {
+        let (waiting, left) = self.outgoing.progress();
+        let sends = self.share.begun.load(Ordering::Relaxed) > 0;
+        (sends, waiting > 0, (self.share.came.load(Ordering::Relaxed), left))
     }
 
     /// Begins a call: at once where its only message has come already.
@@ -52,7 +65,8 @@ impl Client {
                 return;
             }
         };
-        let mut messages = Messages::new(body, encoding, shared.limits.max_receive_message);
+        let limits = shared.limits.messages();
+        let mut messages = Messages::new(body, encoding, limits, opening.memory.clone(), !opening.streaming);
         if self.outgoing.is_full() {
             match self.outgoing.hold() {
                 Some(place) => drop(tokio::spawn(hold(place, self.thread.clone(), opening, messages, respond))),
@@ -76,6 +90,10 @@ impl Client {
         grpc::check_size(&head.headers, shared.limits.max_metadata_size)?;
         let deadline = grpc::timeout(&head.headers)?.map(|timeout| Instant::now() + timeout);
         let encoding = Encoding::of_request(&head.headers)?;
+        let memory = Arc::new(CallMemory::new(self.share.clone()));
+        if !memory.grow(Kind::Calls, CALL + HEADER * head.headers.len()) {
+            return Err(Status::no_memory(self.share.budget()));
+        }
         let opening = Opening {
             method,
             streaming,
@@ -84,6 +102,7 @@ impl Client {
             encoding: Encoding::of_response(&head.headers, shared.limits.compression),
             max_send: shared.limits.max_send_message,
             outgoing: self.outgoing.clone(),
+            memory,
             headers: head.headers,
         };
         Ok((opening, encoding))
@@ -158,6 +177,7 @@ fn dispatch(
         Some(Ok(message)) if shared.plain.may_take(&opening) => match shared.plain.put(&opening, message, respond) {
             Outcome::Waits { wake: true } => return thread.busy_poll.wake_before_park(),
             Outcome::Waits { wake: false } => return,
+            Outcome::NoMemory => return,
             Outcome::Refused { signature, seconds } => return shared.ended.add_refused(&signature, seconds),
             Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
         },

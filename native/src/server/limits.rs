@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::grpc::Encoding;
+use crate::grpc::{Encoding, MessageLimits};
 use crate::http2::LifetimeLimits;
 
-/// gRPC's channel arguments by their names, without the first word and with `_` for every dot.
+/// gRPC's channel arguments by their names, without the first word and with `_` for every dot, and limits of the server's.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Arguments {
@@ -24,6 +24,9 @@ struct Arguments {
     max_connection_age_grace_ms: u64,
     max_connection_idle_ms: u64,
     default_compression_algorithm: u8,
+    request_memory: usize,
+    max_expanded: usize,
+    stall_ms: u64,
 }
 
 /// The limits of one server, as they are used.
@@ -34,7 +37,19 @@ pub struct Limits {
     pub max_concurrent_streams: u32,
     pub max_metadata_size: u32,
     pub compression: Encoding,
+    /// Bytes that all callers together may make the server hold.
+    pub request_memory: usize,
+    /// Bytes that a compressed request may become.
+    pub max_expanded: usize,
+    /// How long a connection that owes something may do nothing for it.
+    pub stall: Option<Duration>,
     pub lifetime: LifetimeLimits,
+}
+
+impl Limits {
+    pub fn messages(&self) -> MessageLimits {
+        MessageLimits { sent: self.max_receive_message, expanded: self.max_expanded }
+    }
 }
 
 /// gRPC's largest number of milliseconds stands for no limit.
@@ -50,6 +65,9 @@ impl From<Arguments> for Limits {
             max_concurrent_streams: arguments.max_concurrent_streams,
             max_metadata_size: arguments.max_metadata_size,
             compression: Encoding::numbered(arguments.default_compression_algorithm),
+            request_memory: arguments.request_memory,
+            max_expanded: arguments.max_expanded,
+            stall: (arguments.stall_ms > 0).then(|| Duration::from_millis(arguments.stall_ms)),
             lifetime: LifetimeLimits {
                 keepalive_time: milliseconds(arguments.keepalive_time_ms),
                 keepalive_timeout: milliseconds(arguments.keepalive_timeout_ms),

@@ -25,6 +25,7 @@ use crate::bridge::{Queue, Routes};
 use crate::calls::PlainFields;
 use crate::http::HttpEndpoint;
 use crate::http2::{Address, Tls};
+use crate::memory::KINDS;
 
 /// The addresses, and the threads that their connections live on.
 #[pyclass(frozen, module = "headrace_native")]
@@ -122,6 +123,13 @@ impl Server {
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.stop.send_replace(Some(grace));
         Ok(())
+    }
+
+    /// The memory that callers make the server hold: bytes by kind, the most that they may be, and how often there was too
+    /// little left.
+    fn memory(&self) -> (Vec<(&'static str, usize)>, usize, u64) {
+        let budget = &self.shared.budget;
+        (KINDS.into_iter().zip(budget.by_kind()).collect(), budget.limit(), budget.refusals())
     }
 
     /// Waits for the threads to end.

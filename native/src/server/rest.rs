@@ -15,7 +15,9 @@ use super::shared::Shared;
 use super::thread::ConnectionThread;
 use crate::bridge::{NativeTask, Signature, Task};
 use crate::calls::until;
+use crate::grpc::{RESOURCE_EXHAUSTED, Status};
 use crate::http::{self as transport, Answer, Endpoint, Missing, SMALL, answer};
+use crate::memory::{CallMemory, Kind, Share};
 use crate::predict::Input;
 use crate::queue::{Entry, Refusal};
 use crate::rest::{self, Body, Call, Declares, Mailbox, Predict};
@@ -24,7 +26,8 @@ use crate::rest::{self, Body, Call, Declares, Mailbox, Predict};
 #[derive(Clone)]
 pub struct Rest {
     pub thread: Arc<ConnectionThread>,
-    pub endpoint: Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
+    share: Arc<Share>,
 }
 
 /// A route that calls over REST may take.
@@ -44,17 +47,28 @@ impl Declares for Target {
 }
 
 impl Rest {
+    pub fn new(thread: Arc<ConnectionThread>, endpoint: Arc<Endpoint>) -> Self {
+        let share = Arc::new(Share::new(thread.shared.budget.clone()));
+        Self { thread, endpoint, share }
+    }
+
     pub async fn answer(self, request: Request<Incoming>) -> Answer {
         let (head, incoming) = request.into_parts();
         let stopping = || self.thread.shared.stopping.load(Ordering::Relaxed);
-        let body = match transport::Body::take(&head.headers, incoming, self.endpoint.max_body, stopping).await {
+        let memory = Arc::new(CallMemory::new(self.share.clone()));
+        let bounds = transport::Bounds { size: self.endpoint.max_body, stall: self.thread.shared.limits.stall };
+        let body = match transport::Body::take(&head.headers, incoming, bounds, memory, stopping).await {
             Ok(body) => body,
             Err(Missing::TooLarge) => return self.endpoint.too_large.answer(),
+            Err(Missing::NoMemory) => return self.no_memory(),
             Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),
         };
         match self.predict(&head, &body).await {
             Some(answer) => answer,
-            None => transport::ask_python(self.endpoint.inbox.clone(), head, body).await,
+            None => match transport::ask_python(self.endpoint.inbox.clone(), head, body).await {
+                Some(answer) => answer,
+                None => self.no_memory(),
+            },
         }
     }
 
@@ -63,7 +77,7 @@ impl Rest {
         let came = Instant::now();
         let is_plain = head.method == Method::POST && head.uri.query().is_none();
         let asked = Predict::of(head.uri.path()).filter(|_| is_plain)?;
-        let shared = &self.thread.shared;
+        let (shared, memory) = (&self.thread.shared, body.memory.clone());
         let body = if body.bytes.len() <= SMALL && !body.is_gzip {
             read(shared, &asked, body)?
         } else {
@@ -71,18 +85,26 @@ impl Rest {
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, &Predict::of(path.path())?, &body)).await.ok()??
         };
-        self.put(body, came)?.answer().await
+        self.put(body, memory, came)?.answer().await
+    }
+
+    fn no_memory(&self) -> Answer {
+        rest::refusal(&self.endpoint, &Status::no_memory(self.share.budget()))
     }
 
     /// Puts a call into its queue; None where its version is being unloaded: there may be another by now.
-    fn put(&self, body: Body<Target>, came: Instant) -> Option<Pending> {
+    fn put(&self, body: Body<Target>, memory: Arc<CallMemory>, came: Instant) -> Option<Pending> {
         let Target { lane, signature } = body.signature;
         let inner = || body.columns.iter().map(|column| &*column.inner);
         let (key, row_bytes) = (signature.key(inner()), signature.row_bytes(inner()));
         let mailbox = Arc::new(Mailbox::new(self.thread.wakes.clone()));
         let mut pending = Pending { rest: self.clone(), signature, mailbox: mailbox.clone(), came, refused: None };
+        if !memory.set(Kind::Answers, pending.signature.expected_answer(body.rows)) {
+            pending.refused = Some(Status::no_memory(self.share.budget()));
+            return Some(pending);
+        }
         let endpoint = self.endpoint.clone();
-        let call = Call { columns: body.columns, by_row: body.by_row, endpoint, mailbox, encoded: None };
+        let call = Call { columns: body.columns, by_row: body.by_row, endpoint, mailbox, memory, encoded: None };
         let task = NativeTask::new(pending.signature.clone(), body.rows, Box::new(call)).since(came);
         // Its deadline is for who waits: a call that nobody waits for leaves the queue by itself.
         let entry = Entry::new(Task::Native(task), body.rows, row_bytes, None, 0);
@@ -110,14 +132,16 @@ struct Pending {
     signature: Arc<Signature>,
     mailbox: Arc<Mailbox>,
     came: Instant,
-    refused: Option<crate::grpc::Status>,
+    refused: Option<Status>,
 }
 
 impl Pending {
     async fn answer(self) -> Option<Answer> {
         let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
         if let Some(status) = &self.refused {
-            ended.add_refused(&self.signature, self.came.elapsed().as_secs_f64());
+            if status.code != RESOURCE_EXHAUSTED {
+                ended.add_refused(&self.signature, self.came.elapsed().as_secs_f64());
+            }
             return Some(rest::refusal(endpoint, status));
         }
         let mut comes = poll_fn(|context| self.mailbox.poll(context));

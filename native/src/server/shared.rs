@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::limits::Limits;
 use crate::bridge::{EndedCalls, Queue, Routes};
 use crate::calls::{Event, Inbox, Kind, PlainCalls, PlainFields};
+use crate::memory::Budget;
 
 /// Whether the server is to stop, and how long calls in flight may take to end then.
 pub type Stop = watch::Receiver<Option<Duration>>;
@@ -27,6 +28,7 @@ pub struct Shared {
     pub methods: FxHashMap<String, (usize, bool)>,
     pub plain: PlainCalls,
     pub limits: Limits,
+    pub budget: Arc<Budget>,
     pub inbox: Arc<Inbox>,
     pub stopping: AtomicBool,
     pub queue: Py<Queue>,
@@ -47,6 +49,7 @@ impl Shared {
         Ok(Self {
             plain: PlainCalls::new(plain, routes, |path| methods.get(path).map(|method| method.0))?,
             methods,
+            budget: Arc::new(Budget::new(limits.request_memory)),
             limits,
             inbox: Arc::new(Inbox::new()?),
             stopping: AtomicBool::new(false),

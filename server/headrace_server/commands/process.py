@@ -10,6 +10,7 @@ from typing import Any
 
 from headrace_server.commands.drain import Ending
 from headrace_server.config.run import Config
+from headrace_server.metrics.heap import bound_arenas
 from headrace_server.server import Server
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> N
     Raises:
         ServingError: It cannot start.
     """
+    bound_arenas()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(config, started))
 

@@ -202,6 +202,16 @@ class Config:
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
+    request_memory_mb: int = flag(
+        0,
+        "MB that all callers together may make the server hold: requests that come in or wait, answers that nobody has "
+        "read yet; 0 is a quarter of what the container has",
+        least=0,
+    )
+    request_expanded_mb: int = flag(256, "MB that a compressed gRPC request may become; REST has 100", least=1)
+    connection_stall_seconds: float = flag(
+        60.0, "seconds after which a connection ends that stops in a request, or reads no answer; 0 never does", least=0
+    )
     transport: str = flag(
         "auto",
         "what carries the bytes: auto (the fastest that is installed), grpcio or native",

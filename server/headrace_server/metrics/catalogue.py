@@ -6,6 +6,7 @@ from threading import Lock
 
 from headrace_server.metrics import gpus as nvml
 from headrace_server.metrics.calls import GrpcMethod, RestPredicts
+from headrace_server.metrics.heap import read_memory
 from headrace_server.metrics.names import DEVICE, SERVABLE, Families
 from headrace_server.metrics.series import Gauges, Labels, unhurried
 from headrace_server.metrics.versions import ServableMetrics
@@ -48,7 +49,12 @@ class Metrics(Families):
             Gauges("/headrace/batching_verdict", (*SERVABLE, "signature", "verdict"), self._verdicts),
             *(self._device_gauges(name, reading) for name, reading in READINGS.items()),
             Gauges("/headrace/gpu_model_memory_bytes", (*SERVABLE, "device"), self._memory_on_devices),
+            Gauges("/headrace/process_memory_bytes", ("kind",), lambda: _by_kind(read_memory())),
         )
+
+    def show(self, *gauges: Gauges) -> None:
+        """Shows more gauges on its page. Before it is asked for."""
+        self._gauges += gauges
 
     def configure(self, models: Collection[str]) -> None:
         """Says which models are configured: only they, and those still loaded, are told apart. Any thread.
@@ -173,3 +179,7 @@ class Metrics(Families):
         with self._lock:
             every = list(self._servables.values())
         return unhurried(every)
+
+
+def _by_kind(memory: Mapping[str, int]) -> Iterator[tuple[Labels, int]]:
+    return (((kind,), size) for kind, size in memory.items())

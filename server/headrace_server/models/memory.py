@@ -1,7 +1,17 @@
 """Freed memory, back to the system: C's allocator would rather keep it."""
 
+import asyncio
 import ctypes
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from headrace_server.metrics.heap import read_memory
+
+LOOK_SECONDS = 5.0
+
+WORTH_BYTES = 64 << 20
+"""What has to be free before it is given back, and no less than a quarter of what is used: it may be needed again."""
 
 
 def release() -> None:
@@ -13,3 +23,44 @@ def release() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+class Trimmer:
+    """Gives back what large requests and answers have left free, while the server runs. In one event loop.
+
+    Args:
+        read: Gives the memory of the process, by kind.
+        release: Gives back what is free.
+    """
+
+    def __init__(
+        self, read: Callable[[], Mapping[str, int]] = read_memory, release: Callable[[], None] = release
+    ) -> None:
+        self._read = read
+        self._release = release
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Looks now and then from now on."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Looks no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def trim(self) -> bool:
+        """Gives back what is free, if that is worth it; whether it was. Any thread."""
+        memory = self._read()
+        free = memory.get("heap_free", 0)
+        if free < WORTH_BYTES or 4 * free < memory.get("heap_used", 0):
+            return False
+        self._release()
+        return True
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.to_thread(self.trim)

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import grpc
 
 from headrace_batching.contract import TaskQueue
+from headrace_server.config.memory import available_memory
+from headrace_server.config.run import Config
 from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
 from headrace_server.models.servable import Servable
@@ -30,6 +32,27 @@ ObserveMethod = Callable[[str, str], ObserveCall]
 
 
 @dataclass(frozen=True, slots=True)
+class CallerBounds:
+    """What callers may make a transport hold.
+
+    Attributes:
+        memory: Bytes, of all callers together.
+        expanded: Bytes that a compressed request may become.
+        stall_seconds: After which a connection ends that does not go on with what it owes; 0 for never.
+    """
+
+    memory: int = 1 << 30
+    expanded: int = 256 << 20
+    stall_seconds: float = 60.0
+
+    @classmethod
+    def of(cls, config: Config) -> "CallerBounds":
+        """Those that flags give: of memory by default a quarter of what the container has."""
+        memory = config.request_memory_mb << 20 or available_memory() // 4
+        return cls(memory, config.request_expanded_mb << 20, config.connection_stall_seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a transport listens, and what it serves there.
 
@@ -45,6 +68,7 @@ class Endpoint:
         alts: Whether Google's ALTS secures them.
         threads: How many a transport that has threads for connections spreads them over.
         observe_rest: Who is told of calls over REST that a transport answers itself.
+        bounds: What callers may make a transport hold that bounds it.
     """
 
     addresses: Sequence[str]
@@ -58,6 +82,7 @@ class Endpoint:
     alts: bool = False
     threads: int = 1
     observe_rest: CountCalls | None = None
+    bounds: CallerBounds = CallerBounds()
 
 
 class Transport(Protocol):
@@ -75,6 +100,30 @@ class Transport(Protocol):
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldMemory:
+    """What callers make a transport hold now, in bytes.
+
+    Attributes:
+        by_kind: For each kind of memory.
+        limit: The most that all may be together.
+        refusals: Calls for which there was too little left, ever.
+    """
+
+    by_kind: Mapping[str, int]
+    limit: int
+    refusals: int
+
+
+@runtime_checkable
+class BoundsMemory(Protocol):
+    """A transport that bounds what callers make it hold."""
+
+    @property
+    def held(self) -> HeldMemory | None:
+        """What it holds now; None before it has started. Any thread."""
 
 
 @runtime_checkable

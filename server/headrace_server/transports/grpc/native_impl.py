@@ -21,14 +21,14 @@ from headrace_server.models.servable import Servable
 from headrace_server.services.json.arrays import PLAIN
 from headrace_server.services.open_inference.inference import run_status
 from headrace_server.services.rpc import MAX_MESSAGE_BYTES
-from headrace_server.transports.grpc.endpoint import Endpoint
+from headrace_server.transports.grpc.endpoint import CallerBounds, Endpoint, HeldMemory
 from headrace_server.transports.grpc.handlers import CODE_NAMES, LOW_PRIORITY, rpc_handlers, status
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.tls import Followed
 
 PREDICTION = "tensorflow.serving.PredictionService"
 INFERENCE = "inference.GRPCInferenceService"
-INTERFACE = 8
+INTERFACE = 9
 
 Status = Callable[[Exception], tuple[Code, str]]
 
@@ -37,7 +37,7 @@ _NEVER = 2**31 - 1  # milliseconds, to gRPC
 _ARGUMENTS = {
     "max_receive_message_length": MAX_MESSAGE_BYTES,
     "max_send_message_length": MAX_MESSAGE_BYTES,
-    "max_concurrent_streams": 2**31 - 1,
+    "max_concurrent_streams": 1000,  # gRPC has no bound; clients keep back what goes beyond it
     "max_metadata_size": 16 * 1024,
     "keepalive_time_ms": 7_200_000,
     "keepalive_timeout_ms": 20_000,
@@ -76,7 +76,7 @@ class NativeTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._limits = limits(endpoint.arguments)
+        self._limits = {**limits(endpoint.arguments), **_bounds(endpoint.bounds)}
         self._observe = endpoint.observe(PREDICTION, "Predict")
         self._observe_infer = endpoint.observe(INFERENCE, "ModelInfer")
         self._server: native.Server | None = None
@@ -108,6 +108,14 @@ class NativeTransport:
         self._exchanges = Exchanges(server, list(methods.handlers.values()))
         self._exchanges.start()
         return max(ports)
+
+    @property
+    def held(self) -> HeldMemory | None:
+        """What callers make it hold now; None before it has started. Any thread."""
+        if self._server is None:
+            return None
+        by_kind, limit, refusals = self._server.memory()
+        return HeldMemory(dict(by_kind), limit, refusals)
 
     def listen_http(self, address: str, endpoint: native.HttpEndpoint, ssl_config_file: str) -> int:
         """As `endpoint.CarriesHttp`."""
@@ -247,6 +255,14 @@ def _certificates(path: str, config: SSLConfig) -> native.Certificates:
 def _is_json(signature: Signature) -> bool:
     specs = (*signature.inputs.values(), *signature.outputs.values())
     return all(spec.dtype in PLAIN for spec in specs)
+
+
+def _bounds(bounds: CallerBounds) -> dict[str, int]:
+    return {
+        "request_memory": bounds.memory,
+        "max_expanded": bounds.expanded,
+        "stall_ms": round(bounds.stall_seconds * 1e3),
+    }
 
 
 def limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:

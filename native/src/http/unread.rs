@@ -1,0 +1,27 @@
+//! Answers that count as memory of their callers until these have taken them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::memory::{CallMemory, Kind};
+
+/// Bytes of an answer, and the memory that they take.
+pub struct Unread {
+    bytes: Bytes,
+    _memory: Arc<CallMemory>,
+}
+
+impl Unread {
+    /// The same bytes, for which memory is held until they have gone; None where there is too little.
+    pub fn hold(bytes: Bytes, memory: Arc<CallMemory>) -> Option<Bytes> {
+        memory.drop_request();
+        memory.set(Kind::Answers, bytes.len()).then(|| Bytes::from_owner(Self { bytes, _memory: memory }))
+    }
+}
+
+impl AsRef<[u8]> for Unread {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}

@@ -1,0 +1,70 @@
+"""The memory of a process: what is told of it, and that its heaps are few."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from headrace_server.metrics.heap import read_memory
+from headrace_server.models.memory import WORTH_BYTES, Trimmer
+
+HEAPS = """
+import re, sys, threading
+from headrace_server.metrics.heap import bound_arenas
+bound_arenas()
+def use():
+    kept = [bytes(1000) for _ in range(1000)]
+    import ctypes
+    blocks = [ctypes.CDLL(None).malloc(5000) for _ in range(100)]
+    barrier.wait()
+barrier = threading.Barrier(12)
+threads = [threading.Thread(target=use) for _ in range(12)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = libc.fopen(b"/dev/stdout", b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fflush(ctypes.c_void_p(file))
+"""
+
+
+def heaps(**environment: str) -> int:
+    """The heaps of a process whose dozen threads all ask for memory."""
+    text = subprocess.check_output([sys.executable, "-c", HEAPS], env={**os.environ, **environment}, text=True)
+    return text.count("<heap ")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="C's library is not glibc")
+class TestHeaps:
+    def test_threads_share_few(self) -> None:
+        assert heaps() <= 2
+
+    def test_the_users_number_stays(self) -> None:
+        assert heaps(MALLOC_ARENA_MAX="7") > 2
+
+    def test_what_is_used_is_told_beside_what_the_system_says(self) -> None:
+        memory = read_memory()
+
+        assert memory["resident"] > 1 << 20
+        assert set(memory) == {"resident", "heap_used", "heap_free", "heap_mapped"}
+
+
+class TestTrimmer:
+    @pytest.mark.parametrize(
+        ("free", "used", "trims"),
+        [
+            (WORTH_BYTES, 0, True),
+            (WORTH_BYTES - 1, 0, False),
+            (WORTH_BYTES, 4 * WORTH_BYTES, True),
+            (WORTH_BYTES, 4 * WORTH_BYTES + 4, False),
+        ],
+    )
+    def test_gives_back_what_is_worth_it(self, free: int, used: int, trims: bool) -> None:
+        released = []
+        trimmer = Trimmer(lambda: {"heap_free": free, "heap_used": used}, lambda: released.append(True))
+
+        assert trimmer.trim() is trims
+        assert released == [True] * trims
