@@ -85,6 +85,9 @@ def unreadable(path: str | Path, error: OSError) -> ServingError:
     return ServingError(_FILES.get(error.errno, Code.UNKNOWN), f"{path}: {error.strerror}")
 
 
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What other calls have taken, and will give back."""
+
 _BATCHING: dict[type[BatchingError], Code] = {
     # TF Serving: batching_session.cc and shared_batch_scheduler.h have these four codes.
     TaskTooLarge: Code.INVALID_ARGUMENT,
@@ -105,6 +108,8 @@ def status_of(error: Exception) -> tuple[Code, str]:
     """
     if isinstance(error, ServingError):
         return error.code, error.message
+    if isinstance(error, OSError) and error.errno in _SCARCE:
+        return Code.UNAVAILABLE, f"the server is short of what the system gives it: {error.strerror}"
     if isinstance(error, BatchingError):
         return _BATCHING.get(type(error), Code.INTERNAL), str(error)
     log.error("unexpected failure of a call", exc_info=error)

@@ -14,6 +14,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.config.files import batching_of, read_text_proto
 from headrace_server.config.platform import with_files
 from headrace_server.config.run import Config, ModelConfig, check
+from headrace_server.metrics.access_log import LoggedMethod, log_call
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.series import Gauges
 from headrace_server.models.acting import ManagerOptions
@@ -46,6 +47,7 @@ from headrace_server.services.tf_serving.replay import warmup_answers
 from headrace_server.services.tf_serving.request_log.files import RecordWriter
 from headrace_server.services.tf_serving.request_log.logger import RequestLogger
 from headrace_server.transports.grpc.addresses import addresses, channel_arguments, max_send_bytes
+from headrace_server.transports.grpc.argument_names import complaints
 from headrace_server.transports.grpc.endpoint import BoundsMemory, CallerBounds, Endpoint, HeldMemory
 from headrace_server.transports.grpc.selection import choose, make_queue, make_transport
 from headrace_server.transports.grpc.tls import read_ssl_config
@@ -79,7 +81,9 @@ class Server:
         self._pages = _pages(config, self._metrics)
         self._first_models = first_models(config)
         options = batching_of(config)
-        self._transport_name = choose(config.transport, alts=config.use_alts_credentials)
+        self._transport_name = choose(
+            config.transport, alts=config.use_alts_credentials, ssl_config_file=config.ssl_config_file
+        )
         self._queue = make_queue(self._transport_name)
         self._publishing = Lock()
         self._serving: dict[str, Mapping[int, Servable]] = {}
@@ -196,13 +200,16 @@ class Server:
         profiler = (self._profiler,) if config.enable_profiler else ()
         self._reflection = ReflectionService(names)
         servicers = (self._reflection, *health, *profiler)
+        arguments = channel_arguments(config.grpc_channel_arguments)
+        for complaint in complaints(arguments):
+            log.warning("--grpc_channel_arguments: %s", complaint)
         return Endpoint(
             addresses(config),
             services,
-            self._metrics.grpc_method,
+            self._observe_method if config.access_log else self._metrics.grpc_method,
             self._queue,
             [servicer.register for servicer in servicers],
-            channel_arguments(config.grpc_channel_arguments),
+            arguments,
             as_content=config.enable_serialization_as_tensor_content,
             ssl_config_file=config.ssl_config_file,
             alts=config.use_alts_credentials,
@@ -210,6 +217,13 @@ class Server:
             bounds=CallerBounds.of(config),
             observe_rest=self._metrics.rest_predicts if config.rest_api_port else None,
         )
+
+    def _observe_method(self, service: str, method: str) -> LoggedMethod:
+        return LoggedMethod(f"{service}/{method}", self._metrics.grpc_method(service, method))
+
+    def _observe_rest(self, model: str, verb: str, code: str, seconds: float) -> None:
+        log_call(f"REST {verb or 'look'}", model, code, seconds)
+        self._metrics.rest_call(model, verb, code, seconds)
 
     def _rest_transport(self, prediction: PredictionService) -> "RestTransport | None":
         config = self._config
@@ -224,8 +238,9 @@ class Server:
             timeout=timeout / 1e3 if timeout > 0 else None,
             cors=config.rest_api_enable_cors_support,
             pages=self._pages,
-            observe=self._metrics.rest_call,
+            observe=self._observe_rest if config.access_log else self._metrics.rest_call,
             record=self._request_logger.record_made,
+            is_ready=lambda: self._health.is_serving,
         )
         return RestTransport(config, prediction, self._model_service, options, self._open_inference, self._transport)
 
@@ -275,7 +290,7 @@ class Server:
         plain = may_be_plain(
             name,
             checks_methods=self._config.enable_signature_method_name_check,
-            logs=self._request_logger.logs,
+            logs=lambda model: self._config.access_log or self._request_logger.logs(model),
         )
         self._transport.publish(name, self._serving.get(name, {}) if plain else {})
 

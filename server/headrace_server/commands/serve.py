@@ -56,7 +56,7 @@ def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
     from headrace_server.commands.process import check, run
     from headrace_server.models.paths import find_models
 
-    log_to_stderr()
+    log_to_stderr(values.get("log_level", "info"), values.get("log_format", "text"))
     warn_of_ignored(values)
     if paths and ("model_base_path" in values or "model_config_file" in values):
         other = "model_base_path" if "model_base_path" in values else "model_config_file"

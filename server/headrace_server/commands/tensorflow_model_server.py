@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.values.pop("version", False):
         print(f"TensorFlow ModelServer: {_version('headrace')}\nTensorFlow Library: {_version('tensorflow')}")
         return 0
+    log_to_stderr(parsed.values.get("log_level", "info"), parsed.values.get("log_format", "text"))
     if parsed.unknown:
         print(f"unknown argument: {parsed.unknown[0]}\n{usage()}", end="", flush=True)
     return _serve(parsed.values)

@@ -202,6 +202,12 @@ class Config:
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
+    log_level: str = flag("info", "the least that is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = flag("text", "what log lines are: text, or json, an object each", choices=("text", "json"))
+    access_log: bool = flag(
+        False,
+        "log every call with its method, model, status code and milliseconds; calls take longer, since none is plain",
+    )
     request_memory_mb: int = flag(
         0,
         "MB that all callers together may make the server hold: requests that come in or wait, answers that nobody has "

@@ -20,18 +20,23 @@ class HttpApi(Protocol):
 
 
 class Router:
-    """Several APIs under one address, each of which has the paths under a prefix.
+    """Several APIs under one address, each of which has the paths under a prefix, or single ones.
 
     Args:
         apis: By prefix, such as `/v2`.
         otherwise: Has every other path.
+        pages: By the whole path, which is not looked for under a prefix.
     """
 
-    def __init__(self, apis: Mapping[str, HttpApi], otherwise: HttpApi) -> None:
+    def __init__(
+        self, apis: Mapping[str, HttpApi], otherwise: HttpApi, pages: Mapping[str, HttpApi] | None = None
+    ) -> None:
         self._apis = dict(apis)
+        self._pages = dict(pages or {})
         self._otherwise = otherwise
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
         """What the request's API answers."""
         first = "/" + request.path[1:].partition("/")[0]
-        return await self._apis.get(first, self._otherwise).answer(request, delivery)
+        api = self._pages.get(request.path) or self._apis.get(first, self._otherwise)
+        return await api.answer(request, delivery)

@@ -24,7 +24,7 @@ from headrace_server.services.rpc import MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import CallerBounds, Endpoint, HeldMemory
 from headrace_server.transports.grpc.handlers import CODE_NAMES, LOW_PRIORITY, rpc_handlers, status
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
-from headrace_server.transports.grpc.tls import Followed
+from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
 PREDICTION = "tensorflow.serving.PredictionService"
 INFERENCE = "inference.GRPCInferenceService"
@@ -236,6 +236,15 @@ class _Failed:
             for _ in range(sum(count for _, count in tally)):
                 self._plain.refused(error)
         return code, text
+
+
+def check_tls(path: str) -> None:
+    """Finds out whether an SSLConfig's key and certificates can be used.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, they cannot, such as an RSA key of 8192 bits.
+    """
+    _certificates(path, read_ssl_config(path))
 
 
 def _tls(path: str) -> native.Tls | None:

@@ -1,5 +1,6 @@
 """Chooses the transport by its name: the one file that knows which there are."""
 
+import logging
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -9,24 +10,40 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid
 from headrace_server.transports.grpc.endpoint import Endpoint, Transport
 
+log = logging.getLogger(__name__)
+
 PACKAGE = "headrace_native"
 
 
-def choose(name: str, *, alts: bool = False) -> str:
+def choose(name: str, *, alts: bool = False, ssl_config_file: str = "") -> str:
     """The transport that a name stands for: `grpcio` or `native`.
 
     Args:
         name: `auto` for the fastest that is installed and can do what is asked for; or one of the two.
         alts: Whether Google's ALTS secures connections, which the native transport does not know.
+        ssl_config_file: The SSLConfig that does; the native transport cannot use every key that grpcio can.
 
     Raises:
         ServingError: INVALID_ARGUMENT, the native one cannot do what is asked for.
     """
     if name == "native" and alts:
         raise invalid("the native transport has no ALTS: use --transport=auto or --transport=grpcio")
-    if name == "auto":
-        return "native" if find_spec(PACKAGE) is not None and not alts else "grpcio"
-    return name
+    if name != "auto":
+        return name
+    if find_spec(PACKAGE) is None or alts:
+        return "grpcio"
+    return "native" if not ssl_config_file or _can_secure(ssl_config_file) else "grpcio"
+
+
+def _can_secure(ssl_config_file: str) -> bool:
+    """Whether the native transport can use a key and its certificates; if not, the log says why."""
+    native = _native()
+    try:
+        native.check_tls(ssl_config_file)
+    except ServingError as error:
+        log.warning("gRPC is carried by grpcio: %s", error.message)
+        return False
+    return True
 
 
 def make_transport(name: str, endpoint: Endpoint) -> Transport:

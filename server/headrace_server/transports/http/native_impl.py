@@ -1,7 +1,6 @@
 """HTTP on the native server, on the connection threads of gRPC; all but a plain :predict is answered here."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -9,16 +8,14 @@ import headrace_native as native
 
 from headrace_batching import LoopDelivery
 from headrace_protos import Code
-from headrace_server.errors import timed_out
+from headrace_server.errors import status_of, timed_out
 from headrace_server.services.http import Body, HttpAnswer, HttpRequest
 from headrace_server.services.router import HttpApi
 from headrace_server.services.tf_serving.rest.outputs import OTHER_ROWS, SCALAR
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS, RestService
 from headrace_server.transports.grpc.addresses import address_of
 from headrace_server.transports.http.base import HttpOptions, failed_to_listen
-from headrace_server.transports.http.refusals import too_large
-
-log = logging.getLogger(__name__)
+from headrace_server.transports.http.refusals import refusal, too_large
 
 Listen = Callable[[str, native.HttpEndpoint, str], int]
 """As `grpc.endpoint.CarriesHttp.listen_http`."""
@@ -131,9 +128,9 @@ class _Exchange:
         body = _body(self._request)
         try:
             answer = await self._api.answer(_read(self._request, body), delivery)
-        except Exception:
-            log.exception("a request has failed")
-            answer = HttpAnswer(500, b"", {})
+        except Exception as error:
+            code, text = status_of(error)  # which logs what nobody foresaw
+            answer = refusal(HTTP_STATUS.get(code, 500), text)
         finally:
             body.close()
         await self._send(answer)

@@ -7,6 +7,7 @@ from headrace_server.errors import ServingError
 from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.open_inference.rest.service import OpenInferenceRest, OpenInferenceRestOptions
 from headrace_server.services.open_inference.server import OpenInference
+from headrace_server.services.ready import PATHS, ReadyApi
 from headrace_server.services.router import Router
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
@@ -49,7 +50,8 @@ class RestTransport:
         self._processes = JsonProcesses(config.rest_api_json_processes)
         rest = RestService(prediction, model, JsonWork(self._processes), options)
         limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
-        router = Router({"/v2": OpenInferenceRest(open_inference, self._processes, limits)}, rest)
+        apis = {"/v2": OpenInferenceRest(open_inference, self._processes, limits)}
+        router = Router(apis, rest, dict.fromkeys(PATHS, ReadyApi(options.is_ready)))
         http = HttpOptions(
             config.rest_api_host,
             config.rest_api_port,

@@ -73,6 +73,7 @@ class RestOptions:
         observe: Told of each call of the API that has ended: the model's name, the verb (empty for a status or
             metadata), the status code's name, and seconds.
         record: Told of each call that a model has answered: its name, and what makes the messages for a record.
+        is_ready: Whether the server is ready to be called.
     """
 
     timeout: float | None = None
@@ -80,6 +81,7 @@ class RestOptions:
     pages: Pages = field(default_factory=dict)
     observe: Observe = lambda _model, _verb, _code, _seconds: None
     record: Record = lambda _model, _make: None
+    is_ready: Callable[[], bool] = lambda: True
 
 
 class RestService:

@@ -1,0 +1,30 @@
+"""Whether the server is ready, over HTTP: what load balancers and orchestrators ask."""
+
+from collections.abc import Callable
+
+from headrace_batching import LoopDelivery
+from headrace_server.services.http import HttpAnswer, HttpRequest
+
+PATHS = ("/healthz", "/v1/ready")
+"""TF Serving has none; its users ask for the status of a model, which they have to name."""
+
+_PLAIN = {"Content-Type": "text/plain"}
+
+
+class ReadyApi:
+    """Answers 200 while every configured model has a version ready and the server does not drain, else 503.
+
+    Args:
+        is_ready: Whether that is so.
+    """
+
+    def __init__(self, is_ready: Callable[[], bool]) -> None:
+        self._is_ready = is_ready
+
+    async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
+        """The answer to a look."""
+        del delivery
+        if request.method not in ("GET", "HEAD"):
+            return HttpAnswer(405, b"ask with GET\n", {**_PLAIN, "Allow": "GET, HEAD"})
+        ready = self._is_ready()
+        return HttpAnswer(200 if ready else 503, b"ready\n" if ready else b"not ready\n", _PLAIN)

@@ -1,0 +1,59 @@
+"""Log lines: what they look like, how many there are, and one for each call."""
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests import models
+from tests.calls import PREDICT, Caller, floats, predict_request
+from tests.conftest import Serve
+
+X = floats([1, 2, 3, 4])
+
+
+def ended_log(serving: Serve, folder: Path, *flags: str) -> list[str]:
+    """What a server logs that is called twice, once wrongly."""
+    models.linear(folder / "1")
+    process = serving(folder, *flags)
+    port = int(process.wait_for(re.compile(r"Running gRPC ModelServer at [^ ]*:(\d+)"))[1])
+    caller = Caller(port)
+    caller.predict({"x": X})
+    caller.refusal(predict_request({"x": X}, name="nobody"))
+    caller.close()
+    process.terminate()
+    process.ended()
+    return process.log
+
+
+def test_a_line_has_a_date(serving: Serve, tmp_path: Path) -> None:
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} INFO", ended_log(serving, tmp_path)[0])
+
+
+def test_json(serving: Serve, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in ended_log(serving, tmp_path, "--log_format=json")]
+
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
+
+
+def test_every_call(serving: Serve, tmp_path: Path) -> None:
+    log = "\n".join(ended_log(serving, tmp_path, "--access_log"))
+
+    assert re.search(f"{PREDICT[1:]} model=model code=OK ms=[0-9.]+", log)
+    assert re.search(f"{PREDICT[1:]} model=nobody code=NOT_FOUND ms=[0-9.]+", log)
+
+
+def test_no_call_unless_asked_for(serving: Serve, tmp_path: Path) -> None:
+    assert not any("code=OK" in line for line in ended_log(serving, tmp_path))
+
+
+@pytest.mark.parametrize("level", ["loud", ""])
+def test_a_level_that_is_none_is_refused(serving: Serve, tmp_path: Path, level: str) -> None:
+    models.linear(tmp_path / "1")
+    process = serving(tmp_path, f"--log_level={level}")
+
+    assert process.ended() != 0
+    assert any("--log_level" in line and "debug, info, warning, error" in line for line in process.log)
