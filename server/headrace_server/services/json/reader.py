@@ -21,7 +21,7 @@ CAREFUL_BYTES = 4 << 10
 MAX_DEPTH = 256
 """Lists and objects within each other: far more than a tensor has dimensions. RapidJSON has no limit but its stack."""
 
-MAX_CAREFUL_BYTES = 256 << 10
+MAX_CAREFUL_BYTES = 64 << 10
 """The largest body that is read token by token, at half a microsecond a byte; reasons are less exact beyond."""
 
 _SPACE = re.compile(rb"[ \n\r\t]*")

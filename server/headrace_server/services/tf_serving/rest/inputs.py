@@ -9,7 +9,7 @@ from headrace_batching.task import Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError, invalid
-from headrace_server.services.json.arrays import first_wrong, is_base64, regular_array, to_array, too_deep
+from headrace_server.services.json.arrays import BASE64_KEY, first_wrong, is_base64, regular_array, to_array, too_deep
 from headrace_server.services.json.text import show
 
 DTypes = Mapping[str, DataType]
@@ -134,7 +134,7 @@ def _stacked(instances: list[Any], dtypes: DTypes) -> Arrays | None:
     values: dict[str, list[Any]]
     if not _is_record(instances[0]):
         values = {next(iter(dtypes)): instances}
-    elif all(_is_record(row) and row.keys() == dtypes.keys() for row in instances):
+    elif _all_records(instances, dtypes):
         values = {alias: [row[alias] for row in instances] for alias in dtypes}
     else:
         return None
@@ -145,6 +145,14 @@ def _stacked(instances: list[Any], dtypes: DTypes) -> Arrays | None:
             return None
         arrays[alias] = array
     return arrays
+
+
+def _all_records(instances: list[Any], dtypes: DTypes) -> bool:
+    """Whether each row is an object that names all inputs, and none that stands for a string."""
+    aliases = dtypes.keys()
+    if set(map(type, instances)) != {dict} or not all(row.keys() == aliases for row in instances):
+        return False
+    return aliases != {BASE64_KEY} or not any(map(is_base64, instances))
 
 
 def _refuse_rows(instances: list[Any], dtypes: DTypes) -> NoReturn:
