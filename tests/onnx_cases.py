@@ -27,20 +27,19 @@ Made = tuple[str, onnx.ModelProto, Arrays]
 
 RTOL, ATOL = 1e-3, 1e-5
 
+_NO_JSON = "TF Serving's JSON has no such type"
+_NO_PROTO = "TensorProto has no such type: sequences, optionals, complex or 4-bit numbers"
+_EMPTY = "arrays without elements are kept away from ONNX Runtime, which ends the process on some"
+
 KNOWN: Mapping[str, str] = {
-    "which a tensor cannot carry": "TensorProto has no such type: sequences, optionals, complex or 4-bit numbers",
-    "is no tensor of a type that a request can carry": "the same",
-    "Expected: at least 1": "arrays without elements are kept away from ONNX Runtime, which ends the process on some",
-    "the request has no rows": "the same",
-    " to type: half": "TF Serving's JSON has no such type",
-    " to type: bfloat16": "the same",
-    " to type: uint16": "the same",
-    " to type: uint32": "the same",
-    " to type: uint64": "the same",
-    " to type: int8": "the same",
+    "which a tensor cannot carry": _NO_PROTO,
+    "is no tensor of a type that a request can carry": _NO_PROTO,
+    "left out": _NO_PROTO,
+    "Expected: at least 1": _EMPTY,
+    "the request has no rows": _EMPTY,
+    **{f" to type: {kind}": _NO_JSON for kind in ("half", "bfloat16", "uint16", "uint32", "uint64", "int8")},
     "Failed to get input map": "TF Serving's REST API takes no request without inputs",
     "no elements": "JSON does not tell the shape of an array without elements",
-    "left out": "an output that a tensor cannot carry",
 }
 """Why a case may not pass, by a part of what it is refused with."""
 

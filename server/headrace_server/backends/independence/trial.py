@@ -33,6 +33,8 @@ _ATTEMPTS = 40  # kinds of inputs that a model may refuse before it is left alon
 _MOST_FEATURES = 1000  # runs in which a model may say what is missing in an Example
 _SEED = 2024
 _DRAWS = 3
+_TIMED = 5  # runs after the first that may show that a model is quicker than that
+_WHOLE = 8  # whole numbers of other rows are below this where the model takes them
 _SHOWN = 200  # characters of an error
 _TIE = 0.5  # rounding may break a tie, which changes a class, but not every time
 
@@ -49,6 +51,7 @@ _FULL: Sequence[_Pass] = (
     ((0, 2), Rows.SMALL),
 )
 _SHORT: Sequence[_Pass] = (((1,), Rows.ODD),)
+_SHORT_WHOLE: Sequence[_Pass] = (((0,), Rows.USUAL), ((1,), Rows.USUAL))
 _LAST: Sequence[_Pass] = (((0,), Rows.USUAL), ((1,), Rows.ODD))
 _BRIEF: Sequence[_Pass] = (((0, 2), Rows.USUAL),)
 
@@ -87,11 +90,9 @@ class _Trial:
     def run(self, budget: float) -> None:
         """All of them; fewer where the model turns out to be slow."""
         recipe, inputs, outputs = self._find_inputs(rows=2)
-        if budget < self._runs.quickest * SHORT_OF < budget * SHORT_OF:
-            self._runs.outputs(inputs)  # what a first run does once, or a busy machine, may have made it slow
-        slow = self._runs.quickest * SHORT_OF > budget
+        slow = self._is_slow(inputs, budget)
         if slow or (self._subject.most_rows or MANY) < MANY:
-            self._vary(recipe, inputs, outputs, _SHORT)
+            self._vary(recipe, inputs, outputs, _SHORT if self._only_real else (*_SHORT, *_SHORT_WHOLE))
             self._check_one_alone(recipe, inputs, outputs)
         else:
             self._run_all(recipe, budget)
@@ -99,6 +100,19 @@ class _Trial:
             self._try_again(2, [replace(recipe, reals=Reals.POSITIVE), recipe], _LAST)
         if self._runs.blind:
             raise Decided(Finding.UNDECIDED, self._runs.blind, advice=RECORD_REQUESTS)
+
+    @property
+    def _only_real(self) -> bool:
+        """Whether all inputs can hold NaN and infinity, which tell more in one run than whole numbers do."""
+        return all(spec.array_dtype.kind in "fV" for spec in self._subject.inputs.values())
+
+    def _is_slow(self, inputs: Arrays, budget: float) -> bool:
+        """Whether a full trial would take too long, for reasons other than a first run or a busy machine."""
+        for _ in range(_TIMED):
+            if self._runs.quickest * SHORT_OF <= budget or self._runs.quickest > budget / 2:
+                break
+            self._runs.outputs(inputs)
+        return self._runs.quickest * SHORT_OF > budget
 
     def _run_all(self, recipe: Recipe, budget: float) -> None:
         recipe = self._try_again(4, [recipe, replace(recipe, most=recipe.most or 2)], _FULL)
@@ -178,8 +192,9 @@ class _Trial:
     def _vary(self, recipe: Recipe, inputs: Arrays, outputs: Arrays, passes: Sequence[_Pass]) -> None:
         """Puts other rows into the places of some; those that are left must stay as they are."""
         for places, kind in passes:
-            kinds = (kind, *[Rows.USUAL] * _DRAWS)
-            if not any(self._vary_once(recipe, (inputs, outputs), (places, kind)) for kind in kinds):
+            wide = recipe if recipe.most is not None else replace(recipe, most=_WHOLE)
+            tries = ((wide, kind), (recipe, kind), *[(recipe, Rows.USUAL)] * _DRAWS)
+            if not any(self._vary_once(own, (inputs, outputs), (places, which)) for own, which in tries):
                 raise Decided(Finding.UNDECIDED, "the model refuses nearly all values", advice=RECORD_REQUESTS)
 
     def _vary_once(self, recipe: Recipe, before: tuple[Arrays, Arrays], change: _Pass) -> bool:
@@ -218,7 +233,11 @@ class _Trial:
 
     def _check_one_alone(self, recipe: Recipe, inputs: Arrays, outputs: Arrays) -> None:
         """Compares the second row with itself alone, which shows what the first does to it, too."""
-        if self._change_alone(inputs, outputs, 1) is not None:
+        change = self._change_alone(inputs, outputs, 1)
+        if change is not None and change.by > _TIE:
+            reason = f"output {change.output!r} of a row {change.text} as one of {rows_of(inputs)} rows"
+            raise Decided(Finding.DEPENDENT, reason, (change.output, change.by))
+        if change is not None:
             self._check_alone(recipe, rows_of(inputs), rows=(1,))
 
     def _check_alone(self, recipe: Recipe, count: int, rows: Sequence[int]) -> None:
