@@ -74,7 +74,8 @@ def _page(rows: list[str]) -> str:
         f"{name} {found[name]}" for name in ("python", "onnxruntime", "onnx", "numpy") if name in found
     )
     return (
-        "# What the toolkit's acceptance checks came to\n\n`make toolkit-acceptance` makes this page anew. "
+        "# What the toolkit's acceptance checks came to\n\n"
+        "`make toolkit-acceptance ARGS='--write docs/toolkit/acceptance.md'` makes this page anew. "
         f"{machine.architecture} with {', '.join(machine.flags)}; {libraries}. Times are ratios of CPU time, one "
         "thread; drops are points of 100.\n\n| # | check | | seen |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
