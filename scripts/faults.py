@@ -17,9 +17,9 @@ import grpc
 import numpy as np
 
 from headrace_batching.task import Arrays
-from tests import models
-from tests.calls import Caller, predict_request, refusal_of
-from tests.running import ServerProcess
+from tests.support import models
+from tests.support.calls import Caller, predict_request, refusal_of
+from tests.support.running import ServerProcess
 
 PAGE = Path(__file__).parents[1] / "docs" / "operations" / "faults.md"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from headrace_server import Config
-from tests.calls import MODEL
-from tests.gpu import Gpu, gpu_of
-from tests.rest_calls import RestCaller, free_port
-from tests.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
+from tests.support.calls import MODEL
+from tests.support.gpu import Gpu, gpu_of
+from tests.support.rest_calls import RestCaller, free_port
+from tests.support.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
 TRANSPORTS = ["grpcio", *(["native"] if find_spec("headrace_native") else [])]
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from scripts.toolkit_acceptance.scene import COMMAND, Scene, Skipped, at_most
-from tests.running import ServerProcess
+from tests.support.running import ServerProcess
 
 
 def served(scene: Scene) -> str:

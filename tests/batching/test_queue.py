@@ -15,7 +15,7 @@ from headrace_batching.batch import Batch
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.queue import Turn
 from headrace_batching.task import Arrays
-from tests.running import eventually
+from tests.support.running import eventually
 
 MILLISECOND = 1000  # in microseconds
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from headrace_client import Client, ServerError
-from tests import models
 from tests.conftest import Run
-from tests.running import RunningServer
+from tests.support import models
+from tests.support.running import RunningServer
 
 from .conftest import Connect
 

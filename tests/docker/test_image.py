@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from headrace_client import Client
-from tests import models
 from tests.conftest import ROOT
-from tests.rest_calls import RestCaller, free_port
-from tests.running import ServerProcess, eventually
+from tests.support import models
+from tests.support.rest_calls import RestCaller, free_port
+from tests.support.running import ServerProcess, eventually
 
 DOCKER = ROOT / "docker"
 HERE = str(Path(sys.executable).parent)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import pytest
 
 from headrace_protos import ModelServerConfig, ModelVersionStatus
-from tests import feature_models, models
-from tests.calls import Caller, status_request
 from tests.conftest import ROOT, Run
-from tests.rest_calls import free_port
-from tests.running import eventually
+from tests.support import feature_models, models
+from tests.support.calls import Caller, status_request
+from tests.support.rest_calls import free_port
+from tests.support.running import eventually
 
 GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.interop.conftest import VERSIONS, TwoModels
-from tests.rest_calls import curl
+from tests.support.rest_calls import curl
 
 MODEL = "/v1/models/sums"
 METRICS = "/monitoring/prometheus/metrics"

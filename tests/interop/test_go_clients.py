@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests import models
 from tests.conftest import Run
+from tests.support import models
 
 CALLS = 10_000
 CONCURRENCY = 50

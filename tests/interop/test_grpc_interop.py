@@ -12,11 +12,11 @@ import pytest
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.transports.grpc.endpoint import Endpoint
 from headrace_server.transports.grpc.selection import make_queue, make_transport
-from tests.calls import ANSWER_WITHIN
 from tests.interop.conftest import installed
 from tests.interop.testing_service import ECHO_INITIAL, ECHO_TRAILING, NAME, InteropService, messages
-from tests.pem import Authority, write
-from tests.running import LoopThread, eventually
+from tests.support.calls import ANSWER_WITHIN
+from tests.support.pem import Authority, write
+from tests.support.running import LoopThread, eventually
 
 CLIENT = "google.golang.org/grpc/interop/client@v1.83.2"
 

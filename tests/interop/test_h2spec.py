@@ -7,9 +7,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests import models
 from tests.conftest import Run
 from tests.interop.go_build import built_tool
+from tests.support import models
 
 pytest.importorskip("headrace_native")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from tests import models
 from tests.conftest import Run
 from tests.interop.conftest import TwoModels
+from tests.support import models
 
 CLIENT = Path(__file__).with_name("tensorflow_client.py")
 

@@ -4,9 +4,9 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from tests import feature_models
 from tests.conftest import Run
 from tests.interop.conftest import SIGNATURES
+from tests.support import feature_models
 
 CLIENT = Path(__file__).with_name("tensorflow_inference.py")
 

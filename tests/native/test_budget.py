@@ -14,10 +14,10 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos import DataType, PredictRequest, TensorProto
-from tests import models
-from tests.calls import ANSWER_WITHIN, MODEL, PREDICT, floats, predict_request, refusal_of
 from tests.conftest import Run
-from tests.frames import (
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, MODEL, PREDICT, floats, predict_request, refusal_of
+from tests.support.frames import (
     ACK,
     DATA,
     END_HEADERS,
@@ -30,8 +30,8 @@ from tests.frames import (
     frame,
     head,
 )
-from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, free_port
-from tests.running import RunningServer, eventually
+from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, free_port
+from tests.support.running import RunningServer, eventually
 
 pytest.importorskip("headrace_native")
 

@@ -16,12 +16,12 @@ from headrace_batching.task import Arrays
 from headrace_protos import Code
 from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import ANSWER_WITHIN, Caller, arrays, floats, predict_request
 from tests.conftest import Run
-from tests.frames import DATA, PING, PREFACE, PRIORITY, RST_STREAM, Connection, call, frame
-from tests.pem import Authority, write
-from tests.running import START_WITHIN, eventually
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, Caller, arrays, floats, predict_request
+from tests.support.frames import DATA, PING, PREFACE, PRIORITY, RST_STREAM, Connection, call, frame
+from tests.support.pem import Authority, write
+from tests.support.running import START_WITHIN, eventually
 
 pytest.importorskip("headrace_native")
 

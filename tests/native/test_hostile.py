@@ -10,11 +10,22 @@ import grpc
 import numpy as np
 import pytest
 
-from tests import models
-from tests.calls import PREDICT, floats, predict_request, refusal_of
 from tests.conftest import Run
-from tests.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, frame, head
-from tests.running import RunningServer
+from tests.support import models
+from tests.support.calls import PREDICT, floats, predict_request, refusal_of
+from tests.support.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    PREFACE,
+    SETTINGS,
+    frame,
+    head,
+)
+from tests.support.running import RunningServer
 
 pytest.importorskip("headrace_native")
 

@@ -11,8 +11,8 @@ import pytest
 
 from headrace_batching import Options
 from headrace_batching.contract import TaskBatch
-from tests.calls import MODEL, PREDICT, Caller, arrays, floats, predict_request, refusal_of
-from tests.running import eventually
+from tests.support.calls import MODEL, PREDICT, Caller, arrays, floats, predict_request, refusal_of
+from tests.support.running import eventually
 
 native = pytest.importorskip("headrace_native")
 native_impl = pytest.importorskip("headrace_server.transports.grpc.native_impl")

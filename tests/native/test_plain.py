@@ -18,10 +18,10 @@ from headrace_batching import Options, bridge
 from headrace_batching.task import Arrays
 from headrace_protos import DataType, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
 from headrace_server.backends.onnx.backend import OnnxBackend
-from tests import models
-from tests.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
 from tests.conftest import Run, Stop
-from tests.running import LoopThread, RunningServer, eventually
+from tests.support import models
+from tests.support.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
+from tests.support.running import LoopThread, RunningServer, eventually
 
 native = pytest.importorskip("headrace_native")
 

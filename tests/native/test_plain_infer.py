@@ -17,11 +17,8 @@ from headrace_protos.inference.grpc_service_pb2 import (
     ModelInferResponse,
     ModelStatisticsRequest,
 )
-from tests import models
-from tests.calls import ANSWER_WITHIN, MODEL, Refusal, predict_request, refusal_of
 from tests.conftest import Run
 from tests.native.test_plain import ELEMENTS, extremes
-from tests.running import LoopThread, RunningServer, eventually
 from tests.server.services.open_inference.calls import (
     ROW,
     SERVICE,
@@ -32,6 +29,9 @@ from tests.server.services.open_inference.calls import (
     tensor,
     wanted,
 )
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, MODEL, Refusal, predict_request, refusal_of
+from tests.support.running import LoopThread, RunningServer, eventually
 
 native = pytest.importorskip("headrace_native")
 

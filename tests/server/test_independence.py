@@ -19,10 +19,10 @@ from headrace_server import Config
 from headrace_server.backends.base import BackendOptions
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
-from tests.calls import MODEL, arrays, predict_request
-from tests.graphs import Graph
-from tests.layers import APART, MIXES, WIDTH, Layer, stack
-from tests.running import LoopThread, RunningServer
+from tests.support.calls import MODEL, arrays, predict_request
+from tests.support.graphs import Graph
+from tests.support.layers import APART, MIXES, WIDTH, Layer, stack
+from tests.support.running import LoopThread, RunningServer
 
 CALLERS = 24
 SEVERAL = 150

@@ -6,10 +6,10 @@ from urllib.request import urlopen
 
 from headrace_protos import ModelServerConfig
 from headrace_server import Config
-from tests import models
-from tests.calls import arrays, floats, predict_request
-from tests.rest_calls import free_port
-from tests.running import LoopThread, RunningServer
+from tests.support import models
+from tests.support.calls import arrays, floats, predict_request
+from tests.support.rest_calls import free_port
+from tests.support.running import LoopThread, RunningServer
 
 COUNT = 150
 TASKS = Path("/proc/self/task")

@@ -16,10 +16,10 @@ import pytest
 
 from headrace_batching.task import Array, Arrays
 from headrace_server import Config
-from tests.calls import Caller
-from tests.onnx_cases import Case, Outcome, cases, compare, sendable, served
-from tests.rest_calls import RestCaller, free_port
-from tests.running import LoopThread, RunningServer
+from tests.support.calls import Caller
+from tests.support.onnx_cases import Case, Outcome, cases, compare, sendable, served
+from tests.support.rest_calls import RestCaller, free_port
+from tests.support.running import LoopThread, RunningServer
 
 ALL = os.environ.get("HEADRACE_CONFORMANCE") == "all"
 

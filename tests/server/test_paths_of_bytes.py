@@ -10,10 +10,10 @@ import pytest
 from headrace_protos import Code
 from headrace_server import Config
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import MODEL, arrays, floats, predict_request
-from tests.rest_calls import free_port
-from tests.running import LoopThread, RunningServer
+from tests.support import models
+from tests.support.calls import MODEL, arrays, floats, predict_request
+from tests.support.rest_calls import free_port
+from tests.support.running import LoopThread, RunningServer
 
 X = floats([1, 2, 3, 4])
 

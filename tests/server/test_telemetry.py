@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from headrace_server import telemetry
-from tests.models import linear
+from tests.support.models import linear
 
 VARIABLE = "ORT_DISABLE_TELEMETRY"
 

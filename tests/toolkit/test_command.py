@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tests.running import COMMAND, ServerProcess
+from tests.support.running import COMMAND, ServerProcess
 from tests.toolkit import models
 
 WRONG: list[tuple[tuple[str, ...], int, str]] = [

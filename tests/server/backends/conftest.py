@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import ServerProcess
+from tests.support.running import ServerProcess
 
 ServeTensorflow = Callable[..., ServerProcess]
 

@@ -12,7 +12,7 @@ from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError
-from tests.models import linear
+from tests.support.models import linear
 
 BACKEND = "headrace_server.backends.onnx.backend"
 

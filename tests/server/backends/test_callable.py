@@ -15,8 +15,8 @@ from grpc import StatusCode
 from headrace_protos import Code
 from headrace_server.backends.callable_impl import CallableBackend, load_python
 from headrace_server.errors import LoadError, ServingError
-from tests.calls import Refusal, arrays, floats, predict_request
 from tests.conftest import ROOT, Run
+from tests.support.calls import Refusal, arrays, floats, predict_request
 
 SPECS = """
 INPUTS = {"x": ("float32", [None, 2])}

@@ -14,9 +14,18 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos import Code, Example, RegressionRequest, SignatureDefMap
-from tests.calls import Caller, Refusal, arrays, floats, metadata_request, name_model, predict_request, refusal_of
-from tests.running import ServerProcess, read_served
 from tests.server.backends.conftest import HERE, ServeTensorflow
+from tests.support.calls import (
+    Caller,
+    Refusal,
+    arrays,
+    floats,
+    metadata_request,
+    name_model,
+    predict_request,
+    refusal_of,
+)
+from tests.support.running import ServerProcess, read_served
 
 # Four rows make a batch, and company is waited for.
 TOGETHER = """

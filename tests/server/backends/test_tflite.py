@@ -11,9 +11,9 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos import Code, SignatureDefMap
-from tests.calls import Caller, Refusal, arrays, floats, metadata_request, predict_request
-from tests.running import ServerProcess
 from tests.server.backends.conftest import HERE, ServeTensorflow
+from tests.support.calls import Caller, Refusal, arrays, floats, metadata_request, predict_request
+from tests.support.running import ServerProcess
 
 FLAGS = ("--prefer_tflite_model", "--num_tflite_pools=2")
 

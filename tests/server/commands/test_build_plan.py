@@ -14,8 +14,8 @@ from headrace_server.commands.build_plan import BuildOrder, Built, build
 from headrace_server.commands.headrace import main
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import ServingError
-from tests import models
-from tests.gpu import Gpu
+from tests.support import models
+from tests.support.gpu import Gpu
 
 Build = Callable[..., tuple[int, str, str]]
 

@@ -14,7 +14,7 @@ import pytest
 
 from headrace_server.commands.flags import FLAGS
 from headrace_server.commands.headrace import main
-from tests.models import linear
+from tests.support.models import linear
 
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 PATIENCE = 30.0  # seconds: far more than it ever takes

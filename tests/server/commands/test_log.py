@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
-from tests.calls import PREDICT, Caller, floats, predict_request
 from tests.conftest import Serve
+from tests.support import models
+from tests.support.calls import PREDICT, Caller, floats, predict_request
 
 X = floats([1, 2, 3, 4])
 

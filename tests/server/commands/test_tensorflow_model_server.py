@@ -17,8 +17,8 @@ import pytest
 
 from headrace_server.commands.flags import FLAGS
 from headrace_server.commands.tensorflow_model_server import main, parse, usage
-from tests.calls import PREDICT, floats, predict_request
-from tests.models import linear
+from tests.support.calls import PREDICT, floats, predict_request
+from tests.support.models import linear
 
 PROGRAM = "import sys; from headrace_server.commands.tensorflow_model_server import main; sys.exit(main())"
 PATIENCE = 30.0  # seconds: far more than it ever takes

@@ -9,7 +9,7 @@ from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.gpus import Gpus, power, utilization
 from headrace_server.services.http import HttpRequest
 from headrace_server.services.tf_serving.rest.service import _page
-from tests.doubles.nvml import Gpu, Nvml, OldPackage
+from tests.gpu_doubles.nvml import Gpu, Nvml, OldPackage
 
 BUSY = Gpu("GPU-a", utilization=87, used=3 << 30, total=80 << 30, milliwatts=312_500, celsius=61)
 IDLE = Gpu("GPU-b", total=24 << 30, milliwatts=30_000, celsius=35)

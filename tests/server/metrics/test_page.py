@@ -14,10 +14,10 @@ from headrace_protos import Code
 from headrace_server import Config, Server
 from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import ANSWER_WITHIN, PREDICT, floats, predict_request, status_request
 from tests.conftest import Run
-from tests.running import RunningServer, eventually
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, PREDICT, floats, predict_request, status_request
+from tests.support.running import RunningServer, eventually
 
 X = floats([1, 2, 3, 4])
 SLOW = 500_000  # steps: some tenths of a second

@@ -19,7 +19,7 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
-from tests.running import eventually
+from tests.support.running import eventually
 
 from .backend import PATIENCE, Adder
 

@@ -10,11 +10,11 @@ from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import predict_request
 from tests.conftest import Run
-from tests.running import RunningServer, eventually
 from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, packed, tensor
+from tests.support import models
+from tests.support.calls import predict_request
+from tests.support.running import RunningServer, eventually
 
 WORDS = """
 import numpy as np

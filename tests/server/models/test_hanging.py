@@ -10,7 +10,7 @@ from headrace_batching import BatchThreads, Options, RunHangs, RunTimedOut
 from headrace_protos import Code
 from headrace_server.errors import status_of
 from headrace_server.models.servable import Servable
-from tests.running import eventually
+from tests.support.running import eventually
 
 from .backend import HELD, PATIENCE, Adder
 from .scene import Requests, column

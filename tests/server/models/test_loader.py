@@ -13,7 +13,7 @@ from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
-from tests.models import linear
+from tests.support.models import linear
 
 SHARED = Options(max_batch_size=32, num_batch_threads=3)
 

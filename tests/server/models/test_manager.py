@@ -17,7 +17,7 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
 from headrace_server.models.versions import VersionStatus
-from tests.models import linear
+from tests.support.models import linear
 
 from .backend import PATIENCE
 from .shelf import TICK, Models, Shelf, eventually

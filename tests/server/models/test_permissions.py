@@ -17,7 +17,7 @@ from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager
-from tests import models
+from tests.support import models
 
 from .backend import PATIENCE
 

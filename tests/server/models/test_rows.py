@@ -17,9 +17,9 @@ from headrace_server.backends.independence import Finding, Verdict
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
-from tests.calls import predict_request
-from tests.graphs import FLOAT, INDEPENDENT, INT64, MIXING, Graph, quantized, rowwise
-from tests.records import predict_log, write_warmup
+from tests.support.calls import predict_request
+from tests.support.graphs import FLOAT, INDEPENDENT, INT64, MIXING, Graph, quantized, rowwise
+from tests.support.records import predict_log, write_warmup
 
 DEFAULT = "serving_default"
 ANY = Options()

@@ -18,10 +18,10 @@ from headrace_server.config.model_toml import SequenceOptions, StateOptions
 from headrace_server.errors import ServingError
 from headrace_server.models.call import SequenceStep
 from headrace_server.models.sequences import Sequences
-from tests import models
-from tests.calls import MODEL, predict_request
 from tests.conftest import Make, Rest, Run
 from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, tensor
+from tests.support import models
+from tests.support.calls import MODEL, predict_request
 
 STATE = '[state.total]\ninput = "before"\n'
 

@@ -22,8 +22,8 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.errors import ServingError, status_of
 from headrace_server.models.servable import Servable
-from tests import models
-from tests.running import eventually
+from tests.support import models
+from tests.support.running import eventually
 
 from .backend import HELD, PATIENCE, REFUSED, Adder, Narrow
 from .scene import Requests, column, servable_of, serve, settled

@@ -37,8 +37,8 @@ from headrace_server.models.warmup import (
     replay,
     run_on_zeros,
 )
-from tests.calls import predict_request
-from tests.records import predict_log, write_warmup
+from tests.support.calls import predict_request
+from tests.support.records import predict_log, write_warmup
 
 from .backend import Adder
 

@@ -21,8 +21,8 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, RunLost, ServingError
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
-from tests import models
-from tests.running import eventually
+from tests.support import models
+from tests.support.running import eventually
 
 from .python_models import (
     CRASHES,

@@ -13,7 +13,7 @@ from headrace_server.processes import pool
 from headrace_server.processes.pool import LARGE_BYTES, JsonProcesses
 from headrace_server.services.json.reader import parse
 from headrace_server.services.tf_serving.rest.large import MAX_INFLATED_BYTES, inflate
-from tests.running import eventually
+from tests.support.running import eventually
 
 WITHIN = 20.0
 

@@ -5,9 +5,9 @@ from grpc import RpcError, StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from tests import models
-from tests.calls import ANSWER_WITHIN, Caller, refusal_of
 from tests.conftest import Run
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, Caller, refusal_of
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 

@@ -2,9 +2,9 @@
 
 from grpc import StatusCode
 
-from tests import models
-from tests.calls import Refusal
 from tests.conftest import Run
+from tests.support import models
+from tests.support.calls import Refusal
 
 MONITOR = "/tensorflow.ProfilerService/Monitor"
 

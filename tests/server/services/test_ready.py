@@ -7,8 +7,8 @@ import pytest
 from headrace_batching import LoopDelivery
 from headrace_server.services.http import HttpRequest
 from headrace_server.services.ready import PATHS, ReadyApi
-from tests import models
 from tests.conftest import Rest
+from tests.support import models
 
 
 @pytest.mark.parametrize("path", PATHS)

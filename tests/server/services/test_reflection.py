@@ -8,9 +8,9 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from tests import models
-from tests.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, arrays, floats, predict_request
 from tests.conftest import Run
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, arrays, floats, predict_request
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 from headrace_protos import Code, PredictResponse
 from headrace_server.errors import ServingError
 from headrace_server.transports.grpc.addresses import channel_arguments
-from tests import models
-from tests.calls import ANSWER_WITHIN, PREDICT, arrays, floats, predict_request
 from tests.conftest import Run, Serve
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, PREDICT, arrays, floats, predict_request
 
 X = floats([1, 2, 3, 4])
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
-from tests import models
-from tests.calls import Caller, arrays, predict_request, refusal_of, status_request
 from tests.conftest import Run, Serve
-from tests.running import eventually, read_served
+from tests.support import models
+from tests.support.calls import Caller, arrays, predict_request, refusal_of, status_request
+from tests.support.running import eventually, read_served
 
 SLOW = 300_000  # steps: some tenths of a second
 

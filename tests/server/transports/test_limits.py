@@ -11,10 +11,10 @@ from grpc import StatusCode
 from onnx import TensorProto
 
 from headrace_protos import ModelSpec
-from tests import models
-from tests.calls import MODEL, arrays, floats, predict_request, refusal_of, status_request
 from tests.conftest import Run
-from tests.frames import (
+from tests.support import models
+from tests.support.calls import MODEL, arrays, floats, predict_request, refusal_of, status_request
+from tests.support.frames import (
     ACK,
     DATA,
     END_HEADERS,

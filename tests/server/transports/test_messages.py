@@ -10,10 +10,10 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos import DataType, PredictRequest, TensorProto, TensorShapeProto
-from tests import models
-from tests.calls import PREDICT, Caller, Refusal, floats, predict_request
 from tests.conftest import Run, Serve
-from tests.running import ServerProcess
+from tests.support import models
+from tests.support.calls import PREDICT, Caller, Refusal, floats, predict_request
+from tests.support.running import ServerProcess
 
 MEGABYTE = 1 << 20
 X = floats([1, 2, 3, 4])

@@ -9,10 +9,10 @@ from google.protobuf.message import Message
 from grpc import FutureCancelledError, StatusCode
 
 from headrace_batching import Options
-from tests import models
-from tests.calls import Refusal, arrays, predict_request, refusal_of, status_request
 from tests.conftest import Run, Stop
-from tests.running import RunningServer, eventually
+from tests.support import models
+from tests.support.calls import Refusal, arrays, predict_request, refusal_of, status_request
+from tests.support.running import RunningServer, eventually
 
 SLOW = 300_000  # steps: some tenths of a second
 QUICK = 1

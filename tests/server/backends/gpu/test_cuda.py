@@ -12,8 +12,8 @@ from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.backends.gpu.cuda import Device, PageLockedPool
 from headrace_server.errors import LoadError, ServingError
-from tests.doubles.installed import install_cuda
-from tests.doubles.machine import Complaint, CudaError, CudaMemoryError, Machine
+from tests.gpu_doubles.installed import install_cuda
+from tests.gpu_doubles.machine import Complaint, CudaError, CudaMemoryError, Machine
 
 FLOAT = np.dtype(np.float32)
 

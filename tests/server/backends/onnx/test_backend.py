@@ -20,8 +20,8 @@ from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
 from headrace_server.backends.signature import Signature
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
-from tests import models
-from tests.models import Dims
+from tests.support import models
+from tests.support.models import Dims
 
 DEFAULT = "serving_default"
 BFLOAT16 = dtype_of(DataType.DT_BFLOAT16)

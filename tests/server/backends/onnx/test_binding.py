@@ -16,12 +16,12 @@ from headrace_protos import Code
 from headrace_server.backends.gpu.cuda import Device, PageLockedPool
 from headrace_server.backends.onnx.binding import BoundSession, Slots
 from headrace_server.errors import ServingError
-from tests import models
-from tests.doubles.host_device import HostDevice
-from tests.doubles.installed import install_cuda
-from tests.doubles.machine import Complaint, CudaError, Machine
-from tests.doubles.onnxruntime_gpu import GpuSession
+from tests.gpu_doubles.host_device import HostDevice
+from tests.gpu_doubles.installed import install_cuda
+from tests.gpu_doubles.machine import Complaint, CudaError, Machine
+from tests.gpu_doubles.onnxruntime_gpu import GpuSession
 from tests.server.backends.real_gpu import REAL, skip_without_cuda
+from tests.support import models
 
 CPU = ["CPUExecutionProvider"]
 

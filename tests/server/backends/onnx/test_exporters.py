@@ -26,9 +26,9 @@ from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.config.model_toml import SignatureOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError
-from tests.calls import arrays, floats, predict_request
 from tests.conftest import Run
-from tests.models import FILE
+from tests.support.calls import arrays, floats, predict_request
+from tests.support.models import FILE
 
 DEFAULT = "serving_default"
 NUMBERS, NAMES = (7, 8, 9), ("cat", "dog", "caf\u00e9")

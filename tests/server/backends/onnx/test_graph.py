@@ -14,7 +14,7 @@ from onnx.numpy_helper import from_array
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.graph import BEARS_EMPTY, Graph, read_graph
-from tests import models
+from tests.support import models
 
 Make = Callable[[Path], Path]
 

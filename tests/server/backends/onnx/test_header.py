@@ -13,7 +13,7 @@ from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.header import read_header
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError
-from tests import models
+from tests.support import models
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
 from headrace_server.backends.onnx.model_files import ModelFiles, SharedTensor
 from headrace_server.backends.shared import Shared
 from headrace_server.errors import LoadError
-from tests import models
+from tests.support import models
 
 DEFAULT = "serving_default"
 ROWS, COLUMNS = 40_000, 8  # a table of more than a megabyte

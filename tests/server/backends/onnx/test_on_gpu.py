@@ -24,14 +24,14 @@ from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
 from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, why_not
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
-from tests import models
-from tests.calls import floats
 from tests.conftest import Run
-from tests.doubles.installed import install_cuda
-from tests.doubles.machine import Machine
-from tests.doubles.onnxruntime_gpu import GpuSession
-from tests.running import RunningServer, eventually
+from tests.gpu_doubles.installed import install_cuda
+from tests.gpu_doubles.machine import Machine
+from tests.gpu_doubles.onnxruntime_gpu import GpuSession
 from tests.server.backends.real_gpu import REAL, full_gpu, skip_without_cuda
+from tests.support import models
+from tests.support.calls import floats
+from tests.support.running import RunningServer, eventually
 
 DEFAULT = "serving_default"
 

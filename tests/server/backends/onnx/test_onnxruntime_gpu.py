@@ -17,10 +17,10 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.provider_options import provider_options
 from headrace_server.backends.onnx.providers import GPU_LIBRARIES
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
-from tests import models
-from tests.calls import MODEL
 from tests.conftest import ROOT, Serve
-from tests.running import ServerProcess
+from tests.support import models
+from tests.support.calls import MODEL
+from tests.support.running import ServerProcess
 
 HEADRACE = "from headrace_server.commands.headrace import main; raise SystemExit(main())"
 IS_THERE = (

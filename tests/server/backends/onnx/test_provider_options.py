@@ -19,7 +19,7 @@ from headrace_server.backends.onnx.provider_options import (
 )
 from headrace_server.backends.onnx.providers import CPU, TENSORRT
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
-from tests import models
+from tests.support import models
 
 
 def options(fraction: float = 0.0, batching: Options | None = None, **onnxruntime: Any) -> BackendOptions:

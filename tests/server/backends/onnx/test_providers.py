@@ -16,9 +16,9 @@ from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, Choice, choose, why_not
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
-from tests import models
-from tests.doubles.installed import install_cuda
-from tests.doubles.machine import Machine
+from tests.gpu_doubles.installed import install_cuda
+from tests.gpu_doubles.machine import Machine
+from tests.support import models
 
 GPU_BUILD = (TENSORRT, CUDA, CPU)
 

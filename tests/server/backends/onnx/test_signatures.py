@@ -15,7 +15,7 @@ from headrace_server.backends.onnx.signatures import METADATA_KEY
 from headrace_server.backends.signature import CLASSIFY_METHOD, PREDICT_METHOD
 from headrace_server.config.model_toml import SignatureOptions
 from headrace_server.errors import LoadError
-from tests import models
+from tests.support import models
 
 CLASSIFY = SignatureOptions(
     method="classify", inputs={"left": "a", "b": "b"}, outputs={"scores": "sum"}, labels=("p", "q")

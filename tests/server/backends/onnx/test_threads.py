@@ -11,7 +11,7 @@ import pytest
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.threads import PER_CPU, Pools
-from tests import models
+from tests.support import models
 
 TASKS = Path("/proc/self/task")
 

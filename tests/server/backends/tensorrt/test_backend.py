@@ -28,11 +28,11 @@ from headrace_server.config.model_toml import SignatureOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.rows import Loaded, decide
-from tests import models
-from tests.doubles.installed import forget_importers, install_tensorrt
-from tests.doubles.machine import CudaError
-from tests.doubles.plans import Plan, plan_of
-from tests.gpu import BATCHING, REAL, Gpu
+from tests.gpu_doubles.installed import forget_importers, install_tensorrt
+from tests.gpu_doubles.machine import CudaError
+from tests.gpu_doubles.plans import Plan, plan_of
+from tests.support import models
+from tests.support.gpu import BATCHING, REAL, Gpu
 
 ON_CPU = BackendOptions(onnxruntime=OnnxruntimeOptions(providers=(CPU,)))
 SOON = 20.0  # seconds after which a test gives up

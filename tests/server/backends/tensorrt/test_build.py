@@ -15,9 +15,9 @@ from headrace_batching import Options
 from headrace_protos import Code
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError
-from tests import models
-from tests.doubles.installed import install_tensorrt
-from tests.gpu import Gpu
+from tests.gpu_doubles.installed import install_tensorrt
+from tests.support import models
+from tests.support.gpu import Gpu
 
 
 def refused(act: Callable[[], Any]) -> ServingError:

@@ -8,8 +8,8 @@ import pytest
 
 from headrace_protos import Code
 from headrace_server.errors import LoadError
-from tests import models
-from tests.gpu import BATCHING, Gpu, gpu_of
+from tests.support import models
+from tests.support.gpu import BATCHING, Gpu, gpu_of
 
 NULL = TypeError("pybind11::init(): factory function returned nullptr")
 

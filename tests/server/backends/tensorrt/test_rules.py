@@ -13,11 +13,11 @@ import pytest
 from headrace_server.backends.gpu.cuda import Device, PageLockedPool
 from headrace_server.backends.gpu.cuda_graph import Graph
 from headrace_server.errors import ServingError
-from tests import models
-from tests.doubles.graphs import Libcuda
-from tests.doubles.installed import install_tensorrt
-from tests.doubles.machine import Complaint, Machine
-from tests.doubles.plans import plan_of
+from tests.gpu_doubles.graphs import Libcuda
+from tests.gpu_doubles.installed import install_tensorrt
+from tests.gpu_doubles.machine import Complaint, Machine
+from tests.gpu_doubles.plans import plan_of
+from tests.support import models
 
 FLOAT = np.dtype(np.float32)
 

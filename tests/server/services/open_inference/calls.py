@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
-from tests.calls import ANSWER_WITHIN, MODEL, Refusal, refusal_of
+from tests.support.calls import ANSWER_WITHIN, MODEL, Refusal, refusal_of
 
 SERVICE = "/inference.GRPCInferenceService/"
 

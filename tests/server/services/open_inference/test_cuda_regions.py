@@ -8,13 +8,13 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
-from tests import models
 from tests.conftest import Rest
-from tests.doubles.installed import install_cuda
-from tests.doubles.machine import CudaError, Machine
+from tests.gpu_doubles.installed import install_cuda
+from tests.gpu_doubles.machine import CudaError, Machine
 from tests.server.services.open_inference.calls import ROW, TEN, InferenceCaller, array, infer_request, tensor, wanted
 from tests.server.services.open_inference.conftest import Infer
 from tests.server.services.open_inference.test_regions import use
+from tests.support import models
 
 HANDLE = bytes(range(64))
 SIZE = 256

@@ -13,12 +13,12 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
-from tests.calls import ANSWER_WITHIN, MODEL, predict_request
 from tests.conftest import Rest, Run
-from tests.rest_calls import free_port
-from tests.running import eventually
 from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, packed, tensor
 from tests.server.services.open_inference.conftest import Infer
+from tests.support.calls import ANSWER_WITHIN, MODEL, predict_request
+from tests.support.rest_calls import free_port
+from tests.support.running import eventually
 
 Make = Callable[[Path], Path]
 

@@ -11,8 +11,6 @@ from onnx import TensorProto
 
 from headrace_batching import Options
 from headrace_protos.inference.grpc_service_pb2 import ModelInferResponse
-from tests import models
-from tests.calls import MODEL
 from tests.server.services.open_inference.calls import (
     TEN,
     InferenceCaller,
@@ -24,6 +22,8 @@ from tests.server.services.open_inference.calls import (
     wanted,
 )
 from tests.server.services.open_inference.conftest import Infer
+from tests.support import models
+from tests.support.calls import MODEL
 
 
 @pytest.fixture(scope="module")

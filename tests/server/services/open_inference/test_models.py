@@ -10,12 +10,12 @@ from grpc import StatusCode
 
 from headrace_batching import Options
 from headrace_protos.inference import grpc_service_pb2 as messages
-from tests import models
-from tests.calls import MODEL
 from tests.conftest import Make, Run
-from tests.running import eventually
 from tests.server.services.open_inference.calls import InferenceCaller, infer_request, tensor
 from tests.server.services.open_inference.conftest import Infer
+from tests.support import models
+from tests.support.calls import MODEL
+from tests.support.running import eventually
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,7 @@ from grpc import StatusCode
 from onnx import TensorProto
 
 from headrace_protos.inference import grpc_service_pb2 as messages
-from tests import models
-from tests.calls import MODEL
 from tests.conftest import Run
-from tests.running import eventually
 from tests.server.services.open_inference.calls import (
     ROW,
     TEN,
@@ -24,6 +21,9 @@ from tests.server.services.open_inference.calls import (
     wanted,
 )
 from tests.server.services.open_inference.conftest import Infer
+from tests.support import models
+from tests.support.calls import MODEL
+from tests.support.running import eventually
 
 BYTES = ROW.tobytes()
 NOTE = (

@@ -12,7 +12,6 @@ from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_server.services.open_inference.regions import FOLDER
-from tests import models
 from tests.server.services.open_inference.calls import (
     ROW,
     TEN,
@@ -24,6 +23,7 @@ from tests.server.services.open_inference.calls import (
     wanted,
 )
 from tests.server.services.open_inference.conftest import Infer
+from tests.support import models
 
 SIZE = 64
 

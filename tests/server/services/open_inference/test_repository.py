@@ -8,12 +8,12 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
-from tests import models
-from tests.calls import MODEL, predict_request
 from tests.conftest import Run
-from tests.running import RunningServer, eventually
 from tests.server.services.open_inference.calls import ROW, TEN, InferenceCaller, array, infer_request
 from tests.server.services.open_inference.conftest import Infer
+from tests.support import models
+from tests.support.calls import MODEL, predict_request
+from tests.support.running import RunningServer, eventually
 
 
 @pytest.fixture(scope="module")

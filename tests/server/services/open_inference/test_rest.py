@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from tests import models
-from tests.calls import MODEL
 from tests.conftest import Rest
-from tests.rest_calls import Answer, RestCaller
 from tests.server.services.open_inference.calls import ROW, UNKNOWN_ID, packed
+from tests.support import models
+from tests.support.calls import MODEL
+from tests.support.rest_calls import Answer, RestCaller
 
 INFER = f"/v2/models/{MODEL}/infer"
 LENGTH = "Inference-Header-Content-Length"

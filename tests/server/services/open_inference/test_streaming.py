@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest
-from tests import models
 from tests.server.services.open_inference.calls import (
     ROW,
     UNKNOWN_ID,
@@ -19,6 +18,7 @@ from tests.server.services.open_inference.calls import (
     tensor,
 )
 from tests.server.services.open_inference.conftest import Infer
+from tests.support import models
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.backends.buffer_pool import Block, BufferPool
 from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import Refusal, arrays, predict_request, refusal_of
 from tests.conftest import Run
-from tests.running import RunningServer, eventually
+from tests.support import models
+from tests.support.calls import Refusal, arrays, predict_request, refusal_of
+from tests.support.running import RunningServer, eventually
 
 TOGETHER = Options(num_batch_threads=2, max_batch_size=64, batch_timeout_micros=20_000, max_enqueued_batches=100)
 POISON = -1.0

@@ -10,11 +10,11 @@ import onnxruntime
 from headrace_batching import Options
 from headrace_batching.task import Array
 from headrace_protos import PredictRequest, PredictResponse
-from tests import models
-from tests.calls import PREDICT, arrays, predict_request
 from tests.conftest import Run, Stop
-from tests.models import believed
-from tests.running import LoopThread
+from tests.support import models
+from tests.support.calls import PREDICT, arrays, predict_request
+from tests.support.models import believed
+from tests.support.running import LoopThread
 
 CALLERS = 64
 CALLS = 6

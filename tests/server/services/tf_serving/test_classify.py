@@ -12,10 +12,10 @@ from onnx import TensorProto
 
 from headrace_batching import Options
 from headrace_protos import ClassificationRequest
-from tests import feature_models, models
-from tests.calls import Caller
 from tests.conftest import Run, Stop
-from tests.examples import classify_request, example, labelled
+from tests.support import feature_models, models
+from tests.support.calls import Caller
+from tests.support.examples import classify_request, example, labelled
 
 ONE = example(age=[1], weights=[0.5, 1.5])
 TWO = example(age=[2], weights=[3.0, 4.0], unasked=[b"ignored"])

@@ -18,8 +18,8 @@ from headrace_server.models.call import Call
 from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.services.tf_serving.prediction import PredictionService
-from tests.calls import predict_request
-from tests.examples import CLASSIFY, REGRESS, classify_request, example, multi_request, regress_request, task
+from tests.support.calls import predict_request
+from tests.support.examples import CLASSIFY, REGRESS, classify_request, example, multi_request, regress_request, task
 
 INPUTS = {"inputs": TensorSpec("tf_example:0", DataType.DT_STRING, (None,))}
 FLOATS = TensorSpec("scores:0", DataType.DT_FLOAT, (None, None))

@@ -15,12 +15,12 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from tests import models
-from tests.calls import ANSWER_WITHIN, Caller, Refusal, predict_request, refusal_of
 from tests.conftest import Serve
-from tests.rest_calls import RestCaller, free_port
-from tests.running import ServerProcess, eventually
 from tests.server.processes.python_models import CRASHES, FINE, HANGS, IS_KILLED, PRINTS, rows, write
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, Caller, Refusal, predict_request, refusal_of
+from tests.support.rest_calls import RestCaller, free_port
+from tests.support.running import ServerProcess, eventually
 
 
 class TwoModels:

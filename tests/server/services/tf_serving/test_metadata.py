@@ -7,9 +7,9 @@ from google.protobuf.message import Message
 from grpc import StatusCode
 
 from headrace_protos import DataType, GetModelMetadataRequest, SignatureDefMap, TensorInfo, TensorShapeProto
-from tests import models
-from tests.calls import Caller, metadata_request
 from tests.conftest import Run
+from tests.support import models
+from tests.support.calls import Caller, metadata_request
 
 
 class Case(NamedTuple):

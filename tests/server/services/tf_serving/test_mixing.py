@@ -10,9 +10,9 @@ import pytest
 from headrace_batching.task import Arrays
 from headrace_server.backends.independence.values import Maker, Recipe
 from headrace_server.backends.onnx.signatures import signatures_of
-from tests.calls import arrays, predict_request
 from tests.conftest import Rest, Run
-from tests.graphs import INDEPENDENT, MIXING, Graph
+from tests.support.calls import arrays, predict_request
+from tests.support.graphs import INDEPENDENT, MIXING, Graph
 
 REPEATED = [
     pytest.param(graph, id=f"{kind}: {name}")

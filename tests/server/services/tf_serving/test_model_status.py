@@ -7,10 +7,10 @@ from google.protobuf.message import Message
 from grpc import StatusCode
 
 from headrace_protos import GetModelStatusRequest, ModelVersionStatus
-from tests import models
-from tests.calls import Caller, status_request
 from tests.conftest import Run
-from tests.running import eventually
+from tests.support import models
+from tests.support.calls import Caller, status_request
+from tests.support.running import eventually
 
 AVAILABLE, END = ModelVersionStatus.AVAILABLE, ModelVersionStatus.END
 

@@ -9,9 +9,9 @@ from google.protobuf.message import Message
 from grpc import StatusCode
 
 from headrace_batching import Options
-from tests import models
-from tests.calls import Caller, Refusal, arrays, predict_request, refusal_of
 from tests.conftest import Run, Stop
+from tests.support import models
+from tests.support.calls import Caller, Refusal, arrays, predict_request, refusal_of
 
 # One thread, and company is waited for: what is sent at once shares a few batches.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000)

@@ -15,10 +15,10 @@ from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.providers import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
-from tests import models
-from tests.calls import arrays, predict_request
 from tests.conftest import Serve
 from tests.server.backends.real_gpu import REAL, skip_without_cuda
+from tests.support import models
+from tests.support.calls import arrays, predict_request
 
 pytestmark = pytest.mark.skipif(not REAL, reason="HEADRACE_TEST_GPU is not set")
 

@@ -14,9 +14,9 @@ from onnx.numpy_helper import from_array
 
 from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
-from tests.calls import arrays, floats, predict_request
 from tests.conftest import Rest, Run
-from tests.models import FILE
+from tests.support.calls import arrays, floats, predict_request
+from tests.support.models import FILE
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 X = floats([1, 2, 3, 4])

@@ -12,9 +12,9 @@ import pytest
 
 from headrace_protos import DataType, TensorProto, TensorShapeProto
 from headrace_protos.tensor import to_array
-from tests import models
-from tests.calls import Caller, arrays, floats, predict_request
 from tests.conftest import Run
+from tests.support import models
+from tests.support.calls import Caller, arrays, floats, predict_request
 
 Array = npt.NDArray[Any]
 Echo = Callable[[str], Caller]

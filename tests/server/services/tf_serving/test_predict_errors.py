@@ -11,10 +11,10 @@ from grpc import StatusCode
 
 from headrace_batching import Options
 from headrace_protos import DataType, PredictRequest, TensorProto, TensorShapeProto
-from tests import models
-from tests.calls import Caller, arrays, floats, predict_request
 from tests.conftest import Run
-from tests.models import believed
+from tests.support import models
+from tests.support.calls import Caller, arrays, floats, predict_request
+from tests.support.models import believed
 
 ROW = floats([1, 2, 3, 4])
 PAIR = floats([1, 2])

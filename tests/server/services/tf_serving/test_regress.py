@@ -10,10 +10,10 @@ from grpc import StatusCode
 from onnx import TensorProto
 
 from headrace_protos import RegressionRequest
-from tests import feature_models, models
-from tests.calls import Caller
 from tests.conftest import Run
-from tests.examples import example, regress_request, values
+from tests.support import feature_models, models
+from tests.support.calls import Caller
+from tests.support.examples import example, regress_request, values
 
 ONE = example(age=[1], weights=[0.5, 1.5])
 TWO = example(age=[2], weights=[3.0, 4.0])

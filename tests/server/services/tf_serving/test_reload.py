@@ -9,10 +9,10 @@ from grpc import StatusCode
 
 from headrace_protos import Code, ModelServerConfig, ModelVersionStatus, ReloadConfigRequest
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import MODEL, Caller, Refusal, floats, predict_request, refusal_of, status_request
 from tests.conftest import Run, Serve
-from tests.running import RunningServer, eventually
+from tests.support import models
+from tests.support.calls import MODEL, Caller, Refusal, floats, predict_request, refusal_of, status_request
+from tests.support.running import RunningServer, eventually
 
 X = floats([1, 2, 3, 4])
 AVAILABLE, END = ModelVersionStatus.AVAILABLE, ModelVersionStatus.END

@@ -11,11 +11,11 @@ from grpc import StatusCode
 
 from headrace_protos import Code, ModelVersionStatus
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import MODEL, Caller, predict_request, status_request
 from tests.conftest import Run, Stop
-from tests.records import predict_log, write_warmup
-from tests.running import eventually
+from tests.support import models
+from tests.support.calls import MODEL, Caller, predict_request, status_request
+from tests.support.records import predict_log, write_warmup
+from tests.support.running import eventually
 
 Make = Callable[[Path], Path]
 

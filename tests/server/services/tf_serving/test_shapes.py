@@ -11,10 +11,10 @@ import pytest
 from grpc import StatusCode
 
 from headrace_batching import Options
-from tests import models
-from tests.calls import Caller, Refusal, floats, predict_request
 from tests.conftest import Run, Serve, Stop
-from tests.models import believed
+from tests.support import models
+from tests.support.calls import Caller, Refusal, floats, predict_request
+from tests.support.models import believed
 
 # One thread, and company is waited for: whatever may share a batch does.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000)

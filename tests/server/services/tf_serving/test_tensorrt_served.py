@@ -19,11 +19,11 @@ from headrace_server.backends.onnx.providers import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions
-from tests import models
-from tests.calls import Caller, Refusal, arrays, predict_request, refusal_of, status_request
 from tests.conftest import Run
-from tests.gpu import REAL, Gpu
-from tests.running import RunningServer, eventually
+from tests.support import models
+from tests.support.calls import Caller, Refusal, arrays, predict_request, refusal_of, status_request
+from tests.support.gpu import REAL, Gpu
+from tests.support.running import RunningServer, eventually
 
 BATCHING = Options(max_batch_size=16, batch_timeout_micros=5_000, max_enqueued_batches=1000, num_batch_threads=4)
 CALLERS = 32
@@ -145,7 +145,7 @@ def states(caller: Caller) -> dict[int, tuple[int, int, str]]:
 
 
 def test_a_new_plan_that_does_not_fit_leaves_the_old_version_serving(gpu: Gpu, running: Run) -> None:
-    from tests.doubles.plans import Plan
+    from tests.gpu_doubles.plans import Plan
 
     assert gpu.machine.devices
     server = start(running, partial(planned, gpu), **LOOK_OFTEN)

@@ -12,10 +12,10 @@ from grpc import StatusCode
 
 from headrace_protos import Code, ModelVersionStatus
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import Caller, arrays, floats, predict_request, status_request
 from tests.conftest import Make, Run
-from tests.running import RunningServer, eventually
+from tests.support import models
+from tests.support.calls import Caller, arrays, floats, predict_request, status_request
+from tests.support.running import RunningServer, eventually
 
 CALLERS = 16
 LOOK_OFTEN = {"file_system_poll_wait_seconds": 0.02}

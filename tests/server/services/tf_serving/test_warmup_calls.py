@@ -7,10 +7,19 @@ from google.protobuf.message import Message
 
 from headrace_protos import Code, PredictionLog
 from headrace_server.errors import ServingError
-from tests import feature_models
 from tests.conftest import Run
-from tests.examples import CLASSIFY, REGRESS, classify_request, example, examples, multi_request, regress_request, task
-from tests.records import write_warmup
+from tests.support import feature_models
+from tests.support.examples import (
+    CLASSIFY,
+    REGRESS,
+    classify_request,
+    example,
+    examples,
+    multi_request,
+    regress_request,
+    task,
+)
+from tests.support.records import write_warmup
 
 ONE = example(age=[1], weights=[0.5, 1.5])
 

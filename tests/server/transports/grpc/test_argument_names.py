@@ -6,8 +6,8 @@ import pytest
 
 from headrace_server.transports.grpc.addresses import channel_arguments
 from headrace_server.transports.grpc.argument_names import complaints
-from tests import models
 from tests.conftest import Run
+from tests.support import models
 
 LENGTH, AGE = "grpc.max_receive_message_length", "grpc.max_connection_age_ms"
 

@@ -11,10 +11,10 @@ import pytest
 from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.transports.grpc.grpcio_impl import tls_credentials
-from tests import models
-from tests.calls import ANSWER_WITHIN, PREDICT, Refusal, floats, predict_request, refusal_of
 from tests.conftest import Run
-from tests.pem import Authority, Pem, write
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN, PREDICT, Refusal, floats, predict_request, refusal_of
+from tests.support.pem import Authority, Pem, write
 
 REQUEST = predict_request({"x": floats([1, 2, 3, 4])}).SerializeToString()
 

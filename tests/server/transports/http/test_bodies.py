@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
 from tests.conftest import Rest
-from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, received
-from tests.running import eventually
+from tests.support import models
+from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, received
+from tests.support.running import eventually
 
 ROWS = 200_000
 

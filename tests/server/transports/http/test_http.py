@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from headrace_server import Config
-from tests import models
-from tests.calls import MODEL, floats
 from tests.conftest import Rest, Run, Serve
-from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, children, curl, free_port, received
-from tests.running import LoopThread, RunningServer, eventually
+from tests.support import models
+from tests.support.calls import MODEL, floats
+from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, children, curl, free_port, received
+from tests.support.running import LoopThread, RunningServer, eventually
 
 LARGE_ROWS = 30_000
 DEEP = 100_000

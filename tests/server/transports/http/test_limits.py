@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from tests import models
 from tests.conftest import Rest
-from tests.rest_calls import PREFIX, ROW, TEN, RestCaller, received
+from tests.support import models
+from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, received
 
 
 @pytest.fixture(scope="module")

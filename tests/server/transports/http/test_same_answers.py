@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace_server import Config
-from tests import models
 from tests.conftest import TRANSPORTS
-from tests.rest_calls import RestCaller, free_port
-from tests.running import LoopThread, RunningServer
+from tests.support import models
+from tests.support.rest_calls import RestCaller, free_port
+from tests.support.running import LoopThread, RunningServer
 
 Both = Callable[..., tuple[int, str]]
 

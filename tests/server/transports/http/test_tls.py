@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from headrace_server.errors import ServingError
-from tests import models
-from tests.calls import ANSWER_WITHIN
 from tests.conftest import Run
-from tests.pem import Authority, Pem, write
-from tests.rest_calls import PREFIX, curl, free_port
+from tests.support import models
+from tests.support.calls import ANSWER_WITHIN
+from tests.support.pem import Authority, Pem, write
+from tests.support.rest_calls import PREFIX, curl, free_port
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from headrace_protos.tensor import dtype_of
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError
 from headrace_server.services.tf_serving.examples.decoding import read_examples
-from tests.examples import example, examples
+from tests.support.examples import example, examples
 
 FLOATS = (DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_HALF, DataType.DT_BFLOAT16)
 WHOLE = (DataType.DT_INT8, DataType.DT_INT16, DataType.DT_INT32, DataType.DT_INT64,

@@ -7,10 +7,10 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos import InferenceTask, MultiInferenceRequest
-from tests import feature_models
-from tests.calls import Caller
 from tests.conftest import Run, Stop
-from tests.examples import CLASSIFY, REGRESS, example, examples, multi_request, task
+from tests.support import feature_models
+from tests.support.calls import Caller
+from tests.support.examples import CLASSIFY, REGRESS, example, examples, multi_request, task
 
 ONE = example(age=[1], weights=[0.5, 1.5])
 TWO = example(age=[2], weights=[3.0, 4.0])

@@ -12,7 +12,7 @@ from headrace_protos import Code
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.tfrecord import frame, read_records
 from headrace_server.services.tf_serving.request_log.files import RecordFiles, RecordWriter
-from tests.running import eventually
+from tests.support.running import eventually
 
 FULL_DISK = "/dev/full"
 

@@ -27,11 +27,11 @@ from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.services.tf_serving.request_log.files import RecordWriter
 from headrace_server.services.tf_serving.request_log.logger import RequestLogger
-from tests import models
-from tests.calls import MODEL, Refusal, arrays, floats, predict_request
 from tests.conftest import Run
-from tests.records import read_logs
-from tests.rest_calls import RestCaller, free_port
+from tests.support import models
+from tests.support.calls import MODEL, Refusal, arrays, floats, predict_request
+from tests.support.records import read_logs
+from tests.support.rest_calls import RestCaller, free_port
 
 NOW = 1_700_000_000.9
 

@@ -7,10 +7,10 @@ from typing import Any
 import onnx
 import pytest
 
-from tests import models
-from tests.calls import Caller, floats
 from tests.conftest import Rest, Run
-from tests.rest_calls import PREFIX, RestCaller, free_port
+from tests.support import models
+from tests.support.calls import Caller, floats
+from tests.support.rest_calls import PREFIX, RestCaller, free_port
 
 JSON = "application/json"
 SERVING = {"error_code": "OK", "error_message": ""}

@@ -15,7 +15,7 @@ from headrace_protos import (
     MultiInferenceRequest,
     RegressionRequest,
 )
-from tests.calls import name_model
+from tests.support.calls import name_model
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.calls import ANSWER_WITHIN, MODEL
+from tests.support.calls import ANSWER_WITHIN, MODEL
 
 PREFIX = f"/v1/models/{MODEL}"
 """The path of the model that tests serve."""

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto
 from onnx.helper import make_node
 
-from tests.graphs import FLOAT, Graph
+from tests.support.graphs import FLOAT, Graph
 
 WIDTH = 6
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from headrace_server import Config, Server
 from headrace_server.commands.process import loop_factory
-from tests.calls import ANSWER_WITHIN, MODEL, Caller
+from tests.support.calls import ANSWER_WITHIN, MODEL, Caller
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from onnx.helper import make_node
 from onnx.numpy_helper import from_array
 
-from tests.models import FLOAT, INT64, Dims, _value, _write, identity
+from tests.support.models import FLOAT, INT64, Dims, _value, _write, identity
 
 Signatures = Mapping[str, Mapping[str, Any]]
 

@@ -16,11 +16,10 @@ from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import LoadError
+from tests.gpu_doubles.graphs import Libcuda
+from tests.gpu_doubles.installed import install_tensorrt
+from tests.gpu_doubles.machine import Machine
 from tests.server.backends.real_gpu import full_gpu
-
-from .doubles.graphs import Libcuda
-from .doubles.installed import install_tensorrt
-from .doubles.machine import Machine
 
 REAL = bool(os.environ.get("HEADRACE_TEST_GPU"))
 
