@@ -48,6 +48,9 @@ ELSEWHERE = {
     "model_base_path": {"commands/serve.py"},
     "custom_op_libraries": {"models/loader.py"},
     "device_id": {"services/open_inference/rest/administration.py"},
+    # Needed before there is a configuration; and a setting of Triton's of the same name.
+    "log_format": {"commands/serve.py", "commands/tensorflow_model_server.py", "services/open_inference/settings.py"},
+    "log_level": {"commands/serve.py", "commands/tensorflow_model_server.py"},
     "port": {"commands/ports.py"},
     "rest_api_port": {"commands/ports.py"},
     "model_config_file": {"commands/serve.py"},
