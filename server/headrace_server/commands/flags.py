@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
-from headrace_batching.option import Rule, refusal
+from headrace_batching.option import Rule, default_of, refusal
 from headrace_server.config.flag import flags_of, name_of_flag
 from headrace_server.config.run import Config
 
@@ -84,6 +84,16 @@ def _value(kind: type, text: str) -> Any:
         return kind(text) if kind in (int, float) else text
     except ValueError:
         return text
+
+
+def value_of(name: str, values: Mapping[str, Any]) -> Any:
+    """The value of one flag, for what is needed before there is a configuration.
+
+    Args:
+        name: The flag's.
+        values: Of the flags that were given.
+    """
+    return values.get(name, default_of(FLAGS[name]))
 
 
 def warn_of_ignored(given: Iterable[str]) -> None:

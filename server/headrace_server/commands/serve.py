@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from headrace_server.commands.ending import status_of_run
-from headrace_server.commands.flags import FLAGS, argument, config_of, warn_of_ignored
+from headrace_server.commands.flags import FLAGS, argument, config_of, value_of, warn_of_ignored
 from headrace_server.config.run import Config
 from headrace_server.errors import invalid
 
@@ -56,7 +56,7 @@ def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
     from headrace_server.commands.process import check, run
     from headrace_server.models.paths import find_models
 
-    log_to_stderr(values.get("log_level", "info"), values.get("log_format", "text"))
+    log_to_stderr(value_of("log_level", values), value_of("log_format", values))
     warn_of_ignored(values)
     if paths and ("model_base_path" in values or "model_config_file" in values):
         other = "model_base_path" if "model_base_path" in values else "model_config_file"

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from headrace_protos import Code
-from headrace_server.commands.flags import FLAGS, config_of, warn_of_ignored
+from headrace_server.commands.flags import FLAGS, config_of, value_of, warn_of_ignored
 from headrace_server.commands.log import log_to_stderr
 from headrace_server.commands.process import run
 from headrace_server.config.run import Config
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.values.pop("version", False):
         print(f"TensorFlow ModelServer: {_version('headrace')}\nTensorFlow Library: {_version('tensorflow')}")
         return 0
-    log_to_stderr(parsed.values.get("log_level", "info"), parsed.values.get("log_format", "text"))
+    log_to_stderr(value_of("log_level", parsed.values), value_of("log_format", parsed.values))
     if parsed.unknown:
         print(f"unknown argument: {parsed.unknown[0]}\n{usage()}", end="", flush=True)
     return _serve(parsed.values)
