@@ -69,9 +69,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
 
 def is_model_file(path: Path) -> bool:
     """Whether a file's name says that it is a model which `load` takes by itself."""
-    return path.name == PYTHON_FILE or path.suffix in {
-        Path(name).suffix for name in (ONNX_FILE, TFLITE_FILE, *PLAN_FILES)
-    }
+    return path.name == PYTHON_FILE or path.suffix in _SUFFIXES
 
 
 def is_python(version: Path) -> bool:

@@ -45,7 +45,7 @@ def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     if not (paths or values.get("model_base_path") or values.get("model_config_file")):
         parser.error("no model: name its file or its folder, as in `headrace serve iris.onnx`")
     if values.get("model_name") == "" and not values.get("model_config_file"):
-        parser.error("no name: requests cannot ask for a model with an empty --model_name")
+        parser.error("--model_name must not be empty")
     return status_of_run("cannot start", lambda: _run(paths, values, checking=checking))
 
 
@@ -60,7 +60,7 @@ def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
     warn_of_ignored(values)
     if paths and ("model_base_path" in values or "model_config_file" in values):
         other = "model_base_path" if "model_base_path" in values else "model_config_file"
-        raise invalid(f"{paths[0]} and --{other} both name models: give one of them")
+        raise invalid(f"{paths[0]} and --{other} both name models: give only one of them")
     models = find_models(paths, values.get("model_name", "")) if paths else ()
     config = config_of(values, models=models)
     if checking:

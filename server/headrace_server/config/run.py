@@ -74,7 +74,7 @@ class Config:
     )
     grpc_socket_path: str = flag("", "UNIX socket for gRPC; a socket that is there already is replaced")
     rest_api_port: int = flag(
-        0, "TCP port for HTTP/REST, another than that for gRPC; 0 serves no REST", least=0, most=LAST_PORT
+        0, "TCP port for HTTP/REST; must differ from the gRPC port; 0 disables REST", least=0, most=LAST_PORT
     )
     rest_api_host: str = flag(
         "", "address that HTTP/REST listens on, such as 127.0.0.1 or ::1; empty is all interfaces, by IPv4 and IPv6"
@@ -90,10 +90,10 @@ class Config:
     )
     batching_parameters_file: str = flag("", "text-proto file of BatchingParameters; without it, TF Serving's defaults")
     enable_per_model_batching_parameters: bool = flag(
-        False, "take batching parameters from batching_params.pbtxt in a version's folder; none there, no batching"
+        False, "take batching parameters from batching_params.pbtxt in a version's folder; no file, no batching"
     )
     model_config_file: str = flag(
-        "", "text-proto file of ModelServerConfig: the models to serve, instead of the one that two flags name"
+        "", "text-proto file of ModelServerConfig: the models to serve, instead of the one that other flags name"
     )
     model_config_file_poll_wait_seconds: float = flag(
         0,
@@ -103,14 +103,14 @@ class Config:
     model_name: str = flag("default", "name that requests call the model by")
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
     num_load_threads: int = flag(
-        0, "versions loaded at once after the start; 0 is one and no unload meanwhile", least=0
+        0, "versions loaded at once after the start; 0 loads one at a time and pauses unloads", least=0
     )
-    num_unload_threads: int = flag(0, "versions unloaded at once; 0 is one, and no load meanwhile", least=0)
-    max_num_load_retries: int = flag(5, "tries to load a version after the first one that failed", least=0)
+    num_unload_threads: int = flag(0, "versions unloaded at once; 0 unloads one at a time and pauses loads", least=0)
+    max_num_load_retries: int = flag(5, "retries after a version's first failed load", least=0)
     load_retry_interval_micros: int = flag(
         # A minute, as in TF Serving, would keep an operator waiting for five to learn that a model is broken.
         1_000_000,
-        "microseconds between two tries; a negative value is none",
+        "microseconds between two attempts to load; a negative value means no wait",
         tensorflow=60_000_000,
         int64=True,
     )
@@ -126,7 +126,8 @@ class Config:
         0, "threads of a model, within and across its operators; 0 is automatic", int64=True
     )
     tensorflow_session_config_file: str = flag(
-        "", "text-proto file of TensorFlow's ConfigProto, of which the numbers of threads are used; flags go before it"
+        "",
+        "text-proto file of TensorFlow's ConfigProto, of which only the numbers of threads are used; flags override it",
     )
     tensorflow_intra_op_parallelism: int = flag(0, "threads within one operator of a model; 0 is automatic", int64=True)
     tensorflow_inter_op_parallelism: int = flag(0, "operators of a model that run at once; 0 is automatic", int64=True)
@@ -202,11 +203,11 @@ class Config:
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
-    log_level: str = flag("info", "the least that is logged", choices=("debug", "info", "warning", "error"))
-    log_format: str = flag("text", "what log lines are: text, or json, an object each", choices=("text", "json"))
+    log_level: str = flag("info", "lowest severity that is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = flag("text", "format of log lines: text, or json (one object per line)", choices=("text", "json"))
     access_log: bool = flag(
         False,
-        "log every call with its method, model, status code and milliseconds; calls take longer, since none is plain",
+        "log every call with its method, model, status code and milliseconds; slower, since no call can take the native fast path",
     )
     request_memory_mb: int = flag(
         0,
@@ -214,9 +215,11 @@ class Config:
         "read yet; 0 is a quarter of what the container has",
         least=0,
     )
-    request_expanded_mb: int = flag(256, "MB that a compressed gRPC request may become; REST has 100", least=1)
+    request_expanded_mb: int = flag(256, "largest decompressed gRPC request, in MB; REST's limit is 100", least=1)
     connection_stall_seconds: float = flag(
-        60.0, "seconds after which a connection ends that stops in a request, or reads no answer; 0 never does", least=0
+        60.0,
+        "seconds before a connection that stalls in a request, or does not read its answer, is closed; 0 never",
+        least=0,
     )
     transport: str = flag(
         "auto",
@@ -233,13 +236,13 @@ class Config:
         choices=("false", "config-only", "true"),
     )
     model_roots: tuple[str, ...] = flag(
-        (), "folders, separated by commas, that base paths named by callers must be in; none allows any"
+        (), "folders, separated by commas, that base paths named by callers must be in; empty allows any path"
     )
     code_roots: tuple[str, ...] = flag(
-        (), "folders, separated by commas, in which a model.py runs though a caller has named its base path"
+        (), "folders, separated by commas, in which a model.py may run even if a caller named the base path"
     )
     request_log_roots: tuple[str, ...] = flag(
-        (), "folders, separated by commas, in which callers may have calls logged; none allows none"
+        (), "folders, separated by commas, in which callers may have calls logged; empty allows no logging"
     )
     open_inference_admin: str = flag(
         "read",

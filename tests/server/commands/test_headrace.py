@@ -246,7 +246,7 @@ class TestCannotStart:
     def test_a_model_without_a_name(self, shell: Shell, tmp_path: Path) -> None:
         said = shell.refused(f"--model_base_path={tmp_path}", "--model_name=")
 
-        assert said == "no name: requests cannot ask for a model with an empty --model_name"
+        assert said == "--model_name must not be empty"
 
     @pytest.mark.parametrize("devices", ["", "0,0", "-1", "first"])
     def test_what_is_not_a_list_of_gpus(self, shell: Shell, tmp_path: Path, devices: str) -> None:

@@ -35,7 +35,7 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
         told["trt_engine_cache_path"] = str(Path(folder, engine_key(model.parent, told)))
     for kept in ("trt_engine_cache_path", "trt_timing_cache_path"):
         if kept in told:
-            Path(told[kept]).mkdir(parents=True, exist_ok=True)  # ONNX Runtime would make the last folder alone
+            Path(told[kept]).mkdir(parents=True, exist_ok=True)  # ONNX Runtime creates only the last folder of a path
     return told
 
 

@@ -60,7 +60,7 @@ class Followed(Generic[T]):
         try:
             config = read_ssl_config(self._path)
             if config.client_verify != self.client_verify:
-                log.warning("%s: client_verify takes effect when the server is started again", self._path)
+                log.warning("%s: client_verify takes effect only after a restart", self._path)
                 config.client_verify = self.client_verify
             made = self._make(config)
         except ServingError as error:
