@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace_server import Config
+from headrace_server.commands.log import StderrHandler
 from tests.support.calls import MODEL
 from tests.support.gpu import Gpu, gpu_of
 from tests.support.rest_calls import RestCaller, free_port
@@ -24,6 +25,16 @@ Run = Callable[..., RunningServer]
 Rest = Callable[..., RestCaller]
 Serve = Callable[..., ServerProcess]
 Stop = Callable[[RunningServer], Served]
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_a_command_left() -> Iterator[None]:
+    """A command that ran in this process logs to the stderr of its own test alone."""
+    level = logging.root.level
+    yield
+    for handler in [handler for handler in logging.root.handlers if isinstance(handler, StderrHandler)]:
+        logging.root.removeHandler(handler)
+        logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,7 @@ class GpuSession:
         self.get_inputs = self._real.get_inputs
         self.get_outputs = self._real.get_outputs
         self.get_modelmeta = self._real.get_modelmeta
+        self.get_overridable_initializers = self._real.get_overridable_initializers
         self.run = self._real.run
         self._planned: Any = None if has_convolutions(model) else ()
 

@@ -11,6 +11,7 @@ import pytest
 
 from headrace_batching import Options
 from headrace_batching.contract import TaskBatch
+from headrace_server.transports.grpc.endpoint import CallerBounds
 from tests.support.calls import MODEL, PREDICT, Caller, arrays, floats, predict_request, refusal_of
 from tests.support.running import eventually
 
@@ -67,7 +68,9 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
     routes = native.Routes("serving_default")
     routes.publish(MODEL, 1, {1: {"serving_default": native.Route(lane, given)}})
     plain = {"predict": PREDICT, "infer": "", "low_priority": ("headrace-priority", "low")}
-    server = native.Server([(PREDICT, False)], native_impl.limits([]), queue, routes, plain)
+    server = native.Server(
+        [(PREDICT, False)], {**native_impl.limits([]), **native_impl._bounds(CallerBounds())}, queue, routes, plain
+    )
     port = server.listen("127.0.0.1:0")
     server.start(1)
     caller = Caller(port)

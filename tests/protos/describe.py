@@ -61,7 +61,7 @@ def messages_in(messages: Iterable[Descriptor]) -> Iterator[Descriptor]:
 def names_of_ours() -> dict[str, list[str]]:
     """The full names of every message, enum and service that our sources declare."""
     root = Path(headrace_protos.__path__[0])
-    paths = [path.relative_to(root).as_posix() for path in root.rglob("*.proto")]
+    paths = [path.relative_to(root).as_posix() for path in root.glob("tensorflow*/**/*.proto")]
     files = [headrace_protos.POOL.FindFileByName(path) for path in paths]
     messages = list(messages_in([message for file in files for message in file.message_types_by_name.values()]))
     enums = [enum for file in files for enum in file.enum_types_by_name.values()]

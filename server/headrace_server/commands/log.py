@@ -4,6 +4,12 @@ import json
 import logging
 import sys
 from datetime import datetime
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    _Handler = logging.StreamHandler[TextIO]
+else:
+    _Handler = logging.StreamHandler
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
@@ -25,15 +31,22 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class StderrHandler(_Handler):
+    """The handler of the command that runs; of two in one process, the last one."""
+
+
 def log_to_stderr(level: str = "info", form: str = "text") -> None:
-    """Sends log lines to stderr, instead of where they went before.
+    """Sends log lines to stderr, and no longer where an earlier call sent them.
 
     Args:
         level: The least that is logged; what is none of LEVELS is `info`.
         form: `text`, each line with its date, time, zone and level; or `json`.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    root = logging.getLogger()
+    for old in [handler for handler in root.handlers if isinstance(handler, StderrHandler)]:
+        root.removeHandler(old)
+    handler = StderrHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
     handler.setFormatter(JsonFormatter() if form == "json" else text)
-    least = level.upper() if level in LEVELS else "INFO"
-    logging.basicConfig(level=least, handlers=[handler], force=True)
+    root.addHandler(handler)
+    root.setLevel(level.upper() if level in LEVELS else "INFO")

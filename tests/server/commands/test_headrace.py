@@ -64,7 +64,8 @@ class Shell:
     def not_started(self, *flags: str) -> str:
         """Why `headrace serve` cannot start."""
         assert self._serve(*flags) == 1
-        (message,) = self._said().splitlines()
+        *logged, message = self._said().splitlines()
+        assert all(re.match(r"\d{4}-\d\d-\d\dT", line) for line in logged)
         assert message.startswith("headrace: cannot start: ")
         return message.removeprefix("headrace: cannot start: ")
 
