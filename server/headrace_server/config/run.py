@@ -168,7 +168,7 @@ class Config:
         False, "compile SavedModels with XLA for CPU and GPU", ignored=ONLY_TENSORFLOW
     )
     enable_profiler: bool = flag(
-        False, "serve TensorFlow's profiler on the port for gRPC, where TensorFlow is installed"
+        False, "serve TensorFlow's profiler on the port for gRPC, where TensorFlow is installed", tensorflow=True
     )
     thread_pool_factory_config_file: str = flag(
         "", "text-proto file of ThreadPoolFactoryConfig", ignored=ONLY_TENSORFLOW

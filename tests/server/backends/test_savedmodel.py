@@ -49,7 +49,7 @@ def servers(
     parameters.write_text(TOGETHER)
     many = tensorflow_models / "many"
     alone = serve_tensorflow(many, "--enable_batching=false", "--tensorflow_session_parallelism=1", "--enable_profiler")
-    together = serve_tensorflow(many, f"--batching_parameters_file={parameters}")
+    together = serve_tensorflow(many, f"--batching_parameters_file={parameters}", "--enable_profiler")
     callers = alone.started(), together.started()
     yield Servers(*callers, together)
     for caller in callers:
