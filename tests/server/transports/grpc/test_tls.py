@@ -137,7 +137,7 @@ def test_a_change_of_client_verify_is_said_to_wait(
     server = running(models.linear, ssl_config_file=str(file))
     write(file, first, client_verify=True, custom_ca=first.certificate)
     assert shown_by(server.port) == first.certificate
-    assert f"{file}: client_verify takes effect when the server is started again" in caplog.messages
+    assert f"{file}: client_verify takes effect only after a restart" in caplog.messages
 
 
 def test_files_that_cannot_be_used(first: Pem, second: Pem, tmp_path: Path) -> None:
