@@ -33,6 +33,10 @@ class LoopDelivery:
     and it is the loop that callers wait for; a lone caller's loop rests at once. It never runs a task itself: grpc.aio
     takes calls in one by one, so that each would be run alone, however many are on their way.
 
+    With 64 callers of a small model on grpc.aio, a call costs the server 525 us of CPU with this and 635 us where a
+    thread is called in the loop's next turn; with one caller there is no difference beyond noise (medians of three
+    alternating runs beside a compiler).
+
     Args:
         loop: The loop of all callers.
         clock: Times the turns of the loop, in seconds.
