@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-CRATES_IO = "registry+https://github.com/rust-lang/crates.io-index"
 
 _WORDS = (
     "0BSD Apache BSD BSL-1.0 CC0-1.0 CDLA-Permissive ISC MIT MIT-0 MPL PSF Python.Software.Foundation Unicode "
@@ -34,8 +33,8 @@ def crate_faults(packages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What is wrong with packages as `cargo metadata` lists them; those without a source are our own."""
     for package in packages:
         name, source, licence = f"{package['name']} {package['version']}", package["source"], package["license"] or ""
-        if source is not None and source != CRATES_IO:
-            yield f"crate {name} comes from {source}, which is not crates.io"
+        if source is not None and not source.startswith("registry+"):
+            yield f"crate {name} comes from {source}, which is not a registry"
         if source is not None and not _is_allowed(licence):
             yield f"crate {name} has licence {licence or 'none'}, which is not in ALLOWED"
 

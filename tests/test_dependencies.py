@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "dependencies.py"))
-CRATES_IO, licence_of = SCRIPT["CRATES_IO"], SCRIPT["licence_of"]
+licence_of = SCRIPT["licence_of"]
 crate_faults, distribution_faults = SCRIPT["crate_faults"], SCRIPT["distribution_faults"]
 
 
 def crate(**fields: Any) -> dict[str, Any]:
-    return {"name": "c", "version": "1.0.0", "source": CRATES_IO, "license": "MIT", **fields}
+    return {"name": "c", "version": "1.0.0", "source": "registry+https://example.org/index", "license": "MIT", **fields}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def crate(**fields: Any) -> dict[str, Any]:
         ({"license": "GPL-3.0"}, "licence GPL-3.0"),
         ({"license": "MIT AND GPL-3.0"}, "licence MIT AND GPL-3.0"),
         ({"license": None}, "licence none"),
-        ({"source": "git+https://example.org/c"}, "not crates.io"),
+        ({"source": "git+https://example.org/c"}, "not a registry"),
     ],
 )
 def test_crates(fields: dict[str, Any], fault: str | None) -> None:
