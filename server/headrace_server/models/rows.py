@@ -10,6 +10,7 @@ from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, Settled, Streaming, Triable
 from headrace_server.backends.independence import Evidence, Finding, Subject, Verdict, repeated_batch_name, try_rows
 from headrace_server.backends.signature import Signature
+from headrace_server.models.card import proved_rows
 from headrace_server.models.recorded import recorded_inputs
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_r
     records: dict[str, list[Arrays]] = {}
     verdicts = {}
     for name, signature in signatures.items():
-        verdict = _untried(signature, version)
+        verdict = _untried(signature, version) or _proved(version)
         if verdict is None:
             records = records or recorded_inputs(version.folder, signatures)
             verdict = try_one(_subject(version.backend, name, records[name]), budget)
@@ -93,6 +94,12 @@ def _untried(signature: Signature, version: Loaded) -> Verdict | None:
     return None
 
 
+def _proved(version: Loaded) -> Verdict | None:
+    """What the version's card has proved, on a CPU as this one; None where a trial is needed."""
+    on_cpu = isinstance(version.backend, Triable) and version.backend.exact
+    return proved_rows(version.folder) if on_cpu else None
+
+
 def _subject(backend: Backend, name: str, records: list[Arrays]) -> Subject:
     signature = backend.signatures[name]
     evidence: list[Evidence] = list(backend.evidence) if isinstance(backend, Triable) else []
@@ -117,7 +124,7 @@ def _say(version: Loaded, name: str, verdict: Verdict) -> None:
     what = f"{version.name}, {name}: {_EFFECT[verdict.batched]}"
     trial = f" (trial: {verdict.runs} runs, {verdict.seconds * 1e3:.1f} ms)" if verdict.runs else ""
     if verdict.finding is Finding.INDEPENDENT:
-        log.info("%s: no row changes with the others%s", what, trial)
+        log.info("%s: no row changes with the others%s", what, trial or f" ({verdict.reason})")
     elif verdict.finding in (Finding.ENABLED, Finding.DISABLED):
         log.info("%s: %s", what, verdict.reason)
     else:
