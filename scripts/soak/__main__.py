@@ -1,23 +1,23 @@
-"""Soaks a server for ten minutes and writes what came of it: python -m scripts.soak [--seconds N] [--report FILE]."""
+"""Soaks a server and writes what came of it: python -m scripts.soak [--seconds N] [--over WAY] [--report FILE]."""
 
 import argparse
 import asyncio
 import random
-import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import grpc.aio
-
 from scripts.bench.machine import description
-from scripts.bench.process import Server, running
+from scripts.bench.process import Server, free_port, running
 
 from . import callers, hostile
 from .report import Outcome, report
+from .route import OVER, Route, route
 from .served import command, save
 from .tally import Tally
 from .watch import Watch
@@ -28,11 +28,22 @@ HOSTILE_EVERY = 0.05
 END_WITHIN = 30.0
 
 
+@dataclass(frozen=True)
+class Load:
+    """For how many seconds callers call, and for how many each of them rests between two calls."""
+
+    seconds: float
+    pause: float
+
+
 def main() -> int:
     """Prints the table; 1 where something was not as it must be."""
     parser = argparse.ArgumentParser(prog="python -m scripts.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--over", choices=OVER, default="tcp", help="what carries the calls")
+    parser.add_argument("--pause", type=float, default=0, help="seconds between two calls of one caller, at least")
+    parser.add_argument("--beside", default="nothing else", help="what else runs on the machine, for the report")
     parser.add_argument("--report", type=Path, help="where to write it, too")
     options = parser.parse_args()
     random.seed(options.seed)
@@ -40,42 +51,39 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="headrace-soak-") as name:
         folder = Path(name)
         save(folder)
-        rest_port = _free_port()
-        with running(partial(command, folder, rest_port), folder / "log") as server:
-            outcome = asyncio.run(_soaked(server, rest_port, options.seconds))
+        way, load = route(options.over, folder, free_port()), Load(options.seconds, options.pause)
+        with running(partial(command, folder, way), folder / "log") as server:
+            outcome = asyncio.run(_soaked(server, replace(way, port=server.port), load))
         panics = [line for line in (folder / "log").read_text().splitlines() if "panicked" in line]
-    text = report(machine, outcome, panics)
+    how = f"Over {options.over.upper()}; commit {_commit()}; beside it ran {options.beside}."
+    text = report([how, *machine], outcome, panics)
     if options.report:
         options.report.write_text(text)
     print(text)
     return 0 if outcome.good and not panics else 1
 
 
-async def _soaked(server: Server, rest_port: int, seconds: float) -> Outcome:
-    tally, watch = Tally(), Watch(server.process.pid, rest_port)
+async def _soaked(server: Server, way: Route, load: Load) -> Outcome:
+    tally, watch = Tally(), Watch(server.process.pid, way)
     async with AsyncExitStack() as stack:
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(server.address, options=options))
-            for _ in range(CHANNELS)
-        ]
-        good = callers.Target(channels, rest_port)
-        await _reached(rest_port)
+        channels = [await stack.enter_async_context(way.channel()) for _ in range(CHANNELS)]
+        good = callers.Target(channels, way)
+        await _reached(way)
         # What is opened for the first call of all is there to stay.
         await callers.plain(good, tally)
         await callers.rest(good, tally)
         before = watch.look()
-        bad = hostile.Target(server.port, callers.small_request(), callers.large_request())
-        until = asyncio.get_running_loop().time() + seconds
-        looking = asyncio.create_task(watch.look_often(max(0.2, seconds / 300)))
+        bad = hostile.Target(way, callers.small_request(), callers.large_request())
+        until = asyncio.get_running_loop().time() + load.seconds
+        looking = asyncio.create_task(watch.look_often(max(0.2, load.seconds / 300)))
         async with asyncio.TaskGroup() as group:
             for caller in callers.CALLERS:
-                group.create_task(_again(partial(caller, good, tally), 0, until))
+                group.create_task(_again(partial(caller, good, tally), load.pause, until))
             for enemy in hostile.CALLERS:
-                group.create_task(_again(partial(enemy, bad, tally), HOSTILE_EVERY, until))
+                group.create_task(_again(partial(enemy, bad, tally), max(HOSTILE_EVERY, load.pause), until))
         looking.cancel()
     drained = await _drained(watch, before.files)
-    return Outcome(seconds, tally, watch.readings, before, watch.look(), drained)
+    return Outcome(load.seconds, tally, watch.readings, before, watch.look(), drained)
 
 
 async def _again(call: "partial[Awaitable[None]]", pause: float, until: float) -> None:
@@ -85,7 +93,7 @@ async def _again(call: "partial[Awaitable[None]]", pause: float, until: float) -
         await asyncio.sleep(pause)
 
 
-async def _reached(port: int) -> None:
+async def _reached(way: Route) -> None:
     """Waits until the REST API, which is started last, can be called.
 
     Raises:
@@ -94,7 +102,7 @@ async def _reached(port: int) -> None:
     async with asyncio.timeout(END_WITHIN):
         while True:
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                _, writer = await way.to_rest()
             except OSError:
                 await asyncio.sleep(0.02)
             else:
@@ -113,10 +121,11 @@ async def _drained(watch: Watch, files: int) -> bool:
     return False
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def _commit() -> str:
+    """What the checkout holds, by a short name."""
+    command = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from headrace_protos import (
 from headrace_protos.tensor import to_array, to_proto
 
 from .frames import PREDICT
+from .route import Route
 from .served import LIMIT, SMALL, WEIGHTS, WIDE
 from .tally import Tally
 
@@ -34,10 +35,10 @@ SLACK = 5.0
 
 @dataclass(frozen=True)
 class Target:
-    """Whom they call: some channels, and the REST port."""
+    """Whom they call: on some channels, or by REST."""
 
     channels: Sequence[grpc.aio.Channel]
-    rest_port: int
+    route: Route
 
     def predict(self) -> Any:
         """The method, on one of the channels."""
@@ -115,7 +116,7 @@ async def rest(target: Target, tally: Tally) -> None:
     rows = _rows()
     body = json.dumps({"instances": rows.tolist()}).encode()
     head = f"POST /v1/models/{SMALL}:predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}"
-    reader, writer = await asyncio.open_connection("127.0.0.1", target.rest_port)
+    reader, writer = await target.route.to_rest()
     writer.write(f"{head}\r\n\r\n".encode() + body)
     begun = time.monotonic()
     try:

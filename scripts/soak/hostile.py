@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from . import frames
 from .frames import DATA, END_STREAM, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, headers, opened, prefixed
+from .route import LIMIT as HEARD
+from .route import Route
 from .tally import Tally
 
-HEARD = 64 * 1024
 PATIENCE = 2.0
 STREAMS = range(1, 4_000, 2)
 OVER = END_STREAM
@@ -22,7 +23,7 @@ OVER = END_STREAM
 class Target:
     """Whom they call, and with what: a small request, and one of a large answer."""
 
-    port: int
+    route: Route
     small: bytes
     large: bytes
 
@@ -33,18 +34,18 @@ Caller = Callable[[Target, Tally], Awaitable[None]]
 class Line:
     """One connection, closed at the end: rudely, by a reset, every other time."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, route: Route) -> None:
+        self._route = route
 
     async def __aenter__(self) -> "Line":
-        self.reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=HEARD)
+        self.reader, self._writer = await self._route.to_grpc()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if random.random() < 0.5:
             with suppress(OSError):  # the server has closed it already
-                endpoint = self._writer.get_extra_info("socket")
-                endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                if (endpoint := self._writer.get_extra_info("socket")) is not None:  # it is, of TLS that has ended
+                    endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def say(self, data: bytes) -> None:
@@ -66,7 +67,7 @@ class Line:
 async def leaves_within_a_message(target: Target, tally: Tally) -> None:
     """Begins some calls and goes, each cut at another byte."""
     whole = prefixed(target.small)
-    async with Line(target.port) as line:
+    async with Line(target.route) as line:
         begun = b"".join(
             headers(stream) + frame(DATA, 0, stream, whole[: random.randrange(len(whole))]) for stream in (1, 3, 5)
         )
@@ -77,14 +78,14 @@ async def leaves_within_a_message(target: Target, tally: Tally) -> None:
 
 async def leaves_without_waiting(target: Target, tally: Tally) -> None:
     """Makes whole calls and goes before they are answered."""
-    async with Line(target.port) as line:
+    async with Line(target.route) as line:
         await line.say(opened() + b"".join(call(stream, target.small) for stream in range(1, 40, 2)))
     tally.ended("leaves without waiting", "gone")
 
 
 async def stalls(target: Target, tally: Tally) -> None:
     """Never sends the end of a message: the deadline ends the call, well within a second of it."""
-    async with Line(target.port) as line:
+    async with Line(target.route) as line:
         await line.say(opened() + headers(1, grpc_timeout="200m") + frame(DATA, 0, 1, prefixed(target.small)[:-1]))
         answered = await ended(line, 1, PATIENCE)
     if answered:
@@ -110,7 +111,7 @@ async def ended(line: Line, stream: int, seconds: float) -> bool:
 
 async def reads_slowly(target: Target, tally: Tally) -> None:
     """Asks for large answers, and lets a kilobyte of each through now and then."""
-    async with Line(target.port) as line:
+    async with Line(target.route) as line:
         await line.say(opened(window=0) + b"".join(call(stream, target.large) for stream in range(1, 40, 2)))
         for _ in range(20):
             await line.hear(0.1)
@@ -121,7 +122,7 @@ async def reads_slowly(target: Target, tally: Tally) -> None:
 
 async def reads_nothing(target: Target, tally: Tally) -> None:
     """Asks on and on for large answers that it never lets through."""
-    async with Line(target.port) as line:
+    async with Line(target.route) as line:
         await line.say(opened(window=0))
         for start in range(1, 2_000, 200):
             await line.say(b"".join(call(stream, target.large) for stream in range(start, start + 200, 2)))
@@ -132,7 +133,7 @@ async def reads_nothing(target: Target, tally: Tally) -> None:
 async def babbles(target: Target, tally: Tally) -> None:
     """Says nonsense of a random kind."""
     name, data = random.choice(_nonsense(target))
-    async with Line(target.port) as line:
+    async with Line(target.route) as line:
         await line.say(data)
         await line.hear(0.1)
     tally.ended("babbles", name)

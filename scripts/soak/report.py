@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .tally import Tally
-from .watch import Reading, slope
+from .watch import Reading, growth
 
 WARM = 0.5
 """The part of the time after which memory has to stay where it is: until then the threads' heaps find their size."""
-GROWTH = 0.05
-"""The part of its memory that a server may seem to have grown by from then on, as single readings differ."""
+GROWTH = 0.01
+"""The part of its memory that a server may have grown by from then on, by the line that fits."""
 
 _WHAT = """\
 Written by `python -m scripts.soak --report docs/operations/soak.md`. One server on the native transport, and at once,
@@ -40,12 +40,14 @@ class Outcome:
 
     @property
     def growth(self) -> float:
-        """What the fitted line adds from then on, over the mean."""
-        warm = self.warm
-        if len(warm) < 2:
-            return 0.0
-        mean = sum(each.resident for each in warm) / len(warm)
-        return slope(warm) * (warm[-1].seconds - warm[0].seconds) / mean
+        """What the fitted line adds to memory from then on, over the mean."""
+        return growth([each.seconds for each in self.warm], [each.resident for each in self.warm])
+
+    @property
+    def heap_growth(self) -> float:
+        """The same of the heap in use, which has no free lists in it."""
+        said = [each for each in self.warm if each.heap]
+        return growth([each.seconds for each in said], [each.heap for each in said])
 
     @property
     def threads_grew(self) -> bool:
@@ -66,7 +68,8 @@ class Outcome:
             ),
             ("in the end no row waited and no connection was left", self.drained),
             (
-                f"memory stayed where it was ({self.growth:+.1%} by the line that fits)",
+                f"memory stayed where it was (resident {self.growth:+.1%} by the line that fits, "
+                f"heap in use {self.heap_growth:+.1%})",
                 not long or self.growth <= GROWTH,
             ),
             ("no thread was added", not long or not self.threads_grew),
@@ -106,5 +109,12 @@ def _held(outcome: Outcome) -> str:
     under = [each for each in outcome.readings if each.seconds <= outcome.seconds]
     steps = [under[len(under) * step // 10] for step in range(1, 10)]
     rows = [("before", outcome.before), *((f"{each.seconds:.0f} s", each) for each in steps), ("after", outcome.after)]
-    lines = [f"| {when} | {each.resident / 1e6:.1f} | {each.files} | {each.threads} |" for when, each in rows]
-    return "\n".join(["| | resident MB | files | threads |", "|---|---:|---:|---:|", *lines])
+    lines = [
+        f"| {when} | {_mega(each.resident)} | {_mega(each.heap)} | {each.files} | {each.threads} |"
+        for when, each in rows
+    ]
+    return "\n".join(["| | resident MB | heap in use MB | files | threads |", "|---|---:|---:|---:|---:|", *lines])
+
+
+def _mega(size: int) -> str:
+    return f"{size / 1e6:.1f}" if size else ""

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from .route import Route
+
 SMALL, WIDE = "small", "wide"
 """A model of 16 floats to 10, and one of 16 floats to so many that an answer is large."""
 WIDTH = 16_384
@@ -29,17 +31,18 @@ def save(folder: Path) -> None:
     (folder / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
 
 
-def command(folder: Path, rest_port: int, port: int) -> Sequence[str]:
+def command(folder: Path, route: Route, port: int) -> Sequence[str]:
     """The server's command line."""
     return [
         str(Path(sys.executable).with_name("headrace")),
         "serve",
         f"--port={port}",
         "--transport=native",
-        f"--rest_api_port={rest_port}",
+        f"--rest_api_port={route.rest_port}",
         f"--model_config_file={folder / 'models.config'}",
         f"--monitoring_config_file={folder / 'monitoring.config'}",
         f"--grpc_channel_arguments=grpc.max_receive_message_length={LIMIT}",
+        *route.flags,
     ]
 
 

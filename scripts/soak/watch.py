@@ -3,23 +3,27 @@
 import asyncio
 import re
 import time
-import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .route import Route
+
+_HEAP = re.compile(r"^:headrace:process_memory_bytes\{kind=\"heap_used\"\} (\S+)$", re.MULTILINE)
 _QUEUED = re.compile(r"^:headrace:queue_rows\{.*\} (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One look: seconds since the first, resident bytes, open files, threads."""
+    """One look: seconds since the first, resident bytes, open files, threads, and bytes of the heap in use."""
 
     seconds: float
     resident: int
     files: int
     threads: int
+    heap: int = 0
 
 
 class Watch:
@@ -27,23 +31,24 @@ class Watch:
 
     Args:
         pid: Of the server.
-        rest_port: Where its metrics are.
+        route: To its metrics.
     """
 
-    def __init__(self, pid: int, rest_port: int) -> None:
+    def __init__(self, pid: int, route: Route) -> None:
         self._proc = Path(f"/proc/{pid}")
-        self._metrics = f"http://127.0.0.1:{rest_port}/metrics"
+        self._route = route
         self._began = time.monotonic()
         self.readings: list[Reading] = []
 
-    def look(self) -> Reading:
-        """Reads, and keeps what was read."""
+    def look(self, heap: int = 0) -> Reading:
+        """Reads, and keeps what was read; and what the server has said of its heap."""
         status = (self._proc / "status").read_text()
         reading = Reading(
             time.monotonic() - self._began,
             int(_field(status, "VmRSS")) * 1024,
             len(list((self._proc / "fd").iterdir())),
             int(_field(status, "Threads")),
+            heap,
         )
         self.readings.append(reading)
         return reading
@@ -51,21 +56,26 @@ class Watch:
     async def look_often(self, every: float) -> None:
         """Looks again and again."""
         while True:
-            self.look()
+            self.look(_heap(await asyncio.to_thread(self._route.metrics)))
             await asyncio.sleep(every)
 
     def waiting(self) -> float:
         """Rows that wait in all queues, by the server's own word."""
-        with urllib.request.urlopen(self._metrics, timeout=10) as page:
-            return sum(map(float, _QUEUED.findall(page.read().decode())))
+        return sum(map(float, _QUEUED.findall(self._route.metrics())))
 
 
-def slope(readings: list[Reading]) -> float:
-    """Bytes of memory that a second adds, by the straight line that fits best."""
-    if len(readings) < 2:
+def growth(seconds: Sequence[float], sizes: Sequence[int]) -> float:
+    """What the straight line that fits best adds from the first reading to the last, as a part of the mean."""
+    if len(sizes) < 2 or not any(sizes):
         return 0.0
-    seconds = [reading.seconds for reading in readings]
-    return float(np.polyfit(seconds, [reading.resident for reading in readings], 1)[0])
+    slope = float(np.polyfit(seconds, sizes, 1)[0])
+    return slope * (seconds[-1] - seconds[0]) * len(sizes) / sum(sizes)
+
+
+def _heap(page: str) -> int:
+    """Bytes of C's heap that are in use; 0 where the server does not say."""
+    found = _HEAP.search(page)
+    return int(float(found.group(1))) if found else 0
 
 
 def _field(status: str, name: str) -> str:
