@@ -1,5 +1,6 @@
 """Servers on every transport, in this process and as the command; and a Python that has TensorFlow."""
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -13,18 +14,36 @@ from headrace_server import Config
 from headrace_server.commands.log import StderrHandler
 from tests.support.calls import MODEL
 from tests.support.gpu import Gpu, gpu_of
-from tests.support.rest_calls import RestCaller, free_port
+from tests.support.ports import free_port
+from tests.support.rest_calls import RestCaller
 from tests.support.running import LoopThread, RunningServer, Served, ServerProcess, read_served, threads_of_servers
 
 TRANSPORTS = ["grpcio", *(["native"] if find_spec("headrace_native") else [])]
 
 ROOT = Path(__file__).parents[1]
 
+SHARED = {"tensorflow_models", "made"}
+"""Fixtures that take seconds, once a process."""
+
 Make = Callable[[Path], Path]
 Run = Callable[..., RunningServer]
 Rest = Callable[..., RestCaller]
 Serve = Callable[..., ServerProcess]
 Stop = Callable[[RunningServer], Served]
+
+
+def pytest_collection_finish() -> None:
+    """Spares each collection of garbage what the imports have left: half a million objects, a third of a second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps together, where several processes share the tests, those that use what is made once for all of them."""
+    for item in items:
+        shared = sorted(SHARED & set(getattr(item, "fixturenames", ())))
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ import pytest
 from headrace_client import Client
 from tests.conftest import ROOT
 from tests.support import models
-from tests.support.rest_calls import RestCaller, free_port
+from tests.support.ports import free_port
+from tests.support.rest_calls import RestCaller
 from tests.support.running import ServerProcess, eventually
 
 DOCKER = ROOT / "docker"

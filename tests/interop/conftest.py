@@ -13,7 +13,7 @@ from headrace_protos import ModelServerConfig, ModelVersionStatus
 from tests.conftest import ROOT, Run
 from tests.support import feature_models, models
 from tests.support.calls import Caller, status_request
-from tests.support.rest_calls import free_port
+from tests.support.ports import free_port
 from tests.support.running import eventually
 
 GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"

@@ -30,7 +30,8 @@ from tests.support.frames import (
     frame,
     head,
 )
-from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, free_port
+from tests.support.ports import free_port
+from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller
 from tests.support.running import RunningServer, eventually
 
 pytest.importorskip("headrace_native")

@@ -8,7 +8,7 @@ from headrace_protos import ModelServerConfig
 from headrace_server import Config
 from tests.support import models
 from tests.support.calls import arrays, floats, predict_request
-from tests.support.rest_calls import free_port
+from tests.support.ports import free_port
 from tests.support.running import LoopThread, RunningServer
 
 COUNT = 150

@@ -18,7 +18,8 @@ from headrace_batching.task import Array, Arrays
 from headrace_server import Config
 from tests.support.calls import Caller
 from tests.support.onnx_cases import Case, Outcome, cases, compare, sendable, served
-from tests.support.rest_calls import RestCaller, free_port
+from tests.support.ports import free_port
+from tests.support.rest_calls import RestCaller
 from tests.support.running import LoopThread, RunningServer
 
 ALL = os.environ.get("HEADRACE_CONFORMANCE") == "all"

@@ -12,7 +12,7 @@ from headrace_server import Config
 from headrace_server.errors import ServingError
 from tests.support import models
 from tests.support.calls import MODEL, arrays, floats, predict_request
-from tests.support.rest_calls import free_port
+from tests.support.ports import free_port
 from tests.support.running import LoopThread, RunningServer
 
 X = floats([1, 2, 3, 4])

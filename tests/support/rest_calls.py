@@ -113,13 +113,6 @@ def children(module: str) -> list[int]:
     return [child for child in every if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def curl(*arguments: str, data: bytes = b"") -> str:
     """What the curl command prints."""
     command = shutil.which("curl")

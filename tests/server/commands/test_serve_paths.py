@@ -19,7 +19,7 @@ from headrace_server.commands import process
 from headrace_server.commands.headrace import main
 from headrace_server.errors import ServingError
 from tests.support.models import linear
-from tests.support.rest_calls import free_port
+from tests.support.ports import free_port
 
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.support import models
 from tests.support.calls import Caller, predict_request
-from tests.support.rest_calls import free_port
+from tests.support.ports import free_port
 
 DRAIN_SECONDS = 2
 WITHIN = DRAIN_SECONDS + 1

@@ -17,7 +17,7 @@ from tests.conftest import Rest, Run
 from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, packed, tensor
 from tests.server.services.open_inference.conftest import Infer
 from tests.support.calls import ANSWER_WITHIN, MODEL, predict_request
-from tests.support.rest_calls import free_port
+from tests.support.ports import free_port
 from tests.support.running import eventually
 
 Make = Callable[[Path], Path]

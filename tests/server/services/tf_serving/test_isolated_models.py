@@ -19,7 +19,8 @@ from tests.conftest import Serve
 from tests.server.processes.python_models import CRASHES, FINE, HANGS, IS_KILLED, PRINTS, rows, write
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN, Caller, Refusal, predict_request, refusal_of
-from tests.support.rest_calls import RestCaller, free_port
+from tests.support.ports import free_port
+from tests.support.rest_calls import RestCaller
 from tests.support.running import ServerProcess, eventually
 
 

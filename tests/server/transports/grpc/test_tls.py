@@ -15,6 +15,7 @@ from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN, PREDICT, Refusal, floats, predict_request, refusal_of
 from tests.support.pem import Authority, Pem, write
+from tests.support.ports import free_port
 
 REQUEST = predict_request({"x": floats([1, 2, 3, 4])}).SerializeToString()
 
@@ -45,13 +46,6 @@ def call(target: str, root: Pem, own: Pem | None = None) -> bytes | Refusal:
             return send(REQUEST, timeout=ANSWER_WITHIN)
         except grpc.RpcError as error:
             return refusal_of(error)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def refused(answer: bytes | Refusal) -> bool:

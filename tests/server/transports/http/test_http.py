@@ -20,7 +20,8 @@ from headrace_server import Config
 from tests.conftest import Rest, Run, Serve
 from tests.support import models
 from tests.support.calls import MODEL, floats
-from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, children, curl, free_port, received
+from tests.support.ports import free_port
+from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, children, curl, received
 from tests.support.running import LoopThread, RunningServer, eventually
 
 LARGE_ROWS = 30_000

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from headrace_server import Config
 from tests.conftest import TRANSPORTS
 from tests.support import models
-from tests.support.rest_calls import RestCaller, free_port
+from tests.support.ports import free_port
+from tests.support.rest_calls import RestCaller
 from tests.support.running import LoopThread, RunningServer
 
 Both = Callable[..., tuple[int, str]]

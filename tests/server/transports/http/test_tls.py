@@ -12,7 +12,8 @@ from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN
 from tests.support.pem import Authority, Pem, write
-from tests.support.rest_calls import PREFIX, curl, free_port
+from tests.support.ports import free_port
+from tests.support.rest_calls import PREFIX, curl
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,9 @@ from headrace_server.services.tf_serving.request_log.logger import RequestLogger
 from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import MODEL, Refusal, arrays, floats, predict_request
+from tests.support.ports import free_port
 from tests.support.records import read_logs
-from tests.support.rest_calls import RestCaller, free_port
+from tests.support.rest_calls import RestCaller
 
 NOW = 1_700_000_000.9
 

@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import Rest, Run
 from tests.support import models
 from tests.support.calls import Caller, floats
-from tests.support.rest_calls import PREFIX, RestCaller, free_port
+from tests.support.ports import free_port
+from tests.support.rest_calls import PREFIX, RestCaller
 
 JSON = "application/json"
 SERVING = {"error_code": "OK", "error_message": ""}

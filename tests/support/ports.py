@@ -1,0 +1,35 @@
+"""Ports for servers that must be told one."""
+
+import os
+import socket
+from collections.abc import Iterator
+from itertools import cycle, islice
+
+_LOWEST, _HIGHEST = 10_000, 32_000
+"""Below the range out of which the kernel serves those who connect, or ask for any port."""
+
+
+def _ports() -> Iterator[int]:
+    """Each port once, from a place of this process's own, before any comes again."""
+    ports = range(_LOWEST, _HIGHEST)
+    begin = os.getpid() * 101 % len(ports)
+    return islice(cycle(ports), begin, None)
+
+
+_NEXT = _ports()
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that nobody is given before the test binds it."""
+    for port in _NEXT:
+        if _is_free(port):
+            return port
+    raise AssertionError
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
