@@ -231,7 +231,11 @@ class TestCompression:
         assert answer.error == (501, "Unsupported compression type")
         assert answer.headers["accept-encoding"] == "gzip, deflate"
 
-    @pytest.mark.parametrize("body", [BODY, gzip.compress(BODY)[:-8], gzip.compress(b"0" * (65 << 20))])
+    @pytest.mark.parametrize(
+        "body",
+        [BODY, gzip.compress(BODY)[:-8], gzip.compress(b"0" * (65 << 20))],
+        ids=["plain", "cut short", "too much"],
+    )
     def test_what_cannot_be_inflated(self, linear: RestCaller, body: bytes) -> None:
         assert infer(linear, body, {"Content-Encoding": "gzip"}).status == 400
         assert data(infer(linear, self.BODY)) == [10]
