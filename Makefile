@@ -3,13 +3,14 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz conformance bench protos toolkit-acceptance
+.PHONY: help install demo test test-gpu check format fuzz conformance bench protos toolkit-acceptance test-torch
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
 	@echo 'make demo     serve handwritten digits, send 360 images at once, print the answers'
 	@echo 'make test     run the tests'
 	@echo 'make test-gpu run the tests of GPU backends on a GPU, where there is one'
+	@echo 'make test-torch  run the toolkit'\''s tests of PyTorch, which is 5 GB, in .venv-torch'
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
@@ -30,6 +31,9 @@ test:
 
 test-gpu:
 	@scripts/test-gpu
+
+test-torch:
+	@scripts/test-torch
 
 check:
 	@scripts/check

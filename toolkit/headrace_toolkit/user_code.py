@@ -1,5 +1,6 @@
 """Runs what a user wrote: the function that `file.py:function` names, and nothing that a data file brings."""
 
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -46,7 +47,8 @@ def _find(reference: str) -> Any:
 
 def _module(path: Path, reference: str) -> Any:
     """The module in a file, loaded once per process so that its classes stay the same."""
-    name = f"headrace_user_code.{path.resolve()}"
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"headrace_user_code_{digest}"  # an identifier: TorchScript writes it down, and reads it again
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -24,6 +24,7 @@ FILES: Mapping[str, str] = {
     "xgboost": "boosted:read_xgboost",
     "lightgbm": "boosted:read_lightgbm",
     "pickle": "sklearn:read_pickle",
+    "torch_pickle": "torch:whole",
 }
 """For each kind of file, what makes a source of it: `module:function` in this package, called with path and options."""
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from headrace_toolkit.errors import ToolkitError
+from headrace_toolkit.sources.torch_archive import only_names_weights
 
 KNOWN = (
     ".onnx (ONNX); file.py:function (PyTorch, Keras, scikit-learn, XGBoost, LightGBM); .pt2, .pt, .pth, .safetensors "
@@ -28,6 +28,7 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "xgboost": (".json", ".ubj"),
     "lightgbm": (".txt",),
     "pickle": (".pkl", ".pickle", ".joblib", ".pt", ".pth"),
+    "torch_pickle": (".pt", ".pth", ".pkl"),
 }
 
 _NAMES = {
@@ -43,12 +44,10 @@ _NAMES = {
     "xgboost": "an XGBoost model",
     "lightgbm": "a LightGBM model",
     "pickle": "a pickle",
+    "torch_pickle": "a whole PyTorch module in a pickle",
     "zip": "a zip archive",
     "": "nothing that headrace knows",
 }
-
-_OF_WEIGHTS = ("torch", "torch._utils", "torch.storage", "torch.serialization", "collections")
-"""The modules that the pickle of a state dict names."""
 
 _HEAD = 1 << 16
 
@@ -58,7 +57,7 @@ def kind_of(path: Path) -> str:
 
     Returns:
         `onnx`, `pt2`, `torchscript`, `torch` (what `torch.save` writes), `safetensors`, `keras`, `hdf5`, `savedmodel`,
-        `tflite`, `skops`, `xgboost`, `lightgbm` or `pickle`.
+        `tflite`, `skops`, `xgboost`, `lightgbm`, `pickle` or `torch_pickle` (a whole module that `torch.save` wrote).
 
     Raises:
         ToolkitError: There is no such file, or it is empty, or not what its name says, or of no known kind.
@@ -146,23 +145,20 @@ def _told_by_names(path: Path) -> str:
     if any(name.startswith("code/") for name in inner):
         return "torchscript"
     if "data.pkl" in inner:
-        return "torch" if _only_weights(path, names) else "pickle"
+        return "torch" if _only_weights(path, names) else "torch_pickle"
     if any(name.startswith("models/") or name == "archive_format" for name in inner):
         return "pt2"
     return "zip"
 
 
 def _only_weights(path: Path, names: list[str]) -> bool:
-    """Whether a file of torch.save holds tensors alone: its pickle, which is looked at and not run, names no others."""
+    """Whether a file of torch.save holds tensors alone."""
     (pickled,) = [name for name in names if name.split("/", 1)[-1] == "data.pkl"][:1]
     try:
         with zipfile.ZipFile(path) as archive:
-            operations = list(pickletools.genops(archive.read(pickled)))
+            return only_names_weights(archive.read(pickled))
     except (ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
         raise ToolkitError(f"{path}: the file of torch.save is damaged") from error
-    wanted = [str(argument).split(" ")[0] for operation, argument, _ in operations if operation.name == "GLOBAL"]
-    by_stack = any(operation.name in ("STACK_GLOBAL", "INST", "REDUCE_EX") for operation, _, _ in operations)
-    return not by_stack and all(name in _OF_WEIGHTS for name in wanted)
 
 
 def _is_xgboost(head: bytes) -> bool:

@@ -11,6 +11,7 @@ from headrace_toolkit.errors import ToolkitError, first_line, require
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import converted, one_table, table_of
 from headrace_toolkit.sources.files import sha256_of
+from headrace_toolkit.sources.pickles import refuse_untrusted
 from headrace_toolkit.steps.quiet import quietly
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
@@ -47,12 +48,7 @@ def read_pickle(file: Path, options: SourceOptions) -> Source:
     """
     from headrace_toolkit.sources.auto import of_object
 
-    if not options.trust_pickle:
-        raise ToolkitError(
-            f"{file}: this is a pickle, and loading it runs whatever code its author has put in. If you trust it as a "
-            "program of your own, add --trust_pickle; better, save the model as .skops (scikit-learn), as a state dict "
-            "or .pt2 (PyTorch), or by save_model (XGBoost, LightGBM)"
-        )
+    refuse_untrusted(file, options)
     joblib = require("joblib", "a pickle", "sklearn")
     try:
         model = joblib.load(file)

@@ -1,0 +1,20 @@
+"""Files that hold a pickle: refused unless the user trusts them, since loading one runs its author's code."""
+
+from pathlib import Path
+
+from headrace_toolkit.errors import ToolkitError
+from headrace_toolkit.sources.base import SourceOptions
+
+
+def refuse_untrusted(file: Path, options: SourceOptions) -> None:
+    """Refuses a pickle that the user does not say to trust.
+
+    Raises:
+        ToolkitError: With the flag, and the formats that are none.
+    """
+    if not options.trust_pickle:
+        raise ToolkitError(
+            f"{file}: this is a pickle, and loading it runs whatever code its author has put in. If you trust it as a "
+            "program of your own, add --trust_pickle; better, save the model as .skops (scikit-learn), as a state dict "
+            "or .pt2 (PyTorch), or by save_model (XGBoost, LightGBM)"
+        )

@@ -1,0 +1,161 @@
+"""PyTorch's files: weights for a module that the user's code makes, exported programs, TorchScript, whole modules."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headrace_toolkit import user_code
+from headrace_toolkit.errors import ToolkitError, first_line, require
+from headrace_toolkit.sources.base import Origin, Source, SourceOptions
+from headrace_toolkit.sources.files import kind_of, sha256_of
+from headrace_toolkit.sources.pickles import refuse_untrusted
+from headrace_toolkit.sources.torch_archive import check_program, check_script
+from headrace_toolkit.sources.torch_call import caller_of, program_caller
+from headrace_toolkit.sources.torch_module import ModuleSource, ProgramSource, ScriptSource
+from headrace_toolkit.steps.quiet import quietly
+
+_NAMED = 3
+"""Weights that a message names at most."""
+
+_HOLDERS = ("state_dict", "model_state_dict", "model")
+"""Where a training loop's checkpoint keeps the weights among other things."""
+
+
+def of_module(model: Any, origin: Origin, options: SourceOptions) -> Source:
+    """An `nn.Module` in memory.
+
+    Raises:
+        ToolkitError: Nothing says what its inputs are, or it does not take them.
+    """
+    torch = require("torch", "PyTorch models", "torch")
+    origin = _named(origin, "torch")
+    if isinstance(model, torch.jit.ScriptModule):
+        return ScriptSource(origin=origin, call=caller_of(model.eval(), origin, options))
+    if not isinstance(model, torch.nn.Module):
+        raise ToolkitError(f"{origin.name} is a {type(model).__name__}; it must be a torch.nn.Module")
+    was_training = model.training
+    notes = ("the module was in training mode: it was exported as after eval()",) if was_training else ()
+    return ModuleSource(origin=origin, call=caller_of(model.eval(), origin, options), notes=notes)
+
+
+def saved(file: Path, options: SourceOptions) -> Source:
+    """Weights that `torch.save` or safetensors wrote, in the module that `options.build` makes.
+
+    Raises:
+        ToolkitError: No function makes the module, or the weights do not fit it.
+    """
+    if not options.build:
+        raise ToolkitError(
+            f"{file}: these are weights without their module: say what makes it with --build=FILE.py:FUNCTION, or give "
+            "a function that returns the module with its weights, as file.py:function"
+        )
+    weights = _weights(file)
+    module = user_code.call(options.build)
+    torch = require("torch", "PyTorch models", "torch")
+    if not isinstance(module, torch.nn.Module):
+        raise ToolkitError(f"{options.build} returned {type(module).__name__}; it must return a torch.nn.Module")
+    if misfit := _misfit(weights, module.state_dict()):
+        raise ToolkitError(f"{file} does not fit the module of {options.build}: {misfit}")
+    module.load_state_dict(weights)
+    return of_module(module.eval(), _origin(file), options)
+
+
+def exported_program(file: Path, options: SourceOptions) -> Source:
+    """A .pt2 file that `torch.export.save` wrote, looked through before torch loads it.
+
+    Raises:
+        ToolkitError: It might run code, or torch does not load it.
+    """
+    check_program(file)
+    torch = require("torch", "PyTorch models", "torch")
+    try:
+        with quietly(f"{file}: loading"):
+            program = torch.export.load(str(file))
+    except ToolkitError as error:
+        raise ToolkitError(
+            f"{file} is not a program that torch loads: {first_line(error.__cause__ or error)}"
+        ) from error
+    origin = _origin(file)
+    return ProgramSource(origin=origin, call=program_caller(program, origin, options), program=program)
+
+
+def torchscript(file: Path, options: SourceOptions) -> Source:
+    """A TorchScript file, looked through before torch loads it.
+
+    Raises:
+        ToolkitError: Its code touches files, or torch does not load it, or nothing says what its inputs are.
+    """
+    check_script(file)
+    torch = require("torch", "PyTorch models", "torch")
+    try:
+        with quietly(f"{file}: loading"):
+            script = torch.jit.load(str(file), map_location="cpu")
+    except ToolkitError as error:
+        raise ToolkitError(
+            f"{file} is not a TorchScript file that torch loads: {first_line(error.__cause__ or error)}"
+        ) from error
+    return of_module(script, _origin(file), options)
+
+
+def whole(file: Path, options: SourceOptions) -> Source:
+    """A whole module in a pickle, which runs its author's code: only for a user who says so.
+
+    Raises:
+        ToolkitError: The user does not, or it cannot be loaded.
+    """
+    from headrace_toolkit.sources.auto import of_object
+
+    refuse_untrusted(file, options)
+    torch = require("torch", "PyTorch models", "torch")
+    try:
+        module = torch.load(file, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise ToolkitError(f"{file} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+    return of_object(module, _origin(file), options)
+
+
+def _weights(file: Path) -> Mapping[str, Any]:
+    torch = require("torch", "PyTorch models", "torch")
+    try:
+        if kind_of(file) == "safetensors":
+            loaded = require("safetensors.torch", "a .safetensors file", "torch").load_file(str(file))
+        else:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except ToolkitError:
+        raise
+    except Exception as error:
+        raise ToolkitError(f"{file} cannot be loaded: {first_line(error)}") from error
+    for holder in _HOLDERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(holder), Mapping):
+            loaded = loaded[holder]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise ToolkitError(f"{file} holds no state dict: save module.state_dict()")
+    return loaded
+
+
+def _misfit(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What keeps weights from fitting a module; empty where they do."""
+    missing = [name for name in wanted if name not in weights]
+    extra = [name for name in weights if name not in wanted]
+    shaped = [
+        f"{name} {list(weights[name].shape)} for {list(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    parts = (("it lacks", missing), ("it has too many:", extra), ("of another shape:", shaped))
+    return "; ".join(f"{what} {_listed(names)}" for what, names in parts if names)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _origin(file: Path) -> Origin:
+    return _named(Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), "torch")
+
+
+def _named(origin: Origin, kind: str) -> Origin:
+    torch = require("torch", "PyTorch models", "torch")
+    version = torch.__version__.partition("+")[0]
+    return Origin(name=origin.name, kind=kind, framework=f"PyTorch {version}", sha256=origin.sha256)
