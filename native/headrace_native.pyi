@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 from headrace_batching import Options, Task
 from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane, TaskQueue
 from headrace_batching.queue import Turn
+from headrace_batching.task import Arrays
 
 _Answered = Callable[[tuple[list[tuple[int, int]], float]], None]
 _Failed = Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]]
@@ -58,6 +59,21 @@ class PlainFields(TypedDict):
 
     infer: str
     """The full path of ModelInfer."""
+
+    classify: str
+    """The full path of Classify."""
+
+    regress: str
+    """The full path of Regress."""
+
+    multi_inference: str
+    """The full path of MultiInference."""
+
+    classify_name: str
+    """The name of a signature's method by which a MultiInference asks for classes."""
+
+    regress_name: str
+    """The same for values."""
 
     low_priority: tuple[str, str]
     """The name and the value of the metadata by which a call lets the others go first."""
@@ -303,6 +319,9 @@ class RouteFields(TypedDict):
     inputs: Sequence[tuple[str, int, Sequence[int | None]]]
     """Alias, dtype (one of DTYPES) and dimensions beyond axis 0 of each; None for one that varies."""
 
+    outputs: Sequence[str]
+    """The aliases of all outputs."""
+
     max_rows: int
     """Rows that a request may have."""
 
@@ -331,6 +350,9 @@ class RouteFields(TypedDict):
     infer: InferFields | None
     """How a ModelInfer is answered; None for a signature that it must not take without being seen."""
 
+    examples: ExamplesFields | None
+    """How requests that carry tf.Examples are answered; None for a signature that takes none without being seen."""
+
 class InferFields(TypedDict):
     """The same signature for plain requests of the Open Inference Protocol."""
 
@@ -342,6 +364,36 @@ class InferFields(TypedDict):
 
     answered: _Answered
     failed: _Failed
+
+class InferenceFields(TypedDict):
+    """What Classify or Regress makes of a signature's outputs."""
+
+    output: str
+    """The alias of the output with the scores, or the values."""
+
+    labels: Sequence[str]
+    """The classes of the scores, by index; empty where they have no names."""
+
+    check: Callable[[Arrays, int], object]
+    """Raises what is wrong with outputs, by alias, of which no answer to so many Examples can be made."""
+
+    answered: _Answered
+    failed: _Failed
+
+class ExamplesFields(TypedDict):
+    """The same signature for plain requests that carry tf.Examples."""
+
+    classify: InferenceFields | None
+    regress: InferenceFields | None
+
+    multi: tuple[_Answered, _Failed, Callable[[list[int]], None]]
+    """Those who are told of each MultiInference that it runs; the last of the Examples of each that was answered."""
+
+    tensors: Sequence[str]
+    """What the model calls its outputs, in their order."""
+
+    inputs: int
+    """The same number for signatures of a version that have the same inputs."""
 
 class Route:
     """One signature of one version, and where its tasks wait.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace_protos import PredictRequest
+from headrace_protos import ClassificationRequest, Example, ModelSpec, MultiInferenceRequest, PredictRequest
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest
 from headrace_protos.tensor import to_proto
 
@@ -30,6 +30,12 @@ _MODELS: list[tuple[dict[str, tuple[str, type, tuple[int, ...]]], list[str]]] = 
     ({"ids": ("INT64", np.int64, ()), "mask": ("BOOL", np.bool_, ())}, ["y"]),
     ({"x": ("INT8", np.int8, (3, 2)), "i": ("UINT16", np.uint16, ())}, ["y", "a"]),
 ]
+_FEATURES: list[dict[str, list[Any]]] = [
+    {"x": [0.5, -1.5]},
+    {"age": [-7], "w": [0.25, 1.0, 2.0]},
+    {"b": [1], "n": [1, -2, 3, 4], "u": [4_000_000_000]},
+]
+_SPEC = ModelSpec(name="model", signature_name="serving_default")
 _BODIES: list[dict[str, Any]] = [
     {"x": [[1, -2.5], [3e-5, 4]]},
     {"x": [0.30471707880496979, -7, 1e200]},
@@ -61,6 +67,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
         yield "infer", f"{number}-short", bytes([number, 7]) + _infer(inputs).SerializeToString()
         yield "infer", f"{number}-full", bytes([number, 9]) + _full(inputs, outputs).SerializeToString()
     yield "infer", "many-parts", b"\0\7" + b"\x2a\x00\x32\x02\x0a\x00\x3a\x00" * 2_000
+    yield from _examples()
     yield from _bodies()
     yield from _tensors()
     yield from _connections()
@@ -92,6 +99,27 @@ def _full(inputs: dict[str, tuple[str, type, tuple[int, ...]]], outputs: list[st
     for name in outputs:
         request.outputs.add(name=name)
     return request
+
+
+def _examples() -> Iterator[tuple[str, str, bytes]]:
+    """For each signature a Classify of two Examples, one with a context, and a MultiInference of both."""
+    for number, features in enumerate(_FEATURES):
+        one = Example()
+        for name, values in features.items():
+            feature = one.features.feature[name]
+            (feature.float_list if isinstance(values[0], float) else feature.int64_list).value.extend(values)
+        other = Example.FromString(one.SerializeToString())
+        other.features.feature["unasked"].bytes_list.value.append(b"\xff")
+        listed = ClassificationRequest(model_spec=_SPEC, input={"example_list": {"examples": [one, other]}})
+        shared = ClassificationRequest(
+            model_spec=_SPEC, input={"example_list_with_context": {"examples": [Example(), other], "context": one}}
+        )
+        tasks = [{"model_spec": _SPEC, "method_name": f"tensorflow/serving/{name}"} for name in ("classify", "regress")]
+        multi = MultiInferenceRequest(tasks=tasks, input=shared.input)
+        for kind, request in {"list": listed, "context": shared, "multi": multi}.items():
+            chosen = bytes([number, kind == "multi", 7])
+            yield "tf_examples", f"{number}-{kind}", chosen + request.SerializeToString(deterministic=True)
+    yield "tf_examples", "many", b"\0\0\7" + b"\x0a\x03\x0a\x01m\x12\xff\x01\x0a\xfc\x01" + b"\x0a\x00" * 126
 
 
 def _values(dtype: Any, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":

@@ -84,6 +84,11 @@ class Batch:
         return [piece.task for piece in self._pieces]
 
     @property
+    def choice(self) -> Hashable:
+        """The choice that its tasks have in common; None for none."""
+        return self._pieces[0].task.choice
+
+    @property
     def _lone(self) -> bool:
         return len(self._pieces) == 1 and self.padded == self.rows and self._pieces[0].whole
 

@@ -1,6 +1,6 @@
 """What a scheduler asks of a queue, of its lanes and of its batches; headrace_native has others of each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from typing import Protocol
 
@@ -33,6 +33,10 @@ class TaskBatch(Protocol):
     @property
     def tasks(self) -> Sequence[Task]:
         """Those of its tasks that are Python's."""
+
+    @property
+    def choice(self) -> Hashable:
+        """What its tasks want beside what their inputs say; None for nothing."""
 
     def __len__(self) -> int: ...
 

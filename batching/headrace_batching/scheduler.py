@@ -207,8 +207,8 @@ class Scheduler:
         inputs = batch.join(self._empty)
         joined = self._clock()
         with self._watched(batch):
-            if self._run_choice is not None and (tasks := batch.tasks) and tasks[0].choice is not None:
-                outputs = self._run_choice(inputs, tasks[0].choice)
+            if self._run_choice is not None and (choice := batch.choice) is not None:
+                outputs = self._run_choice(inputs, choice)
             else:
                 outputs = self._run(inputs)
         computed = self._clock()

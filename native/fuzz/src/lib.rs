@@ -2,6 +2,7 @@
 
 pub mod allocation;
 pub mod connection;
+pub mod examples;
 pub mod frames;
 pub mod headers;
 pub mod infer;
@@ -14,7 +15,7 @@ pub mod tensor;
 /// One target: its name, and what it checks of any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("connection", connection::check),
     ("frames", frames::check),
     ("headers", headers::check),
@@ -22,4 +23,5 @@ pub const TARGETS: [Target; 7] = [
     ("predict", predict::check),
     ("rest", rest::check),
     ("tensor", tensor::check),
+    ("tf_examples", examples::check),
 ];

@@ -55,7 +55,7 @@ impl Array {
         Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer, whole: rows.is_none(), scalar })
     }
 
-    fn output(&self) -> Output<'_> {
+    pub fn output(&self) -> Output<'_> {
         let shape = if self.scalar { &[] } else { self.buffer.shape() };
         let bytes = self.buffer.bytes();
         Output { alias: &self.alias, dtype: self.dtype, shape, bytes, whole: self.whole }
@@ -88,24 +88,22 @@ fn count(py: Python<'_>, tasks: &[NativeTask]) {
         }
         counted.push(signature);
         let own = tasks.iter().filter(|task| Arc::ptr_eq(&task.signature, signature));
-        if let Err(error) = signature.counter.answered(py, own.map(NativeTask::seconds)) {
+        if let Err(error) = signature.counter.answered(py, own.map(|task| (task.rows, task.seconds()))) {
             error.write_unraisable(py, None);
         }
     }
 }
 
 impl Answers {
-    /// Encodes every task's rows; the tasks' rows are the first of the arrays, in their order.
-    pub fn of(mut tasks: Vec<NativeTask>, arrays: &[Array]) -> Self {
+    /// Encodes every task's rows of the arrays, from the place on that stands beside the task.
+    pub fn of(mut tasks: Vec<(usize, NativeTask)>, arrays: &[Array]) -> Self {
         let outputs: Vec<_> = arrays.iter().map(Array::output).collect();
         // A client that does not read its answer keeps all of the bytes that were written with it.
         let values: usize = outputs.iter().map(|output| output.bytes.len()).sum();
         let mut out = BytesMut::with_capacity(SHARED.min(values + ENVELOPE * tasks.len()));
-        let mut start = 0;
-        for task in &mut tasks {
-            task.encode(&outputs, start, &mut out);
-            start += task.rows;
+        for (start, task) in &mut tasks {
+            task.encode(&outputs, *start, &mut out);
         }
-        Self { tasks: Mutex::new(tasks) }
+        Self { tasks: Mutex::new(tasks.into_iter().map(|(_, task)| task).collect()) }
     }
 }

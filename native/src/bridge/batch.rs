@@ -73,7 +73,7 @@ impl Batch {
             // What Python finds, it says as TF Serving does.
             python::names(py)?.check_outputs.call1(py, (outputs, self.padded)).and(Err(error))
         })?;
-        let native = std::mem::take(&mut *self.native.lock());
+        let native = self.fitting(py, outputs, &arrays)?;
         let answers = python::catch_panic(|| py.detach(|| Answers::of(native, &arrays)))?;
         let ended = PyList::empty(py);
         ended.append(Bound::new(py, answers)?)?;
@@ -117,6 +117,14 @@ impl Batch {
         Ok((half(first, 0, cut, early)?, half(second, cut, pieces.len(), late)?))
     }
 
+    /// The outputs that its tasks want; None for all.
+    #[getter]
+    fn choice<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let native = self.native.lock();
+        let chosen = native.first().and_then(|task| task.choice.map(|choice| task.signature.chosen(choice)));
+        chosen.map(|aliases| PyTuple::new(py, aliases.collect::<Vec<_>>())).transpose()
+    }
+
     /// Those of its tasks that are Python's.
     #[getter]
     fn tasks<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
@@ -155,6 +163,30 @@ impl Batch {
     /// Whether there is one task, and nothing was added to it.
     fn lone(&self) -> bool {
         self.sizes.len() == 1 && self.padded == self.rows
+    }
+
+    /// The tasks that an answer can be made for, each with the place of its first row; the others are told why not.
+    fn fitting(
+        &self,
+        py: Python<'_>,
+        outputs: &Bound<'_, PyDict>,
+        arrays: &[Array],
+    ) -> PyResult<Vec<(usize, NativeTask)>> {
+        let (parts, whole): (Vec<_>, _) = (arrays.iter().map(Array::output).collect(), self.lone());
+        let mut start = 0;
+        let mut fitting = Vec::new();
+        for task in std::mem::take(&mut *self.native.lock()) {
+            let (first, rows) = (start, task.rows);
+            start += rows;
+            if task.call.fits(&parts, first, rows) {
+                fitting.push((first, task));
+                continue;
+            }
+            let misfit = task.call.misfit(outputs, (!whole).then_some(first..start), rows);
+            let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
+            task.fail(py, error.value(py))?;
+        }
+        Ok(fitting)
     }
 
     fn half<'py>(

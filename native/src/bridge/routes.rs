@@ -7,10 +7,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
+use super::examples::{Examples, ExamplesFields};
 use super::lane::Lane;
 use super::signature::{Counter, Signature};
-use crate::open_inference;
 use crate::predict::{Format, Input, Spec};
+use crate::{examples, open_inference};
 
 /// One signature of one version, and the lane that its tasks wait in.
 #[pyclass(frozen, module = "headrace_native")]
@@ -21,6 +22,8 @@ pub struct Route {
     pub rest: Option<Arc<Signature>>,
     /// How a ModelInfer of the Open Inference Protocol is answered; None where it has to be seen.
     pub infer: Option<Arc<Infer>>,
+    /// How requests that carry tf.Examples are answered; None where they have to be seen.
+    pub examples: Option<Arc<Examples>>,
     pub lane: Lane,
 }
 
@@ -50,6 +53,7 @@ struct Fields {
     version: i64,
     signature: String,
     inputs: Vec<(String, u64, Vec<Option<usize>>)>,
+    outputs: Vec<String>,
     max_rows: usize,
     max_send: usize,
     as_content: bool,
@@ -59,6 +63,7 @@ struct Fields {
     failed: Py<PyAny>,
     rest: Option<(Py<PyAny>, Py<PyAny>)>,
     infer: Option<InferFields>,
+    examples: Option<ExamplesFields>,
 }
 
 #[pymethods]
@@ -69,6 +74,7 @@ impl Route {
         let signature = Signature {
             one_shape: inputs.iter().all(|input| input.inner.iter().all(Option::is_some)),
             inputs,
+            outputs: fields.outputs.into(),
             max_rows: fields.max_rows,
             max_send: fields.max_send,
             format: Format::new(&fields.model, fields.version, &fields.signature, fields.as_content),
@@ -91,7 +97,15 @@ impl Route {
             format: open_inference::Format::new(&fields.model, fields.version),
             outputs: own.outputs.into_iter().map(String::into_bytes).collect(),
         });
-        Ok(Self { signature: Arc::new(signature), rest, infer: infer.map(Arc::new), lane: lane.get().clone() })
+        let format = || examples::Format::new(&fields.model, fields.version, &fields.signature);
+        let examples = fields.examples.map(|own| Examples::new(&signature, format(), own)).transpose()?;
+        Ok(Self {
+            signature: Arc::new(signature),
+            rest,
+            infer: infer.map(Arc::new),
+            examples: examples.map(Arc::new),
+            lane: lane.get().clone(),
+        })
     }
 }
 
@@ -149,11 +163,24 @@ impl Routes {
         self.named(spec.name.bytes()?, spec.version, spec.signature.bytes()?)
     }
 
+    /// Those of several signatures of one version, which the first names.
+    pub fn several(&self, specs: &[&Spec]) -> Option<Vec<Route>> {
+        let first = specs.first()?;
+        let table = self.table.read();
+        let versions = table.get(first.name.bytes()?)?;
+        let signatures = versions.by_number.get(&first.version.unwrap_or(versions.latest))?;
+        specs.iter().map(|spec| self.of_signature(signatures, spec.signature.bytes()?)).collect()
+    }
+
     /// The same by names; an empty one is the default signature's.
     pub fn named(&self, model: &[u8], version: Option<i64>, signature: &[u8]) -> Option<Route> {
         let table = self.table.read();
         let versions = table.get(model)?;
         let signatures = versions.by_number.get(&version.unwrap_or(versions.latest))?;
-        signatures.get(if signature.is_empty() { self.default_signature.as_slice() } else { signature }).cloned()
+        self.of_signature(signatures, signature)
+    }
+
+    fn of_signature(&self, signatures: &Signatures, name: &[u8]) -> Option<Route> {
+        signatures.get(if name.is_empty() { self.default_signature.as_slice() } else { name }).cloned()
     }
 }

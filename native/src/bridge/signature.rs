@@ -1,5 +1,6 @@
 //! One signature of one version, as plain requests know it: what they are checked against, and how they are counted.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,6 +14,8 @@ use crate::queue::Key;
 #[derive(Clone)]
 pub struct Signature {
     pub inputs: Vec<Input>,
+    /// The aliases of all outputs.
+    pub outputs: Arc<[String]>,
     /// Whether no dimension beyond axis 0 varies.
     pub one_shape: bool,
     pub max_rows: usize,
@@ -25,6 +28,13 @@ pub struct Signature {
     pub answer_row: Arc<AtomicUsize>,
 }
 
+/// Some of a signature's outputs: a bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice(NonZeroU64);
+
+/// A signature has more outputs than can be chosen from, or none is wanted.
+pub struct NoChoice;
+
 /// Counts calls in Python's metrics, and learns from it how those end that fail.
 #[derive(Clone)]
 pub struct Counter {
@@ -32,17 +42,42 @@ pub struct Counter {
     pub bounds: Vec<f64>,
     pub answered: Arc<Py<PyAny>>,
     pub failed: Arc<Py<PyAny>>,
+    /// Told of the rows of each call that was answered, where they are counted, too.
+    pub rows: Option<Arc<Py<PyAny>>>,
 }
 
 impl Signature {
     /// What must be equal for two of its requests to share a batch.
     ///
     /// `inner` are the dimensions beyond axis 0 of each input.
-    pub fn key<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> Key {
-        if self.one_shape {
-            return Key::Any;
+    pub fn key<'a>(&self, inner: impl Iterator<Item = &'a [usize]>, choice: Option<Choice>) -> Key {
+        let shapes = || inner.flat_map(|inner| std::iter::once(inner.len()).chain(inner.iter().copied())).collect();
+        match choice {
+            None if self.one_shape => Key::Any,
+            None => Key::Shapes(shapes()),
+            Some(Choice(bits)) => Key::Chosen(bits.get(), if self.one_shape { Vec::new() } else { shapes() }),
         }
-        Key::Shapes(inner.flat_map(|inner| std::iter::once(inner.len()).chain(inner.iter().copied())).collect())
+    }
+
+    /// The choice of those outputs that are wanted, by their aliases; None for all of them, and an error for more than
+    /// there are bits for, and for none.
+    pub fn choose(&self, wants: impl Fn(usize, &str) -> bool) -> Result<Option<Choice>, NoChoice> {
+        if self.outputs.len() > u64::BITS as usize {
+            return Err(NoChoice);
+        }
+        let wanted = self.outputs.iter().enumerate().filter(|(number, alias)| wants(*number, alias));
+        let bits = wanted.fold(0, |bits: u64, (number, _)| bits | 1 << number);
+        let chosen = NonZeroU64::new(bits).ok_or(NoChoice)?;
+        Ok((bits.count_ones() as usize != self.outputs.len()).then_some(Choice(chosen)))
+    }
+
+    /// The aliases of a choice, in the order of the outputs.
+    pub fn chosen(&self, Choice(bits): Choice) -> impl Iterator<Item = &str> {
+        self.outputs
+            .iter()
+            .enumerate()
+            .filter(move |(number, _)| bits.get() >> number & 1 == 1)
+            .map(|(_, alias)| &**alias)
     }
 
     /// What one row of a request takes in a batch, in bytes; `inner` as for `key`.
@@ -69,12 +104,15 @@ impl Signature {
 impl Counter {
     /// `failed` makes a code and a text of an exception.
     pub fn new(bounds: Vec<f64>, answered: Py<PyAny>, failed: Py<PyAny>) -> Self {
-        Self { bounds, answered: Arc::new(answered), failed: Arc::new(failed) }
+        Self { bounds, answered: Arc::new(answered), failed: Arc::new(failed), rows: None }
     }
 
-    /// Counts calls that have ended with an answer, by how long they took.
-    pub fn answered(&self, py: Python<'_>, seconds: impl Iterator<Item = f64>) -> PyResult<()> {
-        self.answered.bind(py).call1((self.tally(seconds),)).map(|_| ())
+    /// Counts calls that have ended with an answer: their rows, and how long they took.
+    pub fn answered(&self, py: Python<'_>, calls: impl Iterator<Item = (usize, f64)> + Clone) -> PyResult<()> {
+        if let Some(rows) = &self.rows {
+            rows.bind(py).call1((calls.clone().map(|(rows, _)| rows).collect::<Vec<_>>(),))?;
+        }
+        self.answered.bind(py).call1((self.tally(calls.map(|(_, seconds)| seconds)),)).map(|_| ())
     }
 
     /// Counts calls that have ended with this error, and says how they end.

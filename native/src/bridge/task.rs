@@ -1,13 +1,15 @@
 //! A task of the queue: one that was decoded here, or one of Python's.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::ended::Abandoned;
-use super::signature::Signature;
+use super::signature::{Choice, Signature};
 use crate::grpc::Status;
 use crate::predict::Output;
 use crate::protobuf::Dtype;
@@ -16,7 +18,7 @@ use crate::queue::Waits;
 /// A request that was decoded outside the interpreter, with its own reply in it. What protocol it came by, and how its
 /// answer is written, only its implementation knows.
 ///
-/// It belongs to whoever holds its task: first the queue, then a batch thread. No method may call Python.
+/// It belongs to whoever holds its task: first the queue, then a batch thread. No method may call Python but `misfit`.
 pub trait PendingCall: std::any::Any + Send + Sync {
     /// The dimensions of an input beyond axis 0.
     fn inner(&self, input: usize) -> &[usize];
@@ -31,6 +33,16 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     /// `refuse`.
     fn claim(&mut self) -> bool {
         true
+    }
+
+    /// Whether an answer can be made of these outputs, whose rows from `start` on are its own.
+    fn fits(&self, _outputs: &[Output<'_>], _start: usize, _rows: usize) -> bool {
+        true
+    }
+
+    /// Why none can, in Python's words: raises the exception. This alone calls Python.
+    fn misfit(&self, _outputs: &Bound<'_, PyDict>, _rows: Option<Range<usize>>, _count: usize) -> PyResult<()> {
+        Ok(())
     }
 
     /// Encodes its answer, rows `start` to `start + rows` of each output. `out` is where small answers of a batch are
@@ -48,6 +60,8 @@ pub trait PendingCall: std::any::Any + Send + Sync {
 pub struct NativeTask {
     pub signature: Arc<Signature>,
     pub rows: usize,
+    /// The outputs that it wants; None for all.
+    pub choice: Option<Choice>,
     pub call: Box<dyn PendingCall>,
     came: Instant,
     abandoned: bool,
@@ -55,12 +69,17 @@ pub struct NativeTask {
 
 impl NativeTask {
     pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>) -> Self {
-        Self { signature, rows, call, came: Instant::now(), abandoned: false }
+        Self { signature, rows, choice: None, call, came: Instant::now(), abandoned: false }
     }
 
     /// The same, of a call that came then.
     pub fn since(self, came: Instant) -> Self {
         Self { came, ..self }
+    }
+
+    /// The same, of a call that wants these outputs alone.
+    pub fn choosing(self, choice: Option<Choice>) -> Self {
+        Self { choice, ..self }
     }
 
     /// How long its client has waited.

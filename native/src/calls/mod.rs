@@ -6,7 +6,10 @@ mod inbox;
 mod metadata;
 mod opening;
 mod plain;
+mod protocol;
 mod reply;
+mod understood;
+mod waiting;
 
 pub use call::Call;
 pub use exchange::run;

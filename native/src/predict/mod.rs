@@ -5,5 +5,5 @@ pub mod fuzzing;
 mod request;
 mod response;
 
-pub use request::{Input, Request, Spec, Tensor, tensors};
+pub use request::{Column, Input, Request, Spec, Tensor, Text, tensors};
 pub use response::{Format, Output, Response};

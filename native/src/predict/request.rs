@@ -29,6 +29,13 @@ pub struct Tensor {
     pub inner: Vec<usize>,
 }
 
+/// One input's elements, little-endian as in an array, and its dimensions beyond axis 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub inner: Vec<usize>,
+    pub bytes: Vec<u8>,
+}
+
 /// A request's tensors in the order of their declarations, and their rows; None unless all fit.
 pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: usize) -> Option<(Vec<Tensor>, usize)> {
     if request.inputs.len() != declared.len() {
@@ -122,7 +129,7 @@ fn shape(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
 }
 
 /// Text that lies in a message.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Text<'a>(Option<Cursor<'a>>);
 
 impl<'a> Text<'a> {
@@ -136,7 +143,7 @@ impl<'a> Text<'a> {
     }
 
     /// Reads a field that may come once.
-    fn fill(&mut self, at: &mut Cursor<'a>) -> Option<()> {
+    pub fn fill(&mut self, at: &mut Cursor<'a>) -> Option<()> {
         if self.0.is_some() {
             return None;
         }
@@ -153,7 +160,7 @@ pub struct Spec<'a> {
 }
 
 impl<'a> Spec<'a> {
-    fn read(mut at: Cursor<'a>) -> Option<Self> {
+    pub fn read(mut at: Cursor<'a>) -> Option<Self> {
         let mut spec = Self { name: Text(None), version: None, signature: Text(None) };
         while at.left() > 0 {
             match wire::tag(&mut at)? {

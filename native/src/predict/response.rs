@@ -46,16 +46,7 @@ impl Format {
 
 /// The effective ModelSpec, as a field of the response.
 fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
-    let mut number = BytesMut::new();
-    if version != 0 {
-        wire::put_tag(&mut number, 1, wire::VARINT);
-        wire::put_varint(&mut number, version as u64);
-    }
-    let mut spec = BytesMut::new();
-    for (field, value) in [(1, name.as_bytes()), (2, &number), (3, signature.as_bytes())] {
-        wire::put_field(&mut spec, field, value.len());
-        spec.put_slice(value);
-    }
+    let spec = wire::model_spec(name, version, signature);
     let mut field = BytesMut::new();
     wire::put_field(&mut field, 2, spec.len());
     field.put_slice(&spec);

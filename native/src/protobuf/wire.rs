@@ -1,11 +1,12 @@
 //! Protobuf's wire format: as much of it as the plain Predict needs.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::rope::Cursor;
 
 pub const VARINT: u8 = 0;
 pub const LENGTH: u8 = 2;
+pub const FIXED32: u8 = 5;
 
 /// The next varint; None if there is no whole one.
 pub fn varint(at: &mut Cursor<'_>) -> Option<u64> {
@@ -59,6 +60,21 @@ pub fn put_tag(out: &mut BytesMut, field: u32, kind: u8) {
 pub fn put_field(out: &mut BytesMut, field: u32, len: usize) {
     put_tag(out, field, LENGTH);
     put_varint(out, len as u64);
+}
+
+/// A ModelSpec, as an answer has it.
+pub fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
+    let mut number = BytesMut::new();
+    if version != 0 {
+        put_tag(&mut number, 1, VARINT);
+        put_varint(&mut number, version as u64);
+    }
+    let mut spec = BytesMut::new();
+    for (field, value) in [(1, name.as_bytes()), (2, &number), (3, signature.as_bytes())] {
+        put_field(&mut spec, field, value.len());
+        spec.put_slice(value);
+    }
+    spec.freeze()
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub enum Key {
     Any,
     /// Each input's rank and dimensions beyond axis 0.
     Shapes(Vec<usize>),
+    /// The same, of tasks decoded outside the interpreter that want some of the outputs: which, a bit for each.
+    Chosen(u64, Vec<usize>),
     /// Another key of Python's, by the token that stands for it.
     Other(Token),
 }

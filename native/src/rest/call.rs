@@ -7,13 +7,12 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 
-use super::inputs::Column;
 use super::outputs::{Misfit, Part, is_written, write_error, write_predict};
 use crate::bridge::{PendingCall, Signature};
 use crate::grpc::{INTERNAL, Status};
 use crate::http::{Answer, Endpoint, Unread, Wakes, answer};
 use crate::memory::CallMemory;
-use crate::predict::Output;
+use crate::predict::{Column, Output};
 use crate::protobuf::Dtype;
 
 /// About what an answer has beside its values.

@@ -1,8 +1,8 @@
 //! The plain body's reader by itself: declarations without an interpreter, and what it understood.
 
-use super::inputs::{Body, Column, Declares};
-use crate::predict::Input;
+use super::inputs::{Body, Declares};
 use crate::predict::fuzzing::Declared;
+use crate::predict::{Column, Input};
 
 impl Declares for &Declared {
     fn inputs(&self) -> &[Input] {

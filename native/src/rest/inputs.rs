@@ -4,7 +4,7 @@
 //! What is not plain is None, good or bad: `services/tf_serving/rest/inputs.py` judges it, in TF Serving's words.
 
 use crate::json::Reader;
-use crate::predict::Input;
+use crate::predict::{Column, Input};
 use crate::protobuf::Dtype;
 
 /// The most bytes that are reserved for a row before it has been read.
@@ -23,13 +23,6 @@ pub struct Body<S> {
     pub by_row: bool,
     pub rows: usize,
     pub columns: Vec<Column>,
-}
-
-/// One input's elements, little-endian as in an array, and its dimensions beyond axis 0.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    pub inner: Vec<usize>,
-    pub bytes: Vec<u8>,
 }
 
 /// Where a body's values lie, and under which key.

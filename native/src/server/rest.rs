@@ -96,7 +96,7 @@ impl Rest {
     fn put(&self, body: Body<Target>, memory: Arc<CallMemory>, came: Instant) -> Option<Pending> {
         let Target { lane, signature } = body.signature;
         let inner = || body.columns.iter().map(|column| &*column.inner);
-        let (key, row_bytes) = (signature.key(inner()), signature.row_bytes(inner()));
+        let (key, row_bytes) = (signature.key(inner(), None), signature.row_bytes(inner()));
         let mailbox = Arc::new(Mailbox::new(self.thread.wakes.clone()));
         let mut pending = Pending { rest: self.clone(), signature, mailbox: mailbox.clone(), came, refused: None };
         if !memory.set(Kind::Answers, pending.signature.expected_answer(body.rows)) {

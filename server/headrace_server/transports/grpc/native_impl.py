@@ -1,36 +1,26 @@
 """gRPC on headrace_native: its server, with our handlers and grpcio's own servicers in it."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import headrace_native as native
 
-from headrace_batching import BatchingError, LoopDelivery, QueueFull
+from headrace_batching import LoopDelivery
 from headrace_batching.contract import TaskQueue
 from headrace_protos import Code, SSLConfig
-from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature
-from headrace_server.errors import ServingError, invalid, status_of
-from headrace_server.metrics.calls import CountCalls, Tallied
-from headrace_server.metrics.names import LATENCY
-from headrace_server.metrics.series import Tally
+from headrace_server.backends.signature import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
+from headrace_server.errors import ServingError, invalid
 from headrace_server.models.manager import latest
-from headrace_server.models.plain import Plain
 from headrace_server.models.servable import Servable
-from headrace_server.services.json.arrays import PLAIN
-from headrace_server.services.open_inference.inference import run_status
 from headrace_server.services.rpc import MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import CallerBounds, Endpoint, HeldMemory
-from headrace_server.transports.grpc.handlers import CODE_NAMES, LOW_PRIORITY, rpc_handlers, status
+from headrace_server.transports.grpc.handlers import LOW_PRIORITY, rpc_handlers
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
+from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION, PlainRoutes
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-PREDICTION = "tensorflow.serving.PredictionService"
-INFERENCE = "inference.GRPCInferenceService"
-INTERFACE = 9
-
-Status = Callable[[Exception], tuple[Code, str]]
+INTERFACE = 10
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
@@ -77,8 +67,7 @@ class NativeTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._limits = {**limits(endpoint.arguments), **_bounds(endpoint.bounds)}
-        self._observe = endpoint.observe(PREDICTION, "Predict")
-        self._observe_infer = endpoint.observe(INFERENCE, "ModelInfer")
+        self._plain = PlainRoutes(endpoint, self._limits["max_send_message_length"])
         self._server: native.Server | None = None
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes(DEFAULT_SIGNATURE)
@@ -99,6 +88,11 @@ class NativeTransport:
             {
                 "predict": f"/{PREDICTION}/Predict",
                 "infer": f"/{INFERENCE}/ModelInfer",
+                "classify": f"/{PREDICTION}/Classify",
+                "regress": f"/{PREDICTION}/Regress",
+                "multi_inference": f"/{PREDICTION}/MultiInference",
+                "classify_name": CLASSIFY_METHOD,
+                "regress_name": REGRESS_METHOD,
                 "low_priority": LOW_PRIORITY,
             },
         )
@@ -125,7 +119,7 @@ class NativeTransport:
 
     def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
         """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
-        routes = {version: self._plain_routes(servable) for version, servable in versions.items()}
+        routes = {version: self._plain.of(servable) for version, servable in versions.items()}
         self._routes.publish(name, latest(versions), routes)
 
     async def stop(self, grace: float) -> None:
@@ -139,47 +133,6 @@ class NativeTransport:
             return server.listen(address, _tls(self._endpoint.ssl_config_file))
         except OSError as error:
             raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
-
-    def _plain_routes(self, servable: Servable) -> dict[str, native.Route]:
-        """A route for each signature whose requests need no second look."""
-        plain = {name: servable.plain(name, native.DTYPES) for name in servable.signatures}
-        return {name: self._route(servable, name, found) for name, found in plain.items() if found is not None}
-
-    def _route(self, servable: Servable, name: str, plain: Plain) -> native.Route:
-        return native.Route(
-            plain.lane,
-            {
-                "model": servable.name,
-                "version": servable.version,
-                "signature": name,
-                "inputs": [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
-                "max_rows": plain.max_rows,
-                "max_send": self._limits["max_send_message_length"],
-                "as_content": self._endpoint.as_content,
-                "full": status(QueueFull("{}")),
-                "bounds": LATENCY,
-                "answered": plain.answers(self._observe, "Predict"),
-                "failed": _Failed(servable.name, plain, self._observe, status),
-                "rest": self._rest_counts(servable.name, plain),
-                "infer": self._infer(servable.name, plain),
-            },
-        )
-
-    def _infer(self, name: str, plain: Plain) -> "native.InferFields":
-        code, text = run_status(QueueFull("{}"), "{}")
-        return {
-            "outputs": plain.signature.every_output,
-            "full": (code, text),
-            "answered": plain.answers(self._observe_infer, "ModelInfer"),
-            "failed": _Failed(name, plain, self._observe_infer, run_status),
-        }
-
-    def _rest_counts(self, name: str, plain: Plain) -> "tuple[Callable[[Tallied], None], _Failed] | None":
-        """Who is told of a signature's calls over REST that were answered and that failed; None where JSON has none."""
-        observe = self._endpoint.observe_rest
-        if observe is None or not _is_json(plain.signature):
-            return None
-        return plain.answers(observe, "Predict"), _Failed(name, plain, observe, status_of)
 
     def _methods(self) -> "_Methods":
         methods = _Methods()
@@ -206,38 +159,6 @@ class _Methods:
         """Nothing: generated code registers the same methods by name, too."""
 
 
-_CLIENT_GONE: dict[type[Exception], tuple[Code, str]] = {
-    futures.CancelledError: (Code.CANCELLED, ""),
-    futures.TimeoutError: (Code.DEADLINE_EXCEEDED, ""),
-}
-
-
-class _Failed:
-    """Counts plain Predicts of one version that have failed alike, and says how they end. Any thread.
-
-    Args:
-        name: The model's.
-        plain: Counts what the version does.
-        observe: Counts calls.
-        status: The code and the text of a failure.
-    """
-
-    def __init__(self, name: str, plain: Plain, observe: CountCalls, status: Status) -> None:
-        self._name = name
-        self._plain = plain
-        self._observe = observe
-        self._status = status
-
-    def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
-        """The code and the text for the calls that were tallied by LATENCY."""
-        code, text = _CLIENT_GONE[type(error)] if type(error) in _CLIENT_GONE else self._status(error)
-        self._observe.several(self._name, CODE_NAMES[code], tally, total)
-        if isinstance(error, BatchingError):
-            for _ in range(sum(count for _, count in tally)):
-                self._plain.refused(error)
-        return code, text
-
-
 def check_tls(path: str) -> None:
     """Finds out whether an SSLConfig's key and certificates can be used.
 
@@ -259,11 +180,6 @@ def _certificates(path: str, config: SSLConfig) -> native.Certificates:
         return native.Certificates(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
     except ValueError as error:
         raise invalid(f"{path}: the native transport cannot use its key or certificates: {error}") from error
-
-
-def _is_json(signature: Signature) -> bool:
-    specs = (*signature.inputs.values(), *signature.outputs.values())
-    return all(spec.dtype in PLAIN for spec in specs)
 
 
 def _bounds(bounds: CallerBounds) -> dict[str, int]:

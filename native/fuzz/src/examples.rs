@@ -1,0 +1,174 @@
+//! Classify, Regress and MultiInference: what is accepted is what prost reads, however it is cut, for a bounded multiple
+//! of its bytes.
+
+use std::collections::HashMap;
+
+use headrace_native::fuzzing::{Declared, Dtype, read_examples, read_multi};
+use prost::Message;
+
+use crate::allocation::at_most;
+use crate::messages::ModelSpec;
+use crate::pieces::{Choices, cut, rope};
+
+type Input = (&'static str, Dtype, &'static [Option<usize>]);
+type Tensors = Vec<(Vec<usize>, Vec<u8>)>;
+
+const SIGNATURES: [&[Input]; 3] = [
+    &[("x", Dtype::Float, &[Some(2)])],
+    &[("age", Dtype::Int64, &[]), ("w", Dtype::Double, &[None])],
+    &[("b", Dtype::Bool, &[Some(1)]), ("n", Dtype::Int8, &[None, Some(2)]), ("u", Dtype::Uint32, &[])],
+];
+const MAX_ROWS: usize = 100;
+/// What a shared feature may become, however small the request.
+const SHARED: usize = 2 << 20;
+
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(message, optional, tag = "1")]
+    model_spec: Option<ModelSpec>,
+    #[prost(message, optional, tag = "2")]
+    input: Option<Examples>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct MultiRequest {
+    #[prost(message, repeated, tag = "1")]
+    tasks: Vec<Task>,
+    #[prost(message, optional, tag = "2")]
+    input: Option<Examples>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Task {
+    #[prost(message, optional, tag = "1")]
+    model_spec: Option<ModelSpec>,
+    #[prost(string, tag = "2")]
+    method_name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Examples {
+    #[prost(message, optional, tag = "1")]
+    example_list: Option<List>,
+    #[prost(message, optional, tag = "2")]
+    example_list_with_context: Option<List>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct List {
+    #[prost(message, repeated, tag = "1")]
+    examples: Vec<Example>,
+    #[prost(message, optional, tag = "2")]
+    context: Option<Example>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Example {
+    #[prost(message, optional, tag = "1")]
+    features: Option<Features>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Features {
+    #[prost(map = "string, message", tag = "1")]
+    feature: HashMap<String, Feature>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Feature {
+    #[prost(message, optional, tag = "1")]
+    bytes_list: Option<BytesList>,
+    #[prost(message, optional, tag = "2")]
+    float_list: Option<FloatList>,
+    #[prost(message, optional, tag = "3")]
+    int64_list: Option<Int64List>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct BytesList {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    value: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct FloatList {
+    #[prost(float, repeated, tag = "1")]
+    value: Vec<f32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Int64List {
+    #[prost(int64, repeated, tag = "1")]
+    value: Vec<i64>,
+}
+
+pub fn check(data: &[u8]) {
+    understood(data);
+}
+
+/// As `check`; whether it was a plain request.
+pub fn understood(data: &[u8]) -> bool {
+    let (mut choices, message) = Choices::of(data, 3);
+    let signature = choices.one_of(&SIGNATURES);
+    let multi = choices.byte() % 2 == 1;
+    let declared = Declared::new(signature, MAX_ROWS);
+    let whole = read(&declared, multi, message, 0);
+    if let Some(tensors) = &whole {
+        compare(tensors, &input_of(message, multi), signature);
+    }
+    for seed in [1, choices.byte()] {
+        // Values that are cut in two make a request less than plain; nothing makes it another one.
+        if let Some(tensors) = read(&declared, multi, message, seed) {
+            assert_eq!(Some(&tensors), whole.as_ref(), "cut by {seed}");
+        }
+    }
+    whole.is_some()
+}
+
+fn read(declared: &Declared, multi: bool, message: &[u8], seed: usize) -> Option<Tensors> {
+    let message = rope(&cut(message, seed));
+    at_most(64 * message.len() + SHARED + 16 * 1024, || match multi {
+        true => read_multi(declared, &message).map(|(_, tensors)| tensors),
+        false => read_examples(declared, &message),
+    })
+}
+
+fn input_of(message: &[u8], multi: bool) -> Examples {
+    let input = if multi {
+        let request = MultiRequest::decode(message).expect("what is plain is well-formed");
+        assert!(request.tasks.iter().all(|task| task.model_spec.is_some()));
+        request.input
+    } else {
+        Request::decode(message).expect("what is plain is well-formed").input
+    };
+    input.expect("what is plain has Examples")
+}
+
+fn compare(tensors: &Tensors, input: &Examples, signature: &[Input]) {
+    let list = match (&input.example_list, &input.example_list_with_context) {
+        (Some(list), None) | (None, Some(list)) => list,
+        both => panic!("a plain request has one list: {both:?}"),
+    };
+    let of = |example: &Example, alias: &str| example.features.as_ref()?.feature.get(alias).cloned();
+    for ((alias, dtype, inner), (shape, bytes)) in signature.iter().zip(tensors) {
+        let shared = list.context.as_ref().and_then(|context| of(context, alias));
+        let rows = list.examples.iter().map(|example| of(example, alias).or_else(|| shared.clone()));
+        let expected: Vec<u8> = rows.flat_map(|row| elements(&row.expect("it has one"), *dtype)).collect();
+        assert_eq!(&expected, bytes, "{alias}");
+        assert_eq!(shape[0], list.examples.len());
+        assert!(shape[0] <= MAX_ROWS && shape.len() == inner.len() + 1);
+        assert!(shape[1..].iter().zip(*inner).all(|(got, want)| want.is_none_or(|want| want == *got)));
+        assert_eq!(shape.iter().product::<usize>() * dtype.size(), bytes.len());
+    }
+}
+
+fn elements(feature: &Feature, dtype: Dtype) -> Vec<u8> {
+    let floats = || feature.float_list.as_ref().expect("its kind").value.iter();
+    let integers = || feature.int64_list.as_ref().expect("its kind").value.iter();
+    match dtype {
+        Dtype::Float => floats().flat_map(|value| value.to_le_bytes()).collect(),
+        Dtype::Double => floats().flat_map(|value| f64::from(*value).to_le_bytes()).collect(),
+        Dtype::Bool => integers().map(|value| u8::from(*value != 0)).collect(),
+        _ => integers().flat_map(|value| value.to_le_bytes()[..dtype.size()].to_vec()).collect(),
+    }
+}

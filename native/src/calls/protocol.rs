@@ -1,0 +1,167 @@
+//! How each kind of plain call is answered: its response is measured here, and written from the outputs of its batch.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PySlice};
+
+use crate::bridge::{Examples, Infer, Inference, InferenceKind, Signature};
+use crate::examples::{self, Table};
+use crate::open_inference;
+use crate::predict::{self, Output};
+use crate::protobuf::Dtype;
+
+/// How a call is answered.
+pub enum Protocol {
+    Predict,
+    Infer {
+        infer: Arc<Infer>,
+        id: Bytes,
+    },
+    /// Classify or Regress.
+    Examples(Answer),
+    /// One answer for each inference.
+    MultiInference(Vec<Answer>),
+}
+
+/// One inference, and what its signature's answers have in common.
+pub struct Answer {
+    pub examples: Arc<Examples>,
+    pub inference: Arc<Inference>,
+    /// The place of its output among those of the signature that is run.
+    pub output: usize,
+}
+
+/// A response that has been measured, and can be written.
+pub enum Response<'a> {
+    Predict(predict::Response<'a>),
+    Infer(open_inference::Response<'a>),
+    Examples(examples::Response<'a>),
+}
+
+impl Response<'_> {
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Self::Predict(response) => response.encoded_len(),
+            Self::Infer(response) => response.encoded_len(),
+            Self::Examples(response) => response.encoded_len(),
+        }
+    }
+
+    /// The output that takes most of it, in words.
+    pub fn largest(&self) -> String {
+        match self {
+            Self::Predict(response) => response.largest(),
+            Self::Infer(response) => response.largest(),
+            Self::Examples(_) => String::new(),
+        }
+    }
+
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Predict(response) => response.encode(out),
+            Self::Infer(response) => response.encode(out),
+            Self::Examples(response) => response.encode(out),
+        }
+    }
+}
+
+impl Protocol {
+    /// What is put into the text of a full queue: its reason, or whose request found it so.
+    pub fn reason_of_full(&self, reason: String) -> String {
+        match self {
+            Self::Infer { id, .. } if id.is_empty() => "<id_unknown>".to_owned(),
+            Self::Infer { id, .. } => String::from_utf8_lossy(id).into_owned(),
+            _ => reason,
+        }
+    }
+
+    /// The response of these rows of a signature's outputs; None where `fits` says so.
+    pub fn response<'a>(
+        &'a self,
+        signature: &'a Signature,
+        outputs: &[Output<'a>],
+        rows: Range<usize>,
+    ) -> Option<Response<'a>> {
+        Some(match self {
+            Self::Predict => Response::Predict(predict::Response::new(&signature.format, outputs, rows)),
+            Self::Infer { infer, id } => {
+                Response::Infer(open_inference::Response::new(&infer.format, id, outputs, rows))
+            }
+            Self::Examples(answer) => {
+                let result = answer.result(signature, outputs, &rows)?;
+                Response::Examples(examples::Response::new(&answer.examples.format, result))
+            }
+            Self::MultiInference(answers) => {
+                let result =
+                    |answer: &'a Answer| Some((&answer.examples.format, answer.result(signature, outputs, &rows)?));
+                let results = answers.iter().map(result).collect::<Option<Vec<_>>>()?;
+                Response::Examples(examples::multi_response(results.into_iter()))
+            }
+        })
+    }
+
+    fn answers(&self) -> &[Answer] {
+        match self {
+            Self::Predict | Self::Infer { .. } => &[],
+            Self::Examples(answer) => std::slice::from_ref(answer),
+            Self::MultiInference(answers) => answers,
+        }
+    }
+
+    /// Whether the outputs are of the dtypes and shapes that an answer is made of.
+    pub fn fits(&self, signature: &Signature, outputs: &[Output<'_>], rows: &Range<usize>) -> bool {
+        self.answers().iter().all(|answer| answer.result(signature, outputs, rows).is_some())
+    }
+
+    /// Has Python raise what is wrong with the outputs; `rows` are the call's own, None for all.
+    pub fn misfit(
+        &self,
+        signature: &Signature,
+        outputs: &Bound<'_, PyDict>,
+        rows: Option<Range<usize>>,
+        count: usize,
+    ) -> PyResult<()> {
+        let py = outputs.py();
+        for answer in self.answers() {
+            let mut array = outputs.as_any().get_item(&signature.outputs[answer.output])?;
+            if let Some(rows) = &rows {
+                array = array.get_item(PySlice::new(py, rows.start as isize, rows.end as isize, 1))?;
+            }
+            let arrays = PyDict::new(py);
+            arrays.set_item(&answer.inference.alias, array)?;
+            answer.inference.check.call1(py, (arrays, count))?;
+        }
+        Ok(())
+    }
+}
+
+impl Answer {
+    /// What the outputs say of these rows. TF Serving: classifier.cc and regressor.cc say which shapes are an answer.
+    fn result<'a>(
+        &'a self,
+        signature: &Signature,
+        outputs: &[Output<'a>],
+        rows: &Range<usize>,
+    ) -> Option<examples::Result<'a>> {
+        let alias = &signature.outputs[self.output];
+        let output = outputs.iter().find(|output| output.alias == alias)?;
+        let own = output.rows(rows);
+        let (count, inner) = match own.rows {
+            Some(rows) => (rows, own.inner),
+            None => own.inner.split_first().map(|(rows, inner)| (*rows, inner))?,
+        };
+        if output.dtype != Dtype::Float || count != rows.len() {
+            return None;
+        }
+        match (&self.inference.result, inner) {
+            (InferenceKind::Values, [] | [1]) => Some(examples::Result::Values(own.bytes)),
+            (InferenceKind::Classes { labels }, &[columns]) if labels.is_empty() || labels.len() == columns => {
+                Some(examples::Result::Classes(Table { scores: own.bytes, columns, rows: count, labels }))
+            }
+            _ => None,
+        }
+    }
+}

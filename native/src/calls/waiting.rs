@@ -1,0 +1,119 @@
+//! A plain call that waits in the queue: its arrays, and the way to its client.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::protocol::{Protocol, Response};
+use super::understood::Arrays;
+use crate::bridge::{self, NativeTask, Signature, catch_panic};
+use crate::grpc::{self, INTERNAL, PREFIX, Status};
+use crate::http2::Outgoing;
+use crate::memory::{CallMemory, Kind};
+use crate::predict::Output;
+use crate::protobuf::{Dtype, Rope};
+
+/// An answer larger than this has a buffer of its own: it would keep the bytes of all others alive until it is sent.
+const LARGE: usize = 64 * 1024;
+
+/// A plain call: its message, its arrays, and the way to its client.
+pub struct Call {
+    pub signature: Arc<Signature>,
+    pub message: Rope,
+    pub arrays: Arrays,
+    pub protocol: Protocol,
+    pub respond: SendResponse<Bytes>,
+    pub outgoing: Arc<Outgoing>,
+    pub memory: Arc<CallMemory>,
+    /// The answer as a frame, or why there is none, once it is encoded.
+    pub answer: Option<Result<Bytes, Box<Status>>>,
+}
+
+impl Call {
+    /// The call that a task was made of here.
+    pub fn of(task: NativeTask) -> Box<Self> {
+        let call: Box<dyn std::any::Any> = task.call;
+        call.downcast().expect("it was put here")
+    }
+
+    /// Writes a response as a frame, unless it is too large.
+    fn write(&self, response: &Response<'_>, max_send: usize, out: &mut BytesMut) -> Result<Bytes, Box<Status>> {
+        let len = response.encoded_len();
+        if let Some(refusal) = Status::too_large_to_send(len, max_send, || response.largest()) {
+            return Err(Box::new(refusal));
+        }
+        if !self.memory.set(Kind::Answers, PREFIX + len) {
+            return Err(Box::new(Status::no_memory(self.memory.share().budget())));
+        }
+        if len > LARGE {
+            *out = BytesMut::with_capacity(PREFIX + len);
+        }
+        out.reserve(PREFIX + len);
+        grpc::put_prefix(out, false, len);
+        response.encode(out);
+        Ok(self.outgoing.count(out.split().freeze(), &self.memory))
+    }
+
+    fn try_send(mut self) -> Result<(), h2::Error> {
+        self.message = Rope::default();
+        self.memory.drop_request();
+        let frame = match self.answer {
+            Some(Ok(frame)) => frame,
+            Some(Err(refusal)) => return self.respond.send_response(refusal.response(), true).map(|_| ()),
+            None => return Ok(()),
+        };
+        let mut stream = self.respond.send_response(grpc::response(), false)?;
+        stream.send_data(frame, false)?;
+        stream.send_trailers(grpc::ok_trailers())
+    }
+}
+
+impl bridge::PendingCall for Call {
+    fn inner(&self, input: usize) -> &[usize] {
+        self.arrays.inner(input)
+    }
+
+    fn copy_to(&self, input: usize, dtype: Dtype, target: &mut [u8]) {
+        self.arrays.copy_to(&self.message, input, dtype, target);
+    }
+
+    fn client_gone(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        // Where a connection has broken down inside, its client is gone.
+        catch_panic(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true)
+    }
+
+    fn fits(&self, outputs: &[Output<'_>], start: usize, rows: usize) -> bool {
+        self.protocol.fits(&self.signature, outputs, &(start..start + rows))
+    }
+
+    fn misfit(&self, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>, count: usize) -> PyResult<()> {
+        self.protocol.misfit(&self.signature, outputs, rows, count)
+    }
+
+    fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {
+        let written = match self.protocol.response(signature, outputs, start..start + rows) {
+            Some(response) => self.write(&response, signature.max_send, out),
+            None => Err(Box::new(Status::new(INTERNAL, "outputs were taken for others than they are"))),
+        };
+        if let Ok(frame) = &written {
+            signature.answered_with(frame.len(), rows);
+        }
+        self.answer = Some(written);
+    }
+
+    fn send(self: Box<Self>) {
+        // Fails only where the client has gone, or the connection has broken down inside, which concerns none of the
+        // others that this thread answers.
+        let _ = catch_panic(|| self.try_send());
+    }
+
+    fn refuse(&mut self, status: &Status) {
+        let _ = catch_panic(|| self.respond.send_response(status.response(), true));
+    }
+}

@@ -1,0 +1,217 @@
+//! The features of tf.Examples to one array for each input of a signature: a row for each Example.
+//!
+//! A feature that is missing, of another kind or of another length makes the request less than plain:
+//! `services/tf_serving/examples/decoding.py` has the words for it.
+
+use super::request::Input;
+use crate::predict::{self, Column};
+use crate::protobuf::{Cursor, Dtype, wire};
+
+/// A shared feature is repeated for every Example: more bytes than these, and many times those of the request, are not
+/// plain.
+const ENOUGH: usize = 1 << 20;
+const TIMES: usize = 8;
+
+const FLOATS: u32 = 2;
+const INTEGERS: u32 = 3;
+
+/// The features that a signature declares as its inputs, in their order; None unless all Examples have them.
+pub fn columns(input: &Input<'_>, declared: &[predict::Input]) -> Option<Vec<Column>> {
+    let most = ENOUGH.max(TIMES * input.len());
+    let mut shared: Vec<_> = declared.iter().map(Filling::new).collect();
+    if let Some(context) = &input.context {
+        add_features(context.clone(), &mut shared)?;
+    }
+    let mut columns: Vec<_> = declared.iter().map(Filling::new).collect();
+    for (row, example) in input.examples().enumerate() {
+        add_features(example, &mut columns)?;
+        let mut bytes = 0;
+        for (column, shared) in columns.iter_mut().zip(&shared) {
+            if column.rows == row {
+                column.repeat(shared)?;
+            }
+            // More than one row is a feature that is named twice, of which the last counts.
+            (column.rows == row + 1).then_some(())?;
+            bytes += column.bytes.len();
+        }
+        (bytes <= most).then_some(())?;
+    }
+    Some(columns.into_iter().map(Filling::filled).collect())
+}
+
+/// A column that is being read.
+struct Filling<'a> {
+    input: &'a predict::Input,
+    /// Elements of the dimensions that are known, and whether all are.
+    known: usize,
+    all_known: bool,
+    /// Elements of the first row.
+    size: Option<usize>,
+    rows: usize,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Filling<'a> {
+    fn new(input: &'a predict::Input) -> Self {
+        let known = input.inner.iter().flatten().fold(1, |product: usize, size| product.saturating_mul(*size));
+        let all_known = input.inner.iter().all(Option::is_some);
+        Self { input, known, all_known, size: None, rows: 0, bytes: Vec::new() }
+    }
+
+    /// The next row.
+    fn add(&mut self, feature: Cursor<'_>) -> Option<()> {
+        let size = read_feature(feature, self.input.dtype, &mut self.bytes)?;
+        self.count(size)
+    }
+
+    /// The next row, the same as that of the Example whose features all share.
+    fn repeat(&mut self, shared: &Self) -> Option<()> {
+        (shared.rows == 1).then_some(())?;
+        self.bytes.extend_from_slice(&shared.bytes);
+        self.count(shared.size?)
+    }
+
+    fn count(&mut self, size: usize) -> Option<()> {
+        self.rows += 1;
+        if let Some(first) = self.size {
+            return (size == first).then_some(());
+        }
+        self.size = Some(size);
+        // Which of several dimensions varies, nobody can tell.
+        let varying = self.input.inner.iter().filter(|inner| inner.is_none()).count();
+        let fits = if self.all_known { size == self.known } else { self.known > 0 && size.is_multiple_of(self.known) };
+        (fits && size > 0 && varying <= 1).then_some(())
+    }
+
+    fn filled(self) -> Column {
+        let varying = self.size.unwrap_or_default() / self.known.max(1);
+        let inner = self.input.inner.iter().map(|size| size.unwrap_or(varying)).collect();
+        Column { inner, bytes: self.bytes }
+    }
+}
+
+/// Adds an Example's row to every column that it has a feature for.
+fn add_features(mut example: Cursor<'_>, columns: &mut [Filling<'_>]) -> Option<()> {
+    if example.left() == 0 {
+        return Some(());
+    }
+    let (1, wire::LENGTH) = wire::tag(&mut example)? else { return None };
+    let mut features = wire::delimited(&mut example)?;
+    if example.left() > 0 {
+        return None;
+    }
+    let mut next = 0; // Examples mostly have their features in one order
+    while features.left() > 0 {
+        let (1, wire::LENGTH) = wire::tag(&mut features)? else { return None };
+        let (name, feature) = entry(wire::delimited(&mut features)?)?;
+        let count = columns.len();
+        let is_named = |column: &usize| columns[*column].input.alias == name;
+        match (next..count).chain(0..next).find(is_named) {
+            Some(column) => {
+                columns[column].add(feature)?;
+                next = (column + 1) % count;
+            }
+            None => {
+                std::str::from_utf8(name).ok()?;
+                check_feature(feature)?;
+            }
+        }
+    }
+    Some(())
+}
+
+/// An entry of the map of features.
+fn entry(mut at: Cursor<'_>) -> Option<(&[u8], Cursor<'_>)> {
+    let (mut name, mut feature) = (None, None);
+    while at.left() > 0 {
+        match wire::tag(&mut at)? {
+            (1, wire::LENGTH) if name.is_none() => name = Some(wire::delimited(&mut at)?.contiguous()?),
+            (2, wire::LENGTH) if feature.is_none() => feature = Some(wire::delimited(&mut at)?),
+            _ => return None,
+        }
+    }
+    Some((name?, feature?))
+}
+
+/// The kind of a feature's list, and what the list holds.
+fn list(mut feature: Cursor<'_>) -> Option<(u32, Cursor<'_>)> {
+    let (kind @ 1..=3, wire::LENGTH) = wire::tag(&mut feature)? else { return None };
+    let list = wire::delimited(&mut feature)?;
+    (feature.left() == 0).then_some((kind, list))
+}
+
+/// Whether a feature that nobody asks for is one.
+fn check_feature(feature: Cursor<'_>) -> Option<()> {
+    if feature.left() == 0 {
+        return Some(());
+    }
+    let (kind, mut at) = list(feature)?;
+    while at.left() > 0 {
+        let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+        let mut values = wire::delimited(&mut at)?;
+        match kind {
+            FLOATS => values.left().is_multiple_of(4).then_some(())?,
+            INTEGERS => {
+                while values.left() > 0 {
+                    wire::varint(&mut values)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(())
+}
+
+/// Writes a feature's values as elements of a dtype; how many there are.
+fn read_feature(feature: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<usize> {
+    let (kind, mut at) = list(feature)?;
+    let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+    let values = wire::delimited(&mut at)?;
+    if at.left() > 0 {
+        return None; // a packed field in several parts
+    }
+    match (kind, dtype) {
+        (FLOATS, Dtype::Float | Dtype::Double) => read_floats(values, dtype, bytes),
+        (INTEGERS, Dtype::Float | Dtype::Double | Dtype::Half) => None,
+        (INTEGERS, _) => read_integers(values, dtype, bytes),
+        _ => None,
+    }
+}
+
+fn read_floats(values: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<usize> {
+    let (values, rest) = values.contiguous()?.as_chunks::<4>();
+    if !rest.is_empty() {
+        return None;
+    }
+    match dtype {
+        Dtype::Float => bytes.extend_from_slice(values.as_flattened()),
+        _ => bytes.extend(values.iter().flat_map(|value| f64::from(f32::from_le_bytes(*value)).to_le_bytes())),
+    }
+    Some(values.len())
+}
+
+fn read_integers(mut values: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<usize> {
+    let mut count = 0;
+    while values.left() > 0 {
+        put_integer(wire::varint(&mut values)? as i64, dtype, bytes)?;
+        count += 1;
+    }
+    Some(count)
+}
+
+/// Writes a whole number that the dtype can hold.
+fn put_integer(value: i64, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<()> {
+    match dtype {
+        Dtype::Int64 => bytes.extend(value.to_le_bytes()),
+        Dtype::Int32 => bytes.extend(i32::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Int16 => bytes.extend(i16::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Int8 => bytes.extend(i8::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Uint64 => bytes.extend(u64::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Uint32 => bytes.extend(u32::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Uint16 => bytes.extend(u16::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Uint8 => bytes.extend(u8::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Bool => bytes.push(u8::from(value != 0)),
+        Dtype::Float | Dtype::Double | Dtype::Half => return None,
+    }
+    Some(())
+}

@@ -1,0 +1,41 @@
+//! The decoder of tf.Examples by itself: declarations without an interpreter, and what it understood as owned bytes.
+
+use super::columns::columns;
+use super::request::{Inference, MultiRequest, Request};
+use crate::predict::fuzzing::Declared;
+use crate::predict::{Column, Text};
+use crate::protobuf::Rope;
+
+/// The tensors of a signature in the order of their declarations, each with its shape and its bytes.
+pub type Tensors = Vec<(Vec<usize>, Vec<u8>)>;
+
+/// Understands a plain Classify or Regress of these features, for a model and a signature whose names are text, as all
+/// that are served are.
+pub fn read_examples(declared: &Declared, message: &Rope) -> Option<Tensors> {
+    let request = Request::read(message.cursor())?;
+    (is_text(&request.spec.name) && is_text(&request.spec.signature)).then_some(())?;
+    tensors(declared, &request.input)
+}
+
+/// Understands a plain MultiInference of these features; also how many inferences it asks for.
+pub fn read_multi(declared: &Declared, message: &Rope) -> Option<(usize, Tensors)> {
+    let request = MultiRequest::read(message.cursor())?;
+    let is_named = |inference: &Inference<'_>| {
+        [&inference.spec.name, &inference.spec.signature, &inference.method].into_iter().all(is_text)
+    };
+    request.inferences.iter().all(is_named).then_some(())?;
+    Some((request.inferences.len(), tensors(declared, &request.input)?))
+}
+
+fn is_text(text: &Text<'_>) -> bool {
+    text.bytes().is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
+}
+
+fn tensors(declared: &Declared, input: &super::request::Input<'_>) -> Option<Tensors> {
+    if input.rows > declared.max_rows {
+        return None;
+    }
+    let columns = columns(input, &declared.inputs)?;
+    let shaped = |column: Column| (std::iter::once(input.rows).chain(column.inner).collect(), column.bytes);
+    Some(columns.into_iter().map(shaped).collect())
+}

@@ -1,0 +1,12 @@
+//! The codec of plain requests that carry tf.Examples: features to the arrays of a signature, and outputs to classes with
+//! scores or to values.
+
+mod columns;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod request;
+mod response;
+
+pub use columns::columns;
+pub use request::{Input, MultiRequest, Request};
+pub use response::{Format, Response, Result, Table, multi_response};

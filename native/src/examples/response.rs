@@ -1,0 +1,214 @@
+//! Outputs to the answers of Classify, Regress and MultiInference.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::protobuf::wire;
+
+/// What all answers of one signature have in common.
+pub struct Format {
+    /// The effective ModelSpec, without the tag of its field.
+    spec: Bytes,
+}
+
+impl Format {
+    pub fn new(name: &str, version: i64, signature: &str) -> Self {
+        Self { spec: wire::model_spec(name, version, signature) }
+    }
+
+    /// It as a field.
+    fn spec_len(&self, field: u32) -> usize {
+        wire::field_len(field, self.spec.len())
+    }
+
+    fn put_spec(&self, field: u32, out: &mut BytesMut) {
+        wire::put_field(out, field, self.spec.len());
+        out.put_slice(&self.spec);
+    }
+}
+
+/// Scores of each Example's classes, row by row.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    /// Floats, little-endian.
+    pub scores: &'a [u8],
+    pub columns: usize,
+    pub rows: usize,
+    /// One for each column, or none.
+    pub labels: &'a [Bytes],
+}
+
+/// What is made of the outputs.
+#[derive(Clone, Copy)]
+pub enum Result<'a> {
+    /// A ClassificationResult.
+    Classes(Table<'a>),
+    /// A RegressionResult, of these floats.
+    Values(&'a [u8]),
+}
+
+/// Elements of four bytes.
+fn floats(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.as_chunks::<4>().0.iter().map(|bits| u32::from_le_bytes(*bits))
+}
+
+/// The bytes of a float, which is left out where it is 0.
+fn float_len(bits: u32) -> usize {
+    if bits == 0 { 0 } else { 5 }
+}
+
+fn put_float(out: &mut BytesMut, field: u32, bits: u32) {
+    if bits != 0 {
+        wire::put_tag(out, field, wire::FIXED32);
+        out.put_u32_le(bits);
+    }
+}
+
+impl<'a> Table<'a> {
+    fn rows(self) -> impl Iterator<Item = &'a [u8]> {
+        (0..self.rows).map(move |row| &self.scores[row * self.columns * 4..(row + 1) * self.columns * 4])
+    }
+
+    /// The bytes of each Class of a row, and its label and score.
+    fn classes(self, row: &'a [u8]) -> impl Iterator<Item = (usize, &'a [u8], u32)> {
+        floats(row).enumerate().map(move |(column, score)| {
+            let label: &[u8] = self.labels.get(column).map_or(&[], |label| label);
+            (label_len(label) + float_len(score), label, score)
+        })
+    }
+
+    fn row_len(self, row: &'a [u8]) -> usize {
+        self.classes(row).map(|(len, _, _)| wire::field_len(1, len)).sum()
+    }
+
+    fn len(self) -> usize {
+        self.rows().map(|row| wire::field_len(1, self.row_len(row))).sum()
+    }
+
+    fn encode(self, out: &mut BytesMut) {
+        for row in self.rows() {
+            wire::put_field(out, 1, self.row_len(row));
+            for (len, label, score) in self.classes(row) {
+                wire::put_field(out, 1, len);
+                if !label.is_empty() {
+                    wire::put_field(out, 1, label.len());
+                    out.put_slice(label);
+                }
+                put_float(out, 2, score);
+            }
+        }
+    }
+}
+
+fn label_len(label: &[u8]) -> usize {
+    if label.is_empty() { 0 } else { wire::field_len(1, label.len()) }
+}
+
+impl Result<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::Classes(table) => table.len(),
+            Self::Values(values) => floats(values).map(|bits| wire::field_len(1, float_len(bits))).sum(),
+        }
+    }
+
+    fn encode(self, out: &mut BytesMut) {
+        match self {
+            Self::Classes(table) => table.encode(out),
+            Self::Values(values) => floats(values).for_each(|bits| {
+                wire::put_field(out, 1, float_len(bits));
+                put_float(out, 1, bits);
+            }),
+        }
+    }
+}
+
+/// A response that has been measured, and can be written.
+pub struct Response<'a> {
+    parts: Vec<Part<'a>>,
+    len: usize,
+    /// Whether it has one result, or a list of them.
+    multi: bool,
+}
+
+struct Part<'a> {
+    format: &'a Format,
+    result: Result<'a>,
+    /// Bytes of the result; of all of the part where there are several.
+    result_len: usize,
+    len: usize,
+}
+
+impl<'a> Response<'a> {
+    /// A ClassificationResponse or a RegressionResponse.
+    pub fn new(format: &'a Format, result: Result<'a>) -> Self {
+        let result_len = result.len();
+        let len = wire::field_len(1, result_len) + format.spec_len(2);
+        Self { parts: vec![Part { format, result, result_len, len }], len, multi: false }
+    }
+
+    /// Its bytes.
+    pub fn encoded_len(&self) -> usize {
+        self.len
+    }
+
+    /// Writes it.
+    pub fn encode(&self, out: &mut BytesMut) {
+        for part in &self.parts {
+            if self.multi {
+                wire::put_field(out, 1, part.len);
+                part.format.put_spec(1, out);
+                wire::put_field(out, part.field(), part.result_len);
+                part.result.encode(out);
+            } else {
+                wire::put_field(out, 1, part.result_len);
+                part.result.encode(out);
+                part.format.put_spec(2, out);
+            }
+        }
+    }
+}
+
+impl Part<'_> {
+    /// The field of an InferenceResult.
+    fn field(&self) -> u32 {
+        match self.result {
+            Result::Classes(_) => 2,
+            Result::Values(_) => 3,
+        }
+    }
+}
+
+/// A MultiInferenceResponse.
+pub fn multi_response<'a>(results: impl Iterator<Item = (&'a Format, Result<'a>)>) -> Response<'a> {
+    let part = |(format, result): (&'a Format, Result<'a>)| {
+        let mut part = Part { format, result, result_len: result.len(), len: 0 };
+        part.len = format.spec_len(1) + wire::field_len(part.field(), part.result_len);
+        part
+    };
+    let parts: Vec<_> = results.map(part).collect();
+    let len = parts.iter().map(|part| wire::field_len(1, part.len)).sum();
+    Response { parts, len, multi: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_is_as_long_as_it_says() {
+        let format = Format::new("model", 3, "serving_default");
+        let scores = [0_f32, 1.5, -0.0, f32::NAN].map(f32::to_le_bytes).concat();
+        let labels = [Bytes::new(), Bytes::from_static(b"large")];
+        for labels in [&[][..], &labels] {
+            let table = Table { scores: &scores, columns: 2, rows: 2, labels };
+            let results = [Result::Classes(table), Result::Values(&scores)];
+            let mut responses: Vec<_> = results.iter().map(|result| Response::new(&format, *result)).collect();
+            responses.push(multi_response(results.iter().map(|result| (&format, *result))));
+            for response in responses {
+                let mut out = BytesMut::new();
+                response.encode(&mut out);
+                assert_eq!(out.len(), response.encoded_len());
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+"""Routes: what headrace_native must know of a signature to decode and answer its plain requests."""
+
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import dataclass
+
+import headrace_native as native
+
+from headrace_batching import BatchingError, QueueFull
+from headrace_protos import Code
+from headrace_server.backends.signature import Signature
+from headrace_server.errors import status_of
+from headrace_server.metrics.calls import CountCalls, Tallied
+from headrace_server.metrics.names import LATENCY
+from headrace_server.metrics.series import Tally
+from headrace_server.models.plain import Plain
+from headrace_server.models.servable import Servable
+from headrace_server.services.json.arrays import PLAIN
+from headrace_server.services.open_inference.inference import run_status
+from headrace_server.services.tf_serving.examples.plain import PlainInference, plain_examples
+from headrace_server.transports.grpc.endpoint import Endpoint
+from headrace_server.transports.grpc.handlers import CODE_NAMES, status
+
+PREDICTION = "tensorflow.serving.PredictionService"
+INFERENCE = "inference.GRPCInferenceService"
+
+Status = Callable[[Exception], tuple[Code, str]]
+
+
+class PlainRoutes:
+    """Makes the routes of versions that serve.
+
+    Args:
+        endpoint: Who counts calls, and how answers are written.
+        max_send: Bytes that an answer may have.
+    """
+
+    def __init__(self, endpoint: Endpoint, max_send: int) -> None:
+        self._endpoint = endpoint
+        self._max_send = max_send
+        self._observe = endpoint.observe(PREDICTION, "Predict")
+        self._observe_classify = endpoint.observe(PREDICTION, "Classify")
+        self._observe_regress = endpoint.observe(PREDICTION, "Regress")
+        self._observe_multi = _OfNoModel(endpoint.observe(PREDICTION, "MultiInference"))
+        self._observe_infer = endpoint.observe(INFERENCE, "ModelInfer")
+
+    def of(self, servable: Servable) -> dict[str, native.Route]:
+        """A route for each signature whose requests need no second look, by name."""
+        plain = {name: servable.plain(name, native.DTYPES) for name in servable.signatures}
+        return {name: self._route(servable, name, found) for name, found in plain.items() if found is not None}
+
+    def _route(self, servable: Servable, name: str, plain: Plain) -> native.Route:
+        return native.Route(
+            plain.lane,
+            {
+                "model": servable.name,
+                "version": servable.version,
+                "signature": name,
+                "inputs": [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
+                "outputs": plain.signature.every_output,
+                "max_rows": plain.max_rows,
+                "max_send": self._max_send,
+                "as_content": self._endpoint.as_content,
+                "full": status(QueueFull("{}")),
+                "bounds": LATENCY,
+                "answered": plain.answers(self._observe, "Predict"),
+                "failed": _Failed(servable.name, plain, self._observe, status),
+                "rest": self._rest_counts(servable.name, plain),
+                "infer": self._infer(servable.name, plain),
+                "examples": self._examples(servable, plain),
+            },
+        )
+
+    def _infer(self, name: str, plain: Plain) -> "native.InferFields":
+        code, text = run_status(QueueFull("{}"), "{}")
+        return {
+            "outputs": plain.signature.every_output,
+            "full": (code, text),
+            "answered": plain.answers(self._observe_infer, "ModelInfer"),
+            "failed": _Failed(name, plain, self._observe_infer, run_status),
+        }
+
+    def _examples(self, servable: Servable, plain: Plain) -> "native.ExamplesFields | None":
+        found = plain_examples(plain.signature)
+        if found is None:
+            return None
+        counts = _Counts(servable.name, plain)
+        alike = [list(signature.inputs.items()) for signature in servable.signatures.values()]
+
+        def count_examples(calls: list[int]) -> None:
+            for examples in calls:
+                servable.count_examples(examples)
+
+        return {
+            "classify": counts.inference(found.classify, self._observe_classify, "Classify"),
+            "regress": counts.inference(found.regress, self._observe_regress, "Regress"),
+            "multi": (*counts.of(self._observe_multi, "MultiInference"), count_examples),
+            "tensors": [spec.name for spec in plain.signature.outputs.values()],
+            "inputs": alike.index(list(plain.signature.inputs.items())),
+        }
+
+    def _rest_counts(self, name: str, plain: Plain) -> "tuple[Callable[[Tallied], None], _Failed] | None":
+        """Who is told of a signature's calls over REST that were answered and that failed; None where JSON has none."""
+        observe = self._endpoint.observe_rest
+        if observe is None or not _is_json(plain.signature):
+            return None
+        return plain.answers(observe, "Predict"), _Failed(name, plain, observe, status_of)
+
+
+_CLIENT_GONE: dict[type[Exception], tuple[Code, str]] = {
+    futures.CancelledError: (Code.CANCELLED, ""),
+    futures.TimeoutError: (Code.DEADLINE_EXCEEDED, ""),
+}
+
+
+class _Failed:
+    """Counts plain calls of one version that have failed alike, and says how they end. Any thread.
+
+    Args:
+        name: The model's.
+        plain: Counts what the version does.
+        observe: Counts calls.
+        status: The code and the text of a failure.
+    """
+
+    def __init__(self, name: str, plain: Plain, observe: CountCalls, status: Status) -> None:
+        self._name = name
+        self._plain = plain
+        self._observe = observe
+        self._status = status
+
+    def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
+        """The code and the text for the calls that were tallied by LATENCY."""
+        code, text = _CLIENT_GONE[type(error)] if type(error) in _CLIENT_GONE else self._status(error)
+        self._observe.several(self._name, CODE_NAMES[code], tally, total)
+        if isinstance(error, BatchingError):
+            for _ in range(sum(count for _, count in tally)):
+                self._plain.refused(error)
+        return code, text
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Who counts the calls of one signature."""
+
+    model: str
+    plain: Plain
+
+    def of(self, observe: CountCalls, api: str) -> "tuple[Callable[[Tallied], None], _Failed]":
+        """Those of one method: who is told of the answered, and of the failed."""
+        return self.plain.answers(observe, api), _Failed(self.model, self.plain, observe, status)
+
+    def inference(
+        self, inference: PlainInference | None, observe: CountCalls, api: str
+    ) -> "native.InferenceFields | None":
+        """What Classify or Regress makes of the outputs; None for a signature that it does not take."""
+        if inference is None:
+            return None
+        answered, failed = self.of(observe, api)
+        return {
+            "output": inference.output,
+            "labels": inference.labels,
+            "check": inference.check,
+            "answered": answered,
+            "failed": failed,
+        }
+
+
+class _OfNoModel:
+    """Counts calls that name no model in a field of their own, as their handlers do."""
+
+    def __init__(self, observe: CountCalls) -> None:
+        self._observe = observe
+
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """As `CountCalls.several`."""
+        del model
+        self._observe.several("", code, tally, total)
+
+
+def _is_json(signature: Signature) -> bool:
+    specs = (*signature.inputs.values(), *signature.outputs.values())
+    return all(spec.dtype in PLAIN for spec in specs)
