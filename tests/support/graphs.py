@@ -15,7 +15,7 @@ from onnx.numpy_helper import from_array
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 Dims = Sequence[int | str | None]
-Value = tuple[int, Dims]
+Value = tuple[int, Dims | None]
 
 RANDOM = np.random.default_rng(7)
 
@@ -36,7 +36,7 @@ class Graph:
 
     def model(self) -> onnx.ModelProto:
         inputs, outputs = (
-            [make_tensor_value_info(name, kind, list(dims)) for name, (kind, dims) in values.items()]
+            [make_tensor_value_info(name, kind, dims and list(dims)) for name, (kind, dims) in values.items()]
             for values in (self.inputs, self.outputs)
         )
         constants = [from_array(np.asarray(value), name) for name, value in self.constants.items()]

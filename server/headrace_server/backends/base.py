@@ -66,6 +66,19 @@ class BackendOptions:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Risks:
+    """Operators of a model with which a request may end the process, although it fits the signature.
+
+    Attributes:
+        fatal: Those that have done so.
+        untried: Those of which it is not known.
+    """
+
+    fatal: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
+
+
 class Backend(Protocol):
     """One loaded model in one runtime. Whoever loads it closes it, once, when nothing runs any more."""
 
@@ -171,6 +184,15 @@ class MayBeDown(Protocol):
     @property
     def is_down(self) -> bool:
         """Whether no run can be expected to begin soon."""
+
+
+@runtime_checkable
+class MayEndProcess(Protocol):
+    """A backend whose runtime does not check all that an operator needs, and ends the process where that is missing."""
+
+    @property
+    def risks(self) -> Risks:
+        """The operators of the model with which a request may do so."""
 
 
 @runtime_checkable

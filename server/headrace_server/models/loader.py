@@ -17,6 +17,7 @@ from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.containment import RUN_SECONDS, TRIAL_MEMORY, must_be_contained
 from headrace_server.models.ensemble import Members, make_ensemble
 from headrace_server.models.rights import CodeTrust
 from headrace_server.models.rows import Loaded, Told, decide
@@ -127,19 +128,28 @@ class Loader:
     def _load_backend(self, asked: Asked, model: ModelOptions, options: BackendOptions) -> Backend:
         own = replace(self._isolation, **model.isolation)
         workers = own.workers_for(python=backends.is_python(asked.path))
+        name = f"model {asked.name} version {asked.version}"
         if not workers:
-            return backends.load(asked.path, options)
+            backend = backends.load(asked.path, options)
+            trial = partial(
+                IsolatedBackend,
+                Job(asked.path, options, TRIAL_MEMORY),
+                Isolation(name=f"a trial of {name}", run_timeout=RUN_SECONDS),
+            )
+            if own.workers is not None or not must_be_contained(name, backend, trial):
+                return backend
+            backend.close()
         isolation = Isolation(
-            name=f"model {asked.name} version {asked.version}",
-            workers=workers,
+            name=name,
+            workers=max(1, workers),
             run_timeout=own.run_timeout,
             restarted=self._metrics.worker_restarts.of(asked.name, str(asked.version)).add,
         )
-        backend = IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20), isolation)
-        if not backend.streams_there or own.workers is not None:
-            return backend
-        log.info("%s has a generator, and runs in the server's own process", isolation.name)
-        backend.close()
+        isolated = IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20), isolation)
+        if not isolated.streams_there or own.workers is not None:
+            return isolated
+        log.warning("%s has a generator, so it runs in the server's own process, which a crash of it would end", name)
+        isolated.close()
         return backends.load(asked.path, options)
 
     def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
-from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.base import BackendOptions, Risks
 from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
@@ -39,6 +39,8 @@ from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
 log = logging.getLogger(__name__)
+
+NO_RISKS = Risks()
 
 _NOTHING = 4  # ONNX Runtime's severity of what ends the process, and is all that it then logs
 
@@ -89,7 +91,8 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
         signatures = {name: replace(signature, empty=True) for name, signature in signatures.items()}
     if providers[0][0] not in GPU_LIBRARIES:
         steady = graph is not None and graph.steady
-        return OnnxBackend(session, signatures, needs=needs, steady=steady, evidence=evidence)
+        risks = NO_RISKS if graph is None else graph.risks
+        return OnnxBackend(session, signatures, needs=needs, steady=steady, evidence=evidence, risks=risks)
     at_once = options.onnxruntime.gpu_instances
     if device is None or _has(DataType.DT_STRING, signatures):
         return OnnxBackend(session, signatures, at_once=at_once, evidence=evidence)
@@ -150,6 +153,7 @@ class OnnxBackend:
         steady: Whether a run's cost depends on the shapes of its inputs alone.
         needs: What must be kept for as long as the session is.
         evidence: What its graph says against independent rows.
+        risks: Its operators with which a request may end the process.
     """
 
     runtime = "onnxruntime"
@@ -164,8 +168,10 @@ class OnnxBackend:
         steady: bool = False,
         needs: Sequence[object] = (),
         evidence: Sequence[Evidence] = (),
+        risks: Risks = NO_RISKS,
     ) -> None:
         self.evidence = evidence
+        self.risks = risks
         self.most_rows = None
         self._session: ort.InferenceSession | None = session
         self._signatures = signatures

@@ -1,20 +1,23 @@
 """What an ONNX file's graph is made of, as far as it decides how safely and how steadily it runs; not its weights."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from headrace_protos.wire import read_varint
+from headrace_server.backends.base import Risks
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.header import message_class
+from headrace_server.backends.onnx.operators import FATAL_RANKS, FATAL_VALUES, TRIED
 
 # Fields of ONNX's messages, by ONNX's numbers.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
 _TENSOR_NAME = 8
+_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
 
 _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}  # bytes of a value, by wire type
@@ -67,11 +70,13 @@ class Graph:
         steady: Whether a run's cost depends on the shapes of its inputs alone, and not on their values.
         any_rank: Inputs of no declared rank; a scalar has one.
         bears_empty: Whether ONNX Runtime's own operators for the CPU run it on arrays without elements.
+        risks: Its operators with which a request may end the process.
     """
 
     steady: bool = False
     any_rank: frozenset[str] = frozenset()
     bears_empty: bool = False
+    risks: Risks = field(default_factory=Risks)
 
 
 def read_graph(model: Path) -> Graph | None:
@@ -101,12 +106,29 @@ def _read(content: FileBytes) -> Graph | None:
             inputs.append(value_class.FromString(content[start:end]))
         elif number == _GRAPH_INITIALIZER:
             weights.add(_tensor_name(content, start, end))
-    own_functions = any(number == _MODEL_FUNCTIONS for number, _, _ in top)  # what these do is not followed
+    functions = [_Function(content, start, end) for number, start, end in top if number == _MODEL_FUNCTIONS]
+    sent = {value.name for value in inputs} - weights
+    any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
     return Graph(
-        steady=not own_functions and _is_steady(nodes, {value.name for value in inputs} - weights),
-        any_rank=frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape")),
-        bears_empty=not own_functions and all(map(_bears_empty, nodes)),
+        steady=not functions and _is_steady(nodes, sent),  # what functions do is not followed
+        any_rank=any_rank,
+        bears_empty=not functions and all(map(_bears_empty, nodes)),
+        risks=_risks(nodes, functions, sent, any_rank=bool(any_rank & sent)),
     )
+
+
+class _Function:
+    """One that a model defines: its name, as nodes refer to it, and its nodes."""
+
+    def __init__(self, content: FileBytes, start: int, end: int) -> None:
+        node_class, text = message_class("NodeProto"), {_FUNCTION_NAME: "", _FUNCTION_DOMAIN: ""}
+        self.nodes = []
+        for number, at, to in fields(content, start, end):
+            if number == _FUNCTION_NODE:
+                self.nodes.append(node_class.FromString(content[at:to]))
+            elif number in text:
+                text[number] = content[at:to].decode()
+        self.name = _full_name(text[_FUNCTION_DOMAIN], text[_FUNCTION_NAME])
 
 
 def _tensor_name(content: FileBytes, start: int, end: int) -> str:
@@ -132,17 +154,50 @@ def fields(content: FileBytes, at: int, end: int) -> Iterator[tuple[int, int, in
 
 
 def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
-    """Follows the values of the inputs from node to node, which stand in the order in which they run."""
-    from_values = set(inputs)
-    for node in nodes:
+    for node, told in _followed(nodes, inputs):
         if node.op_type in _BY_VALUES or node.domain not in _KNOWN_DOMAINS or _has_graphs(node):
             return False
-        sizes = _SIZES.get(node.op_type, ())
-        if any(node.input[number] in from_values for number in sizes if number < len(node.input)):
+        if told.intersection(_SIZES.get(node.op_type, ())):
             return False
-        if node.op_type not in _SHAPES_ALONE and not from_values.isdisjoint(node.input):
-            from_values.update(node.output)
     return True
+
+
+def _risks(nodes: list[Any], functions: list[_Function], inputs: set[str], *, any_rank: bool) -> Risks:
+    inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
+    fatal = {node.op_type for node in inner if node.op_type in FATAL_VALUES}
+    for node, told in _followed(nodes, inputs):
+        if told.intersection(FATAL_VALUES.get(node.op_type, ())):
+            fatal.add(node.op_type)
+    used = {_full_name(node.domain, node.op_type) for node in (*nodes, *inner)}
+    if any_rank:
+        fatal |= used & FATAL_RANKS
+    return Risks(tuple(sorted(fatal)), tuple(sorted(used - TRIED - {function.name for function in functions})))
+
+
+def _followed(nodes: list[Any], inputs: set[str]) -> Iterator[tuple[Any, set[int]]]:
+    """Each node, and which of its inputs, by number, come from the values of the graph's.
+
+    Nodes stand in the order in which they run. What inner graphs make of values is not followed: it may be anything.
+    """
+    from_values = set(inputs)
+    for node in nodes:
+        told = {number for number, name in enumerate(node.input) if name in from_values}
+        yield node, told
+        if (told and node.op_type not in _SHAPES_ALONE) or _has_graphs(node):
+            from_values.update(node.output)
+
+
+def _inner(nodes: Iterable[Any]) -> Iterator[Any]:
+    """The nodes of all inner graphs."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graph.node
+                yield from _inner(graph.node)
+
+
+def _full_name(domain: str, name: str) -> str:
+    return name if domain in ("", "ai.onnx") else f"{domain}.{name}"
 
 
 def _bears_empty(node: Any) -> bool:

@@ -1,0 +1,101 @@
+"""Requests that fit a signature's declaration and that nobody meant to send: what a runtime has to bear."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_server.errors import ServingError
+
+USUAL_SIZE = 4
+"""Of a dimension that varies."""
+
+_ANY_RANK = (2, 3)  # of an input without a declared rank
+
+_WHOLE = (0, 1, -1, 2, -2, 5, 100, -100, 2**31 - 1, -(2**31), 2**31, 2**40, -(2**40), 2**63 - 1, -(2**63))
+_REAL = (0.0, -0.0, -1.0, 1e-40, 1e9, 2.0**31, 2.0**63, 1e30, 3e38, -3e38, np.nan, np.inf, -np.inf)
+_TEXT = (b"", b"\0", b"-1", b"nan", b"\xff\xfe", b"9" * 5000, b"x" * 100_000)
+
+
+def odd_requests(signature: Signature, usual: Arrays | None = None) -> Iterator[tuple[str, Arrays]]:
+    """Requests that pass the signature's checks, each odd in one input, and what is odd about it.
+
+    Args:
+        signature: What they have to fit.
+        usual: A request that is not odd; made up where there is none.
+    """
+    request = usual_request(signature) if usual is None else usual
+    for alias, array in request.items():
+        for what, odd in odd_arrays(array):
+            changed = {**request, alias: odd}
+            if fits(signature, changed):
+                yield f"{alias}, {what}", changed
+
+
+def fits(signature: Signature, request: Arrays) -> bool:
+    """Whether a request would reach the runtime."""
+    try:
+        return not signature.check_arrays(request)
+    except ServingError:
+        return False
+
+
+def usual_request(signature: Signature) -> Arrays:
+    """A request of small numbers, or words; dimensions that vary are of one size."""
+    return {alias: _usual(spec) for alias, spec in signature.inputs.items()}
+
+
+def odd_arrays(array: Array) -> Iterator[tuple[str, Array]]:
+    """The same array in other shapes, and others of its shape; each with what is odd about it."""
+    yield from _other_shapes(array)
+    for value in _values(array.dtype):
+        name = f"{value!r:.20}"
+        yield f"all {name}", _with(array, value, slice(None))
+        if array.size > 1:
+            yield f"{name} first", _with(array, value, slice(1))
+
+
+def _other_shapes(array: Array) -> Iterator[tuple[str, Array]]:
+    for axis, size in enumerate(array.shape):
+        yield f"axis {axis} emptied", array.take([], axis)
+        yield f"axis {axis} doubled", np.concatenate([array, array], axis)
+        if size > 1:
+            yield f"axis {axis} cut", array.take(range(size - 1), axis)
+            yield f"axis {axis} of one", array.take([0], axis)
+    if array.ndim > 1:
+        yield "transposed", np.ascontiguousarray(array.T)
+        yield "every axis emptied", np.zeros([0] * array.ndim, array.dtype)
+    yield "a rank more in front", array[np.newaxis]
+    yield "a rank more behind", array[..., np.newaxis]
+    if array.ndim and len(array):
+        yield "a rank less", array[0:1].reshape(array.shape[1:])
+    if array.ndim and array.size:
+        yield "a scalar", array.reshape(-1)[:1].reshape(())
+
+
+def _values(dtype: np.dtype[Any]) -> Iterator[Any]:
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        yield from (value for value in _WHOLE if limits.min <= value <= limits.max)
+    elif dtype.kind in "fV":
+        yield from _REAL
+    elif dtype.kind == "b":
+        yield from (True, False)
+    elif dtype.kind == "O":
+        yield from _TEXT
+
+
+def _with(array: Array, value: Any, where: slice) -> Array:
+    changed = array.copy()
+    with np.errstate(all="ignore"):  # of a number that the dtype cannot hold
+        changed.reshape(-1)[where] = value
+    return changed
+
+
+def _usual(spec: TensorSpec) -> Array:
+    shape = _ANY_RANK if spec.any_rank else tuple(USUAL_SIZE if size is None else size for size in spec.shape)
+    if spec.array_dtype.hasobject:
+        return np.full(shape, b"word", object)
+    return np.ones(shape).astype(spec.array_dtype)

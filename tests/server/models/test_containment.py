@@ -1,0 +1,118 @@
+"""Models that a request can end the process of: they run in a worker process, and only they."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx.helper import make_node
+
+from headrace_batching import BatchThreads, Options
+from headrace_server.backends.base import BackendOptions
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.loader import Loader
+from headrace_server.models.servable import Servable
+from headrace_server.processes.isolated import IsolatedBackend
+from tests.support.fatal_models import FATAL, MICROSOFT, Fatal
+from tests.support.graphs import FLOAT, INT64, Graph
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[BatchThreads]:
+    threads = BatchThreads(1)
+    threads.start()
+    yield threads
+    threads.close()
+
+
+def load(graph: Graph, folder: Path, threads: BatchThreads, toml: str = "") -> Servable:
+    graph.write(folder / "1")
+    (folder / "model.toml").write_text(toml)
+    loader = Loader(BackendOptions(), threads, Options(), Metrics(), per_model_batching=False)
+    return loader.load("m", 1, folder / "1")
+
+
+@pytest.mark.parametrize("fatal", FATAL.values(), ids=FATAL)
+def test_what_a_request_can_end_runs_in_a_process_of_its_own(
+    fatal: Fatal, tmp_path: Path, threads: BatchThreads, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "headrace_server"), closing(load(fatal.graph, tmp_path, threads)) as servable:
+        assert isinstance(servable.backend, IsolatedBackend)
+    assert any("model m version 1 runs in a worker process: " in message for message in caplog.messages)
+
+
+def test_who_says_that_it_runs_in_the_servers_process_is_believed(tmp_path: Path, threads: BatchThreads) -> None:
+    graph = FATAL["frames of no length"].graph
+    with closing(load(graph, tmp_path, threads, "[isolation]\nworkers = 0\n")) as servable:
+        assert not isinstance(servable.backend, IsolatedBackend)
+
+
+HARMLESS = {
+    "an operator that bears what it is tried with": Graph(
+        [make_node("MurmurHash3", ["x"], ["y"], domain=MICROSOFT, positive=0)],
+        {"x": (INT64, ("N",))},
+        {"y": (6, ("N",))},
+        domains=[(MICROSOFT, 1)],
+    ),
+    "steps that shapes decide": Graph(
+        [
+            make_node("Shape", ["x"], ["shape"], start=0, end=1),
+            make_node("Squeeze", ["shape"], ["end"]),
+            make_node("Range", ["zero", "end", "one"], ["y"]),
+        ],
+        {"x": (FLOAT, ("N", 4))},
+        {"y": (INT64, ("N",))},
+        {"zero": np.array(0), "one": np.array(1)},
+    ),
+    "a declared rank": Graph(
+        [make_node("ReverseSequence", ["x", "lengths"], ["y"])],
+        {"x": (FLOAT, ("T", "N")), "lengths": (INT64, ("N",))},
+        {"y": (FLOAT, ("T", "N"))},
+    ),
+}
+
+
+@pytest.mark.parametrize("graph", HARMLESS.values(), ids=HARMLESS)
+def test_others_run_in_the_servers_own(graph: Graph, tmp_path: Path, threads: BatchThreads) -> None:
+    with closing(load(graph, tmp_path, threads)) as servable:
+        assert not isinstance(servable.backend, IsolatedBackend)
+
+
+RISKY = {
+    "steps that values decide": Graph(
+        [make_node("Range", ["start", "end", "step"], ["y"])],
+        dict.fromkeys(("start", "end", "step"), (FLOAT, ())),
+        {"y": (FLOAT, ("N",))},
+    ),
+    "steps in a loop": Graph(
+        [
+            make_node(
+                "Loop",
+                ["times", "", "x"],
+                ["y"],
+                body=Graph(
+                    [
+                        make_node("Identity", ["go"], ["on"]),
+                        make_node("Range", ["zero", "state", "one"], ["steps"]),
+                        make_node("ReduceSum", ["steps"], ["next"], keepdims=0),
+                    ],
+                    {"number": (INT64, ()), "go": (9, ()), "state": (INT64, ())},
+                    {"on": (9, ()), "next": (INT64, ())},
+                    {"zero": np.array(0), "one": np.array(1)},
+                )
+                .model()
+                .graph,
+            )
+        ],
+        {"times": (INT64, ()), "x": (INT64, ())},
+        {"y": (INT64, ())},
+    ),
+}
+
+
+@pytest.mark.parametrize("graph", RISKY.values(), ids=RISKY)
+def test_values_are_followed(graph: Graph, tmp_path: Path, threads: BatchThreads) -> None:
+    with closing(load(graph, tmp_path, threads)) as servable:
+        assert isinstance(servable.backend, IsolatedBackend)
