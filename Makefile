@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz conformance bench protos toolkit-acceptance test-torch
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models conformance bench protos toolkit-acceptance test-torch
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -14,6 +14,7 @@ help:
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
+	@echo 'make fuzz-models send odd requests to models of nearly every ONNX operator, ten minutes'
 	@echo 'make conformance serve ONNX'\''s own backend tests, compared with a bare session, a few minutes'
 	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about eight minutes'
 	@echo 'make toolkit-acceptance  check the toolkit by its specification, a few minutes'
@@ -43,6 +44,9 @@ format:
 
 fuzz:
 	@scripts/fuzz
+
+fuzz-models:
+	@scripts/fuzz-models
 
 conformance:
 	@scripts/conformance

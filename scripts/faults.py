@@ -34,8 +34,8 @@ the next call of `faulty` was answered well, and how many calls of `other`, made
 `--run_timeout` is 1 s; the memory limit, where there is one, 1 GB.
 
 A crash in the server's own process ends the server: only a worker process contains it. Python models have one unless
-told otherwise; any other model gets one by `[isolation] workers = 1` in its `model.toml`
-([Python models](../python-models.md#worker-processes)).
+told otherwise, and so do ONNX models that a request could end the process of; any other model gets one by
+`[isolation] workers = 1` in its `model.toml` ([Python models](../python-models.md#worker-processes)).
 
 | backend | fault | its caller | `faulty` is back after | calls of `other` | failed |
 | --- | --- | --- | --- | --- | --- |

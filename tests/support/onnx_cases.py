@@ -80,7 +80,7 @@ def cases(*, nodes: bool) -> Iterator[Case]:
         nodes: Whether also a case for each operator, type and attribute, which takes half a minute to make; otherwise
             only the models that the package ships, of some operators each.
     """
-    for name, model, inputs in chain(_shipped(), _nodes() if nodes else ()):
+    for name, model, inputs in made(nodes=nodes):
         try:
             session = _session(model)
             answers = _answers(session, inputs)
@@ -89,6 +89,11 @@ def cases(*, nodes: bool) -> Iterator[Case]:
             continue  # not a bare session's, either
         if answers is not None and again is not None and not difference(answers, again):
             yield Case(name, model, inputs, answers)
+
+
+def made(*, nodes: bool) -> Iterator[Made]:
+    """The models, each with inputs; `nodes` as for `cases`."""
+    return chain(_shipped(), _nodes() if nodes else ())
 
 
 def _nodes() -> Iterator[Made]:

@@ -71,7 +71,7 @@ class Risks:
     """Operators of a model with which a request may end the process, although it fits the signature.
 
     Attributes:
-        fatal: Those that have done so.
+        fatal: Those that have done so, or are of a kind that has.
         untried: Those of which it is not known.
     """
 

@@ -40,7 +40,7 @@ def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], Iso
     if not isinstance(backend, MayEndProcess):
         return False
     if backend.risks.fatal:
-        _say(name, f"its operator {backend.risks.fatal[0]} ends the process on some requests")
+        _say(name, f"a request can make its operator {backend.risks.fatal[0]} end the process")
         return True
     if not backend.risks.untried:
         return False

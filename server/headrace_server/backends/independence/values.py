@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,9 @@ class Recipe:
     shuffled: bool = False
 
 
+MAX_ROW_ELEMENTS = 1 << 20
+"""Of a row of all inputs: of four dimensions that may have any size, 224 each would be 19 GB."""
+
 _SIZES = ((5, True), (8, False), (32, False), (64, False), (224, False), (128, False), (16, False))
 _RANGES: tuple[tuple[int, int | None], ...] = ((0, None), (0, 2), (1, 3), (1, 2), (0, 1))
 _TEXTS = (_WORDS, (b"1", b"2", b"3.5", b"40"), (b"",))
@@ -74,7 +78,9 @@ def recipes(inputs: Mapping[str, TensorSpec]) -> Iterator[Recipe]:
     ranges = _RANGES if any(spec.array_dtype.kind in "iu" for spec in specs) else _RANGES[:1]
     texts = _TEXTS if any(spec.array_dtype.kind == "O" for spec in specs) else _TEXTS[:1]
     for (size, distinct), (least, most), text in product(sizes, ranges, texts):
-        yield Recipe(size, distinct, least, most, text)
+        recipe = Recipe(size, distinct, least, most, text)
+        if size == sizes[0][0] or _elements(inputs, recipe) <= MAX_ROW_ELEMENTS:
+            yield recipe
 
 
 class Maker:
@@ -212,6 +218,12 @@ def _inner_sizes(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> dict[str, 
             yield size if size is not None else size_of(name or f"axis {axis}")
 
     return {alias: tuple(inner(spec)) for alias, spec in inputs.items()}
+
+
+def _elements(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> int:
+    """Of a row of all inputs."""
+    every = _inner_sizes(inputs, recipe).values()
+    return sum(prod(1 if size is _ROWS else size for size in sizes) for sizes in every)
 
 
 def _huge(dtype: np.dtype[Any]) -> float:

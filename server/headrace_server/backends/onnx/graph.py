@@ -11,7 +11,7 @@ from headrace_protos.wire import read_varint
 from headrace_server.backends.base import Risks
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.header import message_class
-from headrace_server.backends.onnx.operators import FATAL_RANKS, FATAL_VALUES, TRIED
+from headrace_server.backends.onnx.operators import BEAR_ANY_RANK, FATAL_VALUES, TRIED
 
 # Fields of ONNX's messages, by ONNX's numbers.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
@@ -59,7 +59,10 @@ _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 BEARS_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
 """Operators that run on arrays without elements, and make none larger; some others abort the process on one."""
 
-_SHAPES_ALONE = frozenset(("Shape", "Size"))
+# Operators with outputs that no value of their inputs decides, from which number on; and those of which such an output
+# is an index that is in range.
+_SHAPES_ALONE: Mapping[str, int] = {"Shape": 0, "Size": 0}
+_BOUNDED: Mapping[str, int] = {**_SHAPES_ALONE, "ArgMax": 0, "ArgMin": 0, "TopK": 1}
 
 
 @dataclass(frozen=True)
@@ -165,26 +168,31 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
 def _risks(nodes: list[Any], functions: list[_Function], inputs: set[str], *, any_rank: bool) -> Risks:
     inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
     fatal = {node.op_type for node in inner if node.op_type in FATAL_VALUES}
-    for node, told in _followed(nodes, inputs):
+    for node, told in _followed(nodes, inputs, bounded=_BOUNDED):
         if told.intersection(FATAL_VALUES.get(node.op_type, ())):
             fatal.add(node.op_type)
     used = {_full_name(node.domain, node.op_type) for node in (*nodes, *inner)}
     if any_rank:
-        fatal |= used & FATAL_RANKS
+        fatal |= used - BEAR_ANY_RANK
     return Risks(tuple(sorted(fatal)), tuple(sorted(used - TRIED - {function.name for function in functions})))
 
 
-def _followed(nodes: list[Any], inputs: set[str]) -> Iterator[tuple[Any, set[int]]]:
+def _followed(
+    nodes: list[Any], inputs: set[str], *, bounded: Mapping[str, int] = _SHAPES_ALONE
+) -> Iterator[tuple[Any, set[int]]]:
     """Each node, and which of its inputs, by number, come from the values of the graph's.
 
-    Nodes stand in the order in which they run. What inner graphs make of values is not followed: it may be anything.
+    Args:
+        nodes: In the order in which they run. What inner graphs make of values is not followed: it may be anything.
+        inputs: The graph's.
+        bounded: Operators of which outputs do not come from values, and from which one on.
     """
     from_values = set(inputs)
     for node in nodes:
         told = {number for number, name in enumerate(node.input) if name in from_values}
         yield node, told
-        if (told and node.op_type not in _SHAPES_ALONE) or _has_graphs(node):
-            from_values.update(node.output)
+        if told or _has_graphs(node):
+            from_values.update(node.output[: bounded.get(node.op_type)])
 
 
 def _inner(nodes: Iterable[Any]) -> Iterator[Any]:

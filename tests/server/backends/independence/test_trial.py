@@ -123,6 +123,18 @@ class TestInputs:
 
         assert tried(model, wide).finding is Finding.INDEPENDENT
 
+    def test_none_would_take_gigabytes(self) -> None:
+        deep = replace(X, shape=(None,) * 5, dims=("N", *"ABCD"))
+        largest = 0
+
+        def model(x: Array) -> Array:
+            nonlocal largest
+            largest = max(largest, x[0].size)
+            raise ValueError("no such sizes")
+
+        assert tried(model, deep).finding is Finding.UNDECIDED
+        assert 8**4 <= largest <= 1 << 20
+
     def test_sums_of_sizes_are_sizes(self) -> None:
         past = replace(X, name="past", shape=(None, None), dims=("N", "past"))
         mask = replace(X, name="mask", shape=(None, None), dims=("N", "past + 1"))

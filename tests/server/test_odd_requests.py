@@ -1,0 +1,164 @@
+"""Whatever is sent to a model, the server stands: odd shapes and values to models of nearly every operator.
+
+`make fuzz-models` sends them for ten minutes; otherwise some models and requests stand for the others.
+"""
+
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from headrace_batching import BatchThreads
+from headrace_batching.task import Arrays
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.odd_inputs import odd_arrays, odd_requests
+from headrace_server.backends.signature import Signature
+from headrace_server.config.isolation import IsolationOptions
+from headrace_server.errors import ServingError
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.loader import Loader
+from tests.support import models
+from tests.support.calls import Caller, predict_request
+from tests.support.fatal_models import FATAL
+from tests.support.odd_models import OddModel, every_model, folder_name, some
+from tests.support.onnx_cases import sendable
+from tests.support.ports import free_port
+from tests.support.rest_calls import RestCaller
+from tests.support.running import COMMAND, ServerProcess
+
+SECONDS = float(os.environ.get("HEADRACE_FUZZ_SECONDS", "0"))
+"""That each transport is called for; 0 is a sample."""
+
+SEED = int(os.environ.get("HEADRACE_FUZZ_SEED", "7"))
+
+SAMPLE_SECONDS = 4.0
+MODELS = 60 if SECONDS else 24
+"""Of one server."""
+
+EACH = 40 if SECONDS else 10
+"""Requests to one model."""
+
+MEMORY = 6 << 30
+"""Bytes that the server may have: some requests ask for answers of any size."""
+
+CALL_SECONDS = 5.0
+"""After which a call is given up; a run is after one second."""
+
+FLAGS = ("--run_timeout=1", "--request_memory_mb=256", "--max_num_load_retries=0")
+
+
+@pytest.fixture(scope="module")
+def pool() -> list[OddModel]:
+    every = every_model(nodes=bool(SECONDS))
+    # Those of any rank have a process each, which takes a second to start.
+    return every if SECONDS else [model for model in every if not model.name.endswith("_any_rank")]
+
+
+class Fuzzed:
+    """A server with models, and who calls it."""
+
+    def __init__(self, base_path: Path, odd: Sequence[OddModel], flags: Sequence[str]) -> None:
+        self._models = _that_load(odd, base_path)
+        models.linear(base_path / "steady" / "1")
+        entry = 'config {{ name: "{0}" base_path: "{1}/{0}" model_platform: "tensorflow" }}'
+        entries = "\n".join(entry.format(name, base_path) for name in ("steady", *self._models))
+        config = base_path / "models.config"
+        config.write_text(f"model_config_list {{\n{entries}\n}}\n")
+        self._rest_port = free_port()
+        told = (*FLAGS, *flags, f"--model_config_file={config}", f"--rest_api_port={self._rest_port}")
+        self.server = ServerProcess(base_path, *told, headrace=("prlimit", f"--data={MEMORY}", COMMAND))
+        self.caller: Caller = self.server.started()
+        self.sent = 0
+
+    def play(self, chance: random.Random, until: float) -> str:
+        """Sends odd requests; the one after which the server had ended, or empty."""
+        for name, (signature, usual) in self._models.items():
+            requests = list(odd_requests(signature, usual))
+            chosen = chance.sample(requests, min(EACH, len(requests)))
+            for what, request in chain_two(chosen, chance):
+                if time.monotonic() > until:
+                    return ""
+                self._send(name, request, over_rest=chance.random() < 0.3)
+                if self.server.process.poll() is not None:
+                    return f"{name}: {what}, { {alias: array.shape for alias, array in request.items()} }"
+        return ""
+
+    def end_processes(self) -> None:
+        """Sends what ends processes: their callers are told, and the next call is answered."""
+        for name, fatal in FATAL.items():
+            refusal = self.caller.refusal(predict_request(fatal.request, name=folder_name(name)))
+            assert refusal.code is grpc.StatusCode.INTERNAL
+            assert re.search(r"its worker process was ended by SIG\w+ during the run", refusal.text)
+            assert self.caller.predict(fatal.fine, name=folder_name(name))["y"].size
+
+    def _send(self, name: str, request: Arrays, *, over_rest: bool) -> None:
+        self.sent += 1
+        if not over_rest or any(array.dtype.hasobject for array in request.values()):
+            with suppress(grpc.RpcError, ValueError, TypeError):
+                self.caller.call(predict_request(sendable(request), name=name), timeout=CALL_SECONDS)
+            return
+        body = json.dumps({"inputs": {alias: _in_json(array) for alias, array in request.items()}})
+        with suppress(OSError, ValueError), closing(RestCaller(self._rest_port)) as rest:
+            rest.send("POST", f"/v1/models/{name}:predict", body)
+
+    def close(self) -> None:
+        self.caller.close()
+        self.server.close()
+
+
+def chain_two(requests: Sequence[tuple[str, Arrays]], chance: random.Random) -> Iterator[tuple[str, Arrays]]:
+    """The requests, and each with a second thing that is odd about it."""
+    for what, request in requests:
+        yield what, request
+        alias = chance.choice(list(request))
+        odder = list(odd_arrays(request[alias]))
+        if odder:
+            more, array = chance.choice(odder)
+            yield f"{what}; {alias}, {more}", {**request, alias: array}
+
+
+def _that_load(odd: Sequence[OddModel], base_path: Path) -> dict[str, tuple[Signature, Arrays | None]]:
+    """Those that a server can load, by name, with what callers see of them."""
+    never = IsolationOptions(workers=0)
+    loader = Loader(BackendOptions(), BatchThreads(1), None, Metrics(), isolation=never, per_model_batching=False)
+    found = {}
+    for model in odd:
+        model.write(base_path)
+        with suppress(ServingError), closing(loader.load(model.name, 1, base_path / model.name / "1")) as servable:
+            signature = servable.signatures["serving_default"]
+            usual = model.usual if model.usual is not None and set(model.usual) == set(signature.inputs) else None
+            found[model.name] = (signature, usual)
+    return found
+
+
+def _in_json(array: np.ndarray) -> object:
+    return array.astype(np.float64).tolist() if array.dtype.kind in "fV" else array.tolist()
+
+
+def test_the_server_stands(transport: str, pool: list[OddModel], tmp_path: Path) -> None:
+    chance, end = random.Random(f"{SEED} {transport}"), time.monotonic() + (SECONDS or SAMPLE_SECONDS)
+    deaths, sent, round_ = [], 0, 0
+    while round_ == 0 or time.monotonic() < end:
+        round_ += 1
+        fuzzed = Fuzzed(
+            tmp_path / str(round_), some(pool, MODELS, chance.randrange(1 << 30)), [f"--transport={transport}"]
+        )
+        with closing(fuzzed):
+            until = end if SECONDS else time.monotonic() + SAMPLE_SECONDS
+            fuzzed.end_processes()
+            if death := fuzzed.play(chance, until):
+                deaths.append(death)
+            else:
+                answer = fuzzed.caller.predict({"x": np.ones((1, 4), np.float32)}, name="steady")["y"]
+                assert answer.tolist() == [[4]]
+            sent += fuzzed.sent
+    print(f"{transport}: {sent} requests, {len(deaths)} deaths")
+    assert deaths == []
