@@ -16,7 +16,7 @@ help:
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
 	@echo 'make fuzz-models send odd requests to models of nearly every ONNX operator, ten minutes'
 	@echo 'make conformance serve ONNX'\''s own backend tests, compared with a bare session, a few minutes'
-	@echo 'make bench    measure against grpc.aio and grpc++ (needs h2load), about eight minutes'
+	@echo 'make bench    measure against grpc.aio, grpc++ and Triton (needs h2load), about twelve minutes'
 	@echo 'make toolkit-acceptance  check the toolkit by its specification, a few minutes'
 	@echo 'make protos   regenerate the modules under protos/'
 

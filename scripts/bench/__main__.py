@@ -12,14 +12,17 @@ from .cases import CASES
 from .contenders import Contender, contenders
 from .load import h2load_version
 from .measure import Budget, Results, measure
-from .report import report
+from .open_inference import Infers, measure_infers
+from .report import Measured, report
 from .scaling import Scaling, measure_scaling
+from .triton import VARIABLE, Triton, find
 
 _ROOT = Path(__file__).parents[2]
 _BUILD = _ROOT / "build" / "bench"
 _SCALING = "scaling"
+_OPEN_INFERENCE = "open_inference"
 _FILES = 4096
-_NAMES = [*(case.name for case in CASES), _SCALING]
+_NAMES = [*(case.name for case in CASES), _SCALING, _OPEN_INFERENCE]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,11 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     servers = contenders(_BUILD)
     results = _measured(options.only, servers, budget)
     scaling = _scaling(options.only, servers, budget)
+    infers = _infers(options.only, find(options.triton, _BUILD), budget)
     folder: Path = _BUILD if options.quick and options.output is None else options.output or _ROOT / "docs/benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     if results:
         chart.draw(results, folder / "benchmarks.png")
-    text = report(described, budget, results, scaling)
+    text = report(described, budget, Measured(results, scaling, infers))
     (folder / "README.md").write_text(text)
     print(text)
     return 0
@@ -50,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_names, default=_NAMES, metavar=",".join(_NAMES), help="cases to measure")
     parser.add_argument("--rounds", type=int, default=3, help="times that all servers take their turn")
     parser.add_argument("--seconds", type=float, default=2.5, help="length of one load")
+    parser.add_argument(
+        "--triton", help=f"tritonserver, or a Python with nvidia-pytriton, to measure beside it (default: ${VARIABLE})"
+    )
     parser.add_argument("--output", type=Path, help="folder for the report (default: docs/benchmarks)")
     return parser
 
@@ -78,6 +85,13 @@ def _scaling(names: Sequence[str], servers: list[Contender], budget: Budget) -> 
     print("measuring connections and models", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         return measure_scaling(CASES[0], servers, budget, Path(folder))
+
+
+def _infers(names: Sequence[str], triton: Triton | None, budget: Budget) -> Infers:
+    if _OPEN_INFERENCE not in names:
+        return Infers()
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        return measure_infers(triton, budget, Path(folder))
 
 
 def _allow_connections() -> None:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 _RATE = re.compile(r"finished in .*?, ([\d.]+) req/s")
 _REQUESTS = re.compile(r"(\d+) total, \d+ started, \d+ done, (\d+) succeeded")
+_DONE = re.compile(r"(\d+) done, (\d+) succeeded")
 _DATA = re.compile(r"\((\d+)\) data$", re.MULTILINE)
 
 
@@ -31,14 +32,15 @@ class LoadError(RuntimeError):
 class Caller:
     """h2load, told whom to call and with what.
 
-    `message` is a file holding one gRPC message behind its five-byte prefix, and `answer_bytes` the length of the
-    prefixed message that answers it.
+    `message` is a file holding one gRPC message behind its five-byte prefix, `answer_bytes` the length of the
+    prefixed message that answers it, and `method` the path of the method.
     """
 
     address: str
     message: Path
     answer_bytes: int
     load: Load
+    method: str = PREDICT
 
     def warm_up(self, seconds: float) -> float:
         """Load for about `seconds` and return the requests per second of the second half."""
@@ -80,7 +82,7 @@ class Caller:
         arguments = [str(part) for pair in shape.items() for part in pair]
         headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
         logging = [f"--log-file={log}"] if log else []
-        return ["h2load", *arguments, *headers, *logging, f"http://{self.address}{PREDICT}"]
+        return ["h2load", *arguments, *headers, *logging, f"http://{self.address}{self.method}"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,23 @@ class Answers:
     requests_per_second: float
     caller_cores: float
     latencies: np.ndarray
+
+
+def post(url: str, body: Path, connections: int, count: int, headers: Sequence[str] = ()) -> float:
+    """POST a body so many times over HTTP/1.1, one request in flight on each connection; requests per second.
+
+    Raises LoadError where one was not answered with a status of 2xx.
+    """
+    command = ["h2load", "--h1", "-n", count, "-c", connections, "-t", 1, "-d", body]
+    for header in ("content-type: application/json", *headers):
+        command += ["-H", header]
+    output = subprocess.run(
+        [str(part) for part in [*command, url]], capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+    rate, done = _RATE.search(output), _DONE.search(output)
+    if rate is None or done is None or int(done[2]) != count:
+        raise LoadError(f"of {count} requests not all were answered:\n{output}")
+    return float(rate[1])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Writes the report: what was measured, on what, and each target beside its figure."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from .figures import (
@@ -15,6 +16,7 @@ from .figures import (
     user_us,
 )
 from .measure import Budget, Results, Sample
+from .open_inference import Infers, infer_rows, infer_verdicts
 from .scaling import BUSY, IDLE, MODELS, Scaling
 from .targets import Verdict, scaling_verdicts, verdicts
 
@@ -30,20 +32,39 @@ thread; its CPU has the inference in it.
 """
 
 
-def report(machine: Sequence[str], budget: Budget, results: Sequence[Results], scaling: Scaling) -> str:
+_INFERS = """\
+One connection over HTTP has one request in flight. CPU is that of the server with the processes that it starts, and of
+its own process alone: the Triton of nvidia-pytriton runs the model in a process of its Python backend.
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that one run has measured."""
+
+    results: Sequence[Results]
+    scaling: Scaling
+    infers: Infers
+
+
+def report(machine: Sequence[str], budget: Budget, measured: Measured) -> str:
     """Return the report in Markdown."""
+    results, scaling, infers = measured.results, measured.scaling, measured.infers
     parts = ["# Benchmarks", "Written by `make bench`; only ratios within one run mean anything."]
     parts += [*machine, _others(results, scaling)]
     parts.append(_METHOD.format(rounds=budget.rounds, seconds=budget.seconds))
     parts.append("![Requests per second, CPU per request and batch sizes](benchmarks.png)")
     checked = [verdict for case in results for verdict in verdicts(case)]
-    checked += scaling_verdicts(scaling)
+    checked += [*scaling_verdicts(scaling), *infer_verdicts(infers)]
     if checked:
         parts += ["## Targets", _targets(checked)]
     for case in results:
         parts += _case(case)
     if scaling.samples:
         parts += _scaling(scaling)
+    if infers.samples:
+        heads = ("", "load", "requests/s", "CPU us/request", "of the server's process")
+        parts += ["## Open Inference Protocol", _INFERS, _table(heads, infer_rows(infers))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -51,6 +72,8 @@ def _others(results: Iterable[Results], scaling: Scaling) -> str:
     loads = [rounds for case in results for rounds in (*case.loaded.values(), *case.idle.values())]
     loads += [rounds for points in scaling.samples.values() for rounds in points.values()]
     cores = [sample.other_cores for rounds in loads for sample in rounds]
+    if not cores:
+        return ""
     return (
         f"Meanwhile processes with no part in it used {median(cores):.2f} cores in the median, {max(cores):.2f} at "
         "most; the nearer to none, the more the figures are worth."

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -18,15 +17,13 @@ import numpy as np
 
 from .cases import CASES
 from .contenders import headrace_command
-from .load import LoadError, h2load_version
+from .load import LoadError, h2load_version, post
 from .process import Server, running
 
 _SMALL = replace(CASES[0], max_batch_size=256)  # a batch may be one body of the largest load
 _SOURCE = Path(__file__).with_name("evhttp_responder.cc")
 _BUILD = Path(__file__).parents[2] / "build" / "bench"
 _PATH = f"/v1/models/{_SMALL.name}:predict"
-_RATE = re.compile(r"finished in .*?, ([\d.]+) req/s")
-_SUCCEEDED = re.compile(r"(\d+) done, (\d+) succeeded")
 
 BARE = "evhttp + RapidJSON, no model"
 NATIVE = "headrace, native"
@@ -134,16 +131,7 @@ def _sample(server: Server, body: Path, load: Load, seconds: float) -> Sample:
 
 
 def _run(server: Server, body: Path, load: Load, count: int) -> float:
-    """Make so many requests; how many there were a second."""
-    command = ["h2load", "--h1", "-n", count, "-c", load.connections, "-t", 1, "-d", body]
-    command += ["-H", "content-type: application/json", f"http://{server.address}{_PATH}"]
-    output = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=True, timeout=300
-    ).stdout
-    rate, done = _RATE.search(output), _SUCCEEDED.search(output)
-    if rate is None or done is None or int(done[2]) != count:
-        raise LoadError(f"of {count} requests not all were answered:\n{output}")
-    return float(rate[1])
+    return post(f"http://{server.address}{_PATH}", body, load.connections, count)
 
 
 def _table(samples: dict[Load, dict[str, list[Sample]]]) -> str:
