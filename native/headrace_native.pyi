@@ -165,8 +165,20 @@ class Call:
     ) -> None:
         """Ends the call, with a last message if there is one."""
 
+class InferAnswers(TypedDict):
+    """How plain calls of the Open Inference Protocol over REST are answered."""
+
+    statuses: Sequence[int]
+    """HTTP's, by gRPC's code, for calls that fail."""
+
+    headers: Sequence[tuple[str, str]]
+    """Those of answers in JSON."""
+
+    late: tuple[int, Sequence[tuple[str, str]], bytes]
+    """The answer to a call whose model takes too long: a status, headers, and a body."""
+
 class HttpEndpoint:
-    """An HTTP port: what it takes, and its requests that are not plain :predict calls of TensorFlow Serving's REST API.
+    """An HTTP port: what it takes, and its requests that are not plain.
 
     Args:
         max_body: Bytes that a body may have, as it is sent.
@@ -178,6 +190,7 @@ class HttpEndpoint:
         scalar: The code, and the text with `{}` for the alias, of an output without rows in an answer row by row.
         other_rows: The same, with its rows and those expected behind the alias, for one that has other rows than those
             before it.
+        infer: How plain calls of the Open Inference Protocol are answered.
 
     Raises:
         ValueError: A status or a header that HTTP does not have.
@@ -194,6 +207,7 @@ class HttpEndpoint:
         late: tuple[int, Sequence[tuple[str, str]], bytes],
         scalar: tuple[int, str],
         other_rows: tuple[int, str],
+        infer: InferAnswers,
     ) -> None: ...
     def fileno(self) -> int:
         """A socket that is readable when there are events."""
@@ -356,14 +370,17 @@ class RouteFields(TypedDict):
 class InferFields(TypedDict):
     """The same signature for plain requests of the Open Inference Protocol."""
 
-    outputs: Sequence[str]
-    """The names of all outputs."""
+    outputs: Sequence[tuple[str, int]]
+    """All outputs, each with its element type's number."""
 
     full: tuple[int, str]
     """The code, and the text with `{}` for the request's id, of a full queue."""
 
     answered: _Answered
     failed: _Failed
+
+    rest: tuple[_Answered, _Failed] | None
+    """The last two for calls over REST; None where there are none."""
 
 class InferenceFields(TypedDict):
     """What Classify or Regress makes of a signature's outputs."""

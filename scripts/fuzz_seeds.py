@@ -43,6 +43,12 @@ _BODIES: list[dict[str, Any]] = [
     {"x": [[[1, 2], [3, 300]], [[-1, 0], [5, 6]]]},
     {"a": [[1, 4294967295]], "b": [0.5], "c": [18446744073709551]},
 ]
+_INFER_BODIES: list[tuple[dict[str, tuple[str, type, tuple[int, ...]]], list[str]]] = [
+    ({"x": ("FP32", np.float32, (2,))}, ["y"]),
+    ({"x": ("FP64", np.float64, ())}, ["y", "z"]),
+    ({"ids": ("INT64", np.int64, (3,)), "mask": ("BOOL", np.bool_, (3,))}, ["y"]),
+    ({"a": ("UINT16", np.uint16, ()), "b": ("INT8", np.int8, (2, 3)), "c": ("FP16", np.float16, ())}, ["y", "z"]),
+]
 _DTYPES = ["f4", "f8", "f2", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 _HEADERS = {
     "timeouts": [(0, "20m"), (1, "gzip"), (2, "identity,deflate, gzip"), (3, "application/grpc+proto")],
@@ -69,6 +75,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
     yield "infer", "many-parts", b"\0\7" + b"\x2a\x00\x32\x02\x0a\x00\x3a\x00" * 2_000
     yield from _examples()
     yield from _bodies()
+    yield from _infer_bodies()
     yield from _tensors()
     yield from _connections()
     for name, lines in _HEADERS.items():
@@ -149,6 +156,33 @@ def _bodies() -> Iterator[tuple[str, str, bytes]]:
         ]
         for kind, document in enumerate(documents):
             yield "rest", f"{number}-{kind}", bytes([number]) + json.dumps(document).encode()
+
+
+def _infer_bodies() -> Iterator[tuple[str, str, bytes]]:
+    """For each model its values in JSON, as far as it has any, and all of them behind it."""
+    for number, (inputs, outputs) in enumerate(_INFER_BODIES):
+        for kind, in_bytes in (("json", ["FP16"]), ("bytes", [datatype for datatype, _, _ in inputs.values()])):
+            tensors, behind = _infer_tensors(inputs, in_bytes)
+            document = {"id": "call 7", "inputs": tensors, "parameters": {"binary_data_output": True}}
+            if kind == "json":
+                document["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+            text = json.dumps(document).encode()
+            yield "infer_body", f"{number}-{kind}", bytes([number, len(behind)]) + text + behind
+
+
+def _infer_tensors(
+    inputs: dict[str, tuple[str, type, tuple[int, ...]]], in_bytes: list[str]
+) -> tuple[list[dict[str, Any]], bytes]:
+    tensors, behind = [], b""
+    for name, (datatype, dtype, inner) in inputs.items():
+        values = _values(dtype, (2, *inner))
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
+        if datatype in in_bytes:
+            tensor["parameters"], behind = {"binary_data_size": values.nbytes}, behind + values.tobytes()
+        else:
+            tensor["data"] = values.tolist()
+        tensors.append(tensor)
+    return tensors, behind
 
 
 def _connections() -> Iterator[tuple[str, str, bytes]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -106,11 +107,10 @@ def rest_json(case: Case, row: np.ndarray) -> Request:
 
 def rest_binary(case: Case, row: np.ndarray) -> Request:
     """Infer over REST with the row's bytes behind the JSON, and the answer's likewise."""
-    tensor = {"name": "x", "datatype": "FP32", "shape": list(row.shape)}
+    tensor: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": list(row.shape)}
     tensor["parameters"] = {"binary_data_size": row.nbytes}
-    document = json.dumps(
-        {"inputs": [tensor], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
-    ).encode()
+    output = {"name": "y", "parameters": {"binary_data": True}}
+    document = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
     values = 4 * case.outputs
     headers = (f"{_JSON_BYTES}: {len(document)}",)
     return Request(

@@ -216,6 +216,7 @@ class Server:
             threads=config.transport_threads,
             bounds=CallerBounds.of(config),
             observe_rest=self._metrics.rest_predicts if config.rest_api_port else None,
+            observe_rest_infer=self._metrics.rest_infers if config.rest_api_port else None,
         )
 
     def _observe_method(self, service: str, method: str) -> LoggedMethod:

@@ -1,6 +1,6 @@
 """Small ONNX models, each written to a version's folder as `model.onnx`; what each computes can be checked by hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,14 @@ def identity(folder: Path, dtype: int = FLOAT, dims: Dims = ("N", 2), *, out: Di
     """`y` = `x`, both of an ONNX element type; `out` is the shape that `y` is declared with, where it is another."""
     outputs = [_value("y", dtype, dims if out is None else out)]
     return _write(folder, [make_node("Identity", ["x"], ["y"])], [_value("x", dtype, dims)], outputs)
+
+
+def identities(folder: Path, dtypes: Mapping[str, int]) -> Path:
+    """`out_` and its name = each input, of its ONNX element type, [N, any number of columns]."""
+    nodes = [make_node("Identity", [name], [f"out_{name}"]) for name in dtypes]
+    inputs = [_value(name, dtype, ["N", f"W_{name}"]) for name, dtype in dtypes.items()]
+    outputs = [_value(f"out_{name}", dtype, ["N", f"W_{name}"]) for name, dtype in dtypes.items()]
+    return _write(folder, nodes, inputs, outputs)
 
 
 def convolution(folder: Path) -> Path:

@@ -6,6 +6,7 @@ pub mod examples;
 pub mod frames;
 pub mod headers;
 pub mod infer;
+pub mod infer_body;
 pub mod messages;
 pub mod pieces;
 pub mod predict;
@@ -15,11 +16,12 @@ pub mod tensor;
 /// One target: its name, and what it checks of any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("connection", connection::check),
     ("frames", frames::check),
     ("headers", headers::check),
     ("infer", infer::check),
+    ("infer_body", infer_body::check),
     ("predict", predict::check),
     ("rest", rest::check),
     ("tensor", tensor::check),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use headrace_native_fuzz::{TARGETS, examples, infer, predict, rest};
+use headrace_native_fuzz::{TARGETS, examples, infer, infer_body, predict, rest};
 
 const MUTATIONS: usize = 2_000;
 
@@ -70,6 +70,8 @@ fn real_requests_are_plain() {
     assert_eq!(plain, 12);
     // As it comes, and with all there may be: outputs, an id, a version.
     assert_eq!(seeds("infer").iter().filter(|seed| infer::understood(seed)).count(), 8);
+    // In JSON, and in bytes behind it.
+    assert_eq!(seeds("infer_body").iter().filter(|seed| infer_body::understood(seed)).count(), 8);
     // For each signature as a list, with a context, and for a MultiInference.
     assert_eq!(seeds("tf_examples").iter().filter(|seed| examples::understood(seed)).count(), 9);
     // Four for each model.

@@ -25,6 +25,6 @@ pub use examples::{Examples, Inference, Kind as InferenceKind};
 pub use lane::Lane;
 pub use python::catch_panic;
 pub use queue::Queue;
-pub use routes::{Infer, Route, Routes};
+pub use routes::{Infer, OverRest, Route, Routes};
 pub use signature::{Choice, Signature};
 pub use task::{NativeTask, PendingCall, Task};

@@ -11,6 +11,7 @@ use super::examples::{Examples, ExamplesFields};
 use super::lane::Lane;
 use super::signature::{Counter, Signature};
 use crate::predict::{Format, Input, Spec};
+use crate::protobuf::Dtype;
 use crate::{examples, open_inference};
 
 /// One signature of one version, and the lane that its tasks wait in.
@@ -33,16 +34,25 @@ pub struct Infer {
     pub format: open_inference::Format,
     /// The names of all outputs.
     pub outputs: Vec<Vec<u8>>,
+    /// The same for calls over REST; None where there are none.
+    pub rest: Option<Arc<OverRest>>,
+}
+
+/// One signature of one version, as the protocol's plain requests over REST know it.
+pub struct OverRest {
+    pub signature: Arc<Signature>,
+    pub common: Arc<open_inference::rest::Common>,
 }
 
 /// What Python says of it, beside what it has in common with Predict.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct InferFields {
-    outputs: Vec<String>,
+    outputs: Vec<(String, u64)>,
     full: (u8, String),
     answered: Py<PyAny>,
     failed: Py<PyAny>,
+    rest: Option<(Py<PyAny>, Py<PyAny>)>,
 }
 
 /// What Python says of a route, by these names; `headrace_native.pyi` tells what each means.
@@ -88,15 +98,7 @@ impl Route {
             ..signature.clone()
         };
         let rest = fields.rest.map(over_rest).map(Arc::new);
-        let infer = fields.infer.map(|own| Infer {
-            signature: Arc::new(Signature {
-                full: own.full,
-                counter: Counter::new(signature.counter.bounds.clone(), own.answered, own.failed),
-                ..signature.clone()
-            }),
-            format: open_inference::Format::new(&fields.model, fields.version),
-            outputs: own.outputs.into_iter().map(String::into_bytes).collect(),
-        });
+        let infer = fields.infer.map(|own| own.made(&fields.model, fields.version, &signature)).transpose()?;
         let format = || examples::Format::new(&fields.model, fields.version, &fields.signature);
         let examples = fields.examples.map(|own| Examples::new(&signature, format(), own)).transpose()?;
         Ok(Self {
@@ -107,6 +109,38 @@ impl Route {
             lane: lane.get().clone(),
         })
     }
+}
+
+impl InferFields {
+    /// `signature` is Predict's.
+    fn made(self, model: &str, version: i64, signature: &Signature) -> PyResult<Infer> {
+        let counted = |answered, failed| Signature {
+            full: self.full.clone(),
+            counter: Counter::new(signature.counter.bounds.clone(), answered, failed),
+            answer_row: Arc::default(),
+            ..signature.clone()
+        };
+        let outputs = self.outputs.into_iter().map(output).collect::<PyResult<Vec<_>>>()?;
+        let names = outputs.iter().map(|output| output.name.clone()).collect();
+        let common =
+            open_inference::rest::Common { format: open_inference::rest::Format::new(model, version), outputs };
+        let rest = self.rest.map(|(answered, failed)| OverRest {
+            signature: Arc::new(counted(answered, failed)),
+            common: Arc::new(common),
+        });
+        Ok(Infer {
+            signature: Arc::new(counted(self.answered, self.failed)),
+            format: open_inference::Format::new(model, version),
+            outputs: names,
+            rest: rest.map(Arc::new),
+        })
+    }
+}
+
+fn output((name, dtype): (String, u64)) -> PyResult<open_inference::rest::Output> {
+    let wrong = format!("{name} has no plain dtype: {dtype}");
+    let dtype = Dtype::of_number(dtype).ok_or_else(|| PyValueError::new_err(wrong))?;
+    Ok(open_inference::rest::Output { name: name.into_bytes(), dtype })
 }
 
 fn input((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<Input> {

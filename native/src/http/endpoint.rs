@@ -32,12 +32,48 @@ pub struct Endpoint {
     pub inbox: Arc<Inbox<Event>>,
     /// By gRPC's code.
     statuses: Vec<StatusCode>,
+    /// For the Open Inference Protocol.
+    pub infer: InferAnswers,
+}
+
+/// How plain infers are answered.
+pub struct InferAnswers {
+    /// Those of every answer.
+    pub headers: HeaderMap,
+    /// For a call whose model has taken too long.
+    pub late: Prepared,
+    /// By gRPC's code.
+    statuses: Vec<StatusCode>,
+}
+
+impl InferAnswers {
+    /// HTTP's status for gRPC's.
+    pub fn status(&self, status: &Status) -> StatusCode {
+        by_code(&self.statuses, status)
+    }
+}
+
+/// The same as Python names it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct InferFields {
+    statuses: Vec<u16>,
+    headers: Vec<(String, String)>,
+    late: Prepared,
+}
+
+fn by_code(statuses: &[StatusCode], status: &Status) -> StatusCode {
+    statuses.get(usize::from(status.code)).copied().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn status_codes(statuses: Vec<u16>) -> PyResult<Vec<StatusCode>> {
+    statuses.into_iter().map(status_code).collect()
 }
 
 impl Endpoint {
     /// HTTP's status for gRPC's.
     pub fn status(&self, status: &Status) -> StatusCode {
-        self.statuses.get(usize::from(status.code)).copied().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        by_code(&self.statuses, status)
     }
 }
 
@@ -49,7 +85,7 @@ pub struct HttpEndpoint(pub Arc<Endpoint>);
 impl HttpEndpoint {
     /// `timeout` is in seconds; `statuses` are HTTP's by gRPC's code; an answer is its status, headers and body.
     #[new]
-    #[pyo3(signature = (*, max_body, timeout, statuses, headers, too_large, late, scalar, other_rows))]
+    #[pyo3(signature = (*, max_body, timeout, statuses, headers, too_large, late, scalar, other_rows, infer))]
     #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
     fn new(
         max_body: usize,
@@ -60,6 +96,7 @@ impl HttpEndpoint {
         late: Prepared,
         scalar: (u8, String),
         other_rows: (u8, String),
+        infer: InferFields,
     ) -> PyResult<Self> {
         let timeout = timeout.map(Duration::try_from_secs_f64).transpose();
         Ok(Self(Arc::new(Endpoint {
@@ -71,7 +108,12 @@ impl HttpEndpoint {
             other_rows,
             headers: self::headers(headers)?,
             inbox: Arc::new(Inbox::new()?),
-            statuses: statuses.into_iter().map(status_code).collect::<PyResult<_>>()?,
+            statuses: status_codes(statuses)?,
+            infer: InferAnswers {
+                headers: self::headers(infer.headers)?,
+                late: infer.late,
+                statuses: status_codes(infer.statuses)?,
+            },
         })))
     }
 

@@ -6,4 +6,4 @@ mod text;
 
 pub use decimal::write_decimal;
 pub use reader::Reader;
-pub use text::{write_line, write_string};
+pub use text::{write_compact_string, write_line, write_string};

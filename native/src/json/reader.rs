@@ -51,6 +51,11 @@ impl<'a> Reader<'a> {
         Self { data, at: 0, pause: STRETCH }
     }
 
+    /// Bytes that have not been read.
+    pub fn left(&self) -> usize {
+        self.data.len() - self.at
+    }
+
     fn byte(&self) -> Option<u8> {
         self.data.get(self.at).copied()
     }

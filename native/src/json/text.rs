@@ -2,10 +2,20 @@
 
 use bytes::{BufMut, BytesMut};
 
-const HEX: &[u8; 16] = b"0123456789ABCDEF";
+const UPPER: &[u8; 16] = b"0123456789ABCDEF";
+const LOWER: &[u8; 16] = b"0123456789abcdef";
 
 /// Writes a JSON string; only what must be escaped is.
 pub fn write_string(text: &[u8], out: &mut BytesMut) {
+    write_with(text, UPPER, out);
+}
+
+/// The same as Python's writers have it, whose escapes are in small letters.
+pub fn write_compact_string(text: &str, out: &mut BytesMut) {
+    write_with(text.as_bytes(), LOWER, out);
+}
+
+fn write_with(text: &[u8], hex: &[u8; 16], out: &mut BytesMut) {
     out.put_u8(b'"');
     let mut plain = 0;
     for (at, byte) in text.iter().enumerate() {
@@ -14,13 +24,13 @@ pub fn write_string(text: &[u8], out: &mut BytesMut) {
         }
         out.put_slice(&text[plain..at]);
         plain = at + 1;
-        write_escaped(*byte, out);
+        write_escaped(*byte, hex, out);
     }
     out.put_slice(&text[plain..]);
     out.put_u8(b'"');
 }
 
-fn write_escaped(byte: u8, out: &mut BytesMut) {
+fn write_escaped(byte: u8, hex: &[u8; 16], out: &mut BytesMut) {
     let letter = match byte {
         b'\x08' => b'b',
         b'\x0c' => b'f',
@@ -30,7 +40,7 @@ fn write_escaped(byte: u8, out: &mut BytesMut) {
         b'"' | b'\\' => byte,
         _ => {
             out.put_slice(b"\\u00");
-            return out.put_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            return out.put_slice(&[hex[usize::from(byte >> 4)], hex[usize::from(byte & 15)]]);
         }
     };
     out.put_slice(&[b'\\', letter]);

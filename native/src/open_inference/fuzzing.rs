@@ -1,8 +1,11 @@
-//! The plain ModelInfer's decoder by itself: what it understood as owned bytes.
+//! The decoders of the plain ModelInfer and of the plain infer over HTTP by themselves: what they understood as owned bytes.
+
+use bytes::Bytes;
 
 use super::request::{Request, tensors};
+use super::rest::{Body, Output};
 use crate::predict::fuzzing::Declared;
-use crate::protobuf::Rope;
+use crate::protobuf::{Dtype, Rope};
 
 /// What was read of a request; the tensors in the order of their declarations, each with its shape and its bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,4 +30,27 @@ pub fn read_infer(declared: &Declared, outputs: &[Vec<u8>], message: &Rope) -> O
         id: request.id.to_vec(),
         tensors: declared.contents(message, &tensors, rows),
     })
+}
+
+/// What was read of a body; the tensors as in `UnderstoodInfer`, and which outputs are wanted as bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnderstoodInferBody {
+    pub id: String,
+    pub tensors: Vec<(Vec<usize>, Vec<u8>)>,
+    pub binary: Vec<bool>,
+}
+
+/// Understands a body, of which `json` bytes are JSON, for a model with these outputs.
+pub fn read_infer_body(
+    declared: &Declared,
+    outputs: &[(&str, Dtype)],
+    data: &Bytes,
+    json: usize,
+) -> Option<UnderstoodInferBody> {
+    let outputs: Vec<_> =
+        outputs.iter().map(|&(name, dtype)| Output { name: name.as_bytes().to_vec(), dtype }).collect();
+    let Body { id, rows, tensors, binary } = Body::read(data, json, &declared.inputs, &outputs, declared.max_rows)?;
+    let shape = |inner: Vec<usize>| std::iter::once(rows).chain(inner).collect();
+    let tensors = tensors.into_iter().map(|tensor| (shape(tensor.inner), tensor.bytes.to_vec())).collect();
+    Some(UnderstoodInferBody { id, tensors, binary })
 }

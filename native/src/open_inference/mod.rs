@@ -5,6 +5,7 @@
 pub mod fuzzing;
 mod request;
 mod response;
+pub mod rest;
 
 pub use request::{Request, tensors};
 pub use response::{Format, Response};

@@ -67,12 +67,12 @@ impl Mailbox {
         waits
     }
 
-    fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         matches!(*self.state.lock(), State::Closed)
     }
 
     /// Whether the answer may be brought, which it will be then.
-    fn claim(&self) -> bool {
+    pub fn claim(&self) -> bool {
         let mut state = self.state.lock();
         *state = match std::mem::take(&mut *state) {
             State::Empty => State::Claimed(None),
@@ -83,13 +83,13 @@ impl Mailbox {
     }
 
     /// No answer will come.
-    fn abandon(&self) {
+    pub fn abandon(&self) {
         if !matches!(*self.state.lock(), State::Full(_) | State::Closed) {
             self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()));
         }
     }
 
-    fn put(&self, answer: Answer) {
+    pub fn put(&self, answer: Answer) {
         let mut state = self.state.lock();
         let before = match *state {
             State::Closed => return,

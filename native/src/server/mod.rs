@@ -4,6 +4,7 @@ mod acceptor;
 mod busy_poll;
 mod connection;
 mod dispatch;
+mod infer;
 mod limits;
 mod listener;
 mod rest;

@@ -1,4 +1,4 @@
-//! What becomes of each request of an HTTP port: a plain :predict goes into its queue, all else to Python.
+//! What becomes of each request of an HTTP port: a plain :predict or infer goes into its queue, all else to Python.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,26 +13,27 @@ use tokio::task::spawn_blocking;
 
 use super::shared::Shared;
 use super::thread::ConnectionThread;
-use crate::bridge::{NativeTask, Signature, Task};
+use crate::bridge::{Lane, NativeTask, PendingCall, Signature, Task};
 use crate::calls::until;
 use crate::grpc::{RESOURCE_EXHAUSTED, Status};
 use crate::http::{self as transport, Answer, Endpoint, Missing, SMALL, answer};
 use crate::memory::{CallMemory, Kind, Share};
+use crate::open_inference;
 use crate::predict::Input;
-use crate::queue::{Entry, Refusal};
+use crate::queue::{Entry, Key, Refusal};
 use crate::rest::{self, Body, Call, Declares, Mailbox, Predict};
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
 pub struct Rest {
     pub thread: Arc<ConnectionThread>,
-    endpoint: Arc<Endpoint>,
+    pub(super) endpoint: Arc<Endpoint>,
     share: Arc<Share>,
 }
 
 /// A route that calls over REST may take.
 struct Target {
-    lane: crate::bridge::Lane,
+    lane: Lane,
     signature: Arc<Signature>,
 }
 
@@ -63,7 +64,11 @@ impl Rest {
             Err(Missing::NoMemory) => return self.no_memory(),
             Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),
         };
-        match self.predict(&head, &body).await {
+        let plain = match self.predict(&head, &body).await {
+            None => self.infer(&head, &body).await,
+            answer => answer,
+        };
+        match plain {
             Some(answer) => answer,
             None => match transport::ask_python(self.endpoint.inbox.clone(), head, body).await {
                 Some(answer) => answer,
@@ -97,24 +102,11 @@ impl Rest {
         let Target { lane, signature } = body.signature;
         let inner = || body.columns.iter().map(|column| &*column.inner);
         let (key, row_bytes) = (signature.key(inner(), None), signature.row_bytes(inner()));
-        let mailbox = Arc::new(Mailbox::new(self.thread.wakes.clone()));
-        let mut pending = Pending { rest: self.clone(), signature, mailbox: mailbox.clone(), came, refused: None };
-        if !memory.set(Kind::Answers, pending.signature.expected_answer(body.rows)) {
-            pending.refused = Some(Status::no_memory(self.share.budget()));
-            return Some(pending);
-        }
-        let endpoint = self.endpoint.clone();
-        let call = Call { columns: body.columns, by_row: body.by_row, endpoint, mailbox, memory, encoded: None };
-        let task = NativeTask::new(pending.signature.clone(), body.rows, Box::new(call)).since(came);
-        // Its deadline is for who waits: a call that nobody waits for leaves the queue by itself.
-        let entry = Entry::new(Task::Native(task), body.rows, row_bytes, None, 0);
-        match lane.put_native(key, entry, Instant::now()) {
-            Ok(true) => self.thread.busy_poll.wake_before_park(),
-            Ok(false) => {}
-            Err((Refusal::Full(full), _)) => pending.refused = Some(pending.signature.full(&lane.reason(&full))),
-            Err((Refusal::Closed, _)) => return None,
-        }
-        Some(pending)
+        let pending = Pending::new(self, Api::TfServing, signature, came);
+        let (columns, by_row, endpoint) = (body.columns, body.by_row, self.endpoint.clone());
+        pending.put(&lane, key, (body.rows, row_bytes), memory.clone(), |mailbox| {
+            Box::new(Call { columns, by_row, endpoint, mailbox, memory, encoded: None })
+        })
     }
 }
 
@@ -126,9 +118,42 @@ fn read(shared: &Shared, asked: &Predict<'_>, body: &transport::Body) -> Option<
     Body::read(&body.content()?, find)
 }
 
+/// Whose words a call is answered in.
+pub(super) enum Api {
+    TfServing,
+    /// With the request's id.
+    OpenInference(String),
+}
+
+impl Api {
+    fn refusal(&self, endpoint: &Endpoint, status: &Status) -> Answer {
+        match self {
+            Self::TfServing => rest::refusal(endpoint, status),
+            Self::OpenInference(_) => open_inference::rest::refusal(endpoint, status),
+        }
+    }
+
+    fn late(&self, endpoint: &Endpoint) -> Answer {
+        match self {
+            Self::TfServing => endpoint.late.answer(),
+            Self::OpenInference(_) => endpoint.infer.late.answer(),
+        }
+    }
+
+    /// What is put into the text of a full queue: its reason, or whose request found it so.
+    fn reason_of_full(&self, reason: String) -> String {
+        match self {
+            Self::TfServing => reason,
+            Self::OpenInference(id) if id.is_empty() => "<id_unknown>".to_owned(),
+            Self::OpenInference(id) => id.clone(),
+        }
+    }
+}
+
 /// A call that waits.
-struct Pending {
+pub(super) struct Pending {
     rest: Rest,
+    api: Api,
     signature: Arc<Signature>,
     mailbox: Arc<Mailbox>,
     came: Instant,
@@ -136,13 +161,49 @@ struct Pending {
 }
 
 impl Pending {
-    async fn answer(self) -> Option<Answer> {
+    pub(super) fn new(rest: &Rest, api: Api, signature: Arc<Signature>, came: Instant) -> Self {
+        let mailbox = Arc::new(Mailbox::new(rest.thread.wakes.clone()));
+        Self { rest: rest.clone(), api, signature, mailbox, came, refused: None }
+    }
+
+    /// Puts the call that is made around its mailbox into its queue; its size is in rows, and in bytes of a row.
+    ///
+    /// None where its version is being unloaded: there may be another by now.
+    pub(super) fn put(
+        mut self,
+        lane: &Lane,
+        key: Key,
+        (rows, row_bytes): (usize, usize),
+        memory: Arc<CallMemory>,
+        call: impl FnOnce(Arc<Mailbox>) -> Box<dyn PendingCall>,
+    ) -> Option<Self> {
+        if !memory.set(Kind::Answers, self.signature.expected_answer(rows)) {
+            self.refused = Some(Status::no_memory(self.rest.share.budget()));
+            return Some(self);
+        }
+        let call = call(self.mailbox.clone());
+        let task = NativeTask::new(self.signature.clone(), rows, call).since(self.came);
+        // Its deadline is for who waits: a call that nobody waits for leaves the queue by itself.
+        let entry = Entry::new(Task::Native(task), rows, row_bytes, None, 0);
+        match lane.put_native(key, entry, Instant::now()) {
+            Ok(true) => self.rest.thread.busy_poll.wake_before_park(),
+            Ok(false) => {}
+            Err((Refusal::Full(full), _)) => {
+                let reason = self.api.reason_of_full(lane.reason(&full));
+                self.refused = Some(self.signature.full(&reason));
+            }
+            Err((Refusal::Closed, _)) => return None,
+        }
+        Some(self)
+    }
+
+    pub(super) async fn answer(self) -> Option<Answer> {
         let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
         if let Some(status) = &self.refused {
             if status.code != RESOURCE_EXHAUSTED {
                 ended.add_refused(&self.signature, self.came.elapsed().as_secs_f64());
             }
-            return Some(rest::refusal(endpoint, status));
+            return Some(self.api.refusal(endpoint, status));
         }
         let mut comes = poll_fn(|context| self.mailbox.poll(context));
         let deadline = endpoint.timeout.map(|timeout| Instant::now() + timeout);
@@ -155,7 +216,7 @@ impl Pending {
             return Some(comes.await);
         }
         ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
-        Some(endpoint.late.answer())
+        Some(self.api.late(endpoint))
     }
 }
 

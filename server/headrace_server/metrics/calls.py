@@ -68,12 +68,13 @@ class GrpcMethod:
         return latency
 
 
-class RestPredicts:
-    """Counts calls of `predict` over REST, many at a time. Any thread."""
+class RestCalls:
+    """Counts calls of one verb over REST, many at a time. Any thread."""
 
-    def __init__(self, families: Families, label: Callable[[str], str]) -> None:
+    def __init__(self, families: Families, label: Callable[[str], str], verb: str) -> None:
         self._families = families
         self._label = label
+        self._verb = verb
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
         """As `GrpcMethod.several`; those whose callers have left are not counted, as in `Metrics.rest_call`."""
@@ -82,4 +83,4 @@ class RestPredicts:
         families, model = self._families, self._label(model)
         families.request_count.of(model, code).add(sum(count for _, count in tally))
         if code == "OK":
-            families.request_latency.of(model, "predict", "REST").add(tally, total)
+            families.request_latency.of(model, self._verb, "REST").add(tally, total)

@@ -5,7 +5,7 @@ from functools import partial
 from threading import Lock
 
 from headrace_server.metrics import gpus as nvml
-from headrace_server.metrics.calls import GrpcMethod, RestPredicts
+from headrace_server.metrics.calls import GrpcMethod, RestCalls
 from headrace_server.metrics.heap import read_memory
 from headrace_server.metrics.names import DEVICE, SERVABLE, Families
 from headrace_server.metrics.series import Gauges, Labels, unhurried
@@ -39,7 +39,8 @@ class Metrics(Families):
         self._lock = Lock()
         self._servables: dict[Labels, ServableMetrics] = {}
         self._methods: list[GrpcMethod] = []
-        self.rest_predicts = RestPredicts(self, self.label)
+        self.rest_predicts = RestCalls(self, self.label, "predict")
+        self.rest_infers = RestCalls(self, self.label, "infer")
         self._configured: Collection[str] = frozenset()
         self._known: set[str] = set()
         self._loaded: dict[str, set[str]] = {}
@@ -90,7 +91,7 @@ class Metrics(Families):
 
         Args:
             model: Its name as the path has it; empty where the path has none.
-            verb: `predict`, `classify` or `regress`; empty for any other call.
+            verb: Such as `predict` or `infer`; empty for a call that does not run a model.
             code: The canonical status code's name.
             seconds: From the first byte to the answer.
         """

@@ -67,7 +67,8 @@ class Endpoint:
         ssl_config_file: The SSLConfig that secures all addresses; empty for none.
         alts: Whether Google's ALTS secures them.
         threads: How many a transport that has threads for connections spreads them over.
-        observe_rest: Who is told of calls over REST that a transport answers itself.
+        observe_rest: Who is told of Predicts over REST that a transport answers itself.
+        observe_rest_infer: The same for the Open Inference Protocol.
         bounds: What callers may make a transport hold that bounds it.
     """
 
@@ -82,6 +83,7 @@ class Endpoint:
     alts: bool = False
     threads: int = 1
     observe_rest: CountCalls | None = None
+    observe_rest_infer: CountCalls | None = None
     bounds: CallerBounds = CallerBounds()
 
 

@@ -72,12 +72,14 @@ class PlainRoutes:
         )
 
     def _infer(self, name: str, plain: Plain) -> "native.InferFields":
-        code, text = run_status(QueueFull("{}"), "{}")
+        counts, over_rest = _Counts(name, plain), self._endpoint.observe_rest_infer
+        answered, failed = counts.of(self._observe_infer, "ModelInfer", run_status)
         return {
-            "outputs": plain.signature.every_output,
-            "full": (code, text),
-            "answered": plain.answers(self._observe_infer, "ModelInfer"),
-            "failed": _Failed(name, plain, self._observe_infer, run_status),
+            "outputs": [(alias, spec.dtype) for alias, spec in plain.signature.outputs.items()],
+            "full": run_status(QueueFull("{}"), "{}"),
+            "answered": answered,
+            "failed": failed,
+            "rest": None if over_rest is None else counts.of(over_rest, "ModelInfer", run_status),
         }
 
     def _examples(self, servable: Servable, plain: Plain) -> "native.ExamplesFields | None":
@@ -146,8 +148,8 @@ class _Counts:
     model: str
     plain: Plain
 
-    def of(self, observe: CountCalls, api: str) -> "tuple[Callable[[Tallied], None], _Failed]":
-        """Those of one method: who is told of the answered, and of the failed."""
+    def of(self, observe: CountCalls, api: str, status: Status = status) -> "tuple[Callable[[Tallied], None], _Failed]":
+        """Those of one method: who is told of the answered, and of the failed, whose code and text `status` knows."""
         return self.plain.answers(observe, api), _Failed(self.model, self.plain, observe, status)
 
     def inference(

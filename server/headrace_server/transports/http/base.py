@@ -5,6 +5,8 @@ from typing import Protocol
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
+from headrace_server.services.open_inference.rest.service import OpenInferenceRest
+from headrace_server.services.tf_serving.rest.service import RestService
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,19 @@ class HttpOptions:
     max_body_bytes: int
     timeout: float | None = None
     ssl_config_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainApis:
+    """What plain requests are answered like by a transport that answers them itself.
+
+    Attributes:
+        predict: Has TensorFlow Serving's :predict.
+        infer: Has the Open Inference Protocol's infer.
+    """
+
+    predict: RestService
+    infer: OpenInferenceRest
 
 
 class HttpTransport(Protocol):

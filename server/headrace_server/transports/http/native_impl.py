@@ -1,7 +1,7 @@
-"""HTTP on the native server, on the connection threads of gRPC; all but a plain :predict is answered here."""
+"""HTTP on the native server, on the connection threads of gRPC; all but plain requests are answered here."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 
 import headrace_native as native
@@ -10,11 +10,13 @@ from headrace_batching import LoopDelivery
 from headrace_protos import Code
 from headrace_server.errors import status_of, timed_out
 from headrace_server.services.http import Body, HttpAnswer, HttpRequest
+from headrace_server.services.open_inference.rest.service import HTTP_STATUS as INFER_STATUS
+from headrace_server.services.open_inference.rest.service import OpenInferenceRest
 from headrace_server.services.router import HttpApi
 from headrace_server.services.tf_serving.rest.outputs import OTHER_ROWS, SCALAR
-from headrace_server.services.tf_serving.rest.service import HTTP_STATUS, RestService
+from headrace_server.services.tf_serving.rest.service import HTTP_STATUS
 from headrace_server.transports.grpc.addresses import address_of
-from headrace_server.transports.http.base import HttpOptions, failed_to_listen
+from headrace_server.transports.http.base import HttpOptions, PlainApis, failed_to_listen
 from headrace_server.transports.http.refusals import refusal, too_large
 
 Listen = Callable[[str, native.HttpEndpoint, str], int]
@@ -26,16 +28,16 @@ class NativeHttpTransport:
 
     Args:
         options: Where it listens, and what it takes.
-        rest: What plain requests are answered like.
-        api: HttpApis all others.
+        plain: What plain requests are answered like.
+        api: Answers all others.
         listen: The server's.
     """
 
-    def __init__(self, options: HttpOptions, rest: RestService, api: HttpApi, listen: Listen) -> None:
+    def __init__(self, options: HttpOptions, plain: PlainApis, api: HttpApi, listen: Listen) -> None:
         self._options = options
         self._api = api
         self._listen = listen
-        self._endpoint = _endpoint(options, rest)
+        self._endpoint = _endpoint(options, plain)
         self._exchanges: _Exchanges | None = None
 
     async def start(self) -> int:
@@ -172,18 +174,33 @@ def _read(request: native.HttpRequest, body: Body) -> HttpRequest:
     return HttpRequest(request.method, request.path, request.query, origin, body, headers)
 
 
-def _endpoint(options: HttpOptions, rest: RestService) -> native.HttpEndpoint:
-    statuses = {int(code): status for code, status in HTTP_STATUS.items()}
+def _endpoint(options: HttpOptions, plain: PlainApis) -> native.HttpEndpoint:
+    rest = plain.predict
     return native.HttpEndpoint(
         max_body=options.max_body_bytes,
         timeout=options.timeout,
-        statuses=[statuses.get(code, 500) for code in range(max(statuses) + 1)],
+        statuses=_by_code(HTTP_STATUS),
         headers=list(rest.headers.items()),
         too_large=_prepared(too_large(options.max_body_bytes)),
         late=_prepared(rest.refusal(timed_out())),
         scalar=(int(Code.INVALID_ARGUMENT), SCALAR),
         other_rows=(int(Code.INVALID_ARGUMENT), OTHER_ROWS),
+        infer=_infer_answers(plain.infer),
     )
+
+
+def _infer_answers(infer: OpenInferenceRest) -> "native.InferAnswers":
+    return {
+        "statuses": _by_code(INFER_STATUS),
+        "headers": list(infer.headers.items()),
+        "late": _prepared(infer.refusal(timed_out())),
+    }
+
+
+def _by_code(statuses: Mapping[Code, int]) -> list[int]:
+    """HTTP's statuses by gRPC's code; 500 for one that has none."""
+    by_number = {int(code): status for code, status in statuses.items()}
+    return [by_number.get(number, 500) for number in range(max(by_number) + 1)]
 
 
 def _prepared(answer: HttpAnswer) -> tuple[int, list[tuple[str, str]], bytes]:

@@ -2,17 +2,16 @@
 
 from headrace_server.errors import invalid
 from headrace_server.services.router import HttpApi
-from headrace_server.services.tf_serving.rest.service import RestService
 from headrace_server.transports.grpc.endpoint import CarriesHttp, Transport
-from headrace_server.transports.http.base import HttpOptions, HttpTransport
+from headrace_server.transports.http.base import HttpOptions, HttpTransport, PlainApis
 
 
-def make_http(options: HttpOptions, rest: RestService, api: HttpApi, carrier: Transport) -> HttpTransport:
+def make_http(options: HttpOptions, plain: PlainApis, api: HttpApi, carrier: Transport) -> HttpTransport:
     """What carries HTTP.
 
     Args:
         options: Where it listens, and what it takes.
-        rest: What a transport answers plain requests like that answers them itself.
+        plain: What a transport answers plain requests like that answers them itself.
         api: Answers all others.
         carrier: gRPC's transport.
 
@@ -22,7 +21,7 @@ def make_http(options: HttpOptions, rest: RestService, api: HttpApi, carrier: Tr
     if isinstance(carrier, CarriesHttp):
         from headrace_server.transports.http.native_impl import NativeHttpTransport
 
-        return NativeHttpTransport(options, rest, api, carrier.listen_http)
+        return NativeHttpTransport(options, plain, api, carrier.listen_http)
     if options.ssl_config_file:
         raise invalid("--rest_api_ssl_config_file needs the native transport: pip install headrace-native")
     from headrace_server.transports.http.uvicorn_impl import UvicornTransport

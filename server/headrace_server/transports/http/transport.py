@@ -14,7 +14,7 @@ from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.rest.large import JsonWork
 from headrace_server.services.tf_serving.rest.service import RestOptions, RestService
 from headrace_server.transports.grpc.endpoint import Transport
-from headrace_server.transports.http.base import HttpOptions
+from headrace_server.transports.http.base import HttpOptions, PlainApis
 from headrace_server.transports.http.selection import make_http
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class RestTransport:
         self._processes = JsonProcesses(config.rest_api_json_processes)
         rest = RestService(prediction, model, JsonWork(self._processes), options)
         limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
-        apis = {"/v2": OpenInferenceRest(open_inference, self._processes, limits)}
-        router = Router(apis, rest, dict.fromkeys(PATHS, ReadyApi(options.is_ready)))
+        infer = OpenInferenceRest(open_inference, self._processes, limits)
+        router = Router({"/v2": infer}, rest, dict.fromkeys(PATHS, ReadyApi(options.is_ready)))
         http = HttpOptions(
             config.rest_api_host,
             config.rest_api_port,
@@ -59,7 +59,7 @@ class RestTransport:
             options.timeout,
             config.rest_api_ssl_config_file,
         )
-        self._http = make_http(http, rest, router, carrier)
+        self._http = make_http(http, PlainApis(rest, infer), router, carrier)
 
     async def start(self) -> None:
         """Listens, if it can. TF Serving: server.cc serves gRPC alone where it cannot, and logs why."""

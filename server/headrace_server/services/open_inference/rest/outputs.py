@@ -99,10 +99,18 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 def _floats(flat: Array) -> bytes:
     """As doubles; what is not a number is a bare word, as Triton and Python's json write it."""
-    doubles = np.ascontiguousarray(flat, np.float64)
-    if np.isfinite(doubles).all():
-        return orjson.dumps(doubles, None, _NUMPY)
-    return json.dumps(doubles.tolist(), separators=(",", ":")).encode()
+    with np.errstate(invalid="ignore"):  # which a signalling NaN is
+        doubles = np.ascontiguousarray(flat, np.float64)
+    text = orjson.dumps(doubles, None, _NUMPY)
+    others = doubles[~np.isfinite(doubles)]
+    if not len(others):
+        return text
+    first, *rest = text.split(b"null")  # which is what stands for each of them
+    return first + b"".join(_word(value) + part for value, part in zip(others, rest, strict=True))
+
+
+def _word(value: float) -> bytes:
+    return b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity"
 
 
 def _strings(name: str, flat: Iterable[Any]) -> bytes:

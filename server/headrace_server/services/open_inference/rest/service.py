@@ -91,6 +91,16 @@ class OpenInferenceRest:
             **self._administration.calls,
         }
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those of answers in JSON."""
+        return {**_JSON, **CORS} if self._options.cors else _JSON
+
+    def refusal(self, error: Exception) -> HttpAnswer:
+        """The answer to a call that has failed."""
+        code, text = status_of(error)
+        return HttpAnswer(HTTP_STATUS.get(code, 500), write_error(text), self.headers)
+
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
         """The answer to a request, whatever it is.
 

@@ -1,0 +1,185 @@
+//! A plain answer's body: JSON that describes each output, and behind it the bytes of those that are wanted so.
+//!
+//! It is what `services/open_inference/rest/outputs.py` writes, to the byte.
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::json::write_compact_string;
+use crate::open_inference::datatype;
+use crate::predict::Output;
+use crate::protobuf::{Dtype, Rows};
+
+/// About how many bytes a value takes as text, and an answer or an output beside its values.
+const TEXT: usize = 20;
+const ENVELOPE: usize = 128;
+
+/// What all answers of one version have in common.
+pub struct Format {
+    /// From the model's name to the beginning of the outputs.
+    model: Bytes,
+}
+
+/// A body, and how many bytes of it are JSON; None where there is nothing else.
+pub type Written = (Bytes, Option<usize>);
+
+impl Format {
+    pub fn new(name: &str, version: i64) -> Self {
+        let mut model = BytesMut::new();
+        model.put_slice(b"\"model_name\":");
+        write_compact_string(name, &mut model);
+        model.put_slice(b",\"model_version\":\"");
+        write_integer(version, &mut model);
+        model.put_slice(b"\",\"outputs\":[");
+        Self { model: model.freeze() }
+    }
+
+    /// An answer of these rows of each output; `binary` says which of them are wanted as bytes.
+    ///
+    /// None where one of those that are not is of a type that JSON has no values of.
+    pub fn write(&self, id: &str, outputs: &[(Output<'_>, bool)], rows: &Range<usize>) -> Option<Written> {
+        let mut parts: Vec<_> =
+            outputs.iter().map(|(output, binary)| (output.alias, output.rows(rows), *binary)).collect();
+        parts.sort_by_key(|part| part.0);
+        let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(about).sum::<usize>());
+        out.put_u8(b'{');
+        if !id.is_empty() {
+            out.put_slice(b"\"id\":\"");
+            out.put_slice(id.as_bytes()); // it was sent as JSON, without escapes
+            out.put_slice(b"\",");
+        }
+        out.put_slice(&self.model);
+        for (number, (name, rows, binary)) in parts.iter().enumerate() {
+            out.put_slice(if number > 0 { b"," } else { b"" });
+            write_output(name, rows, *binary, &mut out)?;
+        }
+        out.put_slice(b"]}");
+        let json = out.len();
+        let mut behind = parts.iter().filter(|part| part.2).peekable();
+        let json = behind.peek().map(|_| json);
+        behind.for_each(|(_, rows, _)| out.put_slice(rows.bytes));
+        Some((out.freeze(), json))
+    }
+}
+
+/// About how many bytes an output takes.
+fn about((_, rows, binary): &(&str, Rows<'_>, bool)) -> usize {
+    ENVELOPE + if *binary { rows.bytes.len() } else { TEXT * (rows.bytes.len() / rows.dtype.size()) }
+}
+
+fn write_output(name: &str, rows: &Rows<'_>, binary: bool, out: &mut BytesMut) -> Option<()> {
+    out.put_slice(b"{\"name\":");
+    write_compact_string(name, out);
+    out.put_slice(b",\"datatype\":\"");
+    out.put_slice(datatype(rows.dtype).as_bytes());
+    out.put_slice(b"\",\"shape\":[");
+    for (axis, size) in rows.shape().enumerate() {
+        out.put_slice(if axis > 0 { b"," } else { b"" });
+        write_integer(size, out);
+    }
+    if binary {
+        out.put_slice(b"],\"parameters\":{\"binary_data_size\":");
+        write_integer(rows.bytes.len(), out);
+        out.put_slice(b"}}");
+        return Some(());
+    }
+    out.put_slice(b"],\"data\":[");
+    write_values(rows.dtype, rows.bytes, out)?;
+    out.put_slice(b"]}");
+    Some(())
+}
+
+fn write_values(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) -> Option<()> {
+    match dtype {
+        Dtype::Float => each(bytes, out, |value, out| write_double(f32::from_le_bytes(value).into(), out)),
+        Dtype::Double => each(bytes, out, |value, out| write_double(f64::from_le_bytes(value), out)),
+        Dtype::Int8 => each(bytes, out, |value, out| write_integer(i8::from_le_bytes(value), out)),
+        Dtype::Int16 => each(bytes, out, |value, out| write_integer(i16::from_le_bytes(value), out)),
+        Dtype::Int32 => each(bytes, out, |value, out| write_integer(i32::from_le_bytes(value), out)),
+        Dtype::Int64 => each(bytes, out, |value, out| write_integer(i64::from_le_bytes(value), out)),
+        Dtype::Uint8 => each(bytes, out, |value, out| write_integer(u8::from_le_bytes(value), out)),
+        Dtype::Uint16 => each(bytes, out, |value, out| write_integer(u16::from_le_bytes(value), out)),
+        Dtype::Uint32 => each(bytes, out, |value, out| write_integer(u32::from_le_bytes(value), out)),
+        Dtype::Uint64 => each(bytes, out, |value, out| write_integer(u64::from_le_bytes(value), out)),
+        Dtype::Bool => each(bytes, out, |[value], out| out.put_slice(if value == 0 { b"false" } else { b"true" })),
+        Dtype::Half => return None,
+    }
+    Some(())
+}
+
+fn each<const SIZE: usize>(bytes: &[u8], out: &mut BytesMut, write: impl Fn([u8; SIZE], &mut BytesMut)) {
+    let (elements, _) = bytes.as_chunks::<SIZE>();
+    for (number, element) in elements.iter().enumerate() {
+        if number > 0 {
+            out.put_u8(b',');
+        }
+        write(*element, out);
+    }
+}
+
+/// The shortest digits that read back as the same double; what is no number is a bare word, as Triton writes it.
+fn write_double(value: f64, out: &mut BytesMut) {
+    if value.is_finite() {
+        out.put_slice(zmij::Buffer::new().format_finite(value).as_bytes());
+    } else if value.is_nan() {
+        out.put_slice(b"NaN");
+    } else {
+        out.put_slice(if value > 0.0 { b"Infinity" } else { b"-Infinity" });
+    }
+}
+
+fn write_integer(value: impl itoa::Integer, out: &mut BytesMut) {
+    out.put_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// Writes the body of an answer that is an error.
+pub fn write_error(text: &str, out: &mut BytesMut) {
+    out.put_slice(b"{\"error\":");
+    write_compact_string(text, out);
+    out.put_u8(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(id: &str, outputs: &[(Output<'_>, bool)]) -> Option<(String, Option<usize>)> {
+        let (body, json) = Format::new("m\"1", 3).write(id, outputs, &(1..2))?;
+        Some((String::from_utf8(body.to_vec()).unwrap(), json))
+    }
+
+    fn output<'a>(alias: &'a str, dtype: Dtype, shape: &'a [usize], bytes: &'a [u8]) -> Output<'a> {
+        Output { alias, dtype, shape, bytes, whole: false }
+    }
+
+    #[test]
+    fn values_in_json_and_behind_it() {
+        let floats = [9.0, 9.0, 0.1, f32::NAN].map(f32::to_le_bytes).concat();
+        let (y, a) = (output("y", Dtype::Float, &[2, 2], &floats), output("a", Dtype::Uint8, &[2, 2], b"__ab"));
+        let head = r#""model_name":"m\"1","model_version":"3","outputs":["#;
+        let (a_json, a_bytes) = (r#""data":[97,98]}"#, r#""parameters":{"binary_data_size":2}}"#);
+        for (binary, of_a) in [(false, a_json), (true, a_bytes)] {
+            let json = format!(
+                r#"{{"id":"i",{head}{{"name":"a","datatype":"UINT8","shape":[1,2],{of_a},{{"name":"y","datatype":"FP32","shape":[1,2],"data":[0.10000000149011612,NaN]}}]}}"#
+            );
+            let (body, size) = written("i", &[(y.clone(), false), (a.clone(), binary)]).unwrap();
+            assert_eq!(size, binary.then_some(json.len()));
+            assert_eq!(body, if binary { json + "ab" } else { json });
+        }
+    }
+
+    #[test]
+    fn halves_are_bytes() {
+        let half = output("h", Dtype::Half, &[2], &[0; 4]);
+        assert_eq!(written("", &[(half.clone(), false)]), None);
+        assert!(written("", &[(half, true)]).is_some());
+    }
+
+    #[test]
+    fn errors() {
+        let mut out = BytesMut::new();
+        write_error("a\"\u{1f}", &mut out);
+        assert_eq!(out, &b"{\"error\":\"a\\\"\\u001f\"}"[..]);
+    }
+}

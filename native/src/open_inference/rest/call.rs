@@ -1,0 +1,108 @@
+//! A plain infer over HTTP that waits: its tensors, and the way to its client.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::answer::write_error;
+use super::body::{Body, Output as Declared};
+use super::{Format, JSON_SIZE};
+use crate::bridge::{PendingCall, Signature};
+use crate::grpc::{INTERNAL, Status};
+use crate::http::{Answer, Endpoint, Unread, answer};
+use crate::memory::CallMemory;
+use crate::predict::Output;
+use crate::protobuf::Dtype;
+use crate::rest::Mailbox;
+
+/// What the calls of one version have in common.
+pub struct Common {
+    pub format: Format,
+    /// Of its default signature.
+    pub outputs: Vec<Declared>,
+}
+
+/// A plain infer.
+pub struct Call {
+    pub body: Body,
+    pub common: Arc<Common>,
+    pub endpoint: Arc<Endpoint>,
+    pub mailbox: Arc<Mailbox>,
+    pub memory: Arc<CallMemory>,
+    /// The answer's body and how much of it is JSON, or why there is none, once it is encoded.
+    pub encoded: Option<Result<(Bytes, Option<usize>), Status>>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.mailbox.abandon();
+    }
+}
+
+/// How a call ends that has failed.
+pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
+    let mut body = BytesMut::new();
+    write_error(&status.text, &mut body);
+    answer(endpoint.infer.status(status), endpoint.infer.headers.clone(), body.freeze())
+}
+
+impl Call {
+    /// Whether an output is wanted as bytes.
+    fn is_binary(&self, alias: &str) -> bool {
+        let number = self.common.outputs.iter().position(|output| output.name == alias.as_bytes());
+        number.is_some_and(|number| self.body.binary[number])
+    }
+
+    fn succeeded(&self, body: Bytes, json: Option<usize>) -> Answer {
+        let mut headers = self.endpoint.infer.headers.clone();
+        if let Some(json) = json {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            headers.insert(HeaderName::from_static(JSON_SIZE), json.into());
+        }
+        answer(StatusCode::OK, headers, body)
+    }
+}
+
+impl PendingCall for Call {
+    fn inner(&self, input: usize) -> &[usize] {
+        &self.body.tensors[input].inner
+    }
+
+    fn copy_to(&self, input: usize, _: Dtype, target: &mut [u8]) {
+        target.copy_from_slice(&self.body.tensors[input].bytes);
+    }
+
+    fn client_gone(&mut self) -> bool {
+        self.mailbox.is_closed()
+    }
+
+    fn claim(&mut self) -> bool {
+        self.mailbox.claim()
+    }
+
+    fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
+        let wanted: Vec<_> = outputs.iter().map(|output| (output.clone(), self.is_binary(output.alias))).collect();
+        let written = self.common.format.write(&self.body.id, &wanted, &(start..start + rows));
+        let undeclared = || Status::new(INTERNAL, "an output is of a dtype that its signature does not declare");
+        self.encoded = Some(written.ok_or_else(undeclared).and_then(|(body, json)| {
+            signature.answered_with(body.len(), rows);
+            let no_memory = || Status::no_memory(self.memory.share().budget());
+            Unread::hold(body, self.memory.clone()).map(|body| (body, json)).ok_or_else(no_memory)
+        }));
+    }
+
+    fn send(mut self: Box<Self>) {
+        let answer = match self.encoded.take() {
+            Some(Ok((body, json))) => self.succeeded(body, json),
+            Some(Err(status)) => refusal(&self.endpoint, &status),
+            None => return,
+        };
+        self.mailbox.put(answer);
+    }
+
+    fn refuse(&mut self, status: &Status) {
+        self.mailbox.put(refusal(&self.endpoint, status));
+    }
+}

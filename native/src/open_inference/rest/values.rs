@@ -1,0 +1,91 @@
+//! A tensor's values in JSON: lists of numbers or of booleans, however they are nested.
+
+use crate::json::Reader;
+use crate::protobuf::Dtype;
+
+/// Lists within lists; Python judges what is deeper.
+const MAX_DEPTH: usize = 16;
+
+/// Reads the values in a list, little-endian as in an array; how many they are.
+pub fn read_values(reader: &mut Reader<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<usize> {
+    let before = bytes.len();
+    read_list(reader, dtype, bytes, MAX_DEPTH)?;
+    Some((bytes.len() - before) / dtype.size())
+}
+
+fn read_list(reader: &mut Reader<'_>, dtype: Dtype, bytes: &mut Vec<u8>, depth: usize) -> Option<()> {
+    let deeper = depth.checked_sub(1)?;
+    let element = |reader: &mut Reader<'_>| match reader.peek()? {
+        b'[' => read_list(reader, dtype, bytes, deeper),
+        _ => read_element(dtype, reader, bytes),
+    };
+    reader.list(element).map(drop)
+}
+
+/// One element. Triton: a number is read with 64 bits, of which a narrower type gets the lower ones.
+fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
+    match dtype {
+        Dtype::Float => bytes.extend_from_slice(&(reader.decimal()? as f32).to_le_bytes()),
+        Dtype::Double => bytes.extend_from_slice(&reader.decimal()?.to_le_bytes()),
+        Dtype::Bool => bytes.push(u8::from(reader.boolean()?)),
+        Dtype::Int8 | Dtype::Int16 | Dtype::Int32 | Dtype::Int64 => {
+            bytes.extend_from_slice(&reader.integer()?.signed()?.to_le_bytes()[..dtype.size()]);
+        }
+        Dtype::Uint8 | Dtype::Uint16 | Dtype::Uint32 | Dtype::Uint64 => {
+            bytes.extend_from_slice(&reader.integer()?.unsigned()?.to_le_bytes()[..dtype.size()]);
+        }
+        // JSON has no values of it.
+        Dtype::Half => return None,
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, dtype: Dtype) -> Option<Vec<u8>> {
+        let (mut reader, mut bytes) = (Reader::new(text.as_bytes()), Vec::new());
+        let count = read_values(&mut reader, dtype, &mut bytes).filter(|_| reader.peek().is_none())?;
+        assert_eq!(count * dtype.size(), bytes.len());
+        Some(bytes)
+    }
+
+    #[test]
+    fn nesting_is_no_matter() {
+        let flat = [1_f32, 2.0, 0.5].map(f32::to_le_bytes).concat();
+        for text in ["[1, 2.0, 5e-1]", "[[1,2],[0.5]]", "[1,[[2]],[0.5]]"] {
+            assert_eq!(read(text, Dtype::Float), Some(flat.clone()), "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_cut() {
+        assert_eq!(read("[300, -1]", Dtype::Int8), Some(vec![44, 255]));
+        assert_eq!(read("[65537]", Dtype::Uint16), Some(vec![1, 0]));
+        assert_eq!(read("[9223372036854775808]", Dtype::Uint64), Some(vec![0, 0, 0, 0, 0, 0, 0, 128]));
+        assert_eq!(read("[true,false]", Dtype::Bool), Some(vec![1, 0]));
+    }
+
+    #[test]
+    fn what_is_not_plain() {
+        let deep = format!("{}1{}", "[".repeat(17), "]".repeat(17));
+        for (text, dtype) in [
+            ("1", Dtype::Float),
+            ("[]", Dtype::Float),
+            ("[[1],[]]", Dtype::Float),
+            ("[NaN]", Dtype::Float),
+            ("[\"1\"]", Dtype::Float),
+            ("[true]", Dtype::Float),
+            ("[1.0]", Dtype::Int32),
+            ("[-1]", Dtype::Uint8),
+            ("[9223372036854775808]", Dtype::Int64),
+            ("[18446744073709551615]", Dtype::Uint64),
+            ("[1]", Dtype::Bool),
+            ("[1]", Dtype::Half),
+            (&deep, Dtype::Float),
+        ] {
+            assert_eq!(read(text, dtype), None, "{text}");
+        }
+    }
+}
