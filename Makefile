@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz fuzz-models conformance bench protos toolkit-acceptance test-torch
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance test-torch
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -15,6 +15,7 @@ help:
 	@echo 'make format   format the code'
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
 	@echo 'make fuzz-models send odd requests to models of nearly every ONNX operator, ten minutes'
+	@echo 'make endings  end a server by SIGTERM in 26 situations, two minutes'
 	@echo 'make conformance serve ONNX'\''s own backend tests, compared with a bare session, a few minutes'
 	@echo 'make bench    measure against grpc.aio, grpc++ and Triton (needs h2load), about twelve minutes'
 	@echo 'make toolkit-acceptance  check the toolkit by its specification, a few minutes'
@@ -47,6 +48,9 @@ fuzz:
 
 fuzz-models:
 	@scripts/fuzz-models
+
+endings:
+	@scripts/endings
 
 conformance:
 	@scripts/conformance

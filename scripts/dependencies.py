@@ -67,24 +67,60 @@ def _crates() -> Sequence[Mapping[str, Any]]:
     return packages
 
 
+def audit_faults(report: Mapping[str, Any]) -> Iterator[str]:
+    """The vulnerabilities in what pip-audit has found, as its JSON says it."""
+    for dependency in report["dependencies"]:
+        for found in dependency.get("vulns", ()):
+            fixed = f"fixed in {', '.join(found['fix_versions'])}" if found["fix_versions"] else "not fixed yet"
+            yield f"distribution {dependency['name']} {dependency['version']} has {found['id']}, {fixed}"
+
+
+def unaudited(report: Mapping[str, Any]) -> str:
+    """What pip-audit could not ask for; empty where it has asked for all. It calls that no vulnerability at all."""
+    every = report["dependencies"]
+    skipped = [dependency["name"] for dependency in every if "skip_reason" in dependency]
+    return (
+        f"{len(skipped)} of {len(every)} distributions could not be audited: {', '.join(skipped[:3])} ..."
+        if skipped
+        else ""
+    )
+
+
 def _vulnerabilities() -> Iterator[str]:
     audit = Path(sys.executable).with_name("pip-audit")
-    if not audit.exists():
-        print("pip-audit is not installed: vulnerabilities are not looked for", file=sys.stderr)
-        return
-    command = [str(audit), "--local", "--skip-editable", "--progress-spinner=off"]
+    command = [str(audit), "--local", "--skip-editable", "--progress-spinner=off", "--format=json"]
     found = subprocess.run(command, capture_output=True, text=True)
-    if found.returncode and "Error" in found.stderr and "vulnerabilit" not in found.stderr:
-        print(f"vulnerabilities cannot be asked for: {found.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-    elif found.returncode:
-        yield found.stdout.strip() or found.stderr.strip()
+    try:
+        report = json.loads(found.stdout)
+    except ValueError:
+        print(f"vulnerabilities cannot be asked for: {found.stderr.strip()[-200:]}", file=sys.stderr)
+        return
+    if text := unaudited(report):
+        print(text, file=sys.stderr)
+    yield from audit_faults(report)
+
+
+def _advisories() -> Iterator[str]:
+    """What RustSec knows of the crates in Cargo.lock, where cargo-audit is installed and its database can be had."""
+    if not shutil.which("cargo-audit"):
+        print("cargo-audit is not installed: advisories on crates are not looked for", file=sys.stderr)
+        return
+    found = subprocess.run(["cargo", "audit", "--json"], capture_output=True, text=True, cwd=ROOT / "native")
+    try:
+        advisories = json.loads(found.stdout)["vulnerabilities"]["list"]
+    except ValueError:
+        print(f"advisories cannot be asked for: {found.stderr.strip()[-200:]}", file=sys.stderr)
+        return
+    for each in advisories:
+        package = each["package"]
+        yield f"crate {package['name']} {package['version']} has {each['advisory']['id']}: {each['advisory']['title']}"
 
 
 def main() -> int:
     """Prints what is wrong; the exit status."""
     faults = [*distribution_faults(list(distributions())), *_vulnerabilities()]
     if shutil.which("cargo"):
-        faults += crate_faults(_crates())
+        faults += [*crate_faults(_crates()), *_advisories()]
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

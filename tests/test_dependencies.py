@@ -10,6 +10,7 @@ import pytest
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "dependencies.py"))
 licence_of = SCRIPT["licence_of"]
 crate_faults, distribution_faults = SCRIPT["crate_faults"], SCRIPT["distribution_faults"]
+audit_faults, unaudited = SCRIPT["audit_faults"], SCRIPT["unaudited"]
 
 
 def crate(**fields: Any) -> dict[str, Any]:
@@ -68,3 +69,29 @@ def test_a_licence_is_in_any_of_three_fields() -> None:
     metadata = Installed(License_Expression="MIT", License="text", Classifier="License :: OSI").metadata
 
     assert licence_of(metadata) == "MIT text License :: OSI"
+
+
+REPORT = {
+    "dependencies": [
+        {"name": "fine", "version": "1", "vulns": []},
+        {
+            "name": "old",
+            "version": "2",
+            "vulns": [{"id": "CVE-1", "fix_versions": ["2.1"], "description": "reads more"}],
+        },
+        {"name": "bad", "version": "3", "vulns": [{"id": "CVE-2", "fix_versions": [], "description": "reads all"}]},
+        {"name": "own", "skip_reason": "not found"},
+    ]
+}
+
+
+def test_each_vulnerability_is_a_fault() -> None:
+    assert list(audit_faults(REPORT)) == [
+        "distribution old 2 has CVE-1, fixed in 2.1",
+        "distribution bad 3 has CVE-2, not fixed yet",
+    ]
+
+
+def test_what_could_not_be_asked_for_is_said() -> None:
+    assert unaudited(REPORT) == "1 of 4 distributions could not be audited: own ..."
+    assert unaudited({"dependencies": REPORT["dependencies"][:3]}) == ""

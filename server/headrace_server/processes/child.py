@@ -1,10 +1,13 @@
 """A process of ours beside the server, and the socket between them, seen from both."""
 
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 NICENESS = 10
 """Calls that wait in the server go before what is done beside it."""
@@ -20,16 +23,17 @@ class ChildProcess:
     Args:
         module: Its `main` calls `come_up` and is the process.
         kind: Of the socket.
+        memory: Bytes that it may take beside what it comes up with, and files; 0 for no limit.
 
     Attributes:
         socket: To the process; does not block.
     """
 
-    def __init__(self, module: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+    def __init__(self, module: str, kind: socket.SocketKind = socket.SOCK_STREAM, *, memory: int = 0) -> None:
         self.socket, other = socket.socketpair(type=kind)
         with other:
             # -P: the working directory, where anybody may be able to write, is not looked at for modules.
-            command = [sys.executable, "-P", "-m", module, str(other.fileno())]
+            command = [sys.executable, "-P", "-m", module, str(other.fileno()), str(memory)]
             self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env=_environment())
         self.socket.setblocking(False)
 
@@ -41,11 +45,20 @@ class ChildProcess:
 
 
 def come_up() -> socket.socket:
-    """What such a process does first; the socket to the server, named by its one argument."""
+    """What such a process does first; the socket to the server, named by its first argument."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # meant for the server, whose end this process sees
     os.nice(NICENESS)
+    if memory := int(sys.argv[2]):
+        limit = _data_bytes() + memory
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return socket.socket(fileno=int(sys.argv[1]))
+
+
+def _data_bytes() -> int:
+    """What counts for a limit of this process's data."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmData:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]  # Linux says it
 
 
 def _environment() -> dict[str, str]:

@@ -32,9 +32,11 @@ class JsonProcesses:
 
     Args:
         count: Processes for large bodies, beside one that never has to do with them.
+        memory: Bytes that each may take for a body; 0 for any number.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, memory: int = 0) -> None:
+        self._memory = memory
         self._turns = Turns(count + 1, large=LARGE_BYTES, most_large=count)
         self._idle: list[_Process] = []
         self._jobs: set[asyncio.Task[Any]] = set()
@@ -79,7 +81,7 @@ class JsonProcesses:
         try:
             async with self._turns.turn(job.size):
                 job.begun = True
-                process = self._idle.pop() if self._idle else await asyncio.to_thread(_Process)
+                process = self._idle.pop() if self._idle else await asyncio.to_thread(_Process, self._memory)
                 try:
                     answer = await process.ask(job.descriptors)
                 except BaseException:
@@ -105,8 +107,8 @@ class _Job:
 class _Process(ChildProcess):
     """One of them; does one job at a time."""
 
-    def __init__(self) -> None:
-        super().__init__(CHILD)
+    def __init__(self, memory: int) -> None:
+        super().__init__(CHILD, memory=memory)
 
     async def ask(self, descriptors: list[int]) -> Any:
         """Sends a job, whose descriptors are closed here, so that its files are freed there; what the process answers.

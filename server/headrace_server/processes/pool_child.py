@@ -5,13 +5,16 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
+from headrace_protos import Code
 from headrace_server.errors import status_of
 from headrace_server.processes import memory_file
 from headrace_server.processes.child import come_up
 
+NO_MEMORY = "the body takes more memory to read, or the answer to write, than a process may have (--request_memory_mb)"
+
 
 def main() -> None:
-    """Answers jobs from the socket that is named by the one argument, until its other end is closed."""
+    """Answers jobs from the socket that is named by the first argument, until its other end is closed."""
     with come_up() as server, suppress(ConnectionError):
         while job := _received(server):
             _send(server, memory_file.pack(_answer(job)))
@@ -33,6 +36,8 @@ def _answer(job: Sequence[int]) -> tuple[object, ...]:
         function, arguments = memory_file.unpack(job[0])
         bodies = [memory_file.take(body) for body in job[1:]]
         return (function(*bodies, *arguments),)
+    except MemoryError:
+        return Code.RESOURCE_EXHAUSTED, NO_MEMORY
     except Exception as error:
         return status_of(error)
 

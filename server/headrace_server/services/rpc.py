@@ -10,6 +10,9 @@ from headrace_protos.wire import has_more_fields
 from headrace_server.errors import invalid
 from headrace_server.models.call import Call
 
+MAX_CONCURRENT_STREAMS = 1000
+"""Calls at once over a connection, unless an operator says otherwise: gRPC has no bound of its own."""
+
 MAX_MESSAGE_BYTES = 2**31 - 1
 """What a message may have at most, in any language: protobuf counts bytes with 31 bits."""
 

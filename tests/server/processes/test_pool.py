@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.processes import pool
 from headrace_server.processes.pool import LARGE_BYTES, JsonProcesses
@@ -30,15 +31,20 @@ def process() -> int:
     return os.getpid()
 
 
+def hoard(size: int) -> int:
+    """How many bytes it could have."""
+    return len(bytearray(size))
+
+
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the processes import these functions."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
 
 
-def play(scene: Callable[[JsonProcesses], Awaitable[None]]) -> None:
+def play(scene: Callable[[JsonProcesses], Awaitable[None]], memory: int = 0) -> None:
     async def played() -> None:
-        processes = JsonProcesses(1)
+        processes = JsonProcesses(1, memory)
         try:
             async with asyncio.timeout(WITHIN):
                 await scene(processes)
@@ -62,6 +68,16 @@ def test_work_is_ended_when_its_caller_has_left(tmp_path: Path, monkeypatch: pyt
         assert await processes.run(process, size=LARGE_BYTES) != number
 
     play(scene)
+
+
+def test_no_body_takes_more_memory_than_a_process_may_have() -> None:
+    async def scene(processes: JsonProcesses) -> None:
+        with pytest.raises(ServingError, match=r"takes more memory .* \(--request_memory_mb\)") as refused:
+            await processes.run(hoard, 1 << 30, size=1)
+        assert refused.value.code == Code.RESOURCE_EXHAUSTED
+        assert await processes.run(hoard, 32 << 20, size=1) == 32 << 20
+
+    play(scene, memory=64 << 20)
 
 
 def test_a_small_body_does_not_wait_for_a_large_one(tmp_path: Path) -> None:

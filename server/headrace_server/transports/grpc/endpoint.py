@@ -13,6 +13,7 @@ from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
 from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import Service
+from headrace_server.transports.budget import Budget
 
 Register = Callable[[grpc.aio.Server], None]
 
@@ -126,6 +127,13 @@ class BoundsMemory(Protocol):
     @property
     def held(self) -> HeldMemory | None:
         """What it holds now; None before it has started. Any thread."""
+
+
+@runtime_checkable
+class SharesBudget(Protocol):
+    """A transport whose budget counts for HTTP beside it, too."""
+
+    budget: Budget
 
 
 @runtime_checkable

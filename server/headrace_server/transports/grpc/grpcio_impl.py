@@ -9,10 +9,11 @@ import grpc
 
 from headrace_batching import LoopDelivery
 from headrace_protos import SSLConfig
-from headrace_server.errors import invalid
+from headrace_server.errors import ServingError, invalid
 from headrace_server.models.servable import Servable
-from headrace_server.services.rpc import MAX_MESSAGE_BYTES
-from headrace_server.transports.grpc.endpoint import Endpoint
+from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
+from headrace_server.transports.budget import COPIES, Budget
+from headrace_server.transports.grpc.endpoint import Endpoint, HeldMemory
 from headrace_server.transports.grpc.handlers import rpc_handlers
 from headrace_server.transports.grpc.tls import Followed
 
@@ -25,12 +26,21 @@ class GrpcioTransport:
 
     Args:
         endpoint: Where it listens, and what it serves.
+
+    Attributes:
+        budget: What its callers, and those of HTTP beside it, may make it hold.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._server: grpc.aio.Server | None = None
-        self._calls = _Calls()
+        self.budget = Budget(endpoint.bounds.memory)
+        self._calls = _Calls(self.budget)
+
+    @property
+    def held(self) -> HeldMemory:
+        """What calls hold, over gRPC and HTTP. Any thread."""
+        return HeldMemory({"received": self.budget.used}, self.budget.limit, self.budget.refusals)
 
     async def start(self) -> int:
         """Listens; the TCP port that it got, 0 where there is none.
@@ -77,9 +87,10 @@ class GrpcioTransport:
 
 
 class _Calls:
-    """Counts the calls in flight. In one event loop."""
+    """Counts the calls in flight, and the memory that they hold. In one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self.count = 0
 
     def counted(self, handler: "grpc.RpcMethodHandler[bytes, bytes]") -> "grpc.RpcMethodHandler[bytes, bytes]":
@@ -91,8 +102,16 @@ class _Calls:
     def _counted(self, handle: Any) -> Any:
         async def counted(data: bytes, context: Any) -> Any:
             self.count += 1
+            held = self._budget.hold()
+            context.add_done_callback(held.release)  # when its client has taken the answer, or has gone
             try:
-                return await handle(data, context)
+                held.grow(COPIES * len(data))
+                response = await handle(data, context)
+                held.grow(len(response))
+            except ServingError as error:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
+            else:
+                return response
             finally:
                 self.count -= 1
 
@@ -102,13 +121,19 @@ class _Calls:
         async def counted(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             self.count += 1
             try:
-                async with aclosing(handle(requests, context)) as responses:
+                async with aclosing(handle(self._held(requests), context)) as responses:
                     async for response in responses:
                         yield response
             finally:
                 self.count -= 1
 
         return counted
+
+    async def _held(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same requests, each of which holds memory until the next one is asked for."""
+        async for data in requests:
+            with self._budget.hold(COPIES * len(data)):
+                yield data
 
 
 def _credentials(endpoint: Endpoint) -> grpc.ServerCredentials | None:
@@ -155,8 +180,9 @@ class _ByPath:
 
 def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
     ours: dict[str, int | str] = {
-        "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+        "grpc.max_receive_message_length": min(MAX_MESSAGE_BYTES, endpoint.bounds.memory),
         "grpc.max_send_message_length": -1,
+        "grpc.max_concurrent_streams": MAX_CONCURRENT_STREAMS,
         "grpc.so_reuseport": 0,  # a port that is taken is an error, not a share of its calls
     }
     return list((ours | dict(endpoint.arguments)).items())  # of two with one name, gRPC takes the first

@@ -13,7 +13,7 @@ from headrace_server.backends.signature import CLASSIFY_METHOD, DEFAULT_SIGNATUR
 from headrace_server.errors import ServingError, invalid
 from headrace_server.models.manager import latest
 from headrace_server.models.servable import Servable
-from headrace_server.services.rpc import MAX_MESSAGE_BYTES
+from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import CallerBounds, Endpoint, HeldMemory
 from headrace_server.transports.grpc.handlers import LOW_PRIORITY, rpc_handlers
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
@@ -27,7 +27,7 @@ _NEVER = 2**31 - 1  # milliseconds, to gRPC
 _ARGUMENTS = {
     "max_receive_message_length": MAX_MESSAGE_BYTES,
     "max_send_message_length": MAX_MESSAGE_BYTES,
-    "max_concurrent_streams": 1000,  # gRPC has no bound; clients keep back what goes beyond it
+    "max_concurrent_streams": MAX_CONCURRENT_STREAMS,  # clients keep back what goes beyond it
     "max_metadata_size": 16 * 1024,
     "keepalive_time_ms": 7_200_000,
     "keepalive_timeout_ms": 20_000,

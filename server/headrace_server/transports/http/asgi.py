@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from headrace_server.errors import ServingError
 from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
-from headrace_server.transports.http.refusals import too_large
+from headrace_server.transports.budget import Budget, Held
+from headrace_server.transports.http.refusals import refusal, too_large
 
 Scope = Mapping[str, Any]
 Message = Mapping[str, Any]
@@ -17,6 +19,8 @@ T = TypeVar("T")
 
 SLICE_BYTES = 256 << 10
 """Of an answer, at a time: what a slow caller has not read yet is not copied."""
+
+TOO_MANY_REQUESTS = 429
 
 INTAKE_PAUSE = 0.001
 """Seconds between two chunks of large bodies, of all callers together: taking them in must leave the loop to others."""
@@ -32,24 +36,36 @@ class RestApplication:
     Args:
         answer: From a request to its answer; must not raise.
         max_body_bytes: A larger body, as it is sent, is refused.
+        budget: What bodies and answers may take, of all callers.
     """
 
-    def __init__(self, answer: Callable[[HttpRequest], Awaitable[HttpAnswer]], max_body_bytes: int) -> None:
+    def __init__(
+        self, answer: Callable[[HttpRequest], Awaitable[HttpAnswer]], max_body_bytes: int, budget: Budget
+    ) -> None:
         self._answer = answer
+        self._budget = budget
         self._max_body_bytes = max_body_bytes
         self._intake = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
+        with self._budget.hold() as held:
+            try:
+                await self._exchange(scope, receive, send, held)
+            except ServingError as error:
+                await _send(send, refusal(TOO_MANY_REQUESTS, error.message))
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send, held: Held) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         body = Body(is_gzip=b"gzip" in headers.get(b"content-encoding", b""))
         try:
             if not self._is_announced_too_large(headers):
-                await self._receive(receive, body)
+                await self._receive(receive, body, held)
             if self._is_announced_too_large(headers) or body.size > self._max_body_bytes:
                 await _send(send, too_large(self._max_body_bytes))
                 return
             answer = await _unless_left(self._answer(_request(scope, headers, body)), receive)
+            held.grow(len(answer.body))
             if answer.chunks is None:
                 await _send(send, answer)
             else:
@@ -65,7 +81,7 @@ class RestApplication:
         waits = headers.get(b"expect", b"").lower() == b"100-continue"
         return waits and int(headers.get(b"content-length", b"0")) > self._max_body_bytes
 
-    async def _receive(self, receive: Receive, body: Body) -> None:
+    async def _receive(self, receive: Receive, body: Body, held: Held) -> None:
         """Takes in a body, up to the chunk that makes it too large."""
         more = True
         while more and body.size <= self._max_body_bytes:
@@ -73,6 +89,7 @@ class RestApplication:
             if message["type"] == "http.disconnect":
                 raise _Left
             more, chunk = message["more_body"], message["body"]
+            held.grow(len(chunk))
             if body.size + len(chunk) <= SMALL_BYTES:
                 body.add(chunk)
             else:

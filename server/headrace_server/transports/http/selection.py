@@ -2,7 +2,8 @@
 
 from headrace_server.errors import invalid
 from headrace_server.services.router import HttpApi
-from headrace_server.transports.grpc.endpoint import CarriesHttp, Transport
+from headrace_server.transports.budget import Budget
+from headrace_server.transports.grpc.endpoint import CallerBounds, CarriesHttp, SharesBudget, Transport
 from headrace_server.transports.http.base import HttpOptions, HttpTransport, PlainApis
 
 
@@ -26,4 +27,5 @@ def make_http(options: HttpOptions, plain: PlainApis, api: HttpApi, carrier: Tra
         raise invalid("--rest_api_ssl_config_file needs the native transport: pip install headrace-native")
     from headrace_server.transports.http.uvicorn_impl import UvicornTransport
 
-    return UvicornTransport(options, api)
+    budget = carrier.budget if isinstance(carrier, SharesBudget) else Budget(CallerBounds().memory)
+    return UvicornTransport(options, api, budget)

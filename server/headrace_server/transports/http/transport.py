@@ -13,7 +13,7 @@ from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.rest.large import JsonWork
 from headrace_server.services.tf_serving.rest.service import RestOptions, RestService
-from headrace_server.transports.grpc.endpoint import Transport
+from headrace_server.transports.grpc.endpoint import CallerBounds, Transport
 from headrace_server.transports.http.base import HttpOptions, PlainApis
 from headrace_server.transports.http.selection import make_http
 
@@ -47,7 +47,7 @@ class RestTransport:
         carrier: Transport,
     ) -> None:
         self._config = config
-        self._processes = JsonProcesses(config.rest_api_json_processes)
+        self._processes = JsonProcesses(config.rest_api_json_processes, CallerBounds.of(config).memory)
         rest = RestService(prediction, model, JsonWork(self._processes), options)
         limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
         infer = OpenInferenceRest(open_inference, self._processes, limits)

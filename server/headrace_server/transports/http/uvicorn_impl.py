@@ -10,6 +10,7 @@ import uvicorn
 from headrace_batching import LoopDelivery
 from headrace_server.services.http import HttpAnswer, HttpRequest
 from headrace_server.services.router import HttpApi
+from headrace_server.transports.budget import Budget
 from headrace_server.transports.http.asgi import RestApplication
 from headrace_server.transports.http.base import HttpOptions, failed_to_listen
 
@@ -30,9 +31,11 @@ class UvicornTransport:
     Args:
         options: Where it listens, and what it takes.
         api: Answers the requests.
+        budget: What callers may make it hold.
     """
 
-    def __init__(self, options: HttpOptions, api: HttpApi) -> None:
+    def __init__(self, options: HttpOptions, api: HttpApi, budget: Budget) -> None:
+        self._budget = budget
         self._options = options
         self._api = api
         self._server: _Server | None = None
@@ -50,7 +53,7 @@ class UvicornTransport:
             return await self._api.answer(request, delivery)
 
         listener = _listener(self._options)
-        self._server = _Server(_config(RestApplication(answer, self._options.max_body_bytes)))
+        self._server = _Server(_config(RestApplication(answer, self._options.max_body_bytes, self._budget)))
         self._serving = asyncio.create_task(self._server.serve([listener]))
         await self._server.listening.wait()
         port: int = listener.getsockname()[1]

@@ -80,13 +80,13 @@ def test_a_caller_who_leaves_is_forgotten(linear: RestCaller, large: bytes, capl
 
 
 def test_memory_comes_back(linear: RestCaller, large: bytes) -> None:
-    """Twenty bodies leave little more behind than the first four."""
-    for _ in range(4):
+    """Eight bodies leave little more behind than the first two."""
+    for _ in range(2):
         linear.post("predict", large)
     before = resident()
-    for _ in range(20):
+    for _ in range(8):
         linear.post("predict", large)
-    assert resident() < before + 8 * len(large)
+    assert resident() < before + 6 * len(large)
 
 
 def open_files() -> int:

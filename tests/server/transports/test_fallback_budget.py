@@ -1,0 +1,93 @@
+"""What callers can make a server without headrace_native hold: gRPC on grpcio and HTTP on uvicorn, of one budget."""
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from tests.conftest import Run
+from tests.support import models
+from tests.support.calls import floats, predict_request
+from tests.support.ports import free_port
+from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller
+from tests.support.running import RunningServer, eventually
+
+BUDGET_MB = 4
+COLUMNS = 200_000
+X = floats([1, 2, 3, 4])
+REFUSED = r"too much memory is held for requests: \d+ of \d+ bytes \(--request_memory_mb\)"
+
+
+@pytest.fixture(scope="module")
+def transport() -> str:
+    return "grpcio"
+
+
+@pytest.fixture(scope="module")
+def linear(running: Run) -> RunningServer:
+    return running(models.linear, request_memory_mb=BUDGET_MB)
+
+
+def held(server: RunningServer) -> int:
+    page = server._server._metrics.page().decode()
+    return int(re.findall(r':headrace:request_memory_bytes{kind="received"} (\d+)', page)[0])
+
+
+def test_a_request_larger_than_a_calls_part_is_refused(linear: RunningServer) -> None:
+    refusal = linear.caller.refusal(predict_request({"x": np.zeros((60_000, 4), np.float64)}))
+
+    assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
+    assert re.match(REFUSED, refusal.text)
+    assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
+    eventually(lambda: held(linear) == 0)
+
+
+def test_one_larger_than_all_of_it_is_not_read(linear: RunningServer) -> None:
+    refusal = linear.caller.refusal(predict_request({"x": np.zeros((200_000, 4), np.float64)}))
+
+    assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
+    assert "larger than max" in refusal.text
+
+
+def test_an_answer_larger_than_what_is_left_is_refused(running: Run) -> None:
+    server = running(lambda folder: models.repeated(folder, columns=COLUMNS), request_memory_mb=BUDGET_MB)
+    one, many = (predict_request({"x": np.ones((rows, 1), np.float32)}) for rows in (1, 5))
+
+    assert server.caller.call(one).outputs["y"].tensor_shape.dim[1].size == COLUMNS
+    refusal = server.caller.refusal(many)
+    assert (refusal.code, bool(re.match(REFUSED, refusal.text))) == (StatusCode.RESOURCE_EXHAUSTED, True)
+    eventually(lambda: held(server) == 0)
+
+
+@pytest.fixture
+def rest(running: Run) -> Iterator[RestCaller]:
+    port = free_port()
+    running(models.linear, rest_api_port=port, request_memory_mb=1)
+    caller = RestCaller(port)
+    yield caller
+    caller.close()
+
+
+class TestRest:
+    def test_a_body_larger_than_the_budget_leaves(self, rest: RestCaller) -> None:
+        answer = rest.post("predict", json.dumps({"instances": [[0.5] * 4] * 60_000}))
+
+        assert answer.status == 429
+        assert re.match(REFUSED, answer.error[1])
+        rest.connection.close()
+        assert rest.predict(ROW) == TEN
+
+    def test_halves_of_bodies_leave_room_for_others(self, rest: RestCaller) -> None:
+        head = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n".encode()
+        halves = [socket.create_connection(("127.0.0.1", rest.connection.port)) for _ in range(8)]
+        try:
+            for half in halves:
+                half.sendall(head + b" " * 200_000)
+            assert rest.predict(ROW) == TEN
+        finally:
+            for half in halves:
+                half.close()
