@@ -10,6 +10,9 @@ use crate::grpc::Status;
 use crate::predict::{Format, Input};
 use crate::queue::Key;
 
+/// Times that an answer is in memory while it is encoded: as the model's arrays, and as a message.
+const ANSWER_COPIES: usize = 2;
+
 /// What a plain request of one signature is checked against, and what its answer looks like.
 #[derive(Clone)]
 pub struct Signature {
@@ -85,9 +88,9 @@ impl Signature {
         self.inputs.iter().zip(inner).map(|(input, inner)| inner.iter().product::<usize>() * input.dtype.size()).sum()
     }
 
-    /// About how many bytes an answer of so many rows will have; 0 before there was one.
+    /// About how many bytes an answer of so many rows will take until it is encoded; 0 before there was one.
     pub fn expected_answer(&self, rows: usize) -> usize {
-        self.answer_row.load(Ordering::Relaxed).saturating_mul(rows)
+        self.answer_row.load(Ordering::Relaxed).saturating_mul(rows).saturating_mul(ANSWER_COPIES)
     }
 
     /// Takes note of how large an answer was.
