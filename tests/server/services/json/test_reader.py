@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
-from headrace_server.services.json.reader import (
-    MAX_CAREFUL_BYTES,
-    MAX_DEPTH,
-    Json,
-    _Reader,
-    parse,
-    parse_carefully,
-    parse_quickly,
-    parse_tolerantly,
-)
+from headrace_server.services.json.careful import MAX_DEPTH, Json, _Reader, parse_carefully
+from headrace_server.services.json.reader import MAX_CAREFUL_BYTES, parse, parse_quickly, parse_tolerantly
 
 DEEP = 200_000
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace_server.errors import ServingError, invalid
-from headrace_server.services.json.reader import JsonError, parse_carefully, parse_quickly
+from headrace_server.services.json.careful import JsonError, parse_carefully
+from headrace_server.services.json.reader import parse_quickly
 
 _MAX_UINT64 = 2**64 - 1
 
