@@ -22,9 +22,6 @@ TRANSPORTS = ["grpcio", *(["native"] if find_spec("headrace_native") else [])]
 
 ROOT = Path(__file__).parents[1]
 
-SHARED = {"tensorflow_models", "made"}
-"""Fixtures that take seconds, once a process."""
-
 Make = Callable[[Path], Path]
 Run = Callable[..., RunningServer]
 Rest = Callable[..., RestCaller]
@@ -36,14 +33,6 @@ def pytest_collection_finish() -> None:
     """Spares each collection of garbage what the imports have left: half a million objects, a third of a second."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps together, where several processes share the tests, those that use what is made once for all of them."""
-    for item in items:
-        shared = sorted(SHARED & set(getattr(item, "fixturenames", ())))
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path)))
 
 
 @pytest.fixture(autouse=True)

@@ -81,8 +81,8 @@ def _converted(value: ArrayLike, spec: TensorSpec | None) -> ArrayLike:
 def _differences(signature: Signature, inputs: Mapping[str, ArrayLike]) -> list[str]:
     given = {name: np.asarray(value) for name, value in inputs.items()}
     return [
-        f"{name}: the model takes {_described(spec.dtype, spec.shape)}, and "
-        + (f"{_described(given[name].dtype, given[name].shape)} was sent" if name in given else "nothing was sent")
+        f"{name}: the model takes {spec}, and "
+        + (f"{TensorSpec(given[name].dtype, given[name].shape)} was sent" if name in given else "nothing was sent")
         for name, spec in signature.inputs.items()
         if name not in given or not _fits(spec, given[name])
     ] + [f"{name}: the model has no such input" for name in given if name not in signature.inputs]
@@ -94,9 +94,3 @@ def _fits(spec: TensorSpec, array: np.ndarray) -> bool:
         return same_type
     sizes = zip(spec.shape, array.shape, strict=False)
     return len(spec.shape) == array.ndim and all(want in (None, got) for want, got in sizes)
-
-
-def _described(dtype: np.dtype | None, shape: tuple[int | None, ...] | None) -> str:
-    """Such as `float32[?,4]`."""
-    name = "string" if dtype is None or dtype.kind in "SUO" else str(dtype)
-    return f"{name}[{'...' if shape is None else ','.join('?' if size is None else str(size) for size in shape)}]"

@@ -94,6 +94,12 @@ class TensorSpec:
     dtype: np.dtype | None
     shape: tuple[int | None, ...] | None
 
+    def __str__(self) -> str:
+        """Such as `float32[?,4]`; `string[...]` where the shape is left open."""
+        dtype = "string" if self.dtype is None or self.dtype.kind in "SUO" else str(self.dtype)
+        sizes = "..." if self.shape is None else ",".join("?" if size is None else str(size) for size in self.shape)
+        return f"{dtype}[{sizes}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:

@@ -9,19 +9,22 @@ from headrace_toolkit import Data, load
 from headrace_toolkit.pipeline import optimize
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.result import Result
+from tests.support.once import filled_once
 from tests.toolkit import models
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with mlp.onnx, cnn.onnx, and the digits as both take them: mlp/test.npz, cnn/train.npz and so on."""
-    folder = tmp_path_factory.mktemp("made")
-    for name, shape in (("mlp", (64,)), ("cnn", (1, 8, 8))):
-        (folder / name).mkdir()
-        models.digits().save(folder / name, "x", shape)
-    models.mlp(folder / "mlp.onnx", width=128)
-    models.cnn(folder / "cnn.onnx")
-    return folder
+
+    def fill(folder: Path) -> None:
+        for name, shape in (("mlp", (64,)), ("cnn", (1, 8, 8))):
+            (folder / name).mkdir()
+            models.digits().save(folder / name, "x", shape)
+        models.mlp(folder / "mlp.onnx", width=128)
+        models.cnn(folder / "cnn.onnx")
+
+    return filled_once(tmp_path_factory, "made", fill)
 
 
 @pytest.fixture(scope="session")

@@ -66,14 +66,7 @@ def _answer(client: Client, values: dict[str, Any]) -> str:
 def signature_line(signature: Signature) -> str:
     """The inputs and outputs of a signature on one line, as `X float32[?,4] -> label int64[?]`."""
     sides = (signature.inputs, signature.outputs)
-    return " -> ".join(", ".join(f"{name} {_spec(spec)}" for name, spec in side.items()) or "nothing" for side in sides)
-
-
-def _spec(spec: Any) -> str:
-    dtype = "string" if spec.dtype == np.dtype(object) else str(spec.dtype)
-    if spec.shape is None:
-        return f"{dtype}[...]"
-    return f"{dtype}[{','.join('?' if size is None else str(size) for size in spec.shape)}]"
+    return " -> ".join(", ".join(f"{name} {spec}" for name, spec in side.items()) or "nothing" for side in sides)
 
 
 def _input(text: str, signature: Signature) -> tuple[str, np.ndarray]:
@@ -87,7 +80,7 @@ def _input(text: str, signature: Signature) -> tuple[str, np.ndarray]:
     try:
         array = np.asarray(read, dtype=spec.dtype)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be {_spec(spec)}: {error}") from error
+        raise ValueError(f"{name} must be {spec}: {error}") from error
     return name, array
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.once import filled_once
 from tests.support.running import ServerProcess
 
 ServeTensorflow = Callable[..., ServerProcess]
@@ -27,11 +28,13 @@ def tensorflow_server_python(tensorflow_python: Path) -> Path:
 @pytest.fixture(scope="session")
 def tensorflow_models(tensorflow_server_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds those that write_tensorflow_models.py writes."""
-    folder = tmp_path_factory.mktemp("tensorflow")
-    script = HERE / "write_tensorflow_models.py"
-    run = subprocess.run([tensorflow_server_python, script, folder], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return folder
+
+    def fill(folder: Path) -> None:
+        script = HERE / "write_tensorflow_models.py"
+        run = subprocess.run([tensorflow_server_python, script, folder], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+
+    return filled_once(tmp_path_factory, "tensorflow", fill)
 
 
 @pytest.fixture(scope="module")

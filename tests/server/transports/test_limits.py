@@ -51,6 +51,7 @@ def test_most_streams_at_once_are_announced(running: Run) -> None:
 
 def test_calls_beyond_the_most_wait_their_turn(running: Run) -> None:
     server = running(models.linear, grpc_channel_arguments="grpc.max_concurrent_streams=1")
+    server.caller.call(predict_request({"x": X}))  # from here on the client knows the limit
     futures = [server.caller.begin(predict_request({"x": X})) for _ in range(20)]
     assert all(future.result().outputs["y"].float_val[0] == 10 for future in futures)
 
