@@ -8,6 +8,7 @@ import numpy as np
 
 from headrace_batching.errors import BatchOutputError, InvalidTask
 from headrace_batching.options import Options
+from headrace_batching.padding import Padding, longest
 from headrace_batching.task import Array, Arrays, Deliver, Piece, Task
 
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
@@ -117,11 +118,17 @@ class Batch:
         """
         if self._batched and not self._lone:
             check_outputs(outputs, self.padded)
+        padding, lengths = self._padded()
+        padding, lengths = self._padded()
+        if padding:
+            padding.check(outputs, longest(lengths))
         ended = []
         offset = 0
-        for piece in self._pieces:
+        for number, piece in enumerate(self._pieces):
             end = offset + piece.stop - piece.start
             part = outputs if self._lone else rows_between(outputs, offset, end)
+            if padding:
+                part = padding.cut(part, lengths[number])
             if give(piece, part, lock):
                 ended.append(piece.task)
             offset = end
@@ -140,6 +147,14 @@ class Batch:
         middle = len(self._pieces) // 2
         return Batch(self._pieces[:middle], self._options), Batch(self._pieces[middle:], self._options)
 
+    def _padded(self) -> tuple[Padding | None, list[dict[int, int]]]:
+        """How the tasks have been padded, and the lengths of each; None where they are of one shape."""
+        padding = self._pieces[0].task.padding
+        if padding is None:
+            return None, []
+        lengths = [padding.lengths(piece.task.inputs) for piece in self._pieces]
+        return (padding, lengths) if any(own != lengths[0] for own in lengths) else (None, [])
+
     def _join_one(self, name: str, empty: Empty) -> Array:
         parts = [piece.task.inputs[name][piece.start : piece.stop] for piece in self._pieces]
         shapes = {part.shape[1:] for part in parts}
@@ -147,7 +162,7 @@ class Batch:
         joined = empty((self.padded, *inner), parts[0].dtype)
         rows = self.rows
         if len(shapes) > 1:
-            _pad_into(joined, parts)
+            pad_into(joined, parts, name, self._pieces[0].task.padding)
         else:
             np.concatenate(parts, axis=0, out=joined[:rows])
         if self.padded > rows:
@@ -214,12 +229,21 @@ def deliver(tasks: Sequence[Task]) -> None:
         give(given)
 
 
-def _pad_into(joined: Array, parts: list[Array]) -> None:
-    """Copies parts of different inner shapes, each padded at the end with its own first element."""
+def pad_into(joined: Array, parts: Sequence[Array], name: str, padding: Padding | None) -> None:
+    """Copies parts of different inner shapes one below the other, each padded at its end.
+
+    Args:
+        joined: Has room for all, and may have more rows.
+        parts: Rows of one input.
+        name: The input's.
+        padding: What it is padded with; None for the part's own first element, as TF Serving pads.
+    """
     offset = 0
     for part in parts:
         place = joined[offset : offset + len(part)]
-        if part.size:
+        if padding is not None:
+            padding.fill(name, place, part)
+        elif part.size:
             place[...] = part.flat[0]
             place[tuple(slice(size) for size in part.shape)] = part
         offset += len(part)

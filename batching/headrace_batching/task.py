@@ -4,10 +4,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-import numpy.typing as npt
+from headrace_batching.padding import Array, Arrays, Padding
 
-Array = npt.NDArray[Any]
-Arrays = Mapping[str, Array]
+__all__ = ["Array", "Arrays", "Deliver", "Piece", "Priority", "Task"]
+
 Deliver = Callable[[Sequence["Task"]], None]
 
 
@@ -34,6 +34,8 @@ class Task:
         priority: Which tasks leave the queue first.
         choice: What is wanted of the run beside what the inputs say, for the scheduler's `run_choice`; None for `run`.
             Only tasks of equal choices share a batch.
+        padding: How it is padded where the key lets tasks of different lengths share a batch; without it, each input is
+            padded with its own first element.
     """
 
     __slots__ = (
@@ -47,6 +49,7 @@ class Task:
         "inputs",
         "key",
         "outputs",
+        "padding",
         "parts",
         "priority",
         "returned",
@@ -65,12 +68,14 @@ class Task:
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         choice: Hashable = None,
+        padding: Padding | None = None,
     ) -> None:
         self.inputs = inputs
         self.deliver = deliver
         self.rows = rows
         self.key = key if choice is None else (key, choice)
         self.choice = choice
+        self.padding = padding
         self.deadline = deadline
         self.priority = priority
         self.cancelled = False

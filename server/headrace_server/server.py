@@ -106,6 +106,7 @@ class Server:
             isolation=config.isolation,
             per_model_batching=config.enable_per_model_batching_parameters,
             code=code,
+            pad_unproved=config.pad_unproved,
         )
         self._manager = Manager(warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish)
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.looked)

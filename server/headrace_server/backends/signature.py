@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace_batching.padding import Padding
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType, SignatureDef
 from headrace_protos.tensor import dtype_name, dtype_of, enum_of
@@ -95,6 +96,7 @@ class Signature:
             the model runs; otherwise the one input `inputs` takes Examples as they are, and the graph does it.
         labels: The classes of `scores`, by index, for a model that does not put them out; else empty.
         optional: Further inputs, which the model has values of its own for. A request that sends one runs by itself.
+        padding: How requests whose inputs differ in length share batches; None where they do not.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -108,6 +110,7 @@ class Signature:
     features: bool = False
     labels: tuple[str, ...] = ()
     optional: Mapping[str, TensorSpec] = field(default_factory=dict)
+    padding: Padding | None = None
 
     def __str__(self) -> str:
         """Such as `X float32[?,4] -> label int64[?]`."""
@@ -234,9 +237,16 @@ class Signature:
         return ""
 
     def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
-        """What must be equal for two checked requests to share a batch; their dtypes are equal already."""
+        """What must be equal for two checked requests to share a batch; their dtypes are equal already.
+
+        Args:
+            arrays: By alias.
+            pad: Whether inputs are padded with their first elements where there is no padding of its own.
+        """
         if self.one_shape:
             return ()
+        if self.padding is not None:
+            return self.padding.key(arrays)
         if pad:
             return tuple(a.ndim if a.size else a.shape[1:] for a in map(arrays.__getitem__, self.inputs))
         return tuple(arrays[alias].shape[1:] for alias in self.inputs)

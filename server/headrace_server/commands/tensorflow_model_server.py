@@ -77,7 +77,7 @@ def usage() -> str:
 
 def _serve(values: dict[str, Any]) -> int:
     defaults = {name: flag.metadata["tensorflow"] for name, flag in FLAGS.items()}
-    config = config_of({**defaults, **values, "grpc_channel_arguments": _well_formed(values)})
+    config = config_of({**defaults, **values, "grpc_channel_arguments": _well_formed(values)}, pad_unproved=True)
     warn_of_ignored(values)
     try:
         _check_port(config)

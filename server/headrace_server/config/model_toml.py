@@ -11,6 +11,7 @@ from headrace_batching import Options, OptionsError
 from headrace_batching.option import option, options_of, per_model, refusal
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.config.padding import PaddingOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import invalid, unreadable
 
@@ -109,7 +110,7 @@ class SharingOptions:
 TABLES: Mapping[str, Mapping[str, Field[Any]]] = {
     "onnxruntime": {**options_of(ThreadOptions), **per_model(OnnxruntimeOptions)},
     "tensorrt": per_model(TensorrtOptions),
-    "batching": {**options_of(SharingOptions), **per_model(Options)},
+    "batching": {**options_of(SharingOptions), **options_of(PaddingOptions), **per_model(Options)},
     "isolation": per_model(IsolationOptions),
     SIGNATURES: options_of(SignatureOptions),
     "steps": options_of(StepOptions),
@@ -130,6 +131,7 @@ class ModelOptions:
         batching: Fields of `Options` that this model has otherwise; None turns batching off for it.
         batched: Whether requests share batches, whatever a trial would find; None has it tried.
         any_first_dimension: Whether `batched` holds even where the declared shapes say otherwise.
+        padding: How requests whose inputs differ in length share batches.
         signatures: Signatures by name; empty leaves the model with its own.
         steps: The calls of other models that make up this one; empty for a model with a file.
         state: Outputs that the next request of a sequence takes, by alias; empty for a model without state.
@@ -143,6 +145,7 @@ class ModelOptions:
     batching: Mapping[str, Any] | None = field(default_factory=dict)
     batched: bool | None = None
     any_first_dimension: bool = False
+    padding: PaddingOptions = field(default_factory=PaddingOptions)
     signatures: Mapping[str, SignatureOptions] = field(default_factory=dict)
     steps: tuple[StepOptions, ...] = ()
     state: Mapping[str, StateOptions] = field(default_factory=dict)
@@ -240,6 +243,7 @@ def _batching(table: Any) -> dict[str, Any]:
     """The fields of `ModelOptions` about batching."""
     values = _checked("batching", table, TABLES["batching"])
     said = SharingOptions(**{key: values.pop(key) for key in options_of(SharingOptions) if key in values})
+    padding = PaddingOptions(**{key: values.pop(key) for key in options_of(PaddingOptions) if key in values})
     if said.enabled is False:
         return {"batching": None, "batched": False}
     batched = said.enabled if said.batch_axis is None else said.batch_axis
@@ -247,7 +251,8 @@ def _batching(table: Any) -> dict[str, Any]:
         Options(**{**_together(values), **values})
     except OptionsError as error:
         raise _WrongError(f"batching: {error}") from error
-    return {"batching": values, "batched": batched, "any_first_dimension": said.batch_axis is True}
+    axis = said.batch_axis is True
+    return {"batching": values, "batched": batched, "any_first_dimension": axis, "padding": padding}
 
 
 def _isolation(table: Any) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class Loader:
         per_model_batching: Whether a version's own `batching_params.pbtxt` goes before `batching`, and a version
             without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
         code: Which versions may hold a `model.py`.
+        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements where no padding is known
+            that leaves answers as they are.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Loader:
         isolation: IsolationOptions = NONE_SAID,
         per_model_batching: bool,
         code: CodeTrust | None = None,
+        pad_unproved: bool = False,
     ) -> None:
         self._backend = backend
         self._threads = threads
@@ -76,6 +79,7 @@ class Loader:
         self._isolation = isolation
         self._per_model_batching = per_model_batching
         self._code = code or CodeTrust()
+        self._pad_unproved = pad_unproved
         self._overrides: dict[str, Mapping[str, Any]] = {}
 
     def override_batching(self, name: str, parameters: Mapping[str, Any]) -> None:
@@ -102,7 +106,8 @@ class Loader:
         began = time.perf_counter()
         backend = self._load_backend(Asked(name, version, path), model, self._backend_options(model, batching))
         try:
-            told = Told(batching is not None, model.batched, model.any_first_dimension)
+            told = Told(batching is not None, model.batched, model.any_first_dimension, model.padding)
+            _check_pad_values(backend, model, path.parent / MODEL_FILE)
             seconds = time.perf_counter() - began
             verdicts = decide(Loaded(f"model {name} version {version}", path, backend, seconds, told))
             return Servable(
@@ -169,9 +174,20 @@ class Loader:
         try:
             batching = model.batching_over(batching)
             overrides = self._overrides.get(name, {})
-            return replace(batching, **overrides) if batching is not None else None
+            batching = replace(batching, **overrides) if batching is not None else None
         except OptionsError as error:
             raise invalid(f"{path.parent / MODEL_FILE}: batching: {error}") from error
+        if batching is None or not batching.pad_variable_length_inputs or self._pad_unproved:
+            return batching
+        log.warning("model %s: pad_variable_length_inputs pads only what the trial finds to be exact", name)
+        return replace(batching, pad_variable_length_inputs=False)
+
+
+def _check_pad_values(backend: Backend, model: ModelOptions, file: Path) -> None:
+    aliases = {alias for signature in backend.signatures.values() for alias in signature.inputs}
+    for alias in model.padding.pad_values:
+        if alias not in aliases:
+            raise invalid(f"{file}: batching.pad_values.{alias}: the model has no such input; it has {sorted(aliases)}")
 
 
 def _keep_state(name: str, path: Path, model: ModelOptions, signature: Signature) -> Sequences:

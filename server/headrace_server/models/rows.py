@@ -8,8 +8,17 @@ from pathlib import Path
 
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, Settled, Streaming, Triable
-from headrace_server.backends.independence import Evidence, Finding, Subject, Verdict, repeated_batch_name, try_rows
+from headrace_server.backends.independence import (
+    Evidence,
+    Finding,
+    Subject,
+    Verdict,
+    repeated_batch_name,
+    try_padding,
+    try_rows,
+)
 from headrace_server.backends.signature import Signature
+from headrace_server.config.padding import PaddingOptions
 from headrace_server.models.card import proved_rows
 from headrace_server.models.recorded import recorded_inputs
 
@@ -30,11 +39,13 @@ class Told:
         batching: Whether requests share batches where they may.
         batched: The word of `model.toml`; None has it tried.
         any_first_dimension: Whether `batched` holds whatever shapes are declared.
+        padding: How requests whose inputs differ in length share batches.
     """
 
     batching: bool = True
     batched: bool | None = None
     any_first_dimension: bool = False
+    padding: PaddingOptions = field(default_factory=PaddingOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +78,10 @@ def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_r
     verdicts = {}
     for name, signature in signatures.items():
         verdict = _untried(signature, version) or _proved(version)
-        if verdict is None:
+        if verdict is None or _may_pad(verdict, signature, version.told):
             records = records or recorded_inputs(version.folder, signatures)
-            verdict = try_one(_subject(version.backend, name, records[name]), budget)
+            subject = _subject(version, name, records[name])
+            verdict = try_one(subject, budget) if verdict is None else try_padding(subject, verdict, budget)
         verdicts[name] = verdict
         if version.told.batching or version.told.batched is False:
             _say(version, name, verdict)
@@ -100,7 +112,14 @@ def _proved(version: Loaded) -> Verdict | None:
     return proved_rows(version.folder) if on_cpu else None
 
 
-def _subject(backend: Backend, name: str, records: list[Arrays]) -> Subject:
+def _may_pad(verdict: Verdict, signature: Signature, told: Told) -> bool:
+    """Whether a padding is to be found for rows that have not been tried: an operator's word is obeyed without runs."""
+    varies = any(None in spec.shape[1:] for spec in signature.inputs.values())
+    return varies and (verdict.finding is Finding.INDEPENDENT or (verdict.batched and bool(told.padding.pad_values)))
+
+
+def _subject(version: Loaded, name: str, records: list[Arrays]) -> Subject:
+    backend = version.backend
     signature = backend.signatures[name]
     evidence: list[Evidence] = list(backend.evidence) if isinstance(backend, Triable) else []
     repeated = repeated_batch_name(signature.inputs, signature.outputs)
@@ -113,6 +132,7 @@ def _subject(backend: Backend, name: str, records: list[Arrays]) -> Subject:
         evidence=[*evidence, *([repeated] if repeated else [])],
         records=records,
         most_rows=backend.most_rows if isinstance(backend, Triable) else None,
+        padding=version.told.padding,
     )
 
 
@@ -124,11 +144,21 @@ def _say(version: Loaded, name: str, verdict: Verdict) -> None:
     what = f"{version.name}, {name}: {_EFFECT[verdict.batched]}"
     trial = f" (trial: {verdict.runs} runs, {verdict.seconds * 1e3:.1f} ms)" if verdict.runs else ""
     if verdict.finding is Finding.INDEPENDENT:
-        log.info("%s: no row changes with the others%s", what, trial or f" ({verdict.reason})")
+        log.info("%s: no row changes with the others%s%s", what, trial or f" ({verdict.reason})", _lengths(verdict))
     elif verdict.finding in (Finding.ENABLED, Finding.DISABLED):
         log.info("%s: %s", what, verdict.reason)
     else:
         log.warning("%s: %s%s. %s", what, verdict.reason, trial, _advice(verdict))
+
+
+def _lengths(verdict: Verdict) -> str:
+    """What becomes of requests whose inputs differ in length; empty where none do."""
+    if verdict.unpadded:
+        return f". Those of other lengths do not: {verdict.unpadded}"
+    if verdict.padding is None:
+        return ""
+    values = ", ".join(f"{alias} with {value}" for alias, value in verdict.padding.values.items())
+    return f". Those of other lengths do, too, padded: {values}"
 
 
 def _advice(verdict: Verdict) -> str:

@@ -9,6 +9,7 @@ from typing import Self
 
 from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Options, Task, TaskTooLarge
 from headrace_batching.batch import rows_of
+from headrace_batching.padding import Padding
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
@@ -69,7 +70,8 @@ class Servable:
         self.version = version
         self.verdicts: Mapping[str, Verdict] = verdicts or {}
         self._own = {
-            key: replace(each, batched=self._has_rows(each, key, batching)) for key, each in backend.signatures.items()
+            key: replace(each, batched=self._has_rows(each, key, batching), padding=self._padding(key))
+            for key, each in backend.signatures.items()
         }
         self.sequences = None if keep_state is None else keep_state(self._own[DEFAULT_SIGNATURE])
         self.signatures: Mapping[str, Signature] = self._own
@@ -305,6 +307,9 @@ class Servable:
             return signature.batched
         return self.verdicts[name].batched if batching is not None else declares_rows(signature)
 
+    def _padding(self, name: str) -> Padding | None:
+        return self.verdicts[name].padding if name in self.verdicts else None
+
     def _waiting(self) -> int:
         return self._schedulers.waiting
 
@@ -323,4 +328,5 @@ class Servable:
             deadline=call.deadline,
             priority=call.priority,
             choice=choice,
+            padding=signature.padding,
         )

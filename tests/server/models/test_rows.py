@@ -74,7 +74,10 @@ def test_rows_that_mix_run_one_by_one(shop: Shop, graph: Graph) -> None:
 
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_rows_that_do_not_are_batched(shop: Shop, name: str) -> None:
-    assert shop.verdict(INDEPENDENT[name]) == Verdict(Finding.INDEPENDENT, runs=any_number(), seconds=any_number())
+    verdict = shop.verdict(INDEPENDENT[name])
+
+    expected = Verdict(Finding.INDEPENDENT, runs=any_number(), seconds=any_number())
+    assert replace(verdict, padding=None, unpadded="") == expected
 
 
 def any_number() -> Any:

@@ -2,7 +2,7 @@
 
 from headrace_server.backends.independence.evidence import Evidence, repeated_batch_name
 from headrace_server.backends.independence.subject import Subject
-from headrace_server.backends.independence.trial import try_rows
+from headrace_server.backends.independence.trial import try_padding, try_rows
 from headrace_server.backends.independence.verdict import Finding, Verdict
 
-__all__ = ["Evidence", "Finding", "Subject", "Verdict", "repeated_batch_name", "try_rows"]
+__all__ = ["Evidence", "Finding", "Subject", "Verdict", "repeated_batch_name", "try_padding", "try_rows"]

@@ -9,6 +9,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_server.backends.independence.evidence import Evidence
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, Decided, Finding
 from headrace_server.backends.signature import TensorSpec
+from headrace_server.config.padding import PaddingOptions
 
 Run = Callable[[Arrays], Arrays]
 
@@ -25,6 +26,7 @@ class Subject:
         evidence: What the model's description says against independent rows.
         records: Real requests, the best inputs there are: each has an array with rows for every input.
         most_rows: Rows that a batch of it may have; None for any number.
+        padding: How inputs of different lengths may share a batch.
     """
 
     run: Run
@@ -34,6 +36,7 @@ class Subject:
     evidence: Sequence[Evidence] = ()
     records: Sequence[Arrays] = field(default_factory=tuple)
     most_rows: int | None = None
+    padding: PaddingOptions = field(default_factory=PaddingOptions)
 
 
 class Runs:
@@ -42,11 +45,13 @@ class Runs:
     Attributes:
         count: Runs so far.
         quickest: Seconds that the quickest of them took, of those that the model has not refused.
+        spent: Seconds that all of these took.
     """
 
     def __init__(self, subject: Subject, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.quickest = float("inf")
+        self.spent = 0.0
         self._subject = subject
         self._constant = set(subject.outputs)  # outputs of which no two rows have differed
         self._not_finite = set(subject.outputs)
@@ -67,7 +72,8 @@ class Runs:
         began = self._clock()
         with np.errstate(all="ignore"):
             outputs = self._subject.run({alias: array.copy() for alias, array in inputs.items()})
-        self.quickest = min(self.quickest, self._clock() - began)
+        took = self._clock() - began
+        self.quickest, self.spent = min(self.quickest, took), self.spent + took
         return {alias: np.array(outputs[alias]) for alias in self._subject.outputs}
 
     def outputs(self, inputs: Arrays) -> Arrays:

@@ -13,6 +13,7 @@ import numpy as np
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.independence.compare import Change, first_change
 from headrace_server.backends.independence.examples import Features, learn
+from headrace_server.backends.independence.padding import NotPadded, PaddingTrial
 from headrace_server.backends.independence.subject import Runs, Subject, rows_of
 from headrace_server.backends.independence.values import Maker, Reals, Recipe, Rows, recipes
 from headrace_server.backends.independence.verdict import (
@@ -67,14 +68,37 @@ def try_rows(subject: Subject, budget: float, clock: Callable[[], float] = time.
     began = clock()
     runs = Runs(subject, clock)
     try:
-        _Trial(subject, runs).run(budget)
-        verdict = Verdict(Finding.INDEPENDENT)
+        trial = _Trial(subject, runs)
+        recipe = trial.run(budget)
         if subject.evidence:
             verdict = Verdict(Finding.DEPENDENT, subject.evidence[0].reason)
+        else:
+            verdict = trial.pad(recipe, budget)
     except Decided as decided:
         verdict = decided.verdict
     advice = next((evidence.advice for evidence in subject.evidence if evidence.advice), verdict.advice)
     return replace(verdict, advice=advice, runs=runs.count, seconds=clock() - began)
+
+
+def try_padding(
+    subject: Subject, verdict: Verdict, budget: float, clock: Callable[[], float] = time.perf_counter
+) -> Verdict:
+    """Finds out how inputs of different lengths may share a batch, for rows that are known to be independent.
+
+    Args:
+        subject: The signature, and how it is run.
+        verdict: What is known of it.
+        budget: Seconds that it should take.
+        clock: In seconds.
+    """
+    began = clock()
+    runs = Runs(subject, clock)
+    try:
+        found = _Trial(subject, runs).pad_alone(budget)
+    except Decided as decided:
+        found = Verdict(Finding.UNDECIDED, unpadded=decided.verdict.reason)
+    seconds = clock() - began
+    return replace(verdict, padding=found.padding, unpadded=found.unpadded, runs=runs.count, seconds=seconds)
 
 
 class _Trial:
@@ -87,8 +111,8 @@ class _Trial:
         self._exact = subject.exact
         self._records: Sequence[Arrays] = ()
 
-    def run(self, budget: float) -> None:
-        """All of them; fewer where the model turns out to be slow."""
+    def run(self, budget: float) -> Recipe:
+        """All of them; fewer where the model turns out to be slow. Returns what makes inputs that it takes."""
         recipe, inputs, outputs = self._find_inputs(rows=2)
         slow = self._is_slow(inputs, budget)
         if slow or (self._subject.most_rows or MANY) < MANY:
@@ -100,6 +124,25 @@ class _Trial:
             self._try_again(2, [replace(recipe, reals=Reals.POSITIVE), recipe], _LAST)
         if self._runs.blind:
             raise Decided(Finding.UNDECIDED, self._runs.blind, advice=RECORD_REQUESTS)
+        return recipe
+
+    def pad_alone(self, budget: float) -> Verdict:
+        """As `pad`, for a model of which nothing has been run."""
+        recipe, _, _ = self._find_inputs(rows=2)
+        return self.pad(recipe, budget)
+
+    def pad(self, recipe: Recipe, budget: float) -> Verdict:
+        """The verdict on rows that are independent, and how inputs of different lengths may share a batch."""
+        subject, runs = self._subject, self._runs
+        if not subject.padding.pad_lengths:
+            return Verdict(Finding.INDEPENDENT)
+        if runs.quickest > budget and not subject.padding.pad_values:
+            return Verdict(Finding.INDEPENDENT, unpadded="the model is too slow to try how they can be padded")
+        try:
+            padding = PaddingTrial(subject, runs, recipe, self._random, self._records, budget=budget).find()
+        except (Decided, NotPadded) as reason:
+            return Verdict(Finding.INDEPENDENT, unpadded=str(reason))
+        return Verdict(Finding.INDEPENDENT, padding=padding)
 
     @property
     def _only_real(self) -> bool:

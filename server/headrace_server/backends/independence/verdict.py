@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from headrace_batching.padding import Padding
+
 EXPORT_AGAIN = "export it with a batch axis: a first dimension of all inputs and outputs that may have any size"
 
 RECORD_REQUESTS = "give the version warm-up requests, which the trial then uses"
@@ -38,6 +40,8 @@ class Verdict:
             infinite, or took another shape.
         runs: Runs of the model that the trial took.
         seconds: How long the trial took.
+        padding: How inputs of different lengths share a batch; None where they do not.
+        unpadded: Why they do not, as the end of a sentence; empty where no length varies.
     """
 
     finding: Finding
@@ -47,6 +51,8 @@ class Verdict:
     change: float = 0.0
     runs: int = 0
     seconds: float = 0.0
+    padding: Padding | None = None
+    unpadded: str = ""
 
     @property
     def batched(self) -> bool:

@@ -1,0 +1,151 @@
+"""How tasks whose inputs have different lengths share a batch: padded to the longest, and their outputs cut back."""
+
+from bisect import bisect_left
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace_batching.errors import BatchOutputError
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+Axes = Sequence[int | None]
+"""For each axis beyond 0 the number of the length that stands there; None for a size that is not padded."""
+
+_STEPS = 4  # from a power of two to the next
+_LEAST = 8
+_MOST = 1 << 20
+
+
+def default_limits() -> tuple[int, ...]:
+    """8, 16, 24, ... 64, 80, ... 128, 160, ...: above 32, at most a fifth of what a batch holds is padding."""
+    limits = [_LEAST * (i + 1) for i in range(_STEPS)]
+    while (base := limits[-1]) < _MOST:
+        limits += [base + base // _STEPS * (i + 1) for i in range(_STEPS)]
+    return tuple(limits)
+
+
+def limits_of_step(step: int) -> tuple[int, ...]:
+    """Multiples of a step."""
+    return tuple(range(step, max(_MOST // _LEAST, step) + 1, step))
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """How the inputs of one function are padded. Whoever makes one has seen that answers stay as they are.
+
+    A length is a number of elements that several inputs and outputs may share, such as the tokens of a text.
+
+    Attributes:
+        inputs: By name.
+        values: What each input is padded with, of its dtype; an array without dimensions.
+        outputs: By name: where the lengths stand in the outputs, to be cut there.
+        told_apart: Inputs of which no row may hold its pad value alone: such a task, a text whose mask is all zeros, is
+            not padded.
+        limits: Increasing lengths; those between the same two share a batch.
+    """
+
+    inputs: Mapping[str, Axes]
+    values: Arrays
+    outputs: Mapping[str, Axes]
+    told_apart: frozenset[str] = frozenset()
+    limits: tuple[int, ...] = default_limits()
+
+    def key(self, inputs: Arrays) -> Hashable:
+        """What must be equal for two tasks to share a batch; their names and dtypes are equal already.
+
+        A task that is not padded shares batches with those of its own shapes.
+
+        Args:
+            inputs: By name, of the declared ranks.
+        """
+        lengths = self.lengths(inputs)
+        shapes = tuple(inputs[name].shape[1:] for name in self.inputs)
+        if not all(lengths.values()) or not self._agree(shapes, lengths) or self._looks_padded(inputs):
+            return shapes
+        upper = {number: self._upper(length) for number, length in lengths.items()}
+        axes = zip(shapes, self.inputs.values(), strict=True)
+        return ((), *(_replaced(shape, own, upper) for shape, own in axes))
+
+    def lengths(self, inputs: Arrays) -> dict[int, int]:
+        """A task's lengths by their numbers; where two inputs do not agree, that of the first."""
+        lengths: dict[int, int] = {}
+        for name, axes in self.inputs.items():
+            for number, size in zip(axes, inputs[name].shape[1:], strict=True):
+                if number is not None:
+                    lengths.setdefault(number, size)
+        return lengths
+
+    def fill(self, name: str, place: Array, part: Array) -> None:
+        """Copies a task's input into its rows of a batch, and pads it.
+
+        Args:
+            name: The input's.
+            place: As many rows as the part, each at least as large.
+            part: The task's input.
+        """
+        if place.shape != part.shape:
+            place[...] = self.values[name]
+        place[tuple(slice(size) for size in part.shape)] = part
+
+    def cut(self, outputs: Arrays, lengths: Mapping[int, int]) -> Arrays:
+        """A task's rows of the outputs, without what is of the padding; views."""
+        return {name: _cut(array, self.outputs.get(name, ()), lengths) for name, array in outputs.items()}
+
+    def check(self, outputs: Arrays, lengths: Mapping[int, int]) -> None:
+        """Compares the outputs of a padded batch with its lengths.
+
+        Raises:
+            BatchOutputError: One has another size where a length ought to stand, so that nobody knows where to cut it.
+        """
+        for name, array in outputs.items():
+            axes = self.outputs.get(name, ())
+            sizes = zip(axes, array.shape[1:], strict=False)
+            if array.ndim <= len(axes) or any(number is not None and lengths[number] != size for number, size in sizes):
+                msg = f"Output {name} of a padded batch has the shape {array.shape}, in which no length stands"
+                raise BatchOutputError(msg)
+
+    def _upper(self, length: int) -> int:
+        at = bisect_left(self.limits, length)
+        return self.limits[at] if at < len(self.limits) else length
+
+    def _agree(self, shapes: Iterable[tuple[int, ...]], lengths: Mapping[int, int]) -> bool:
+        axes = zip(shapes, self.inputs.values(), strict=True)
+        return all(_replaced(shape, own, lengths) == shape for shape, own in axes)
+
+    def _looks_padded(self, inputs: Arrays) -> bool:
+        """Whether a row of an input that tells the padding apart is padding from its beginning on."""
+        for name in self.told_apart:
+            array = inputs[name]
+            if (array == self.values[name]).reshape(len(array), -1).all(axis=1).any():
+                return True
+        return False
+
+
+def _replaced(shape: tuple[int, ...], axes: Axes, sizes: Mapping[int, int]) -> tuple[int, ...]:
+    """A shape with other sizes for its lengths."""
+    return tuple(
+        size if number is None else sizes[number] for size, number in zip(shape, axes, strict=True)
+    )
+
+
+def _cut(array: Array, axes: Axes, lengths: Mapping[int, int]) -> Array:
+    spans = (slice(None) if number is None else slice(lengths[number]) for number in axes)
+    return array[(slice(None), *spans)] if axes else array
+
+
+def longest(lengths: Iterable[Mapping[int, int]]) -> dict[int, int]:
+    """The lengths that hold all of these."""
+    most: dict[int, int] = {}
+    for own in lengths:
+        for number, length in own.items():
+            most[number] = max(length, most.get(number, 0))
+    return most
+
+
+def as_value(value: float, dtype: np.dtype[Any]) -> Array:
+    """A pad value as an array without dimensions."""
+    return np.array(value).astype(dtype)

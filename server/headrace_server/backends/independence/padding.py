@@ -1,0 +1,279 @@
+"""Finds out how inputs of different lengths may be padded so that a padded row is answered as the bare one.
+
+Rows are made, run as they are, and run again with more elements behind each length that varies. What the model answers
+then, cut back, must be what it answered before, within the rounding of the dtype: other kernels may run.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, product
+
+import numpy as np
+
+from headrace_batching.padding import Axes, Padding, as_value
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.independence.compare import first_change
+from headrace_server.backends.independence.subject import Runs, Subject, rows_of
+from headrace_server.backends.independence.values import Maker, Reals, Recipe
+from headrace_server.backends.signature import TensorSpec
+
+_AMOUNTS, _LARGE_AMOUNTS = (3, 4, 5), (27, 30, 34)  # elements behind each length, a different number for each
+QUICK = 200
+"""A model of which so many of the quickest runs fit into the budget is tried with more rows, values and lengths."""
+
+_LARGER = 5  # what a comparison with large amounts may take, as a multiple of one with small ones
+_ROWS, _FEW_ROWS = 9, 3
+_CHOICES, _FEW_CHOICES = 24, 3
+_WIDE = 8  # whole numbers are below this in a second draw
+_FAR = 5.0  # by which numbers lie beyond all finite pad values that are tried
+
+_CANDIDATES: Mapping[str, Sequence[float]] = {
+    "i": (0, 1, -1),
+    "u": (0, 1),
+    "b": (0, 1),
+    "f": (0.0, -np.inf, np.inf, 1.0),
+    "V": (0.0, 1.0),
+}
+
+
+class NotPadded(Exception):
+    """No padding leaves answers as they are; the text says why, as the end of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingTrial:
+    """Finds a padding for a signature whose rows do not depend on each other.
+
+    Attributes:
+        subject: The signature.
+        runs: Its runs.
+        recipe: Makes inputs that the model takes.
+        random: Where numbers come from.
+        records: Real requests that the recipe is for; may be empty.
+        budget: Seconds that it should take, and the trial before it. A model that is slow is tried with fewer rows.
+    """
+
+    subject: Subject
+    runs: Runs
+    recipe: Recipe
+    random: np.random.Generator
+    records: Sequence[Arrays] = ()
+    budget: float = 1.0
+
+    @property
+    def quick(self) -> bool:
+        """Whether there is time for more than a few runs of a few rows."""
+        return self.runs.quickest * QUICK < self.budget
+
+    def find(self) -> Padding | None:
+        """The padding; None where no length varies.
+
+        Raises:
+            NotPadded: There is none, or it cannot be told.
+        """
+        lengths = lengths_of(self.subject)
+        if not any(number is not None for axes in lengths.values() for number in axes):
+            if any(None in spec.shape[1:] for spec in self.subject.inputs.values()):
+                raise NotPadded("other dimensions are computed from their lengths")
+            return None
+        refused = ""
+        for values in islice(self._choices(), _CHOICES if self.quick else _FEW_CHOICES):
+            try:
+                return self._try(Padding(lengths, values, {}, limits=self.subject.padding.limits))
+            except NotPadded as refusal:
+                refused = refused or str(refusal)
+        raise NotPadded(refused or "strings are not padded")
+
+    def _choices(self) -> Iterator[Arrays]:
+        """Pad values for all inputs, the likeliest first: zeros, then one of them another value, and so on."""
+        inputs, told = self.subject.inputs, self.subject.padding.pad_values
+        candidates = [
+            (told[alias],) if alias in told else _CANDIDATES.get(spec.array_dtype.kind, ())
+            for alias, spec in inputs.items()
+        ]
+        ranks = product(*(range(len(each)) for each in candidates))
+        for chosen in sorted(ranks, key=sum):
+            values = (each[rank] for each, rank in zip(candidates, chosen, strict=True))
+            yield {
+                alias: as_value(value, spec.array_dtype) for (alias, spec), value in zip(inputs.items(), values, strict=True)
+            }
+
+    def _try(self, padding: Padding) -> Padding:
+        """The padding with its cuts, and with the inputs that tell it apart.
+
+        Raises:
+            NotPadded: It changes an answer.
+        """
+        narrow = replace(self.recipe, most=self.recipe.most or 2)
+        began = self.runs.spent
+        padding = self._compare(padding, self._usual(padding, narrow), _AMOUNTS)
+        if not self.quick and self.runs.spent + (self.runs.spent - began) * _LARGER > self.budget:
+            return padding
+        padding = self._compare(padding, self._usual(padding, narrow), _LARGE_AMOUNTS)
+        if not self.quick:
+            return padding
+        for inputs in self._others(padding, narrow):
+            padding = self._compare(padding, inputs, _AMOUNTS, optional=True)
+        return padding
+
+    def _usual(self, padding: Padding, recipe: Recipe) -> Arrays:
+        """Rows of which none holds its pad value alone: floating-point numbers about 0, about 5 and about -5."""
+        made = Maker(self.subject.inputs, recipe, self.random, self.records).rows(_ROWS if self.quick else _FEW_ROWS)
+        rows = {}
+        for alias, array in made.items():
+            if array.dtype.kind == "f" and not self.records:
+                array[1::3] += array.dtype.type(_FAR)
+                array[2::3] -= array.dtype.type(_FAR)
+            rows[alias] = _not_all(array, padding.values[alias])
+        return rows
+
+    def _others(self, padding: Padding, recipe: Recipe) -> Iterator[Arrays]:
+        """Rows of small numbers, and with other whole numbers in one input at a time; the model may refuse them."""
+        usual, kinds = self._usual(padding, recipe), {a: s.array_dtype.kind for a, s in self.subject.inputs.items()}
+        for alias, kind in kinds.items():
+            if kind in "iu":
+                wide = self._usual(padding, replace(recipe, most=recipe.least + _WIDE))[alias]
+                yield {**usual, alias: wide}
+                yield {**usual, alias: wide + wide.dtype.type(100)}
+                yield {**usual, alias: ~wide if kind == "i" else wide // 2 + 2}
+        if "f" in kinds.values():
+            yield self._usual(padding, replace(recipe, reals=Reals.SMALL))
+
+    def _compare(
+        self, padding: Padding, usual: Arrays, amounts: Sequence[int], *, optional: bool = False
+    ) -> Padding:
+        """The padding, with what was learned from these rows and from some that hold pad values alone."""
+        count = rows_of(usual)
+        inputs = _with_pad_rows(usual, padding)
+        bare = self.runs.outputs_if_taken(inputs)
+        judged = bare is not None
+        if bare is None:
+            inputs, bare = usual, self.runs.outputs_if_taken(usual)
+        if bare is None or _tells_nothing(bare, count):
+            if optional:
+                return padding
+            raise NotPadded("the outputs were finite for no input that was tried")
+        lengths = padding.lengths(inputs)
+        padded = self._padded(padding, inputs, amounts)
+        padding = replace(padding, outputs=_cuts(padding, (bare, padded), (lengths, amounts), self.subject))
+        cut = padding.cut(padded, lengths)
+        change = first_change(bare, cut, range(count), exact=False)
+        if change is not None and not self.subject.padding.pad_values:
+            raise NotPadded(f"output {change.output!r} {change.text} with padding behind it")
+        told_apart = self._told_apart(padding, bare, cut, count) if judged else frozenset(padding.inputs)
+        return replace(padding, told_apart=padding.told_apart | told_apart)
+
+    def _told_apart(self, padding: Padding, bare: Arrays, cut: Arrays, count: int) -> frozenset[str]:
+        """The inputs of which a row of pad values is answered otherwise; these rows stand behind `count` others."""
+        varying = _varying(padding)
+        found = {a for i, a in enumerate(varying) if first_change(bare, cut, [count + i], exact=False)}
+        if found or self.subject.padding.pad_values:
+            return frozenset(found)
+        if first_change(bare, cut, [count + len(varying)], exact=False):
+            raise NotPadded("a row that holds pad values alone is answered otherwise")
+        return frozenset()
+
+    def _padded(self, padding: Padding, inputs: Arrays, amounts: Sequence[int]) -> Arrays:
+        """The outputs of the inputs with so much behind each length."""
+        longer = {number: length + _of(amounts, number) for number, length in padding.lengths(inputs).items()}
+        wide = {}
+        for alias, axes in padding.inputs.items():
+            array = inputs[alias]
+            sizes = zip(axes, array.shape[1:], strict=True)
+            wide[alias] = np.empty((len(array), *(size if n is None else longer[n] for n, size in sizes)), array.dtype)
+            padding.fill(alias, wide[alias], array)
+        try:
+            return self.runs.outputs(wide)
+        except Exception as error:
+            raise NotPadded("the model refuses longer inputs") from error
+
+
+def _tells_nothing(outputs: Arrays, count: int) -> bool:
+    """Whether an output has no finite number in its first rows."""
+    return any(array.dtype.kind == "f" and not np.isfinite(array[:count]).any() for array in outputs.values())
+
+
+def lengths_of(subject: Subject) -> dict[str, Axes]:
+    """Where the inputs' lengths stand: dimensions that vary, the same number for the same name, or axis without one.
+
+    A name that is part of another dimension's, such as `past + tokens`, is no length: what is behind it moves.
+    """
+    specs = (*subject.inputs.values(), *subject.outputs.values())
+    batch = {spec.dims[0] for spec in subject.inputs.values() if spec.dims}
+    terms = {term for spec in specs for name in spec.dims for term in _terms(name) if term != name}
+    numbers: dict[str, int] = {}
+
+    def number_of(spec: TensorSpec, axis: int) -> int | None:
+        name = (spec.dims[axis] if axis < len(spec.dims) else "") or f"axis {axis}"
+        if spec.shape[axis] is not None or name in batch or name in terms or len(_terms(name)) > 1:
+            return None
+        return numbers.setdefault(name, len(numbers))
+
+    return {
+        alias: tuple(number_of(spec, axis) for axis in range(1, len(spec.shape)))
+        for alias, spec in subject.inputs.items()
+    }
+
+
+def _terms(name: str) -> list[str]:
+    """The names and numbers that an exporter's dimension is computed from."""
+    return [name] if name.startswith("axis ") else [term for term in re.split(r"[^\w.:/]+", name) if term]
+
+
+def _of(amounts: Sequence[int], number: int) -> int:
+    return amounts[number % len(amounts)] + number // len(amounts)
+
+
+def _varying(padding: Padding) -> list[str]:
+    """The inputs that have lengths."""
+    return [alias for alias, axes in padding.inputs.items() if any(number is not None for number in axes)]
+
+
+def _with_pad_rows(usual: Arrays, padding: Padding) -> Arrays:
+    """The rows, and behind them the first one with pad values alone in one input after the other, and then in all."""
+    varying = _varying(padding)
+    rows: dict[str, Array] = {}
+    for alias, array in usual.items():
+        behind = np.stack([array[0]] * (len(varying) + 1))
+        if alias in varying:
+            behind[varying.index(alias)] = behind[-1] = padding.values[alias]
+        rows[alias] = np.concatenate([array, behind])
+    return rows
+
+
+def _not_all(array: Array, value: Array) -> Array:
+    """The array, each row with another value in it where it holds this value alone."""
+    flat = array.reshape(len(array), -1).copy()
+    if flat.shape[1]:
+        flat[(flat == value).all(axis=1), 0] = np.array(1 if value == 0 else 0).astype(array.dtype)
+    return flat.reshape(array.shape)
+
+
+def _cuts(
+    padding: Padding, runs: tuple[Arrays, Arrays], added: tuple[Mapping[int, int], Sequence[int]], subject: Subject
+) -> dict[str, Axes]:
+    """Where the lengths stand in the outputs, learned from what has grown with them.
+
+    Raises:
+        NotPadded: An output has grown otherwise.
+    """
+    lengths, amounts = added
+    bare, padded = runs
+
+    def number_of(alias: str, axis: int) -> int | None:
+        before, after = bare[alias].shape[axis], padded[alias].shape[axis]
+        known = padding.outputs.get(alias)
+        if known is None and before == after:
+            return None
+        for number, length in lengths.items():
+            if (before, after) == (length, length + _of(amounts, number)) and (not known or known[axis - 1] == number):
+                return number
+        if before == after and known and known[axis - 1] is None:
+            return None
+        raise NotPadded(f"output {alias!r} has other sizes with padding, which are no length of the inputs")
+
+    for alias in subject.outputs:
+        if bare[alias].ndim != padded[alias].ndim:
+            raise NotPadded(f"output {alias!r} has another rank with padding")
+    return {alias: tuple(number_of(alias, axis) for axis in range(1, bare[alias].ndim)) for alias in subject.outputs}

@@ -1,0 +1,40 @@
+"""How requests whose inputs differ in length share a batch. Keys of `[batching]` in `model.toml`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headrace_batching.option import option
+from headrace_batching.padding import default_limits, limits_of_step
+
+
+def _numbers(table: Any) -> bool:
+    return all(isinstance(value, int | float) for value in table.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddingOptions:
+    """Whether inputs are padded to the longest of a batch, with what, and which lengths share one."""
+
+    pad_lengths: bool = option(
+        True, "let requests whose inputs differ in length share batches, if the trial finds a padding that is exact"
+    )
+    pad_values: Mapping[str, float] = option(
+        dict,
+        "what inputs are padded with, by alias, whatever that does to answers; the trial finds the other inputs' values",
+        fits=_numbers,
+        words="a table of numbers",
+    )
+    length_step: int | None = option(
+        None,
+        "lengths up to the same multiple of this share a batch; if not given, up to 8, 16, 24, 32, 40, 48, 56, 64, 80, "
+        "96, 112, 128, 160, ...",
+        kind=int,
+        least=1,
+        nullable=True,
+    )
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """Lengths, of which those between the same two share a batch."""
+        return default_limits() if self.length_step is None else limits_of_step(self.length_step)

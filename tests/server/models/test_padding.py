@@ -1,0 +1,153 @@
+"""Which models' requests are padded: found as a version is loaded, by running it."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace_batching import BatchThreads, Options
+from headrace_server.backends.base import BackendOptions
+from headrace_server.errors import ServingError
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models.loader import Loader
+from headrace_server.models.servable import Servable
+from tests.support.graphs import Graph
+from tests.support.texts import NOT_PADDED, PADDED, attention, masked_mean, reduced, two_lengths
+
+DEFAULT = "serving_default"
+
+
+class Shop:
+    """Loads versions into servables, and closes them at the end."""
+
+    def __init__(self, base_path: Path) -> None:
+        self.base_path = base_path
+        self._threads = BatchThreads(1)
+        self._servables: list[Servable] = []
+
+    def load(self, graph: Graph, toml: str = "", batching: Options | None = None, *, unproved: bool = False) -> Servable:
+        graph.write(self.base_path / "1")
+        if toml:
+            (self.base_path / "model.toml").write_text(f"[batching]\n{toml}")
+        loader = Loader(
+            BackendOptions(),
+            self._threads,
+            batching or Options(),
+            Metrics(),
+            per_model_batching=False,
+            pad_unproved=unproved,
+        )
+        self._servables.append(loader.load("m", 1, self.base_path / "1"))
+        return self._servables[-1]
+
+    def close(self) -> None:
+        while self._servables:
+            self._servables.pop().close()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path)
+    yield shop
+    shop.close()
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_can_be_padded_is(shop: Shop, name: str) -> None:
+    verdict = shop.load(PADDED[name]).verdicts[DEFAULT]
+
+    assert verdict.batched
+    assert (verdict.padding is not None, verdict.unpadded) == (True, "")
+
+
+@pytest.mark.parametrize("name", NOT_PADDED)
+def test_what_cannot_is_not(shop: Shop, name: str) -> None:
+    verdict = shop.load(NOT_PADDED[name]).verdicts[DEFAULT]
+
+    assert verdict.batched
+    assert verdict.padding is None
+    assert verdict.unpadded.startswith("output 'y' ")
+
+
+def test_a_busy_machine_makes_nothing_padded_that_cannot_be(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace_server.backends.independence.padding.QUICK", float("inf"))
+    assert all(shop.load(graph).verdicts[DEFAULT].padding is None for graph in NOT_PADDED.values())
+    assert all(shop.load(graph).verdicts[DEFAULT].padding is not None for graph in PADDED.values())
+
+
+@pytest.mark.parametrize(
+    ("graph", "values", "told_apart"),
+    [
+        (attention(), {"x": 0, "mask": 0}, {"mask"}),
+        (attention(inverted=True), {"x": 0, "mask": 1}, {"mask"}),
+        (masked_mean(), {"x": 0, "mask": 0}, set()),
+        (reduced("ReduceMax"), {"x": -np.inf}, set()),
+        (reduced("ReduceMin"), {"x": np.inf}, set()),
+        (two_lengths(), {"x": 0, "z": 0, "mask": 0}, {"mask"}),
+    ],
+)
+def test_the_values_are_found(shop: Shop, graph: Graph, values: dict[str, float], told_apart: set[str]) -> None:
+    padding = shop.load(graph).signatures[DEFAULT].padding
+
+    assert padding is not None
+    assert {alias: value.item() for alias, value in padding.values.items()} == values
+    assert padding.told_apart == told_apart
+
+
+def test_outputs_are_cut_where_the_lengths_stand(shop: Shop) -> None:
+    padding = shop.load(two_lengths()).signatures[DEFAULT].padding
+
+    assert padding is not None
+    assert (padding.inputs, padding.outputs) == ({"x": (0, None), "z": (1, None), "mask": (1,)}, {"y": (0, None)})
+
+
+def test_a_length_that_is_part_of_another_is_none(shop: Shop) -> None:
+    cached = replace(PADDED["a sum"], inputs={"x": (1, ["N", "past + T", 4]), "z": (1, ["N", "T"])})
+
+    assert shop.load(cached).signatures[DEFAULT].padding is None
+
+
+class TestTold:
+    """What `model.toml` says."""
+
+    def test_nothing_is_padded(self, shop: Shop) -> None:
+        assert shop.load(attention(), "pad_lengths = false").signatures[DEFAULT].padding is None
+
+    def test_a_value_holds_whatever_that_does_to_answers(self, shop: Shop) -> None:
+        padding = shop.load(reduced("ReduceMean"), "pad_values = { x = 0.5 }").signatures[DEFAULT].padding
+
+        assert padding is not None
+        assert padding.values["x"] == np.float32(0.5)
+
+    def test_lengths_may_be_put_together_otherwise(self, shop: Shop) -> None:
+        padding = shop.load(attention(), "length_step = 100").signatures[DEFAULT].padding
+
+        assert padding is not None
+        assert padding.limits[:2] == (100, 200)
+
+    def test_a_value_for_no_input_is_refused_with_its_name(self, shop: Shop) -> None:
+        with pytest.raises(ServingError, match=r"model.toml: batching.pad_values.maks: the model has no such input; it has"):
+            shop.load(attention(), "pad_values = { maks = 0 }")
+
+
+class TestAsTensorFlowServingPads:
+    """`pad_variable_length_inputs` of a file of batching parameters."""
+
+    ASKED = Options(pad_variable_length_inputs=True)
+
+    def test_only_what_is_exact_is_padded_by_this_server(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.WARNING)
+        servable = shop.load(reduced("ReduceMean"), batching=self.ASKED)
+
+        assert servable.batching is not None
+        assert not servable.batching.pad_variable_length_inputs
+        assert "pad_variable_length_inputs pads only what the trial finds to be exact" in caplog.text
+
+    def test_its_own_command_pads_with_the_first_element(self, shop: Shop) -> None:
+        servable = shop.load(reduced("ReduceMean"), batching=self.ASKED, unproved=True)
+
+        assert servable.batching is not None
+        assert servable.batching.pad_variable_length_inputs

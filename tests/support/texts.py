@@ -1,0 +1,132 @@
+"""ONNX graphs on inputs that vary in length, some of which can be padded without changing an answer."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+from onnx.helper import make_node
+
+from tests.support.graphs import FLOAT, INT64, Graph, Value, weights
+
+BOOL = TensorProto.BOOL
+
+WIDTH = 4
+
+X: Mapping[str, Value] = {"x": (FLOAT, ["N", "T", WIDTH])}
+MASK: Mapping[str, Value] = {"mask": (INT64, ["N", "T"])}
+POOLED: Value = (FLOAT, ["N", WIDTH])
+TOKENS: Value = (FLOAT, ["N", "T", WIDTH])
+
+node = make_node
+
+_CONSTANTS = {
+    "one": np.array([1]),
+    "two": np.array([2]),
+    "last": np.array([-1]),
+    "1.0": np.float32(1),
+    "most": np.float32(np.finfo(np.float32).min),
+    "w": weights(WIDTH, WIDTH),
+}
+
+
+def graph(nodes: Sequence[NodeProto], inputs: Mapping[str, Value], output: Value = POOLED) -> Graph:
+    """Of nodes that end in `y`."""
+    return Graph(nodes, inputs, {"y": output}, _CONSTANTS)
+
+
+def attention(*, inverted: bool = False) -> Graph:
+    """Each token looks at those that its text has, by a mask of whole numbers; or at all but those of a Boolean mask."""
+    nodes = [node("Cast", ["mask"], ["m"], to=FLOAT)]
+    nodes += [node("Identity", ["m"], ["absent"])] if inverted else [node("Sub", ["1.0", "m"], ["absent"])]
+    nodes += [node("Mul", ["absent", "most"], ["b"]), node("Unsqueeze", ["b", "one"], ["bias"])]
+    nodes += [node("MatMul", ["x", "w"], ["q"]), node("Transpose", ["x"], ["k"], perm=[0, 2, 1])]
+    nodes += [node("MatMul", ["q", "k"], ["s"]), node("Add", ["s", "bias"], ["a"]), node("Softmax", ["a"], ["p"], axis=-1)]
+    nodes.append(node("MatMul", ["p", "x"], ["y"]))
+    mask: Mapping[str, Value] = {"mask": (BOOL, ["N", "T"])} if inverted else MASK
+    return graph(nodes, {**X, **mask}, TOKENS)
+
+
+def masked_mean() -> Graph:
+    nodes = [node("Cast", ["mask"], ["m"], to=FLOAT), node("Unsqueeze", ["m", "last"], ["wide"])]
+    nodes += [node("Mul", ["x", "wide"], ["kept"]), node("ReduceSum", ["kept", "one"], ["sum"], keepdims=0)]
+    nodes += [node("ReduceSum", ["m", "one"], ["count"], keepdims=1), node("Div", ["sum", "count"], ["y"])]
+    return graph(nodes, {**X, **MASK})
+
+
+def recurrent(direction: str = "forward", *, last: bool = False) -> Graph:
+    """A recurrent layer: what it says of each element, or at the end."""
+    count = 2 if direction == "bidirectional" else 1
+    constants = {"w": weights(count, WIDTH, WIDTH), "r": weights(count, WIDTH, WIDTH), "zero": np.array([0])}
+    constants["b"] = weights(count, 2 * WIDTH)
+    nodes = [node("Transpose", ["x"], ["time"], perm=[1, 0, 2])]
+    nodes.append(node("RNN", ["time", "w", "r", "b"], ["all", "end"], hidden_size=WIDTH, direction=direction))
+    if last:
+        nodes.append(node("Squeeze", ["end", "zero"], ["y"]))
+        return Graph(nodes, X, {"y": POOLED}, constants)
+    nodes += [node("ReduceSum", ["all", "one"], ["steps"], keepdims=0), node("Transpose", ["steps"], ["y"], perm=[1, 0, 2])]
+    return Graph(nodes, X, {"y": TOKENS}, {**constants, "one": np.array([1])})
+
+
+def reduced(operator: str) -> Graph:
+    if operator in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"):
+        return graph([node(operator, ["x", "one"], ["y"], keepdims=0)], X)
+    return graph([node("Gather", ["x", "last"], ["end"], axis=1), node("Squeeze", ["end", "one"], ["y"])], X)
+
+
+def convolution() -> Graph:
+    """Two layers over the length: what is beyond the end is zero for the first one only."""
+    nodes = [node("Transpose", ["x"], ["t"], perm=[0, 2, 1])]
+    nodes += [node("Conv", ["t", "k", "b"], ["h"], pads=[1, 1]), node("Conv", ["h", "k", "b"], ["g"], pads=[1, 1])]
+    nodes.append(node("Transpose", ["g"], ["y"], perm=[0, 2, 1]))
+    return Graph(nodes, X, {"y": TOKENS}, {"k": weights(WIDTH, WIDTH, 3), "b": weights(WIDTH)})
+
+
+def one_longer() -> Graph:
+    """An output that begins with an element of its own."""
+    nodes = [node("ReduceSum", ["x", "one"], ["first"], keepdims=1), node("Concat", ["first", "x"], ["y"], axis=1)]
+    return graph(nodes, X, (FLOAT, ["N", "longer", WIDTH]))
+
+
+def reversed_steps() -> Graph:
+    nodes = [node("Slice", ["x", "last", "least", "one", "last"], ["y"])]
+    return Graph(nodes, X, {"y": TOKENS}, {**_CONSTANTS, "least": np.array([-(2**31)])})
+
+
+def two_lengths() -> Graph:
+    """Each element of one sequence looks at all of another, by its mask."""
+    inputs: dict[str, Value] = {"x": (FLOAT, ["N", "T", WIDTH]), "z": (FLOAT, ["N", "S", WIDTH]), "mask": (INT64, ["N", "S"])}
+    nodes = [node("Cast", ["mask"], ["m"], to=FLOAT), node("Sub", ["1.0", "m"], ["absent"])]
+    nodes += [node("Mul", ["absent", "most"], ["b"]), node("Unsqueeze", ["b", "one"], ["bias"])]
+    nodes += [node("Transpose", ["z"], ["k"], perm=[0, 2, 1]), node("MatMul", ["x", "k"], ["s"])]
+    nodes += [node("Add", ["s", "bias"], ["a"]), node("Softmax", ["a"], ["p"], axis=-1), node("MatMul", ["p", "z"], ["y"])]
+    return graph(nodes, inputs, TOKENS)
+
+
+PADDED: Mapping[str, Graph] = {
+    "attention with a mask": attention(),
+    "attention with a mask of what is absent": attention(inverted=True),
+    "the mean by a mask": masked_mean(),
+    "each element by itself": graph([node("Tanh", ["x"], ["y"])], X, TOKENS),
+    "a recurrent layer's steps": recurrent(),
+    "a sum": reduced("ReduceSum"),
+    "a maximum": reduced("ReduceMax"),
+    "a minimum": reduced("ReduceMin"),
+    "two lengths": two_lengths(),
+    "shares of the whole": graph([node("Softmax", ["x"], ["y"], axis=1)], X, TOKENS),
+}
+"""Graphs that can be padded."""
+
+NOT_PADDED: Mapping[str, Graph] = {
+    "a mean": reduced("ReduceMean"),
+    "the last element": reduced("last"),
+    "a recurrent layer's end": recurrent(last=True),
+    "a recurrent layer from behind": recurrent("reverse"),
+    "a recurrent layer both ways": recurrent("bidirectional"),
+    "two convolutions": convolution(),
+    "an output of one more": one_longer(),
+    "elements from behind": reversed_steps(),
+    "the sum over the last element": graph(
+        [*reduced("last").nodes[:1], node("ReduceSum", ["x", "one"], ["sum"]), node("Div", ["sum", "end"], ["y"])], X, TOKENS
+    ),
+}
+"""Graphs whose answers change, whatever they are padded with."""
