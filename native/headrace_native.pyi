@@ -364,8 +364,24 @@ class RouteFields(TypedDict):
     infer: InferFields | None
     """How a ModelInfer is answered; None for a signature that it must not take without being seen."""
 
+    padding: PaddingFields | None
+    """How requests whose inputs differ in length share batches; None where they do not."""
+
     examples: ExamplesFields | None
     """How requests that carry tf.Examples are answered; None for a signature that takes none without being seen."""
+
+class PaddingFields(TypedDict):
+    """A `headrace_batching.padding.Padding`."""
+
+    inputs: Sequence[tuple[Sequence[int | None], bytes, bool]]
+    """In the order of the signature's: the lengths beyond axis 0, the pad value's bytes, and whether a task is not
+    padded of which a row of it holds nothing else."""
+
+    outputs: Mapping[str, Sequence[int | None]]
+    """The lengths beyond axis 0 of each."""
+
+    limits: Sequence[int]
+    """Increasing lengths; those between the same two share a batch."""
 
 class InferFields(TypedDict):
     """The same signature for plain requests of the Open Inference Protocol."""

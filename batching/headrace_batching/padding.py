@@ -127,9 +127,7 @@ class Padding:
 
 def _replaced(shape: tuple[int, ...], axes: Axes, sizes: Mapping[int, int]) -> tuple[int, ...]:
     """A shape with other sizes for its lengths."""
-    return tuple(
-        size if number is None else sizes[number] for size, number in zip(shape, axes, strict=True)
-    )
+    return tuple(size if number is None else sizes[number] for size, number in zip(shape, axes, strict=True))
 
 
 def _cut(array: Array, axes: Axes, lengths: Mapping[int, int]) -> Array:

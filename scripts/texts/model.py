@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,11 +66,11 @@ class _Graph:
 
     def constant(self, name: str, value: npt.ArrayLike, dtype: type = np.float32) -> str:
         """The name of a constant."""
-        array = np.ascontiguousarray(np.asarray(value, dtype))
+        array: npt.NDArray[Any] = np.ascontiguousarray(np.asarray(value, dtype))
         self.constants.setdefault(name, numpy_helper.from_array(array, name))
         return name
 
-    def apply(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """The output of a further operator."""
         output = f"{operator}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [output], output, **attributes))
@@ -157,7 +158,9 @@ def _layer(graph: _Graph, name: str, hidden: str, bias: str) -> str:
     root = graph.apply("Erf", graph.apply("Div", inner, graph.constant("root 2", float(np.sqrt(2)))))
     inner = graph.apply("Mul", inner, graph.apply("Add", root, graph.constant("1", 1.0)))
     inner = graph.apply("Mul", inner, graph.constant("half", 0.5))
-    return graph.norm(f"{name}.output.LayerNorm", graph.apply("Add", graph.dense(f"{name}.output.dense", inner), hidden))
+    return graph.norm(
+        f"{name}.output.LayerNorm", graph.apply("Add", graph.dense(f"{name}.output.dense", inner), hidden)
+    )
 
 
 def _pool(graph: _Graph, hidden: str, mask: str) -> None:

@@ -1,5 +1,6 @@
 """Padding: which tasks share a padded batch, what the model sees of them, and what each is answered."""
 
+from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -107,5 +108,5 @@ def test_two_lengths_are_padded_each_for_itself() -> None:
 def test_at_most_a_fifth_of_a_long_batch_is_padding() -> None:
     limits = default_limits()
     assert limits[:9] == (8, 16, 24, 32, 40, 48, 56, 64, 80)
-    assert all((upper - lower - 1) / upper < 0.2 for lower, upper in zip(limits[3:], limits[4:], strict=False))
+    assert all((upper - lower - 1) / upper < 0.2 for lower, upper in pairwise(limits[3:]))
     assert limits_of_step(64)[:3] == (64, 128, 192)

@@ -64,6 +64,7 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
         "failed": failed,
         "rest": None,
         "infer": None,
+        "padding": None,
     }
     routes = native.Routes("serving_default")
     routes.publish(MODEL, 1, {1: {"serving_default": native.Route(lane, given)}})

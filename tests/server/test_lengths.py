@@ -22,7 +22,7 @@ CALLERS = 64
 def requests(graph: Graph, lengths: Sequence[int]) -> list[Arrays]:
     """One for each length, of one to three rows; a few have masks of which a row is all zeros."""
     random = np.random.default_rng(1)
-    made = []
+    made: list[Arrays] = []
     for number, length in enumerate(lengths):
         sizes = {"N": 1 + number % 3, "T": length, "S": 1 + length // 2}
         inputs: dict[str, Array] = {}
@@ -88,9 +88,26 @@ def test_lengths_that_do_not_agree_are_the_models_to_judge(running: Run) -> None
     server = running(attention().write, batching=TOGETHER)
     good = requests(attention(), [4, 6])
     x = np.ones((1, 5, WIDTH), np.float32)
-    other = {"x": x, "mask": np.ones((1, 1), np.int64)}  # it broadcasts
-    wrong = {"x": x, "mask": np.ones((1, 3), np.int64)}
+    other: Arrays = {"x": x, "mask": np.ones((1, 1), np.int64)}  # it broadcasts
+    wrong: Arrays = {"x": x, "mask": np.ones((1, 3), np.int64)}
     futures = [server.caller.begin(predict_request(inputs)) for inputs in (good[0], other, wrong, good[1])]
     assert futures[2].exception() is not None
     for number, expected in zip((0, 1, 3), alone(attention(), [good[0], other, good[1]]), strict=True):
         np.testing.assert_allclose(arrays(futures[number].result())["y"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_requests_that_take_other_ways_share_them(running: Run, served: Stop) -> None:
+    """A mask of one value for all of its elements is not plain: Python decodes it, and the batch has both kinds."""
+    sent = requests(attention(), [3, 5, 6, 7, 8, 4, 2, 8])
+    for inputs in sent[::2]:
+        inputs["mask"][...] = 1
+    server = running(attention().write, batching=TOGETHER)
+    messages = [predict_request(inputs) for inputs in sent]
+    for message in messages[::2]:
+        del message.inputs["mask"].int64_val[1:]
+        assert len(message.inputs["mask"].int64_val) == 1
+    futures = [server.caller.begin(message) for message in messages]
+    for future, expected in zip(futures, alone(attention(), sent), strict=True):
+        np.testing.assert_allclose(arrays(future.result())["y"], expected, rtol=1e-4, atol=1e-5)
+    _, _, batches = served(server)
+    assert batches <= 4

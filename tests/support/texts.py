@@ -35,12 +35,16 @@ def graph(nodes: Sequence[NodeProto], inputs: Mapping[str, Value], output: Value
 
 
 def attention(*, inverted: bool = False) -> Graph:
-    """Each token looks at those that its text has, by a mask of whole numbers; or at all but those of a Boolean mask."""
+    """Each token looks at those that a mask of whole numbers has; or at all but those that a Boolean mask has."""
     nodes = [node("Cast", ["mask"], ["m"], to=FLOAT)]
     nodes += [node("Identity", ["m"], ["absent"])] if inverted else [node("Sub", ["1.0", "m"], ["absent"])]
     nodes += [node("Mul", ["absent", "most"], ["b"]), node("Unsqueeze", ["b", "one"], ["bias"])]
     nodes += [node("MatMul", ["x", "w"], ["q"]), node("Transpose", ["x"], ["k"], perm=[0, 2, 1])]
-    nodes += [node("MatMul", ["q", "k"], ["s"]), node("Add", ["s", "bias"], ["a"]), node("Softmax", ["a"], ["p"], axis=-1)]
+    nodes += [
+        node("MatMul", ["q", "k"], ["s"]),
+        node("Add", ["s", "bias"], ["a"]),
+        node("Softmax", ["a"], ["p"], axis=-1),
+    ]
     nodes.append(node("MatMul", ["p", "x"], ["y"]))
     mask: Mapping[str, Value] = {"mask": (BOOL, ["N", "T"])} if inverted else MASK
     return graph(nodes, {**X, **mask}, TOKENS)
@@ -63,7 +67,10 @@ def recurrent(direction: str = "forward", *, last: bool = False) -> Graph:
     if last:
         nodes.append(node("Squeeze", ["end", "zero"], ["y"]))
         return Graph(nodes, X, {"y": POOLED}, constants)
-    nodes += [node("ReduceSum", ["all", "one"], ["steps"], keepdims=0), node("Transpose", ["steps"], ["y"], perm=[1, 0, 2])]
+    nodes += [
+        node("ReduceSum", ["all", "one"], ["steps"], keepdims=0),
+        node("Transpose", ["steps"], ["y"], perm=[1, 0, 2]),
+    ]
     return Graph(nodes, X, {"y": TOKENS}, {**constants, "one": np.array([1])})
 
 
@@ -94,11 +101,19 @@ def reversed_steps() -> Graph:
 
 def two_lengths() -> Graph:
     """Each element of one sequence looks at all of another, by its mask."""
-    inputs: dict[str, Value] = {"x": (FLOAT, ["N", "T", WIDTH]), "z": (FLOAT, ["N", "S", WIDTH]), "mask": (INT64, ["N", "S"])}
+    inputs: dict[str, Value] = {
+        "x": (FLOAT, ["N", "T", WIDTH]),
+        "z": (FLOAT, ["N", "S", WIDTH]),
+        "mask": (INT64, ["N", "S"]),
+    }
     nodes = [node("Cast", ["mask"], ["m"], to=FLOAT), node("Sub", ["1.0", "m"], ["absent"])]
     nodes += [node("Mul", ["absent", "most"], ["b"]), node("Unsqueeze", ["b", "one"], ["bias"])]
     nodes += [node("Transpose", ["z"], ["k"], perm=[0, 2, 1]), node("MatMul", ["x", "k"], ["s"])]
-    nodes += [node("Add", ["s", "bias"], ["a"]), node("Softmax", ["a"], ["p"], axis=-1), node("MatMul", ["p", "z"], ["y"])]
+    nodes += [
+        node("Add", ["s", "bias"], ["a"]),
+        node("Softmax", ["a"], ["p"], axis=-1),
+        node("MatMul", ["p", "z"], ["y"]),
+    ]
     return graph(nodes, inputs, TOKENS)
 
 
@@ -126,7 +141,9 @@ NOT_PADDED: Mapping[str, Graph] = {
     "an output of one more": one_longer(),
     "elements from behind": reversed_steps(),
     "the sum over the last element": graph(
-        [*reduced("last").nodes[:1], node("ReduceSum", ["x", "one"], ["sum"]), node("Div", ["sum", "end"], ["y"])], X, TOKENS
+        [*reduced("last").nodes[:1], node("ReduceSum", ["x", "one"], ["sum"]), node("Div", ["sum", "end"], ["y"])],
+        X,
+        TOKENS,
     ),
 }
 """Graphs whose answers change, whatever they are padded with."""

@@ -1,5 +1,7 @@
 //! The answers of one batch: its outputs, encoded for each task, counted and sent.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -9,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::buffer::Buffer;
+use super::padding::{Lengths, Padding, cut};
 use super::python;
 use super::signature::Signature;
 use super::task::NativeTask;
@@ -55,6 +58,11 @@ impl Array {
         Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer, whole: rows.is_none(), scalar })
     }
 
+    /// Why a padded batch's output cannot be cut; None where it can. `longest` are the batch's lengths.
+    pub fn misfit(&self, padding: &Padding, longest: &Lengths) -> Option<String> {
+        padding.misfit(&self.alias, self.buffer.shape(), longest)
+    }
+
     pub fn output(&self) -> Output<'_> {
         let shape = if self.scalar { &[] } else { self.buffer.shape() };
         let bytes = self.buffer.bytes();
@@ -94,15 +102,53 @@ fn count(py: Python<'_>, tasks: &[NativeTask]) {
     }
 }
 
+/// Encodes a task's rows of a padded batch's outputs, from `start` on, each as long as its inputs are.
+fn encode_cut(task: &mut NativeTask, outputs: &[Output<'_>], start: usize, padding: &Padding, out: &mut BytesMut) {
+    let (rows, lengths) = (start..start + task.rows, task.lengths(padding));
+    let own: Vec<_> = outputs.iter().map(|output| Own::of(output, &rows, padding, &lengths)).collect();
+    let own: Vec<_> = own.iter().zip(outputs).map(|(own, output)| own.output(output)).collect();
+    task.encode(&own, 0, out);
+}
+
+/// A task's part of an output, without padding.
+struct Own<'a> {
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> Own<'a> {
+    fn of(output: &Output<'a>, rows: &Range<usize>, padding: &Padding, lengths: &Lengths) -> Self {
+        let size = output.dtype.size();
+        let mut wide = output.shape.to_vec();
+        wide[0] = rows.len();
+        let row = wide[1..].iter().product::<usize>() * size;
+        let bytes = &output.bytes[rows.start * row..rows.end * row];
+        let Some(shape) = padding.cut_shape(output.alias, &wide, lengths) else {
+            return Self { shape: wide, bytes: Cow::Borrowed(bytes) };
+        };
+        let mut own = Vec::with_capacity(shape.iter().product::<usize>() * size);
+        cut(bytes, &wide, &shape, size, &mut own);
+        Self { shape, bytes: Cow::Owned(own) }
+    }
+
+    fn output<'b>(&'b self, output: &Output<'b>) -> Output<'b> {
+        Output { shape: &self.shape, bytes: &self.bytes, ..output.clone() }
+    }
+}
+
 impl Answers {
-    /// Encodes every task's rows of the arrays, from the place on that stands beside the task.
-    pub fn of(mut tasks: Vec<(usize, NativeTask)>, arrays: &[Array]) -> Self {
+    /// Encodes every task's rows of the arrays, from the place on that stands beside the task, and leaves out what is of
+    /// a batch's padding.
+    pub fn of(mut tasks: Vec<(usize, NativeTask)>, arrays: &[Array], padding: Option<&Padding>) -> Self {
         let outputs: Vec<_> = arrays.iter().map(Array::output).collect();
         // A client that does not read its answer keeps all of the bytes that were written with it.
         let values: usize = outputs.iter().map(|output| output.bytes.len()).sum();
         let mut out = BytesMut::with_capacity(SHARED.min(values + ENVELOPE * tasks.len()));
         for (start, task) in &mut tasks {
-            task.encode(&outputs, *start, &mut out);
+            match padding {
+                None => task.encode(&outputs, *start, &mut out),
+                Some(padding) => encode_cut(task, &outputs, *start, padding, &mut out),
+            }
         }
         Self { tasks: Mutex::new(tasks.into_iter().map(|(_, task)| task).collect()) }
     }

@@ -1,5 +1,8 @@
 //! Tasks that leave the queue together: joined straight from received bytes, and answered straight from outputs.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -8,6 +11,7 @@ use pyo3::types::{PyDict, PyList, PySlice, PyTuple};
 use super::answers::{Answers, Array};
 use super::buffer::Buffer;
 use super::lane::Lane;
+use super::padding::{Lengths, Padding};
 use super::python;
 use super::task::NativeTask;
 use crate::predict::Input;
@@ -22,6 +26,8 @@ pub struct Batch {
     native_rows: usize,
     /// Rows of the last piece that has any.
     last: usize,
+    /// How its tasks are padded, and to what lengths; None where all are of one shape.
+    padded_to: Option<(Arc<Padding>, Lengths)>,
     #[pyo3(get)]
     rows: usize,
     #[pyo3(get)]
@@ -46,10 +52,12 @@ impl Batch {
         let signature = first.signature.clone();
         for (number, (alias, dtype)) in signature.inputs.iter().map(Input::named).enumerate() {
             let mut shape = vec![self.padded];
-            shape.extend(first.call.inner(number));
+            shape.extend(self.inner(number, first.call.inner(number)));
             let array = empty.call1((PyTuple::new(py, &shape)?, python::dtype(py, dtype)?))?;
             let buffer = Buffer::to_join_in(&array, &shape, dtype)?;
-            python::catch_panic(|| py.detach(|| self.join_native(&native.tasks, number, dtype, buffer.bytes_mut())))?;
+            python::catch_panic(|| {
+                py.detach(|| self.join_native(&native.tasks, (number, dtype), &shape, buffer.bytes_mut()))
+            })?;
             self.join_python(py, alias, &array)?;
             if self.padded > self.rows {
                 python::names(py)?.pad.call1(py, (&array, self.rows, self.last))?;
@@ -73,14 +81,26 @@ impl Batch {
             // What Python finds, it says as TF Serving does.
             python::names(py)?.check_outputs.call1(py, (outputs, self.padded)).and(Err(error))
         })?;
+        if let Some((padding, longest)) = &self.padded_to
+            && let Some(misfit) = arrays.iter().find_map(|array| array.misfit(padding, longest))
+        {
+            return Err(PyValueError::new_err(misfit)); // the tasks are still there, to be run in halves
+        }
         let native = self.fitting(py, outputs, &arrays)?;
-        let answers = python::catch_panic(|| py.detach(|| Answers::of(native, &arrays)))?;
+        let padding = self.padded_to.as_ref().map(|(padding, _)| &**padding);
+        let answers = python::catch_panic(|| py.detach(|| Answers::of(native, &arrays, padding)))?;
         let ended = PyList::empty(py);
         ended.append(Bound::new(py, answers)?)?;
         let (names, mut offset) = (python::names(py)?, self.native_rows);
         for piece in self.python.bind(py) {
             let end = offset + piece.getattr("rows")?.extract::<usize>()?;
-            let part = names.rows_between.bind(py).call1((outputs, offset, end))?;
+            let mut part = names.rows_between.bind(py).call1((outputs, offset, end))?;
+            if self.padded_to.is_some() {
+                let task = piece.getattr("task")?;
+                let padding = task.getattr("padding")?;
+                let lengths = padding.call_method1("lengths", (task.getattr("inputs")?,))?;
+                part = padding.call_method1("cut", (part, lengths))?;
+            }
             let all = names.give.bind(py).call1((&piece, part, lock))?;
             if all.is_truthy()? {
                 ended.append(piece.getattr("task")?)?;
@@ -156,8 +176,17 @@ impl Batch {
         if rows == 0 || padded < rows {
             return Err(PyValueError::new_err(format!("{rows} rows cannot be padded to {padded}")));
         }
-        let native = Mutex::new(native);
-        Ok(Self { native, python: pieces.unbind(), lane, native_rows, last, rows, padded, arrivals, sizes })
+        let padded_to = padded_to(&native, &pieces)?;
+        let (native, python) = (Mutex::new(native), pieces.unbind());
+        Ok(Self { native, python, lane, native_rows, last, padded_to, rows, padded, arrivals, sizes })
+    }
+
+    /// An input's dimensions beyond axis 0 in this batch, from those of one of its tasks.
+    fn inner(&self, input: usize, inner: &[usize]) -> Vec<usize> {
+        match &self.padded_to {
+            Some((padding, longest)) => padding.replaced(input, inner, longest),
+            None => inner.to_vec(),
+        }
     }
 
     /// Whether there is one task, and nothing was added to it.
@@ -202,12 +231,21 @@ impl Batch {
         Ok(Bound::new(py, Self::new(py, native, pieces, self.lane.clone(), arrivals)?)?.into_any())
     }
 
-    fn join_native(&self, native: &[NativeTask], input: usize, dtype: Dtype, joined: &mut [u8]) {
+    fn join_native(&self, native: &[NativeTask], (input, dtype): (usize, Dtype), shape: &[usize], joined: &mut [u8]) {
         let row = joined.len() / self.padded;
         let mut rest = joined;
         for task in native {
-            let (own, others) = rest.split_at_mut(task.rows * row);
-            task.call.copy_to(input, dtype, own);
+            let (place, others) = rest.split_at_mut(task.rows * row);
+            let inner = task.call.inner(input);
+            match &self.padded_to {
+                Some((padding, _)) if inner != &shape[1..] => {
+                    let (wide, own) = (with_rows(task.rows, &shape[1..]), with_rows(task.rows, inner));
+                    let mut elements = vec![0; own.iter().product::<usize>() * dtype.size()];
+                    task.call.copy_to(input, dtype, &mut elements);
+                    padding.fill(input, place, &wide, &elements, &own);
+                }
+                _ => task.call.copy_to(input, dtype, place),
+            }
             rest = others;
         }
     }
@@ -216,14 +254,41 @@ impl Batch {
         let mut offset = self.native_rows;
         for piece in self.python.bind(py) {
             let (start, stop) = (piece.getattr("start")?.extract()?, piece.getattr("stop")?.extract()?);
-            let inputs = piece.getattr("task")?.getattr("inputs")?;
-            let rows = inputs.get_item(alias)?.get_item(PySlice::new(py, start, stop, 1))?;
+            let task = piece.getattr("task")?;
+            let rows = task.getattr("inputs")?.get_item(alias)?.get_item(PySlice::new(py, start, stop, 1))?;
             let end = offset + (stop - start) as usize;
-            joined.set_item(PySlice::new(py, offset as isize, end as isize, 1), rows)?;
+            let place = PySlice::new(py, offset as isize, end as isize, 1);
+            if self.padded_to.is_some() {
+                let (place, padding) = (joined.get_item(place)?, task.getattr("padding")?);
+                python::names(py)?.pad_into.call1(py, (place, (rows,), alias, padding))?;
+            } else {
+                joined.set_item(place, rows)?;
+            }
             offset = end;
         }
         Ok(())
     }
+}
+
+/// How tasks that leave the queue together are padded, and to what lengths; None where all are of one shape. `pieces` are
+/// Python's.
+fn padded_to(native: &[NativeTask], pieces: &Bound<'_, PyList>) -> PyResult<Option<(Arc<Padding>, Lengths)>> {
+    let Some(padding) = native.first().and_then(|task| task.signature.padding.clone()) else { return Ok(None) };
+    let mut lengths: Vec<_> = native.iter().map(|task| task.lengths(&padding)).collect();
+    for piece in pieces {
+        let task = piece.getattr("task")?;
+        let own = task.getattr("padding")?.call_method1("lengths", (task.getattr("inputs")?,))?;
+        lengths.push(own.extract::<BTreeMap<usize, usize>>()?.into_values().collect());
+    }
+    let mut longest = lengths[0].clone();
+    for own in &lengths {
+        longest.iter_mut().zip(own).for_each(|(longest, own)| *longest = *own.max(longest));
+    }
+    Ok(lengths.iter().any(|own| *own != longest).then_some((padding, longest)))
+}
+
+fn with_rows(rows: usize, inner: &[usize]) -> Vec<usize> {
+    std::iter::once(rows).chain(inner.iter().copied()).collect()
 }
 
 /// A batch's tasks, out of their place for as long as Python's code may run, so that no lock is held meanwhile: who

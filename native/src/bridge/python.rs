@@ -43,6 +43,7 @@ pub struct Names {
     pub give: Py<PyAny>,
     pub monotonic: Py<PyAny>,
     pub pad: Py<PyAny>,
+    pub pad_into: Py<PyAny>,
     pub rows_between: Py<PyAny>,
 }
 

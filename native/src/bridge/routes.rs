@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::examples::{Examples, ExamplesFields};
 use super::lane::Lane;
+use super::padding::PaddingFields;
 use super::signature::{Counter, Signature};
 use crate::predict::{Format, Input, Spec};
 use crate::protobuf::Dtype;
@@ -73,6 +74,7 @@ struct Fields {
     failed: Py<PyAny>,
     rest: Option<(Py<PyAny>, Py<PyAny>)>,
     infer: Option<InferFields>,
+    padding: Option<PaddingFields>,
     examples: Option<ExamplesFields>,
 }
 
@@ -83,6 +85,7 @@ impl Route {
         let inputs = fields.inputs.into_iter().map(input).collect::<PyResult<Vec<_>>>()?;
         let signature = Signature {
             one_shape: inputs.iter().all(|input| input.inner.iter().all(Option::is_some)),
+            padding: fields.padding.map(|padding| Arc::new(padding.into())),
             inputs,
             outputs: fields.outputs.into(),
             max_rows: fields.max_rows,

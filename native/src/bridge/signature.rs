@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
 
+use super::padding::Padding;
 use crate::grpc::Status;
 use crate::predict::{Format, Input};
 use crate::queue::Key;
@@ -21,6 +22,8 @@ pub struct Signature {
     pub outputs: Arc<[String]>,
     /// Whether no dimension beyond axis 0 varies.
     pub one_shape: bool,
+    /// How requests whose inputs differ in length share batches; None where they do not.
+    pub padding: Option<Arc<Padding>>,
     pub max_rows: usize,
     pub max_send: usize,
     pub format: Format,
@@ -52,13 +55,28 @@ pub struct Counter {
 impl Signature {
     /// What must be equal for two of its requests to share a batch.
     ///
-    /// `inner` are the dimensions beyond axis 0 of each input.
-    pub fn key<'a>(&self, inner: impl Iterator<Item = &'a [usize]>, choice: Option<Choice>) -> Key {
-        let shapes = || inner.flat_map(|inner| std::iter::once(inner.len()).chain(inner.iter().copied())).collect();
+    /// `inner` are the dimensions beyond axis 0 of each input; `copy` writes the elements of one, which has `rows` rows.
+    pub fn key<'a>(
+        &self,
+        rows: usize,
+        inner: impl Iterator<Item = &'a [usize]>,
+        copy: impl Fn(usize, &mut [u8]),
+        choice: Option<Choice>,
+    ) -> Key {
+        let shapes = || self.shapes(rows, inner.collect(), copy);
         match choice {
             None if self.one_shape => Key::Any,
             None => Key::Shapes(shapes()),
             Some(Choice(bits)) => Key::Chosen(bits.get(), if self.one_shape { Vec::new() } else { shapes() }),
+        }
+    }
+
+    /// What stands for the inputs' shapes in a key.
+    fn shapes(&self, rows: usize, inner: Vec<&[usize]>, copy: impl Fn(usize, &mut [u8])) -> Vec<usize> {
+        match self.padding.as_ref().and_then(|padding| padding.shapes(rows, &inner, copy)) {
+            // Python's keys begin with `()` where tasks are padded.
+            Some(shapes) => std::iter::once(0).chain(shapes.iter().flat_map(|own| flat(own))).collect(),
+            None => inner.into_iter().flat_map(flat).collect(),
         }
     }
 
@@ -102,6 +120,11 @@ impl Signature {
     pub fn full(&self, reason: &str) -> Status {
         Status::new(self.full.0, self.full.1.replace("{}", reason))
     }
+}
+
+/// A shape as part of a key.
+fn flat(shape: &[usize]) -> impl Iterator<Item = usize> {
+    std::iter::once(shape.len()).chain(shape.iter().copied())
 }
 
 impl Counter {

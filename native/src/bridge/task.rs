@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::ended::Abandoned;
+use super::padding::{Lengths, Padding};
 use super::signature::{Choice, Signature};
 use crate::grpc::Status;
 use crate::predict::Output;
@@ -80,6 +81,11 @@ impl NativeTask {
     /// The same, of a call that wants these outputs alone.
     pub fn choosing(self, choice: Option<Choice>) -> Self {
         Self { choice, ..self }
+    }
+
+    /// Its lengths, where it may be padded.
+    pub fn lengths(&self, padding: &Padding) -> Lengths {
+        padding.lengths((0..self.signature.inputs.len()).map(|input| self.call.inner(input)))
     }
 
     /// How long its client has waited.

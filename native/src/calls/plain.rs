@@ -117,7 +117,9 @@ impl PlainCalls {
             return Outcome::NoMemory;
         }
         let shapes = arrays.shapes(signature.inputs.len());
-        let (key, row_bytes) = (signature.key(shapes.clone(), choice), signature.row_bytes(shapes));
+        let dtype = |input: usize| signature.inputs[input].dtype;
+        let copy = |input: usize, target: &mut [u8]| arrays.copy_to(&message, input, dtype(input), target);
+        let (key, row_bytes) = (signature.key(rows, shapes.clone(), copy, choice), signature.row_bytes(shapes));
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let (outgoing, memory) = (opening.outgoing.clone(), opening.memory.clone());
         let own = signature.clone();

@@ -61,8 +61,8 @@ class Config:
         batching: Batching parameters for programs that have them as an object; a file named by
             `batching_parameters_file` takes precedence over them.
         models: Models for programs that have them as objects; then `model_name` and `model_base_path` name none.
-        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements, as TF Serving does, where
-            no padding is known that leaves answers as they are.
+        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements, as TF Serving does,
+            where no padding is known that leaves answers as they are.
     """
 
     port: int = flag(

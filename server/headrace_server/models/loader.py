@@ -54,8 +54,8 @@ class Loader:
         per_model_batching: Whether a version's own `batching_params.pbtxt` goes before `batching`, and a version
             without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
         code: Which versions may hold a `model.py`.
-        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements where no padding is known
-            that leaves answers as they are.
+        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements where no padding is
+            known that leaves answers as they are.
     """
 
     def __init__(

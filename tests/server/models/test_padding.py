@@ -28,7 +28,9 @@ class Shop:
         self._threads = BatchThreads(1)
         self._servables: list[Servable] = []
 
-    def load(self, graph: Graph, toml: str = "", batching: Options | None = None, *, unproved: bool = False) -> Servable:
+    def load(
+        self, graph: Graph, toml: str = "", batching: Options | None = None, *, unproved: bool = False
+    ) -> Servable:
         graph.write(self.base_path / "1")
         if toml:
             (self.base_path / "model.toml").write_text(f"[batching]\n{toml}")
@@ -129,7 +131,9 @@ class TestTold:
         assert padding.limits[:2] == (100, 200)
 
     def test_a_value_for_no_input_is_refused_with_its_name(self, shop: Shop) -> None:
-        with pytest.raises(ServingError, match=r"model.toml: batching.pad_values.maks: the model has no such input; it has"):
+        with pytest.raises(
+            ServingError, match=r"model.toml: batching.pad_values.maks: the model has no such input; it has"
+        ):
             shop.load(attention(), "pad_values = { maks = 0 }")
 
 

@@ -96,7 +96,8 @@ class PaddingTrial:
         for chosen in sorted(ranks, key=sum):
             values = (each[rank] for each, rank in zip(candidates, chosen, strict=True))
             yield {
-                alias: as_value(value, spec.array_dtype) for (alias, spec), value in zip(inputs.items(), values, strict=True)
+                alias: as_value(value, spec.array_dtype)
+                for (alias, spec), value in zip(inputs.items(), values, strict=True)
             }
 
     def _try(self, padding: Padding) -> Padding:
@@ -140,9 +141,7 @@ class PaddingTrial:
         if "f" in kinds.values():
             yield self._usual(padding, replace(recipe, reals=Reals.SMALL))
 
-    def _compare(
-        self, padding: Padding, usual: Arrays, amounts: Sequence[int], *, optional: bool = False
-    ) -> Padding:
+    def _compare(self, padding: Padding, usual: Arrays, amounts: Sequence[int], *, optional: bool = False) -> Padding:
         """The padding, with what was learned from these rows and from some that hold pad values alone."""
         count = rows_of(usual)
         inputs = _with_pad_rows(usual, padding)

@@ -67,6 +67,7 @@ class PlainRoutes:
                 "failed": _Failed(servable.name, plain, self._observe, status),
                 "rest": self._rest_counts(servable.name, plain),
                 "infer": self._infer(servable.name, plain),
+                "padding": _padding(plain.signature),
                 "examples": self._examples(servable, plain),
             },
         )
@@ -183,3 +184,17 @@ class _OfNoModel:
 def _is_json(signature: Signature) -> bool:
     specs = (*signature.inputs.values(), *signature.outputs.values())
     return all(spec.dtype in PLAIN for spec in specs)
+
+
+def _padding(signature: Signature) -> "native.PaddingFields | None":
+    padding = signature.padding
+    if padding is None:
+        return None
+    return {
+        "inputs": [
+            (padding.inputs[alias], padding.values[alias].tobytes(), alias in padding.told_apart)
+            for alias in signature.inputs
+        ],
+        "outputs": padding.outputs,
+        "limits": padding.limits,
+    }

@@ -80,7 +80,10 @@ def test_bytes_of_other_shapes_are_never_mixed_in(running: Run, pad: bool) -> No
     sent = [np.arange(first, first + rows * width).reshape(rows, width) for first, (rows, width) in enumerate(shapes)]
     batching = Options(num_batch_threads=1, batch_timeout_micros=20_000, pad_variable_length_inputs=pad)
     make = models.row_maxima if pad else models.row_sums
-    answers = send_all(running(make, batching=batching, pad_unproved=True).caller, [predict_request({"x": x.astype("f4")}) for x in sent])
+    answers = send_all(
+        running(make, batching=batching, pad_unproved=True).caller,
+        [predict_request({"x": x.astype("f4")}) for x in sent],
+    )
     # The padding, a copy of a tensor's first element, is its smallest here: it cannot change a maximum.
     expected = [(x.max(axis=1) if pad else x.sum(axis=1)).tolist() for x in sent]
     assert answers == expected
