@@ -63,7 +63,9 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
         "answered": [].append,
         "failed": failed,
         "rest": None,
+        "outputs": ["y"],
         "infer": None,
+        "examples": None,
         "padding": None,
     }
     routes = native.Routes("serving_default")

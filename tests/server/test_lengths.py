@@ -15,7 +15,7 @@ from tests.support.rest_calls import PREFIX
 from tests.support.texts import NOT_PADDED, PADDED, WIDTH, attention
 
 # One thread, and company is waited for: what is sent at once shares a few batches.
-TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000, larger_alone=True)
+TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=200_000, larger_alone=True)
 CALLERS = 64
 
 
@@ -27,7 +27,7 @@ def requests(graph: Graph, lengths: Sequence[int]) -> list[Arrays]:
         sizes = {"N": 1 + number % 3, "T": length, "S": 1 + length // 2}
         inputs: dict[str, Array] = {}
         for alias, (_, dims) in graph.inputs.items():
-            shape = tuple(sizes[size] if isinstance(size, str) else int(size or 0) for size in dims)
+            shape = tuple(sizes[size] if isinstance(size, str) else int(size or 0) for size in dims or ())
             if alias == "mask":
                 inputs[alias] = random.integers(0, 2, shape).astype(bool if _is_bool(graph) else np.int64)
                 inputs[alias][:, 0] = not _is_bool(graph)
