@@ -70,7 +70,8 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
     }
     routes = native.Routes("serving_default")
     routes.publish(MODEL, 1, {1: {"serving_default": native.Route(lane, given)}})
-    plain = {"predict": PREDICT, "infer": "", "low_priority": ("headrace-priority", "low")}
+    others = ("infer", "classify", "regress", "multi_inference", "classify_name", "regress_name")
+    plain = {"predict": PREDICT, **dict.fromkeys(others, ""), "low_priority": ("headrace-priority", "low")}
     server = native.Server(
         [(PREDICT, False)], {**native_impl.limits([]), **native_impl._bounds(CallerBounds())}, queue, routes, plain
     )
