@@ -110,7 +110,10 @@ WRONG = [
     ("[[step]]\nkind = 'half'\nkep = ['a']", "recipe.toml: step 1: unknown key kep; did you mean keep?"),
     ("[[step]]\nkind = 'quantize'\ncalibrate = 'entropy'", "cuts nothing off, which is minmax"),
     ("[[step]]\nkind = 'quantize'\npercentile = 101", "must be a finite number from 50 to 100; was 101"),
-    ("[[step]]\nkind = 'search'\ncandidates = ['int4']", "step 1.candidates must be of static, dynamic"),
+    (
+        "[[step]]\nkind = 'search'\ncandidates = ['int4']",
+        "step 1.candidates must be of channels 50, channels 25, static, dynamic",
+    ),
     ("[step]\nkind = 'half'", "recipe.toml: step must be written as [[step]] tables"),
     ("[limits", "recipe.toml is not TOML"),
 ]

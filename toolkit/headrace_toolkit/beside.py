@@ -33,8 +33,8 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
         ToolkitError: A version cannot be read or run, or takes other inputs than the first one.
     """
     told = Told()
-    sources = [(_name(place), load(_model(place))) for place in places]
-    changed = [warning for place in places for warning in _changed(place)]
+    sources = [(name_of(place), load(model_of(place))) for place in places]
+    changed = [warning for place in places for warning in changed_files(place)]
     first = sources[0][1]
     for name, source in sources[1:]:
         _check_alike(sources[0][0], first.signature, name, source.signature)
@@ -43,7 +43,7 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
     variants: list[Variant] = []
     for (name, source), place in zip(sources, places, strict=True):
         with progress.step(f"check {name}") as advance:
-            variants.append(examine(name, _model(place), source, grounds, advance))
+            variants.append(examine(name, model_of(place), source, grounds, advance))
     with progress.step("time the versions"):
         base, others = timed(variants[0], variants[1:], grounds, recipe.timing_seconds)
     return Report(
@@ -63,13 +63,18 @@ def _shown(line: Line) -> Line:
     return replace(line, kept=False)
 
 
-def _name(place: str) -> str:
+def name_of(place: str) -> str:
     """The model and the version, as in `digits/2`."""
     path = Path(place).absolute()
     return f"{path.parent.name}/{path.name}"
 
 
-def _model(place: str) -> Path:
+def model_of(place: str) -> Path:
+    """The model's file of a version's folder, or of a file.
+
+    Raises:
+        ToolkitError: The folder holds none.
+    """
     path = Path(place)
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
@@ -86,7 +91,7 @@ def _check_alike(first: str, wanted: Signature, other: str, found: Signature) ->
         )
 
 
-def _changed(place: str) -> list[str]:
+def changed_files(place: str) -> list[str]:
     """A sentence for each file of a version that is no longer the one that its card names."""
     card = Path(place) / CARD_FILE
     if not card.is_file():

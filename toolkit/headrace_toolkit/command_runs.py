@@ -1,4 +1,4 @@
-"""What `headrace convert`, `optimize` and `report` do."""
+"""What `headrace convert`, `optimize`, `report`, `explain` and `package` do."""
 
 import contextlib
 import json
@@ -23,6 +23,8 @@ from headrace_toolkit.sources.base import SourceOptions
 from headrace_toolkit.specs import read_spec
 
 Values = dict[str, Any]
+
+_DATA_FLAGS = ("rows", "labels", "calibration", "train", "metric", "output")
 
 
 def run_convert(given: Values) -> int:
@@ -65,6 +67,40 @@ def run_report(given: Values) -> int:
     return 1 if report.changed_files else 0
 
 
+def run_explain(given: Values) -> int:
+    """`headrace explain`; its exit status.
+
+    Raises:
+        ToolkitError: There are no rows, or the version cannot be read or run.
+    """
+    from headrace_toolkit.explain import explain
+
+    options = _data_options(given)
+    if not options.rows:
+        raise ToolkitError("explain shuffles rows of yours: give some with --data")
+    data = Data.read(options.rows, options.labels)
+    recipe = Recipe(data=options, **_run_options(given))
+    with _progress() as progress:
+        found = explain(given["version"], data, recipe, progress, given.get("repeats", 5))
+    if "json" in given:
+        _write(given["json"], (json.dumps(found.document(), indent=1, ensure_ascii=False) + "\n").encode())
+    print(found.table())
+    return 0
+
+
+def run_package(given: Values) -> int:
+    """`headrace package`; its exit status.
+
+    Raises:
+        ToolkitError: The version cannot be read, or the folder not be written.
+    """
+    from headrace_toolkit.package import package
+
+    for name in package(given["version"], given["folder"], given["kind"]):
+        print(Path(given["folder"]) / name)
+    return 0
+
+
 def _recipe(given: Values) -> Recipe:
     """The recipe that flags alone describe."""
     return Recipe(
@@ -84,7 +120,7 @@ def _recipe(given: Values) -> Recipe:
 
 def _over_recipe(recipe: Recipe, given: Values) -> Recipe:
     """A recipe with what flags say otherwise."""
-    data = {name: given[name] for name in ("rows", "labels", "calibration", "metric", "output") if name in given}
+    data = {name: given[name] for name in _DATA_FLAGS if name in given}
     limits = {name: given[name] for name in ("max_drop", "min_speedup") if name in given}
     output = {name: given[name] for name in ("base", "version", "target", "batch") if name in given}
     changed = replace(
@@ -106,8 +142,7 @@ def _run_options(given: Values) -> Values:
 
 
 def _data_options(given: Values) -> DataOptions:
-    names = ("rows", "labels", "calibration", "metric", "output")
-    options = DataOptions(**{name: given[name] for name in names if name in given})
+    options = DataOptions(**{name: given[name] for name in _DATA_FLAGS if name in given})
     if options.labels and not options.rows:
         raise ToolkitError("--labels names an array in a file of rows: give the file with --data")
     return options
@@ -159,10 +194,14 @@ def _write_reports(report: Report, given: Values) -> None:
     }
     for kind, made in writers.items():
         if kind in given:
-            try:
-                Path(given[kind]).write_bytes(made())
-            except OSError as error:
-                raise ToolkitError(f"{given[kind]} cannot be written: {error.strerror}") from error
+            _write(given[kind], made())
+
+
+def _write(file: str, content: bytes) -> None:
+    try:
+        Path(file).write_bytes(content)
+    except OSError as error:
+        raise ToolkitError(f"{file} cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -104,6 +104,11 @@ class Data:
         order = np.random.default_rng(seed).permutation(len(self))
         return self.take(np.sort(order[count:])), self.take(np.sort(order[:count]))
 
+    def some(self, count: int, seed: int) -> "Data":
+        """So many of the rows at most, drawn at random; the same seed draws the same ones."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.take(np.sort(order[:count]))
+
     def check_finite(self, purpose: str) -> None:
         """Refuses rows with a value that is not finite.
 

@@ -38,6 +38,7 @@ class Grounds:
     Attributes:
         measured: The rows, fitted to the source.
         calibration: Other rows; None where there are none, or nobody needs them.
+        training: Rows to train on, with their labels; None where there are none.
         expected: The source's own answers on `measured`.
         metric: How good answers are.
         random: Whether the rows were drawn, since there was no data.
@@ -45,6 +46,7 @@ class Grounds:
 
     measured: Data
     calibration: Data | None
+    training: Data | None
     expected: Arrays
     metric: Metric
     random: bool
@@ -70,6 +72,16 @@ class Plan:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """What the rows are divided by besides the plan."""
+
+    source: Source
+    options: DataOptions
+    training: Data | None
+    told: Told
+
+
 def settle(
     source: Source, data: Data | None, options: DataOptions, plan: Plan, told: Told, progress: Progress
 ) -> Grounds:
@@ -81,10 +93,11 @@ def settle(
     if data is None:
         inputs = random_inputs(source.signature, RANDOM_ROWS, plan.seed)
         data = Data("", "", inputs)
-        measured, calibration = data, None
+        measured, calibration, training = data, None, None
         told.notes.append(f"compared on {RANDOM_ROWS} random rows: give some of yours with --data")
     else:
-        measured, calibration = _divide(data.fitted(source.signature), source, options, plan, told)
+        training = Data.read(options.train, options.labels).fitted(source.signature) if options.train else None
+        measured, calibration = _divide(data.fitted(source.signature), plan, _Division(source, options, training, told))
     measured = _whole_batches(measured, source)
     with progress.step(f"answers of {source.origin.name}") as advance:
         expected = in_parts(source.run, source.signature, measured.inputs, advance)
@@ -98,23 +111,40 @@ def settle(
     metric = choose(asked)
     if metric.rows and metric.rows < FEW_ROWS:
         told.warnings.append(f"{metric.rows} labelled rows are few: see how wide the interval of the accuracy is")
-    return Grounds(measured=measured, calibration=calibration, expected=expected, metric=metric, random=not data.name)
+    return Grounds(
+        measured=measured,
+        calibration=calibration,
+        training=training,
+        expected=expected,
+        metric=metric,
+        random=not data.name,
+    )
 
 
-def _divide(data: Data, source: Source, options: DataOptions, plan: Plan, told: Told) -> tuple[Data, Data | None]:
+def warn_of_shared(measured: Data, seen: Data, what: str, told: Told) -> None:
+    """Warns where rows that are measured on were calibrated or trained on, too."""
+    if shared := measured.shared_with(seen):
+        told.warnings.append(
+            f"{shared} of the {len(measured)} rows measured on are {what} on, too: what is measured on them "
+            "says little about other rows"
+        )
+
+
+def _divide(data: Data, plan: Plan, division: _Division) -> tuple[Data, Data | None]:
+    """The rows to measure on, and others to calibrate on: some of the training rows where there are any."""
+    options, told = division.options, division.told
     if not plan.calibrates:
         return data, None
-    if isinstance(options.calibration, int):
+    if not isinstance(options.calibration, int):
+        measured, calibration = data, Data.read(options.calibration).fitted(division.source.signature)
+        warn_of_shared(measured, calibration, "calibrated", told)
+    elif division.training is not None:
+        measured, calibration = data, division.training.some(options.calibration, plan.seed)
+        warn_of_shared(measured, calibration, "calibrated", told)
+    else:
         measured, calibration = data.split(options.calibration, plan.seed)
         if len(calibration) < options.calibration and options.calibration != DataOptions().calibration:
             told.warnings.append(f"{data.name} has {len(data)} rows: {len(calibration)} of them are calibrated on")
-    else:
-        measured, calibration = data, Data.read(options.calibration).fitted(source.signature)
-        if shared := measured.shared_with(calibration):
-            told.warnings.append(
-                f"{shared} of the {len(measured)} rows measured on are calibrated on, too: what is measured on them "
-                "says little about other rows"
-            )
     if not len(calibration):
         return data, None
     return measured, replace(calibration, labels=None)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headrace_server.backends.independence import Finding, Verdict
-from headrace_toolkit import mend
+from headrace_toolkit.conversion import check_answers, check_rows, try_rows
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.graph import Facts
@@ -15,18 +15,12 @@ from headrace_toolkit.progress import Progress, Silent
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Line, Report, Rows, size
 from headrace_toolkit.result import Result
-from headrace_toolkit.rows import TRIED_ROWS, try_model
-from headrace_toolkit.running import OnnxModel
-from headrace_toolkit.search import CANDIDATES, Circumstances, Outcome, Search, verdicts, why_not
+from headrace_toolkit.search import Search
+from headrace_toolkit.searching import search
 from headrace_toolkit.sources.base import Source, Trainable
-from headrace_toolkit.steps import auto
-from headrace_toolkit.steps.base import Step, Work
-from headrace_toolkit.tables import Table
 from headrace_toolkit.variants import Variant, examine, timed
 from headrace_toolkit.work_folder import WorkFolder
-
-WRONG_ROWS = 0.05
-"""The share of rows that a conversion may answer otherwise than its source: trees split on the edge of rounding."""
+from headrace_toolkit.workshop import Workshop
 
 
 def optimize(
@@ -78,9 +72,10 @@ class _Run:
         self._told.notes += exported.notes
         plan = Plan(calibrates=self._calibrates(exported.model), classes=exported.labels, seed=self._recipe.seed)
         grounds = settle(self._source, data, self._recipe.data, plan, self._told, self._progress)
-        self._check_rows(exported.model, grounds)
-        first = self._examine("convert to ONNX", exported.model, self._source, grounds)
-        self._check_conversion(first)
+        check_rows(self._source, exported.model, grounds, self._told, batch=self._recipe.output.batch)
+        with self._progress.step("check convert to ONNX") as advance:
+            first = examine("convert to ONNX", exported.model, self._source, grounds, advance)
+        check_answers(self._source, first, self._told)
         chain, lines = self._do_steps(first, grounds)
         return self._conclude(chain, lines, grounds, exported.labels)
 
@@ -98,140 +93,22 @@ class _Run:
             isinstance(step, Search) or step.needs.rows for step in self._recipe.steps
         )
 
-    def _examine(self, name: str, file: Path, source: Source | None, grounds: Grounds) -> Variant:
-        with self._progress.step(f"check {name}") as advance:
-            return examine(name, file, source, grounds, advance)
-
-    def _check_rows(self, file: Path, grounds: Grounds) -> None:
-        """Mends what the exporter declared wrongly of the batch, and refuses a model whose rows influence each other.
-
-        Raises:
-            ToolkitError: They do, and the user has not said that the version is not to be batched.
-        """
-        self._told.notes += mend.mend_outputs(file, grounds.rows(mend.ROWS))
-        verdict = self._try_rows(file, grounds)
-        if verdict.finding is Finding.INDEPENDENT:
-            mend.name_batch(file, OnnxModel(file).signature)
-        elif verdict.finding is Finding.NO_BATCH_AXIS:
-            self._told.warnings.append(f"requests will run one by one: {verdict.reason}; export the model with a first "
-                                       "dimension that varies to have them batched")  # fmt: skip
-        elif verdict.finding is Finding.DEPENDENT and self._recipe.output.batch:
-            raise ToolkitError(
-                f"{self._source.origin.name} mixes the rows of a batch: {verdict.reason}. Batched, one caller's rows "
-                "would change another's answers; mend the model, or publish it with --batch=false"
-            )
-        else:
-            self._told.warnings.append(f"requests will run one by one: {verdict.reason}")
-
-    def _try_rows(self, file: Path, grounds: Grounds) -> Verdict:
-        return try_model(file, None if grounds.random else grounds.rows(TRIED_ROWS))
-
-    def _check_conversion(self, first: Variant) -> None:
-        """Refuses a conversion that answers otherwise than its source.
-
-        Raises:
-            ToolkitError: More than a few rows differ.
-        """
-        differing = first.line.differing or 0.0
-        if differing > WRONG_ROWS:
-            raise ToolkitError(
-                f"{self._source.origin.name}: converted to ONNX, it answers {differing:.0%} of the rows otherwise than "
-                f"{self._source.origin.framework} itself, by up to {first.line.largest_difference:.3g}"
-            )
-        if differing:
-            self._told.notes.append(
-                f"{differing:.2%} of the rows differ from the source's answers by more than rounding"
-            )
-
     def _do_steps(self, first: Variant, grounds: Grounds) -> tuple[list[Variant], list[Line]]:
         """The variants that stand on each other, and the lines of all that were tried, in order."""
+        workshop = Workshop(
+            recipe=self._recipe, grounds=grounds, folder=self._folder, told=self._told, progress=self._progress
+        )
         chain, lines = [first], list[Line]()
         for step in self._recipe.steps:
             if isinstance(step, Search):
-                winner, tried = self._search(step, chain[0], chain[-1], grounds)
-                chain += [] if winner is None else [winner]
-                lines += tried
+                found = search(step, chain[0], chain[-1], workshop)
+                chain += found.kept
+                lines += found.lines
             else:
-                made = self._step(step, chain[-1], grounds)
+                made = workshop.step(step, chain[-1])
                 chain.append(made)
                 lines.append(made.line)
         return chain, lines
-
-    def _step(self, step: Step, before: Variant, grounds: Grounds) -> Variant:
-        if step.needs.rows and grounds.calibration is not None:
-            grounds.calibration.check_finite("calibration")
-        if step.needs.module and not isinstance(before.source, Trainable):
-            raise ToolkitError(f"{step.name} needs a module to change, and the step before it has changed the file")
-        with self._progress.step(step.name) as advance:
-            made = step.run(
-                Work(
-                    model=before.file,
-                    folder=self._folder.new(),
-                    source=before.source,
-                    calibration=grounds.calibration,
-                    labels=self._recipe.data.labels,
-                    target=self._recipe.output.target,
-                    seed=self._recipe.seed,
-                    advance=advance,
-                )
-            )
-        variant = self._examine(made.name or step.name, made.model, made.source, grounds)
-        return variant.with_line(kept=True, notes=made.notes)
-
-    def _search(
-        self, search: Search, base: Variant, before: Variant, grounds: Grounds
-    ) -> tuple[Variant | None, list[Line]]:
-        """The winner, and a line for each candidate.
-
-        Args:
-            search: What to try.
-            base: The converted model, which times are ratios to.
-            before: What the candidates are made of.
-            grounds: What they are judged on.
-        """
-        given = Circumstances(calibrated=grounds.calibration is not None, target=self._recipe.output.target)
-        facts, names = Facts.of(before.file), search.candidates or tuple(CANDIDATES)
-        made: dict[str, Variant] = {}
-        lines: dict[str, Line] = {}
-        for name in names:
-            step = auto.build(CANDIDATES[name]["kind"], Table(name, CANDIDATES[name], Path()))
-            if reason := why_not(name, facts, given):
-                lines[name] = Line(name=step.name, why=f"not tried: {reason}")
-                continue
-            if step.needs.rows and grounds.calibration is not None:
-                grounds.calibration.check_finite("calibration")
-            try:
-                made[name] = self._step(step, before, grounds).with_line(kept=False)
-            except ToolkitError as error:
-                lines[name] = Line(name=step.name, why=f"not kept: {error}")
-        winner = self._judge(search, made, base, before, grounds)
-        lines |= {name: variant.line for name, variant in made.items()}
-        return made.get(winner), [lines[name] for name in names]
-
-    def _judge(self, search: Search, made: dict[str, Variant], base: Variant, before: Variant, grounds: Grounds) -> str:
-        """The name of the winner, empty for none. The lines of all get their times and reasons."""
-        with self._progress.step("time the candidates"):
-            _, (start, *others) = timed(base, [before, *made.values()], grounds, self._recipe.timing_seconds)
-        made |= dict(zip(made, others, strict=True))
-        outcomes = {name: self._outcome(variant, start, grounds) for name, variant in made.items()}
-        limits = self._recipe.limits
-        max_drop = limits.max_drop if search.max_drop is None else search.max_drop
-        winner, reasons = verdicts(outcomes, max_drop, limits.min_speedup)
-        for name, reason in reasons.items():
-            made[name] = made[name].with_line(why=f"not kept: {reason}")
-        if winner:
-            made[winner] = made[winner].with_line(kept=True)
-        return winner
-
-    def _outcome(self, variant: Variant, start: Variant, grounds: Grounds) -> Outcome:
-        source = grounds.metric.score(grounds.expected)
-        return Outcome(
-            name=variant.line.name,
-            drop=grounds.metric.drop(source, variant.line.metric or 0.0),
-            bytes=(variant.line.bytes or 0) / (start.line.bytes or 1),
-            time=variant.time() / start.time(),
-            difference=variant.line.largest_difference or 0.0,
-        )
 
     def _conclude(self, chain: list[Variant], lines: list[Line], grounds: Grounds, labels: tuple[str, ...]) -> Result:
         with self._progress.step("time the models"):
@@ -251,11 +128,12 @@ class _Run:
             share=grounds.metric.share,
             rows=_rows(grounds.measured),
             calibration=None if grounds.calibration is None else _rows(grounds.calibration),
+            training=None if grounds.training is None else _rows(grounds.training),
             lines=(source, replace(first.line, kept=True), *lines),
             warnings=tuple(self._told.warnings),
             notes=tuple(self._told.notes),
         )
-        verdict = self._try_rows(last.file, grounds)
+        verdict = try_rows(last.file, grounds)
         failed = self._failure(first, last, grounds) or self._mixing(last, verdict)
         return Result(
             report=replace(report, verdict=failed or _sentence(first, last, grounds, self._recipe.limits.max_drop)),

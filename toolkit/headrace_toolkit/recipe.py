@@ -24,7 +24,9 @@ class DataOptions:
     Attributes:
         rows: A file, or `file.py:function`; empty for none, and random inputs.
         labels: The array in it that holds the labels; empty for none.
-        calibration: How many rows are kept from measuring to calibrate on, half of them at most; or another file.
+        calibration: How many rows are kept from measuring to calibrate on, half of them at most, or taken
+            from those to train on where there are any; or another file.
+        train: A file of rows to train on, with labels of the same name; empty for none.
         metric: `accuracy`, `r2`, `mean_squared_error`, `cosine`, `file.py:function`, or empty for what fits the labels.
         output: The output that the metric is of; empty looks for one.
     """
@@ -32,6 +34,7 @@ class DataOptions:
     rows: str = ""
     labels: str = ""
     calibration: int | str = 256
+    train: str = ""
     metric: str = ""
     output: str = ""
 
@@ -157,6 +160,7 @@ def _data(table: Table) -> DataOptions:
         rows=table.file("rows"),
         labels=table.string("labels"),
         calibration=table.number_or_file("calibration", DataOptions().calibration, 1),  # type: ignore[arg-type]
+        train=table.file("train"),
         metric=_metric(table),
         output=table.string("output"),
     )

@@ -22,6 +22,10 @@ class Rows:
     sha256: str
     count: int
 
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"name": self.name, "sha256": self.sha256, "rows": self.count}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -90,6 +94,7 @@ class Report:
         share: Whether it is a share, shown in percent.
         rows: What was measured on.
         calibration: What was calibrated on; None where nothing was.
+        training: What was trained on; None where nothing was.
         lines: The source, the converted model, and each step, in order.
         warnings: Sentences that a user should not miss.
         notes: Other sentences.
@@ -103,6 +108,7 @@ class Report:
     share: bool
     rows: Rows
     calibration: Rows | None = None
+    training: Rows | None = None
     lines: tuple[Line, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -118,8 +124,8 @@ class Report:
             "metric": self.metric,
             "rows": self.rows.count,
             "data": {"name": self.rows.name, "sha256": self.rows.sha256},
-            "calibration": None if self.calibration is None else {
-                "name": self.calibration.name, "sha256": self.calibration.sha256, "rows": self.calibration.count},
+            "calibration": None if self.calibration is None else self.calibration.document(),
+            "training": None if self.training is None else self.training.document(),
             "steps": [line.document() for line in self.lines],
             "warnings": list(self.warnings),
             "notes": list(self.notes),

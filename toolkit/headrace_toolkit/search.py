@@ -22,6 +22,12 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
 }
 """The step of each candidate, as a recipe would have it."""
 
+SMALLER: Mapping[str, Mapping[str, Any]] = {
+    "channels 50": {"kind": "channels", "amount": 0.5, "finetune": {"epochs": 16}},
+    "channels 25": {"kind": "channels", "amount": 0.25, "finetune": {"epochs": 16}},
+}
+"""Steps that train a smaller network, tried before the others: the first within the limits is what those stand on."""
+
 AS_FAST = 1.1
 """A candidate is as fast as another up to this ratio of their times; measured ratios are not sharper than that."""
 
@@ -36,7 +42,7 @@ class Search:
     """What a search tries.
 
     Attributes:
-        candidates: Names of `CANDIDATES`; empty takes all.
+        candidates: Names of `SMALLER` and `CANDIDATES`; empty takes all.
         max_drop: How much worse the winner's metric may be; None takes the recipe's limit.
     """
 
@@ -84,8 +90,8 @@ def build_search(table: Table) -> Search:
     """
     names = table.strings("candidates")
     for name in names:
-        if name not in CANDIDATES:
-            raise table.wrong("candidates", f"must be of {', '.join(CANDIDATES)}", name)
+        if name not in CANDIDATES and name not in SMALLER:
+            raise table.wrong("candidates", f"must be of {', '.join([*SMALLER, *CANDIDATES])}", name)
     limit = table.number("max_drop", 0.0, 0) if "max_drop" in table else None
     return Search(candidates=names, max_drop=limit)
 
@@ -122,7 +128,7 @@ def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: floa
     Returns:
         The winner's name, empty where none meets the limits; and a reason for each other candidate.
     """
-    reasons = {name: _over_limit(outcome, max_drop, min_speedup) for name, outcome in outcomes.items()}
+    reasons = {name: over_limit(outcome, max_drop, min_speedup) for name, outcome in outcomes.items()}
     reasons[STATIC] = reasons.get(STATIC, "") or _clips_for_little(outcomes, reasons)
     fit = [name for name in outcomes if not reasons[name]]
     if not fit:
@@ -158,7 +164,8 @@ def _size_of(outcomes: Mapping[str, Outcome], order: Sequence[str]) -> Any:
     return lambda name: (round(outcomes[name].bytes * 20), order.index(name))
 
 
-def _over_limit(outcome: Outcome, max_drop: float, min_speedup: float | None) -> str:
+def over_limit(outcome: Outcome, max_drop: float, min_speedup: float | None) -> str:
+    """Why a measurement does not meet the limits; empty where it does."""
     if outcome.drop > max_drop:
         return f"loses {outcome.drop:.2f} points, more than {max_drop:g}"
     if min_speedup is None:

@@ -39,6 +39,7 @@ class Work:
         source: What `model` was exported from; None once a step has changed the file itself, so that a module no
             longer says what the file does.
         calibration: Rows to calibrate on, disjoint from those that are measured on; None where there are none.
+        training: Rows to train on, with their labels where there are any; None where there are none.
         labels: The name of the array that holds labels, in files that the step reads rows to train on from.
         target: `x86`, `vnni`, `arm64` or `gpu`.
         seed: For whatever is drawn at random; the same seed makes the same bytes.
@@ -49,6 +50,7 @@ class Work:
     folder: Path
     source: Source | None = None
     calibration: Data | None = None
+    training: Data | None = None
     labels: str = ""
     target: str = "x86"
     seed: int = 0
@@ -63,12 +65,14 @@ class Made:
         model: The new file, in the work's folder.
         source: The source around the new module, for a step that changed one; None for a step that changed the file.
         notes: What the user should know of it, one sentence each.
+        trained_on: The rows that the model has now seen; None where it was not trained.
         name: What reports call it, where settings followed from the model or the target; empty for the step's name.
     """
 
     model: Path
     source: Source | None = None
     notes: tuple[str, ...] = ()
+    trained_on: Data | None = None
     name: str = ""
 
 

@@ -1,0 +1,65 @@
+"""The converted model beside its source: what exporters declare wrongly is mended, what is wrong is refused."""
+
+from pathlib import Path
+
+from headrace_server.backends.independence import Finding, Verdict
+from headrace_toolkit import mend
+from headrace_toolkit.errors import ToolkitError
+from headrace_toolkit.grounds import Grounds, Told
+from headrace_toolkit.rows import TRIED_ROWS, try_model
+from headrace_toolkit.running import OnnxModel
+from headrace_toolkit.sources.base import Source
+from headrace_toolkit.variants import Variant
+from headrace_toolkit.workshop import WRONG_ROWS
+
+
+def try_rows(file: Path, grounds: Grounds) -> Verdict:
+    """Whether the rows of several callers may share a batch, by the server's own trial on the user's rows."""
+    return try_model(file, None if grounds.random else grounds.rows(TRIED_ROWS))
+
+
+def check_rows(source: Source, file: Path, grounds: Grounds, told: Told, *, batch: bool) -> None:
+    """Mends what the exporter declared wrongly of the batch, and refuses a model whose rows influence each other.
+
+    Args:
+        source: What the file was made of.
+        file: The converted model; it is changed.
+        grounds: The rows.
+        told: Takes what the user should know.
+        batch: Whether the version may be batched; if not, rows may influence each other.
+
+    Raises:
+        ToolkitError: They do.
+    """
+    told.notes += mend.mend_outputs(file, grounds.rows(mend.ROWS))
+    verdict = try_rows(file, grounds)
+    if verdict.finding is Finding.INDEPENDENT:
+        mend.name_batch(file, OnnxModel(file).signature)
+    elif verdict.finding is Finding.NO_BATCH_AXIS:
+        told.warnings.append(
+            f"requests will run one by one: {verdict.reason}; export the model with a first dimension that varies to "
+            "have them batched"
+        )
+    elif verdict.finding is Finding.DEPENDENT and batch:
+        raise ToolkitError(
+            f"{source.origin.name} mixes the rows of a batch: {verdict.reason}. Batched, one caller's rows "
+            "would change another's answers; mend the model, or publish it with --batch=false"
+        )
+    else:
+        told.warnings.append(f"requests will run one by one: {verdict.reason}")
+
+
+def check_answers(source: Source, first: Variant, told: Told) -> None:
+    """Refuses a conversion that answers otherwise than its source.
+
+    Raises:
+        ToolkitError: More than a few rows differ.
+    """
+    differing = first.line.differing or 0.0
+    if differing > WRONG_ROWS:
+        raise ToolkitError(
+            f"{source.origin.name}: converted to ONNX, it answers {differing:.0%} of the rows otherwise than "
+            f"{source.origin.framework} itself, by up to {first.line.largest_difference:.3g}"
+        )
+    if differing:
+        told.notes.append(f"{differing:.2%} of the rows differ from the source's answers by more than rounding")

@@ -1,0 +1,197 @@
+"""Permutation importance of a published version: how much worse it answers when one input's values are shuffled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_toolkit.beside import model_of, name_of
+from headrace_toolkit.data import Data
+from headrace_toolkit.errors import require
+from headrace_toolkit.grounds import Grounds, Plan, Told, settle
+from headrace_toolkit.progress import Progress
+from headrace_toolkit.recipe import Recipe
+from headrace_toolkit.report import columns
+from headrace_toolkit.running import OnnxModel, in_parts
+from headrace_toolkit.sources.auto import load
+from headrace_toolkit.steps.base import in_silence
+
+WIDE = 1024
+"""An input of more values a row is shuffled as a whole."""
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """One feature.
+
+    Attributes:
+        name: The input, and which of its values: `x[3]`.
+        mean: How much worse the metric is without it, as the metric counts: 0.01 is one point of a share.
+        deviation: The standard deviation over the repeats.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What a version's answers depend on.
+
+    Attributes:
+        version: The model and the version.
+        metric: The metric's name.
+        value: The metric of the rows as they are.
+        rows: How many.
+        repeats: How often each feature was shuffled.
+        features: All of them, the most important first.
+        told: Sentences for the user.
+    """
+
+    version: str
+    metric: str
+    value: float
+    rows: int
+    repeats: int
+    features: tuple[Importance, ...]
+    told: tuple[str, ...] = ()
+
+    def table(self) -> str:
+        """The most important features for a terminal."""
+        shown = self.features[:_SHOWN]
+        rows = [(one.name, f"{one.mean:.4f}", f"{one.deviation:.4f}", "") for one in shown]
+        left = len(self.features) - len(shown)
+        return "\n".join(
+            [
+                f"{self.version}: {self.metric} {self.value:.4f} over {self.rows} rows; how much is lost when a "
+                f"feature is shuffled, {self.repeats} times each",
+                "",
+                *columns(("feature", "loss", "+-", ""), rows),
+                *([f"and {left} others"] if left else []),
+                *(["", *self.told] if self.told else []),
+            ]
+        )
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "version": self.version,
+            "metric": self.metric,
+            "value": self.value,
+            "rows": self.rows,
+            "repeats": self.repeats,
+            "features": [{"name": one.name, "mean": one.mean, "deviation": one.deviation} for one in self.features],
+        }
+
+
+def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats: int = 5) -> Explanation:
+    """Shuffles one feature after the other, by scikit-learn's `permutation_importance`.
+
+    Args:
+        place: A version's folder, or an ONNX file.
+        data: Rows, with labels unless the metric does without.
+        recipe: Which metric, and the seed; the rest means nothing here.
+        progress: Who is told how far the work is.
+        repeats: How often each feature is shuffled.
+
+    Raises:
+        ToolkitError: The version cannot be read, or the rows do not fit it, or scikit-learn is not installed.
+    """
+    permute = require("sklearn.inspection", "explain", "sklearn").permutation_importance
+    source, told = load(model_of(place)), Told()
+    grounds = settle(source, data, recipe.data, Plan(calibrates=False, classes=(), seed=recipe.seed), told, progress)
+    if recipe.data.labels == "" and recipe.data.metric == "":
+        told.notes.append("without labels: compared with the model's own answers to the rows as they are")
+    layout = _Layout.of(grounds.measured.inputs, data)
+    model = _Model(OnnxModel(model_of(place)), layout, grounds)
+    with progress.step(f"explain {name_of(place)}"):
+        found = permute(model, layout.table, np.zeros(len(layout.table)), scoring=_Model.score, n_repeats=repeats,
+                        random_state=recipe.seed)  # fmt: skip
+    features = [
+        Importance(name=name, mean=float(mean), deviation=float(spread))
+        for name, mean, spread in zip(layout.names, found.importances_mean, found.importances_std, strict=True)
+    ]
+    return Explanation(
+        version=name_of(place),
+        metric=grounds.metric.name,
+        value=grounds.metric.score(model.answers(layout.table)),
+        rows=len(layout.table),
+        repeats=repeats,
+        features=tuple(sorted(features, key=lambda one: -one.mean)),
+        told=(*told.warnings, *told.notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """All inputs as one table, [rows, features]: a wide input, or one of words, is a column of row numbers."""
+
+    table: Array
+    names: tuple[str, ...]
+    inputs: Mapping[str, Array]
+    whole: frozenset[str]
+
+    @classmethod
+    def of(cls, inputs: Arrays, data: Data) -> "_Layout":
+        parts: list[Array] = []
+        names: list[str] = []
+        whole = set()
+        for name, array in inputs.items():
+            if array.dtype.kind not in "biuf" or array.size > WIDE * len(array):
+                parts.append(np.arange(len(array), dtype=np.float64)[:, None])
+                names.append(name)
+                whole.add(name)
+            else:
+                parts.append(array.reshape(len(array), -1).astype(np.float64))
+                names += _feature_names(name, array, data, alone=len(inputs) == 1)
+        return cls(np.concatenate(parts, axis=1), tuple(names), inputs, frozenset(whole))
+
+    def inputs_of(self, table: Array) -> dict[str, Array]:
+        """The model's inputs out of a table."""
+        made, start = {}, 0
+        for name, array in self.inputs.items():
+            width = 1 if name in self.whole else int(np.prod(array.shape[1:], dtype=int))
+            part = table[:, start : start + width]
+            start += width
+            if name in self.whole:
+                made[name] = array[part[:, 0].astype(int)]
+            else:
+                made[name] = part.astype(array.dtype).reshape(len(table), *array.shape[1:])
+        return made
+
+
+class _Model:
+    """What scikit-learn takes for an estimator."""
+
+    def __init__(self, model: OnnxModel, layout: _Layout, grounds: Grounds) -> None:
+        self._model = model
+        self._layout = layout
+        self._grounds = grounds
+
+    def fit(self, *_: Any) -> None:
+        """scikit-learn asks whether there is such a method."""
+
+    def answers(self, table: Array) -> Arrays:
+        """The outputs for a table of features."""
+        return in_parts(self._model.run, self._model.signature, self._layout.inputs_of(table), in_silence)
+
+    def score(self, table: Array, labels: Array) -> float:
+        """The metric; more is better. The labels are the metric's own."""
+        del labels
+        value = self._grounds.metric.score(self.answers(table))
+        return -value if self._grounds.metric.lower_is_better else value
+
+
+def _feature_names(name: str, array: Array, data: Data, *, alone: bool) -> Sequence[str]:
+    """Those of a table's columns, or the place in the input: `x[3]`, `image[0,3,4]`; the input's own for one value."""
+    shape = array.shape[1:]
+    if data.columns and alone and shape == (len(data.inputs),):
+        return list(data.inputs)
+    if not shape:
+        return [name]
+    return [f"{name}[{','.join(map(str, place))}]" for place in np.ndindex(*shape)]

@@ -1,0 +1,219 @@
+"""The flags of the toolkit's commands, one entry each, in the groups that `--help` shows."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Read = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        names: With the hyphens before them; the first one is the usual one.
+        help: For `--help`.
+        metavar: What stands for its value there.
+        read: Reads a value; None for a string.
+        into: The name under which the command finds the value; empty for the flag's own.
+        choices: The values that there are; empty for any.
+        switch: Whether it may stand without a value, which is true.
+        many: Whether it may be given several times.
+        required: Whether it must be given.
+    """
+
+    names: tuple[str, ...]
+    help: str
+    metavar: str | None = None
+    read: Read | None = None
+    into: str = ""
+    choices: tuple[str, ...] = ()
+    switch: bool = False
+    many: bool = False
+    required: bool = False
+
+    def add_to(self, group: Any) -> None:
+        """Adds it to a group of an argparse parser."""
+        told: dict[str, Any] = {"help": self.help, "metavar": self.metavar}
+        told |= {"type": self.read} if self.read else {}
+        told |= {"dest": self.into} if self.into else {}
+        told |= {"choices": self.choices} if self.choices else {}
+        told |= {"nargs": "?", "const": True} if self.switch else {}
+        told |= {"action": "append"} if self.many else {}
+        told |= {"required": True} if self.required else {}
+        group.add_argument(*self.names, **told)
+
+
+def boolean(flag: str) -> Read:
+    """Reads a flag that is true or false, as everywhere in headrace."""
+
+    def read(text: str) -> bool:
+        try:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        except KeyError:
+            raise argparse.ArgumentTypeError(f"--{flag} must be true or false; was {text!r}") from None
+
+    return read
+
+
+def whole(flag: str, least: int) -> Read:
+    """Reads a flag that is a whole number."""
+
+    def read(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"--{flag} must be a whole number of at least {least}; was {text}")
+        return int(text)
+
+    return read
+
+
+def number(flag: str) -> Read:
+    """Reads a flag that is a finite number of at least 0."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < 0:
+            raise argparse.ArgumentTypeError(f"--{flag} must be a finite number of at least 0; was {text}")
+        return value
+
+    return read
+
+
+def _rows_or_file(text: str) -> Any:
+    return whole("calibration", 1)(text) if text.lstrip("-").isdigit() else text
+
+
+def _switch(name: str, told: str) -> Flag:
+    return Flag(names=(f"--{name}",), help=told, metavar="true|false", read=boolean(name), switch=True)
+
+
+MODEL = (
+    Flag(
+        names=("--signature",),
+        metavar="NAME=SPEC",
+        many=True,
+        help="an input that the source does not describe itself, as in image=float32[N,1,8,8]; once for each input",
+    ),
+    Flag(names=("--outputs",), metavar="NAMES", help="names for the outputs, in order, with commas between them"),
+    Flag(names=("--build",), metavar="FILE.py:FUNCTION", help="makes the module that a file of weights belongs to"),
+    _switch(
+        "trust_pickle",
+        "load .pkl, .joblib and whole .pt files. Loading one runs whatever code its author has put in: only for files "
+        "that you would run as a program (default: false)",
+    ),
+)
+
+ROWS = (
+    Flag(
+        names=("--data", "--inputs"),
+        into="rows",
+        metavar="FILE",
+        help="rows to compare and measure on: .npz with an array for each input, .npy, .csv, or file.py:function that "
+        "returns a dictionary of arrays (default: random rows)",
+    ),
+    Flag(names=("--labels",), metavar="NAME", help="the array or column there that holds the labels"),
+    Flag(
+        names=("--metric",),
+        metavar="NAME",
+        help="accuracy, r2, mean_squared_error, cosine, or file.py:function (default: what fits the labels; without "
+        "any, the cosine with the source's answers)",
+    ),
+    Flag(
+        names=("--metric_output",),
+        into="output",
+        metavar="NAME",
+        help="the output that the metric is of (default: the one that fits)",
+    ),
+    Flag(names=("--seed",), read=whole("seed", 0), metavar="INT", help="for whatever is drawn at random (default: 0)"),
+)
+
+TIMES = (
+    Flag(
+        names=("--timing_seconds",),
+        read=number("timing_seconds"),
+        metavar="FLOAT",
+        help="CPU seconds that are spent on times, for each number of rows (default: 1.5)",
+    ),
+)
+
+SEARCH = (
+    Flag(
+        names=("--calibration",),
+        read=_rows_or_file,
+        metavar="INT|FILE",
+        help="how many of the rows are kept from measuring to calibrate on, half of them at most; or a file of others "
+        "(default: 256)",
+    ),
+    Flag(
+        names=("--train",),
+        metavar="FILE",
+        help="rows to train on, with labels of the same name: a PyTorch module from file.py:function is then tried "
+        "with fewer channels, too, and calibrated on some of them (default: nothing is trained)",
+    ),
+    Flag(
+        names=("--max_drop",),
+        read=number("max_drop"),
+        metavar="FLOAT",
+        help="how much worse the metric may be: points of 100 for a share, else percent (default: 0.5)",
+    ),
+    Flag(
+        names=("--min_speedup",),
+        read=number("min_speedup"),
+        metavar="FLOAT",
+        help="how many times as fast it must be (default: not slower)",
+    ),
+    Flag(
+        names=("--target",),
+        choices=("x86", "vnni", "arm64", "gpu"),
+        help="the machine that will run it: x86 takes weights of 7 bits, which are right on all; vnni and arm64 take "
+        "8; gpu tries half floats (default: x86)",
+    ),
+)
+
+VERSION = (
+    Flag(
+        names=("--version",),
+        read=whole("version", 1),
+        metavar="INT",
+        help="its number (default: one more than the highest there is)",
+    ),
+    _switch(
+        "batch",
+        "false publishes a model whose rows influence each other, with batching turned off (default: true)",
+    ),
+    _switch("dry_run", "publish nothing (default: false)"),
+)
+
+REPORT = (
+    Flag(names=("--json",), metavar="FILE", help="write all numbers there"),
+    Flag(names=("--png",), metavar="FILE", help="write a chart there"),
+    Flag(names=("--html",), metavar="FILE", help="write a page there that needs nothing else"),
+)
+
+EXPLAIN = (
+    Flag(
+        names=("--repeats",),
+        read=whole("repeats", 1),
+        metavar="INT",
+        help="how often each feature is shuffled (default: 5)",
+    ),
+    Flag(names=("--json",), metavar="FILE", help="write all numbers there"),
+)
+
+PACKAGE = (
+    Flag(
+        names=("--as",),
+        into="kind",
+        choices=("docker", "mlflow"),
+        required=True,
+        help="docker writes a Dockerfile beside the version; mlflow writes what mlflow.onnx.load_model reads",
+    ),
+)
+
+Groups = Mapping[str, tuple[Flag, ...]]

@@ -1,0 +1,217 @@
+"""Pruning of single weights: the smallest ones of all layers become zero, at once or by a schedule while it is trained.
+
+Zeros make a file smaller when it is compressed, and nothing else: ONNX Runtime multiplies them like any other number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array
+from headrace_toolkit.errors import ToolkitError, require
+from headrace_toolkit.graph import save
+from headrace_toolkit.sources.base import Trainable
+from headrace_toolkit.steps.base import Made, Needs, Work
+from headrace_toolkit.steps.training import Finetune, Lesson, finetuned, loss_of, read_finetune, train, training_rows
+from headrace_toolkit.tables import Table
+
+SCHEDULES = ("once", "polynomial")
+
+_ONLY_SMALLER = "zeros make the file smaller when it is compressed, and change nothing else"
+_PART_OF_STEPS = 0.75
+"""A schedule without an end reaches its amount after this part of the training: what is left heals."""
+
+_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How many weights are zero after each step of the training: a cubic that rises quickly and ends flat.
+
+    Attributes:
+        initial: The share at `begin`.
+        final: The share from `end` on.
+        begin: The step of the optimizer at which it begins.
+        end: The step at which it ends.
+    """
+
+    initial: float
+    final: float
+    begin: int
+    end: int
+
+    def share(self, step: int) -> float:
+        """The share after a step: TensorFlow's PolynomialDecay of power 3."""
+        if step < self.begin:
+            return 0.0
+        left = 1 - min(1.0, (step - self.begin) / max(1, self.end - self.begin))
+        return self.final + (self.initial - self.final) * left**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune:
+    """The weights of the least magnitude, of all layers together, become zero.
+
+    Attributes:
+        amount: The share of the weights; None where `threshold` decides.
+        threshold: Weights of a smaller magnitude become zero.
+        schedule: `once`, or `polynomial` during the fine-tuning.
+        initial: The share with which a schedule begins.
+        begin: The step of the optimizer at which a schedule begins.
+        end: The step at which it reaches the amount; 0 for three quarters of all.
+        every: Steps from one change of it to the next.
+        finetune: How the module is trained, with the zeros kept; None does not train.
+    """
+
+    amount: float | None = 0.5
+    threshold: float = 0.0
+    schedule: str = "once"
+    initial: float = 0.0
+    begin: int = 0
+    end: int = 0
+    every: int = 1
+    finetune: Finetune | None = None
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        what = f"{self.amount:.4g} of the weights zero" if self.amount is not None else f"zero below {self.threshold:g}"
+        words = [what, *(["polynomial"] if self.schedule == "polynomial" else [])]
+        return ", ".join([*words, *([self.finetune.shown] if self.finetune else [])])
+
+    @property
+    def needs(self) -> Needs:
+        """A module, to fine-tune it."""
+        return Needs(module=self.finetune is not None)
+
+    def run(self, work: Work) -> Made:
+        """The model with zeros.
+
+        Raises:
+            ToolkitError: It has no weights of layers, or cannot be trained.
+        """
+        if isinstance(work.source, Trainable):
+            return self._module(work, work.source)
+        onnx = require("onnx", "prune", "toolkit")
+        model = onnx.load(str(work.model))
+        found = _zeros(self._in_graph(model))
+        return Made(model=save(model, work.folder), notes=(found, _ONLY_SMALLER))
+
+    def _in_graph(self, model: Any) -> Iterator[tuple[int, int]]:
+        """Sets zeros in a graph's weights; how many of each are zero, and how many there are."""
+        numpy_helper = require("onnx.numpy_helper", "prune", "toolkit")
+        names = {node.input[1] for node in model.graph.node if node.op_type in _WEIGHTED and len(node.input) > 1}
+        tensors = [t for t in model.graph.initializer if t.name in names and t.data_type == 1 and len(t.dims) > 1]
+        arrays = [numpy_helper.to_array(tensor) for tensor in tensors]
+        for tensor, array, mask in zip(tensors, arrays, self._masks(arrays, self.amount), strict=True):
+            tensor.CopyFrom(numpy_helper.from_array(array * mask, tensor.name))
+            yield int((~mask).sum()), mask.size
+
+    def _module(self, work: Work, source: Any) -> Made:
+        torch = require("torch", "prune", "torch")
+        module = source.module()
+        layers = [layer for layer in module.modules() if type(layer).__name__ in _LAYERS]
+        masks: dict[Any, Any] = {}
+
+        def mask(amount: float | None) -> None:
+            arrays = [layer.weight.detach().numpy() for layer in layers]
+            for layer, array in zip(layers, self._masks(arrays, amount), strict=True):
+                masks[layer] = torch.from_numpy(array)
+
+        def apply() -> None:
+            with torch.no_grad():
+                for layer, kept in masks.items():
+                    layer.weight.mul_(kept)
+
+        mask(self.amount if self.schedule == "once" else self.initial)
+        apply()
+        trained = self._trained(work, source, module, mask, apply)
+        made = source.with_module(module)
+        zeros = _zeros((int((layer.weight == 0).sum()), layer.weight.numel()) for layer in layers)
+        exported = made.export(work.folder)
+        return Made(model=exported.model, source=made, notes=(zeros, _ONLY_SMALLER), trained_on=trained)
+
+    def _trained(self, work: Work, source: Any, module: Any, mask: Any, apply: Any) -> Any:
+        """Fine-tunes with the zeros kept; what it was trained on."""
+        if self.finetune is None:
+            return None
+        if self.finetune.function:
+            rows = finetuned(source, module, self.finetune, work, self.name)
+            apply()
+            return rows
+        rows = training_rows(work, self.finetune.train, self.name)
+        lesson = Lesson(rows=rows, loss=loss_of(source, rows), how=self.finetune, seed=work.seed, advance=work.advance)
+        plan = Schedule(initial=self.initial, final=self.amount or 0.0, begin=self.begin,
+                        end=self.end or int(_PART_OF_STEPS * lesson.steps))  # fmt: skip
+        if self.schedule == "polynomial" and plan.end > lesson.steps:
+            raise ToolkitError(f"{self.name}: the schedule ends at step {plan.end}, and there are {lesson.steps}")
+
+        def after(step: int) -> None:
+            if self.schedule == "polynomial" and (step % self.every == 0 or step == plan.end) and step <= plan.end:
+                mask(plan.share(step))
+            apply()
+
+        train(source, module, Lesson(rows=rows, loss=lesson.loss, how=lesson.how, seed=lesson.seed,
+                                     advance=lesson.advance, after=after))  # fmt: skip
+        return rows
+
+    def _masks(self, weights: Sequence[Array], amount: float | None) -> list[Array]:
+        """Which weights stay, for each array of them.
+
+        Raises:
+            ToolkitError: There are no weights.
+        """
+        if not weights:
+            raise ToolkitError(f"{self.name}: there is no layer of products or convolutions")
+        if amount is None:
+            return [np.abs(array) >= self.threshold for array in weights]
+        return smallest_out(weights, amount)
+
+
+def smallest_out(weights: Sequence[Array], amount: float) -> list[Array]:
+    """Which weights stay when a share of all of them, the smallest by magnitude, goes.
+
+    Args:
+        weights: Of any shapes.
+        amount: From 0 to 1.
+    """
+    flat = np.concatenate([np.abs(array).ravel() for array in weights])
+    count = round(amount * flat.size)
+    kept = np.ones(flat.size, bool)
+    kept[np.argpartition(flat, count - 1)[:count] if 0 < count < flat.size else slice(0, count)] = False
+    ends = np.cumsum([array.size for array in weights])
+    parts = np.split(kept, ends[:-1])
+    return [part.reshape(array.shape) for part, array in zip(parts, weights, strict=True)]
+
+
+def _zeros(counts: Iterator[tuple[int, int]]) -> str:
+    told = list(counts)
+    zeros, weights = sum(zero for zero, _ in told), sum(all_ for _, all_ in told)
+    return f"{zeros} of {weights} weights are zero ({zeros / weights:.2%})"
+
+
+def build(table: Table) -> Prune:
+    """The step that a recipe's table describes.
+
+    Raises:
+        ToolkitError: A key has a value that makes no sense, or one without the other.
+    """
+    by_threshold = "threshold" in table
+    if by_threshold and "amount" in table:
+        raise table.wrong("threshold", "and amount exclude each other", "both")
+    step = Prune(
+        amount=None if by_threshold else table.number("amount", 0.5, 0, 1),
+        threshold=table.number("threshold", 0.0, 0),
+        schedule=table.choice("schedule", SCHEDULES, "once"),
+        initial=table.number("initial", 0.0, 0, 1),
+        begin=table.whole("begin", 0, 0),
+        end=table.whole("end", 0, 0),
+        every=table.whole("every", 1, 1),
+        finetune=read_finetune(table.table("finetune")),
+    )
+    if step.schedule == "polynomial" and (step.finetune is None or step.finetune.function or step.amount is None):
+        raise table.wrong("schedule", "works on an amount, while finetune trains for some epochs", "polynomial")
+    return step
