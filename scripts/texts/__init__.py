@@ -1,1 +1,1 @@
-"""Measures a text model whose requests have different lengths: MiniLM, with and without padding."""
+"""A text model whose requests differ in length: MiniLM's encoder, served padded and as it is."""

@@ -7,10 +7,17 @@ from typing import Any
 import grpc
 
 from headrace_client import Client, ServerError
-from headrace_protos.inference.grpc_service_pb2 import RepositoryIndexRequest, RepositoryIndexResponse
+from headrace_protos.inference.grpc_service_pb2 import (
+    ModelConfigRequest,
+    ModelConfigResponse,
+    RepositoryIndexRequest,
+    RepositoryIndexResponse,
+)
 from headrace_server.commands.call import ADDRESS, signature_line
+from headrace_server.services.open_inference.names import BATCHING
 
 INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
+CONFIG = "/inference.GRPCInferenceService/ModelConfig"
 
 
 def add_command(commands: Any) -> None:
@@ -23,7 +30,8 @@ def add_command(commands: Any) -> None:
         "models",
         help="list the models of a server",
         usage="headrace models [--server=ADDRESS]",
-        description="List the versions that a server has, with their states, inputs and outputs.",
+        description="List the versions that a server has, with their states, inputs and outputs, and whether requests "
+        "share batches.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -50,11 +58,26 @@ def _lines(address: str) -> list[str]:
             request_serializer=RepositoryIndexRequest.SerializeToString,
             response_deserializer=RepositoryIndexResponse.FromString,
         )(RepositoryIndexRequest(), timeout=30)
-    with Client(address, timeout=30) as client:
-        return [_line(client, model) for model in index.models]
+        with Client(address, timeout=30) as client:
+            return [_line(client, model, _batching(channel, model)) for model in index.models]
 
 
-def _line(client: Client, model: RepositoryIndexResponse.ModelIndex) -> str:
+def _batching(channel: grpc.Channel, model: RepositoryIndexResponse.ModelIndex) -> dict[str, str]:
+    """What becomes of the requests of a version's signatures, by name; nothing where the server does not say."""
+    ask = channel.unary_unary(
+        CONFIG,
+        request_serializer=ModelConfigRequest.SerializeToString,
+        response_deserializer=ModelConfigResponse.FromString,
+    )
+    try:
+        parameters = ask(ModelConfigRequest(name=model.name, version=model.version), timeout=30).config.parameters
+    except grpc.RpcError:
+        return {}
+    said = {key: value.string_value for key, value in parameters.items() if key.startswith(BATCHING)}
+    return {key.removeprefix(BATCHING): text for key, text in said.items()}
+
+
+def _line(client: Client, model: RepositoryIndexResponse.ModelIndex, batching: dict[str, str]) -> str:
     head = f"{model.name} v{model.version}" if model.version else model.name
     if model.state != "READY":
         return f"{head}: {model.state}{f' ({model.reason})' if model.reason else ''}"
@@ -62,5 +85,9 @@ def _line(client: Client, model: RepositoryIndexResponse.ModelIndex) -> str:
         signatures = client.metadata(model.name, version=int(model.version)).signatures
     except (ServerError, ValueError) as error:
         return f"{head}: {model.state} ({error})"
-    entries = [f"{'' if len(signatures) == 1 else f'{name}: '}{signature_line(s)}" for name, s in signatures.items()]
+    entries = [
+        f"{'' if len(signatures) == 1 else f'{name}: '}{signature_line(own)}"
+        + (f" ({batching[name]})" if name in batching else "")
+        for name, own in signatures.items()
+    ]
     return f"{head}: {'; '.join(entries)}"

@@ -122,8 +122,8 @@ class TestModels:
     ) -> None:
         assert main(["models", f"--server={log_and_address[1]}"]) == 0
         assert capsys.readouterr().out.splitlines() == [
-            "iris v1: x float32[?,4] -> y float32[?,1]",
-            "wine v1: x float32[?,4] -> y float32[?,1]",
+            "iris v1: x float32[?,4] -> y float32[?,1] (batched)",
+            "wine v1: x float32[?,4] -> y float32[?,1] (batched)",
         ]
 
     def test_a_server_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,15 @@ class Verdict:
         """Whether requests may share a batch."""
         return self.finding in (Finding.INDEPENDENT, Finding.ENABLED)
 
+    @property
+    def effect(self) -> str:
+        """What becomes of requests, and why, in one line."""
+        if not self.batched:
+            return f"one by one: {self.reason}"
+        lengths = "; other lengths padded" if self.padding is not None else ""
+        lengths = f"; other lengths apart: {self.unpadded}" if self.unpadded else lengths
+        return f"batched{f': {self.reason}' if self.reason else ''}{lengths}"
+
 
 class Decided(Exception):
     """Ends a trial: the rows are not independent, or it cannot be told whether they are.

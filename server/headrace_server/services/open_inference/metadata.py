@@ -11,6 +11,7 @@ from headrace_server.models.sequences import Sequences
 from headrace_server.models.servable import Servable
 from headrace_server.services.open_inference.datatypes import datatype_of
 from headrace_server.services.open_inference.inference import max_rows, signature_of
+from headrace_server.services.open_inference.names import BATCHING
 
 PolicyOf = Callable[[str], VersionPolicy | None]
 
@@ -83,6 +84,8 @@ def configuration(servable: Servable, policy: VersionPolicy, signature: str = ""
         config.ensemble_scheduling.step.add(
             model_name=step.model, model_version=step.version or -1, input_map=step.inputs, output_map=step.outputs
         )
+    for name, verdict in servable.verdicts.items():
+        config.parameters[f"{BATCHING}{name}"].string_value = verdict.effect
     _add_tensors(config, declared, without_rows=rows > 0)
     _add_batching(config, servable, batched=rows > 0)
     return config

@@ -1,6 +1,7 @@
 """What the server says of itself and of its models: health, metadata, configuration, statistics, settings."""
 
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,9 @@ from tests.server.services.open_inference.calls import InferenceCaller, infer_re
 from tests.server.services.open_inference.conftest import Infer
 from tests.support import models
 from tests.support.calls import MODEL
+from tests.support.graphs import INDEPENDENT, Graph, quantized
 from tests.support.running import eventually
+from tests.support.texts import NOT_PADDED, PADDED
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,21 @@ def test_metadata_has_the_batch_axis_and_the_config_has_not(linear: InferenceCal
     assert (config.backend, config.max_batch_size) == ("onnxruntime", 1000)
     assert [(each.name, list(each.dims)) for each in config.input] == [("x", [4])]
     assert config.HasField("dynamic_batching")
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (PADDED["a sum"], r"batched; other lengths padded"),
+        (NOT_PADDED["a mean"], r"batched; other lengths apart: output 'y' changes by .* with padding behind it"),
+        (quantized(), r"one by one: output .*"),
+        (INDEPENDENT["dense"], r"batched"),
+    ],
+)
+def test_the_config_says_what_becomes_of_requests(inferring: Infer, graph: Graph, said: str) -> None:
+    config = inferring(graph.write).call(messages.ModelConfigRequest(name=MODEL)).config
+
+    assert re.fullmatch(said, config.parameters["headrace.batching.serving_default"].string_value)
 
 
 @pytest.mark.parametrize(("make", "batching"), [(models.linear, False), (models.scalar_output, True)])
