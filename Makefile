@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance test-torch wheels
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance test-torch wheels docs
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench    measure against grpc.aio, grpc++ and Triton (needs h2load), about twelve minutes'
 	@echo 'make toolkit-acceptance  check the toolkit by its specification, a few minutes'
 	@echo 'make wheels   build the wheels of a release into dist/ (needs cargo)'
+	@echo 'make docs     build the documentation as a site into build/site'
 	@echo 'make protos   regenerate the modules under protos/'
 
 install:
@@ -69,3 +70,6 @@ toolkit-acceptance:
 
 wheels:
 	@scripts/wheels $(ARGS)
+
+docs:
+	@scripts/docs
