@@ -16,6 +16,7 @@ from headrace_batching.task import Arrays
 from headrace_protos import Code
 from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.errors import ServingError
+from headrace_server.transports.grpc.selection import choose
 from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN, Caller, arrays, floats, predict_request
@@ -156,3 +157,4 @@ def test_key_that_only_grpcio_can_use(running: Run, tmp_path: Path) -> None:
         running(models.linear, ssl_config_file=str(file))
     assert raised.value.code == Code.INVALID_ARGUMENT
     assert str(file) in raised.value.message
+    assert choose("auto", alts=False, ssl_config_file=str(file)) == "grpcio"

@@ -28,7 +28,7 @@ from headrace_server.models.loader import Loader
 from tests.support import models
 from tests.support.calls import Caller, predict_request
 from tests.support.fatal_models import FATAL
-from tests.support.odd_models import OddModel, every_model, folder_name, some
+from tests.support.odd_models import OddModel, Pool, every_model, folder_name
 from tests.support.onnx_cases import sendable
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
@@ -56,10 +56,11 @@ FLAGS = ("--run_timeout=1", "--request_memory_mb=256", "--max_num_load_retries=0
 
 
 @pytest.fixture(scope="module")
-def pool() -> list[OddModel]:
+def pool() -> Pool:
     every = every_model(nodes=bool(SECONDS))
     # Those of any rank have a process each, which takes a second to start.
-    return every if SECONDS else [model for model in every if not model.name.endswith("_any_rank")]
+    quick = [case for case in every.cases if not case.name.endswith("_any_rank")]
+    return every if SECONDS else every._replace(cases=quick)
 
 
 class Fuzzed:
@@ -143,14 +144,12 @@ def _in_json(array: np.ndarray) -> object:
     return array.astype(np.float64).tolist() if array.dtype.kind in "fV" else array.tolist()
 
 
-def test_the_server_stands(transport: str, pool: list[OddModel], tmp_path: Path) -> None:
+def test_the_server_stands(transport: str, pool: Pool, tmp_path: Path) -> None:
     chance, end = random.Random(f"{SEED} {transport}"), time.monotonic() + (SECONDS or SAMPLE_SECONDS)
     deaths, sent, round_ = [], 0, 0
     while round_ == 0 or time.monotonic() < end:
         round_ += 1
-        fuzzed = Fuzzed(
-            tmp_path / str(round_), some(pool, MODELS, chance.randrange(1 << 30)), [f"--transport={transport}"]
-        )
+        fuzzed = Fuzzed(tmp_path / str(round_), pool.some(MODELS, chance), [f"--transport={transport}"])
         with closing(fuzzed):
             until = end if SECONDS else time.monotonic() + SAMPLE_SECONDS
             fuzzed.end_processes()

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -41,17 +41,37 @@ class OddModel:
         (folder / "model.onnx").write_bytes(self.model.SerializeToString())
 
 
-def every_model(*, nodes: bool) -> list[OddModel]:
+class Pool(NamedTuple):
+    """Models to choose from.
+
+    Attributes:
+        fatal: Those that are always among the chosen: some requests end their process.
+        others: Of many kinds.
+        cases: ONNX's own.
+    """
+
+    fatal: Sequence[OddModel]
+    others: Sequence[OddModel]
+    cases: Sequence[OddModel]
+
+    def some(self, count: int, chance: random.Random) -> list[OddModel]:
+        """So many of them, about half of them cases."""
+        others = chance.sample(self.others, min(len(self.others), (count - len(self.fatal)) // 2))
+        cases = chance.sample(self.cases, count - len(self.fatal) - len(others))
+        return [*self.fatal, *others, *cases]
+
+
+def every_model(*, nodes: bool) -> Pool:
     """All of them.
 
     Args:
         nodes: Whether also ONNX's case for each operator, which take half a minute to make.
     """
     cases = [OddModel(name, model, inputs) for name, model, inputs in onnx_cases.made(nodes=nodes)]
-    made = [OddModel(folder_name(name), fatal.graph.model(), fatal.fine) for name, fatal in FATAL.items()]
-    made += [OddModel(name, graph.model()) for name, graph in _of_microsoft().items()]
+    fatal = [OddModel(folder_name(name), fatal.graph.model(), fatal.fine) for name, fatal in FATAL.items()]
+    made = [OddModel(name, graph.model()) for name, graph in _of_microsoft().items()]
     widened = [widen(case) for widen in (any_sizes, any_rank) for case in cases]
-    return [*made, *trained(), *found(), *cases, *widened]
+    return Pool(fatal, [*made, *trained(), *found()], [*cases, *widened])
 
 
 def any_sizes(case: OddModel) -> OddModel:
@@ -140,12 +160,6 @@ def found() -> Iterator[OddModel]:
     folder = os.environ.get("HEADRACE_FUZZ_MODELS")
     for file in sorted(Path(folder).rglob("*.onnx")) if folder else ():
         yield OddModel(folder_name(file.stem), onnx.load(file))
-
-
-def some(models: Sequence[OddModel], count: int, seed: int) -> list[OddModel]:
-    """So many of them, chosen by a seed; what ends processes is always among them."""
-    first = len(FATAL)
-    return [*models[:first], *random.Random(seed).sample(models[first:], min(count, len(models)) - first)]
 
 
 def folder_name(text: str) -> str:
