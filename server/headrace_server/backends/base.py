@@ -73,10 +73,12 @@ class Risks:
     Attributes:
         fatal: Those that have done so, or are of a kind that has.
         untried: Those of which it is not known.
+        growing: Those that take as much memory as a request says.
     """
 
     fatal: tuple[str, ...] = ()
     untried: tuple[str, ...] = ()
+    growing: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

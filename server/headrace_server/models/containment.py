@@ -29,8 +29,8 @@ TRIAL_MEMORY = 2 << 30
 def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], IsolatedBackend]) -> bool:
     """Whether a model has to run in a worker process, since a request may end the process that it runs in.
 
-    A model with an operator that is known for it has to. One with an operator of which it is not known is tried in a
-    process that is thrown away.
+    A model with an operator that is known for it has to, and one that takes as much memory as a request says. One with
+    an operator of which it is not known is tried in a process that is thrown away.
 
     Args:
         name: The model's, for the log.
@@ -41,6 +41,9 @@ def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], Iso
         return False
     if backend.risks.fatal:
         _say(name, f"a request can make its operator {backend.risks.fatal[0]} end the process")
+        return True
+    if backend.risks.growing:
+        _say(name, f"a request can make its operator {backend.risks.growing[0]} take any amount of memory")
         return True
     if not backend.risks.untried:
         return False

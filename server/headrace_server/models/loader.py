@@ -14,6 +14,7 @@ from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.backends.signature import Signature
 from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.isolation import IsolationOptions
+from headrace_server.config.memory import available_memory
 from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import Metrics
@@ -29,6 +30,9 @@ from headrace_server.processes.job import Job
 log = logging.getLogger(__name__)
 
 NONE_SAID = IsolationOptions()
+
+HEADROOM_PART = 4
+"""The part of the container's memory, once for each such model, that a model may take which has to be contained."""
 
 BATCHING_FILE = "batching_params.pbtxt"
 
@@ -144,13 +148,14 @@ class Loader:
             if own.workers is not None or not must_be_contained(name, backend, trial):
                 return backend
             backend.close()
+        headroom = 0 if workers else available_memory() // HEADROOM_PART
         isolation = Isolation(
             name=name,
             workers=max(1, workers),
             run_timeout=own.run_timeout,
             restarted=self._metrics.worker_restarts.of(asked.name, str(asked.version)).add,
         )
-        isolated = IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20), isolation)
+        isolated = IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20, headroom), isolation)
         if not isolated.streams_there or own.workers is not None:
             return isolated
         log.warning("%s has a generator, so it runs in the server's own process, which a crash of it would end", name)

@@ -50,15 +50,16 @@ def come_up() -> socket.socket:
         signal.signal(number, signal.SIG_IGN)  # meant for the server, whose end this process sees
     os.nice(NICENESS)
     if memory := int(sys.argv[2]):
-        limit = _data_bytes() + memory
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        limit_data(memory)
     return socket.socket(fileno=int(sys.argv[1]))
 
 
-def _data_bytes() -> int:
-    """What counts for a limit of this process's data."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmData:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]  # Linux says it
+def limit_data(more: int) -> None:
+    """Lets this process have so many bytes more than it has now, beside files and shared memory."""
+    found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None  # Linux says it
+    limit = (int(found[1]) << 10) + more
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _environment() -> dict[str, str]:

@@ -17,11 +17,13 @@ class Job:
         folder: The version's.
         options: For the runtime.
         memory_limit: Bytes that the process may have beside shared memory and files; 0 for no limit.
+        headroom: Bytes that it may have beyond what it has when the model is loaded; 0 for no limit.
     """
 
     folder: Path
     options: BackendOptions
     memory_limit: int = 0
+    headroom: int = 0
 
 
 @dataclass(frozen=True, slots=True)

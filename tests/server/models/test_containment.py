@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 from onnx.helper import make_node
 
 from headrace_batching import BatchThreads, Options
+from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
+from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
+from headrace_server.models import loader
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
 from headrace_server.processes.isolated import IsolatedBackend
@@ -30,8 +34,7 @@ def threads() -> Iterator[BatchThreads]:
 def load(graph: Graph, folder: Path, threads: BatchThreads, toml: str = "") -> Servable:
     graph.write(folder / "1")
     (folder / "model.toml").write_text(toml)
-    loader = Loader(BackendOptions(), threads, Options(), Metrics(), per_model_batching=False)
-    return loader.load("m", 1, folder / "1")
+    return Loader(BackendOptions(), threads, Options(), Metrics(), per_model_batching=False).load("m", 1, folder / "1")
 
 
 @pytest.mark.parametrize("fatal", FATAL.values(), ids=FATAL)
@@ -81,6 +84,11 @@ def test_others_run_in_the_servers_own(graph: Graph, tmp_path: Path, threads: Ba
 
 
 RISKY = {
+    "an answer as large as a caller says": Graph(
+        [make_node("Cast", ["x"], ["size"], to=INT64), make_node("ConstantOfShape", ["size"], ["y"])],
+        {"x": (FLOAT, (1,))},
+        {"y": (FLOAT, ("N",))},
+    ),
     "steps that values decide": Graph(
         [make_node("Range", ["start", "end", "step"], ["y"])],
         dict.fromkeys(("start", "end", "step"), (FLOAT, ())),
@@ -116,3 +124,15 @@ RISKY = {
 def test_values_are_followed(graph: Graph, tmp_path: Path, threads: BatchThreads) -> None:
     with closing(load(graph, tmp_path, threads)) as servable:
         assert isinstance(servable.backend, IsolatedBackend)
+
+
+def test_a_process_has_a_part_of_the_memory(
+    tmp_path: Path, threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "available_memory", lambda: 1 << 30)
+    with closing(load(RISKY["an answer as large as a caller says"], tmp_path, threads)) as servable:
+        run = partial(servable.backend.run, "serving_default", outputs=("y",))
+        assert len(run({"x": np.array([1e6], np.float32)})["y"]) == 10**6
+        with pytest.raises(ServingError) as refused:
+            run({"x": np.array([1e9], np.float32)})
+        assert refused.value.code == Code.RESOURCE_EXHAUSTED

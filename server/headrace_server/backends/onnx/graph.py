@@ -11,7 +11,7 @@ from headrace_protos.wire import read_varint
 from headrace_server.backends.base import Risks
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.header import message_class
-from headrace_server.backends.onnx.operators import BEAR_ANY_RANK, FATAL_VALUES, TRIED
+from headrace_server.backends.onnx.operators import BEAR_ANY_RANK, FATAL_VALUES, GROWING, TRIED
 
 # Fields of ONNX's messages, by ONNX's numbers.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
@@ -168,13 +168,18 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
 def _risks(nodes: list[Any], functions: list[_Function], inputs: set[str], *, any_rank: bool) -> Risks:
     inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
     fatal = {node.op_type for node in inner if node.op_type in FATAL_VALUES}
-    for node, told in _followed(nodes, inputs, bounded=_BOUNDED):
-        if told.intersection(FATAL_VALUES.get(node.op_type, ())):
-            fatal.add(node.op_type)
+    fatal |= _told(nodes, inputs, FATAL_VALUES)
     used = {_full_name(node.domain, node.op_type) for node in (*nodes, *inner)}
     if any_rank:
         fatal |= used - BEAR_ANY_RANK
-    return Risks(tuple(sorted(fatal)), tuple(sorted(used - TRIED - {function.name for function in functions})))
+    untried = used - TRIED - {function.name for function in functions}
+    return Risks(tuple(sorted(fatal)), tuple(sorted(untried)), tuple(sorted(_told(nodes, inputs, GROWING))))
+
+
+def _told(nodes: list[Any], inputs: set[str], by: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Those of some operators that values reach at the inputs named for them."""
+    followed = _followed(nodes, inputs, bounded=_BOUNDED)
+    return {node.op_type for node, told in followed if told.intersection(by.get(node.op_type, ()))}
 
 
 def _followed(

@@ -21,6 +21,23 @@ Tried with ONNX Runtime 1.32 and 1.20, of which the older bears less: it ends on
 GatherND's batches of unequal sizes, too.
 """
 
+GROWING: Mapping[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "BlackmanWindow": (0,),
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "HammingWindow": (0,),
+    "HannWindow": (0,),
+    "MaxUnpool": (2,),
+    "MelWeightMatrix": (0, 1),
+    "OneHot": (1,),
+    "Pad": (1,),
+    "Tile": (1,),
+    "Upsample": (1,),
+}
+"""Operators that put out as much as the values of some inputs say, by number: eight bytes can ask for all memory."""
+
 BEAR_ANY_RANK = frozenset(
     "Abs Add And Cast Ceil Clip Constant Cos Div Equal Erf Exp Floor Greater Identity IsNaN Less Log Max Min Mul Neg "
     "Not Or Pow Reciprocal Relu Reshape Round Shape Sigmoid Sign Sin Size Sqrt Sub Sum Tanh Where Xor".split()
