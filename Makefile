@@ -11,6 +11,7 @@ help:
 	@echo 'make test     run the tests'
 	@echo 'make test-gpu run the tests of GPU backends on a GPU, where there is one'
 	@echo 'make test-torch  run the toolkit'\''s tests of PyTorch, which is 5 GB, in .venv-torch'
+	@echo 'make test-keras  run the toolkit'\''s tests of Keras, SavedModels and TFLite, in .venv-tensorflow'
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
@@ -38,6 +39,9 @@ test-gpu:
 
 test-torch:
 	@scripts/test-torch
+
+test-keras:
+	@scripts/test-keras
 
 check:
 	@scripts/check

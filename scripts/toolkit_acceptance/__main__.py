@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from headrace_toolkit.machine import this_machine, versions
-from scripts.toolkit_acceptance import serving, sources, steps
+from scripts.toolkit_acceptance import serving, sources, steps, training
 from scripts.toolkit_acceptance.scene import Scene, Skipped
 
 CHECKS: Mapping[int, Callable[[Scene], str]] = {
+    2: training.torch_sources,
+    3: sources.keras,
     4: sources.boosters,
     5: sources.estimators,
     6: serving.served,
@@ -21,6 +23,11 @@ CHECKS: Mapping[int, Callable[[Scene], str]] = {
     10: steps.one_bright_row,
     11: steps.half,
     12: steps.sharing,
+    13: training.zeros,
+    14: training.schedule,
+    15: training.fewer_channels,
+    16: training.student,
+    17: sources.importances,
     19: serving.bad_inputs,
     20: serving.watched_and_killed,
     21: serving.nothing_private,
@@ -71,7 +78,7 @@ def _sentence(check: Callable[[Scene], str]) -> str:
 def _page(rows: list[str]) -> str:
     machine, found = this_machine(), versions()
     libraries = ", ".join(
-        f"{name} {found[name]}" for name in ("python", "onnxruntime", "onnx", "numpy") if name in found
+        f"{name} {found[name]}" for name in ("python", "onnxruntime", "onnx", "numpy", "scikit-learn") if name in found
     )
     return (
         "# What the toolkit's acceptance checks came to\n\n"

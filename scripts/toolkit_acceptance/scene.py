@@ -1,6 +1,7 @@
 """The models, rows and commands that the checks share."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -16,6 +17,11 @@ import onnx
 from tests.toolkit import models
 
 COMMAND = str(Path(sys.executable).with_name("headrace"))
+
+ROOT = Path(__file__).parents[2]
+
+OWN = ""
+"""The environment that the checks run in."""
 
 SHAPES: Mapping[str, tuple[tuple[int, ...], int]] = {
     "mlp": ((64,), 1),
@@ -68,12 +74,29 @@ class Scene:
         """For each of mlp, cnn, resnet and mobile a folder with model.onnx, train.npz and test.npz."""
         return {name: self._model(name) for name in SHAPES}
 
-    def headrace(self, *arguments: str | Path) -> Run:
-        """Runs the command in the scene's folder, with --json."""
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """For processes: one thread each, since those that wait for each other are slow on a busy machine."""
+        return {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def python(self, name: str) -> str:
+        """The Python of an environment: `torch` or `tensorflow`.
+
+        Raises:
+            Skipped: It is not there.
+        """
+        python = ROOT / f".venv-{name}" / "bin" / "python"
+        if not python.exists():
+            raise Skipped(f"needs .venv-{name}: scripts/install-{name} sets it up")
+        return str(python)
+
+    def headrace(self, *arguments: str | Path, within: str = OWN) -> Run:
+        """Runs the command of an environment in the scene's folder, with --json."""
         file = self.folder / "report.json"
         file.unlink(missing_ok=True)
-        words = [str(argument) for argument in arguments]
-        done = subprocess.run([COMMAND, *words, f"--json={file}"], cwd=self.folder, capture_output=True, text=True)
+        command = str(Path(self.python(within)).with_name("headrace")) if within else COMMAND
+        words = [command, *map(str, arguments), f"--json={file}"]
+        done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         return Run(done.returncode, done.stdout, done.stderr, json.loads(file.read_text()) if file.exists() else {})
 
     def optimize(self, name: str, *flags: str, calibration: Path | None = None) -> Run:

@@ -1,12 +1,68 @@
-"""Checks 4 and 5: boosters and scikit-learn's estimators answer in ONNX as they do themselves."""
+"""Checks 3 to 5 and 17: Keras, boosters and scikit-learn's estimators answer in ONNX as they do themselves."""
 
+import json
+import subprocess
 import warnings
 from typing import Any
 
 import numpy as np
 
-from scripts.toolkit_acceptance.scene import Scene, at_most
+from headrace_toolkit import Data, convert, load
+from scripts.toolkit_acceptance.scene import ROOT, Scene, at_most
 from tests.toolkit.test_sklearn import lightgbm_file, xgboost_file
+
+
+def keras(scene: Scene) -> str:
+    """3: a Keras model answers alike as .keras, .h5, SavedModel and TFLite, and its int8 TFLite as LiteRT has it."""
+    python = scene.python("tensorflow")
+    if scene.given is None:
+        words = [python, "-m", "tests.toolkit.convert_tensorflow", str(scene.folder)]
+        done = subprocess.run(words, cwd=ROOT, env=scene.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found = json.loads(done.stdout.splitlines()[-1])
+        for name, told in found.items():
+            at_most(told["largest_difference"], 1e-4, f"{name}: largest difference")
+            assert told["agreement"] == 1.0, name
+        return ", ".join(found)
+    rows = scene.folder / "images.npz"
+    held = np.load(scene.given / "data" / "digits.npz")
+    images = held["test_x"].reshape(-1, 8, 8, 1).astype(np.float32) / 16
+    np.savez(rows, image=images, y=held["test_y"].astype(np.int64))
+    told = []
+    for name in ("digits.keras", "digits.h5", "digits_saved_model", "digits_fp32.tflite", "digits_int8.tflite"):
+        given = [f"--data={rows}", "--labels=y"]
+        run = scene.headrace("convert", scene.given / "models" / name, "keras", *given, within="tensorflow")
+        assert run.status == 0, run.error
+        step = run.step("convert")
+        at_most(step["largest_difference"], 1.0 if "int8" in name else 1e-4, f"{name}: largest difference")
+        assert step["agreement"] == 1.0, name
+        at_most(abs(step["metric"] - 0.9667), 1e-4, f"{name}: accuracy beside 0.9667")
+        told.append(f"{name} {step['metric']:.4f}")
+    return ", ".join(told)
+
+
+def importances(scene: Scene) -> str:
+    """17: what shuffling the columns of the ONNX model costs is what it costs scikit-learn's own, seed for seed."""
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.inspection import permutation_importance
+    from sklearn.model_selection import train_test_split
+
+    features, labels = load_breast_cancer(return_X_y=True)
+    split = train_test_split(features.astype(np.float32), labels, test_size=0.3, random_state=0, stratify=labels)
+    train_x, test_x, train_y, test_y = split
+    model = GradientBoostingClassifier(n_estimators=30, random_state=0).fit(train_x, train_y)
+    own = permutation_importance(model, test_x, test_y, n_repeats=5, random_state=0).importances_mean
+    np.savez(scene.folder / "cancer_rows.npz", x=test_x, y=test_y)
+    rows = Data.read(scene.folder / "cancer_rows.npz", "y")
+    convert(load(model), rows).publish(scene.folder / "explained")
+    run = scene.headrace("explain", "explained/1", "--data=cancer_rows.npz", "--labels=y")
+    assert run.status == 0, run.error
+    found = {one["name"]: one["mean"] for one in run.report["features"]}
+    worst = max(abs(found[f"x[{column}]"] - mean) for column, mean in enumerate(own))
+    at_most(worst, 0.0, "largest difference from scikit-learn's own")
+    best = run.report["features"][0]
+    return f"difference {worst:g}; first {best['name']} {best['mean']:.4f}"
 
 
 def boosters(scene: Scene) -> str:

@@ -62,6 +62,7 @@ def test_what_lies_there_is_served_as_the_image_serves_it(base: Path) -> None:
         server.close()
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, about type hints
 def test_for_mlflow(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "mlflow-skinny is not here: make test-torch runs this"
     pytest.importorskip("mlflow.onnx", reason=reason)

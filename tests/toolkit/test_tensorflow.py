@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[2]
 KINDS = {"model.keras": "keras", "model.h5": "keras", "saved_model": "savedmodel", "model.tflite": "tflite"}
 
 
+@pytest.mark.skipif(
+    not os.environ.get("HEADRACE_TEST_KERAS"), reason="imports TensorFlow five times: make test-keras runs it"
+)
 def test_one_model_in_four_formats(tensorflow_python: Path, tmp_path: Path) -> None:
     has = subprocess.run([tensorflow_python, "-c", "import tf2onnx"], capture_output=True, check=False)
     if has.returncode:
