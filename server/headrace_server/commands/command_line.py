@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from headrace_server.commands import build, call, doctor, models, serve
+from headrace_server.commands import build, call, completion, doctor, models, serve
 from headrace_toolkit.command import add_commands
 
 _OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (serve, call, models, doctor, build):
         command.add_command(commands)
     add_commands(commands)
+    completion.add_command(commands, parser)
     return parser
 
 

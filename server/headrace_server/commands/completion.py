@@ -1,0 +1,34 @@
+"""`headrace completion`: the script by which a shell completes headrace's commands and flags."""
+
+import argparse
+from functools import partial
+from typing import Any
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+def add_command(commands: Any, root: argparse.ArgumentParser) -> None:
+    """Adds the command to those of `headrace`.
+
+    Args:
+        commands: What `ArgumentParser.add_subparsers` returned.
+        root: The parser of `headrace` itself, which knows what can be completed.
+    """
+    parser = commands.add_parser(
+        "completion",
+        help="print a script by which a shell completes commands and flags",
+        description="Print a script by which a shell completes commands and flags. For bash:\n"
+        "  headrace completion bash > ~/.local/share/bash-completion/completions/headrace",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("shell", choices=SHELLS)
+    parser.set_defaults(command=partial(_completion, root), command_parser=parser)
+
+
+def _completion(root: argparse.ArgumentParser, parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
+    del parser
+    import shtab
+
+    print(shtab.complete(root, values["shell"]))
+    return 0
