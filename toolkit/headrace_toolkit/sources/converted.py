@@ -1,5 +1,6 @@
 """A source whose framework's converter makes the ONNX graph in memory: scikit-learn, XGBoost, LightGBM."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_toolkit.errors import ToolkitError, first_line, require
-from headrace_toolkit.graph import save, strip
+from headrace_toolkit.graph import rename, save, strip
 from headrace_toolkit.running import signature_of
 from headrace_toolkit.sources.base import Exported, Origin, SourceOptions
 from headrace_toolkit.specs import read_spec
 
 DEFAULT_INPUT = "x"
+
+_NO_NAME = re.compile(r"keras_tensor(_\d+)?|serving_default_.*|input(_layer)?(_\d+)?|inputs|args_0")
+"""What exporters call an input that nobody has named."""
 
 Answer = Callable[[Arrays], Sequence[Array]]
 """The framework's own outputs, in the order of the graph's."""
@@ -65,6 +69,7 @@ def converted(origin: Origin, model: Any, answer: Answer, options: SourceOptions
         more: `notes` and `labels`.
     """
     _rename_outputs(origin, model, options.outputs)
+    answer = _users_name(model, answer, options)
     strip(model)
     signature = signature_of(model.SerializeToString(), origin.name)
     return Converted(origin=origin, model=model, answer=answer, signature=signature, **more)
@@ -97,6 +102,16 @@ def table_of(inputs: Arrays) -> Array:
 def both_classes(positive: Array) -> Array:
     """Probabilities [N, 2] of those of the second class, [N]."""
     return np.stack([1 - positive, positive], axis=1)
+
+
+def _users_name(model: Any, answer: Answer, options: SourceOptions) -> Answer:
+    """Gives a single input that only an exporter has named the name that the user's rows have for it."""
+    (first, *others), rows = model.graph.input, list(options.example or ())
+    made = first.name
+    if others or len(rows) != 1 or not rows[0] or rows[0] == made or not _NO_NAME.fullmatch(made):
+        return answer
+    rename(model, {made: rows[0]})
+    return lambda inputs: answer({made: inputs[rows[0]]})
 
 
 def _rename_outputs(origin: Origin, model: Any, names: Sequence[str]) -> None:

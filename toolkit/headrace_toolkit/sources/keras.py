@@ -12,8 +12,8 @@ from headrace_toolkit.graph import read as read_graph
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import converted
 from headrace_toolkit.sources.files import sha256_of
-from headrace_toolkit.sources.tensorflow import name_tensors
-from headrace_toolkit.steps.quiet import quietly
+from headrace_toolkit.sources.tensorflow import name_tensors, require_tensorflow
+from headrace_toolkit.steps.quiet import quietly, stderr_aside
 
 _SAFE_MODE = "safe_mode"
 
@@ -24,7 +24,7 @@ def read(file: Path, options: SourceOptions) -> Source:
     Raises:
         ToolkitError: Keras does not load it: it brings code of its own (a Lambda layer), or it is something else.
     """
-    keras = require("keras", "Keras models", "keras")
+    keras = require_tensorflow("keras", "Keras models")
     try:
         with quietly(f"{file}: loading"):
             model = keras.models.load_model(file, compile=False)
@@ -42,7 +42,7 @@ def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
     Raises:
         ToolkitError: It has not been built, or its layers have no form in ONNX.
     """
-    keras = require("keras", "Keras models", "keras")
+    keras = require_tensorflow("keras", "Keras models")
     require("tf2onnx", "converting Keras models", "keras")
     origin = Origin(name=origin.name, kind="keras", framework=f"Keras {keras.__version__}", sha256=origin.sha256)
     if not getattr(model, "inputs", None):
@@ -55,7 +55,7 @@ def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
 
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         file = Path(folder) / "model.onnx"
-        with quietly(f"{origin.name}: the conversion of a Keras model"):
+        with stderr_aside(), quietly(f"{origin.name}: the conversion of a Keras model"):
             # One that comes out of a file has not been called, and is not exported before it was.
             called([keras.ops.zeros([size or 1 for size in one.shape], one.dtype) for one in model.inputs])
             model.export(str(file), format="onnx", verbose=False)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_toolkit.errors import ToolkitError, first_line, require
+from headrace_toolkit.errors import ToolkitError, first_line
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import converted
 from headrace_toolkit.sources.files import sha256_of
-from headrace_toolkit.sources.tensorflow import by_tf2onnx
+from headrace_toolkit.sources.tensorflow import by_tf2onnx, require_tensorflow
 from headrace_toolkit.steps.quiet import quietly
 
 DEFAULT = "serving_default"
@@ -23,7 +23,7 @@ def read(folder: Path, options: SourceOptions) -> Source:
         ToolkitError: TensorFlow does not load it, it has several signatures and no `serving_default`, or tf2onnx has
             no form for an operator.
     """
-    tensorflow = require("tensorflow", "SavedModels", "keras")
+    tensorflow = require_tensorflow("tensorflow", "SavedModels")
     try:
         with quietly(f"{folder}: loading"):
             loaded = tensorflow.saved_model.load(str(folder))

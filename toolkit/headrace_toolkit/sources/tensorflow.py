@@ -9,10 +9,21 @@ from typing import Any
 
 from headrace_toolkit.errors import ToolkitError, require
 from headrace_toolkit.graph import read, rename
+from headrace_toolkit.steps.quiet import stderr_aside
 
 OPSET = 17
 
 _ERROR = ("ERROR", "ValueError", "RuntimeError", "NotImplementedError")
+
+
+def require_tensorflow(module: str, purpose: str) -> Any:
+    """Imports a library that brings TensorFlow, whose C++ parts write a page to stderr while they are loaded.
+
+    Raises:
+        ToolkitError: It is not installed.
+    """
+    with stderr_aside():
+        return require(module, purpose, "keras")
 
 
 def by_tf2onnx(source: Path, flag: str, *more: str) -> Any:

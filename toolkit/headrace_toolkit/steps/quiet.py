@@ -3,6 +3,8 @@
 import contextlib
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -35,3 +37,17 @@ def quietly(what: str) -> Iterator[None]:
         raise ToolkitError(f"{what} failed: {type(error).__name__}: {first_line(error)}") from error
     finally:
         logging.disable(level)
+
+
+@contextlib.contextmanager
+def stderr_aside() -> Iterator[None]:
+    """Sends what C++ libraries write to the process's stderr nowhere, which redirecting Python's own does not reach."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
