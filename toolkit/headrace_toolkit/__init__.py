@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from headrace_toolkit.pipeline import convert, optimize
     from headrace_toolkit.recipe import Recipe
     from headrace_toolkit.sources.auto import load
+    from headrace_toolkit.sources.base import SourceOptions
 
-__all__ = ["Data", "Recipe", "ToolkitError", "convert", "load", "optimize"]
+__all__ = ["Data", "Recipe", "SourceOptions", "ToolkitError", "convert", "load", "optimize"]
 
 _HOMES = {
     "Data": "data",
     "Recipe": "recipe",
+    "SourceOptions": "sources.base",
     "ToolkitError": "errors",
     "convert": "pipeline",
     "load": "sources.auto",
