@@ -401,11 +401,14 @@ class InferFields(TypedDict):
 class InferenceFields(TypedDict):
     """What Classify or Regress makes of a signature's outputs."""
 
-    output: str
-    """The alias of the output with the scores, or the values."""
+    classes: str | None
+    """The alias of the output with the classes; None where there is none."""
+
+    values: str | None
+    """The same for the scores, or the values."""
 
     labels: Sequence[str]
-    """The classes of the scores, by index; empty where they have no names."""
+    """The classes of the scores, by index; empty where they have no names. Not used where the model gives classes."""
 
     check: Callable[[Arrays, int], object]
     """Raises what is wrong with outputs, by alias, of which no answer to so many Examples can be made."""
@@ -424,6 +427,9 @@ class ExamplesFields(TypedDict):
 
     tensors: Sequence[str]
     """What the model calls its outputs, in their order."""
+
+    serialized: bool
+    """Whether the one input takes Examples as they are; otherwise the inputs are their features."""
 
     inputs: int
     """The same number for signatures of a version that have the same inputs."""

@@ -34,6 +34,7 @@ _FEATURES: list[dict[str, list[Any]]] = [
     {"x": [0.5, -1.5]},
     {"age": [-7], "w": [0.25, 1.0, 2.0]},
     {"b": [1], "n": [1, -2, 3, 4], "u": [4_000_000_000]},
+    {"s": [b"one", b""]},
 ]
 _SPEC = ModelSpec(name="model", signature_name="serving_default")
 _BODIES: list[dict[str, Any]] = [
@@ -68,6 +69,9 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
             name = f"{number}-{'content' if as_content else 'values'}"
             yield "predict", name, bytes([number, 7]) + message
             yield from _framed(name, message)
+    strings = PredictRequest(model_spec=_SPEC)
+    to_proto(np.array([[b"one", b""], [b"\xff", b"four"]], np.object_), strings.inputs["s"])
+    yield "predict", "strings", b"\6\7" + strings.SerializeToString(deterministic=True)
     yield "predict", "many-inputs", b"\0\7" + b"\x12\x02\x12\x00" * 2_000
     for number, (inputs, outputs) in enumerate(_MODELS):
         yield "infer", f"{number}-short", bytes([number, 7]) + _infer(inputs).SerializeToString()
@@ -113,8 +117,8 @@ def _examples() -> Iterator[tuple[str, str, bytes]]:
     for number, features in enumerate(_FEATURES):
         one = Example()
         for name, values in features.items():
-            feature = one.features.feature[name]
-            (feature.float_list if isinstance(values[0], float) else feature.int64_list).value.extend(values)
+            kind = {float: "float_list", int: "int64_list", bytes: "bytes_list"}[type(values[0])]
+            getattr(one.features.feature[name], kind).value.extend(values)
         other = Example.FromString(one.SerializeToString())
         other.features.feature["unasked"].bytes_list.value.append(b"\xff")
         listed = ClassificationRequest(model_spec=_SPEC, input={"example_list": {"examples": [one, other]}})

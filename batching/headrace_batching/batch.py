@@ -1,6 +1,7 @@
 """Tasks joined along axis 0, padded to an allowed size, and split back."""
 
 from collections.abc import Callable, Hashable, Sequence
+from math import prod
 from threading import Lock
 from typing import Any
 
@@ -218,6 +219,13 @@ def give(piece: Piece, outputs: Arrays, lock: Lock) -> bool:
 def rows_between(arrays: Arrays, start: int, stop: int) -> Arrays:
     """Rows `start` to `stop` of every array, as views."""
     return {name: array[start:stop] for name, array in arrays.items()}
+
+
+def string_array(strings: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+    """An object array of this shape: the strings, and None in the room behind them."""
+    array = np.empty(prod(shape), np.object_)
+    array[: len(strings)] = strings
+    return array.reshape(shape)
 
 
 def deliver(tasks: Sequence[Task]) -> None:

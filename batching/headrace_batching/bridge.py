@@ -13,7 +13,16 @@ from weakref import WeakValueDictionary
 
 from numpy import ascontiguousarray, dtype
 
-from headrace_batching.batch import Batch, check_outputs, deliver, give, pad, pad_into, rows_between
+from headrace_batching.batch import (
+    Batch,
+    check_outputs,
+    deliver,
+    give,
+    pad,
+    pad_into,
+    rows_between,
+    string_array,
+)
 from headrace_batching.errors import TOO_MANY_BATCHES, TOO_MANY_ROWS, Closed, DeadlineExceeded, QueueFull
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.queue import Formed, Turn
@@ -41,6 +50,7 @@ __all__ = [
     "pad",
     "pad_into",
     "rows_between",
+    "string_array",
 ]
 
 

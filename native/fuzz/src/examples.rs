@@ -13,10 +13,11 @@ use crate::pieces::{Choices, cut, rope};
 type Input = (&'static str, Dtype, &'static [Option<usize>]);
 type Tensors = Vec<(Vec<usize>, Vec<u8>)>;
 
-const SIGNATURES: [&[Input]; 3] = [
+const SIGNATURES: [&[Input]; 4] = [
     &[("x", Dtype::Float, &[Some(2)])],
     &[("age", Dtype::Int64, &[]), ("w", Dtype::Double, &[None])],
     &[("b", Dtype::Bool, &[Some(1)]), ("n", Dtype::Int8, &[None, Some(2)]), ("u", Dtype::Uint32, &[])],
+    &[("s", Dtype::String, &[None])],
 ];
 const MAX_ROWS: usize = 100;
 /// What a shared feature may become, however small the request.
@@ -158,14 +159,16 @@ fn compare(tensors: &Tensors, input: &Examples, signature: &[Input]) {
         assert_eq!(shape[0], list.examples.len());
         assert!(shape[0] <= MAX_ROWS && shape.len() == inner.len() + 1);
         assert!(shape[1..].iter().zip(*inner).all(|(got, want)| want.is_none_or(|want| want == *got)));
-        assert_eq!(shape.iter().product::<usize>() * dtype.size(), bytes.len());
+        assert!(*dtype == Dtype::String || shape.iter().product::<usize>() * dtype.size() == bytes.len());
     }
 }
 
 fn elements(feature: &Feature, dtype: Dtype) -> Vec<u8> {
     let floats = || feature.float_list.as_ref().expect("its kind").value.iter();
     let integers = || feature.int64_list.as_ref().expect("its kind").value.iter();
+    let texts = || feature.bytes_list.as_ref().expect("its kind").value.iter();
     match dtype {
+        Dtype::String => texts().flat_map(|text| [&(text.len() as u32).to_le_bytes()[..], text].concat()).collect(),
         Dtype::Float => floats().flat_map(|value| value.to_le_bytes()).collect(),
         Dtype::Double => floats().flat_map(|value| f64::from(*value).to_le_bytes()).collect(),
         Dtype::Bool => integers().map(|value| u8::from(*value != 0)).collect(),

@@ -46,6 +46,8 @@ pub struct TensorProto {
     pub double_val: Vec<f64>,
     #[prost(int32, repeated, tag = "7")]
     pub int_val: Vec<i32>,
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub string_val: Vec<Vec<u8>>,
     #[prost(int64, repeated, tag = "10")]
     pub int64_val: Vec<i64>,
     #[prost(bool, repeated, tag = "11")]
@@ -88,6 +90,11 @@ impl TensorProto {
             1 => self.float_val.iter().flat_map(|value| value.to_le_bytes()).collect(),
             2 => self.double_val.iter().flat_map(|value| value.to_le_bytes()).collect(),
             3..=6 | 17 => narrow(&mut self.int_val.iter().map(|value| *value as u64)),
+            7 => self
+                .string_val
+                .iter()
+                .flat_map(|text| [&(text.len() as u32).to_le_bytes()[..], text].concat())
+                .collect(),
             9 => narrow(&mut self.int64_val.iter().map(|value| *value as u64)),
             10 => narrow(&mut self.bool_val.iter().map(|value| u64::from(*value))),
             19 => narrow(&mut self.half_val.iter().map(|value| *value as u64)),

@@ -9,13 +9,14 @@ use crate::pieces::{Choices, cut, rope};
 
 type Input = (&'static str, Dtype, &'static [Option<usize>]);
 
-const SIGNATURES: [&[Input]; 6] = [
+const SIGNATURES: [&[Input]; 7] = [
     &[("x", Dtype::Float, &[Some(4)])],
     &[("x", Dtype::Float, &[None])],
     &[("ids", Dtype::Int64, &[]), ("mask", Dtype::Bool, &[])],
     &[("x", Dtype::Int8, &[None, Some(2)]), ("", Dtype::Half, &[])],
     &[("x", Dtype::Uint32, &[Some(2)])],
     &[("x", Dtype::Double, &[]), ("y", Dtype::Uint64, &[]), ("z", Dtype::Int32, &[None])],
+    &[("s", Dtype::String, &[None])],
 ];
 const MAX_ROWS: usize = 1_000;
 

@@ -65,7 +65,7 @@ fn plainest(values: &[u8], dtype: Dtype, count: usize, field: u32) -> Option<Vec
 fn written(values: &[u8], dtype: Dtype) {
     let rows = values.len() / dtype.size();
     let bytes = &values[..rows * dtype.size()];
-    let answer = Rows { dtype, rows: Some(rows), inner: &[1], bytes };
+    let answer = Rows { dtype, rows: Some(rows), inner: &[1], bytes, text: &[] };
     for as_content in [false, true] {
         let length = answer.encoded_len(as_content);
         let mut out = BytesMut::with_capacity(length);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyBytes, PyList, PyString};
 
 use super::buffer::Buffer;
 use super::padding::{Lengths, Padding, cut};
@@ -16,7 +16,7 @@ use super::python;
 use super::signature::Signature;
 use super::task::NativeTask;
 use crate::predict::Output;
-use crate::protobuf::Dtype;
+use crate::protobuf::{Dtype, texts};
 
 /// The most bytes that the answers of a batch are written into together.
 const SHARED: usize = 64 * 1024;
@@ -32,6 +32,8 @@ pub struct Array {
     whole: bool,
     /// Whether it has no dimensions: it is held as one of a single dimension.
     scalar: bool,
+    /// Strings, as places and the text that they are in.
+    strings: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Array {
@@ -47,15 +49,14 @@ impl Array {
         let scalar = rows.is_none() && array.getattr("ndim")?.extract::<usize>()? == 0;
         let buffer =
             Buffer::any(&array).or_else(|_| Buffer::any(&python::names(py)?.contiguous.bind(py).call1((&array,))?))?;
-        let dtype = buffer.dtype().ok_or_else(|| {
-            PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"))
-        })?;
+        let strings = if buffer.dtype().is_none() { Some(strings(alias, &array)?) } else { None };
+        let dtype = buffer.dtype().unwrap_or(Dtype::String);
         let held = buffer.shape().first();
         if rows.is_some() && held != rows.as_ref() {
             return Err(PyTypeError::new_err(format!("output {alias} holds {held:?} rows, expected {rows:?}")));
         }
         let scalar = scalar && buffer.shape() == [1];
-        Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer, whole: rows.is_none(), scalar })
+        Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer, whole: rows.is_none(), scalar, strings })
     }
 
     /// Why a padded batch's output cannot be cut; None where it can. `longest` are the batch's lengths.
@@ -65,9 +66,27 @@ impl Array {
 
     pub fn output(&self) -> Output<'_> {
         let shape = if self.scalar { &[] } else { self.buffer.shape() };
-        let bytes = self.buffer.bytes();
-        Output { alias: &self.alias, dtype: self.dtype, shape, bytes, whole: self.whole }
+        let (bytes, text) = match &self.strings {
+            Some((places, text)) => (places.as_slice(), text.as_slice()),
+            None => (self.buffer.bytes(), &[][..]),
+        };
+        Output { alias: &self.alias, dtype: self.dtype, shape, bytes, text, whole: self.whole }
     }
+}
+
+/// An array's strings, as places and the text that they are in.
+fn strings(alias: &Bound<'_, PyAny>, array: &Bound<'_, PyAny>) -> PyResult<(Vec<u8>, Vec<u8>)> {
+    let wrong = || PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"));
+    let (mut places, mut text) = (Vec::new(), Vec::new());
+    for item in array.call_method0("ravel")?.call_method0("tolist")?.cast::<PyList>()? {
+        let put = match (item.cast::<PyString>(), item.cast::<PyBytes>()) {
+            (Ok(string), _) => texts::put_text(string.to_str()?.as_bytes(), &mut places, &mut text),
+            (_, Ok(bytes)) => texts::put_text(bytes.as_bytes(), &mut places, &mut text),
+            _ => return Err(wrong()),
+        };
+        put.ok_or_else(|| PyValueError::new_err(format!("output {alias} has strings of more than 4 GiB")))?;
+    }
+    Ok((places, text))
 }
 
 /// The answers of one batch, which are delivered as if they were one task's.

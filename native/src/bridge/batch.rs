@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PySlice, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PySlice, PyTuple};
 
 use super::answers::{Answers, Array};
 use super::buffer::Buffer;
@@ -53,11 +53,16 @@ impl Batch {
         for (number, (alias, dtype)) in signature.inputs.iter().map(Input::named).enumerate() {
             let mut shape = vec![self.padded];
             shape.extend(self.inner(number, first.call.inner(number)));
-            let array = empty.call1((PyTuple::new(py, &shape)?, python::dtype(py, dtype)?))?;
-            let buffer = Buffer::to_join_in(&array, &shape, dtype)?;
-            python::catch_panic(|| {
-                py.detach(|| self.join_native(&native.tasks, (number, dtype), &shape, buffer.bytes_mut()))
-            })?;
+            let array = if dtype == Dtype::String {
+                join_strings(&native.tasks, number, PyTuple::new(py, &shape)?)?
+            } else {
+                let array = empty.call1((PyTuple::new(py, &shape)?, python::dtype(py, dtype)?))?;
+                let buffer = Buffer::to_join_in(&array, &shape, dtype)?;
+                python::catch_panic(|| {
+                    py.detach(|| self.join_native(&native.tasks, (number, dtype), &shape, buffer.bytes_mut()))
+                })?;
+                array
+            };
             self.join_python(py, alias, &array)?;
             if self.padded > self.rows {
                 python::names(py)?.pad.call1(py, (&array, self.rows, self.last))?;
@@ -289,6 +294,16 @@ fn padded_to(native: &[NativeTask], pieces: &Bound<'_, PyList>) -> PyResult<Opti
 
 fn with_rows(rows: usize, inner: &[usize]) -> Vec<usize> {
     std::iter::once(rows).chain(inner.iter().copied()).collect()
+}
+
+/// The strings of one input of all tasks as an array of this shape, which has room for more.
+fn join_strings<'py>(native: &[NativeTask], input: usize, shape: Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    let py = shape.py();
+    let mut strings = Vec::new();
+    for task in native {
+        python::catch_panic(|| task.call.strings(input, &mut |string| strings.push(PyBytes::new(py, string))))?;
+    }
+    python::names(py)?.string_array.bind(py).call1((PyList::new(py, strings)?, shape))
 }
 
 /// A batch's tasks, out of their place for as long as Python's code may run, so that no lock is held meanwhile: who

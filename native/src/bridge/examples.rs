@@ -20,22 +20,30 @@ pub struct Examples {
     pub tensors: Vec<String>,
     /// The same number for signatures of a version that have the same inputs.
     pub inputs: usize,
+    /// Whether the one input takes Examples as they are; otherwise its inputs are their features.
+    pub serialized: bool,
 }
 
 /// What Classify or Regress makes of a signature's outputs.
 pub struct Inference {
     pub signature: Arc<Signature>,
-    /// The alias of the output with the scores, or the values, and its place among the outputs.
-    pub alias: String,
-    pub output: usize,
+    pub classes: Option<Source>,
+    /// The scores of Classify, or the values of Regress.
+    pub values: Option<Source>,
     pub result: Kind,
     /// Raises Python's exception where no answer can be made: takes arrays by alias, and the number of Examples.
     pub check: Py<PyAny>,
 }
 
+/// An output: its alias, and its place among all outputs of its signature.
+pub struct Source {
+    pub alias: String,
+    pub output: usize,
+}
+
 /// Which result it is.
 pub enum Kind {
-    /// Of as many classes as there are labels; of any number where there are none.
+    /// Where the model gives no classes, there are as many as labels; any number where there are none of these either.
     Classes {
         labels: Vec<Bytes>,
     },
@@ -51,12 +59,14 @@ pub struct ExamplesFields {
     multi: (Py<PyAny>, Py<PyAny>, Py<PyAny>),
     tensors: Vec<String>,
     inputs: usize,
+    serialized: bool,
 }
 
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct InferenceFields {
-    output: String,
+    classes: Option<String>,
+    values: Option<String>,
     labels: Vec<String>,
     check: Py<PyAny>,
     answered: Py<PyAny>,
@@ -80,17 +90,31 @@ impl Examples {
             multi: Arc::new(counted_by(signature, counter)),
             tensors: fields.tensors,
             inputs: fields.inputs,
+            serialized: fields.serialized,
         })
     }
 }
 
 impl Inference {
     fn new(signature: &Signature, fields: InferenceFields, result: Kind) -> PyResult<Self> {
-        let InferenceFields { output: alias, check, answered, failed, .. } = fields;
-        let counter = Counter::new(signature.counter.bounds.clone(), answered, failed);
-        let output = signature.outputs.iter().position(|output| *output == alias);
-        let output = output.ok_or_else(|| PyValueError::new_err(format!("there is no output {alias}")))?;
-        Ok(Self { signature: Arc::new(counted_by(signature, counter)), alias, output, result, check })
+        let counter = Counter::new(signature.counter.bounds.clone(), fields.answered, fields.failed);
+        let source = |alias: String| {
+            let output = signature.outputs.iter().position(|output| *output == alias);
+            let output = output.ok_or_else(|| PyValueError::new_err(format!("there is no output {alias}")))?;
+            Ok::<_, PyErr>(Source { alias, output })
+        };
+        Ok(Self {
+            signature: Arc::new(counted_by(signature, counter)),
+            classes: fields.classes.map(source).transpose()?,
+            values: fields.values.map(source).transpose()?,
+            result,
+            check: fields.check,
+        })
+    }
+
+    /// The outputs that it is made of.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> + Clone {
+        self.classes.iter().chain(&self.values)
     }
 }
 

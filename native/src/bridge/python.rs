@@ -45,6 +45,7 @@ pub struct Names {
     pub pad: Py<PyAny>,
     pub pad_into: Py<PyAny>,
     pub rows_between: Py<PyAny>,
+    pub string_array: Py<PyAny>,
 }
 
 /// Python's names; looked up once.

@@ -11,7 +11,7 @@ use crate::bridge::{Examples, Infer, Inference, InferenceKind, Signature};
 use crate::examples::{self, Table};
 use crate::open_inference;
 use crate::predict::{self, Output};
-use crate::protobuf::Dtype;
+use crate::protobuf::{Dtype, Rows};
 
 /// How a call is answered.
 pub enum Protocol {
@@ -30,8 +30,8 @@ pub enum Protocol {
 pub struct Answer {
     pub examples: Arc<Examples>,
     pub inference: Arc<Inference>,
-    /// The place of its output among those of the signature that is run.
-    pub output: usize,
+    /// The places of its outputs, in the order of its sources, among those of the signature that is run.
+    pub outputs: Vec<usize>,
 }
 
 /// A response that has been measured, and can be written.
@@ -126,16 +126,24 @@ impl Protocol {
     ) -> PyResult<()> {
         let py = outputs.py();
         for answer in self.answers() {
-            let mut array = outputs.as_any().get_item(&signature.outputs[answer.output])?;
-            if let Some(rows) = &rows {
-                array = array.get_item(PySlice::new(py, rows.start as isize, rows.end as isize, 1))?;
-            }
             let arrays = PyDict::new(py);
-            arrays.set_item(&answer.inference.alias, array)?;
+            for (source, place) in answer.inference.sources().zip(&answer.outputs) {
+                let mut array = outputs.as_any().get_item(&signature.outputs[*place])?;
+                if let Some(rows) = &rows {
+                    array = array.get_item(PySlice::new(py, rows.start as isize, rows.end as isize, 1))?;
+                }
+                arrays.set_item(&source.alias, array)?;
+            }
             answer.inference.check.call1(py, (arrays, count))?;
         }
         Ok(())
     }
+}
+
+/// An output of a call's own rows: these, and the dimensions beyond axis 0.
+struct Own<'a> {
+    rows: Rows<'a>,
+    inner: &'a [usize],
 }
 
 impl Answer {
@@ -146,22 +154,54 @@ impl Answer {
         outputs: &[Output<'a>],
         rows: &Range<usize>,
     ) -> Option<examples::Result<'a>> {
-        let alias = &signature.outputs[self.output];
-        let output = outputs.iter().find(|output| output.alias == alias)?;
-        let own = output.rows(rows);
-        let (count, inner) = match own.rows {
-            Some(rows) => (rows, own.inner),
-            None => own.inner.split_first().map(|(rows, inner)| (*rows, inner))?,
+        let mut places = self.outputs.iter();
+        let mut own = |is_there: bool, dtype: Dtype| match is_there {
+            true => own(&signature.outputs[*places.next()?], dtype, outputs, rows).map(Some),
+            false => Some(None),
         };
-        if output.dtype != Dtype::Float || count != rows.len() {
-            return None;
-        }
-        match (&self.inference.result, inner) {
-            (InferenceKind::Values, [] | [1]) => Some(examples::Result::Values(own.bytes)),
-            (InferenceKind::Classes { labels }, &[columns]) if labels.is_empty() || labels.len() == columns => {
-                Some(examples::Result::Classes(Table { scores: own.bytes, columns, rows: count, labels }))
+        let inference = &self.inference;
+        let classes = own(inference.classes.is_some(), Dtype::String)?;
+        let values = own(inference.values.is_some(), Dtype::Float)?;
+        match &inference.result {
+            InferenceKind::Values => {
+                let values = values?;
+                matches!(values.inner, [] | [1]).then_some(examples::Result::Values(values.rows.bytes))
             }
-            _ => None,
+            InferenceKind::Classes { labels } => table(classes, values, labels, rows.len()),
         }
     }
+}
+
+/// The rows of an output that has the call's rows and is of this dtype.
+fn own<'a>(alias: &str, dtype: Dtype, outputs: &[Output<'a>], rows: &Range<usize>) -> Option<Own<'a>> {
+    let output = outputs.iter().find(|output| output.alias == alias)?;
+    let own = output.rows(rows);
+    let (count, inner) = match own.rows {
+        Some(rows) => (rows, own.inner),
+        None => own.inner.split_first().map(|(rows, inner)| (*rows, inner))?,
+    };
+    (output.dtype == dtype && count == rows.len()).then_some(Own { rows: own, inner })
+}
+
+/// Classes and scores, of which one may be missing, as a table.
+fn table<'a>(
+    classes: Option<Own<'a>>,
+    scores: Option<Own<'a>>,
+    labels: &'a [Bytes],
+    rows: usize,
+) -> Option<examples::Result<'a>> {
+    let labels = if classes.is_some() { &[] } else { labels };
+    let &[columns] = scores.as_ref().or(classes.as_ref())?.inner else { return None };
+    let both = [&classes, &scores];
+    let fits = both.into_iter().flatten().all(|own| own.inner == [columns])
+        && (labels.is_empty() || labels.len() == columns)
+        && classes.iter().all(|own| own.rows.strings().all(|class| std::str::from_utf8(class).is_ok()));
+    let table = Table {
+        classes: classes.map(|own| (own.rows.bytes, own.rows.text)),
+        scores: scores.map(|own| own.rows.bytes),
+        columns,
+        rows,
+        labels,
+    };
+    fits.then_some(examples::Result::Classes(table))
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::protocol::{Answer, Protocol};
 use crate::bridge::{Choice, Examples, Inference, Lane, Route, Routes, Signature};
-use crate::examples::{self, columns};
+use crate::examples::{self, columns, serialized};
 use crate::open_inference;
 use crate::predict::{Column, Request, Tensor, tensors};
 use crate::protobuf::{Cursor, Dtype, Rope};
@@ -47,16 +47,24 @@ impl Arrays {
     /// Bytes that they take beside the message.
     pub fn held(&self) -> usize {
         match self {
-            Self::Tensors(_) => 0,
-            Self::Columns(columns) => columns.iter().map(|column| column.bytes.len()).sum(),
+            Self::Tensors(tensors) => tensors.iter().map(Tensor::held).sum(),
+            Self::Columns(columns) => columns.iter().map(Column::held).sum(),
         }
     }
 
     /// Writes one as an array's bytes; `target` has room for exactly all.
     pub fn copy_to(&self, message: &Rope, input: usize, dtype: Dtype, target: &mut [u8]) {
         match self {
-            Self::Tensors(tensors) => tensors[input].values.copy_to(message, dtype, target),
+            Self::Tensors(tensors) => tensors[input].copy_to(message, dtype, target),
             Self::Columns(columns) => target.copy_from_slice(&columns[input].bytes),
+        }
+    }
+
+    /// Visits the strings of one.
+    pub fn strings(&self, message: &Rope, input: usize, visit: &mut dyn FnMut(&[u8])) {
+        match self {
+            Self::Tensors(tensors) => tensors[input].strings(message, visit),
+            Self::Columns(columns) => columns[input].strings(visit),
         }
     }
 }
@@ -98,10 +106,12 @@ impl Understood {
         let Route { examples, lane, .. } = routes.find(&request.spec)?;
         let examples = examples?;
         let inference = inference(&examples)?.clone();
-        let (signature, output) = (inference.signature.clone(), inference.output);
-        let choice = signature.choose(|number, _| number == output).ok()?;
-        let protocol = Protocol::Examples(Answer { examples, inference, output });
-        Self::of_examples(signature, lane, choice, &request.input, protocol)
+        let signature = inference.signature.clone();
+        let outputs: Vec<_> = inference.sources().map(|source| source.output).collect();
+        let choice = signature.choose(|number, _| outputs.contains(&number)).ok()?;
+        let arrays = arrays(&request.input, &examples, &signature)?;
+        let (rows, protocol) = (request.input.rows, Protocol::Examples(Answer { examples, inference, outputs }));
+        Some(Self { signature, lane, arrays, rows, choice, protocol })
     }
 
     /// Understands a plain MultiInference of inferences that one run can serve.
@@ -113,61 +123,71 @@ impl Understood {
             return None;
         }
         let routes = routes.several(&specs)?;
-        let mut asked = Vec::with_capacity(routes.len());
-        for (number, (route, inference)) in routes.iter().zip(&request.inferences).enumerate() {
-            let is_named_twice = routes[..number].iter().any(|other| Arc::ptr_eq(&other.signature, &route.signature));
-            let (examples, method) = (route.examples.as_ref()?, inference.method.bytes()?);
-            let inference = match method {
-                method if method == names.classify.as_bytes() => &examples.classify,
-                method if method == names.regress.as_bytes() => &examples.regress,
-                _ => &None,
-            };
-            (!is_named_twice).then_some(())?;
-            asked.push((examples, inference.as_ref()?));
-        }
+        let asked = asked(&routes, &request.inferences, names)?;
         let source = source(&asked)?;
         let tensors = &asked[source].0.tensors;
         let answer = |each: &Asked<'_>| {
-            let output = tensors.iter().position(|name| name == tensor(each))?;
-            Some(Answer { examples: each.0.clone(), inference: each.1.clone(), output })
+            let place = |tensor: &str| tensors.iter().position(|name| name == tensor);
+            let outputs = tensors_of(each).map(place).collect::<Option<_>>()?;
+            Some(Answer { examples: each.0.clone(), inference: each.1.clone(), outputs })
         };
         let answers = asked.iter().map(answer).collect::<Option<Vec<_>>>()?;
         let signature = asked[source].0.multi.clone();
-        let wants = |number: usize, _: &str| asked.iter().any(|each| tensor(each) == tensors[number]);
+        let wants = |number: usize, _: &str| asked.iter().flat_map(tensors_of).any(|tensor| tensor == tensors[number]);
         let choice = signature.choose(wants).ok()?;
-        let lane = routes[source].lane.clone();
-        Self::of_examples(signature, lane, choice, &request.input, Protocol::MultiInference(answers))
+        let arrays = arrays(&request.input, asked[source].0, &signature)?;
+        let (rows, lane) = (request.input.rows, routes[source].lane.clone());
+        Some(Self { signature, lane, arrays, rows, choice, protocol: Protocol::MultiInference(answers) })
     }
+}
 
-    fn of_examples(
-        signature: Arc<Signature>,
-        lane: Lane,
-        choice: Option<Choice>,
-        input: &examples::Input<'_>,
-        protocol: Protocol,
-    ) -> Option<Self> {
-        if input.rows > signature.max_rows {
-            return None;
-        }
-        let arrays = Arrays::Columns(columns(input, &signature.inputs)?);
-        Some(Self { signature, lane, arrays, rows: input.rows, choice, protocol })
+/// A signature's inputs, made of Examples.
+fn arrays(input: &examples::Input<'_>, examples: &Examples, signature: &Signature) -> Option<Arrays> {
+    if input.rows > signature.max_rows {
+        return None;
     }
+    let columns = if examples.serialized { vec![serialized(input)?] } else { columns(input, &signature.inputs)? };
+    Some(Arrays::Columns(columns))
 }
 
 /// An inference that is asked for, and its signature.
 type Asked<'a> = (&'a Arc<Examples>, &'a Arc<Inference>);
 
-/// The model's name of the output that one needs.
-fn tensor<'a>((examples, inference): &Asked<'a>) -> &'a str {
-    &examples.tensors[inference.output]
+/// The inferences of a MultiInference, each of another signature.
+fn asked<'a>(
+    routes: &'a [Route],
+    inferences: &[examples::Inference<'_>],
+    names: &MethodNames,
+) -> Option<Vec<Asked<'a>>> {
+    let mut asked = Vec::with_capacity(routes.len());
+    for (number, (route, inference)) in routes.iter().zip(inferences).enumerate() {
+        let is_named_twice = routes[..number].iter().any(|other| Arc::ptr_eq(&other.signature, &route.signature));
+        (!is_named_twice).then_some(())?;
+        let (examples, method) = (route.examples.as_ref()?, inference.method.bytes()?);
+        let inference = match method {
+            method if method == names.classify.as_bytes() => &examples.classify,
+            method if method == names.regress.as_bytes() => &examples.regress,
+            _ => &None,
+        };
+        asked.push((examples, inference.as_ref()?));
+    }
+    Some(asked)
+}
+
+/// The model's names of the outputs that one needs.
+fn tensors_of<'a>((examples, inference): &Asked<'a>) -> impl Iterator<Item = &'a str> + use<'a> {
+    let examples: &'a Examples = examples;
+    inference.sources().map(|source| examples.tensors[source.output].as_str())
 }
 
 /// The one whose run serves all; None where it takes several. As `services/tf_serving/examples/multi_inference.py`
-/// chooses it: of those that have the inputs and the output, the one with the most outputs, the first of these.
+/// chooses it: of those that have the inputs and the outputs, the one with the most outputs, the first of these.
 fn source(asked: &[Asked<'_>]) -> Option<usize> {
     let of = |each: &Asked<'_>| {
-        let has =
-            |other: &Examples| other.inputs == each.0.inputs && other.tensors.iter().any(|name| name == tensor(each));
+        let has = |other: &Examples| {
+            let is_given = |tensor: &str| other.tensors.iter().any(|name| name == tensor);
+            other.inputs == each.0.inputs && tensors_of(each).all(is_given)
+        };
         let covering = asked.iter().enumerate().filter(|(_, (other, _))| has(other));
         covering.rev().max_by_key(|(_, (other, _))| other.tensors.len()).map(|(number, _)| number)
     };

@@ -82,6 +82,10 @@ impl bridge::PendingCall for Call {
         self.arrays.copy_to(&self.message, input, dtype, target);
     }
 
+    fn strings(&self, input: usize, visit: &mut dyn FnMut(&[u8])) {
+        self.arrays.strings(&self.message, input, visit);
+    }
+
     fn client_gone(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         // Where a connection has broken down inside, its client is gone.

@@ -5,13 +5,14 @@
 
 use super::request::Input;
 use crate::predict::{self, Column};
-use crate::protobuf::{Cursor, Dtype, wire};
+use crate::protobuf::{Cursor, Dtype, texts, wire};
 
 /// A shared feature is repeated for every Example: more bytes than these, and many times those of the request, are not
 /// plain.
 const ENOUGH: usize = 1 << 20;
 const TIMES: usize = 8;
 
+const STRINGS: u32 = 1;
 const FLOATS: u32 = 2;
 const INTEGERS: u32 = 3;
 
@@ -32,11 +33,35 @@ pub fn columns(input: &Input<'_>, declared: &[predict::Input]) -> Option<Vec<Col
             }
             // More than one row is a feature that is named twice, of which the last counts.
             (column.rows == row + 1).then_some(())?;
-            bytes += column.bytes.len();
+            bytes += column.bytes.len() + column.text.len();
         }
         (bytes <= most).then_some(())?;
     }
     Some(columns.into_iter().map(Filling::filled).collect())
+}
+
+/// The Examples as they are, for a graph that parses them. TF Serving: the context's bytes, then the Example's.
+pub fn serialized(input: &Input<'_>) -> Option<Column> {
+    let shared = match &input.context {
+        Some(context) => checked_example(context)?,
+        None => &[],
+    };
+    let most = ENOUGH.max(TIMES * input.len());
+    let mut column = Column { inner: Vec::new(), bytes: Vec::new(), text: Vec::new() };
+    for example in input.examples() {
+        let (own, start) = (checked_example(&example)?, column.text.len());
+        column.text.extend_from_slice(shared);
+        column.text.extend_from_slice(own);
+        texts::put_span(start, shared.len() + own.len(), &mut column.bytes)?;
+        (column.held() <= most).then_some(())?;
+    }
+    Some(column)
+}
+
+/// The bytes of an Example that is one.
+fn checked_example<'a>(example: &Cursor<'a>) -> Option<&'a [u8]> {
+    add_features(example.clone(), &mut [])?;
+    example.contiguous()
 }
 
 /// A column that is being read.
@@ -49,25 +74,35 @@ struct Filling<'a> {
     size: Option<usize>,
     rows: usize,
     bytes: Vec<u8>,
+    text: Vec<u8>,
 }
 
 impl<'a> Filling<'a> {
     fn new(input: &'a predict::Input) -> Self {
         let known = input.inner.iter().flatten().fold(1, |product: usize, size| product.saturating_mul(*size));
         let all_known = input.inner.iter().all(Option::is_some);
-        Self { input, known, all_known, size: None, rows: 0, bytes: Vec::new() }
+        Self { input, known, all_known, size: None, rows: 0, bytes: Vec::new(), text: Vec::new() }
     }
 
     /// The next row.
     fn add(&mut self, feature: Cursor<'_>) -> Option<()> {
-        let size = read_feature(feature, self.input.dtype, &mut self.bytes)?;
+        let size = match self.input.dtype {
+            Dtype::String => read_strings(feature, &mut self.bytes, &mut self.text)?,
+            dtype => read_feature(feature, dtype, &mut self.bytes)?,
+        };
         self.count(size)
     }
 
     /// The next row, the same as that of the Example whose features all share.
     fn repeat(&mut self, shared: &Self) -> Option<()> {
         (shared.rows == 1).then_some(())?;
-        self.bytes.extend_from_slice(&shared.bytes);
+        if self.input.dtype == Dtype::String {
+            for string in texts::strings(&shared.bytes, &shared.text) {
+                texts::put_text(string, &mut self.bytes, &mut self.text)?;
+            }
+        } else {
+            self.bytes.extend_from_slice(&shared.bytes);
+        }
         self.count(shared.size?)
     }
 
@@ -86,7 +121,7 @@ impl<'a> Filling<'a> {
     fn filled(self) -> Column {
         let varying = self.size.unwrap_or_default() / self.known.max(1);
         let inner = self.input.inner.iter().map(|size| size.unwrap_or(varying)).collect();
-        Column { inner, bytes: self.bytes }
+        Column { inner, bytes: self.bytes, text: self.text }
     }
 }
 
@@ -172,10 +207,21 @@ fn read_feature(feature: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Optio
     }
     match (kind, dtype) {
         (FLOATS, Dtype::Float | Dtype::Double) => read_floats(values, dtype, bytes),
-        (INTEGERS, Dtype::Float | Dtype::Double | Dtype::Half) => None,
         (INTEGERS, _) => read_integers(values, dtype, bytes),
         _ => None,
     }
+}
+
+/// Adds a feature's strings; how many there are.
+fn read_strings(feature: Cursor<'_>, places: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<usize> {
+    let (STRINGS, mut at) = list(feature)? else { return None };
+    let mut count = 0;
+    while at.left() > 0 {
+        let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+        texts::put_text(wire::delimited(&mut at)?.contiguous()?, places, text)?;
+        count += 1;
+    }
+    Some(count)
 }
 
 fn read_floats(values: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<usize> {
@@ -211,7 +257,7 @@ fn put_integer(value: i64, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<()> {
         Dtype::Uint16 => bytes.extend(u16::try_from(value).ok()?.to_le_bytes()),
         Dtype::Uint8 => bytes.extend(u8::try_from(value).ok()?.to_le_bytes()),
         Dtype::Bool => bytes.push(u8::from(value != 0)),
-        Dtype::Float | Dtype::Double | Dtype::Half => return None,
+        Dtype::Float | Dtype::Double | Dtype::Half | Dtype::String => return None,
     }
     Some(())
 }

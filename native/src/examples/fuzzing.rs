@@ -3,10 +3,11 @@
 use super::columns::columns;
 use super::request::{Inference, MultiRequest, Request};
 use crate::predict::fuzzing::Declared;
-use crate::predict::{Column, Text};
-use crate::protobuf::Rope;
+use crate::predict::{Column, Input as Declaration, Text};
+use crate::protobuf::{Dtype, Rope};
 
-/// The tensors of a signature in the order of their declarations, each with its shape and its bytes.
+/// The tensors of a signature in the order of their declarations, each with its shape and its bytes; of strings
+/// each behind its length.
 pub type Tensors = Vec<(Vec<usize>, Vec<u8>)>;
 
 /// Understands a plain Classify or Regress of these features, for a model and a signature whose names are text, as all
@@ -35,7 +36,19 @@ fn tensors(declared: &Declared, input: &super::request::Input<'_>) -> Option<Ten
     if input.rows > declared.max_rows {
         return None;
     }
-    let columns = columns(input, &declared.inputs)?;
-    let shaped = |column: Column| (std::iter::once(input.rows).chain(column.inner).collect(), column.bytes);
-    Some(columns.into_iter().map(shaped).collect())
+    let columns = columns(input, &declared.inputs)?.into_iter().zip(&declared.inputs);
+    let shaped = |(column, declared): (Column, &Declaration)| {
+        let shape = std::iter::once(input.rows).chain(column.inner.iter().copied()).collect();
+        (shape, if declared.dtype == Dtype::String { with_lengths(&column) } else { column.bytes })
+    };
+    Some(columns.map(shaped).collect())
+}
+
+fn with_lengths(column: &Column) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    column.strings(&mut |string| {
+        bytes.extend_from_slice(&(string.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(string);
+    });
+    bytes
 }

@@ -7,6 +7,6 @@ pub mod fuzzing;
 mod request;
 mod response;
 
-pub use columns::columns;
-pub use request::{Input, MultiRequest, Request};
+pub use columns::{columns, serialized};
+pub use request::{Inference, Input, MultiRequest, Request};
 pub use response::{Format, Response, Result, Table, multi_response};

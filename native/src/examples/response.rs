@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::protobuf::texts::{SPAN, strings};
 use crate::protobuf::wire;
 
 /// What all answers of one signature have in common.
@@ -26,14 +27,16 @@ impl Format {
     }
 }
 
-/// Scores of each Example's classes, row by row.
+/// The classes and scores of each Example, row by row.
 #[derive(Clone, Copy)]
 pub struct Table<'a> {
+    /// Strings, as places and the text that they are in.
+    pub classes: Option<(&'a [u8], &'a [u8])>,
     /// Floats, little-endian.
-    pub scores: &'a [u8],
+    pub scores: Option<&'a [u8]>,
     pub columns: usize,
     pub rows: usize,
-    /// One for each column, or none.
+    /// One for each column, or none; also where there are classes.
     pub labels: &'a [Bytes],
 }
 
@@ -64,28 +67,28 @@ fn put_float(out: &mut BytesMut, field: u32, bits: u32) {
 }
 
 impl<'a> Table<'a> {
-    fn rows(self) -> impl Iterator<Item = &'a [u8]> {
-        (0..self.rows).map(move |row| &self.scores[row * self.columns * 4..(row + 1) * self.columns * 4])
-    }
-
     /// The bytes of each Class of a row, and its label and score.
-    fn classes(self, row: &'a [u8]) -> impl Iterator<Item = (usize, &'a [u8], u32)> {
-        floats(row).enumerate().map(move |(column, score)| {
-            let label: &[u8] = self.labels.get(column).map_or(&[], |label| label);
+    fn classes(self, row: usize) -> impl Iterator<Item = (usize, &'a [u8], u32)> {
+        (row * self.columns..(row + 1) * self.columns).map(move |at| {
+            let label = match self.classes {
+                Some((places, text)) => strings(&places[at * SPAN..(at + 1) * SPAN], text).next().unwrap_or_default(),
+                None => self.labels.get(at % self.columns).map_or(&[][..], |label| label),
+            };
+            let score = self.scores.and_then(|scores| floats(&scores[4 * at..]).next()).unwrap_or_default();
             (label_len(label) + float_len(score), label, score)
         })
     }
 
-    fn row_len(self, row: &'a [u8]) -> usize {
+    fn row_len(self, row: usize) -> usize {
         self.classes(row).map(|(len, _, _)| wire::field_len(1, len)).sum()
     }
 
     fn len(self) -> usize {
-        self.rows().map(|row| wire::field_len(1, self.row_len(row))).sum()
+        (0..self.rows).map(|row| wire::field_len(1, self.row_len(row))).sum()
     }
 
     fn encode(self, out: &mut BytesMut) {
-        for row in self.rows() {
+        for row in 0..self.rows {
             wire::put_field(out, 1, self.row_len(row));
             for (len, label, score) in self.classes(row) {
                 wire::put_field(out, 1, len);
@@ -200,7 +203,7 @@ mod tests {
         let scores = [0_f32, 1.5, -0.0, f32::NAN].map(f32::to_le_bytes).concat();
         let labels = [Bytes::new(), Bytes::from_static(b"large")];
         for labels in [&[][..], &labels] {
-            let table = Table { scores: &scores, columns: 2, rows: 2, labels };
+            let table = Table { classes: None, scores: Some(&scores), columns: 2, rows: 2, labels };
             let results = [Result::Classes(table), Result::Values(&scores)];
             let mut responses: Vec<_> = results.iter().map(|result| Response::new(&format, *result)).collect();
             responses.push(multi_response(results.iter().map(|result| (&format, *result))));

@@ -23,6 +23,7 @@ fn datatype(dtype: Dtype) -> &'static str {
         Dtype::Int16 => "INT16",
         Dtype::Int32 => "INT32",
         Dtype::Int64 => "INT64",
+        Dtype::String => "BYTES",
         Dtype::Uint8 => "UINT8",
         Dtype::Uint16 => "UINT16",
         Dtype::Uint32 => "UINT32",

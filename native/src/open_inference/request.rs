@@ -103,7 +103,7 @@ impl<'a> InputTensor<'a> {
             return None;
         }
         let values = Values::content(input.dtype, count, raw)?;
-        Some((Tensor { values, inner: inner.to_vec() }, rows))
+        Some((Tensor::of(values, inner), rows))
     }
 }
 

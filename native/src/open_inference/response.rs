@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn a_response_is_as_long_as_it_says() {
         let format = Format::new("model", 3);
-        let one = Output { alias: "y", dtype: Dtype::Float, shape: &[2, 1], bytes: &[0; 8], whole: false };
-        let other = Output { alias: "a", dtype: Dtype::Int64, shape: &[2], bytes: &[1; 16], whole: false };
+        let one = Output { alias: "y", dtype: Dtype::Float, shape: &[2, 1], bytes: &[0; 8], text: &[], whole: false };
+        let other = Output { alias: "a", dtype: Dtype::Int64, shape: &[2], bytes: &[1; 16], text: &[], whole: false };
         for id in [&b""[..], b"seven"] {
             let response = Response::new(&format, id, &[one.clone(), other.clone()], 1..2);
             let mut out = BytesMut::new();

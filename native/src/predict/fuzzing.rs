@@ -9,7 +9,8 @@ pub struct Declared {
     pub max_rows: usize,
 }
 
-/// What was read of a request; the tensors in the order of their declarations, each with its shape and its bytes.
+/// What was read of a request; the tensors in the order of their declarations, each with its shape and its bytes; of
+/// strings each behind its length.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Understood {
     pub name: Vec<u8>,
@@ -51,7 +52,15 @@ impl Declared {
 
 fn read(message: &Rope, input: &Input, tensor: &Tensor, rows: usize) -> (Vec<usize>, Vec<u8>) {
     let shape: Vec<_> = std::iter::once(rows).chain(tensor.inner.iter().copied()).collect();
+    if input.dtype == Dtype::String {
+        let mut bytes = Vec::new();
+        tensor.strings(message, &mut |string| {
+            bytes.extend_from_slice(&(string.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(string);
+        });
+        return (shape, bytes);
+    }
     let mut bytes = vec![0; shape.iter().product::<usize>() * input.dtype.size()];
-    tensor.values.copy_to(message, input.dtype, &mut bytes);
+    tensor.copy_to(message, input.dtype, &mut bytes);
     (shape, bytes)
 }

@@ -1,6 +1,6 @@
 //! A plain request's bytes: fields, each at most once, and tensors that fit their declarations.
 
-use crate::protobuf::{CONTENT, Cursor, Dtype, Values, wire};
+use crate::protobuf::{CONTENT, Cursor, Dtype, Rope, Values, texts, wire};
 
 /// An input that a signature declares: its alias, its type, and its dimensions beyond axis 0.
 #[derive(Clone)]
@@ -25,8 +25,44 @@ impl Input {
 
 /// One input's values in a request, and its dimensions beyond axis 0.
 pub struct Tensor {
-    pub values: Values,
+    pub values: Contents,
     pub inner: Vec<usize>,
+}
+
+/// Where they lie in the message.
+pub enum Contents {
+    Numbers(Values),
+    /// The places of strings.
+    Strings(Vec<u8>),
+}
+
+impl Tensor {
+    /// Of numbers.
+    pub fn of(values: Values, inner: &[usize]) -> Self {
+        Self { values: Contents::Numbers(values), inner: inner.to_vec() }
+    }
+
+    /// Bytes that it takes beside its message.
+    pub fn held(&self) -> usize {
+        match &self.values {
+            Contents::Numbers(_) => 0,
+            Contents::Strings(places) => places.len(),
+        }
+    }
+
+    /// Writes its numbers as an array's bytes; `target` has room for exactly all.
+    pub fn copy_to(&self, message: &Rope, dtype: Dtype, target: &mut [u8]) {
+        if let Contents::Numbers(values) = &self.values {
+            values.copy_to(message, dtype, target);
+        }
+    }
+
+    /// Visits its strings.
+    pub fn strings(&self, message: &Rope, visit: &mut dyn FnMut(&[u8])) {
+        if let Contents::Strings(places) = &self.values {
+            texts::visit(places, message, visit);
+        }
+    }
 }
 
 /// One input's elements, little-endian as in an array, and its dimensions beyond axis 0.
@@ -34,6 +70,20 @@ pub struct Tensor {
 pub struct Column {
     pub inner: Vec<usize>,
     pub bytes: Vec<u8>,
+    /// What the elements are places in, where they are strings.
+    pub text: Vec<u8>,
+}
+
+impl Column {
+    /// Bytes that it takes.
+    pub fn held(&self) -> usize {
+        self.bytes.len() + self.text.len()
+    }
+
+    /// Visits its strings.
+    pub fn strings(&self, visit: &mut dyn FnMut(&[u8])) {
+        texts::strings(&self.bytes, &self.text).for_each(visit);
+    }
 }
 
 /// A request's tensors in the order of their declarations, and their rows; None unless all fit.
@@ -70,6 +120,10 @@ impl Input {
         if !fits || count == 0 {
             return None;
         }
+        if self.dtype == Dtype::String {
+            let places = proto.strings(count)?;
+            return Some((Tensor { values: Contents::Strings(places), inner: inner.to_vec() }, rows));
+        }
         let (field, at) = proto.values?;
         let values = if field == CONTENT {
             Values::content(self.dtype, count, at)?
@@ -78,7 +132,10 @@ impl Input {
         } else {
             return None;
         };
-        Some((Tensor { values, inner: inner.to_vec() }, rows))
+        if proto.strings.is_some() {
+            return None;
+        }
+        Some((Tensor::of(values, inner), rows))
     }
 }
 
@@ -90,13 +147,20 @@ struct TensorProto<'a> {
     dtype: Option<Dtype>,
     shape: Option<([usize; MAX_RANK], usize)>,
     values: Option<(u32, Cursor<'a>)>,
+    /// How many strings it has, and where the first field that holds one begins.
+    strings: Option<(usize, Cursor<'a>)>,
 }
 
 impl<'a> TensorProto<'a> {
     fn read(mut at: Cursor<'a>) -> Option<Self> {
         let mut proto = Self::default();
         while at.left() > 0 {
+            let before = at.clone();
             match wire::tag(&mut at)? {
+                (field, wire::LENGTH) if field == Dtype::String.field() => {
+                    proto.strings.get_or_insert((0, before)).0 += 1;
+                    wire::delimited(&mut at)?;
+                }
                 (1, wire::VARINT) if proto.dtype.is_none() => {
                     proto.dtype = Some(Dtype::of_number(wire::varint(&mut at)?)?)
                 }
@@ -108,6 +172,25 @@ impl<'a> TensorProto<'a> {
             }
         }
         Some(proto)
+    }
+
+    /// The places of its strings, if they are so many and nothing else.
+    fn strings(&self, count: usize) -> Option<Vec<u8>> {
+        let (found, mut at) = self.strings.clone()?;
+        (found == count && self.values.is_none()).then_some(())?;
+        let mut places = Vec::with_capacity(count * texts::SPAN);
+        while at.left() > 0 {
+            match wire::tag(&mut at)? {
+                (field, wire::LENGTH) => {
+                    let value = wire::delimited(&mut at)?;
+                    if field == Dtype::String.field() {
+                        texts::put_span(value.position(), value.left(), &mut places)?;
+                    }
+                }
+                _ => drop(wire::varint(&mut at)?),
+            }
+        }
+        Some(places)
     }
 }
 

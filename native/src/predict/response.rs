@@ -13,6 +13,8 @@ pub struct Output<'a> {
     pub dtype: Dtype,
     pub shape: &'a [usize],
     pub bytes: &'a [u8],
+    /// What the elements are places in, where they are strings.
+    pub text: &'a [u8],
     /// Whether one task gets all of it, whatever rows it has.
     pub whole: bool,
 }
@@ -21,12 +23,12 @@ impl<'a> Output<'a> {
     /// These rows of it, or all where one task gets all.
     pub fn rows(&self, rows: &Range<usize>) -> Rows<'a> {
         if self.whole {
-            return Rows { dtype: self.dtype, rows: None, inner: self.shape, bytes: self.bytes };
+            return Rows { dtype: self.dtype, rows: None, inner: self.shape, bytes: self.bytes, text: self.text };
         }
         let inner = self.shape.get(1..).unwrap_or_default();
         let row = inner.iter().product::<usize>() * self.dtype.size();
         let bytes = &self.bytes[rows.start * row..rows.end * row];
-        Rows { dtype: self.dtype, rows: Some(rows.len()), inner, bytes }
+        Rows { dtype: self.dtype, rows: Some(rows.len()), inner, bytes, text: self.text }
     }
 }
 
@@ -82,10 +84,8 @@ impl<'a> Response<'a> {
 
     /// The output that takes most of it, in the words that the services in Python have, too.
     pub fn largest(&self) -> String {
-        let largest = self.tensors.iter().max_by_key(|(_, rows, _)| rows.bytes.len());
-        largest.map_or_else(String::new, |(alias, rows, _)| {
-            format!("; output {alias} alone has {} bytes", rows.bytes.len())
-        })
+        let largest = self.tensors.iter().max_by_key(|(_, rows, _)| rows.size());
+        largest.map_or_else(String::new, |(alias, rows, _)| format!("; output {alias} alone has {} bytes", rows.size()))
     }
 
     /// Writes it.

@@ -2,7 +2,9 @@
 
 use std::ffi::CStr;
 
-/// The element types that a plain tensor may have; those of the `*_val` fields that hold numbers.
+use super::texts;
+
+/// The element types that a plain tensor may have: numbers, and strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     Float,
@@ -11,6 +13,8 @@ pub enum Dtype {
     Uint8,
     Int16,
     Int8,
+    /// Bytes of any number: an element is their place (`texts`).
+    String,
     Int64,
     Bool,
     Uint16,
@@ -19,7 +23,7 @@ pub enum Dtype {
     Uint64,
 }
 
-use Dtype::{Bool, Double, Float, Half, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64};
+use Dtype::{Bool, Double, Float, Half, Int8, Int16, Int32, Int64, String, Uint8, Uint16, Uint32, Uint64};
 
 // Each with its number in types.proto, its bytes, and the number of the field that holds its values.
 const DTYPES: [(Dtype, u64, usize, u32); Dtype::COUNT] = [
@@ -29,6 +33,7 @@ const DTYPES: [(Dtype, u64, usize, u32); Dtype::COUNT] = [
     (Uint8, 4, 1, 7),
     (Int16, 5, 2, 7),
     (Int8, 6, 1, 7),
+    (String, 7, texts::SPAN, 8),
     (Int64, 9, 8, 10),
     (Bool, 10, 1, 11),
     (Uint16, 17, 2, 7),
@@ -39,7 +44,7 @@ const DTYPES: [(Dtype, u64, usize, u32); Dtype::COUNT] = [
 
 impl Dtype {
     /// How many there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
 
     pub fn of_number(number: u64) -> Option<Self> {
         DTYPES.iter().find(|row| row.1 == number).map(|row| row.0)
@@ -93,6 +98,7 @@ impl Dtype {
             Half => "f2",
             Bool => "?",
             Int8 => "i1",
+            String => "O",
             Int16 => "i2",
             Int32 => "i4",
             Int64 => "i8",

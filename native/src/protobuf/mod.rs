@@ -3,6 +3,7 @@
 mod dtype;
 mod rope;
 mod tensor;
+pub mod texts;
 pub mod wire;
 
 pub use dtype::Dtype;

@@ -2,9 +2,9 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::dtype::Dtype::{self, Bool, Int8, Int16, Int32, Int64};
+use super::dtype::Dtype::{self, Bool, Int8, Int16, Int32, Int64, String};
 use super::rope::{Cursor, Rope};
-use super::wire;
+use super::{texts, wire};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensor_content is little-endian, and is copied as it is");
@@ -22,7 +22,7 @@ pub struct Values {
 impl Values {
     /// Those of `tensor_content`; None unless they are exactly `count` that need no second look.
     pub fn content(dtype: Dtype, count: usize, mut at: Cursor<'_>) -> Option<Self> {
-        if at.left() != count.checked_mul(dtype.size())? {
+        if dtype == String || at.left() != count.checked_mul(dtype.size())? {
             return None;
         }
         let values = Self { start: at.position(), raw: true };
@@ -68,14 +68,29 @@ pub struct Rows<'a> {
     pub rows: Option<usize>,
     pub inner: &'a [usize],
     pub bytes: &'a [u8],
+    /// What the elements are places in, where they are strings.
+    pub text: &'a [u8],
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// The elements that are strings.
+    pub fn strings(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
+        texts::strings(self.bytes, self.text)
+    }
+
+    /// Bytes of its elements.
+    pub fn size(&self) -> usize {
+        if self.dtype == String { self.strings().map(<[u8]>::len).sum() } else { self.bytes.len() }
+    }
+
     /// The bytes of the TensorProto.
     pub fn encoded_len(&self, as_content: bool) -> usize {
         let head = 1 + wire::varint_len(self.dtype.number()) + wire::field_len(2, self.shape_len());
         if self.bytes.is_empty() {
             return head;
+        }
+        if self.dtype == String {
+            return head + self.strings().map(|string| wire::field_len(String.field(), string.len())).sum::<usize>();
         }
         head + wire::field_len(self.field(as_content), self.values_len(as_content))
     }
@@ -94,6 +109,12 @@ impl Rows<'_> {
         }
         if self.bytes.is_empty() {
             return;
+        }
+        if self.dtype == String {
+            return self.strings().for_each(|string| {
+                wire::put_field(out, String.field(), string.len());
+                out.put_slice(string);
+            });
         }
         wire::put_field(out, self.field(as_content), self.values_len(as_content));
         if as_content || self.dtype.raw() {
@@ -168,7 +189,7 @@ mod tests {
             [(Int8, &[0xff, 5][..]), (Int16, &[0xfe, 0xff, 1, 0]), (Uint16, &[0xff, 0xff]), (Bool, &[1, 0])]
         {
             let count = bytes.len() / dtype.size();
-            let rows = Rows { dtype, rows: Some(count), inner: &[], bytes };
+            let rows = Rows { dtype, rows: Some(count), inner: &[], bytes, text: &[] };
             let mut out = BytesMut::new();
             rows.values().for_each(|value| wire::put_varint(&mut out, value));
             let message = rope(&out);
@@ -182,7 +203,7 @@ mod tests {
     fn lengths_are_those_of_the_bytes() {
         for as_content in [false, true] {
             for (dtype, bytes) in [(Float, &[0; 8][..]), (Int32, &[0xff; 8]), (Uint32, &[0xff; 8]), (Float, &[])] {
-                let rows = Rows { dtype, rows: Some(bytes.len() / 4), inner: &[1, 0], bytes };
+                let rows = Rows { dtype, rows: Some(bytes.len() / 4), inner: &[1, 0], bytes, text: &[] };
                 let mut out = BytesMut::new();
                 rows.encode(as_content, &mut out);
                 assert_eq!(out.len(), rows.encoded_len(as_content));

@@ -147,6 +147,10 @@ impl PendingCall for Call {
         target.copy_from_slice(&self.columns[input].bytes);
     }
 
+    fn strings(&self, input: usize, visit: &mut dyn FnMut(&[u8])) {
+        self.columns[input].strings(visit);
+    }
+
     fn client_gone(&mut self) -> bool {
         self.mailbox.is_closed()
     }

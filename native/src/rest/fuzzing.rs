@@ -26,6 +26,6 @@ pub struct UnderstoodBody {
 pub fn read_body(signatures: &[(&str, &Declared)], data: &[u8]) -> Option<UnderstoodBody> {
     let find = |name: &[u8]| signatures.iter().find(|known| known.0.as_bytes() == name).map(|known| known.1);
     let Body { by_row, rows, columns, .. } = Body::read(data, find)?;
-    let columns = columns.into_iter().map(|Column { inner, bytes }| (inner, bytes)).collect();
+    let columns = columns.into_iter().map(|Column { inner, bytes, .. }| (inner, bytes)).collect();
     Some(UnderstoodBody { by_row, rows, columns })
 }

@@ -5,7 +5,7 @@
 
 use crate::json::Reader;
 use crate::predict::{Column, Input};
-use crate::protobuf::Dtype;
+use crate::protobuf::{Dtype, texts};
 
 /// The most bytes that are reserved for a row before it has been read.
 const RESERVED: usize = 4 << 10;
@@ -128,13 +128,14 @@ struct Filling<'a> {
     inner: Vec<Option<usize>>,
     rows: usize,
     bytes: Vec<u8>,
+    text: Vec<u8>,
 }
 
 impl<'a> Filling<'a> {
     fn new(input: &'a Input) -> Self {
         let row = input.inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
         let bytes = Vec::with_capacity(row.unwrap_or_default().min(RESERVED));
-        Self { input, inner: input.inner.clone(), rows: 0, bytes }
+        Self { input, inner: input.inner.clone(), rows: 0, bytes, text: Vec::new() }
     }
 
     /// All rows, as one list.
@@ -150,7 +151,10 @@ impl<'a> Filling<'a> {
     fn row(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         self.rows += 1;
         if self.inner.is_empty() {
-            read_element(self.input.dtype, reader, &mut self.bytes)
+            match self.input.dtype {
+                Dtype::String => put_string(reader, &mut self.bytes, &mut self.text),
+                dtype => read_element(dtype, reader, &mut self.bytes),
+            }
         } else {
             self.lists(0, reader)
         }
@@ -171,13 +175,18 @@ impl<'a> Filling<'a> {
         match self.input.dtype {
             Dtype::Float => reader.list(|reader| put(bytes, (reader.decimal()? as f32).to_le_bytes())),
             Dtype::Double => reader.list(|reader| put(bytes, reader.decimal()?.to_le_bytes())),
+            Dtype::String => reader.list(|reader| put_string(reader, bytes, &mut self.text)),
             dtype => reader.list(|reader| read_element(dtype, reader, bytes)),
         }
     }
 
     /// All dimensions are known where there is a row; a list within is never empty.
     fn filled(self) -> Column {
-        Column { inner: self.inner.into_iter().map(Option::unwrap_or_default).collect(), bytes: self.bytes }
+        Column {
+            inner: self.inner.into_iter().map(Option::unwrap_or_default).collect(),
+            bytes: self.bytes,
+            text: self.text,
+        }
     }
 }
 
@@ -193,9 +202,16 @@ fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> O
         Dtype::Int16 => put(bytes, (narrow(reader)? as i16).to_le_bytes()),
         Dtype::Int8 | Dtype::Uint8 => put(bytes, (narrow(reader)? as u8).to_le_bytes()),
         Dtype::Bool => put(bytes, [u8::from(reader.boolean()?)]),
-        // JSON has no values of these.
-        Dtype::Uint16 | Dtype::Half => None,
+        // JSON has no values of the first two; strings are read by `put_string`.
+        Dtype::Uint16 | Dtype::Half | Dtype::String => None,
     }
+}
+
+/// A string without escapes.
+fn put_string(reader: &mut Reader<'_>, places: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<()> {
+    let string = reader.string()?;
+    std::str::from_utf8(string).ok()?;
+    texts::put_text(string, places, text)
 }
 
 fn narrow(reader: &mut Reader<'_>) -> Option<i32> {
@@ -248,7 +264,7 @@ mod tests {
 
     #[test]
     fn rows_and_columns_of_one_input() {
-        let column = Column { inner: vec![2], bytes: floats(&[1.0, -0.25, 0.0, 100.0]) };
+        let column = Column { inner: vec![2], bytes: floats(&[1.0, -0.25, 0.0, 100.0]), text: vec![] };
         for text in [
             " {\"instances\": [[1, -2.5e-1] , [0, 1E+2]] } ",
             "{\"instances\":[{\"x\":[1,-0.25]},{\"x\":[0,100]}],\"signature_name\":\"\"}",
@@ -262,7 +278,7 @@ mod tests {
 
     #[test]
     fn several_inputs_by_a_name_before_or_behind() {
-        let column = |bytes: &[u8]| Column { inner: vec![], bytes: bytes.into() };
+        let column = |bytes: &[u8]| Column { inner: vec![], bytes: bytes.into(), text: vec![] };
         let columns = vec![column(&[1, 0]), column(&[44, 255])];
         for text in [
             "{\"signature_name\":\"s\",\"instances\":[{\"b\":true,\"n\":300},{\"n\":-1,\"b\":false}]}",

@@ -3,14 +3,20 @@
 
 use std::ops::Range;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
 
 use crate::json::{write_decimal, write_line, write_string};
 use crate::predict::Output;
-use crate::protobuf::{Dtype, Rows};
+use crate::protobuf::{Dtype, Rows, texts};
 
 /// About how many bytes an element takes, with what stands between two.
 const TEXT: usize = 16;
+
+/// TF Serving: an output of strings whose alias ends so is answered as base64, under this key.
+const BYTES_SUFFIX: &str = "_bytes";
+const BASE64_KEY: &[u8] = b"b64";
 
 /// Whether JSON has values of a type.
 pub fn is_written(dtype: Dtype) -> bool {
@@ -39,7 +45,7 @@ impl<'a> Part<'a> {
 
     /// About how many bytes it takes.
     pub fn about(&self) -> usize {
-        self.alias.len() + TEXT * (self.rows.bytes.len() / self.rows.dtype.size())
+        self.alias.len() + TEXT * (self.rows.bytes.len() / self.rows.dtype.size()) + 2 * self.rows.text.len()
     }
 
     /// How many rows it has, and their shape.
@@ -52,16 +58,22 @@ impl<'a> Part<'a> {
     }
 
     /// One of so many rows, on one line.
-    fn write_row(&self, inner: &[usize], row: usize, out: &mut BytesMut) {
+    fn write_row(&self, inner: &[usize], row: usize, several: bool, out: &mut BytesMut) {
         let size = inner.iter().product::<usize>() * self.rows.dtype.size();
         let bytes = &self.rows.bytes[row * size..(row + 1) * size];
-        Lists { dtype: self.rows.dtype, level: None }.write(inner, bytes, out);
+        let depth = inner.len() + 2 + usize::from(several);
+        self.lists(None, depth).write(inner, bytes, out);
     }
 
     /// All of it as one value, within so many others; each element on a line of its own.
     fn write_whole(&self, level: usize, out: &mut BytesMut) {
         let shape: Vec<_> = self.rows.rows.into_iter().chain(self.rows.inner.iter().copied()).collect();
-        Lists { dtype: self.rows.dtype, level: Some(level) }.write(&shape, self.rows.bytes, out);
+        self.lists(Some(level), level + shape.len()).write(&shape, self.rows.bytes, out);
+    }
+
+    fn lists(&self, level: Option<usize>, depth: usize) -> Lists<'a> {
+        let as_base64 = self.alias.ends_with(BYTES_SUFFIX);
+        Lists { dtype: self.rows.dtype, text: self.rows.text, as_base64, level, depth }
     }
 }
 
@@ -110,7 +122,7 @@ fn write_rows<'a>(parts: &[Part<'a>], out: &mut BytesMut) -> Result<(), Misfit<'
         match (parts, split.as_slice()) {
             ([only], [(_, inner)]) => {
                 out.put_slice(if row > 0 { b", " } else { b"" });
-                only.write_row(inner, row, out);
+                only.write_row(inner, row, false, out);
             }
             _ => {
                 out.put_slice(if row > 0 { b"," } else { b"" });
@@ -149,7 +161,7 @@ fn write_record<'a>(parts: impl Iterator<Item = (&'a Part<'a>, &'a [usize])>, ro
     for (number, (part, inner)) in parts.enumerate() {
         out.put_u8(if number == 0 { b'{' } else { b',' });
         write_name(3, part.alias.as_bytes(), out);
-        part.write_row(inner, row, out);
+        part.write_row(inner, row, true, out);
     }
     write_line(2, out);
     out.put_u8(b'}');
@@ -157,14 +169,19 @@ fn write_record<'a>(parts: impl Iterator<Item = (&'a Part<'a>, &'a [usize])>, ro
 
 /// How elements are put together to lists: on one line, or with lines indented from a level on.
 #[derive(Clone, Copy)]
-struct Lists {
+struct Lists<'a> {
     dtype: Dtype,
+    /// What strings are places in, and whether they are written as base64.
+    text: &'a [u8],
+    as_base64: bool,
     level: Option<usize>,
+    /// Objects and lists that each element is within.
+    depth: usize,
 }
 
-impl Lists {
+impl Lists<'_> {
     fn write(self, shape: &[usize], bytes: &[u8], out: &mut BytesMut) {
-        let Some((&size, inner)) = shape.split_first() else { return write_element(self.dtype, bytes, out) };
+        let Some((&size, inner)) = shape.split_first() else { return self.write_element(bytes, out) };
         if size == 0 {
             return out.put_slice(b"[]");
         }
@@ -185,7 +202,29 @@ impl Lists {
     }
 }
 
-fn write_element(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) {
+impl Lists<'_> {
+    fn write_element(self, bytes: &[u8], out: &mut BytesMut) {
+        match self.dtype {
+            Dtype::String => texts::strings(bytes, self.text).for_each(|string| self.write_string(string, out)),
+            dtype => write_number(dtype, bytes, out),
+        }
+    }
+
+    fn write_string(self, string: &[u8], out: &mut BytesMut) {
+        if !self.as_base64 {
+            return write_string(string, out);
+        }
+        out.put_u8(b'{');
+        write_name(self.depth + 1, BASE64_KEY, out);
+        out.put_u8(b'"');
+        out.put_slice(STANDARD.encode(string).as_bytes());
+        out.put_u8(b'"');
+        write_line(self.depth, out);
+        out.put_u8(b'}');
+    }
+}
+
+fn write_number(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) {
     match dtype {
         Dtype::Float => write_decimal(f32::from_le_bytes(element(bytes)), out),
         Dtype::Double => write_decimal(f64::from_le_bytes(element(bytes)), out),
@@ -197,7 +236,7 @@ fn write_element(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) {
         Dtype::Uint32 => write_integer(u32::from_le_bytes(element(bytes)), out),
         Dtype::Uint64 => write_integer(u64::from_le_bytes(element(bytes)), out),
         Dtype::Bool => out.put_slice(if bytes == [0] { b"false" } else { b"true" }),
-        Dtype::Half | Dtype::Uint16 => debug_assert!(false, "`is_written` says so"),
+        Dtype::Half | Dtype::Uint16 | Dtype::String => debug_assert!(false, "`is_written` says so"),
     }
 }
 
@@ -214,7 +253,7 @@ mod tests {
     use super::*;
 
     fn part<'a>(alias: &'a str, dtype: Dtype, rows: Option<usize>, inner: &'a [usize], bytes: &'a [u8]) -> Part<'a> {
-        Part { alias, rows: Rows { dtype, rows, inner, bytes } }
+        Part { alias, rows: Rows { dtype, rows, inner, bytes, text: &[] } }
     }
 
     fn rows(parts: &[Part<'_>]) -> String {

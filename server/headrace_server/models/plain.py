@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from headrace_batching import BatchingError, Options
 from headrace_batching.contract import TaskLane
+from headrace_protos import DataType
 from headrace_server.backends.signature import Signature
 from headrace_server.metrics.calls import CountCalls, Tallied
 
@@ -55,4 +56,7 @@ def takes_plain(signature: Signature, options: Options | None, dtypes: Collectio
         return False
     if options.enable_large_batch_splitting or options.pad_variable_length_inputs:
         return False
-    return all(spec.dtype in dtypes for spec in (*signature.inputs.values(), *signature.outputs.values()))
+    specs = (*signature.inputs.values(), *signature.outputs.values())
+    if signature.padding is not None and any(spec.dtype == DataType.DT_STRING for spec in specs):
+        return False
+    return all(spec.dtype in dtypes for spec in specs)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import headrace_native as native
 
 from headrace_batching import BatchingError, QueueFull
-from headrace_protos import Code
-from headrace_server.backends.signature import Signature
+from headrace_protos import Code, DataType
+from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import status_of
 from headrace_server.metrics.calls import CountCalls, Tallied
 from headrace_server.metrics.names import LATENCY
@@ -72,7 +72,9 @@ class PlainRoutes:
             },
         )
 
-    def _infer(self, name: str, plain: Plain) -> "native.InferFields":
+    def _infer(self, name: str, plain: Plain) -> "native.InferFields | None":
+        if any(spec.dtype == DataType.DT_STRING for spec in _specs(plain.signature)):
+            return None
         counts, over_rest = _Counts(name, plain), self._endpoint.observe_rest_infer
         answered, failed = counts.of(self._observe_infer, "ModelInfer", run_status)
         return {
@@ -98,6 +100,7 @@ class PlainRoutes:
             "classify": counts.inference(found.classify, self._observe_classify, "Classify"),
             "regress": counts.inference(found.regress, self._observe_regress, "Regress"),
             "multi": (*counts.of(self._observe_multi, "MultiInference"), count_examples),
+            "serialized": not plain.signature.features,
             "tensors": [spec.name for spec in plain.signature.outputs.values()],
             "inputs": alike.index(list(plain.signature.inputs.items())),
         }
@@ -161,7 +164,8 @@ class _Counts:
             return None
         answered, failed = self.of(observe, api)
         return {
-            "output": inference.output,
+            "classes": inference.classes,
+            "values": inference.values,
             "labels": inference.labels,
             "check": inference.check,
             "answered": answered,
@@ -181,9 +185,12 @@ class _OfNoModel:
         self._observe.several("", code, tally, total)
 
 
+def _specs(signature: Signature) -> tuple[TensorSpec, ...]:
+    return (*signature.inputs.values(), *signature.outputs.values())
+
+
 def _is_json(signature: Signature) -> bool:
-    specs = (*signature.inputs.values(), *signature.outputs.values())
-    return all(spec.dtype in PLAIN for spec in specs)
+    return all(spec.dtype in PLAIN or spec.dtype == DataType.DT_STRING for spec in _specs(signature))
 
 
 def _padding(signature: Signature) -> "native.PaddingFields | None":

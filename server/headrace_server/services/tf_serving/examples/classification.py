@@ -22,7 +22,12 @@ class Wanted(NamedTuple):
 
 
 def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ...]:
-    """The aliases of the outputs that Classify asks a signature for.
+    """The aliases of the outputs that Classify asks a signature for; as `wanted`."""
+    return tuple(alias for alias in wanted(signature, check_method=check_method) if alias is not None)
+
+
+def wanted(signature: Signature, *, check_method: bool) -> Wanted:
+    """The outputs that Classify asks a signature for.
 
     Args:
         signature: Any.
@@ -37,13 +42,13 @@ def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ..
         )
     if not signature.features:
         _check_graph(signature)
-    wanted = _wanted(signature)
-    if wanted == (None, None):
+    found = _wanted(signature)
+    if found == (None, None):
         raise invalid(
             'Expected classification signature outputs to contain at least one of "classes" or "scores". '
             f"Signature was: {signature_text(signature)}"
         )
-    return tuple(alias for alias in wanted if alias is not None)
+    return found
 
 
 def classification(signature: Signature, outputs: Arrays, examples: int) -> ClassificationResult:
@@ -58,9 +63,9 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
         ServingError: INVALID_ARGUMENT, an output is not of its dtype and shape; FAILED_PRECONDITION, the model has
             fewer or more labels than it gives scores. TF Serving: classifier.cc, PostProcessClassificationResult.
     """
-    wanted = _wanted(signature)
-    classes = None if wanted.classes is None else outputs[wanted.classes]
-    scores = None if wanted.scores is None else outputs[wanted.scores]
+    found = _wanted(signature)
+    classes = None if found.classes is None else outputs[found.classes]
+    scores = None if found.scores is None else outputs[found.scores]
     if classes is not None:
         _check_output(CLASSES, DataType.DT_STRING, classes, examples)
     if scores is not None:

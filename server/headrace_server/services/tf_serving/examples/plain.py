@@ -5,23 +5,27 @@ from dataclasses import dataclass
 from functools import partial
 
 from headrace_batching.task import Arrays
+from headrace_protos import DataType
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import ServingError
 from headrace_server.services.tf_serving.examples import classification, regression
+from headrace_server.services.tf_serving.examples.decoding import INPUTS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlainInference:
     """How the answers of one method are made of a signature's outputs.
 
     Attributes:
-        output: The alias of the output with the scores, floats [n, classes], or the values, floats [n] or [n, 1].
+        classes: The alias of the output with the classes, strings [n, classes]; None for none.
+        values: The alias of the output with the scores, floats [n, classes], or the values, floats [n] or [n, 1].
         check: Takes outputs by alias and the number of Examples; raises the ServingError of those that no answer can be
             made of.
-        labels: The classes of the scores, by index; empty where they have no names.
+        labels: The classes of the scores, by index, where the model does not give them; empty where they have no names.
     """
 
-    output: str
+    classes: str | None = None
+    values: str | None
     check: Callable[[Arrays, int], object]
     labels: tuple[str, ...] = ()
 
@@ -35,20 +39,28 @@ class PlainExamples:
 
 
 def plain_examples(signature: Signature) -> PlainExamples | None:
-    """How a signature answers them; None where the model takes Examples as they are, or where they are refused."""
-    if not signature.features:
+    """How a signature answers them; None where its inputs are neither features nor the Examples as they are."""
+    if not signature.features and not _takes_serialized(signature):
         return None
     return PlainExamples(_classify(signature), _regress(signature))
 
 
+def _takes_serialized(signature: Signature) -> bool:
+    spec = signature.inputs.get(INPUTS)
+    return spec is not None and len(signature.inputs) == 1 and spec.dtype == DataType.DT_STRING and len(spec.shape) == 1
+
+
 def _classify(signature: Signature) -> PlainInference | None:
     try:
-        wanted = classification.wanted_outputs(signature, check_method=False)
+        wanted = classification.wanted(signature, check_method=False)
     except ServingError:
         return None
-    if classification.CLASSES in wanted:
-        return None  # texts
-    return PlainInference(wanted[0], partial(classification.classification, signature), signature.labels)
+    return PlainInference(
+        classes=wanted.classes,
+        values=wanted.scores,
+        check=partial(classification.classification, signature),
+        labels=signature.labels,
+    )
 
 
 def _regress(signature: Signature) -> PlainInference | None:
@@ -56,4 +68,4 @@ def _regress(signature: Signature) -> PlainInference | None:
         (output,) = regression.wanted_outputs(signature, check_method=False)
     except ServingError:
         return None
-    return PlainInference(output, partial(regression.regression, signature))
+    return PlainInference(values=output, check=partial(regression.regression, signature))

@@ -1,0 +1,79 @@
+//! Elements that are strings: each stands as the place of its bytes in a text, where numbers stand as themselves.
+
+use super::rope::Rope;
+
+/// The bytes of an element: where the string begins, and how long it is, in 32 bits each.
+pub const SPAN: usize = 8;
+
+/// Adds the place of a string; None where 32 bits do not hold it.
+pub fn put_span(start: usize, len: usize, spans: &mut Vec<u8>) -> Option<()> {
+    spans.extend_from_slice(&u32::try_from(start).ok()?.to_le_bytes());
+    spans.extend_from_slice(&u32::try_from(len).ok()?.to_le_bytes());
+    Some(())
+}
+
+/// Adds a string to a text, and its place.
+pub fn put_text(string: &[u8], spans: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<()> {
+    put_span(text.len(), string.len(), spans)?;
+    text.extend_from_slice(string);
+    Some(())
+}
+
+/// Where strings begin, and how long they are.
+pub fn spans(spans: &[u8]) -> impl ExactSizeIterator<Item = (usize, usize)> + Clone {
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte));
+    spans.as_chunks::<SPAN>().0.iter().map(move |span| (number(&span[..4]), number(&span[4..])))
+}
+
+/// The strings themselves.
+pub fn strings<'a>(places: &'a [u8], text: &'a [u8]) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
+    spans(places).map(|(start, len)| text.get(start..start + len).unwrap_or_default())
+}
+
+/// Strings that lie in a message, in the order of their places.
+pub fn visit(places: &[u8], message: &Rope, visit: &mut dyn FnMut(&[u8])) {
+    let mut at = message.cursor();
+    let mut joined = Vec::new();
+    for (start, len) in spans(places) {
+        let within = at.skip(start - at.position()).and_then(|()| at.within(len));
+        match within.as_ref().and_then(|within| within.contiguous()) {
+            Some(string) => visit(string),
+            None => {
+                joined.resize(len, 0);
+                message.copy_to(start, &mut joined);
+                visit(&joined);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn strings_there_and_back() {
+        let (mut places, mut text) = (Vec::new(), Vec::new());
+        for string in ["", "one", "größer"] {
+            put_text(string.as_bytes(), &mut places, &mut text).unwrap();
+        }
+        assert_eq!(places.len(), 3 * SPAN);
+        assert_eq!(strings(&places, &text).collect::<Vec<_>>(), ["".as_bytes(), b"one", "größer".as_bytes()]);
+        assert_eq!(put_span(1 << 32, 0, &mut places), None);
+    }
+
+    #[test]
+    fn strings_of_a_message_in_pieces() {
+        let mut message = Rope::default();
+        ["ab", "cde", "f"].into_iter().for_each(|piece| message.push(Bytes::from_static(piece.as_bytes())));
+        let mut places = Vec::new();
+        for (start, len) in [(0, 1), (1, 3), (4, 0), (4, 2)] {
+            put_span(start, len, &mut places).unwrap();
+        }
+        let mut got = Vec::new();
+        visit(&places, &message, &mut |string| got.push(string.to_vec()));
+        assert_eq!(got, [&b"a"[..], b"bcd", b"", b"ef"]);
+    }
+}
