@@ -64,6 +64,7 @@ conformance:
 bench:
 	@scripts/install dev,bench
 	@.venv/bin/python -m scripts.bench $(ARGS)
+	@.venv/bin/python -m scripts.bench.kinds
 
 protos:
 	@scripts/install dev

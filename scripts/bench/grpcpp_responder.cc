@@ -1,4 +1,4 @@
-// A bare grpc++ responder: decodes a Predict, answers zeros of the right shape, and infers nothing.
+// A bare grpc++ responder: decodes each kind of call, answers it with a message of the right shape, and infers nothing.
 //
 // Usage: responder PORT OUTPUTS, where OUTPUTS is the floats of one row's answer. The server is grpc++'s default
 // synchronous one, on loopback; SIGTERM ends it.
@@ -13,9 +13,7 @@
 
 namespace {
 
-using tensorflow::serving::PredictionService;
-using tensorflow::serving::PredictRequest;
-using tensorflow::serving::PredictResponse;
+using namespace tensorflow::serving;  // NOLINT: the messages of all calls
 
 class Responder final : public PredictionService::Service {
  public:
@@ -26,13 +24,79 @@ class Responder final : public PredictionService::Service {
     if (input == request->inputs().end() || input->second.tensor_shape().dim_size() == 0) {
       return {grpc::StatusCode::INVALID_ARGUMENT, "no input x with a batch axis"};
     }
-    *response->mutable_model_spec() = request->model_spec();
-    response->mutable_model_spec()->mutable_version()->set_value(1);
+    Effective(request->model_spec(), response->mutable_model_spec());
+    if (input->second.dtype() == tensorflow::DT_STRING) {
+      (*response->mutable_outputs())["y"] = input->second;
+      return grpc::Status::OK;
+    }
     Answer(input->second.tensor_shape().dim(0).size(), (*response->mutable_outputs())["y"]);
     return grpc::Status::OK;
   }
 
+  grpc::Status Classify(grpc::ServerContext*, const ClassificationRequest* request,
+                        ClassificationResponse* response) override {
+    Effective(request->model_spec(), response->mutable_model_spec());
+    Classes(request->input(), response->mutable_result());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status Regress(grpc::ServerContext*, const RegressionRequest* request, RegressionResponse* response) override {
+    Effective(request->model_spec(), response->mutable_model_spec());
+    Values(request->input(), response->mutable_result());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status MultiInference(grpc::ServerContext*, const MultiInferenceRequest* request,
+                              MultiInferenceResponse* response) override {
+    for (const auto& task : request->tasks()) {
+      auto* result = response->add_results();
+      Effective(task.model_spec(), result->mutable_model_spec());
+      if (task.method_name() == "tensorflow/serving/classify") {
+        Classes(request->input(), result->mutable_classification_result());
+      } else {
+        Values(request->input(), result->mutable_regression_result());
+      }
+    }
+    return grpc::Status::OK;
+  }
+
+  grpc::Status GetModelMetadata(grpc::ServerContext*, const GetModelMetadataRequest* request,
+                                GetModelMetadataResponse* response) override {
+    Effective(request->model_spec(), response->mutable_model_spec());
+    SignatureDefMap map;
+    auto& signature = (*map.mutable_signature_def())["serving_default"];
+    signature.set_method_name("tensorflow/serving/predict");
+    Describe("x", (*signature.mutable_inputs())["x"]);
+    Describe("y", (*signature.mutable_outputs())["y"]);
+    (*response->mutable_metadata())["signature_def"].PackFrom(map);
+    return grpc::Status::OK;
+  }
+
  private:
+  static void Effective(const ModelSpec& asked, ModelSpec* spec) {
+    *spec = asked;
+    spec->mutable_version()->set_value(1);
+    if (spec->signature_name().empty()) spec->set_signature_name("serving_default");
+  }
+
+  static void Describe(const char* name, tensorflow::TensorInfo& info) {
+    info.set_name(name);
+    info.set_dtype(tensorflow::DT_FLOAT);
+    info.mutable_tensor_shape()->add_dim()->set_size(-1);
+    info.mutable_tensor_shape()->add_dim()->set_size(16);
+  }
+
+  void Classes(const Input& input, ClassificationResult* result) const {
+    for (int i = 0; i < input.example_list().examples_size(); ++i) {
+      auto* row = result->add_classifications();
+      for (int j = 0; j < outputs_; ++j) row->add_classes()->set_score(0.5f);
+    }
+  }
+
+  static void Values(const Input& input, RegressionResult* result) {
+    for (int i = 0; i < input.example_list().examples_size(); ++i) result->add_regressions()->set_value(0.5f);
+  }
+
   void Answer(int64_t rows, tensorflow::TensorProto& output) const {
     output.set_dtype(tensorflow::DT_FLOAT);
     output.mutable_tensor_shape()->add_dim()->set_size(rows);

@@ -15,6 +15,21 @@ def small_model() -> onnx.ModelProto:
     return _model([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], [16], [10], weights)
 
 
+def string_model() -> onnx.ModelProto:
+    """Return two strings to the same."""
+    return _model([helper.make_node("Identity", ["x"], ["y"])], [2], [2], {}, TensorProto.STRING)
+
+
+def fixed_model() -> onnx.ModelProto:
+    """Return 16 floats to 10, without a batch axis."""
+    model = small_model()
+    for value in (*model.graph.input, *model.graph.output):
+        del value.type.tensor_type.shape.dim[0]
+    model.graph.node[0].CopyFrom(helper.make_node("MatMul", ["x", "w"], ["y"]))
+    del model.graph.initializer[1]
+    return model
+
+
 def image_model() -> onnx.ModelProto:
     """Return an image of 3 x 224 x 224 floats to its three channels' means."""
     pool = helper.make_node("GlobalAveragePool", ["x"], ["pooled"])
@@ -48,13 +63,17 @@ def _weights(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def _model(
-    nodes: list[onnx.NodeProto], row: list[int], output: list[int], weights: dict[str, np.ndarray]
+    nodes: list[onnx.NodeProto],
+    row: list[int],
+    output: list[int],
+    weights: dict[str, np.ndarray],
+    dtype: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "measured",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *row])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", *output])],
+        [helper.make_tensor_value_info("x", dtype, ["batch", *row])],
+        [helper.make_tensor_value_info("y", dtype, ["batch", *output])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     opset = helper.make_opsetid("", _OPSET)

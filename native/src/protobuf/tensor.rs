@@ -89,7 +89,7 @@ impl<'a> Rows<'a> {
         if self.bytes.is_empty() {
             return head;
         }
-        if self.dtype == String {
+        if self.dtype == String && !as_content {
             return head + self.strings().map(|string| wire::field_len(String.field(), string.len())).sum::<usize>();
         }
         head + wire::field_len(self.field(as_content), self.values_len(as_content))
@@ -110,14 +110,17 @@ impl<'a> Rows<'a> {
         if self.bytes.is_empty() {
             return;
         }
-        if self.dtype == String {
+        if self.dtype == String && !as_content {
             return self.strings().for_each(|string| {
                 wire::put_field(out, String.field(), string.len());
                 out.put_slice(string);
             });
         }
         wire::put_field(out, self.field(as_content), self.values_len(as_content));
-        if as_content || self.dtype.raw() {
+        if self.dtype == String {
+            self.strings().for_each(|string| wire::put_varint(out, string.len() as u64));
+            self.strings().for_each(|string| out.put_slice(string));
+        } else if as_content || self.dtype.raw() {
             out.put_slice(self.bytes);
         } else {
             self.values().for_each(|value| wire::put_varint(out, value));
@@ -138,6 +141,9 @@ impl<'a> Rows<'a> {
     }
 
     fn values_len(&self, as_content: bool) -> usize {
+        if self.dtype == String {
+            return self.strings().map(|string| wire::varint_len(string.len() as u64) + string.len()).sum();
+        }
         if as_content || self.dtype.raw() {
             return self.bytes.len();
         }
