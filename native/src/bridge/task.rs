@@ -27,8 +27,8 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     /// Writes an input as an array's bytes; `target` has room for exactly all.
     fn copy_to(&self, input: usize, dtype: Dtype, target: &mut [u8]);
 
-    /// Visits the strings of an input, in the order of its elements.
-    fn strings(&self, input: usize, visit: &mut dyn FnMut(&[u8]));
+    /// Visits the strings of an input, in the order of its elements; no inputs of some protocols are strings.
+    fn strings(&self, _input: usize, _visit: &mut dyn FnMut(&[u8])) {}
 
     /// Whether its client waits no more.
     fn client_gone(&mut self) -> bool;

@@ -103,7 +103,7 @@ fn write_values(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) -> Option<()> {
         Dtype::Uint32 => each(bytes, out, |value, out| write_integer(u32::from_le_bytes(value), out)),
         Dtype::Uint64 => each(bytes, out, |value, out| write_integer(u64::from_le_bytes(value), out)),
         Dtype::Bool => each(bytes, out, |[value], out| out.put_slice(if value == 0 { b"false" } else { b"true" })),
-        Dtype::Half => return None,
+        Dtype::Half | Dtype::String => return None,
     }
     Some(())
 }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn output<'a>(alias: &'a str, dtype: Dtype, shape: &'a [usize], bytes: &'a [u8]) -> Output<'a> {
-        Output { alias, dtype, shape, bytes, whole: false }
+        Output { alias, dtype, shape, bytes, text: &[], whole: false }
     }
 
     #[test]

@@ -34,8 +34,8 @@ fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> O
         Dtype::Uint8 | Dtype::Uint16 | Dtype::Uint32 | Dtype::Uint64 => {
             bytes.extend_from_slice(&reader.integer()?.unsigned()?.to_le_bytes()[..dtype.size()]);
         }
-        // JSON has no values of it.
-        Dtype::Half => return None,
+        // JSON has no values of the first; strings are for Python.
+        Dtype::Half | Dtype::String => return None,
     }
     Some(())
 }
