@@ -81,6 +81,9 @@ class Risks:
     growing: tuple[str, ...] = ()
 
 
+NO_RISKS = Risks()
+
+
 class Backend(Protocol):
     """One loaded model in one runtime. Whoever loads it closes it, once, when nothing runs any more."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from headrace_batching import BatchingError
 from headrace_batching.task import Arrays
 from headrace_protos import Code
-from headrace_server.backends.base import Backend, MayEndProcess
+from headrace_server.backends.base import NO_RISKS, Backend, MayEndProcess, Risks
 from headrace_server.backends.odd_inputs import odd_requests
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import RunLost, ServingError
@@ -23,7 +23,13 @@ RUN_SECONDS = 1.0
 """That one of them may run."""
 
 TRIAL_MEMORY = 2 << 30
-"""Bytes that the process of a trial may have: some odd requests ask for answers of any size."""
+"""Bytes that the process of a trial may take beyond the model: some odd requests ask for answers of any size."""
+
+
+def risks_of(backend: Backend) -> Risks | None:
+    """What a request may do to the process that a model runs in; None for nothing."""
+    risks = backend.risks if isinstance(backend, MayEndProcess) else NO_RISKS
+    return None if risks == NO_RISKS else risks
 
 
 def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], IsolatedBackend]) -> bool:
@@ -34,19 +40,14 @@ def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], Iso
 
     Args:
         name: The model's, for the log.
-        backend: The model, loaded in the server's own process.
+        backend: The model, which has risks; it may be closed.
         start_trial: Loads the model in a process of its own, where a run may take `RUN_SECONDS`.
     """
-    if not isinstance(backend, MayEndProcess):
-        return False
-    if backend.risks.fatal:
-        _say(name, f"a request can make its operator {backend.risks.fatal[0]} end the process")
+    risks = risks_of(backend) or NO_RISKS
+    if risks.fatal or risks.growing:
+        does = f"{risks.fatal[0]} end the process" if risks.fatal else f"{risks.growing[0]} take any amount of memory"
+        _say(name, f"a request can make its operator {does}")
         return True
-    if backend.risks.growing:
-        _say(name, f"a request can make its operator {backend.risks.growing[0]} take any amount of memory")
-        return True
-    if not backend.risks.untried:
-        return False
     trial = start_trial()
     try:
         fatal = _fatal_request(backend, trial)

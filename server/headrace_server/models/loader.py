@@ -18,7 +18,7 @@ from headrace_server.config.memory import available_memory
 from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import Metrics
-from headrace_server.models.containment import RUN_SECONDS, TRIAL_MEMORY, must_be_contained
+from headrace_server.models.containment import RUN_SECONDS, TRIAL_MEMORY, must_be_contained, risks_of
 from headrace_server.models.ensemble import Members, make_ensemble
 from headrace_server.models.rights import CodeTrust
 from headrace_server.models.rows import Loaded, Told, decide
@@ -140,14 +140,13 @@ class Loader:
         name = f"model {asked.name} version {asked.version}"
         if not workers:
             backend = backends.load(asked.path, options)
-            trial = partial(
-                IsolatedBackend,
-                Job(asked.path, options, TRIAL_MEMORY),
-                Isolation(name=f"a trial of {name}", run_timeout=RUN_SECONDS),
-            )
-            if own.workers is not None or not must_be_contained(name, backend, trial):
+            if own.workers is not None or risks_of(backend) is None:
                 return backend
-            backend.close()
+            backend.close()  # so that the model is not in memory twice
+            job = Job(asked.path, options, headroom=TRIAL_MEMORY)
+            trial = partial(IsolatedBackend, job, Isolation(name=f"a trial of {name}", run_timeout=RUN_SECONDS))
+            if not must_be_contained(name, backend, trial):
+                return backends.load(asked.path, options)
         headroom = 0 if workers else available_memory() // HEADROOM_PART
         isolation = Isolation(
             name=name,

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
-from headrace_server.backends.base import BackendOptions, Risks
+from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
 from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
@@ -39,8 +39,6 @@ from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
 log = logging.getLogger(__name__)
-
-NO_RISKS = Risks()
 
 _NOTHING = 4  # ONNX Runtime's severity of what ends the process, and is all that it then logs
 
