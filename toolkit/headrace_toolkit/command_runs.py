@@ -138,7 +138,7 @@ def _over_recipe(recipe: Recipe, given: Values) -> Recipe:
 
 
 def _run_options(given: Values) -> Values:
-    return {name: given[name] for name in ("seed", "timing_seconds") if name in given}
+    return {name: given[name] for name in ("seed", "timing_seconds", "load") if name in given}
 
 
 def _data_options(given: Values) -> DataOptions:
@@ -156,6 +156,8 @@ def _declared(text: str) -> tuple[str, Any]:
 
 
 def _run(recipe: Recipe, given: Values) -> int:
+    if "batching_file" in given and not recipe.load:
+        raise ToolkitError("--batching_file writes what --load has found best: give --load, the calls under way")
     publishes = not given.get("dry_run", False)
     if publishes:
         check_base(Path(recipe.output.base), recipe.output.version)
@@ -170,6 +172,8 @@ def _run(recipe: Recipe, given: Values) -> int:
         )
     report = replace(result.report, verdict=_verdict(result, published))
     _write_reports(report, given)
+    if "batching_file" in given and report.suggested is not None:
+        _write(given["batching_file"], report.suggested.setting.text().encode())
     print(report.table())
     return 1 if result.failed else 0
 

@@ -144,6 +144,18 @@ TIMES = (
 
 SEARCH = (
     Flag(
+        names=("--load",),
+        read=whole("load", 1),
+        metavar="INT",
+        help="measure through headrace's own batcher, with so many calls of one row each always under way: candidates "
+        "are chosen by rows a second, and batch threads and sizes suggested (default: bare runs)",
+    ),
+    Flag(
+        names=("--batching_file",),
+        metavar="FILE",
+        help="write the suggested batching parameters there, for --batching_parameters_file; needs --load",
+    ),
+    Flag(
         names=("--calibration",),
         read=_rows_or_file,
         metavar="INT|FILE",

@@ -18,7 +18,8 @@ from headrace_toolkit.result import Result
 from headrace_toolkit.search import Search
 from headrace_toolkit.searching import search
 from headrace_toolkit.sources.base import Source, Trainable
-from headrace_toolkit.variants import Variant, examine, timed
+from headrace_toolkit.under_load import Served, best_setting
+from headrace_toolkit.variants import Variant, examine, load_of, timed, under_load
 from headrace_toolkit.work_folder import WorkFolder
 from headrace_toolkit.workshop import Workshop
 
@@ -114,6 +115,8 @@ class _Run:
         with self._progress.step("time the models"):
             first, *others = self._timed(chain, grounds)
         last = others[-1] if others else first
+        first, last, suggested = self._under_load(first, last, grounds)
+        others = [*others[:-1], last] if others else []
         lines = [self._retimed(line, others) for line in lines]
         source = Line(
             name=f"source: {self._source.origin}",
@@ -132,6 +135,7 @@ class _Run:
             lines=(source, replace(first.line, kept=True), *lines),
             warnings=tuple(self._told.warnings),
             notes=tuple(self._told.notes),
+            suggested=suggested,
         )
         verdict = try_rows(last.file, grounds)
         failed = self._failure(first, last, grounds) or self._mixing(last, verdict)
@@ -153,6 +157,22 @@ class _Run:
         first, made = timed(chain[0], untimed, grounds, self._recipe.timing_seconds)
         found = dict(zip([variant.file for variant in untimed], made, strict=True))
         return [first, *(found.get(variant.file, variant) for variant in chain[1:])]
+
+    def _under_load(self, first: Variant, last: Variant, grounds: Grounds) -> tuple[Variant, Variant, Served | None]:
+        """The first and the last variant with what they serve, and how the last one serves best."""
+        recipe = self._recipe
+        if not recipe.load:
+            return first, last, None
+        with self._progress.step("serve the models"):
+            both = [first] if last is first else [first, last]
+            first, *others = under_load(both, grounds, recipe.load, recipe.timing_seconds)
+            last = others[0] if others else first
+            best = best_setting(last.model.run, load_of(last, grounds, recipe.load, recipe.timing_seconds))
+        self._told.notes.append(
+            f"{recipe.load} calls of one row under way: {best} with num_batch_threads {best.setting.threads} and "
+            f"max_batch_size {best.setting.size}"
+        )
+        return first, last, best
 
     def _retimed(self, line: Line, chain: Sequence[Variant]) -> Line:
         """A line whose times were taken at the end, with all of the chain."""

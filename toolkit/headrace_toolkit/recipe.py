@@ -84,6 +84,8 @@ class Recipe:
         steps: What is done, one after the other; a search tries several and keeps one.
         seed: For whatever is drawn at random.
         timing_seconds: CPU seconds that are spent on the times of runs of one number of rows, all models together.
+        load: Calls of one row each that are always under way while variants are measured through headrace's own
+            batcher; 0 measures bare runs alone.
         text: The TOML that it was read from; empty where it was made otherwise.
     """
 
@@ -95,6 +97,7 @@ class Recipe:
     steps: tuple[Step | Search, ...] = field(default_factory=lambda: (Search(),))
     seed: int = 0
     timing_seconds: float = 1.5
+    load: int = 0
     text: str = ""
 
     @classmethod
@@ -137,6 +140,7 @@ class Recipe:
             output=_output(table.inner("output")),
             seed=table.whole("seed", 0, 0),
             timing_seconds=table.number("timing_seconds", 1.5, 0.01),
+            load=table.whole("load", 0, 0),
         )
         steps = tuple(_step(step) for step in table.tables("step"))
         table.done()

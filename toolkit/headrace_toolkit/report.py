@@ -6,6 +6,7 @@ from typing import Any
 
 from headrace_toolkit.machine import Machine
 from headrace_toolkit.sources.base import Origin
+from headrace_toolkit.under_load import Served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Line:
         gzip_bytes: Of the files, compressed.
         load_ms: CPU milliseconds of a load.
         time: CPU time of a run beside the converted model's, by its number of rows.
+        served: Through headrace's batcher, at the load that was asked for; None where none was.
         notes: Sentences.
     """
 
@@ -61,6 +63,7 @@ class Line:
     gzip_bytes: int | None = None
     load_ms: float | None = None
     time: Mapping[int, float] = field(default_factory=dict)
+    served: Served | None = None
     notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
@@ -78,6 +81,7 @@ class Line:
             "gzip_bytes": self.gzip_bytes,
             "load_ms": _rounded(self.load_ms),
             "time": {str(rows): _rounded(ratio) for rows, ratio in self.time.items()},
+            "served": None if self.served is None else self.served.document(),
             "why": self.why,
             "notes": list(self.notes),
         }
@@ -98,6 +102,7 @@ class Report:
         lines: The source, the converted model, and each step, in order.
         warnings: Sentences that a user should not miss.
         notes: Other sentences.
+        suggested: What serves the last model best at the load that was asked for; None where none was.
         verdict: The sentence at the end.
         changed_files: Whether a file is no longer the one that its card names.
     """
@@ -112,6 +117,7 @@ class Report:
     lines: tuple[Line, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    suggested: Served | None = None
     verdict: str = ""
     changed_files: bool = False
 
@@ -129,6 +135,7 @@ class Report:
             "steps": [line.document() for line in self.lines],
             "warnings": list(self.warnings),
             "notes": list(self.notes),
+            "suggested": None if self.suggested is None else self.suggested.document(),
             "verdict": self.verdict,
         }  # fmt: skip
 
@@ -142,7 +149,8 @@ class Report:
         """The lines for a terminal, the warnings and the verdict."""
         rows = [self._cells(line) for line in self.lines]
         times = [str(count) + (" row" if count == 1 else " rows") for count in self._counts()]
-        body = columns(("step", self.metric, "agree", "differs by", "bytes", "gzip", *times, ""), rows)
+        load = ("rows/s", "p99") if self._loaded else ()
+        body = columns(("step", self.metric, "agree", "differs by", "bytes", "gzip", *times, *load, ""), rows)
         told = [*(f"warning: {text}" for text in self.warnings), *self.notes]
         spread = self._interval_sentence()
         return "\n".join([*body, *([""] if told or spread else []), *([spread] if spread else []), *told,
@@ -152,6 +160,10 @@ class Report:
     def converted(self) -> Line | None:
         """The line that the others are ratios to: the first with a file."""
         return next((line for line in self.lines if line.bytes), None)
+
+    @property
+    def _loaded(self) -> bool:
+        return any(line.served for line in self.lines)
 
     def _counts(self) -> list[int]:
         return sorted({count for line in self.lines for count in line.time})
@@ -166,6 +178,7 @@ class Report:
             "" if line.bytes is None else size(line.bytes),
             "" if line.gzip_bytes is None or base is None else f"{line.gzip_bytes / (base.gzip_bytes or 1):.2f}x",
             *(f"{line.time[count]:.2f}x" if count in line.time else "" for count in self._counts()),
+            *(_served(line) if self._loaded else ()),
             remark(line),
         )
 
@@ -178,6 +191,12 @@ class Report:
             f"{self.metric} over {self.rows.count} rows: the source's {line.metric:.2%} may be anything from {low:.2%} "
             f"to {high:.2%} (95%)"
         )
+
+
+def _served(line: Line) -> tuple[str, str]:
+    if line.served is None:
+        return "", ""
+    return f"{line.served.rows:,.0f}", f"{line.served.p99_ms:.3g} ms"
 
 
 def remark(line: Line) -> str:

@@ -13,7 +13,7 @@ from headrace_toolkit.sources.base import Trainable
 from headrace_toolkit.steps import auto
 from headrace_toolkit.steps.base import Step
 from headrace_toolkit.tables import Table
-from headrace_toolkit.variants import Variant, timed
+from headrace_toolkit.variants import Variant, timed, under_load
 from headrace_toolkit.workshop import Workshop
 
 
@@ -130,6 +130,11 @@ class _Searching:
         workshop = self._workshop
         with workshop.progress.step("time the candidates"):
             _, (start, *others) = timed(self._base, [before, *made], workshop.grounds, workshop.recipe.timing_seconds)
+        if workshop.recipe.load:
+            with workshop.progress.step("serve the candidates"):
+                start, *others = under_load(
+                    [start, *others], workshop.grounds, workshop.recipe.load, workshop.recipe.timing_seconds
+                )
         return others, start
 
     def _outcome(self, variant: Variant, start: Variant) -> Outcome:
@@ -138,9 +143,16 @@ class _Searching:
             name=variant.line.name,
             drop=metric.drop(metric.score(self._workshop.grounds.expected), variant.line.metric or 0.0),
             bytes=(variant.line.bytes or 0) / (start.line.bytes or 1),
-            time=variant.time() / start.time(),
+            time=_time(variant, start),
             difference=variant.line.largest_difference or 0.0,
         )
+
+
+def _time(variant: Variant, start: Variant) -> float:
+    """Beside what it was made of: of a row under load where there was one, else of a bare run of many rows."""
+    if variant.line.served is None or start.line.served is None:
+        return variant.time() / start.time()
+    return start.line.served.rows / variant.line.served.rows
 
 
 def _step(steps: Mapping[str, Mapping[str, Any]], name: str) -> Step:

@@ -12,6 +12,7 @@ from headrace_toolkit.report import Line
 from headrace_toolkit.running import OnnxModel, in_parts, rows_at_once
 from headrace_toolkit.sources.base import Source
 from headrace_toolkit.steps.base import Advance
+from headrace_toolkit.under_load import Load, serve_in_turns, standard
 
 MANY_ROWS = 32
 
@@ -69,6 +70,31 @@ def examine(name: str, file: Path, source: Source | None, grounds: Grounds, adva
         load_ms=size.load_ms,
     )
     return Variant(line=line, file=file, source=source, model=model)
+
+
+def under_load(variants: Sequence[Variant], grounds: Grounds, calls: int, seconds: float) -> list[Variant]:
+    """Variants with what each serves through headrace's batcher, all in turns.
+
+    Raises:
+        ToolkitError: A model takes a fixed number of rows, so that nothing is batched, or a run failed.
+    """
+    runs = {str(number): variant.model.run for number, variant in enumerate(variants)}
+    served = serve_in_turns(runs, load_of(variants[0], grounds, calls, seconds), standard(calls))
+    return [variant.with_line(served=served[name]) for name, variant in zip(served, variants, strict=True)]
+
+
+def load_of(variant: Variant, grounds: Grounds, calls: int, seconds: float) -> Load:
+    """Calls of one row each of the measured rows.
+
+    Raises:
+        ToolkitError: The model takes a fixed number of rows.
+    """
+    if rows_at_once(variant.model.signature) is not None:
+        raise ToolkitError("--load measures batches, and this model takes a fixed number of rows")
+    rows = grounds.rows(min(calls, len(grounds.measured)))
+    count = len(next(iter(rows.values())))
+    single = [{name: array[row : row + 1] for name, array in rows.items()} for row in range(count)]
+    return Load(calls=calls, rows=single, seconds=seconds)
 
 
 def timed(

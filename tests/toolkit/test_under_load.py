@@ -1,0 +1,91 @@
+"""Models behind headrace's own batcher: what a load comes to, and which batching serves it best."""
+
+import itertools
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace_batching.task import Arrays
+from headrace_server.config.files import read_batching_parameters
+from headrace_toolkit import ToolkitError
+from headrace_toolkit.under_load import Load, Setting, best_setting, serve, serve_in_turns, settings
+from tests.support.running import COMMAND
+
+
+class Doubler:
+    """A model that notes the rows of each batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        self.batches.append(len(inputs["x"]))
+        return {"y": inputs["x"] * 2}
+
+
+def load(calls: int, seconds: float = 0.2) -> Load:
+    """A load by a clock that goes on by a millisecond each time that it is looked at."""
+    readings = itertools.count()
+    rows = [{"x": np.full((1, 2), number, np.float32)} for number in range(5)]
+    return Load(calls=calls, rows=rows, seconds=seconds, clock=lambda: next(readings) / 1000)
+
+
+@pytest.mark.parametrize(("calls", "size"), [(1, 1), (8, 4), (8, 8), (16, 1)])
+def test_calls_are_always_under_way(calls: int, size: int) -> None:
+    model = Doubler()
+    setting = Setting(threads=2, size=size)
+    served = serve(model, load(calls), setting, 0.2)
+    assert served.setting == setting
+    assert max(model.batches) <= size
+    assert sum(model.batches) >= max(calls, 50)  # two looks at the clock a call, and a few more
+    assert served.rows == pytest.approx(sum(model.batches) / (0.001 * (2 * sum(model.batches) + 2)), rel=0.2)
+    assert served.p99_ms > 0
+
+
+def test_a_run_that_fails() -> None:
+    def fails(inputs: Arrays) -> Arrays:
+        raise RuntimeError(f"no memory for {len(inputs)} inputs")
+
+    with pytest.raises(ToolkitError, match="a run under load failed: no memory for 1 inputs"):
+        serve(fails, load(4), Setting(threads=1, size=4), 0.1)
+
+
+def test_variants_take_turns() -> None:
+    models = {"a": Doubler(), "b": Doubler()}
+    served = serve_in_turns(models, load(4), Setting(threads=1, size=4))
+    assert set(served) == {"a", "b"}
+    assert all(model.batches for model in models.values())
+
+
+def test_the_best_setting_is_one_that_was_tried() -> None:
+    model = Doubler()
+    assert best_setting(model, load(6)).setting in settings(6)
+    assert {setting.size for setting in settings(6)} == {4, 6}
+    assert {setting.size for setting in settings(1)} == {1}
+
+
+def test_a_search_by_load(made: Path, tmp_path: Path) -> None:
+    words = ["optimize", str(made / "cnn.onnx"), "base", f"--data={made / 'cnn' / 'test.npz'}", "--labels=y"]
+    words += ["--load=16", "--timing_seconds=0.1", "--batching_file=batching.pbtxt", "--json=report.json"]
+    done = subprocess.run([COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr or done.stdout
+    assert re.search(r"32 rows +rows/s +p99$", done.stdout.splitlines()[0])
+    told = r"^16 calls of one row under way: [\d,]+ rows/s at a p99 of [\d.e+]+ ms with num_batch_threads \d+"
+    assert re.search(told, done.stdout, re.MULTILINE)
+    report = json.loads((tmp_path / "report.json").read_text())
+    served = [step["served"] for step in report["steps"] if step["served"]]
+    assert len(served) >= 3  # the converted model, and candidates
+    options = read_batching_parameters(str(tmp_path / "batching.pbtxt"))
+    assert options.max_batch_size == report["suggested"]["max_batch_size"]
+    assert options.num_batch_threads == report["suggested"]["num_batch_threads"]
+
+
+def test_a_batching_file_needs_a_load(made: Path) -> None:
+    words = ["optimize", "cnn.onnx", "base", "--batching_file=batching.pbtxt"]
+    done = subprocess.run([COMMAND, *words], cwd=made, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("headrace: --batching_file writes what --load has found best")

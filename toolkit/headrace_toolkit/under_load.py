@@ -1,0 +1,190 @@
+"""Measures models through headrace's own batcher: rows a second, and how long the slowest calls take, at some load."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from headrace_batching import BatchThreads, Options, Scheduler
+from headrace_batching.cpus import schedulable_cpus
+from headrace_batching.task import Arrays
+from headrace_toolkit.errors import ToolkitError, first_line
+
+ROUNDS = 3
+"""How often each variant takes its turn."""
+
+SIZES = (4, 16, 64, 256)
+"""Batch sizes that are tried, up to the calls in flight."""
+
+_SLOWEST = 0.99
+
+Run = Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How calls become batches.
+
+    Attributes:
+        threads: Batches that run at once, each on one thread.
+        size: Rows that a batch may have.
+    """
+
+    threads: int
+    size: int
+
+    def text(self) -> str:
+        """As a file of TensorFlow Serving's batching parameters has it."""
+        return f"max_batch_size {{ value: {self.size} }}\nnum_batch_threads {{ value: {self.threads} }}\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What came of a load.
+
+    Attributes:
+        rows: Answered a second.
+        p99_ms: Of 100 calls, 99 took at most so many milliseconds.
+        setting: How they were batched.
+    """
+
+    rows: float
+    p99_ms: float
+    setting: Setting
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"rows_per_second": round(self.rows, 1), "p99_ms": round(self.p99_ms, 3),
+                "num_batch_threads": self.setting.threads, "max_batch_size": self.setting.size}  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{self.rows:,.0f} rows/s at a p99 of {self.p99_ms:.3g} ms"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Calls of one row each, of which some are always under way: where one is answered, the next begins.
+
+    Attributes:
+        calls: How many are under way.
+        rows: One call's inputs each, taken in turn.
+        seconds: How long a measurement may take.
+        clock: In seconds.
+    """
+
+    calls: int
+    rows: Sequence[Arrays]
+    seconds: float
+    clock: Callable[[], float] = time.perf_counter
+
+
+def standard(calls: int) -> Setting:
+    """The setting that variants are compared with: as many threads as CPUs, and batches of all calls under way."""
+    return Setting(threads=schedulable_cpus(), size=calls)
+
+
+def settings(calls: int) -> list[Setting]:
+    """What is tried to find the best one."""
+    sizes = sorted({min(size, calls) for size in SIZES})
+    return [Setting(threads=threads, size=size) for threads in sorted({1, schedulable_cpus()}) for size in sizes]
+
+
+def serve_in_turns(runs: Mapping[str, Run], load: Load, setting: Setting) -> dict[str, Served]:
+    """Has variants take turns under a load; the median of their rounds, by name.
+
+    Args:
+        runs: Each runs one variant over any number of rows. Any thread, several at once.
+        load: The calls. Its seconds are spent on all of them together.
+        setting: How they are batched.
+
+    Raises:
+        ToolkitError: A run failed.
+    """
+    part = load.seconds / ROUNDS / len(runs)
+    rounds = [{name: serve(run, load, setting, part) for name, run in runs.items()} for _ in range(ROUNDS)]
+    return {
+        name: Served(
+            rows=statistics.median(one[name].rows for one in rounds),
+            p99_ms=statistics.median(one[name].p99_ms for one in rounds),
+            setting=setting,
+        )
+        for name in runs
+    }
+
+
+def best_setting(run: Run, load: Load) -> Served:
+    """What serves most rows; of those within a twentieth of it, what answers soonest.
+
+    Raises:
+        ToolkitError: A run failed.
+    """
+    tried = settings(load.calls)
+    found = [serve(run, load, setting, load.seconds / len(tried)) for setting in tried]
+    most = max(one.rows for one in found)
+    return min((one for one in found if one.rows >= 0.95 * most), key=lambda one: one.p99_ms)
+
+
+def serve(run: Run, load: Load, setting: Setting, seconds: float) -> Served:
+    """Puts one model under a load for some seconds.
+
+    Raises:
+        ToolkitError: A run failed.
+    """
+    threads = BatchThreads(setting.threads)
+    options = Options(max_batch_size=setting.size, num_batch_threads=setting.threads,
+                      max_enqueued_batches=load.calls)  # fmt: skip
+    threads.start()
+    scheduler = Scheduler(threads, run, options)
+    try:
+        callers = _Callers(scheduler, load, seconds)
+        return callers.served(setting)
+    finally:
+        scheduler.close()
+        threads.close()
+
+
+class _Callers:
+    """The callers of one measurement. They live on the batch threads: the answer to one call sends the next."""
+
+    def __init__(self, scheduler: Scheduler, load: Load, seconds: float) -> None:
+        self._scheduler = scheduler
+        self._load = load
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._under_way = load.calls
+        self._taken: list[float] = []
+        self._error: BaseException | None = None
+        self._began = load.clock()
+        self._until = self._began + seconds
+
+    def served(self, setting: Setting) -> Served:
+        """What came of it, when the last call is answered."""
+        for number in range(self._load.calls):
+            self._send(number)
+        self._ended.wait()
+        if self._error is not None:
+            raise ToolkitError(f"a run under load failed: {first_line(self._error)}") from self._error
+        took = self._load.clock() - self._began
+        slowest = sorted(self._taken)[min(len(self._taken) - 1, int(_SLOWEST * len(self._taken)))]
+        return Served(rows=len(self._taken) / took, p99_ms=slowest * 1e3, setting=setting)
+
+    def _send(self, number: int) -> None:
+        began = self._load.clock()
+        inputs = self._load.rows[number % len(self._load.rows)]
+        self._scheduler.call(inputs).add_done_callback(lambda answer: self._answered(number, began, answer))
+
+    def _answered(self, number: int, began: float, answer: "Future[Arrays]") -> None:
+        now = self._load.clock()
+        with self._lock:
+            self._error = self._error or answer.exception()
+            self._taken.append(now - began)
+            goes_on = now < self._until and self._error is None
+            self._under_way -= 0 if goes_on else 1
+            last = self._under_way == 0
+        if goes_on:
+            self._send(number + self._load.calls)
+        elif last:
+            self._ended.set()
