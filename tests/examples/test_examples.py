@@ -1,0 +1,105 @@
+"""The programs in examples/, each run as its page says, against a server of the digits model."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.support.ports import free_port
+from tests.support.running import COMMAND, eventually
+
+EXAMPLES = ROOT / "examples"
+
+READ = "a 1, 96% sure\n"
+"""What every program prints of the one image."""
+
+ENDS_WITHIN = 240.0
+"""Seconds for a program that may have to fetch its packages first."""
+
+
+class Addresses(NamedTuple):
+    """Of one server, for its two APIs."""
+
+    grpc: str
+    rest: str
+
+
+@pytest.fixture(scope="module")
+def digits() -> Iterator[Addresses]:
+    """A server of the digits model, as the page has it started."""
+    port, rest = free_port(), free_port()
+    command = [COMMAND, "serve", str(ROOT / "models" / "digits"), f"--port={port}", f"--rest_api_port={rest}"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    eventually(lambda: "Running gRPC" in server.stderr.readline())  # type: ignore[union-attr]  # it is a pipe
+    yield Addresses(f"localhost:{port}", f"localhost:{rest}")
+    server.terminate()
+    server.communicate()
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end."""
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=ENDS_WITHIN, check=False)
+
+
+def tool(name: str) -> str:
+    """A command, or a word that it is missing."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"there is no {name} command")
+    return found
+
+
+def test_python(digits: Addresses) -> None:
+    ended = run(ROOT, sys.executable, "examples/python/client.py", digits.grpc)
+    assert ended.stdout == READ, ended.stderr
+
+
+def test_python_with_asyncio(digits: Addresses) -> None:
+    ended = run(ROOT, sys.executable, "examples/python/async_client.py", digits.grpc)
+    assert ended.stdout.startswith("100 answers: "), ended.stderr
+
+
+@pytest.mark.parametrize("program", ["client.py", "async_client.py"])
+def test_python_without_a_server_says_so_in_one_line(program: str) -> None:
+    ended = run(ROOT, sys.executable, f"examples/python/{program}", f"localhost:{free_port()}")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("UNAVAILABLE: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_curl(digits: Addresses) -> None:
+    tool("curl")
+    ended = run(ROOT, "sh", "examples/curl.sh", digits.rest)
+    assert '"label": 1' in ended.stdout, ended.stderr
+
+
+def test_node(digits: Addresses, tmp_path: Path) -> None:
+    npm, node = tool("npm"), tool("node")
+    shutil.copytree(EXAMPLES / "node", tmp_path / "examples" / "node", ignore=shutil.ignore_patterns("node_modules"))
+    (tmp_path / "protos").symlink_to(ROOT / "protos")
+    folder = tmp_path / "examples" / "node"
+    fetched = run(folder, npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+    if fetched.returncode:
+        pytest.skip(f"npm cannot fetch the packages: {fetched.stderr.strip().splitlines()[-1:]}")
+    ended = run(folder, node, "client.js", digits.grpc)
+    assert ended.stdout == READ, ended.stderr
+
+
+@pytest.mark.skipif("HEADRACE_TEST_JAVA" not in os.environ, reason="make test-examples compiles it: half a minute")
+def test_java(digits: Addresses, tmp_path: Path) -> None:
+    mvn = tool("mvn")
+    shutil.copytree(EXAMPLES / "java", tmp_path / "examples" / "java", ignore=shutil.ignore_patterns("target"))
+    (tmp_path / "protos").symlink_to(ROOT / "protos")
+    folder = tmp_path / "examples" / "java"
+    fetched = run(folder, mvn, "-q", "-B", "dependency:resolve")
+    if fetched.returncode:
+        pytest.skip("mvn cannot fetch the packages")
+    ended = run(folder, mvn, "-q", "-B", "compile", "exec:java", f"-Dexec.args={digits.grpc}")
+    assert READ in ended.stdout, ended.stdout + ended.stderr
