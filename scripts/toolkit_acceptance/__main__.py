@@ -28,6 +28,7 @@ CHECKS: Mapping[int, Callable[[Scene], str]] = {
     15: training.fewer_channels,
     16: training.student,
     17: sources.importances,
+    18: steps.sentence_encoder,
     19: serving.bad_inputs,
     20: serving.watched_and_killed,
     21: serving.nothing_private,
@@ -42,13 +43,14 @@ def main() -> int:
     """The exit status: 1 where a check fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, help="a folder of models of yours, instead of those made here")
+    parser.add_argument("--encoder", type=Path, help="a folder with model.onnx and rows.npz of a sentence encoder")
     parser.add_argument("--only", help="numbers of checks, with commas between them")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     given = parser.parse_args()
     wanted = [int(number) for number in given.only.split(",")] if given.only else list(CHECKS)
     rows, failed = [], 0
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder), given.models)
+        scene = Scene(Path(folder), given.models, given.encoder)
         for number in wanted:
             verdict, seen, seconds = _checked(CHECKS[number], scene)
             failed += verdict == "FAILED"

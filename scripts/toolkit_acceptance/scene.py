@@ -64,10 +64,12 @@ class Scene:
     Attributes:
         folder: For their files.
         given: A folder with models/*.onnx, data/digits.npz and bad_inputs.py of the user's; None for models made here.
+        encoder: A folder with model.onnx and rows.npz of a sentence encoder; None for none.
     """
 
     folder: Path
     given: Path | None = None
+    encoder: Path | None = None
 
     @cached_property
     def models(self) -> Mapping[str, Path]:

@@ -1,4 +1,4 @@
-"""Checks 7 to 12, 22 and 24: what quantization, half floats, weight sharing and the search come to."""
+"""Checks 7 to 12, 18, 22 and 24: what quantization, half floats, weight sharing and the search come to."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.toolkit_acceptance.scene import Scene, at_most, drop, peak_of_children, share
+from scripts.toolkit_acceptance.scene import Scene, Skipped, at_most, drop, peak_of_children, share
 
 ALL = ("mlp", "cnn", "resnet", "mobile")
 
@@ -97,6 +97,25 @@ def sharing(scene: Scene) -> str:
             assert 0.85 <= step["time"]["32"] <= 1.15, f"{name}, {values} values: time {step['time']['32']}"
         told.append(f"{values} values: at most {size:g}")
     return ", ".join(told) + " of the bytes, times 0.85 to 1.15"
+
+
+def sentence_encoder(scene: Scene) -> str:
+    """18: of a sentence encoder dynamic int8 is kept, and static int8 refused by the limit."""
+    if scene.encoder is None:
+        raise Skipped("needs --encoder: a folder with model.onnx and rows.npz of a sentence encoder")
+    words = [f"--data={scene.encoder / 'rows.npz'}", "--metric_output=sentence_embedding", "--max_drop=1.5"]
+    run = scene.headrace("optimize", scene.encoder / "model.onnx", "base", "--dry_run", *words)
+    assert run.status == 0, run.error or run.out
+    kept, static = run.step("dynamic int8"), run.step("static int8")
+    assert kept["kept"], kept["why"]
+    assert "loses" in static["why"], static["why"]
+    at_most(share(run, kept), 0.265, "bytes")
+    at_most(kept["time"]["32"], 0.8, "time")
+    assert kept["metric"] >= 0.985, kept["metric"]
+    return (
+        f"{share(run, kept):.2f} of the bytes, {kept['time']['32']:.2f} of the time, mean cosine {kept['metric']:.3f}; "
+        f"static {static['metric']:.2f}"
+    )
 
 
 def same_bytes(scene: Scene) -> str:

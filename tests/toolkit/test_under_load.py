@@ -31,7 +31,8 @@ def load(calls: int, seconds: float = 0.2) -> Load:
     """A load by a clock that goes on by a millisecond each time that it is looked at."""
     readings = itertools.count()
     rows = [{"x": np.full((1, 2), number, np.float32)} for number in range(5)]
-    return Load(calls=calls, rows=rows, seconds=seconds, clock=lambda: next(readings) / 1000)
+    return Load(calls=calls, rows=rows, seconds=seconds, clock=lambda: next(readings) / 1000,
+                cpu=itertools.count(step=0.5).__next__)  # fmt: skip
 
 
 @pytest.mark.parametrize(("calls", "size"), [(1, 1), (8, 4), (8, 8), (16, 1)])
@@ -44,6 +45,7 @@ def test_calls_are_always_under_way(calls: int, size: int) -> None:
     assert sum(model.batches) >= max(calls, 50)  # two looks at the clock a call, and a few more
     assert served.rows == pytest.approx(sum(model.batches) / (0.001 * (2 * sum(model.batches) + 2)), rel=0.2)
     assert served.p99_ms > 0
+    assert served.cpu_us == pytest.approx(1e6 * 0.5 / sum(model.batches))
 
 
 def test_a_run_that_fails() -> None:
@@ -73,7 +75,7 @@ def test_a_search_by_load(made: Path, tmp_path: Path) -> None:
     words += ["--load=16", "--timing_seconds=0.1", "--batching_file=batching.pbtxt", "--json=report.json"]
     done = subprocess.run([COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr or done.stdout
-    assert re.search(r"32 rows +rows/s +p99$", done.stdout.splitlines()[0])
+    assert re.search(r"32 rows +CPU/row +rows/s +p99$", done.stdout.splitlines()[0])
     told = r"^16 calls of one row under way: [\d,]+ rows/s at a p99 of [\d.e+]+ ms with num_batch_threads \d+"
     assert re.search(told, done.stdout, re.MULTILINE)
     report = json.loads((tmp_path / "report.json").read_text())

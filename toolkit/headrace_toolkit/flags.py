@@ -148,7 +148,7 @@ SEARCH = (
         read=whole("load", 1),
         metavar="INT",
         help="measure through headrace's own batcher, with so many calls of one row each always under way: candidates "
-        "are chosen by rows a second, and batch threads and sizes suggested (default: bare runs)",
+        "are chosen by the CPU time of a row, and batch threads and sizes suggested (default: bare runs)",
     ),
     Flag(
         names=("--batching_file",),

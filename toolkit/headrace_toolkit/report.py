@@ -149,7 +149,7 @@ class Report:
         """The lines for a terminal, the warnings and the verdict."""
         rows = [self._cells(line) for line in self.lines]
         times = [str(count) + (" row" if count == 1 else " rows") for count in self._counts()]
-        load = ("rows/s", "p99") if self._loaded else ()
+        load = ("CPU/row", "rows/s", "p99") if self._loaded else ()
         body = columns(("step", self.metric, "agree", "differs by", "bytes", "gzip", *times, *load, ""), rows)
         told = [*(f"warning: {text}" for text in self.warnings), *self.notes]
         spread = self._interval_sentence()
@@ -193,10 +193,10 @@ class Report:
         )
 
 
-def _served(line: Line) -> tuple[str, str]:
+def _served(line: Line) -> tuple[str, str, str]:
     if line.served is None:
-        return "", ""
-    return f"{line.served.rows:,.0f}", f"{line.served.p99_ms:.3g} ms"
+        return "", "", ""
+    return f"{line.served.cpu_us:,.0f} us", f"{line.served.rows:,.0f}", f"{line.served.p99_ms:.3g} ms"
 
 
 def remark(line: Line) -> str:

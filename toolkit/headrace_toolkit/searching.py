@@ -149,10 +149,10 @@ class _Searching:
 
 
 def _time(variant: Variant, start: Variant) -> float:
-    """Beside what it was made of: of a row under load where there was one, else of a bare run of many rows."""
+    """CPU time beside what it was made of: of a row under load where there was one, else of a bare run of many rows."""
     if variant.line.served is None or start.line.served is None:
         return variant.time() / start.time()
-    return start.line.served.rows / variant.line.served.rows
+    return variant.line.served.cpu_us / start.line.served.cpu_us
 
 
 def _step(steps: Mapping[str, Mapping[str, Any]], name: str) -> Step:

@@ -48,16 +48,19 @@ class Served:
     Attributes:
         rows: Answered a second.
         p99_ms: Of 100 calls, 99 took at most so many milliseconds.
+        cpu_us: Microseconds of CPU time for a row, batching included: what a busy machine does not change.
         setting: How they were batched.
     """
 
     rows: float
     p99_ms: float
+    cpu_us: float
     setting: Setting
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
         return {"rows_per_second": round(self.rows, 1), "p99_ms": round(self.p99_ms, 3),
+                "cpu_us_per_row": round(self.cpu_us, 3),
                 "num_batch_threads": self.setting.threads, "max_batch_size": self.setting.size}  # fmt: skip
 
     def __str__(self) -> str:
@@ -73,12 +76,14 @@ class Load:
         rows: One call's inputs each, taken in turn.
         seconds: How long a measurement may take.
         clock: In seconds.
+        cpu: CPU seconds of the process.
     """
 
     calls: int
     rows: Sequence[Arrays]
     seconds: float
     clock: Callable[[], float] = time.perf_counter
+    cpu: Callable[[], float] = time.process_time
 
 
 def standard(calls: int) -> Setting:
@@ -109,6 +114,7 @@ def serve_in_turns(runs: Mapping[str, Run], load: Load, setting: Setting) -> dic
         name: Served(
             rows=statistics.median(one[name].rows for one in rounds),
             p99_ms=statistics.median(one[name].p99_ms for one in rounds),
+            cpu_us=statistics.median(one[name].cpu_us for one in rounds),
             setting=setting,
         )
         for name in runs
@@ -158,6 +164,7 @@ class _Callers:
         self._taken: list[float] = []
         self._error: BaseException | None = None
         self._began = load.clock()
+        self._cpu_before = load.cpu()
         self._until = self._began + seconds
 
     def served(self, setting: Setting) -> Served:
@@ -167,9 +174,10 @@ class _Callers:
         self._ended.wait()
         if self._error is not None:
             raise ToolkitError(f"a run under load failed: {first_line(self._error)}") from self._error
-        took = self._load.clock() - self._began
+        took, cpu = self._load.clock() - self._began, self._load.cpu() - self._cpu_before
         slowest = sorted(self._taken)[min(len(self._taken) - 1, int(_SLOWEST * len(self._taken)))]
-        return Served(rows=len(self._taken) / took, p99_ms=slowest * 1e3, setting=setting)
+        count = len(self._taken)
+        return Served(rows=count / took, p99_ms=slowest * 1e3, cpu_us=cpu / count * 1e6, setting=setting)
 
     def _send(self, number: int) -> None:
         began = self._load.clock()

@@ -1,5 +1,6 @@
 """8-bit integers: static with calibration for convolutions, dynamic for products with matrices."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,13 +164,14 @@ def _prepared(work: Work) -> Path:
     """The model with shapes inferred and its graph cleaned up, which ONNX Runtime's quantizer wants."""
     prepare = require("onnxruntime.quantization.shape_inference", "quantization", "toolkit").quant_pre_process
     require("sympy", "quantization", "toolkit")
-    ready = work.folder / "ready.onnx"
-    try:
-        with quietly("preparing the quantization"):
-            prepare(str(work.model), str(ready))
-    except ToolkitError:  # its symbolic shapes know no operators of other domains, such as scikit-learn's
-        with quietly("preparing the quantization"):
-            prepare(str(work.model), str(ready), skip_symbolic_shape=True)
+    ready, model = (work.folder / "ready.onnx").absolute(), work.model.absolute()
+    with contextlib.chdir(work.folder):  # where it knows no shapes, it leaves a copy of the model in its folder
+        try:
+            with quietly("preparing the quantization"):
+                prepare(str(model), str(ready))
+        except ToolkitError:  # its symbolic shapes know no operators of other domains, such as scikit-learn's
+            with quietly("preparing the quantization"):
+                prepare(str(model), str(ready), skip_symbolic_shape=True)
     return ready
 
 
