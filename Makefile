@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance test-torch test-examples wheels docs
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance toolkit-table test-torch test-keras test-examples wheels docs
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-examples run every program in examples/, that in Java too'
 	@echo 'make wheels   build the wheels of a release into dist/ (needs cargo)'
 	@echo 'make docs     build the documentation as a site into build/site'
+	@echo 'make toolkit-table  measure what each of the toolkit'\''s steps makes of four models, into docs/toolkit/table.md'
 	@echo 'make protos   regenerate the modules under protos/'
 
 install:
@@ -82,3 +83,6 @@ docs:
 
 test-examples:
 	@HEADRACE_TEST_JAVA=1 scripts/test tests/examples
+
+toolkit-table:
+	@scripts/toolkit-table $(ARGS)

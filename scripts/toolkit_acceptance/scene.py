@@ -109,12 +109,13 @@ class Scene:
         assert run.status == 0, run.error or run.out
         return run
 
-    def steps(self, name: str, steps: str, *, max_drop: float = 100.0) -> Run:
+    def steps(self, name: str, steps: str, *, max_drop: float = 100.0, target: str = "x86") -> Run:
         """Does the steps of a recipe to a model, and publishes nothing."""
         folder, recipe = self.models[name], self.folder / "recipe.toml"
         recipe.write_text(
             f'[model]\nsource = "{folder / "model.onnx"}"\n[data]\nrows = "{folder / "test.npz"}"\nlabels = "y"\n'
-            f'calibration = "{folder / "train.npz"}"\n[limits]\nmax_drop = {max_drop}\n{steps}'
+            f'calibration = "{folder / "train.npz"}"\n[limits]\nmax_drop = {max_drop}\n[output]\nbatch = false\n'
+            f'target = "{target}"\n{steps}'
         )
         run = self.headrace("optimize", recipe, "--dry_run")
         assert run.status == 0, run.error or run.out
