@@ -28,7 +28,7 @@ from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.schedulers import Outputs, Schedulers, fitted, limit_of, may_share
 from headrace_server.models.sequences import Sequences
-from headrace_server.models.undeclared import with_last_axis, without_last_axis
+from headrace_server.models.undeclared import as_declared
 
 log = logging.getLogger(__name__)
 
@@ -255,10 +255,11 @@ class Servable:
             return await self._run_steps(self._backend, inputs, outputs, call, misfit)
         if not misfit:
             return await self._run_declared(signature, inputs, outputs, call)
-        reshaped = None if declared.sends_optional(inputs) else with_last_axis(declared, inputs, outputs)
-        if reshaped is None or declared.check_arrays(reshaped):
+        served = None if declared.sends_optional(inputs) else as_declared(declared, inputs, outputs)
+        if served is None or declared.check_arrays(served[0]):
             raise invalid(misfit)
-        return without_last_axis(await self._run_declared(signature, reshaped, outputs, call))
+        reshaped, restore = served
+        return restore(await self._run_declared(signature, reshaped, outputs, call))
 
     async def _run_declared(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self._own[signature]

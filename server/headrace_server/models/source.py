@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
-LISTED_AT_A_LOOK = 100
+LISTED_AT_A_LOOK = 50
 """Base paths that each look lists whether or not they seem to have changed; with more models, by turns."""
 
-ASKED_AT_A_LOOK = 1000
+ASKED_AT_A_LOOK = 500
 """Base paths of which each look asks whether they have changed; with more models, by turns, to bound its cost."""
 
 

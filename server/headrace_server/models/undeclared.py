@@ -1,14 +1,19 @@
 """Requests of shapes that a signature does not declare: which of them are served nevertheless, and how."""
 
-from headrace_batching.task import Arrays
+from collections.abc import Callable, Iterable
+
+from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature, TensorSpec
 
+Restore = Callable[[Arrays], Arrays]
 
-def with_last_axis(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) -> Arrays | None:
-    """The inputs of a request that leaves out a last dimension of 1, such as `[3]` for `[-1, 1]`, with that dimension.
 
-    TF Serving's clients send such requests, since TensorFlow's element-wise operators take any shape. It is served
-    only where all inputs lack the dimension and all outputs have it, so that the answer can be given without it.
+def as_declared(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) -> tuple[Arrays, Restore] | None:
+    """The inputs of a request whose last dimension of 1 is missing, or one too many, as the signature declares them.
+
+    TF Serving's clients send `[3]` for `[-1, 1]`, and `[3, 1]` for `[-1]`, since TensorFlow's element-wise operators
+    take any shape. They are served only where all inputs and all outputs allow for it, so that the answer can be given
+    as it was asked for.
 
     Args:
         signature: What the request does not fit.
@@ -16,20 +21,37 @@ def with_last_axis(signature: Signature, inputs: Arrays, outputs: tuple[str, ...
         outputs: The aliases that are asked for.
 
     Returns:
-        Views of the same arrays, of the declared rank; None where the request is another one.
+        Views of the same arrays, of the declared rank, and what makes the answer's shapes of those that the model
+        gives; None where the request is another one.
     """
     ends = [signature.inputs[alias] for alias in inputs] + [signature.outputs[alias] for alias in outputs]
-    if not signature.batched or not all(_ends_with_one(spec) for spec in ends):
+    ranks = {array.ndim - len(signature.inputs[alias].shape) for alias, array in inputs.items()}
+    if not signature.batched:
         return None
-    if any(array.ndim != len(signature.inputs[alias].shape) - 1 for alias, array in inputs.items()):
-        return None
-    return {alias: array.reshape(*array.shape, 1) for alias, array in inputs.items()}
+    if ranks == {-1} and _all_end_with_one(ends):
+        return {alias: array.reshape(*array.shape, 1) for alias, array in inputs.items()}, _without_last_axis
+    if ranks == {1} and _all_are_lists(ends) and all(array.shape[-1] == 1 for array in inputs.values()):
+        return {alias: array.reshape(array.shape[:-1]) for alias, array in inputs.items()}, _with_last_axis
+    return None
 
 
-def without_last_axis(outputs: Arrays) -> Arrays:
-    """The outputs of such a request, without the dimension. One whose length turns out to be another is left as is."""
-    return {alias: array.squeeze(-1) if array.shape[-1:] == (1,) else array for alias, array in outputs.items()}
+def _without_last_axis(outputs: Arrays) -> Arrays:
+    """One whose length turns out to be another is left as is."""
+    return {alias: _squeezed(array) for alias, array in outputs.items()}
 
 
-def _ends_with_one(spec: TensorSpec) -> bool:
-    return len(spec.shape) > 1 and spec.shape[-1] == 1
+def _squeezed(array: Array) -> Array:
+    return array.squeeze(-1) if array.shape[-1:] == (1,) else array
+
+
+def _with_last_axis(outputs: Arrays) -> Arrays:
+    return {alias: array.reshape(*array.shape, 1) for alias, array in outputs.items()}
+
+
+def _all_end_with_one(specs: Iterable[TensorSpec]) -> bool:
+    return all(len(spec.shape) > 1 and spec.shape[-1] == 1 for spec in specs)
+
+
+def _all_are_lists(specs: Iterable[TensorSpec]) -> bool:
+    """Whether all have one value for each row, so that a further dimension of 1 changes nothing but shapes."""
+    return all(len(spec.shape) == 1 for spec in specs)

@@ -134,7 +134,8 @@ class _Trial:
     def pad(self, recipe: Recipe, budget: float) -> Verdict:
         """The verdict on rows that are independent, and how inputs of different lengths may share a batch."""
         subject, runs = self._subject, self._runs
-        if not subject.padding.pad_lengths:
+        varies = any(None in spec.shape[1:] for spec in subject.inputs.values())
+        if not varies or not subject.padding.pad_lengths:
             return Verdict(Finding.INDEPENDENT)
         if runs.quickest > budget and not subject.padding.pad_values:
             return Verdict(Finding.INDEPENDENT, unpadded="the model is too slow to try how they can be padded")
@@ -160,7 +161,7 @@ class _Trial:
     def _run_all(self, recipe: Recipe, budget: float) -> None:
         recipe = self._try_again(4, [recipe, replace(recipe, most=recipe.most or 2)], _FULL)
         self._check_alone(recipe, 4, rows=(3, 0))
-        if self._runs.quickest * MANY < budget:
+        if self._runs.spent + self._runs.quickest_row * MANY < budget:
             # What depends on the number of rows shows best where there are many of them, and of small values.
             self._check_alone(replace(recipe, reals=Reals.SMALL), MANY, rows=(MANY - 1,))
         scaled = replace(recipe, reals=Reals.SCALED)

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from grpc import StatusCode
+from onnx.helper import make_node
 
 from headrace_batching import Options
 from tests.conftest import Run, Serve, Stop
 from tests.support import models
 from tests.support.calls import Caller, Refusal, floats, predict_request
+from tests.support.graphs import rowwise
 from tests.support.models import believed
 
 # One thread, and company is waited for: whatever may share a batch does.
@@ -63,6 +65,34 @@ class TestWithoutTheLastDimension:
         """TensorFlow's MatMul refuses a vector."""
         caller = running(partial(models.repeated, columns=3)).caller
         assert refusal(caller, 2) == refused("Invalid rank for input: x Got: 1 Expected: 2")
+
+
+class TestWithALastDimensionTooMany:
+    """TF Serving's clients send `[3, 1]` where the signature says `[-1]`, which TensorFlow's operators take, too."""
+
+    @pytest.mark.parametrize("batching", [True, False])
+    @pytest.mark.parametrize("values", [[4.0], [1.0, 2.0, 3.0]])
+    def test_a_column_for_a_vector(self, running: Run, values: list[float], batching: bool) -> None:
+        caller = running(rowwise(make_node("Sqrt", ["x"], ["y"]), inner=()).write, enable_batching=batching).caller
+        y = caller.predict({"x": np.array([values], np.float32).T})["y"]
+        np.testing.assert_allclose(y, np.sqrt([values]).T, rtol=1e-6)
+
+    def test_they_run_with_the_others(self, running: Run, served: Stop) -> None:
+        server = running(rowwise(make_node("Sqrt", ["x"], ["y"]), inner=()).write, batching=TOGETHER)
+        sent = [np.full((1, 1) if number % 2 else (1,), number, np.float32) for number in range(20)]
+        futures = [server.caller.begin(predict_request({"x": x})) for x in sent]
+        for x, future in zip(sent, futures, strict=True):
+            np.testing.assert_allclose(array_of(future), np.sqrt(x), rtol=1e-6)
+        assert served(server).batches < 20
+
+    @pytest.mark.parametrize("shape", [(2, 2), (2, 1, 1), (2, 0), ()])
+    def test_no_other_dimension_is_taken_away(self, running: Run, shape: tuple[int, ...]) -> None:
+        caller = running(rowwise(make_node("Sqrt", ["x"], ["y"]), inner=()).write).caller
+        assert refusal(caller, *shape).code is StatusCode.INVALID_ARGUMENT
+
+    def test_all_outputs_must_have_one_value_a_row(self, running: Run) -> None:
+        pair = rowwise(make_node("Unsqueeze", ["x", "last"], ["y"]), inner=(), out=("N", 1), last=np.array([1]))
+        assert refusal(running(pair.write).caller, 2, 1) == refused("Invalid rank for input: x Got: 2 Expected: 1")
 
 
 @pytest.mark.parametrize("shape", [(), (2, 2), (2, 1, 3), (3, 0), (1, 1, 1)])
