@@ -51,10 +51,10 @@ class Outcome:
 
     @property
     def threads_grew(self) -> bool:
-        """Whether there were ever more threads in the second half than in the first."""
+        """Whether there were ever more threads in the second half than in the first, and than before the run."""
         middle = len(self.warm) // 2
         first, second = self.warm[:middle], self.warm[middle:]
-        most = max((each.threads for each in first), default=0)
+        most = max((each.threads for each in (self.before, *first)), default=0)
         return bool(first) and max(each.threads for each in second) > most
 
     @property

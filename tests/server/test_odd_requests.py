@@ -135,9 +135,14 @@ def _that_load(odd: Sequence[OddModel], base_path: Path) -> dict[str, tuple[Sign
         model.write(base_path)
         with suppress(ServingError), closing(loader.load(model.name, 1, base_path / model.name / "1")) as servable:
             signature = servable.signatures["serving_default"]
-            usual = model.usual if model.usual is not None and set(model.usual) == set(signature.inputs) else None
-            found[model.name] = (signature, usual)
+            found[model.name] = (signature, model.usual if _is_request(model.usual, signature) else None)
     return found
+
+
+def _is_request(usual: Arrays | None, signature: Signature) -> bool:
+    """Whether it has an array for each input; some cases of ONNX's have sequences."""
+    every = usual is not None and set(usual) == set(signature.inputs)
+    return every and all(isinstance(array, np.ndarray) for array in (usual or {}).values())
 
 
 def _in_json(array: np.ndarray) -> object:

@@ -90,8 +90,15 @@ class IsolatedBackend:
             ServingError: The model's own; UNAVAILABLE, no process is up.
             RunLost: The process has ended, or was ended because the run took too long.
         """
+        return self._ask("run", signature, inputs, outputs)
+
+    def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        """As `run`, by the model's own `try_run`; what the runtime writes of a refusal is its process's affair."""
+        return self._ask("try", signature, inputs, outputs)
+
+    def _ask(self, kind: str, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         placed, held = self._memory.place(inputs)
-        place, message = self._converse(signature, tuple(outputs), placed)
+        place, message = self._converse((kind, signature, tuple(outputs)), placed)
         if message.kind == "failed":
             code, text, ending = message.content
             if ending:
@@ -105,8 +112,6 @@ class IsolatedBackend:
         answers = {own.alias: place.slot.mapped.lend(own, first + index) for index, own in enumerate(message.placed)}
         self._places.put(place)
         return answers
-
-    try_run = run  # what the runtime writes of a refusal is its process's affair
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for a joined input, in memory that the processes share.
@@ -142,12 +147,12 @@ class IsolatedBackend:
         self._places.put(place)
         return fitted
 
-    def _converse(self, signature: str, outputs: tuple[str, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
+    def _converse(self, question: tuple[Any, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
         """Asks a process for a run, and hears from it; another one where it had ended before it could begin."""
         while (place := self._places.take(PATIENCE)) is not None:
             try:
                 returned = _taken(place.slot.mapped.released)
-                place.slot.send("run", signature, outputs, returned, placed=placed)
+                place.slot.send(*question, returned, placed=placed)
                 return place, place.slot.receive(self._isolation.run_timeout or None)
             except Unread:
                 place.slot.close()

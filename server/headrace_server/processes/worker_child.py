@@ -8,12 +8,13 @@ import signal
 import socket
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Thread
 
 from headrace_batching.errors import let_go
+from headrace_batching.task import Arrays
 from headrace_protos import Code
 from headrace_server.backends import auto as backends
 from headrace_server.backends.base import Backend, FitsBatching, NamesRuntime, Streaming, Triable
@@ -25,6 +26,8 @@ from headrace_server.processes.shared_memory import NOWHERE, OwnedMemory, Placed
 from headrace_server.processes.slot import MAX_TEXT, Ended, Lender, Slot
 
 F_SETSIG = 10  # of <fcntl.h> on Linux
+
+Run = Callable[[str, Arrays, Sequence[str]], Arrays]
 
 OUT_OF_MEMORY = 75
 """The status of a process that ends because its model found no memory: what has leaked goes with it."""
@@ -91,8 +94,9 @@ class _Conversation:
         """Answers until the server has gone."""
         while True:
             kind, placed, content, descriptors = self.slot.receive()
-            if kind == "run":
-                self._run(backend, placed, *content)
+            if kind in ("run", "try"):
+                run = backend.try_run if kind == "try" and isinstance(backend, Triable) else backend.run
+                self._run(run, placed, *content)
             elif kind == "fit":
                 fitted = backend.fit_batching(content[0]) if isinstance(backend, FitsBatching) else content[0]
                 self.slot.send("fitted", fitted)
@@ -110,7 +114,7 @@ class _Conversation:
 
     def _run(
         self,
-        backend: Backend,
+        run: Run,
         placed: Sequence[Placed],
         signature: str,
         outputs: Sequence[str],
@@ -121,7 +125,7 @@ class _Conversation:
         shared = [own.alias for own in placed if own.block != NOWHERE and own.dtype != "O"]
         watched = {alias: weakref.ref(inputs[alias]) for alias in shared}
         try:
-            results, held = self._outputs.place(backend.run(signature, inputs, outputs))
+            results, held = self._outputs.place(run(signature, inputs, outputs))
         except BaseException as error:  # a model that calls sys.exit fails its batch, and ends nothing
             inputs = {}
             self.fail(error)

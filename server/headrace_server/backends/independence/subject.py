@@ -7,9 +7,10 @@ import numpy as np
 
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.independence.evidence import Evidence
-from headrace_server.backends.independence.verdict import EXPORT_AGAIN, Decided, Finding
+from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
 from headrace_server.backends.signature import TensorSpec
 from headrace_server.config.padding import PaddingOptions
+from headrace_server.errors import RunLost
 
 Run = Callable[[Arrays], Arrays]
 
@@ -68,11 +69,19 @@ class Runs:
         return ""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The outputs, whatever rows they have. On copies: a Python model may write into either later."""
+        """The outputs, whatever rows they have. On copies: a Python model may write into either later.
+
+        Raises:
+            Decided: The run has ended the model's process; more of them would do so again.
+            Exception: Anything else: the model refuses the inputs.
+        """
         self.count += 1
         began = self._clock()
         with np.errstate(all="ignore"):
-            outputs = self._subject.run({alias: array.copy() for alias, array in inputs.items()})
+            try:
+                outputs = self._subject.run({alias: array.copy() for alias, array in inputs.items()})
+            except RunLost as lost:
+                raise Decided(Finding.UNDECIDED, lost.message, advice=RECORD_REQUESTS) from lost
         took = self._clock() - began
         self.quickest, self.spent = min(self.quickest, took), self.spent + took
         self.quickest_row = min(self.quickest_row, took / max(1, rows_of(inputs)))

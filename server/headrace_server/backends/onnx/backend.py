@@ -22,6 +22,7 @@ from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.graph import read_graph
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
+from headrace_server.backends.onnx.patience import Patience
 from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx.providers import (
     CUDA,
@@ -176,6 +177,7 @@ class OnnxBackend:
         self._on_gpu = on_gpu
         self._at_once = at_once
         self._steady = steady
+        self._patience = Patience()
         self._needs = needs
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         self._running: dict[int, ort.RunOptions] | None = None  # by thread
@@ -218,10 +220,13 @@ class OnnxBackend:
             options.terminate = True
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """As `run`, with ONNX Runtime's log turned off for this run."""
+        """As `run`, with ONNX Runtime's log turned off for this run, which is ended if its values make it very long."""
         quiet = ort.RunOptions()
         quiet.log_severity_level = _NOTHING
-        return self._run_signature(signature, inputs, outputs, quiet)
+        if self._steady:
+            return self._run_signature(signature, inputs, outputs, quiet)
+        with self._patience.ends(quiet):
+            return self._run_signature(signature, inputs, outputs, quiet)
 
     def _run_signature(
         self, signature: str, inputs: Arrays, outputs: Sequence[str], options: ort.RunOptions | None = None

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from headrace_batching.task import Array
-from headrace_protos import DataType, Example
+from headrace_protos import Code, DataType, Example
 from headrace_server.backends.independence import Evidence, Finding, Subject, Verdict, repeated_batch_name, try_rows
 from headrace_server.backends.signature import TensorSpec
+from headrace_server.errors import RunLost
 
 X = TensorSpec("x", DataType.DT_FLOAT, (None, 4), ("N", ""))
 Y = TensorSpec("y", DataType.DT_FLOAT, (None, 4), ("N", ""))
@@ -147,6 +148,19 @@ class TestInputs:
 
     def test_positive_numbers_are_tried_where_others_have_no_answer(self) -> None:
         assert tried(lambda x: np.log(x.sum(axis=1, keepdims=True) * 0 + x)).finding is Finding.INDEPENDENT
+
+    def test_what_ends_its_process_is_not_tried_again(self) -> None:
+        runs = count()
+
+        def model(x: Array) -> Array:
+            if next(runs) == 1:
+                raise RunLost(Code.INTERNAL, "its worker process was ended by SIGSEGV during the run")
+            return x
+
+        verdict = tried(model)
+
+        assert (verdict.finding, verdict.runs) == (Finding.UNDECIDED, 2)
+        assert verdict.reason == "its worker process was ended by SIGSEGV during the run"
 
     def test_what_takes_nothing_is_left_alone(self) -> None:
         def model(**_: Array) -> Array:

@@ -1,0 +1,46 @@
+"""Ends runs of a trial that go on and on: the values that a trial makes up may be a loop's number of steps."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Timer
+
+import onnxruntime as ort
+
+FIRST = 30.0
+"""Seconds that the first run may take, of which nothing is known."""
+
+LEAST = 1.0
+"""Seconds that any run may take."""
+
+TIMES = 20
+"""How many times as long as the longest run before it a run may take."""
+
+
+class Patience:
+    """How long the next run may take, by those that have ended by themselves. One thread at a time.
+
+    Args:
+        clock: In seconds.
+        make_timer: As `threading.Timer`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, make_timer: Callable[..., Timer] = Timer) -> None:
+        self._clock = clock
+        self._make_timer = make_timer
+        self._limit = FIRST
+        self._longest = 0.0
+
+    @contextmanager
+    def ends(self, options: ort.RunOptions) -> Iterator[None]:
+        """Tells the run that has these options to end, once it has taken too long: it then fails."""
+        began = self._clock()
+        timer = self._make_timer(self._limit, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        self._longest = max(self._longest, self._clock() - began)
+        self._limit = max(LEAST, TIMES * self._longest)
