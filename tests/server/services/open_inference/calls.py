@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 from tests.support.calls import ANSWER_WITHIN, MODEL, Refusal, refusal_of
+from tests.support.running import eventually
 
 SERVICE = "/inference.GRPCInferenceService/"
 
@@ -112,6 +113,11 @@ class InferenceCaller:
             SERVICE + method, type(request).SerializeToString, response_deserializer=response.FromString
         )
         return stub(request, **{"timeout": ANSWER_WITHIN, **options})
+
+    def await_ready(self, *versions: int) -> None:
+        """Returns once each version answers: a server serves as soon as one does."""
+        asked = [messages.ModelReadyRequest(name=MODEL, version=str(version)) for version in versions]
+        eventually(lambda: all(self.call(request).ready for request in asked))
 
     def refusal(self, request: Message, **options: Any) -> Refusal:
         """The status of a call that must fail."""

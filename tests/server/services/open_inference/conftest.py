@@ -1,11 +1,13 @@
-"""Connections that speak the Open Inference Protocol."""
+"""Connections that speak the Open Inference Protocol; tests of one module that ask for like servers share one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 
-from tests.conftest import Make, Run
+from tests.conftest import Make, Rest, Run
 from tests.server.services.open_inference.calls import InferenceCaller
 
 Infer = Callable[..., InferenceCaller]
@@ -13,7 +15,7 @@ Infer = Callable[..., InferenceCaller]
 
 @pytest.fixture(scope="module")
 def inferring(running: Run) -> Iterator[Infer]:
-    """Starts a server in this process, as `running` does; a connection to it."""
+    """A server in this process, as `running` starts it, the same for like arguments; a connection to it."""
     with ExitStack() as stack:
 
         def run(*makers: Make, **config: object) -> InferenceCaller:
@@ -21,4 +23,29 @@ def inferring(running: Run) -> Iterator[Infer]:
             stack.callback(caller.close)
             return caller
 
-        yield run
+        yield _shared(run)
+
+
+@pytest.fixture(scope="module")
+def resting(resting: Rest) -> Rest:
+    """The same with the REST API."""
+    return _shared(resting)
+
+
+def _shared(start: Callable[..., Any]) -> Callable[..., Any]:
+    started: dict[Hashable, Any] = {}
+
+    def run(*makers: Make, **config: object) -> Any:
+        like = (*(_named(maker) for maker in makers), *sorted((name, repr(value)) for name, value in config.items()))
+        if like not in started:
+            started[like] = start(*makers, **config)
+        return started[like]
+
+    return run
+
+
+def _named(maker: Make) -> Hashable:
+    """What tells a maker from another: two partials of the same function and arguments are none."""
+    if isinstance(maker, partial):
+        return (maker.func, repr(maker.args), repr(sorted(maker.keywords.items())))
+    return maker

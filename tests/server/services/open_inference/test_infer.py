@@ -70,6 +70,7 @@ def test_the_highest_version_and_the_one_asked_for(inferring: Infer, tmp_path: P
         model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }} }} }}"""
     )
     caller = inferring(model_config_file=str(config), allow_version_labels_for_unavailable_models=True)
+    caller.await_ready(1, 3)
     asked = [{}, {"model_version": " 1"}, {"parameters": {"version_label": "stable"}}]
     answers = [caller.call(infer_request(**fields)) for fields in asked]  # type: ignore[arg-type]
     assert [(answer.model_version, array(answer).item()) for answer in answers] == [("3", 11), ("1", 10), ("1", 10)]
