@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance toolkit-table test-torch test-keras test-examples wheels docs
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples wheels docs
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -20,6 +20,7 @@ help:
 	@echo 'make conformance serve ONNX'\''s own backend tests, compared with a bare session, a few minutes'
 	@echo 'make bench    measure against grpc.aio, grpc++ and Triton (needs h2load), about twelve minutes'
 	@echo 'make toolkit-acceptance  check the toolkit by its specification, a few minutes'
+	@echo 'make open-inference-acceptance  serve an ensemble, streams with state and generators to many callers, a few minutes'
 	@echo 'make test-examples run every program in examples/, that in Java too'
 	@echo 'make wheels   build the wheels of a release into dist/ (needs cargo)'
 	@echo 'make docs     build the documentation as a site into build/site'
@@ -74,6 +75,9 @@ protos:
 
 toolkit-acceptance:
 	@scripts/toolkit-acceptance $(ARGS)
+
+open-inference-acceptance:
+	@scripts/open-inference-acceptance $(ARGS)
 
 wheels:
 	@scripts/wheels $(ARGS)

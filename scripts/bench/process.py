@@ -37,12 +37,19 @@ class Server:
 
     def family_cpu_seconds(self) -> float:
         """Return the same with that of the processes which it has started, and these in turn, as far as they live."""
-        family = {self.process.pid}
+        return sum(int(ticks) for stat in self._family() for ticks in stat[11:13]) / _TICKS_PER_SECOND
+
+    def family_rss_bytes(self) -> int:
+        """Return what it and they hold now; pages that they share count for each."""
+        return sum(int(stat[21]) for stat in self._family()) * os.sysconf("SC_PAGE_SIZE")
+
+    def _family(self) -> list[list[str]]:
         stats = {int(file.parent.name): _stat(file) for file in Path("/proc").glob("[0-9]*/stat")}
+        family = {self.process.pid}
         for pid in sorted(stats):  # a child's number is higher, as long as numbers do not begin anew
             if stats[pid] and int(stats[pid][1]) in family:
                 family.add(pid)
-        return sum(int(ticks) for pid in family for ticks in stats[pid][11:13]) / _TICKS_PER_SECOND
+        return [stats[pid] for pid in family if stats.get(pid)]
 
     def user_seconds(self) -> float:
         """Return the user time alone."""

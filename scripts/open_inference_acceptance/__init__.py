@@ -1,0 +1,1 @@
+"""Checks of ensembles, sequences and generators with real models and many callers, too long for the tests."""
