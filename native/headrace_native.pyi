@@ -78,6 +78,26 @@ class PlainFields(TypedDict):
     low_priority: tuple[str, str]
     """The name and the value of the metadata by which a call lets the others go first."""
 
+    regions: Regions
+    """The shared memory that a plain request may name."""
+
+class Regions:
+    """Regions of system shared memory that plain requests may name. Any thread."""
+
+    def __init__(self) -> None: ...
+    def put(self, name: str, descriptor: int, offset: int, size: int) -> None:
+        """A region: its name, its object's descriptor, which is opened once more, and where it lies there, in bytes.
+
+        Raises:
+            OSError: The object cannot be opened again.
+        """
+
+    def remove(self, name: str) -> None:
+        """Forgets one, if it is there; requests that wait still read it."""
+
+    def clear(self) -> None:
+        """Forgets all."""
+
 class Server:
     """The addresses, their connections, and the threads that these live on.
 

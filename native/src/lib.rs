@@ -23,7 +23,7 @@ use pyo3::types::PyFrozenSet;
 use crate::calls::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 13;
+const INTERFACE: u32 = 14;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -41,6 +41,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Route>()?;
     module.add_class::<bridge::Routes>()?;
     module.add_class::<bridge::Lane>()?;
+    module.add_class::<open_inference::Regions>()?;
     module.add_class::<bridge::Queue>()?;
     module.add_class::<http::HttpEndpoint>()?;
     module.add_class::<http::HttpRequest>()?;

@@ -218,6 +218,7 @@ class Server:
             bounds=CallerBounds.of(config),
             observe_rest=self._metrics.rest_predicts if config.rest_api_port else None,
             observe_rest_infer=self._metrics.rest_infers if config.rest_api_port else None,
+            regions=self._open_inference.regions,
         )
 
     def _observe_method(self, service: str, method: str) -> LoggedMethod:

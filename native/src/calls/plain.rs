@@ -19,6 +19,7 @@ use super::waiting::Call;
 use crate::bridge::{self, NativeTask, Routes, Signature, Task};
 use crate::grpc::{Encoding, Status};
 use crate::memory::Kind;
+use crate::open_inference::Regions;
 use crate::protobuf::Rope;
 use crate::queue::{Entry, Refusal};
 
@@ -30,6 +31,7 @@ pub struct PlainCalls {
     /// The metadata of a call that lets the others go first.
     low_priority: (HeaderName, HeaderValue),
     routes: Py<Routes>,
+    regions: Py<Regions>,
 }
 
 #[derive(Clone, Copy)]
@@ -54,6 +56,7 @@ pub struct PlainFields {
     classify_name: String,
     regress_name: String,
     low_priority: (String, String),
+    regions: Py<Regions>,
 }
 
 /// What has become of a call.
@@ -87,6 +90,7 @@ impl PlainCalls {
             names: MethodNames { classify: fields.classify_name, regress: fields.regress_name },
             low_priority: (name, value),
             routes,
+            regions: fields.regions,
         })
     }
 
@@ -150,7 +154,7 @@ impl PlainCalls {
         let (routes, at) = (self.routes.get(), message.cursor());
         match self.method(opening)? {
             Method::Predict => Understood::predict(routes, at),
-            Method::Infer => Understood::infer(routes, at),
+            Method::Infer => Understood::infer(routes, self.regions.get(), at),
             Method::Classify => Understood::examples(routes, at, |examples| examples.classify.as_ref()),
             Method::Regress => Understood::examples(routes, at, |examples| examples.regress.as_ref()),
             Method::MultiInference => Understood::multi_inference(routes, at, &self.names),

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::protocol::{Answer, Protocol};
 use crate::bridge::{Choice, Examples, Inference, Lane, Route, Routes, Signature};
 use crate::examples::{self, columns, serialized};
-use crate::open_inference;
+use crate::grpc::Status;
+use crate::open_inference::{self, Regions, SharedTensor, Tensors};
 use crate::predict::{Column, Request, Tensor, tensors};
 use crate::protobuf::{Cursor, Dtype, Rope};
 
@@ -28,6 +29,8 @@ pub enum Arrays {
     Tensors(Vec<Tensor>),
     /// Made of features of the message's Examples.
     Columns(Vec<Column>),
+    /// In shared memory, which the message names.
+    Shared(Vec<SharedTensor>),
 }
 
 impl Arrays {
@@ -36,6 +39,7 @@ impl Arrays {
         match self {
             Self::Tensors(tensors) => &tensors[input].inner,
             Self::Columns(columns) => &columns[input].inner,
+            Self::Shared(tensors) => &tensors[input].inner,
         }
     }
 
@@ -49,6 +53,7 @@ impl Arrays {
         match self {
             Self::Tensors(tensors) => tensors.iter().map(Tensor::held).sum(),
             Self::Columns(columns) => columns.iter().map(Column::held).sum(),
+            Self::Shared(_) => 0,
         }
     }
 
@@ -57,6 +62,15 @@ impl Arrays {
         match self {
             Self::Tensors(tensors) => tensors[input].copy_to(message, dtype, target),
             Self::Columns(columns) => target.copy_from_slice(&columns[input].bytes),
+            Self::Shared(tensors) => tensors[input].part.copy_to(target),
+        }
+    }
+
+    /// Why the request cannot be answered although its batch has run, if it cannot.
+    pub fn refusal(&self) -> Option<Status> {
+        match self {
+            Self::Tensors(_) | Self::Columns(_) => None,
+            Self::Shared(tensors) => tensors.iter().find_map(|tensor| tensor.part.refusal()),
         }
     }
 
@@ -65,6 +79,7 @@ impl Arrays {
         match self {
             Self::Tensors(tensors) => tensors[input].strings(message, visit),
             Self::Columns(columns) => columns[input].strings(visit),
+            Self::Shared(_) => {} // which hold none
         }
     }
 }
@@ -86,14 +101,18 @@ impl Understood {
     }
 
     /// Understands a plain ModelInfer, which is for the default signature.
-    pub fn infer(routes: &Routes, at: Cursor<'_>) -> Option<Self> {
+    pub fn infer(routes: &Routes, regions: &Regions, at: Cursor<'_>) -> Option<Self> {
         let request = open_inference::Request::read(at)?;
         let route = routes.named(request.model, request.version, &[])?;
         let infer = route.infer.filter(|infer| request.wants(&infer.outputs))?;
         let signature = infer.signature.clone();
-        let (tensors, rows) = open_inference::tensors(&request, &signature.inputs, signature.max_rows)?;
+        let (tensors, rows) = Tensors::of(&request, &signature.inputs, signature.max_rows, regions)?;
+        let arrays = match tensors {
+            Tensors::Raw(tensors) => Arrays::Tensors(tensors),
+            Tensors::Shared(tensors) => Arrays::Shared(tensors),
+        };
         let protocol = Protocol::Infer { infer, id: Bytes::copy_from_slice(request.id) };
-        Some(Self { signature, lane: route.lane, arrays: Arrays::Tensors(tensors), rows, choice: None, protocol })
+        Some(Self { signature, lane: route.lane, arrays, rows, choice: None, protocol })
     }
 
     /// Understands a plain Classify or Regress, whichever `inference` gives.

@@ -101,6 +101,10 @@ impl bridge::PendingCall for Call {
     }
 
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {
+        if let Some(refusal) = self.arrays.refusal() {
+            self.answer = Some(Err(Box::new(refusal)));
+            return;
+        }
         let written = match self.protocol.response(signature, outputs, start..start + rows) {
             Some(response) => self.write(&response, signature.max_send, out),
             None => Err(Box::new(Status::new(INTERNAL, "outputs were taken for others than they are"))),

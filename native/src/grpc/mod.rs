@@ -12,4 +12,4 @@ pub use frame::Framed;
 pub use frame::{Frame, PREFIX, put_prefix};
 pub use headers::{check_size, decode_binary, encode_binary, http_refusal, is_grpc, ok_trailers, response, timeout};
 pub use messages::{MessageLimits, Messages, ReadError};
-pub use status::{INTERNAL, OK, RESOURCE_EXHAUSTED, Status, UNIMPLEMENTED};
+pub use status::{INTERNAL, INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Status, UNIMPLEMENTED};

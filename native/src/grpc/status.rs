@@ -3,6 +3,7 @@
 use crate::memory::Budget;
 
 pub const OK: u8 = 0;
+pub const INVALID_ARGUMENT: u8 = 3;
 pub const DEADLINE_EXCEEDED: u8 = 4;
 pub const RESOURCE_EXHAUSTED: u8 = 8;
 pub const UNIMPLEMENTED: u8 = 12;

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::request::{Request, tensors};
+use super::Regions;
+use super::request::{Request, Tensors};
 use super::rest::{Body, Output};
 use crate::predict::fuzzing::Declared;
 use crate::protobuf::{Dtype, Rope};
@@ -23,7 +24,11 @@ pub fn read_infer(declared: &Declared, outputs: &[Vec<u8>], message: &Rope) -> O
     if !request.wants(outputs) {
         return None;
     }
-    let (tensors, rows) = tensors(&request, &declared.inputs, declared.max_rows)?;
+    let (Tensors::Raw(tensors), rows) =
+        Tensors::of(&request, &declared.inputs, declared.max_rows, &Regions::default())?
+    else {
+        return None; // there is no region
+    };
     Some(UnderstoodInfer {
         model: request.model.to_vec(),
         version: request.version,

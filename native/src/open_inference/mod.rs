@@ -3,11 +3,13 @@
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod regions;
 mod request;
 mod response;
 pub mod rest;
 
-pub use request::{Request, tensors};
+pub use regions::{Part, Regions};
+pub use request::{Request, SharedTensor, Tensors};
 pub use response::{Format, Response};
 
 use crate::protobuf::Dtype;

@@ -1,8 +1,8 @@
-//! A plain ModelInferRequest's bytes: raw contents for every input, and no parameters.
+//! A plain ModelInferRequest's bytes: raw contents for every input, or every input in shared memory.
 
-use super::datatype;
+use super::{Part, Regions, datatype};
 use crate::predict::{Input, Tensor};
-use crate::protobuf::{Cursor, Values, wire};
+use crate::protobuf::{Cursor, Dtype, Values, wire};
 
 /// More inputs than these are not plain: each takes a few bytes of a request and many more in memory.
 const MAX_INPUTS: usize = 64;
@@ -49,16 +49,48 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A request's tensors in the order of their declarations, and their rows; None unless all fit.
-pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: usize) -> Option<(Vec<Tensor>, usize)> {
-    if request.inputs.len() != declared.len() || request.raw.len() != declared.len() {
-        return None;
+/// A tensor in shared memory, and its dimensions beyond axis 0.
+pub struct SharedTensor {
+    pub part: Part,
+    pub inner: Vec<usize>,
+}
+
+/// A request's tensors in the order of their declarations.
+pub enum Tensors {
+    Raw(Vec<Tensor>),
+    Shared(Vec<SharedTensor>),
+}
+
+impl Tensors {
+    /// Those of a request, and its rows; None unless all fit.
+    pub fn of(request: &Request<'_>, declared: &[Input], max_rows: usize, regions: &Regions) -> Option<(Self, usize)> {
+        if request.inputs.len() != declared.len() {
+            return None;
+        }
+        if request.raw.is_empty() {
+            let shared = |at: usize, input: &Input| request.inputs[at].fit_shared(input, regions);
+            let (tensors, rows) = in_order(request, declared, max_rows, shared)?;
+            return Some((Self::Shared(tensors), rows));
+        }
+        (request.raw.len() == declared.len()).then_some(())?;
+        let raw = |at: usize, input: &Input| request.inputs[at].fit(input, request.raw[at].clone());
+        let (tensors, rows) = in_order(request, declared, max_rows, raw)?;
+        Some((Self::Raw(tensors), rows))
     }
+}
+
+/// What is made of each input, in the order of their declarations, and the rows that all have.
+fn in_order<T>(
+    request: &Request<'_>,
+    declared: &[Input],
+    max_rows: usize,
+    make: impl Fn(usize, &Input) -> Option<(T, usize)>,
+) -> Option<(Vec<T>, usize)> {
     let mut tensors = Vec::with_capacity(declared.len());
     let mut rows = None;
     for input in declared {
         let at = request.inputs.iter().position(|tensor| tensor.name == input.alias.as_slice())?;
-        let (tensor, own) = request.inputs[at].fit(input, request.raw[at].clone())?;
+        let (tensor, own) = make(at, input)?;
         if *rows.get_or_insert(own) != own || own > max_rows {
             return None;
         }
@@ -73,11 +105,20 @@ struct InputTensor<'a> {
     datatype: &'a [u8],
     dims: [usize; MAX_RANK],
     rank: usize,
+    shared: Option<Shared<'a>>,
+}
+
+/// Where an input says that it lies in shared memory.
+#[derive(Clone, Copy, Default)]
+struct Shared<'a> {
+    region: Option<&'a [u8]>,
+    offset: Option<u64>,
+    size: Option<u64>,
 }
 
 impl<'a> InputTensor<'a> {
     fn read(mut at: Cursor<'a>) -> Option<Self> {
-        let (mut name, mut datatype, mut shape) = (None, None, None);
+        let (mut name, mut datatype, mut shape, mut shared) = (None, None, None, None);
         while at.left() > 0 {
             let (field, wire::LENGTH) = wire::tag(&mut at)? else { return None };
             let value = wire::delimited(&mut at)?;
@@ -85,25 +126,59 @@ impl<'a> InputTensor<'a> {
                 1 => once(&mut name, value.contiguous()?)?,
                 2 => once(&mut datatype, value.contiguous()?)?,
                 3 => once(&mut shape, packed(value)?)?,
+                4 => shared.get_or_insert_with(Shared::default).read(value)?,
                 _ => return None,
             }
         }
         let (dims, rank) = shape?;
-        Some(Self { name: name?, datatype: datatype?, dims, rank })
+        Some(Self { name: name?, datatype: datatype?, dims, rank, shared })
     }
 
     /// It as a tensor that fits a declaration, with its values, and its rows.
     fn fit(&self, input: &Input, raw: Cursor<'_>) -> Option<(Tensor, usize)> {
+        let (rows, inner, count) = self.shape(input)?;
+        let values = Values::content(input.dtype, count, raw).filter(|_| self.shared.is_none())?;
+        Some((Tensor::of(values, inner), rows))
+    }
+
+    /// The same in shared memory.
+    fn fit_shared(&self, input: &Input, regions: &Regions) -> Option<(SharedTensor, usize)> {
+        let (rows, inner, count) = self.shape(input)?;
+        let Shared { region, offset, size } = self.shared?;
+        let bytes = count.checked_mul(input.dtype.size())?;
+        // Every byte of a bool or a string would have to be looked at.
+        let is_plain = size == Some(bytes as u64) && !matches!(input.dtype, Dtype::Bool | Dtype::String);
+        let part = regions.part(region?, offset.unwrap_or_default(), bytes).filter(|_| is_plain)?;
+        Some((SharedTensor { part, inner: inner.to_vec() }, rows))
+    }
+
+    /// Its rows, its other dimensions and its elements, if they are as declared.
+    fn shape(&self, input: &Input) -> Option<(usize, &[usize], usize)> {
         let (&rows, inner) = self.dims[..self.rank].split_first()?;
         let fits = self.datatype == datatype(input.dtype).as_bytes()
             && inner.len() == input.inner.len()
             && inner.iter().zip(&input.inner).all(|(got, want)| want.is_none_or(|want| want == *got));
         let count = self.dims[..self.rank].iter().try_fold(1, |product: usize, size| product.checked_mul(*size))?;
-        if !fits || count == 0 {
-            return None;
+        (fits && count > 0).then_some((rows, inner, count))
+    }
+}
+
+impl<'a> Shared<'a> {
+    /// Reads one parameter, of those that say this: an entry of a map from its name to its value.
+    fn read(&mut self, mut at: Cursor<'a>) -> Option<()> {
+        let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+        let name = wire::delimited(&mut at)?.contiguous()?;
+        let (2, wire::LENGTH) = wire::tag(&mut at)? else { return None };
+        let mut value = wire::delimited(&mut at)?;
+        match (name, wire::tag(&mut value)?) {
+            (b"shared_memory_region", (3, wire::LENGTH)) => {
+                once(&mut self.region, wire::delimited(&mut value)?.contiguous()?)?;
+            }
+            (b"shared_memory_byte_size", (2, wire::VARINT)) => once(&mut self.size, wire::varint(&mut value)?)?,
+            (b"shared_memory_offset", (2, wire::VARINT)) => once(&mut self.offset, wire::varint(&mut value)?)?,
+            _ => return None,
         }
-        let values = Values::content(input.dtype, count, raw)?;
-        Some((Tensor::of(values, inner), rows))
+        (at.left() == 0 && value.left() == 0).then_some(())
     }
 }
 
@@ -146,7 +221,7 @@ mod tests {
     use bytes::{BufMut, Bytes, BytesMut};
 
     use super::*;
-    use crate::protobuf::{Dtype, Rope};
+    use crate::protobuf::Rope;
 
     fn field(number: u32, value: &[u8]) -> Vec<u8> {
         let mut out = BytesMut::new();
@@ -167,7 +242,7 @@ mod tests {
     fn rows(fields: &[Vec<u8>]) -> Option<usize> {
         let message = Rope::from(Bytes::from([field(1, b"m"), fields.concat()].concat()));
         let request = Request::read(message.cursor())?;
-        tensors(&request, &declared(), 8).map(|(_, rows)| rows)
+        Tensors::of(&request, &declared(), 8, &Regions::default()).map(|(_, rows)| rows)
     }
 
     #[test]

@@ -107,8 +107,36 @@ class SystemRegion:
             raise self._shrunk()
         os.pwrite(self._file, data, start)
 
+    def show(self, mirror: "Mirror") -> None:
+        """Tells somebody of it.
+
+        Raises:
+            ServingError: INTERNAL, its object cannot be opened again.
+        """
+        try:
+            mirror.put(self.name, self._file, self.offset, self.byte_size)
+        except OSError as error:
+            raise ServingError(Code.INTERNAL, f"Unable to open shared memory region: '{self.key}'") from error
+
     def _shrunk(self) -> ServingError:
         return invalid(f"shared memory region '{self.name}' is smaller than when it was registered")
+
+
+class Mirror(Protocol):
+    """Who is told of every region: a transport that reads them itself."""
+
+    def put(self, name: str, descriptor: int, offset: int, size: int) -> None:
+        """A region: its name, its object's descriptor, and where it lies in the object, in bytes.
+
+        Raises:
+            OSError: The object cannot be opened again.
+        """
+
+    def remove(self, name: str) -> None:
+        """Forgets one, if it is there."""
+
+    def clear(self) -> None:
+        """Forgets all."""
 
 
 class Regions:
@@ -121,6 +149,11 @@ class Regions:
     def __init__(self, cuda: CudaRegions | None = None) -> None:
         self.cuda = cuda or CudaRegions()
         self._regions: dict[str, SystemRegion] = {}
+        self._mirrors: list[Mirror] = []
+
+    def mirror(self, mirror: Mirror) -> None:
+        """Has somebody told of every region that is registered from now on."""
+        self._mirrors.append(mirror)
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Opens a region under a name.
@@ -130,7 +163,10 @@ class Regions:
         """
         if name in self._regions:
             raise ServingError(Code.ALREADY_EXISTS, f"shared memory region '{name}' already in manager")
-        self._regions[name] = SystemRegion(name, key, offset, byte_size)
+        region = SystemRegion(name, key, offset, byte_size)
+        for mirror in self._mirrors:
+            region.show(mirror)
+        self._regions[name] = region
 
     def unregister(self, name: str) -> None:
         """Forgets a region, or all of them if the name is empty; an unknown one is forgotten already."""
@@ -138,6 +174,8 @@ class Regions:
             self._regions.pop(name, None)
         else:
             self._regions.clear()
+        for mirror in self._mirrors:
+            mirror.remove(name) if name else mirror.clear()
 
     def status(self, name: str) -> list[SystemRegion]:
         """One region, or all of them if the name is empty.

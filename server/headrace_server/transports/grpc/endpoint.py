@@ -12,6 +12,7 @@ from headrace_server.config.run import Config
 from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
 from headrace_server.models.servable import Servable
+from headrace_server.services.open_inference.regions import Regions
 from headrace_server.services.rpc import Service
 from headrace_server.transports.budget import Budget
 
@@ -70,6 +71,7 @@ class Endpoint:
         threads: How many a transport that has threads for connections spreads them over.
         observe_rest: Who is told of Predicts over REST that a transport answers itself.
         observe_rest_infer: The same for the Open Inference Protocol.
+        regions: Shared memory, for a transport that reads it itself.
         bounds: What callers may make a transport hold that bounds it.
     """
 
@@ -85,6 +87,7 @@ class Endpoint:
     threads: int = 1
     observe_rest: CountCalls | None = None
     observe_rest_infer: CountCalls | None = None
+    regions: Regions | None = None
     bounds: CallerBounds = CallerBounds()
 
 

@@ -20,7 +20,7 @@ from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION, PlainRoutes
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 13
+INTERFACE = 14
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
@@ -71,6 +71,9 @@ class NativeTransport:
         self._server: native.Server | None = None
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes(DEFAULT_SIGNATURE)
+        self._regions = native.Regions()
+        if endpoint.regions is not None:
+            endpoint.regions.mirror(self._regions)
 
     async def start(self) -> int:
         """Listens; the TCP port that it got, 0 where there is none.
@@ -94,6 +97,7 @@ class NativeTransport:
                 "classify_name": CLASSIFY_METHOD,
                 "regress_name": REGRESS_METHOD,
                 "low_priority": LOW_PRIORITY,
+                "regions": self._regions,
             },
         )
         ports = [self._listen(server, address) for address in self._endpoint.addresses]

@@ -11,7 +11,7 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
-from headrace_server.services.open_inference.regions import FOLDER
+from headrace_server.services.open_inference.regions import FOLDER, Place, Regions
 from tests.server.services.open_inference.calls import (
     ROW,
     TEN,
@@ -65,6 +65,29 @@ def status(caller: InferenceCaller, name: str = "") -> dict[str, Any]:
 def test_an_input_comes_from_a_region(caller: InferenceCaller, region: str) -> None:
     response = caller.call(infer_request([tensor(**use(region))], []))
     assert array(response).tolist() == TEN
+
+
+def test_a_plain_input_is_read_outside_the_interpreter(
+    caller: InferenceCaller, transport: str, region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[str] = []
+    find = Regions.place
+
+    def noted(self: Regions, name: str, offset: int, size: int) -> Place:
+        places.append(name)
+        return find(self, name, offset, size)
+
+    monkeypatch.setattr(Regions, "place", noted)
+    assert array(caller.call(infer_request([tensor(**use(region))], []))).tolist() == TEN
+    assert places == ([region] if transport == "grpcio" else [])
+
+
+def test_a_part_of_a_region(caller: InferenceCaller, memory: Path, region: str) -> None:
+    with memory.open("r+b") as file:
+        file.seek(32)
+        file.write((ROW * 2).tobytes())
+    place = use(region, 16, shared_memory_offset=32)
+    assert array(caller.call(infer_request([tensor(**place)], []))).item() == 20
 
 
 def test_new_bytes_are_seen(caller: InferenceCaller, memory: Path, region: str) -> None:
