@@ -73,7 +73,10 @@ class ModuleSource(_Called):
 
     def module(self) -> Any:
         """A deep copy, for the caller to change."""
-        return copy.deepcopy(self.call.module)
+        try:
+            return copy.deepcopy(self.call.module)
+        except Exception as error:
+            raise ToolkitError(f"{self.origin.name} cannot be copied, to be changed: {first_line(error)}") from error
 
     def with_module(self, module: Any) -> "ModuleSource":
         """The same source around another module."""

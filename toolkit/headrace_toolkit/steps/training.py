@@ -13,6 +13,7 @@ from headrace_toolkit.errors import ToolkitError, require
 from headrace_toolkit.sources.torch_call import named_outputs
 from headrace_toolkit.sources.torch_module import ModuleSource
 from headrace_toolkit.steps.base import Advance, Work
+from headrace_toolkit.steps.quiet import quietly
 from headrace_toolkit.tables import Table
 
 PROBABILITIES = 1e-3
@@ -136,23 +137,32 @@ def train(source: ModuleSource, module: Any, lesson: Lesson) -> None:
         source: Says how the module is called.
         module: It.
         lesson: What it is trained on.
+
+    Raises:
+        ToolkitError: The module or the loss refuses the rows or their labels.
     """
     torch = require("torch", "fine-tuning", "torch")
     call, how = source.call.with_module(module), lesson.how
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=how.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.rate * 3, total_steps=lesson.steps)
+
+    def learn(which: Any) -> None:
+        optimizer.zero_grad()
+        by_position, by_name = call.tensors(lesson.rows.take(which.numpy()).inputs)
+        lesson.loss(module(*by_position, **by_name), which).backward()
+        optimizer.step()
+
     step = 0
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    what = f"training {source.origin.name} on {lesson.rows.name}"
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), quietly(what):
         torch.manual_seed(lesson.seed)
         order = torch.Generator().manual_seed(lesson.seed)
         module.train()
         for epoch in range(how.epochs):
             for which in torch.randperm(len(lesson.rows), generator=order).split(how.batch):
                 step += 1
-                optimizer.zero_grad()
-                by_position, by_name = call.tensors(lesson.rows.take(which.numpy()).inputs)
-                lesson.loss(module(*by_position, **by_name), which).backward()
-                optimizer.step()
+                if len(which) > 1 or len(lesson.rows) == 1:  # of a single row batch norm knows no spread
+                    learn(which)
                 schedule.step()
                 if lesson.after is not None:
                     lesson.after(step)
