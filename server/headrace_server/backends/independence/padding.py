@@ -83,6 +83,8 @@ class PaddingTrial:
                 return self._try(Padding(lengths, values, {}, limits=self.subject.padding.limits))
             except NotPadded as refusal:
                 refused = refused or str(refusal)
+            if not self.quick and self.runs.spent > self.budget:
+                break
         raise NotPadded(refused or "strings are not padded")
 
     def _choices(self) -> Iterator[Arrays]:
