@@ -22,6 +22,10 @@ PATIENCE = 5.0
 """Seconds that a run waits for a process to come up again."""
 
 
+TRY_SECONDS = 60.0
+"""Seconds that a run of a trial may take at most: the values that it makes up may keep a model going for ever."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
     """How a model is kept apart.
@@ -149,11 +153,12 @@ class IsolatedBackend:
 
     def _converse(self, question: tuple[Any, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
         """Asks a process for a run, and hears from it; another one where it had ended before it could begin."""
+        seconds = self._isolation.run_timeout or (TRY_SECONDS if question[0] == "try" else None)
         while (place := self._places.take(PATIENCE)) is not None:
             try:
                 returned = _taken(place.slot.mapped.released)
                 place.slot.send(*question, returned, placed=placed)
-                return place, place.slot.receive(self._isolation.run_timeout or None)
+                return place, place.slot.receive(seconds)
             except Unread:
                 place.slot.close()
             except ServingError:
@@ -162,7 +167,7 @@ class IsolatedBackend:
             except TimeoutError as error:
                 place.worker.kill()
                 place.slot.close()
-                text = f"a run took more than {self._isolation.run_timeout:g} s, and its worker process was ended"
+                text = f"a run took more than {seconds:g} s, and its worker process was ended"
                 raise self._lost(Code.DEADLINE_EXCEEDED, text) from error
             except Ended as error:
                 place.slot.close()

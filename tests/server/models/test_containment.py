@@ -13,11 +13,13 @@ from onnx.helper import make_node
 from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.independence import Finding
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models import loader
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
+from headrace_server.processes import isolated
 from headrace_server.processes.isolated import IsolatedBackend
 from tests.support.fatal_models import FATAL, MICROSOFT, Fatal
 from tests.support.graphs import FLOAT, INT64, Graph
@@ -136,3 +138,19 @@ def test_a_process_has_a_part_of_the_memory(
         with pytest.raises(ServingError) as refused:
             run({"x": np.array([1e9], np.float32)})
         assert refused.value.code == Code.RESOURCE_EXHAUSTED
+
+
+def test_a_python_model_that_made_up_values_keep_going_is_served(
+    tmp_path: Path, threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "TRY_SECONDS", 0.5)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "model.py").write_text(
+        'INPUTS = {"x": ("float32", [None, 2])}\nOUTPUTS = {"y": ("float32", [None, 2])}\n'
+        'def predict(inputs):\n    while (inputs["x"] > 1e6).any(): pass\n    return {"y": inputs["x"]}\n'
+    )
+    loader = Loader(BackendOptions(), threads, Options(), Metrics(), per_model_batching=False)
+    with closing(loader.load("m", 1, tmp_path / "1")) as servable:
+        assert servable.verdicts["serving_default"].finding is Finding.UNDECIDED
+        x = np.ones((1, 2), np.float32)
+        assert servable.backend.run("serving_default", {"x": x}, ("y",))["y"].tolist() == x.tolist()
