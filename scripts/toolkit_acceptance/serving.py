@@ -142,18 +142,24 @@ def nothing_private(scene: Scene) -> str:
 _IMPORTS = "import sys, json; {}; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
 
 
+_TIMED = """
+import sys, time
+import headrace_server.commands.command_line
+for name in [name for name in sys.modules if name.startswith("headrace_toolkit")]:
+    del sys.modules[name]
+began = time.process_time()
+import headrace_toolkit.command
+print((time.process_time() - began) * 1e3)
+"""
+"""The toolkit's part of a start by itself, in milliseconds: what it shares with other commands has been imported."""
+
+
 def start_up(scene: Scene) -> str:
     """23: no framework is imported before it is needed, and the command starts as quickly as without the toolkit."""
     del scene
     code = _IMPORTS.format("import headrace_toolkit, headrace_server.commands.command_line")
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert not {"torch", "tensorflow", "sklearn", "onnx", "onnxruntime", "keras"} & set(loaded), loaded
-    listed = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import headrace_server.commands.command_line"],
-        capture_output=True, text=True, check=True,
-    ).stderr  # fmt: skip
-    lines = [line for line in listed.splitlines() if line.rpartition("|")[2].strip().startswith("headrace_toolkit")]
-    microseconds = [int(line.split("|")[0].rpartition(":")[2]) for line in lines]
-    assert microseconds, "the command does not import the toolkit's arguments"
-    at_most(sum(microseconds) / 1e3, 50, "milliseconds of imports")
-    return f"the toolkit's own imports take {sum(microseconds) / 1e3:.1f} ms"
+    taken = float(subprocess.run([sys.executable, "-c", _TIMED], capture_output=True, text=True, check=True).stdout)
+    at_most(taken, 50, "milliseconds of imports")
+    return f"the toolkit's own imports take {taken:.1f} ms of CPU time"
