@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Event, current_thread
+from threading import current_thread
 from typing import Any
 
 import grpc
@@ -21,7 +21,7 @@ from headrace_server.backends.onnx.backend import OnnxBackend
 from tests.conftest import Run, Stop
 from tests.support import models
 from tests.support.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
-from tests.support.running import LoopThread, RunningServer, eventually
+from tests.support.running import RunningServer, eventually
 
 native = pytest.importorskip("headrace_native")
 
@@ -55,15 +55,6 @@ def transport() -> str:
 @pytest.fixture(scope="module")
 def linear(running: Run) -> RunningServer:
     return running(models.linear)
-
-
-@pytest.fixture
-def blocked(loop_thread: LoopThread) -> Iterator[None]:
-    """The event loop of the servers stands still: no handler runs."""
-    go_on = Event()
-    loop_thread.loop.call_soon_threadsafe(go_on.wait)
-    yield
-    go_on.set()
 
 
 def both_ways(caller: Caller, data: bytes) -> tuple[Any, Any]:

@@ -1,10 +1,9 @@
 """What the native transport answers of tf.Examples by itself: the same bytes as the service."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import grpc
@@ -39,7 +38,7 @@ from tests.support.examples import (
     task,
     values,
 )
-from tests.support.running import LoopThread, RunningServer
+from tests.support.running import RunningServer
 
 pytest.importorskip("headrace_native")
 
@@ -67,15 +66,6 @@ def transport() -> str:
 @pytest.fixture(scope="module")
 def tariff(running: Run) -> RunningServer:
     return running(partial(feature_models.tariff, signatures=SIGNATURES), batching=Options(max_batch_size=16))
-
-
-@pytest.fixture
-def blocked(loop_thread: LoopThread) -> Iterator[None]:
-    """The event loop of the servers stands still: no handler runs."""
-    go_on = Event()
-    loop_thread.loop.call_soon_threadsafe(go_on.wait)
-    yield
-    go_on.set()
 
 
 def method_of(request: Message) -> str:

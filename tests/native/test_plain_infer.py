@@ -1,10 +1,8 @@
 """What the native transport answers by itself of the Open Inference Protocol: the same as the service would."""
 
 import random
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from threading import Event
 from typing import Any
 
 import grpc
@@ -31,7 +29,7 @@ from tests.server.services.open_inference.calls import (
 )
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN, MODEL, Refusal, predict_request, refusal_of
-from tests.support.running import LoopThread, RunningServer, eventually
+from tests.support.running import RunningServer, eventually
 
 native = pytest.importorskip("headrace_native")
 
@@ -46,15 +44,6 @@ def transport() -> str:
 @pytest.fixture(scope="module")
 def linear(running: Run) -> RunningServer:
     return running(models.linear)
-
-
-@pytest.fixture
-def blocked(loop_thread: LoopThread) -> Iterator[None]:
-    """The event loop of the servers stands still: no handler runs."""
-    go_on = Event()
-    loop_thread.loop.call_soon_threadsafe(go_on.wait)
-    yield
-    go_on.set()
 
 
 def infer_of(server: RunningServer) -> Any:

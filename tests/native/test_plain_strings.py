@@ -1,10 +1,9 @@
 """What the native transport answers of strings by itself: the same bytes as the service, over gRPC and REST."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Event
 
 import grpc
 import numpy as np
@@ -19,7 +18,7 @@ from tests.support import feature_models, models
 from tests.support.calls import PREDICT, Caller, Refusal, predict_request
 from tests.support.examples import classify_request, example, labelled
 from tests.support.rest_calls import RestCaller
-from tests.support.running import LoopThread, RunningServer
+from tests.support.running import RunningServer
 
 pytest.importorskip("headrace_native")
 
@@ -35,15 +34,6 @@ def transport() -> str:
 @pytest.fixture(scope="module")
 def words(running: Run) -> RunningServer:
     return running(feature_models.words, batching=Options(max_batch_size=16))
-
-
-@pytest.fixture
-def blocked(loop_thread: LoopThread) -> Iterator[None]:
-    """The event loop of the servers stands still: no handler runs."""
-    go_on = Event()
-    loop_thread.loop.call_soon_threadsafe(go_on.wait)
-    yield
-    go_on.set()
 
 
 def request_of(*rows: list[bytes]) -> bytes:

@@ -30,28 +30,16 @@ _BY_VALUES = frozenset(
 # The inputs, by number, of which the values decide the size of an output. Where these come from shapes or constants
 # alone, as in most exported graphs, the size is the same for all inputs of one shape.
 _SIZES: Mapping[str, tuple[int, ...]] = {
-    "AffineGrid": (1,),
-    "BlackmanWindow": (0,),
-    "CenterCropPad": (1,),
+    **GROWING,
     "Col2Im": (1, 2),
-    "ConstantOfShape": (0,),
     "DFT": (1,),
-    "Expand": (1,),
-    "HammingWindow": (0,),
-    "HannWindow": (0,),
-    "MaxUnpool": (2,),
-    "MelWeightMatrix": (0, 1),
-    "OneHot": (1,),
-    "Pad": (1,),
     "Range": (0, 1, 2),
     "Resize": (2, 3),
     "STFT": (1, 3),
     "Slice": (1, 2, 3, 4),
     "Split": (1,),
     "SplitToSequence": (1,),
-    "Tile": (1,),
     "TopK": (1,),
-    "Upsample": (1,),
 }
 
 _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
