@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -161,8 +160,3 @@ def share(run: Run, step: Mapping[str, Any]) -> float:
 def at_most(value: float, bound: float, what: str) -> None:
     """Fails where a value is above its bound."""
     assert value <= bound, f"{what} is {value:.4g}, more than {bound:g}"
-
-
-def peak_of_children() -> int:
-    """The largest memory that any child process has had so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

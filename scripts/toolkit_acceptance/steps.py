@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.toolkit_acceptance.scene import Scene, Skipped, at_most, drop, peak_of_children, share
+from scripts.toolkit_acceptance.scene import Scene, Skipped, at_most, drop, share
 
 ALL = ("mlp", "cnn", "resnet", "mobile")
 
@@ -130,6 +130,7 @@ def same_bytes(scene: Scene) -> str:
 
 
 _QUANTIZES = """
+import resource
 import sys
 from pathlib import Path
 from headrace_toolkit import Data
@@ -137,6 +138,7 @@ from headrace_toolkit.steps.base import Work
 from headrace_toolkit.steps.quantize import Quantize
 model, rows, folder = map(Path, sys.argv[1:])
 Quantize(method="static").run(Work(model=model, folder=folder, calibration=Data.read(rows)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
@@ -149,7 +151,8 @@ def memory(scene: Scene) -> str:
     many: dict[str, np.ndarray] = {name: np.resize(held[name], (20_000, *held[name].shape[1:]))}
     np.savez(scene.folder / "many.npz", **many)  # type: ignore[arg-type]
     files = [folder / "model.onnx", scene.folder / "many.npz", target]
-    subprocess.run([sys.executable, "-c", _QUANTIZES, *map(str, files)], check=True)
-    at_most(peak_of_children() / 1e6, 1000, "peak in MB")
+    words = [sys.executable, "-c", _QUANTIZES, *map(str, files)]
+    peak = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    at_most(peak / 1e6, 1000, "peak in MB")
     assert Path(target / "model.onnx").exists()
-    return f"peak {peak_of_children() / 1e6:.0f} MB, of which the rows are {many[name].nbytes / 1e6:.0f}"
+    return f"peak {peak / 1e6:.0f} MB, of which the rows are {many[name].nbytes / 1e6:.0f}"
