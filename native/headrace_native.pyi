@@ -351,13 +351,17 @@ class RouteFields(TypedDict):
     """Its name."""
 
     inputs: Sequence[tuple[str, int, Sequence[int | None]]]
-    """Alias, dtype (one of DTYPES) and dimensions beyond axis 0 of each; None for one that varies."""
+    """Alias, dtype (one of DTYPES) and dimensions of each, without axis 0 where that is the batch; None for one that
+    varies."""
 
     outputs: Sequence[str]
     """The aliases of all outputs."""
 
+    batched: bool
+    """Whether axis 0 is the batch; otherwise each request runs by itself."""
+
     max_rows: int
-    """Rows that a request may have."""
+    """Rows that a request may have, where axis 0 is the batch."""
 
     max_send: int
     """Bytes that an answer may have."""

@@ -55,6 +55,7 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
         "version": 1,
         "signature": "serving_default",
         "inputs": INPUTS,
+        "batched": True,
         "max_rows": 4,
         "max_send": 1 << 30,
         "as_content": False,

@@ -115,7 +115,7 @@ fn count(py: Python<'_>, tasks: &[NativeTask]) {
         }
         counted.push(signature);
         let own = tasks.iter().filter(|task| Arc::ptr_eq(&task.signature, signature));
-        if let Err(error) = signature.counter.answered(py, own.map(|task| (task.rows, task.seconds()))) {
+        if let Err(error) = signature.counter.answered(py, own.map(|task| (task.examples, task.seconds()))) {
             error.write_unraisable(py, None);
         }
     }

@@ -51,7 +51,7 @@ impl Batch {
         let first = native.tasks.first().ok_or_else(|| PyTypeError::new_err("the batch has been split already"))?;
         let signature = first.signature.clone();
         for (number, (alias, dtype)) in signature.inputs.iter().map(Input::named).enumerate() {
-            let mut shape = vec![self.padded];
+            let mut shape = if signature.batched { vec![self.padded] } else { Vec::new() };
             shape.extend(self.inner(number, first.call.inner(number)));
             let array = if dtype == Dtype::String {
                 join_strings(&native.tasks, number, PyTuple::new(py, &shape)?)?
@@ -177,7 +177,7 @@ impl Batch {
             sizes.push(task.getattr("rows")?.extract()?);
             arrivals.push(task.getattr("arrived")?.extract()?);
         }
-        let padded = lane.padded_rows(py, rows)?;
+        let padded = if lane.batched() { lane.padded_rows(py, rows)? } else { rows };
         if rows == 0 || padded < rows {
             return Err(PyValueError::new_err(format!("{rows} rows cannot be padded to {padded}")));
         }
@@ -216,7 +216,7 @@ impl Batch {
                 fitting.push((first, task));
                 continue;
             }
-            let misfit = task.call.misfit(outputs, (!whole).then_some(first..start), rows);
+            let misfit = task.call.misfit(outputs, (!whole).then_some(first..start));
             let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
             task.fail(py, error.value(py))?;
         }

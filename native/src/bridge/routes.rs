@@ -65,6 +65,7 @@ struct Fields {
     signature: String,
     inputs: Vec<(String, u64, Vec<Option<usize>>)>,
     outputs: Vec<String>,
+    batched: bool,
     max_rows: usize,
     max_send: usize,
     as_content: bool,
@@ -84,7 +85,8 @@ impl Route {
     fn new(lane: &Bound<'_, Lane>, fields: Fields) -> PyResult<Self> {
         let inputs = fields.inputs.into_iter().map(input).collect::<PyResult<Vec<_>>>()?;
         let signature = Signature {
-            one_shape: inputs.iter().all(|input| input.inner.iter().all(Option::is_some)),
+            batched: fields.batched,
+            one_shape: !fields.batched || inputs.iter().all(|input| input.inner.iter().all(Option::is_some)),
             padding: fields.padding.map(|padding| Arc::new(padding.into())),
             inputs,
             outputs: fields.outputs.into(),

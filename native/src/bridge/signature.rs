@@ -20,7 +20,9 @@ pub struct Signature {
     pub inputs: Vec<Input>,
     /// The aliases of all outputs.
     pub outputs: Arc<[String]>,
-    /// Whether no dimension beyond axis 0 varies.
+    /// Whether axis 0 is the batch; otherwise each request runs by itself, and counts as one row.
+    pub batched: bool,
+    /// Whether no dimension beyond axis 0 varies, or none needs to be equal.
     pub one_shape: bool,
     /// How requests whose inputs differ in length share batches; None where they do not.
     pub padding: Option<Arc<Padding>>,
@@ -104,6 +106,11 @@ impl Signature {
     /// What one row of a request takes in a batch, in bytes; `inner` as for `key`.
     pub fn row_bytes<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> usize {
         self.inputs.iter().zip(inner).map(|(input, inner)| inner.iter().product::<usize>() * input.dtype.size()).sum()
+    }
+
+    /// Rows that a request may have; None where axis 0 is not the batch.
+    pub fn rows(&self) -> Option<usize> {
+        self.batched.then_some(self.max_rows)
     }
 
     /// About how many bytes an answer of so many rows will take until it is encoded; 0 before there was one.

@@ -45,7 +45,7 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     }
 
     /// Why none can, in Python's words: raises the exception. This alone calls Python.
-    fn misfit(&self, _outputs: &Bound<'_, PyDict>, _rows: Option<Range<usize>>, _count: usize) -> PyResult<()> {
+    fn misfit(&self, _outputs: &Bound<'_, PyDict>, _rows: Option<Range<usize>>) -> PyResult<()> {
         Ok(())
     }
 
@@ -64,6 +64,8 @@ pub trait PendingCall: std::any::Any + Send + Sync {
 pub struct NativeTask {
     pub signature: Arc<Signature>,
     pub rows: usize,
+    /// Its Examples, where these are counted.
+    pub examples: usize,
     /// The outputs that it wants; None for all.
     pub choice: Option<Choice>,
     pub call: Box<dyn PendingCall>,
@@ -73,7 +75,7 @@ pub struct NativeTask {
 
 impl NativeTask {
     pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>) -> Self {
-        Self { signature, rows, choice: None, call, came: Instant::now(), abandoned: false }
+        Self { signature, rows, examples: rows, choice: None, call, came: Instant::now(), abandoned: false }
     }
 
     /// The same, of a call that came then.
@@ -89,6 +91,11 @@ impl NativeTask {
     /// Its lengths, where it may be padded.
     pub fn lengths(&self, padding: &Padding) -> Lengths {
         padding.lengths((0..self.signature.inputs.len()).map(|input| self.call.inner(input)))
+    }
+
+    /// The same, of a call that has this many Examples.
+    pub fn counting(self, examples: usize) -> Self {
+        Self { examples, ..self }
     }
 
     /// How long its client has waited.

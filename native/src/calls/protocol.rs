@@ -30,6 +30,8 @@ pub enum Protocol {
 pub struct Answer {
     pub examples: Arc<Examples>,
     pub inference: Arc<Inference>,
+    /// How many Examples there are.
+    pub rows: usize,
     /// The places of its outputs, in the order of its sources, among those of the signature that is run.
     pub outputs: Vec<usize>,
 }
@@ -111,6 +113,11 @@ impl Protocol {
         }
     }
 
+    /// How many Examples the call has; None for one that carries none.
+    pub fn examples(&self) -> Option<usize> {
+        self.answers().first().map(|answer| answer.rows)
+    }
+
     /// Whether the outputs are of the dtypes and shapes that an answer is made of.
     pub fn fits(&self, signature: &Signature, outputs: &[Output<'_>], rows: &Range<usize>) -> bool {
         self.answers().iter().all(|answer| answer.result(signature, outputs, rows).is_some())
@@ -122,7 +129,6 @@ impl Protocol {
         signature: &Signature,
         outputs: &Bound<'_, PyDict>,
         rows: Option<Range<usize>>,
-        count: usize,
     ) -> PyResult<()> {
         let py = outputs.py();
         for answer in self.answers() {
@@ -134,14 +140,15 @@ impl Protocol {
                 }
                 arrays.set_item(&source.alias, array)?;
             }
-            answer.inference.check.call1(py, (arrays, count))?;
+            answer.inference.check.call1(py, (arrays, answer.rows))?;
         }
         Ok(())
     }
 }
 
-/// An output of a call's own rows: these, and the dimensions beyond axis 0.
+/// An output of a call's own rows: how many they are, these, and the dimensions beyond axis 0.
 struct Own<'a> {
+    count: usize,
     rows: Rows<'a>,
     inner: &'a [usize],
 }
@@ -156,7 +163,9 @@ impl Answer {
     ) -> Option<examples::Result<'a>> {
         let mut places = self.outputs.iter();
         let mut own = |is_there: bool, dtype: Dtype| match is_there {
-            true => own(&signature.outputs[*places.next()?], dtype, outputs, rows).map(Some),
+            true => own(&signature.outputs[*places.next()?], dtype, outputs, rows)
+                .filter(|own| own.count == self.rows)
+                .map(Some),
             false => Some(None),
         };
         let inference = &self.inference;
@@ -167,7 +176,7 @@ impl Answer {
                 let values = values?;
                 matches!(values.inner, [] | [1]).then_some(examples::Result::Values(values.rows.bytes))
             }
-            InferenceKind::Classes { labels } => table(classes, values, labels, rows.len()),
+            InferenceKind::Classes { labels } => table(classes, values, labels, self.rows),
         }
     }
 }
@@ -180,7 +189,7 @@ fn own<'a>(alias: &str, dtype: Dtype, outputs: &[Output<'a>], rows: &Range<usize
         Some(rows) => (rows, own.inner),
         None => own.inner.split_first().map(|(rows, inner)| (*rows, inner))?,
     };
-    (output.dtype == dtype && count == rows.len()).then_some(Own { rows: own, inner })
+    (output.dtype == dtype).then_some(Own { count, rows: own, inner })
 }
 
 /// Classes and scores, of which one may be missing, as a table.

@@ -9,7 +9,7 @@ use crate::bridge::{Choice, Examples, Inference, Lane, Route, Routes, Signature}
 use crate::examples::{self, columns, serialized};
 use crate::grpc::Status;
 use crate::open_inference::{self, Regions, SharedTensor, Tensors};
-use crate::predict::{Column, Request, Tensor, tensors};
+use crate::predict::{Column, Input, Request, Tensor, Text, tensors};
 use crate::protobuf::{Cursor, Dtype, Rope};
 
 /// A plain request: where it goes, its arrays, its rows, and how it is answered.
@@ -95,9 +95,9 @@ impl Understood {
     pub fn predict(routes: &Routes, at: Cursor<'_>) -> Option<Self> {
         let request = Request::read(at)?;
         let Route { signature, lane, .. } = routes.find(&request.spec)?;
-        let (tensors, rows) = tensors(&request, &signature.inputs, signature.max_rows)?;
-        let arrays = Arrays::Tensors(tensors);
-        Some(Self { signature, lane, arrays, rows, choice: None, protocol: Protocol::Predict })
+        let (tensors, rows) = tensors(&request, &signature.inputs, signature.rows())?;
+        let choice = if request.wanted.is_empty() { None } else { wanted(&request, &signature)? };
+        Some(Self { signature, lane, arrays: Arrays::Tensors(tensors), rows, choice, protocol: Protocol::Predict })
     }
 
     /// Understands a plain ModelInfer, which is for the default signature.
@@ -129,7 +129,9 @@ impl Understood {
         let outputs: Vec<_> = inference.sources().map(|source| source.output).collect();
         let choice = signature.choose(|number, _| outputs.contains(&number)).ok()?;
         let arrays = arrays(&request.input, &examples, &signature)?;
-        let (rows, protocol) = (request.input.rows, Protocol::Examples(Answer { examples, inference, outputs }));
+        let rows = request.input.rows;
+        let protocol = Protocol::Examples(Answer { examples, inference, rows, outputs });
+        let rows = if signature.batched { rows } else { 1 };
         Some(Self { signature, lane, arrays, rows, choice, protocol })
     }
 
@@ -148,25 +150,42 @@ impl Understood {
         let answer = |each: &Asked<'_>| {
             let place = |tensor: &str| tensors.iter().position(|name| name == tensor);
             let outputs = tensors_of(each).map(place).collect::<Option<_>>()?;
-            Some(Answer { examples: each.0.clone(), inference: each.1.clone(), outputs })
+            Some(Answer { examples: each.0.clone(), inference: each.1.clone(), rows: request.input.rows, outputs })
         };
         let answers = asked.iter().map(answer).collect::<Option<Vec<_>>>()?;
         let signature = asked[source].0.multi.clone();
         let wants = |number: usize, _: &str| asked.iter().flat_map(tensors_of).any(|tensor| tensor == tensors[number]);
         let choice = signature.choose(wants).ok()?;
         let arrays = arrays(&request.input, asked[source].0, &signature)?;
-        let (rows, lane) = (request.input.rows, routes[source].lane.clone());
+        let rows = if signature.batched { request.input.rows } else { 1 };
+        let lane = routes[source].lane.clone();
         Some(Self { signature, lane, arrays, rows, choice, protocol: Protocol::MultiInference(answers) })
     }
 }
 
 /// A signature's inputs, made of Examples.
 fn arrays(input: &examples::Input<'_>, examples: &Examples, signature: &Signature) -> Option<Arrays> {
-    if input.rows > signature.max_rows {
+    if signature.rows().is_some_and(|most| input.rows > most) {
         return None;
     }
-    let columns = if examples.serialized { vec![serialized(input)?] } else { columns(input, &signature.inputs)? };
+    let skipped = usize::from(!signature.batched);
+    let mut columns =
+        if examples.serialized { vec![serialized(input)?] } else { columns(input, &signature.inputs, skipped)? };
+    if !signature.batched {
+        // Their rows are a dimension like any other.
+        let fits = |own: &Input| own.inner.first().is_some_and(|size| size.is_none_or(|size| size == input.rows));
+        signature.inputs.iter().all(fits).then_some(())?;
+        columns.iter_mut().for_each(|column| column.inner.insert(0, input.rows));
+    }
     Some(Arrays::Columns(columns))
+}
+
+/// The outputs that a Predict names, each once.
+fn wanted(request: &Request<'_>, signature: &Signature) -> Option<Option<Choice>> {
+    let named = request.wanted.iter().map(Text::bytes).collect::<Option<Vec<_>>>()?;
+    let count = |alias: &str| named.iter().filter(|name| **name == alias.as_bytes()).count();
+    let found: usize = signature.outputs.iter().map(|alias| count(alias).min(1)).sum();
+    (found == named.len()).then(|| signature.choose(|_, alias| count(alias) > 0).ok())?
 }
 
 /// An inference that is asked for, and its signature.

@@ -96,8 +96,8 @@ impl bridge::PendingCall for Call {
         self.protocol.fits(&self.signature, outputs, &(start..start + rows))
     }
 
-    fn misfit(&self, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>, count: usize) -> PyResult<()> {
-        self.protocol.misfit(&self.signature, outputs, rows, count)
+    fn misfit(&self, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
+        self.protocol.misfit(&self.signature, outputs, rows)
     }
 
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {

@@ -16,14 +16,16 @@ const STRINGS: u32 = 1;
 const FLOATS: u32 = 2;
 const INTEGERS: u32 = 3;
 
-/// The features that a signature declares as its inputs, in their order; None unless all Examples have them.
-pub fn columns(input: &Input<'_>, declared: &[predict::Input]) -> Option<Vec<Column>> {
+/// The features that a signature declares as its inputs, in their order; None unless all Examples have them. The first
+/// `skipped` dimensions of a declaration are not those of one Example.
+pub fn columns(input: &Input<'_>, declared: &[predict::Input], skipped: usize) -> Option<Vec<Column>> {
     let most = ENOUGH.max(TIMES * input.len());
-    let mut shared: Vec<_> = declared.iter().map(Filling::new).collect();
+    let filling = |input| Filling::new(input, skipped);
+    let mut shared: Vec<_> = declared.iter().map(filling).collect();
     if let Some(context) = &input.context {
         add_features(context.clone(), &mut shared)?;
     }
-    let mut columns: Vec<_> = declared.iter().map(Filling::new).collect();
+    let mut columns: Vec<_> = declared.iter().map(filling).collect();
     for (row, example) in input.examples().enumerate() {
         add_features(example, &mut columns)?;
         let mut bytes = 0;
@@ -67,6 +69,8 @@ fn checked_example<'a>(example: &Cursor<'a>) -> Option<&'a [u8]> {
 /// A column that is being read.
 struct Filling<'a> {
     input: &'a predict::Input,
+    /// Its dimensions.
+    inner: &'a [Option<usize>],
     /// Elements of the dimensions that are known, and whether all are.
     known: usize,
     all_known: bool,
@@ -78,10 +82,11 @@ struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
-    fn new(input: &'a predict::Input) -> Self {
-        let known = input.inner.iter().flatten().fold(1, |product: usize, size| product.saturating_mul(*size));
-        let all_known = input.inner.iter().all(Option::is_some);
-        Self { input, known, all_known, size: None, rows: 0, bytes: Vec::new(), text: Vec::new() }
+    fn new(input: &'a predict::Input, skipped: usize) -> Self {
+        let inner = input.inner.get(skipped..).unwrap_or_default();
+        let known = inner.iter().flatten().fold(1, |product: usize, size| product.saturating_mul(*size));
+        let all_known = inner.iter().all(Option::is_some);
+        Self { input, inner, known, all_known, size: None, rows: 0, bytes: Vec::new(), text: Vec::new() }
     }
 
     /// The next row.
@@ -113,14 +118,14 @@ impl<'a> Filling<'a> {
         }
         self.size = Some(size);
         // Which of several dimensions varies, nobody can tell.
-        let varying = self.input.inner.iter().filter(|inner| inner.is_none()).count();
+        let varying = self.inner.iter().filter(|inner| inner.is_none()).count();
         let fits = if self.all_known { size == self.known } else { self.known > 0 && size.is_multiple_of(self.known) };
         (fits && size > 0 && varying <= 1).then_some(())
     }
 
     fn filled(self) -> Column {
         let varying = self.size.unwrap_or_default() / self.known.max(1);
-        let inner = self.input.inner.iter().map(|size| size.unwrap_or(varying)).collect();
+        let inner = self.inner.iter().map(|size| size.unwrap_or(varying)).collect();
         Column { inner, bytes: self.bytes, text: self.text }
     }
 }

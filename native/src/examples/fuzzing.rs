@@ -36,7 +36,7 @@ fn tensors(declared: &Declared, input: &super::request::Input<'_>) -> Option<Ten
     if input.rows > declared.max_rows {
         return None;
     }
-    let columns = columns(input, &declared.inputs)?.into_iter().zip(&declared.inputs);
+    let columns = columns(input, &declared.inputs, 0)?.into_iter().zip(&declared.inputs);
     let shaped = |(column, declared): (Column, &Declaration)| {
         let shape = std::iter::once(input.rows).chain(column.inner.iter().copied()).collect();
         (shape, if declared.dtype == Dtype::String { with_lengths(&column) } else { column.bytes })

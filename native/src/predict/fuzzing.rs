@@ -33,9 +33,11 @@ impl Declared {
     /// Understands a plain request for a model and a signature whose names are text, as all that are served are.
     pub fn read(&self, message: &Rope) -> Option<Understood> {
         let request = Request::read(message.cursor())?;
+        // Which outputs there are, a route says.
+        request.wanted.is_empty().then_some(())?;
         let (name, signature) = (request.spec.name.bytes()?, request.spec.signature.bytes()?);
         std::str::from_utf8(name).and(std::str::from_utf8(signature)).ok()?;
-        let (tensors, rows) = tensors(&request, &self.inputs, self.max_rows)?;
+        let (tensors, rows) = tensors(&request, &self.inputs, Some(self.max_rows))?;
         Some(Understood {
             name: name.to_vec(),
             version: request.spec.version,

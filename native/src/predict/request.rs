@@ -86,8 +86,9 @@ impl Column {
     }
 }
 
-/// A request's tensors in the order of their declarations, and their rows; None unless all fit.
-pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: usize) -> Option<(Vec<Tensor>, usize)> {
+/// A request's tensors in the order of their declarations, and their rows; None unless all fit. Without a number of rows
+/// there is no batch axis: a declaration has all dimensions, and the request counts as one row.
+pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize>) -> Option<(Vec<Tensor>, usize)> {
     if request.inputs.len() != declared.len() {
         return None;
     }
@@ -96,7 +97,17 @@ pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: usize) -> Op
     for input in declared {
         let mut named = request.inputs.iter().filter(|(alias, _)| alias.bytes() == Some(&input.alias));
         let (_, proto) = named.next()?;
-        let (tensor, own) = input.read(proto.clone())?;
+        let proto = TensorProto::read(proto.clone())?;
+        let Some(max_rows) = max_rows else {
+            // A scalar's memory has no shape that could be borrowed.
+            let (dims, rank) = proto.shape.filter(|(_, rank)| *rank > 0)?;
+            tensors.push(input.read(&proto, &dims[..rank], 1)?);
+            rows = Some(1);
+            continue;
+        };
+        let (dims, rank) = proto.shape?;
+        let (&own, inner) = dims[..rank].split_first()?;
+        let tensor = input.read(&proto, inner, own)?;
         if *rows.get_or_insert(own) != own || own > max_rows {
             return None;
         }
@@ -106,25 +117,22 @@ pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: usize) -> Op
 }
 
 impl Input {
-    /// A tensor that fits this declaration, and its rows.
-    fn read(&self, proto: Cursor<'_>) -> Option<(Tensor, usize)> {
-        let proto = TensorProto::read(proto)?;
+    /// A tensor of so many rows, each of these dimensions, that fits this declaration.
+    fn read(&self, proto: &TensorProto<'_>, inner: &[usize], rows: usize) -> Option<Tensor> {
         if proto.dtype != Some(self.dtype) {
             return None;
         }
-        let (dims, rank) = proto.shape?;
-        let (&rows, inner) = dims[..rank].split_first()?;
         let fits = inner.len() == self.inner.len()
             && inner.iter().zip(&self.inner).all(|(got, want)| want.is_none_or(|want| want == *got));
-        let count = dims[..rank].iter().try_fold(1, |product: usize, size| product.checked_mul(*size))?;
+        let count = inner.iter().try_fold(rows, |product: usize, size| product.checked_mul(*size))?;
         if !fits || count == 0 {
             return None;
         }
         if self.dtype == Dtype::String {
             let places = proto.strings(count)?;
-            return Some((Tensor { values: Contents::Strings(places), inner: inner.to_vec() }, rows));
+            return Some(Tensor { values: Contents::Strings(places), inner: inner.to_vec() });
         }
-        let (field, at) = proto.values?;
+        let (field, at) = proto.values.clone()?;
         let values = if field == CONTENT {
             Values::content(self.dtype, count, at)?
         } else if field == self.dtype.field() {
@@ -135,7 +143,7 @@ impl Input {
         if proto.strings.is_some() {
             return None;
         }
-        Some((Tensor::of(values, inner), rows))
+        Some(Tensor::of(values, inner))
     }
 }
 
@@ -270,24 +278,30 @@ fn int64(mut at: Cursor<'_>) -> Option<i64> {
 /// An input takes four bytes of a request and a hundred in memory: more than so many are not plain.
 const MAX_INPUTS: usize = 64;
 
-/// A plain PredictRequest: a ModelSpec and inputs, nothing else.
+/// Outputs of a model that has more cannot be chosen from.
+const MAX_OUTPUTS: usize = 64;
+
+/// A plain PredictRequest: a ModelSpec, inputs, and perhaps names of outputs.
 pub struct Request<'a> {
     pub spec: Spec<'a>,
+    /// The aliases of the outputs that it wants; none for all.
+    pub wanted: Vec<Text<'a>>,
     inputs: Vec<(Text<'a>, Cursor<'a>)>,
 }
 
 impl<'a> Request<'a> {
     pub fn read(mut at: Cursor<'a>) -> Option<Self> {
         let mut spec = None;
-        let mut inputs = Vec::new();
+        let (mut inputs, mut wanted) = (Vec::new(), Vec::new());
         while at.left() > 0 {
             match wire::tag(&mut at)? {
+                (3, wire::LENGTH) if wanted.len() < MAX_OUTPUTS => wanted.push(Text(Some(wire::delimited(&mut at)?))),
                 (1, wire::LENGTH) if spec.is_none() => spec = Some(Spec::read(wire::delimited(&mut at)?)?),
                 (2, wire::LENGTH) if inputs.len() < MAX_INPUTS => inputs.push(entry(wire::delimited(&mut at)?)?),
                 _ => return None,
             }
         }
-        Some(Self { spec: spec?, inputs })
+        Some(Self { spec: spec?, wanted, inputs })
     }
 }
 

@@ -21,16 +21,18 @@ class Plain:
     Attributes:
         lane: The queue's part that they join, all outputs asked for.
         signature: What they are checked against.
-        max_rows: Rows that one may have.
+        max_rows: Rows that one may have; None where each runs by itself, whatever its axis 0 is.
         answers: From who counts calls, and their method, to who is told of those that the model has answered.
         refused: Counts a request that was turned away.
+        queued: Whether callers know of a queue: TF Serving has none without batching.
     """
 
     lane: TaskLane
     signature: Signature
-    max_rows: int
+    max_rows: int | None
     answers: Callable[[CountCalls, str], Callable[[Tallied], None]]
     refused: Callable[[BatchingError], None]
+    queued: bool = True
 
 
 def may_be_plain(model: str, *, checks_methods: bool, logs: Callable[[str], bool]) -> bool:
@@ -52,11 +54,12 @@ def takes_plain(signature: Signature, options: Options | None, dtypes: Collectio
         options: How its requests become batches; None for one by one.
         dtypes: The element types that are decoded outside the interpreter.
     """
-    if not signature.batched or options is None:
-        return False
-    if options.enable_large_batch_splitting or options.pad_variable_length_inputs:
-        return False
     specs = (*signature.inputs.values(), *signature.outputs.values())
-    if signature.padding is not None and any(spec.dtype == DataType.DT_STRING for spec in specs):
+    if any(spec.any_rank for spec in signature.inputs.values()):
+        return False
+    batched = signature.batched and options is not None
+    if batched and options is not None and (options.enable_large_batch_splitting or options.pad_variable_length_inputs):
+        return False
+    if batched and signature.padding is not None and any(spec.dtype == DataType.DT_STRING for spec in specs):
         return False
     return all(spec.dtype in dtypes for spec in specs)

@@ -222,10 +222,11 @@ class Servable:
         if self.sequences is not None or isinstance(self._backend, Ensemble):
             return None
         declared, options = self._own[signature], self._batching
-        if options is None or not takes_plain(declared, options, dtypes):
+        if not takes_plain(declared, options, dtypes):
             return None
-        lane = self._schedulers.of(signature).lane
-        return Plain(lane, declared, options.max_batch_size, self._metrics.answers, self._metrics.refused)
+        lane, metrics = self._schedulers.of(signature).lane, self._metrics
+        max_rows = options.max_batch_size if options is not None and declared.batched else None
+        return Plain(lane, declared, max_rows, metrics.answers, metrics.refused, queued=options is not None)
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""

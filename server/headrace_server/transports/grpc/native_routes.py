@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import headrace_native as native
 
-from headrace_batching import BatchingError, QueueFull
+from headrace_batching import BatchingError, DeadlineExceeded, QueueFull
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import Signature, TensorSpec
-from headrace_server.errors import status_of
+from headrace_server.errors import status_of, timed_out
 from headrace_server.metrics.calls import CountCalls, Tallied
 from headrace_server.metrics.names import LATENCY
 from headrace_server.metrics.series import Tally
@@ -50,24 +50,29 @@ class PlainRoutes:
         return {name: self._route(servable, name, found) for name, found in plain.items() if found is not None}
 
     def _route(self, servable: Servable, name: str, plain: Plain) -> native.Route:
+        batched = plain.max_rows is not None
         return native.Route(
             plain.lane,
             {
                 "model": servable.name,
                 "version": servable.version,
                 "signature": name,
-                "inputs": [(alias, spec.dtype, spec.shape[1:]) for alias, spec in plain.signature.inputs.items()],
+                "inputs": [
+                    (alias, spec.dtype, spec.shape[1:] if batched else spec.shape)
+                    for alias, spec in plain.signature.inputs.items()
+                ],
                 "outputs": plain.signature.every_output,
-                "max_rows": plain.max_rows,
+                "batched": batched,
+                "max_rows": plain.max_rows or 1,
                 "max_send": self._max_send,
                 "as_content": self._endpoint.as_content,
                 "full": status(QueueFull("{}")),
                 "bounds": LATENCY,
                 "answered": plain.answers(self._observe, "Predict"),
                 "failed": _Failed(servable.name, plain, self._observe, status),
-                "rest": self._rest_counts(servable.name, plain),
-                "infer": self._infer(servable.name, plain),
-                "padding": _padding(plain.signature),
+                "rest": self._rest_counts(servable.name, plain) if batched else None,
+                "infer": self._infer(servable.name, plain) if batched else None,
+                "padding": _padding(plain.signature) if batched else None,
                 "examples": self._examples(servable, plain),
             },
         )
@@ -137,12 +142,19 @@ class _Failed:
 
     def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
         """The code and the text for the calls that were tallied by LATENCY."""
-        code, text = _CLIENT_GONE[type(error)] if type(error) in _CLIENT_GONE else self._status(error)
+        code, text = self._end(error)
         self._observe.several(self._name, CODE_NAMES[code], tally, total)
         if isinstance(error, BatchingError):
             for _ in range(sum(count for _, count in tally)):
                 self._plain.refused(error)
         return code, text
+
+    def _end(self, error: Exception) -> tuple[Code, str]:
+        if type(error) in _CLIENT_GONE:
+            return _CLIENT_GONE[type(error)]
+        if isinstance(error, DeadlineExceeded) and not self._plain.queued:
+            error = timed_out()  # as `Servable.run`
+        return self._status(error)
 
 
 @dataclass(frozen=True, slots=True)
