@@ -115,7 +115,9 @@ fn count(py: Python<'_>, tasks: &[NativeTask]) {
         }
         counted.push(signature);
         let own = tasks.iter().filter(|task| Arc::ptr_eq(&task.signature, signature));
-        if let Err(error) = signature.counter.answered(py, own.map(|task| (task.examples, task.seconds()))) {
+        if let Err(error) =
+            signature.counter.answered(py, own.map(|task| (task.call.examples().unwrap_or(task.rows), task.seconds())))
+        {
             error.write_unraisable(py, None);
         }
     }

@@ -39,6 +39,11 @@ pub trait PendingCall: std::any::Any + Send + Sync {
         true
     }
 
+    /// How many Examples it carries; None for a call that carries none.
+    fn examples(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether an answer can be made of these outputs, whose rows from `start` on are its own.
     fn fits(&self, _outputs: &[Output<'_>], _start: usize, _rows: usize) -> bool {
         true
@@ -64,8 +69,6 @@ pub trait PendingCall: std::any::Any + Send + Sync {
 pub struct NativeTask {
     pub signature: Arc<Signature>,
     pub rows: usize,
-    /// Its Examples, where these are counted.
-    pub examples: usize,
     /// The outputs that it wants; None for all.
     pub choice: Option<Choice>,
     pub call: Box<dyn PendingCall>,
@@ -75,7 +78,7 @@ pub struct NativeTask {
 
 impl NativeTask {
     pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>) -> Self {
-        Self { signature, rows, examples: rows, choice: None, call, came: Instant::now(), abandoned: false }
+        Self { signature, rows, choice: None, call, came: Instant::now(), abandoned: false }
     }
 
     /// The same, of a call that came then.
@@ -91,11 +94,6 @@ impl NativeTask {
     /// Its lengths, where it may be padded.
     pub fn lengths(&self, padding: &Padding) -> Lengths {
         padding.lengths((0..self.signature.inputs.len()).map(|input| self.call.inner(input)))
-    }
-
-    /// The same, of a call that has this many Examples.
-    pub fn counting(self, examples: usize) -> Self {
-        Self { examples, ..self }
     }
 
     /// How long its client has waited.

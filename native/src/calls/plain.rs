@@ -126,9 +126,9 @@ impl PlainCalls {
         let (key, row_bytes) = (signature.key(rows, shapes.clone(), copy, choice), signature.row_bytes(shapes));
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let (outgoing, memory) = (opening.outgoing.clone(), opening.memory.clone());
-        let (own, examples) = (signature.clone(), protocol.examples().unwrap_or(rows));
+        let own = signature.clone();
         let call = Call { signature: own, message, arrays, protocol, respond, outgoing, memory, answer: None };
-        let task = NativeTask::new(signature.clone(), rows, Box::new(call)).choosing(choice).counting(examples);
+        let task = NativeTask::new(signature.clone(), rows, Box::new(call)).choosing(choice);
         let entry = Entry::new(Task::Native(task), rows, row_bytes, deadline, self.priority(&opening.headers));
         let (refusal, task) = match lane.put_native(key, entry, Instant::now()) {
             Ok(wake) => return Outcome::Waits { wake },

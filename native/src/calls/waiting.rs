@@ -92,6 +92,10 @@ impl bridge::PendingCall for Call {
         catch_panic(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true)
     }
 
+    fn examples(&self) -> Option<usize> {
+        self.protocol.examples()
+    }
+
     fn fits(&self, outputs: &[Output<'_>], start: usize, rows: usize) -> bool {
         self.protocol.fits(&self.signature, outputs, &(start..start + rows))
     }
