@@ -16,7 +16,7 @@ from headrace_server.services.json.reader import parse
 from headrace_server.services.tf_serving.rest.large import MAX_INFLATED_BYTES, inflate
 from tests.support.running import eventually
 
-WITHIN = 20.0
+WITHIN = 60.0
 
 
 def spin(started: str) -> None:
