@@ -407,6 +407,9 @@ class PaddingFields(TypedDict):
     limits: Sequence[int]
     """Increasing lengths; those between the same two share a batch."""
 
+    shortest: int
+    """The least length of a task that is padded."""
+
 class InferFields(TypedDict):
     """The same signature for plain requests of the Open Inference Protocol."""
 

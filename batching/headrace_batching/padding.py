@@ -15,6 +15,9 @@ Arrays = Mapping[str, Array]
 Axes = Sequence[int | None]
 """For each axis beyond 0 the number of the length that stands there; None for a size that is not padded."""
 
+SHORTEST = 2
+"""The least length of a task that is padded: a dimension of 1 broadcasts, and may be squeezed away."""
+
 _STEPS = 4  # from a power of two to the next
 _LEAST = 8
 _MOST = 1 << 20
@@ -64,7 +67,7 @@ class Padding:
         """
         lengths = self.lengths(inputs)
         shapes = tuple(inputs[name].shape[1:] for name in self.inputs)
-        if not all(lengths.values()) or not self._agree(shapes, lengths) or self._looks_padded(inputs):
+        if min(lengths.values()) < SHORTEST or not self._agree(shapes, lengths) or self._looks_padded(inputs):
             return shapes
         upper = {number: self._upper(length) for number, length in lengths.items()}
         axes = zip(shapes, self.inputs.values(), strict=True)

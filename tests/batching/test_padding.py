@@ -34,7 +34,7 @@ def batch_of(*inputs: Arrays, options: Options | None = None) -> Batch:
 
 
 def test_texts_of_about_the_same_length_share_a_batch_and_others_do_not() -> None:
-    assert TEXTS.key(text(1)) == TEXTS.key(text(1, 2, 3)) == TEXTS.key(text(*range(8)))
+    assert TEXTS.key(text(1, 2)) == TEXTS.key(text(1, 2, 3)) == TEXTS.key(text(*range(8)))
     assert TEXTS.key(text(*range(9))) != TEXTS.key(text(*range(8)))
 
 
@@ -44,7 +44,12 @@ def test_a_padded_task_never_shares_a_batch_with_one_that_is_not() -> None:
     assert TEXTS.key({"ids": eight["ids"], "mask": eight["mask"][:, :1]}) == ((8,), (1,)), "the model's to judge"
 
 
-@pytest.mark.parametrize("mask", [[0, 0, 0], [0]])
+def test_a_length_of_one_is_not_padded() -> None:
+    """The model may broadcast it, or squeeze it away."""
+    assert TEXTS.key(text(1)) == ((1,), (1,))
+
+
+@pytest.mark.parametrize("mask", [[0, 0, 0], [0, 0]])
 def test_a_row_that_is_padding_from_its_beginning_on_is_not_padded(mask: list[int]) -> None:
     own = text(*range(len(mask)), mask=mask)
     assert TEXTS.key(own) == ((len(mask),), (len(mask),))

@@ -15,6 +15,7 @@ pub struct PaddingFields {
     inputs: Vec<(Axes, Vec<u8>, bool)>,
     outputs: HashMap<String, Axes>,
     limits: Vec<usize>,
+    shortest: usize,
 }
 
 /// How the inputs of one signature are padded.
@@ -22,6 +23,8 @@ pub struct Padding {
     inputs: Vec<Padded>,
     outputs: HashMap<String, Axes>,
     limits: Vec<usize>,
+    /// The least length of a task that is padded.
+    shortest: usize,
 }
 
 struct Padded {
@@ -39,7 +42,7 @@ impl From<PaddingFields> for Padding {
     fn from(fields: PaddingFields) -> Self {
         let padded = |(axes, value, told_apart)| Padded { axes, value, told_apart };
         let inputs = fields.inputs.into_iter().map(padded).collect();
-        Self { inputs, outputs: fields.outputs, limits: fields.limits }
+        Self { inputs, outputs: fields.outputs, limits: fields.limits, shortest: fields.shortest }
     }
 }
 
@@ -66,7 +69,7 @@ impl Padding {
     pub fn shapes(&self, rows: usize, inner: &[&[usize]], copy: impl Fn(usize, &mut [u8])) -> Option<Vec<Vec<usize>>> {
         let lengths = self.lengths(inner.iter().copied());
         let agree = |number: usize| self.replaced(number, inner[number], &lengths) == inner[number];
-        if !(0..inner.len()).all(agree) {
+        if !(0..inner.len()).all(agree) || lengths.iter().any(|length| *length < self.shortest) {
             return None;
         }
         for (number, input) in self.inputs.iter().enumerate().filter(|(_, input)| input.told_apart) {
@@ -159,7 +162,7 @@ mod tests {
     fn texts() -> Padding {
         let inputs = vec![(vec![Some(0)], vec![9], false), (vec![Some(0)], vec![0], true)];
         let outputs = HashMap::from([("y".to_owned(), vec![Some(0), None])]);
-        PaddingFields { inputs, outputs, limits: vec![4, 8] }.into()
+        PaddingFields { inputs, outputs, limits: vec![4, 8], shortest: 2 }.into()
     }
 
     fn shapes(inner: &[&[usize]], mask: &[u8]) -> Option<Vec<Vec<usize>>> {
@@ -176,6 +179,7 @@ mod tests {
     #[test]
     fn what_is_not_to_be_padded_is_not() {
         assert_eq!(shapes(&[&[3], &[1]], &[1]), None);
+        assert_eq!(shapes(&[&[1], &[1]], &[1]), None);
         assert_eq!(shapes(&[&[3], &[3]], &[0, 0x80, 0]), None);
     }
 

@@ -20,7 +20,7 @@ from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION, PlainRoutes
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 15
+INTERFACE = 16
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 

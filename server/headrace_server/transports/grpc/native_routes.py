@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import headrace_native as native
 
 from headrace_batching import BatchingError, DeadlineExceeded, QueueFull
+from headrace_batching.padding import SHORTEST
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import status_of, timed_out
@@ -216,4 +217,5 @@ def _padding(signature: Signature) -> "native.PaddingFields | None":
         ],
         "outputs": padding.outputs,
         "limits": padding.limits,
+        "shortest": SHORTEST,
     }
