@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tests.support.running import COMMAND, ServerProcess
+from tests.support.running import COMMAND, START_WITHIN, ServerProcess
 from tests.toolkit import models
 
 WRONG: list[tuple[tuple[str, ...], int, str]] = [
@@ -247,7 +247,7 @@ def test_a_dry_run_publishes_nothing(folder: Path) -> None:
 SLOW = """
 import sys, time
 from headrace_toolkit import publish
-def publish_slowly(*_): print("now", flush=True); time.sleep(60)
+def publish_slowly(*_): print("now", flush=True); time.sleep(600)
 publish._rename = publish_slowly
 from headrace_server.commands.headrace import main
 sys.exit(main(["convert", "cnn.onnx", "ended"]))
@@ -258,9 +258,13 @@ sys.exit(main(["convert", "cnn.onnx", "ended"]))
 def test_nothing_is_left_of_a_run_that_is_ended(folder: Path, how: signal.Signals) -> None:
     started = subprocess.Popen([sys.executable, "-c", SLOW], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert started.stdout is not None
-    assert started.stdout.readline() == b"now\n"
-    started.send_signal(how)
-    _, told = started.communicate(timeout=20)
+    try:
+        assert started.stdout.readline() == b"now\n"
+        started.send_signal(how)
+        _, told = started.communicate(timeout=START_WITHIN)
+    finally:
+        started.kill()  # where it has not ended
+        started.communicate()
     assert started.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[how]
     assert b"Traceback" not in told
     assert os.listdir(folder / "ended") == []

