@@ -26,9 +26,7 @@ def as_declared(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) 
     """
     ends = [signature.inputs[alias] for alias in inputs] + [signature.outputs[alias] for alias in outputs]
     ranks = {array.ndim - len(signature.inputs[alias].shape) for alias, array in inputs.items()}
-    if not signature.batched:
-        return None
-    if ranks == {-1} and _all_end_with_one(ends):
+    if ranks == {-1} and signature.batched and _all_end_with_one(ends):
         return {alias: array.reshape(*array.shape, 1) for alias, array in inputs.items()}, _without_last_axis
     if ranks == {1} and _all_are_lists(ends) and all(array.shape[-1] == 1 for array in inputs.values()):
         return {alias: array.reshape(array.shape[:-1]) for alias, array in inputs.items()}, _with_last_axis
@@ -54,4 +52,4 @@ def _all_end_with_one(specs: Iterable[TensorSpec]) -> bool:
 
 def _all_are_lists(specs: Iterable[TensorSpec]) -> bool:
     """Whether all have one value for each row, so that a further dimension of 1 changes nothing but shapes."""
-    return all(len(spec.shape) == 1 for spec in specs)
+    return all(spec.shape == (None,) for spec in specs)

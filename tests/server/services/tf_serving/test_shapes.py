@@ -1,6 +1,7 @@
 """Shapes that a signature does not declare, and requests without rows: what is answered, and what is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from headrace_batching import Options
 from tests.conftest import Run, Serve, Stop
 from tests.support import models
 from tests.support.calls import Caller, Refusal, floats, predict_request
-from tests.support.graphs import rowwise
+from tests.support.graphs import INT64, rowwise
 from tests.support.models import believed
 
 # One thread, and company is waited for: whatever may share a batch does.
@@ -84,6 +85,12 @@ class TestWithALastDimensionTooMany:
         for x, future in zip(sent, futures, strict=True):
             np.testing.assert_allclose(array_of(future), np.sqrt(x), rtol=1e-6)
         assert served(server).batches < 20
+
+    def test_rows_that_run_alone_for_lack_of_a_verdict(self, running: Run) -> None:
+        """No output of it ever changes, so that the trial finds nothing out."""
+        same = rowwise(make_node("Gather", ["table", "x"], ["y"]), inner=(), table=np.full(9, 7, np.float32))
+        caller = running(replace(same, inputs={"x": (INT64, ("N",))}).write).caller
+        assert caller.predict({"x": np.array([[3], [4]])})["y"].tolist() == [[7], [7]]
 
     @pytest.mark.parametrize("shape", [(2, 2), (2, 1, 1), (2, 0), ()])
     def test_no_other_dimension_is_taken_away(self, running: Run, shape: tuple[int, ...]) -> None:
