@@ -1,6 +1,7 @@
 """No small request costs much: work before admission grows no faster than the bytes of a request, and not at all where
 these are refused by their number. Counted in calls of functions, since time on a shared machine tells little."""
 
+import gc
 import gzip
 import sys
 from collections.abc import Callable
@@ -41,12 +42,14 @@ def work(act: Callable[[], object]) -> int:
         nonlocal calls
         calls += event in ("call", "c_call")
 
+    gc.disable()  # what other tests have left may call functions as it is collected
     sys.setprofile(count)
     try:
         with suppress(ServingError, TensorError):
             act()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return calls
 
 
