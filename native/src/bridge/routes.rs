@@ -42,7 +42,7 @@ pub struct Infer {
 /// One signature of one version, as the protocol's plain requests over REST know it.
 pub struct OverRest {
     pub signature: Arc<Signature>,
-    pub common: Arc<open_inference::rest::Common>,
+    pub common: Arc<open_inference::json::Common>,
 }
 
 /// What Python says of it, beside what it has in common with Predict.
@@ -128,7 +128,7 @@ impl InferFields {
         let outputs = self.outputs.into_iter().map(output).collect::<PyResult<Vec<_>>>()?;
         let names = outputs.iter().map(|output| output.name.clone()).collect();
         let common =
-            open_inference::rest::Common { format: open_inference::rest::Format::new(model, version), outputs };
+            open_inference::json::Common { format: open_inference::json::Format::new(model, version), outputs };
         let rest = self.rest.map(|(answered, failed)| OverRest {
             signature: Arc::new(counted(answered, failed)),
             common: Arc::new(common),
@@ -142,10 +142,10 @@ impl InferFields {
     }
 }
 
-fn output((name, dtype): (String, u64)) -> PyResult<open_inference::rest::Output> {
+fn output((name, dtype): (String, u64)) -> PyResult<open_inference::json::Output> {
     let wrong = format!("{name} has no plain dtype: {dtype}");
     let dtype = Dtype::of_number(dtype).ok_or_else(|| PyValueError::new_err(wrong))?;
-    Ok(open_inference::rest::Output { name: name.into_bytes(), dtype })
+    Ok(open_inference::json::Output { name: name.into_bytes(), dtype })
 }
 
 fn input((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<Input> {

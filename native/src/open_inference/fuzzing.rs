@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::Regions;
+use super::json::{Body, Output};
 use super::request::{Request, Tensors};
-use super::rest::{Body, Output};
 use crate::predict::fuzzing::Declared;
 use crate::protobuf::{Dtype, Rope};
 

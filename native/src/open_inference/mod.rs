@@ -3,10 +3,10 @@
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod json;
 mod regions;
 mod request;
 mod response;
-pub mod rest;
 
 pub use regions::{Part, Regions};
 pub use request::{Request, SharedTensor, Tensors};

@@ -13,7 +13,9 @@ use super::shared::Shared;
 use crate::bridge::{Lane, OverRest};
 use crate::http::{self as transport, Answer, SMALL};
 use crate::memory::CallMemory;
-use crate::open_inference::rest::{Asked, Body, Call, JSON_SIZE};
+use crate::open_inference::json::Body;
+use crate::rest::ModelPath;
+use crate::rest::infer::{Call, JSON_SIZE};
 
 /// A plain request, and where it goes.
 struct Understood {
@@ -27,7 +29,7 @@ impl Rest {
     pub(super) async fn infer(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
         let came = Instant::now();
         let is_plain = head.method == Method::POST && head.uri.query().is_none();
-        let asked = Asked::of(head.uri.path()).filter(|_| is_plain && !is_encoded(&head.headers))?;
+        let asked = ModelPath::of_infer(head.uri.path()).filter(|_| is_plain && !is_encoded(&head.headers))?;
         let (shared, memory) = (&self.thread.shared, body.memory.clone());
         let json = json_size(&head.headers, body.bytes.len())?;
         let understood = if json <= SMALL {
@@ -35,7 +37,7 @@ impl Rest {
         } else {
             // Other requests live on this thread.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
-            spawn_blocking(move || read(&shared, &Asked::of(path.path())?, &body, json)).await.ok()??
+            spawn_blocking(move || read(&shared, &ModelPath::of_infer(path.path())?, &body, json)).await.ok()??
         };
         self.put_infer(understood, memory, came)?.answer().await
     }
@@ -55,7 +57,7 @@ impl Rest {
     }
 }
 
-fn read(shared: &Shared, asked: &Asked<'_>, body: &transport::Body, json: usize) -> Option<Understood> {
+fn read(shared: &Shared, asked: &ModelPath<'_>, body: &transport::Body, json: usize) -> Option<Understood> {
     let route = shared.plain.routes().named(asked.model.as_bytes(), asked.version, &[])?;
     let over_rest = route.infer.as_ref()?.rest.clone()?;
     let signature = &over_rest.signature;

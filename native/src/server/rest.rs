@@ -18,10 +18,9 @@ use crate::calls::until;
 use crate::grpc::{RESOURCE_EXHAUSTED, Status};
 use crate::http::{self as transport, Answer, Endpoint, Missing, SMALL, answer};
 use crate::memory::{CallMemory, Kind, Share};
-use crate::open_inference;
 use crate::predict::Input;
 use crate::queue::{Entry, Key, Refusal};
-use crate::rest::{self, Body, Call, Declares, Mailbox, Predict};
+use crate::rest::{self, Body, Call, Declares, Mailbox, ModelPath};
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
@@ -81,14 +80,14 @@ impl Rest {
     async fn predict(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
         let came = Instant::now();
         let is_plain = head.method == Method::POST && head.uri.query().is_none();
-        let asked = Predict::of(head.uri.path()).filter(|_| is_plain)?;
+        let asked = ModelPath::of_predict(head.uri.path()).filter(|_| is_plain)?;
         let (shared, memory) = (&self.thread.shared, body.memory.clone());
         let body = if body.bytes.len() <= SMALL && !body.is_gzip {
             read(shared, &asked, body)?
         } else {
             // Other requests live on this thread.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
-            spawn_blocking(move || read(&shared, &Predict::of(path.path())?, &body)).await.ok()??
+            spawn_blocking(move || read(&shared, &ModelPath::of_predict(path.path())?, &body)).await.ok()??
         };
         self.put(body, memory, came)?.answer().await
     }
@@ -111,7 +110,7 @@ impl Rest {
     }
 }
 
-fn read(shared: &Shared, asked: &Predict<'_>, body: &transport::Body) -> Option<Body<Target>> {
+fn read(shared: &Shared, asked: &ModelPath<'_>, body: &transport::Body) -> Option<Body<Target>> {
     let find = |signature: &[u8]| {
         let route = shared.plain.routes().named(asked.model.as_bytes(), asked.version, signature)?;
         Some(Target { signature: route.rest?, lane: route.lane })
@@ -130,7 +129,7 @@ impl Api {
     fn refusal(&self, endpoint: &Endpoint, status: &Status) -> Answer {
         match self {
             Self::TfServing => rest::refusal(endpoint, status),
-            Self::OpenInference(_) => open_inference::rest::refusal(endpoint, status),
+            Self::OpenInference(_) => rest::infer::refusal(endpoint, status),
         }
     }
 

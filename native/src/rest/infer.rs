@@ -6,23 +6,17 @@ use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::answer::write_error;
-use super::body::{Body, Output as Declared};
-use super::{Format, JSON_SIZE};
+use super::Mailbox;
 use crate::bridge::{PendingCall, Signature};
 use crate::grpc::{INTERNAL, Status};
 use crate::http::{Answer, Endpoint, Unread, answer};
 use crate::memory::CallMemory;
+use crate::open_inference::json::{Body, Common, write_error};
 use crate::predict::Output;
 use crate::protobuf::Dtype;
-use crate::rest::Mailbox;
 
-/// What the calls of one version have in common.
-pub struct Common {
-    pub format: Format,
-    /// Of its default signature.
-    pub outputs: Vec<Declared>,
-}
+/// The header that says how many bytes of a body are JSON.
+pub const JSON_SIZE: &str = "inference-header-content-length";
 
 /// A plain infer.
 pub struct Call {
