@@ -245,8 +245,9 @@ def test_a_dry_run_publishes_nothing(folder: Path) -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from headrace_toolkit import publish
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 def publish_slowly(*_): print("now", flush=True); time.sleep(600)
 publish._rename = publish_slowly
 from headrace_server.commands.headrace import main

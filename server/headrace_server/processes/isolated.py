@@ -21,6 +21,9 @@ from headrace_server.processes.slot import Ended, Message, Unread
 PATIENCE = 5.0
 """Seconds that a run waits for a process to come up again."""
 
+ASKED_AT_MOST = 3
+"""Processes that are asked how a model batches, one after the other, before that is given up."""
+
 
 TRY_SECONDS = 60.0
 """Seconds that a run of a trial may take at most: the values that it makes up may keep a model going for ever."""
@@ -138,18 +141,20 @@ class IsolatedBackend:
         self._memory.close()
 
     def _fit(self, options: Options) -> Options:
-        """Asks a process, in a place that no run has."""
-        place = self._places.take(PATIENCE)
-        if place is None:
-            raise self._lost(Code.UNAVAILABLE, "no worker process is up")
-        try:
-            place.slot.send("fit", options)
-            fitted: Options = place.slot.receive().content[0]
-        except Ended as error:
-            place.slot.close()
-            raise self._lost(Code.INTERNAL, f"its worker process {place.worker.how_it_ended()}") from error
-        self._places.put(place)
-        return fitted
+        """Asks a process, in a place that no run has; the next one where it has ended, since asking changes nothing."""
+        for _ in range(ASKED_AT_MOST):
+            place = self._places.take(PATIENCE)
+            if place is None:
+                break
+            try:
+                place.slot.send("fit", options)
+                fitted: Options = place.slot.receive().content[0]
+            except Ended:
+                place.slot.close()
+                continue
+            self._places.put(place)
+            return fitted
+        raise self._lost(Code.UNAVAILABLE, "no worker process is up")
 
     def _converse(self, question: tuple[Any, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
         """Asks a process for a run, and hears from it; another one where it had ended before it could begin."""

@@ -224,6 +224,14 @@ class TestAtOnce:
     def test_one_batch_at_a_time_unless_the_model_is_thread_safe(self, model: Isolated) -> None:
         assert model.backend.fit_batching(Options(num_batch_threads=4)).max_running_batches == 1
 
+    def test_a_process_that_ends_when_it_is_asked_is_followed_by_one_that_answers(self, model: Isolated) -> None:
+        (pid,) = model.pids()
+        os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            fitted = pool.submit(model.backend.fit_batching, Options(num_batch_threads=4))
+            os.kill(pid, signal.SIGKILL)
+            assert fitted.result().max_running_batches == 1
+
     def test_several_workers(self, folder: Path) -> None:
         model = Isolated(folder, workers=2)
         assert model.backend.fit_batching(Options(num_batch_threads=4)).max_running_batches == 2
