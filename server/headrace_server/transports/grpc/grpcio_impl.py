@@ -12,16 +12,13 @@ from headrace_protos import SSLConfig
 from headrace_server.errors import ServingError, invalid
 from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
-from headrace_server.transports.budget import COPIES, Budget, Held
+from headrace_server.transports.budget import COPIES, Budget
 from headrace_server.transports.grpc.endpoint import Endpoint, HeldMemory
 from headrace_server.transports.grpc.handlers import rpc_handlers
 from headrace_server.transports.grpc.tls import Followed
 
 LET_GO = 0.5
 """Seconds; since a server stops, twice as long without a call ends it: what has been answered has left by then."""
-
-SMALL_ANSWER = 4 << 10
-"""Bytes of an answer that are no longer counted once gRPC has it: learning when a client has taken it is expensive."""
 
 
 class GrpcioTransport:
@@ -106,17 +103,16 @@ class _Calls:
         async def counted(data: bytes, context: Any) -> Any:
             self.count += 1
             held = self._budget.hold()
+            context.add_done_callback(held.release)  # when its client has taken the answer, or has gone
             try:
                 held.grow(COPIES * len(data))
                 response = await handle(data, context)
-                if len(response) > SMALL_ANSWER:
-                    held = self._kept_until_taken(held, len(response), context)
+                held.grow(len(response))
             except ServingError as error:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
             else:
                 return response
             finally:
-                held.release()
                 self.count -= 1
 
         return counted
@@ -132,12 +128,6 @@ class _Calls:
                 self.count -= 1
 
         return counted
-
-    def _kept_until_taken(self, held: Held, size: int, context: Any) -> Held:
-        """Holds an answer, too, until its client has taken it or has gone; what is left to be released before that."""
-        held.grow(size)
-        context.add_done_callback(held.release)
-        return self._budget.hold()
 
     async def _held(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same requests, each of which holds memory until the next one is asked for."""
