@@ -37,12 +37,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def no_log_of_a_command_left() -> Iterator[None]:
-    """A command that ran in this process logs to the stderr of its own test alone."""
-    level = logging.root.level
+    """A command that ran in this process logs to the stderr of its own test alone, and as much as it wants there."""
+    logging.root.setLevel(logging.WARNING)
+    for name in ("headrace_server", "headrace_batching", "headrace_toolkit"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
     yield
     for handler in [handler for handler in logging.root.handlers if isinstance(handler, StderrHandler)]:
         logging.root.removeHandler(handler)
-        logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -143,7 +143,8 @@ class TestLoaded:
     ) -> None:
         monkeypatch.setitem(sys.modules, "pycuda", None)
         monkeypatch.delitem(sys.modules, "pycuda.driver")
-        backend = load(models.linear(tmp_path))
+        with caplog.at_level(logging.WARNING, "headrace_server"):
+            backend = load(models.linear(tmp_path))
 
         assert caplog.messages == ["pycuda is not installed: batches reach the GPU by way of ordinary memory"]
         assert backend.run(DEFAULT, {"x": np.ones((1, 4), np.float32)}, ["y"])["y"].tolist() == [[4]]
