@@ -1,6 +1,5 @@
 """Measures every kind of gRPC call beside a bare grpc++ responder of its messages: python -m scripts.bench.kinds."""
 
-import argparse
 import os
 import sys
 import tempfile
@@ -8,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import grpc
 import numpy as np
@@ -25,6 +23,7 @@ from headrace_protos import (
 from headrace_protos.tensor import to_proto
 
 from . import grpcpp
+from .beside_bare import Sample, parser_of, table
 from .cases import CASES, Load
 from .contenders import headrace_command
 from .load import Caller, h2load_version
@@ -51,30 +50,17 @@ class Kind:
     build: Callable[[], onnx.ModelProto] = small_model
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One load: requests a second, and the server's user and system time per request in microseconds."""
-
-    requests_per_second: float
-    cpu_us: float
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table of medians, the servers by turns; nothing but a word where something that it takes is not here."""
-    options = _parser().parse_args(arguments)
+    options = parser_of("kinds", __doc__).parse_args(arguments)
     missing = "h2load" if h2load_version() is None else grpcpp.missing()
     if missing:
         print(f"every kind of call is not measured: {missing} not found", file=sys.stderr)
         return 0
-    print(table(kinds(), options.rounds, options.seconds))
+    print(f"Load average at the start: {os.getloadavg()[0]:.1f}.\n")
+    measured = ((kind.name, _measure(kind, options.rounds, options.seconds)) for kind in kinds())
+    print("\n".join(table("call", measured, BARE)))
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench.kinds", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="times that all servers take their turn")
-    parser.add_argument("--seconds", type=float, default=2.5, help="length of one load")
-    return parser
 
 
 def kinds() -> list[Kind]:
@@ -104,24 +90,6 @@ def _predict(array: np.ndarray, **fields: list[str]) -> bytes:
     request = PredictRequest(model_spec=ModelSpec(name=CASES[0].name), **fields)  # type: ignore[arg-type]
     to_proto(array, request.inputs["x"], as_content=array.dtype != np.object_)
     return request.SerializeToString()
-
-
-def table(measured: Sequence[Kind], rounds: int, seconds: float) -> str:
-    """Return a table in Markdown of requests/s and CPU, and of the ratios to the bare responder."""
-    lines = [
-        f"Load average at the start: {os.getloadavg()[0]:.1f}.",
-        "",
-        "| call | server | requests/s | CPU per request, us | requests/s and CPU against the bare one |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
-    for kind in measured:
-        samples = _measure(kind, rounds, seconds)
-        bare = _median(samples[BARE])
-        for name, taken in samples.items():
-            own = _median(taken)
-            ratios = f"{own.requests_per_second / bare.requests_per_second:.2f}, {own.cpu_us / bare.cpu_us:.2f}"
-            lines.append(f"| {kind.name} | {name} | {own.requests_per_second:,.0f} | {own.cpu_us:,.1f} | {ratios} |")
-    return "\n".join(lines)
 
 
 def _measure(kind: Kind, rounds: int, seconds: float) -> dict[str, list[Sample]]:
@@ -154,11 +122,6 @@ def _sample(server: Server, kind: Kind, message: Path, seconds: float) -> Sample
     before = server.cpu_seconds()
     answers = caller.run(count)
     return Sample(answers.requests_per_second, (server.cpu_seconds() - before) / count * 1e6)
-
-
-def _median(samples: Sequence[Sample]) -> Sample:
-    rates = median(sample.requests_per_second for sample in samples)
-    return Sample(rates, median(sample.cpu_us for sample in samples))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Measures REST beside a bare responder on what TensorFlow Serving's stands on: python -m scripts.bench.rest."""
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -10,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from urllib.request import urlopen
 
 import numpy as np
 
+from .beside_bare import Sample, parser_of, table
 from .cases import CASES
 from .contenders import headrace_command
 from .load import LoadError, h2load_version, post
@@ -28,14 +27,6 @@ _PATH = f"/v1/models/{_SMALL.name}:predict"
 BARE = "evhttp + RapidJSON, no model"
 NATIVE = "headrace, native"
 UVICORN = "headrace, uvicorn"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One load: requests a second, and the server's user and system time per request in microseconds."""
-
-    requests_per_second: float
-    cpu_us: float
 
 
 @dataclass(frozen=True)
@@ -54,22 +45,15 @@ LOADS = (Load(1, 64), Load(1, 1), Load(256, 64))
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table of medians, the servers by turns; 2 where something that it takes is not here."""
-    options = _parser().parse_args(arguments)
+    options = parser_of("rest", __doc__).parse_args(arguments)
     if h2load_version() is None or shutil.which("g++") is None:
         print("this needs h2load (nghttp2-client), g++, libevent-dev and rapidjson-dev", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(Path(folder))
         samples = {load: bench.measure(load, options.rounds, options.seconds) for load in LOADS}
-    print(_table(samples))
+    print("\n".join(table("load", samples.items(), BARE)))
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench.rest", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="times that all servers take their turn")
-    parser.add_argument("--seconds", type=float, default=2.5, help="length of one load")
-    return parser
 
 
 class _Bench:
@@ -132,23 +116,6 @@ def _sample(server: Server, body: Path, load: Load, seconds: float) -> Sample:
 
 def _run(server: Server, body: Path, load: Load, count: int) -> float:
     return post(f"http://{server.address}{_PATH}", body, load.connections, count)
-
-
-def _table(samples: dict[Load, dict[str, list[Sample]]]) -> str:
-    lines = ["| load | server | requests/s | CPU per request, us | requests/s and CPU against the bare one |"]
-    lines.append("| --- | --- | ---: | ---: | ---: |")
-    for load, by_server in samples.items():
-        bare = _median(by_server[BARE])
-        for name, taken in by_server.items():
-            own = _median(taken)
-            ratios = f"{own.requests_per_second / bare.requests_per_second:.2f}, {own.cpu_us / bare.cpu_us:.2f}"
-            lines.append(f"| {load} | {name} | {own.requests_per_second:,.0f} | {own.cpu_us:,.1f} | {ratios} |")
-    return "\n".join(lines)
-
-
-def _median(samples: Sequence[Sample]) -> Sample:
-    rates = median(sample.requests_per_second for sample in samples)
-    return Sample(rates, median(sample.cpu_us for sample in samples))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What callers can make the native transport hold, and for how long: a budget for all, and nobody who stalls."""
 
 import gzip
-import json
 import re
 import socket
 import struct
@@ -31,7 +30,7 @@ from tests.support.frames import (
     head,
 )
 from tests.support.ports import free_port
-from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller
+from tests.support.rest_calls import PREFIX
 from tests.support.running import RunningServer, eventually
 
 pytest.importorskip("headrace_native")
@@ -215,22 +214,3 @@ class TestStalls:
             with suppress(ConnectionResetError):
                 while client.recv(65536):
                     pass
-
-
-@pytest.fixture
-def small_budget(running: Run) -> Iterator[RestCaller]:
-    port = free_port()
-    running(models.linear, rest_api_port=port, request_memory_mb=1)
-    caller = RestCaller(port)
-    yield caller
-    caller.close()
-
-
-class TestRest:
-    def test_a_body_larger_than_the_budget_leaves(self, small_budget: RestCaller) -> None:
-        answer = small_budget.post("predict", json.dumps({"instances": [[0.5] * 4] * 60_000}))
-
-        assert answer.status == 429
-        assert "too much memory is held for requests" in answer.error[1]
-        small_budget.connection.close()
-        assert small_budget.predict(ROW) == TEN

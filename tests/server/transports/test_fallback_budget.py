@@ -1,9 +1,6 @@
 """What callers can make a server without headrace_native hold: gRPC on grpcio and HTTP on uvicorn, of one budget."""
 
-import json
 import re
-import socket
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,8 +9,6 @@ from grpc import StatusCode
 from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import floats, predict_request
-from tests.support.ports import free_port
-from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller
 from tests.support.running import RunningServer, eventually
 
 BUDGET_MB = 4
@@ -61,33 +56,3 @@ def test_an_answer_larger_than_what_is_left_is_refused(running: Run) -> None:
     refusal = server.caller.refusal(many)
     assert (refusal.code, bool(re.match(REFUSED, refusal.text))) == (StatusCode.RESOURCE_EXHAUSTED, True)
     eventually(lambda: held(server) == 0)
-
-
-@pytest.fixture
-def rest(running: Run) -> Iterator[RestCaller]:
-    port = free_port()
-    running(models.linear, rest_api_port=port, request_memory_mb=1)
-    caller = RestCaller(port)
-    yield caller
-    caller.close()
-
-
-class TestRest:
-    def test_a_body_larger_than_the_budget_leaves(self, rest: RestCaller) -> None:
-        answer = rest.post("predict", json.dumps({"instances": [[0.5] * 4] * 60_000}))
-
-        assert answer.status == 429
-        assert re.match(REFUSED, answer.error[1])
-        rest.connection.close()
-        assert rest.predict(ROW) == TEN
-
-    def test_halves_of_bodies_leave_room_for_others(self, rest: RestCaller) -> None:
-        head = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n".encode()
-        halves = [socket.create_connection(("127.0.0.1", rest.connection.port)) for _ in range(8)]
-        try:
-            for half in halves:
-                half.sendall(head + b" " * 200_000)
-            assert rest.predict(ROW) == TEN
-        finally:
-            for half in halves:
-                half.close()

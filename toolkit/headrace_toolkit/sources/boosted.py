@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_toolkit.errors import ToolkitError, first_line, require
+from headrace_toolkit.errors import require
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import both_classes, converted, one_table, table_of
 from headrace_toolkit.sources.files import sha256_of
-from headrace_toolkit.steps.quiet import quietly
+from headrace_toolkit.steps.quiet import loading, quietly
 
 OPSET = 15
 """What onnxmltools is asked for."""
@@ -24,13 +24,8 @@ def read_xgboost(file: Path, options: SourceOptions) -> Source:
     """
     xgboost = require("xgboost", "XGBoost models", "sklearn")
     booster = xgboost.Booster()
-    try:
-        with quietly(f"{file}: loading"):
-            booster.load_model(str(file))
-    except ToolkitError as error:
-        raise ToolkitError(
-            f"{file} is not a model that XGBoost loads: {first_line(error.__cause__ or error)}"
-        ) from error
+    with loading(file, "a model that XGBoost loads"):
+        booster.load_model(str(file))
     return of_xgboost(booster, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
 
 
@@ -41,13 +36,8 @@ def read_lightgbm(file: Path, options: SourceOptions) -> Source:
         ToolkitError: LightGBM does not load it.
     """
     lightgbm = require("lightgbm", "LightGBM models", "sklearn")
-    try:
-        with quietly(f"{file}: loading"):
-            booster = lightgbm.Booster(model_file=str(file))
-    except ToolkitError as error:
-        raise ToolkitError(
-            f"{file} is not a model that LightGBM loads: {first_line(error.__cause__ or error)}"
-        ) from error
+    with loading(file, "a model that LightGBM loads"):
+        booster = lightgbm.Booster(model_file=str(file))
     return of_lightgbm(booster, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_toolkit.errors import ToolkitError, first_line
+from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import converted
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.sources.tensorflow import by_tf2onnx, require_tensorflow
-from headrace_toolkit.steps.quiet import quietly
+from headrace_toolkit.steps.quiet import loading
 
 DEFAULT = "serving_default"
 
@@ -24,13 +24,8 @@ def read(folder: Path, options: SourceOptions) -> Source:
             no form for an operator.
     """
     tensorflow = require_tensorflow("tensorflow", "SavedModels")
-    try:
-        with quietly(f"{folder}: loading"):
-            loaded = tensorflow.saved_model.load(str(folder))
-    except ToolkitError as error:
-        raise ToolkitError(
-            f"{folder} is not a SavedModel that loads: {first_line(error.__cause__ or error)}"
-        ) from error
+    with loading(folder, "a SavedModel that loads"):
+        loaded = tensorflow.saved_model.load(str(folder))
     signature = _signature(folder, loaded)
     run = loaded.signatures[signature]
     origin = Origin(

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_toolkit.errors import ToolkitError, first_line, require
+from headrace_toolkit.errors import require
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import converted
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.sources.tensorflow import by_tf2onnx, name_tensors
-from headrace_toolkit.steps.quiet import quietly
+from headrace_toolkit.steps.quiet import loading
 
 
 def read(file: Path, options: SourceOptions) -> Source:
@@ -23,13 +23,8 @@ def read(file: Path, options: SourceOptions) -> Source:
     interpreter_of = require("ai_edge_litert.interpreter", "TFLite files", "keras").Interpreter
     from importlib.metadata import version
 
-    try:
-        with quietly(f"{file}: loading"):
-            interpreter = interpreter_of(model_path=str(file))
-    except ToolkitError as error:
-        raise ToolkitError(
-            f"{file} is not a model that LiteRT loads: {first_line(error.__cause__ or error)}"
-        ) from error
+    with loading(file, "a model that LiteRT loads"):
+        interpreter = interpreter_of(model_path=str(file))
     origin = Origin(
         name=file.name, kind="tflite", framework=f"LiteRT {version('ai-edge-litert')}", sha256=sha256_of(file)
     )

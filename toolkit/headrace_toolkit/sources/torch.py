@@ -12,7 +12,7 @@ from headrace_toolkit.sources.pickles import refuse_untrusted
 from headrace_toolkit.sources.torch_archive import check_program, check_script
 from headrace_toolkit.sources.torch_call import caller_of, program_caller
 from headrace_toolkit.sources.torch_module import ModuleSource, ProgramSource, ScriptSource
-from headrace_toolkit.steps.quiet import quietly
+from headrace_toolkit.steps.quiet import loading
 
 _NAMED = 3
 """Weights that a message names at most."""
@@ -68,13 +68,8 @@ def exported_program(file: Path, options: SourceOptions) -> Source:
     """
     check_program(file)
     torch = require("torch", "PyTorch models", "torch")
-    try:
-        with quietly(f"{file}: loading"):
-            program = torch.export.load(str(file))
-    except ToolkitError as error:
-        raise ToolkitError(
-            f"{file} is not a program that torch loads: {first_line(error.__cause__ or error)}"
-        ) from error
+    with loading(file, "a program that torch loads"):
+        program = torch.export.load(str(file))
     origin = _origin(file)
     return ProgramSource(origin=origin, call=program_caller(program, origin, options), program=program)
 
@@ -87,13 +82,8 @@ def torchscript(file: Path, options: SourceOptions) -> Source:
     """
     check_script(file)
     torch = require("torch", "PyTorch models", "torch")
-    try:
-        with quietly(f"{file}: loading"):
-            script = torch.jit.load(str(file), map_location="cpu")
-    except ToolkitError as error:
-        raise ToolkitError(
-            f"{file} is not a TorchScript file that torch loads: {first_line(error.__cause__ or error)}"
-        ) from error
+    with loading(file, "a TorchScript file that torch loads"):
+        script = torch.jit.load(str(file), map_location="cpu")
     return of_module(script, _origin(file), options)
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 from headrace_toolkit.errors import ToolkitError, first_line
 
@@ -37,6 +38,24 @@ def quietly(what: str) -> Iterator[None]:
         raise ToolkitError(f"{what} failed: {type(error).__name__}: {first_line(error)}") from error
     finally:
         logging.disable(level)
+
+
+@contextlib.contextmanager
+def loading(path: Path, what: str) -> Iterator[None]:
+    """Has a library load a file or folder, as `quietly` does.
+
+    Args:
+        path: That.
+        what: What it is not where the library raises, as the end of that sentence: `a model that XGBoost loads`.
+
+    Raises:
+        ToolkitError: The library raised.
+    """
+    try:
+        with quietly(f"{path}: loading"):
+            yield
+    except ToolkitError as error:
+        raise ToolkitError(f"{path} is not {what}: {first_line(error.__cause__ or error)}") from error
 
 
 @contextlib.contextmanager
