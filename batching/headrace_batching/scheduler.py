@@ -119,12 +119,18 @@ class Scheduler:
         self._run_choice = run_choice
         self._empty = empty
         self._observe = observe
+        self._running: list[None] = []  # appended and popped: both are atomic, as `+= 1` is not
         self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched, steady=steady)
 
     @property
     def waiting(self) -> int:
         """Rows that wait in its queue now. Any thread."""
         return self.lane.rows
+
+    @property
+    def running(self) -> int:
+        """Its batches that run now, those given up that have not ended among them. Any thread."""
+        return len(self._running)
 
     def submit(self, task: Task) -> None:
         """Puts a task into the queue, at once or not at all, and calls an idle thread for it. Any thread.
@@ -178,6 +184,13 @@ class Scheduler:
         self.lane.close()
 
     def _execute(self, batch: TaskBatch) -> None:
+        self._running.append(None)
+        try:
+            self._attempt(batch)
+        finally:
+            self._running.pop()
+
+    def _attempt(self, batch: TaskBatch) -> None:
         """Runs a batch; one that fails is run again in halves, so that only what cannot succeed fails."""
         if self.hanging:
             deliver(batch.fail(RunHangs(), self._queue.lock))
@@ -194,7 +207,7 @@ class Scheduler:
                 deliver(batch.fail(_failure(error), self._queue.lock))
             else:
                 for half in batch.halves():
-                    self._execute(half)
+                    self._attempt(half)
         else:
             deliver(ended)  # before the report: nobody waits for that
             self._report(batch, (began, joined, computed), failed=False)

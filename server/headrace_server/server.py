@@ -2,21 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from headrace_batching import BatchThreads
-from headrace_protos import MonitoringConfig
 from headrace_server.backends.base import BackendOptions
-from headrace_server.config.files import batching_of, read_text_proto
+from headrace_server.config.files import batching_of
 from headrace_server.config.platform import with_files
 from headrace_server.config.run import Config, ModelConfig, check
 from headrace_server.metrics.access_log import LoggedMethod, log_call
 from headrace_server.metrics.catalogue import Metrics
-from headrace_server.metrics.series import Gauges
+from headrace_server.metrics.exposition import Metric
+from headrace_server.metrics.own import own_metrics, own_page
 from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, first_models
@@ -30,6 +30,13 @@ from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
 from headrace_server.models.warmup import Warmup, WarmupOptions
+from headrace_server.monitoring.metric_pages import (
+    build_info,
+    memory_gauges,
+    memory_metrics,
+    metric_pages,
+    model_states,
+)
 from headrace_server.services.health import HealthService
 from headrace_server.services.open_inference.models import Models
 from headrace_server.services.open_inference.regions import Regions
@@ -48,7 +55,7 @@ from headrace_server.services.tf_serving.request_log.files import RecordWriter
 from headrace_server.services.tf_serving.request_log.logger import RequestLogger
 from headrace_server.transports.grpc.addresses import addresses, channel_arguments, max_send_bytes
 from headrace_server.transports.grpc.argument_names import complaints
-from headrace_server.transports.grpc.endpoint import BoundsMemory, CallerBounds, Endpoint, HeldMemory
+from headrace_server.transports.grpc.endpoint import BoundsMemory, CallerBounds, Endpoint
 from headrace_server.transports.grpc.selection import choose, make_queue, make_transport
 from headrace_server.transports.grpc.tls import read_ssl_config
 
@@ -56,10 +63,6 @@ if TYPE_CHECKING:
     from headrace_server.transports.http.transport import RestTransport
 
 log = logging.getLogger(__name__)
-
-PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
-
-Page = Callable[[], bytes]
 
 
 class Server:
@@ -78,12 +81,13 @@ class Server:
             read_ssl_config(path)  # what is wrong with it is said before the models are loaded
         self._config = config = with_files(config)
         self._metrics = Metrics()
-        self._pages = _pages(config, self._metrics)
         self._first_models = first_models(config)
         options = batching_of(config)
         self._transport_name = choose(
             config.transport, alts=config.use_alts_credentials, ssl_config_file=config.ssl_config_file
         )
+        self._own_metrics: tuple[Metric, ...] = own_metrics(self._metrics, options.num_batch_threads)
+        self._pages = metric_pages(config, self._metrics, lambda: own_page(self._metrics, self._own_metrics))
         self._queue = make_queue(self._transport_name)
         self._publishing = Lock()
         self._serving: dict[str, Mapping[int, Servable]] = {}
@@ -140,8 +144,10 @@ class Server:
         self._transport = make_transport(self._transport_name, self._endpoint(services))
         self._rest = self._rest_transport(prediction)
         self._trimmer = Trimmer()
+        self._own_metrics += (build_info(self._transport_name), model_states(self._manager))
         if isinstance(self._transport, BoundsMemory):
-            self._metrics.show(*_memory_gauges(self._transport))
+            self._metrics.show(*memory_gauges(self._transport))
+            self._own_metrics += memory_metrics(self._transport)
 
     @property
     def transport(self) -> str:
@@ -306,27 +312,3 @@ class Server:
         self._records.stop()
         self._open_inference.close()
         self._metrics.close()
-
-
-def _memory_gauges(transport: BoundsMemory) -> tuple[Gauges, ...]:
-    """What callers make a transport hold, the most that it may be, and how often there was too little left."""
-
-    def held() -> HeldMemory:
-        return transport.held or HeldMemory({}, 0, 0)
-
-    return (
-        Gauges("/headrace/request_memory_bytes", ("kind",), lambda: [((k,), n) for k, n in held().by_kind.items()]),
-        Gauges("/headrace/request_memory_limit_bytes", (), lambda: [((), held().limit)]),
-        Gauges("/headrace/request_memory_refusals", (), lambda: [((), held().refusals)]),
-    )
-
-
-def _pages(config: Config, metrics: Metrics) -> dict[str, Page]:
-    """What the REST port serves beside REST. TF Serving: server.cc, http_server.cc."""
-    if not config.monitoring_config_file:
-        return {}
-    if not config.rest_api_port:
-        log.warning("--monitoring_config_file is ignored: metrics are served on the REST port, and there is none")
-        return {}
-    prometheus = read_text_proto(config.monitoring_config_file, MonitoringConfig()).prometheus_config
-    return {prometheus.path or PROMETHEUS_PATH: metrics.page} if prometheus.enable else {}

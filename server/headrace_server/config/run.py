@@ -156,6 +156,13 @@ class Config:
     monitoring_config_file: str = flag(
         "", "text-proto file of MonitoringConfig: whether Prometheus may scrape, and where"
     )
+    enable_metrics: bool = flag(
+        True,
+        "serve metrics for Prometheus on the REST port: headrace's own at /metrics, TF Serving's at "
+        "/monitoring/prometheus/metrics",
+        tensorflow=False,
+    )
+    enable_page: bool = flag(True, "serve the live page at / of the REST port", tensorflow=False)
     remove_unused_fields_from_bundle_metagraph: bool = flag(
         True, "free the parts of a SavedModel's graph that serving does not need", ignored=ONLY_TENSORFLOW
     )

@@ -69,18 +69,35 @@ class GrpcMethod:
 
 
 class RestCalls:
-    """Counts calls of one verb over REST, many at a time. Any thread."""
+    """Counts calls of one verb over REST. Any thread.
+
+    A call costs one look-up and one histogram, as over gRPC.
+
+    Args:
+        families: Where they are counted.
+        label: From a model's name to its label.
+        verb: Such as `predict` or `infer`; empty for calls that run no model.
+    """
 
     def __init__(self, families: Families, label: Callable[[str], str], verb: str) -> None:
         self._families = families
         self._label = label
         self._verb = verb
 
+    def __call__(self, model: str, code: str, seconds: float) -> None:
+        """Counts a call that has ended, by its model's name and the name of its status code."""
+        self._latency(self._label(model), code).observe(seconds * 1e6)
+
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
         """As `GrpcMethod.several`; those whose callers have left are not counted, as in `Metrics.rest_call`."""
-        if code == "CANCELLED":
-            return
-        families, model = self._families, self._label(model)
-        families.request_count.of(model, code).add(sum(count for _, count in tally))
-        if code == "OK":
-            families.request_latency.of(model, self._verb, "REST").add(tally, total)
+        if code != "CANCELLED":
+            self._latency(self._label(model), code).add(tally, total)
+
+    def _latency(self, model: str, code: str) -> Histogram:
+        families, labels = self._families, (self._verb, model, code)
+        latency = families.rest_latency.of(*labels)
+        if families.rest_calls.of(*labels).follow(latency):
+            families.request_count.of(model, code).follow(latency)
+            if code == "OK":
+                families.request_latency.share(latency, model, self._verb, "REST")
+        return latency

@@ -1,18 +1,22 @@
 """Everything that one server counts: the families, who counts in them, and what is read anew for each page."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from threading import Lock
 
 from headrace_server.metrics import gpus as nvml
 from headrace_server.metrics.calls import GrpcMethod, RestCalls
+from headrace_server.metrics.exposition import unhurried
 from headrace_server.metrics.heap import read_memory
 from headrace_server.metrics.names import DEVICE, SERVABLE, Families
-from headrace_server.metrics.series import Gauges, Labels, unhurried
-from headrace_server.metrics.versions import ServableMetrics
+from headrace_server.metrics.series import Gauges, Labels
+from headrace_server.metrics.versions import Now, ServableMetrics
 
 OTHER = "(other)"
 """The label of all models that are neither configured nor loaded: callers may invent names without end."""
+
+NOTHING = Now()
+"""Of a version that never waits for anything and never runs."""
 
 AS_EXPECTED = "independent"
 """The verdict on a signature's rows that is shown only of versions that have been called."""
@@ -39,18 +43,25 @@ class Metrics(Families):
         self._lock = Lock()
         self._servables: dict[Labels, ServableMetrics] = {}
         self._methods: list[GrpcMethod] = []
-        self.rest_predicts = RestCalls(self, self.label, "predict")
-        self.rest_infers = RestCalls(self, self.label, "infer")
+        self._rest: dict[str, RestCalls] = {}
+        self.rest_predicts, self.rest_infers = self.rest_verb("predict"), self.rest_verb("infer")
         self._configured: Collection[str] = frozenset()
         self._known: set[str] = set()
         self._loaded: dict[str, set[str]] = {}
         self._gpus = gpus or nvml.Gpus()
-        self._gauges = (
-            Gauges("/headrace/queue_rows", SERVABLE, self._rows_waiting),
-            Gauges("/headrace/batching_verdict", (*SERVABLE, "signature", "verdict"), self._verdicts),
-            *(self._device_gauges(name, reading) for name, reading in READINGS.items()),
-            Gauges("/headrace/gpu_model_memory_bytes", (*SERVABLE, "device"), self._memory_on_devices),
-            Gauges("/headrace/process_memory_bytes", ("kind",), lambda: _by_kind(read_memory())),
+        self.queue_rows = Gauges("/headrace/queue_rows", SERVABLE, self._rows_waiting)
+        self.verdicts = Gauges("/headrace/batching_verdict", (*SERVABLE, "signature", "verdict"), self._verdicts)
+        self.gpus = {name: self._device_gauges(name, reading) for name, reading in READINGS.items()}
+        self.gpu_model_memory = Gauges(
+            "/headrace/gpu_model_memory_bytes", (*SERVABLE, "device"), self._memory_on_devices
+        )
+        self.process_memory = Gauges("/headrace/process_memory_bytes", ("kind",), lambda: _by_kind(read_memory()))
+        self._gauges: tuple[Gauges, ...] = (
+            self.queue_rows,
+            self.verdicts,
+            *self.gpus.values(),
+            self.gpu_model_memory,
+            self.process_memory,
         )
 
     def show(self, *gauges: Gauges) -> None:
@@ -72,12 +83,12 @@ class Metrics(Families):
 
     def page(self, gauges: Iterable[Gauges] = ()) -> bytes:
         """What Prometheus scrapes."""
-        self._count_reports()
+        self.count_reports()
         return super().page((*self._gauges, *gauges))
 
     def read_counter(self, path: str) -> int:
         """As that of `Families`, with what has not been counted yet."""
-        self._count_reports()
+        self.count_reports()
         return super().read_counter(path)
 
     def grpc_method(self, service: str, method: str) -> GrpcMethod:
@@ -95,27 +106,27 @@ class Metrics(Families):
             code: The canonical status code's name.
             seconds: From the first byte to the answer.
         """
-        model = self.label(model)
-        self.request_count.of(model, code).add()
-        if code == "OK":
-            self.request_latency.of(model, verb, "REST").observe(seconds * 1e6)
+        self.rest_verb(verb)(model, code, seconds)
+
+    def rest_verb(self, verb: str) -> RestCalls:
+        """Who counts the calls of one verb over REST; of these there are few, and callers invent none."""
+        counts = self._rest.get(verb)
+        return counts or self._rest.setdefault(verb, RestCalls(self, self.label, verb))
 
     def servable(
         self,
         model: str,
         version: int,
-        waiting: Callable[[], int],
-        on_devices: Callable[[], Mapping[int, int]] = dict,
+        now: Now = NOTHING,
     ) -> ServableMetrics:
         """Who counts what one version does, until it is closed.
 
         Args:
             model: Its name.
             version: Its number.
-            waiting: Gives the rows that wait in its queues.
-            on_devices: Gives the bytes that it takes on each GPU, by its number.
+            now: What can be asked of it at any time.
         """
-        own = ServableMetrics(self, model, version, waiting, on_devices, self._closed)
+        own = ServableMetrics(self, model, version, now, self._closed)
         with self._lock:
             self._servables[own.labels] = own
             self._loaded.setdefault(model, set()).add(str(version))
@@ -155,28 +166,30 @@ class Metrics(Families):
         return Gauges(f"/headrace/gpu_{name}", DEVICE, partial(self._gpus.read, reading))
 
     def _memory_on_devices(self) -> Iterator[tuple[Labels, int]]:
-        for own in self._every_servable():
-            if own.on_devices is not dict:
-                for device, size in own.on_devices().items():
+        for own in self.every_servable():
+            if own.now.on_devices is not dict:
+                for device, size in own.now.on_devices().items():
                     yield (*own.labels, str(device)), size
 
     def _verdicts(self) -> Iterator[tuple[Labels, int]]:
-        for own in self._every_servable():
+        for own in self.every_servable():
             for signature, verdict in own.verdicts.items():
                 if own.called or verdict != AS_EXPECTED:
                     yield (*own.labels, signature, verdict), 1
 
     def _rows_waiting(self) -> Iterator[tuple[Labels, int]]:
-        for own in self._every_servable():
-            rows = own.waiting()
+        for own in self.every_servable():
+            rows = own.now.waiting()
             if rows or own.called:
                 yield own.labels, rows
 
-    def _count_reports(self) -> None:
-        for own in self._every_servable():
+    def count_reports(self) -> None:
+        """Counts what has run and has not been counted yet."""
+        for own in self.every_servable():
             own.count_reports()
 
-    def _every_servable(self) -> Iterator[ServableMetrics]:
+    def every_servable(self) -> Iterator[ServableMetrics]:
+        """Those of the versions that are loaded. Any thread."""
         with self._lock:
             every = list(self._servables.values())
         return unhurried(every)

@@ -2,16 +2,8 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from headrace_server.metrics.series import (
-    Counter,
-    Family,
-    Gauges,
-    Histogram,
-    counters,
-    growing,
-    histograms,
-    page,
-)
+from headrace_server.metrics.exposition import page
+from headrace_server.metrics.series import Counter, Family, Gauges, Histogram, counters, growing, histograms
 
 # TF Serving: servables/tensorflow/util.cc, batching_session.cc and batching_util.h have names and buckets.
 LATENCY = growing(10, 1.8, 33)
@@ -28,6 +20,9 @@ DEVICE = ("device", "uuid")
 
 SIZES_SHOWN = 100
 """Sizes of batches that `padding_size` tells apart; callers choose them where no sizes are configured."""
+
+PARTS = ("join", "run", "split")
+"""What a run of a batch is made of: inputs joined, the model run, outputs cut and, on the native transport, encoded."""
 
 WARMUPS_SHOWN = 1000
 """Warm-ups that are shown, the newest ones: a server that runs for months loads new versions without end."""
@@ -57,8 +52,11 @@ class Families:
         self.request_log_count = self._counters(f"{serving}request_log_count", "model_name", "status_code")
         self.grpc_calls = self._counters(f"{ours}grpc_calls", "method", "model_name", "code")
         self.grpc_latency = self._histograms(f"{ours}grpc_latency", LATENCY, "method", "model_name", "code")
+        self.rest_calls = self._counters(f"{ours}rest_calls", "method", "model_name", "code")
+        self.rest_latency = self._histograms(f"{ours}rest_latency", LATENCY, "method", "model_name", "code")
         self.batch_rows = self._histograms(f"{ours}batch_rows", SIZES, *SERVABLE)
         self.batch_latency = self._histograms(f"{ours}batch_latency", LATENCY, *SERVABLE)
+        self.batch_parts = self._histograms(f"{ours}batch_parts", LATENCY, *SERVABLE, "part")
         self.batch_failures = self._counters(f"{ours}batch_failures", *SERVABLE)
         self.worker_restarts = self._counters(f"{ours}worker_restarts", *SERVABLE)
         self.padding_rows = self._counters(f"{ours}padding_rows", *SERVABLE)
@@ -71,7 +69,7 @@ class Families:
         Args:
             gauges: What is read anew for each page.
         """
-        return page((*self._families, *gauges))
+        return page((*(family for family in self._families if family is not self.batch_parts), *gauges))
 
     def read_counter(self, path: str) -> int:
         """The first cell of a counter by its name, as `/tensorflow/serving/request_count`; 0 for none of ours.

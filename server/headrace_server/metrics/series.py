@@ -1,9 +1,9 @@
 """Counters, gauges and histograms, and the text in which Prometheus reads them."""
 
 import re
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
@@ -13,25 +13,33 @@ import numpy.typing as npt
 
 Labels = tuple[str, ...]
 
-T = TypeVar("T")
-
-_AT_ONCE = 100  # lines, or versions, that a scrape looks at without a break: some 0.1 ms
-
 
 class Series(Protocol):
     """One combination of labels."""
 
-    def samples(self) -> Iterator[tuple[str, str, str]]:
-        """Each line's suffix to the name, its further label, and its value."""
+    def samples(self, scale: float = 1.0) -> Iterator[tuple[str, str, str]]:
+        """Each line's suffix to the name, its further label, and its value times the scale."""
 
 
-class Lines(Protocol):
-    """All series of one name, as lines."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the series of one name are written.
+
+    Attributes:
+        name: Of the metric.
+        labels: The names of the labels that each series has.
+        fixed: Labels, as text, that all of them have as well.
+        scale: What values and bounds of buckets are multiplied with.
+    """
 
     name: str
+    labels: Labels
+    fixed: Sequence[str] = ()
+    scale: float = 1.0
 
-    def lines(self) -> Iterator[str]:
-        """The type and every line of every series."""
+    def head(self, values: Labels) -> list[str]:
+        """The labels of a series."""
+        return [*self.fixed, *_labels(self.labels, values)]
 
 
 S = TypeVar("S", bound=Series)
@@ -56,10 +64,16 @@ class Counter:
         with self._lock:
             self._value += amount
 
-    def follow(self, histogram: "Histogram") -> None:
-        """Makes it grow with every value of a histogram, which costs nothing when one is observed."""
+    def follow(self, histogram: "Histogram") -> bool:
+        """Makes it grow with every value of a histogram, which costs nothing when one is observed.
+
+        Returns:
+            Whether it did not do so before.
+        """
         with self._lock:
+            is_new = histogram not in self._histograms
             self._histograms[histogram] = None
+        return is_new
 
     @property
     def value(self) -> int:
@@ -67,9 +81,9 @@ class Counter:
         with self._lock:
             return self._value + sum(histogram.count for histogram in self._histograms)
 
-    def samples(self) -> Iterator[tuple[str, str, str]]:
+    def samples(self, scale: float = 1.0) -> Iterator[tuple[str, str, str]]:
         """One line."""
-        yield "", "", str(self.value)
+        yield "", "", _number(self.value, scale)
 
 
 Tally = Sequence[tuple[int, int]]
@@ -103,6 +117,11 @@ class Histogram:
         with self._lock:
             return sum(self._counts)
 
+    def read(self) -> tuple[list[int], float]:
+        """How many values are in each bucket, those below it not among them, and the sum of all values."""
+        with self._lock:
+            return list(self._counts), self._sum
+
     def observe(self, value: float) -> None:
         """Counts a value."""
         bucket = bisect_left(self._bounds, value)
@@ -117,13 +136,13 @@ class Histogram:
             for bucket, count in tally:
                 self._counts[bucket] += count
 
-    def samples(self) -> Iterator[tuple[str, str, str]]:
+    def samples(self, scale: float = 1.0) -> Iterator[tuple[str, str, str]]:
         """A line for each bucket, with all that is in those below it, then sum and count."""
-        with self._lock:
-            counts, total = list(accumulate(self._counts)), self._sum
-        for bound, count in zip([*map(_short, self._bounds), "+Inf"], counts, strict=True):
+        each, total = self.read()
+        counts = list(accumulate(each))
+        for bound, count in zip([*(_short(bound * scale) for bound in self._bounds), "+Inf"], counts, strict=True):
             yield "_bucket", f'le="{bound}"', str(count)
-        yield "_sum", "", repr(total).removesuffix(".0")
+        yield "_sum", "", _number(total, scale)
         yield "_count", "", str(counts[-1])
 
 
@@ -209,16 +228,26 @@ class Family(Generic[S]):
             if not group:
                 del self._groups[values[self._group]]
 
+    def every(self) -> list[tuple[Labels, S]]:
+        """All series with their labels' values, in the order of these. Any thread."""
+        with self._lock:
+            return sorted(self._series.items(), key=lambda item: item[0])
+
     def lines(self) -> Iterator[str]:
         """The type and every line of every series; nothing where there are none."""
-        with self._lock:
-            every = sorted(self._series.items(), key=lambda item: item[0])
-        if every:
+        samples = self.samples(Form(self.name, self._labels))
+        first = next(samples, None)
+        if first is not None:
             yield f"# TYPE {self.name} {self._kind}"
-        for values, series in every:
-            labels = _labels(self._labels, values)
-            for suffix, further, value in series.samples():
-                yield f"{self.name}{suffix}{{{','.join([*labels, further] if further else labels)}}} {value}"
+            yield first
+            yield from samples
+
+    def samples(self, form: Form) -> Iterator[str]:
+        """Every line of every series, without their type."""
+        for values, series in self.every():
+            labels = form.head(values)
+            for suffix, further, value in series.samples(form.scale):
+                yield f"{form.name}{suffix}{{{','.join([*labels, further] if further else labels)}}} {value}"
 
 
 class Gauges:
@@ -230,7 +259,7 @@ class Gauges:
         read: Gives every series' labels and number. Any thread.
     """
 
-    def __init__(self, name: str, labels: Labels, read: Callable[[], Iterable[tuple[Labels, int]]]) -> None:
+    def __init__(self, name: str, labels: Labels, read: Callable[[], Iterable[tuple[Labels, float]]]) -> None:
         self.path = name
         self.name = _prometheus(name)
         self._labels = labels
@@ -238,26 +267,18 @@ class Gauges:
 
     def lines(self) -> Iterator[str]:
         """The type and a line for every series; nothing where there are none."""
-        lines = [
-            f"{self.name}{{{','.join(_labels(self._labels, values))}}} {number}" for values, number in self._read()
-        ]
+        lines = list(self.samples(Form(self.name, self._labels)))
         if lines:
             yield f"# TYPE {self.name} gauge"
+        yield from lines
+
+    def samples(self, form: Form) -> Iterator[str]:
+        """A line for every series, without their type."""
+        lines = (
+            f"{form.name}{{{','.join(form.head(values))}}} {_number(number, form.scale)}"
+            for values, number in self._read()
+        )
         yield from sorted(lines)
-
-
-def page(families: Iterable[Lines]) -> bytes:
-    """What Prometheus scrapes. TF Serving: prometheus_exporter.cc; names are sorted, and nothing is explained."""
-    ordered = sorted(families, key=lambda family: family.name)
-    return "".join(f"{line}\n" for line in unhurried(line for family in ordered for line in family.lines())).encode()
-
-
-def unhurried(items: Iterable[T]) -> Iterator[T]:
-    """The same items, but every so often another thread may go on: a scrape is long, and calls are in a hurry."""
-    for number, item in enumerate(items):
-        if number % _AT_ONCE == 0:
-            time.sleep(0)  # lets go of the interpreter, which a thread that waits for it otherwise gets after 5 ms
-        yield item
 
 
 def counters(name: str, *labels: str, limit: int | None = None, group: str = "") -> Family[Counter]:
@@ -289,6 +310,11 @@ def _labels(names: Labels, values: Labels) -> list[str]:
 def _short(value: float) -> str:
     """TF Serving: as absl's StrCat writes a double."""
     return f"{value:.6g}"
+
+
+def _number(value: float, scale: float) -> str:
+    """Whole numbers that are not scaled keep all their digits."""
+    return repr(value if scale == 1 else float(f"{value * scale:.15g}")).removesuffix(".0")
 
 
 def _escaped(value: str) -> str:

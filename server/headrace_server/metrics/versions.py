@@ -15,7 +15,7 @@ import numpy as np
 from headrace_batching import BatchingError, BatchReport, Closed, DeadlineExceeded, QueueFull
 from headrace_server.metrics.calls import CountCalls, Tallied
 from headrace_server.metrics.inferences import InferenceCounts, Inferences
-from headrace_server.metrics.names import LATENCY, QUEUING, SERVABLE, SIZES, Families
+from headrace_server.metrics.names import LATENCY, PARTS, QUEUING, SERVABLE, SIZES, Families
 from headrace_server.metrics.series import Counter, Histogram, Labels, Tally, tally
 from headrace_server.metrics.summary import BatchCounts
 
@@ -29,6 +29,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Now:
+    """What can be asked of a version at any time.
+
+    Attributes:
+        waiting: Gives the rows that wait in its queues.
+        running: Gives the batches that run now.
+        on_devices: Gives the bytes that it takes on each GPU, by its number.
+    """
+
+    waiting: Callable[[], int] = int
+    running: Callable[[], int] = int
+    on_devices: Callable[[], Mapping[int, int]] = dict
+
+
+@dataclass(frozen=True, slots=True)
 class _Series:
     """What a version counts of each of its runs."""
 
@@ -36,6 +51,7 @@ class _Series:
     latency: Histogram
     delay: Histogram
     padding: Counter
+    parts: Sequence[Histogram]
 
 
 class ServableMetrics:
@@ -43,8 +59,7 @@ class ServableMetrics:
 
     Attributes:
         labels: Its model's name and its number.
-        waiting: Gives the rows that wait in its queues.
-        on_devices: Gives the bytes that it takes on each GPU, by its number.
+        now: What can be asked of it at any time.
         verdicts: Whether each signature's requests are batched, in a word, by its name.
     """
 
@@ -53,13 +68,11 @@ class ServableMetrics:
         families: Families,
         model: str,
         version: int,
-        waiting: Callable[[], int],
-        on_devices: Callable[[], Mapping[int, int]],
+        now: Now,
         closed: Callable[[Labels], None],
     ) -> None:
         self.labels = (model, str(version))
-        self.waiting = waiting
-        self.on_devices = on_devices
+        self.now = now
         self.verdicts: Mapping[str, str] = {}
         self._families = families
         self._tell_closed = closed
@@ -107,7 +120,8 @@ class ServableMetrics:
             families = self._families
             every = (families.batch_rows, families.batch_latency, families.queue_delay)
             rows, latency, delay = (family.of(*self.labels) for family in every)
-            self._series = _Series(rows, latency, delay, families.padding_rows.of(*self.labels))
+            parts = [families.batch_parts.of(*self.labels, part) for part in PARTS]
+            self._series = _Series(rows, latency, delay, families.padding_rows.of(*self.labels), parts)
         return self._series
 
     def _answer(self, api: str) -> Histogram:
@@ -182,6 +196,9 @@ class ServableMetrics:
         series.rows.add(tally(rows, SIZES), sum(rows))
         series.latency.add(tally(ran, LATENCY), float(ran.sum()))
         series.delay.add(waited, total)
+        seconds = np.array([(r.joined, r.computed, r.ran - r.joined - r.computed) for r in reports]) * 1e6
+        for part, each, spent in zip(series.parts, seconds.T, seconds.sum(axis=0).tolist(), strict=True):
+            part.add(tally(each, LATENCY), spent)
         self._inferences.add(reports, total / 1e6)
         return waited, total
 

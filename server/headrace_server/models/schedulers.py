@@ -60,6 +60,11 @@ class Schedulers:
         """Tasks that no batch has taken yet."""
         return sum(scheduler.waiting for scheduler in list(self._made.values()))
 
+    @property
+    def running(self) -> int:
+        """Batches that run now."""
+        return sum(scheduler.running for scheduler in list(self._made.values()))
+
     def of(self, signature: str, *, alone: bool = False) -> Scheduler:
         """The one of a signature; a task's choice are the aliases of the outputs wanted, None for all.
 

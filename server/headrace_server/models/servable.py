@@ -21,6 +21,7 @@ from headrace_server.errors import ServingError, invalid, timed_out
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.inferences import Inferences
 from headrace_server.metrics.summary import BatchCounts
+from headrace_server.metrics.versions import Now
 from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.leases import Leases
@@ -85,7 +86,8 @@ class Servable:
         self._no_rows = NoRows()
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
-        self._metrics = (metrics or Metrics()).servable(name, version, self._waiting, on_devices)
+        now = Now(lambda: self._schedulers.waiting, lambda: self._schedulers.running, on_devices)
+        self._metrics = (metrics or Metrics()).servable(name, version, now)
         self._metrics.verdicts = {key: verdict.finding.value for key, verdict in self.verdicts.items()}
         self._leases = Leases()
 
@@ -311,9 +313,6 @@ class Servable:
 
     def _padding(self, name: str) -> Padding | None:
         return self.verdicts[name].padding if name in self.verdicts else None
-
-    def _waiting(self) -> int:
-        return self._schedulers.waiting
 
     def _observe_runs(self, signature: str, batched: bool) -> Observe:
         return self._metrics.runs(self._counts[signature], batched=batched)

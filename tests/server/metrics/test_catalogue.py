@@ -8,7 +8,7 @@ from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooL
 from headrace_server.metrics.catalogue import OTHER, Metrics
 from headrace_server.metrics.names import LATENCY, QUEUING, SIZES, SIZES_SHOWN
 from headrace_server.metrics.summary import BatchCounts
-from headrace_server.metrics.versions import REPORTS, Runs, ServableMetrics
+from headrace_server.metrics.versions import REPORTS, Now, Runs, ServableMetrics
 
 
 def test_nothing_has_run() -> None:
@@ -114,7 +114,7 @@ class TestConfigured:
         }
 
     def test_one_that_is_still_loaded_keeps_its_name_until_it_is_gone(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         metrics.configure([])
         self.call(metrics, "m")
         before = metrics.page()
@@ -160,7 +160,7 @@ class TestServable:
     M1 = '{model_name="m",version="1"}'
 
     def test_a_batch(self, metrics: Metrics) -> None:
-        runs_of(metrics.servable("m", 1, int))(report())
+        runs_of(metrics.servable("m", 1))(report())
 
         assert values(metrics, ":headrace:batch_rows_sum") == {self.M1: 6}
         assert values(metrics, ":headrace:batch_latency_sum") == {self.M1: 500_000}
@@ -176,7 +176,7 @@ class TestServable:
         assert values(metrics, f"{session}queuing_latency_count") == {'{thread_pool_name=""}': 3}
 
     def test_the_examples_of_a_call_for_several_inferences(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, lambda: 0)
+        servable = metrics.servable("m", 1)
         for count in (1, 3):
             servable.examples(count)
 
@@ -185,7 +185,7 @@ class TestServable:
         assert values(metrics, ":tensorflow:serving:request_example_counts_sum") == {'{model="m"}': 4}
 
     def test_runs_of_many_threads_are_counted_once_each(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         counts = BatchCounts()
         schedulers = [servable.runs(counts, batched=batched) for batched in (False, True)]
 
@@ -204,14 +204,14 @@ class TestServable:
         assert str(counts).startswith(f"{3 * runs} requests, {6 * runs} rows in {runs} batches, mean 6.0 rows")
 
     def test_no_more_runs_are_kept_than_are_counted_together(self, metrics: Metrics) -> None:
-        runs = runs_of(metrics.servable("m", 1, int))
+        runs = runs_of(metrics.servable("m", 1))
         for _ in range(2 * REPORTS - 1):
             runs(report())
 
         assert len(runs._reports) == REPORTS - 1
 
     def test_runs_of_different_sizes_and_padding(self, metrics: Metrics) -> None:
-        runs = runs_of(metrics.servable("m", 1, int))
+        runs = runs_of(metrics.servable("m", 1))
         for rows, padding in ((6, 2), (6, 2), (7, 1), (4, 0)):
             runs(report(rows=rows, padding=padding))
         name = ":tensorflow:serving:batching_session:padding_size"
@@ -220,33 +220,33 @@ class TestServable:
         assert values(metrics, f"{name}_count") == {'{execution_batch_size="8"}': 3, '{execution_batch_size="4"}': 1}
 
     def test_callers_who_choose_the_sizes_of_batches_fill_no_page(self, metrics: Metrics) -> None:
-        runs = runs_of(metrics.servable("m", 1, int))
+        runs = runs_of(metrics.servable("m", 1))
         for rows in range(1, 1001):
             runs(report(rows=rows, padding=0))
 
         assert len(values(metrics, ":tensorflow:serving:batching_session:padding_size_count")) == SIZES_SHOWN
 
     def test_what_a_version_ran_last_outlives_it(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         runs_of(servable)(report())
         servable.close()
 
         assert metrics.read_counter("/tensorflow/serving/batching_session/wrapped_run_count") == 1
 
     def test_a_request_that_runs_alone_is_no_batch_to_tf_serving(self, metrics: Metrics) -> None:
-        runs_of(metrics.servable("m", 1, int), batched=False)(report())
+        runs_of(metrics.servable("m", 1), batched=False)(report())
 
         assert b"batching_session" not in metrics.page()
         assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 1}
 
     def test_a_batch_that_failed_is_only_that(self, metrics: Metrics) -> None:
-        runs_of(metrics.servable("m", 1, int))(report(failed=True))
+        runs_of(metrics.servable("m", 1))(report(failed=True))
 
         assert values(metrics, ":headrace:batch_failures") == {self.M1: 1}
         assert values(metrics, ":headrace:batch_rows_count") == {}
 
     def test_refusals_by_reason(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         for error in (QueueFull("x"), QueueFull("x"), TaskTooLarge(2, 1), DeadlineExceeded()):
             servable.refused(error)
 
@@ -257,7 +257,7 @@ class TestServable:
         }
 
     def test_answers_by_method(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         servable.ran("Predict", 0.001)
         servable.ran("Classify", 0.002)
 
@@ -267,7 +267,7 @@ class TestServable:
         }
 
     def test_plain_answers_are_counted_when_the_counts_are_asked_for(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         answered = servable.answers(metrics.grpc_method("tensorflow.serving.PredictionService", "Predict"), "Predict")
         answered(([(3, 2), (5, 1)], 900.0))
         answered(([(3, 1)], 100.0))
@@ -279,7 +279,7 @@ class TestServable:
         assert f'le="{LATENCY[3]:g}"}} 3' in metrics.page().decode()
 
     def test_as_many_are_told_of_answers_as_count_calls(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         observe = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
         for _ in range(100):  # whenever the versions change, every route is made anew
             servable.answers(observe, "Predict")(([(0, 1)], 1.0))
@@ -288,7 +288,7 @@ class TestServable:
         assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 100}
 
     def test_who_finds_nothing_left_to_count_finds_it_counted(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         held = []
 
         class Slow:
@@ -302,22 +302,22 @@ class TestServable:
 
     def test_of_one_that_was_never_called_the_page_says_nothing(self, metrics: Metrics) -> None:
         for number in range(3):
-            metrics.servable(f"m{number}", 1, int)
+            metrics.servable(f"m{number}", 1)
         assert b'model_name="' not in metrics.page()
 
-        runs_of(metrics.servable("called", 7, int))(report())
+        runs_of(metrics.servable("called", 7))(report())
         assert b"m0" not in metrics.page()
         assert values(metrics, ":headrace:queue_rows") == {'{model_name="called",version="7"}': 0}
 
     def test_rows_that_wait(self, metrics: Metrics) -> None:
         waiting = iter([5, 7])
-        metrics.servable("m", 1, lambda: next(waiting))
+        metrics.servable("m", 1, Now(lambda: next(waiting)))
 
         assert values(metrics, ":headrace:queue_rows") == {self.M1: 5}
         assert values(metrics, ":headrace:queue_rows") == {self.M1: 7}
 
     def test_a_version_that_has_gone_leaves_the_others_alone(self, metrics: Metrics) -> None:
-        first, second = metrics.servable("m", 1, int), metrics.servable("m", 2, int)
+        first, second = metrics.servable("m", 1), metrics.servable("m", 2)
         for servable in (first, second):
             runs_of(servable)(report())
             servable.refused(QueueFull("x"))
@@ -331,7 +331,7 @@ class TestServable:
         assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": 2}
 
     def test_what_is_heard_of_a_version_that_has_gone_brings_nothing_back(self, metrics: Metrics) -> None:
-        servable = metrics.servable("m", 1, int)
+        servable = metrics.servable("m", 1)
         servable.close()
         servable.refused(QueueFull("x"))
 

@@ -7,6 +7,7 @@ import pytest
 
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.gpus import Gpus, power, utilization
+from headrace_server.metrics.versions import Now
 from headrace_server.services.http import HttpRequest
 from headrace_server.services.tf_serving.rest.service import _page
 from tests.gpu_doubles.nvml import Gpu, Nvml, OldPackage
@@ -64,7 +65,7 @@ def test_an_older_driver_or_package_tells_its_temperature_all_the_same(library: 
 def test_the_library_is_touched_first_by_the_page_and_let_go_of_at_the_end() -> None:
     nvml = Nvml([BUSY])
     metrics = metrics_of(nvml)
-    metrics.servable("m", 1, int).ran("Predict", 0.1)
+    metrics.servable("m", 1).ran("Predict", 0.1)
     assert nvml.calls == []
 
     assert lines(metrics) == lines(metrics)
@@ -134,8 +135,8 @@ def test_the_real_package_has_every_function() -> None:
 
 def test_memory_of_models_goes_with_them() -> None:
     metrics = Metrics(Gpus(lambda: Nvml([])))
-    first = metrics.servable("m", 1, int, lambda: {0: 5, 1: 7})
-    metrics.servable("m", 2, int)
+    first = metrics.servable("m", 1, Now(on_devices=lambda: {0: 5, 1: 7}))
+    metrics.servable("m", 2)
 
     assert lines(metrics) == [
         ':headrace:gpu_model_memory_bytes{model_name="m",version="1",device="0"} 5',

@@ -167,13 +167,28 @@ def config_file(tmp_path: Path, text: str) -> str:
     ("text", "paths"),
     [
         ("prometheus_config { enable: true path: '/metrics' }", ["/metrics"]),
+        ("prometheus_config { enable: true path: '/scrape' }", ["/scrape"]),
         ("prometheus_config { enable: true }", ["/monitoring/prometheus/metrics"]),
         ("prometheus_config { path: '/metrics' }", []),
         ("", []),
     ],
 )
 def test_where_the_page_is(tmp_path: Path, text: str, paths: list[str]) -> None:
-    assert list(server_with(tmp_path, text)._pages) == paths
+    assert list(server_with(tmp_path, text, enable_metrics=False)._pages) == paths
+    assert set(server_with(tmp_path, text)._pages) == {"/metrics", *paths}
+
+
+def test_without_a_monitoring_file_both_pages_are_there(tmp_path: Path) -> None:
+    made = Server(Config(model_base_path=str(tmp_path), rest_api_port=1))
+    assert list(made._pages) == ["/metrics", "/monitoring/prometheus/metrics"]
+
+
+def test_one_page_where_the_file_names_the_other(tmp_path: Path) -> None:
+    made = server_with(tmp_path, "prometheus_config { enable: true path: '/metrics' }")
+    made._metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")("", "OK", 0.1)
+    text = made._pages["/metrics"]().decode()
+    assert ":tensorflow:serving:request_count" in text
+    assert "headrace_requests_total" in text
 
 
 def test_a_monitoring_file_that_does_not_parse(tmp_path: Path) -> None:
@@ -191,12 +206,13 @@ def test_without_rest_there_is_no_page(tmp_path: Path, caplog: pytest.LogCapture
     ]
 
 
-def server_with(tmp_path: Path, text: str, rest_api_port: int = 1) -> Server:
+def server_with(tmp_path: Path, text: str, rest_api_port: int = 1, *, enable_metrics: bool = True) -> Server:
     """A server that is not started."""
     return Server(
         Config(
             model_base_path=str(tmp_path),
             rest_api_port=rest_api_port,
+            enable_metrics=enable_metrics,
             monitoring_config_file=config_file(tmp_path, text),
         )
     )

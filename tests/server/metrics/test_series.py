@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from headrace_server.metrics.series import Gauges, Labels, counters, growing, histograms, page, tally
+from headrace_server.metrics.exposition import page
+from headrace_server.metrics.series import Gauges, Labels, counters, growing, histograms, tally
 
 
 def test_a_counter() -> None:

@@ -19,7 +19,7 @@ SERVING = {"error_code": "OK", "error_message": ""}
 
 @pytest.fixture(scope="module")
 def linear(resting: Rest) -> RestCaller:
-    return resting(models.linear)
+    return resting(models.linear, enable_metrics=False, enable_page=False)  # as TF Serving has neither
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,91 @@
+"""Metrics as the text that Prometheus reads: TF Serving's way, and with units and explanations."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from headrace_server.metrics.series import Form
+
+T = TypeVar("T")
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_AT_ONCE = 100  # lines, or versions, that a scrape looks at without a break: some 0.1 ms
+
+
+class Lines(Protocol):
+    """All series of one name, as lines."""
+
+    @property
+    def name(self) -> str:
+        """The metric's."""
+
+    def lines(self) -> Iterator[str]:
+        """The type and every line of every series."""
+
+
+class Samples(Protocol):
+    """Series that can be written under any name."""
+
+    def samples(self, form: Form) -> Iterator[str]:
+        """Every line of every series, without their type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where series of a metric come from.
+
+    Attributes:
+        series: The series.
+        labels: The names of their labels.
+        fixed: Labels that all of them have as well, each as `name="value"`.
+        scale: What their values are multiplied with, such as 1e-6 for microseconds.
+    """
+
+    series: Samples
+    labels: Sequence[str] = ()
+    fixed: Sequence[str] = ()
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric with its type and its explanation, by the rules that `promtool check metrics` knows.
+
+    Attributes:
+        name: Ends with its unit, and with `_total` if it is a counter.
+        kind: counter, gauge or histogram.
+        explanation: A sentence without a full stop.
+        sources: Where its series come from.
+    """
+
+    name: str
+    kind: str
+    explanation: str
+    sources: Sequence[Source]
+
+    def lines(self) -> Iterator[str]:
+        """Explanation, type and the line of every sample; nothing where there is no sample."""
+        begun = False
+        for source in self.sources:
+            for line in source.series.samples(Form(self.name, tuple(source.labels), source.fixed, source.scale)):
+                if not begun:
+                    begun = True
+                    yield f"# HELP {self.name} {self.explanation}"
+                    yield f"# TYPE {self.name} {self.kind}"
+                yield line
+
+
+def page(families: Iterable[Lines]) -> bytes:
+    """What Prometheus scrapes, sorted by name. TF Serving: prometheus_exporter.cc."""
+    ordered = sorted(families, key=lambda family: family.name)
+    return "".join(f"{line}\n" for line in unhurried(line for family in ordered for line in family.lines())).encode()
+
+
+def unhurried(items: Iterable[T]) -> Iterator[T]:
+    """The same items, but every so often another thread may go on: a scrape is long, and calls are in a hurry."""
+    for number, item in enumerate(items):
+        if number % _AT_ONCE == 0:
+            time.sleep(0)  # lets go of the interpreter, which a thread that waits for it otherwise gets after 5 ms
+        yield item

@@ -1,0 +1,181 @@
+"""The server's own metrics once more, in seconds and bytes, each explained: what `/metrics` serves."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.metrics.exposition import Metric, Samples, Source, page
+from headrace_server.metrics.process import process_metrics
+from headrace_server.metrics.series import Gauges, Labels
+
+MICROSECONDS = 1e-6
+
+_CALL = ("method", "model", "code")
+_VERSION = ("model", "version")
+_GRPC = 'protocol="grpc"'
+_REST = 'protocol="rest"'
+
+Numbers = Callable[[], Sequence[tuple[Labels, float]]]
+
+
+def own_metrics(metrics: Metrics, threads: int) -> tuple[Metric, ...]:
+    """The metrics of calls, batches, versions, GPUs and the process.
+
+    Args:
+        metrics: Where all of it is counted.
+        threads: Batches that run at once at most.
+    """
+    return (
+        *_of_calls(metrics),
+        *_of_batches(metrics),
+        *_of_load(metrics, threads),
+        *_of_gpus(metrics),
+        *process_metrics(),
+    )
+
+
+def own_page(metrics: Metrics, explained: Sequence[Metric]) -> bytes:
+    """The text of the metrics, with what has run until now."""
+    metrics.count_reports()
+    return page(explained)
+
+
+def gauge(name: str, explanation: str, read: Numbers, labels: Sequence[str] = (), kind: str = "gauge") -> Metric:
+    """A metric whose numbers are asked for when it is scraped.
+
+    Args:
+        name: With its unit.
+        explanation: A sentence without a full stop.
+        read: Gives every series' labels and number. Any thread.
+        labels: Their names.
+        kind: `gauge`, or `counter` for numbers that only grow.
+    """
+    return Metric(name, kind, explanation, [Source(Gauges(name, tuple(labels), read), labels)])
+
+
+def info(name: str, explanation: str, facts: Mapping[str, str]) -> Metric:
+    """A metric that is always 1, and says something by its labels."""
+    values = tuple(facts.values())
+    return gauge(name, explanation, lambda: [(values, 1)], tuple(facts))
+
+
+def _of_calls(metrics: Metrics) -> Iterator[Metric]:
+    yield Metric(
+        "headrace_requests_total",
+        "counter",
+        "Calls that have ended, by protocol, method or verb, model and status code",
+        [Source(metrics.grpc_calls, _CALL, [_GRPC]), Source(metrics.rest_calls, _CALL, [_REST])],
+    )
+    yield Metric(
+        "headrace_request_seconds",
+        "histogram",
+        "Time from a request's bytes to the answer's",
+        [
+            Source(metrics.grpc_latency, _CALL, [_GRPC], MICROSECONDS),
+            Source(metrics.rest_latency, _CALL, [_REST], MICROSECONDS),
+        ],
+    )
+    yield _plain(
+        "headrace_logged_requests_total",
+        "Calls that were written to a request log, or could not be",
+        metrics.request_log_count,
+        ("model", "code"),
+    )
+
+
+def _of_batches(metrics: Metrics) -> Iterator[Metric]:
+    yield Metric(
+        "headrace_queue_seconds",
+        "histogram",
+        "Time that each request waited for its batch to begin",
+        [Source(metrics.queue_delay, _VERSION, scale=MICROSECONDS)],
+    )
+    yield Metric(
+        "headrace_batch_seconds",
+        "histogram",
+        "Time to join, run and split a batch",
+        [Source(metrics.batch_latency, _VERSION, scale=MICROSECONDS)],
+    )
+    yield Metric(
+        "headrace_batch_part_seconds",
+        "histogram",
+        "Time of each part of a batch: join inputs, run the model, split outputs (natively: and encode)",
+        [Source(metrics.batch_parts, (*_VERSION, "part"), scale=MICROSECONDS)],
+    )
+    yield Metric(
+        "headrace_batch_rows",
+        "histogram",
+        "Rows of each batch, padding not counted",
+        [Source(metrics.batch_rows, _VERSION)],
+    )
+    counted = {
+        "headrace_batch_failures_total": ("Runs that raised, runs in halves included", metrics.batch_failures),
+        "headrace_padding_rows_total": ("Rows added to reach an allowed size", metrics.padding_rows),
+        "headrace_worker_restarts_total": ("Worker processes that ended unbidden", metrics.worker_restarts),
+    }
+    for name, (explanation, family) in counted.items():
+        yield _plain(name, explanation, family, _VERSION)
+    yield _plain(
+        "headrace_refusals_total",
+        "Requests turned away by a model's queue, by reason",
+        metrics.refusals,
+        (*_VERSION, "reason"),
+    )
+    yield Metric(
+        "headrace_batching_verdict",
+        "gauge",
+        "Always 1: whether a signature's requests share batches, in a word",
+        [Source(metrics.verdicts, (*_VERSION, "signature", "verdict"))],
+    )
+
+
+def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
+    """What an autoscaler looks at: it rises before latency does."""
+
+    def rows() -> int:
+        return sum(own.now.waiting() for own in metrics.every_servable())
+
+    def busy() -> int:
+        return sum(own.now.running() for own in metrics.every_servable())
+
+    yield Metric("headrace_queue_rows", "gauge", "Rows that wait now", [Source(metrics.queue_rows, _VERSION)])
+    yield gauge("headrace_batch_threads", "Batches that may run at once", lambda: [((), threads)])
+    yield gauge("headrace_batch_threads_busy", "Batches that run now", lambda: [((), busy())])
+    yield gauge(
+        "headrace_batch_threads_busy_ratio",
+        "Share of the batch threads that run a batch now",
+        lambda: [((), min(1.0, busy() / threads))],
+    )
+    yield gauge(
+        "headrace_queue_rows_per_busy_thread",
+        "Rows that wait now for each batch that runs now, or in all where none runs",
+        lambda: [((), rows() / max(1, busy()))],
+    )
+
+
+def _of_gpus(metrics: Metrics) -> Iterator[Metric]:
+    device = ("device", "uuid")
+    units = {
+        "utilization": ("headrace_gpu_utilization_ratio", "Share of the time in which a kernel ran", 0.01),
+        "memory_used_bytes": ("headrace_gpu_memory_used_bytes", "Memory in use, by every process", 1.0),
+        "memory_total_bytes": ("headrace_gpu_memory_bytes", "Memory that the GPU has", 1.0),
+        "power_milliwatts": ("headrace_gpu_power_watts", "Power that the GPU draws", 0.001),
+        "temperature_celsius": ("headrace_gpu_temperature_celsius", "How hot the GPU is", 1.0),
+    }
+    for reading, (name, explanation, scale) in units.items():
+        yield Metric(name, "gauge", explanation, [Source(metrics.gpus[reading], device, scale=scale)])
+    yield Metric(
+        "headrace_gpu_model_memory_bytes",
+        "gauge",
+        "Memory that a version takes on a GPU",
+        [Source(metrics.gpu_model_memory, (*_VERSION, "device"))],
+    )
+    yield Metric(
+        "headrace_process_memory_bytes",
+        "gauge",
+        "Memory of the process by kind: resident, and used, free and mapped parts of C's heap",
+        [Source(metrics.process_memory, ("kind",))],
+    )
+
+
+def _plain(name: str, explanation: str, family: Samples, labels: Sequence[str]) -> Metric:
+    return Metric(name, "counter", explanation, [Source(family, labels)])

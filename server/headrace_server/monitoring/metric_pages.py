@@ -1,0 +1,105 @@
+"""What Prometheus may scrape, and what of it only a whole server knows."""
+
+import logging
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+
+from headrace_protos import MonitoringConfig
+from headrace_server.config.files import read_text_proto
+from headrace_server.config.run import Config
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.metrics.exposition import Metric
+from headrace_server.metrics.own import Numbers, gauge, info
+from headrace_server.metrics.series import Gauges, Labels
+from headrace_server.models.manager import Manager
+from headrace_server.models.version_policy import State
+from headrace_server.transports.grpc.endpoint import BoundsMemory, HeldMemory
+
+log = logging.getLogger(__name__)
+
+PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+OWN_PATH = "/metrics"
+
+Page = Callable[[], bytes]
+
+
+def metric_pages(config: Config, metrics: Metrics, own: Page) -> dict[str, Page]:
+    """What the REST port serves for Prometheus, by path. TF Serving: server.cc, http_server.cc.
+
+    Args:
+        config: What the server is told.
+        metrics: Give the page with TF Serving's names.
+        own: Gives the page with headrace's own.
+
+    Raises:
+        ServingError: The monitoring file cannot be read, or does not parse.
+    """
+    if config.monitoring_config_file and not config.rest_api_port:
+        log.warning("--monitoring_config_file is ignored: metrics are served on the REST port, and there is none")
+    if not config.rest_api_port:
+        return {}
+    pages = {OWN_PATH: own, PROMETHEUS_PATH: metrics.page} if config.enable_metrics else {}
+    if config.monitoring_config_file:
+        pages.pop(PROMETHEUS_PATH, None)
+        prometheus = read_text_proto(config.monitoring_config_file, MonitoringConfig()).prometheus_config
+        path = prometheus.path or PROMETHEUS_PATH
+        if prometheus.enable and path in pages:
+            pages[path] = lambda: metrics.page() + own()
+        elif prometheus.enable:
+            pages[path] = metrics.page
+    return pages
+
+
+def model_states(manager: Manager) -> Metric:
+    """The state of every version that is not over and done with."""
+
+    def read() -> list[tuple[Labels, float]]:
+        statuses = ((name, status) for name in manager.names() for status in manager.statuses(name))
+        known = ((name, status) for name, status in statuses if status.state is not State.END or status.error)
+        return [((name, str(status.version), status.state.name.lower()), 1) for name, status in known]
+
+    explanation = "Always 1: the state of a version; `end` is one that has failed to load"
+    return gauge("headrace_model_state", explanation, read, ("model", "version", "state"))
+
+
+def build_info(transport: str) -> Metric:
+    """The versions of what serves, and the transport by its name."""
+    facts = {"version": version("headrace"), "python": platform.python_version(), "transport": transport}
+    return info("headrace_build_info", "Always 1: what this server is", facts)
+
+
+def memory_gauges(transport: BoundsMemory) -> tuple[Gauges, ...]:
+    """What callers make a transport hold, the most that it may be, and how often there was too little left."""
+    kinds, limit, refusals = _held(transport)
+    return (
+        Gauges("/headrace/request_memory_bytes", ("kind",), kinds),
+        Gauges("/headrace/request_memory_limit_bytes", (), limit),
+        Gauges("/headrace/request_memory_refusals", (), refusals),
+    )
+
+
+def memory_metrics(transport: BoundsMemory) -> tuple[Metric, ...]:
+    """The same under the names of headrace's own metrics."""
+    kinds, limit, refusals = _held(transport)
+    return (
+        gauge("headrace_request_memory_bytes", "Memory that callers make the server hold, by kind", kinds, ("kind",)),
+        gauge("headrace_request_memory_limit_bytes", "The most that it may be, of all kinds together", limit),
+        gauge(
+            "headrace_request_memory_refusals_total",
+            "Calls that were refused because there was too little of it left",
+            refusals,
+            kind="counter",
+        ),
+    )
+
+
+def _held(transport: BoundsMemory) -> tuple[Numbers, Numbers, Numbers]:
+    def held() -> HeldMemory:
+        return transport.held or HeldMemory({}, 0, 0)
+
+    return (
+        lambda: [((kind,), size) for kind, size in held().by_kind.items()],
+        lambda: [((), held().limit)],
+        lambda: [((), held().refusals)],
+    )
