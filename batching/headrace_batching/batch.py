@@ -120,7 +120,6 @@ class Batch:
         if self._batched and not self._lone:
             check_outputs(outputs, self.padded)
         padding, lengths = self._padded()
-        padding, lengths = self._padded()
         if padding:
             padding.check(outputs, longest(lengths))
         ended = []

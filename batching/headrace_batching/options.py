@@ -101,7 +101,9 @@ class Options:
 
     def padded_rows(self, rows: int) -> int:
         """The smallest allowed size that holds `rows`; `rows` itself where none does, or none is given."""
-        return next((size for size in self.allowed_batch_sizes if size >= rows), rows) if rows else 0
+        if not self.allowed_batch_sizes or not rows:
+            return rows
+        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
     def _check_allowed(self) -> None:
         sizes = self.allowed_batch_sizes

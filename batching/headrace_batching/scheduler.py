@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread, current_thread
@@ -219,16 +219,17 @@ class Scheduler:
         """
         inputs = batch.join(self._empty)
         joined = self._clock()
-        with self._watched(batch):
-            if self._run_choice is not None and (choice := batch.choice) is not None:
-                outputs = self._run_choice(inputs, choice)
-            else:
-                outputs = self._run(inputs)
+        if self._limit is None:
+            outputs = self._run_chosen(inputs, batch)
+        else:
+            with self._within(self._limit, batch):
+                outputs = self._run_chosen(inputs, batch)
         computed = self._clock()
         return batch.split(outputs, self._queue.lock), joined, computed
 
-    def _watched(self, batch: TaskBatch) -> AbstractContextManager[None]:
-        return nullcontext() if self._limit is None else self._within(self._limit, batch)
+    def _run_chosen(self, inputs: Arrays, batch: TaskBatch) -> Arrays:
+        choice = batch.choice
+        return self._run(inputs) if choice is None or self._run_choice is None else self._run_choice(inputs, choice)
 
     @contextmanager
     def _within(self, limit: RunLimit, batch: TaskBatch) -> Iterator[None]:

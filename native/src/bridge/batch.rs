@@ -212,11 +212,11 @@ impl Batch {
         for task in std::mem::take(&mut *self.native.lock()) {
             let (first, rows) = (start, task.rows);
             start += rows;
-            if task.call.fits(&parts, first, rows) {
+            if task.call.fits(&task.signature, &parts, first, rows) {
                 fitting.push((first, task));
                 continue;
             }
-            let misfit = task.call.misfit(outputs, (!whole).then_some(first..start));
+            let misfit = task.call.misfit(&task.signature, outputs, (!whole).then_some(first..start));
             let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
             task.fail(py, error.value(py))?;
         }

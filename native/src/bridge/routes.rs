@@ -153,7 +153,7 @@ fn input((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<I
     Input::new(alias, dtype, inner).ok_or_else(|| PyValueError::new_err(wrong))
 }
 
-type Signatures = FxHashMap<Vec<u8>, Route>;
+type Signatures = FxHashMap<Vec<u8>, Arc<Route>>;
 
 struct Versions {
     /// The version of a request that names none.
@@ -193,17 +193,17 @@ impl Routes {
 }
 
 fn table(routes: FxHashMap<String, Py<Route>>) -> Signatures {
-    routes.into_iter().map(|(name, route)| (name.into_bytes(), route.get().clone())).collect()
+    routes.into_iter().map(|(name, route)| (name.into_bytes(), Arc::new(route.get().clone()))).collect()
 }
 
 impl Routes {
     /// Where a plain request for this model, version and signature goes; None where it is not plain after all.
-    pub fn find(&self, spec: &Spec) -> Option<Route> {
+    pub fn find(&self, spec: &Spec) -> Option<Arc<Route>> {
         self.named(spec.name.bytes()?, spec.version, spec.signature.bytes()?)
     }
 
     /// Those of several signatures of one version, which the first names.
-    pub fn several(&self, specs: &[&Spec]) -> Option<Vec<Route>> {
+    pub fn several(&self, specs: &[&Spec]) -> Option<Vec<Arc<Route>>> {
         let first = specs.first()?;
         let table = self.table.read();
         let versions = table.get(first.name.bytes()?)?;
@@ -212,14 +212,14 @@ impl Routes {
     }
 
     /// The same by names; an empty one is the default signature's.
-    pub fn named(&self, model: &[u8], version: Option<i64>, signature: &[u8]) -> Option<Route> {
+    pub fn named(&self, model: &[u8], version: Option<i64>, signature: &[u8]) -> Option<Arc<Route>> {
         let table = self.table.read();
         let versions = table.get(model)?;
         let signatures = versions.by_number.get(&version.unwrap_or(versions.latest))?;
         self.of_signature(signatures, signature)
     }
 
-    fn of_signature(&self, signatures: &Signatures, name: &[u8]) -> Option<Route> {
+    fn of_signature(&self, signatures: &Signatures, name: &[u8]) -> Option<Arc<Route>> {
         signatures.get(if name.is_empty() { self.default_signature.as_slice() } else { name }).cloned()
     }
 }

@@ -45,12 +45,17 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     }
 
     /// Whether an answer can be made of these outputs, whose rows from `start` on are its own.
-    fn fits(&self, _outputs: &[Output<'_>], _start: usize, _rows: usize) -> bool {
+    fn fits(&self, _signature: &Signature, _outputs: &[Output<'_>], _start: usize, _rows: usize) -> bool {
         true
     }
 
     /// Why none can, in Python's words: raises the exception. This alone calls Python.
-    fn misfit(&self, _outputs: &Bound<'_, PyDict>, _rows: Option<Range<usize>>) -> PyResult<()> {
+    fn misfit(
+        &self,
+        _signature: &Signature,
+        _outputs: &Bound<'_, PyDict>,
+        _rows: Option<Range<usize>>,
+    ) -> PyResult<()> {
         Ok(())
     }
 
@@ -77,13 +82,9 @@ pub struct NativeTask {
 }
 
 impl NativeTask {
-    pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>) -> Self {
-        Self { signature, rows, choice: None, call, came: Instant::now(), abandoned: false }
-    }
-
-    /// The same, of a call that came then.
-    pub fn since(self, came: Instant) -> Self {
-        Self { came, ..self }
+    /// Of a call that came then.
+    pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>, came: Instant) -> Self {
+        Self { signature, rows, choice: None, call, came, abandoned: false }
     }
 
     /// The same, of a call that wants these outputs alone.

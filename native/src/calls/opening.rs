@@ -6,7 +6,6 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use crate::grpc::{Encoding, ReadError};
-use crate::http2::Outgoing;
 use crate::memory::CallMemory;
 use crate::protobuf::Rope;
 
@@ -19,7 +18,6 @@ pub struct Opening {
     pub peer: Arc<str>,
     pub encoding: Encoding,
     pub max_send: usize,
-    pub outgoing: Arc<Outgoing>,
     pub memory: Arc<CallMemory>,
 }
 

@@ -125,17 +125,16 @@ impl PlainCalls {
         let copy = |input: usize, target: &mut [u8]| arrays.copy_to(&message, input, dtype(input), target);
         let (key, row_bytes) = (signature.key(rows, shapes.clone(), copy, choice), signature.row_bytes(shapes));
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
-        let (outgoing, memory) = (opening.outgoing.clone(), opening.memory.clone());
-        let own = signature.clone();
-        let call = Call { signature: own, message, arrays, protocol, respond, outgoing, memory, answer: None };
-        let task = NativeTask::new(signature.clone(), rows, Box::new(call)).choosing(choice);
+        let call = Call { message, arrays, protocol, respond, memory: opening.memory.clone(), answer: None };
+        let now = Instant::now();
+        let task = NativeTask::new(signature, rows, Box::new(call), now).choosing(choice);
         let entry = Entry::new(Task::Native(task), rows, row_bytes, deadline, self.priority(&opening.headers));
-        let (refusal, task) = match lane.put_native(key, entry, Instant::now()) {
+        let (refusal, task) = match lane.put_native(key, entry, now) {
             Ok(wake) => return Outcome::Waits { wake },
             Err((refusal, Task::Native(task))) => (refusal, task),
             Err((_, Task::Python(_))) => unreachable!("a task comes back as it was put"),
         };
-        let seconds = task.seconds();
+        let (signature, seconds) = (task.signature.clone(), task.seconds());
         let mut call = Call::of(task);
         match refusal {
             Refusal::Full(full) => {

@@ -11,7 +11,6 @@ use http::HeaderMap;
 
 use super::opening::Opening;
 use crate::grpc::{self, Encoding, Frame, Status};
-use crate::http2::Outgoing;
 use crate::memory::{CallMemory, Kind};
 
 /// The sending half of a call.
@@ -20,16 +19,14 @@ pub struct Reply {
     stream: Option<SendStream<Bytes>>,
     encoding: Encoding,
     max_send: usize,
-    outgoing: Arc<Outgoing>,
     memory: Arc<CallMemory>,
     metadata: HeaderMap,
 }
 
 impl Reply {
     pub fn new(respond: SendResponse<Bytes>, opening: &Opening) -> Self {
-        let Opening { encoding, max_send, ref outgoing, ref memory, .. } = *opening;
-        let (outgoing, memory) = (outgoing.clone(), memory.clone());
-        Self { respond, stream: None, encoding, max_send, outgoing, memory, metadata: HeaderMap::new() }
+        let Opening { encoding, max_send, ref memory, .. } = *opening;
+        Self { respond, stream: None, encoding, max_send, memory: memory.clone(), metadata: HeaderMap::new() }
     }
 
     /// Sends the head, with this metadata.
@@ -66,7 +63,7 @@ impl Reply {
     /// Hands a message to the connection, which keeps it until the caller has room for it.
     pub fn send(&mut self, message: Bytes) -> Result<(), h2::Error> {
         let Frame { head, tail } = self.encoding.frame(message);
-        let count = |bytes| self.outgoing.count(bytes, &self.memory);
+        let count = |bytes| self.memory.count(bytes);
         let frame = Frame { head: count(head), tail: tail.map(count) };
         send_frame(self.stream()?, frame)
     }

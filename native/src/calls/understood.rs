@@ -94,7 +94,8 @@ impl Understood {
     /// Understands a plain Predict.
     pub fn predict(routes: &Routes, at: Cursor<'_>) -> Option<Self> {
         let request = Request::read(at)?;
-        let Route { signature, lane, .. } = routes.find(&request.spec)?;
+        let route = routes.find(&request.spec)?;
+        let (signature, lane) = (route.signature.clone(), route.lane.clone());
         let (tensors, rows) = tensors(&request, &signature.inputs, signature.rows())?;
         let choice = if request.wanted.is_empty() { None } else { wanted(&request, &signature)? };
         Some(Self { signature, lane, arrays: Arrays::Tensors(tensors), rows, choice, protocol: Protocol::Predict })
@@ -104,7 +105,7 @@ impl Understood {
     pub fn infer(routes: &Routes, regions: &Regions, at: Cursor<'_>) -> Option<Self> {
         let request = open_inference::Request::read(at)?;
         let route = routes.named(request.model, request.version, &[])?;
-        let infer = route.infer.filter(|infer| request.wants(&infer.outputs))?;
+        let infer = route.infer.clone().filter(|infer| request.wants(&infer.outputs))?;
         let signature = infer.signature.clone();
         let (tensors, rows) = Tensors::of(&request, &signature.inputs, signature.max_rows, regions)?;
         let arrays = match tensors {
@@ -112,7 +113,7 @@ impl Understood {
             Tensors::Shared(tensors) => Arrays::Shared(tensors),
         };
         let protocol = Protocol::Infer { infer, id: Bytes::copy_from_slice(request.id) };
-        Some(Self { signature, lane: route.lane, arrays, rows, choice: None, protocol })
+        Some(Self { signature, lane: route.lane.clone(), arrays, rows, choice: None, protocol })
     }
 
     /// Understands a plain Classify or Regress, whichever `inference` gives.
@@ -122,8 +123,8 @@ impl Understood {
         inference: impl Fn(&Examples) -> Option<&Arc<Inference>>,
     ) -> Option<Self> {
         let request = examples::Request::read(at)?;
-        let Route { examples, lane, .. } = routes.find(&request.spec)?;
-        let examples = examples?;
+        let route = routes.find(&request.spec)?;
+        let (examples, lane) = (route.examples.clone()?, route.lane.clone());
         let inference = inference(&examples)?.clone();
         let signature = inference.signature.clone();
         let outputs: Vec<_> = inference.sources().map(|source| source.output).collect();
@@ -193,7 +194,7 @@ type Asked<'a> = (&'a Arc<Examples>, &'a Arc<Inference>);
 
 /// The inferences of a MultiInference, each of another signature.
 fn asked<'a>(
-    routes: &'a [Route],
+    routes: &'a [Arc<Route>],
     inferences: &[examples::Inference<'_>],
     names: &MethodNames,
 ) -> Option<Vec<Asked<'a>>> {

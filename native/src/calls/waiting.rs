@@ -13,7 +13,6 @@ use super::protocol::{Protocol, Response};
 use super::understood::Arrays;
 use crate::bridge::{self, NativeTask, Signature, catch_panic};
 use crate::grpc::{self, INTERNAL, PREFIX, Status};
-use crate::http2::Outgoing;
 use crate::memory::{CallMemory, Kind};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rope};
@@ -23,12 +22,10 @@ const LARGE: usize = 64 * 1024;
 
 /// A plain call: its message, its arrays, and the way to its client.
 pub struct Call {
-    pub signature: Arc<Signature>,
     pub message: Rope,
     pub arrays: Arrays,
     pub protocol: Protocol,
     pub respond: SendResponse<Bytes>,
-    pub outgoing: Arc<Outgoing>,
     pub memory: Arc<CallMemory>,
     /// The answer as a frame, or why there is none, once it is encoded.
     pub answer: Option<Result<Bytes, Box<Status>>>,
@@ -56,7 +53,7 @@ impl Call {
         out.reserve(PREFIX + len);
         grpc::put_prefix(out, false, len);
         response.encode(out);
-        Ok(self.outgoing.count(out.split().freeze(), &self.memory))
+        Ok(self.memory.count(out.split().freeze()))
     }
 
     fn try_send(mut self) -> Result<(), h2::Error> {
@@ -96,12 +93,12 @@ impl bridge::PendingCall for Call {
         self.protocol.examples()
     }
 
-    fn fits(&self, outputs: &[Output<'_>], start: usize, rows: usize) -> bool {
-        self.protocol.fits(&self.signature, outputs, &(start..start + rows))
+    fn fits(&self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize) -> bool {
+        self.protocol.fits(signature, outputs, &(start..start + rows))
     }
 
-    fn misfit(&self, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
-        self.protocol.misfit(&self.signature, outputs, rows)
+    fn misfit(&self, signature: &Signature, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
+        self.protocol.misfit(signature, outputs, rows)
     }
 
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut) {

@@ -50,7 +50,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// `unary` is whether one message is waited for.
+    /// `unary` is whether one message is waited for, which `begin` says from when on.
     pub fn new(
         body: RecvStream,
         encoding: Encoding,
@@ -58,9 +58,13 @@ impl Messages {
         memory: Arc<CallMemory>,
         unary: bool,
     ) -> Self {
-        let begun = unary.then(|| Begun::new(memory.share().clone()));
         let framed = Framed::new(encoding, limits.sent, limits.expanded);
-        Self { body, framed, first: None, expanding: None, memory, unary, begun }
+        Self { body, framed, first: None, expanding: None, memory, unary, begun: None }
+    }
+
+    /// The client owes the rest of a message from now on.
+    pub fn begin(&mut self) {
+        self.begun = Some(Begun::new(self.memory.clone()));
     }
 
     /// The only message of a unary call. May be dropped while it waits, and asked for again.
@@ -137,8 +141,8 @@ impl Messages {
         // Only fails for more than has been received.
         let _ = self.body.flow_control().release_capacity(data.len());
         self.framed.push(data);
-        if self.begun.is_none() && !self.framed.is_empty() {
-            self.begun = Some(Begun::new(self.memory.share().clone()));
+        if !self.unary && self.begun.is_none() && !self.framed.is_empty() {
+            self.begin();
         }
         Ok(())
     }

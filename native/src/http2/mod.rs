@@ -2,7 +2,6 @@
 
 mod frames;
 mod lifetime;
-mod outgoing;
 mod read_ahead;
 mod socket;
 mod stream;
@@ -14,7 +13,6 @@ pub use frames::FrameStats;
 #[cfg(feature = "fuzzing")]
 pub use frames::Frames;
 pub use lifetime::{Due, Lifetime, LifetimeLimits};
-pub use outgoing::{Outgoing, Place};
 pub use socket::{Accepted, Address};
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, Tls};

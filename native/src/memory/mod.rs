@@ -3,8 +3,12 @@
 //! A connection may take as much as it leaves free: one alone gets half of the budget, and of two that want all each gets
 //! a third. So there is always room for one that comes later.
 
+mod outgoing;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+pub use outgoing::{Outgoing, Place};
 
 /// What a kind of memory is called in metrics, in the order of `Kind`.
 pub const KINDS: [&str; 4] = ["calls", "received", "expanded", "answers"];
@@ -24,17 +28,19 @@ pub enum Kind {
 
 type ByKind = [AtomicUsize; KINDS.len()];
 
+/// So little is not given back before its call has ended: two threads that count the same bytes wait for each other.
+const LITTLE: usize = 4 << 10;
+
 /// What all callers together may make the server hold, in bytes.
 pub struct Budget {
     limit: usize,
-    used: AtomicUsize,
     kinds: ByKind,
     refusals: AtomicU64,
 }
 
 impl Budget {
     pub fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0), kinds: ByKind::default(), refusals: AtomicU64::new(0) }
+        Self { limit, kinds: ByKind::default(), refusals: AtomicU64::new(0) }
     }
 
     pub fn limit(&self) -> usize {
@@ -44,6 +50,10 @@ impl Budget {
     /// What is held now of each kind.
     pub fn by_kind(&self) -> [usize; KINDS.len()] {
         self.kinds.each_ref().map(|used| used.load(Ordering::Relaxed))
+    }
+
+    fn used(&self) -> usize {
+        self.kinds.iter().fold(0, |sum, used| sum.saturating_add(used.load(Ordering::Relaxed)))
     }
 
     /// How often there was too little left.
@@ -56,6 +66,8 @@ impl Budget {
 pub struct Share {
     budget: Arc<Budget>,
     used: AtomicUsize,
+    /// What waits for the client to take it.
+    pub outgoing: Outgoing,
     /// Bytes of requests that have ever come.
     pub came: AtomicUsize,
     /// Messages of which a part has come.
@@ -64,7 +76,8 @@ pub struct Share {
 
 impl Share {
     pub fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, used: AtomicUsize::new(0), came: AtomicUsize::new(0), begun: AtomicUsize::new(0) }
+        let outgoing = Outgoing::default();
+        Self { budget, used: AtomicUsize::new(0), outgoing, came: AtomicUsize::new(0), begun: AtomicUsize::new(0) }
     }
 
     pub fn budget(&self) -> &Budget {
@@ -74,21 +87,14 @@ impl Share {
     fn take(&self, kind: Kind, bytes: usize) -> bool {
         let budget = &*self.budget;
         let own = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let all = budget.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        if own > budget.limit.saturating_sub(all) {
+        budget.kinds[kind as usize].fetch_add(bytes, Ordering::Relaxed);
+        if own > budget.limit.saturating_sub(budget.used()) {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
-            budget.used.fetch_sub(bytes, Ordering::Relaxed);
+            budget.kinds[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
             budget.refusals.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        budget.kinds[kind as usize].fetch_add(bytes, Ordering::Relaxed);
         true
-    }
-
-    fn give_back(&self, kind: usize, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget.kinds[kind].fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -105,21 +111,25 @@ impl CallMemory {
 
     /// Takes so many bytes more, if they may be had.
     pub fn grow(&self, kind: Kind, bytes: usize) -> bool {
-        let taken = self.share.take(kind, bytes);
-        if taken {
+        let taken = bytes == 0 || self.share.take(kind, bytes);
+        if taken && bytes > 0 {
             self.held[kind as usize].fetch_add(bytes, Ordering::Relaxed);
         }
         taken
     }
 
-    /// Holds so many bytes of a kind, more or fewer than before, if they may be had.
+    /// Holds so many bytes of a kind, or a little more, if they may be had.
     pub fn set(&self, kind: Kind, bytes: usize) -> bool {
         let held = self.held[kind as usize].load(Ordering::Relaxed);
         if bytes > held {
             return self.grow(kind, bytes - held);
         }
-        self.held[kind as usize].fetch_sub(held - bytes, Ordering::Relaxed);
-        self.share.give_back(kind as usize, held - bytes);
+        let rest = held - bytes;
+        if rest > LITTLE {
+            self.held[kind as usize].fetch_sub(rest, Ordering::Relaxed);
+            self.share.used.fetch_sub(rest, Ordering::Relaxed);
+            self.share.budget.kinds[kind as usize].fetch_sub(rest, Ordering::Relaxed);
+        }
         true
     }
 
@@ -142,28 +152,32 @@ impl CallMemory {
 
 impl Drop for CallMemory {
     fn drop(&mut self) {
-        for (kind, held) in self.held.iter_mut().enumerate() {
-            let held = *held.get_mut();
-            if held > 0 {
-                self.share.give_back(kind, held);
+        let mut all = 0;
+        for (held, kind) in self.held.iter_mut().map(AtomicUsize::get_mut).zip(&self.share.budget.kinds) {
+            if *held > 0 {
+                kind.fetch_sub(*held, Ordering::Relaxed);
+                all += *held;
             }
+        }
+        if all > 0 {
+            self.share.used.fetch_sub(all, Ordering::Relaxed);
         }
     }
 }
 
 /// A message of which a part has come, for as long as this lives.
-pub struct Begun(Arc<Share>);
+pub struct Begun(Arc<CallMemory>);
 
 impl Begun {
-    pub fn new(share: Arc<Share>) -> Self {
-        share.begun.fetch_add(1, Ordering::Relaxed);
-        Self(share)
+    pub fn new(call: Arc<CallMemory>) -> Self {
+        call.share.begun.fetch_add(1, Ordering::Relaxed);
+        Self(call)
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        self.0.begun.fetch_sub(1, Ordering::Relaxed);
+        self.0.share.begun.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -202,15 +216,29 @@ mod tests {
 
     #[test]
     fn all_is_given_back() {
-        let calls = calls(1000, 1);
-        let budget = calls[0].share().budget.clone();
-        assert!(calls[0].grow(Kind::Answers, 300) && calls[0].receive(100) && calls[0].set(Kind::Answers, 200));
-        assert_eq!(budget.by_kind(), [0, 100, 0, 200]);
-        calls[0].drop_request();
-        assert_eq!(budget.by_kind(), [0, 0, 0, 200]);
-        assert!(!calls[0].grow(Kind::Calls, usize::MAX / 2));
-        assert_eq!((budget.refusals(), budget.by_kind()), (1, [0, 0, 0, 200]));
+        const MUCH: usize = 2 * LITTLE;
+        let calls = calls(10 * MUCH, 1);
+        let (call, budget) = (&calls[0], calls[0].share().budget.clone());
+        assert!(call.grow(Kind::Answers, 3 * MUCH) && call.receive(MUCH) && call.set(Kind::Answers, 2 * MUCH));
+        assert_eq!(budget.by_kind(), [0, MUCH, 0, 2 * MUCH]);
+        call.drop_request();
+        assert_eq!(budget.by_kind(), [0, 0, 0, 2 * MUCH]);
+        assert!(!call.grow(Kind::Calls, usize::MAX / 2));
+        assert_eq!((budget.refusals(), budget.by_kind()), (1, [0, 0, 0, 2 * MUCH]));
         drop(calls);
         assert_eq!(budget.by_kind(), [0; 4]);
+    }
+
+    #[test]
+    fn a_little_is_given_back_with_its_call() {
+        let calls = calls(1 << 20, 1);
+        let (call, budget) = (&calls[0], calls[0].share().budget.clone());
+        assert!(call.receive(LITTLE) && call.grow(Kind::Answers, 2 * LITTLE) && call.set(Kind::Answers, LITTLE));
+        call.drop_request();
+        assert_eq!(budget.by_kind(), [0, LITTLE, 0, 2 * LITTLE]);
+        assert!(call.set(Kind::Answers, 2 * LITTLE));
+        assert_eq!(budget.by_kind(), [0, LITTLE, 0, 2 * LITTLE]);
+        drop(calls);
+        assert_eq!((budget.by_kind(), budget.used()), ([0; 4], 0));
     }
 }

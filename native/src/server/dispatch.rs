@@ -14,8 +14,7 @@ use http::{Method, Request, StatusCode};
 use super::thread::ConnectionThread;
 use crate::calls::{self, Arrived, Opening, Outcome, until};
 use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
-use crate::http2::{Outgoing, Place};
-use crate::memory::{CallMemory, Kind, Share};
+use crate::memory::{CallMemory, Kind, Place, Share};
 
 /// Bytes of a request that is not gRPC that are read before it is refused.
 const ENOUGH: usize = 64 << 10;
@@ -28,19 +27,18 @@ const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with con
 pub struct Client {
     address: Arc<str>,
     pub thread: Arc<ConnectionThread>,
-    outgoing: Arc<Outgoing>,
     share: Arc<Share>,
 }
 
 impl Client {
     pub fn new(address: Arc<str>, thread: Arc<ConnectionThread>) -> Self {
         let share = Arc::new(Share::new(thread.shared.budget.clone()));
-        Self { address, thread, outgoing: Arc::default(), share }
+        Self { address, thread, share }
     }
 
     /// What it owes: whether it has to send or to take something, and how much of both it ever did.
     pub fn owes(&self) -> (bool, bool, (usize, usize)) {
-        let (waiting, left) = self.outgoing.progress();
+        let (waiting, left) = self.share.outgoing.progress();
         let sends = self.share.begun.load(Ordering::Relaxed) > 0;
         (sends, waiting > 0, (self.share.came.load(Ordering::Relaxed), left))
     }
@@ -67,14 +65,20 @@ impl Client {
         };
         let limits = shared.limits.messages();
         let mut messages = Messages::new(body, encoding, limits, opening.memory.clone(), !opening.streaming);
-        if self.outgoing.is_full() {
-            match self.outgoing.hold() {
+        if self.share.outgoing.is_full() {
+            if !opening.streaming {
+                messages.begin();
+            }
+            match opening.memory.hold() {
                 Some(place) => drop(tokio::spawn(hold(place, self.thread.clone(), opening, messages, respond))),
                 None => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
             }
             return;
         }
         let message = if opening.streaming { None } else { arrived(&mut messages) };
+        if message.is_none() && !opening.streaming {
+            messages.begin();
+        }
         if message.is_none() && shared.plain.may_take(&opening) {
             tokio::spawn(predict_late(self.thread.clone(), opening, messages, respond));
         } else {
@@ -101,7 +105,6 @@ impl Client {
             peer: self.address.clone(),
             encoding: Encoding::of_response(&head.headers, shared.limits.compression),
             max_send: shared.limits.max_send_message,
-            outgoing: self.outgoing.clone(),
             memory,
             headers: head.headers,
         };

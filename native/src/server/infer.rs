@@ -62,7 +62,7 @@ fn read(shared: &Shared, asked: &ModelPath<'_>, body: &transport::Body, json: us
     let over_rest = route.infer.as_ref()?.rest.clone()?;
     let signature = &over_rest.signature;
     let body = Body::read(&body.bytes, json, &signature.inputs, &over_rest.common.outputs, signature.max_rows)?;
-    Some(Understood { lane: route.lane, over_rest, body })
+    Some(Understood { lane: route.lane.clone(), over_rest, body })
 }
 
 /// Whether a body is compressed, or its answer may be.

@@ -113,7 +113,7 @@ impl Rest {
 fn read(shared: &Shared, asked: &ModelPath<'_>, body: &transport::Body) -> Option<Body<Target>> {
     let find = |signature: &[u8]| {
         let route = shared.plain.routes().named(asked.model.as_bytes(), asked.version, signature)?;
-        Some(Target { signature: route.rest?, lane: route.lane })
+        Some(Target { signature: route.rest.clone()?, lane: route.lane.clone() })
     };
     Body::read(&body.content()?, find)
 }
@@ -182,7 +182,7 @@ impl Pending {
             return Some(self);
         }
         let call = call(self.mailbox.clone());
-        let task = NativeTask::new(self.signature.clone(), rows, call).since(self.came);
+        let task = NativeTask::new(self.signature.clone(), rows, call, self.came);
         // Its deadline is for who waits: a call that nobody waits for leaves the queue by itself.
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, 0);
         match lane.put_native(key, entry, Instant::now()) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::memory::CallMemory;
+use super::CallMemory;
 
 /// The bytes that may wait for a caller before its next calls do. One answer may be larger.
 const ENOUGH: usize = 16 << 20;
@@ -22,39 +22,46 @@ const MOST_HELD: usize = 1000;
 /// Counts the bytes that the HTTP/2 library keeps for a caller. Any thread.
 #[derive(Default)]
 pub struct Outgoing {
-    bytes: AtomicUsize,
-    left: AtomicUsize,
+    answered: Apart,
+    left: Apart,
     held: AtomicUsize,
     room: Notify,
 }
 
-impl Outgoing {
-    /// The same bytes, counted until they have left or been thrown away; until then `memory` is held.
-    pub fn count(self: &Arc<Self>, bytes: Bytes, memory: &Arc<CallMemory>) -> Bytes {
-        self.bytes.fetch_add(STREAM + bytes.len(), Ordering::Relaxed);
-        Bytes::from_owner(Counted { bytes, outgoing: self.clone(), _memory: memory.clone() })
-    }
+/// A count on a cache line of its own: batch threads write one, and the connection's thread the other.
+#[derive(Default)]
+#[repr(align(64))]
+struct Apart(AtomicUsize);
 
+impl Outgoing {
     /// What waits for the caller now, and what has ever left, in bytes.
     pub fn progress(&self) -> (usize, usize) {
-        (self.bytes.load(Ordering::Relaxed), self.left.load(Ordering::Relaxed))
+        let left = self.left.0.load(Ordering::Relaxed);
+        (self.answered.0.load(Ordering::Relaxed).wrapping_sub(left), left)
     }
 
     pub fn is_full(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) > ENOUGH
+        self.progress().0 > ENOUGH
+    }
+}
+
+impl CallMemory {
+    /// The same bytes, counted until they have left or been thrown away; until then the call's memory is held.
+    pub fn count(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.share.outgoing.answered.0.fetch_add(STREAM + bytes.len(), Ordering::Relaxed);
+        Bytes::from_owner(Counted { bytes, memory: self.clone() })
     }
 
     /// A place to wait in, unless all are taken.
     pub fn hold(self: &Arc<Self>) -> Option<Place> {
         let place = Place(self.clone());
-        (self.held.fetch_add(1, Ordering::Relaxed) < MOST_HELD).then_some(place)
+        (self.share.outgoing.held.fetch_add(1, Ordering::Relaxed) < MOST_HELD).then_some(place)
     }
 }
 
 struct Counted {
     bytes: Bytes,
-    outgoing: Arc<Outgoing>,
-    _memory: Arc<CallMemory>,
+    memory: Arc<CallMemory>,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -65,26 +72,28 @@ impl AsRef<[u8]> for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        let outgoing = &self.memory.share.outgoing;
         let size = STREAM + self.bytes.len();
-        self.outgoing.left.fetch_add(size, Ordering::Relaxed);
-        let before = self.outgoing.bytes.fetch_sub(size, Ordering::Relaxed);
-        if before > ENOUGH && before - size <= ENOUGH {
-            self.outgoing.room.notify_waiters();
+        let left = outgoing.left.0.fetch_add(size, Ordering::Relaxed).wrapping_add(size);
+        let waits = outgoing.answered.0.load(Ordering::Relaxed).wrapping_sub(left);
+        if waits <= ENOUGH && waits + size > ENOUGH {
+            outgoing.room.notify_waiters();
         }
     }
 }
 
 /// A place of one call that waits.
-pub struct Place(Arc<Outgoing>);
+pub struct Place(Arc<CallMemory>);
 
 impl Place {
     /// Waits until the caller has taken enough.
     pub async fn room(&self) {
+        let outgoing = &self.0.share.outgoing;
         loop {
-            let mut room = pin!(self.0.room.notified());
+            let mut room = pin!(outgoing.room.notified());
             // From here on it sees what is notified, so that none is missed between the look and the wait.
             room.as_mut().enable();
-            if !self.0.is_full() {
+            if !outgoing.is_full() {
                 return;
             }
             room.await;
@@ -94,7 +103,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::Relaxed);
+        self.0.share.outgoing.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -103,16 +112,20 @@ mod tests {
     use std::future::Future;
     use std::task::{Context, Waker};
 
+    use super::super::{Budget, Share};
     use super::*;
-    use crate::memory::{Budget, Share};
+
+    fn call() -> Arc<CallMemory> {
+        Arc::new(CallMemory::new(Arc::new(Share::new(Arc::new(Budget::new(0))))))
+    }
 
     #[test]
     fn calls_wait_until_enough_has_been_taken() {
-        let outgoing = Arc::new(Outgoing::default());
-        let memory = Arc::new(CallMemory::new(Arc::new(Share::new(Arc::new(Budget::new(0))))));
-        let small = outgoing.count(Bytes::from_static(b"abc"), &memory);
-        let large = outgoing.count(vec![0; ENOUGH].into(), &memory);
-        let place = outgoing.hold().unwrap();
+        let memory = call();
+        let outgoing = &memory.share.outgoing;
+        let small = memory.count(Bytes::from_static(b"abc"));
+        let large = memory.count(vec![0; ENOUGH].into());
+        let place = memory.hold().unwrap();
         let mut room = pin!(place.room());
         let mut has_room = || room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
         assert!(outgoing.is_full() && !has_room());
@@ -126,10 +139,10 @@ mod tests {
 
     #[test]
     fn so_many_may_wait() {
-        let outgoing = Arc::new(Outgoing::default());
-        let held: Vec<_> = std::iter::from_fn(|| outgoing.hold()).collect();
+        let memory = call();
+        let held: Vec<_> = std::iter::from_fn(|| memory.hold()).collect();
         assert_eq!(held.len(), MOST_HELD);
         drop(held);
-        assert!(outgoing.hold().is_some());
+        assert!(memory.hold().is_some());
     }
 }
