@@ -140,6 +140,9 @@ class Server:
     def memory(self) -> tuple[list[tuple[str, int]], int, int]:
         """What callers make it hold: bytes by kind, the most that they may be, and calls that there was no room for."""
 
+    def forget_answers(self) -> None:
+        """Forgets the answers that were kept until the server's state changes: it has. Any thread."""
+
     def stop(self, grace: float) -> None:
         """Takes no more calls; DRAINED follows when those in flight have ended, or after `grace` seconds."""
 
@@ -182,8 +185,13 @@ class Call:
         code: int = 0,
         text: str = "",
         trailers: Sequence[tuple[str, str | bytes]] = (),
+        keep: Callable[[list[float]], None] | None = None,
     ) -> None:
-        """Ends the call, with a last message if there is one."""
+        """Ends the call, with a last message if there is one.
+
+        Where it answers every call of the same method and message until the server's state changes, `keep` is told of
+        the calls that get it, now and then: how many seconds each took.
+        """
 
 class InferAnswers(TypedDict):
     """How plain calls of the Open Inference Protocol over REST are answered."""
@@ -232,6 +240,9 @@ class HttpEndpoint:
     def fileno(self) -> int:
         """A socket that is readable when there are events."""
 
+    def forget_answers(self) -> None:
+        """As `Server.forget_answers`."""
+
     def take(self) -> list[tuple[int, HttpRequest | None]]:
         """All events since the last time: BEGIN, SENT or CANCELLED and a request, or DRAINED."""
 
@@ -270,8 +281,14 @@ class HttpRequest:
             RuntimeError: It has been taken before.
         """
 
-    def answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """Answers it, once.
+    def answer(
+        self,
+        status: int,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        keep: Callable[[list[float]], None] | None = None,
+    ) -> None:
+        """Answers it, once; `keep` as for `Call.finish`, with the path and the query of a GET.
 
         Raises:
             ValueError: A status or a header that HTTP does not have; it waits for another answer.

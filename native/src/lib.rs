@@ -9,6 +9,7 @@ mod grpc;
 mod http;
 mod http2;
 mod json;
+mod kept;
 mod memory;
 mod open_inference;
 mod predict;
@@ -23,7 +24,7 @@ use pyo3::types::PyFrozenSet;
 use crate::calls::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 16;
+const INTERFACE: u32 = 17;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {

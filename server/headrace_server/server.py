@@ -112,7 +112,9 @@ class Server:
             code=code,
             pad_unproved=config.pad_unproved,
         )
-        self._manager = Manager(warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish)
+        self._manager = Manager(
+            warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish, changed=self._changed
+        )
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.looked)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
@@ -131,7 +133,7 @@ class Server:
             config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply_at_once
         )
         self._model_service = ModelService(self._manager, self._models.announce, self._metrics.read_counter)
-        self._health = HealthService(self._answers)
+        self._health = HealthService(self._answers, self._changed)
         self.drained = asyncio.Event()
         self._profiler = ProfilerService()
         prediction = make_prediction(self._manager)
@@ -288,6 +290,9 @@ class Server:
         with self._publishing:
             self._serving[name] = versions
             self._let_transport_answer(name)
+
+    def _changed(self) -> None:
+        self._transport.forget_answers()
 
     def _publish_again(self, names: Collection[str]) -> None:
         with self._publishing:

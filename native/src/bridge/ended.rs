@@ -1,4 +1,4 @@
-//! Plain calls that have ended without Python, and are counted in its metrics when it comes by.
+//! Calls that have ended without Python, and are counted in its metrics when it comes by.
 //!
 //! A client may leave, or its deadline may pass, while its task waits and no batch thread looks at it; and a full queue
 //! refuses calls faster than Python could count them. Every 20 ms the server looks for such calls, tells those that are
@@ -8,6 +8,8 @@
 //! refuses takes 15 us of CPU, where one that a handler in Python refuses takes 45. What it costs: nothing per call that
 //! is answered. An idle server, these looks and all other timers included, takes 2.7 ms of CPU per second (two busy
 //! cores, 2026-11-27).
+//!
+//! Calls that are answered as the same was before (`Count`) are counted in the same way.
 
 use std::sync::Arc;
 
@@ -45,9 +47,28 @@ impl Refused {
     }
 }
 
+/// Counts calls that get an answer that is kept.
+pub struct Count {
+    /// Told of a list of seconds: how long each took.
+    count: Py<PyAny>,
+    seconds: Mutex<Vec<f64>>,
+}
+
+impl Count {
+    pub fn new(count: Py<PyAny>) -> Self {
+        Self { count, seconds: Mutex::default() }
+    }
+
+    fn count(&self, py: Python<'_>) -> PyResult<()> {
+        let seconds = std::mem::take(&mut *self.seconds.lock());
+        self.count.bind(py).call1((seconds,)).map(drop)
+    }
+}
+
 /// Calls that have ended and are not counted yet. Any thread.
 #[derive(Default)]
 pub struct EndedCalls {
+    answered: Mutex<Vec<Arc<Count>>>,
     abandoned: Mutex<Vec<Abandoned>>,
     refused: Mutex<Vec<Refused>>,
 }
@@ -67,17 +88,30 @@ impl EndedCalls {
         self.abandoned.lock().push(Abandoned { signature: signature.clone(), late: true, seconds });
     }
 
+    /// Adds a call that got an answer that is kept.
+    pub fn add_answered(&self, count: &Arc<Count>, seconds: f64) {
+        let mut all = count.seconds.lock();
+        all.push(seconds);
+        let is_first = all.len() == 1;
+        drop(all);
+        if is_first {
+            self.answered.lock().push(count.clone());
+        }
+    }
+
     /// Adds those for which nobody waits; whether there is anything to count.
     pub fn add_abandoned(&self, more: Vec<Abandoned>) -> bool {
         let mut abandoned = self.abandoned.lock();
         abandoned.extend(more);
-        !abandoned.is_empty() || !self.refused.lock().is_empty()
+        !abandoned.is_empty() || !self.refused.lock().is_empty() || !self.answered.lock().is_empty()
     }
 
     /// Counts them all, each once.
     pub fn count(&self, py: Python<'_>) -> PyResult<()> {
         let abandoned = std::mem::take(&mut *self.abandoned.lock());
         let refused = std::mem::take(&mut *self.refused.lock());
+        let answered = std::mem::take(&mut *self.answered.lock());
+        answered.into_iter().try_for_each(|count| count.count(py))?;
         abandoned.into_iter().try_for_each(|abandoned| abandoned.count(py))?;
         refused.into_iter().try_for_each(|refused| refused.count(py))
     }

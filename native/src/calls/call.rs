@@ -41,7 +41,13 @@ pub enum Command {
     Read,
     Head(HeaderMap),
     Send(Bytes),
-    Finish { message: Option<Bytes>, status: Status, trailers: HeaderMap },
+    Finish {
+        message: Option<Bytes>,
+        status: Status,
+        trailers: HeaderMap,
+        /// Where the message answers the same call until the server's state changes: who is told of those that get it.
+        keep: Option<Py<PyAny>>,
+    },
 }
 
 /// A call in Python's hands. Its owner, whatever Python wants to find again, is forgotten when it ends.
@@ -96,17 +102,18 @@ impl Call {
         Ok(())
     }
 
-    #[pyo3(signature = (message, code=OK, text=String::new(), trailers=Vec::new()))]
+    #[pyo3(signature = (message, code=OK, text=String::new(), trailers=Vec::new(), keep=None))]
     fn finish(
         &self,
         message: Option<&Bound<'_, PyBytes>>,
         code: u8,
         text: String,
         trailers: Vec<(String, Bound<'_, PyAny>)>,
+        keep: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let message = message.map(|bytes| Bytes::copy_from_slice(bytes.as_bytes()));
         let trailers = metadata::from_python(trailers)?;
-        self.command(Command::Finish { message, status: Status::new(code, text), trailers });
+        self.command(Command::Finish { message, status: Status::new(code, text), trailers, keep });
         self.set_owner(None);
         Ok(())
     }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::call::{CallState, Command};
 use super::inbox::{Event, Inbox, Kind};
 use super::opening::{Arrived, Opening, until};
+use super::questions::{Asked, Questions};
 use super::reply::Reply;
 use crate::grpc::{Messages, ReadError, Status};
 use crate::memory::{self, CallMemory};
@@ -27,9 +28,16 @@ enum End {
     Refused(Status),
 }
 
+/// Where calls go that Python answers, and what it has answered before.
+#[derive(Clone)]
+pub struct Handlers {
+    pub inbox: Arc<Inbox>,
+    pub questions: Arc<Questions>,
+}
+
 /// One call, from its first byte to its last.
 pub async fn run(
-    inbox: Arc<Inbox>,
+    handlers: Handlers,
     opening: Opening,
     mut messages: Messages,
     respond: SendResponse<Bytes>,
@@ -39,7 +47,7 @@ pub async fn run(
     let mut reply = Reply::new(respond, &opening);
     let Opening { method, streaming, headers, deadline, peer, memory, .. } = opening;
     let state = Arc::new(CallState::new(method, headers, deadline, peer, commands));
-    let mut exchange = Exchange { inbox, state, begun: false };
+    let mut exchange = Exchange { handlers, state, begun: false, asked: None };
     let end = tokio::select! {
         biased;
         end = exchange.run(&mut messages, &mut reply, received, (message, streaming), &memory) => end,
@@ -49,9 +57,10 @@ pub async fn run(
 }
 
 struct Exchange {
-    inbox: Arc<Inbox>,
+    handlers: Handlers,
     state: Arc<CallState>,
     begun: bool,
+    asked: Option<Asked>,
 }
 
 impl Exchange {
@@ -78,7 +87,8 @@ impl Exchange {
             return End::Refused(Status::no_memory(memory.share().budget()));
         }
         self.begun = true;
-        self.inbox.push(Event::new(Kind::Begin, Some(&self.state), message.map(Rope::into_bytes)));
+        self.asked = message.as_ref().and_then(|message| self.handlers.questions.ask(self.state.method, message));
+        self.handlers.inbox.push(Event::new(Kind::Begin, Some(&self.state), message.map(Rope::into_bytes)));
         match self.follow_commands(messages, reply, received).await {
             Ok(end) => end,
             Err(_) => End::Gone,
@@ -118,10 +128,12 @@ impl Exchange {
                     reply.flushed().await?;
                     self.tell(Kind::Sent, None);
                 }
-                Some(Command::Finish { message, status, trailers }) => {
-                    match message.as_ref().and_then(|message| reply.refuses(message)) {
-                        Some(status) => reply.finish(None, &status, HeaderMap::new())?,
-                        None => reply.finish(message, &status, trailers)?,
+                Some(Command::Finish { message, status, trailers, keep }) => {
+                    let kept = message.clone().zip(keep).zip(self.asked.take());
+                    if reply.end(message, &status, trailers)?
+                        && let Some(((message, count), asked)) = kept
+                    {
+                        self.handlers.questions.put(asked, message, count);
                     }
                     return Ok(End::Finished);
                 }
@@ -131,7 +143,7 @@ impl Exchange {
     }
 
     fn tell(&self, kind: Kind, payload: Option<Bytes>) {
-        self.inbox.push(Event::new(kind, Some(&self.state), payload));
+        self.handlers.inbox.push(Event::new(kind, Some(&self.state), payload));
     }
 
     fn end(self, end: End, reply: &mut Reply) {

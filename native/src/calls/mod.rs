@@ -7,12 +7,13 @@ mod metadata;
 mod opening;
 mod plain;
 mod protocol;
+mod questions;
 mod reply;
 mod understood;
 mod waiting;
 
 pub use call::Call;
-pub use exchange::run;
+pub use exchange::{Handlers, run};
 pub use inbox::{Event, Inbox, Kind};
 pub use opening::{Arrived, Opening, until};
 pub use plain::{Outcome, PlainCalls, PlainFields};

@@ -78,6 +78,14 @@ impl Reply {
         }
     }
 
+    /// Ends the call, with a last message if there is one and it may be sent; whether it was, or there was none.
+    pub fn end(&mut self, message: Option<Bytes>, status: &Status, more: HeaderMap) -> Result<bool, h2::Error> {
+        match message.as_ref().and_then(|message| self.refuses(message)) {
+            Some(refusal) => self.finish(None, &refusal, HeaderMap::new()).map(|()| false),
+            None => self.finish(message, status, more).map(|()| true),
+        }
+    }
+
     /// Ends the call, with a last message if there is one.
     pub fn finish(&mut self, message: Option<Bytes>, status: &Status, more: HeaderMap) -> Result<(), h2::Error> {
         self.memory.drop_request();

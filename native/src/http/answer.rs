@@ -73,6 +73,16 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Of an answer as a whole.
+    pub fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Self { status, headers, body }
+    }
+
+    /// Its bytes, about.
+    pub fn size(&self) -> usize {
+        self.body.len() + self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
+    }
+
     pub fn answer(&self) -> Answer {
         answer(self.status, self.headers.clone(), self.body.clone())
     }

@@ -11,8 +11,10 @@ use pyo3::types::{PyList, PyTuple};
 
 use super::answer::{Prepared, headers, status_code};
 use super::exchange::Event;
+use crate::bridge::Count;
 use crate::calls::Inbox;
 use crate::grpc::Status;
+use crate::kept::Kept;
 
 /// An HTTP port's limits and answers, and its requests that Python answers.
 pub struct Endpoint {
@@ -30,6 +32,8 @@ pub struct Endpoint {
     /// Those of every answer of the API.
     pub headers: HeaderMap,
     pub inbox: Arc<Inbox<Event>>,
+    /// What Python has answered to a GET, by its path and query, and who counts those that get it.
+    pub kept: Kept<String, (Arc<Prepared>, Arc<Count>)>,
     /// By gRPC's code.
     statuses: Vec<StatusCode>,
     /// For the Open Inference Protocol.
@@ -108,6 +112,7 @@ impl HttpEndpoint {
             other_rows,
             headers: self::headers(headers)?,
             inbox: Arc::new(Inbox::new()?),
+            kept: Kept::default(),
             statuses: status_codes(statuses)?,
             infer: InferAnswers {
                 headers: self::headers(infer.headers)?,
@@ -119,6 +124,11 @@ impl HttpEndpoint {
 
     fn fileno(&self) -> i32 {
         self.0.inbox.readable().as_raw_fd()
+    }
+
+    /// As `Server.forget_answers`.
+    fn forget_answers(&self) {
+        self.0.kept.forget();
     }
 
     /// All events since the last time: each a kind, and the request that it is about, if it is about one.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -15,15 +15,19 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::answer::{Answer, Content, answer, headers, status_code, with_content};
+use super::answer::{Answer, Content, Prepared, answer, headers, status_code, with_content};
+use super::endpoint::Endpoint;
 use super::intake::{Body, SMALL};
 use super::pieces::{Pieces, Waits};
 use super::unread::Unread;
+use crate::bridge::Count;
 use crate::calls::{Inbox, Kind};
+use crate::kept::MAX_QUESTION;
 use crate::memory::{self, CallMemory};
 
 /// Has Python answer a request; None where there is no memory for it. Dropped while it waits, it says that nobody does.
-pub async fn ask_python(inbox: Arc<Inbox<Event>>, head: Parts, body: Body) -> Option<Answer> {
+pub async fn ask_python(endpoint: &Endpoint, head: Parts, body: Body) -> Option<Answer> {
+    let asked = question(&head, &body).map(|target| (endpoint.kept.state(), target.to_owned()));
     if !body.memory.grow(memory::Kind::Received, body.bytes.len()) {
         return None; // Python has a copy of its own
     }
@@ -38,19 +42,30 @@ pub async fn ask_python(inbox: Arc<Inbox<Event>>, head: Parts, body: Body) -> Op
         pieces: Mutex::default(),
         owner: Mutex::default(),
     });
-    let mut waiting = Waiting { inbox, request, waits: true };
+    let mut waiting = Waiting { inbox: endpoint.inbox.clone(), request, waits: true };
     waiting.tell(Kind::Begin);
     match replied.await {
-        Ok(Reply { status, headers, body: Came::Whole(body) }) => {
+        Ok(Reply { status, headers, body: Came::Whole(body), keep }) => {
             waiting.over();
+            if let Some((count, (state, target))) = keep.zip(asked) {
+                let prepared = Prepared::new(status, headers.clone(), body.clone());
+                let size = target.len() + prepared.size();
+                endpoint.kept.put(state, target, (Arc::new(prepared), Arc::new(Count::new(count))), size);
+            }
             let memory = waiting.request.memory.clone();
             Unread::hold(body, memory).map(|body| answer(status, headers, body))
         }
-        Ok(Reply { status, headers, body: Came::Pieces(coming) }) => {
+        Ok(Reply { status, headers, body: Came::Pieces(coming), .. }) => {
             Some(with_content(status, headers, Content::Pieces(Pieces::new(coming, Box::new(waiting)))))
         }
         Err(_) => Some(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new())),
     }
+}
+
+/// What the answer to a request depends on, where it may have been answered before: the path and query of a GET.
+pub fn question<'a>(head: &'a Parts, body: &Body) -> Option<&'a str> {
+    let target = head.uri.path_and_query()?.as_str();
+    (head.method == Method::GET && body.bytes.is_empty() && target.len() <= MAX_QUESTION).then_some(target)
 }
 
 /// Where a body lies until Python takes it.
@@ -77,6 +92,8 @@ struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     body: Came,
+    /// As `calls::Command::Finish` has it.
+    keep: Option<Py<PyAny>>,
 }
 
 enum Came {
@@ -210,9 +227,16 @@ impl HttpRequest {
         drop(before);
     }
 
-    /// Answers it, once.
-    fn answer(&self, status: u16, headers: Vec<(String, String)>, body: PyBackedBytes) -> PyResult<()> {
-        self.reply(status, headers, Came::Whole(Bytes::from_owner(body)))?;
+    /// Answers it, once; `keep` as `Call.finish` has it.
+    #[pyo3(signature = (status, headers, body, keep=None))]
+    fn answer(
+        &self,
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: PyBackedBytes,
+        keep: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        self.reply(status, headers, Came::Whole(Bytes::from_owner(body)), keep)?;
         self.set_owner(None);
         Ok(())
     }
@@ -220,7 +244,7 @@ impl HttpRequest {
     /// The same with a body that `send` gives.
     fn begin(&self, status: u16, headers: Vec<(String, String)>) -> PyResult<()> {
         let (pieces, coming) = unbounded_channel();
-        self.reply(status, headers, Came::Pieces(coming))?;
+        self.reply(status, headers, Came::Pieces(coming), None)?;
         *self.0.pieces.lock() = Some(pieces);
         Ok(())
     }
@@ -241,8 +265,8 @@ impl HttpRequest {
 }
 
 impl HttpRequest {
-    fn reply(&self, status: u16, headers: Vec<(String, String)>, body: Came) -> PyResult<()> {
-        let reply = Reply { status: status_code(status)?, headers: self::headers(headers)?, body };
+    fn reply(&self, status: u16, headers: Vec<(String, String)>, body: Came, keep: Option<Py<PyAny>>) -> PyResult<()> {
+        let reply = Reply { status: status_code(status)?, headers: self::headers(headers)?, body, keep };
         if let Some(waiting) = self.0.reply.lock().take() {
             // Fails only where nobody waits any more.
             let _ = waiting.send(reply);

@@ -13,7 +13,7 @@ mod wakes;
 pub use answer::{Answer, answer};
 pub use connection::serve;
 pub use endpoint::{Endpoint, HttpEndpoint};
-pub use exchange::{Event, HttpRequest, ask_python};
+pub use exchange::{Event, HttpRequest, ask_python, question};
 pub use intake::{Body, Bounds, Missing, SMALL};
 pub use unread::Unread;
 pub use wakes::Wakes;

@@ -51,7 +51,7 @@ pub async fn accept_all(
         endpoints = drained => endpoints,
         () = watch(&shared, &threads) => return,
     };
-    shared.inbox.push(Event::new(Kind::Drained, None, None));
+    shared.handlers.inbox.push(Event::new(Kind::Drained, None, None));
     endpoints.iter().for_each(|endpoint| endpoint.inbox.push(http::Event::drained()));
 }
 

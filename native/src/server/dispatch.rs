@@ -78,9 +78,7 @@ impl Client {
         let message = if opening.streaming { None } else { arrived(&mut messages) };
         if message.is_none() && !opening.streaming {
             messages.begin();
-        }
-        if message.is_none() && shared.plain.may_take(&opening) {
-            tokio::spawn(predict_late(self.thread.clone(), opening, messages, respond));
+            tokio::spawn(dispatch_late(self.thread.clone(), opening, messages, respond));
         } else {
             dispatch(&self.thread, opening, messages, respond, message);
         }
@@ -126,10 +124,10 @@ async fn hold(
         () = until(opening.deadline) => {}
     }
     drop(place);
-    if thread.shared.plain.may_take(&opening) {
-        predict_late(thread, opening, messages, respond).await;
-    } else {
+    if opening.streaming {
         dispatch(&thread, opening, messages, respond, None);
+    } else {
+        dispatch_late(thread, opening, messages, respond).await;
     }
 }
 
@@ -148,8 +146,8 @@ async fn refuse(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> R
     stream.send_data(Bytes::from_static(NOT_GRPC), true)
 }
 
-/// A Predict whose message has not all come yet.
-async fn predict_late(
+/// A call whose only message has not all come yet.
+async fn dispatch_late(
     thread: Arc<ConnectionThread>,
     opening: Opening,
     mut messages: Messages,
@@ -167,7 +165,7 @@ async fn predict_late(
     dispatch(&thread, opening, messages, respond, Some(message));
 }
 
-/// Puts a plain Predict into the queue, and gives every other call to its handler.
+/// Puts a plain call into the queue, answers what has been answered before, and gives every other call to its handler.
 fn dispatch(
     thread: &ConnectionThread,
     opening: Opening,
@@ -184,9 +182,12 @@ fn dispatch(
             Outcome::Refused { signature, seconds } => return shared.ended.add_refused(&signature, seconds),
             Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
         },
-        message => (message, respond),
+        message => match shared.handlers.questions.find(&opening, &message) {
+            Some(answer) => return answer.send(&opening, respond, &shared.ended),
+            None => (message, respond),
+        },
     };
-    tokio::spawn(calls::run(shared.inbox.clone(), opening, messages, respond, message));
+    tokio::spawn(calls::run(shared.handlers.clone(), opening, messages, respond, message));
 }
 
 /// The only message of a call, or what is wrong with it, where all its bytes have come.

@@ -106,15 +106,26 @@ impl Server {
     }
 
     fn fileno(&self) -> i32 {
-        self.shared.inbox.readable().as_raw_fd()
+        self.shared.handlers.inbox.readable().as_raw_fd()
     }
 
     /// All events since the last time.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         self.shared.ended.count(py)?;
-        let events: Vec<Bound<'py, PyTuple>> =
-            self.shared.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;
+        let events: Vec<Bound<'py, PyTuple>> = self
+            .shared
+            .handlers
+            .inbox
+            .take()
+            .into_iter()
+            .map(|event| event.into_python(py))
+            .collect::<PyResult<_>>()?;
         PyList::new(py, events)
+    }
+
+    /// Forgets the answers that were kept until Python's state changes: it has.
+    fn forget_answers(&self) {
+        self.shared.handlers.questions.forget();
     }
 
     /// Takes no more calls; a Drained event follows when those in flight have ended, or after `grace` seconds.

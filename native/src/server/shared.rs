@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::limits::Limits;
 use crate::bridge::{EndedCalls, Queue, Routes};
-use crate::calls::{Event, Inbox, Kind, PlainCalls, PlainFields};
+use crate::calls::{Event, Handlers, Inbox, Kind, PlainCalls, PlainFields};
 use crate::memory::Budget;
 
 /// Whether the server is to stop, and how long calls in flight may take to end then.
@@ -29,7 +29,7 @@ pub struct Shared {
     pub plain: PlainCalls,
     pub limits: Limits,
     pub budget: Arc<Budget>,
-    pub inbox: Arc<Inbox>,
+    pub handlers: Handlers,
     pub stopping: AtomicBool,
     pub queue: Py<Queue>,
     pub ended: EndedCalls,
@@ -51,7 +51,7 @@ impl Shared {
             methods,
             budget: Arc::new(Budget::new(limits.request_memory)),
             limits,
-            inbox: Arc::new(Inbox::new()?),
+            handlers: Handlers { inbox: Arc::new(Inbox::new()?), questions: Arc::default() },
             stopping: AtomicBool::new(false),
             queue,
             ended: EndedCalls::default(),
@@ -62,7 +62,7 @@ impl Shared {
     pub fn look_for_ended(&self) {
         let abandoned = self.queue.get().tasks.abandoned();
         if self.ended.add_abandoned(abandoned) {
-            self.inbox.push(Event::new(Kind::Lapsed, None, None));
+            self.handlers.inbox.push(Event::new(Kind::Lapsed, None, None));
         }
     }
 }

@@ -31,6 +31,7 @@ class Manager:
         options: How many at once, how often, and in which order; None for the defaults.
         clock: For the pauses between tries, and for timeouts; None for the system's.
         publish: Told of a model's versions that are ready, whenever they have changed and before any is closed.
+        changed: Told of every change of what can be asked of it. Any thread.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Manager:
         options: ManagerOptions | None = None,
         clock: Clock | None = None,
         publish: Publish | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         options, clock = options or ManagerOptions(), clock or Clock()
         self._tell = publish
-        self._models = Models(options.policy)
+        self._changed = changed
+        self._models = Models(options.policy, changed)
         self._acting = Acting(self._models, load, options, clock, self._publish)
         self._settling = Settling(self._models, clock)
         self._retrying = Retrying(self._models, clock)
@@ -121,6 +124,7 @@ class Manager:
                             "which is not currently available for inference",
                         )
             self._labels = labels
+            self._changed()
 
     def statuses(self, name: str) -> list[VersionStatus]:
         """Every version of a model that there ever was, the highest first; empty for a model never seen."""
@@ -202,3 +206,4 @@ class Manager:
         self._serving[name] = serving
         if self._tell is not None:
             self._tell(name, serving)
+        self._changed()

@@ -206,6 +206,7 @@ class Models:
 
     Args:
         policy: Says what to do next for one model.
+        told: Told of every change.
 
     Attributes:
         changed: The lock, of which everyone is told who waits for a change.
@@ -213,11 +214,12 @@ class Models:
         touched: Those that have changed since somebody emptied it.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, told: Callable[[], None] = lambda: None) -> None:
         self.changed = Condition()
         self.by_name: dict[str, Model] = {}
         self.touched: dict[str, None] = {}
         self._policy = policy
+        self._told = told
         self._events = count(1)
 
     def mark(self) -> int:
@@ -228,11 +230,14 @@ class Models:
         """Takes note of the versions of a model that are wanted."""
         model = self.by_name.get(name)
         if model is None:
-            touch = partial(self.touched.__setitem__, name, None)
-            model = self.by_name[name] = Model(self._events, self._policy, touch)
+            model = self.by_name[name] = Model(self._events, self._policy, partial(self._touch, name))
         if dict(versions) != model.aspired:
             model.aspire(versions)
             self.changed.notify_all()
+
+    def _touch(self, name: str) -> None:
+        self.touched[name] = None
+        self._told()
 
     def aspires(self, name: str) -> bool:
         """Whether any version of a model is wanted."""

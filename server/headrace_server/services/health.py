@@ -7,6 +7,8 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 
+from headrace_server.services.kept import KeepsAnswers, not_counted
+
 # TF Serving sets the two bare names; the full ones are what other servers' clients ask for.
 NAMES = (
     "",
@@ -25,14 +27,18 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
 
     Args:
         answers: Whether a model answers requests; None for a name that is no model's.
+        changed: Told whenever the state of the server has changed.
 
     grpcio's own servicer would not do: its watchers hold up a drain, and the first who leaves silences the others.
     """
 
     name = "grpc.health.v1.Health"
 
-    def __init__(self, answers: Callable[[str], bool | None] = lambda _: None) -> None:
+    def __init__(
+        self, answers: Callable[[str], bool | None] = lambda _: None, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._answers = answers
+        self._changed = changed
         self._serving = False
         self._draining = asyncio.Event()
 
@@ -43,6 +49,7 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
     def serving(self) -> None:
         """Says SERVING from now on."""
         self._serving = True
+        self._changed()
 
     @property
     def is_serving(self) -> bool:
@@ -52,12 +59,16 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
     def draining(self) -> None:
         """Says NOT_SERVING from now on, to those who watch at once."""
         self._serving = False
+        self._changed()
         self._draining.set()
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802
         """The state now; NOT_FOUND for a name that is neither one of its own nor a model's."""
         if request.service not in NAMES and self._answers(request.service) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service}")
+        # A model's state changes unnoticed: a run that hangs, a worker process that has ended.
+        if request.service in NAMES and isinstance(context, KeepsAnswers):
+            context.keep(not_counted)
         return self._response(request)
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:  # noqa: N802

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from headrace_server.processes import memory_file
+from headrace_server.services.kept import Count
 
 SMALL_BYTES = 64 << 10
 """A body up to here is kept in memory, and is parsed where it came in."""
@@ -137,9 +138,12 @@ class HttpAnswer:
         headers: The others.
         chunks: What follows the body, each part sent when it is there; the transport closes it, also where the caller
             has left. None for an answer that is whole.
+        keep: Where it answers every GET of the same path and query until the server's state changes: who counts those
+            that get it.
     """
 
     status: int
     body: bytes | memoryview
     headers: Mapping[str, str]
     chunks: AsyncGenerator[bytes, None] | None = None
+    keep: Count | None = None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from headrace_batching import LoopDelivery
 from headrace_server.services.http import HttpAnswer, HttpRequest
+from headrace_server.services.kept import not_counted
 
 PATHS = ("/healthz", "/v1/ready")
 """TF Serving has none; its users ask for the status of a model, which they have to name."""
@@ -27,4 +28,4 @@ class ReadyApi:
         if request.method not in ("GET", "HEAD"):
             return HttpAnswer(405, b"ask with GET\n", {**_PLAIN, "Allow": "GET, HEAD"})
         ready = self._is_ready()
-        return HttpAnswer(200 if ready else 503, b"ready\n" if ready else b"not ready\n", _PLAIN)
+        return HttpAnswer(200 if ready else 503, b"ready\n" if ready else b"not ready\n", _PLAIN, keep=not_counted)

@@ -27,12 +27,14 @@ class Method:
         answer: From a request to its response; raises what `errors.status_of` maps to a status.
         max_fields: Fields that a large request may have at its top, which would else cost more to parse than it could
             mean: a map's entry takes a microsecond, and two bytes. None for any number.
+        lasting: Whether an answer holds until the server's state changes, and the call does nothing else.
     """
 
     name: str
     request: type[Message]
     answer: Callable[[Any, Call], Awaitable[Message]]
     max_fields: int | None = None
+    lasting: bool = False
 
     def parse(self, data: bytes) -> Any:
         """The request that some bytes hold.

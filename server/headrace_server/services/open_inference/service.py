@@ -34,12 +34,14 @@ class GrpcInferenceService:
     @property
     def service(self) -> Service:
         """What a transport registers."""
-        methods = (
+        lasting = (
             ("ServerLive", messages.ServerLiveRequest, self.server_live),
             ("ServerReady", messages.ServerReadyRequest, self.server_ready),
             ("ModelReady", messages.ModelReadyRequest, self.model_ready),
             ("ServerMetadata", messages.ServerMetadataRequest, self.server_metadata),
             ("ModelMetadata", messages.ModelMetadataRequest, self.model_metadata),
+        )
+        methods = (
             ("ModelInfer", messages.ModelInferRequest, self.model_infer),
             ("ModelConfig", messages.ModelConfigRequest, self.model_config),
             ("ModelStatistics", messages.ModelStatisticsRequest, self.model_statistics),
@@ -56,7 +58,9 @@ class GrpcInferenceService:
             ("LogSettings", messages.LogSettingsRequest, self.log_settings),
         )
         stream = StreamMethod("ModelStreamInfer", messages.ModelInferRequest, self.model_stream_infer)
-        return Service(self.name, tuple(Method(*method) for method in methods), (stream,))
+        kept = (Method(name, request, answer, lasting=True) for name, request, answer in lasting)
+        unary = (*kept, *(Method(*method) for method in methods))
+        return Service(self.name, unary, (stream,))
 
     async def server_live(self, request: messages.ServerLiveRequest, call: Call) -> messages.ServerLiveResponse:
         """Whether the process is up: it has answered."""

@@ -52,7 +52,7 @@ class ModelService:
         return Service(
             "tensorflow.serving.ModelService",
             (
-                Method("GetModelStatus", GetModelStatusRequest, self.get_model_status),
+                Method("GetModelStatus", GetModelStatusRequest, self.get_model_status, lasting=True),
                 Method("HandleReloadConfigRequest", ReloadConfigRequest, self.handle_reload_config_request),
             ),
         )

@@ -86,7 +86,7 @@ class PredictionService:
                 Method("Classify", ClassificationRequest, self.classify),
                 Method("Regress", RegressionRequest, self.regress),
                 Method("MultiInference", MultiInferenceRequest, self.multi_inference),
-                Method("GetModelMetadata", GetModelMetadataRequest, self.get_model_metadata),
+                Method("GetModelMetadata", GetModelMetadataRequest, self.get_model_metadata, lasting=True),
             ),
         )
 

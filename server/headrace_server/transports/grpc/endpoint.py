@@ -104,6 +104,9 @@ class Transport(Protocol):
     def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
         """Says which versions of a model a transport may answer for itself, from now on. Any thread."""
 
+    def forget_answers(self) -> None:
+        """The server's state has changed: what was answered to a lasting method before may not hold. Any thread."""
+
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
 

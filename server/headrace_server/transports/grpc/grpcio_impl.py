@@ -60,6 +60,9 @@ class GrpcioTransport:
         await server.start()
         return max(ports) if max(ports) > 1 else 0  # gRPC says 1 for a UNIX socket
 
+    def forget_answers(self) -> None:
+        """Nothing: it keeps none."""
+
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
         if self._server is None:

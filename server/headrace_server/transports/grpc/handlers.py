@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -14,6 +15,7 @@ from headrace_batching import LoopDelivery, Priority
 from headrace_protos import Code
 from headrace_server.errors import status_of
 from headrace_server.models.call import Call
+from headrace_server.services.kept import KeepsAnswers, counted
 from headrace_server.services.rpc import Method, Service, StreamMethod
 from headrace_server.transports.grpc.endpoint import ObserveCall, ObserveMethod
 
@@ -60,6 +62,8 @@ def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Han
             request = parse(data)
             model = model_of(request)
             response = await answer(request, _call(context, delivery, method.name))
+            if method.lasting and isinstance(context, KeepsAnswers):
+                context.keep(counted(partial(observe, model, CODE_NAMES[Code.OK])))
             return response.SerializeToString()
         except Exception as error:
             code, text = _status(error, method)

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import grpc
 import headrace_native as native
 
+from headrace_server.services.kept import Count
+
 log = logging.getLogger(__name__)
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -84,6 +86,7 @@ class Exchange:
         self._code = 0
         self._text = ""
         self._trailers: Metadata = ()
+        self._keep: Count | None = None
         # One task of a handler may read while another writes.
         self._reading: asyncio.Future[bytes | None] | None = None
         self._writing: asyncio.Future[None] | None = None
@@ -106,7 +109,12 @@ class Exchange:
 
     def succeed(self, message: bytes | None) -> None:
         """Ends the call with the handler's last message, and the status that it has set, OK if none."""
-        self._call.finish(message if self._code == 0 else None, self._code, self._text, list(self._trailers))
+        keep = None if self._trailers else self._keep
+        self._call.finish(message if self._code == 0 else None, self._code, self._text, list(self._trailers), keep)
+
+    def keep(self, count: Count) -> None:
+        """As `services.kept.KeepsAnswers`."""
+        self._keep = count
 
     def fail(self, code: int, text: str) -> None:
         """Ends the call with a status alone."""

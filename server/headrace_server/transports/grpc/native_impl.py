@@ -20,7 +20,7 @@ from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION, PlainRoutes
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 16
+INTERFACE = 17
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
@@ -72,6 +72,7 @@ class NativeTransport:
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes(DEFAULT_SIGNATURE)
         self._regions = native.Regions()
+        self._http: list[native.HttpEndpoint] = []
         if endpoint.regions is not None:
             endpoint.regions.mirror(self._regions)
 
@@ -118,6 +119,7 @@ class NativeTransport:
     def listen_http(self, address: str, endpoint: native.HttpEndpoint, ssl_config_file: str) -> int:
         """As `endpoint.CarriesHttp`."""
         assert self._server is not None  # it has been started
+        self._http.append(endpoint)
         port: int = self._server.listen_http(address, endpoint, _tls(ssl_config_file))
         return port
 
@@ -125,6 +127,12 @@ class NativeTransport:
         """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
         routes = {version: self._plain.of(servable) for version, servable in versions.items()}
         self._routes.publish(name, latest(versions), routes)
+
+    def forget_answers(self) -> None:
+        """The server's state has changed, and with it what callers are told of it. Any thread."""
+        for keeper in (self._server, *self._http):
+            if keeper is not None:
+                keeper.forget_answers()
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""

@@ -6,6 +6,7 @@ Where Triton answers 500 for a caller's own mistake, this answers 400 with the s
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -16,6 +17,7 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError, status_of
 from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.http import CORS, HttpAnswer, HttpRequest
+from headrace_server.services.kept import Count, counted
 from headrace_server.services.open_inference.rest.administration import Administration
 from headrace_server.services.open_inference.rest.compression import ACCEPTED
 from headrace_server.services.open_inference.rest.generate import GenerateCalls
@@ -45,6 +47,7 @@ HTTP_STATUS = {
 
 _REFUSED = {404: "Not Found", 405: "Method Not Allowed"}
 _JSON = {"Content-Type": "application/json"}
+_LASTING = frozenset(("server", "live", "ready", "models", "metadata", "model_ready"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,11 @@ class OpenInferenceRest:
         if asked.call in self._runs:
             return await self._runs[asked.call](asked, request, delivery)
         value = await self._calls[asked.call](asked, request)
-        return HttpAnswer(200, b"" if value is None else orjson.dumps(value), _JSON)
+        body = b"" if value is None else orjson.dumps(value)
+        return HttpAnswer(200, body, _JSON, keep=self._keep(asked) if asked.call in _LASTING else None)
+
+    def _keep(self, asked: Route) -> Count:
+        return counted(partial(self._options.observe, asked.model, "", Code.Name(Code.OK)))
 
     async def _metadata_of_server(self, asked: Route, request: HttpRequest) -> Any:
         del asked, request

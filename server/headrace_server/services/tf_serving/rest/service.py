@@ -21,6 +21,7 @@ from headrace_server.backends.signature import TensorSpec
 from headrace_server.errors import ServingError, status_of
 from headrace_server.models.call import Call
 from headrace_server.services.http import CORS, Body, HttpAnswer, HttpRequest
+from headrace_server.services.kept import Count, counted
 from headrace_server.services.limits import limited_call, timed
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF, PredictionService
@@ -60,6 +61,7 @@ HTTP_STATUS = {
 }
 
 _JSON = {"Content-Type": "application/json"}
+_LASTING = ("metadata", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +138,17 @@ class RestService:
         code, asked = Code.OK, Route("", ModelSpec())
         try:
             asked = route(request.method, request.target)
-            answer = HttpAnswer(200, await self._content(asked, request.body, delivery), self.headers)
+            content = await self._content(asked, request.body, delivery)
+            answer = HttpAnswer(200, content, self.headers, keep=self._keep(asked))
         except Exception as error:
             code, answer = status_of(error)[0], self.refusal(error)
         self._options.observe(asked.spec.name, asked.counted_verb, Code.Name(code), time.monotonic() - began)
         return answer
+
+    def _keep(self, asked: Route) -> Count | None:
+        if asked.verb not in _LASTING:
+            return None
+        return counted(partial(self._options.observe, asked.spec.name, asked.counted_verb, Code.Name(Code.OK)))
 
     async def _content(self, asked: Route, body: Body, delivery: LoopDelivery) -> Content:
         match asked.verb:

@@ -1,0 +1,86 @@
+//! Calls that have been asked and answered before, and whose answers hold until the server's state changes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::HeaderMap;
+use pyo3::prelude::*;
+
+use super::opening::{Arrived, Opening};
+use super::reply::Reply;
+use crate::bridge::{Count, EndedCalls};
+use crate::grpc::{OK, Status};
+use crate::kept::{Kept, MAX_QUESTION};
+use crate::protobuf::Rope;
+
+/// A call as far as its answer depends on it.
+#[derive(PartialEq, Eq, Hash)]
+struct Question {
+    method: usize,
+    message: Bytes,
+}
+
+/// The last message of a call, and who counts those that get it.
+#[derive(Clone)]
+pub struct Answer {
+    message: Bytes,
+    count: Arc<Count>,
+}
+
+/// Answers by the calls that they are for.
+#[derive(Default)]
+pub struct Questions {
+    kept: Kept<Question, Answer>,
+}
+
+/// A call that is being answered by Python, and the state in which it was asked.
+pub struct Asked {
+    state: u64,
+    question: Question,
+}
+
+impl Questions {
+    /// What has been answered before to the same call.
+    pub fn find(&self, opening: &Opening, message: &Arrived) -> Option<Answer> {
+        match message {
+            Some(Ok(message)) if message.len() <= MAX_QUESTION => self.kept.find(&question(opening.method, message)),
+            _ => None,
+        }
+    }
+
+    /// Takes note of a call before it is answered; None for one whose answer is never kept.
+    pub fn ask(&self, method: usize, message: &Rope) -> Option<Asked> {
+        let is_small = message.len() <= MAX_QUESTION;
+        is_small.then(|| Asked { state: self.kept.state(), question: question(method, message) })
+    }
+
+    /// Keeps an answer; `count` is told of how many seconds each call took that got it.
+    pub fn put(&self, asked: Asked, message: Bytes, count: Py<PyAny>) {
+        let Asked { state, mut question } = asked;
+        let size = question.message.len() + message.len();
+        // A copy: the message lies among all else that was read with it.
+        question.message = Bytes::copy_from_slice(&question.message);
+        self.kept.put(state, question, Answer { message, count: Arc::new(Count::new(count)) }, size);
+    }
+
+    /// The server's state has changed.
+    pub fn forget(&self) {
+        self.kept.forget();
+    }
+}
+
+fn question(method: usize, message: &Rope) -> Question {
+    Question { method, message: message.clone().into_bytes() }
+}
+
+impl Answer {
+    /// Answers another call, and has it counted.
+    pub fn send(self, opening: &Opening, respond: SendResponse<Bytes>, ended: &EndedCalls) {
+        let came = Instant::now();
+        // Fails only where the client has gone.
+        let _ = Reply::new(respond, opening).end(Some(self.message), &Status::new(OK, ""), HeaderMap::new());
+        ended.add_answered(&self.count, came.elapsed().as_secs_f64());
+    }
+}
