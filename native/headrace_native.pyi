@@ -25,6 +25,86 @@ CANCELLED: int
 DRAINED: int
 LAPSED: int
 
+CLIENT_INTERFACE: int
+"""Which headrace_client this fits."""
+
+class ClientLimits(TypedDict):
+    """What a channel is told of retries and bounds; times in seconds, sizes in bytes."""
+
+    attempts: int
+    backoff: float
+    max_backoff: float
+    max_send: int
+    max_receive: int
+
+class ClientRequest:
+    """A request, which may be sent several times. Any thread.
+
+    Args:
+        path: Of the method, `/package.Service/Method`.
+        message: The message, or all of a PredictRequest but its inputs.
+        inputs: Those, arrays by name. A large one is not copied: it must not change before the call has ended.
+        arrays: Whether the answer is a PredictResponse, and wanted as arrays.
+
+    Raises:
+        BufferError: An array that cannot be written here: a scalar, one that is not contiguous or of another dtype.
+        ValueError: The path is none, or numpy lends no memory of such a dtype.
+    """
+
+    def __init__(
+        self, path: str, message: bytes, inputs: Mapping[str, Any] | None = None, arrays: bool = False
+    ) -> None: ...
+    def __len__(self) -> int:
+        """Bytes of the message."""
+
+class Failure:
+    """How a call failed: gRPC's code, the text, and the trailing metadata."""
+
+    code: int
+    text: str
+    metadata: tuple[tuple[str, str | bytes], ...]
+
+class ClientChannel:
+    """Calls to one server, over a connection that is made when it is needed and kept. Any thread.
+
+    What comes of a call is a `Failure`; else the answer's bytes or, where the request wants arrays, a dictionary of
+    them, unless the answer has a form that is left to Python.
+
+    Args:
+        target: gRPC's.
+        metadata: Sent with every call.
+        limits: On retries and sizes.
+
+    Raises:
+        ValueError: The target is not understood.
+    """
+
+    def __init__(self, target: str, metadata: Sequence[tuple[str, str | bytes]], limits: ClientLimits) -> None: ...
+    @staticmethod
+    def knows(target: str) -> bool:
+        """Whether a target is understood."""
+
+    def call(self, request: ClientRequest, seconds: float | None) -> Any:
+        """Calls, and waits without the interpreter lock. The thread drives the connection itself."""
+
+    def call_many(self, requests: Sequence[ClientRequest], seconds: float | None, in_flight: int) -> list[Any]:
+        """Makes many calls, some at a time, and waits for all."""
+
+    def start(self, request: ClientRequest, seconds: float | None) -> int:
+        """Begins a call, which a thread of the channel's own drives; its number."""
+
+    def cancel(self, number: int) -> None:
+        """Gives up a call that was started."""
+
+    def fileno(self) -> int:
+        """A socket that is readable when calls have ended that were started."""
+
+    def take(self) -> list[tuple[int, Any]]:
+        """The numbers of those calls since the last time, each with what came of it."""
+
+    def close(self) -> None:
+        """Ends the calls under way, CANCELLED, and the connection."""
+
 class Certificates:
     """A key and certificates, as PEM texts, and whether clients must show a certificate of theirs.
 

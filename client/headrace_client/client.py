@@ -1,6 +1,6 @@
 """The blocking client."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headrace_client import request
+from headrace_client.channels.auto import open_channel
+from headrace_client.channels.base import Settings
 from headrace_client.declared import Declared, Wanted
+from headrace_client.predicting import Many, Predicting, check_in_flight
 from headrace_client.request import Call, ModelMetadata, Retry, ServerError, VersionStatus
 
 Answer = TypeVar("Answer")
@@ -22,10 +25,14 @@ class Client:
     `target` is gRPC's: `host:port`, `unix:/path`, `dns:///name:port`. Without `credentials` nothing is encrypted.
     `timeout` is in seconds, for every call that gives none of its own; None waits as long as it takes.
     `convert` lets arrays of float64 and int64, numpy's defaults, become what a model declares.
+    `metadata` goes with every call, such as `[("authorization", "Bearer ...")]`.
     `options` are gRPC's channel arguments and take precedence over the defaults here: no bound on the size of a
     message, and the retries that `retry` describes.
+    `transport` is what carries the calls: `native` for headrace-native, `grpcio`, or `auto` for the former where it is
+    installed and can do what is asked for; it has no TLS, no proxies, and knows the options for sizes alone.
 
     A context manager. Nothing connects before the first call, and no call may follow `close`.
+    Raises ValueError for a `transport` that cannot do what is asked for.
     """
 
     def __init__(
@@ -36,20 +43,17 @@ class Client:
         timeout: float | None = None,
         retry: Retry = request.RETRY,
         convert: bool = True,
+        metadata: Collection[tuple[str, str | bytes]] = (),
         options: Collection[tuple[str, Any]] = (),
+        transport: str = "auto",
     ) -> None:
         self._timeout = timeout
         self._closed = False
         self._declared = Declared(convert=convert)
-        arguments = request.channel_options(retry, options)
-        self._channel = (
-            grpc.insecure_channel(target, arguments)
-            if credentials is None
-            else grpc.secure_channel(target, credentials, arguments)
+        told = Settings(
+            target=target, credentials=credentials, retry=retry, metadata=tuple(metadata), options=tuple(options)
         )
-        self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {
-            path: self._channel.unary_unary(path) for path in request.PATHS
-        }
+        self._channel = open_channel(transport, told)
 
     def predict(
         self,
@@ -71,19 +75,47 @@ class Client:
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """
-        spec = request.model_spec(model, version, label, signature)
-        wanted = Wanted(model, version, label, signature)
-        fitted = self._declared.fitted(wanted, inputs)
+        predicting = Predicting(self._declared, Wanted(model, version, label, signature), outputs)
+        call = predicting.call(inputs)
         try:
-            return self._send(request.predict(spec, fitted, outputs), timeout)
+            return self._send(call, timeout)
         except ServerError as error:
             refusal = error
-        if self._declared.should_ask(wanted, refusal, converted=not request.same_dtypes(inputs, fitted)):
-            self._learn(wanted, timeout)
-        again = self._declared.fitted(wanted, inputs)
-        if request.same_dtypes(again, fitted):
-            raise self._declared.explained(wanted, fitted, refusal) from refusal.__cause__
-        return self._send(request.predict(spec, again, outputs), timeout)
+        if predicting.should_ask(inputs, call, refusal):
+            self._learn(predicting.wanted, timeout)
+        return self._send(predicting.again(inputs, call, refusal), timeout)
+
+    def predict_many(
+        self,
+        model: str,
+        inputs: Sequence[Mapping[str, ArrayLike]],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: Collection[str] = (),
+        timeout: float | None = None,
+        in_flight: int = 64,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Run a model on each of `inputs`, some `in_flight` calls at a time, and return their outputs in order.
+
+        Each is a call of its own, as of `predict`: nothing is joined here, and the server may put them into one batch.
+        `timeout` is that of each call, from when it is sent. All calls are made, whatever becomes of the others; then
+        the first failure is raised, or all are returned in place of their outputs if `return_exceptions`.
+
+        Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
+        """
+        check_in_flight(in_flight)
+        many = Many(Predicting(self._declared, Wanted(model, version, label, signature), outputs), inputs)
+        many.answers = self._send_many(many.calls, timeout, in_flight)
+        if many.should_ask():
+            self._learn(many.wanted, timeout)
+        again = many.again()
+        answers = self._send_many(list(again.values()), timeout, in_flight)
+        for place, answer in zip(again, answers, strict=True):
+            many.answers[place] = answer
+        return many.results(return_exceptions=return_exceptions)
 
     def metadata(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float | None = None
@@ -125,11 +157,13 @@ class Client:
         self.close()
 
     def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
+        self._check_open()
+        return self._channel.call(call, self._timeout if timeout is None else timeout)
+
+    def _send_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
+        self._check_open()
+        return self._channel.call_many(calls, self._timeout if timeout is None else timeout, in_flight)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ValueError(request.CLOSED)
-        seconds = self._timeout if timeout is None else timeout
-        try:
-            response = self._methods[call.path](call.request, timeout=seconds)
-        except grpc.RpcError as error:
-            raise ServerError(error.code(), error.details() or "") from error
-        return call.read(response)

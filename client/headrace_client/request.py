@@ -1,6 +1,5 @@
 """Arrays to a request, a response to arrays: all that the two clients share."""
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -32,7 +31,7 @@ PATHS = (PREDICT, METADATA, STATUS)
 CLOSED = "the client is closed"
 
 _SIGNATURES = "signature_def"
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Answer = TypeVar("Answer")
 
@@ -41,8 +40,8 @@ class ServerError(Exception):
     """A call that failed: `code`, a grpc.StatusCode, and `message`, the server's own words or gRPC's.
 
     UNAVAILABLE is a server that cannot be reached or, TF Serving: whose queue is full; DEADLINE_EXCEEDED a timeout
-    that passed. The grpc.RpcError is the cause. `hint` says which inputs are not as the model declares them, where
-    that may be why the call failed; else it is empty.
+    that passed. The cause is a grpc.RpcError, which has the trailing metadata. `hint` says which inputs are not as the
+    model declares them, where that may be why the call failed; else it is empty.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, hint: str = "") -> None:
@@ -133,22 +132,28 @@ class VersionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
-    """One call yet to be made: where it goes, its bytes, and how to read the bytes that come back."""
+    """One call yet to be made: where it goes, its message, and how to read the bytes that come back.
+
+    `head` is the message, but for the `inputs` of a Predict. `read` makes an answer of the message that comes back.
+    """
 
     path: str
-    request: bytes
+    head: bytes
     read: Callable[[bytes], Answer]
+    inputs: Mapping[str, ArrayLike] | None = None
 
+    def message(self) -> bytes:
+        """Return the whole message; raises ValueError for inputs that no tensor can hold."""
+        if not self.inputs:
+            return self.head
+        request = PredictRequest()
+        for name, value in self.inputs.items():
+            _fill(request.inputs[name], name, value)
+        return self.head + request.SerializeToString()
 
-def channel_options(retry: Retry, options: Collection[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Return gRPC's channel arguments: the defaults of both clients, under the user's own `options`."""
-    defaults = {
-        "grpc.max_receive_message_length": -1,
-        "grpc.max_send_message_length": -1,
-        "grpc.enable_retries": 1,
-        "grpc.service_config": json.dumps(_service_config(retry)),
-    }
-    return list({**defaults, **dict(options)}.items())
+    def arrays(self) -> dict[str, Any]:
+        """Return the inputs by name, arrays contiguous, and numbers that are no array yet as arrays."""
+        return {name: _contiguous(typed(value)) for name, value in (self.inputs or {}).items()}
 
 
 def model_spec(
@@ -170,18 +175,21 @@ def model_spec(
 def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collection[str]) -> Call[dict[str, np.ndarray]]:
     """Return the Predict call for `inputs`, which reads back the arrays that `outputs` names, or all.
 
-    `inputs` may be empty, for a model that has none. Raises ValueError for inputs that no tensor can hold.
+    `inputs` may be empty, for a model that has none. Raises ValueError for arguments of other types.
     """
-    if not isinstance(inputs, Mapping):
-        message = f"inputs must be a mapping from the names of inputs to arrays, not {type(inputs).__name__}"
-        raise ValueError(message)
+    check_inputs(inputs)
     if isinstance(outputs, str):
         message = f"outputs must be a collection of names, not the one name {outputs!r}"
         raise ValueError(message)
     request = PredictRequest(model_spec=spec, output_filter=outputs)
-    for name, value in inputs.items():
-        _fill(request.inputs[name], name, value)
-    return Call(PREDICT, request.SerializeToString(), _read_outputs)
+    return Call(PREDICT, request.SerializeToString(), _read_outputs, inputs)
+
+
+def check_inputs(inputs: object) -> None:
+    """Raise ValueError for inputs without names."""
+    if not isinstance(inputs, Mapping):
+        message = f"inputs must be a mapping from the names of inputs to arrays, not {type(inputs).__name__}"
+        raise ValueError(message)
 
 
 def same_dtypes(one: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> bool:
@@ -201,32 +209,18 @@ def status(spec: ModelSpec) -> Call[tuple[VersionStatus, ...]]:
     return Call(STATUS, message.SerializeToString(), _read_status)
 
 
-def _service_config(retry: Retry) -> dict[str, Any]:
-    methods = [dict(zip(("service", "method"), path[1:].split("/"), strict=True)) for path in PATHS]
-    if retry.attempts == 1:
-        return {"methodConfig": [{"name": methods}]}
-    policy = {
-        "maxAttempts": retry.attempts,
-        "initialBackoff": f"{retry.backoff:f}s",
-        "maxBackoff": f"{retry.max_backoff:f}s",
-        "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
-    }
-    # Once half of these tokens are gone (one a failure, a tenth back a success) retries pause.
-    throttling = {"maxTokens": 100, "tokenRatio": 0.1}
-    return {"methodConfig": [{"name": methods, "retryPolicy": policy}], "retryThrottling": throttling}
-
-
 def _fill(proto: TensorProto, name: str, value: ArrayLike) -> None:
     try:
-        to_proto(_typed(value), into=proto, as_content=True)
+        to_proto(typed(value), into=proto, as_content=True)
     except (TypeError, ValueError) as error:
         message = f"inputs[{name!r}]: {error}"
         raise ValueError(message) from error
 
 
-def _typed(value: ArrayLike) -> ArrayLike:
+def typed(value: ArrayLike) -> ArrayLike:
     """Give numbers that are no array yet the dtypes that TensorFlow gives them, where numpy would take 64 bits."""
+    if isinstance(value, np.ndarray):
+        return value
     array = np.asarray(value)
     if hasattr(value, "__array__"):
         return array
@@ -235,6 +229,12 @@ def _typed(value: ArrayLike) -> ArrayLike:
     if array.dtype == np.int64:
         narrow = array.astype(np.int32)
         return narrow if np.array_equal(narrow, array) else array
+    return value
+
+
+def _contiguous(value: ArrayLike) -> ArrayLike:
+    if isinstance(value, np.ndarray) and not value.flags.c_contiguous:
+        return np.ascontiguousarray(value)
     return value
 
 
@@ -276,4 +276,4 @@ def _read_status(response: bytes) -> tuple[VersionStatus, ...]:
 
 def _version_status(entry: ModelVersionStatus) -> VersionStatus:
     state = ModelVersionStatus.State.Name(entry.state)
-    return VersionStatus(entry.version, state, _CODES[entry.status.error_code], entry.status.error_message)
+    return VersionStatus(entry.version, state, CODES[entry.status.error_code], entry.status.error_message)

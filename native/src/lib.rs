@@ -2,6 +2,7 @@
 
 mod bridge;
 mod calls;
+mod client;
 mod examples;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -48,5 +49,9 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<http::HttpRequest>()?;
     module.add_class::<http2::Certificates>()?;
     module.add_class::<http2::Tls>()?;
+    module.add("CLIENT_INTERFACE", client::INTERFACE)?;
+    module.add_class::<client::ClientChannel>()?;
+    module.add_class::<client::ClientRequest>()?;
+    module.add_class::<client::Failure>()?;
     module.add_class::<server::Server>()
 }

@@ -1,8 +1,9 @@
-"""Both clients, each connected to a model server in this process, under one fixture."""
+"""Both clients on both transports, each connected to a model server in this process, under one fixture."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any, cast
 
 import pytest
@@ -48,15 +49,21 @@ def target(service: Service) -> Iterator[str]:
     server.stop(None).wait()
 
 
+@pytest.fixture(params=["grpcio", *(["native"] if find_spec("headrace_native") else [])])
+def carrier(request: pytest.FixtureRequest) -> str:
+    """The transport of the client: each in turn."""
+    return str(request.param)
+
+
 @pytest.fixture(params=["blocking", "asyncio"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+def connect(request: pytest.FixtureRequest, carrier: str) -> Iterator[Connect]:
     with ExitStack() as stack:
 
         def blocking(target: str, **arguments: Any) -> Client:
-            return stack.enter_context(Client(target, **arguments))
+            return stack.enter_context(Client(target, **{"transport": carrier, **arguments}))
 
         def awaited(target: str, **arguments: Any) -> Client:
-            client = Awaited(target, **arguments)
+            client = Awaited(target, **{"transport": carrier, **arguments})
             stack.callback(client.end)
             return cast("Client", client)
 

@@ -36,6 +36,11 @@ impl Buffer {
         self.raw.shape()
     }
 
+    /// Whether it has no dimensions: then `shape` must not be asked for.
+    pub fn is_scalar(&self) -> bool {
+        self.raw.dimensions() == 0
+    }
+
     pub fn dtype(&self) -> Option<Dtype> {
         Dtype::of_format(self.raw.format(), self.raw.item_size())
     }

@@ -21,6 +21,7 @@ mod tasks;
 
 pub use answers::Answers;
 pub use batch::Batch;
+pub use buffer::Buffer;
 pub use ended::{Count, EndedCalls};
 pub use examples::{Examples, Inference, Kind as InferenceKind};
 pub use lane::Lane;

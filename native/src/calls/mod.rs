@@ -15,5 +15,6 @@ mod waiting;
 pub use call::Call;
 pub use exchange::{Handlers, run};
 pub use inbox::{Event, Inbox, Kind};
+pub use metadata::{from_python as metadata_from_python, to_python as metadata_to_python};
 pub use opening::{Arrived, Opening, until};
 pub use plain::{Outcome, PlainCalls, PlainFields};

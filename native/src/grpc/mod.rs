@@ -12,4 +12,7 @@ pub use frame::Framed;
 pub use frame::{Frame, PREFIX, put_prefix};
 pub use headers::{check_size, decode_binary, encode_binary, http_refusal, is_grpc, ok_trailers, response, timeout};
 pub use messages::{MessageLimits, Messages, ReadError};
-pub use status::{INTERNAL, INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Status, UNIMPLEMENTED};
+pub use status::{
+    CANCELLED, INTERNAL, INVALID_ARGUMENT, OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED, Status, UNAUTHENTICATED,
+    UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
+};

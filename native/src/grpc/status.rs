@@ -3,11 +3,16 @@
 use crate::memory::Budget;
 
 pub const OK: u8 = 0;
+pub const CANCELLED: u8 = 1;
+pub const UNKNOWN: u8 = 2;
 pub const INVALID_ARGUMENT: u8 = 3;
 pub const DEADLINE_EXCEEDED: u8 = 4;
+pub const PERMISSION_DENIED: u8 = 7;
 pub const RESOURCE_EXHAUSTED: u8 = 8;
 pub const UNIMPLEMENTED: u8 = 12;
 pub const INTERNAL: u8 = 13;
+pub const UNAVAILABLE: u8 = 14;
+pub const UNAUTHENTICATED: u8 = 16;
 
 /// How a call ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

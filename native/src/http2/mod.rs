@@ -13,7 +13,7 @@ pub use frames::FrameStats;
 #[cfg(feature = "fuzzing")]
 pub use frames::Frames;
 pub use lifetime::{Due, Lifetime, LifetimeLimits};
-pub use socket::{Accepted, Address};
+pub use socket::{Accepted, Address, Socket};
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, Tls};
 #[cfg(feature = "fuzzing")]

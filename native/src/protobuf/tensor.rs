@@ -97,16 +97,7 @@ impl<'a> Rows<'a> {
 
     /// Writes the TensorProto. TF Serving: every dimension, and all values in the `*_val` field unless told otherwise.
     pub fn encode(&self, as_content: bool, out: &mut BytesMut) {
-        wire::put_tag(out, 1, wire::VARINT);
-        wire::put_varint(out, self.dtype.number());
-        wire::put_field(out, 2, self.shape_len());
-        for size in self.shape() {
-            wire::put_field(out, 2, dim_len(size));
-            if size > 0 {
-                wire::put_tag(out, 1, wire::VARINT);
-                wire::put_varint(out, size as u64);
-            }
-        }
+        self.encode_dtype_and_shape(out);
         if self.bytes.is_empty() {
             return;
         }
@@ -124,6 +115,27 @@ impl<'a> Rows<'a> {
             out.put_slice(self.bytes);
         } else {
             self.values().for_each(|value| wire::put_varint(out, value));
+        }
+    }
+
+    /// Writes the TensorProto of numbers up to their bytes, which belong behind it as they are.
+    pub fn encode_before_content(&self, out: &mut BytesMut) {
+        self.encode_dtype_and_shape(out);
+        if !self.bytes.is_empty() {
+            wire::put_field(out, CONTENT, self.bytes.len());
+        }
+    }
+
+    fn encode_dtype_and_shape(&self, out: &mut BytesMut) {
+        wire::put_tag(out, 1, wire::VARINT);
+        wire::put_varint(out, self.dtype.number());
+        wire::put_field(out, 2, self.shape_len());
+        for size in self.shape() {
+            wire::put_field(out, 2, dim_len(size));
+            if size > 0 {
+                wire::put_tag(out, 1, wire::VARINT);
+                wire::put_varint(out, size as u64);
+            }
         }
     }
 

@@ -1,0 +1,150 @@
+"""Channels of headrace-native: HTTP/2 in Rust, and a Predict's arrays to bytes and back outside the interpreter."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import grpc
+import headrace_native as native
+
+from headrace_client.channels.base import Metadata, Settings
+from headrace_client.request import CLOSED, CODES, PREDICT, Call, ServerError
+
+Answer = TypeVar("Answer")
+
+_UNBOUNDED = sys.maxsize
+
+
+class CallError(grpc.RpcError):
+    """How a call over headrace-native failed; what it has is named as in a grpc.Call."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, metadata: Metadata = ()) -> None:
+        super().__init__(code, details)
+        self._code = code
+        self._details = details
+        self._metadata = metadata
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status code."""
+        return self._code
+
+    def details(self) -> str:
+        """Return the server's own words, or the client's."""
+        return self._details
+
+    def trailing_metadata(self) -> Any:
+        """Return what the server sent behind its answer: names and values, bytes where a name ends in `-bin`."""
+        return self._metadata
+
+    def __str__(self) -> str:
+        return f"{self._code.name}: {self._details}"
+
+
+class NativeChannel:
+    """Calls that block. No thread is begun: the threads that call drive the connection."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._channel = _channel(settings)
+
+    def call(self, call: Call[Answer], timeout: float | None) -> Answer:
+        """Make a call and return its answer; raises ServerError."""
+        answer = _answer(call, self._channel.call(_request(call), timeout))
+        if isinstance(answer, ServerError):
+            raise answer
+        result: Answer = answer
+        return result
+
+    def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
+        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        answers = self._channel.call_many([_request(call) for call in calls], timeout, in_flight)
+        return [_answer(call, answer) for call, answer in zip(calls, answers, strict=True)]
+
+    def close(self) -> None:
+        """End the connection and the calls under way."""
+        self._channel.close()
+
+
+class AsyncNativeChannel:
+    """Calls on an event loop. The first one begins a thread, which drives the connection without the interpreter."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._channel = _channel(settings)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def call(self, call: Call[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the server is told it
+        """Make a call and return its answer; raises ServerError."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._channel.fileno(), self._take)
+        waiting = self._loop.create_future()
+        number = self._channel.start(_request(call), timeout)
+        self._waiting[number] = waiting
+        try:
+            answer = _answer(call, await waiting)
+        finally:
+            # Only one that nobody waits for any more is still there.
+            if self._waiting.pop(number, None) is not None:
+                self._channel.cancel(number)
+        if isinstance(answer, ServerError):
+            raise answer
+        result: Answer = answer
+        return result
+
+    async def close(self) -> None:
+        """End the connection and the calls under way."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._channel.fileno())
+        self._channel.close()
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(_failed(CallError(grpc.StatusCode.CANCELLED, CLOSED)))
+
+    def _take(self) -> None:
+        for number, answer in self._channel.take():
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(answer)
+
+
+def _channel(settings: Settings) -> native.ClientChannel:
+    bounds: dict[str, int] = dict(settings.options)
+    limits: native.ClientLimits = {
+        "attempts": settings.retry.attempts,
+        "backoff": settings.retry.backoff,
+        "max_backoff": settings.retry.max_backoff,
+        "max_send": _bound(bounds.get("grpc.max_send_message_length", -1)),
+        "max_receive": _bound(bounds.get("grpc.max_receive_message_length", -1)),
+    }
+    return native.ClientChannel(settings.target, list(settings.metadata), limits)
+
+
+def _bound(given: int) -> int:
+    return _UNBOUNDED if given < 0 else given
+
+
+def _request(call: Call[Any]) -> native.ClientRequest:
+    """Return the request of a call; what only protobuf can write is written by it."""
+    arrays = call.path == PREDICT
+    if call.inputs:
+        try:
+            return native.ClientRequest(call.path, call.head, call.arrays(), arrays)
+        except (BufferError, TypeError, ValueError):
+            pass  # strings, scalars, dtypes of ml_dtypes; or nothing that can be sent, which is said below
+    return native.ClientRequest(call.path, call.message(), None, arrays)
+
+
+def _answer(call: Call[Any], answer: Any) -> Any:
+    if isinstance(answer, native.Failure):
+        return _failed(CallError(CODES[answer.code], answer.text, answer.metadata))
+    if isinstance(answer, bytes):
+        return call.read(answer)
+    return answer
+
+
+def _failed(cause: CallError) -> ServerError:
+    error = ServerError(cause.code(), cause.details())
+    error.__cause__ = cause
+    return error

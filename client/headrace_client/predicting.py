@@ -1,0 +1,93 @@
+"""The Predicts of one model: their calls, and what is done where the model has refused one. Shared by both clients."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from headrace_client import request
+from headrace_client.declared import Declared, Wanted
+from headrace_client.request import Call, ServerError
+
+Inputs = Mapping[str, ArrayLike]
+Outputs = dict[str, np.ndarray]
+PredictCall = Call[Outputs]
+
+
+@dataclass(frozen=True, slots=True)
+class Predicting:
+    """Calls for what is `wanted`, which give the `outputs` named, or all."""
+
+    declared: Declared
+    wanted: Wanted
+    outputs: Collection[str]
+
+    def call(self, inputs: Inputs) -> PredictCall:
+        """Return the call for `inputs`, in the dtypes that the model declares, as far as it has been asked.
+
+        Raises ValueError for an argument that cannot be sent.
+        """
+        wanted = self.wanted
+        spec = request.model_spec(wanted.model, wanted.version, wanted.label, wanted.signature)
+        request.check_inputs(inputs)
+        return request.predict(spec, self.declared.fitted(wanted, inputs), self.outputs)
+
+    def should_ask(self, inputs: Inputs, call: PredictCall, error: ServerError) -> bool:
+        """Return whether what the model declares may explain a refusal, and is to be asked for first."""
+        return self.declared.should_ask(self.wanted, error, converted=not request.same_dtypes(inputs, _sent(call)))
+
+    def again(self, inputs: Inputs, call: PredictCall, error: ServerError) -> PredictCall:
+        """Return the call to be made once more; raises the refusal, explained, where it would be the same."""
+        again = self.call(inputs)
+        if request.same_dtypes(_sent(again), _sent(call)):
+            raise self.declared.explained(self.wanted, _sent(call), error) from error.__cause__
+        return again
+
+
+class Many:
+    """Many Predicts of one model: `calls` are to be made, and what came of each is put into `answers`, in order."""
+
+    def __init__(self, predicting: Predicting, inputs: Sequence[Inputs]) -> None:
+        self._predicting = predicting
+        self.wanted = predicting.wanted
+        self._inputs = inputs
+        self.calls = [predicting.call(each) for each in inputs]
+        self.answers: list[Outputs | ServerError] = []
+
+    def should_ask(self) -> bool:
+        """Return whether the model is to be asked what it declares before refused calls are made again."""
+        ask = self._predicting.should_ask
+        return any(ask(self._inputs[place], self.calls[place], error) for place, error in self._refused())
+
+    def again(self) -> dict[int, PredictCall]:
+        """Return the calls to be made once more, by their places; explains the refusals of the others."""
+        calls = {}
+        for place, error in self._refused():
+            try:
+                calls[place] = self._predicting.again(self._inputs[place], self.calls[place], error)
+            except ServerError as explained:
+                self.answers[place] = explained
+        return calls
+
+    def results(self, *, return_exceptions: bool) -> list[Any]:
+        """Return what came of each; raises the first failure unless failures are to be among them."""
+        refused = self._refused()
+        if refused and not return_exceptions:
+            raise refused[0][1]
+        return self.answers
+
+    def _refused(self) -> list[tuple[int, ServerError]]:
+        return [(place, answer) for place, answer in enumerate(self.answers) if isinstance(answer, ServerError)]
+
+
+def check_in_flight(in_flight: int) -> None:
+    """Raise ValueError unless some calls may be under way."""
+    if in_flight < 1:
+        message = f"in_flight must be a whole number of at least 1; was {in_flight}"
+        raise ValueError(message)
+
+
+def _sent(call: PredictCall) -> Inputs:
+    return call.inputs or {}

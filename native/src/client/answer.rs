@@ -1,0 +1,183 @@
+//! What becomes of a call: a message, or the status and the metadata that it ended with.
+
+use h2::Reason;
+use http::{HeaderMap, StatusCode};
+
+use crate::grpc::{CANCELLED, INTERNAL, OK, PERMISSION_DENIED, PREFIX, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
+use crate::grpc::{UNAUTHENTICATED, UNIMPLEMENTED, UNKNOWN};
+use crate::protobuf::Rope;
+
+/// The highest of gRPC's codes.
+const LAST_CODE: u8 = 16;
+
+/// How a call ended.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: Status,
+    /// The trailers.
+    pub metadata: HeaderMap,
+    /// The message of a call that went well.
+    pub message: Rope,
+    /// Whether the server had begun to answer, after which nothing is tried again.
+    pub begun: bool,
+}
+
+impl From<Status> for Answer {
+    fn from(status: Status) -> Self {
+        Self { status, metadata: HeaderMap::new(), message: Rope::default(), begun: false }
+    }
+}
+
+impl Answer {
+    /// Of a call's trailers, or of headers that are also its trailers.
+    pub fn ended(trailers: HeaderMap) -> Self {
+        let status = status(&trailers).unwrap_or_else(|| Status::new(UNKNOWN, "the answer has no grpc-status"));
+        Self { metadata: trailers, ..status.into() }
+    }
+}
+
+/// The status that trailers hold, if they do.
+pub fn status(trailers: &HeaderMap) -> Option<Status> {
+    let code = trailers.get("grpc-status")?.to_str().ok().and_then(|text| text.parse().ok());
+    let code = code.filter(|code| *code <= LAST_CODE).unwrap_or(UNKNOWN);
+    let text = trailers.get("grpc-message").map_or_else(String::new, |value| percent_decoded(value.as_bytes()));
+    Some(Status { code, text })
+}
+
+/// What an HTTP status means where gRPC's is missing; None for one that means nothing.
+pub fn status_of_http(code: StatusCode) -> Option<Status> {
+    if code == StatusCode::OK {
+        return None;
+    }
+    let meaning = match code.as_u16() {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502 | 503 | 504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    };
+    Some(Status::new(meaning, format!("Received http2 header with status: {}", code.as_u16())))
+}
+
+/// What an error of HTTP/2 means for the call that it has ended.
+pub fn status_of_error(error: &h2::Error) -> Status {
+    let code = match error.reason() {
+        _ if error.is_io() || error.is_go_away() => UNAVAILABLE,
+        Some(Reason::REFUSED_STREAM) => UNAVAILABLE,
+        Some(Reason::CANCEL) => CANCELLED,
+        Some(Reason::ENHANCE_YOUR_CALM) => RESOURCE_EXHAUSTED,
+        Some(Reason::INADEQUATE_SECURITY) => PERMISSION_DENIED,
+        _ => INTERNAL,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// Whether the server says that it has not looked at the call, which may then be sent anew.
+pub fn was_not_taken(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
+}
+
+/// The one message of an answer, behind its prefix.
+pub fn only_message(mut body: Rope) -> Result<Rope, Status> {
+    let wrong = |text: &str| Status::new(INTERNAL, text);
+    let (compressed, length) = prefix(&body).ok_or_else(|| wrong("the answer ended before its message"))?;
+    body.take(PREFIX);
+    if body.len() != length {
+        return Err(wrong("the answer is not one message"));
+    }
+    if compressed {
+        return Err(wrong("the answer is compressed, which this client did not ask for"));
+    }
+    Ok(body)
+}
+
+/// Whether a message is compressed, and its length; None until its prefix has come.
+fn prefix(body: &Rope) -> Option<(bool, usize)> {
+    let mut prefix = [0; PREFIX];
+    (body.len() >= PREFIX).then(|| body.copy_to(0, &mut prefix))?;
+    let [flag, length @ ..] = prefix;
+    Some((flag != 0, u32::from_be_bytes(length) as usize))
+}
+
+/// Refuses what is longer than `limit`, as soon as it says so.
+pub fn check_length(body: &Rope, limit: usize) -> Result<(), Status> {
+    let claimed = prefix(body).map_or(0, |(_, length)| length).max(body.len().saturating_sub(PREFIX));
+    if claimed > limit {
+        let text = format!("CLIENT: Received message larger than max ({claimed} vs. {limit})");
+        return Err(Status::new(RESOURCE_EXHAUSTED, text));
+    }
+    Ok(())
+}
+
+/// gRPC's percent-encoding undone; what is not encoded as it must be stays as it is.
+pub fn percent_decoded(value: &[u8]) -> String {
+    let mut decoded = Vec::with_capacity(value.len());
+    let mut left = value;
+    while let Some((&byte, rest)) = left.split_first() {
+        match (byte, rest) {
+            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                decoded.push(digit(*high) << 4 | digit(*low));
+                left = after;
+            }
+            _ => {
+                decoded.push(byte);
+                left = rest;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+fn digit(byte: u8) -> u8 {
+    char::from(byte).to_digit(16).map_or(0, |digit| digit as u8)
+}
+
+/// Whether a call went well.
+pub fn is_ok(status: &Status) -> bool {
+    status.code == OK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::{HeaderName, HeaderValue};
+
+    fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        pairs.iter().map(|&both| pair(both)).collect()
+    }
+
+    #[test]
+    fn statuses() {
+        let of = |pairs| status(&trailers(pairs)).map(|status| (status.code, status.text));
+        assert_eq!(of(&[("grpc-status", "0")]), Some((0, String::new())));
+        assert_eq!(of(&[("grpc-status", "5"), ("grpc-message", "a%20%C3%A9%zz")]), Some((5, "a é%zz".into())));
+        for wrong in ["17", "-1", "x", ""] {
+            assert_eq!(of(&[("grpc-status", wrong)]), Some((UNKNOWN, String::new())), "{wrong}");
+        }
+        assert_eq!(of(&[]), None);
+        assert_eq!(Answer::ended(HeaderMap::new()).status.code, UNKNOWN);
+        assert_eq!(status_of_http(StatusCode::SERVICE_UNAVAILABLE).map(|status| status.code), Some(UNAVAILABLE));
+        assert_eq!(status_of_http(StatusCode::OK), None);
+    }
+
+    #[test]
+    fn one_message() {
+        let read = |bytes: &'static [u8]| only_message(Bytes::from_static(bytes).into()).map(Rope::into_bytes);
+        assert_eq!(read(&[0, 0, 0, 0, 2, 7, 8]).unwrap(), [7, 8][..]);
+        assert_eq!(read(&[0, 0, 0, 0, 0]).unwrap(), [][..]);
+        for wrong in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 2, 7], &[0, 0, 0, 0, 1, 7, 8], &[1, 0, 0, 0, 1, 7]] {
+            assert_eq!(read(wrong).unwrap_err().code, INTERNAL, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_when_it_says_so() {
+        let check = |bytes: &'static [u8]| check_length(&Bytes::from_static(bytes).into(), 2);
+        assert!(check(&[0, 0, 0]).is_ok() && check(&[0, 0, 0, 0, 2]).is_ok());
+        assert_eq!(check(&[0, 0, 0, 0, 3]).unwrap_err().text, "CLIENT: Received message larger than max (3 vs. 2)");
+        assert!(check(&[0, 0, 0, 0, 0, 1, 2, 3]).is_err());
+    }
+}

@@ -1,0 +1,194 @@
+//! Calls to one server, over a connection that is made when it is needed and kept.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::HeaderMap;
+use http::uri::Authority;
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::task::yield_now;
+use tokio::time::{Instant as Time, sleep, sleep_until};
+
+use super::answer::{Answer, status_of_error, was_not_taken};
+use super::attempt::{Broken, attempt};
+use super::connection::connect;
+use super::head::head;
+use super::request::Message;
+use super::retry::Retry;
+use super::target::Target;
+use crate::grpc::{CANCELLED, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
+
+/// A connection on which nothing has gone on for so long may have ended unseen: nobody drives it between calls.
+const UNSEEN: Duration = Duration::from_millis(1);
+
+/// What a channel is told once.
+pub struct Settings {
+    pub target: Target,
+    pub authority: Authority,
+    /// Sent with every call.
+    pub metadata: HeaderMap,
+    pub retry: Retry,
+    /// Bytes of a message, as it is sent and as it is received.
+    pub max_send: usize,
+    pub max_receive: usize,
+}
+
+/// Calls to one server. Any thread of the runtime that it lives in.
+pub struct Channel {
+    settings: Settings,
+    kept: Mutex<Kept>,
+    connecting: AsyncMutex<()>,
+    closed: watch::Sender<bool>,
+    under_way: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Kept {
+    sender: Option<SendRequest<Bytes>>,
+    /// Which connection it is of.
+    number: u64,
+    used: Option<Instant>,
+}
+
+/// Counts a call for as long as it lives.
+struct UnderWay<'a>(&'a Channel);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.kept.lock().used = Some(Instant::now());
+    }
+}
+
+impl Channel {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            kept: Mutex::default(),
+            connecting: AsyncMutex::default(),
+            closed: watch::Sender::new(false),
+            under_way: AtomicUsize::new(0),
+        }
+    }
+
+    /// Ends the calls under way, and all that follow.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+        self.kept.lock().sender = None;
+    }
+
+    /// Returns when it has been closed.
+    pub async fn closed(&self) {
+        // It is only dropped with the channel.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Calls, and tries again as the retry policy has it, until `timeout` has passed.
+    pub async fn call(&self, message: &Message, timeout: Option<Duration>) -> Answer {
+        let deadline = timeout.and_then(|timeout| Time::now().checked_add(timeout));
+        tokio::select! {
+            biased;
+            answer = self.retried(message, deadline) => answer,
+            () = until(deadline) => Status::deadline_exceeded().into(),
+            () = self.closed() => Status::new(CANCELLED, "Channel closed!").into(),
+        }
+    }
+
+    async fn retried(&self, message: &Message, deadline: Option<Time>) -> Answer {
+        if message.length > self.settings.max_send {
+            let (length, limit) = (message.length, self.settings.max_send);
+            let text = format!("CLIENT: Sent message larger than max ({length} vs. {limit})");
+            return Status::new(RESOURCE_EXHAUSTED, text).into();
+        }
+        let mut failures = 0;
+        loop {
+            let answer = self.once(message, deadline, failures).await;
+            if answer.status.code != UNAVAILABLE || answer.begun {
+                self.settings.retry.answered();
+                return answer;
+            }
+            failures += 1;
+            match self.settings.retry.after(failures, fastrand::f64()) {
+                Some(delay) => sleep(delay).await,
+                None => return answer,
+            }
+        }
+    }
+
+    /// One attempt; a second one at once where the server says that it has not looked at the first.
+    async fn once(&self, message: &Message, deadline: Option<Time>, failures: u32) -> Answer {
+        let mut first = true;
+        loop {
+            let (sender, number) = match self.connection().await {
+                Ok(connection) => connection,
+                Err(status) => return status.into(),
+            };
+            let settings = &self.settings;
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Time::now()));
+            let head = head(&settings.authority, &message.path, &settings.metadata, left, failures);
+            self.under_way.fetch_add(1, Ordering::Relaxed);
+            let counted = UnderWay(self);
+            let done = attempt(sender, head, &message.body, settings.max_receive).await;
+            drop(counted);
+            match done {
+                Ok(answer) => return answer,
+                Err(Broken(error)) => {
+                    self.forget(number, &error);
+                    if !(first && was_not_taken(&error)) {
+                        return status_of_error(&error).into();
+                    }
+                }
+            }
+            first = false;
+        }
+    }
+
+    async fn connection(&self) -> Result<(SendRequest<Bytes>, u64), Status> {
+        self.catch_up().await;
+        if let Some(found) = self.found() {
+            return Ok(found);
+        }
+        let _alone = self.connecting.lock().await;
+        if let Some(found) = self.found() {
+            return Ok(found);
+        }
+        let sender = connect(&self.settings.target).await?;
+        let mut kept = self.kept.lock();
+        kept.number += 1;
+        kept.sender = Some(sender.clone());
+        Ok((sender, kept.number))
+    }
+
+    fn found(&self) -> Option<(SendRequest<Bytes>, u64)> {
+        let kept = self.kept.lock();
+        kept.sender.clone().map(|sender| (sender, kept.number))
+    }
+
+    /// Lets the connection read what has come since the last call, among it perhaps its end.
+    async fn catch_up(&self) {
+        let idle = self.kept.lock().used.is_some_and(|used| used.elapsed() > UNSEEN);
+        if idle && self.under_way.load(Ordering::Relaxed) == 0 {
+            // The first time the socket is looked at, the second time the connection's task reads from it.
+            yield_now().await;
+            yield_now().await;
+        }
+    }
+
+    /// Lets go of a connection that has ended.
+    fn forget(&self, number: u64, error: &h2::Error) {
+        let mut kept = self.kept.lock();
+        if kept.number == number && (error.is_io() || error.is_go_away()) {
+            kept.sender = None;
+        }
+    }
+}
+
+async fn until(deadline: Option<Time>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

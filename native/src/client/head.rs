@@ -1,0 +1,93 @@
+//! The head of a request: its path, its deadline and its metadata.
+
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Uri};
+
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+static ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+static AGENT: HeaderValue = HeaderValue::from_static(concat!("headrace-native/", env!("CARGO_PKG_VERSION")));
+
+/// The most that a timeout's digits say.
+const MOST: u128 = 99_999_999;
+
+/// The head of a call: `left` is the time until its deadline, `failures` how often it has been tried before.
+pub fn head(
+    authority: &Authority,
+    path: &PathAndQuery,
+    metadata: &HeaderMap,
+    left: Option<Duration>,
+    failures: u32,
+) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri(authority, path);
+    let headers = request.headers_mut();
+    headers.reserve(5 + metadata.len());
+    headers.insert(TE, TRAILERS.clone());
+    headers.insert(CONTENT_TYPE, GRPC.clone());
+    headers.insert(USER_AGENT, AGENT.clone());
+    if let Some(left) = left {
+        headers.insert(&GRPC_TIMEOUT, timeout(left));
+    }
+    if failures > 0 {
+        headers.insert(&ATTEMPTS, HeaderValue::from(failures));
+    }
+    for (name, value) in metadata {
+        headers.append(name, value.clone());
+    }
+    request
+}
+
+fn uri(authority: &Authority, path: &PathAndQuery) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority.clone());
+    parts.path_and_query = Some(path.clone());
+    // It has all three parts, as a URI must.
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+/// The deadline in the smallest unit that has room for it, rounded up.
+fn timeout(left: Duration) -> HeaderValue {
+    let units = [(1_000, 'u'), (1_000_000, 'm'), (1_000_000_000, 'S'), (60_000_000_000, 'M')];
+    let count = |size: u128| left.as_nanos().div_ceil(size);
+    let found = units.into_iter().find(|(size, _)| count(*size) <= MOST);
+    let (size, letter) = found.unwrap_or((3_600_000_000_000, 'H'));
+    // Digits and a letter are always a header value.
+    HeaderValue::try_from(format!("{}{letter}", count(size).min(MOST))).unwrap_or(TRAILERS.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts() {
+        for (left, expected) in [
+            (Duration::from_nanos(1), "1u"),
+            (Duration::from_millis(20), "20000u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_secs(200_000), "200000S"),
+            (Duration::from_secs(400_000_000), "6666667M"),
+            (Duration::MAX, "99999999H"),
+        ] {
+            assert_eq!(timeout(left), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_sent() {
+        let metadata = HeaderMap::from_iter([(HeaderName::from_static("a"), HeaderValue::from_static("1"))]);
+        let path = PathAndQuery::from_static("/s/m");
+        let head = head(&Authority::from_static("h:1"), &path, &metadata, Some(Duration::from_secs(1)), 2);
+        assert_eq!(head.uri(), "http://h:1/s/m");
+        assert_eq!(head.headers()["grpc-timeout"], "1000000u");
+        assert_eq!(head.headers()["grpc-previous-rpc-attempts"], "2");
+        assert_eq!(head.headers()["a"], "1");
+    }
+}

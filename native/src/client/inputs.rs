@@ -1,0 +1,106 @@
+//! A Predict's inputs to bytes: small arrays are copied, large ones travel from where they are.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pyo3::exceptions::PyBufferError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::bridge::Buffer;
+use crate::protobuf::{Dtype, Rows, wire};
+
+/// Arrays of up to this many bytes are copied.
+const COPIED: usize = 16 * 1024;
+
+/// The number of `inputs` in a PredictRequest.
+const INPUTS: u32 = 2;
+
+/// A Predict's inputs.
+#[derive(Default)]
+pub struct Inputs(Vec<Input>);
+
+struct Input {
+    alias: String,
+    dtype: Dtype,
+    array: Buffer,
+}
+
+/// An array's memory on its way out.
+struct Borrowed(Buffer);
+
+impl AsRef<[u8]> for Borrowed {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+impl Inputs {
+    /// Of arrays by name.
+    pub fn of(arrays: &Bound<'_, PyDict>) -> PyResult<Self> {
+        arrays.iter().map(|(alias, array)| Input::of(&alias, &array)).collect::<PyResult<_>>().map(Self)
+    }
+
+    /// Bytes of all.
+    pub fn encoded_len(&self) -> usize {
+        self.0.iter().map(|input| wire::field_len(INPUTS, input.entry_len())).sum()
+    }
+
+    /// Bytes of all that is copied, or a little more.
+    pub fn copied_len(&self) -> usize {
+        const HEADS: usize = 128;
+        self.0.iter().map(|input| HEADS + input.alias.len() + if input.is_copied() { input.size() } else { 0 }).sum()
+    }
+
+    /// Writes them behind what has been written, in pieces.
+    pub fn encode(self, mut out: BytesMut) -> Vec<Bytes> {
+        let mut pieces = Vec::with_capacity(1);
+        for input in self.0 {
+            input.encode_before_content(&mut out);
+            if input.is_copied() {
+                out.put_slice(input.array.bytes());
+            } else {
+                pieces.push(out.split().freeze());
+                pieces.push(Bytes::from_owner(Borrowed(input.array)));
+            }
+        }
+        if !out.is_empty() {
+            pieces.push(out.freeze());
+        }
+        pieces
+    }
+}
+
+impl Input {
+    fn of(alias: &Bound<'_, PyAny>, array: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let buffer = Buffer::any(array)?;
+        let dtype = buffer.dtype().ok_or_else(|| PyBufferError::new_err("the array is of another dtype"))?;
+        if buffer.is_scalar() {
+            return Err(PyBufferError::new_err("the array is a scalar"));
+        }
+        Ok(Self { alias: alias.extract()?, dtype, array: buffer })
+    }
+
+    fn size(&self) -> usize {
+        self.array.bytes().len()
+    }
+
+    fn is_copied(&self) -> bool {
+        self.size() <= COPIED
+    }
+
+    fn tensor(&self) -> Rows<'_> {
+        Rows { dtype: self.dtype, rows: None, inner: self.array.shape(), bytes: self.array.bytes(), text: &[] }
+    }
+
+    fn entry_len(&self) -> usize {
+        wire::field_len(1, self.alias.len()) + wire::field_len(2, self.tensor().encoded_len(true))
+    }
+
+    fn encode_before_content(&self, out: &mut BytesMut) {
+        let tensor = self.tensor();
+        wire::put_field(out, INPUTS, self.entry_len());
+        wire::put_field(out, 1, self.alias.len());
+        out.put_slice(self.alias.as_bytes());
+        wire::put_field(out, 2, tensor.encoded_len(true));
+        tensor.encode_before_content(out);
+    }
+}

@@ -1,0 +1,19 @@
+//! A gRPC client: calls over a connection that is kept, and a Predict's arrays to bytes and back. Knows no server.
+
+mod answer;
+mod attempt;
+mod channel;
+mod connection;
+mod head;
+mod inputs;
+mod outputs;
+mod python;
+mod request;
+mod retry;
+mod target;
+
+pub use python::{ClientChannel, Failure};
+pub use request::ClientRequest;
+
+/// Which `headrace_client` this fits: raised with every change of what that sees.
+pub const INTERFACE: u32 = 1;

@@ -1,0 +1,269 @@
+//! The client's channel as Python has it: calls that block, many at once, and calls that an event loop is told of.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::uri::Authority;
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use rustc_hash::FxHashMap;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::time::timeout;
+
+use super::answer::{Answer, is_ok};
+use super::channel::{Channel, Settings};
+use super::outputs;
+use super::request::{ClientRequest, Message};
+use super::retry::Retry;
+use super::target::Target;
+use crate::calls::{Inbox, metadata_from_python, metadata_to_python};
+
+/// How often a call that blocks lets Python look for signals.
+const SIGNALS: Duration = Duration::from_millis(100);
+
+/// What a channel is told of retries and bounds.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Limits {
+    attempts: u32,
+    backoff: f64,
+    max_backoff: f64,
+    max_send: usize,
+    max_receive: usize,
+}
+
+/// How a call failed.
+#[pyclass(frozen, get_all, module = "headrace_native")]
+pub struct Failure {
+    code: u8,
+    text: String,
+    metadata: Py<PyTuple>,
+}
+
+/// Calls that have ended, for an event loop: each with its number, and whether arrays are wanted.
+type Ended = Inbox<(u64, Answer, bool)>;
+
+/// A connection to one server. The calls that block drive it themselves, from whatever threads they come; calls that are
+/// started are driven by a thread of its own, which the first of them begins.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct ClientChannel {
+    channel: Arc<Channel>,
+    runtime: Mutex<Option<Arc<Runtime>>>,
+    started: Mutex<FxHashMap<u64, AbortHandle>>,
+    numbers: AtomicU64,
+    ended: Arc<Ended>,
+    driven: Mutex<bool>,
+}
+
+#[pymethods]
+impl ClientChannel {
+    /// To a target; `metadata` is sent with every call. ValueError for a target that is not understood.
+    #[new]
+    fn new(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: Limits) -> PyResult<Self> {
+        let unknown = || PyValueError::new_err(format!("not a target that this client knows: {target}"));
+        let parsed = Target::parse(target).ok_or_else(unknown)?;
+        let authority = Authority::try_from(parsed.authority()).map_err(|_| unknown())?;
+        let settings = Settings {
+            target: parsed,
+            authority,
+            metadata: metadata_from_python(metadata)?,
+            retry: Retry::new(limits.attempts, limits.backoff, limits.max_backoff),
+            max_send: limits.max_send,
+            max_receive: limits.max_receive,
+        };
+        Ok(Self {
+            channel: Arc::new(Channel::new(settings)),
+            runtime: Mutex::new(Some(Arc::new(Builder::new_current_thread().enable_all().build()?))),
+            started: Mutex::default(),
+            numbers: AtomicU64::new(0),
+            ended: Arc::new(Inbox::new()?),
+            driven: Mutex::new(false),
+        })
+    }
+
+    /// Whether a target is understood.
+    #[staticmethod]
+    fn knows(target: &str) -> bool {
+        Target::parse(target).is_some_and(|parsed| Authority::try_from(parsed.authority()).is_ok())
+    }
+
+    /// Calls, and waits. What comes of it: a Failure; else the answer's bytes or, where the request wants arrays, the outputs
+    /// by name, unless they have a form that is left to Python.
+    fn call<'py>(&self, py: Python<'py>, request: &ClientRequest, seconds: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let timeout = duration(seconds)?;
+        let answer = wait(py, &*self.runtime()?, self.channel.call(&request.message, timeout))?;
+        to_python(py, answer, request.arrays)
+    }
+
+    /// Makes many calls, `in_flight` of them at a time, and waits for all: what comes of each, in order.
+    fn call_many<'py>(
+        &self,
+        py: Python<'py>,
+        requests: Vec<PyRef<'py, ClientRequest>>,
+        seconds: Option<f64>,
+        in_flight: usize,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let timeout = duration(seconds)?;
+        let messages: Vec<_> = requests.iter().map(|request| request.message.clone()).collect();
+        let answers = wait(py, &*self.runtime()?, call_many(self.channel.clone(), messages, timeout, in_flight))?;
+        let each = answers.into_iter().zip(requests);
+        each.map(|(answer, request)| to_python(py, answer, request.arrays)).collect()
+    }
+
+    /// Begins a call; its number, by which `take` tells its end.
+    fn start(&self, request: &ClientRequest, seconds: Option<f64>) -> PyResult<u64> {
+        let timeout = duration(seconds)?;
+        let runtime = self.runtime()?;
+        self.drive(&runtime)?;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (channel, ended) = (self.channel.clone(), self.ended.clone());
+        let (message, arrays) = (request.message.clone(), request.arrays);
+        let mut started = self.started.lock();
+        let task = runtime.spawn(async move {
+            let answer = channel.call(&message, timeout).await;
+            ended.push((number, answer, arrays));
+        });
+        started.insert(number, task.abort_handle());
+        Ok(number)
+    }
+
+    /// Gives a call up that has been started; nothing is told of it any more, unless it has ended already.
+    fn cancel(&self, number: u64) {
+        if let Some(task) = self.started.lock().remove(&number) {
+            task.abort();
+        }
+    }
+
+    /// A socket that is readable when calls have ended that were started.
+    fn fileno(&self) -> i32 {
+        use std::os::fd::AsRawFd;
+        self.ended.readable().as_raw_fd()
+    }
+
+    /// The numbers of calls that have ended since the last time, each with what came of it.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Vec<(u64, Bound<'py, PyAny>)>> {
+        let ended = self.ended.take();
+        let mut started = self.started.lock();
+        ended.iter().for_each(|(number, ..)| drop(started.remove(number)));
+        drop(started);
+        ended.into_iter().map(|(number, answer, arrays)| Ok((number, to_python(py, answer, arrays)?))).collect()
+    }
+
+    /// Ends the calls under way, CANCELLED, and the connection.
+    fn close(&self, py: Python<'_>) {
+        self.channel.close();
+        let runtime = self.runtime.lock().take();
+        let Some(runtime) = runtime else { return };
+        py.detach(|| {
+            // The connection's task sees that nobody holds it, and closes the socket.
+            runtime.block_on(async {
+                yield_now().await;
+                yield_now().await;
+            });
+            if let Ok(runtime) = Arc::try_unwrap(runtime) {
+                runtime.shutdown_background();
+            }
+        });
+    }
+}
+
+impl ClientChannel {
+    fn runtime(&self) -> PyResult<Arc<Runtime>> {
+        self.runtime.lock().clone().ok_or_else(|| PyValueError::new_err("the client is closed"))
+    }
+
+    /// Begins the thread that drives calls which are started, once.
+    fn drive(&self, runtime: &Arc<Runtime>) -> PyResult<()> {
+        let mut driven = self.driven.lock();
+        if !*driven {
+            let (runtime, channel) = (runtime.clone(), self.channel.clone());
+            let run = move || {
+                runtime.block_on(async {
+                    channel.closed().await;
+                    yield_now().await;
+                    yield_now().await;
+                });
+            };
+            thread::Builder::new().name("headrace-client".into()).spawn(run)?;
+            *driven = true;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ClientChannel {
+    fn drop(&mut self) {
+        self.channel.close();
+        if let Some(Ok(runtime)) = self.runtime.lock().take().map(Arc::try_unwrap) {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Drives a future on this thread, without the interpreter lock, and lets Python see its signals.
+fn wait<T: Send>(py: Python<'_>, runtime: &Runtime, future: impl Future<Output = T> + Send) -> PyResult<T> {
+    let mut future = pin!(future);
+    loop {
+        let done = py.detach(|| runtime.block_on(async { timeout(SIGNALS, future.as_mut()).await }));
+        if let Ok(done) = done {
+            return Ok(done);
+        }
+        py.check_signals()?;
+    }
+}
+
+async fn call_many(
+    channel: Arc<Channel>,
+    messages: Vec<Message>,
+    timeout: Option<Duration>,
+    in_flight: usize,
+) -> Vec<Answer> {
+    let (messages, next) = (Arc::new(messages), Arc::new(AtomicUsize::new(0)));
+    let mut callers = JoinSet::new();
+    for _ in 0..in_flight.clamp(1, messages.len().max(1)) {
+        let (channel, messages, next) = (channel.clone(), messages.clone(), next.clone());
+        callers.spawn(async move {
+            let mut answers = Vec::new();
+            loop {
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                let Some(message) = messages.get(place) else { return answers };
+                answers.push((place, channel.call(message, timeout).await));
+            }
+        });
+    }
+    let mut answers: Vec<_> = callers.join_all().await.into_iter().flatten().collect();
+    answers.sort_unstable_by_key(|(place, _)| *place);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+fn to_python(py: Python<'_>, answer: Answer, arrays: bool) -> PyResult<Bound<'_, PyAny>> {
+    if !is_ok(&answer.status) {
+        return failure(py, answer.status.code, answer.status.text, &answer.metadata);
+    }
+    if arrays && let Some(outputs) = outputs::arrays(py, &answer.message)? {
+        return Ok(outputs.into_any());
+    }
+    Ok(PyBytes::new(py, &answer.message.into_bytes()).into_any())
+}
+
+fn failure<'py>(py: Python<'py>, code: u8, text: String, metadata: &HeaderMap) -> PyResult<Bound<'py, PyAny>> {
+    let metadata = metadata_to_python(py, metadata)?.unbind();
+    Ok(Bound::new(py, Failure { code, text, metadata })?.into_any())
+}
+
+/// None for a call that may take as long as it takes; what has passed already is as short as can be.
+fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    match seconds {
+        None => Ok(None),
+        Some(seconds) if seconds.is_nan() => Err(PyRuntimeError::new_err("a timeout must be a number")),
+        Some(seconds) => Ok(Some(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))),
+    }
+}

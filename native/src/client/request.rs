@@ -1,0 +1,54 @@
+//! A request as it goes out: its path, and its message behind gRPC's prefix.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::uri::PathAndQuery;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::inputs::Inputs;
+use crate::grpc::{PREFIX, put_prefix};
+
+/// A message on its way to a method.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub path: PathAndQuery,
+    /// With the prefix.
+    pub body: Vec<Bytes>,
+    /// Bytes without it.
+    pub length: usize,
+}
+
+/// A request, as Python holds it until it is sent, perhaps several times.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct ClientRequest {
+    pub message: Message,
+    /// Whether its answer is a PredictResponse, and wanted as arrays.
+    pub arrays: bool,
+}
+
+#[pymethods]
+impl ClientRequest {
+    /// To a full path. The message is `message`, and behind it a Predict's `inputs`, arrays by name. BufferError for an
+    /// array that cannot be written here: a scalar, or one that is not contiguous or of another dtype. `arrays` says that
+    /// the answer is a PredictResponse, whose outputs are wanted as arrays.
+    #[new]
+    #[pyo3(signature = (path, message, inputs=None, arrays=false))]
+    fn new(path: &str, message: &[u8], inputs: Option<&Bound<'_, PyDict>>, arrays: bool) -> PyResult<Self> {
+        let inputs = inputs.map_or_else(|| Ok(Inputs::default()), Inputs::of)?;
+        let length = message.len() + inputs.encoded_len();
+        if u32::try_from(length).is_err() {
+            return Err(PyValueError::new_err("a message of gRPC has less than 4 GB"));
+        }
+        let path = PathAndQuery::try_from(path).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let mut out = BytesMut::with_capacity(PREFIX + message.len() + inputs.copied_len());
+        put_prefix(&mut out, false, length);
+        out.put_slice(message);
+        Ok(Self { message: Message { path, body: inputs.encode(out), length }, arrays })
+    }
+
+    /// Bytes of the message.
+    fn __len__(&self) -> usize {
+        self.message.length
+    }
+}
