@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from headrace_protos import ClassificationRequest, Example, ModelSpec, MultiInferenceRequest, PredictRequest
+from headrace_protos import (
+    ClassificationRequest,
+    Example,
+    ModelSpec,
+    MultiInferenceRequest,
+    PredictRequest,
+    PredictResponse,
+)
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest
 from headrace_protos.tensor import to_proto
 
@@ -82,6 +89,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
     yield from _infer_bodies()
     yield from _tensors()
     yield from _connections()
+    yield from _answers()
     for name, lines in _HEADERS.items():
         yield "headers", name, b"\n".join(bytes([number]) + value.encode() for number, value in lines)
 
@@ -187,6 +195,22 @@ def _infer_tensors(
             tensor["data"] = values.tolist()
         tensors.append(tensor)
     return tensors, behind
+
+
+def _answers() -> Iterator[tuple[str, str, bytes]]:
+    """Answers of numbers in each of the ways that they travel; then what is left to Python; then a body."""
+    for kind, as_content in (("values", False), ("content", True)):
+        for dtypes in (["f4", "f8"], ["?", "f2", "i8", "u4"]):
+            response = PredictResponse(model_spec=_SPEC)
+            for dtype in dtypes:
+                to_proto(_values(dtype, (2, 3)), response.outputs[dtype], as_content=as_content)
+            message = response.SerializeToString(deterministic=True)
+            yield "answers", f"{len(dtypes)}-{kind}", message
+    texts = PredictResponse(model_spec=_SPEC)
+    to_proto(np.array([b"one", b""], np.object_), texts.outputs["s"])
+    yield "answers", "strings", texts.SerializeToString(deterministic=True)
+    yield "answers", "body", b"\0" + len(message).to_bytes(4, "big") + message
+    yield "answers", "text", b"100%25 %C3%A9%zz%"
 
 
 def _connections() -> Iterator[tuple[str, str, bytes]]:

@@ -3,7 +3,6 @@
 # A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
 # ruff: noqa: ASYNC109
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -166,15 +165,6 @@ class AsyncClient:
         return await self._channel.call(call, self._timeout if timeout is None else timeout)
 
     async def _send_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        answers: dict[int, Any] = {}
-        left = iter(enumerate(calls))
-
-        async def send_some() -> None:
-            for place, call in left:
-                try:
-                    answers[place] = await self._send(call, timeout)
-                except ServerError as error:
-                    answers[place] = error
-
-        await asyncio.gather(*(send_some() for _ in range(min(in_flight, len(calls)))))
-        return [answers[place] for place in range(len(calls))]
+        if self._closed:
+            raise ValueError(request.CLOSED)
+        return await self._channel.call_many(calls, self._timeout if timeout is None else timeout, in_flight)

@@ -1,5 +1,6 @@
 //! What the fuzz targets see of the decoders.
 
+pub use crate::client::fuzzing::{only_message, percent_decoded, read_outputs};
 pub use crate::examples::fuzzing::{read_examples, read_multi};
 pub use crate::grpc::{Encoding, Frame, Framed, PREFIX, Status, decode_binary, encode_binary, is_grpc, timeout};
 pub use crate::http2::{Frames, UnixAuthority};

@@ -1,7 +1,9 @@
 """A small model server on grpcio, for the clients to be tested against: 0.5 x + 2, and an echo."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -34,19 +36,26 @@ LOAD_ERROR = "no space left on device"
 class Service:
     """Version 3 of the models `half_plus_two`, with an `echo` signature too, and `stuck`, which waits for `release`.
 
-    Keeps the requests it got and the seconds each had left. Refuses the next `refusals` calls as UNAVAILABLE.
+    Keeps the requests it got, the seconds each had left, and the metadata of the last one. Refuses the next `refusals`
+    calls as UNAVAILABLE, with metadata of its own. `most` is how many Predicts were there at once.
     """
 
     def __init__(self) -> None:
         self.requests: list[PredictRequest] = []
         self.time_left: list[float | None] = []
         self.refusals = 0
+        self.metadata_sent: dict[str, str | bytes] = {}
+        self.most = 0
+        self._active = 0
+        self._lock = threading.Lock()
         self.release = threading.Event()
 
     def predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
         self.requests.append(request)
         self.time_left.append(context.time_remaining())
-        self._admit(request.model_spec, context)
+        self.metadata_sent = dict(context.invocation_metadata())
+        with self._counted():
+            self._admit(request.model_spec, context)
         arrays = {name: to_array(proto) for name, proto in request.inputs.items()}
         outputs = arrays if request.model_spec.signature_name == "echo" else half_plus_two(arrays)
         wanted = request.output_filter or outputs
@@ -69,9 +78,21 @@ class Service:
         wanted = request.model_spec.version.value
         return GetModelStatusResponse(model_version_status=[v for v in versions if wanted in (0, v.version)])
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._active += 1
+            self.most = max(self.most, self._active)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active -= 1
+
     def _admit(self, spec: ModelSpec, context: grpc.ServicerContext) -> None:
         if self.refusals:
             self.refusals -= 1
+            context.set_trailing_metadata((("why", "full"), ("why-bin", b"\0\xff")))
             context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is full")
         if spec.name == "stuck":
             self.release.wait(timeout=10)
@@ -104,11 +125,16 @@ def shape(*sizes: int) -> TensorShapeProto:
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
 
 
-def start(service: Service) -> tuple[grpc.Server, str]:
-    """Serve on a free port and return the server and its target."""
-    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
+def start(
+    service: Service,
+    *options: tuple[str, Any],
+    credentials: grpc.ServerCredentials | None = None,
+    address: str = "localhost:0",
+) -> tuple[grpc.Server, str]:
+    """Serve on a free port, with gRPC's options, and return the server and its target."""
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1), *options])
     server.add_generic_rpc_handlers([prediction_service(service), model_service(service)])
-    port = server.add_insecure_port("localhost:0")
+    port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     server.start()
     return server, f"localhost:{port}"
 

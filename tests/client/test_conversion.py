@@ -68,3 +68,18 @@ def test_an_array_alone_is_refused_in_words(client: Client) -> None:
 def test_other_failures_are_as_they_were(client: Client) -> None:
     with pytest.raises(ServerError, match=r"^NOT_FOUND: Servable not found for request: Latest\(other\)$"):
         client.predict("other", {"x": X})
+
+
+def test_many_are_converted_too(client: Client) -> None:
+    answers = client.predict_many("model", [{"x": X}, {"x": X.astype(np.float32)}, {"x": X}])
+
+    for answer in answers:
+        np.testing.assert_array_equal(answer["y"], expected(client))
+
+
+def test_what_is_wrong_with_one_of_many_is_named(client: Client) -> None:
+    inputs = [{"x": X.astype(np.float32)}, {"x": np.zeros((2, 3), np.float32)}]
+    right, wrong = client.predict_many("model", inputs, return_exceptions=True)
+
+    assert right.keys() == {"y"}
+    assert wrong.hint == "x: the model takes float32[?,4], and float32[2,3] was sent"

@@ -1,12 +1,16 @@
 """What a client asks of a channel, and what a channel is told."""
 
-from collections.abc import Sequence
+# A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
+# ruff: noqa: ASYNC109
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from headrace_client.request import Call, Retry
+from headrace_client.request import Call, Retry, ServerError
 
 Answer = TypeVar("Answer")
 
@@ -43,8 +47,32 @@ class Channel(Protocol):
 class AsyncChannel(Protocol):
     """Calls on the event loop that runs when the first of them is made."""
 
-    async def call(self, call: Call[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the server is told it
+    async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Make a call and return its answer; raises ServerError."""
+
+    async def call_many(
+        self,
+        calls: Sequence[Call[Any]],
+        timeout: float | None,
+        in_flight: int,
+    ) -> list[Any]:
+        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
 
     async def close(self) -> None:
         """End the connection and the calls under way."""
+
+
+async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_flight: int) -> list[Any]:
+    """Send the calls 0 to `count`, some at a time; return what came of each, in order: an answer or a ServerError."""
+    answers: list[Any] = [None] * count
+    places = iter(range(count))
+
+    async def send_some() -> None:
+        for place in places:
+            try:
+                answers[place] = await send(place)
+            except ServerError as error:
+                answers[place] = error
+
+    await asyncio.gather(*(send_some() for _ in range(min(in_flight, count))))
+    return answers

@@ -1,5 +1,8 @@
 """Channels of grpcio."""
 
+# A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
+# ruff: noqa: ASYNC109
+
 import json
 from collections import deque
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from headrace_client.channels.base import Settings
+from headrace_client.channels.base import Settings, some_at_a_time
 from headrace_client.request import PATHS, Call, Retry, ServerError
 
 Answer = TypeVar("Answer")
@@ -42,10 +45,11 @@ class GrpcioChannel:
         """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
         answers: list[Any] = []
         waiting: deque[tuple[Call[Any], Any]] = deque()
-        for call in calls:
+        messages = [call.message() for call in calls]
+        for call, message in zip(calls, messages, strict=True):
             if len(waiting) == in_flight:
                 answers.append(_result(*waiting.popleft()))
-            begun = self._methods[call.path].future(call.message(), timeout=timeout, metadata=self._metadata)
+            begun = self._methods[call.path].future(message, timeout=timeout, metadata=self._metadata)
             waiting.append((call, begun))
         return answers + [_result(call, begun) for call, begun in waiting]
 
@@ -69,14 +73,30 @@ class AsyncGrpcioChannel:
             path: self._channel.unary_unary(path) for path in PATHS
         }
 
-    async def call(self, call: Call[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the server is told it
+    async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Make a call and return its answer; raises ServerError."""
-        message = call.message()
+        return call.read(await self._send(call.path, call.message(), timeout))
+
+    async def call_many(
+        self,
+        calls: Sequence[Call[Any]],
+        timeout: float | None,
+        in_flight: int,
+    ) -> list[Any]:
+        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        messages = [call.message() for call in calls]
+
+        async def send(place: int) -> Any:
+            call = calls[place]
+            return call.read(await self._send(call.path, messages[place], timeout))
+
+        return await some_at_a_time(send, len(calls), in_flight)
+
+    async def _send(self, path: str, message: bytes, timeout: float | None) -> bytes:
         try:
-            response = await self._methods[call.path](message, timeout=timeout, metadata=self._metadata)
+            return await self._methods[path](message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _failed(error) from error
-        return call.read(response)
 
     async def close(self) -> None:
         """End the connection and the calls under way."""

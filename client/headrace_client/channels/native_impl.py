@@ -1,5 +1,8 @@
 """Channels of headrace-native: HTTP/2 in Rust, and a Predict's arrays to bytes and back outside the interpreter."""
 
+# A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
+# ruff: noqa: ASYNC109
+
 import asyncio
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 import headrace_native as native
 
-from headrace_client.channels.base import Metadata, Settings
+from headrace_client.channels.base import Metadata, Settings, some_at_a_time
 from headrace_client.request import CLOSED, CODES, PREDICT, Call, ServerError
 
 Answer = TypeVar("Answer")
@@ -73,24 +76,41 @@ class AsyncNativeChannel:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def call(self, call: Call[Answer], timeout: float | None) -> Answer:  # noqa: ASYNC109 - the server is told it
+    async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Make a call and return its answer; raises ServerError."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._channel.fileno(), self._take)
-        waiting = self._loop.create_future()
-        number = self._channel.start(_request(call), timeout)
-        self._waiting[number] = waiting
-        try:
-            answer = _answer(call, await waiting)
-        finally:
-            # Only one that nobody waits for any more is still there.
-            if self._waiting.pop(number, None) is not None:
-                self._channel.cancel(number)
+        answer = _answer(call, await self._send(_request(call), timeout))
         if isinstance(answer, ServerError):
             raise answer
         result: Answer = answer
         return result
+
+    async def call_many(
+        self,
+        calls: Sequence[Call[Any]],
+        timeout: float | None,
+        in_flight: int,
+    ) -> list[Any]:
+        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        requests = [_request(call) for call in calls]
+
+        async def send(place: int) -> Any:
+            return _answer(calls[place], await self._send(requests[place], timeout))
+
+        return await some_at_a_time(send, len(calls), in_flight)
+
+    async def _send(self, request: native.ClientRequest, timeout: float | None) -> Any:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._channel.fileno(), self._take)
+        waiting = self._loop.create_future()
+        number = self._channel.start(request, timeout)
+        self._waiting[number] = waiting
+        try:
+            return await waiting
+        finally:
+            # Only one that nobody waits for any more is still there.
+            if self._waiting.pop(number, None) is not None:
+                self._channel.cancel(number)
 
     async def close(self) -> None:
         """End the connection and the calls under way."""

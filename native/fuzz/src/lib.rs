@@ -1,6 +1,7 @@
 //! What must hold of the decoders whatever bytes come: each target is one function that panics where it does not.
 
 pub mod allocation;
+pub mod answers;
 pub mod connection;
 pub mod examples;
 pub mod frames;
@@ -16,7 +17,8 @@ pub mod tensor;
 /// One target: its name, and what it checks of any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
+    ("answers", answers::check),
     ("connection", connection::check),
     ("frames", frames::check),
     ("headers", headers::check),

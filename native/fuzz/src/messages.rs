@@ -15,6 +15,14 @@ pub struct PredictRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub struct PredictResponse {
+    #[prost(map = "string, message", tag = "1")]
+    pub outputs: HashMap<String, TensorProto>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub model_spec: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct ModelSpec {
     #[prost(string, tag = "1")]
     pub name: String,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use headrace_native_fuzz::{TARGETS, examples, infer, infer_body, predict, rest};
+use headrace_native_fuzz::{TARGETS, answers, examples, infer, infer_body, predict, rest};
 
 const MUTATIONS: usize = 2_000;
 
@@ -68,6 +68,8 @@ fn real_requests_are_plain() {
     let plain = seeds("predict").iter().filter(|seed| predict::understood(seed)).count();
     // Two for each signature; the other seeds are not meant to be.
     assert_eq!(plain, 13);
+    // Each of the client's seeds of a Predict's answer that is not left to Python.
+    assert_eq!(seeds("answers").iter().filter(|seed| answers::understood(seed)).count(), 4);
     // As it comes, and with all there may be: outputs, an id, a version.
     assert_eq!(seeds("infer").iter().filter(|seed| infer::understood(seed)).count(), 8);
     // In JSON, and in bytes behind it.

@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn statuses() {
-        let of = |pairs| status(&trailers(pairs)).map(|status| (status.code, status.text));
+        let of =
+            |pairs: &[(&'static str, &'static str)]| status(&trailers(pairs)).map(|status| (status.code, status.text));
         assert_eq!(of(&[("grpc-status", "0")]), Some((0, String::new())));
         assert_eq!(of(&[("grpc-status", "5"), ("grpc-message", "a%20%C3%A9%zz")]), Some((5, "a é%zz".into())));
         for wrong in ["17", "-1", "x", ""] {

@@ -4,6 +4,8 @@ mod answer;
 mod attempt;
 mod channel;
 mod connection;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod head;
 mod inputs;
 mod outputs;

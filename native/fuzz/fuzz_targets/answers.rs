@@ -1,0 +1,4 @@
+//! What the client reads of answers, against prost.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| headrace_native_fuzz::answers::check(data));

@@ -1,0 +1,58 @@
+//! What a server answers, as the client reads it: what is understood of a Predict's outputs is what prost reads, however it is
+//! cut, and an answer's body is one message or refused.
+
+use headrace_native::fuzzing::{PREFIX, Rope, only_message, percent_decoded, read_outputs};
+use prost::Message;
+
+use crate::allocation::at_most;
+use crate::messages::PredictResponse;
+use crate::pieces::{cut, rope};
+
+const LIMIT: usize = 1 << 16;
+
+pub fn check(data: &[u8]) {
+    understood(data);
+    body(data);
+    at_most(8 * data.len() + 1024, || drop(percent_decoded(data)));
+}
+
+/// Checks what is understood of a message; whether it was anything.
+pub fn understood(data: &[u8]) -> bool {
+    let read = |seed| {
+        let message = rope(&cut(data, seed));
+        // An output of eleven bytes has a name, a shape and an array; a varint of one byte stands for eight.
+        at_most(32 * data.len() + 16 * 1024, || read_outputs(&message))
+    };
+    let whole = read(0);
+    if let Some(outputs) = &whole {
+        let response = PredictResponse::decode(data).expect("what is understood is well-formed");
+        // Of outputs that have one name, the last counts.
+        for (alias, dtype, shape, bytes) in outputs.iter().rev().take(1) {
+            let proto = &response.outputs[alias];
+            assert_eq!(proto.dtype as u64, *dtype);
+            let dims = proto.tensor_shape.iter().flat_map(|shape| &shape.dim);
+            assert!(dims.map(|dim| dim.size as usize).eq(shape.iter().copied()));
+            let count: usize = shape.iter().product();
+            assert_eq!(proto.array_bytes(bytes.len() / count), *bytes, "{alias}");
+        }
+        assert!(response.outputs.keys().all(|name| outputs.iter().any(|(alias, ..)| alias == name)));
+    }
+    // A name that is cut in two leaves an answer to Python; nothing makes it another one.
+    for outputs in [read(1), read(data.len())].into_iter().flatten() {
+        assert_eq!(Some(outputs), whole);
+    }
+    whole.is_some()
+}
+
+fn body(data: &[u8]) {
+    for seed in [0, 1] {
+        match only_message(rope(&cut(data, seed)), LIMIT).map(Rope::into_bytes) {
+            Ok(message) => {
+                assert_eq!(message, data[PREFIX..]);
+                assert_eq!(data[..PREFIX], [&[0][..], &(message.len() as u32).to_be_bytes()].concat());
+                assert!(message.len() <= LIMIT);
+            }
+            Err(status) => assert_ne!(status.code, 0),
+        }
+    }
+}

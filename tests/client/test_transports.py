@@ -1,0 +1,242 @@
+"""Which transport carries a client's calls, and what that of headrace-native does by itself."""
+
+import _thread
+import asyncio
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from headrace_client import AsyncClient, Client, Retry, ServerError
+from headrace_client.channels.grpcio_impl import GrpcioChannel
+from tests.support.pem import Authority
+from tests.support.running import eventually
+
+from .conftest import Connect
+from .service import Service, start
+
+X = {"x": np.ones(1, np.float32)}
+ONCE = Retry(attempts=1)
+
+
+def is_grpcio(**arguments: Any) -> bool:
+    with Client(**{"target": "localhost:1", **arguments}) as client:
+        return isinstance(client._channel, GrpcioChannel)
+
+
+@pytest.fixture
+def native() -> None:
+    pytest.importorskip("headrace_native")
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://localhost:1")
+    monkeypatch.setenv("no_proxy", "example.com, internal")
+
+
+@pytest.mark.usefixtures("native")
+def test_native_carries_calls_where_it_is_installed() -> None:
+    assert not is_grpcio()
+
+
+def test_grpcio_does_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "headrace_native", None)
+    monkeypatch.setattr("headrace_client.channels.auto.find_spec", lambda _: None)
+
+    assert is_grpcio()
+    with pytest.raises(ValueError, match="headrace-native is not installed"):
+        Client("localhost:1", transport="native")
+
+
+def test_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "headrace_native.py").write_text("CLIENT_INTERFACE = 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "headrace_native", sys)
+    monkeypatch.delitem(sys.modules, "headrace_native")
+
+    assert is_grpcio()
+    with pytest.raises(ValueError, match="speaks client interface 0"):
+        Client("localhost:1", transport="native")
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"credentials": grpc.ssl_channel_credentials()}, "it has no TLS"),
+        ({"options": [("grpc.keepalive_time_ms", 1000)]}, "it does not know the option grpc.keepalive_time_ms"),
+        ({"target": "ipv4:127.0.0.1:1,127.0.0.2:1"}, "it does not know how to reach ipv4:"),
+    ],
+    ids=["TLS", "option", "target"],
+)
+def test_what_native_cannot_do_grpcio_does(arguments: dict[str, Any], reason: str) -> None:
+    assert is_grpcio(**arguments)
+    with pytest.raises(ValueError, match=f"transport='native' cannot be used: {reason}"):
+        is_grpcio(transport="native", **arguments)
+
+
+@pytest.mark.usefixtures("native", "proxied")
+@pytest.mark.parametrize(
+    ("target", "through_proxy"),
+    [("h.example.com:1", False), ("h.internal:1", False), ("h:1", True), ("unix:/s", False)],
+)
+def test_what_goes_through_a_proxy_grpcio_carries(target: str, through_proxy: bool) -> None:
+    assert is_grpcio(target=target) is through_proxy
+
+
+def test_an_unknown_transport_is_refused() -> None:
+    with pytest.raises(ValueError, match="transport must be one of auto, native, grpcio; was 'rust'"):
+        Client("localhost:1", transport="rust")
+
+
+def test_with_credentials_calls_are_answered(service: Service, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("server")
+    credentials = grpc.ssl_server_credentials([(pair.key.encode(), pair.certificate.encode())])
+    server, target = start(service, credentials=credentials)
+    trusted = grpc.ssl_channel_credentials(authority.pem.certificate.encode())
+    with Client(target, credentials=trusted) as client:
+        assert client.predict("half_plus_two", X)["y"] == [2.5]
+    server.stop(None).wait()
+
+
+def test_metadata_goes_with_every_call(connect: Connect, target: str, service: Service) -> None:
+    client = connect(target, metadata=[("authorization", "Bearer x"), ("trace-bin", b"\0\xff")])
+    client.predict("half_plus_two", X)
+
+    assert service.metadata_sent["authorization"] == "Bearer x"
+    assert service.metadata_sent["trace-bin"] == b"\0\xff"
+
+
+def test_a_failure_has_the_metadata_of_the_server(connect: Connect, target: str, service: Service) -> None:
+    service.refusals = 1
+    with pytest.raises(ServerError) as caught:
+        connect(target, retry=ONCE).predict("half_plus_two", X)
+
+    metadata = dict(caught.value.__cause__.trailing_metadata())  # type: ignore[union-attr]
+    assert metadata["why"] == "full"
+    assert metadata["why-bin"] == b"\0\xff"
+
+
+def test_a_unix_socket_is_reached(connect: Connect, service: Service, tmp_path: Path) -> None:
+    server, _ = start(service, address=f"unix:{tmp_path}/s")
+    assert connect(f"unix:{tmp_path}/s").predict("half_plus_two", X)["y"] == [2.5]
+    server.stop(None).wait()
+
+
+@pytest.mark.parametrize("gone", ["none", "all"])
+def test_a_server_that_comes_back_is_reached_again(
+    connect: Connect, service: Service, tmp_path: Path, gone: str
+) -> None:
+    address = f"unix:{tmp_path}/s"
+    server, _ = start(service, address=address)
+    client = connect(address, retry=Retry(attempts=5, backoff=0.2))
+    client.predict("half_plus_two", X)
+    server.stop(None).wait()
+    if gone == "all":
+        with pytest.raises(ServerError):
+            client.predict("half_plus_two", X, timeout=0.1)
+    server, _ = start(service, address=address)
+    assert eventually(lambda: answered(client))
+    server.stop(None).wait()
+
+
+def answered(client: Client) -> bool:
+    try:
+        return bool(client.predict("half_plus_two", X)["y"] == [2.5])
+    except ServerError:
+        return False
+
+
+def test_connections_that_the_server_ends_between_calls_are_replaced(connect: Connect, service: Service) -> None:
+    server, target = start(service, ("grpc.max_connection_age_ms", 100), ("grpc.max_connection_age_grace_ms", 100))
+    client = connect(target, retry=ONCE)
+    for _ in range(6):
+        client.predict("half_plus_two", X)
+        threading.Event().wait(0.06)  # the server's clock, which a test cannot set
+    server.stop(None).wait()
+
+
+def test_a_call_that_waits_can_be_interrupted(target: str, carrier: str) -> None:
+    with Client(target, transport=carrier) as client:
+        threading.Timer(0.2, _thread.interrupt_main).start()
+        with pytest.raises(KeyboardInterrupt):
+            client.predict("stuck", X, timeout=20)
+
+
+def test_a_call_that_nobody_waits_for_is_given_up(target: str, carrier: str, service: Service) -> None:
+    async def leave() -> None:
+        async with AsyncClient(target, transport=carrier) as client:
+            waiting = asyncio.ensure_future(client.predict("stuck", X))
+            await asyncio.to_thread(eventually, lambda: service.requests)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert (await client.predict("half_plus_two", X))["y"] == [2.5]
+
+    asyncio.run(leave())
+
+
+def test_closing_ends_the_calls_under_way(target: str, carrier: str, service: Service) -> None:
+    client = Client(target, transport=carrier)
+    failures: list[ServerError] = []
+
+    def call() -> None:
+        try:
+            client.predict("stuck", X)
+        except ServerError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    eventually(lambda: service.requests)
+    client.close()
+    thread.join()
+    assert [failure.code for failure in failures] == [grpc.StatusCode.CANCELLED]
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A listener on loopback that answers each connection in its own way; its target."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    answer(connection)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def http1(connection: socket.socket) -> None:
+    connection.recv(1 << 16)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+
+def noise(connection: socket.socket) -> None:
+    connection.recv(1 << 16)
+    connection.sendall(bytes(range(256)) * 16)
+
+
+@pytest.mark.parametrize(
+    "answer", [http1, noise, lambda connection: connection.close()], ids=["HTTP/1", "noise", "end"]
+)
+def test_what_is_no_grpc_server_is_unavailable(connect: Connect, answer: Callable[[socket.socket], None]) -> None:
+    with answering(answer) as target, pytest.raises(ServerError, match="UNAVAILABLE"):
+        connect(target, retry=ONCE).predict("half_plus_two", X, timeout=5)
