@@ -32,6 +32,7 @@ from headrace_server.models.version_policy import State
 from headrace_server.models.warmup import Warmup, WarmupOptions
 from headrace_server.monitoring.metric_pages import (
     build_info,
+    held_memory,
     memory_gauges,
     memory_metrics,
     metric_pages,
@@ -60,6 +61,7 @@ from headrace_server.transports.grpc.selection import choose, make_queue, make_t
 from headrace_server.transports.grpc.tls import read_ssl_config
 
 if TYPE_CHECKING:
+    from headrace_server.services.page.state import Shown
     from headrace_server.transports.http.transport import RestTransport
 
 log = logging.getLogger(__name__)
@@ -135,6 +137,7 @@ class Server:
         self._model_service = ModelService(self._manager, self._models.announce, self._metrics.read_counter)
         self._health = HealthService(self._answers, self._changed)
         self.drained = asyncio.Event()
+        self._port = 0
         self._profiler = ProfilerService()
         prediction = make_prediction(self._manager)
         self._open_inference = self._make_open_inference(loader)
@@ -178,7 +181,7 @@ class Server:
         self._health.serving()
         if self._config.enable_profiler and self._profiler.useful:
             log.info("Profiler service is enabled")
-        port = await self._transport.start()
+        port = self._port = await self._transport.start()
         if port:
             log.info("Running gRPC ModelServer at %s:%d ...", self._config.host or "0.0.0.0", port)
         if self._config.grpc_socket_path:
@@ -241,6 +244,8 @@ class Server:
         if not config.rest_api_port:
             return None
         # Imported here: a server without REST need not wait for what it stands on.
+        from headrace_server.services.page.service import PageApi
+        from headrace_server.services.page.state import PageState
         from headrace_server.services.tf_serving.rest.service import RestOptions
         from headrace_server.transports.http.transport import RestTransport
 
@@ -253,7 +258,23 @@ class Server:
             record=self._request_logger.record_made,
             is_ready=lambda: self._health.is_serving,
         )
-        return RestTransport(config, prediction, self._model_service, options, self._open_inference, self._transport)
+        page = PageApi(PageState(self._shown())) if config.enable_page else None
+        return RestTransport(
+            config, prediction, self._model_service, options, self._open_inference, self._transport, page
+        )
+
+    def _shown(self) -> "Shown":
+        from headrace_server.services.page.state import Shown
+
+        return Shown(
+            self._config,
+            self._transport_name,
+            self._metrics,
+            self._manager,
+            batching_of(self._config).num_batch_threads,
+            grpc_port=lambda: self._port,
+            held=lambda: held_memory(self._transport),
+        )
 
     def _make_open_inference(self, loader: Loader) -> OpenInference:
         rights = Rights.named(self._config.open_inference_admin)

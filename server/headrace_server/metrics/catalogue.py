@@ -188,6 +188,12 @@ class Metrics(Families):
         for own in self.every_servable():
             own.count_reports()
 
+    def now(self, *labels: str) -> Now:
+        """What can be asked of a version at any time, by its model's name and its number."""
+        with self._lock:
+            found = self._servables.get(labels)
+        return NOTHING if found is None else found.now
+
     def every_servable(self) -> Iterator[ServableMetrics]:
         """Those of the versions that are loaded. Any thread."""
         with self._lock:

@@ -228,6 +228,15 @@ class Family(Generic[S]):
             if not group:
                 del self._groups[values[self._group]]
 
+    def find(self, *values: str) -> S | None:
+        """The series with these labels; None where nothing has used it. Any thread."""
+        return self._series.get(values)
+
+    def of_group(self, group: str) -> list[tuple[Labels, S]]:
+        """All series of a group with their labels' values. Any thread."""
+        with self._lock:
+            return [(values, self._series[values]) for values in self._groups.get(group, ())]
+
     def every(self) -> list[tuple[Labels, S]]:
         """All series with their labels' values, in the order of these. Any thread."""
         with self._lock:
@@ -264,6 +273,10 @@ class Gauges:
         self.name = _prometheus(name)
         self._labels = labels
         self._read = read
+
+    def read(self) -> Iterable[tuple[Labels, float]]:
+        """Every series' labels and number, now."""
+        return self._read()
 
     def lines(self) -> Iterator[str]:
         """The type and a line for every series; nothing where there are none."""

@@ -4,6 +4,7 @@ import logging
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 from headrace_protos import MonitoringConfig
 from headrace_server.config.files import read_text_proto
@@ -92,6 +93,12 @@ def memory_metrics(transport: BoundsMemory) -> tuple[Metric, ...]:
             kind="counter",
         ),
     )
+
+
+def held_memory(transport: object) -> dict[str, Any] | None:
+    """The same for the live page; None for a transport that does not count it."""
+    held = transport.held if isinstance(transport, BoundsMemory) else None
+    return None if held is None else {"kinds": dict(held.by_kind), "limit": held.limit, "refusals": held.refusals}
 
 
 def _held(transport: BoundsMemory) -> tuple[Numbers, Numbers, Numbers]:

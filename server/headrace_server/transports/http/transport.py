@@ -7,8 +7,10 @@ from headrace_server.errors import ServingError
 from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.open_inference.rest.service import OpenInferenceRest, OpenInferenceRestOptions
 from headrace_server.services.open_inference.server import OpenInference
+from headrace_server.services.page.service import PATHS as PAGE_PATHS
+from headrace_server.services.page.service import PageApi
 from headrace_server.services.ready import PATHS, ReadyApi
-from headrace_server.services.router import Router
+from headrace_server.services.router import HttpApi, Router
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.rest.large import JsonWork
@@ -35,6 +37,7 @@ class RestTransport:
         options: The rest.
         open_inference: What the other API answers from.
         carrier: gRPC's transport, which carries HTTP as well if it is the native one.
+        page: The live page; None for none.
     """
 
     def __init__(
@@ -45,13 +48,17 @@ class RestTransport:
         options: RestOptions,
         open_inference: OpenInference,
         carrier: Transport,
+        page: PageApi | None = None,
     ) -> None:
         self._config = config
         self._processes = JsonProcesses(config.rest_api_json_processes, CallerBounds.of(config).memory)
         rest = RestService(prediction, model, JsonWork(self._processes), options)
         limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
         infer = OpenInferenceRest(open_inference, self._processes, limits)
-        router = Router({"/v2": infer}, rest, dict.fromkeys(PATHS, ReadyApi(options.is_ready)))
+        pages: dict[str, HttpApi] = dict.fromkeys(PATHS, ReadyApi(options.is_ready))
+        if page is not None:
+            pages |= dict.fromkeys(PAGE_PATHS, page)
+        router = Router({"/v2": infer}, rest, pages)
         http = HttpOptions(
             config.rest_api_host,
             config.rest_api_port,

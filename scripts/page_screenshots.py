@@ -1,0 +1,111 @@
+"""Takes the screenshots of the live page that the documentation shows: `python -m scripts.page_screenshots`.
+
+Serves models/digits, calls it from a few threads with calls of one to four images, and looks with a headless Chromium.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+
+from headrace_client import Client, ServerError
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "models" / "digits"
+PORT, REST_PORT = 18500, 18501
+CALLERS = 12
+LOOK_SECONDS = 60
+FLAGS = ("--no-sandbox", "--disable-gpu")
+
+SHOTS = {
+    "page-light": ("light", 1280, 900, ""),
+    "page-dark": ("dark", 1280, 900, ""),
+    "page-try": ("light", 1280, 760, "#try"),
+    "page-phone": ("dark", 390, 844, ""),
+}
+"""The name of each picture, with its colours, its width and height, and what it begins with."""
+
+
+def main() -> None:
+    """Takes them all."""
+    chromium = shutil.which("chromium") or sys.exit("there is no chromium command")
+    from playwright.sync_api import sync_playwright
+
+    with _served(), _called(), sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        pages = {}
+        for name, (colours, width, height, _) in SHOTS.items():
+            context = browser.new_context(color_scheme=colours, viewport={"width": width, "height": height})
+            pages[name] = context.new_page()
+            pages[name].goto(f"http://127.0.0.1:{REST_PORT}/")
+        time.sleep(LOOK_SECONDS)  # so that the charts have something to show
+        for name, page in pages.items():
+            page.click("#try-send")
+            page.wait_for_selector("#try-answer pre")
+            if start := SHOTS[name][3]:
+                page.locator(start).scroll_into_view_if_needed()
+                page.evaluate("selector => document.querySelector(selector).scrollIntoView()", start)
+            else:
+                page.evaluate("scrollTo(0, 0)")
+            page.screenshot(path=ROOT / "docs" / "images" / f"{name}.png")
+        browser.close()
+
+
+@contextmanager
+def _served() -> Iterator[None]:
+    command = [
+        Path(sys.executable).with_name("headrace"),
+        "serve",
+        MODEL,
+        f"--port={PORT}",
+        f"--rest_api_port={REST_PORT}",
+        "--host=127.0.0.1",
+        "--rest_api_host=127.0.0.1",
+        f"--batching_parameters_file={MODEL / 'batching.pbtxt'}",
+    ]
+    server = subprocess.Popen([os.fspath(part) for part in command], stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{REST_PORT}/healthz"):
+                break
+            time.sleep(0.05)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextmanager
+def _called() -> Iterator[None]:
+    over = Event()
+    images = np.load(MODEL / "held_out.npz")["images"].reshape(-1, 64).astype(np.float32)
+
+    def call(number: int) -> None:
+        random = np.random.default_rng(number)
+        with Client(f"127.0.0.1:{PORT}") as client:
+            while not over.wait(random.exponential(0.005)):
+                first = int(random.integers(len(images) - 4))
+                with suppress(ServerError):
+                    client.predict("digits", {"image": images[first : first + int(random.integers(1, 5))]})
+
+    callers = [Thread(target=call, args=(number,)) for number in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The live page: a few files, and what they ask for once a second while somebody looks."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from urllib.parse import unquote
+
+import orjson
+
+from headrace_batching import LoopDelivery
+from headrace_server.services.http import HttpAnswer, HttpRequest
+from headrace_server.services.page.state import PageState
+
+STATE_PATH = "/page/state"
+
+FRESH_SECONDS = 0.5
+"""How old an answer may be: however many look, it is made no more than twice a second for each model looked at."""
+
+KEPT = 64
+"""Answers that are kept, each of another model."""
+
+_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page/style.css": ("style.css", "text/css; charset=utf-8"),
+    **{
+        f"/page/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
+        for name in ("app", "call", "charts", "dom", "numbers", "panels", "snippets")
+    },
+}
+
+PATHS = (*_FILES, STATE_PATH)
+
+_SAFE = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+_MODEL = re.compile(r"[?&]model=([^&]*)")
+
+
+class PageApi:
+    """Answers the paths of the live page. In one event loop.
+
+    The files hold nothing about this server, so a server that asks callers for a token may give them to anybody: it is
+    `STATE_PATH`, and the calls of models that the page makes, that need one. The page asks its user for it on a 401.
+
+    Args:
+        state: Says what there is to show.
+        clock: In seconds.
+    """
+
+    def __init__(self, state: PageState, clock: Callable[[], float] = time.monotonic) -> None:
+        self._state = state
+        self._clock = clock
+        self._kept: dict[str, tuple[float, bytes]] = {}
+        self._making = asyncio.Lock()
+
+    async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
+        """The answer to a look."""
+        del delivery
+        if request.method not in ("GET", "HEAD"):
+            return HttpAnswer(405, b"ask with GET\n", {"Content-Type": "text/plain", "Allow": "GET, HEAD"})
+        if request.path == STATE_PATH:
+            headers = {**_SAFE, "Cache-Control": "no-store", "Content-Type": "application/json"}
+            return HttpAnswer(200, await self._fresh(_model_of(request.query)), headers)
+        name, kind = _FILES[request.path]
+        return HttpAnswer(200, _read(name), {**_SAFE, "Content-Type": kind})
+
+    async def _fresh(self, model: str) -> bytes:
+        model = self._state.known(model)
+        async with self._making:
+            made, body = self._kept.get(model, (float("-inf"), b""))
+            if self._clock() - made >= FRESH_SECONDS:
+                body = orjson.dumps(await asyncio.to_thread(self._state.read, model))
+                self._kept.pop(model, None)
+                self._kept[model] = (self._clock(), body)
+                if len(self._kept) > KEPT:
+                    del self._kept[next(iter(self._kept))]
+        return body
+
+
+def _read(name: str) -> bytes:
+    return (files("headrace_server.services.page") / "static" / name).read_bytes()
+
+
+def _model_of(query: str) -> str:
+    found = _MODEL.search(query)
+    return unquote(found[1], errors="replace") if found else ""

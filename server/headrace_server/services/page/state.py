@@ -1,0 +1,220 @@
+"""What the live page shows, read from what is counted anyway: nothing is kept, or done, for it beforehand."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from headrace_batching import Options
+from headrace_protos.tensor import dtype_name
+from headrace_server.backends.signature import Signature, TensorSpec
+from headrace_server.config.run import Config
+from headrace_server.errors import ServingError, status_of
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.metrics.names import LATENCY, PARTS, QUEUING, SIZES
+from headrace_server.metrics.process import read_process
+from headrace_server.metrics.series import Family, Histogram
+from headrace_server.models.servable import Servable
+from headrace_server.models.version_policy import State
+from headrace_server.models.versions import VersionStatus
+from headrace_server.services.page.options import options_in_force
+from headrace_server.services.servables import Repository
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where the page looks.
+
+    Attributes:
+        config: What the server was told.
+        transport: What carries gRPC, by its name.
+        metrics: What is counted.
+        models: The versions.
+        threads: Batches that run at once at most.
+        grpc_port: Gives the port for gRPC; 0 for none.
+        held: Gives what callers make the server hold: `kinds`, `limit`, `refusals`; None where nobody counts it.
+        more: Further facts about one version, by a name: each from the model's name and the version's number.
+    """
+
+    config: Config
+    transport: str
+    metrics: Metrics
+    models: Repository
+    threads: int
+    grpc_port: Callable[[], int] = int
+    held: Callable[[], Json | None] = lambda: None
+    more: Mapping[str, Callable[[str, int], Any]] = field(default_factory=dict)
+
+
+class PageState:
+    """Reads what there is to show. Any thread.
+
+    Args:
+        shown: Where it looks.
+    """
+
+    def __init__(self, shown: Shown) -> None:
+        self._shown = shown
+        self._options = list(options_in_force(shown.config))
+
+    def known(self, model: str) -> str:
+        """The name of a model that there is; else that of the first, or none."""
+        names = self._names()
+        return model if model in names else next(iter(names), "")
+
+    def read(self, model: str) -> Json:
+        """All that is shown: the server, a line for each model, and one model as a whole.
+
+        Args:
+            model: The name of that one; what is not known shows none.
+        """
+        self._shown.metrics.count_reports()
+        return {
+            "time": time.time(),
+            "server": self._server(),
+            "process": read_process(),
+            "memory": self._shown.held(),
+            "gpus": self._gpus(),
+            "models": [self._line(name) for name in self._names()],
+            "model": self._model(model) if model in self._names() else None,
+            "bounds": {"latency": LATENCY, "queue": QUEUING, "rows": SIZES},
+            "options": self._options,
+        }
+
+    def _server(self) -> Json:
+        shown = self._shown
+        return {
+            "version": version("headrace"),
+            "transport": shown.transport,
+            "cpus": os.cpu_count(),
+            "threads": shown.threads,
+            "running": sum(own.now.running() for own in shown.metrics.every_servable()),
+            "grpc_port": shown.grpc_port(),
+            "tls": {"grpc": bool(shown.config.ssl_config_file), "rest": bool(shown.config.rest_api_ssl_config_file)},
+        }
+
+    def _names(self) -> list[str]:
+        return sorted(name for name in self._shown.models.names() if any(map(_matters, self._statuses(name))))
+
+    def _statuses(self, name: str) -> list[VersionStatus]:
+        return self._shown.models.statuses(name)
+
+    def _line(self, name: str) -> Json:
+        """One model among others: its versions' states, and its calls so far."""
+        metrics = self._shown.metrics
+        calls = (*metrics.grpc_latency.of_group(name), *metrics.rest_latency.of_group(name))
+        states = [[status.version, status.state.name] for status in self._statuses(name) if _matters(status)]
+        return {"name": name, "versions": states, "calls": sum(latency.count for _, latency in calls)}
+
+    def _model(self, name: str) -> Json:
+        metrics = self._shown.metrics
+        protocols = {"gRPC": metrics.grpc_latency, "REST": metrics.rest_latency}
+        calls = [
+            {"protocol": protocol, "method": method.rpartition("/")[2], "code": code, **_counts(latency)}
+            for protocol, family in protocols.items()
+            for (method, _, code), latency in family.of_group(name)
+        ]
+        versions = [self._version(name, status) for status in self._statuses(name) if _matters(status)]
+        return {"name": name, "calls": calls, "versions": versions}
+
+    def _version(self, name: str, status: VersionStatus) -> Json:
+        said = {"version": status.version, "state": status.state.name}
+        if status.error is not None:
+            said["error"] = status_of(status.error)[1]
+        try:
+            with self._shown.models.servable(name, status.version) as servable:
+                return {**said, **_about(servable), **self._counted(name, status.version)}
+        except ServingError:
+            return said
+
+    def _counted(self, name: str, number: int) -> Json:
+        metrics, labels = self._shown.metrics, (name, str(number))
+
+        def read(family: Family[Histogram], *more: str) -> Json:
+            found = family.find(*labels, *more)
+            return {"counts": [], "sum": 0} if found is None else _counts(found)
+
+        counters = {
+            "padding": metrics.padding_rows,
+            "failures": metrics.batch_failures,
+            "restarts": metrics.worker_restarts,
+        }
+        refused, now = metrics.refusals.of_group(name), metrics.now(*labels)
+        return {
+            "waiting": now.waiting(),
+            "running": now.running(),
+            "gpu_memory": {str(device): size for device, size in now.on_devices().items()},
+            "queue": read(metrics.queue_delay),
+            "batch": read(metrics.batch_latency),
+            "parts": {part: read(metrics.batch_parts, part) for part in PARTS},
+            "rows": read(metrics.batch_rows),
+            **{key: found.value if (found := family.find(*labels)) else 0 for key, family in counters.items()},
+            "refusals": {reason: each.value for (_, own, reason), each in refused if own == str(number)},
+            **{key: tell(name, number) for key, tell in self._shown.more.items()},
+        }
+
+    def _gpus(self) -> list[Json]:
+        found: dict[tuple[str, ...], Json] = {}
+        for name, gauges in self._shown.metrics.gpus.items():
+            for labels, number in gauges.read():
+                found.setdefault(labels, {"device": labels[0], "uuid": labels[1]})[name] = number
+        return list(found.values())
+
+
+def _about(servable: Servable) -> Json:
+    """What is known of a version that is loaded."""
+    options = servable.batching
+    return {
+        "runtime": servable.runtime,
+        "signatures": [_signature(servable, name, each) for name, each in servable.signatures.items()],
+        "batching": None if options is None else _batching(options),
+    }
+
+
+def _batching(options: Options) -> Json:
+    # What the queue refuses tasks by: whole batches, which may all be full.
+    return {**asdict(options), "queue_rows": options.enqueued_limit * options.execution_limit}
+
+
+def _signature(servable: Servable, name: str, signature: Signature) -> Json:
+    verdict = servable.verdicts.get(name)
+    return {
+        "name": name,
+        "method": signature.method_name,
+        "inputs": _specs(signature.inputs),
+        "optional": list(signature.optional),
+        "outputs": _specs(signature.outputs),
+        "batched": signature.batched and servable.batching is not None,
+        "verdict": verdict.finding.value if verdict else "",
+        "reason": verdict.reason if verdict else "",
+        "advice": verdict.advice if verdict else "",
+    }
+
+
+def _specs(specs: Mapping[str, TensorSpec]) -> list[Json]:
+    return [
+        {
+            "name": alias,
+            "dtype": f"DT_{dtype_name(spec.dtype).upper()}",
+            "shape": None if spec.any_rank else list(spec.shape),
+            "text": str(spec),
+        }
+        for alias, spec in specs.items()
+    ]
+
+
+def _counts(histogram: Histogram) -> Json:
+    """Values in each bucket, without the empty ones at the end, and their sum."""
+    counts, total = histogram.read()
+    while counts and not counts[-1]:
+        counts.pop()
+    return {"counts": counts, "sum": total}
+
+
+def _matters(status: VersionStatus) -> bool:
+    """Whether a version is, comes or goes, or has failed to come."""
+    return status.state is not State.END or status.error is not None

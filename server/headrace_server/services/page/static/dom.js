@@ -1,0 +1,42 @@
+// Elements made of text that is never read as markup: names of models come from whoever stores them.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element: attributes (`on...` are listeners, `null` and `false` are left out), then children or texts. */
+export function el(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/** Replaces what an element holds. */
+export function show(element, ...children) {
+  element.replaceChildren(...children.flat().filter(child => child !== null && child !== undefined));
+}
+
+/** A table with a heading row; cells are texts or elements, and those of `numeric` columns are set to the right. */
+export function table(caption, heads, rows, numeric = []) {
+  const side = index => (numeric.includes(index) ? "number" : null);
+  return el("div", { class: "scrolls", tabindex: 0, role: "region", "aria-label": caption },
+    el("table", {},
+      el("caption", { class: "unseen" }, caption),
+      el("thead", {}, el("tr", {}, ...heads.map((head, index) => el("th", { scope: "col", class: side(index) }, head)))),
+      el("tbody", {}, ...rows.map(cells =>
+        el("tr", {}, ...cells.map((cell, index) => el(index ? "td" : "th", { scope: index ? null : "row", class: side(index) }, cell)))))));
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter(child => child !== null && child !== undefined));
+  return element;
+}

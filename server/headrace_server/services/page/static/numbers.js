@@ -1,0 +1,85 @@
+// What two looks at the same counters say of the time between them, and numbers as people read them.
+
+/** The histogram of what was counted between two looks; all of it where there was no earlier one. */
+export function between(later, earlier) {
+  if (!earlier || total(earlier.counts) > total(later.counts)) return later; // another run of the server
+  const counts = later.counts.map((count, bucket) => count - (earlier.counts[bucket] ?? 0));
+  return { counts, sum: later.sum - earlier.sum };
+}
+
+export function total(counts) {
+  return counts.reduce((sum, count) => sum + count, 0);
+}
+
+/** Several histograms with the same buckets as one. */
+export function together(histograms) {
+  const counts = [];
+  let sum = 0;
+  for (const each of histograms) {
+    each.counts.forEach((count, bucket) => { counts[bucket] = (counts[bucket] ?? 0) + count; });
+    sum += each.sum;
+  }
+  return { counts: Array.from(counts, count => count ?? 0), sum };
+}
+
+export function mean(histogram) {
+  const values = total(histogram.counts);
+  return values ? histogram.sum / values : null;
+}
+
+/** The value that a share of all are not larger than, as Prometheus's histogram_quantile has it; null for no values. */
+export function quantile(histogram, bounds, share) {
+  const values = total(histogram.counts);
+  if (!values) return null;
+  let below = 0;
+  for (const [bucket, count] of histogram.counts.entries()) {
+    if (count && below + count >= share * values) {
+      if (bucket >= bounds.length) return bounds[bounds.length - 1];
+      const low = bucket ? bounds[bucket - 1] : 0;
+      return low + (bounds[bucket] - low) * (share * values - below) / count;
+    }
+    below += count;
+  }
+  return bounds[bounds.length - 1];
+}
+
+/** Growth per second between two looks at a counter; null where it has begun anew. */
+export function rate(later, earlier, seconds) {
+  const growth = later - (earlier ?? 0);
+  return seconds > 0 && growth >= 0 ? growth / seconds : null;
+}
+
+const NONE = "–";
+
+export function short(value, digits = 3) {
+  if (value === null || value === undefined || Number.isNaN(value)) return NONE;
+  if (value === 0) return "0";
+  if (Math.abs(value) >= 1e6) return `${(value / 1e6).toPrecision(digits)} M`;
+  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
+  return String(Number(value.toPrecision(digits)));
+}
+
+export function duration(microseconds) {
+  if (microseconds === null || microseconds === undefined) return NONE;
+  if (microseconds >= 1e6) return `${short(microseconds / 1e6)} s`;
+  if (microseconds >= 1000) return `${short(microseconds / 1000)} ms`;
+  return `${short(microseconds)} µs`;
+}
+
+export function bytes(size) {
+  if (size === null || size === undefined) return NONE;
+  const units = ["B", "KB", "MB", "GB", "TB"];
+  const power = Math.min(units.length - 1, Math.floor(Math.log(Math.max(size, 1)) / Math.log(1024)));
+  return `${short(size / 1024 ** power)} ${units[power]}`;
+}
+
+export function percent(share) {
+  return share === null || share === undefined || !Number.isFinite(share) ? NONE : `${short(100 * share, 2)}%`;
+}
+
+export function age(seconds) {
+  for (const [length, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+    if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`;
+  }
+  return `${Math.floor(seconds)} s`;
+}

@@ -1,0 +1,152 @@
+"""The live page over HTTP: its files, and the state that they ask for."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import pytest
+
+from headrace_batching import LoopDelivery, Options
+from headrace_server import Config
+from headrace_server.services.http import HttpRequest
+from headrace_server.services.page.options import HIDDEN, options_in_force
+from headrace_server.services.page.service import PATHS, STATE_PATH, PageApi
+from headrace_server.services.page.state import PageState
+from tests.conftest import Rest, Run
+from tests.support import models
+from tests.support.ports import free_port
+from tests.support.rest_calls import ROW, RestCaller
+from tests.support.running import eventually
+
+
+@pytest.fixture(scope="module")
+def caller(resting: Rest) -> RestCaller:
+    caller = resting(models.linear, batching=Options(max_batch_size=4, allowed_batch_sizes=(2, 4)))
+    caller.predict(ROW)
+    caller.refusal("{")
+    return caller
+
+
+def state(caller: RestCaller, model: str = "model") -> dict[str, Any]:
+    answer = caller.get(f"{STATE_PATH}?model={model}")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    value: dict[str, Any] = answer.value
+    return value
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path(caller: RestCaller, path: str) -> None:
+    answer = caller.get(path)
+    assert answer.status == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert caller.send("POST", path).status == 405
+
+
+def test_nothing_is_loaded_from_elsewhere(caller: RestCaller) -> None:
+    texts = {path: caller.get(path).text for path in PATHS if path != STATE_PATH}
+    loaded = re.findall(r"""(?:src|href)="([^"]+)"|url\(|from "([^"]+)"|import\(""", "\n".join(texts.values()))
+    elsewhere = [link for link in map("".join, loaded) if re.match(r"\w+:|//", link) and link != "data:,"]
+    assert loaded
+    assert elsewhere == []
+    assert 'src="page/app.js"' in texts["/"]
+
+
+def test_what_a_model_has_done(caller: RestCaller) -> None:
+    shown = state(caller)
+    assert shown["models"] == [{"name": "model", "versions": [[1, "AVAILABLE"]], "calls": 2}]
+    (version,) = shown["model"]["versions"]
+    assert [sum(version[key]["counts"]) for key in ("queue", "batch", "rows")] == [1, 1, 1]
+    assert {part: sum(each["counts"]) for part, each in version["parts"].items()} == {"join": 1, "run": 1, "split": 1}
+    assert (version["padding"], version["waiting"], version["refusals"]) == (1, 0, {})
+    assert version["batching"]["queue_rows"] == 40
+    assert sorted((call["protocol"], call["method"], call["code"]) for call in shown["model"]["calls"]) == [
+        ("REST", "predict", "INVALID_ARGUMENT"),
+        ("REST", "predict", "OK"),
+    ]
+
+
+def test_what_a_version_is(caller: RestCaller) -> None:
+    (signature,) = state(caller)["model"]["versions"][0]["signatures"]
+    assert signature["name"] == "serving_default"
+    assert signature["inputs"] == [{"name": "x", "dtype": "DT_FLOAT", "shape": [None, 4], "text": "float32[?,4]"}]
+    assert (signature["batched"], signature["verdict"]) == (True, "independent")
+
+
+def test_the_server(caller: RestCaller, transport: str) -> None:
+    shown = state(caller)
+    assert shown["server"]["transport"] == transport
+    assert shown["server"]["grpc_port"] > 0
+    assert shown["memory"]["limit"] > 0
+    assert shown["process"]["process_cpu_seconds_total"] > 0
+
+
+def test_a_model_that_there_is_not_shows_the_first(caller: RestCaller) -> None:
+    assert state(caller, "nobody")["model"]["name"] == "model"
+
+
+def test_a_version_that_has_failed_says_why(running: Run) -> None:
+    port = free_port()
+    server = running(models.linear, rest_api_port=port, file_system_poll_wait_seconds=0.02)
+    broken = server.base_path / "unfinished"
+    broken.mkdir()
+    (broken / "model.onnx").write_bytes(b"no model")
+    broken.rename(server.base_path / "2")
+    caller = RestCaller(port)
+
+    def failed() -> list[str]:
+        return [version.get("error", "") for version in state(caller)["model"]["versions"] if version["state"] == "END"]
+
+    (error,) = eventually(failed)
+    caller.close()
+    assert "model.onnx cannot be loaded" in error
+
+
+def test_off(resting: Rest) -> None:
+    caller = resting(models.linear, enable_page=False)
+    assert [caller.get(path).status for path in ("/", STATE_PATH)] == [404, 404]
+
+
+def test_options_in_force() -> None:
+    shown = {option["name"]: option for option in options_in_force(Config(port=1234, model_base_path="/m"))}
+    assert (shown["port"]["value"], shown["port"]["default"]) == (1234, 8500)
+    assert shown["onnxruntime_gpu_memory_limit_mb"]["value"] == 0
+    assert "rest_api_num_threads" not in shown  # it changes nothing
+    assert json.dumps(list(shown.values()))
+    assert HIDDEN not in {option["value"] for option in shown.values()}
+
+
+class Counting(PageState):
+    """Counts how often it is read."""
+
+    def __init__(self) -> None:
+        self.reads: list[str] = []
+
+    def known(self, model: str) -> str:
+        return model
+
+    def read(self, model: str) -> dict[str, Any]:
+        self.reads.append(model)
+        return {"reads": len(self.reads)}
+
+
+async def look(api: PageApi, delivery: LoopDelivery, model: str) -> int:
+    answer = await api.answer(HttpRequest("GET", STATE_PATH, f"?model={model}"), delivery)
+    reads: int = json.loads(bytes(answer.body))["reads"]
+    return reads
+
+
+def test_many_who_look_cost_what_one_costs() -> None:
+    async def run() -> list[int]:
+        now = [100.0]
+        counting = Counting()
+        api, delivery = PageApi(counting, lambda: now[0]), LoopDelivery(asyncio.get_running_loop())
+        seen = list(await asyncio.gather(*(look(api, delivery, "m") for _ in range(10))))
+        now[0] += 0.6
+        seen.append(await look(api, delivery, "m"))
+        seen.append(await look(api, delivery, "other"))
+        seen.append(await look(api, delivery, "m"))
+        return seen
+
+    assert asyncio.run(run()) == [1] * 10 + [2, 3, 2]
