@@ -3,7 +3,6 @@
 Serves models/digits, calls it from a few threads with calls of one to four images, and looks with a headless Chromium.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     with _served(), _called(), sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser: Any = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         pages = {}
         for name, (colours, width, height, _) in SHOTS.items():
             context = browser.new_context(color_scheme=colours, viewport={"width": width, "height": height})
@@ -62,16 +62,16 @@ def main() -> None:
 @contextmanager
 def _served() -> Iterator[None]:
     command = [
-        Path(sys.executable).with_name("headrace"),
+        str(Path(sys.executable).with_name("headrace")),
         "serve",
-        MODEL,
+        str(MODEL),
         f"--port={PORT}",
         f"--rest_api_port={REST_PORT}",
         "--host=127.0.0.1",
         "--rest_api_host=127.0.0.1",
         f"--batching_parameters_file={MODEL / 'batching.pbtxt'}",
     ]
-    server = subprocess.Popen([os.fspath(part) for part in command], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         while True:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{REST_PORT}/healthz"):
