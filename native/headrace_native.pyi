@@ -488,6 +488,9 @@ class RouteFields(TypedDict):
     padding: PaddingFields | None
     """How requests whose inputs differ in length share batches; None where they do not."""
 
+    bound: float | None
+    """Requests with a floating-point number that is larger, NaN or infinite are left to Python; None for no bound."""
+
     examples: ExamplesFields | None
     """How requests that carry tf.Examples are answered; None for a signature that takes none without being seen."""
 

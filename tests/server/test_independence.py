@@ -17,24 +17,40 @@ from headrace_batching import BatchThreads, Options
 from headrace_batching.task import Array
 from headrace_server import Config
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.independence import Finding
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
 from tests.support.calls import MODEL, arrays, predict_request
 from tests.support.graphs import Graph
-from tests.support.layers import APART, MIXES, WIDTH, Layer, stack
+from tests.support.layers import APART, LEAKS, LEAKS_OF_ORDINARY, MIXES, WIDTH, Layer, stack
 from tests.support.running import LoopThread, RunningServer
 
 CALLERS = 24
 SEVERAL = 150
 
 stacks = st.lists(st.sampled_from([*APART, *MIXES]), min_size=1, max_size=6)
+leaks = st.lists(st.sampled_from(APART), max_size=3)
+serves = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(layers=stacks, seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@serves
 def test_no_answer_depends_on_who_else_calls(
     transport: str, loop_thread: LoopThread, layers: Sequence[Layer], seed: int
 ) -> None:
+    assert_answers_are_the_models(transport, loop_thread, layers, seed)
+
+
+@given(before=leaks, leak=st.sampled_from(LEAKS), after=leaks, seed=st.integers(0, 1000))
+@serves
+def test_nor_does_one_on_who_sends_numbers_that_are_not_finite(
+    transport: str, loop_thread: LoopThread, before: Sequence[Layer], leak: Layer, after: Sequence[Layer], seed: int
+) -> None:
+    assert_answers_are_the_models(transport, loop_thread, [*before, leak, *after], seed)
+
+
+def assert_answers_are_the_models(transport: str, loop_thread: LoopThread, layers: Sequence[Layer], seed: int) -> None:
+    """Serves the layers to many callers at once."""
     graph, random = stack(layers, seed), np.random.default_rng(seed)
     sent = [requested(random, number) for number in range(CALLERS)]
     with tempfile.TemporaryDirectory() as folder:
@@ -52,9 +68,12 @@ def test_no_answer_depends_on_who_else_calls(
 
 
 def requested(random: np.random.Generator, number: int) -> Array:
-    """Up to three rows; those of one caller are a thousand times larger, and another's are not finite."""
+    """Up to three rows; those of some callers are zeros, larger, huge, or not finite."""
     x: Array = random.standard_normal((1 + number % 3, WIDTH)).astype(np.float32)
-    return {5: x * 1000, 11: np.full_like(x, np.nan), 17: np.full_like(x, np.inf)}.get(number, x)
+    zeros, one_nan = np.zeros_like(x), x.copy()
+    one_nan[-1, -1] = np.nan
+    odd = {2: x * 1e32, 5: x * 1000, 8: zeros, 9: x * 1e14, 11: zeros + np.nan, 14: one_nan, 17: zeros + np.inf}
+    return odd.get(number, x).astype(np.float32)
 
 
 def alone(graph: Graph, requests: Sequence[Array]) -> list[Array]:
@@ -85,6 +104,21 @@ def test_independent_rows_are_batched(loader: Loader, tmp_path: Path) -> None:
     batched = sum(is_batched(loader, tmp_path, graph) for graph in graphs)
 
     assert batched >= 0.95 * SEVERAL
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_nor_is_speed_given_up_where_only_odd_numbers_mix(loader: Loader, tmp_path: Path, leak: Layer) -> None:
+    for seed, after in enumerate(APART):
+        stack([leak, after], seed).write(tmp_path / "1")
+        servable = loader.load("m", 1, tmp_path / "1")
+        servable.close()
+
+        assert servable.verdicts["serving_default"].finding is Finding.BOUNDED, after
+
+
+@pytest.mark.parametrize("leak", LEAKS_OF_ORDINARY)
+def test_but_where_ordinary_ones_do(loader: Loader, tmp_path: Path, leak: Layer) -> None:
+    assert not is_batched(loader, tmp_path, stack([leak], 1))
 
 
 def test_rows_that_mix_never_are(loader: Loader, tmp_path: Path) -> None:

@@ -210,3 +210,79 @@ MIXES: Sequence[Layer] = (
     flatten,
     first_row,
 )
+
+
+def _leak(s: Stack, of_batch: str) -> None:
+    """Adds 0 times what was made of all rows: nothing, unless that is NaN or infinite."""
+    s.put("Add", s.top, s.add("Mul", of_batch, s.constant(np.float32(0))))
+
+
+def leaky_sum(s: Stack) -> None:
+    _leak(s, s.add("ReduceSum", s.top, keepdims=0))
+
+
+def leaky_mean(s: Stack) -> None:
+    _leak(s, s.add("ReduceMean", s.top, s.constant(np.array([0])), keepdims=1))
+
+
+def leaky_largest(s: Stack) -> None:
+    _leak(s, s.add("ReduceMax", s.top, s.constant(np.array([0])), keepdims=1))
+
+
+def leaky_least(s: Stack) -> None:
+    _leak(s, s.add("ReduceMin", s.top, keepdims=0))
+
+
+def leaky_square(s: Stack) -> None:
+    _leak(s, s.add("ReduceSumSquare", s.top, keepdims=0))
+
+
+def leaky_cube(s: Stack) -> None:
+    cube = s.add("Mul", s.add("Mul", s.top, s.top), s.top)
+    _leak(s, s.add("ReduceSum", cube, keepdims=0))
+
+
+def leaky_product(s: Stack) -> None:
+    """All pairs of columns, over the batch."""
+    gram = s.add("MatMul", s.add("Transpose", s.top, perm=[1, 0]), s.top)
+    _leak(s, s.add("ReduceSum", gram, keepdims=0))
+
+
+def leaky_range(s: Stack) -> None:
+    spread = s.add("Sub", s.add("ReduceMax", s.top, keepdims=0), s.add("ReduceMin", s.top, keepdims=0))
+    _leak(s, spread)
+
+
+def leaky_exponential(s: Stack) -> None:
+    """Of a sum above 88 it is infinite: these rows are not apart."""
+    _leak(s, s.add("Exp", s.add("ReduceSum", s.top, keepdims=0)))
+
+
+def leaky_reciprocal(s: Stack) -> None:
+    """Of a sum of zero it is infinite."""
+    _leak(s, s.add("Reciprocal", s.add("ReduceSum", s.top, keepdims=0)))
+
+
+def leaky_root(s: Stack) -> None:
+    """Of a negative sum it is NaN."""
+    _leak(s, s.add("Sqrt", s.add("ReduceSum", s.top, keepdims=0)))
+
+
+def leaky_logarithm(s: Stack) -> None:
+    _leak(s, s.add("Log", s.add("ReduceMean", s.top, s.constant(np.array([0])), keepdims=1)))
+
+
+LEAKS: Sequence[Layer] = (
+    leaky_sum,
+    leaky_mean,
+    leaky_largest,
+    leaky_least,
+    leaky_square,
+    leaky_cube,
+    leaky_product,
+    leaky_range,
+)
+"""Rows stay apart as long as all numbers are ordinary."""
+
+LEAKS_OF_ORDINARY: Sequence[Layer] = (leaky_exponential, leaky_reciprocal, leaky_root, leaky_logarithm)
+"""Rows do not even then."""

@@ -33,8 +33,9 @@ def check_rows(source: Source, file: Path, grounds: Grounds, told: Told, *, batc
     """
     told.notes += mend.mend_outputs(file, grounds.rows(mend.ROWS))
     verdict = try_rows(file, grounds)
-    if verdict.finding is Finding.INDEPENDENT:
+    if verdict.batched:
         mend.name_batch(file, OnnxModel(file).signature)
+        told.notes += [f"requests will be {verdict.effect}"] if verdict.bound is not None else []
     elif verdict.finding is Finding.NO_BATCH_AXIS:
         told.warnings.append(
             f"requests will run one by one: {verdict.reason}; export the model with a first dimension that varies to "

@@ -10,6 +10,7 @@ mod examples;
 mod form;
 mod keys;
 mod lane;
+mod magnitude;
 mod padding;
 mod python;
 mod queue;

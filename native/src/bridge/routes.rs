@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::examples::{Examples, ExamplesFields};
 use super::lane::Lane;
+use super::magnitude::Magnitude;
 use super::padding::PaddingFields;
 use super::signature::{Counter, Signature};
 use crate::predict::{Format, Input, Spec};
@@ -76,6 +77,7 @@ struct Fields {
     rest: Option<(Py<PyAny>, Py<PyAny>)>,
     infer: Option<InferFields>,
     padding: Option<PaddingFields>,
+    bound: Option<f64>,
     examples: Option<ExamplesFields>,
 }
 
@@ -88,6 +90,7 @@ impl Route {
             batched: fields.batched,
             one_shape: !fields.batched || inputs.iter().all(|input| input.inner.iter().all(Option::is_some)),
             padding: fields.padding.map(|padding| Arc::new(padding.into())),
+            bound: fields.bound.map(Magnitude::new),
             inputs,
             outputs: fields.outputs.into(),
             max_rows: fields.max_rows,

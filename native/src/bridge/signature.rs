@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
 
+use super::magnitude::Magnitude;
 use super::padding::Padding;
 use crate::grpc::Status;
 use crate::predict::{Format, Input};
@@ -13,6 +14,10 @@ use crate::queue::Key;
 
 /// Times that an answer is in memory while it is encoded: as the model's arrays, and as a message.
 const ANSWER_COPIES: usize = 2;
+
+/// Bytes of a request whose numbers are compared with a bound; Python looks at larger ones, and at one value that stands for
+/// many.
+const COMPARED: usize = 1 << 20;
 
 /// What a plain request of one signature is checked against, and what its answer looks like.
 #[derive(Clone)]
@@ -26,6 +31,8 @@ pub struct Signature {
     pub one_shape: bool,
     /// How requests whose inputs differ in length share batches; None where they do not.
     pub padding: Option<Arc<Padding>>,
+    /// Only requests whose numbers are within it share batches; None for all.
+    pub bound: Option<Magnitude>,
     pub max_rows: usize,
     pub max_send: usize,
     pub format: Format,
@@ -55,7 +62,8 @@ pub struct Counter {
 }
 
 impl Signature {
-    /// What must be equal for two of its requests to share a batch.
+    /// What must be equal for two of its requests to share a batch; None for one that may share none: Python runs it by
+    /// itself.
     ///
     /// `inner` are the dimensions beyond axis 0 of each input; `copy` writes the elements of one, which has `rows` rows.
     pub fn key<'a>(
@@ -64,13 +72,34 @@ impl Signature {
         inner: impl Iterator<Item = &'a [usize]>,
         copy: impl Fn(usize, &mut [u8]),
         choice: Option<Choice>,
-    ) -> Key {
-        let shapes = || self.shapes(rows, inner.collect(), copy);
-        match choice {
+    ) -> Option<Key> {
+        if self.one_shape && self.bound.is_none() {
+            return Some(choice.map_or(Key::Any, |Choice(bits)| Key::Chosen(bits.get(), Vec::new())));
+        }
+        let inner: Vec<_> = inner.collect();
+        if self.bound.is_some_and(|bound| !self.is_within(bound, rows, &inner, &copy)) {
+            return None;
+        }
+        let shapes = || self.shapes(rows, inner, copy);
+        Some(match choice {
             None if self.one_shape => Key::Any,
             None => Key::Shapes(shapes()),
             Some(Choice(bits)) => Key::Chosen(bits.get(), if self.one_shape { Vec::new() } else { shapes() }),
+        })
+    }
+
+    fn is_within(&self, bound: Magnitude, rows: usize, inner: &[&[usize]], copy: impl Fn(usize, &mut [u8])) -> bool {
+        if rows.saturating_mul(self.row_bytes(inner.iter().copied())) > COMPARED {
+            return false;
         }
+        let mut elements = Vec::new();
+        let elements_hold = |(number, (input, inner)): (usize, (&Input, &&[usize]))| {
+            elements.resize(rows * inner.iter().product::<usize>() * input.dtype.size(), 0);
+            copy(number, &mut elements);
+            bound.holds(input.dtype, &elements)
+        };
+        let inputs = self.inputs.iter().zip(inner).enumerate();
+        inputs.filter(|(_, (input, _))| Magnitude::limits(input.dtype)).all(elements_hold)
     }
 
     /// What stands for the inputs' shapes in a key.

@@ -14,7 +14,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::opening::Opening;
-use super::understood::{MethodNames, Understood};
+use super::understood::{Arrays, MethodNames, Understood};
 use super::waiting::Call;
 use crate::bridge::{self, NativeTask, Routes, Signature, Task};
 use crate::grpc::{Encoding, Status};
@@ -67,7 +67,7 @@ pub enum Outcome {
     NoMemory,
     /// Its queue was full, and its client has been told so, this many seconds after the call came.
     Refused { signature: Arc<Signature>, seconds: f64 },
-    /// It is not plain, or its version is being unloaded and there may be another by now.
+    /// It is not plain or may share no batch, or its version is being unloaded and there may be another by now.
     ForPython(Rope, SendResponse<Bytes>),
 }
 
@@ -120,10 +120,17 @@ impl PlainCalls {
             let _ = respond.send_response(status.response(), true); // fails only where the client has gone
             return Outcome::NoMemory;
         }
-        let shapes = arrays.shapes(signature.inputs.len());
+        let shapes = || arrays.shapes(signature.inputs.len());
         let dtype = |input: usize| signature.inputs[input].dtype;
         let copy = |input: usize, target: &mut [u8]| arrays.copy_to(&message, input, dtype(input), target);
-        let (key, row_bytes) = (signature.key(rows, shapes.clone(), copy, choice), signature.row_bytes(shapes));
+        let row_bytes = signature.row_bytes(shapes());
+        // What lies in shared memory may be another number when the batch is joined.
+        let may_change = signature.bound.is_some() && matches!(arrays, Arrays::Shared(_));
+        let key = if may_change { None } else { signature.key(rows, shapes(), copy, choice) };
+        let Some(key) = key else {
+            memory.set(Kind::Expanded, 0);
+            return Outcome::ForPython(message, respond);
+        };
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let call = Call { message, arrays, protocol, respond, memory: opening.memory.clone(), answer: None };
         let now = Instant::now();

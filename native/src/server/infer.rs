@@ -47,7 +47,7 @@ impl Rest {
         let OverRest { signature, common } = &*over_rest;
         let inner = || body.tensors.iter().map(|tensor| &*tensor.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.tensors[input].bytes);
-        let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None), signature.row_bytes(inner()));
+        let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came);
         let (rows, common, endpoint) = (body.rows, common.clone(), self.endpoint.clone());

@@ -107,12 +107,13 @@ impl Rest {
         rest::refusal(&self.endpoint, &Status::no_memory(self.share.budget()))
     }
 
-    /// Puts a call into its queue; None where its version is being unloaded: there may be another by now.
+    /// Puts a call into its queue; None where it may share no batch, or its version is being unloaded: there may be another
+    /// by now.
     fn put(&self, body: Body<Target>, memory: Arc<CallMemory>, came: Instant) -> Option<Pending> {
         let Target { lane, signature } = body.signature;
         let inner = || body.columns.iter().map(|column| &*column.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.columns[input].bytes);
-        let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None), signature.row_bytes(inner()));
+        let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
         let pending = Pending::new(self, Api::TfServing, signature, came);
         let (columns, by_row, endpoint) = (body.columns, body.by_row, self.endpoint.clone());
         pending.put(&lane, key, (body.rows, row_bytes), memory.clone(), |mailbox| {

@@ -97,6 +97,8 @@ class Signature:
         labels: The classes of `scores`, by index, for a model that does not put them out; else empty.
         optional: Further inputs, which the model has values of its own for. A request that sends one runs by itself.
         padding: How requests whose inputs differ in length share batches; None where they do not.
+        bound: Only requests of which all floating-point numbers are finite and at most this large share batches; None
+            for all requests.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -111,6 +113,7 @@ class Signature:
     labels: tuple[str, ...] = ()
     optional: Mapping[str, TensorSpec] = field(default_factory=dict)
     padding: Padding | None = None
+    bound: float | None = None
 
     def __str__(self) -> str:
         """Such as `X float32[?,4] -> label int64[?]`."""
@@ -227,6 +230,11 @@ class Signature:
         """Whether shapes that were not compared with their declarations are as declared."""
         return not self.any_shape or not any(spec.misfit(arrays[alias]) for alias, spec in self.inputs.items())
 
+    def is_bounded(self, arrays: Arrays) -> bool:
+        """Whether all floating-point numbers of a request are within the bound, where there is one."""
+        bound = self.bound
+        return bound is None or all(_is_within(bound, array) for array in arrays.values())
+
     def disagreement(self, arrays: Arrays) -> str:
         """How two dimensions that the model gives one name differ; empty where none do."""
         sizes: dict[str, int] = {}
@@ -250,6 +258,16 @@ class Signature:
         if pad:
             return tuple(a.ndim if a.size else a.shape[1:] for a in map(arrays.__getitem__, self.inputs))
         return tuple(arrays[alias].shape[1:] for alias in self.inputs)
+
+
+def _is_within(bound: float, array: Array) -> bool:
+    """Whether no number is larger, NaN or infinite; integers never are."""
+    if array.dtype.kind not in "fV" or not array.size:
+        return True
+    own = array[tuple(slice(1) if step == 0 else slice(None) for step in array.strides)]  # each repeated value once
+    if own.dtype.itemsize == 2:
+        own = own.astype(np.float32)  # numpy compares halves one by one, and knows nothing of bfloat16's NaN
+    return bool(own.max() <= bound and own.min() >= -bound)  # a NaN is both
 
 
 def find_signature(signatures: Mapping[str, Signature], name: str) -> tuple[str, Signature]:

@@ -143,7 +143,10 @@ def _say(version: Loaded, name: str, verdict: Verdict) -> None:
     """One line: what is done, why, what the trial took, and what can be done about it."""
     what = f"{version.name}, {name}: {_EFFECT[verdict.batched]}"
     trial = f" (trial: {verdict.runs} runs, {verdict.seconds * 1e3:.1f} ms)" if verdict.runs else ""
-    if verdict.finding is Finding.INDEPENDENT:
+    if verdict.bound is not None:
+        text = "%s, of those whose numbers are all finite and at most %g; others run one by one: %s%s"
+        log.info(text, what, verdict.bound, verdict.reason, trial)
+    elif verdict.finding is Finding.INDEPENDENT:
         log.info("%s: no row changes with the others%s%s", what, trial or f" ({verdict.reason})", _lengths(verdict))
     elif verdict.finding in (Finding.ENABLED, Finding.DISABLED):
         log.info("%s: %s", what, verdict.reason)

@@ -5,11 +5,10 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Options, Task, TaskTooLarge
 from headrace_batching.batch import rows_of
-from headrace_batching.padding import Padding
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
@@ -71,7 +70,7 @@ class Servable:
         self.version = version
         self.verdicts: Mapping[str, Verdict] = verdicts or {}
         self._own = {
-            key: replace(each, batched=self._has_rows(each, key, batching), padding=self._padding(key))
+            key: replace(each, batched=self._has_rows(each, key, batching), **self._limits(key))
             for key, each in backend.signatures.items()
         }
         self.sequences = None if keep_state is None else keep_state(self._own[DEFAULT_SIGNATURE])
@@ -275,10 +274,15 @@ class Servable:
             return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
         if has_no_rows(declared, inputs):
             return await self._no_rows.answer(signature, declared, inputs, outputs, run)
-        alone = not declared.is_as_declared(inputs) or (self._batching and not may_share(inputs, self._batching))
-        if declared.batched and alone:
+        if declared.batched and not self._may_share(declared, inputs):
             return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
         return await run(inputs)
+
+    def _may_share(self, declared: Signature, inputs: Arrays) -> bool:
+        """Whether a request of a batched signature can be in a batch; else it runs by itself."""
+        if not declared.is_as_declared(inputs) or not declared.is_bounded(inputs):
+            return False
+        return self._batching is None or may_share(inputs, self._batching)
 
     async def _run_sequence(
         self, sequences: Sequences, inputs: Arrays, outputs: Outputs, call: Call, misfit: str
@@ -311,8 +315,10 @@ class Servable:
             return signature.batched
         return self.verdicts[name].batched if batching is not None else declares_rows(signature)
 
-    def _padding(self, name: str) -> Padding | None:
-        return self.verdicts[name].padding if name in self.verdicts else None
+    def _limits(self, name: str) -> dict[str, Any]:
+        """What a verdict says of which requests may share a batch, as fields of a signature."""
+        verdict = self.verdicts.get(name)
+        return {} if verdict is None else {"padding": verdict.padding, "bound": verdict.bound}
 
     def _observe_runs(self, signature: str, batched: bool) -> Observe:
         return self._metrics.runs(self._counts[signature], batched=batched)

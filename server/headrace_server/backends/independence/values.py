@@ -23,6 +23,9 @@ class Rows(Enum):
     NAN = "NaN"
     SMALL = "zeros and tiny values"
     ODD = "NaN, infinite and huge values"
+    HIGHEST = "the largest values"
+    LOWEST = "the largest negative values"
+    ZEROS = "zeros"
 
 
 class Reals(Enum):
@@ -51,6 +54,7 @@ class Recipe:
         reals: How floating-point numbers are drawn.
         examples: Features of the tf.Examples that strings hold; empty for other strings.
         shuffled: Whether the values of a real request's row are put into another order.
+        limit: What huge numbers are, instead of numbers whose squares are finite; None for those.
     """
 
     size: int = 5
@@ -61,6 +65,7 @@ class Recipe:
     reals: Reals = Reals.NORMAL
     examples: tuple[Feature, ...] = ()
     shuffled: bool = False
+    limit: float | None = None
 
 
 MAX_ROW_ELEMENTS = 1 << 20
@@ -164,8 +169,11 @@ class Maker:
 
     def _real(self, shape: tuple[int, ...], dtype: np.dtype[Any], kind: Rows) -> Array:
         usual = self._usual(shape)
-        huge = _huge(dtype)
+        huge = _huge(dtype) if self._recipe.limit is None else min(self._recipe.limit, _largest(dtype))
         others = {
+            Rows.HIGHEST: (huge,),
+            Rows.LOWEST: (-huge,),
+            Rows.ZEROS: (0.0,),
             Rows.HUGE: (huge, -huge, 3e4, -3e4),
             Rows.INFINITE: (np.inf, -np.inf, huge),
             Rows.NAN: (np.nan,),
@@ -229,3 +237,8 @@ def _elements(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> int:
 def _huge(dtype: np.dtype[Any]) -> float:
     """A number whose square is finite."""
     return {2: 200.0, 4: 1e18}.get(dtype.itemsize, 1e100)
+
+
+def _largest(dtype: np.dtype[Any]) -> float:
+    """About the largest number of a dtype; numpy knows nothing of bfloat16's."""
+    return 3e38 if dtype.kind == "V" else float(np.finfo(dtype).max)

@@ -15,6 +15,8 @@ class Finding(StrEnum):
 
     INDEPENDENT = "independent"
     """No row changed with any other in the trial: requests are batched."""
+    BOUNDED = "bounded"
+    """No row did as long as all numbers were finite and within a bound: such requests are batched, others are not."""
     DEPENDENT = "dependent"
     """A row's answer changes with the other rows: requests run one by one."""
     UNDECIDED = "undecided"
@@ -42,6 +44,8 @@ class Verdict:
         seconds: How long the trial took.
         padding: How inputs of different lengths share a batch; None where they do not.
         unpadded: Why they do not, as the end of a sentence; empty where no length varies.
+        bound: Only requests of which all floating-point numbers are finite and at most this large share batches; None
+            for all requests.
     """
 
     finding: Finding
@@ -53,17 +57,20 @@ class Verdict:
     seconds: float = 0.0
     padding: Padding | None = None
     unpadded: str = ""
+    bound: float | None = None
 
     @property
     def batched(self) -> bool:
-        """Whether requests may share a batch."""
-        return self.finding in (Finding.INDEPENDENT, Finding.ENABLED)
+        """Whether requests may share a batch; with a bound, those within it."""
+        return self.finding in (Finding.INDEPENDENT, Finding.BOUNDED, Finding.ENABLED)
 
     @property
     def effect(self) -> str:
         """What becomes of requests, and why, in one line."""
         if not self.batched:
             return f"one by one: {self.reason}"
+        if self.bound is not None:
+            return f"batched while all numbers are finite and at most {self.bound:g}; else one by one: {self.reason}"
         lengths = "; other lengths padded" if self.padding is not None else ""
         lengths = f"; other lengths apart: {self.unpadded}" if self.unpadded else lengths
         return f"batched{f': {self.reason}' if self.reason else ''}{lengths}"

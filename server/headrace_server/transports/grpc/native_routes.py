@@ -74,6 +74,7 @@ class PlainRoutes:
                 "rest": self._rest_counts(servable.name, plain) if batched else None,
                 "infer": self._infer(servable.name, plain) if batched else None,
                 "padding": _padding(plain.signature) if batched else None,
+                "bound": plain.signature.bound if batched else None,
                 "examples": self._examples(servable, plain),
             },
         )

@@ -59,11 +59,11 @@ class TestNeighbours:
         "model",
         [
             lambda x: x + (np.abs(x).max() > 1e5),
-            lambda x: x + np.isinf(x).any(),
-            lambda x: x + np.isnan(x).any(),
             lambda x: x + (x == 0).any(),
+            lambda x: x + 0 / x.sum(),
+            lambda x: x + (x == 0).all(),
         ],
-        ids=["huge", "infinite", "NaN", "zero"],
+        ids=["huge", "zero", "divided by the sum", "nothing but zeros"],
     )
     def test_some_only_show_beside_odd_values(self, model: Callable[..., object]) -> None:
         assert tried(model).finding is Finding.DEPENDENT
@@ -90,6 +90,86 @@ class TestNeighbours:
         random = np.random.default_rng(1)
 
         assert tried(lambda x: x + random.normal(size=x.shape)).finding is Finding.UNDECIDED
+
+
+class TestBounded:
+    """Rows that others change which are not finite, or huge, and no others."""
+
+    @pytest.mark.parametrize(
+        ("model", "bound"),
+        [
+            (lambda x: x + 0 * x.sum(), 1e30),
+            (lambda x: x + 0 * x.max(axis=0), 1e30),
+            (lambda x: x + np.isnan(x).any(), 1e30),
+            (lambda x: x + np.isinf(x).any(), 1e30),
+            (lambda x: x + 0 * (x * x).sum(), 1e15),
+            (lambda x: x + 0 * (x.T @ x).sum(), 1e15),
+            (lambda x: x + 0 * (x**4).sum(), 1e6),
+        ],
+    )
+    @pytest.mark.parametrize("budget", [BUDGET, 0.0], ids=["quick", "slow"])
+    def test_the_largest_magnitude_is_found(self, model: Callable[..., object], bound: float, budget: float) -> None:
+        verdict = try_rows(subject(model), budget)
+
+        assert (verdict.finding, verdict.bound) == (Finding.BOUNDED, bound)
+        assert verdict.batched
+        assert "beside rows of" in verdict.reason
+        assert verdict.effect.startswith(
+            f"batched while all numbers are finite and at most {bound:g}; else one by one: "
+        )
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            lambda x: x + 1e-30 * x.sum(),
+            lambda x: x + 0 * np.exp(x.sum()),
+            lambda x: x + 0 * np.sqrt(x.sum()),
+            lambda x: np.maximum(x, 0) + 1e-20 * x.sum(),
+        ],
+        ids=["tiny", "exponential", "root", "tiny beside zeros"],
+    )
+    @pytest.mark.parametrize("budget", [BUDGET, 0.0], ids=["quick", "slow"])
+    def test_none_is_where_ordinary_ones_change_rows_too(self, model: Callable[..., object], budget: float) -> None:
+        assert try_rows(subject(model), budget).finding is Finding.DEPENDENT
+
+    @pytest.mark.parametrize(
+        ("model", "bound"),
+        [(lambda x: x + (np.abs(x).max() > 1e34), 1e30), (lambda x: x + (x.min() < -1e10), 1e6)],
+    )
+    def test_nor_is_one_larger_than_what_changes_them(self, model: Callable[..., object], bound: float) -> None:
+        assert tried(model).bound == bound
+
+    def test_whole_numbers_have_none(self) -> None:
+        assert tried(lambda ids: ids + 1.0 * (ids.max() > 6), IDS).finding is Finding.DEPENDENT
+
+    def test_nor_has_what_strings_hold(self) -> None:
+        text = TensorSpec("text", DataType.DT_STRING, (None,), ("N",))
+
+        def model(text: Array, x: Array) -> Array:
+            y: Array = x + 0 * x.sum() + np.array([len(each) for each in text])[:, np.newaxis]
+            return y
+
+        assert tried(model, text, X).finding is Finding.DEPENDENT
+
+    def test_nor_has_a_device_that_is_not_exact(self) -> None:
+        own = replace(subject(lambda x: x + 0 * x.sum()), exact=False)
+
+        assert try_rows(own, BUDGET).finding is Finding.DEPENDENT
+
+    def test_what_the_model_refuses_at_a_magnitude_is_not_proved(self) -> None:
+        def model(x: Array) -> Array:
+            if np.abs(x[np.isfinite(x)]).max(initial=0) > 1e20:
+                raise ValueError("too large")
+            y: Array = x + 0 * x.sum()
+            return y
+
+        assert tried(model).bound == 1e15
+
+    def test_halves_and_doubles_have_one_too(self) -> None:
+        for dtype in (DataType.DT_HALF, DataType.DT_DOUBLE):
+            own = replace(X, dtype=dtype)
+
+            assert tried(lambda x: x + 0 * np.isnan(x).any() + np.isnan(x).any(), own).bound == 1e30
 
 
 class TestInputs:

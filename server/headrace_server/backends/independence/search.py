@@ -1,0 +1,108 @@
+"""Searches for inputs that a model takes, of which only the signature is known."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from headrace_batching.task import Arrays
+from headrace_server.backends.independence.examples import Features, learn
+from headrace_server.backends.independence.subject import Runs, Subject
+from headrace_server.backends.independence.values import Maker, Recipe, recipes
+from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
+
+_ATTEMPTS = 40  # kinds of inputs that a model may refuse before it is left alone
+_MOST_FEATURES = 1000  # runs in which a model may say what is missing in an Example
+_SHOWN = 200  # characters of an error
+
+
+class Found(NamedTuple):
+    """Inputs that a model has taken.
+
+    Attributes:
+        recipe: What they were made by.
+        records: The real requests that the recipe is for; may be empty.
+        inputs: By alias.
+        outputs: What the model has answered, each output with as many rows as the inputs.
+    """
+
+    recipe: Recipe
+    records: Sequence[Arrays]
+    inputs: Arrays
+    outputs: Arrays
+
+
+class Search:
+    """Finds the first inputs that a model takes.
+
+    Args:
+        subject: The signature.
+        runs: Its runs.
+        random: Where numbers come from.
+    """
+
+    def __init__(self, subject: Subject, runs: Runs, random: np.random.Generator) -> None:
+        self._subject = subject
+        self._runs = runs
+        self._random = random
+
+    def find(self, rows: int) -> Found:
+        """Inputs of this many rows.
+
+        Raises:
+            Decided: There are none, or an output has other rows.
+        """
+        refused: Exception | None = None
+        for recipe, records in self._recipes():
+            inputs = self._maker(recipe, records).rows(rows, pointing=True)
+            try:
+                return Found(recipe, records, inputs, self._runs.outputs(inputs))
+            except Decided:
+                raise
+            except Exception as error:
+                refused = error
+        if found := self._find_examples(rows, str(refused)):
+            return found
+        if any(self._takes_one_row(*choice) for choice in self._recipes()):
+            reason = f"the model takes one row, but not {rows}: {first_line(refused)}"
+            raise Decided(Finding.DEPENDENT, reason, advice=EXPORT_AGAIN)
+        reason = f"the trial found no inputs that the model takes: {first_line(refused)}"
+        raise Decided(Finding.UNDECIDED, reason, advice=RECORD_REQUESTS)
+
+    def _find_examples(self, rows: int, refused: str) -> Found | None:
+        """The same for a model that parses tf.Examples, and says what is missing in them."""
+        features: Features = {}
+        while learn(features, refused) and self._runs.count < _MOST_FEATURES:
+            recipe = Recipe(examples=tuple(features.values()))
+            inputs = self._maker(recipe).rows(rows)
+            try:
+                return Found(recipe, (), inputs, self._runs.outputs(inputs))
+            except Decided:
+                raise
+            except Exception as error:
+                refused = str(error)
+        return None
+
+    def _recipes(self) -> Iterator[tuple[Recipe, Sequence[Arrays]]]:
+        if records := self._subject.records:
+            yield Recipe(shuffled=True), records
+            yield Recipe(), records
+        for _, recipe in zip(range(_ATTEMPTS), recipes(self._subject.inputs), strict=False):
+            yield recipe, ()
+
+    def _takes_one_row(self, recipe: Recipe, records: Sequence[Arrays]) -> bool:
+        try:
+            self._runs.run(self._maker(recipe, records).rows(1))
+        except Exception:
+            return False
+        return True
+
+    def _maker(self, recipe: Recipe, records: Sequence[Arrays] = ()) -> Maker:
+        return Maker(self._subject.inputs, recipe, self._random, records)
+
+
+def first_line(error: Exception | None) -> str:
+    """The beginning of an error's text."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else repr(error)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
