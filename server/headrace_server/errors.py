@@ -45,6 +45,24 @@ class LoadError(ServingError):
     """A version that cannot be loaded; the text names its file."""
 
 
+AT_REST = "not in memory: its next call loads it"
+"""What is said of a version that is loaded when it is called."""
+
+
+class NotInMemory(ServingError):
+    """A version that can be called once it has been loaded.
+
+    Attributes:
+        name: The model's.
+        version: Its number.
+    """
+
+    def __init__(self, name: str, version: int) -> None:
+        super().__init__(Code.UNAVAILABLE, f"model {name} version {version} is {AT_REST}")
+        self.name = name
+        self.version = version
+
+
 class RunLost(ServingError, NotRepeated):
     """A run that has not ended by itself: all its callers fail, since the same requests might do the same again."""
 

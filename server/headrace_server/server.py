@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -17,15 +18,16 @@ from headrace_server.metrics.access_log import LoggedMethod, log_call
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.exposition import Metric
 from headrace_server.metrics.own import own_metrics, own_page
-from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, first_models
 from headrace_server.models.ensemble import Members
 from headrace_server.models.loader import Loader
-from headrace_server.models.manager import Manager
+from headrace_server.models.manager import Manager, Tallies
+from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.memory import Trimmer
 from headrace_server.models.plain import may_be_plain
 from headrace_server.models.rights import CodeTrust, ReloadRights
+from headrace_server.models.room import Bounds
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
@@ -38,6 +40,7 @@ from headrace_server.monitoring.metric_pages import (
     metric_pages,
     model_states,
 )
+from headrace_server.monitoring.room_metrics import room_metrics
 from headrace_server.services.health import HealthService
 from headrace_server.services.open_inference.models import Models
 from headrace_server.services.open_inference.regions import Regions
@@ -93,6 +96,7 @@ class Server:
         self._queue = make_queue(self._transport_name)
         self._publishing = Lock()
         self._serving: dict[str, Mapping[int, Servable]] = {}
+        self._latest: dict[str, int] = {}
         # One more than any model may take, so that a model that hangs leaves the others one.
         self._threads = BatchThreads(options.num_batch_threads + 1, self._queue)
         make_prediction = partial(
@@ -108,15 +112,16 @@ class Server:
             self._threads,
             options if config.enable_batching else None,
             self._metrics,
-            Members(self._member, self._base_path, self._is_awaited),
+            Members(self._member, self._lease_member, self._wake_member, self._base_path, self._is_awaited),
             isolation=config.isolation,
             per_model_batching=config.enable_per_model_batching_parameters,
             code=code,
             pad_unproved=config.pad_unproved,
+            marks_use=bool(Bounds.of(config)),
         )
-        self._manager = Manager(
-            warmup.after(loader.load), ManagerOptions.of(config), publish=self._publish, changed=self._changed
-        )
+        tallies = Tallies(self._metrics.load_waited, self._metrics.evicted)
+        load, told = warmup.after(loader.load), ManagerOptions.of(config)
+        self._manager = Manager(load, told, publish=self._publish, changed=self._changed, tallies=tallies)
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.looked)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
@@ -153,6 +158,8 @@ class Server:
         if isinstance(self._transport, BoundsMemory):
             self._metrics.show(*memory_gauges(self._transport))
             self._own_metrics += memory_metrics(self._transport)
+        if self._manager.rooms is not None:
+            self._own_metrics += room_metrics(self._manager, self._manager.rooms, self._metrics)
 
     @property
     def transport(self) -> str:
@@ -177,6 +184,7 @@ class Server:
         self._threads.start()
         self._manager.start()
         await asyncio.to_thread(self._models.start, self._first_models)
+        await asyncio.to_thread(self._preload)
         self._config_poll.start()
         self._health.serving()
         if self._config.enable_profiler and self._profiler.useful:
@@ -290,6 +298,22 @@ class Server:
     def _member(self, name: str, version: int | None) -> Servable:
         return self._manager.servable(name, version)
 
+    async def _lease_member(self, name: str, version: int | None, deadline: float | None) -> Servable:
+        return await self._manager.lease(name, version, deadline)
+
+    def _wake_member(self, name: str, version: int | None) -> None:
+        self._manager.begin_load(name, version)
+
+    def _preload(self) -> None:
+        """Loads the models that are to be in memory before the first call.
+
+        Raises:
+            ServingError: One cannot be loaded.
+        """
+        for name in self._manager.names():
+            if any(fnmatchcase(name, pattern) for pattern in self._config.preload_models):
+                self._manager.load(name)
+
     def _base_path(self, name: str) -> Path | None:
         model = self._models.models.served(name)
         return None if model is None else model.base_path
@@ -298,7 +322,7 @@ class Server:
         """Whether a model's default version answers requests; None for a model that is not configured."""
         versions = self._serving.get(name)
         if not versions:
-            return None if self._models.models.served(name) is None else False
+            return None if self._models.models.served(name) is None else name in self._latest
         return not versions[max(versions)].hangs
 
     def _is_awaited(self, name: str) -> bool:
@@ -307,9 +331,10 @@ class Server:
         under_way = any(status.state in (State.START, State.LOADING) for status in statuses)
         return under_way or (not statuses and self._models.models.served(name) is not None)
 
-    def _publish(self, name: str, versions: Mapping[int, Servable]) -> None:
+    def _publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
         with self._publishing:
             self._serving[name] = versions
+            self._latest[name] = latest
             self._let_transport_answer(name)
 
     def _changed(self) -> None:
@@ -327,7 +352,7 @@ class Server:
             checks_methods=self._config.enable_signature_method_name_check,
             logs=lambda model: self._config.access_log or self._request_logger.logs(model),
         )
-        self._transport.publish(name, self._serving.get(name, {}) if plain else {})
+        self._transport.publish(name, self._serving.get(name, {}) if plain else {}, self._latest.get(name, 0))
 
     def _free(self) -> None:
         self._config_poll.stop()

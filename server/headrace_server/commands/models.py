@@ -64,6 +64,8 @@ def _lines(address: str) -> list[str]:
 
 def _batching(channel: grpc.Channel, model: RepositoryIndexResponse.ModelIndex) -> dict[str, str]:
     """What becomes of the requests of a version's signatures, by name; nothing where the server does not say."""
+    if model.reason:  # to ask would load it
+        return {}
     ask = channel.unary_unary(
         CONFIG,
         request_serializer=ModelConfigRequest.SerializeToString,
@@ -79,7 +81,7 @@ def _batching(channel: grpc.Channel, model: RepositoryIndexResponse.ModelIndex) 
 
 def _line(client: Client, model: RepositoryIndexResponse.ModelIndex, batching: dict[str, str]) -> str:
     head = f"{model.name} v{model.version}" if model.version else model.name
-    if model.state != "READY":
+    if model.state != "READY" or model.reason:
         return f"{head}: {model.state}{f' ({model.reason})' if model.reason else ''}"
     try:
         signatures = client.metadata(model.name, version=int(model.version)).signatures

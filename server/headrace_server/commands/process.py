@@ -43,8 +43,9 @@ def check(config: Config) -> None:
     Raises:
         ServingError: It cannot start.
     """
+    config = replace(config, port=0, rest_api_port=0, grpc_socket_path="", preload_models=("*",))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_check(replace(config, port=0, rest_api_port=0, grpc_socket_path="")))
+        runner.run(_check(config))
 
 
 async def _check(config: Config) -> None:

@@ -104,6 +104,23 @@ class Config:
     )
     model_name: str = flag("default", "name that requests call the model by")
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
+    max_loaded_models: int = flag(
+        0,
+        "versions in memory at once: others are loaded when they are called, in place of those least recently used; "
+        "0 is no limit",
+        least=0,
+    )
+    model_memory_mb: int = flag(
+        0,
+        "MB that all versions in memory may take together, counted as 1.2 times their files: others are loaded when "
+        "they are called; 0 is no limit",
+        least=0,
+    )
+    preload_models: tuple[str, ...] = flag(
+        (),
+        "models to load at the start where a bound on memory leaves that to the first call: names, or "
+        "patterns such as ranker-*, separated by commas",
+    )
     num_load_threads: int = flag(
         0, "versions loaded at once after the start; 0 loads one at a time and pauses unloads", least=0
     )

@@ -97,6 +97,16 @@ class Metrics(Families):
         self._methods.append(counts)
         return counts
 
+    def load_waited(self, model: str, version: int, seconds: float) -> None:
+        """Counts a call that has waited until its version was in memory."""
+        del version  # whose series would go with it
+        self.model_load_wait.of(model).observe(seconds * 1e6)
+
+    def evicted(self, model: str, version: int) -> None:
+        """Counts a version that is unloaded to make room for another."""
+        del version
+        self.model_evictions.of(model).add()
+
     def rest_call(self, model: str, verb: str, code: str, seconds: float) -> None:
         """Counts a call over REST that has ended. TF Serving: http_server.cc.
 

@@ -9,6 +9,7 @@ from headrace_server.metrics.series import Counter, Family, Gauges, Histogram, c
 LATENCY = growing(10, 1.8, 33)
 QUEUING = growing(100, 1.2, 52)
 SIZES = growing(1, 2, 14)
+LOADING = growing(1000, 2, 16)
 EXAMPLES = growing(1, 2, 15)
 
 SERVABLE = ("model_name", "version")
@@ -61,6 +62,8 @@ class Families:
         self.worker_restarts = self._counters(f"{ours}worker_restarts", *SERVABLE)
         self.padding_rows = self._counters(f"{ours}padding_rows", *SERVABLE)
         self.queue_delay = self._histograms(f"{ours}queue_delay", QUEUING, *SERVABLE)
+        self.model_load_wait = self._histograms(f"{ours}model_load_wait", LOADING, "model_name")
+        self.model_evictions = self._counters(f"{ours}model_evictions", "model_name")
         self.refusals = self._counters(f"{ours}refusals", *SERVABLE, "reason")
 
     def page(self, gauges: Iterable[Gauges] = ()) -> bytes:

@@ -9,17 +9,19 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from headrace_batching.cpus import schedulable_cpus
 from headrace_protos import Code
-from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, status_of, unreadable
 from headrace_server.models.agenda import Agenda
+from headrace_server.models.attempts import Attempt
 from headrace_server.models.ensemble import Unready
 from headrace_server.models.files_state import files_state
+from headrace_server.models.freeing import free, free_in_time
+from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.memory import release as release_memory
+from headrace_server.models.room import NoRoom, Rooms, TooLarge
 from headrace_server.models.servable import Servable
-from headrace_server.models.version_policy import POLICIES, State, preserve_availability
-from headrace_server.models.versions import Attempt, Clock, Model, Models, Policy
+from headrace_server.models.version_policy import State
+from headrace_server.models.versions import Clock, Model, Models
 
 log = logging.getLogger(__name__)
 
@@ -28,43 +30,7 @@ LoadVersion = Callable[[str, int, Path], Servable]
 UNREADY_SECONDS = 0.1
 """Until a version that waits for other models is tried again."""
 
-FREE_WITHIN = 10.0
-"""Seconds that whoever unloads waits for the calls of a version, and for its runtime, before it goes on."""
-
 CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManagerOptions:
-    """How versions are loaded. TF Serving: the flags of the same names.
-
-    Attributes:
-        num_load_threads: Loads at once; 0 is one at a time on the manager's own thread, which does nothing meanwhile.
-        num_unload_threads: Unloads at once; 0 likewise.
-        num_initial_load_threads: Loads at once until `initial_load_done`.
-        max_num_load_retries: Tries after the first one that failed.
-        load_retry_interval: Seconds between two tries.
-        policy: What to do next for one model.
-    """
-
-    num_load_threads: int = 0
-    num_unload_threads: int = 0
-    num_initial_load_threads: int = 0
-    max_num_load_retries: int = 0
-    load_retry_interval: float = 0.0
-    policy: Policy = preserve_availability
-
-    @classmethod
-    def of(cls, config: Config) -> "ManagerOptions":
-        """Those of a run."""
-        return cls(
-            num_load_threads=config.num_load_threads,
-            num_unload_threads=config.num_unload_threads,
-            num_initial_load_threads=4 * schedulable_cpus(),
-            max_num_load_retries=config.max_num_load_retries,
-            load_retry_interval=max(0, config.load_retry_interval_micros) / 1e6,
-            policy=POLICIES[config.aspired_version_policy],
-        )
 
 
 @dataclass(slots=True)
@@ -81,7 +47,8 @@ class _Threads:
 
 @dataclass(frozen=True, slots=True)
 class _Action:
-    name: str
+    item: tuple[str, int]
+    kind: str
     run: Callable[[], None]
     threads: _Threads
 
@@ -98,6 +65,7 @@ class Acting:
         clock: For the pauses between tries.
         publish: Told, under the models' lock, of a model whose versions that serve have changed. It may refuse one
             that was added.
+        rooms: Who is in memory; None where all may be.
     """
 
     def __init__(
@@ -107,8 +75,10 @@ class Acting:
         options: ManagerOptions,
         clock: Clock,
         publish: Callable[[str], None],
+        rooms: Rooms | None = None,
     ) -> None:
         self._models = models
+        self._rooms = rooms
         self._agenda = Agenda(models.by_name, models.touched)
         self._changed = models.changed
         self._load = load
@@ -144,7 +114,8 @@ class Acting:
         threads: list[Thread] = []
         while (action := self._next_when_free()) is not None:
             if action.threads.limit:
-                thread = Thread(target=self._run, args=(action,), name=action.name, daemon=True)
+                name = f"{action.kind}-{action.item[0]}-{action.item[1]}"
+                thread = Thread(target=self._run, args=(action,), name=name, daemon=True)
                 thread.start()
                 threads = [thread, *filter(Thread.is_alive, threads)]
             else:
@@ -158,6 +129,8 @@ class Acting:
         finally:
             with self._changed:
                 action.threads.running -= 1
+                if self._rooms is not None:
+                    self._rooms.settle(*action.item)
                 self._changed.notify_all()
 
     def _next_when_free(self) -> _Action | None:
@@ -179,19 +152,59 @@ class Acting:
         """The next action of any model, already noted as begun; unloads come first, since they free memory."""
         self._agenda.look(self._clock.now())
         if self._unloads.free and (unload := self._agenda.next_unload()) is not None:
-            name, version = unload
-            self._models.by_name[name].set(version, State.UNLOADING)
-            return self._action(self._unload_version, name, version, self._unloads)
-        if self._loads.free and (load := self._agenda.next_load()) is not None:
-            name, version = load
-            attempt = self._models.by_name[name].begin_load(version)
-            return self._action(self._load_version, name, version, self._loads, attempt)
+            if self._rooms is not None:
+                self._rooms.leave(*unload)
+            return self._begin_unload(*unload)
+        while self._loads.free and (load := self._agenda.next_load()) is not None:
+            if self._rooms is None:
+                return self._begin_load(*load)
+            try:
+                return self._load_or_make_room(*load, self._rooms)
+            except NoRoom as error:
+                log.error("%s", error.message)
+                self._models.by_name[load[0]].set(load[1], State.AT_REST, error)
+            self._agenda.look(self._clock.now())
         return None
+
+    def _begin_load(self, name: str, version: int) -> _Action:
+        attempt = self._models.by_name[name].begin_load(version)
+        return self._action(self._load_version, name, version, self._loads, attempt)
+
+    def _load_or_make_room(self, name: str, version: int, rooms: Rooms) -> _Action | None:
+        """A load, or the unload that has to come first; None where something else has to end before.
+
+        Raises:
+            NoRoom: Nothing can be unloaded.
+        """
+        model = self._models.by_name[name]
+        try:
+            room = rooms.for_load(name, version, model.aspired[version])
+        except TooLarge as error:
+            attempt = model.begin_load(version)
+            return self._action(partial(self._refuse, error), name, version, self._loads, attempt)
+        if room.evict is None:
+            return None if room.wait else self._begin_load(name, version)
+        if not self._unloads.free:
+            return None
+        rooms.leave(*room.evict, evicted=True)
+        log.info("model %s version %d makes room for model %s version %d", *room.evict, name, version)
+        return self._begin_unload(*room.evict)
+
+    def _begin_unload(self, name: str, version: int) -> _Action:
+        model = self._models.by_name[name]
+        model.set(version, State.UNLOADING)
+        return self._action(self._unload_version, name, version, self._unloads)
+
+    def _refuse(self, error: ServingError, name: str, version: int, attempt: Attempt) -> None:
+        """A version cannot be loaded, however often that is tried."""
+        attempt.files = files_state(attempt.path)
+        attempt.failures = self._options.max_num_load_retries
+        self._load_failed(name, version, attempt, error)
 
     def _action(self, run: Callable[..., None], name: str, version: int, threads: _Threads, *rest: Attempt) -> _Action:
         self._changed.notify_all()  # its state has changed
         kind = "load" if threads is self._loads else "unload"
-        return _Action(f"{kind}-{name}-{version}", partial(run, name, version, *rest), threads)
+        return _Action((name, version), kind, partial(run, name, version, *rest), threads)
 
     def _load_version(self, name: str, version: int, attempt: Attempt) -> None:
         began = time.monotonic()
@@ -207,7 +220,7 @@ class Acting:
         try:
             admitted = self._admit(name, version, attempt, servable)
         except Exception as error:  # nor may a version that whoever is told of it cannot serve
-            _free(servable)
+            free(servable)
             release_memory()
             self._load_failed(name, version, attempt, _failure(error))
             return
@@ -225,6 +238,8 @@ class Acting:
                 return False
             model = self._models.by_name[name]
             model.serving[version] = servable
+            if self._rooms is not None:
+                self._rooms.loaded(name, version, servable)
             try:
                 self._publish(name)
             except Exception:
@@ -236,7 +251,7 @@ class Acting:
             return True
 
     def _end_cancelled(self, name: str, version: int, servable: Servable) -> None:
-        _free(servable)
+        free(servable)
         release_memory()
         log.info("model %s version %d: its load was cancelled", name, version)
         with self._changed:
@@ -281,30 +296,12 @@ class Acting:
             servable = self._models.by_name[name].serving.pop(version)
             self._publish(name)
             self._changed.notify_all()  # of those who wait until it is gone from the map
-        if _free_in_time(servable):
+        if free_in_time(servable):
             log.info("model %s version %d unloaded", name, version)
         if not self._stopping:
             release_memory()
         with self._changed:
             self._models.by_name[name].end(version)
-
-
-def _free_in_time(servable: Servable) -> bool:
-    """Closes a version, which may wait for a run that hangs; whether it has been closed in time."""
-    freeing = Thread(target=_free, args=(servable,), name=f"free-{servable.name}-{servable.version}", daemon=True)
-    freeing.start()
-    freeing.join(FREE_WITHIN)
-    if freeing.is_alive():
-        log.warning("model %s version %d is freed when its last run ends", servable.name, servable.version)
-    return not freeing.is_alive()
-
-
-def _free(servable: Servable) -> None:
-    """Closes a version; one that cannot be closed is nevertheless gone."""
-    try:
-        servable.close()
-    except Exception:
-        log.exception("model %s version %d cannot be freed", servable.name, servable.version)
 
 
 def _failure(error: BaseException) -> ServingError:

@@ -118,6 +118,8 @@ class Configuration:
     def serve(self, model: ModelConfig, *, anew: bool = False) -> VersionStatus | None:
         """Serves one model as told, until it is withdrawn or another configuration comes. Any thread.
 
+        It is loaded even where models are loaded when they are called.
+
         Args:
             model: Listed or not.
             anew: Whether to unload first what is served of it.
@@ -135,7 +137,9 @@ class Configuration:
             self.models.ask(model.name, model)
             self._source.update(self.models.wanted())
             self._source.poll()
-            return self._manager.wait_settled_unless([model.name], since, lambda: True)[model.name]
+            status = self._manager.wait_settled_unless([model.name], since, lambda: True)[model.name]
+            awaited = self._manager.begin_load(model.name)
+            return status if awaited is None else awaited.result()
 
     def withdraw(self, name: str) -> None:
         """Serves a model no more, until it is served again or another configuration lists it. Any thread.

@@ -5,7 +5,7 @@ out, and puts out arrays by name. What no step puts out is an input of the whole
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -16,7 +16,7 @@ from headrace_protos import Code
 from headrace_protos.tensor import dtype_name
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from headrace_server.config.model_toml import MODEL_FILE, StepOptions, read_model_options
-from headrace_server.errors import LoadError, ServingError, invalid
+from headrace_server.errors import LoadError, NotInMemory, ServingError, invalid
 from headrace_server.models.call import Call
 
 RUNTIME = "ensemble"
@@ -47,11 +47,15 @@ class Members:
 
     Attributes:
         find: From a name and a version, None for the latest, to a servable, leased.
+        lease: The same for a call with a deadline, after a wait for a version that is not in memory.
+        wake: Begins to load such a version, without waiting for it.
         base_path: Where a model is configured to be; None for one that is not.
         is_awaited: Whether a model that has no version yet may have one soon.
     """
 
     find: Callable[[str, int | None], Member]
+    lease: Callable[[str, int | None, float | None], Awaitable[Member]]
+    wake: Callable[[str, int | None], object]
     base_path: Callable[[str], Path | None]
     is_awaited: Callable[[str], bool]
 
@@ -147,13 +151,13 @@ class _Run:
             if name not in self._inputs:
                 self._begin(self._makers[name])
         inputs = {alias: await self.array(name) for alias, name in step.inputs.items()}
-        with self._find(step) as member:
+        with await self._find(step) as member:
             results = await _run_member(member, step, inputs, self._call)
         return {name: results[alias] for alias, name in step.outputs.items()}
 
-    def _find(self, step: StepOptions) -> Member:
+    async def _find(self, step: StepOptions) -> Member:
         try:
-            return self._members.find(step.model, step.version or None)
+            return await self._members.lease(step.model, step.version or None, self._call.deadline)
         except ServingError as error:
             raise ServingError(Code.UNAVAILABLE, f"step model {step.model}: {error.message}") from error
 
@@ -199,6 +203,9 @@ def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options 
             if name not in member.signatures:
                 raise invalid(f"steps: model {step.model} has no signature {name}")
             return member.signatures[name], member.batching
+    except NotInMemory as error:
+        members.wake(step.model, step.version or None)
+        raise Unready(f"it waits for its step model {step.model}") from error
     except ServingError as error:
         if error.code != Code.NOT_FOUND:
             raise

@@ -15,6 +15,11 @@ class Leases:
         self._count = 0
         self.retired = False
 
+    @property
+    def taken(self) -> bool:
+        """Whether there is a user now."""
+        return self._count > 0
+
     def take(self) -> bool:
         """One user more; False if it is at its end."""
         with self._left:

@@ -60,6 +60,7 @@ class Loader:
         code: Which versions may hold a `model.py`.
         pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements where no padding is
             known that leaves answers as they are.
+        marks_use: Whether servables keep when they were last used.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Loader:
         per_model_batching: bool,
         code: CodeTrust | None = None,
         pad_unproved: bool = False,
+        marks_use: bool = False,
     ) -> None:
         self._backend = backend
         self._threads = threads
@@ -84,6 +86,7 @@ class Loader:
         self._per_model_batching = per_model_batching
         self._code = code or CodeTrust()
         self._pad_unproved = pad_unproved
+        self._marks_use = marks_use
         self._overrides: dict[str, Mapping[str, Any]] = {}
 
     def override_batching(self, name: str, parameters: Mapping[str, Any]) -> None:
@@ -124,6 +127,7 @@ class Loader:
                 metrics=self._metrics,
                 keep_state=partial(_keep_state, name, path, model) if model.state else None,
                 run_timeout=self._own_timeout(backend, model),
+                marks_use=self._marks_use,
             )
         except BaseException:
             backend.close()

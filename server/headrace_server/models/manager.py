@@ -1,24 +1,40 @@
 """Which versions serve, by name and by label: the only map from a name to a version."""
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from headrace_protos import Code
-from headrace_server.errors import ServingError, invalid, not_found
-from headrace_server.models.acting import Acting, LoadVersion, ManagerOptions
+from headrace_server.errors import NotInMemory, ServingError, invalid, not_found, status_of
+from headrace_server.models.acting import Acting, LoadVersion
+from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.retrying import Retrying
+from headrace_server.models.room import Rooms
 from headrace_server.models.servable import Servable
+from headrace_server.models.served import NOTHING, Served, served_at_once, served_on_demand
 from headrace_server.models.settling import Settled, Settling
-from headrace_server.models.version_policy import State
 from headrace_server.models.versions import Clock, Models, VersionStatus
+from headrace_server.models.waking import Waited, Waking
 
-Publish = Callable[[str, Mapping[int, Servable]], None]
+Publish = Callable[[str, Mapping[int, Servable], int], None]
+"""Told of a model's name, its versions that are ready, and which one a request without a version is for."""
+
 Labels = Mapping[str, Mapping[str, int]]
 
 
-def latest(versions: Mapping[int, object]) -> int:
-    """The version of a request that names none: the highest that is ready; 0 if none is."""
-    return max(versions, default=0)
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """Who is told what happens where not all versions may be in memory. Any thread.
+
+    Attributes:
+        waited: Of each call that has waited for a load.
+        evicted: Of each version that is unloaded to make room for another.
+    """
+
+    waited: Waited = lambda _name, _version, _seconds: None
+    evicted: Callable[[str, int], None] = lambda _name, _version: None
 
 
 class Manager:
@@ -32,6 +48,7 @@ class Manager:
         clock: For the pauses between tries, and for timeouts; None for the system's.
         publish: Told of a model's versions that are ready, whenever they have changed and before any is closed.
         changed: Told of every change of what can be asked of it. Any thread.
+        tallies: Told what happens where not all versions may be in memory.
     """
 
     def __init__(
@@ -41,15 +58,21 @@ class Manager:
         clock: Clock | None = None,
         publish: Publish | None = None,
         changed: Callable[[], None] = lambda: None,
+        tallies: Tallies | None = None,
     ) -> None:
-        options, clock = options or ManagerOptions(), clock or Clock()
+        options, clock, tallies = options or ManagerOptions(), clock or Clock(), tallies or Tallies()
         self._tell = publish
+        on_demand = bool(options.bounds)
         self._changed = changed
-        self._models = Models(options.policy, changed)
-        self._acting = Acting(self._models, load, options, clock, self._publish)
+        self._served_of = served_on_demand if on_demand else served_at_once
+        told = self._publish_change if on_demand else lambda _: changed()
+        self._models = Models(options.policy, told, on_demand=on_demand)
+        self.rooms = Rooms(options.bounds, self._models.by_name, tallies.evicted) if on_demand else None
+        self._waking = Waking(self._models, tallies.waited)
+        self._acting = Acting(self._models, load, options, clock, self._publish, self.rooms)
         self._settling = Settling(self._models, clock)
         self._retrying = Retrying(self._models, clock)
-        self._serving: dict[str, Mapping[int, Servable]] = {}
+        self._served: dict[str, Served] = {}
         self._labels: Labels = {}
         self._stopping = False
 
@@ -88,20 +111,82 @@ class Manager:
             version: Which one, by number or by label; None for the highest that is ready.
 
         Raises:
+            NotInMemory: It is loaded when it is called, and has not been, or has had to make room.
             ServingError: NOT_FOUND; INVALID_ARGUMENT for a label that the model has not. TF Serving: basic_manager.cc
                 and server_core.cc have the texts.
         """
         if isinstance(version, str):
             version = self._labelled(name, version)
         while True:
-            versions = self._serving.get(name, {})
-            servable = versions.get(latest(versions) if version is None else version)
+            served = self._served.get(name, NOTHING)
+            number = served.latest if version is None else version
+            servable = served.ready.get(number)
             if servable is None:
+                if number in served.awaited:
+                    raise NotInMemory(name, number)
                 wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
                 raise not_found(f"Servable not found for request: {wanted}")
             if servable.lease():
                 return servable
             # It is being unloaded, so the map has been replaced since we read it.
+
+    async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
+        """As `servable`, after a wait for a version that is not in memory.
+
+        Args:
+            name: The model's.
+            version: Which one, by number or by label; None for the highest that can be called.
+            deadline: When to give up, on the monotonic clock; None for never.
+
+        Raises:
+            ServingError: As `servable`; DEADLINE_EXCEEDED, it was not loaded in time; RESOURCE_EXHAUSTED, it finds no
+                room.
+        """
+        try:
+            return self.servable(name, version)
+        except NotInMemory as error:
+            return await self._waking.until_found(partial(self.servable, name, version), error, deadline)
+
+    def begin_load(self, name: str, version: int | None = None) -> Future[VersionStatus] | None:
+        """Begins to load a version that is not in memory; what becomes of it. Any thread.
+
+        Args:
+            name: The model's.
+            version: Which one; None for the one that a call without a version is for.
+
+        Returns:
+            None where it is in memory, or cannot be loaded.
+        """
+        with self._models.changed:
+            served = self._served.get(name, NOTHING)
+            number = served.latest if version is None else version
+            if number not in served.awaited:
+                return None
+            self._models.changed.notify_all()
+            return self._models.by_name[name].await_load(number)
+
+    def load(self, name: str) -> None:
+        """Loads the version that a call without a version is for, and returns when it is in memory. Any thread.
+
+        Raises:
+            ServingError: It cannot be loaded.
+        """
+        awaited = self.begin_load(name)
+        status = None if awaited is None else awaited.result()
+        if status is not None and status.error is not None:
+            code, text = status_of(status.error)
+            raise ServingError(code, f"model {name} version {status.version} cannot be loaded: {text}")
+
+    def sizes(self) -> list[tuple[tuple[str, int], int]]:
+        """The versions in memory, where not all may be, and the bytes that each is taken to need."""
+        if self.rooms is None:
+            return []
+        with self._models.changed:
+            return [(item, held.size) for item, held in self.rooms.held.items()]
+
+    def at_rest(self) -> int:
+        """How many versions are loaded when they are called, and are not in memory."""
+        return sum(len(served.awaited) for served in list(self._served.values()))
 
     def assign_labels(self, labels: Labels, *, to_unavailable: bool) -> None:
         """Replaces the labels of all models, or none of them.
@@ -199,11 +284,19 @@ class Manager:
     def _is_available(self, name: str, version: int) -> bool:
         model = self._models.by_name.get(name)
         status = model.versions.get(version) if model else None
-        return status is not None and status.state is State.AVAILABLE
+        return status is not None and status.state.can_be_called
 
     def _publish(self, name: str) -> None:
-        serving = dict(self._models.by_name[name].serving)
-        self._serving[name] = serving
+        served = self._served_of(self._models.by_name[name])
+        self._served[name] = served
         if self._tell is not None:
-            self._tell(name, serving)
+            self._tell(name, served.ready, served.latest)
+        self._changed()
+
+    def _publish_change(self, name: str) -> None:
+        """As `_publish`, but whoever is told is told of nothing that changes nothing."""
+        before, served = self._served.get(name, NOTHING), self._served_of(self._models.by_name[name])
+        self._served[name] = served
+        if self._tell is not None and (served.latest, served.ready) != (before.latest, before.ready):
+            self._tell(name, served.ready, served.latest)
         self._changed()

@@ -3,7 +3,6 @@
 import logging
 
 from headrace_server.models.files_state import files_state
-from headrace_server.models.version_policy import State
 from headrace_server.models.versions import Clock, Model, Models
 
 log = logging.getLogger(__name__)
@@ -49,6 +48,6 @@ class Retrying:
         with self._models.changed:
             if version not in model.failed:
                 return False
-            model.set(version, State.START)
+            model.begin_anew(version)
             self._models.changed.notify_all()
             return True

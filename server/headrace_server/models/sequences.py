@@ -70,6 +70,11 @@ class Sequences:
         outputs = {alias: spec for alias, spec in self._full.outputs.items() if alias not in self.states}
         return replace(self._full, inputs=inputs, outputs=outputs)
 
+    @property
+    def open(self) -> bool:
+        """Whether any sequence has begun and has not ended. Any thread."""
+        return bool(self._kept)
+
     async def run(self, step: SequenceStep | None, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
         """Runs one step of a sequence; a request of none is a sequence of one step.
 

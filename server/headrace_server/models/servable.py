@@ -7,7 +7,15 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
 
-from headrace_batching import BatchingError, BatchThreads, DeadlineExceeded, Options, Task, TaskTooLarge
+from headrace_batching import (
+    BatchingError,
+    BatchReport,
+    BatchThreads,
+    DeadlineExceeded,
+    Options,
+    Task,
+    TaskTooLarge,
+)
 from headrace_batching.batch import rows_of
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
@@ -46,8 +54,10 @@ class Servable:
         metrics: Where what it does is counted.
         keep_state: From a stateful model's signature to what keeps its sequences; None for any other.
         run_timeout: Seconds after which a run is given up; 0 for never.
+        marks_use: Whether `used` is kept.
 
     Attributes:
+        used: When it was last asked for, or has run, on the monotonic clock.
         signatures: Its entries by name, as callers see them.
         sequences: Keep the state of a stateful model, which callers do not see; None for any other.
         verdicts: Whether the requests of each are batched, and why not.
@@ -65,7 +75,10 @@ class Servable:
         metrics: Metrics | None = None,
         keep_state: Callable[[Signature], Sequences] | None = None,
         run_timeout: float = 0.0,
+        marks_use: bool = False,
     ) -> None:
+        self._marks_use = marks_use
+        self.used = time.monotonic()
         self.name = name
         self.version = version
         self.verdicts: Mapping[str, Verdict] = verdicts or {}
@@ -99,6 +112,16 @@ class Servable:
     def hangs(self) -> bool:
         """Whether a run of it was given up and has not ended, or no process of it is up: it answers nothing now."""
         return bool(self._schedulers.hanging) or (isinstance(self._backend, MayBeDown) and self._backend.is_down)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a call holds it, or waits in its queues. Any thread."""
+        return self._leases.taken or self._schedulers.waiting > 0
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a sequence of requests is under way, whose state would go with it."""
+        return self.sequences is not None and self.sequences.open
 
     @property
     def batching(self) -> Options | None:
@@ -231,6 +254,8 @@ class Servable:
 
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
+        if self._marks_use:
+            self.used = time.monotonic()
         return self._leases.take()
 
     def __enter__(self) -> Self:
@@ -321,7 +346,15 @@ class Servable:
         return {} if verdict is None else {"padding": verdict.padding, "bound": verdict.bound}
 
     def _observe_runs(self, signature: str, batched: bool) -> Observe:
-        return self._metrics.runs(self._counts[signature], batched=batched)
+        observe: Observe = self._metrics.runs(self._counts[signature], batched=batched)
+        if not self._marks_use:
+            return observe
+
+        def mark_and_observe(report: BatchReport) -> None:
+            self.used = time.monotonic()  # calls that are answered outside the interpreter take no lease
+            observe(report)
+
+        return mark_and_observe
 
     def _task(self, signature: Signature, inputs: Arrays, choice: Outputs | None, call: Call) -> Task:
         batching = self._batching

@@ -9,13 +9,25 @@ from headrace_server.config.run import All, Latest, Specific, VersionPolicy
 
 
 class State(Enum):
-    """Where a version is in its life; the values are those of ModelVersionStatus.State."""
+    """Where a version is in its life; the values are those of ModelVersionStatus.State, which lacks `AT_REST`."""
 
     START = ModelVersionStatus.START
     LOADING = ModelVersionStatus.LOADING
     AVAILABLE = ModelVersionStatus.AVAILABLE
     UNLOADING = ModelVersionStatus.UNLOADING
     END = ModelVersionStatus.END
+    AT_REST = "AT_REST"
+    """Not in memory, and loaded when it is called."""
+
+    @property
+    def can_be_called(self) -> bool:
+        """Whether a call is answered, if only after a load."""
+        return self in (State.AVAILABLE, State.AT_REST)
+
+    @property
+    def on_the_wire(self) -> ModelVersionStatus.State:
+        """The state that callers are told; what can be called is available to them."""
+        return ModelVersionStatus.AVAILABLE if self is State.AT_REST else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +54,12 @@ def preserve_availability(aspired: Collection[int], states: Mapping[int, State])
         states: Of every version known; START is aspired and not tried yet.
 
     Returns:
-        An unload once an aspired version is ready, or none is aspired, or two that nobody wants are ready (the lowest
-        goes first); else a load of the highest aspired version not tried yet; else None.
+        An unload once an aspired version is ready or at rest, or none is aspired, or two that nobody wants are ready
+        (the lowest goes first); else a load of the highest aspired version not tried yet; else None.
     """
-    ready = [version for version, state in states.items() if state is State.AVAILABLE]
-    unwanted = [version for version in ready if version not in aspired]
-    if unwanted and (not aspired or len(unwanted) < len(ready) or len(unwanted) > 1):
+    unwanted = [version for version, state in states.items() if state is State.AVAILABLE and version not in aspired]
+    answers = any(version in states and states[version].can_be_called for version in aspired)
+    if unwanted and (not aspired or answers or len(unwanted) > 1):
         return Unload(min(unwanted))
     untried = [version for version in aspired if states.get(version) is State.START]
     return Load(max(untried)) if untried else None

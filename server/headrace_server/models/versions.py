@@ -1,7 +1,9 @@
 """Models and their versions: those aspired, the state of every one ever seen, and the loads that are under way."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -9,14 +11,11 @@ from pathlib import Path
 from threading import Condition
 
 from headrace_server.errors import ServingError
-from headrace_server.models.files_state import FilesState
+from headrace_server.models.attempts import Attempt, Trouble
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import Load, State, Unload
 
 Policy = Callable[[Collection[int], Mapping[int, State]], Load | Unload | None]
-
-LONGEST_PAUSE = 60.0
-"""Seconds after which a version that failed, and whose files have changed, is tried again at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +35,6 @@ class VersionStatus:
     event: int = field(default=0, compare=False)
 
 
-@dataclass(slots=True)
-class Trouble:
-    """What has gone wrong with a version since it was last wanted anew, or available.
-
-    Attributes:
-        said: The last error that was logged.
-        rounds: Times that the last of its tries has failed.
-        files: The state of its files before that try.
-        seen: Their state when they were last looked at.
-        failed_at: When that was, on the manager's clock.
-    """
-
-    said: str = ""
-    rounds: int = 0
-    files: FilesState = ()
-    seen: FilesState | None = None
-    failed_at: float = 0.0
-
-    def ready(self, files: FilesState, now: float) -> bool:
-        """Whether files of this state are worth another try."""
-        waited = now - self.failed_at
-        if files == self.files or waited < min(2.0 ** (self.rounds - 1), LONGEST_PAUSE):
-            return False
-        return files == self.seen or waited >= LONGEST_PAUSE
-
-
-@dataclass(slots=True)
-class Attempt:
-    """A load that is not over: a try runs, or the next one is awaited.
-
-    Attributes:
-        path: The version's folder.
-        files: The state of its files before the last try.
-        failures: Tries that have failed.
-        error: Of the last of them.
-        due: When the next try may begin, on the manager's clock; None while one runs.
-        cancelled: Whether the version was not aspired at some time since the load began.
-    """
-
-    path: Path
-    files: FilesState = ()
-    failures: int = 0
-    error: Exception | None = None
-    due: float | None = None
-    cancelled: bool = False
-
-
 class Model:
     """One model's versions. Its owner holds a lock around every use.
 
@@ -90,12 +42,28 @@ class Model:
         events: Numbers the changes.
         policy: Says what to do next.
         touch: Told of every change.
+        on_demand: Whether its versions are loaded when they are called.
+
+    Attributes:
+        aspired: The folders of the versions that are wanted.
+        versions: What is known of every version.
+        serving: The versions in memory that can be called.
+        loading: The loads that are not over.
+        troubles: What has gone wrong with versions that are not available.
+        claims: For each version, how many calls wait until it is loaded.
+        evicted: The versions that are unloaded to make room, and go to rest.
     """
 
-    def __init__(self, events: Iterator[int], policy: Policy, touch: Callable[[], None]) -> None:
+    def __init__(
+        self, events: Iterator[int], policy: Policy, touch: Callable[[], None], *, on_demand: bool = False
+    ) -> None:
         self._events = events
         self._policy = policy
         self._touch = touch
+        self._on_demand = on_demand
+        self._waiting: dict[int, list[Future[VersionStatus]]] = {}
+        self.claims: Counter[int] = Counter()
+        self.evicted: set[int] = set()
         self.aspired: Mapping[int, Path] = {}
         self.versions: dict[int, VersionStatus] = {}
         self.serving: dict[int, Servable] = {}
@@ -115,7 +83,9 @@ class Model:
         """Takes note of a version's new state."""
         if state is State.AVAILABLE:
             self.troubles.pop(version, None)
-        self.versions[version] = VersionStatus(version, state, error, next(self._events))
+        self.versions[version] = status = VersionStatus(version, state, error, next(self._events))
+        if state in (State.AVAILABLE, State.AT_REST, State.END):
+            _resolve(self._waiting.pop(version, ()), status)
         self._touch()
 
     def aspire(self, versions: Mapping[int, Path]) -> None:
@@ -123,11 +93,29 @@ class Model:
         for version in versions:
             status = self.versions.get(version)
             if status is None or (status.state is State.END and version not in self.aspired):
-                self.set(version, State.START)
+                self.begin_anew(version)
         for version in self.versions.keys() - versions.keys():
             self._let_go(version)
         self.aspired = dict(versions)
         self._touch()
+
+    def begin_anew(self, version: int) -> None:
+        """A version is to be loaded: at once, or when it is called, if none of the model's is in use meanwhile."""
+        rests = self._on_demand and not self.claims[version] and not self.serving and not self.loading
+        self.set(version, State.AT_REST if rests else State.START)
+
+    def await_load(self, version: int) -> "Future[VersionStatus]":
+        """What becomes of a version, which is loaded now if it is at rest."""
+        awaited: Future[VersionStatus] = Future()
+        status = self.versions[version]
+        if status.state in (State.AVAILABLE, State.END):
+            awaited.set_result(status)
+            return awaited
+        self._waiting.setdefault(version, []).append(awaited)
+        if status.state is State.AT_REST:
+            self.versions[version] = VersionStatus(version, State.START, None, next(self._events))
+            self._touch()
+        return awaited
 
     def _let_go(self, version: int) -> None:
         """Ends what was not tried yet, and what waits to be tried again; a try that runs ends when it has run."""
@@ -138,7 +126,7 @@ class Model:
             if attempt.due is not None:
                 del self.loading[version]
                 self.set(version, State.END, attempt.error)
-        elif self.versions[version].state is State.START:
+        elif self.versions[version].state in (State.START, State.AT_REST):
             self.set(version, State.END)
 
     def next_action(self, now: float) -> Load | Unload | None:
@@ -183,8 +171,14 @@ class Model:
     def end(self, version: int, error: Exception | None = None) -> None:
         """A version's life is over, or begins anew where it has come to be wanted again since its end was decided."""
         attempt = self.loading.pop(version, None)
-        again = version in self.aspired and (attempt is None or attempt.cancelled)
-        self.set(version, State.START if again else State.END, None if again else error)
+        evicted = version in self.evicted
+        self.evicted.discard(version)
+        if version not in self.aspired or not (attempt is None or attempt.cancelled):
+            self.set(version, State.END, error)
+        elif evicted and not self.claims[version]:
+            self.set(version, State.AT_REST)
+        else:
+            self.begin_anew(version)
 
     def is_withdrawn(self, *, ended: bool) -> bool:
         """Whether no version is served or loading; with `ended`, whether every version's life is over, too."""
@@ -192,13 +186,19 @@ class Model:
         return not self.serving and not self.loading and (over or not ended)
 
     def settled(self, since: int) -> VersionStatus | None:
-        """The highest version that is available or has failed to load since an event; None if there is none yet."""
+        """The highest version that can be called or has failed to load since an event; None if there is none yet."""
         for version in sorted(self.versions, reverse=True):
             status = self.versions[version]
             failed = status.state is State.END and status.error is not None and status.event > since
-            if failed or (status.state is State.AVAILABLE and version in self.aspired):
+            if failed or (status.state.can_be_called and version in self.aspired):
                 return status
         return None
+
+
+def _resolve(waiting: Iterable["Future[VersionStatus]"], status: VersionStatus) -> None:
+    for awaited in waiting:
+        if awaited.set_running_or_notify_cancel():
+            awaited.set_result(status)
 
 
 class Models:
@@ -206,7 +206,8 @@ class Models:
 
     Args:
         policy: Says what to do next for one model.
-        told: Told of every change.
+        told: Told the name of the model at every change.
+        on_demand: Whether versions are loaded when they are called.
 
     Attributes:
         changed: The lock, of which everyone is told who waits for a change.
@@ -214,12 +215,15 @@ class Models:
         touched: Those that have changed since somebody emptied it.
     """
 
-    def __init__(self, policy: Policy, told: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, policy: Policy, told: Callable[[str], None] = lambda _: None, *, on_demand: bool = False
+    ) -> None:
         self.changed = Condition()
         self.by_name: dict[str, Model] = {}
         self.touched: dict[str, None] = {}
         self._policy = policy
         self._told = told
+        self._on_demand = on_demand
         self._events = count(1)
 
     def mark(self) -> int:
@@ -230,14 +234,15 @@ class Models:
         """Takes note of the versions of a model that are wanted."""
         model = self.by_name.get(name)
         if model is None:
-            model = self.by_name[name] = Model(self._events, self._policy, partial(self._touch, name))
+            touch = partial(self._touch, name)
+            model = self.by_name[name] = Model(self._events, self._policy, touch, on_demand=self._on_demand)
         if dict(versions) != model.aspired:
             model.aspire(versions)
             self.changed.notify_all()
 
     def _touch(self, name: str) -> None:
         self.touched[name] = None
-        self._told()
+        self._told(name)
 
     def aspires(self, name: str) -> bool:
         """Whether any version of a model is wanted."""

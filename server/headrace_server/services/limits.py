@@ -22,9 +22,14 @@ async def limited_call(delivery: LoopDelivery, seconds: float | None, api: str) 
     Raises:
         ServingError: DEADLINE_EXCEEDED, it did not end in time.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
+    deadline = deadline_after(seconds)
     async with timed(seconds):
         yield Call(delivery, deadline, api=api)
+
+
+def deadline_after(seconds: float | None) -> float | None:
+    """When so many seconds are over, on the monotonic clock; None for no limit."""
+    return None if seconds is None else time.monotonic() + seconds
 
 
 @asynccontextmanager

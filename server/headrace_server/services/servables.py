@@ -20,6 +20,18 @@ class Servables(Protocol):
             ServingError: There is none.
         """
 
+    async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
+        """As `servable`, after a wait for a version that is not in memory.
+
+        Args:
+            name: The model's.
+            version: Which one, by number or by label; None for the highest that can be called.
+            deadline: When to give up, on the monotonic clock; None for never.
+
+        Raises:
+            ServingError: There is none, or it could not be loaded in time.
+        """
+
 
 class Repository(Servables, Protocol):
     """What a service asks of the manager that tells of every version, not of those alone that can be called."""
@@ -46,3 +58,8 @@ class OneServable:
         del name, version
         self._servable.lease()
         return self._servable
+
+    async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
+        """It, leased."""
+        del deadline
+        return self.servable(name, version)

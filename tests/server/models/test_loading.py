@@ -10,15 +10,15 @@ import pytest
 from headrace_batching import BatchThreads
 from headrace_protos import Code
 from headrace_server.errors import LoadError, ServingError
-from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.manager import Manager, Publish
+from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State, preserve_resources
 
 from .backend import PATIENCE, Adder
 from .still_clock import StillClock
 
-START, LOADING, AVAILABLE, UNLOADING, END = State
+START, LOADING, AVAILABLE, UNLOADING, END, _AT_REST = State
 
 TICK = Event()  # never set
 HOURS = 36_000.0
@@ -345,7 +345,8 @@ def eventually_tried(loads: Loads, version: int) -> None:
 
 
 def test_a_version_that_cannot_be_made_known_has_failed_to_load(manage: Manage) -> None:
-    def publish(name: str, versions: Mapping[int, Servable]) -> None:
+    def publish(name: str, versions: Mapping[int, Servable], latest: int) -> None:
+        del latest
         if name == "m" and 2 in versions:
             raise OverflowError("int too big to convert")
 

@@ -22,7 +22,7 @@ from tests.support.models import linear
 from .backend import PATIENCE
 from .shelf import TICK, Models, Shelf, eventually
 
-START, LOADING, AVAILABLE, UNLOADING, END = State
+START, LOADING, AVAILABLE, UNLOADING, END, _AT_REST = State
 
 BROKEN = LoadError(Code.INVALID_ARGUMENT, "its file is broken")
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headrace_batching import BatchThreads
 from headrace_server.models import acting
-from headrace_server.models.acting import ManagerOptions
 from headrace_server.models.manager import Manager
+from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import Load, State, Unload, preserve_availability
 from headrace_server.models.versions import Model, VersionStatus
@@ -21,7 +22,7 @@ FEW, MANY = 20, 400
 class Town:
     """A manager of many models, and how often it asks and tells."""
 
-    def __init__(self, threads: BatchThreads, count: int, **options: int) -> None:
+    def __init__(self, threads: BatchThreads, count: int, **options: Any) -> None:
         self.names = [f"m{number}" for number in range(count)]
         self.asked = 0
         self.told: list[tuple[str, list[int]]] = []
@@ -39,7 +40,8 @@ class Town:
         self.asked += 1
         return preserve_availability(aspired, states)
 
-    def _publish(self, name: str, versions: Mapping[int, Servable]) -> None:
+    def _publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
+        del latest
         self.told.append((name, list(versions)))
 
     def _load(self, name: str, version: int, path: Path) -> Servable:

@@ -9,12 +9,12 @@ import pytest
 from headrace_batching import BatchThreads
 from headrace_protos import Code
 from headrace_server.errors import LoadError
-from headrace_server.models.acting import ManagerOptions
+from headrace_server.models.attempts import LONGEST_PAUSE
 from headrace_server.models.files_state import files_state
 from headrace_server.models.manager import Manager
+from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
-from headrace_server.models.versions import LONGEST_PAUSE
 
 from .backend import Adder
 from .shelf import eventually

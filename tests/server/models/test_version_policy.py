@@ -18,7 +18,7 @@ from headrace_server.models.version_policy import (
     preserve_resources,
 )
 
-START, LOADING, AVAILABLE, UNLOADING, END = State
+START, LOADING, AVAILABLE, UNLOADING, END, AT_REST = State
 
 VERSIONS = st.integers(-3, 8)
 
@@ -44,6 +44,9 @@ VERSIONS = st.integers(-3, 8)
         ({1}, {1: END}, None),
         ({1}, {1: AVAILABLE}, None),
         ({1}, {}, None),
+        ({1}, {1: AT_REST}, None),
+        ({1, 2}, {1: AT_REST, 2: START}, Load(2)),
+        ({2}, {1: AVAILABLE, 2: AT_REST}, Unload(1)),
     ],
 )
 def test_by_example(aspired: set[int], states: Mapping[int, State], action: Load | Unload | None) -> None:
@@ -51,9 +54,10 @@ def test_by_example(aspired: set[int], states: Mapping[int, State], action: Load
 
 
 def test_the_states_are_those_of_the_wire() -> None:
-    assert {state.name: state.value for state in State} == {
+    assert {state.name: state.on_the_wire for state in State if state is not AT_REST} == {
         name: number for name, number in ModelVersionStatus.State.items() if name != "UNKNOWN"
     }
+    assert AT_REST.on_the_wire == ModelVersionStatus.AVAILABLE
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import re
 from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid, not_found
 from headrace_server.models.servable import Servable
-from headrace_server.models.version_policy import State
 from headrace_server.services.servables import Repository
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9]+", re.ASCII)
@@ -23,26 +22,38 @@ class Lookup:
     def __init__(self, models: Repository) -> None:
         self._models = models
 
-    def servable(self, name: str, version: str = "", label: str = "") -> Servable:
+    async def lease(self, name: str, version: str = "", label: str = "", *, deadline: float | None = None) -> Servable:
         """A version, leased until the end of the `with` block that it is to be used in.
 
         Args:
             name: The model's.
-            version: A number; empty for the highest version that is ready.
+            version: A number; empty for the highest version that can be called.
             label: A version label instead.
+            deadline: When to wait no longer for a version that is not in memory; None for never.
 
         Raises:
             ServingError: There is none.
         """
-        if label and version:
-            raise invalid(f"a request names a version or a label, not both: '{version}' and '{label}'")
-        number = label or version_number(version)
+        number = _asked(version, label)
         try:
-            return self._models.servable(name, number)
+            return await self._models.lease(name, number, deadline)
         except ServingError as error:
-            if error.code != Code.NOT_FOUND:
-                raise
-            raise self._absent(name, version, number) from error
+            raise self._refusal(error, name, version, number) from error
+
+    def check_ready(self, name: str, version: str = "") -> None:
+        """Refuses a version that cannot be called.
+
+        Raises:
+            ServingError: As `lease`.
+        """
+        if self.is_ready(name, version):
+            return
+        number = version_number(version)
+        try:
+            with self._models.servable(name, number):
+                pass
+        except ServingError as error:
+            raise self._refusal(error, name, version, number) from error
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether a version, or any if none is named, can be called.
@@ -56,7 +67,13 @@ class Lookup:
 
     def ready_versions(self, name: str) -> list[int]:
         """The versions of a model that can be called, ascending."""
-        return sorted(status.version for status in self._models.statuses(name) if status.state is State.AVAILABLE)
+        return sorted(status.version for status in self._models.statuses(name) if status.state.can_be_called)
+
+    def _refusal(self, error: ServingError, name: str, version: str, number: int | str | None) -> ServingError:
+        """Why a call finds no version, in this protocol's words."""
+        if error.code != Code.NOT_FOUND:
+            return error
+        return self._absent(name, version, number)
 
     def _absent(self, name: str, version: str, number: int | str | None) -> ServingError:
         statuses = self._models.statuses(name)
@@ -68,6 +85,12 @@ class Lookup:
         if number not in {status.version for status in statuses}:
             return not_found(f"{begin} version {version.strip()} is not found")
         return ServingError(Code.UNAVAILABLE, f"{begin} version {version.strip()} is not at ready state")
+
+
+def _asked(version: str, label: str) -> int | str | None:
+    if label and version:
+        raise invalid(f"a request names a version or a label, not both: '{version}' and '{label}'")
+    return label or version_number(version)
 
 
 def version_number(version: str) -> int | None:

@@ -64,23 +64,23 @@ class Models:
         """The models that can be called."""
         return sorted(name for name in self.repository.names() if self.lookup.ready_versions(name))
 
-    def metadata(self, name: str, asked: str, signature: str = "") -> messages.ModelMetadataResponse:
+    async def metadata(self, name: str, asked: str, signature: str = "") -> messages.ModelMetadataResponse:
         """A model's metadata, which lists the version that is asked for, or all that are ready.
 
         Raises:
             ServingError: There is no such version; the others as for `metadata.metadata`.
         """
-        with self.lookup.servable(name, asked) as servable:
+        with await self.lookup.lease(name, asked) as servable:
             versions = [servable.version] if asked else self.lookup.ready_versions(name)
             return metadata(servable, versions, signature)
 
-    def config(self, name: str, asked: str, signature: str = "") -> config.ModelConfig:
+    async def config(self, name: str, asked: str, signature: str = "") -> config.ModelConfig:
         """A model's configuration.
 
         Raises:
             ServingError: As for `metadata`.
         """
-        with self.lookup.servable(name, asked) as servable:
+        with await self.lookup.lease(name, asked) as servable:
             return configuration(servable, self.policy_of(name) or Latest(), signature)
 
     def statistics(self, name: str, asked: str) -> messages.ModelStatisticsResponse:

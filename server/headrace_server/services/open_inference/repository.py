@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from headrace_protos import Code
 from headrace_server.config.run import Latest, ModelConfig
-from headrace_server.errors import ServingError, invalid, status_of, unimplemented
+from headrace_server.errors import AT_REST, ServingError, invalid, status_of, unimplemented
 from headrace_server.models.overlay import Overlay
 from headrace_server.models.version_policy import State
 from headrace_server.models.versions import VersionStatus
@@ -34,6 +34,7 @@ _STATES = {
     State.AVAILABLE: "READY",
     State.UNLOADING: "UNLOADING",
     State.END: "UNAVAILABLE",
+    State.AT_REST: "READY",
 }
 
 
@@ -57,7 +58,7 @@ class IndexEntry:
         name: The model's.
         version: Its number.
         state: READY, UNAVAILABLE, LOADING or UNLOADING.
-        reason: Why it is unavailable; else empty.
+        reason: Why it is unavailable, or that its next call loads it; else empty.
     """
 
     name: str
@@ -155,7 +156,7 @@ class ModelRepository:
         status = self._configured.serve(model, anew=anew)
         if status is None:
             raise _not_polled(name)
-        if status.state is State.END:
+        if status.state is State.END or status.error is not None:
             raise invalid(
                 f"load failed for model '{name}': version {status.version} is at UNAVAILABLE state: {_reason(status)};"
             )
@@ -223,6 +224,8 @@ def _not_polled(name: str) -> ServingError:
 
 
 def _reason(status: VersionStatus) -> str:
-    if status.state is not State.END:
+    if status.state is State.AT_REST and status.error is None:
+        return AT_REST
+    if status.state not in (State.END, State.AT_REST):
         return ""
     return "unloaded" if status.error is None else status_of(status.error)[1]

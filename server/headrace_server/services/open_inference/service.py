@@ -89,12 +89,12 @@ class GrpcInferenceService:
     ) -> messages.ModelMetadataResponse:
         """A model's inputs and outputs."""
         del call
-        return self._models.metadata(request.name, request.version)
+        return await self._models.metadata(request.name, request.version)
 
     async def model_config(self, request: messages.ModelConfigRequest, call: Call) -> messages.ModelConfigResponse:
         """How a model is served."""
         del call
-        return messages.ModelConfigResponse(config=self._models.config(request.name, request.version))
+        return messages.ModelConfigResponse(config=await self._models.config(request.name, request.version))
 
     async def model_statistics(
         self, request: messages.ModelStatisticsRequest, call: Call
@@ -106,7 +106,8 @@ class GrpcInferenceService:
     async def model_infer(self, request: messages.ModelInferRequest, call: Call) -> messages.ModelInferResponse:
         """Runs a model once."""
         label = text_of(request.parameters, VERSION_LABEL)
-        with self._models.lookup.servable(request.model_name, request.model_version, label) as servable:
+        name, version = request.model_name, request.model_version
+        with await self._models.lookup.lease(name, version, label, deadline=call.deadline) as servable:
             if not servable.answers_once:
                 raise unimplemented("ModelInfer RPC doesn't support models with decoupled transaction policy")
             asked = read_request(request, self._server.regions)
@@ -119,7 +120,8 @@ class GrpcInferenceService:
     async def _answers(self, request: messages.ModelInferRequest, call: Call) -> AsyncGenerator[StreamAnswer, None]:
         """The answers to one request of a stream; after those of a generator, an empty one if it is asked for."""
         label = text_of(request.parameters, VERSION_LABEL)
-        with self._models.lookup.servable(request.model_name, request.model_version, label) as servable:
+        name, version = request.model_name, request.model_version
+        with await self._models.lookup.lease(name, version, label, deadline=call.deadline) as servable:
             asked = read_request(request, self._server.regions)
             if not servable.streams:
                 yield StreamAnswer(write_answer(await infer(servable, asked, call)))

@@ -13,9 +13,10 @@ from headrace_protos import (
     ReloadConfigRequest,
     ReloadConfigResponse,
 )
-from headrace_server.errors import invalid, not_found, status_of
+from headrace_server.errors import AT_REST, invalid, not_found, status_of
 from headrace_server.models.call import Call
 from headrace_server.models.manager import Manager
+from headrace_server.models.version_policy import State
 from headrace_server.models.versions import VersionStatus
 from headrace_server.services.rpc import Method, Service
 from headrace_server.services.tf_serving.model_spec import require_model_spec
@@ -100,8 +101,10 @@ class ModelService:
 
 
 def _message(status: VersionStatus) -> ModelVersionStatus:
-    message = ModelVersionStatus(version=status.version, state=status.state.value)
+    message = ModelVersionStatus(version=status.version, state=status.state.on_the_wire)
     message.status.SetInParent()  # present, though empty, where all is well
+    if status.state is State.AT_REST:
+        message.status.error_message = AT_REST
     if status.error is not None:
         message.status.error_code, message.status.error_message = status_of(status.error)
     return message

@@ -93,7 +93,7 @@ class PredictionService:
     async def predict(self, request: PredictRequest, call: Call) -> PredictResponse:
         """Runs a signature on the request's tensors. TF Serving: predict_util.cc has the checks in this order."""
         spec = require_model_spec(request)
-        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+        with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             name, signature = servable.signature(spec.signature_name)
             if self._check_method:
                 _check_predictable(signature)
@@ -103,13 +103,17 @@ class PredictionService:
             results = await servable.run(name, inputs, outputs, call)
             return self._response(spec, servable, results)
 
-    def servable(self, spec: ModelSpec) -> Servable:
+    async def lease(self, spec: ModelSpec, deadline: float | None) -> Servable:
         """The version that a ModelSpec asks for, leased until the end of the `with` block that it is to be used in.
 
+        Args:
+            spec: The model, and which of its versions.
+            deadline: When to wait no longer for a version that is not in memory; None for never.
+
         Raises:
-            ServingError: INVALID_ARGUMENT or NOT_FOUND.
+            ServingError: INVALID_ARGUMENT or NOT_FOUND; others as for `Manager.lease`.
         """
-        return self._manager.servable(spec.name, asked_version(spec))
+        return await self._manager.lease(spec.name, asked_version(spec), deadline)
 
     async def predict_arrays(self, servable: Servable, name: str, inputs: Arrays, call: Call) -> Arrays:
         """Runs a signature on arrays: Predict, for those who have no messages; all outputs.
@@ -140,7 +144,7 @@ class PredictionService:
     async def classify(self, request: ClassificationRequest, call: Call) -> ClassificationResponse:
         """Runs a signature on the request's Examples; classes and scores of each. TF Serving: classifier.cc."""
         spec = require_model_spec(request)
-        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+        with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             name, signature = _named(servable, spec)
             outputs = classification.wanted_outputs(signature, check_method=self._check_method)
             examples = read_examples(request.input)
@@ -152,7 +156,7 @@ class PredictionService:
     async def regress(self, request: RegressionRequest, call: Call) -> RegressionResponse:
         """Runs a signature on the request's Examples; one value for each. TF Serving: regressor.cc."""
         spec = require_model_spec(request)
-        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+        with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             name, signature = _named(servable, spec)
             outputs = regression.wanted_outputs(signature, check_method=self._check_method)
             examples = read_examples(request.input)
@@ -164,7 +168,7 @@ class PredictionService:
     async def multi_inference(self, request: MultiInferenceRequest, call: Call) -> MultiInferenceResponse:
         """Runs several signatures of one version, which the first task names. TF Serving: multi_inference.cc."""
         first = request.tasks[0].model_spec if request.tasks else ModelSpec()
-        with self._manager.servable(first.name, asked_version(first)) as servable:
+        with await self._manager.lease(first.name, asked_version(first), call.deadline) as servable:
             results = await infer(servable, request, call, check_method=self._check_method)
             for task, result in zip(request.tasks, results, strict=True):
                 result.model_spec.CopyFrom(_effective(task.model_spec, servable))
@@ -172,7 +176,6 @@ class PredictionService:
 
     async def get_model_metadata(self, request: GetModelMetadataRequest, call: Call) -> GetModelMetadataResponse:
         """Describes a model's signatures. TF Serving: get_model_metadata_impl.cc."""
-        del call
         spec = require_model_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -180,7 +183,7 @@ class PredictionService:
             if field != SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
         response = GetModelMetadataResponse()
-        with self._manager.servable(spec.name, asked_version(spec)) as servable:
+        with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             response.model_spec.name = spec.name
             response.model_spec.version.value = servable.version
             response.metadata[SIGNATURE_DEF].Pack(signature_map(servable.signatures))

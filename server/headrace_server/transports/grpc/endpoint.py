@@ -101,8 +101,14 @@ class Transport(Protocol):
             ServingError: It cannot listen there.
         """
 
-    def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
-        """Says which versions of a model a transport may answer for itself, from now on. Any thread."""
+    def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
+        """Says which versions of a model a transport may answer for itself, from now on. Any thread.
+
+        Args:
+            name: The model's.
+            versions: Those versions, by number.
+            latest: The version of a request that names none; one that is not among them is not the transport's.
+        """
 
     def forget_answers(self) -> None:
         """The server's state has changed: what was answered to a lasting method before may not hold. Any thread."""

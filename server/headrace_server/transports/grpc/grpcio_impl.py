@@ -76,7 +76,7 @@ class GrpcioTransport:
             rested = not self._calls.count
         await stopping
 
-    def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
+    def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
         """Nothing: every call goes to its service, which asks."""
 
     def _add(self, server: grpc.aio.Server, address: str) -> int:

@@ -11,7 +11,6 @@ from headrace_batching.contract import TaskQueue
 from headrace_protos import Code, SSLConfig
 from headrace_server.backends.signature import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
 from headrace_server.errors import ServingError, invalid
-from headrace_server.models.manager import latest
 from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import CallerBounds, Endpoint, HeldMemory
@@ -123,10 +122,10 @@ class NativeTransport:
         port: int = self._server.listen_http(address, endpoint, _tls(ssl_config_file))
         return port
 
-    def publish(self, name: str, versions: Mapping[int, Servable]) -> None:
+    def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
         """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
         routes = {version: self._plain.of(servable) for version, servable in versions.items()}
-        self._routes.publish(name, latest(versions), routes)
+        self._routes.publish(name, latest, routes)
 
     def forget_answers(self) -> None:
         """The server's state has changed, and with it what callers are told of it. Any thread."""

@@ -93,7 +93,7 @@ def test_who_sends_one_shares_no_batch(running: Run, tmp_path: Path) -> None:
 def test_the_others_are_batched_as_ever(running: Run) -> None:
     server = running(all_weights, batching=Options(max_batch_size=8, allowed_batch_sizes=(8,)))
     server.caller.predict({"x": X})
-    (servable,) = server._server._manager._serving["model"].values()
+    (servable,) = server._server._manager._served["model"].ready.values()
     assert servable.signatures["serving_default"].batched
 
 

@@ -82,7 +82,8 @@ class GenerateCalls:
             yield _event(json_text({"error": status_of(error)[1]}))
 
     async def _answers(self, asked: Route, request: HttpRequest, call: Call) -> AsyncGenerator[InferAnswer, None]:
-        with self._server.models.lookup.servable(asked.model, asked.version) as servable:
+        lookup = self._server.models.lookup
+        with await lookup.lease(asked.model, asked.version, deadline=call.deadline) as servable:
             document = read_document(bytes(await received(request)))
             inference = _request(asked.model, servable, document)
             if not servable.streams:

@@ -17,7 +17,7 @@ from headrace_server.processes import memory_file
 from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
 from headrace_server.services.http import SMALL_BYTES, HttpAnswer, HttpRequest
 from headrace_server.services.json.reader import CAREFUL_BYTES, parse_quickly
-from headrace_server.services.limits import limited_call, timed
+from headrace_server.services.limits import deadline_after, limited_call, timed
 from headrace_server.services.open_inference.answer import InferAnswer
 from headrace_server.services.open_inference.datatypes import datatype_of
 from headrace_server.services.open_inference.inference import infer, max_rows, signature_of
@@ -69,8 +69,9 @@ class InferCalls:
             ServingError: It is refused, or has failed.
         """
         lookup = self._server.models.lookup
+        deadline = deadline_after(self._timeout)
         with ExitStack() as held:
-            servable = held.enter_context(lookup.servable(asked.model, asked.version))
+            servable = held.enter_context(await lookup.lease(asked.model, asked.version, deadline=deadline))
             if not servable.answers_once:
                 raise unimplemented("HTTP end point doesn't support models with decoupled transaction policy")
             data = await received(request)
@@ -80,7 +81,8 @@ class InferCalls:
             else:
                 body = await self._read(data, json_size, asked.model)
                 if label := _text(body.parameters, VERSION_LABEL):
-                    servable = held.enter_context(lookup.servable(asked.model, asked.version, label))
+                    labelled = await lookup.lease(asked.model, asked.version, label, deadline=deadline)
+                    servable = held.enter_context(labelled)
                 inference = self._request(asked.model, servable, body)
             async with limited_call(delivery, self._timeout, "ModelInfer") as call:
                 answer = await infer(servable, inference, call)

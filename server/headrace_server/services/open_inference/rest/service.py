@@ -157,10 +157,10 @@ class OpenInferenceRest:
         return {"models": self._models.names()}
 
     async def _metadata(self, asked: Route, request: HttpRequest) -> Any:
-        return to_json(self._models.metadata(asked.model, asked.version, _signature(request)))
+        return to_json(await self._models.metadata(asked.model, asked.version, _signature(request)))
 
     async def _config(self, asked: Route, request: HttpRequest) -> Any:
-        return to_json(self._models.config(asked.model, asked.version, _signature(request)))
+        return to_json(await self._models.config(asked.model, asked.version, _signature(request)))
 
     async def _stats(self, asked: Route, request: HttpRequest) -> Any:
         del request
@@ -168,8 +168,8 @@ class OpenInferenceRest:
 
     async def _model_ready(self, asked: Route, request: HttpRequest) -> Any:
         del request
-        with self._models.lookup.servable(asked.model, asked.version):
-            return {"name": asked.model, "ready": True}
+        self._models.lookup.check_ready(asked.model, asked.version)
+        return {"name": asked.model, "ready": True}
 
     def _headed(self, answer: HttpAnswer) -> HttpAnswer:
         if not self._options.cors:

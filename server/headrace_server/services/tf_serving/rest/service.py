@@ -22,7 +22,7 @@ from headrace_server.errors import ServingError, status_of
 from headrace_server.models.call import Call
 from headrace_server.services.http import CORS, Body, HttpAnswer, HttpRequest
 from headrace_server.services.kept import Count, counted
-from headrace_server.services.limits import limited_call, timed
+from headrace_server.services.limits import deadline_after, limited_call, timed
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF, PredictionService
 from headrace_server.services.tf_serving.request_log.logger import MakeMessages
@@ -167,7 +167,8 @@ class RestService:
     async def _predict(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
         with ExitStack() as held:
             try:
-                servable = held.enter_context(self._prediction.servable(spec))
+                deadline = deadline_after(self._options.timeout)
+                servable = held.enter_context(await self._prediction.lease(spec, deadline))
             except ServingError:
                 async with timed(self._options.timeout):
                     await self._json.read(body, read_predict, None)  # what is wrong with the body is said first

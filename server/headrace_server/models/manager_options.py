@@ -1,0 +1,47 @@
+"""How a manager loads versions: how many at once, how often, in which order, and how many may be in memory."""
+
+from dataclasses import dataclass
+
+from headrace_batching.cpus import schedulable_cpus
+from headrace_server.config.run import Config
+from headrace_server.models.room import Bounds
+from headrace_server.models.version_policy import POLICIES, preserve_availability
+from headrace_server.models.versions import Policy
+
+NO_BOUNDS = Bounds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerOptions:
+    """How versions are loaded. TF Serving: the flags of the same names.
+
+    Attributes:
+        num_load_threads: Loads at once; 0 is one at a time on the manager's own thread, which does nothing meanwhile.
+        num_unload_threads: Unloads at once; 0 likewise.
+        num_initial_load_threads: Loads at once until `initial_load_done`.
+        max_num_load_retries: Tries after the first one that failed.
+        load_retry_interval: Seconds between two tries.
+        policy: What to do next for one model.
+        bounds: How much may be in memory; none loads every version as it appears, else when it is called.
+    """
+
+    num_load_threads: int = 0
+    num_unload_threads: int = 0
+    num_initial_load_threads: int = 0
+    max_num_load_retries: int = 0
+    load_retry_interval: float = 0.0
+    policy: Policy = preserve_availability
+    bounds: Bounds = NO_BOUNDS
+
+    @classmethod
+    def of(cls, config: Config) -> "ManagerOptions":
+        """Those of a run."""
+        return cls(
+            num_load_threads=config.num_load_threads,
+            num_unload_threads=config.num_unload_threads,
+            num_initial_load_threads=4 * schedulable_cpus(),
+            max_num_load_retries=config.max_num_load_retries,
+            load_retry_interval=max(0, config.load_retry_interval_micros) / 1e6,
+            policy=POLICIES[config.aspired_version_policy],
+            bounds=Bounds.of(config),
+        )

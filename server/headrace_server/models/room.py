@@ -1,0 +1,202 @@
+"""Which versions are in memory where not all may be, and which one goes to make room for another."""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace_protos import Code
+from headrace_server.config.run import Config
+from headrace_server.errors import LoadError
+from headrace_server.models.servable import Servable
+from headrace_server.models.version_policy import State
+from headrace_server.models.versions import Model
+
+Item = tuple[str, int]
+"""A model's name and a version."""
+
+MULTIPLIER = 1.2
+"""Memory that a version takes, as a multiple of the size of its files. TF Serving: bundle_factory_util.cc."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may be in memory.
+
+    Attributes:
+        models: Versions; 0 for any number.
+        memory: Bytes; 0 for any number.
+    """
+
+    models: int = 0
+    memory: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> "Bounds":
+        """Those of a run."""
+        return cls(config.max_loaded_models, config.model_memory_mb << 20)
+
+    def __bool__(self) -> bool:
+        return bool(self.models or self.memory)
+
+
+@dataclass(slots=True)
+class Held:
+    """A version that is in memory, or about to be.
+
+    Attributes:
+        size: Bytes that it takes, by the size of its files.
+        servable: What requests go to; None while it is loaded, and while it is unloaded.
+        leaving: Whether it is being unloaded.
+    """
+
+    size: int
+    servable: Servable | None = None
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What has to happen before a version is loaded.
+
+    Attributes:
+        evict: The version that goes first; None for none.
+        wait: Whether another load or unload, or a call, has to end first.
+    """
+
+    evict: Item | None = None
+    wait: bool = False
+
+
+class NoRoom(LoadError):
+    """A version that cannot be loaded as long as others stay in memory."""
+
+
+class TooLarge(LoadError):
+    """A version that can never be loaded."""
+
+
+class Rooms:
+    """The versions in memory, and the order in which they go. The models' lock is held around every use.
+
+    A version without files, such as an ensemble's, takes no room.
+
+    Args:
+        bounds: How much may be in memory.
+        models: By name.
+        evicted: Told of each version that is unloaded to make room.
+        size_of: The bytes that a version takes, from its folder; None for `memory_of`.
+    """
+
+    def __init__(
+        self,
+        bounds: Bounds,
+        models: Mapping[str, Model],
+        evicted: Callable[[str, int], None] = lambda _name, _version: None,
+        size_of: Callable[[Path], int] | None = None,
+    ) -> None:
+        self.bounds = bounds
+        self._models = models
+        self._size_of = size_of or memory_of
+        self._evicted = evicted
+        self.held: dict[Item, Held] = {}
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the versions in memory take."""
+        return sum(held.size for held in self.held.values())
+
+    def for_load(self, name: str, version: int, path: Path) -> Room:
+        """What has to happen before a version is loaded; it is counted as held where nothing has.
+
+        Raises:
+            NoRoom: Nothing can be done: what is in memory must stay there.
+            TooLarge: It takes more than all memory that there is for models.
+        """
+        size = self._size_of(path)
+        if self.bounds.memory and size > self.bounds.memory:
+            text = f"model {name} version {version} takes {_mb(size)} MB, more than --model_memory_mb allows for all"
+            raise TooLarge(Code.RESOURCE_EXHAUSTED, f"{text} ({_mb(self.bounds.memory)})")
+        staying = [held for held in self.held.values() if not held.leaving]
+        if not self._exceeds(self.held.values(), size):
+            self.held[name, version] = Held(size)
+            return Room()
+        if not self._exceeds(staying, size):
+            return Room(wait=True)
+        victim = least_recently_used(self._candidates(name))
+        if victim is not None:
+            return Room(victim)
+        if len(staying) < len(self.held) or any(held.servable is None for held in staying) or self._claimed():
+            return Room(wait=True)
+        raise NoRoom(
+            Code.RESOURCE_EXHAUSTED,
+            f"model {name} version {version} finds no room: none of the {len(self.held)} versions in memory can go",
+        )
+
+    def loaded(self, name: str, version: int, servable: Servable) -> None:
+        """A version has been loaded."""
+        if (name, version) in self.held:
+            self.held[name, version].servable = servable
+
+    def leave(self, name: str, version: int, *, evicted: bool = False) -> None:
+        """A version begins to be unloaded, and goes to rest where it is evicted."""
+        if evicted:
+            self._models[name].evicted.add(version)
+            self._evicted(name, version)
+        if held := self.held.get((name, version)):
+            held.servable, held.leaving = None, True
+
+    def settle(self, name: str, version: int) -> None:
+        """A load or an unload has ended: a version that does not serve takes no room any more."""
+        if version not in self._models[name].serving:
+            self.held.pop((name, version), None)
+
+    def _exceeds(self, held: Collection[Held], size: int) -> bool:
+        """Whether these versions and another one of some size are too many, or take too much."""
+        if not size:
+            return False
+        models, memory = self.bounds.models, self.bounds.memory
+        taken = [each.size for each in held if each.size]
+        return bool((models and len(taken) >= models) or (memory and sum(taken) + size > memory))
+
+    def _candidates(self, loading: str) -> Iterable[tuple[Item, Servable]]:
+        """The versions that may go for one of the model `loading`: not those that nobody could load again.
+
+        An older version of `loading` itself, which serves until the new one does, may go as well.
+        """
+        for (name, version), held in self.held.items():
+            model = self._models[name]
+            wanted = version in model.aspired or name == loading
+            free = model.versions[version].state is State.AVAILABLE and not model.claims[version]
+            if held.size and held.servable is not None and wanted and free and not held.servable.keeps_state:
+                yield (name, version), held.servable
+
+    def _claimed(self) -> bool:
+        return any(self._models[name].claims[version] for name, version in self.held)
+
+
+def least_recently_used(candidates: Iterable[tuple[Item, Servable]]) -> Item | None:
+    """The version to unload: the one whose last use is the longest ago, of those that nobody uses now if there are any.
+
+    One that is in use is unloaded once its calls have been answered.
+    """
+    ranked = [(servable.in_use, servable.used, item) for item, servable in candidates]
+    return min(ranked)[2] if ranked else None
+
+
+def memory_of(path: Path) -> int:
+    """Bytes that a version is taken to need, from the sizes of its files. TF Serving: EstimateResourceFromPath."""
+    return int(MULTIPLIER * _size_of(path))
+
+
+def _size_of(path: Path) -> int:
+    try:
+        if path.is_file():
+            return path.stat().st_size
+        return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    except OSError:
+        return 0  # what is wrong with it is said when it is loaded
+
+
+def _mb(size: int) -> int:
+    return -(-size >> 20)

@@ -1,0 +1,83 @@
+"""Calls that wait until the version that they name is in memory."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from headrace_protos import Code
+from headrace_server.errors import NotInMemory, ServingError, not_found, status_of
+from headrace_server.models.versions import Models, VersionStatus
+
+T = TypeVar("T")
+
+Waited = Callable[[str, int, float], None]
+"""Told of a call that has waited: the model's name, the version, and for how many seconds."""
+
+
+class Waking:
+    """Has versions loaded for the calls that wait for them. In an event loop.
+
+    Args:
+        models: Every model.
+        waited: Told of each call that has waited.
+    """
+
+    def __init__(self, models: Models, waited: Waited = lambda _name, _version, _seconds: None) -> None:
+        self._models = models
+        self._waited = waited
+
+    async def until_found(self, find: Callable[[], T], asleep: NotInMemory, deadline: float | None) -> T:
+        """What `find` gives once the version that it has not found is in memory.
+
+        A version that a call has waited for stays in memory until `find` has been asked again, so that two calls
+        cannot take each other's room for ever.
+
+        Args:
+            find: Raises `NotInMemory` as long as there is more to wait for.
+            asleep: What it has raised.
+            deadline: When to give up, on the monotonic clock; None for never.
+
+        Raises:
+            ServingError: DEADLINE_EXCEEDED; NOT_FOUND, the version cannot be loaded; or what `find` raises.
+        """
+        while True:
+            name, version, began = asleep.name, asleep.version, time.monotonic()
+            self._claim(name, version, 1)
+            try:
+                await self._load(name, version, deadline)
+                self._waited(name, version, time.monotonic() - began)
+                return find()
+            except NotInMemory as error:
+                asleep = error
+            finally:
+                self._claim(name, version, -1)
+
+    async def _load(self, name: str, version: int, deadline: float | None) -> None:
+        with self._models.changed:
+            awaited = asyncio.wrap_future(self._models.by_name[name].await_load(version))
+            self._models.changed.notify_all()
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                status = await awaited
+        except TimeoutError:
+            text = f"model {name} version {version} was not loaded in time for the call"
+            raise ServingError(Code.DEADLINE_EXCEEDED, text) from None
+        if status.error is not None:
+            raise _unloadable(name, status)
+
+    def _claim(self, name: str, version: int, count: int) -> None:
+        with self._models.changed:
+            claims = self._models.by_name[name].claims
+            claims[version] += count
+            if not claims[version]:
+                del claims[version]
+                self._models.changed.notify_all()
+
+
+def _unloadable(name: str, status: VersionStatus) -> ServingError:
+    assert status.error is not None
+    code, text = status_of(status.error)
+    if code == Code.RESOURCE_EXHAUSTED:
+        return ServingError(code, text)
+    return not_found(f"Servable not found for request: Specific({name}, {status.version}): it cannot be loaded: {text}")

@@ -1,0 +1,52 @@
+"""What `/metrics` tells of the versions in memory, where not all may be there."""
+
+from collections.abc import Callable
+
+from headrace_server.metrics.catalogue import Metrics
+from headrace_server.metrics.exposition import Metric, Source
+from headrace_server.metrics.own import MICROSECONDS, gauge
+from headrace_server.metrics.series import Labels
+from headrace_server.models.manager import Manager
+from headrace_server.models.room import Rooms
+
+
+def room_metrics(manager: Manager, rooms: Rooms, metrics: Metrics) -> tuple[Metric, ...]:
+    """The metrics.
+
+    Args:
+        manager: Whose versions they are.
+        rooms: Which of them are in memory.
+        metrics: Where calls that waited, and versions that had to go, are counted.
+    """
+
+    def sizes() -> list[tuple[Labels, float]]:
+        return [((name, str(version)), size) for (name, version), size in manager.sizes()]
+
+    def memory() -> int:
+        return rooms.bounds.memory
+
+    def count() -> int:
+        return rooms.bounds.models
+
+    return (
+        Metric(
+            "headrace_model_load_wait_seconds",
+            "histogram",
+            "Time that a call waited until its version was in memory; only calls that had to wait",
+            [Source(metrics.model_load_wait, ("model",), scale=MICROSECONDS)],
+        ),
+        Metric(
+            "headrace_model_evictions_total",
+            "counter",
+            "Versions that were unloaded to make room for others",
+            [Source(metrics.model_evictions, ("model",))],
+        ),
+        gauge("headrace_model_memory_bytes", "Memory that a version in memory counts as", sizes, ("model", "version")),
+        _number("headrace_model_memory_limit_bytes", "Bound of the same for all versions; 0 is none", memory),
+        _number("headrace_models_loaded_limit", "Versions that may be in memory at once; 0 is any number", count),
+        _number("headrace_models_at_rest", "Versions that are loaded when they are called", manager.at_rest),
+    )
+
+
+def _number(name: str, explanation: str, read: Callable[[], int]) -> Metric:
+    return gauge(name, explanation, lambda: [((), read())])

@@ -1,0 +1,310 @@
+"""More models than memory: versions are loaded when they are called, and the least recently used makes room."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace_batching import BatchThreads
+from headrace_protos import Code
+from headrace_server.errors import NotInMemory, ServingError
+from headrace_server.models.manager import Manager, Tallies
+from headrace_server.models.manager_options import ManagerOptions
+from headrace_server.models.room import Bounds, least_recently_used, memory_of
+from headrace_server.models.servable import Servable
+from headrace_server.models.version_policy import State
+
+from .backend import PATIENCE, Adder
+from .shelf import eventually
+
+MB = 1 << 20
+
+
+class Town:
+    """A manager of models whose versions are files of a size, and what it does."""
+
+    def __init__(self, root: Path, threads: BatchThreads, **bounds: int) -> None:
+        self.root = root
+        self.loads: list[tuple[str, int]] = []
+        self.waits: list[tuple[str, int]] = []
+        self.evictions: list[tuple[str, int]] = []
+        self.broken: dict[str, Exception] = {}
+        self._threads = threads
+        tallies = Tallies(lambda *waited: self.waits.append(waited[:2]), lambda *gone: self.evictions.append(gone))
+        options = ManagerOptions(bounds=Bounds(**bounds), load_retry_interval=0)
+        self.manager = Manager(self._load, options, tallies=tallies)
+        self.manager.start()
+
+    def aspire(self, name: str, *versions: int, mb: float = 1) -> None:
+        for version in versions:
+            folder = self.root / name / str(version)
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "model").open("wb") as file:
+                file.truncate(int(mb * MB))
+        self.manager.aspire(name, {version: self.root / name / str(version) for version in versions})
+
+    def call(self, name: str, version: int | None = None) -> int:
+        """Calls a model, and waits for a load where it must; the version that answered."""
+
+        async def lease() -> int:
+            loop = asyncio.get_running_loop()
+            with await self.manager.lease(name, version, loop.time() + PATIENCE) as servable:
+                return servable.version
+
+        return asyncio.run(lease())
+
+    def states(self, name: str) -> dict[int, State]:
+        return {status.version: status.state for status in self.manager.statuses(name)}
+
+    def in_memory(self) -> set[tuple[str, int]]:
+        return {item for item, _ in self.manager.sizes()}
+
+    def _load(self, name: str, version: int, path: Path) -> Servable:
+        assert (path / "model").exists()
+        self.loads.append((name, version))
+        if name in self.broken:
+            raise self.broken[name]
+        return Servable(name, version, Adder(), self._threads, None, marks_use=True)
+
+
+Build = Callable[..., Town]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Build]:
+    threads = BatchThreads(1)
+    threads.start()
+    towns: list[Town] = []
+
+    def make(**bounds: int) -> Town:
+        towns.append(Town(tmp_path, threads, **bounds))
+        return towns[-1]
+
+    yield make
+    for town in towns:
+        town.manager.stop()
+    threads.close()
+
+
+def test_nothing_is_loaded_before_it_is_called(build: Build) -> None:
+    town = build(models=2)
+    for name in "abc":
+        town.aspire(name, 1)
+    assert town.manager.wait_settled(["a", "b", "c"], timeout=PATIENCE)["a"].state is State.AT_REST
+    assert town.loads == []
+
+    with pytest.raises(NotInMemory, match=r"model a version 1 is not in memory"):
+        town.manager.servable("a")
+    assert town.call("a") == 1
+    assert town.states("a") == {1: State.AVAILABLE}
+    assert (town.loads, town.waits) == ([("a", 1)], [("a", 1)])
+
+    assert town.call("a") == 1
+    assert town.waits == [("a", 1)]  # the second call has not waited
+
+
+def test_the_least_recently_used_goes_and_stays_listed(build: Build) -> None:
+    town = build(models=2)
+    for name in "abc":
+        town.aspire(name, 1)
+    for name in ("a", "b", "a", "c"):
+        town.call(name)
+
+    assert town.evictions == [("b", 1)]
+    assert town.in_memory() == {("a", 1), ("c", 1)}
+    assert town.states("b") == {1: State.AT_REST}
+    assert town.call("b") == 1
+    assert town.evictions == [("b", 1), ("a", 1)]
+
+
+def test_memory_is_counted_by_files(build: Build) -> None:
+    town = build(memory=10 * MB)
+    for name, mb in (("a", 3), ("b", 3), ("c", 3), ("d", 6)):
+        town.aspire(name, 1, mb=mb)
+    for name in "abd":  # 3.6 and 3.6 and 7.2 MB
+        town.call(name)
+    assert town.in_memory() == {("d", 1)}
+    assert town.evictions == [("a", 1), ("b", 1)]
+
+
+def test_what_can_never_fit_says_so(build: Build) -> None:
+    town = build(memory=10 * MB)
+    town.aspire("large", 1, mb=20)
+    town.aspire("small", 1)
+    town.call("small")
+    with pytest.raises(ServingError, match=r"model large version 1 takes 24 MB.*--model_memory_mb.*\(10\)") as raised:
+        town.call("large")
+    assert raised.value.code == Code.RESOURCE_EXHAUSTED
+    assert town.in_memory() == {("small", 1)}
+
+
+def test_a_version_that_cannot_be_loaded_says_why(build: Build) -> None:
+    town = build(models=1)
+    town.broken["a"] = ServingError(Code.INVALID_ARGUMENT, "no graph in it")
+    town.aspire("a", 1)
+    with pytest.raises(ServingError, match=r"Specific\(a, 1\): it cannot be loaded: no graph in it") as raised:
+        town.call("a")
+    assert raised.value.code == Code.NOT_FOUND
+    assert town.states("a") == {1: State.END}
+    with pytest.raises(ServingError, match=r"Servable not found for request: Latest\(a\)"):
+        town.call("a")
+
+
+def test_a_new_version_of_a_model_in_use_replaces_the_old_one(build: Build) -> None:
+    town = build(models=5)
+    town.aspire("a", 1)
+    town.call("a")
+    town.aspire("a", 2)
+    eventually(lambda: town.states("a") == {1: State.END, 2: State.AVAILABLE})
+    assert town.waits == [("a", 1)]
+
+
+def test_a_new_version_of_a_model_at_rest_waits_for_its_call(build: Build) -> None:
+    town = build(models=5)
+    town.aspire("a", 1)
+    town.aspire("a", 2)
+    assert town.states("a") == {1: State.END, 2: State.AT_REST}
+    assert town.call("a") == 2
+    assert town.loads == [("a", 2)]
+
+
+def test_where_one_fits_the_old_version_goes_before_the_new_one_comes(build: Build) -> None:
+    town = build(models=1)
+    town.aspire("a", 1)
+    town.call("a")
+    town.aspire("a", 2)
+    eventually(lambda: town.states("a") == {1: State.END, 2: State.AVAILABLE})
+    assert town.call("a") == 2
+
+
+def test_without_a_version_the_highest_is_called_though_a_lower_one_is_in_memory(build: Build) -> None:
+    town = build(models=2)
+    town.aspire("a", 1, 2)
+    assert town.call("a", 1) == 1
+    assert town.call("a") == 2
+    assert town.states("a") == {1: State.AVAILABLE, 2: State.AVAILABLE}
+
+
+def test_a_version_in_use_goes_only_after_its_calls_and_idle_ones_first(build: Build) -> None:
+    town = build(models=2)
+    for name in "abc":
+        town.aspire(name, 1)
+    town.call("a")
+    town.call("b")
+    with town.manager.servable("a"):  # the least recently used but for this
+        town.call("b")
+        town.call("c")
+        assert town.evictions == [("b", 1)]
+
+
+def test_two_models_that_fit_one_at_a_time_are_both_served(build: Build) -> None:
+    town = build(models=1)
+    town.aspire("a", 1)
+    town.aspire("b", 1)
+
+    async def call(name: str) -> int:
+        answered = 0
+        for _ in range(20):
+            with await town.manager.lease(name, None, asyncio.get_running_loop().time() + PATIENCE) as servable:
+                answered += servable.version
+        return answered
+
+    async def call_all() -> list[int]:
+        return await asyncio.gather(*(call(name) for name in "abab"))
+
+    assert asyncio.run(call_all()) == [20, 20, 20, 20]
+    assert len(town.in_memory()) == 1
+
+
+def test_a_call_gives_up_at_its_deadline(build: Build) -> None:
+    town = build(models=1)
+    town.aspire("a", 1)
+
+    async def late() -> None:
+        with await town.manager.lease("a", None, asyncio.get_running_loop().time() - 1):
+            pass
+
+    with pytest.raises(ServingError, match=r"model a version 1 was not loaded in time") as raised:
+        asyncio.run(late())
+    assert raised.value.code == Code.DEADLINE_EXCEEDED
+    assert town.call("a") == 1
+
+
+def test_a_model_that_is_withdrawn_while_calls_wait_is_not_found(build: Build) -> None:
+    town = build(models=1)
+    town.aspire("a", 1)
+    town.manager.aspire("a", {})
+    with pytest.raises(ServingError, match=r"Servable not found"):
+        town.call("a")
+    assert town.states("a") == {1: State.END}
+
+
+def test_a_version_at_rest_may_have_a_label(build: Build) -> None:
+    town = build(models=1)
+    town.aspire("a", 1, 2)
+    town.manager.assign_labels({"a": {"stable": 1}}, to_unavailable=False)
+
+    async def lease() -> int:
+        with await town.manager.lease("a", "stable") as servable:
+            return servable.version
+
+    assert asyncio.run(lease()) == 1
+
+
+@pytest.mark.parametrize("capacity", [3, 8])
+def test_the_hit_rate_is_that_of_a_simulated_cache(build: Build, capacity: int) -> None:
+    town = build(models=capacity)
+    names = [f"m{number}" for number in range(20)]
+    for name in names:
+        town.aspire(name, 1)
+    sequence = zipf(names, 400)
+    for name in sequence:
+        town.call(name)
+    assert len(town.waits) == simulated_misses(sequence, capacity)
+    assert len(town.evictions) == len(town.loads) - capacity
+
+
+def test_the_order_in_which_versions_go() -> None:
+    class Seen:
+        def __init__(self, used: float, in_use: bool) -> None:
+            self.used, self.in_use, self.keeps_state = used, in_use, False
+
+    def chosen(**seen: Seen) -> object:
+        return least_recently_used(((name, 1), servable) for name, servable in seen.items())  # type: ignore[misc]
+
+    assert chosen() is None
+    assert chosen(a=Seen(2, False), b=Seen(1, False)) == ("b", 1)
+    assert chosen(a=Seen(2, False), b=Seen(1, True)) == ("a", 1)
+    assert chosen(a=Seen(2, True), b=Seen(1, True)) == ("b", 1)
+
+
+def test_memory_of_a_file_of_a_folder_and_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "v" / "deeper").mkdir(parents=True)
+    (tmp_path / "v" / "one").write_bytes(b"x" * 100)
+    (tmp_path / "v" / "deeper" / "two").write_bytes(b"x" * 50)
+    assert memory_of(tmp_path / "v") == 180
+    assert memory_of(tmp_path / "v" / "one") == 120
+    assert memory_of(tmp_path / "none") == 0
+
+
+def zipf(names: list[str], count: int, exponent: float = 1.1) -> list[str]:
+    """Calls of models of which a few are called often, and most seldom; the same each time."""
+    weights = 1 / np.arange(1, len(names) + 1) ** exponent
+    chosen = np.random.default_rng(7).choice(len(names), count, p=weights / weights.sum())
+    return [names[index] for index in chosen]
+
+
+def simulated_misses(sequence: list[str], capacity: int) -> int:
+    """How often a cache that drops the least recently used does not have what is asked for."""
+    cached: OrderedDict[str, None] = OrderedDict()
+    misses = 0
+    for name in sequence:
+        misses += name not in cached
+        cached[name] = None
+        cached.move_to_end(name)
+        if len(cached) > capacity:
+            cached.popitem(last=False)
+    return misses
