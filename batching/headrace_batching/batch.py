@@ -15,23 +15,32 @@ from headrace_batching.task import Array, Arrays, Deliver, Piece, Task
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
 
 
+def shared_rows(inputs: Arrays) -> int | None:
+    """The length of axis 0 that all inputs share; None where they share none."""
+    rows: int | None = None
+    for array in inputs.values():
+        if array.ndim == 0 or (rows is not None and len(array) != rows):
+            return None
+        rows = len(array)
+    return rows
+
+
 def rows_of(inputs: Arrays) -> int:
     """The length of axis 0 that all inputs share.
 
     Raises:
         InvalidTask: There is none. TF Serving: `batching_session.cc` has the texts.
     """
+    rows = shared_rows(inputs)
+    if rows is not None:
+        return rows
     if not inputs:
         msg = "Batching Run() must have at least one input tensor"
-        raise InvalidTask(msg)
-    if any(array.ndim == 0 for array in inputs.values()):
+    elif any(array.ndim == 0 for array in inputs.values()):
         msg = "Batching Run() input tensors must have at least one dimension"
-        raise InvalidTask(msg)
-    rows = {len(array) for array in inputs.values()}
-    if len(rows) > 1:
+    else:
         msg = "Batching Run() input tensors must have equal 0th-dimension size"
-        raise InvalidTask(msg)
-    return rows.pop()
+    raise InvalidTask(msg)
 
 
 def shape_key(inputs: Arrays, *, pad: bool = False) -> Hashable:
@@ -117,7 +126,8 @@ class Batch:
         Raises:
             BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
         """
-        if self._batched and not self._lone:
+        lone = self._lone
+        if self._batched and not lone:
             check_outputs(outputs, self.padded)
         padding, lengths = self._padded()
         if padding:
@@ -126,7 +136,7 @@ class Batch:
         offset = 0
         for number, piece in enumerate(self._pieces):
             end = offset + piece.stop - piece.start
-            part = outputs if self._lone else rows_between(outputs, offset, end)
+            part = outputs if lone else rows_between(outputs, offset, end)
             if padding:
                 part = padding.cut(part, lengths[number])
             if give(piece, part, lock):

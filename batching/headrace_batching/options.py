@@ -1,6 +1,7 @@
 """The batching parameters, by TF Serving's names, checked once."""
 
 from dataclasses import Field, dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ class OptionsError(ValueError):
     """A batching parameter has a value that makes no sense."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """How requests become batches. TF Serving: `BatchingParameters`.
 
@@ -82,19 +83,19 @@ class Options:
         self._check_allowed()
         self._check_splitting()
 
-    @property
+    @cached_property
     def execution_limit(self) -> int:
         """The most rows that a batch may have."""
         if self.enable_large_batch_splitting and self.max_execution_batch_size is not None:
             return self.max_execution_batch_size
         return self.max_batch_size
 
-    @property
+    @cached_property
     def timeout(self) -> float:
         """`batch_timeout_micros` in seconds."""
         return self.batch_timeout_micros / 1e6
 
-    @property
+    @cached_property
     def enqueued_limit(self) -> int:
         """Batches that may wait. TF Serving: 0 counts as 1 without splitting."""
         return max(1, self.max_enqueued_batches)

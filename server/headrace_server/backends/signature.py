@@ -213,13 +213,12 @@ class Signature:
             spec.check_dtype(array, position)
             if not self.any_shape:
                 misfit = misfit or spec.misfit(array)
-            misfit = misfit or self._emptiness(spec, array)
+            if not array.size and not self.empty:
+                misfit = misfit or self._emptiness(spec, array)
         return misfit
 
     def _emptiness(self, spec: TensorSpec, array: Array) -> str:
         """Which dimension of 0 the runtime must not see, as `TensorSpec.misfit`."""
-        if array.size or self.empty:
-            return ""
         first = 1 if self.batched else 0
         declared = {i for i, size in enumerate(spec.shape) if size == 0}
         zeros = [i for i, size in enumerate(array.shape) if size == 0 and i >= first and i not in declared]

@@ -1,6 +1,6 @@
 """Who uses something that is to be freed once nobody does."""
 
-from threading import Condition
+from threading import Condition, Lock
 
 
 class Leases:
@@ -11,7 +11,8 @@ class Leases:
     """
 
     def __init__(self) -> None:
-        self._left = Condition()
+        self._lock = Lock()
+        self._left = Condition(self._lock)
         self._count = 0
         self.retired = False
 
@@ -22,13 +23,13 @@ class Leases:
 
     def take(self) -> bool:
         """One user more; False if it is at its end."""
-        with self._left:
+        with self._lock:
             self._count += not self.retired
             return not self.retired
 
     def give_back(self) -> None:
         """One user less."""
-        with self._left:
+        with self._lock:
             self._count -= 1
             if self.retired:
                 self._left.notify_all()

@@ -126,18 +126,22 @@ def fitted(batching: Options | None, backend: Backend) -> Options | None:
     return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
 
 
-def may_share(inputs: Arrays, options: Options) -> bool:
+def may_share(inputs: Arrays, rows: int | None, options: Options) -> bool:
     """Whether a request of a batched signature can be in a batch at all; else it runs by itself, as without batching.
 
     TF Serving refuses it: inputs of unequal rows, and more rows than a limit that nobody has set. A limit that an
     operator has set is kept; and so is the default where the request stands for more bytes than it was sent as.
+
+    Args:
+        inputs: By alias.
+        rows: Those that all inputs share; None where they share none.
+        options: The bounds.
     """
-    rows = {len(array) if array.ndim else -1 for array in inputs.values()}
-    if len(rows) != 1 or -1 in rows:
+    if rows is None:
         return False
-    if not options.larger_alone or max(rows) <= options.max_batch_size:
+    if not options.larger_alone or rows <= options.max_batch_size:
         return True
-    return max(rows) > MAX_BATCH_BYTES or any(map(_unpacks, inputs.values()))
+    return rows > MAX_BATCH_BYTES or any(map(_unpacks, inputs.values()))
 
 
 def _unpacks(array: Array) -> bool:

@@ -16,7 +16,7 @@ from headrace_batching import (
     Task,
     TaskTooLarge,
 )
-from headrace_batching.batch import rows_of
+from headrace_batching.batch import shared_rows
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
@@ -291,23 +291,25 @@ class Servable:
     async def _run_declared(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self._own[signature]
         choice = None if outputs == declared.every_output else outputs
+        rows = shared_rows(inputs) if declared.batched else None
 
-        async def run(inputs: Arrays) -> Arrays:
-            return await call.answer(self._task(declared, inputs, choice, call), self._schedulers.of(signature))
+        async def run(inputs: Arrays, rows: int | None = 1) -> Arrays:
+            task = self._task(declared, inputs, rows, choice, call)
+            return await call.answer(task, self._schedulers.of(signature))
 
-        if declared.sends_optional(inputs):
+        if declared.optional and declared.sends_optional(inputs):
             return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
-        if has_no_rows(declared, inputs):
+        if not rows and has_no_rows(declared, inputs):
             return await self._no_rows.answer(signature, declared, inputs, outputs, run)
-        if declared.batched and not self._may_share(declared, inputs):
+        if declared.batched and not self._may_share(declared, inputs, rows):
             return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
-        return await run(inputs)
+        return await run(inputs, rows)
 
-    def _may_share(self, declared: Signature, inputs: Arrays) -> bool:
+    def _may_share(self, declared: Signature, inputs: Arrays, rows: int | None) -> bool:
         """Whether a request of a batched signature can be in a batch; else it runs by itself."""
         if not declared.is_as_declared(inputs) or not declared.is_bounded(inputs):
             return False
-        return self._batching is None or may_share(inputs, self._batching)
+        return self._batching is None or may_share(inputs, rows, self._batching)
 
     async def _run_sequence(
         self, sequences: Sequences, inputs: Arrays, outputs: Outputs, call: Call, misfit: str
@@ -356,14 +358,14 @@ class Servable:
 
         return mark_and_observe
 
-    def _task(self, signature: Signature, inputs: Arrays, choice: Outputs | None, call: Call) -> Task:
+    def _task(self, signature: Signature, inputs: Arrays, rows: int | None, choice: Outputs | None, call: Call) -> Task:
         batching = self._batching
-        if batching is None or not signature.batched:
+        if batching is None or rows is None:
             return call.alone(inputs, choice)
         return Task(
             inputs,
             call.delivery,
-            rows=rows_of(inputs),
+            rows=rows,
             key=signature.shape_key(inputs, pad=batching.pad_variable_length_inputs),
             deadline=call.deadline,
             priority=call.priority,

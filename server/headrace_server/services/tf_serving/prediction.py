@@ -49,6 +49,7 @@ MAX_PREDICT_FIELDS = 4096
 STRINGS_AT_ONCE = 64 << 10
 """The largest tensor of strings, in bytes, that is decoded in the event loop: a few milliseconds."""
 
+_STRING = DataType.DT_STRING  # protobuf looks it up by name, each time
 _METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
 
 
@@ -190,15 +191,17 @@ class PredictionService:
         return response
 
     def _response(self, spec: ModelSpec, servable: Servable, results: Arrays) -> PredictResponse:
-        sizes = {alias: _bytes_of(array) for alias, array in results.items()}
-        if sum(sizes.values()) > self._max_answer_bytes:
-            raise _too_large(sizes, self._max_answer_bytes)
+        size = 0
+        for array in results.values():
+            size += _bytes_of(array)
+        if size > self._max_answer_bytes:
+            raise _too_large(results, self._max_answer_bytes)
         response = PredictResponse(model_spec=_effective(spec, servable))
         try:
             for alias, array in results.items():
                 to_proto(array, response.outputs[alias], as_content=self._as_content)
         except DecodeError as error:  # a tensor that does not fit: whole numbers may take more bytes than in memory
-            raise _too_large(sizes, self._max_answer_bytes) from error
+            raise _too_large(results, self._max_answer_bytes) from error
         return response
 
 
@@ -209,8 +212,9 @@ def _effective(spec: ModelSpec, servable: Servable) -> ModelSpec:
     return effective
 
 
-def _too_large(sizes: Mapping[str, int], limit: int) -> ServingError:
+def _too_large(results: Arrays, limit: int) -> ServingError:
     """Why an answer is not sent, in gRPC's words, and which output takes most of it."""
+    sizes = {alias: _bytes_of(array) for alias, array in results.items()}
     largest = max(sizes, key=sizes.__getitem__)
     return ServingError(
         Code.RESOURCE_EXHAUSTED,
@@ -246,10 +250,12 @@ async def _decoded(tensors: Mapping[str, TensorProto]) -> Arrays:
     TF Serving: predict_util.cc parses every tensor before any dtype is compared, so a tensor that does not parse is
     reported as such whatever its dtype.
     """
-    strings = [tensor for tensor in tensors.values() if tensor.dtype == DataType.DT_STRING]
-    if sum(tensor.ByteSize() for tensor in strings) > STRINGS_AT_ONCE:
-        return await asyncio.to_thread(_decode, tensors)
-    return _decode(tensors)
+    strings = 0
+    for alias in tensors:
+        tensor = tensors[alias]
+        if tensor.dtype == _STRING:
+            strings += tensor.ByteSize()
+    return await asyncio.to_thread(_decode, tensors) if strings > STRINGS_AT_ONCE else _decode(tensors)
 
 
 def _decode(tensors: Mapping[str, TensorProto]) -> Arrays:

@@ -105,10 +105,9 @@ class _Calls:
     def _counted(self, handle: Any) -> Any:
         async def counted(data: bytes, context: Any) -> Any:
             self.count += 1
-            held = self._budget.hold()
-            context.add_done_callback(held.release)  # when its client has taken the answer, or has gone
             try:
-                held.grow(COPIES * len(data))
+                held = self._budget.hold(COPIES * len(data))
+                context.add_done_callback(held.release)  # when its client has taken the answer, or has gone
                 response = await handle(data, context)
                 held.grow(len(response))
             except ServingError as error:
