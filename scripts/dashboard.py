@@ -78,7 +78,7 @@ PANELS = (
         "Time in the queue",
         "s",
         [quantile(share, "headrace_queue_seconds", "model") for share in (0.5, 0.99)],
-        "How long requests wait for their batch to begin. A longer batch_timeout_micros makes it longer, and batches larger.",
+        "How long requests wait for their batch to begin.",
     ),
     Panel(
         "Parts of a batch",
