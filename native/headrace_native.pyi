@@ -161,6 +161,49 @@ class PlainFields(TypedDict):
     regions: Regions
     """The shared memory that a plain request may name."""
 
+    verdicts: Verdicts | None
+    """Who may call without being seen; None where anybody may."""
+
+class Account:
+    """What one caller may use, as `headrace_server.security.account.Account`. Any thread."""
+
+    def __init__(self, calls_per_second: float, rows_per_second: float, concurrent_calls: int) -> None: ...
+    def admit(self) -> float | None: ...
+    def charge(self, rows: int) -> None: ...
+    def release(self) -> None: ...
+
+class Verdicts:
+    """Who may run which models without being seen, until all is forgotten. Any thread."""
+
+    def __init__(self) -> None: ...
+    @property
+    def generation(self) -> int:
+        """To be read before what a verdict follows from."""
+
+    def put(
+        self,
+        generation: int,
+        credentials: tuple[bytes, bytes],
+        model: str,
+        *,
+        seconds: float | None,
+        account: Account | None,
+        low: bool,
+    ) -> None:
+        """Allows calls to run a model; nothing where all has been forgotten since that generation.
+
+        Args:
+            generation: As it was before the verdict was found.
+            credentials: The client's certificate in DER and its authorization header; each may be empty.
+            model: Its name.
+            seconds: How long the credentials are good for; None for ever.
+            account: What the caller may use; None for as much as it wants.
+            low: Whether its calls let the others go first.
+        """
+
+    def clear(self) -> None:
+        """Forgets all."""
+
 class Regions:
     """Regions of system shared memory that plain requests may name. Any thread."""
 
@@ -242,6 +285,10 @@ class Call:
     @property
     def peer(self) -> str:
         """The caller's address, as gRPC writes it."""
+
+    @property
+    def certificate(self) -> bytes:
+        """The client's certificate in DER; empty where it has shown none."""
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -345,6 +392,10 @@ class HttpRequest:
     @property
     def headers(self) -> dict[bytes, bytes]:
         """By name, in lower case; of several of one name the last."""
+
+    @property
+    def certificate(self) -> bytes:
+        """The client's certificate in DER; empty where it has shown none."""
 
     @property
     def size(self) -> int:

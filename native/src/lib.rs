@@ -17,6 +17,7 @@ mod predict;
 mod protobuf;
 mod queue;
 mod rest;
+mod security;
 mod server;
 
 use pyo3::prelude::*;
@@ -25,7 +26,7 @@ use pyo3::types::PyFrozenSet;
 use crate::calls::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 17;
+const INTERFACE: u32 = 18;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -53,5 +54,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::ClientChannel>()?;
     module.add_class::<client::ClientRequest>()?;
     module.add_class::<client::Failure>()?;
+    module.add_class::<security::Account>()?;
+    module.add_class::<security::Verdicts>()?;
     module.add_class::<server::Server>()
 }

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ from headrace_server.monitoring.metric_pages import (
     model_states,
 )
 from headrace_server.monitoring.room_metrics import room_metrics
+from headrace_server.security.options import make_gate
+from headrace_server.security.visit import visit_now
 from headrace_server.services.health import HealthService
 from headrace_server.services.open_inference.models import Models
 from headrace_server.services.open_inference.regions import Regions
@@ -60,7 +62,7 @@ from headrace_server.services.tf_serving.request_log.logger import RequestLogger
 from headrace_server.transports.grpc.addresses import addresses, channel_arguments, max_send_bytes
 from headrace_server.transports.grpc.argument_names import complaints
 from headrace_server.transports.grpc.endpoint import BoundsMemory, CallerBounds, Endpoint
-from headrace_server.transports.grpc.selection import choose, make_queue, make_transport
+from headrace_server.transports.grpc.selection import choose, make_queue, make_transport, make_verdicts
 from headrace_server.transports.grpc.tls import read_ssl_config
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from headrace_server.transports.http.transport import RestTransport
 
 log = logging.getLogger(__name__)
+
+ObserveRest = Callable[[str, str, str, float], None]
 
 
 class Server:
@@ -94,6 +98,8 @@ class Server:
         self._own_metrics: tuple[Metric, ...] = own_metrics(self._metrics, options.num_batch_threads)
         self._pages = metric_pages(config, self._metrics, lambda: own_page(self._metrics, self._own_metrics))
         self._queue = make_queue(self._transport_name)
+        guards = config.auth.guards or bool(config.audit_log)
+        self._gate = make_gate(config.auth, config.audit_log, make_verdicts(self._transport_name)) if guards else None
         self._publishing = Lock()
         self._serving: dict[str, Mapping[int, Servable]] = {}
         self._latest: dict[str, int] = {}
@@ -186,6 +192,8 @@ class Server:
         await asyncio.to_thread(self._models.start, self._first_models)
         await asyncio.to_thread(self._preload)
         self._config_poll.start()
+        if self._gate is not None:
+            self._gate.start()
         self._health.serving()
         if self._config.enable_profiler and self._profiler.useful:
             log.info("Profiler service is enabled")
@@ -238,6 +246,7 @@ class Server:
             observe_rest=self._metrics.rest_predicts if config.rest_api_port else None,
             observe_rest_infer=self._metrics.rest_infers if config.rest_api_port else None,
             regions=self._open_inference.regions,
+            gate=self._gate,
         )
 
     def _observe_method(self, service: str, method: str) -> LoggedMethod:
@@ -246,6 +255,20 @@ class Server:
     def _observe_rest(self, model: str, verb: str, code: str, seconds: float) -> None:
         log_call(f"REST {verb or 'look'}", model, code, seconds)
         self._metrics.rest_call(model, verb, code, seconds)
+
+    def _audited(self, observe: ObserveRest) -> ObserveRest:
+        """The same, with each call written into the audit log where there is one."""
+        gate = self._gate
+        if gate is None or not gate.audits:
+            return observe
+
+        def audited(model: str, verb: str, code: str, seconds: float) -> None:
+            visit = visit_now()
+            if visit is not None:
+                gate.write(visit, f"HTTP {verb or 'look'}", model, code, seconds)
+            observe(model, verb, code, seconds)
+
+        return audited
 
     def _rest_transport(self, prediction: PredictionService) -> "RestTransport | None":
         config = self._config
@@ -262,13 +285,13 @@ class Server:
             timeout=timeout / 1e3 if timeout > 0 else None,
             cors=config.rest_api_enable_cors_support,
             pages=self._pages,
-            observe=self._observe_rest if config.access_log else self._metrics.rest_call,
+            observe=self._audited(self._observe_rest if config.access_log else self._metrics.rest_call),
             record=self._request_logger.record_made,
             is_ready=lambda: self._health.is_serving,
         )
         page = PageApi(PageState(self._shown())) if config.enable_page else None
         return RestTransport(
-            config, prediction, self._model_service, options, self._open_inference, self._transport, page
+            config, prediction, self._model_service, options, self._open_inference, self._transport, page, self._gate
         )
 
     def _shown(self) -> "Shown":
@@ -347,14 +370,17 @@ class Server:
 
     def _let_transport_answer(self, name: str) -> None:
         """Lets the transport answer for a model, unless somebody else has to see its calls."""
+        sees_all = self._config.access_log or (self._gate is not None and self._gate.audits)
         plain = may_be_plain(
             name,
             checks_methods=self._config.enable_signature_method_name_check,
-            logs=lambda model: self._config.access_log or self._request_logger.logs(model),
+            logs=lambda model: sees_all or self._request_logger.logs(model),
         )
         self._transport.publish(name, self._serving.get(name, {}) if plain else {}, self._latest.get(name, 0))
 
     def _free(self) -> None:
+        if self._gate is not None:
+            self._gate.stop()
         self._config_poll.stop()
         self._model_service.close()
         self._source.stop()

@@ -87,6 +87,7 @@ impl Route {
     fn new(lane: &Bound<'_, Lane>, fields: Fields) -> PyResult<Self> {
         let inputs = fields.inputs.into_iter().map(input).collect::<PyResult<Vec<_>>>()?;
         let signature = Signature {
+            model: fields.model.as_str().into(),
             batched: fields.batched,
             one_shape: !fields.batched || inputs.iter().all(|input| input.inner.iter().all(Option::is_some)),
             padding: fields.padding.map(|padding| Arc::new(padding.into())),

@@ -22,6 +22,8 @@ const COMPARED: usize = 1 << 20;
 /// What a plain request of one signature is checked against, and what its answer looks like.
 #[derive(Clone)]
 pub struct Signature {
+    /// The model's name.
+    pub model: Arc<str>,
     pub inputs: Vec<Input>,
     /// The aliases of all outputs.
     pub outputs: Arc<[String]>,

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::metadata;
 use crate::grpc::{OK, Status};
+use crate::security::Identity;
 
 /// What a call is to both sides.
 pub struct CallState {
@@ -19,6 +20,7 @@ pub struct CallState {
     headers: HeaderMap,
     deadline: Option<Instant>,
     peer: Arc<str>,
+    identity: Arc<Identity>,
     commands: UnboundedSender<Command>,
     owner: Mutex<Option<Py<PyAny>>>,
 }
@@ -29,10 +31,10 @@ impl CallState {
         method: usize,
         headers: HeaderMap,
         deadline: Option<Instant>,
-        peer: Arc<str>,
+        (peer, identity): (Arc<str>, Arc<Identity>),
         commands: UnboundedSender<Command>,
     ) -> Self {
-        Self { method, headers, deadline, peer, commands, owner: Mutex::new(None) }
+        Self { method, headers, deadline, peer, identity, commands, owner: Mutex::new(None) }
     }
 }
 
@@ -66,6 +68,12 @@ impl Call {
     #[getter]
     fn peer(&self) -> &str {
         &self.state.peer
+    }
+
+    /// The client's certificate in DER; empty where it has shown none.
+    #[getter]
+    fn certificate<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.state.identity.certificate())
     }
 
     #[getter]

@@ -45,8 +45,8 @@ pub async fn run(
 ) {
     let (commands, received) = unbounded_channel();
     let mut reply = Reply::new(respond, &opening);
-    let Opening { method, streaming, headers, deadline, peer, memory, .. } = opening;
-    let state = Arc::new(CallState::new(method, headers, deadline, peer, commands));
+    let Opening { method, streaming, headers, deadline, peer, identity, memory, .. } = opening;
+    let state = Arc::new(CallState::new(method, headers, deadline, (peer, identity), commands));
     let mut exchange = Exchange { handlers, state, begun: false, asked: None };
     let end = tokio::select! {
         biased;

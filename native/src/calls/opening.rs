@@ -8,6 +8,7 @@ use http::HeaderMap;
 use crate::grpc::{Encoding, ReadError};
 use crate::memory::CallMemory;
 use crate::protobuf::Rope;
+use crate::security::Identity;
 
 /// What is known of a call when its headers have come.
 pub struct Opening {
@@ -16,6 +17,7 @@ pub struct Opening {
     pub headers: HeaderMap,
     pub deadline: Option<Instant>,
     pub peer: Arc<str>,
+    pub identity: Arc<Identity>,
     pub encoding: Encoding,
     pub max_send: usize,
     pub memory: Arc<CallMemory>,

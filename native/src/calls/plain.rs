@@ -22,6 +22,7 @@ use crate::memory::Kind;
 use crate::open_inference::Regions;
 use crate::protobuf::Rope;
 use crate::queue::{Entry, Refusal};
+use crate::security::{Admitted, Identity, Verdicts};
 
 /// Takes the plain calls of a server.
 pub struct PlainCalls {
@@ -32,6 +33,8 @@ pub struct PlainCalls {
     low_priority: (HeaderName, HeaderValue),
     routes: Py<Routes>,
     regions: Py<Regions>,
+    /// Who may call; None where anybody may.
+    verdicts: Option<Py<Verdicts>>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,6 +60,7 @@ pub struct PlainFields {
     regress_name: String,
     low_priority: (String, String),
     regions: Py<Regions>,
+    verdicts: Option<Py<Verdicts>>,
 }
 
 /// What has become of a call.
@@ -91,6 +95,7 @@ impl PlainCalls {
             low_priority: (name, value),
             routes,
             regions: fields.regions,
+            verdicts: fields.verdicts,
         })
     }
 
@@ -114,6 +119,9 @@ impl PlainCalls {
             return Outcome::ForPython(message, respond);
         };
         let Understood { signature, lane, arrays, rows, choice, protocol } = understood;
+        let Some((admitted, low)) = self.admit(&opening.identity, &opening.headers, &signature, rows) else {
+            return Outcome::ForPython(message, respond);
+        };
         let memory = &opening.memory;
         if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
             let status = Status::no_memory(memory.share().budget());
@@ -132,10 +140,11 @@ impl PlainCalls {
             return Outcome::ForPython(message, respond);
         };
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
-        let call = Call { message, arrays, protocol, respond, memory: opening.memory.clone(), answer: None };
+        let call = Call { message, arrays, protocol, respond, memory: opening.memory.clone(), admitted, answer: None };
         let now = Instant::now();
         let task = NativeTask::new(signature, rows, Box::new(call), now).choosing(choice);
-        let entry = Entry::new(Task::Native(task), rows, row_bytes, deadline, self.priority(&opening.headers));
+        let priority = usize::from(low).max(self.priority(&opening.headers));
+        let entry = Entry::new(Task::Native(task), rows, row_bytes, deadline, priority);
         let (refusal, task) = match lane.put_native(key, entry, now) {
             Ok(wake) => return Outcome::Waits { wake },
             Err((refusal, Task::Native(task))) => (refusal, task),
@@ -153,6 +162,25 @@ impl PlainCalls {
                 opening.memory.set(Kind::Expanded, 0);
                 Outcome::ForPython(call.message, call.respond)
             }
+        }
+    }
+
+    /// Whether callers have to be known: then Python, or a verdict of its, is to see every call.
+    pub fn is_guarded(&self) -> bool {
+        self.verdicts.is_some()
+    }
+
+    /// Admits a call of so many rows, and says whether it lets the others go first; None where Python is to decide.
+    pub fn admit(
+        &self,
+        identity: &Identity,
+        headers: &HeaderMap,
+        signature: &Signature,
+        rows: usize,
+    ) -> Option<(Admitted, bool)> {
+        match &self.verdicts {
+            Some(verdicts) => verdicts.get().admit(identity, headers, &signature.model, rows),
+            None => Some((Admitted::default(), false)),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::grpc::{self, INTERNAL, PREFIX, Status};
 use crate::memory::{CallMemory, Kind};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rope};
+use crate::security::Admitted;
 
 /// An answer larger than this has a buffer of its own: it would keep the bytes of all others alive until it is sent.
 const LARGE: usize = 64 * 1024;
@@ -27,6 +28,8 @@ pub struct Call {
     pub protocol: Protocol,
     pub respond: SendResponse<Bytes>,
     pub memory: Arc<CallMemory>,
+    #[expect(dead_code, reason = "its end is what it is for")]
+    pub admitted: Admitted,
     /// The answer as a frame, or why there is none, once it is encoded.
     pub answer: Option<Result<Bytes, Box<Status>>>,
 }

@@ -24,9 +24,10 @@ use crate::bridge::Count;
 use crate::calls::{Inbox, Kind};
 use crate::kept::MAX_QUESTION;
 use crate::memory::{self, CallMemory};
+use crate::security::Identity;
 
 /// Has Python answer a request; None where there is no memory for it. Dropped while it waits, it says that nobody does.
-pub async fn ask_python(endpoint: &Endpoint, head: Parts, body: Body) -> Option<Answer> {
+pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Identity>), body: Body) -> Option<Answer> {
     let asked = question(&head, &body).map(|target| (endpoint.kept.state(), target.to_owned()));
     if !body.memory.grow(memory::Kind::Received, body.bytes.len()) {
         return None; // Python has a copy of its own
@@ -34,6 +35,7 @@ pub async fn ask_python(endpoint: &Endpoint, head: Parts, body: Body) -> Option<
     let (reply, replied) = oneshot::channel();
     let request = Arc::new(Request {
         head,
+        identity,
         is_gzip: body.is_gzip,
         size: body.bytes.len(),
         memory: body.memory.clone(),
@@ -136,6 +138,7 @@ impl Drop for Waiting {
 /// What a request is to both sides.
 struct Request {
     head: Parts,
+    identity: Arc<Identity>,
     is_gzip: bool,
     size: usize,
     memory: Arc<CallMemory>,
@@ -194,6 +197,12 @@ impl HttpRequest {
             headers.set_item(PyBytes::new(py, name.as_str().as_bytes()), PyBytes::new(py, value.as_bytes()))?;
         }
         Ok(headers)
+    }
+
+    /// The client's certificate in DER; empty where it has shown none.
+    #[getter]
+    fn certificate<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.identity.certificate())
     }
 
     /// Bytes of the body, as it was sent.

@@ -22,6 +22,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// The client's own certificate in DER; None where it has shown none.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secured(stream) => stream.get_ref().1.peer_certificates()?.first().map(|own| &**own),
+        }
+    }
+
     pub fn is_unix(&self) -> bool {
         let socket = match self {
             Self::Plain(socket) => socket,

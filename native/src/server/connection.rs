@@ -18,6 +18,7 @@ use super::shared::{Stop, stopped};
 use super::thread::ConnectionThread;
 use crate::http;
 use crate::http2::{Accepted, Certified, Due, FrameStats, Lifetime, Stream, Watched};
+use crate::security::Identity;
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
 /// Since a server stops, twice this long without a call ends a connection: what has been answered has left by then.
@@ -43,18 +44,20 @@ pub async fn serve_connection(accepted: Accepted, service: Service, thread: Arc<
 async fn serve_http(accepted: Accepted, tls: Option<Arc<Certified>>, rest: Rest, stop: Stop) {
     if let Some(stream) = in_time(secured(accepted, tls, true), &stop).await {
         let stall = rest.thread.shared.limits.stall;
+        let rest = rest.of(Identity::of(&stream));
         http::serve(stream, stall, move |request| rest.clone().answer(request), stopped(stop)).await;
     }
 }
 
 async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc<ConnectionThread>, stop: Stop) {
     let stats = Arc::new(FrameStats::default());
-    let client = Client::new(accepted.peer.clone(), thread.clone());
+    let peer = accepted.peer.clone();
     let handshake = async {
         let stream = secured(accepted, tls, false).await?;
-        handshake(&thread.shared.limits, stream, stats.clone()).await
+        let client = Client::new(peer, Identity::of(&stream), thread.clone());
+        Some((client, handshake(&thread.shared.limits, stream, stats.clone()).await?))
     };
-    if let Some(http2) = in_time(handshake, &stop).await {
+    if let Some((client, http2)) = in_time(handshake, &stop).await {
         // What breaks a connection is the client's affair, and has ended its calls.
         let _ = serve(&client, http2, stats, stop).await;
     }

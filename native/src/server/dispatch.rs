@@ -15,6 +15,7 @@ use super::thread::ConnectionThread;
 use crate::calls::{self, Arrived, Opening, Outcome, until};
 use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::memory::{CallMemory, Kind, Place, Share};
+use crate::security::Identity;
 
 /// Bytes of a request that is not gRPC that are read before it is refused.
 const ENOUGH: usize = 64 << 10;
@@ -26,14 +27,15 @@ const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with con
 /// The client at the other end of a connection.
 pub struct Client {
     address: Arc<str>,
+    identity: Arc<Identity>,
     pub thread: Arc<ConnectionThread>,
     share: Arc<Share>,
 }
 
 impl Client {
-    pub fn new(address: Arc<str>, thread: Arc<ConnectionThread>) -> Self {
+    pub fn new(address: Arc<str>, identity: Identity, thread: Arc<ConnectionThread>) -> Self {
         let share = Arc::new(Share::new(thread.shared.budget.clone()));
-        Self { address, thread, share }
+        Self { address, identity: Arc::new(identity), thread, share }
     }
 
     /// What it owes: whether it has to send or to take something, and how much of both it ever did.
@@ -101,6 +103,7 @@ impl Client {
             streaming,
             deadline,
             peer: self.address.clone(),
+            identity: self.identity.clone(),
             encoding: Encoding::of_response(&head.headers, shared.limits.compression),
             max_send: shared.limits.max_send_message,
             memory,
@@ -182,6 +185,7 @@ fn dispatch(
             Outcome::Refused { signature, seconds } => return shared.ended.add_refused(&signature, seconds),
             Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
         },
+        message if shared.plain.is_guarded() => (message, respond),
         message => match shared.handlers.questions.find(&opening, &message) {
             Some(answer) => return answer.send(&opening, respond, &shared.ended),
             None => (message, respond),

@@ -39,17 +39,24 @@ impl Rest {
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, &ModelPath::of_infer(path.path())?, &body, json)).await.ok()??
         };
-        self.put_infer(understood, memory, came)?.answer().await
+        self.put_infer(&head.headers, understood, memory, came)?.answer().await
     }
 
-    fn put_infer(&self, understood: Understood, memory: Arc<CallMemory>, came: Instant) -> Option<Pending> {
+    fn put_infer(
+        &self,
+        headers: &HeaderMap,
+        understood: Understood,
+        memory: Arc<CallMemory>,
+        came: Instant,
+    ) -> Option<Pending> {
         let Understood { lane, over_rest, body } = understood;
         let OverRest { signature, common } = &*over_rest;
+        let admitted = self.admit(headers, signature, body.rows)?;
         let inner = || body.tensors.iter().map(|tensor| &*tensor.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.tensors[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
         let api = Api::OpenInference(body.id.clone());
-        let pending = Pending::new(self, api, signature.clone(), came);
+        let pending = Pending::new(self, api, signature.clone(), came, admitted);
         let (rows, common, endpoint) = (body.rows, common.clone(), self.endpoint.clone());
         pending.put(&lane, key, (rows, row_bytes), memory.clone(), |mailbox| {
             Box::new(Call { body, common, endpoint, mailbox, memory, encoded: None })

@@ -21,11 +21,13 @@ use crate::memory::{CallMemory, Kind, Share};
 use crate::predict::Input;
 use crate::queue::{Entry, Key, Refusal};
 use crate::rest::{self, Body, Call, Declares, Mailbox, ModelPath};
+use crate::security::{Admitted, Identity};
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
 pub struct Rest {
     pub thread: Arc<ConnectionThread>,
+    pub(super) identity: Arc<Identity>,
     pub(super) endpoint: Arc<Endpoint>,
     share: Arc<Share>,
 }
@@ -49,7 +51,12 @@ impl Declares for Target {
 impl Rest {
     pub fn new(thread: Arc<ConnectionThread>, endpoint: Arc<Endpoint>) -> Self {
         let share = Arc::new(Share::new(thread.shared.budget.clone()));
-        Self { thread, endpoint, share }
+        Self { thread, identity: Arc::default(), endpoint, share }
+    }
+
+    /// The same for the caller of a connection.
+    pub fn of(self, identity: Identity) -> Self {
+        Self { identity: Arc::new(identity), ..self }
     }
 
     pub async fn answer(self, request: Request<Incoming>) -> Answer {
@@ -72,7 +79,7 @@ impl Rest {
         };
         match plain {
             Some(answer) => answer,
-            None => match transport::ask_python(&self.endpoint, head, body).await {
+            None => match transport::ask_python(&self.endpoint, (head, self.identity.clone()), body).await {
                 Some(answer) => answer,
                 None => self.no_memory(),
             },
@@ -81,6 +88,9 @@ impl Rest {
 
     /// What the same request was answered, where that holds still.
     fn answered_before(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
+        if self.thread.shared.plain.is_guarded() {
+            return None;
+        }
         let came = Instant::now();
         let (prepared, count) = self.endpoint.kept.find(transport::question(head, body)?)?;
         self.thread.shared.ended.add_answered(&count, came.elapsed().as_secs_f64());
@@ -100,7 +110,12 @@ impl Rest {
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, &ModelPath::of_predict(path.path())?, &body)).await.ok()??
         };
-        self.put(body, memory, came)?.answer().await
+        self.put(&head.headers, body, memory, came)?.answer().await
+    }
+
+    /// Admits a call of so many rows, and says whether it lets the others go first; None where Python is to decide.
+    pub(super) fn admit(&self, headers: &HeaderMap, signature: &Signature, rows: usize) -> Option<(Admitted, bool)> {
+        self.thread.shared.plain.admit(&self.identity, headers, signature, rows)
     }
 
     fn no_memory(&self) -> Answer {
@@ -109,12 +124,13 @@ impl Rest {
 
     /// Puts a call into its queue; None where it may share no batch, or its version is being unloaded: there may be another
     /// by now.
-    fn put(&self, body: Body<Target>, memory: Arc<CallMemory>, came: Instant) -> Option<Pending> {
+    fn put(&self, headers: &HeaderMap, body: Body<Target>, memory: Arc<CallMemory>, came: Instant) -> Option<Pending> {
         let Target { lane, signature } = body.signature;
+        let admitted = self.admit(headers, &signature, body.rows)?;
         let inner = || body.columns.iter().map(|column| &*column.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.columns[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
-        let pending = Pending::new(self, Api::TfServing, signature, came);
+        let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
         let (columns, by_row, endpoint) = (body.columns, body.by_row, self.endpoint.clone());
         pending.put(&lane, key, (body.rows, row_bytes), memory.clone(), |mailbox| {
             Box::new(Call { columns, by_row, endpoint, mailbox, memory, encoded: None })
@@ -170,12 +186,22 @@ pub(super) struct Pending {
     mailbox: Arc<Mailbox>,
     came: Instant,
     refused: Option<Status>,
+    #[expect(dead_code, reason = "its end is what it is for")]
+    admitted: Admitted,
+    priority: usize,
 }
 
 impl Pending {
-    pub(super) fn new(rest: &Rest, api: Api, signature: Arc<Signature>, came: Instant) -> Self {
+    pub(super) fn new(
+        rest: &Rest,
+        api: Api,
+        signature: Arc<Signature>,
+        came: Instant,
+        (admitted, low): (Admitted, bool),
+    ) -> Self {
         let mailbox = Arc::new(Mailbox::new(rest.thread.wakes.clone()));
-        Self { rest: rest.clone(), api, signature, mailbox, came, refused: None }
+        let priority = usize::from(low);
+        Self { rest: rest.clone(), api, signature, mailbox, came, refused: None, admitted, priority }
     }
 
     /// Puts the call that is made around its mailbox into its queue; its size is in rows, and in bytes of a row.
@@ -196,7 +222,7 @@ impl Pending {
         let call = call(self.mailbox.clone());
         let task = NativeTask::new(self.signature.clone(), rows, call, self.came);
         // Its deadline is for who waits: a call that nobody waits for leaves the queue by itself.
-        let entry = Entry::new(Task::Native(task), rows, row_bytes, None, 0);
+        let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
         match lane.put_native(key, entry, Instant::now()) {
             Ok(true) => self.rest.thread.busy_poll.wake_before_park(),
             Ok(false) => {}

@@ -10,6 +10,7 @@ from headrace_batching.option import refusals
 from headrace_server.config.flag import flag, name_of_flag
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.config.security import AuthOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import invalid
 
@@ -228,12 +229,18 @@ class Config:
     onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
+    auth: AuthOptions = field(default_factory=AuthOptions, metadata={"prefix": "auth_"})
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
     log_level: str = flag("info", "lowest severity that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = flag("text", "format of log lines: text, or json (one object per line)", choices=("text", "json"))
     access_log: bool = flag(
         False,
         "log every call with its method, model, status code and milliseconds; no call takes the native fast path then",
+    )
+    audit_log: str = flag(
+        "",
+        "file to which a line of JSON is added for every call, with who made it; no call takes the native fast path "
+        "then",
     )
     request_memory_mb: int = flag(
         0,
@@ -295,6 +302,7 @@ def check(config: Config) -> None:
             _check_values(getattr(config, own.name), own.metadata["prefix"])
     if config.use_alts_credentials and config.ssl_config_file:
         raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
+    config.auth.check(tls=bool(config.ssl_config_file or config.rest_api_ssl_config_file))
     if not (config.model_base_path or config.model_config_file or config.models):
         raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
     parallelism = (

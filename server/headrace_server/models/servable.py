@@ -16,7 +16,7 @@ from headrace_batching import (
     Task,
     TaskTooLarge,
 )
-from headrace_batching.batch import shared_rows
+from headrace_batching.batch import rows_of, shared_rows
 from headrace_batching.scheduler import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
@@ -37,6 +37,7 @@ from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.schedulers import Outputs, Schedulers, fitted, limit_of, may_share
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.undeclared import as_declared
+from headrace_server.security.visit import visit_now, within_a_call
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,10 @@ class Servable:
             BatchingError: The queue did.
         """
         began = time.monotonic()
+        visit = visit_now()
+        if visit is not None:
+            visit.charge(self._rows(signature, inputs))
+            call = replace(call, priority=max(call.priority, visit.priority))
         try:
             computed = await self._run(signature, inputs, outputs, call)
         except BatchingError as error:
@@ -196,6 +201,9 @@ class Servable:
         assert isinstance(self._backend, Streaming)  # `streams` says so
         if misfit := self.signatures[signature].check_arrays(inputs):
             raise invalid(misfit)
+        visit = visit_now()
+        if visit is not None:
+            visit.charge(self._rows(signature, inputs))
         began = time.monotonic()
         try:
             async with aclosing(self._backend.stream(signature, inputs, outputs)) as answers:
@@ -329,12 +337,18 @@ class Servable:
             raise invalid(misfit)
         began = time.monotonic()
         try:
-            results = await ensemble.run_steps(inputs, outputs, call)
+            with within_a_call():
+                results = await ensemble.run_steps(inputs, outputs, call)
         except (ServingError, BatchingError):
             self._metrics.ran_alone(time.monotonic() - began, failed=True)
             raise
         self._metrics.ran_alone(time.monotonic() - began, failed=False)
         return results
+
+    def _rows(self, signature: str, inputs: Arrays) -> int:
+        """Rows of a request, whose inputs have not been checked, as its caller is charged for them."""
+        has_rows = self.signatures[signature].batched and bool(inputs) and all(each.ndim for each in inputs.values())
+        return rows_of(inputs) if has_rows else 1
 
     def _has_rows(self, signature: Signature, name: str, batching: Options | None) -> bool:
         """Whether axis 0 is the batch: as was tried, or as is declared where nothing depends on it but shapes."""

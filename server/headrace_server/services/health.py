@@ -7,17 +7,8 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 
+from headrace_server.security.methods import SERVER_NAMES
 from headrace_server.services.kept import KeepsAnswers, not_counted
-
-# TF Serving sets the two bare names; the full ones are what other servers' clients ask for.
-NAMES = (
-    "",
-    "ModelService",
-    "PredictionService",
-    "tensorflow.serving.ModelService",
-    "tensorflow.serving.PredictionService",
-    "inference.GRPCInferenceService",
-)
 
 Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
 
@@ -64,10 +55,10 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802
         """The state now; NOT_FOUND for a name that is neither one of its own nor a model's."""
-        if request.service not in NAMES and self._answers(request.service) is None:
+        if request.service not in SERVER_NAMES and self._answers(request.service) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service}")
         # A model's state changes unnoticed: a run that hangs, a worker process that has ended.
-        if request.service in NAMES and isinstance(context, KeepsAnswers):
+        if request.service in SERVER_NAMES and isinstance(context, KeepsAnswers):
             context.keep(not_counted)
         return self._response(request)
 
@@ -80,7 +71,7 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
             yield self._response(request)
 
     def _response(self, request: HealthCheckRequest) -> HealthCheckResponse:
-        own = request.service in NAMES
+        own = request.service in SERVER_NAMES
         answers = True if own else self._answers(request.service)
         if answers is None:
             return HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)

@@ -109,6 +109,8 @@ class HttpRequest:
         origin: The header of that name; empty for none.
         body: Closed by who made it.
         headers: By name, in lower case.
+        certificate: The client's own, in DER, which the transport has verified; empty for none.
+        peer: The caller's address; empty where it is not known.
     """
 
     method: str
@@ -117,6 +119,8 @@ class HttpRequest:
     origin: str = ""
     body: Body = field(default_factory=Body)
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    certificate: bytes = b""
+    peer: str = ""
 
     def header(self, name: str) -> str:
         """The value of a header, by its name in lower case; empty for one that was not sent."""

@@ -35,6 +35,11 @@ class Router:
         self._pages = dict(pages or {})
         self._otherwise = otherwise
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every prefix and every single path that has an API of its own."""
+        return (*self._apis, *self._pages)
+
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
         """What the request's API answers."""
         first = "/" + request.path[1:].partition("/")[0]

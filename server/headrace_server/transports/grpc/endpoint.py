@@ -12,6 +12,7 @@ from headrace_server.config.run import Config
 from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
 from headrace_server.models.servable import Servable
+from headrace_server.security.gate import Gate
 from headrace_server.services.open_inference.regions import Regions
 from headrace_server.services.rpc import Service
 from headrace_server.transports.budget import Budget
@@ -73,6 +74,7 @@ class Endpoint:
         observe_rest_infer: The same for the Open Inference Protocol.
         regions: Shared memory, for a transport that reads it itself.
         bounds: What callers may make a transport hold that bounds it.
+        gate: Decides which calls may be made; None lets all be made.
     """
 
     addresses: Sequence[str]
@@ -89,6 +91,7 @@ class Endpoint:
     observe_rest_infer: CountCalls | None = None
     regions: Regions | None = None
     bounds: CallerBounds = CallerBounds()
+    gate: Gate | None = None
 
 
 class Transport(Protocol):

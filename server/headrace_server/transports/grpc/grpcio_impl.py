@@ -14,7 +14,7 @@ from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.budget import COPIES, Budget
 from headrace_server.transports.grpc.endpoint import Endpoint, HeldMemory
-from headrace_server.transports.grpc.handlers import rpc_handlers
+from headrace_server.transports.grpc.guard import Guard, guard_of
 from headrace_server.transports.grpc.tls import Followed
 
 LET_GO = 0.5
@@ -50,12 +50,13 @@ class GrpcioTransport:
         """
         self._server = server = grpc.aio.server(options=_options(self._endpoint))
         delivery = LoopDelivery(asyncio.get_running_loop())
+        guard = guard_of(self._endpoint)
         for service in self._endpoint.services:
-            handlers = rpc_handlers(service, delivery, self._endpoint.observe)
+            handlers = guard.handlers(service, delivery)
             counted = {name: self._calls.counted(handler) for name, handler in handlers.items()}
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, counted),))
         for register in self._endpoint.servicers:
-            register(_ByPath(server))  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
+            register(_ByPath(server, guard))  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
         ports = [self._add(server, address) for address in self._endpoint.addresses]
         await server.start()
         return max(ports) if max(ports) > 1 else 0  # gRPC says 1 for a UNIX socket
@@ -169,12 +170,13 @@ class _ByPath:
     comes: with those of health, reflection and the profiler, an eighth of the CPU that a small Predict takes.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, guard: Guard) -> None:
         self._server = server
+        self._guard = guard
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """As the server's own."""
-        self._server.add_generic_rpc_handlers(tuple(handlers))
+        self._server.add_generic_rpc_handlers(tuple(map(self._guard.generic, handlers)))
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
         """Nothing: generated code has given the same methods by their paths."""

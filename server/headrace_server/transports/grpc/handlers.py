@@ -1,6 +1,7 @@
 """What every transport does with a call: bytes to messages, timeouts to deadlines, failures to status codes."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -15,21 +16,26 @@ from headrace_batching import LoopDelivery, Priority
 from headrace_protos import Code
 from headrace_server.errors import status_of
 from headrace_server.models.call import Call
+from headrace_server.security.principal import Refused
 from headrace_server.services.kept import KeepsAnswers, counted
 from headrace_server.services.rpc import Method, Service, StreamMethod
 from headrace_server.transports.grpc.endpoint import ObserveCall, ObserveMethod
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
+Trailers = tuple[tuple[str, str], ...]
 HandleStream = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
 
 LOW_PRIORITY = ("headrace-priority", "low")
 """The metadata by which a call lets the others go first."""
 
+PUSHBACK = "grpc-retry-pushback-ms"
+"""Of a call's trailers: milliseconds after which to send it again."""
+
 MAX_TEXT_BYTES = 1024
 CODE_NAMES = {code: name for name, code in Code.items()}
 
-_STATUS = {status.value[0]: status for status in grpc.StatusCode}
+STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def rpc_handlers(
@@ -58,6 +64,7 @@ def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Han
     async def handle(data: bytes, context: Context) -> bytes:
         began = time.monotonic()
         model, code = "", Code.OK
+        trailers: Trailers = ()
         try:
             request = parse(data)
             model = model_of(request)
@@ -66,13 +73,13 @@ def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Han
                 context.keep(counted(partial(observe, model, CODE_NAMES[Code.OK])))
             return response.SerializeToString()
         except Exception as error:
-            code, text = _status(error, method)
+            (code, text), trailers = _status(error, method), trailers_of(error)
         except asyncio.CancelledError:
             code = _code_of_cancelled(context)
             raise
         finally:
             observe(model, CODE_NAMES[code], time.monotonic() - began)
-        await context.abort(_STATUS[code], _truncated(text))
+        await context.abort(STATUS[code], truncated(text), trailers)
         raise AssertionError  # abort has raised
 
     return handle
@@ -89,20 +96,21 @@ def _handle_stream(method: StreamMethod, delivery: LoopDelivery, observe: Observ
     async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         began = time.monotonic()
         code, text = Code.OK, ""
+        trailers: Trailers = ()
         call = replace(_call(context, delivery, method.name), metadata=_metadata(context))
         try:
             async with aclosing(answer(parsed(requests), call)) as responses:
                 async for response in responses:
                     yield response.SerializeToString()
         except Exception as error:
-            code, text = _status(error, method)
+            (code, text), trailers = _status(error, method), trailers_of(error)
         except (asyncio.CancelledError, GeneratorExit):
             code = _code_of_cancelled(context)
             raise
         finally:
             observe("", CODE_NAMES[code], time.monotonic() - began)
         if code != Code.OK:
-            await context.abort(_STATUS[code], _truncated(text))
+            await context.abort(STATUS[code], truncated(text), trailers)
 
     return handle
 
@@ -145,11 +153,18 @@ def _metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:
 def status(error: Exception) -> tuple[Code, str]:
     """The code and the text that a caller gets for a failure."""
     code, text = status_of(error)
-    return code, _truncated(text)
+    return code, truncated(text)
 
 
-def _truncated(text: str) -> str:
-    """TF Serving: grpc_status_util.cc."""
+def trailers_of(error: Exception) -> Trailers:
+    """What is sent with the status of a failed call: when gRPC's own retries may send it again, if time will help."""
+    if not isinstance(error, Refused) or error.retry_after is None:
+        return ()
+    return ((PUSHBACK, str(math.ceil(error.retry_after * 1e3))),)
+
+
+def truncated(text: str) -> str:
+    """A text that is not too long for a status. TF Serving: grpc_status_util.cc."""
     raw = text.encode()
     if len(raw) <= MAX_TEXT_BYTES:
         return text

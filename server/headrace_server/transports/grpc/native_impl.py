@@ -14,12 +14,14 @@ from headrace_server.errors import ServingError, invalid
 from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import CallerBounds, Endpoint, HeldMemory
-from headrace_server.transports.grpc.handlers import LOW_PRIORITY, rpc_handlers
+from headrace_server.transports.grpc.guard import guard_of
+from headrace_server.transports.grpc.handlers import LOW_PRIORITY
 from headrace_server.transports.grpc.native_calls import Exchanges, RpcHandler
 from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION, PlainRoutes
+from headrace_server.transports.grpc.native_verdicts import NativeVerdicts
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 17
+INTERFACE = 18
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
@@ -98,6 +100,7 @@ class NativeTransport:
                 "regress_name": REGRESS_METHOD,
                 "low_priority": LOW_PRIORITY,
                 "regions": self._regions,
+                "verdicts": _verdicts(self._endpoint),
             },
         )
         ports = [self._listen(server, address) for address in self._endpoint.addresses]
@@ -146,14 +149,14 @@ class NativeTransport:
             raise invalid(f"Failed to BuildAndStart gRPC server: {address}: {error}") from error
 
     def _methods(self) -> "_Methods":
-        methods = _Methods()
+        methods, guard = _Methods(), guard_of(self._endpoint)
         delivery = LoopDelivery(asyncio.get_running_loop())
         for service in self._endpoint.services:
-            methods.add_registered_method_handlers(
-                service.name, rpc_handlers(service, delivery, self._endpoint.observe)
-            )
+            methods.add_registered_method_handlers(service.name, guard.handlers(service, delivery))
         for register in self._endpoint.servicers:
-            register(methods)  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
+            own = _Methods()
+            register(own)  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
+            methods.handlers |= {path: guard.servicer(path, handler) for path, handler in own.handlers.items()}
         return methods
 
 
@@ -168,6 +171,13 @@ class _Methods:
 
     def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
         """Nothing: generated code registers the same methods by name, too."""
+
+
+def _verdicts(endpoint: Endpoint) -> "native.Verdicts | None":
+    if endpoint.gate is None:
+        return None
+    assert isinstance(endpoint.gate.verdicts, NativeVerdicts)  # `selection.make_verdicts` has made them
+    return endpoint.gate.verdicts.native
 
 
 def check_tls(path: str) -> None:

@@ -8,6 +8,7 @@ from headrace_batching.contract import TaskQueue
 from headrace_batching.queue import Queue
 from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid
+from headrace_server.security.verdicts import NoVerdicts, Verdicts
 from headrace_server.transports.grpc.endpoint import Endpoint, Transport
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,18 @@ def make_queue(name: str) -> TaskQueue:
     """
     queue: TaskQueue = _native().make_queue() if name == "native" else Queue()
     return queue
+
+
+def make_verdicts(name: str) -> Verdicts:
+    """What keeps the verdicts that the transport need not ask for again.
+
+    Raises:
+        ServingError: As for `make_transport`.
+    """
+    if name != "native":
+        return NoVerdicts()
+    verdicts: Verdicts = _native().NativeVerdicts()
+    return verdicts
 
 
 def _native() -> ModuleType:

@@ -107,6 +107,7 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
         origin=headers.get(b"origin", b"").decode("latin-1"),
         body=body,
         headers=headers,
+        peer=":".join(map(str, scope.get("client") or ())),
     )
 
 

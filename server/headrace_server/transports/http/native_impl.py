@@ -171,7 +171,9 @@ def _body(request: native.HttpRequest) -> Body:
 def _read(request: native.HttpRequest, body: Body) -> HttpRequest:
     headers = request.headers
     origin = headers.get(b"origin", b"").decode("latin-1")
-    return HttpRequest(request.method, request.path, request.query, origin, body, headers)
+    return HttpRequest(
+        request.method, request.path, request.query, origin, body, headers, certificate=request.certificate
+    )
 
 
 def _endpoint(options: HttpOptions, plain: PlainApis) -> native.HttpEndpoint:

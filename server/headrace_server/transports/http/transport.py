@@ -5,10 +5,12 @@ import logging
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError
 from headrace_server.processes.pool import JsonProcesses
+from headrace_server.security.gate import Gate
+from headrace_server.security.methods import Action
 from headrace_server.services.open_inference.rest.service import OpenInferenceRest, OpenInferenceRestOptions
 from headrace_server.services.open_inference.server import OpenInference
 from headrace_server.services.page.service import PATHS as PAGE_PATHS
-from headrace_server.services.page.service import PageApi
+from headrace_server.services.page.service import STATE_PATH, PageApi
 from headrace_server.services.ready import PATHS, ReadyApi
 from headrace_server.services.router import HttpApi, Router
 from headrace_server.services.tf_serving.model_service import ModelService
@@ -17,6 +19,7 @@ from headrace_server.services.tf_serving.rest.large import JsonWork
 from headrace_server.services.tf_serving.rest.service import RestOptions, RestService
 from headrace_server.transports.grpc.endpoint import CallerBounds, Transport
 from headrace_server.transports.http.base import HttpOptions, PlainApis
+from headrace_server.transports.http.guard import GuardedApi, Needs
 from headrace_server.transports.http.selection import make_http
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class RestTransport:
         open_inference: What the other API answers from.
         carrier: gRPC's transport, which carries HTTP as well if it is the native one.
         page: The live page; None for none.
+        gate: Decides which requests are answered; None answers all.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class RestTransport:
         open_inference: OpenInference,
         carrier: Transport,
         page: PageApi | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._config = config
         self._processes = JsonProcesses(config.rest_api_json_processes, CallerBounds.of(config).memory)
@@ -58,7 +63,11 @@ class RestTransport:
         pages: dict[str, HttpApi] = dict.fromkeys(PATHS, ReadyApi(options.is_ready))
         if page is not None:
             pages |= dict.fromkeys(PAGE_PATHS, page)
-        router = Router({"/v2": infer}, rest, pages)
+        api: HttpApi = Router({"/v2": infer}, rest, pages)
+        if gate is not None:
+            others = dict.fromkeys(options.pages, Action.METRICS) | dict.fromkeys(PAGE_PATHS, Action.PUBLIC)
+            others[STATE_PATH] = Action.PAGE
+            api = GuardedApi(gate, Needs(others), api, cors=options.cors)
         http = HttpOptions(
             config.rest_api_host,
             config.rest_api_port,
@@ -66,7 +75,7 @@ class RestTransport:
             options.timeout,
             config.rest_api_ssl_config_file,
         )
-        self._http = make_http(http, PlainApis(rest, infer), router, carrier)
+        self._http = make_http(http, PlainApis(rest, infer), api, carrier)
 
     async def start(self) -> None:
         """Listens, if it can. TF Serving: server.cc serves gRPC alone where it cannot, and logs why."""

@@ -1,0 +1,140 @@
+//! What one caller may use: calls and rows per second, and calls at once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+/// What one caller may use. Zero means that there is no limit.
+///
+/// A bucket is filled at its rate, up to what a second brings (at least one). A call is admitted while there is anything
+/// in both buckets, and takes what it needs, so that a bucket may be overdrawn: a call of many rows is admitted, and the
+/// ones after it wait longer. `security/account.py` has the same in Python.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct Account(Arc<Limits>);
+
+struct Limits {
+    calls: f64,
+    rows: f64,
+    concurrent: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    calls: f64,
+    rows: f64,
+    filled: Instant,
+    running: usize,
+}
+
+/// A call that counts as running until this is dropped.
+#[derive(Default)]
+pub struct Admitted(Option<Arc<Limits>>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if let Some(limits) = &self.0 {
+            limits.release();
+        }
+    }
+}
+
+#[pymethods]
+impl Account {
+    #[new]
+    fn new(calls_per_second: f64, rows_per_second: f64, concurrent_calls: usize) -> Self {
+        let state = Mutex::new(State {
+            calls: calls_per_second.max(1.0),
+            rows: rows_per_second.max(1.0),
+            filled: Instant::now(),
+            running: 0,
+        });
+        Self(Arc::new(Limits { calls: calls_per_second, rows: rows_per_second, concurrent: concurrent_calls, state }))
+    }
+
+    /// Admits a call, which counts as running until `release`: None, or the seconds after which to try again.
+    fn admit(&self) -> Option<f64> {
+        self.0.admit(0, Instant::now())
+    }
+
+    /// Takes the rows of a call that has been admitted.
+    fn charge(&self, rows: usize) {
+        self.0.state.lock().rows -= rows as f64;
+    }
+
+    /// A call that was admitted has ended.
+    fn release(&self) {
+        self.0.release();
+    }
+}
+
+impl Account {
+    /// Admits a call of so many rows; None where it has to wait.
+    pub fn admitted(&self, rows: usize, now: Instant) -> Option<Admitted> {
+        self.0.admit(rows, now).is_none().then(|| Admitted(Some(self.0.clone())))
+    }
+}
+
+impl Limits {
+    fn admit(&self, rows: usize, now: Instant) -> Option<f64> {
+        /// Seconds after which a caller with too many calls at once may try again: when one ends is not known.
+        const SOON: f64 = 0.1;
+        let mut state = self.state.lock();
+        let seconds = now.saturating_duration_since(state.filled).as_secs_f64();
+        state.calls = (state.calls + seconds * self.calls).min(self.calls.max(1.0));
+        state.rows = (state.rows + seconds * self.rows).min(self.rows.max(1.0));
+        state.filled = state.filled.max(now);
+        let wait = |rate: f64, left: f64| if rate > 0.0 && left < 1.0 { (1.0 - left) / rate } else { 0.0 };
+        let wait = wait(self.calls, state.calls).max(wait(self.rows, state.rows));
+        if wait > 0.0 {
+            return Some(wait);
+        }
+        if self.concurrent > 0 && state.running >= self.concurrent {
+            return Some(SOON);
+        }
+        state.calls -= 1.0;
+        state.rows -= rows as f64;
+        state.running += 1;
+        None
+    }
+
+    fn release(&self) {
+        self.state.lock().running -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn calls_per_second() {
+        let account = Account::new(2.0, 0.0, 0);
+        let now = Instant::now();
+        assert!(account.admitted(1, now).is_some() && account.admitted(1, now).is_some());
+        assert!(account.admitted(1, now).is_none());
+        assert!(account.admitted(1, now + Duration::from_millis(510)).is_some());
+    }
+
+    #[test]
+    fn rows_are_overdrawn_once() {
+        let account = Account::new(0.0, 10.0, 0);
+        let now = Instant::now();
+        assert!(account.admitted(30, now).is_some());
+        assert!(account.admitted(1, now + Duration::from_millis(2000)).is_none());
+        assert!(account.admitted(1, now + Duration::from_millis(2200)).is_some());
+    }
+
+    #[test]
+    fn calls_at_once() {
+        let account = Account::new(0.0, 0.0, 1);
+        let now = Instant::now();
+        let first = account.admitted(1, now);
+        assert!(first.is_some() && account.admitted(1, now).is_none());
+        drop(first);
+        assert!(account.admitted(1, now).is_some());
+    }
+}

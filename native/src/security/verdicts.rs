@@ -1,0 +1,119 @@
+//! Which callers may run which models, as Python has said, until something that it knows has changed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use parking_lot::RwLock;
+use pyo3::prelude::*;
+use rustc_hash::FxHashMap;
+
+use super::account::{Account, Admitted};
+use super::identity::{Digest, Identity, digest};
+
+/// Verdicts that are kept at most; where there would be more, all are forgotten, and asked for again.
+const MOST: usize = 1 << 16;
+
+/// What Python says of a caller and a model.
+struct Verdict {
+    /// When the credentials expire; None for never.
+    expires: Option<Instant>,
+    account: Option<Py<Account>>,
+    /// Whether its calls let the others go first.
+    low: bool,
+}
+
+type Models = FxHashMap<Vec<u8>, Arc<Verdict>>;
+
+#[derive(Default)]
+struct Table {
+    /// How often all has been forgotten.
+    generation: u64,
+    count: usize,
+    callers: FxHashMap<Digest, Models>,
+}
+
+/// The verdicts that allow calls. Any thread.
+#[pyclass(frozen, module = "headrace_native")]
+#[derive(Default)]
+pub struct Verdicts(RwLock<Table>);
+
+#[pymethods]
+impl Verdicts {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// To be read before what a verdict follows from.
+    #[getter]
+    fn generation(&self) -> u64 {
+        self.0.read().generation
+    }
+
+    /// Allows calls with these credentials to run a model, for so many seconds or for ever; nothing where all has been
+    /// forgotten since `generation`.
+    #[pyo3(signature = (generation, credentials, model, *, seconds, account, low))]
+    fn put(
+        &self,
+        generation: u64,
+        credentials: (Vec<u8>, Vec<u8>),
+        model: String,
+        seconds: Option<f64>,
+        account: Option<Py<Account>>,
+        low: bool,
+    ) {
+        let (certificate, authorization) = credentials;
+        let expires = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        let expires = expires.and_then(|left| Instant::now().checked_add(left));
+        let verdict = Arc::new(Verdict { expires, account, low });
+        let mut table = self.0.write();
+        if table.generation != generation {
+            return;
+        }
+        if table.count >= MOST {
+            table.callers.clear();
+            table.count = 0;
+        }
+        let models = table.callers.entry(digest(&certificate, &authorization)).or_default();
+        if models.insert(model.into_bytes(), verdict).is_none() {
+            table.count += 1;
+        }
+    }
+
+    /// Forgets all: a key, the policy, or what tokens are checked against has changed.
+    fn clear(&self) {
+        let mut table = self.0.write();
+        let before = std::mem::take(&mut table.callers);
+        table.generation += 1;
+        table.count = 0;
+        drop(table);
+        drop(before);
+    }
+}
+
+impl Verdicts {
+    /// Admits a call of so many rows of a model, and says whether it lets others go first; None where Python is to decide.
+    pub fn admit(
+        &self,
+        identity: &Identity,
+        headers: &HeaderMap,
+        model: &str,
+        rows: usize,
+    ) -> Option<(Admitted, bool)> {
+        let digest = identity.digest(headers)?;
+        let verdict = self.0.read().callers.get(&digest)?.get(model.as_bytes())?.clone();
+        if verdict.expires.is_none() && verdict.account.is_none() {
+            return Some((Admitted::default(), verdict.low));
+        }
+        let now = Instant::now();
+        if verdict.expires.is_some_and(|expires| now >= expires) {
+            return None;
+        }
+        let admitted = match &verdict.account {
+            Some(account) => account.get().admitted(rows, now)?,
+            None => Admitted::default(),
+        };
+        Some((admitted, verdict.low))
+    }
+}

@@ -1,0 +1,68 @@
+"""Who may call: API keys, tokens, certificates, and what they may do."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from headrace_server.config.flag import flag
+from headrace_server.errors import invalid
+
+OPEN = ("health", "reflection", "metrics", "page")
+
+
+def _are_open(names: Any) -> bool:
+    return all(name in OPEN for name in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthOptions:
+    """Flags that begin with `auth_`. Without any of them everybody may call."""
+
+    keys_file: str = flag("", "file of API keys, as `headrace keys` writes it; re-read as it changes")
+    policy_file: str = flag(
+        "",
+        "TOML file that says who may call what, and how much; re-read as it changes; without it, callers that are "
+        "known may do everything but administer",
+    )
+    jwt_issuer: str = flag("", "OpenID Connect issuer whose tokens are taken: the URL that is their claim `iss`")
+    jwt_audience: tuple[str, ...] = flag(
+        (), "values, separated by commas, of which a token must have one in its claim `aud`"
+    )
+    jwt_jwks_url: str = flag("", "URL of the issuer's keys; empty to ask the issuer's discovery document")
+    jwt_name_claim: str = flag("sub", "claim of a token that is its principal's name")
+    jwt_groups_claim: str = flag("groups", "claim of a token that names its principal's groups")
+    jwt_leeway_seconds: float = flag(30.0, "seconds that the clocks of issuer and server may differ", least=0, most=300)
+    certificates: bool = flag(
+        False, "let clients be known by their certificates, which an SSLConfig with client_verify asks for"
+    )
+    open: tuple[str, ...] = flag(
+        ("health",),
+        "what anybody may do without credentials, separated by commas: health, reflection, metrics, page",
+        fits=_are_open,
+        words=f"a list of {', '.join(OPEN)}",
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether callers have to be known."""
+        return bool(self.keys_file or self.jwt_issuer or self.certificates)
+
+    @property
+    def guards(self) -> bool:
+        """Whether any call has to be looked at."""
+        return self.is_on or bool(self.policy_file)
+
+    def check(self, *, tls: bool) -> None:
+        """Refuses options that contradict each other.
+
+        Args:
+            tls: Whether an SSLConfig is named.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, with the flag's name.
+        """
+        if self.jwt_issuer and not self.jwt_audience:
+            raise invalid("--auth_jwt_issuer needs --auth_jwt_audience: else a token for any other service is taken")
+        if not self.jwt_issuer and (self.jwt_audience or self.jwt_jwks_url):
+            raise invalid("--auth_jwt_audience and --auth_jwt_jwks_url need --auth_jwt_issuer")
+        if self.certificates and not tls:
+            raise invalid("--auth_certificates needs --ssl_config_file or --rest_api_ssl_config_file")

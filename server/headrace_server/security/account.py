@@ -1,0 +1,104 @@
+"""What one caller may use: calls and rows per second, and calls at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from time import monotonic
+from typing import Protocol
+
+SOON = 0.1
+"""Seconds after which a caller with too many calls at once may try again: when one of them ends is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a rule of the policy lets each of its callers use; 0 is no limit.
+
+    Attributes:
+        calls_per_second: Calls.
+        rows_per_second: Rows of their inputs, or Examples.
+        concurrent_calls: Calls that run at once.
+    """
+
+    calls_per_second: float = 0.0
+    rows_per_second: float = 0.0
+    concurrent_calls: int = 0
+
+    @property
+    def are_none(self) -> bool:
+        """Whether nothing is limited."""
+        return not (self.calls_per_second or self.rows_per_second or self.concurrent_calls)
+
+
+NO_LIMITS = Limits()
+
+
+class Account(Protocol):
+    """What one caller has left. Any thread."""
+
+    def admit(self) -> float | None:
+        """Admits a call, which counts as running until `release`: None, or the seconds after which to try again."""
+
+    def charge(self, rows: int) -> None:
+        """Takes the rows of a call that has been admitted."""
+
+    def release(self) -> None:
+        """A call that was admitted has ended."""
+
+
+class LocalAccount:
+    """An account in Python; `headrace_native.Account` is the other, and does the same.
+
+    A bucket is filled at its rate, up to what a second brings (at least one). A call is admitted while there is
+    anything in both buckets, and takes what it needs, so that a bucket may be overdrawn: a call of many rows is
+    admitted, and the ones after it wait longer.
+
+    Args:
+        limits: What it gives.
+        clock: Seconds.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._lock = Lock()
+        self._calls = max(1.0, limits.calls_per_second)
+        self._rows = max(1.0, limits.rows_per_second)
+        self._filled = clock()
+        self._running = 0
+
+    def admit(self) -> float | None:
+        """As `Account`."""
+        with self._lock:
+            self._fill()
+            limits = self._limits
+            wait = max(_wait(limits.calls_per_second, self._calls), _wait(limits.rows_per_second, self._rows))
+            if wait > 0:
+                return wait
+            if 0 < limits.concurrent_calls <= self._running:
+                return SOON
+            self._calls -= 1
+            self._running += 1
+            return None
+
+    def charge(self, rows: int) -> None:
+        """As `Account`."""
+        with self._lock:
+            self._rows -= rows
+
+    def release(self) -> None:
+        """As `Account`."""
+        with self._lock:
+            self._running -= 1
+
+    def _fill(self) -> None:
+        now = self._clock()
+        seconds = max(0.0, now - self._filled)
+        calls, rows = self._limits.calls_per_second, self._limits.rows_per_second
+        self._calls = min(max(1.0, calls), self._calls + seconds * calls)
+        self._rows = min(max(1.0, rows), self._rows + seconds * rows)
+        self._filled = max(self._filled, now)
+
+
+def _wait(rate: float, left: float) -> float:
+    return (1.0 - left) / rate if rate > 0 and left < 1.0 else 0.0

@@ -1,0 +1,58 @@
+"""Files that are read again when they change."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from headrace_server.errors import ServingError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class FollowedFile(Generic[T]):
+    """What a file says, as of the last look at which it could be read.
+
+    Args:
+        path: The file.
+        read: Reads it.
+
+    Raises:
+        ServingError: It cannot be read at the start.
+
+    Attributes:
+        value: What it says.
+    """
+
+    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
+        self._path = path
+        self._read = read
+        self._seen = _state(path)
+        self.value = read(path)
+
+    def look(self) -> bool:
+        """Whether it says something else since the last look; a file that cannot be read changes nothing."""
+        state = _state(self._path)
+        if state == self._seen:
+            return False
+        self._seen = state
+        try:
+            value = self._read(self._path)
+        except ServingError as error:
+            log.error("what was read before stays in force: %s", error.message)
+            return False
+        log.info("%s read again", self._path)
+        changed = value != self.value
+        self.value = value
+        return changed
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ()
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,236 @@
+"""The one decision: whether a call may be made. Both transports, gRPC and HTTP ask here, and nowhere else."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from threading import Event, Thread
+from typing import Protocol
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError
+from headrace_server.security.account import Account
+from headrace_server.security.audit import AuditLog, Entry
+from headrace_server.security.followed import FollowedFile
+from headrace_server.security.keys import PREFIX, Keys, check_key
+from headrace_server.security.methods import Action, Models, Need
+from headrace_server.security.policy import NOBODY_IS_KNOWN, WITHOUT_A_FILE, Grant, Policy
+from headrace_server.security.principal import ANONYMOUS, Credentials, Principal, Refused, unauthenticated
+from headrace_server.security.tokens import Tokens
+from headrace_server.security.verdicts import Accounts, Verdict, Verdicts
+from headrace_server.security.visit import Visit
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Between two looks at the files, after which a revoked key is refused."""
+
+
+class CheckCertificate(Protocol):
+    """From a client's certificate, which has been verified, to who it stands for."""
+
+    def __call__(self, certificate: bytes) -> Principal:
+        """Raises `Refused` where it stands for nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The ways by which callers can be known; None for one that is not taken.
+
+    Attributes:
+        keys: API keys.
+        tokens: Tokens of an issuer.
+        certificates: Certificates of clients.
+    """
+
+    keys: FollowedFile[Keys] | None = None
+    tokens: Tokens | None = None
+    certificates: CheckCertificate | None = None
+
+    @property
+    def are_none(self) -> bool:
+        """Whether nobody can be known."""
+        return self.keys is None and self.tokens is None and self.certificates is None
+
+
+class Gate:
+    """Decides about calls. Any thread, but for `enter`, which is for the event loop.
+
+    Args:
+        ways: How callers are known; where there are none, all are anonymous, and `anonymous` is who rules speak of.
+        policy: What they may do.
+        open_actions: What anybody may do.
+        verdicts: Where verdicts are kept for the transport.
+        audit: Where calls are written down; None for nowhere.
+    """
+
+    def __init__(
+        self,
+        ways: Ways,
+        policy: FollowedFile[Policy] | None,
+        open_actions: Collection[Action],
+        verdicts: Verdicts,
+        audit: AuditLog | None = None,
+    ) -> None:
+        self._ways = ways
+        self._policy = policy
+        self._open = frozenset((*open_actions, Action.PUBLIC))
+        self.verdicts = verdicts
+        self._accounts = Accounts(verdicts.account)
+        self._audit = audit
+        self._stopping = Event()
+        self._thread = Thread(target=self._watch, name="gate", daemon=True)
+
+    @property
+    def audits(self) -> bool:
+        """Whether every call is written down, so that a transport must not answer any unseen."""
+        return self._audit is not None
+
+    def start(self) -> None:
+        """Begins to look at its files."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Looks at nothing any more."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._audit is not None:
+            self._audit.close()
+
+    async def enter(self, visit: Visit, action: Action | None) -> None:
+        """Finds out who makes a call.
+
+        Args:
+            visit: The call.
+            action: What it does; credentials that are not good are as good as none for what anybody may do.
+
+        Raises:
+            Refused: UNAUTHENTICATED, the credentials are not good.
+            ServingError: UNAVAILABLE, they cannot be checked now.
+        """
+        visit.generation = self.verdicts.generation  # before anything that a verdict follows from
+        try:
+            visit.principal = await self._principal(visit.credentials)
+        except ServingError:
+            if action not in self._open:
+                raise
+            visit.principal = ANONYMOUS
+
+    def admit(self, visit: Visit, need: Need) -> None:
+        """Lets a call go on that has entered, or not.
+
+        Args:
+            visit: The call, which holds what it is given until it leaves.
+            need: What it needs.
+
+        Raises:
+            Refused: UNAUTHENTICATED, PERMISSION_DENIED, or RESOURCE_EXHAUSTED with the time after which to try again.
+        """
+        principal = visit.principal
+        assert principal is not None  # it has entered
+        if need.action is None:
+            raise Refused(Code.PERMISSION_DENIED, "nobody may call this")
+        if need.action in self._open and not need.models:
+            return
+        rules = self._rules(principal, need.action, need.models)
+        if None in rules:
+            raise self._refusal(principal, need)
+        for model, rule in zip(need.models or ("",), rules, strict=True):
+            assert rule is not None
+            account = self._draw(visit, principal, rule)
+            if need.action is Action.PREDICT and model:
+                self._keep(visit, principal, Verdict(visit.credentials, model, None, account, rule.is_low))
+
+    def write(self, visit: Visit, method: str, model: str, code: str, seconds: float) -> None:
+        """Writes down a call that has ended."""
+        if self._audit is not None:
+            peer = visit.credentials.peer
+            self._audit.write(Entry(visit.who, peer, method, model, visit.rows, code, seconds))
+
+    def look(self) -> None:
+        """Looks whether anything that verdicts follow from has changed."""
+        looks = (self._ways.keys, self._policy, self._ways.tokens)
+        changed = [each.look() for each in looks if each is not None]  # each is to look
+        if any(changed):
+            self.verdicts.clear()
+
+    async def _principal(self, credentials: Credentials) -> Principal:
+        tokens = self._ways.tokens
+        token = _bearer(credentials.authorization) if credentials.authorization else ""
+        if token and tokens is not None and not token.startswith(PREFIX):
+            known = tokens.known(token)
+            return await asyncio.to_thread(tokens.check, token) if known is None else known
+        return self._known(credentials, token)
+
+    def _known(self, credentials: Credentials, token: str) -> Principal:
+        """Who shows an API key, a certificate, or nothing."""
+        keys, certificates = self._ways.keys, self._ways.certificates
+        if token:
+            if keys is None:
+                raise unauthenticated("the server takes no such credentials")
+            return check_key(token, keys.value, time.time())
+        if credentials.certificate and certificates is not None:
+            return certificates(credentials.certificate)
+        return ANONYMOUS
+
+    def _rules(self, principal: Principal, action: Action, models: Models) -> list[Grant | None]:
+        """The rules that let a call be made, for each of its models; None for each for which there is none."""
+        policy = self._in_force
+        if not models:
+            return [policy.rule_without_model(principal, action)]
+        return [policy.rule_for(principal, action, model) for model in models]
+
+    @property
+    def _in_force(self) -> Policy:
+        if self._policy is not None:
+            return self._policy.value
+        return NOBODY_IS_KNOWN if self._ways.are_none else WITHOUT_A_FILE
+
+    def _draw(self, visit: Visit, principal: Principal, rule: Grant) -> Account | None:
+        """Has the account under a rule admit a call."""
+        visit.priority = max(visit.priority, rule.priority)
+        account = self._accounts.of(principal.name, rule.number, rule.limits)
+        if account is not None:
+            wait = account.admit()
+            if wait is not None:
+                text = f"{principal.name} has used up what rule {rule.number} of the policy gives it; try again later"
+                raise Refused(Code.RESOURCE_EXHAUSTED, text, retry_after=wait)
+            visit.hold(account)
+        return account
+
+    def _keep(self, visit: Visit, principal: Principal, verdict: Verdict) -> None:
+        """Keeps a verdict for calls to come, while its credentials are good."""
+        if principal.expires is not None:
+            left = principal.expires - time.time()
+            if left <= 0:
+                return
+            verdict = replace(verdict, seconds=left)
+        self.verdicts.put(visit.generation, verdict)
+
+    def _refusal(self, principal: Principal, need: Need) -> Refused:
+        """Says the same whether or not there is such a model."""
+        if principal.is_anonymous and not self._ways.are_none:
+            return unauthenticated("credentials are missing: send the header `authorization: Bearer ...`")
+        about = "".join(f" of model {model}" if model is not None else " of all models" for model in need.models[:1])
+        return Refused(Code.PERMISSION_DENIED, f"{principal.name} may not {need.action}{about}")
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except Exception:
+                log.exception("the files of the gate cannot be looked at")
+
+
+def _bearer(authorization: str) -> str:
+    """The token of an authorization header.
+
+    Raises:
+        Refused: UNAUTHENTICATED, it has none.
+    """
+    scheme, _, token = authorization.strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise unauthenticated("the authorization header must be `Bearer` and a token")
+    return token.strip()

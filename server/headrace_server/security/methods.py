@@ -1,0 +1,205 @@
+"""What each call asks to do, and to which models: for every method of every gRPC service, and every call over HTTP.
+
+A call that stands in no table here is refused to everybody, and `tests/server/security/test_coverage.py` fails.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Action(StrEnum):
+    """What a caller asks to do; the names are those of the policy file.
+
+    Attributes:
+        PREDICT: Run a model.
+        METADATA: Learn what a model is, in which state it is, and what it has done.
+        ADMIN: Change which models are served, shared memory and settings, or see all of them.
+        HEALTH: Ask whether the server is up and ready.
+        REFLECTION: Ask for the protocols' descriptions.
+        METRICS: Read the metrics.
+        PAGE: Look at what the server's page shows.
+        PUBLIC: Read files that are the same on every server, which anybody may.
+    """
+
+    PREDICT = "predict"
+    METADATA = "metadata"
+    ADMIN = "admin"
+    HEALTH = "health"
+    REFLECTION = "reflection"
+    METRICS = "metrics"
+    PAGE = "page"
+    PUBLIC = "public"
+
+
+Models = tuple[str | None, ...]
+"""The names of the models that a call is about: none for one that is about none; None stands for every model."""
+
+NO_MODEL: Models = ()
+EVERY_MODEL: Models = (None,)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a call needs.
+
+    Attributes:
+        action: What it does; None for what nobody may do.
+        models: The models that it is about.
+    """
+
+    action: Action | None
+    models: Models = NO_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class MethodNeed:
+    """What the calls of a gRPC method need.
+
+    Attributes:
+        action: What they do; None for what nobody may do.
+        models: From a request's message to the models that it is about.
+    """
+
+    action: Action | None
+    models: Callable[[Any], Models] = lambda _: NO_MODEL
+
+    def of(self, request: Any) -> Need:
+        """What a call needs, by its message."""
+        return Need(self.action, self.models(request))
+
+
+SERVER_NAMES = (
+    "",
+    "ModelService",
+    "PredictionService",
+    "tensorflow.serving.ModelService",
+    "tensorflow.serving.PredictionService",
+    "inference.GRPCInferenceService",
+)
+"""Names under which grpc.health.v1 tells of the server as a whole; any other is a model's.
+
+TF Serving sets the two bare names; the full ones are what other servers' clients ask for.
+"""
+
+
+def _service(request: Any) -> Models:
+    return NO_MODEL if request.service in SERVER_NAMES else (request.service,)
+
+
+def _every(_: Any) -> Models:
+    return EVERY_MODEL
+
+
+def _spec(request: Any) -> Models:
+    return (request.model_spec.name,)
+
+
+def _tasks(request: Any) -> Models:
+    return tuple(dict.fromkeys(task.model_spec.name for task in request.tasks)) or ("",)
+
+
+def _named(request: Any) -> Models:
+    return (request.name,)
+
+
+def _named_or_every(request: Any) -> Models:
+    return (request.name or None,)
+
+
+def _model_name(request: Any) -> Models:
+    return (request.model_name,)
+
+
+def _model_name_or_every(request: Any) -> Models:
+    return (request.model_name or None,)
+
+
+def _under(service: str, methods: Mapping[str, MethodNeed]) -> dict[str, MethodNeed]:
+    return {f"/{service}/{method}": need for method, need in methods.items()}
+
+
+_EVERYTHING = MethodNeed(Action.ADMIN, _every)
+
+NOBODY = MethodNeed(None)
+"""Of a method that stands in no table."""
+
+GRPC: Mapping[str, MethodNeed] = {
+    **_under(
+        "tensorflow.serving.PredictionService",
+        {
+            "Predict": MethodNeed(Action.PREDICT, _spec),
+            "Classify": MethodNeed(Action.PREDICT, _spec),
+            "Regress": MethodNeed(Action.PREDICT, _spec),
+            "MultiInference": MethodNeed(Action.PREDICT, _tasks),
+            "GetModelMetadata": MethodNeed(Action.METADATA, _spec),
+        },
+    ),
+    **_under(
+        "tensorflow.serving.ModelService",
+        {"GetModelStatus": MethodNeed(Action.METADATA, _spec), "HandleReloadConfigRequest": _EVERYTHING},
+    ),
+    **_under(
+        "inference.GRPCInferenceService",
+        {
+            "ServerLive": MethodNeed(Action.HEALTH),
+            "ServerReady": MethodNeed(Action.HEALTH),
+            "ServerMetadata": MethodNeed(Action.METADATA),
+            "ModelReady": MethodNeed(Action.METADATA, _named),
+            "ModelMetadata": MethodNeed(Action.METADATA, _named),
+            "ModelConfig": MethodNeed(Action.METADATA, _named),
+            "ModelStatistics": MethodNeed(Action.METADATA, _named_or_every),
+            "ModelInfer": MethodNeed(Action.PREDICT, _model_name),
+            "ModelStreamInfer": MethodNeed(Action.PREDICT, _model_name),
+            "RepositoryIndex": MethodNeed(Action.METADATA, _every),
+            "RepositoryModelLoad": MethodNeed(Action.ADMIN, _model_name),
+            "RepositoryModelUnload": MethodNeed(Action.ADMIN, _model_name),
+            "SystemSharedMemoryStatus": _EVERYTHING,
+            "SystemSharedMemoryRegister": _EVERYTHING,
+            "SystemSharedMemoryUnregister": _EVERYTHING,
+            "CudaSharedMemoryStatus": _EVERYTHING,
+            "CudaSharedMemoryRegister": _EVERYTHING,
+            "CudaSharedMemoryUnregister": _EVERYTHING,
+            "TraceSetting": MethodNeed(Action.ADMIN, _model_name_or_every),
+            "LogSettings": _EVERYTHING,
+        },
+    ),
+    **_under("grpc.health.v1.Health", dict.fromkeys(("Check", "Watch"), MethodNeed(Action.HEALTH, _service))),
+    **_under("grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": MethodNeed(Action.REFLECTION)}),
+    **_under("grpc.reflection.v1alpha.ServerReflection", {"ServerReflectionInfo": MethodNeed(Action.REFLECTION)}),
+    **_under("tensorflow.ProfilerService", dict.fromkeys(("Profile", "Terminate", "Monitor"), _EVERYTHING)),
+}
+"""By the full path of each method."""
+
+V1: Mapping[str, Action] = {
+    "predict": Action.PREDICT,
+    "classify": Action.PREDICT,
+    "regress": Action.PREDICT,
+    "metadata": Action.METADATA,
+    "status": Action.METADATA,
+}
+"""Calls of TensorFlow Serving's REST API by their verb; each names its model."""
+
+V2: Mapping[str, Callable[[str], Need]] = {
+    "server": lambda _: Need(Action.METADATA),
+    "live": lambda _: Need(Action.HEALTH),
+    "ready": lambda _: Need(Action.HEALTH),
+    "models": lambda _: Need(Action.METADATA, EVERY_MODEL),
+    "stats": lambda model: Need(Action.METADATA, (model or None,)),
+    "metadata": lambda model: Need(Action.METADATA, (model,)),
+    "model_ready": lambda model: Need(Action.METADATA, (model,)),
+    "config": lambda model: Need(Action.METADATA, (model,)),
+    "infer": lambda model: Need(Action.PREDICT, (model,)),
+    "generate": lambda model: Need(Action.PREDICT, (model,)),
+    "generate_stream": lambda model: Need(Action.PREDICT, (model,)),
+    "index": lambda _: Need(Action.METADATA, EVERY_MODEL),
+    "load": lambda model: Need(Action.ADMIN, (model,)),
+    "unload": lambda model: Need(Action.ADMIN, (model,)),
+    "memory_status": lambda _: Need(Action.ADMIN, EVERY_MODEL),
+    "memory_register": lambda _: Need(Action.ADMIN, EVERY_MODEL),
+    "memory_unregister": lambda _: Need(Action.ADMIN, EVERY_MODEL),
+    "logging": lambda _: Need(Action.ADMIN, EVERY_MODEL),
+    "trace": lambda model: Need(Action.ADMIN, (model or None,)),
+}
+"""Calls of the Open Inference Protocol over HTTP, by name: from the model that the path names to what they need."""

@@ -1,0 +1,59 @@
+"""Builds the gate that flags ask for."""
+
+from pathlib import Path
+
+from headrace_server.config.security import AuthOptions
+from headrace_server.security.audit import AuditLog
+from headrace_server.security.certificates import check_certificate
+from headrace_server.security.followed import FollowedFile
+from headrace_server.security.gate import Gate, Ways
+from headrace_server.security.keys import read_keys
+from headrace_server.security.methods import Action
+from headrace_server.security.packages import needs
+from headrace_server.security.policy import read_policy
+from headrace_server.security.tokens import KeySet, TokenOptions, Tokens, secure_url
+from headrace_server.security.verdicts import Verdicts
+
+
+def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
+    """The gate that all calls pass.
+
+    Args:
+        options: Of a server that has one.
+        audit_log: The file of the audit log; empty for none.
+        verdicts: The transport's.
+
+    Raises:
+        ServingError: A file cannot be read, or a package is missing.
+    """
+    keys, policy = options.keys_file, options.policy_file
+    if options.certificates:
+        with needs("auth"):
+            import cryptography  # noqa: F401 - said now, and not at the first call
+    ways = Ways(
+        FollowedFile(Path(keys), read_keys) if keys else None,
+        _tokens(options) if options.jwt_issuer else None,
+        check_certificate if options.certificates else None,
+    )
+    return Gate(
+        ways,
+        FollowedFile(Path(policy), read_policy) if policy else None,
+        [Action(name) for name in options.open],
+        verdicts,
+        AuditLog(Path(audit_log)) if audit_log else None,
+    )
+
+
+def _tokens(options: AuthOptions) -> Tokens:
+    secure_url("--auth_jwt_issuer", options.jwt_issuer)
+    if options.jwt_jwks_url:
+        secure_url("--auth_jwt_jwks_url", options.jwt_jwks_url)
+    own = TokenOptions(
+        options.jwt_issuer,
+        options.jwt_audience,
+        options.jwt_jwks_url,
+        options.jwt_name_claim,
+        options.jwt_groups_claim,
+        options.jwt_leeway_seconds,
+    )
+    return Tokens(own, KeySet(own))

@@ -1,0 +1,21 @@
+"""Packages that an extra brings, which may not be installed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Imports in a block; the error for one that is not installed names the extra.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        text = f"the package {error.name} is not installed: pip install 'headrace[{extra}]' brings it"
+        raise ServingError(Code.FAILED_PRECONDITION, text) from error

@@ -1,0 +1,202 @@
+"""The policy file: who may do what to which models, and how much of it."""
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from headrace_batching import Priority
+from headrace_batching.option import Rule as Check
+from headrace_batching.option import option, options_of, refusal
+from headrace_server.errors import invalid, unreadable
+from headrace_server.security.account import NO_LIMITS, Limits
+from headrace_server.security.methods import Action
+from headrace_server.security.principal import ANONYMOUS_NAME, Principal
+
+ANYBODY_KNOWN = "*"
+KINDS = ("key:", "jwt:", "jwt-group:", "cert:", "group:")
+_ACTIONS = tuple(str(action) for action in Action if action is not Action.PUBLIC)
+
+
+def _are_names(names: Sequence[str]) -> bool:
+    return bool(names) and all(name in (ANYBODY_KNOWN, ANONYMOUS_NAME) or name.startswith(KINDS) for name in names)
+
+
+def _are_actions(names: Sequence[str]) -> bool:
+    return bool(names) and all(name in _ACTIONS for name in names)
+
+
+_NAMES = f"a list of names that begin with {', '.join(KINDS)}, or are * or anonymous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleOptions:
+    """Keys of a `[[rules]]` table."""
+
+    who: tuple[str, ...] = option((), "principals and groups that it is about", fits=_are_names, words=_NAMES)
+    models: tuple[str, ...] = option(("*",), "names of models, with * and ? for any letters")
+    methods: tuple[str, ...] = option(
+        ("predict", "metadata"), "what it is about", fits=_are_actions, words=f"a list of {', '.join(_ACTIONS)}"
+    )
+    allow: bool = option(True, "whether they may, or may not")
+    calls_per_second: float = option(0.0, "calls of each principal; 0 is no limit", least=0)
+    rows_per_second: float = option(0.0, "rows, or Examples, of each principal; 0 is no limit", least=0)
+    concurrent_calls: int = option(0, "calls of each principal at once; 0 is no limit", least=0)
+    priority: str = option("normal", "low lets other calls go first", choices=("normal", "low"))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A rule.
+
+    Attributes:
+        number: Its place in the file, from 1.
+        who: Names of principals and groups.
+        models: Patterns.
+        actions: What it is about.
+        allow: Whether they may.
+        limits: For each of its principals.
+        priority: Of their calls.
+    """
+
+    number: int
+    who: frozenset[str]
+    models: tuple[str, ...]
+    actions: frozenset[Action]
+    allow: bool = True
+    limits: Limits = NO_LIMITS
+    priority: Priority = Priority.NORMAL
+
+    def covers(self, model: str | None) -> bool:
+        """Whether it is about a model; only `*` covers every model."""
+        if model is None:
+            return "*" in self.models
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether its calls let others go first."""
+        return self.priority is Priority.LOW
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What callers may do.
+
+    Attributes:
+        rules: In their order: the first that is about a call decides it.
+        groups: Names of groups of the file, by the name of a principal or a group that is a member.
+    """
+
+    rules: tuple[Grant, ...]
+    groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def rule_for(self, principal: Principal, action: Action, model: str | None) -> Grant | None:
+        """The rule that lets a principal do something to a model; None where it may not.
+
+        Args:
+            principal: Who.
+            action: What.
+            model: A name; None for every model.
+        """
+        names = self._names(principal)
+        for rule in self.rules:
+            if action in rule.actions and not names.isdisjoint(rule.who) and self._decides(rule, model):
+                return rule if rule.allow else None
+        return None
+
+    def rule_without_model(self, principal: Principal, action: Action) -> Grant | None:
+        """The rule that lets a principal do something that is about no model."""
+        names = self._names(principal)
+        about = (rule for rule in self.rules if action in rule.actions and not names.isdisjoint(rule.who))
+        first = next((rule for rule in about if rule.allow or "*" in rule.models), None)
+        return first if first is not None and first.allow else None
+
+    def _decides(self, rule: Grant, model: str | None) -> bool:
+        """A rule that forbids one model forbids to see every model."""
+        return rule.covers(model) or (model is None and not rule.allow)
+
+    def _names(self, principal: Principal) -> set[str]:
+        own = {principal.name, *principal.groups}
+        if not principal.is_anonymous:
+            own.add(ANYBODY_KNOWN)
+        return own.union(*(self.groups.get(name, frozenset()) for name in own))
+
+
+WITHOUT_A_FILE = Policy((Grant(0, frozenset((ANYBODY_KNOWN,)), ("*",), frozenset(Action) - {Action.ADMIN}),))
+"""Who is known may do everything but administer."""
+
+NOBODY_IS_KNOWN = Policy((Grant(0, frozenset((ANONYMOUS_NAME,)), ("*",), frozenset(Action)),))
+"""Of a server that only writes calls down: anybody may do everything."""
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy of a file.
+
+    Raises:
+        ServingError: It cannot be read, or is not a policy; the text names the key.
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"{path} is not TOML: {error}") from error
+    if unknown := next((key for key in document if key not in ("rules", "groups")), None):
+        raise invalid(f"{path}: unknown key {unknown!r}: a policy has [groups] and [[rules]]")
+    rules = document.get("rules", [])
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise invalid(f"{path}: rules must be tables: write [[rules]] above each")
+    groups = _groups(path, document.get("groups", {}))
+    made = [_rule(path, number, rule) for number, rule in enumerate(rules, start=1)]
+    for rule in made:
+        for name in rule.who:
+            if name.startswith("group:") and name not in {each for member in groups.values() for each in member}:
+                raise invalid(f"{path}: rule {rule.number}: who: there is no {name} with members in [groups]")
+    return Policy(tuple(made), groups)
+
+
+_MEMBERS = Check(kind=tuple, fits=_are_names, words=_NAMES)
+
+
+def _groups(path: Path, table: Any) -> dict[str, frozenset[str]]:
+    """The groups of each member."""
+    if not isinstance(table, dict):
+        raise invalid(f"{path}: groups must be a table")
+    of: dict[str, set[str]] = {}
+    for name, members in table.items():
+        if not _MEMBERS.allows(members) or any(member.startswith("group:") for member in members):
+            raise invalid(f"{path}: " + refusal(f"groups.{name}", _MEMBERS, members))
+        for member in members:
+            of.setdefault(member, set()).add(f"group:{name}")
+    return {member: frozenset(groups) for member, groups in of.items()}
+
+
+def _rule(path: Path, number: int, table: Mapping[str, Any]) -> Grant:
+    where, options = f"{path}: rule {number}: ", options_of(RuleOptions)
+    _refuse_unknown(where, table, options)
+    for name, value in table.items():
+        rule = options[name].metadata["rule"]
+        if not rule.allows(value):
+            raise invalid(where + refusal(name, rule, value))
+    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in table.items()}
+    read = RuleOptions(**values)
+    if not read.who:
+        raise invalid(f"{where}who must be {_NAMES}; there is none")
+    return Grant(
+        number,
+        frozenset(read.who),
+        read.models,
+        frozenset(map(Action, read.methods)),
+        read.allow,
+        Limits(read.calls_per_second, read.rows_per_second, read.concurrent_calls),
+        Priority.LOW if read.priority == "low" else Priority.NORMAL,
+    )
+
+
+def _refuse_unknown(where: str, table: Iterable[str], options: Mapping[str, Any]) -> None:
+    for name in table:
+        if name not in options:
+            raise invalid(f"{where}unknown key {name!r}: it may have {', '.join(options)}")

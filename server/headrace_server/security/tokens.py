@@ -1,0 +1,265 @@
+"""JSON Web Tokens of an OpenID Connect provider: its keys, and how a call's token is checked."""
+
+import hashlib
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError, invalid
+from headrace_server.security.packages import needs
+from headrace_server.security.principal import Principal, Refused, unauthenticated
+
+log = logging.getLogger(__name__)
+
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+"""Those whose keys can be published; a token must never choose one whose key is a secret, or none."""
+
+REFRESH_SECONDS = 300.0
+"""After which the keys are fetched again: a key that its issuer has withdrawn is refused by then."""
+
+PAUSE_SECONDS = 10.0
+"""Between two fetches, whatever tokens say: anybody can send one with an unknown key."""
+
+MAX_DOCUMENT_BYTES = 1 << 20
+MAX_TOKEN_BYTES = 16 << 10
+FETCH_SECONDS = 10.0
+MAX_KNOWN = 10_000
+"""Tokens whose check is remembered."""
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOptions:
+    """Which tokens are taken.
+
+    Attributes:
+        issuer: The `iss` that they must have; without a `jwks_url`, its discovery document is read there.
+        audience: One of these must be among the token's `aud`.
+        jwks_url: Where the issuer's keys are; empty to ask its discovery document.
+        name_claim: The claim that is the principal's name.
+        groups_claim: The claim with the names of its groups.
+        leeway: Seconds that clocks may differ.
+    """
+
+    issuer: str
+    audience: tuple[str, ...]
+    jwks_url: str = ""
+    name_claim: str = "sub"
+    groups_claim: str = "groups"
+    leeway: float = 30.0
+
+
+def fetch_json(url: str) -> Any:
+    """The JSON document at a URL.
+
+    Raises:
+        ServingError: UNAVAILABLE, it cannot be fetched, or is not one.
+    """
+    try:
+        request = Request(url, headers={"Accept": "application/json"})
+        with urlopen(request, timeout=FETCH_SECONDS) as response:
+            body = response.read(MAX_DOCUMENT_BYTES + 1)
+        if len(body) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"it is larger than {MAX_DOCUMENT_BYTES} bytes")
+        return json.loads(body)
+    except (URLError, OSError, ValueError) as error:
+        raise ServingError(Code.UNAVAILABLE, f"{url} cannot be fetched: {error}") from error
+
+
+class KeySet:
+    """The keys of an issuer, fetched when they are needed. Any thread.
+
+    Args:
+        options: Where they are.
+        fetch: From a URL to its JSON.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        options: TokenOptions,
+        fetch: Callable[[str], Any] = fetch_json,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        with needs("auth"):
+            import jwt
+        self._make = jwt.PyJWKSet.from_dict
+        self._errors = jwt.PyJWTError
+        self._options = options
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = Lock()
+        self._document: Any = None
+        self._keys: Mapping[str, Any] = {}
+        self._tried: float | None = None
+
+    def key(self, key_id: str) -> Any:
+        """A key by its ID; the only one for an empty ID. An unknown one has the keys fetched again, now and then.
+
+        Raises:
+            ServingError: UNAVAILABLE, there are no keys, and they cannot be fetched.
+            Refused: UNAUTHENTICATED, there is no such key.
+        """
+        found = self._find(key_id)
+        if found is None:
+            self._refresh(PAUSE_SECONDS)
+            found = self._find(key_id)
+        if found is None:
+            raise unauthenticated("the token is signed with a key that its issuer does not have")
+        return found
+
+    def look(self) -> bool:
+        """Fetches the keys again when it is time to; whether they have changed."""
+        if self._document is None:
+            return False
+        before = self._document
+        try:
+            self._refresh(REFRESH_SECONDS)
+        except ServingError as error:
+            log.warning("the issuer's keys stay as they were: %s", error.message)
+        return bool(before != self._document)
+
+    def _find(self, key_id: str) -> Any:
+        keys = self._keys
+        if not key_id:
+            return next(iter(keys.values())) if len(keys) == 1 else None
+        return keys.get(key_id)
+
+    def _refresh(self, pause: float) -> None:
+        with self._lock:
+            now = self._clock()
+            if self._tried is not None and now - self._tried < pause:
+                if self._document is None:
+                    raise ServingError(Code.UNAVAILABLE, "the keys of the tokens' issuer cannot be fetched")
+                return
+            self._tried = now
+            document = self._fetch(self._options.jwks_url or self._discovered())
+            try:
+                keys = {key.key_id or "": key for key in self._make(document).keys}
+            except (self._errors, AttributeError, TypeError) as error:
+                raise ServingError(Code.UNAVAILABLE, f"the issuer's keys cannot be read: {error}") from error
+            self._document, self._keys = document, keys
+
+    def _discovered(self) -> str:
+        """OpenID Connect Discovery 1.0, section 4: the document must name the issuer that it is asked for."""
+        url = self._options.issuer.rstrip("/") + "/.well-known/openid-configuration"
+        document = self._fetch(url)
+        named, keys = (document.get(name) if isinstance(document, dict) else None for name in ("issuer", "jwks_uri"))
+        if named != self._options.issuer or not isinstance(keys, str):
+            raise ServingError(Code.UNAVAILABLE, f"{url} is of the issuer {named!r}, not {self._options.issuer!r}")
+        return secure_url("jwks_uri", keys)
+
+
+class Tokens:
+    """Checks tokens, each once until it expires. Any thread.
+
+    Args:
+        options: Which are taken.
+        keys: Of their issuer.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(self, options: TokenOptions, keys: KeySet, clock: Callable[[], float] = time.time) -> None:
+        with needs("auth"):
+            import jwt
+        self._jwt = jwt
+        self._options = options
+        self._keys = keys
+        self._clock = clock
+        self._lock = Lock()
+        self._known: OrderedDict[bytes, Principal] = OrderedDict()
+
+    def known(self, token: str) -> Principal | None:
+        """Who a token stands for that has been checked before, and is still good."""
+        with self._lock:
+            principal = self._known.get(_digest(token))
+        good = principal is not None and principal.expires is not None and self._clock() < principal.expires
+        return principal if good else None
+
+    def check(self, token: str) -> Principal:
+        """Who a token stands for. It may wait for the issuer's keys.
+
+        Raises:
+            Refused: UNAUTHENTICATED.
+            ServingError: UNAVAILABLE, the issuer's keys cannot be had.
+        """
+        claims = self._claims(token)
+        name, groups = claims.get(self._options.name_claim), claims.get(self._options.groups_claim, ())
+        if not isinstance(name, str) or not name:
+            raise unauthenticated(f"the token has no claim {self._options.name_claim!r} that is a name")
+        groups = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else ()
+        of = frozenset(f"jwt-group:{group}" for group in groups if isinstance(group, str))
+        principal = Principal(f"jwt:{name}", of, expires=float(claims["exp"]) + self._options.leeway)
+        with self._lock:
+            self._known[_digest(token)] = principal
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+        return principal
+
+    def look(self) -> bool:
+        """Looks after the issuer's keys; whether they have changed, and every token is to be checked again."""
+        changed = self._keys.look()
+        if changed:
+            with self._lock:
+                self._known.clear()
+        return changed
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        options, jwt = self._options, self._jwt
+        if len(token) > MAX_TOKEN_BYTES:
+            raise unauthenticated("the token is too long")
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in ALGORITHMS:
+                raise unauthenticated("the token is signed in a way that is not taken")
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._keys.key(str(header.get("kid") or "")),
+                algorithms=list(ALGORITHMS),
+                audience=list(options.audience),
+                issuer=options.issuer,
+                leeway=options.leeway,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except jwt.PyJWTError as error:
+            raise _refusal(error, jwt) from error
+        return claims
+
+
+def _refusal(error: Exception, jwt: Any) -> Refused:
+    """Says what is wrong only of tokens whose signature is good."""
+    said = {
+        jwt.ExpiredSignatureError: "the token has expired",
+        jwt.ImmatureSignatureError: "the token is not valid yet",
+        jwt.InvalidAudienceError: "the token is for another audience",
+        jwt.InvalidIssuerError: "the token is of another issuer",
+    }
+    return unauthenticated(said.get(type(error), "the token is not valid"))
+
+
+def secure_url(name: str, url: str) -> str:
+    """A URL that nobody on the way can change: https, or of this machine.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it is not one.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname or parts.scheme not in ("https", "http"):
+        raise invalid(f"{name} must be a URL that begins with https://; was {url!r}")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise invalid(f"{name} must be a URL that begins with https://, unless it is of this machine; was {url!r}")
+    return url
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

@@ -1,0 +1,39 @@
+"""Verdicts that the native transport keeps, so that it answers plain calls of callers who are known."""
+
+import headrace_native as native
+
+from headrace_server.security.account import Account, Limits
+from headrace_server.security.verdicts import Verdict
+
+
+class NativeVerdicts:
+    """As `security.verdicts.Verdicts`."""
+
+    def __init__(self) -> None:
+        self.native = native.Verdicts()
+
+    @property
+    def generation(self) -> int:
+        """As `Verdicts`."""
+        return self.native.generation
+
+    def account(self, limits: Limits) -> Account:
+        """As `Verdicts`."""
+        return native.Account(limits.calls_per_second, limits.rows_per_second, limits.concurrent_calls)
+
+    def put(self, generation: int, verdict: Verdict) -> None:
+        """As `Verdicts`."""
+        credentials, account = verdict.credentials, verdict.account
+        assert account is None or isinstance(account, native.Account)  # `account` has made it
+        self.native.put(
+            generation,
+            (credentials.certificate, credentials.authorization.encode("latin-1", "replace")),
+            verdict.model,
+            seconds=verdict.seconds,
+            account=account,
+            low=verdict.low,
+        )
+
+    def clear(self) -> None:
+        """As `Verdicts`."""
+        self.native.clear()

@@ -1,0 +1,210 @@
+"""The gate on running servers: limits, files that change, verdicts that are kept and forgotten, what is open."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+
+from headrace_protos import ReloadConfigRequest
+from headrace_server.config.security import AuthOptions
+from headrace_server.errors import ServingError
+from headrace_server.security.gate import Gate
+from headrace_server.security.keys import create_key, revoke_keys
+from headrace_server.security.methods import Need
+from headrace_server.security.visit import Visit
+from tests.conftest import Run
+from tests.server.security.calls import APIS, Outcome, Target, ask_tf_serving, target_of
+from tests.support import models
+from tests.support.calls import MODEL, PREDICT, floats, predict_request
+from tests.support.ports import free_port
+from tests.support.running import RunningServer, eventually
+
+HEALTH = "/grpc.health.v1.Health/Check"
+
+
+class Set:
+    """A server with a key and a policy, both of which may be changed."""
+
+    def __init__(self, running: Run, folder: Path, policy: str, **config: object) -> None:
+        self.keys, self.policy = folder / "keys.json", folder / "policy.toml"
+        self.header = "Bearer " + create_key(self.keys, "shop")
+        self.policy.write_text(policy)
+        port = free_port()
+        auth = AuthOptions(keys_file=str(self.keys), policy_file=str(self.policy) if policy else "")
+        self.server: RunningServer = running(models.linear, rest_api_port=port, auth=auth, **config)
+        self.target: Target = target_of(self.server.port, port)
+
+    @property
+    def gate(self) -> Gate:
+        gate = self.server._server._gate
+        assert gate is not None
+        return gate
+
+    def ask(self, api: str = "tf-serving-grpc", method: str = "predict") -> Outcome:
+        return APIS[api](self.target, method, MODEL, self.header).outcome
+
+
+ONLY_MODEL = '[[rules]]\nwho = ["key:shop"]\nmodels = ["model"]\n'
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_limit_says_when_to_try_again(running: Run, tmp_path: Path, api: str) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL + "calls_per_second = 0.5\n")
+
+    assert own.ask(api) is Outcome.OK
+    refused = APIS[api](own.target, "predict", MODEL, own.header)
+    assert refused.outcome is Outcome.EXHAUSTED
+    assert "rule 1" in refused.text
+    if "rest" in api:
+        assert refused.headers["retry-after"] == "2"
+    else:
+        assert 1000 < int(refused.headers["grpc-retry-pushback-ms"]) <= 2000
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_rows_count(running: Run, tmp_path: Path, api: str) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL + "rows_per_second = 0.25\n")
+    many = predict_request({"x": floats(*[[1, 2, 3, 4]] * 32)}).SerializeToString()
+    assert own.target.grpc(PREDICT, many, own.header).outcome is Outcome.OK
+
+    refused = APIS[api](own.target, "predict", MODEL, own.header)
+    assert refused.outcome is Outcome.EXHAUSTED
+    hint = float(refused.headers.get("retry-after") or 0) or int(refused.headers["grpc-retry-pushback-ms"]) / 1e3
+    assert 100 < hint < 130
+
+
+def test_a_revoked_key_is_refused_at_the_next_look(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, "")
+    assert [own.ask(api) for api in APIS for _ in range(2)] == [Outcome.OK] * 8
+
+    revoke_keys(own.keys, "shop")
+    eventually(lambda: own.ask() is Outcome.UNAUTHENTICATED)
+    assert [own.ask(api) for api in APIS] == [Outcome.UNAUTHENTICATED] * 4
+
+
+def test_a_changed_policy_holds_at_the_next_look(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL)
+    assert own.ask() is Outcome.OK
+
+    own.policy.write_text(ONLY_MODEL + "allow = false\n")
+    eventually(lambda: own.ask() is Outcome.DENIED)
+    own.policy.write_text("this is no policy")
+    own.gate.look()
+    assert own.ask() is Outcome.DENIED, "what was read before stays in force"
+    own.policy.write_text(ONLY_MODEL)
+    eventually(lambda: own.ask() is Outcome.OK)
+
+
+def test_the_native_transport_asks_once_for_each_caller_and_model(
+    running: Run, tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL + "calls_per_second = 1000\n")
+    seen: list[Need] = []
+    admit = Gate.admit
+
+    def counted(gate: Gate, visit: Visit, need: Need) -> None:
+        seen.append(need)
+        admit(gate, visit, need)
+
+    monkeypatch.setattr(Gate, "admit", counted)
+
+    assert [own.ask(api) for _ in range(5) for api in APIS] == [Outcome.OK] * 20
+    assert len(seen) == (1 if transport == "native" else 20)
+    own.gate.verdicts.clear()
+    assert own.ask() is Outcome.OK
+    assert len(seen) == (2 if transport == "native" else 21)
+
+
+def test_a_verdict_of_before_a_change_is_not_kept(running: Run, tmp_path: Path, transport: str) -> None:
+    if transport != "native":
+        pytest.skip("grpcio keeps no verdicts")
+    own = Set(running, tmp_path, "")
+    before = own.gate.verdicts.generation
+    own.gate.verdicts.clear()
+
+    from headrace_server.security.principal import Credentials
+    from headrace_server.security.verdicts import Verdict
+
+    stranger = Verdict(Credentials("Bearer stranger"), MODEL, None, None, low=False)
+    own.gate.verdicts.put(before, stranger)
+    assert ask_tf_serving(own.target, "predict", MODEL, "Bearer stranger").outcome is Outcome.UNAUTHENTICATED
+
+
+def test_health_is_open_and_a_models_is_not(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, "")
+
+    def ask(service: str, header: str = "") -> Outcome:
+        return own.target.grpc(HEALTH, HealthCheckRequest(service=service).SerializeToString(), header).outcome
+
+    assert ask("") is ask("inference.GRPCInferenceService") is Outcome.OK
+    assert ask("", "Bearer of something else") is Outcome.OK
+    assert ask(MODEL) is ask("no such model") is Outcome.UNAUTHENTICATED
+    assert ask(MODEL, own.header) is Outcome.OK
+    assert own.target.http("GET", "/").outcome is Outcome.OK
+    assert own.target.http("GET", "/page/state").outcome is Outcome.UNAUTHENTICATED
+    assert own.target.http("GET", "/page/state", header=own.header).outcome is Outcome.OK
+    assert own.target.http("GET", "/metrics").outcome is Outcome.UNAUTHENTICATED
+    assert own.target.http("GET", "/healthz").outcome is Outcome.OK
+    assert own.target.http("GET", "/v2/health/ready").outcome is Outcome.OK
+    assert own.target.http("GET", "/v2/models/model/ready").outcome is Outcome.UNAUTHENTICATED
+
+
+def test_reflection_has_a_switch_of_its_own(running: Run, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    create_key(keys, "shop")
+
+    def ask(*opened: str) -> grpc.StatusCode:
+        server = running(models.linear, auth=AuthOptions(keys_file=str(keys), open=opened))
+        path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            send: Any = channel.stream_stream(path)
+            call = send(iter([b""]), timeout=60)
+            with suppress(grpc.RpcError):
+                list(call)
+            code: grpc.StatusCode = call.code()
+            return code
+
+    assert ask() is grpc.StatusCode.UNAUTHENTICATED
+    assert ask("reflection") is not grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_several_headers_are_refused(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, "")
+    request = predict_request({"x": floats([1, 2, 3, 4])})
+    metadata = [("authorization", own.header), ("authorization", own.header)]
+
+    with pytest.raises(grpc.RpcError) as error:
+        own.server.caller.call(request, metadata=metadata)
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_reloading_takes_the_right_to_administer_every_model(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL + 'methods = ["admin"]\n')
+
+    assert ask_tf_serving(own.target, "admin", MODEL, own.header).outcome is Outcome.DENIED
+    assert own.server.caller.refusal(ReloadConfigRequest()).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("options", "culprit"),
+    [
+        ({"jwt_issuer": "https://issuer.example"}, "--auth_jwt_issuer needs --auth_jwt_audience"),
+        ({"jwt_audience": ("a",)}, "need --auth_jwt_issuer"),
+        (
+            {"jwt_issuer": "http://issuer.example", "jwt_audience": ("a",)},
+            "--auth_jwt_issuer must be a URL that begins",
+        ),
+        ({"certificates": True}, "--auth_certificates needs --ssl_config_file"),
+        ({"keys_file": "/no/such/file"}, "/no/such/file: No such file"),
+        ({"policy_file": "/no/such/file"}, "/no/such/file: No such file"),
+        ({"open": ("admin",)}, "--auth_open must be a list of health, reflection, metrics, page"),
+    ],
+)
+def test_options_that_make_no_sense(running: Run, options: dict[str, object], culprit: str) -> None:
+    with pytest.raises(ServingError) as error:
+        running(models.linear, auth=AuthOptions(**options))  # type: ignore[arg-type]
+
+    assert culprit in error.value.message

@@ -1,0 +1,61 @@
+"""Limits of the policy: calls and rows per second, calls at once, and the priority of calls."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import pytest
+
+from headrace_server.security.account import Account, Limits, LocalAccount
+from tests.support.running import eventually
+
+Make = Callable[..., Account]
+
+
+def _native(limits: Limits) -> Account:
+    import headrace_native
+
+    return headrace_native.Account(limits.calls_per_second, limits.rows_per_second, limits.concurrent_calls)
+
+
+@pytest.fixture(params=["python", *(["native"] if find_spec("headrace_native") else [])])
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes an account, in each language."""
+    return LocalAccount if request.param == "python" else _native
+
+
+def test_calls_per_second(make: Make) -> None:
+    account = make(Limits(calls_per_second=5))
+
+    waits = [account.admit() for _ in range(6)]
+    assert waits[:5] == [None] * 5
+    assert waits[5] is not None
+    assert 0 < waits[5] <= 0.2
+    eventually(lambda: account.admit() is None, within=2)
+
+
+def test_rows_are_overdrawn_and_then_waited_for(make: Make) -> None:
+    account = make(Limits(rows_per_second=1000))
+
+    assert account.admit() is None
+    account.charge(1300)
+    wait = account.admit()
+    assert wait is not None
+    assert 0.2 < wait <= 0.301
+    eventually(lambda: account.admit() is None, within=2)
+
+
+def test_calls_at_once(make: Make) -> None:
+    account = make(Limits(concurrent_calls=2))
+
+    assert [account.admit() for _ in range(3)] == [None, None, 0.1]
+    account.release()
+    assert account.admit() is None
+
+
+def test_less_than_one_a_second(make: Make) -> None:
+    account = make(Limits(calls_per_second=0.5))
+
+    assert account.admit() is None
+    wait = account.admit()
+    assert wait is not None
+    assert 1.9 < wait <= 2.0

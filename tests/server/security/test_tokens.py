@@ -1,0 +1,163 @@
+"""Tokens: what is checked of them, and the keys of their issuer as these come, go and cannot be had."""
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError
+from headrace_server.security.principal import Refused
+from headrace_server.security.tokens import PAUSE_SECONDS, REFRESH_SECONDS, KeySet, TokenOptions, Tokens, secure_url
+from tests.support.issuer import AUDIENCE, Issuer, new_key
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    own = Issuer()
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tokens(issuer: Issuer, clock: Clock) -> Tokens:
+    options = TokenOptions(issuer.url, (AUDIENCE, "other"))
+    return Tokens(options, KeySet(options, clock=clock))
+
+
+def reason(tokens: Tokens, token: str) -> str:
+    with pytest.raises(Refused) as error:
+        tokens.check(token)
+    assert error.value.code == Code.UNAUTHENTICATED
+    return error.value.message
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+def test_each_kind_of_signature(issuer: Issuer, tokens: Tokens, algorithm: str) -> None:
+    issuer.keys["own"] = (algorithm, new_key(algorithm))
+
+    principal = tokens.check(issuer.token("own", groups=["ml", "ops"]))
+    assert (principal.name, principal.groups) == ("jwt:alice", frozenset({"jwt-group:ml", "jwt-group:ops"}))
+
+
+@pytest.mark.parametrize(
+    ("claims", "said"),
+    [
+        ({"exp": 1}, "the token has expired"),
+        ({"exp": None}, "the token is not valid"),
+        ({"nbf": 4_000_000_000}, "the token is not valid yet"),
+        ({"aud": "elsewhere"}, "the token is for another audience"),
+        ({"aud": None}, "the token is not valid"),
+        ({"iss": "https://elsewhere.example"}, "the token is of another issuer"),
+        ({"iss": None}, "the token is not valid"),
+        ({"sub": None}, "the token has no claim 'sub'"),
+        ({"sub": ""}, "the token has no claim 'sub'"),
+    ],
+)
+def test_what_is_wrong_with_claims(issuer: Issuer, tokens: Tokens, claims: dict[str, Any], said: str) -> None:
+    assert said in reason(tokens, issuer.token(**claims))
+
+
+def test_clocks_may_differ_a_little(issuer: Issuer, tokens: Tokens) -> None:
+    now = int(time.time())
+
+    assert tokens.check(issuer.token(exp=now - 10)).name == "jwt:alice"
+    assert reason(tokens, issuer.token(exp=now - 60)) == "the token has expired"
+
+
+def test_a_token_that_chooses_how_it_is_checked(issuer: Issuer, tokens: Tokens) -> None:
+    claims = {"iss": issuer.url, "aud": AUDIENCE, "sub": "mallory", "exp": 4_000_000_000}
+    unsigned = jwt.encode(claims, "", algorithm="none", headers={"kid": "first"})
+    public: str = issuer.document("/jwks")["keys"][0]["x"]
+    shared = jwt.encode(claims, public, algorithm="HS256", headers={"kid": "first"})
+
+    assert reason(tokens, unsigned) == reason(tokens, shared) == "the token is signed in a way that is not taken"
+
+
+def test_what_is_no_token(issuer: Issuer, tokens: Tokens) -> None:
+    good = issuer.token()
+    head, body, signature = good.split(".")
+    forged = json.loads(base64.urlsafe_b64decode(body + "=="))
+    forged["sub"] = "mallory"
+    other_body = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode().rstrip("=")
+
+    for wrong in ("", "a.b.c", f"{head}.{body}", f"{head}.{other_body}.{signature}", f"{head}.{body}."):
+        assert reason(tokens, wrong) == "the token is not valid"
+    assert reason(tokens, good + "A" * (16 << 10)) == "the token is too long"
+
+
+def test_a_new_key_is_taken_and_a_withdrawn_one_is_not(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+    old = issuer.token()
+    assert tokens.check(old).name == "jwt:alice"
+
+    issuer.keys["second"] = ("ES256", new_key())
+    clock.now += PAUSE_SECONDS
+    assert tokens.check(issuer.token("second")).name == "jwt:alice"
+    del issuer.keys["first"]
+    assert not tokens.look()
+    assert tokens.known(old) is not None
+    clock.now += REFRESH_SECONDS
+    assert tokens.look()
+    assert tokens.known(old) is None
+    assert "does not have" in reason(tokens, old)
+
+
+def test_strangers_cannot_make_it_fetch_at_will(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+    stranger = issuer.token("unknown", key=new_key(), algorithm="ES256")
+    for _ in range(20):
+        assert "does not have" in reason(tokens, stranger)
+    assert issuer.fetches == 1
+
+    clock.now += PAUSE_SECONDS
+    assert "does not have" in reason(tokens, stranger)
+    assert issuer.fetches == 2
+
+
+def test_an_issuer_that_is_down(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+    issuer.is_up = False
+    for _ in range(3):
+        with pytest.raises(ServingError) as error:
+            tokens.check(issuer.token())
+        assert error.value.code == Code.UNAVAILABLE
+
+    issuer.is_up = True
+    clock.now += PAUSE_SECONDS
+    assert tokens.check(issuer.token()).name == "jwt:alice"
+    issuer.is_up = False
+    clock.now += REFRESH_SECONDS
+    assert not tokens.look(), "the keys stay as they were"
+    assert tokens.check(issuer.token()).name == "jwt:alice"
+
+
+def test_a_discovery_document_of_another_issuer(issuer: Issuer) -> None:
+    options = TokenOptions(issuer.url + "/", (AUDIENCE,))
+    tokens = Tokens(options, KeySet(options))
+
+    with pytest.raises(ServingError, match="is of the issuer") as error:
+        tokens.check(issuer.token())
+    assert error.value.code == Code.UNAVAILABLE
+
+
+def test_keys_come_from_where_nobody_can_change_them() -> None:
+    for good in ("https://issuer.example/a", "http://127.0.0.1:1/a", "http://localhost/a"):
+        assert secure_url("it", good) == good
+    for bad in ("http://issuer.example", "file:///etc/passwd", "ftp://127.0.0.1/", "issuer.example", ""):
+        with pytest.raises(ServingError, match="it must be a URL that begins with https"):
+            secure_url("it", bad)
