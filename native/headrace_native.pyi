@@ -251,6 +251,16 @@ class Server:
     def listen_http(self, address: str, endpoint: HttpEndpoint, tls: Tls | None = None) -> int:
         """The same for HTTP/1.1 and HTTP/2."""
 
+    def sample_traces(self, ratio: float, rate: float) -> None:
+        """Marks a share of all requests, and those whose callers trace them, and hands them to Python.
+
+        The mark is the header `headrace-traced`. Once, before it starts.
+
+        Args:
+            ratio: The share of the requests without a traceparent.
+            rate: Requests a second that are marked at most.
+        """
+
     def start(self, threads: int) -> None:
         """Accepts connections, which live on so many threads."""
 

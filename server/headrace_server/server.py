@@ -41,6 +41,7 @@ from headrace_server.monitoring.metric_pages import (
     model_states,
 )
 from headrace_server.monitoring.room_metrics import room_metrics
+from headrace_server.monitoring.traces import make_tracer
 from headrace_server.security.options import make_gate
 from headrace_server.security.visit import visit_now
 from headrace_server.services.health import HealthService
@@ -100,6 +101,8 @@ class Server:
         self._queue = make_queue(self._transport_name)
         guards = config.auth.guards or bool(config.audit_log)
         self._gate = make_gate(config.auth, config.audit_log, make_verdicts(self._transport_name)) if guards else None
+        self._tracer = make_tracer(config, marked=self._transport_name == "native")
+        self._metrics.listen = None if self._tracer is None else self._tracer.ran
         self._publishing = Lock()
         self._serving: dict[str, Mapping[int, Servable]] = {}
         self._latest: dict[str, int] = {}
@@ -189,6 +192,8 @@ class Server:
         """
         self._threads.start()
         self._manager.start()
+        if self._tracer is not None:
+            self._tracer.start()
         await asyncio.to_thread(self._models.start, self._first_models)
         await asyncio.to_thread(self._preload)
         self._config_poll.start()
@@ -247,6 +252,9 @@ class Server:
             observe_rest_infer=self._metrics.rest_infers if config.rest_api_port else None,
             regions=self._open_inference.regions,
             gate=self._gate,
+            tracing=self._tracer,
+            trace_ratio=config.trace_ratio,
+            trace_rate=config.trace_rate,
         )
 
     def _observe_method(self, service: str, method: str) -> LoggedMethod:
@@ -278,7 +286,7 @@ class Server:
         from headrace_server.services.page.service import PageApi
         from headrace_server.services.page.state import PageState
         from headrace_server.services.tf_serving.rest.service import RestOptions
-        from headrace_server.transports.http.transport import RestTransport
+        from headrace_server.transports.http.transport import Beside, RestTransport
 
         timeout = config.rest_api_timeout_in_ms
         options = RestOptions(
@@ -289,9 +297,9 @@ class Server:
             record=self._request_logger.record_made,
             is_ready=lambda: self._health.is_serving,
         )
-        page = PageApi(PageState(self._shown())) if config.enable_page else None
+        beside = Beside(PageApi(PageState(self._shown())) if config.enable_page else None, self._tracer, self._gate)
         return RestTransport(
-            config, prediction, self._model_service, options, self._open_inference, self._transport, page, self._gate
+            config, prediction, self._model_service, options, self._open_inference, self._transport, beside
         )
 
     def _shown(self) -> "Shown":
@@ -382,6 +390,8 @@ class Server:
         if self._gate is not None:
             self._gate.stop()
         self._config_poll.stop()
+        if self._tracer is not None:
+            self._tracer.stop()
         self._model_service.close()
         self._source.stop()
         self._manager.stop()

@@ -140,11 +140,11 @@ class Caller:
         assert error is not None, "the call succeeded"
         return refusal_of(error)
 
-    def send_bytes(self, path: str, data: bytes) -> bytes | Refusal:
+    def send_bytes(self, path: str, data: bytes, metadata: tuple[tuple[str, str | bytes], ...] = ()) -> bytes | Refusal:
         """Sends bytes as they are; the bytes of the response, or how the call failed."""
         send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(path)
         try:
-            return send(data, timeout=ANSWER_WITHIN)
+            return send(data, timeout=ANSWER_WITHIN, metadata=metadata)
         except grpc.RpcError as error:
             return refusal_of(error)
 

@@ -21,6 +21,8 @@ pub struct Opening {
     pub encoding: Encoding,
     pub max_send: usize,
     pub memory: Arc<CallMemory>,
+    /// Whether Python makes spans of it.
+    pub traced: bool,
 }
 
 /// What came of reading the only message of a unary call; None where it has not all come yet.

@@ -106,7 +106,7 @@ impl PlainCalls {
 
     /// Whether a call may be plain, by what its headers say.
     pub fn may_take(&self, opening: &Opening) -> bool {
-        self.method(opening).is_some() && opening.encoding == Encoding::Identity
+        !opening.traced && self.method(opening).is_some() && opening.encoding == Encoding::Identity
     }
 
     fn method(&self, opening: &Opening) -> Option<Method> {

@@ -86,7 +86,7 @@ impl Client {
         }
     }
 
-    fn opening(&self, head: http::request::Parts) -> Result<(Opening, Encoding), Status> {
+    fn opening(&self, mut head: http::request::Parts) -> Result<(Opening, Encoding), Status> {
         let shared = &self.thread.shared;
         let Some(&(method, streaming)) = shared.methods.get(head.uri.path()) else {
             return Err(Status::new(UNIMPLEMENTED, "Method not found!"));
@@ -98,6 +98,7 @@ impl Client {
         if !memory.grow(Kind::Calls, CALL + HEADER * head.headers.len()) {
             return Err(Status::no_memory(self.share.budget()));
         }
+        let traced = shared.is_traced(&mut head.headers);
         let opening = Opening {
             method,
             streaming,
@@ -107,6 +108,7 @@ impl Client {
             encoding: Encoding::of_response(&head.headers, shared.limits.compression),
             max_send: shared.limits.max_send_message,
             memory,
+            traced,
             headers: head.headers,
         };
         Ok((opening, encoding))

@@ -21,6 +21,7 @@ use super::limits::Limits;
 use super::service::{Protocol, Service};
 use super::shared::Shared;
 use super::thread::ConnectionThread;
+use super::traces::Sampler;
 use crate::bridge::{Queue, Routes};
 use crate::calls::PlainFields;
 use crate::http::HttpEndpoint;
@@ -64,6 +65,12 @@ impl Server {
     #[pyo3(signature = (address, tls=None))]
     fn listen(&self, address: &str, tls: Option<&Bound<'_, Tls>>) -> PyResult<u16> {
         self.serve_at(address, tls, Protocol::Grpc)
+    }
+
+    /// Hands a share of all requests to Python, marked as traced, and those whose callers trace them; no more than so many
+    /// a second. Once, before it starts.
+    fn sample_traces(&self, ratio: f64, rate: f64) {
+        let _ = self.shared.traces.set(Sampler::new(ratio, rate)); // fails only where it is said twice
     }
 
     /// The same for HTTP.

@@ -11,5 +11,6 @@ mod rest;
 mod service;
 mod shared;
 mod thread;
+mod traces;
 
 pub use listener::Server;

@@ -60,7 +60,7 @@ impl Rest {
     }
 
     pub async fn answer(self, request: Request<Incoming>) -> Answer {
-        let (head, incoming) = request.into_parts();
+        let (mut head, incoming) = request.into_parts();
         let stopping = || self.thread.shared.stopping.load(Ordering::Relaxed);
         let memory = Arc::new(CallMemory::new(self.share.clone()));
         let bounds = transport::Bounds { size: self.endpoint.max_body, stall: self.thread.shared.limits.stall };
@@ -70,19 +70,24 @@ impl Rest {
             Err(Missing::NoMemory) => return self.no_memory(),
             Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),
         };
-        if let Some(answer) = self.answered_before(&head, &body) {
-            return answer;
-        }
-        let plain = match self.predict(&head, &body).await {
-            None => self.infer(&head, &body).await,
-            answer => answer,
-        };
+        let traced = self.thread.shared.is_traced(&mut head.headers);
+        let plain = if traced { None } else { self.without_python(&head, &body).await };
         match plain {
             Some(answer) => answer,
             None => match transport::ask_python(&self.endpoint, (head, self.identity.clone()), body).await {
                 Some(answer) => answer,
                 None => self.no_memory(),
             },
+        }
+    }
+
+    async fn without_python(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
+        if let Some(answer) = self.answered_before(head, body) {
+            return Some(answer);
+        }
+        match self.predict(head, body).await {
+            None => self.infer(head, body).await,
+            answer => answer,
         }
     }
 

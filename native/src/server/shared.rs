@@ -1,14 +1,16 @@
 //! What all connections of a server share.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use http::HeaderMap;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
 use super::limits::Limits;
+use super::traces::Sampler;
 use crate::bridge::{EndedCalls, Queue, Routes};
 use crate::calls::{Event, Handlers, Inbox, Kind, PlainCalls, PlainFields};
 use crate::memory::Budget;
@@ -33,6 +35,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     pub queue: Py<Queue>,
     pub ended: EndedCalls,
+    /// Which requests are traced; none until somebody asks for traces.
+    pub traces: OnceLock<Sampler>,
 }
 
 impl Shared {
@@ -55,7 +59,13 @@ impl Shared {
             stopping: AtomicBool::new(false),
             queue,
             ended: EndedCalls::default(),
+            traces: OnceLock::new(),
         })
+    }
+
+    /// Whether a request is traced, by its headers, which say so from here on.
+    pub fn is_traced(&self, headers: &mut HeaderMap) -> bool {
+        self.traces.get().is_some_and(|sampler| sampler.mark(headers))
     }
 
     /// Looks for plain Predicts that nobody waits for, and has calls counted that have ended.

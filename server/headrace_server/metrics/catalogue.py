@@ -10,7 +10,7 @@ from headrace_server.metrics.exposition import unhurried
 from headrace_server.metrics.heap import read_memory
 from headrace_server.metrics.names import DEVICE, SERVABLE, Families
 from headrace_server.metrics.series import Gauges, Labels
-from headrace_server.metrics.versions import Now, ServableMetrics
+from headrace_server.metrics.versions import Listen, Now, ServableMetrics
 
 OTHER = "(other)"
 """The label of all models that are neither configured nor loaded: callers may invent names without end."""
@@ -36,6 +36,9 @@ class Metrics(Families):
 
     Args:
         gpus: What the GPUs are asked through.
+
+    Attributes:
+        listen: Who is told of each run of the versions that are loaded from now on; None for nobody.
     """
 
     def __init__(self, gpus: nvml.Gpus | None = None) -> None:
@@ -46,6 +49,7 @@ class Metrics(Families):
         self._rest: dict[str, RestCalls] = {}
         self.rest_predicts, self.rest_infers = self.rest_verb("predict"), self.rest_verb("infer")
         self._configured: Collection[str] = frozenset()
+        self.listen: Listen | None = None
         self._known: set[str] = set()
         self._loaded: dict[str, set[str]] = {}
         self._gpus = gpus or nvml.Gpus()
@@ -137,6 +141,7 @@ class Metrics(Families):
             now: What can be asked of it at any time.
         """
         own = ServableMetrics(self, model, version, now, self._closed)
+        own.listen = self.listen
         with self._lock:
             self._servables[own.labels] = own
             self._loaded.setdefault(model, set()).add(str(version))

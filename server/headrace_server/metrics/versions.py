@@ -25,6 +25,9 @@ RUNTIME = "TF1"
 REPORTS = 128
 """Runs that are counted together: one by one they would cost a third of what a small model's run does."""
 
+Listen = Callable[[Labels, BatchReport], None]
+"""Told of each run of a version at once, on its batch thread; must not wait, and must not raise."""
+
 T = TypeVar("T")
 
 
@@ -60,6 +63,7 @@ class ServableMetrics:
     Attributes:
         labels: Its model's name and its number.
         now: What can be asked of it at any time.
+        listen: Who is told of each run; None for nobody.
         verdicts: Whether each signature's requests are batched, in a word, by its name.
     """
 
@@ -74,6 +78,7 @@ class ServableMetrics:
         self.labels = (model, str(version))
         self.now = now
         self.verdicts: Mapping[str, str] = {}
+        self.listen: Listen | None = None
         self._families = families
         self._tell_closed = closed
         self._model = model
@@ -241,6 +246,8 @@ class Runs:
 
     def __call__(self, report: BatchReport) -> None:
         """Takes note of a run. The callers of the next one wait for this, so it does no more than it must."""
+        if (listen := self._servable.listen) is not None:
+            listen(self._servable.labels, report)
         if report.failed:
             self._servable.failed(report)
             return

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from headrace_batching import LoopDelivery, Priority, Scheduler, Task
 from headrace_batching.task import Arrays
+from headrace_server.models.trace import CURRENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,5 @@ class Call:
         finally:
             if not task.ended:
                 task.cancel()
+            if (trace := CURRENT.get()) is not None:
+                trace.arrivals.append(task.arrived)

@@ -12,6 +12,7 @@ from headrace_server.config.run import Config
 from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
 from headrace_server.models.servable import Servable
+from headrace_server.models.trace import Trace
 from headrace_server.security.gate import Gate
 from headrace_server.services.open_inference.regions import Regions
 from headrace_server.services.rpc import Service
@@ -73,6 +74,9 @@ class Endpoint:
         observe_rest: Who is told of Predicts over REST that a transport answers itself.
         observe_rest_infer: The same for the Open Inference Protocol.
         regions: Shared memory, for a transport that reads it itself.
+        tracing: Who takes note of traced requests; None for no traces.
+        trace_ratio: Share of the requests without a traceparent that a transport marks which decides by itself.
+        trace_rate: Requests a second that it marks at most.
         bounds: What callers may make a transport hold that bounds it.
         gate: Decides which calls may be made; None lets all be made.
     """
@@ -92,6 +96,19 @@ class Endpoint:
     regions: Regions | None = None
     bounds: CallerBounds = CallerBounds()
     gate: Gate | None = None
+    tracing: "Tracing | None" = None
+    trace_ratio: float = 0.0
+    trace_rate: float = 0.0
+
+
+class Tracing(Protocol):
+    """Who takes note of traced requests. In the event loop of the services."""
+
+    def begin(self, header: str, *, marked: bool) -> Trace | None:
+        """A request has come, with this `traceparent`, marked as traced by its transport or not; None for no trace."""
+
+    def end(self, trace: Trace) -> None:
+        """It has been answered."""
 
 
 class Transport(Protocol):

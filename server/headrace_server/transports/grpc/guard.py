@@ -17,7 +17,7 @@ from headrace_server.security.methods import GRPC, NOBODY, MethodNeed, Need
 from headrace_server.security.principal import Credentials, unauthenticated
 from headrace_server.security.visit import Visit, begin_visit, visit_now
 from headrace_server.services.rpc import Method, Service, StreamMethod
-from headrace_server.transports.grpc.endpoint import Endpoint, ObserveCall, ObserveMethod
+from headrace_server.transports.grpc.endpoint import Endpoint, ObserveCall
 from headrace_server.transports.grpc.handlers import CODE_NAMES, STATUS, rpc_handlers, trailers_of, truncated
 
 Handler = Any  # grpc.RpcMethodHandler, whose fields its type stubs do not tell
@@ -39,15 +39,15 @@ class Guard(Protocol):
 
 def guard_of(endpoint: Endpoint) -> Guard:
     """The guard of an endpoint, which does nothing where all calls may be made."""
-    return _Open(endpoint.observe) if endpoint.gate is None else _Guarded(endpoint.gate, endpoint.observe)
+    return _Open(endpoint) if endpoint.gate is None else _Guarded(endpoint.gate, endpoint)
 
 
 class _Open:
-    def __init__(self, observe: ObserveMethod) -> None:
-        self._observe = observe
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     def handlers(self, service: Service, delivery: LoopDelivery) -> Handlers:
-        return rpc_handlers(service, delivery, self._observe)
+        return rpc_handlers(service, delivery, self._endpoint.observe, self._endpoint.tracing)
 
     def servicer(self, path: str, handler: Handler) -> Handler:
         del path
@@ -58,14 +58,15 @@ class _Open:
 
 
 class _Guarded:
-    def __init__(self, gate: Gate, observe: ObserveMethod) -> None:
+    def __init__(self, gate: Gate, endpoint: Endpoint) -> None:
         self._gate = gate
-        self._observe = observe
+        self._observe = endpoint.observe
+        self._tracing = endpoint.tracing
 
     def handlers(self, service: Service, delivery: LoopDelivery) -> Handlers:
         methods = tuple(self._method(service.name, method) for method in service.methods)
         streams = tuple(self._stream(service.name, method) for method in service.streams)
-        own = rpc_handlers(Service(service.name, methods, streams), delivery, self._observed)
+        own = rpc_handlers(Service(service.name, methods, streams), delivery, self._observed, self._tracing)
         return {name: self._entering(f"/{service.name}/{name}", handler, admits=False) for name, handler in own.items()}
 
     def servicer(self, path: str, handler: Handler) -> Handler:

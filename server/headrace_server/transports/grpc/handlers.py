@@ -19,7 +19,8 @@ from headrace_server.models.call import Call
 from headrace_server.security.principal import Refused
 from headrace_server.services.kept import KeepsAnswers, counted
 from headrace_server.services.rpc import Method, Service, StreamMethod
-from headrace_server.transports.grpc.endpoint import ObserveCall, ObserveMethod
+from headrace_server.transports.grpc.endpoint import ObserveCall, ObserveMethod, Tracing
+from headrace_server.transports.grpc.traced import noted, traced_handler
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
@@ -39,16 +40,18 @@ STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def rpc_handlers(
-    service: Service, delivery: LoopDelivery, observe: ObserveMethod
+    service: Service, delivery: LoopDelivery, observe: ObserveMethod, tracing: Tracing | None = None
 ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
     """A handler for each method of a service, by the method's name.
 
     Without (de)serialisers they are handed the bytes, and what cannot be parsed gets our answer, not the transport's.
     """
-    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-        method.name: grpc.unary_unary_rpc_method_handler(_handle(method, delivery, observe(service.name, method.name)))
-        for method in service.methods
-    }
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+    for method in service.methods:
+        counts = noted(observe(service.name, method.name), f"{service.name}/{method.name}", tracing)
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+            traced_handler(_handle(method, delivery, counts), tracing)
+        )
     handlers |= {
         method.name: grpc.stream_stream_rpc_method_handler(
             _handle_stream(method, delivery, observe(service.name, method.name))

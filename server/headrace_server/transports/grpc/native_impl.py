@@ -21,7 +21,7 @@ from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION,
 from headrace_server.transports.grpc.native_verdicts import NativeVerdicts
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 18
+INTERFACE = 19
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
@@ -103,6 +103,8 @@ class NativeTransport:
                 "verdicts": _verdicts(self._endpoint),
             },
         )
+        if self._endpoint.tracing is not None:
+            server.sample_traces(self._endpoint.trace_ratio, self._endpoint.trace_rate)
         ports = [self._listen(server, address) for address in self._endpoint.addresses]
         server.start(self._endpoint.threads)
         self._server = server

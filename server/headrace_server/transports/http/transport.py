@@ -1,6 +1,7 @@
 """The REST API's transport: one that listens where a port asks for it, and is done without where it cannot."""
 
 import logging
+from dataclasses import dataclass
 
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError
@@ -17,10 +18,11 @@ from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.rest.large import JsonWork
 from headrace_server.services.tf_serving.rest.service import RestOptions, RestService
-from headrace_server.transports.grpc.endpoint import CallerBounds, Transport
+from headrace_server.transports.grpc.endpoint import CallerBounds, Tracing, Transport
 from headrace_server.transports.http.base import HttpOptions, PlainApis
 from headrace_server.transports.http.guard import GuardedApi, Needs
 from headrace_server.transports.http.selection import make_http
+from headrace_server.transports.http.traced import TracedApi
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,21 @@ CLASH = (
     "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API. "
     "Skipped exporting HTTP/REST API."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What there is on the port beside the APIs.
+
+    Attributes:
+        page: The live page; None for none.
+        tracing: Who takes note of traced requests; None for no traces.
+        gate: Decides which requests are answered; None answers all.
+    """
+
+    page: PageApi | None = None
+    tracing: Tracing | None = None
+    gate: Gate | None = None
 
 
 class RestTransport:
@@ -40,8 +57,7 @@ class RestTransport:
         options: The rest.
         open_inference: What the other API answers from.
         carrier: gRPC's transport, which carries HTTP as well if it is the native one.
-        page: The live page; None for none.
-        gate: Decides which requests are answered; None answers all.
+        beside: What else there is on the port.
     """
 
     def __init__(
@@ -52,8 +68,7 @@ class RestTransport:
         options: RestOptions,
         open_inference: OpenInference,
         carrier: Transport,
-        page: PageApi | None = None,
-        gate: Gate | None = None,
+        beside: Beside,
     ) -> None:
         self._config = config
         self._processes = JsonProcesses(config.rest_api_json_processes, CallerBounds.of(config).memory)
@@ -61,13 +76,15 @@ class RestTransport:
         limits = OpenInferenceRestOptions(options.timeout, options.cors, options.observe)
         infer = OpenInferenceRest(open_inference, self._processes, limits)
         pages: dict[str, HttpApi] = dict.fromkeys(PATHS, ReadyApi(options.is_ready))
-        if page is not None:
-            pages |= dict.fromkeys(PAGE_PATHS, page)
+        if beside.page is not None:
+            pages |= dict.fromkeys(PAGE_PATHS, beside.page)
         api: HttpApi = Router({"/v2": infer}, rest, pages)
-        if gate is not None:
+        if beside.tracing is not None:
+            api = TracedApi(api, beside.tracing)
+        if beside.gate is not None:
             others = dict.fromkeys(options.pages, Action.METRICS) | dict.fromkeys(PAGE_PATHS, Action.PUBLIC)
             others[STATE_PATH] = Action.PAGE
-            api = GuardedApi(gate, Needs(others), api, cors=options.cors)
+            api = GuardedApi(beside.gate, Needs(others), api, cors=options.cors)
         http = HttpOptions(
             config.rest_api_host,
             config.rest_api_port,

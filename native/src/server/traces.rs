@@ -1,0 +1,115 @@
+//! Which requests are traced: decided by their headers before any is decoded. A traced one goes to Python, which makes
+//! spans of it; all others pay a look at two headers, and nothing at all while nobody asks for traces.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue};
+use parking_lot::Mutex;
+
+/// The header that tells Python that a request is traced; a caller's own is taken away.
+const MARK: &str = "headrace-traced";
+
+/// W3C Trace Context: `00-`, 32 and 16 hexadecimal digits with a dash behind each, and two for the flags.
+const PARENT: &str = "traceparent";
+const FLAGS_AT: usize = 53;
+const SAMPLED: u8 = 1;
+
+/// Takes a share of all requests, and those whose callers trace them; no more than so many a second.
+pub struct Sampler {
+    ratio: f64,
+    rate: f64,
+    chances: AtomicU64,
+    /// How many more may be taken now, and since when that is so.
+    room: Mutex<(f64, Instant)>,
+}
+
+impl Sampler {
+    pub fn new(ratio: f64, rate: f64) -> Self {
+        let seed = std::process::id().into();
+        Self { ratio, rate, chances: AtomicU64::new(seed), room: Mutex::new((rate, Instant::now())) }
+    }
+
+    /// Whether a request is traced; its headers say so from here on.
+    pub fn mark(&self, headers: &mut HeaderMap) -> bool {
+        headers.remove(MARK);
+        let wanted = headers.get(PARENT).and_then(sampled).unwrap_or_else(|| self.chance() < self.ratio);
+        let traced = wanted && self.has_room(Instant::now());
+        if traced {
+            headers.insert(MARK, HeaderValue::from_static("1"));
+        }
+        traced
+    }
+
+    /// A number from 0 to 1, by splitmix64.
+    fn chance(&self) -> f64 {
+        let mut mixed = self.chances.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn has_room(&self, now: Instant) -> bool {
+        let mut room = self.room.lock();
+        let grown = room.0 + now.duration_since(room.1).as_secs_f64() * self.rate;
+        *room = (grown.min(self.rate.max(1.0)), now);
+        let takes = room.0 >= 1.0;
+        if takes {
+            room.0 -= 1.0;
+        }
+        takes
+    }
+}
+
+/// What a caller says of its own trace; None for what is no traceparent.
+fn sampled(parent: &HeaderValue) -> Option<bool> {
+    let flags = std::str::from_utf8(parent.as_bytes().get(FLAGS_AT..FLAGS_AT + 2)?).ok()?;
+    Some(u8::from_str_radix(flags, 16).ok()? & SAMPLED != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn traced(sampler: &Sampler, parent: Option<&'static str>) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(MARK, HeaderValue::from_static("1"));
+        if let Some(parent) = parent {
+            headers.insert(PARENT, HeaderValue::from_static(parent));
+        }
+        let traced = sampler.mark(&mut headers);
+        assert_eq!(headers.contains_key(MARK), traced);
+        traced
+    }
+
+    #[test]
+    fn callers_decide_where_they_trace() {
+        let (all, none) = (Sampler::new(1.0, 1e9), Sampler::new(0.0, 1e9));
+        let with_flags = |flags| match flags {
+            1 => "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            _ => "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+        };
+        assert!(traced(&none, Some(with_flags(1))));
+        assert!(!traced(&all, Some(with_flags(0))));
+        assert!(traced(&all, None));
+        assert!(!traced(&none, None));
+        assert!(!traced(&none, Some("01"))); // no traceparent
+    }
+
+    #[test]
+    fn a_share_of_the_others_is_taken() {
+        let sampler = Sampler::new(0.1, 1e9);
+        let taken = (0..10_000).filter(|_| traced(&sampler, None)).count();
+        assert!((800..1200).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn no_more_than_so_many_a_second() {
+        let (sampler, now) = (Sampler::new(1.0, 10.0), Instant::now() + Duration::from_secs(60));
+        let at = |seconds| now + Duration::from_secs_f64(seconds);
+        assert_eq!((0..100).filter(|_| sampler.has_room(at(0.0))).count(), 10);
+        assert_eq!((0..100).filter(|_| sampler.has_room(at(0.5))).count(), 5);
+    }
+}

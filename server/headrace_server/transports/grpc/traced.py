@@ -1,0 +1,75 @@
+"""Handlers that take note of traced calls; those of a server without traces are left as they are."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from headrace_protos import Code
+from headrace_server.metrics.series import Tally
+from headrace_server.models.trace import CURRENT, MARK, PARENT
+from headrace_server.transports.grpc.endpoint import ObserveCall, Tracing
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handle = Callable[[bytes, Context], Awaitable[bytes]]
+
+SERVERS_FAULT = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"))
+"""Codes of calls whose spans are errors. Source: OpenTelemetry's semantic conventions for gRPC servers."""
+
+
+def traced_handler(handle: Handle, tracing: Tracing | None) -> Handle:
+    """The same handler, its traced calls noted."""
+    if tracing is None:
+        return handle
+
+    async def traced(data: bytes, context: Context) -> bytes:
+        metadata: Any = context.invocation_metadata()
+        found = {name: value for name, value in metadata or () if name in (PARENT, MARK)}
+        trace = tracing.begin(str(found.get(PARENT, "")), marked=MARK in found)
+        if trace is None:
+            return await handle(data, context)
+        token = CURRENT.set(trace)
+        try:
+            return await handle(data, context)
+        finally:
+            CURRENT.reset(token)
+            tracing.end(trace)
+
+    return traced
+
+
+def noted(observe: ObserveCall, name: str, tracing: Tracing | None) -> ObserveCall:
+    """Who is told of calls that have ended; the model and the code are noted of those that are traced.
+
+    Args:
+        observe: Told of all.
+        name: The method's, with its service.
+        tracing: None for no traces.
+    """
+    return observe if tracing is None else _Noted(observe, name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    observe: ObserveCall
+    name: str
+
+    def __call__(self, model: str, code: str, seconds: float) -> None:
+        """One call."""
+        if (trace := CURRENT.get()) is not None:
+            trace.name = self.name
+            service, _, method = self.name.partition("/")
+            trace.attributes |= {
+                "rpc.system": "grpc",
+                "rpc.service": service,
+                "rpc.method": method,
+                "rpc.grpc.status_code": Code.Value(code),
+                "headrace.model": model,
+            }
+            trace.error = code in SERVERS_FAULT
+        self.observe(model, code, seconds)
+
+    def several(self, model: str, code: str, tally: Tally, total: float) -> None:
+        """Calls that nobody has seen one by one."""
+        self.observe.several(model, code, tally, total)
