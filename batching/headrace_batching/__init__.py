@@ -9,13 +9,18 @@ from headrace_batching.errors import (
     DeadlineExceeded,
     InvalidTask,
     NotRepeated,
+    ObjectiveMissed,
     QueueFull,
     RunHangs,
     RunTimedOut,
     TaskTooLarge,
 )
+from headrace_batching.latency.beliefs import Beliefs
+from headrace_batching.latency.target import Target
+from headrace_batching.objective import LatencyObjective, ObjectiveError
 from headrace_batching.options import Options, OptionsError
-from headrace_batching.scheduler import BatchReport, RunLimit, Scheduler
+from headrace_batching.report import BatchReport
+from headrace_batching.scheduler import RunLimit, Scheduler
 from headrace_batching.task import Priority, Task
 from headrace_batching.threads import BatchThreads
 
@@ -24,11 +29,15 @@ __all__ = [
     "BatchReport",
     "BatchThreads",
     "BatchingError",
+    "Beliefs",
     "Closed",
     "DeadlineExceeded",
     "InvalidTask",
+    "LatencyObjective",
     "LoopDelivery",
     "NotRepeated",
+    "ObjectiveError",
+    "ObjectiveMissed",
     "Options",
     "OptionsError",
     "Priority",
@@ -37,6 +46,7 @@ __all__ = [
     "RunLimit",
     "RunTimedOut",
     "Scheduler",
+    "Target",
     "Task",
     "TaskTooLarge",
     "shape_key",

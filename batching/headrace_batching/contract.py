@@ -5,6 +5,7 @@ from threading import Lock
 from typing import Protocol
 
 from headrace_batching.batch import Empty
+from headrace_batching.latency.target import Target
 from headrace_batching.options import Options
 from headrace_batching.task import Arrays, Task
 
@@ -71,8 +72,15 @@ class TaskLane(Protocol):
     def rows(self) -> int:
         """Rows that wait."""
 
+    @property
+    def shed(self) -> int:
+        """Tasks refused because they could not be answered in time."""
+
     def put(self, task: Task) -> bool:
         """Adds a task; whether a `wake` of the queue is due."""
+
+    def steer(self, target: Target) -> None:
+        """Forms batches, and takes tasks, as the target says from now on."""
 
     def finish(self) -> None:
         """Says that a batch of it has ended."""

@@ -11,6 +11,9 @@ TOO_MANY_ROWS = (
 )
 """Why a queue is full that counts rows, because large tasks are split."""
 
+TOO_LATE = "an answer would come too late for the latency objective {objective}"
+"""Why a task is refused that could not be answered in time."""
+
 
 class BatchingError(Exception):
     """Anything that this library raises about a task."""
@@ -32,6 +35,13 @@ class QueueFull(BatchingError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The batch scheduling queue to which this task was submitted is full; {reason}")
+
+
+class ObjectiveMissed(QueueFull):
+    """The task could not be answered within the latency objective; the caller may try again later."""
+
+    def __init__(self, objective: str) -> None:
+        super().__init__(TOO_LATE.format(objective=objective))
 
 
 class DeadlineExceeded(BatchingError):

@@ -1,10 +1,11 @@
 """The tasks of one scheduler that may share a batch: admitted in order, and taken in order, as many as fit."""
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from math import inf
 
 from headrace_batching.errors import TOO_MANY_BATCHES, QueueFull
+from headrace_batching.latency.target import Target
 from headrace_batching.options import Options
 from headrace_batching.task import Piece, Priority, Task
 
@@ -21,13 +22,19 @@ class Group:
     The bound is TF Serving's: tasks are counted to waiting batches in order of arrival, and a task that would open
     batch number `max_enqueued_batches` + 1 is refused. Batches themselves form only when a thread asks. Where tasks
     are split, all batches but the last are full, and the bound is the lane's, in rows.
+
+    Args:
+        key: What its tasks have in common.
+        options: How they become batches.
+        target: Gives what is aimed at in place of the options' size and timeout; None for nothing else.
     """
 
-    __slots__ = ("_last_slot", "_options", "_slots", "_tasks", "closing", "key", "rows")
+    __slots__ = ("_last_slot", "_options", "_slots", "_target", "_tasks", "closing", "key", "rows")
 
-    def __init__(self, key: Hashable, options: Options) -> None:
+    def __init__(self, key: Hashable, options: Options, target: Callable[[], Target | None] = lambda: None) -> None:
         self.key = key
         self._options = options
+        self._target = target
         self._tasks: dict[Priority, deque[Task]] = {priority: deque() for priority in Priority}
         self._last_slot = 0
         self._slots: dict[int, int] = {}  # rows that wait, by the batch they were counted to
@@ -40,12 +47,15 @@ class Group:
     @property
     def full(self) -> bool:
         """Whether a batch is full, or would be if the next task had fitted."""
-        return self.rows >= self._options.execution_limit
+        return self.rows >= self._size
 
     @property
     def due(self) -> float:
         """When the oldest task has waited for long enough; in the past while the scheduler closes."""
-        return -inf if self.closing else self._oldest().arrived + self._options.timeout
+        if self.closing:
+            return -inf
+        target = self._target()
+        return self._oldest().arrived + (self._options.timeout if target is None else target.wait)
 
     @property
     def priority(self) -> Priority:
@@ -71,12 +81,12 @@ class Group:
     def take(self, now: float) -> tuple[list[Piece], list[Task]]:
         """The next batch's pieces, and the tasks dropped on the way because nobody waits for them any more.
 
-        Order is kept: a task that does not fit ends the batch, unless it may be split. So does one with which the
-        joined inputs would take more than `MAX_BATCH_BYTES`.
+        Order is kept: a task that does not fit ends the batch, unless it may be split, or is the first and larger than
+        an objective's batches are. So does one with which the joined inputs would take more than `MAX_BATCH_BYTES`.
         """
         pieces: list[Piece] = []
         dropped: list[Task] = []
-        limit = room = self._options.execution_limit
+        limit = room = self._size
         widest = 0  # bytes of a row: of the joined one, when shorter ones are padded
         for tasks in self._tasks.values():
             while tasks and room:
@@ -88,14 +98,20 @@ class Group:
                     continue
                 rows = min(left, room) if self._options.enable_large_batch_splitting else left
                 widest = max(widest, task.row_bytes)
-                if rows > room or (pieces and (limit - room + rows) * widest > MAX_BATCH_BYTES):
+                if pieces and (rows > room or (limit - room + rows) * widest > MAX_BATCH_BYTES):
                     return pieces, dropped
                 pieces.append(task.take(rows))
-                room -= rows
+                room = max(0, room - rows)
                 self._leave(task, rows)
                 if rows == left:
                     tasks.popleft()
         return pieces, dropped
+
+    @property
+    def _size(self) -> int:
+        """Rows of a full batch."""
+        limit, target = self._options.execution_limit, self._target()
+        return limit if target is None else min(limit, target.size)
 
     def _oldest(self) -> Task:
         return min((tasks[0] for tasks in self._tasks.values() if tasks), key=lambda task: task.arrived)

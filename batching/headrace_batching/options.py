@@ -6,7 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from headrace_batching.cpus import schedulable_cpus
-from headrace_batching.option import Rule, option, options_of
+from headrace_batching.objective import EXPECTATION, LatencyObjective, is_objective
+from headrace_batching.option import Rule, option, options_of, refusal
 
 MAX_VALUE = 2**63 - 1
 """Of any parameter: TF Serving's are int64."""
@@ -68,6 +69,13 @@ class Options:
         nullable=True,
         for_all=True,  # the runtime knows it, and says so when it has loaded the model
     )
+    latency_objective: str = option(
+        "",
+        "the share of requests that is to be answered within a time, such as p99 20ms: how long batches wait, how "
+        "large they are and which requests are refused follow from it; empty for none",
+        fits=is_objective,
+        words=f"{EXPECTATION}, or empty",
+    )
     larger_alone: bool = option(
         False,
         "whether max_batch_size is nobody's wish: a server may then run a task of more rows by itself, which a "
@@ -82,6 +90,11 @@ class Options:
             _at_least("max_enqueued_batches", self.max_enqueued_batches, 1)
         self._check_allowed()
         self._check_splitting()
+
+    @cached_property
+    def objective(self) -> LatencyObjective | None:
+        """`latency_objective`; None for none."""
+        return LatencyObjective.parse(self.latency_objective) if self.latency_objective else None
 
     @cached_property
     def execution_limit(self) -> int:
@@ -137,6 +150,8 @@ def _check(own: Field[Any], value: Any) -> None:
     if rule.kind is tuple and not rule.allows(value):
         msg = f"{own.name} must be positive and increasing; was {list(value)}"
         raise OptionsError(msg)
+    if rule.fits is not None and not rule.allows(value):
+        raise OptionsError(refusal(own.name, rule, value))
     if rule.kind is not int or value is None:
         return
     _at_least(own.name, value, int(rule.least or 0))

@@ -8,8 +8,16 @@ from typing import NamedTuple
 
 from headrace_batching.batch import Batch, deliver
 from headrace_batching.contract import Execute
-from headrace_batching.errors import TOO_MANY_BATCHES, TOO_MANY_ROWS, Closed, DeadlineExceeded, QueueFull
+from headrace_batching.errors import (
+    TOO_MANY_BATCHES,
+    TOO_MANY_ROWS,
+    Closed,
+    DeadlineExceeded,
+    ObjectiveMissed,
+    QueueFull,
+)
 from headrace_batching.group import Group
+from headrace_batching.latency.target import Slots, Target, makes_it
 from headrace_batching.options import Options
 from headrace_batching.policy import choose
 from headrace_batching.task import Task
@@ -25,6 +33,10 @@ class Lane:
         options: How its tasks become batches.
         execute: Runs a batch, on a batch thread.
         batched: Whether axis 0 is the batch.
+
+    Attributes:
+        target: What is aimed at in place of the options' size and timeout; None for nothing else.
+        shed: Tasks refused because they could not be answered in time.
     """
 
     def __init__(self, queue: "Queue", options: Options, execute: Execute, *, batched: bool = True) -> None:
@@ -35,6 +47,9 @@ class Lane:
         self.rows = 0
         self.running = 0
         self.closed = False
+        self.target: Target | None = None
+        self.shed = 0
+        self._slots = Slots(options.max_running_batches or options.num_batch_threads)
         self._queue = queue
 
     @property
@@ -66,6 +81,31 @@ class Lane:
             TOO_MANY_ROWS.format(rows=rows, capacity=capacity, waiting=waiting, most=most, open=begun, size=size)
         )
 
+    def check_objective(self, rows: int, now: float) -> None:
+        """Refuses a task that could not be answered in time.
+
+        Raises:
+            ObjectiveMissed: It could not.
+        """
+        if self.target is not None and not makes_it(self.target, self._slots, now, self.rows, rows):
+            self.shed += 1
+            raise ObjectiveMissed(self.options.latency_objective)
+
+    def begin(self, rows: int, now: float) -> None:
+        """Says that a batch of it has left the queue. Under the queue's lock."""
+        self.running += 1
+        if self.target is not None:
+            self._slots.begin(now, self.target.run_of(rows))
+
+    def end(self) -> None:
+        """Says that a batch of it has ended. Under the queue's lock."""
+        self.running -= 1
+        self._slots.end()
+
+    def steer(self, target: Target) -> None:
+        """Forms batches, and takes tasks, as the target says from now on. Any thread."""
+        self._queue.steer(self, target)
+
     def put(self, task: Task) -> bool:
         """Adds a task, at once or not at all. Any thread.
 
@@ -75,6 +115,7 @@ class Lane:
         Raises:
             Closed: The lane or the queue takes no more tasks.
             QueueFull: It has no room for the task.
+            ObjectiveMissed: The task could not be answered in time.
         """
         return self._queue.put(self, task)
 
@@ -142,17 +183,19 @@ class Queue:
         with self.lock:
             if lane.closed or self._closed:
                 raise Closed
-            lane.check_bound(task.rows or 1)
+            rows, now = task.rows or 1, self.clock()
+            lane.check_bound(rows)
+            lane.check_objective(rows, now)
             group = lane.groups.get(task.key)
             new = group is None
             if group is None:
-                group = Group(task.key, lane.options)
-            task.arrived = self.clock()
+                group = Group(task.key, lane.options, lambda: lane.target)
+            task.arrived = now
             group.add(task)
             if new:
                 lane.groups[task.key] = group
                 self._groups[group] = lane
-            lane.rows += task.rows or 1
+            lane.rows += rows
             # One thread has been called for this group already unless it is new, or fills a batch more.
             return self._idle > 0 and (new or group.full) and lane.free
 
@@ -195,17 +238,24 @@ class Queue:
             self._notify_other()
             return Turn(None, expired, wake)
         batch = Batch(pieces, lane.options, batched=lane.batched)
-        lane.running += 1
+        lane.begin(batch.rows, now)
         self._notify_other()
         return Turn(Formed(batch, lane), expired, wake)
 
     def finish(self, lane: Lane) -> None:
         """As `Lane.finish`."""
         with self.lock:
-            lane.running -= 1
+            lane.end()
             self._drained.notify_all()
             if self._closed:
                 self._call_all()  # who waits for a lane to be free may find that it was the last
+
+    def steer(self, lane: Lane, target: Target) -> None:
+        """As `Lane.steer`."""
+        with self.lock:
+            lane.target = target
+            if self._idle and lane.groups:
+                self._call_one()  # a batch may be due sooner than the idle threads think
 
     def close_lane(self, lane: Lane) -> None:
         """As `Lane.close`."""

@@ -1,12 +1,11 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread, current_thread
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,49 +13,16 @@ from headrace_batching.batch import Empty, deliver, rows_of, shape_key
 from headrace_batching.contract import Clock, TaskBatch, TaskLane
 from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.errors import BatchingError, NotRepeated, RunHangs, RunTimedOut, TaskTooLarge, let_go
+from headrace_batching.latency.beliefs import Beliefs
+from headrace_batching.latency.controller import Controller
 from headrace_batching.options import Options
+from headrace_batching.report import BatchReport, Observe
 from headrace_batching.task import Arrays, Priority, Task
 from headrace_batching.threads import BatchThreads
 from headrace_batching.watchdog import Abandoned
 
 Run = Callable[[Arrays], Arrays]
 RunChoice = Callable[[Arrays, Hashable], Arrays]
-
-
-class BatchReport(NamedTuple):
-    """What one run of the backend was.
-
-    Attributes:
-        tasks: Requests, or pieces of them, in the batch.
-        rows: Their rows.
-        padding: Rows added to reach an allowed size.
-        began: When the run began, in seconds on the queue's clock.
-        ran: Seconds that the run took, joining and splitting included.
-        failed: Whether it raised; the tasks are then run again in halves, or have failed.
-        arrivals: When each of them came, on the same clock.
-        sizes: Rows of each of them.
-        joined: Seconds of `ran` that it took to join the inputs.
-        computed: Seconds of `ran` that the backend took.
-    """
-
-    tasks: int
-    rows: int
-    padding: int
-    began: float
-    ran: float
-    failed: bool
-    arrivals: Sequence[float]
-    sizes: Sequence[int]
-    joined: float = 0.0
-    computed: float = 0.0
-
-    @property
-    def waited(self) -> float:
-        """Seconds that the oldest of them had waited in the queue when the run began."""
-        return self.began - min(self.arrivals)
-
-
-Observe = Callable[[BatchReport], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +56,7 @@ class Scheduler:
         observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
         limit: How long a run may take; None for as long as it likes.
         run_choice: As `run`, for tasks that have a choice, with that choice, which is the same for all of a batch.
+        name: For the log of what is done for a latency objective.
 
     Attributes:
         lane: Its part of the threads' queue.
@@ -108,6 +75,7 @@ class Scheduler:
         observe: Observe | None = None,
         run_choice: RunChoice | None = None,
         limit: RunLimit | None = None,
+        name: str = "",
     ) -> None:
         self.options = options
         self._threads = threads
@@ -121,6 +89,15 @@ class Scheduler:
         self._observe = observe
         self._running: list[None] = []  # appended and popped: both are atomic, as `+= 1` is not
         self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched, steady=steady)
+        objective = options.objective
+        self._controller = None if objective is None else Controller(objective, options, name)
+        if self._controller is not None:
+            self._controller.start(self.lane)
+
+    @property
+    def beliefs(self) -> Beliefs | None:
+        """What it believes of its runs and arrivals, and what it does for its latency objective; None for none."""
+        return None if self._controller is None else self._controller.beliefs
 
     @property
     def waiting(self) -> int:
@@ -138,6 +115,7 @@ class Scheduler:
         Raises:
             TaskTooLarge: It has more rows than `max_batch_size`.
             QueueFull: There is no room; the caller may try again later.
+            ObjectiveMissed: It could not be answered within the latency objective; the caller may try again later.
             Closed: The scheduler has been closed.
         """
         if self.enqueue(task):
@@ -259,7 +237,7 @@ class Scheduler:
         self._threads.replace(thread)
 
     def _report(self, batch: TaskBatch, times: tuple[float, float, float], *, failed: bool) -> None:
-        if self._observe is None:
+        if self._observe is None and self._controller is None:
             return
         began, joined, computed = times
         ran = self._clock() - began
@@ -268,7 +246,10 @@ class Scheduler:
         report = BatchReport(
             len(batch), batch.rows, padding, began, ran, failed, arrivals, sizes, joined - began, computed - joined
         )
-        self._observe(report)
+        if self._controller is not None:
+            self._controller.observe(report, self.lane)
+        if self._observe is not None:
+            self._observe(report)
 
 
 def _failure(error: BaseException) -> Exception:

@@ -1,0 +1,83 @@
+"""What a batcher with a latency objective believes, what it has chosen, and why: one object, for logs and pages."""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from headrace_batching.latency.run_times import Curve
+from headrace_batching.latency.target import Target
+from headrace_batching.objective import LatencyObjective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beliefs:
+    """What is believed of one queue at one time. Times are in seconds.
+
+    Attributes:
+        objective: What is to be kept.
+        target: What the queue does for it.
+        reason: Why, in a sentence or two.
+        kept_within_reach: Whether a request alone is answered in time.
+        aimed: The time that is planned with.
+        curve: Run times by batch size; None while nothing has run.
+        threads: Batches that run at once.
+        rows_per_second: Rows that arrive and are taken.
+        rows_per_batch: Of the last batches.
+        refused: Tasks that were refused for the objective, since the start.
+        busy: Of the threads' time, the share in which they ran batches.
+        latency: From arrival to answer, at the objective's percentile, of the last answers.
+        late: Of the last answers, the share that took longer than the objective.
+        runs: Batches learned from, since the start.
+    """
+
+    objective: LatencyObjective
+    target: Target
+    reason: str
+    kept_within_reach: bool = True
+    aimed: float = 0.0
+    curve: Curve | None = None
+    threads: int = 1
+    rows_per_second: float = 0.0
+    rows_per_batch: float = 0.0
+    refused: int = 0
+    busy: float = 0.0
+    latency: float = 0.0
+    late: float = 0.0
+    runs: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """For JSON; milliseconds where a name ends in `_ms`."""
+        curve, start_within = self.curve, self.target.start_within
+        return {
+            "objective": self.objective.text,
+            "reason": self.reason,
+            "within_reach": self.kept_within_reach,
+            "chosen": {
+                "wait_ms": _ms(self.target.wait),
+                "batch_size": self.target.size,
+                "start_within_ms": _ms(start_within) if isfinite(start_within) else None,
+            },
+            "aimed_ms": _ms(self.aimed),
+            "latency_ms": _ms(self.latency),
+            "late_share": round(self.late, 5),
+            "rows_per_second": round(self.rows_per_second, 1),
+            "rows_per_batch": round(self.rows_per_batch, 2),
+            "busy_share": round(self.busy, 3),
+            "threads": self.threads,
+            "refused": self.refused,
+            "runs": self.runs,
+            "run_times": []
+            if curve is None
+            else [
+                {"batch_size": round(size, 1), "typical_ms": _ms(typical), "high_ms": _ms(high)}
+                for size, typical, high in zip(curve.sizes, curve.typical, curve.high, strict=True)
+            ],
+        }
+
+    def __str__(self) -> str:
+        chosen = f"batches of up to {self.target.size} rows, wait {_ms(self.target.wait):g} ms"
+        return f"{self.objective.text}: {chosen}: {self.reason}"
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

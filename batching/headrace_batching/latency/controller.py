@@ -1,0 +1,213 @@
+"""Learns from a queue's runs, and a few times a second tells the queue the wait, the size and the admission to use."""
+
+import logging
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass, field
+from math import inf
+from threading import Lock
+from typing import Protocol
+
+from headrace_batching.latency.beliefs import Beliefs
+from headrace_batching.latency.choice import Limits, aimed, candidate_sizes, full_size, longest_wait, within_reach
+from headrace_batching.latency.margin import Margin
+from headrace_batching.latency.run_times import Curve, RunTimes
+from headrace_batching.latency.target import Target
+from headrace_batching.latency.wait_search import Seen, WaitSearch
+from headrace_batching.objective import LatencyObjective
+from headrace_batching.options import Options
+from headrace_batching.report import BatchReport
+
+log = logging.getLogger(__name__)
+
+PERIOD = 0.25
+"""Seconds between two looks."""
+
+_FIRST_RUNS = 32
+"""Runs after each of which there is a look, so that a model that has just been loaded is known soon."""
+
+_TRUSTED = 8
+"""Runs that must be known before a request is refused for them."""
+
+_SAMPLED = 64
+"""Batches of one look whose arrivals are looked at one by one."""
+
+_ON_TIME = 1.5
+"""A batch that left within this many waits left because of the wait."""
+
+_SMOOTHING = 0.5
+
+
+class Steered(Protocol):
+    """A queue's lane that can be told what to do."""
+
+    def steer(self, target: Target) -> None:
+        """Forms batches, and takes tasks, as the target says from now on."""
+
+    @property
+    def shed(self) -> int:
+        """Tasks that were refused because they could not be answered in time."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Sums since the last look."""
+
+    runs: list[tuple[int, float]] = field(default_factory=list)
+    sampled: deque[BatchReport] = field(default_factory=lambda: deque(maxlen=_SAMPLED))
+    rows: int = 0
+    tasks: int = 0
+    ran: float = 0.0
+
+
+class Controller:
+    """Steers one lane towards a latency objective. Its clock is that of the reports.
+
+    Args:
+        objective: What is to be kept.
+        options: What the operator allows: the largest size, the sizes that batches are padded to, the threads.
+        name: For the log.
+
+    Attributes:
+        beliefs: What it believes now. Any thread.
+    """
+
+    def __init__(self, objective: LatencyObjective, options: Options, name: str = "") -> None:
+        threads = options.max_running_batches or options.num_batch_threads
+        self._objective = objective
+        self._name = name
+        self._limits = Limits(candidate_sizes(options.execution_limit, options.allowed_batch_sizes), threads)
+        self._times = RunTimes(objective.share)
+        self._search = WaitSearch(objective.seconds, threads)
+        self._margin = Margin(objective.share)
+        self._counted = _Counted()
+        self._lock = Lock()
+        self._runs = self._largest = 0
+        self._last_look: float | None = None
+        self._rate = 0.0
+        self._latency = 0.0
+        first = Target(wait=0.0, size=self._limits.sizes[0])
+        self.beliefs = Beliefs(
+            objective=objective, target=first, reason="nothing has run yet", threads=threads, aimed=objective.seconds
+        )
+
+    def start(self, lane: Steered) -> None:
+        """Tells the lane what to do until something has run."""
+        lane.steer(self.beliefs.target)
+
+    def observe(self, report: BatchReport, lane: Steered) -> None:
+        """Takes note of a run, and looks at what has been learned when it is time to. Any thread."""
+        if report.failed:
+            return
+        size = report.rows + report.padding
+        with self._lock:
+            counted = self._counted
+            counted.runs.append((size, report.ran))
+            counted.sampled.append(report)
+            counted.rows += report.rows
+            counted.tasks += report.tasks
+            counted.ran += report.ran
+            self._runs += 1
+            now = report.began + report.ran
+            due = self._last_look is None or now >= self._last_look + PERIOD
+            if due or self._runs <= _FIRST_RUNS or size > self._largest:
+                self._largest = max(size, self._largest)
+                self._look(now, lane)
+
+    def _look(self, now: float, lane: Steered) -> None:
+        counted, self._counted = self._counted, _Counted()
+        elapsed = max(now - self._last_look, 1e-6) if self._last_look is not None else PERIOD
+        self._last_look = now
+        self._times.learn(counted.runs, now)
+        curve = self._times.curve
+        if curve is None:
+            return
+        self._count_late(counted)
+        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # looks that follow each other closely see few arrivals
+        self._rate += (counted.rows / elapsed - self._rate) * weight
+        before = self.beliefs
+        self.beliefs = self._choose(curve, self._seen(counted), lane.shed, counted.ran / elapsed)
+        if self.beliefs.target != before.target:
+            lane.steer(self.beliefs.target)
+        if _differs(self.beliefs.target, before.target):
+            log.debug("%s%s", self._name and f"{self._name}: ", self.beliefs)
+
+    def _choose(self, curve: Curve, seen: Seen, refused: int, busy: float) -> Beliefs:
+        limits, wished = self._limits, self._objective.seconds * self._margin.part
+        seconds = aimed(curve, wished, limits)
+        size = full_size(curve, seconds, limits)
+        expected = max(seen.rows_per_batch, seen.rows_per_task + seen.rows_per_second * self._search.wait)
+        longest = longest_wait(curve, seconds, min(size, 1.25 * expected), limits)
+        wait = self._search.look(curve, seen, longest)
+        run_full = curve.typical_of(size)
+        known = self._runs >= _TRUSTED
+        target = Target(
+            wait=wait,
+            size=size,
+            start_within=max(0.0, seconds - curve.high_of(size)) if known else inf,
+            run_one=min(curve.typical_of(1), run_full),
+            run_full=run_full,
+        )
+        reachable = within_reach(curve, wished, limits)
+        return Beliefs(
+            objective=self._objective,
+            target=target,
+            reason=_reason(curve, target, seconds, limits, reachable=reachable),
+            kept_within_reach=reachable,
+            aimed=seconds,
+            curve=curve,
+            threads=limits.threads,
+            rows_per_second=self._rate,
+            rows_per_batch=seen.rows_per_batch,
+            refused=refused,
+            busy=min(1.0, busy / limits.threads),
+            latency=self._latency,
+            late=self._margin.late_share,
+            runs=self._runs,
+        )
+
+    def _count_late(self, counted: _Counted) -> None:
+        """Compares the answers of the batches sampled with the objective."""
+        taken = sorted(report.began + report.ran - arrival for report in counted.sampled for arrival in report.arrivals)
+        late = len(taken) - bisect_right(taken, self._objective.seconds)
+        if self.beliefs.kept_within_reach:  # else the plan itself is to be late
+            self._margin.look(len(taken), late)
+        newest = taken[min(len(taken) - 1, int(self._objective.share * len(taken)))]
+        self._latency += (newest - self._latency) * (_SMOOTHING if self._latency else 1.0)
+
+    def _seen(self, counted: _Counted) -> Seen:
+        wait = self._search.wait
+        waited = [report for report in counted.sampled if wait and report.waited <= _ON_TIME * wait]
+        late = 0.0
+        for report in waited:
+            first = min(report.arrivals)
+            middle = first + (report.began - first) / 2
+            late += sum(rows for came, rows in zip(report.arrivals, report.sizes, strict=True) if came > middle)
+        return Seen(
+            rows_per_second=self._rate,
+            rows_per_task=counted.rows / counted.tasks,
+            rows_per_batch=counted.rows / len(counted.runs),
+            waited=len(waited),
+            rows_of_waited=sum(report.rows for report in waited) / max(1, len(waited)),
+            late_rows=late / max(1, len(waited)),
+        )
+
+
+def _differs(new: Target, old: Target) -> bool:
+    """Whether a change is worth a line in the log: more than a tenth."""
+    return any(abs(one - other) > 0.1 * max(one, other) for one, other in zip(new[:2], old[:2], strict=True))
+
+
+def _reason(curve: Curve, target: Target, seconds: float, limits: Limits, *, reachable: bool) -> str:
+    if not reachable:
+        return (
+            f"the objective is out of reach: {limits.sizes[0]} rows run for up to "
+            f"{curve.high_of(limits.sizes[0]) * 1e3:.3g} ms; {seconds * 1e3:.3g} ms is aimed at instead"
+        )
+    text = (
+        f"{target.size} rows run for up to {curve.high_of(target.size) * 1e3:.3g} ms and wait about "
+        f"{curve.typical_of(target.size) / limits.threads * 1e3:.3g} ms for a thread, of {seconds * 1e3:.3g} ms"
+    )
+    if not target.wait:
+        return f"{text}; waiting for more rows would save the threads too little time"
+    return f"{text}; rows that come while a batch waits save the threads' time"

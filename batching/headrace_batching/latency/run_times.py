@@ -1,0 +1,240 @@
+"""How long a batch runs by its size, learned from runs: robust against outliers, and drifting with the machine."""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import sqrt
+from statistics import median
+from typing import NamedTuple
+
+_KEPT = 128
+"""Runs that are kept of each size."""
+
+_ENOUGH = 32
+"""Runs that are enough to tell how much they differ."""
+
+_TELLING = 1.25
+"""Runs of one size that exceed the percentile, on average, when it is taken of that size; else it is taken of all."""
+
+_FEW = 8
+"""A size with fewer runs is forgotten after `_FEW_SECONDS`, so that one slow run does not rule it out for ever."""
+
+_FEW_SECONDS = 30.0
+_STALE = 60.0
+"""Seconds after which a run says little about how much runs differ."""
+
+_FORGOTTEN = 900.0
+"""Seconds after which a size is forgotten that has not been run again."""
+
+_DRIFT = 1.25
+"""A change by more than this factor in the last `_DRIFTED` runs is applied to the sizes that have not run since, too."""
+
+_DRIFTED = 16
+_AGREEING = 12
+
+_FIRST_SPREAD = 1.2
+
+_HOPE = 0.3
+"""The power of the size with which the rate of rows is expected to grow where nothing has been seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Run time by batch size. Between two sizes it is a line; beyond the largest one seen, proportional to the size.
+
+    The latter is a safe guess: a model whose rows cost less together than alone is then believed to be slower than it
+    is, until a batch of that size has been run.
+
+    Attributes:
+        sizes: Rows, padding included, increasing.
+        typical: The median run of each, in seconds; never decreasing.
+        high: The run of each that all but the objective's share of runs stay below; never decreasing.
+    """
+
+    sizes: tuple[float, ...]
+    typical: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def typical_of(self, size: float) -> float:
+        """The median run of a batch of so many rows, in seconds."""
+        return self._at(self.typical, size)
+
+    def high_of(self, size: float) -> float:
+        """What runs of a batch of so many rows stay below, but for the objective's share."""
+        return self._at(self.high, size)
+
+    def rate_of(self, size: float) -> float:
+        """Rows a second of one thread with batches of this size.
+
+        Beyond the largest size seen it grows slowly, so that larger batches are tried where larger ones have been
+        better until now, and are not where they have not.
+        """
+        beyond = max(1.0, size / self.sizes[-1])
+        return size / self.typical_of(size) * beyond**_HOPE
+
+    def _at(self, seconds: tuple[float, ...], size: float) -> float:
+        if size <= self.sizes[0]:
+            return seconds[0]
+        if size >= self.sizes[-1]:
+            return seconds[-1] * size / self.sizes[-1]
+        right = bisect_left(self.sizes, size)
+        left = right - 1
+        part = (size - self.sizes[left]) / (self.sizes[right] - self.sizes[left])
+        return seconds[left] + part * (seconds[right] - seconds[left])
+
+
+class _Run(NamedTuple):
+    """One run: when it ended, and its seconds."""
+
+    at: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Runs:
+    """The last runs of batches of about one size."""
+
+    runs: deque[_Run] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    size: float = 0.0
+    typical: float = 0.0
+
+    @property
+    def last(self) -> float:
+        """When the last of them ended."""
+        return self.runs[-1].at
+
+    def add(self, members: list[tuple[int, float]], now: float) -> None:
+        """Takes note of rows and seconds of more runs, and drops old ones where there are enough without them."""
+        self.runs.extend(_Run(now, seconds) for _, seconds in members)
+        while len(self.runs) > _ENOUGH and now - self.runs[0].at > _STALE:
+            self.runs.popleft()
+        self.size = sum(size for size, _ in members) / len(members)
+        self._set_typical()
+
+    def scale(self, factor: float, expected: float, since: float) -> None:
+        """Multiplies the runs before a time, and those since then that are not what has changed.
+
+        Args:
+            factor: By which runs have changed.
+            expected: What they took before.
+            since: When the first run ended that took another time.
+        """
+        changed = expected * sqrt(factor)
+
+        def scaled(run: _Run) -> _Run:
+            has_changed = run.at >= since and (run.seconds < changed if factor < 1 else run.seconds > changed)
+            return run if has_changed else _Run(run.at, run.seconds * factor)
+
+        self.runs = deque(map(scaled, self.runs), maxlen=_KEPT)
+        self._set_typical()
+
+    def high(self, share: float, spread: float, now: float) -> float:
+        """What all but a share of runs stay below."""
+        if len(self.runs) * (1 - share) < _TELLING or now - self.last > _STALE:
+            return self.typical * spread
+        return _quantile((run.seconds for run in self.runs), share)
+
+    def _set_typical(self) -> None:
+        self.typical = median(run.seconds for run in self.runs)
+
+
+class RunTimes:
+    """Learns run times. One thread at a time.
+
+    Args:
+        share: Of runs, that `Curve.high` is to cover.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._known: dict[int, _Runs] = {}
+        self._ratios: deque[_Run] = deque(maxlen=_DRIFTED)
+        self._curve: Curve | None = None
+
+    @property
+    def curve(self) -> Curve | None:
+        """What is known; None while nothing is."""
+        return self._curve
+
+    def learn(self, runs: Iterable[tuple[int, float]], now: float) -> None:
+        """Takes note of runs that have ended.
+
+        Args:
+            runs: Rows, padding included, and seconds of each.
+            now: The clock, in seconds.
+        """
+        fresh: dict[int, list[tuple[int, float]]] = {}
+        for size, seconds in runs:
+            fresh.setdefault(_bucket(size), []).append((size, seconds))
+        for bucket, members in fresh.items():
+            self._known.setdefault(bucket, _Runs()).add(members, now)
+        if self._curve is not None:
+            self._follow_drift(self._curve, fresh, now)
+        self._forget(now)
+        self._curve = self._drawn(now)
+
+    def _drawn(self, now: float) -> Curve | None:
+        known = sorted(self._known.values(), key=lambda runs: runs.size)
+        if not known:
+            return None
+        spread = self._spread(known, now)
+        typical = _increasing(runs.typical for runs in known)
+        high = _increasing(runs.high(self._share, spread, now) for runs in known)
+        return Curve(tuple(runs.size for runs in known), typical, high)
+
+    def _spread(self, known: list[_Runs], now: float) -> float:
+        """By how much the slowest runs of all sizes exceed the typical one of their size."""
+        recent = [runs for runs in known if now - runs.last <= _STALE and runs.typical > 0]
+        ratios = [run.seconds / runs.typical for runs in recent for run in runs.runs]
+        return _quantile(ratios, self._share) if len(ratios) >= _ENOUGH else _FIRST_SPREAD
+
+    def _follow_drift(self, curve: Curve, fresh: dict[int, list[tuple[int, float]]], now: float) -> None:
+        """Scales what is known where the last runs agree that it is too high, or too low, by far.
+
+        Sizes that have not run since keep their place among the others.
+        """
+        for members in fresh.values():
+            for size, seconds in members:
+                ratio = seconds / curve.typical_of(min(size, curve.sizes[-1]))
+                if size <= curve.sizes[-1] or ratio < 1:  # a batch that is larger is slower, by how much is not known
+                    self._ratios.append(_Run(now, ratio))
+        if len(self._ratios) < _DRIFTED:
+            return
+        faster = sum(run.seconds < 1 / _DRIFT for run in self._ratios)
+        slower = sum(run.seconds > _DRIFT for run in self._ratios)
+        if max(faster, slower) < _AGREEING:
+            return
+        factor = median(run.seconds for run in self._ratios)
+        for runs in self._known.values():
+            runs.scale(factor, curve.typical_of(runs.size), self._ratios[0].at)
+        self._ratios.clear()
+
+    def _forget(self, now: float) -> None:
+        newest = max(self._known.values(), key=lambda runs: runs.last, default=None)
+        for bucket, runs in list(self._known.items()):
+            kept = _FEW_SECONDS if len(runs.runs) < _FEW else _FORGOTTEN
+            if now - runs.last > kept and runs is not newest:
+                del self._known[bucket]
+
+
+def _bucket(size: int) -> int:
+    """Sizes that are told apart: all up to 8, and four in each doubling beyond."""
+    if size <= 8:
+        return size
+    step = 1 << (size.bit_length() - 3)
+    return -(-size // step) * step
+
+
+def _quantile(values: Iterable[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _increasing(values: Iterable[float]) -> tuple[float, ...]:
+    highest = 0.0
+    found = []
+    for value in values:
+        highest = max(highest, value)
+        found.append(highest)
+    return tuple(found)

@@ -1,0 +1,114 @@
+"""Finds how long a batch should wait: as long as waiting brings rows that save the threads' time, and no longer."""
+
+from dataclasses import dataclass
+
+from headrace_batching.latency.run_times import Curve
+
+_STEPS = 32
+"""The first wait that is tried is this part of the objective; each next one is twice as long."""
+
+_WORTH = 0.02
+"""Of the threads' time, what the second half of a wait must save to be worth it."""
+
+_ENOUGH = 16
+"""Batches that must have waited before the wait is judged."""
+
+_LONGEST_PAUSE = 64
+"""Looks without a trial after trials that have failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What came since the last look.
+
+    Attributes:
+        rows_per_second: Rows that arrived.
+        rows_per_task: Of each request.
+        rows_per_batch: Of all batches.
+        waited: Batches that left because of the wait, not when a thread had become free.
+        rows_of_waited: Rows of each of these.
+        late_rows: Of these, those that came in the second half of the wait.
+    """
+
+    rows_per_second: float = 0.0
+    rows_per_task: float = 1.0
+    rows_per_batch: float = 1.0
+    waited: int = 0
+    rows_of_waited: float = 0.0
+    late_rows: float = 0.0
+
+
+class WaitSearch:
+    """Climbs from no wait by doubling, and halves a wait whose second half brings nothing.
+
+    A caller that waits for its answer before it calls again sends nothing meanwhile, however many calls a second it
+    makes. That is why a wait is judged by what came in it, and not by a rate.
+
+    Args:
+        seconds: The objective's.
+        threads: Batches that run at once.
+    """
+
+    def __init__(self, seconds: float, threads: int) -> None:
+        self._first = seconds / _STEPS
+        self._threads = threads
+        self._wait = 0.0
+        self._pause = 0
+        self._next_pause = 1
+
+    @property
+    def wait(self) -> float:
+        """The wait in force, in seconds; a limit aside."""
+        return self._wait
+
+    def look(self, curve: Curve, seen: Seen, longest: float) -> float:
+        """The wait from now on.
+
+        Args:
+            curve: Run times.
+            seen: What came since the last look.
+            longest: The longest wait that leaves time for a run.
+        """
+        if self._wait:
+            self._judge(curve, seen)
+        elif self._pause:
+            self._pause -= 1
+        else:
+            self._wait = self._trial(curve, seen, longest)
+        self._wait = min(self._wait, longest) if longest >= self._first else 0.0
+        return self._wait
+
+    def _trial(self, curve: Curve, seen: Seen, longest: float) -> float:
+        """The first wait that makes batches clearly larger, if the longest one would be worth it."""
+
+        def rows_after(wait: float) -> float:
+            return seen.rows_per_task + seen.rows_per_second * wait
+
+        if self._saved(curve, seen, seen.rows_per_batch, rows_after(longest)) < _WORTH:
+            return 0.0
+        wait = self._first
+        while rows_after(wait) < 1.5 * seen.rows_per_batch and wait < longest:
+            wait *= 2
+        return wait
+
+    def _judge(self, curve: Curve, seen: Seen) -> None:
+        if seen.waited < _ENOUGH:
+            return
+        saved = self._saved(curve, seen, seen.rows_of_waited - seen.late_rows, seen.rows_of_waited)
+        if saved >= _WORTH:
+            self._wait *= 2
+            self._next_pause = 1
+        elif saved < _WORTH / 4:
+            self._wait /= 2
+            if self._wait < self._first:
+                self._wait = 0.0
+                self._pause = self._next_pause
+                self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
+
+    def _saved(self, curve: Curve, seen: Seen, few: float, many: float) -> float:
+        """Of the threads' time, what batches of `many` rows save compared with those of `few`."""
+        few, many = max(few, 1.0), max(many, 1.0)
+        if many <= few:
+            return 0.0
+        per_row = curve.typical_of(few) / few - curve.typical_of(many) / many
+        return seen.rows_per_second * per_row / self._threads

@@ -1,0 +1,53 @@
+"""A latency objective, as `p99 20ms` says it: which share of requests is to be answered within which time."""
+
+import re
+from dataclasses import dataclass
+
+EXPECTATION = 'a percentile from p50 to p99.99 and a time, such as "p99 20ms"'
+"""What follows "must be" where a text is none."""
+
+_FORM = re.compile(r"p(\d{2}(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*(us|ms|s)")
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_LOWEST, _HIGHEST = 50.0, 99.99
+_SHORTEST, _LONGEST = 50e-6, 3600.0
+
+
+class ObjectiveError(ValueError):
+    """A text is no latency objective."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyObjective:
+    """That a share of requests is answered within a time, counted from a request's arrival in the queue.
+
+    Attributes:
+        text: As an operator has written it.
+        share: Of requests, from 0.5 to 0.9999.
+        seconds: The time.
+    """
+
+    text: str
+    share: float
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> "LatencyObjective":
+        """Reads `p99 20ms`: a percentile, and a time in us, ms or s.
+
+        Raises:
+            ObjectiveError: It is none.
+        """
+        match = _FORM.fullmatch(text.strip())
+        if match is not None:
+            percentile, seconds = float(match[1]), float(match[2]) * _UNITS[match[3]]
+            if _LOWEST <= percentile <= _HIGHEST and _SHORTEST <= seconds <= _LONGEST:
+                return cls(text.strip(), percentile / 100, seconds)
+        raise ObjectiveError(f"latency_objective must be {EXPECTATION}; was {text!r}")
+
+
+def is_objective(text: str) -> bool:
+    """Whether a text is an objective, or empty for none."""
+    try:
+        return not text or bool(LatencyObjective.parse(text))
+    except ObjectiveError:
+        return False

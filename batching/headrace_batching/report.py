@@ -1,0 +1,40 @@
+"""What one run of a batch was: how many tasks and rows, when they came, and how long it took."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+
+class BatchReport(NamedTuple):
+    """What one run of the backend was.
+
+    Attributes:
+        tasks: Requests, or pieces of them, in the batch.
+        rows: Their rows.
+        padding: Rows added to reach an allowed size.
+        began: When the run began, in seconds on the queue's clock.
+        ran: Seconds that the run took, joining and splitting included.
+        failed: Whether it raised; the tasks are then run again in halves, or have failed.
+        arrivals: When each of them came, on the same clock.
+        sizes: Rows of each of them.
+        joined: Seconds of `ran` that it took to join the inputs.
+        computed: Seconds of `ran` that the backend took.
+    """
+
+    tasks: int
+    rows: int
+    padding: int
+    began: float
+    ran: float
+    failed: bool
+    arrivals: Sequence[float]
+    sizes: Sequence[int]
+    joined: float = 0.0
+    computed: float = 0.0
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the oldest of them had waited in the queue when the run began."""
+        return self.began - min(self.arrivals)
+
+
+Observe = Callable[[BatchReport], None]

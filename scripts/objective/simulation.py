@@ -1,0 +1,173 @@
+"""Runs a queue on a virtual clock: tasks that come when they are told to, and runs that take as long as a model says."""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headrace_batching import BatchReport, Options, QueueFull, Task
+from headrace_batching.latency.beliefs import Beliefs
+from headrace_batching.latency.controller import Controller
+from headrace_batching.queue import Formed, Queue
+
+from .arrivals import Array, Arrivals
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """How long a batch runs: `fixed` seconds and `per_row` for each row, more or less, and now and then much longer.
+
+    Attributes:
+        fixed: Seconds of any run.
+        per_row: Seconds of each row.
+        noise: The standard deviation of the logarithm of a run's time.
+        stalls: The share of runs that take four times as long.
+        threads: Batches that run at once.
+    """
+
+    fixed: float = 0.020
+    per_row: float = 0.002
+    noise: float = 0.05
+    stalls: float = 0.001
+    threads: int = 2
+
+    def capacity(self, seconds: float) -> float:
+        """Rows a second at the largest batch that fits into so many seconds together with the wait for a thread."""
+        rows = (seconds / (1 + 1 / self.threads) - self.fixed) / self.per_row
+        return self.threads * rows / (self.fixed + self.per_row * rows)
+
+    def seconds(self, rows: int, rng: np.random.Generator) -> float:
+        """Of one run."""
+        typical = self.fixed + self.per_row * rows
+        return float(typical * np.exp(rng.normal(0.0, self.noise)) * (4.0 if rng.random() < self.stalls else 1.0))
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a trace.
+
+    Attributes:
+        offered: Requests.
+        latencies: Seconds from arrival to answer, of those that were answered.
+        busy: Seconds that runs have taken, over all threads.
+        batches: Runs.
+        beliefs: Of the batcher, from time to time; empty without an objective.
+    """
+
+    offered: int
+    latencies: list[float] = field(default_factory=list)
+    busy: float = 0.0
+    batches: int = 0
+    beliefs: list[tuple[float, Beliefs]] = field(default_factory=list)
+    answered_at: list[float] = field(default_factory=list)
+
+    def good(self, seconds: float) -> int:
+        """Requests answered within so many seconds."""
+        return int((np.array(self.latencies) <= seconds).sum())
+
+    def percentile(self, share: float) -> float:
+        """Of the latencies of answers."""
+        return float(np.quantile(self.latencies, share)) if self.latencies else 0.0
+
+
+class Simulation:
+    """One queue with one lane, and its threads, on a virtual clock.
+
+    Args:
+        model: What runs.
+        options: How requests become batches; with a latency objective, or fixed.
+        seed: Of the runs' times.
+    """
+
+    def __init__(self, model: Model, options: Options, seed: int = 1) -> None:
+        self.now = 0.0
+        self._model = model
+        self._rng = np.random.default_rng(seed)
+        self._queue = Queue(lambda: self.now)
+        self._lane = self._queue.lane(options, lambda _: None)
+        self._idle = model.threads
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._wake = float("inf")
+        self._slow_until = 0.0
+        objective = options.objective
+        self._controller = None if objective is None else Controller(objective, options)
+        if self._controller is not None:
+            self._controller.start(self._lane)
+
+    def run(self, arrivals: Arrivals) -> Outcome:
+        """Lets the requests come, and everything end."""
+        outcome = Outcome(len(arrivals.times))
+        self._slow_until = arrivals.slow_start
+        for time, rows in zip(_floats(arrivals.times), _ints(arrivals.rows), strict=True):
+            self._until(time, outcome)
+            self.now = time
+            self._arrive(rows, outcome)
+        self._until(float("inf"), outcome)
+        return outcome
+
+    def _until(self, time: float, outcome: Outcome) -> None:
+        while self._events and self._events[0][0] <= time:
+            self.now, _, happens = heapq.heappop(self._events)
+            happens()
+            self._dispatch(outcome)
+
+    def _at(self, time: float, happens: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (time, self._number, happens))
+
+    def _arrive(self, rows: int, outcome: Outcome) -> None:
+        try:
+            self._lane.put(Task({}, lambda _: None, rows=rows))
+        except QueueFull:
+            return
+        self._dispatch(outcome)
+
+    def _dispatch(self, outcome: Outcome) -> None:
+        while self._idle:
+            with self._queue.lock:
+                turn = self._queue.turn(self.now)
+            if turn.formed is None:
+                if self.now < turn.wake < self._wake:
+                    self._wake = turn.wake
+                    self._at(turn.wake, self._woken)
+                return
+            self._idle -= 1
+            self._begin(turn.formed, outcome)
+
+    def _woken(self) -> None:
+        self._wake = float("inf")
+
+    def _begin(self, formed: Formed, outcome: Outcome) -> None:
+        batch, began = formed.batch, self.now
+        slow = 5.0 if began < self._slow_until else 1.0
+        ran = slow * self._model.seconds(batch.padded, self._rng)
+        outcome.busy += ran
+        outcome.batches += 1
+
+        def end() -> None:
+            self._idle += 1
+            self._lane.finish()
+            outcome.latencies.extend(self.now - arrival for arrival in batch.arrivals)
+            outcome.answered_at.extend(batch.arrivals)
+            self._report(BatchReport(len(batch), batch.rows, batch.padded - batch.rows, began, ran, False,
+                                     batch.arrivals, batch.sizes), outcome)  # fmt: skip
+
+        self._at(began + ran, end)
+
+    def _report(self, report: BatchReport, outcome: Outcome) -> None:
+        if self._controller is None:
+            return
+        before = self._controller.beliefs
+        self._controller.observe(report, self._lane)
+        if self._controller.beliefs is not before:
+            outcome.beliefs.append((self.now, self._controller.beliefs))
+
+
+def _floats(values: Array) -> Sequence[float]:
+    return [float(value) for value in values]
+
+
+def _ints(values: Array) -> Sequence[int]:
+    return [int(value) for value in values]
