@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 from headrace_batching import Options, Task
 from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane, TaskQueue
+from headrace_batching.latency.target import Target
 from headrace_batching.queue import Turn
 from headrace_batching.task import Arrays
 
@@ -492,7 +493,12 @@ class Lane:
     def closed(self) -> bool:
         """Whether it takes no more tasks."""
 
+    @property
+    def shed(self) -> int:
+        """Tasks refused because they could not be answered in time."""
+
     def put(self, task: Task) -> bool: ...
+    def steer(self, target: Target) -> None: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
 

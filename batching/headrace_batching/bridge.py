@@ -23,7 +23,15 @@ from headrace_batching.batch import (
     rows_between,
     string_array,
 )
-from headrace_batching.errors import TOO_MANY_BATCHES, TOO_MANY_ROWS, Closed, DeadlineExceeded, QueueFull
+from headrace_batching.errors import (
+    TOO_LATE,
+    TOO_MANY_BATCHES,
+    TOO_MANY_ROWS,
+    Closed,
+    DeadlineExceeded,
+    ObjectiveMissed,
+    QueueFull,
+)
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.queue import Formed, Turn
 from headrace_batching.task import Piece
@@ -36,6 +44,7 @@ __all__ = [
     "DeadlineExceeded",
     "Formed",
     "Lock",
+    "ObjectiveMissed",
     "Piece",
     "QueueFull",
     "TimedOut",
@@ -83,12 +92,14 @@ class Shared:
         max_batch_bytes: Bytes that the joined inputs of a batch may take.
         too_many_batches: Why a queue is full, with the names of numbers in braces.
         too_many_rows: The same where large tasks are split.
+        too_late: Why a task is refused that could not be answered within its latency objective.
         pace: When a lone task is run by the thread that took it in.
     """
 
     max_batch_bytes: int
     too_many_batches: str
     too_many_rows: str
+    too_late: str
     pace: Pace
 
 
@@ -96,5 +107,6 @@ SHARED = Shared(
     max_batch_bytes=MAX_BATCH_BYTES,
     too_many_batches=TOO_MANY_BATCHES,
     too_many_rows=TOO_MANY_ROWS,
+    too_late=TOO_LATE,
     pace=Pace(quick=0.0002, slow=0.002, most=16, enough=8, lost=4),
 )

@@ -38,10 +38,15 @@ class QueueFull(BatchingError):
 
 
 class ObjectiveMissed(QueueFull):
-    """The task could not be answered within the latency objective; the caller may try again later."""
+    """The task could not be answered within the latency objective; the caller may try again later.
+
+    Attributes:
+        reason: Why, in words that name the objective.
+    """
 
     def __init__(self, objective: str) -> None:
-        super().__init__(TOO_LATE.format(objective=objective))
+        self.reason = TOO_LATE.format(objective=objective)
+        super().__init__(self.reason)
 
 
 class DeadlineExceeded(BatchingError):

@@ -11,6 +11,7 @@ from headrace_batching import (
     DeadlineExceeded,
     InvalidTask,
     NotRepeated,
+    ObjectiveMissed,
     QueueFull,
     RunHangs,
     RunTimedOut,
@@ -111,6 +112,7 @@ _BATCHING: dict[type[BatchingError], Code] = {
     TaskTooLarge: Code.INVALID_ARGUMENT,
     InvalidTask: Code.INVALID_ARGUMENT,
     QueueFull: Code.UNAVAILABLE,
+    ObjectiveMissed: Code.UNAVAILABLE,  # as a full queue: another server may have room, or this one soon
     DeadlineExceeded: Code.RESOURCE_EXHAUSTED,
     BatchOutputError: Code.FAILED_PRECONDITION,
     Closed: Code.UNAVAILABLE,

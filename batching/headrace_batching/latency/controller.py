@@ -126,7 +126,7 @@ class Controller:
         weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # looks that follow each other closely see few arrivals
         self._rate += (counted.rows / elapsed - self._rate) * weight
         before = self.beliefs
-        self.beliefs = self._choose(curve, self._seen(counted), lane.shed, counted.ran / elapsed)
+        self.beliefs = self._choose(curve, self._seen(counted, lane.shed), lane.shed, counted.ran / elapsed)
         if self.beliefs.target != before.target:
             lane.steer(self.beliefs.target)
         if _differs(self.beliefs.target, before.target):
@@ -175,7 +175,7 @@ class Controller:
         newest = taken[min(len(taken) - 1, int(self._objective.share * len(taken)))]
         self._latency += (newest - self._latency) * (_SMOOTHING if self._latency else 1.0)
 
-    def _seen(self, counted: _Counted) -> Seen:
+    def _seen(self, counted: _Counted, refused: int) -> Seen:
         wait = self._search.wait
         waited = [report for report in counted.sampled if wait and report.waited <= _ON_TIME * wait]
         late = 0.0
@@ -190,6 +190,7 @@ class Controller:
             waited=len(waited),
             rows_of_waited=sum(report.rows for report in waited) / max(1, len(waited)),
             late_rows=late / max(1, len(waited)),
+            refusing=refused > self.beliefs.refused,
         )
 
 

@@ -50,11 +50,13 @@ class Curve:
         sizes: Rows, padding included, increasing.
         typical: The median run of each, in seconds; never decreasing.
         high: The run of each that all but the objective's share of runs stay below; never decreasing.
+        hopeful: The shortest median run of each that the few runs seen do not rule out; never decreasing.
     """
 
     sizes: tuple[float, ...]
     typical: tuple[float, ...]
     high: tuple[float, ...]
+    hopeful: tuple[float, ...]
 
     def typical_of(self, size: float) -> float:
         """The median run of a batch of so many rows, in seconds."""
@@ -65,13 +67,12 @@ class Curve:
         return self._at(self.high, size)
 
     def rate_of(self, size: float) -> float:
-        """Rows a second of one thread with batches of this size.
+        """Rows a second of one thread with batches of this size, in the best case that what was seen allows.
 
-        Beyond the largest size seen it grows slowly, so that larger batches are tried where larger ones have been
-        better until now, and are not where they have not.
+        So that a size is tried again which a few slow runs have made look bad, and larger ones than were seen.
         """
         beyond = max(1.0, size / self.sizes[-1])
-        return size / self.typical_of(size) * beyond**_HOPE
+        return size / self._at(self.hopeful, size) * beyond**_HOPE
 
     def _at(self, seconds: tuple[float, ...], size: float) -> float:
         if size <= self.sizes[0]:
@@ -181,7 +182,8 @@ class RunTimes:
         spread = self._spread(known, now)
         typical = _increasing(runs.typical for runs in known)
         high = _increasing(runs.high(self._share, spread, now) for runs in known)
-        return Curve(tuple(runs.size for runs in known), typical, high)
+        hopeful = _increasing(runs.typical / (1 + (spread - 1) / sqrt(len(runs.runs))) for runs in known)
+        return Curve(tuple(runs.size for runs in known), typical, high, hopeful)
 
     def _spread(self, known: list[_Runs], now: float) -> float:
         """By how much the slowest runs of all sizes exceed the typical one of their size."""

@@ -28,6 +28,7 @@ class Seen:
         waited: Batches that left because of the wait, not when a thread had become free.
         rows_of_waited: Rows of each of these.
         late_rows: Of these, those that came in the second half of the wait.
+        refusing: Whether tasks were refused that could not be answered in time.
     """
 
     rows_per_second: float = 0.0
@@ -36,6 +37,7 @@ class Seen:
     waited: int = 0
     rows_of_waited: float = 0.0
     late_rows: float = 0.0
+    refusing: bool = False
 
 
 class WaitSearch:
@@ -84,6 +86,8 @@ class WaitSearch:
         def rows_after(wait: float) -> float:
             return seen.rows_per_task + seen.rows_per_second * wait
 
+        if seen.refusing:
+            return longest  # a batch that leaves half full wastes what the others lack
         if self._saved(curve, seen, seen.rows_per_batch, rows_after(longest)) < _WORTH:
             return 0.0
         wait = self._first

@@ -37,12 +37,15 @@ impl Abandoned {
 /// Calls of one signature that found the queue full, and how long each took.
 struct Refused {
     signature: Arc<Signature>,
+    /// Whether it was not full, but the call would have missed the latency objective.
+    missed: bool,
     seconds: Vec<f64>,
 }
 
 impl Refused {
     fn count(self, py: Python<'_>) -> PyResult<()> {
-        let error = names(py)?.queue_full.bind(py).call1(("",))?;
+        let names = names(py)?;
+        let error = if self.missed { &names.objective_missed } else { &names.queue_full }.bind(py).call1(("",))?;
         self.signature.counter.failed(py, &error, self.seconds.into_iter()).map(|_| ())
     }
 }
@@ -74,12 +77,13 @@ pub struct EndedCalls {
 }
 
 impl EndedCalls {
-    /// Adds a call that found the queue full: there may be very many.
-    pub fn add_refused(&self, signature: &Arc<Signature>, seconds: f64) {
+    /// Adds a call that found the queue full, or would have missed the objective: there may be very many.
+    pub fn add_refused(&self, signature: &Arc<Signature>, missed: bool, seconds: f64) {
         let mut refused = self.refused.lock();
-        match refused.iter_mut().find(|known| Arc::ptr_eq(&known.signature, signature)) {
+        let same = |known: &&mut Refused| known.missed == missed && Arc::ptr_eq(&known.signature, signature);
+        match refused.iter_mut().find(same) {
             Some(known) => known.seconds.push(seconds),
-            None => refused.push(Refused { signature: signature.clone(), seconds: vec![seconds] }),
+            None => refused.push(Refused { signature: signature.clone(), missed, seconds: vec![seconds] }),
         }
     }
 

@@ -11,7 +11,7 @@ use super::clock::Clock;
 use super::python::names;
 use super::task::Task;
 use super::tasks::Tasks;
-use crate::queue::{Bounds, Entry, Full, Key, LaneId, Refusal, Rules};
+use crate::queue::{Bounds, Entry, Full, Key, LaneId, Refusal, Rules, Target};
 
 /// One scheduler's part of a queue.
 #[pyclass(frozen, module = "headrace_native")]
@@ -25,6 +25,8 @@ struct LaneParts {
     /// Until the lane is closed: what it runs knows the lane, and would keep it alive.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
+    /// Why a task is refused that could not be answered in time; empty without a latency objective.
+    objective: String,
 }
 
 #[pymethods]
@@ -70,6 +72,22 @@ impl Lane {
         queue.put(self.0.id, key, entry, now).or_else(|(refusal, _)| Err(self.exception(py, &refusal)?))
     }
 
+    /// Forms batches, and takes tasks, as a `headrace_batching.latency.target.Target` says from now on.
+    fn steer(&self, target: (f64, usize, f64, f64, f64)) -> PyResult<()> {
+        let (wait, size, start_within, run_one, run_full) = target;
+        if size == 0 || [wait, start_within, run_one, run_full].into_iter().any(|seconds| !(seconds >= 0.0)) {
+            return Err(PyValueError::new_err(format!("{target:?} is no target")));
+        }
+        self.0.tasks.queue.steer(self.0.id, Target { wait, size, start_within, run_one, run_full });
+        Ok(())
+    }
+
+    /// Tasks refused because they could not be answered in time.
+    #[getter]
+    fn shed(&self) -> usize {
+        self.0.tasks.queue.lane_state(self.0.id).shed
+    }
+
     pub fn finish(&self) {
         self.0.tasks.queue.finish(self.0.id, self.0.tasks.clock.now());
     }
@@ -96,8 +114,9 @@ impl Lane {
         bounds: Option<Bounds>,
     ) -> PyResult<Self> {
         let id = tasks.queue.open_lane(rules(options, tasks.shared.max_batch_bytes)?, bounds);
-        let (tasks, options) = (tasks.clone(), options.clone().unbind());
-        Ok(Self(Arc::new(LaneParts { tasks, id, options, execute: Mutex::new(Some(execute)), batched })))
+        let objective = options.getattr("latency_objective")?.extract()?;
+        let (tasks, options, execute) = (tasks.clone(), options.clone().unbind(), Mutex::new(Some(execute)));
+        Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, objective })))
     }
 
     /// Its number in the queue.
@@ -120,6 +139,7 @@ impl Lane {
         let names = names(py)?;
         let error = match refusal {
             Refusal::Closed => names.closed.bind(py).call0()?,
+            Refusal::Full(Full::Objective) => names.objective_missed.bind(py).call1((&self.0.objective,))?,
             Refusal::Full(full) => names.queue_full.bind(py).call1((self.reason(full),))?,
         };
         Ok(PyErr::from_value(error))
@@ -127,7 +147,7 @@ impl Lane {
 
     /// Why it is full, in Python's words.
     pub fn reason(&self, full: &Full) -> String {
-        self.0.tasks.shared.reason(full)
+        self.0.tasks.shared.reason(full, &self.0.objective)
     }
 
     pub fn clock(&self) -> &Clock {
@@ -141,6 +161,7 @@ fn rules(options: &Bound<'_, PyAny>, max_batch_bytes: usize) -> PyResult<Rules> 
         enqueued_limit: options.getattr("enqueued_limit")?.extract()?,
         timeout: options.getattr("timeout")?.extract()?,
         splitting: options.getattr("enable_large_batch_splitting")?.extract()?,
+        slots: slots(options)?,
         running_limit: options.getattr("max_running_batches")?.extract::<Option<usize>>()?.unwrap_or(usize::MAX),
         max_batch_bytes,
     };
@@ -151,4 +172,12 @@ fn rules(options: &Bound<'_, PyAny>, max_batch_bytes: usize) -> PyResult<Rules> 
         return Err(PyValueError::new_err("a lane of which no batch may run never ends"));
     }
     Ok(rules)
+}
+
+/// Batches that are expected to run at once.
+fn slots(options: &Bound<'_, PyAny>) -> PyResult<usize> {
+    match options.getattr("max_running_batches")?.extract::<Option<usize>>()? {
+        Some(most) => Ok(most),
+        None => options.getattr("num_batch_threads")?.extract(),
+    }
 }

@@ -25,6 +25,8 @@ pub struct Names {
     pub formed: Py<PyAny>,
     #[pyo3(attribute("Lock"))]
     pub lock: Py<PyAny>,
+    #[pyo3(attribute("ObjectiveMissed"))]
+    pub objective_missed: Py<PyAny>,
     #[pyo3(attribute("Piece"))]
     pub piece: Py<PyAny>,
     #[pyo3(attribute("QueueFull"))]

@@ -10,6 +10,7 @@ pub struct Shared {
     pub max_batch_bytes: usize,
     pub too_many_batches: String,
     pub too_many_rows: String,
+    pub too_late: String,
     pub pace: Pace,
 }
 
@@ -31,9 +32,10 @@ impl Pace {
 }
 
 impl Shared {
-    /// Why a queue is full, in Python's words.
-    pub fn reason(&self, full: &Full) -> String {
+    /// Why a queue is full, or a task would be late for its objective, in Python's words.
+    pub fn reason(&self, full: &Full, objective: &str) -> String {
         match *full {
+            Full::Objective => self.too_late.replace("{objective}", objective),
             Full::Batches { waiting, most } => fill(&self.too_many_batches, &[("waiting", waiting), ("most", most)]),
             Full::Rows { rows, capacity, waiting, most, open, size } => {
                 let numbers = [

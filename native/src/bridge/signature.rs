@@ -154,9 +154,14 @@ impl Signature {
         self.answer_row.store(bytes / rows.max(1), Ordering::Relaxed);
     }
 
-    /// How a call ends that found the queue full.
-    pub fn full(&self, reason: &str) -> Status {
-        Status::new(self.full.0, self.full.1.replace("{}", reason))
+    /// How a call ends that found the queue full. `named` takes the place of the braces; an objective that the call
+    /// would have missed is named in either case.
+    pub fn full(&self, named: &str, missed: Option<&str>) -> Status {
+        let text = self.full.1.replace("{}", named);
+        match missed.filter(|missed| !text.contains(missed)) {
+            Some(missed) => Status::new(self.full.0, format!("{text}: {missed}")),
+            None => Status::new(self.full.0, text),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::grpc::{Encoding, Status};
 use crate::memory::Kind;
 use crate::open_inference::Regions;
 use crate::protobuf::Rope;
-use crate::queue::{Entry, Refusal};
+use crate::queue::{Entry, Full, Refusal};
 use crate::security::{Admitted, Identity, Verdicts};
 
 /// Takes the plain calls of a server.
@@ -70,7 +70,8 @@ pub enum Outcome {
     /// There is no memory for its answer, and its client has been told so.
     NoMemory,
     /// Its queue was full, and its client has been told so, this many seconds after the call came.
-    Refused { signature: Arc<Signature>, seconds: f64 },
+    /// `missed` if it was not full, but the call would have missed the latency objective.
+    Refused { signature: Arc<Signature>, missed: bool, seconds: f64 },
     /// It is not plain or may share no batch, or its version is being unloaded and there may be another by now.
     ForPython(Rope, SendResponse<Bytes>),
 }
@@ -154,9 +155,10 @@ impl PlainCalls {
         let mut call = Call::of(task);
         match refusal {
             Refusal::Full(full) => {
-                let reason = call.protocol.reason_of_full(lane.reason(&full));
-                bridge::PendingCall::refuse(&mut *call, &signature.full(&reason));
-                Outcome::Refused { signature, seconds }
+                let (reason, missed) = (lane.reason(&full), matches!(full, Full::Objective));
+                let named = call.protocol.reason_of_full(&reason);
+                bridge::PendingCall::refuse(&mut *call, &signature.full(&named, missed.then_some(&reason)));
+                Outcome::Refused { signature, missed, seconds }
             }
             Refusal::Closed => {
                 opening.memory.set(Kind::Expanded, 0);

@@ -72,11 +72,11 @@ impl Response<'_> {
 
 impl Protocol {
     /// What is put into the text of a full queue: its reason, or whose request found it so.
-    pub fn reason_of_full(&self, reason: String) -> String {
+    pub fn reason_of_full(&self, reason: &str) -> String {
         match self {
             Self::Infer { id, .. } if id.is_empty() => "<id_unknown>".to_owned(),
             Self::Infer { id, .. } => String::from_utf8_lossy(id).into_owned(),
-            _ => reason,
+            _ => reason.to_owned(),
         }
     }
 

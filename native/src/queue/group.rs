@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use rustc_hash::FxBuildHasher;
 
 use super::entry::{Entry, PRIORITIES, Waits};
-use super::lane::{Refusal, Rules};
+use super::lane::{Lane, Refusal, Rules};
 use super::turn::Turn;
 
 /// Waiting tasks of one key. Under the queue's lock.
@@ -32,12 +32,12 @@ impl<T: Waits> Group<T> {
         tasks.next().filter(|_| tasks.next().is_none())
     }
 
-    pub fn due(&self, rules: &Rules) -> f64 {
-        if self.closing || self.rows >= rules.execution_limit {
+    pub fn due(&self, lane: &Lane) -> f64 {
+        if self.closing || self.rows >= lane.size() {
             return f64::NEG_INFINITY;
         }
         let oldest = self.tasks.iter().filter_map(VecDeque::front).map(|waiting| waiting.arrived);
-        oldest.fold(f64::INFINITY, f64::min) + rules.timeout
+        oldest.fold(f64::INFINITY, f64::min) + lane.timeout()
     }
 
     pub fn priority(&self) -> usize {
@@ -70,10 +70,11 @@ impl<T: Waits> Group<T> {
 }
 
 impl<T: Waits> Group<T> {
-    /// The next batch; a task that does not fit ends it, unless it may be split. So does one with which the joined
-    /// inputs would take too many bytes.
-    pub fn take(&mut self, now: f64, rules: &Rules, turn: &mut Turn<T>) {
-        let mut room = rules.execution_limit;
+    /// The next batch; a task that does not fit ends it, unless it may be split, or is the first and larger than an
+    /// objective's batches are. So does one with which the joined inputs would take too many bytes.
+    pub fn take(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
+        let (rules, limit) = (&lane.rules, lane.size());
+        let mut room = limit;
         let mut widest = 0;
         for priority in 0..PRIORITIES {
             while room > 0
@@ -88,12 +89,12 @@ impl<T: Waits> Group<T> {
                     continue;
                 }
                 widest = waiting.row_bytes.max(widest);
-                let bytes = (rules.execution_limit - room + left.min(room)).saturating_mul(widest);
+                let bytes = (limit - room + left.min(room)).saturating_mul(widest);
                 if bytes > rules.max_batch_bytes && !turn.pieces.is_empty() {
                     self.tasks[priority].push_front(waiting);
                     return;
                 }
-                if left > room {
+                if left > room && (rules.splitting || !turn.pieces.is_empty()) {
                     let size = waiting.size_of(room);
                     let piece = if rules.splitting { waiting.split(room) } else { None };
                     if piece.is_some() {
@@ -104,7 +105,7 @@ impl<T: Waits> Group<T> {
                     self.tasks[priority].push_front(waiting);
                     return;
                 }
-                room -= left;
+                room = room.saturating_sub(left);
                 self.leave(waiting.slot, left);
                 turn.size = turn.size.saturating_add(waiting.size_of(left));
                 turn.pieces.push(waiting.into_piece());

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use super::entry::Waits;
 use super::pace::Pace;
+use super::target::{Slots, Target};
+use super::turn::Turn;
 
 /// How tasks become batches: what the queue must know of `headrace_batching.Options`.
 #[derive(Clone, Debug)]
@@ -13,6 +16,8 @@ pub struct Rules {
     pub splitting: bool,
     /// Batches of a lane that may run at once.
     pub running_limit: usize,
+    /// Batches of a lane that are expected to run at once.
+    pub slots: usize,
     /// Bytes that the joined inputs of a batch may take.
     pub max_batch_bytes: usize,
 }
@@ -39,6 +44,8 @@ pub enum Full {
     /// A task has more rows than there is room for. `open` are those of the batch that is not full yet, `size` those
     /// that a batch may have.
     Rows { rows: usize, capacity: usize, waiting: usize, most: usize, open: usize, size: usize },
+    /// A task could not be answered within the latency objective.
+    Objective,
 }
 
 /// One scheduler's part of the queue, under the queue's lock.
@@ -48,9 +55,48 @@ pub struct Lane {
     pub groups: usize,
     pub pace: Pace,
     pub closed: bool,
+    /// What is aimed at in place of the rules' size and timeout.
+    pub target: Option<Target>,
+    pub slots: Slots,
+    /// Tasks refused because they could not be answered in time.
+    pub shed: usize,
 }
 
 impl Lane {
+    /// Rows of a full batch.
+    pub fn size(&self) -> usize {
+        let limit = self.rules.execution_limit;
+        self.target.map_or(limit, |target| target.size.min(limit))
+    }
+
+    /// How long a batch that is not full waits.
+    pub fn timeout(&self) -> f64 {
+        self.target.map_or(self.rules.timeout, |target| target.wait)
+    }
+
+    pub fn begin<T: Waits>(&mut self, now: f64, turn: &Turn<T>) {
+        self.pace.begin(now, turn.size);
+        if let Some(target) = &self.target {
+            let rows = turn.pieces.iter().map(|piece| (piece.stop - piece.start).max(1)).sum();
+            self.slots.begin(now, target.run_of(rows));
+        }
+    }
+
+    pub fn end(&mut self, now: f64) {
+        self.pace.end(now);
+        self.slots.end();
+    }
+
+    /// Refuses a task that could not be answered in time.
+    pub fn check_objective(&mut self, rows: usize, now: f64) -> Result<(), Refusal> {
+        let Some(target) = &self.target else { return Ok(()) };
+        if self.slots.makes_it(target, now, self.rows, rows) {
+            return Ok(());
+        }
+        self.shed += 1;
+        Err(Refusal::Full(Full::Objective))
+    }
+
     pub fn idle(&self) -> bool {
         self.groups == 0 && self.pace.running == 0
     }
@@ -76,11 +122,13 @@ impl Lane {
     }
 }
 
-/// A lane as it is seen from outside: the rows that wait, whether none waits or runs, and whether it takes no more.
+/// A lane as it is seen from outside: the rows that wait, whether none waits or runs, whether it takes no more,
+/// and the tasks that it has refused for its latency objective.
 pub struct LaneState {
     pub rows: usize,
     pub idle: bool,
     pub closed: bool,
+    pub shed: usize,
 }
 
 /// The number of a lane: one scheduler's part of a queue.

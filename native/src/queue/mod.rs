@@ -5,6 +5,7 @@ mod group;
 mod lane;
 mod pace;
 mod state;
+mod target;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -21,6 +22,8 @@ pub use lane::{Full, LaneId, LaneState, Refusal, Rules};
 pub use pace::Bounds;
 use pace::Pace;
 use state::{State, choose};
+use target::Slots;
+pub use target::Target;
 pub use turn::Turn;
 
 thread_local! {
@@ -44,7 +47,9 @@ impl<T: Waits> Queue<T> {
         let mut state = self.state.lock();
         let id = state.next_lane;
         state.next_lane += 1;
-        let lane = Lane { rules: Arc::new(rules), rows: 0, groups: 0, pace: Pace::new(bounds), closed: false };
+        let slots = Slots::new(rules.slots);
+        let (rules, pace) = (Arc::new(rules), Pace::new(bounds));
+        let lane = Lane { rules, rows: 0, groups: 0, pace, closed: false, target: None, slots, shed: 0 };
         state.lanes.insert(id, lane);
         id
     }
@@ -57,7 +62,7 @@ impl<T: Waits> Queue<T> {
         let Some(own) = state.lanes.get_mut(&lane).filter(|own| !own.closed && !state.closed) else {
             return Err((Refusal::Closed, entry.task));
         };
-        if let Err(refusal) = own.check_bound(rows) {
+        if let Err(refusal) = own.check_bound(rows).and_then(|()| own.check_objective(rows, now)) {
             return Err((refusal, entry.task));
         }
         let place = state.groups.entry((lane, key));
@@ -72,7 +77,7 @@ impl<T: Waits> Queue<T> {
         group.tasks[entry.priority].push_back(entry);
         own.rows += rows;
         own.groups += usize::from(new);
-        Ok(state.idle > 0 && (new || group.rows >= own.rules.execution_limit) && own.free())
+        Ok(state.idle > 0 && (new || group.rows >= own.size()) && own.free())
     }
 
     pub fn wake(&self) {
@@ -134,10 +139,10 @@ impl<T: Waits> Queue<T> {
         let Some((key, mut group)) = state.groups.shift_remove_index(index) else { return turn };
         let Some(lane) = state.lanes.get_mut(&key.0) else { return turn };
         let before = group.rows;
-        group.take(now, &lane.rules, &mut turn);
+        group.take(now, lane, &mut turn);
         lane.rows -= before - group.rows;
         if !turn.pieces.is_empty() {
-            lane.pace.begin(now, turn.size);
+            lane.begin(now, &turn);
             state.running += 1;
             turn.lane = Some(key.0);
         }
@@ -170,7 +175,7 @@ impl<T: Waits> Queue<T> {
     pub fn finish(&self, lane: LaneId, now: f64) {
         let mut state = self.state.lock();
         if let Some(lane) = state.lanes.get_mut(&lane) {
-            lane.pace.end(now);
+            lane.end(now);
             state.running -= 1;
         }
         self.drained.notify_all();
@@ -187,8 +192,18 @@ impl<T: Waits> Queue<T> {
     /// What is to be said of a lane; one that is no more is idle and closed.
     pub fn lane_state(&self, lane: LaneId) -> LaneState {
         match self.state.lock().lanes.get(&lane) {
-            Some(lane) => LaneState { rows: lane.rows, idle: lane.idle(), closed: lane.closed },
-            None => LaneState { rows: 0, idle: true, closed: true },
+            Some(lane) => LaneState { rows: lane.rows, idle: lane.idle(), closed: lane.closed, shed: lane.shed },
+            None => LaneState { rows: 0, idle: true, closed: true, shed: 0 },
+        }
+    }
+
+    /// Forms batches of the lane, and takes its tasks, as the target says from now on.
+    pub fn steer(&self, lane: LaneId, target: Target) {
+        let mut state = self.state.lock();
+        let Some(lane) = state.lanes.get_mut(&lane) else { return };
+        lane.target = Some(target);
+        if lane.groups > 0 && state.idle > 0 {
+            state.call_one(); // a batch may be due sooner than the idle threads think
         }
     }
 

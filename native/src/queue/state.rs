@@ -58,7 +58,7 @@ impl<T: Waits> State<T> {
             return false;
         };
         let Some((lane, task)) = self.lanes.get(lane).zip(group.lone()) else { return false };
-        lane.pace.quick(task.size_of(task.left())) && group.due(&lane.rules) <= now
+        lane.pace.quick(task.size_of(task.left())) && group.due(lane) <= now
     }
 }
 
@@ -68,7 +68,7 @@ pub fn choose<T: Waits>(state: &State<T>, now: f64) -> (Option<usize>, f64) {
     for (index, ((lane, _), group)) in state.groups.iter().enumerate() {
         // A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
         let Some(lane) = state.lanes.get(lane).filter(|lane| lane.free()) else { continue };
-        let due = group.due(&lane.rules);
+        let due = group.due(lane);
         if due > now {
             wake = wake.min(due);
         } else if group.priority() == 0 {

@@ -46,6 +46,7 @@ impl Bench {
             timeout: 0.0,
             splitting: false,
             running_limit: usize::MAX,
+            slots: 2,
             max_batch_bytes: usize::MAX,
         }
     }

@@ -184,7 +184,9 @@ fn dispatch(
             Outcome::Waits { wake: true } => return thread.busy_poll.wake_before_park(),
             Outcome::Waits { wake: false } => return,
             Outcome::NoMemory => return,
-            Outcome::Refused { signature, seconds } => return shared.ended.add_refused(&signature, seconds),
+            Outcome::Refused { signature, missed, seconds } => {
+                return shared.ended.add_refused(&signature, missed, seconds);
+            }
             Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
         },
         message if shared.plain.is_guarded() => (message, respond),

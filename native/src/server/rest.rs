@@ -19,7 +19,7 @@ use crate::grpc::{RESOURCE_EXHAUSTED, Status};
 use crate::http::{self as transport, Answer, Endpoint, Missing, SMALL, answer};
 use crate::memory::{CallMemory, Kind, Share};
 use crate::predict::Input;
-use crate::queue::{Entry, Key, Refusal};
+use crate::queue::{Entry, Full, Key, Refusal};
 use crate::rest::{self, Body, Call, Declares, Mailbox, ModelPath};
 use crate::security::{Admitted, Identity};
 
@@ -174,9 +174,9 @@ impl Api {
     }
 
     /// What is put into the text of a full queue: its reason, or whose request found it so.
-    fn reason_of_full(&self, reason: String) -> String {
+    fn reason_of_full(&self, reason: &str) -> String {
         match self {
-            Self::TfServing => reason,
+            Self::TfServing => reason.to_owned(),
             Self::OpenInference(id) if id.is_empty() => "<id_unknown>".to_owned(),
             Self::OpenInference(id) => id.clone(),
         }
@@ -190,7 +190,8 @@ pub(super) struct Pending {
     signature: Arc<Signature>,
     mailbox: Arc<Mailbox>,
     came: Instant,
-    refused: Option<Status>,
+    /// How it ends that was not put, and whether that is for the latency objective.
+    refused: Option<(Status, bool)>,
     #[expect(dead_code, reason = "its end is what it is for")]
     admitted: Admitted,
     priority: usize,
@@ -221,7 +222,7 @@ impl Pending {
         call: impl FnOnce(Arc<Mailbox>) -> Box<dyn PendingCall>,
     ) -> Option<Self> {
         if !memory.set(Kind::Answers, self.signature.expected_answer(rows)) {
-            self.refused = Some(Status::no_memory(self.rest.share.budget()));
+            self.refused = Some((Status::no_memory(self.rest.share.budget()), false));
             return Some(self);
         }
         let call = call(self.mailbox.clone());
@@ -232,8 +233,9 @@ impl Pending {
             Ok(true) => self.rest.thread.busy_poll.wake_before_park(),
             Ok(false) => {}
             Err((Refusal::Full(full), _)) => {
-                let reason = self.api.reason_of_full(lane.reason(&full));
-                self.refused = Some(self.signature.full(&reason));
+                let (reason, missed) = (lane.reason(&full), matches!(full, Full::Objective));
+                let named = self.api.reason_of_full(&reason);
+                self.refused = Some((self.signature.full(&named, missed.then_some(&reason)), missed));
             }
             Err((Refusal::Closed, _)) => return None,
         }
@@ -242,9 +244,9 @@ impl Pending {
 
     pub(super) async fn answer(self) -> Option<Answer> {
         let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
-        if let Some(status) = &self.refused {
+        if let Some((status, missed)) = &self.refused {
             if status.code != RESOURCE_EXHAUSTED {
-                ended.add_refused(&self.signature, self.came.elapsed().as_secs_f64());
+                ended.add_refused(&self.signature, *missed, self.came.elapsed().as_secs_f64());
             }
             return Some(self.api.refusal(endpoint, status));
         }

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from headrace_batching import BatchingError, Closed, DeadlineExceeded, QueueFull
+from headrace_batching import BatchingError, Closed, DeadlineExceeded, ObjectiveMissed, QueueFull
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends.signature import Signature
@@ -144,6 +144,8 @@ def run_status(error: Exception, request_id: str = "") -> tuple[Code, str]:
         error: Why.
         request_id: The request's; empty for none.
     """
+    if isinstance(error, ObjectiveMissed):
+        return Code.UNAVAILABLE, f"{tag(request_id)}Exceeds maximum queue size: {error.reason}"
     if isinstance(error, QueueFull):
         return Code.UNAVAILABLE, f"{tag(request_id)}Exceeds maximum queue size"
     if isinstance(error, DeadlineExceeded) or isinstance(error.__cause__, DeadlineExceeded):
