@@ -6,7 +6,7 @@ from dataclasses import dataclass
 EXPECTATION = 'a percentile from p50 to p99.99 and a time, such as "p99 20ms"'
 """What follows "must be" where a text is none."""
 
-_FORM = re.compile(r"p(\d{2}(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*(us|ms|s)")
+_FORM = re.compile(r"p(\d{2}(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*(us|ms|s)", re.ASCII)
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _LOWEST, _HIGHEST = 50.0, 99.99
 _SHORTEST, _LONGEST = 50e-6, 3600.0

@@ -4,7 +4,6 @@ import logging
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
-from math import inf
 from threading import Lock
 from typing import Protocol
 
@@ -25,9 +24,6 @@ PERIOD = 0.25
 
 _FIRST_RUNS = 32
 """Runs after each of which there is a look, so that a model that has just been loaded is known soon."""
-
-_TRUSTED = 8
-"""Runs that must be known before a request is refused for them."""
 
 _SAMPLED = 64
 """Batches of one look whose arrivals are looked at one by one."""
@@ -140,11 +136,10 @@ class Controller:
         longest = longest_wait(curve, seconds, min(size, 1.25 * expected), limits)
         wait = self._search.look(curve, seen, longest)
         run_full = curve.typical_of(size)
-        known = self._runs >= _TRUSTED
         target = Target(
             wait=wait,
             size=size,
-            start_within=max(0.0, seconds - curve.high_of(size)) if known else inf,
+            start_within=max(0.0, seconds - curve.high_of(size)),
             run_one=min(curve.typical_of(1), run_full),
             run_full=run_full,
         )

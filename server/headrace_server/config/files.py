@@ -1,6 +1,7 @@
 """Reads the text-proto files that flags name."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,6 +70,11 @@ def batching_of(config: Config) -> Options:
         ServingError: As for `read_batching_parameters`; INVALID_ARGUMENT, there is a file though batching is off. TF
             Serving: server.cc has the text.
     """
+    options = _declared(config)
+    return replace(options, latency_objective=config.latency_objective) if config.latency_objective else options
+
+
+def _declared(config: Config) -> Options:
     if not config.batching_parameters_file:
         return config.batching
     if not config.enable_batching:

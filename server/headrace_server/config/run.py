@@ -6,6 +6,7 @@ from typing import Any
 
 from headrace_batching import Options
 from headrace_batching.cpus import schedulable_cpus
+from headrace_batching.objective import EXPECTATION, is_objective
 from headrace_batching.option import refusals
 from headrace_server.config.flag import flag, name_of_flag
 from headrace_server.config.isolation import IsolationOptions
@@ -88,6 +89,13 @@ class Config:
     rest_api_timeout_in_ms: int = flag(30000, "milliseconds that a REST call may take; 0 or less is no limit")
     rest_api_enable_cors_support: bool = flag(False, "add CORS headers to the answers of REST calls")
     enable_batching: bool = flag(True, "run requests that wait at the same time as one batch", tensorflow=False)
+    latency_objective: str = flag(
+        "",
+        "the share of each model's requests that is to be answered within a time, such as p99 20ms: how long batches "
+        "wait, how large they are and which requests are refused follow from it; empty for none",
+        fits=is_objective,
+        words=f"{EXPECTATION}, or empty",
+    )
     allow_version_labels_for_unavailable_models: bool = flag(
         False, "let a label that is new, or stays with its version, name a version that is not loaded"
     )
@@ -311,6 +319,8 @@ def check(config: Config) -> None:
     if config.use_alts_credentials and config.ssl_config_file:
         raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
     config.auth.check(tls=bool(config.ssl_config_file or config.rest_api_ssl_config_file))
+    if config.latency_objective and not config.enable_batching:
+        raise invalid("--latency_objective is kept by batching: it needs --enable_batching")
     if not (config.model_base_path or config.model_config_file or config.models):
         raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
     parallelism = (

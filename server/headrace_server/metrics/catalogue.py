@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from threading import Lock
 
+from headrace_batching import Beliefs
 from headrace_server.metrics import gpus as nvml
 from headrace_server.metrics.calls import GrpcMethod, RestCalls
 from headrace_server.metrics.exposition import unhurried
@@ -60,9 +61,14 @@ class Metrics(Families):
             "/headrace/gpu_model_memory_bytes", (*SERVABLE, "device"), self._memory_on_devices
         )
         self.process_memory = Gauges("/headrace/process_memory_bytes", ("kind",), lambda: _by_kind(read_memory()))
+        objective = (*SERVABLE, "signature")
+        self.objective_times = Gauges("/headrace/objective_microseconds", (*objective, "kind"), self._objective_times)
+        self.objective_rows = Gauges("/headrace/objective_batch_rows", objective, self._objective_rows)
         self._gauges: tuple[Gauges, ...] = (
             self.queue_rows,
             self.verdicts,
+            self.objective_times,
+            self.objective_rows,
             *self.gpus.values(),
             self.gpu_model_memory,
             self.process_memory,
@@ -191,6 +197,20 @@ class Metrics(Families):
             for signature, verdict in own.verdicts.items():
                 if own.called or verdict != AS_EXPECTED:
                     yield (*own.labels, signature, verdict), 1
+
+    def _objective_times(self) -> Iterator[tuple[Labels, int]]:
+        for labels, beliefs in self._beliefs():
+            times = {"objective": beliefs.objective.seconds, "latency": beliefs.latency, "wait": beliefs.target.wait}
+            for kind, seconds in times.items():
+                yield (*labels, kind), round(seconds * 1e6)
+
+    def _objective_rows(self) -> Iterator[tuple[Labels, int]]:
+        return ((labels, beliefs.target.size) for labels, beliefs in self._beliefs())
+
+    def _beliefs(self) -> Iterator[tuple[Labels, Beliefs]]:
+        for own in self.every_servable():
+            for signature, beliefs in own.now.beliefs().items():
+                yield (*own.labels, signature), beliefs
 
     def _rows_waiting(self) -> Iterator[tuple[Labels, int]]:
         for own in self.every_servable():

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from headrace_batching import BatchingError, BatchReport, Closed, DeadlineExceeded, QueueFull
+from headrace_batching import BatchingError, BatchReport, Beliefs, Closed, DeadlineExceeded, QueueFull
 from headrace_server.metrics.calls import CountCalls, Tallied
 from headrace_server.metrics.inferences import InferenceCounts, Inferences
 from headrace_server.metrics.names import LATENCY, PARTS, QUEUING, SERVABLE, SIZES, Families
@@ -39,11 +39,13 @@ class Now:
         waiting: Gives the rows that wait in its queues.
         running: Gives the batches that run now.
         on_devices: Gives the bytes that it takes on each GPU, by its number.
+        beliefs: Gives what is done for the latency objective of each signature, by its name.
     """
 
     waiting: Callable[[], int] = int
     running: Callable[[], int] = int
     on_devices: Callable[[], Mapping[int, int]] = dict
+    beliefs: Callable[[], Mapping[str, Beliefs]] = dict
 
 
 @dataclass(frozen=True, slots=True)

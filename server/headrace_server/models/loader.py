@@ -206,7 +206,8 @@ def _keep_state(name: str, path: Path, model: ModelOptions, signature: Signature
 
 
 def _read_batching(file: Path, shared: Options) -> Options | None:
-    """The parameters in a version's folder; the threads are those of all models."""
+    """The parameters in a version's folder; the threads and the objective are those of all models."""
     if not file.exists():
         return None
-    return read_batching_parameters(str(file), threads=shared.num_batch_threads)
+    own = read_batching_parameters(str(file), threads=shared.num_batch_threads)
+    return replace(own, latency_objective=shared.latency_objective)

@@ -8,10 +8,10 @@ from typing import cast
 
 import numpy as np
 
-from headrace_batching import BatchThreads, Options, RunLimit, Scheduler
+from headrace_batching import BatchThreads, Beliefs, Options, RunLimit, Scheduler
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.options import MAX_VALUE
-from headrace_batching.scheduler import Observe
+from headrace_batching.report import Observe
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady, Terminable
 from headrace_server.backends.signature import Signature
@@ -30,6 +30,7 @@ class Schedulers:
         batching: How requests become batches, already fitted to the backend; None runs every request by itself.
         observe: From a signature's name, and whether its requests are batched, to who is told of its runs.
         limit: How long a run may take; None for as long as it likes.
+        name: The version's, for the log.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Schedulers:
         batching: Options | None,
         observe: ObserveRuns,
         limit: RunLimit | None = None,
+        name: str = "",
     ) -> None:
         self._backend = backend
         self._signatures = signatures
@@ -47,6 +49,7 @@ class Schedulers:
         self._batching = batching
         self._observe = observe
         self._limit = limit
+        self._name = name
         self._lock = Lock()
         self._made: dict[tuple[str, bool], Scheduler] = {}
 
@@ -64,6 +67,12 @@ class Schedulers:
     def running(self) -> int:
         """Batches that run now."""
         return sum(scheduler.running for scheduler in list(self._made.values()))
+
+    def beliefs(self) -> dict[str, Beliefs]:
+        """What is believed, and done, for the latency objective of each signature that has been called; by name."""
+        made = list(self._made.items())
+        found = {name: scheduler.beliefs for (name, alone), scheduler in made if not alone}
+        return {name: beliefs for name, beliefs in found.items() if beliefs is not None}
 
     def of(self, signature: str, *, alone: bool = False) -> Scheduler:
         """The one of a signature; a task's choice are the aliases of the outputs wanted, None for all.
@@ -102,6 +111,7 @@ class Schedulers:
             empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
             observe=self._observe(signature, batched),
             limit=self._limit,
+            name=f"{self._name}, {signature}",
             run_choice=lambda inputs, outputs: backend.run(signature, inputs, cast("Outputs", outputs)),
         )
 

@@ -11,13 +11,14 @@ from headrace_batching import (
     BatchingError,
     BatchReport,
     BatchThreads,
+    Beliefs,
     DeadlineExceeded,
     Options,
     Task,
     TaskTooLarge,
 )
 from headrace_batching.batch import rows_of, shared_rows
-from headrace_batching.scheduler import Observe
+from headrace_batching.report import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
 from headrace_server.backends.batch_axis import declares_rows
@@ -95,11 +96,12 @@ class Servable:
         self.names_sizes = batching is not None and bool(batching.allowed_batch_sizes)
         self._batching = fitted(batching, backend)
         limit = limit_of(backend, run_timeout)
-        self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs, limit)
+        title = f"model {name} version {version}"
+        self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs, limit, title)
         self._no_rows = NoRows()
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
-        now = Now(lambda: self._schedulers.waiting, lambda: self._schedulers.running, on_devices)
+        now = Now(lambda: self._schedulers.waiting, lambda: self._schedulers.running, on_devices, self.beliefs)
         self._metrics = (metrics or Metrics()).servable(name, version, now)
         self._metrics.verdicts = {key: verdict.finding.value for key, verdict in self.verdicts.items()}
         self._leases = Leases()
@@ -128,6 +130,10 @@ class Servable:
     def batching(self) -> Options | None:
         """How its requests become batches; None runs every request by itself."""
         return self._batching
+
+    def beliefs(self) -> Mapping[str, Beliefs]:
+        """What is believed, and done, for its latency objective, by signature; empty without one. Any thread."""
+        return self._schedulers.beliefs()
 
     def signature(self, name: str) -> tuple[str, Signature]:
         """The signature that a request names, and its name.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,11 @@ def _poisson(rng: np.random.Generator, rate: Callable[[Array], Array], seconds: 
 
 def _bursts(rng: np.random.Generator, capacity: float, seconds: float) -> Array:
     """Quiet, and every so often two to three times what can be served, for a tenth of a second to a second."""
-    times = [_poisson(rng, lambda at: np.full_like(at, 0.2 * capacity), seconds)]
+    times = [_poisson(rng, partial(np.full_like, fill_value=0.2 * capacity), seconds)]
     begin = 0.5
     while begin < seconds:
         length, factor = rng.uniform(0.1, 1.0), rng.uniform(2.0, 3.0)
-        burst = begin + _poisson(rng, lambda at, factor=factor: np.full_like(at, factor * capacity), length)
+        burst = begin + _poisson(rng, partial(np.full_like, fill_value=factor * capacity), length)
         times.append(burst[burst < seconds])
         begin += length + rng.exponential(2.0)
     return np.sort(np.concatenate(times))

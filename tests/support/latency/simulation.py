@@ -1,4 +1,4 @@
-"""Runs a queue on a virtual clock: tasks that come when they are told to, and runs that take as long as a model says."""
+"""Runs a queue on a virtual clock: tasks come when they are told to, and runs take as long as a model says."""
 
 import heapq
 from collections.abc import Callable, Sequence
@@ -10,8 +10,7 @@ from headrace_batching import BatchReport, Options, QueueFull, Task
 from headrace_batching.latency.beliefs import Beliefs
 from headrace_batching.latency.controller import Controller
 from headrace_batching.queue import Formed, Queue
-
-from .arrivals import Array, Arrivals
+from tests.support.latency.arrivals import Array, Arrivals
 
 
 @dataclass(frozen=True, slots=True)
