@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headrace_batching import Options
+from headrace_batching import Options, Target
 from headrace_batching.contract import TaskBatch
 from headrace_server.transports.grpc.endpoint import CallerBounds
 from tests.support.calls import MODEL, PREDICT, Caller, arrays, floats, predict_request, refusal_of
@@ -149,7 +149,15 @@ def test_a_batch_that_is_forgotten(call: Any, queue: Any) -> None:
 
 def lane_options(**values: Any) -> SimpleNamespace:
     usual = {"execution_limit": 1, "enqueued_limit": 1, "timeout": 0.0, "enable_large_batch_splitting": False}
-    return SimpleNamespace(**{**usual, "max_running_batches": None, **values})
+    told = {"max_running_batches": None, "num_batch_threads": 1, "latency_objective": ""}
+    return SimpleNamespace(**{**usual, **told, **values})
+
+
+@pytest.mark.parametrize("target", [Target(0.0, 0), Target(float("nan"), 1), Target(0.0, 1, start_within=-1.0)])
+def test_a_target_that_is_none(queue: Any, target: Target) -> None:
+    lane = queue.lane(lane_options(), print)
+    with pytest.raises(ValueError, match="is no target"):
+        lane.steer(target)
 
 
 def test_a_lane_of_batches_without_rows(queue: Any) -> None:
