@@ -126,6 +126,19 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
         "Always 1: whether a signature's requests share batches, in a word",
         [Source(metrics.verdicts, (*_VERSION, "signature", "verdict"))],
     )
+    signature = (*_VERSION, "signature")
+    yield Metric(
+        "headrace_latency_objective_seconds",
+        "gauge",
+        "Of a model with a latency objective: it, the latency at its percentile, and the wait of its batches",
+        [Source(metrics.objective_times, (*signature, "kind"), scale=1e-6)],
+    )
+    yield Metric(
+        "headrace_latency_objective_batch_rows",
+        "gauge",
+        "Rows with which a batch is full, of a model with a latency objective",
+        [Source(metrics.objective_rows, signature)],
+    )
 
 
 def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
