@@ -75,7 +75,8 @@ impl Lane {
     /// Forms batches, and takes tasks, as a `headrace_batching.latency.target.Target` says from now on.
     fn steer(&self, target: (f64, usize, f64, f64, f64)) -> PyResult<()> {
         let (wait, size, start_within, run_one, run_full) = target;
-        if size == 0 || [wait, start_within, run_one, run_full].into_iter().any(|seconds| !(seconds >= 0.0)) {
+        let times = [wait, start_within, run_one, run_full];
+        if size == 0 || times.into_iter().any(|seconds| seconds.is_nan() || seconds < 0.0) {
             return Err(PyValueError::new_err(format!("{target:?} is no target")));
         }
         self.0.tasks.queue.steer(self.0.id, Target { wait, size, start_within, run_one, run_full });

@@ -21,7 +21,7 @@ from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION,
 from headrace_server.transports.grpc.native_verdicts import NativeVerdicts
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 19
+INTERFACE = 20
 
 _NEVER = 2**31 - 1  # milliseconds, to gRPC
 
