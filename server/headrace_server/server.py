@@ -60,6 +60,7 @@ from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.replay import warmup_answers
 from headrace_server.services.tf_serving.request_log.files import RecordWriter
 from headrace_server.services.tf_serving.request_log.logger import RequestLogger
+from headrace_server.stores.mirrors import Mirrors, StoreCounts
 from headrace_server.transports.grpc.addresses import addresses, channel_arguments, max_send_bytes
 from headrace_server.transports.grpc.argument_names import complaints
 from headrace_server.transports.grpc.endpoint import BoundsMemory, CallerBounds, Endpoint
@@ -131,6 +132,8 @@ class Server:
         tallies = Tallies(self._metrics.load_waited, self._metrics.evicted)
         load, told = warmup.after(loader.load), ManagerOptions.of(config)
         self._manager = Manager(load, told, publish=self._publish, changed=self._changed, tallies=tallies)
+        counts = StoreCounts(self._metrics.fetched, self._metrics.store_failed)
+        self._mirrors = Mirrors(config.stores, lambda: self._source.look_again(), counts)
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.looked)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
@@ -140,10 +143,11 @@ class Server:
             self._manager,
             self._source,
             self._request_logger.prepare,
-            configured=self._metrics.configure,
+            configured=self._configured,
             labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
             rights=ReloadRights.of(config),
             code=code,
+            mirrors=self._mirrors,
         )
         self._config_poll = ConfigPoll(
             config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply_at_once
@@ -329,6 +333,10 @@ class Server:
     def _member(self, name: str, version: int | None) -> Servable:
         return self._manager.servable(name, version)
 
+    def _configured(self, models: Collection[str]) -> None:
+        self._metrics.configure(models)
+        self._mirrors.keep(models)
+
     async def _lease_member(self, name: str, version: int | None, deadline: float | None) -> Servable:
         return await self._manager.lease(name, version, deadline)
 
@@ -393,6 +401,7 @@ class Server:
         if self._tracer is not None:
             self._tracer.stop()
         self._model_service.close()
+        self._mirrors.stop()
         self._source.stop()
         self._manager.stop()
         self._threads.close()

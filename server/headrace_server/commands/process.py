@@ -101,5 +101,5 @@ async def _report_awaited(server: Server) -> None:
             log.warning(
                 "nothing is served yet: waiting for a version of %s, a folder such as %s/1, to appear",
                 model.name,
-                model.base_path,
+                model.where,
             )

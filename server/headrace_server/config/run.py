@@ -12,6 +12,7 @@ from headrace_server.config.flag import flag, name_of_flag
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.security import AuthOptions
+from headrace_server.config.stores import StoreOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import invalid
 
@@ -46,11 +47,24 @@ VersionPolicy = Latest | All | Specific
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A model, where its versions are, and which of them to serve."""
+    """A model, where its versions are, and which of them to serve.
+
+    Attributes:
+        name: Its name.
+        base_path: The folder of its versions on this machine.
+        policy: Which of them to serve.
+        uri: The store that they are fetched from; empty for none.
+    """
 
     name: str
     base_path: Path
     policy: VersionPolicy = Latest()
+    uri: str = ""
+
+    @property
+    def where(self) -> str:
+        """Where the versions come from, for people."""
+        return self.uri or str(self.base_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +258,7 @@ class Config:
     )
     onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
+    stores: StoreOptions = field(default_factory=StoreOptions, metadata={"prefix": "model_store_"})
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     auth: AuthOptions = field(default_factory=AuthOptions, metadata={"prefix": "auth_"})
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
@@ -285,7 +300,9 @@ class Config:
         choices=("false", "config-only", "true"),
     )
     model_roots: tuple[str, ...] = flag(
-        (), "folders, separated by commas, that base paths named by callers must be in; empty allows any path"
+        (),
+        "folders and URIs of stores, separated by commas, that base paths named by callers must be in; empty allows "
+        "any folder and no URI",
     )
     code_roots: tuple[str, ...] = flag(
         (), "folders, separated by commas, in which a model.py may run even if a caller named the base path"

@@ -107,6 +107,14 @@ class Metrics(Families):
         self._methods.append(counts)
         return counts
 
+    def fetched(self, model: str, size: int) -> None:
+        """Counts bytes of a model that have come from its store."""
+        self.store_fetched_bytes.of(model).add(size)
+
+    def store_failed(self, model: str) -> None:
+        """Counts a look at a model's store that gave an error."""
+        self.store_failures.of(model).add()
+
     def load_waited(self, model: str, version: int, seconds: float) -> None:
         """Counts a call that has waited until its version was in memory."""
         del version  # whose series would go with it

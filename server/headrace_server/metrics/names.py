@@ -64,6 +64,8 @@ class Families:
         self.queue_delay = self._histograms(f"{ours}queue_delay", QUEUING, *SERVABLE)
         self.model_load_wait = self._histograms(f"{ours}model_load_wait", LOADING, "model_name")
         self.model_evictions = self._counters(f"{ours}model_evictions", "model_name")
+        self.store_fetched_bytes = self._counters(f"{ours}store_fetched_bytes", "model_name")
+        self.store_failures = self._counters(f"{ours}store_failures", "model_name")
         self.refusals = self._counters(f"{ours}refusals", *SERVABLE, "reason")
 
     def page(self, gauges: Iterable[Gauges] = ()) -> bytes:

@@ -28,6 +28,7 @@ def own_metrics(metrics: Metrics, threads: int) -> tuple[Metric, ...]:
         *_of_calls(metrics),
         *_of_batches(metrics),
         *_of_load(metrics, threads),
+        *_of_stores(metrics),
         *_of_gpus(metrics),
         *process_metrics(),
     )
@@ -163,6 +164,15 @@ def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
         "Rows that wait now for each batch that runs now, or in all where none runs",
         lambda: [((), rows() / max(1, busy()))],
     )
+
+
+def _of_stores(metrics: Metrics) -> Iterator[Metric]:
+    counted = {
+        "headrace_store_fetched_bytes_total": ("Bytes of models fetched from stores", metrics.store_fetched_bytes),
+        "headrace_store_failures_total": ("Looks at models' stores that gave an error", metrics.store_failures),
+    }
+    for name, (explanation, family) in counted.items():
+        yield _plain(name, explanation, family, ("model",))
 
 
 def _of_gpus(metrics: Metrics) -> Iterator[Metric]:

@@ -106,13 +106,13 @@ def _not_found(model: ModelConfig, error: OSError | ValueError) -> str:
     reason = error.strerror if isinstance(error, OSError) else error
     return (
         "FileSystemStoragePathSource encountered a filesystem access error: "
-        f"Could not find base path {model.base_path} for servable {model.name} with error {reason}"
+        f"Could not find base path {model.where} for servable {model.name} with error {reason}"
     )
 
 
 def _nothing_under(model: ModelConfig) -> str:
     return (
-        f"No versions of servable {model.name} found under base path {model.base_path}. "
+        f"No versions of servable {model.name} found under base path {model.where}. "
         "Did you forget to name your leaf directory as a number (eg. '/1/')?"
     )
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from pathlib import Path
 from threading import Lock
 
 from headrace_protos import Code, FileSystemStoragePathSourceConfig, ModelServerConfig, ModelType
@@ -15,14 +16,16 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.overlay import Overlay
 from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.source import Source
-from headrace_server.models.version_policy import State
+from headrace_server.models.version_policy import State, chosen
 from headrace_server.models.versions import VersionStatus
+from headrace_server.stores.mirrors import Mirrors
+from headrace_server.stores.uris import is_remote
 
 PrepareLogging = Callable[[Iterable[ModelConfigMessage]], Callable[[], None]]
 
 PLATFORM = "tensorflow"
 
-_URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://")
+_URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://|models:/")
 
 
 class Configuration:
@@ -36,6 +39,7 @@ class Configuration:
         labels_to_unavailable: As `Manager.assign_labels` has it.
         rights: What callers may configure.
         code: Is told of the base paths that the operator has named.
+        mirrors: Fetch models that are in stores; None where there are no stores.
 
     Attributes:
         models: Those to serve.
@@ -51,6 +55,7 @@ class Configuration:
         labels_to_unavailable: bool = False,
         rights: ReloadRights | None = None,
         code: CodeTrust | None = None,
+        mirrors: Mirrors | None = None,
     ) -> None:
         self._manager = manager
         self._source = source
@@ -59,6 +64,7 @@ class Configuration:
         self._labels_to_unavailable = labels_to_unavailable
         self._rights = rights or ReloadRights()
         self._code = code or CodeTrust()
+        self._mirrors = mirrors
         self._operators = ModelServerConfig()
         self._lock = Lock()
         self._counting = Lock()
@@ -155,7 +161,7 @@ class Configuration:
     def _trust(self, config: ModelServerConfig) -> None:
         """Takes note of what the operator has configured, whether or not it can be applied."""
         self._operators = config
-        self._code.trust(as_path(model.base_path.removeprefix("file://")) for model in config.model_config_list.config)
+        self._code.trust(map(self._base_path, config.model_config_list.config))
 
     def _remove(self, name: str, *, ended: bool) -> None:
         self.models.ask(name, None)
@@ -184,7 +190,7 @@ class Configuration:
         listed = config.model_config_list.config
         check_models(listed)
         self._check_platforms(listed)
-        models = [_model(model) for model in listed]
+        models = [self._model(model) for model in listed]
         use_logging = self._prepare_logging(listed)
         # A file that is read again and again must not undo what was asked for since.
         self.models.list_all(models, anew=config != self._current)
@@ -194,6 +200,22 @@ class Configuration:
         use_logging()
         self._configured({model.name for model in models})
         return models
+
+    def _model(self, message: ModelConfigMessage) -> ModelConfig:
+        platform = platform_of(message)
+        if platform != PLATFORM:
+            raise invalid(f"Model {message.name} requests unsupported platform {platform}")
+        policy, path = _policy(message.model_version_policy), self._base_path(message)
+        if self._mirrors is None or not is_remote(message.base_path):
+            return ModelConfig(message.name, path, policy)
+        self._mirrors.watch(message.name, message.base_path, lambda versions: chosen(versions, policy))
+        return ModelConfig(message.name, path, policy, message.base_path)
+
+    def _base_path(self, message: ModelConfigMessage) -> Path:
+        """Where a model's versions are on this machine."""
+        if self._mirrors is not None and is_remote(message.base_path):
+            return self._mirrors.path(message.name, message.base_path)
+        return as_path(message.base_path.removeprefix("file://"))
 
     def _check_transition(self, config: ModelServerConfig) -> None:
         kind = config.WhichOneof("config")
@@ -235,7 +257,7 @@ def several_models(models: Iterable[ModelConfig]) -> ModelServerConfig:
     config = ModelServerConfig()
     for model in models:
         listed = config.model_config_list.config.add(
-            name=model.name, base_path=as_text(str(model.base_path)), model_platform=PLATFORM
+            name=model.name, base_path=model.uri or as_text(str(model.base_path)), model_platform=PLATFORM
         )
         if isinstance(model.policy, Specific):
             listed.model_version_policy.specific.versions.extend(model.policy.versions)
@@ -290,14 +312,6 @@ def platform_of(model: ModelConfigMessage) -> str:
     if model.model_type not in (ModelType.MODEL_TYPE_UNSPECIFIED, ModelType.TENSORFLOW):
         raise invalid(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
     return model.model_platform or PLATFORM
-
-
-def _model(message: ModelConfigMessage) -> ModelConfig:
-    platform = platform_of(message)
-    if platform != PLATFORM:
-        raise invalid(f"Model {message.name} requests unsupported platform {platform}")
-    path = as_path(message.base_path.removeprefix("file://"))
-    return ModelConfig(message.name, path, _policy(message.model_version_policy))
 
 
 def _policy(message: FileSystemStoragePathSourceConfig.ServableVersionPolicy) -> VersionPolicy:

@@ -1,12 +1,14 @@
 """What a PATH on the command line stands for: a model's file, a version's folder, a base path, or a folder of these."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from headrace_server.backends.auto import MODEL_FILES, is_model_file
 from headrace_server.config.run import ModelConfig, Specific
 from headrace_server.errors import invalid, not_found, unreadable
 from headrace_server.models.base_paths import versions_under
+from headrace_server.stores.uris import STORES, is_remote, name_of
 
 SHOWN = 6
 """Names of a folder that an error lists."""
@@ -21,6 +23,7 @@ def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:
     - A base path, with numbered folders: its versions, by the usual policy.
     - A numbered folder: that version of the model around it.
     - A folder of such files and folders: each of them.
+    - A URI of a store: the model there, called by the URI's last part.
 
     Args:
         paths: Relative ones are taken from the working directory; `~` is the home folder.
@@ -34,18 +37,22 @@ def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:
         if len(models) != 1:
             found = ", ".join(model.name for model in models)
             raise invalid(f"--model_name names one model, and there are {len(models)}: {found}")
-        models = [ModelConfig(name, models[0].base_path, models[0].policy)]
+        models = [replace(models[0], name=name)]
     by_name: dict[str, ModelConfig] = {}
     for model in models:
         other = by_name.setdefault(model.name, model)
         if other is not model:
-            raise invalid(f"two models are called {model.name}: {other.base_path} and {model.base_path}")
+            raise invalid(f"two models are called {model.name}: {other.where} and {model.where}")
     return tuple(models)
 
 
 def _models_at(text: str) -> list[ModelConfig]:
+    if is_remote(text):
+        return [ModelConfig(name_of(text), Path(), uri=text)]
     if "://" in text:
-        raise invalid(f"{text}: {text.partition('://')[0]}:// is not supported: name a file or a folder")
+        raise invalid(
+            f"{text}: {text.partition('://')[0]}:// is not supported: name a file, a folder, or one of {STORES}"
+        )
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if not path.exists():
         raise not_found(f"{path}: there is no such file or folder")

@@ -11,6 +11,7 @@ from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.config.paths import as_path
 from headrace_server.config.run import Config
 from headrace_server.errors import LoadError, ServingError
+from headrace_server.stores.uris import is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,14 @@ class ReloadRights:
         allowed: Whether callers may replace the configuration at all.
         anything: Whether the log of a model's calls, too, may be written anywhere.
         model_roots: Folders that the base paths must be in; empty for any.
+        uri_roots: What the base paths that are in stores must be below.
         log_roots: Folders that the log of a model's calls must be in.
     """
 
     allowed: bool = True
     anything: bool = True
     model_roots: tuple[Path, ...] = ()
+    uri_roots: tuple[str, ...] = ()
     log_roots: tuple[Path, ...] = ()
 
     @classmethod
@@ -35,7 +38,8 @@ class ReloadRights:
         return cls(
             allowed=config.allow_reload != "false",
             anything=config.allow_reload == "true",
-            model_roots=tuple(map(as_path, config.model_roots)),
+            model_roots=tuple(as_path(root) for root in config.model_roots if not is_remote(root)),
+            uri_roots=tuple(filter(is_remote, config.model_roots)),
             log_roots=tuple(map(as_path, config.request_log_roots)),
         )
 
@@ -51,9 +55,17 @@ class ReloadRights:
         for model in wanted.model_config_list.config:
             self._check_model(model, known.get(model.name, ModelConfig()))
 
+    def _check_uri(self, model: ModelConfig, known: ModelConfig) -> None:
+        """What a caller has the server fetch must be named: it could be anything that the server can reach."""
+        if model.base_path != known.base_path and not any(_is_below(model.base_path, root) for root in self.uri_roots):
+            raise _denied(f"Model {model.name}: {model.base_path} is below no URI in --model_roots")
+
     def _check_model(self, model: ModelConfig, known: ModelConfig) -> None:
+        if is_remote(model.base_path):
+            self._check_uri(model, known)
         path = as_path(model.base_path.removeprefix("file://"))
-        if model.base_path != known.base_path and self.model_roots and not _is_in(path, self.model_roots):
+        local = not is_remote(model.base_path)
+        if local and model.base_path != known.base_path and self.model_roots and not _is_in(path, self.model_roots):
             raise _denied(f"Model {model.name}: base path {model.base_path} is in none of --model_roots")
         prefix = model.logging_config.log_collector_config.filename_prefix
         if not prefix or model.logging_config == known.logging_config:
@@ -61,6 +73,11 @@ class ReloadRights:
         unbound = self.anything and not self.log_roots
         if not unbound and not _is_in(as_path(prefix).parent, self.log_roots):
             raise _denied(f"Model {model.name}: filename_prefix {prefix} is in none of --request_log_roots")
+
+
+def _is_below(uri: str, root: str) -> bool:
+    """Whether a URI is a root, or is below it; dots in it lead nowhere."""
+    return ".." not in uri and (uri == root or uri.startswith(root.rstrip("/") + "/"))
 
 
 class CodeTrust:

@@ -94,6 +94,12 @@ class Source:
             self._updated = True
             self._woken.notify()
 
+    def look_again(self) -> None:
+        """Looks at once. Any thread."""
+        with self._woken:
+            self._updated = True
+            self._woken.notify()
+
     def poll(self) -> None:
         """One look at every base path. One that cannot be read is said so, and holds up no other.
 

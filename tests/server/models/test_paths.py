@@ -88,8 +88,7 @@ def test_a_name_of_its_own(tmp_path: Path) -> None:
         ("empty", "{root}/empty holds no model: it holds nothing; a model is"),
         ("other", "{root}/other holds no model: it holds a.csv, notes.md; a model is"),
         ("lettered", "v1 is not a version number: call it 1"),
-        ("s3://bucket/iris", "s3://bucket/iris: s3:// is not supported: name a file or a folder"),
-        ("gs://bucket", "gs://bucket: gs:// is not supported"),
+        ("ftp://host/iris", "ftp://host/iris: ftp:// is not supported: name a file, a folder, or one of s3://, gs://,"),
     ],
 )
 def test_what_is_no_model_is_refused_with_what_was_found(tmp_path: Path, path: str, said: str) -> None:

@@ -1,0 +1,40 @@
+"""`https://` archives: one file that is a model, or a base path of versions, packed."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from headrace_server.stores.base import Listing, RemoteFile, StoreError
+from headrace_server.stores.unpacking import is_archive
+from headrace_server.stores.web import Web, bearer
+
+TOKEN = "HEADRACE_HTTP_TOKEN"
+
+
+class ArchiveStore:
+    """An archive, or one model file, at a URL.
+
+    Args:
+        uri: `https://host/model.tar.gz`, or `.onnx`; `http://` as well.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._web = Web(uri, bearer(TOKEN))
+        self._name = urlsplit(uri).path.rpartition("/")[2] or "model"
+
+    def list(self) -> Listing:
+        """The file, told by its ETag, or by when it was last changed.
+
+        Raises:
+            StoreError: It cannot be asked.
+        """
+        headers = self._web.head(self._uri)
+        tag = headers.get("ETag") or headers.get("Last-Modified") or ""
+        if not tag:
+            raise StoreError(f"{self._uri}: neither ETag nor Last-Modified tells one version of it from another")
+        size = int(headers.get("Content-Length") or -1)
+        return Listing([RemoteFile(self._name, size, tag, unpack=is_archive(self._name), key=self._uri)])
+
+    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        """Its bytes from an offset on."""
+        return self._web.read(file.key, offset, file.tag)

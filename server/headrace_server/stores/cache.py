@@ -1,0 +1,129 @@
+"""Fetched files on disk: whole ones by what they are, parts of others to be resumed, and a bound on all of them.
+
+contents/KEY/            the files of one fetch, complete; KEY is a hash of their names, sizes and tags
+partial/KEY/             those of one that is not complete
+models/NAME/VERSION      a link to the folder of a version in contents/
+models/NAME/numbers.json the version numbers of contents that nobody else numbers
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from headrace_server.stores.base import RemoteFile, StoreError
+
+MANIFEST = ".headrace-files.json"
+
+
+def key_of(uri: str, files: Sequence[RemoteFile]) -> str:
+    """What tells the files of one fetch from any others."""
+    listed = sorted((file.path, file.size, file.tag) for file in files)
+    return hashlib.sha256(json.dumps([uri, listed]).encode()).hexdigest()[:32]
+
+
+class Cache:
+    """A folder for fetched files. Used by several threads, each for models of its own.
+
+    Args:
+        root: The folder; made where it is missing.
+        most_bytes: What all contents may take together; 0 for what the disk has.
+    """
+
+    def __init__(self, root: Path, most_bytes: int = 0) -> None:
+        self.root = root
+        self._most = most_bytes
+        self._used: set[str] = set()
+
+    def start(self) -> None:
+        """Makes the folders.
+
+        Raises:
+            OSError: They cannot be made.
+        """
+        for name in ("contents", "partial", "models"):
+            (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def model(self, name: str, uri: str) -> Path:
+        """The base path of a model that is at a URI."""
+        plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:80]
+        return self.root / "models" / f"{plain}-{hashlib.sha256(f'{name} {uri}'.encode()).hexdigest()[:12]}"
+
+    def content(self, key: str) -> Path | None:
+        """The folder of a fetch that is complete; None where it is not."""
+        folder = self.root / "contents" / key
+        try:
+            sizes = json.loads((folder / MANIFEST).read_text())
+            whole = all((folder / path).stat().st_size == size for path, size in sizes.items())
+        except (OSError, ValueError, AttributeError):
+            return None
+        if not whole:
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        os.utime(folder / MANIFEST)
+        return folder
+
+    @contextmanager
+    def partial(self, key: str) -> Iterator[Path | None]:
+        """The folder of a fetch that is under way; None where another process is at it."""
+        folder = self.root / "partial" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        with (self.root / "partial" / f"{key}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            yield folder
+
+    def complete(self, key: str, folder: Path) -> Path:
+        """Makes a fetch known as complete; its folder from now on."""
+        sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        (folder / MANIFEST).write_text(json.dumps(sizes))
+        target = self.root / "contents" / key
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+        (self.root / "partial" / f"{key}.lock").unlink(missing_ok=True)
+        return target
+
+    def drop_partial(self, key: str) -> None:
+        """Forgets a fetch that is not complete."""
+        shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
+
+    def use(self, keys: Collection[str], before: Collection[str]) -> None:
+        """Keeps contents from being removed, instead of others that a model has used before."""
+        self._used = (self._used - set(before)) | set(keys)
+
+    def make_room(self, uri: str, size: int) -> int:
+        """Removes what nobody uses until a fetch fits; the bytes that there are then.
+
+        Raises:
+            StoreError: It does not fit.
+        """
+        every = ((age, folder, taken) for folder, age, taken in self._contents())
+        unused = sorted(each for each in every if each[1].name not in self._used)
+        while self._room() < size and unused:
+            shutil.rmtree(unused.pop(0)[1], ignore_errors=True)
+        room = self._room()
+        if room < size:
+            left = f"--model_store_cache_mb leaves {max(0, room) >> 20}" if self._most else f"its disk has {room >> 20}"
+            raise StoreError(f"{uri} takes {-(-size >> 20)} MB, and {left} MB for {self.root}")
+        return room
+
+    def _room(self) -> int:
+        free = shutil.disk_usage(self.root).free
+        if not self._most:
+            return free
+        return min(free, self._most - sum(taken for _, _, taken in self._contents()))
+
+    def _contents(self) -> Iterator[tuple[Path, float, int]]:
+        for folder in (self.root / "contents").iterdir():
+            try:
+                manifest = folder / MANIFEST
+                yield folder, manifest.stat().st_mtime, sum(json.loads(manifest.read_text()).values())
+            except (OSError, ValueError, AttributeError):
+                continue

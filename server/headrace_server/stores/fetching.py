@@ -1,0 +1,146 @@
+"""Fetches the files of a version: resumed where it was cut, checked, unpacked, and known only when it is whole."""
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from errno import ENOSPC
+from pathlib import Path
+
+from headrace_server.stores.base import CHUNK, Changed, RemoteFile, Store, StoreError
+from headrace_server.stores.cache import Cache, key_of
+from headrace_server.stores.unpacking import safe_path, unpack
+
+SUMS = "SHA256SUMS"
+"""A file of checksums, as `sha256sum` writes it, that others of its folder are compared with."""
+
+log = logging.getLogger(__name__)
+
+PART = ".part"
+UNPACKING = ".unpacking"
+UNPACKED = ".unpacked"
+
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+
+
+class Fetching:
+    """Fetches from one store into the cache.
+
+    Args:
+        uri: The store's.
+        store: Asked for bytes.
+        cache: Where they go.
+        fetched: Told how many bytes have come, again and again.
+        stopping: Whether to give up.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        store: Store,
+        cache: Cache,
+        fetched: Callable[[int], None] = lambda _: None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._uri = uri
+        self._store = store
+        self._cache = cache
+        self._fetched = fetched
+        self._stopping = stopping
+
+    def fetch(self, files: Sequence[RemoteFile]) -> Path | None:
+        """The folder that holds the files; None where another process fetches them now.
+
+        Raises:
+            StoreError: They cannot be fetched, or are not what they should be.
+        """
+        key = key_of(self._uri, files)
+        if (found := self._cache.content(key)) is not None:
+            return found
+        size = sum(max(0, file.size) for file in files)
+        room = self._cache.make_room(self._uri, size)
+        log.info("fetching %d files of %.1f MB from %s", len(files), size / 1e6, self._uri)
+        with self._cache.partial(key) as folder:
+            if folder is None:
+                return None
+            try:
+                for file in files:
+                    self._fetch(file, folder, room)
+                for done in folder.rglob(f"*{UNPACKED}"):
+                    done.unlink()
+                _check_sums(self._uri, folder)
+                return self._cache.complete(key, folder)
+            except Changed:
+                self._cache.drop_partial(key)
+                raise
+            except OSError as error:
+                if error.errno == ENOSPC:
+                    self._cache.drop_partial(key)
+                raise StoreError(f"{self._uri}: {folder}: {error.strerror}") from error
+
+    def _fetch(self, file: RemoteFile, folder: Path, room: int) -> None:
+        target = folder / safe_path(self._uri, file.path)
+        unpacked = target.with_name(target.name + UNPACKED)
+        if target.exists() or unpacked.exists():  # since an earlier try
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + PART)
+        self._read(file, part)
+        if not file.unpack:
+            part.rename(target)
+            return
+        into = target.with_name(target.name + UNPACKING)
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir()
+        unpack(self._uri, part, into, room)
+        shutil.copytree(into, folder, dirs_exist_ok=True, copy_function=os.replace)
+        shutil.rmtree(into)
+        unpacked.touch()
+        part.unlink()
+
+    def _read(self, file: RemoteFile, part: Path) -> None:
+        part.touch()
+        digest, size = _begun(part)
+        if size != file.size:
+            with part.open("ab") as out:
+                for chunk in self._store.read(file, size):
+                    if self._stopping():
+                        raise StoreError(f"{self._uri}: the server stops; the rest is fetched by the next one")
+                    out.write(chunk)
+                    digest.update(chunk)
+                    size += len(chunk)
+                    self._fetched(len(chunk))
+        if 0 <= file.size < size:
+            part.unlink()
+        if file.size not in (-1, size):
+            raise StoreError(f"{self._uri}: {file.path} has {size} bytes, not {file.size}")
+        if file.sha256 and digest.hexdigest() != file.sha256:
+            part.unlink()
+            raise StoreError(f"{self._uri}: {file.path} is not what it should be: its SHA-256 is {digest.hexdigest()}")
+
+
+def _begun(part: Path) -> "tuple[hashlib._Hash, int]":
+    """The hash and the size of what an earlier try has left."""
+    digest, size = hashlib.sha256(), 0
+    with part.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest, size
+
+
+def _check_sums(uri: str, folder: Path) -> None:
+    """Compares files with the checksums beside them.
+
+    Raises:
+        StoreError: A file is missing, or another one.
+    """
+    for sums in folder.rglob(SUMS):
+        for digest, name in _SUM.findall(sums.read_text(errors="replace")):
+            path = sums.parent / safe_path(uri, name.removeprefix("./"))
+            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+            if found != digest.lower():
+                shutil.rmtree(folder)
+                raise StoreError(f"{uri}: {name} is not what {SUMS} says: its SHA-256 is {found}")

@@ -1,0 +1,183 @@
+"""Looks at the stores of all models, so often and so many at once, and waits longer for one that gives errors."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Condition, Thread
+
+from headrace_server.config.stores import StoreOptions
+from headrace_server.stores.base import StoreError
+from headrace_server.stores.cache import Cache
+from headrace_server.stores.fetching import Fetching
+from headrace_server.stores.mirror import Choose, Mirror
+from headrace_server.stores.uris import open_store
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 300.0
+"""Seconds between two looks at a store that gives errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """Who is told what stores give. Any thread.
+
+    Attributes:
+        fetched: A model's name, and bytes that have come.
+        failed: The name of a model whose store gave an error.
+    """
+
+    fetched: Callable[[str, int], None] = lambda _name, _size: None
+    failed: Callable[[str], None] = lambda _name: None
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One model's store, and when it is looked at next."""
+
+    uri: str
+    choose: Choose
+    path: Path
+    mirror: Mirror | None = None
+    due: float = 0.0
+    failures: int = 0
+    said: str = ""
+    running: bool = False
+
+
+class Mirrors:
+    """Keeps a base path on this machine for each model that is in a store.
+
+    Args:
+        options: How often, how many at once, and where to.
+        changed: Told that a base path has changed.
+        counts: Who counts.
+        clock: In seconds.
+    """
+
+    def __init__(
+        self,
+        options: StoreOptions,
+        changed: Callable[[], None],
+        counts: StoreCounts | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options = options
+        self._tell = changed
+        self._counts = counts or StoreCounts()
+        self._clock = clock
+        self._cache = Cache(cache_folder(options), options.cache_mb << 20)
+        self._woken = Condition()
+        self._watched: dict[str, _Watched] = {}
+        self._stopping = False
+        self._thread: Thread | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def path(self, name: str, uri: str) -> Path:
+        """The base path on this machine of a model that is in a store."""
+        return self._cache.model(name, uri)
+
+    def watch(self, name: str, uri: str, choose: Choose) -> None:
+        """Looks at a model's store from now on, and fetches from it. Any thread.
+
+        Args:
+            name: The model's.
+            uri: Where it is.
+            choose: Says which versions are wanted.
+        """
+        with self._woken:
+            known = self._watched.get(name)
+            if known is None or known.uri != uri:
+                known = self._watched[name] = _Watched(uri, choose, self.path(name, uri))
+            known.choose, known.due = choose, 0.0
+            self._start()
+            self._woken.notify_all()
+
+    def keep(self, names: Collection[str]) -> None:
+        """Watches no other models than these. Any thread."""
+        with self._woken:
+            for name in self._watched.keys() - set(names):
+                gone = self._watched.pop(name)
+                if gone.mirror is not None and not gone.running:
+                    gone.mirror.forget()
+
+    def stop(self) -> None:
+        """Looks no more, and gives up what is being fetched; it is resumed by the next run."""
+        with self._woken:
+            self._stopping = True
+            self._woken.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._stopping:
+            self._pool = ThreadPoolExecutor(self._options.threads, "store")
+            self._thread = Thread(target=self._watch, name="stores", daemon=True)
+            self._thread.start()
+
+    def _watch(self) -> None:
+        assert self._pool is not None
+        with self._woken:
+            while not self._stopping:
+                now = self._clock()
+                for name, watched in list(self._watched.items()):
+                    if not watched.running and watched.due <= now:
+                        watched.running = True
+                        self._pool.submit(self._look, name, watched)
+                due = min((each.due for each in self._watched.values() if not each.running), default=None)
+                self._woken.wait(None if due is None else max(0.0, due - now))
+
+    def _look(self, name: str, watched: _Watched) -> None:
+        try:
+            self._cache.start()
+            if watched.mirror is None:
+                watched.mirror = self._mirror(name, watched)
+            changed = watched.mirror.look()
+        except Exception as error:  # whatever a store does, the models that are served go on
+            self._failed(name, watched, error)
+            return
+        if watched.said:
+            log.info("model %s: %s can be read again", name, watched.uri)
+        if changed:
+            self._tell()
+        with self._woken:
+            watched.said, watched.failures = "", 0
+            self._again(watched, self._options.poll_seconds)
+
+    def _mirror(self, name: str, watched: _Watched) -> Mirror:
+        store = open_store(watched.uri)
+        fetched = partial(self._counts.fetched, name)
+        fetching = Fetching(watched.uri, store, self._cache, fetched, lambda: self._stopping)
+        return Mirror(
+            watched.uri, fetching, store.list, self._cache, watched.path, lambda versions: watched.choose(versions)
+        )
+
+    def _failed(self, name: str, watched: _Watched, error: Exception) -> None:
+        self._counts.failed(name)
+        text = str(error) if isinstance(error, StoreError) else f"{watched.uri}: {error!r}"
+        with self._woken:
+            watched.failures += 1
+            pause = min(2.0 ** (watched.failures - 1), LONGEST_PAUSE)
+            if text != watched.said and not self._stopping:
+                log.error("model %s cannot be fetched (tried again, after %.0f s at first): %s", name, pause, text)
+            watched.said = text
+            self._again(watched, pause)
+
+    def _again(self, watched: _Watched, pause: float) -> None:
+        watched.due, watched.running = self._clock() + pause, False
+        self._woken.notify_all()
+
+
+def cache_folder(options: StoreOptions) -> Path:
+    """Where fetched models are kept."""
+    if options.cache:
+        return Path(options.cache)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "headrace"

@@ -1,0 +1,77 @@
+"""`s3://`, `gs://` and `az://`: object stores, through obstore."""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from headrace_server.stores.base import CHUNK, Changed, Listing, RemoteFile, StoreError
+
+SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+
+_REFUSED = re.compile(r"status code: 40[13]|credential", re.IGNORECASE)
+"""What is said by errors of listings, which have no kind of their own."""
+
+SETTLED_AFTER = timedelta(seconds=60)
+"""After this time without a change, nobody is taken to be in the midst of writing a version."""
+
+
+class ObjectStore:
+    """A prefix of a bucket. Credentials and endpoints come from the environment, as the clouds' own tools have them.
+
+    Args:
+        uri: `s3://bucket/prefix`, and the like.
+
+    Raises:
+        StoreError: obstore is not installed, or makes nothing of the URI.
+    """
+
+    def __init__(self, uri: str) -> None:
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError as error:
+            raise StoreError(f"{uri}: object stores need obstore: pip install 'headrace[stores]'") from error
+        self._uri, self._obstore = uri, obstore
+        self._store: Any = self._asked(partial(from_url, uri.rstrip("/")))
+
+    def list(self) -> Listing:
+        """The objects below the prefix."""
+        objects = [each for batch in self._asked(lambda: list(self._obstore.list(self._store))) for each in batch]
+        if not objects:
+            raise Changed(f"{self._uri}: there is nothing below it")
+        newest = max(each["last_modified"] for each in objects)
+        files = [
+            RemoteFile(str(each["path"]), int(each["size"]), str(each["e_tag"] or each["last_modified"]))
+            for each in objects
+            if not str(each["path"]).endswith("/")
+        ]
+        return Listing(files, settled=datetime.now(UTC) - newest > SETTLED_AFTER)
+
+    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        """The bytes of an object from an offset on."""
+        options: dict[str, Any] = {"if_match": file.tag} if file.tag.startswith('"') else {}
+        if offset:
+            options["range"] = {"offset": offset}
+        found = self._asked(lambda: self._obstore.get(self._store, file.key or file.path, options=options))
+        stream = iter(found.stream(min_chunk_size=CHUNK))
+        while (chunk := self._asked(lambda: next(stream, None))) is not None:
+            yield bytes(chunk)
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        errors = self._obstore.exceptions
+        try:
+            return ask()
+        except (FileNotFoundError, errors.NotFoundError, errors.PreconditionError) as error:
+            raise Changed(f"{self._uri}: {_first_line(error)}") from error
+        except (PermissionError, errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
+            raise StoreError(f"{self._uri}: are the credentials right? {_first_line(error)}") from error
+        except (errors.BaseError, OSError, ValueError) as error:
+            text = _first_line(error)
+            hint = "are the credentials right? " if _REFUSED.search(text) else ""
+            raise StoreError(f"{self._uri}: {hint}{text}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]

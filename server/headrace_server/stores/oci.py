@@ -1,0 +1,117 @@
+"""`oci://`: an artifact of an OCI registry, whose layers are a model's files, or archives of them."""
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from headrace_server.stores.base import Listing, RemoteFile, StoreError
+from headrace_server.stores.unpacking import is_archive
+from headrace_server.stores.web import Unauthorized, Web
+
+_URI = re.compile(
+    r"oci://(?P<registry>[^/]+)/(?P<repo>[^@:]+)(?::(?P<tag>[^@/]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, "
+    "application/vnd.oci.image.index.v1+json"
+)
+TITLE = "org.opencontainers.image.title"
+UNPACK = "io.deis.oras.content.unpack"
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+class OciStore:
+    """A tag, or a digest, of a repository of a registry.
+
+    Args:
+        uri: `oci://host/repository:tag` or `oci://host/repository@sha256:...`. Hosts of this machine are spoken to
+            without TLS.
+
+    Raises:
+        StoreError: The URI is none.
+    """
+
+    def __init__(self, uri: str) -> None:
+        found = _URI.fullmatch(uri)
+        if found is None:
+            raise StoreError(f"{uri} must be oci://HOST/REPOSITORY:TAG or oci://HOST/REPOSITORY@sha256:DIGEST")
+        self._uri, self._host, self._repository = uri, found["registry"], found["repo"]
+        self._reference = found["digest"] or found["tag"] or "latest"
+        scheme = "http" if self._host.rpartition(":")[0] in LOCAL or self._host in LOCAL else "https"
+        self._base = f"{scheme}://{self._host}/v2/{self._repository}"
+        self._web = Web(uri)
+        self._credentials = _credentials(self._host)
+
+    def list(self) -> Listing:
+        """The layers of the manifest."""
+        manifest = self._manifest(self._reference)
+        for child in manifest.get("manifests", ())[:1]:  # of an index, the first
+            manifest = self._manifest(str(child["digest"]))
+        layers = manifest.get("layers", ())
+        return Listing([self._layer(layer, number) for number, layer in enumerate(layers)])
+
+    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        """The bytes of a layer from an offset on."""
+        return self._web.read(file.key, offset)
+
+    def _manifest(self, reference: str) -> dict[str, Any]:
+        url, headers = f"{self._base}/manifests/{reference}", {"Accept": _MANIFESTS}
+        try:
+            document = self._web.document(url, headers)
+        except Unauthorized as error:
+            self._authorize(error)
+            document = self._web.document(url, headers)
+        if not isinstance(document, dict):
+            raise StoreError(f"{self._uri}: its manifest is not an object")
+        return document
+
+    def _authorize(self, refused: Unauthorized) -> None:
+        """Does as the registry asks: sends a password, or gets a token for one.
+
+        Raises:
+            StoreError: There is no token.
+        """
+        challenge = refused.headers.get("WWW-Authenticate", "")
+        basic = {"Authorization": f"Basic {self._credentials}"} if self._credentials else {}
+        if not challenge.lower().startswith("bearer"):
+            if not basic:
+                raise refused
+            self._web.headers.update(basic)
+            return
+        asked = dict(_CHALLENGE.findall(challenge))
+        scope = asked.get("scope", f"repository:{self._repository}:pull")
+        query = urlencode({"service": asked.get("service", ""), "scope": scope})
+        answer = Web(self._uri, basic).document(f"{asked.get('realm', '')}?{query}")
+        token = answer.get("token") or answer.get("access_token")
+        self._web.headers["Authorization"] = f"Bearer {token}"
+
+    def _layer(self, layer: dict[str, Any], number: int) -> RemoteFile:
+        notes = layer.get("annotations") or {}
+        digest, size, kind = str(layer["digest"]), int(str(layer["size"])), str(layer.get("mediaType", ""))
+        name = str(notes.get(TITLE) or f"layer{number}{_ending(kind)}")
+        unpack = notes.get(UNPACK) == "true" or is_archive(name) or (TITLE not in notes and "tar" in kind)
+        sha256 = digest.removeprefix("sha256:") if digest.startswith("sha256:") else ""
+        return RemoteFile(name, size, digest, sha256, unpack=unpack, key=f"{self._base}/blobs/{digest}")
+
+
+def _ending(kind: str) -> str:
+    return ".tar.gz" if "gzip" in kind else ".tar" if "tar" in kind else ""
+
+
+def _credentials(host: str) -> str:
+    """What Docker's configuration has for a registry, in base64; empty for nothing."""
+    user, password = os.environ.get("HEADRACE_OCI_USER"), os.environ.get("HEADRACE_OCI_PASSWORD")
+    if user and password:
+        return base64.b64encode(f"{user}:{password}".encode()).decode()
+    folder = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    try:
+        auths = json.loads((Path(folder) / "config.json").read_text()).get("auths", {})
+    except (OSError, ValueError):
+        return ""
+    return str(auths.get(host, {}).get("auth", ""))

@@ -1,0 +1,142 @@
+"""Unpacks archives that nobody has vouched for: nothing leaves the folder, links nowhere, and grows without bound."""
+
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from headrace_server.stores.base import CHUNK, StoreError
+
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+
+MOST_FILES = 100_000
+"""Files and folders that an archive may hold."""
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is unpacked."""
+    return name.lower().endswith(ENDINGS)
+
+
+def safe_path(uri: str, path: str) -> PurePosixPath:
+    """A file's path, which leads to a place below the folder that it is joined to.
+
+    Raises:
+        StoreError: It leads elsewhere, or nowhere.
+    """
+    made = PurePosixPath(path)
+    odd = "\0" in path or "\\" in path or made.is_absolute() or ".." in made.parts or not made.parts
+    if odd or any(len(part.encode()) > 255 for part in made.parts):
+        raise StoreError(f"{uri}: the path {path!r} of a file in it is not one below its folder")
+    return made
+
+
+def unpack(uri: str, archive: Path, into: Path, most_bytes: int) -> None:
+    """Unpacks an archive; the one folder that may be around all of its content is left out.
+
+    Args:
+        uri: Where it is from, for errors.
+        archive: The file.
+        into: A folder that exists.
+        most_bytes: What its files may have together.
+
+    Raises:
+        StoreError: It is no archive, is too large, or holds something that is neither a file nor a folder.
+    """
+    budget = _Budget(uri, most_bytes)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                _unpack_zip(uri, opened, into, budget)
+        else:
+            with tarfile.open(archive, "r:*") as tar:
+                _unpack_tar(uri, tar, into, budget)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise StoreError(f"{uri}: {archive.name} cannot be unpacked: {error}") from error
+    _leave_out_folder(into)
+
+
+class _Budget:
+    """What an archive may still take."""
+
+    def __init__(self, uri: str, most_bytes: int) -> None:
+        self._uri = uri
+        self._most = most_bytes
+        self._bytes = most_bytes
+        self._files = MOST_FILES
+
+    def take_file(self) -> None:
+        """One file or folder more."""
+        self._files -= 1
+        if self._files < 0:
+            raise StoreError(f"{self._uri}: its archive holds more than {MOST_FILES} files")
+
+    def take(self, size: int) -> None:
+        """Some bytes more."""
+        self._bytes -= size
+        if self._bytes < 0:
+            raise StoreError(
+                f"{self._uri}: its archive holds more than the {self._most >> 20} MB that there is room for"
+            )
+
+
+def _unpack_zip(uri: str, opened: zipfile.ZipFile, into: Path, budget: _Budget) -> None:
+    for entry in opened.infolist():
+        budget.take_file()
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise StoreError(f"{uri}: {entry.filename} in its archive is neither a file nor a folder")
+        target = into / safe_path(uri, entry.filename)
+        if entry.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        with opened.open(entry) as source:
+            _write(source, target, budget)
+
+
+def _unpack_tar(uri: str, tar: tarfile.TarFile, into: Path, budget: _Budget) -> None:
+    for entry in tar:
+        budget.take_file()
+        name = entry.name.removeprefix("./")
+        if name in ("", "."):
+            continue
+        if not (entry.isreg() or entry.isdir()):
+            raise StoreError(f"{uri}: {entry.name} in its archive is neither a file nor a folder")
+        target = into / safe_path(uri, name)
+        if entry.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        source = tar.extractfile(entry)
+        assert source is not None  # of a regular file
+        _write(source, target, budget)
+
+
+def _write(source: IO[bytes], target: Path, budget: _Budget) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        for chunk in _chunks(source):
+            budget.take(len(chunk))
+            file.write(chunk)
+
+
+def _chunks(source: IO[bytes]) -> Iterator[bytes]:
+    while chunk := source.read(CHUNK):
+        yield chunk
+
+
+def _leave_out_folder(into: Path) -> None:
+    """Moves the content of a lone folder up, unless the folder is a version."""
+    names = os.listdir(into)
+    if len(names) != 1 or names[0].isdecimal() or not (into / names[0]).is_dir():
+        return
+    aside = into / f"{names[0]}.unpacked"
+    (into / names[0]).rename(aside)
+    for child in os.listdir(aside):
+        shutil.move(aside / child, into / child)
+    aside.rmdir()

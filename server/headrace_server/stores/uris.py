@@ -1,0 +1,56 @@
+"""Which base paths are in a store, and which store that is."""
+
+import re
+
+from headrace_server.stores.base import Store, StoreError
+
+SCHEMES = ("s3", "gs", "az", "abfs", "abfss", "hf", "oci", "https", "http")
+
+STORES = ", ".join((*(f"{scheme}://" for scheme in SCHEMES), "models:/"))
+"""As they are named to people."""
+
+_URI = re.compile(rf"(?:{'|'.join(SCHEMES)})://.+|models:/.+")
+
+
+def is_remote(base_path: str) -> bool:
+    """Whether a base path is in a store, and not a folder of this machine."""
+    return _URI.fullmatch(base_path) is not None
+
+
+def open_store(uri: str) -> Store:
+    """The store of a URI; what it needs is imported only now.
+
+    Raises:
+        StoreError: The URI, or the environment, lacks something.
+    """
+    scheme = uri.partition(":")[0]
+    if scheme == "hf":
+        from headrace_server.stores.hugging_face import HuggingFaceStore
+
+        return HuggingFaceStore(uri)
+    if scheme == "oci":
+        from headrace_server.stores.oci import OciStore
+
+        return OciStore(uri)
+    if scheme == "models":
+        from headrace_server.stores.mlflow import MlflowStore
+
+        return MlflowStore(uri)
+    if scheme in ("https", "http"):
+        from headrace_server.stores.archives import ArchiveStore
+
+        return ArchiveStore(uri)
+    if scheme in SCHEMES:
+        from headrace_server.stores.object_store import ObjectStore
+
+        return ObjectStore(uri)
+    raise StoreError(f"{uri} is of no store: expected one of {STORES}")
+
+
+def name_of(uri: str) -> str:
+    """What a model at a URI is called, where nobody says: the last part, without a revision or an ending."""
+    last = uri.rstrip("/").rpartition("/")[2].partition("?")[0]
+    last = last.partition("@")[0] if not last.startswith("@") else last
+    if uri.startswith("oci://"):
+        last = last.partition(":")[0]
+    return re.sub(r"\.(tar|tgz|zip|onnx|tar\.\w+)$", "", last) or "model"

@@ -1,0 +1,150 @@
+"""HTTP for stores: ranges, tokens that are sent to no other host, and errors that name the URL."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from email.message import Message
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from headrace_server.stores.base import CHUNK, Changed, StoreError
+
+TIMEOUT = 30.0
+"""Seconds without a byte after which a server is given up."""
+
+LARGEST_DOCUMENT = 64 << 20
+"""Bytes that a listing may have."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects; a token stays with the host that it was given for, and nothing leaves HTTP."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new is not None:
+            before, after = urlsplit(req.full_url), urlsplit(new.full_url)
+            if before.scheme == "https" and after.scheme != "https":
+                raise urllib.error.HTTPError(newurl, code, "a redirect away from HTTPS", headers, fp)
+            if (before.scheme, before.netloc) != (after.scheme, after.netloc):
+                new.remove_header("Authorization")
+        return new
+
+
+class Web:
+    """Requests on behalf of one store.
+
+    Args:
+        uri: The store's, for errors.
+        headers: Sent with each request.
+    """
+
+    def __init__(self, uri: str, headers: Mapping[str, str] | None = None) -> None:
+        self.uri = uri
+        self.headers = dict(headers or {})
+        self._opener = urllib.request.build_opener(_Redirects())
+
+    def head(self, url: str) -> Message:
+        """The headers of a resource.
+
+        Raises:
+            StoreError: It cannot be had.
+        """
+        with self.open(url, method="HEAD") as answer:
+            return answer.headers
+
+    def document(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
+        """A resource in JSON.
+
+        Raises:
+            StoreError: It cannot be had, or is none.
+        """
+        return self.document_of(url, headers)[0]
+
+    def document_of(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[Any, Message]:
+        """The same with its headers."""
+        with self.open(url, headers) as answer:
+            body = answer.read(LARGEST_DOCUMENT)
+            try:
+                return json.loads(body), answer.headers
+            except ValueError as error:
+                raise StoreError(f"{self.uri}: {url} is not JSON: {error}") from error
+
+    def read(self, url: str, offset: int, tag: str = "") -> Iterator[bytes]:
+        """The bytes of a resource from an offset on.
+
+        Args:
+            url: The resource's.
+            offset: Bytes to leave out.
+            tag: The ETag that it must have; empty for any.
+
+        Raises:
+            Changed: It is gone, or has another ETag.
+            StoreError: It cannot be read.
+        """
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        with self.open(url, {**headers, "Accept-Encoding": "identity"}) as answer:
+            got = answer.headers.get("ETag", "")
+            if tag and got and got != tag:
+                raise Changed(f"{self.uri}: {url} changed while it was fetched")
+            skip = offset if offset and answer.status != 206 else 0  # a server may know no ranges
+            try:
+                while chunk := answer.read(CHUNK):
+                    if skip >= len(chunk):
+                        skip -= len(chunk)
+                        continue
+                    yield chunk[skip:]
+                    skip = 0
+            except (OSError, HTTPException) as error:
+                raise StoreError(f"{self.uri}: {url}: {error!r}") from error
+
+    def open(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> HTTPResponse:
+        """Sends a request; its answer, whose body has not been read.
+
+        Raises:
+            StoreError: There is no good answer; `Changed` for 404, 410 and 412; `Unauthorized` for 401.
+        """
+        request = urllib.request.Request(url, headers={**self.headers, **(headers or {})}, method=method)
+        try:
+            answer: HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise self._refusal(url, error) from error
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise StoreError(f"{self.uri}: {urlsplit(url).netloc} cannot be reached: {reason}") from error
+        return answer
+
+    def _refusal(self, url: str, error: urllib.error.HTTPError) -> StoreError:
+        text = f"{self.uri}: HTTP {error.code} {error.reason} for {url}"
+        match error.code:
+            case 401:
+                return Unauthorized(f"{text}: are the credentials right?", error.headers)
+            case 403:
+                return StoreError(f"{text}: are the credentials right?")
+            case 404 | 410 | 412 | 416:
+                return Changed(text)
+            case _:
+                return StoreError(text)
+
+
+class Unauthorized(StoreError):
+    """A request without credentials, or with wrong ones.
+
+    Attributes:
+        headers: The answer's, which say how to get them.
+    """
+
+    def __init__(self, text: str, headers: Message) -> None:
+        super().__init__(text)
+        self.headers = headers
+
+
+def bearer(*variables: str) -> dict[str, str]:
+    """The header for the token in the first of some environment variables that is set; empty for none."""
+    token = next(filter(None, (os.environ.get(name, "") for name in variables)), "")
+    return {"Authorization": f"Bearer {token}"} if token else {}
