@@ -106,6 +106,79 @@ class ClientChannel:
     def close(self) -> None:
         """Ends the calls under way, CANCELLED, and the connection."""
 
+class LoadPlan(TypedDict):
+    """What a load is; times in seconds. A closed loop has a rate of 0 and no times."""
+
+    threads: int
+    connections: int
+    concurrency: int
+    """Calls under way: in a closed loop this many, in an open one no more."""
+    rate: float
+    poisson: bool
+    times: Sequence[float]
+    order: Sequence[int]
+    """Of which kind the call of each time is."""
+    warmup: float
+    seconds: float
+    timeout: float
+    seed: int
+
+class LoadOutcomes(TypedDict):
+    """What became of the calls of one kind."""
+
+    latency: list[tuple[int, int]]
+    """Nanoseconds from when a call was to begin to its end, and how many calls took that long; of those that went well."""
+    codes: list[int]
+    """How many ended with each of gRPC's codes."""
+    bytes: int
+    """Of the answers of those that went well."""
+
+class LoadResult(TypedDict):
+    """What came of a load."""
+
+    kinds: list[LoadOutcomes]
+    lag: list[tuple[int, int]]
+    """Nanoseconds from when a call was to begin until it did, and how many calls waited that long."""
+    texts: list[tuple[int, str]]
+    """The first text of each code with which calls failed."""
+    cpu: list[float]
+    wall: list[float]
+    """Seconds of each thread."""
+
+class Load:
+    """A load on one server, which runs on threads of its own, without the interpreter.
+
+    Args:
+        target: gRPC's.
+        kinds: Each a weight, and requests that take turns.
+        plan: When they are sent.
+
+    Raises:
+        ValueError: A kind without requests, or a number that is 0.
+    """
+
+    def __init__(
+        self, target: str, kinds: Sequence[tuple[float, Sequence[ClientRequest]]], plan: LoadPlan
+    ) -> None: ...
+    def start(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Begins, once; the metadata goes with every call."""
+
+    def progress(self) -> tuple[float, int, int, int]:
+        """Seconds since the start, and the calls that have begun, ended, and failed."""
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for so many seconds at most; whether it has ended."""
+
+    def stop(self) -> None:
+        """Ends it early."""
+
+    def result(self) -> LoadResult:
+        """What came of it, once it has ended.
+
+        Raises:
+            ConnectionError: It could not connect.
+        """
+
 class Certificates:
     """A key and certificates, as PEM texts, and whether clients must show a certificate of theirs.
 

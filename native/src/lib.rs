@@ -11,6 +11,7 @@ mod http;
 mod http2;
 mod json;
 mod kept;
+mod load;
 mod memory;
 mod open_inference;
 mod predict;
@@ -54,6 +55,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::ClientChannel>()?;
     module.add_class::<client::ClientRequest>()?;
     module.add_class::<client::Failure>()?;
+    module.add_class::<load::Load>()?;
     module.add_class::<security::Account>()?;
     module.add_class::<security::Verdicts>()?;
     module.add_class::<server::Server>()

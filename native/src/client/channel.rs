@@ -74,6 +74,11 @@ impl Channel {
         }
     }
 
+    /// Connects now, and not with the first call.
+    pub async fn connect(&self) -> Result<(), Status> {
+        self.connection().await.map(drop)
+    }
+
     /// Ends the calls under way, and all that follow.
     pub fn close(&self) {
         self.closed.send_replace(true);

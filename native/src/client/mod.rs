@@ -14,8 +14,9 @@ mod request;
 mod retry;
 mod target;
 
-pub use python::{ClientChannel, Failure};
-pub use request::ClientRequest;
+pub use channel::Channel;
+pub use python::{ClientChannel, Failure, new_channel};
+pub use request::{ClientRequest, Message};
 
 /// Which `headrace_client` this fits: raised with every change of what that sees.
 pub const INTERFACE: u32 = 1;

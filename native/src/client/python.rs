@@ -68,19 +68,8 @@ impl ClientChannel {
     /// To a target; `metadata` is sent with every call. ValueError for a target that is not understood.
     #[new]
     fn new(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: Limits) -> PyResult<Self> {
-        let unknown = || PyValueError::new_err(format!("not a target that this client knows: {target}"));
-        let parsed = Target::parse(target).ok_or_else(unknown)?;
-        let authority = Authority::try_from(parsed.authority()).map_err(|_| unknown())?;
-        let settings = Settings {
-            target: parsed,
-            authority,
-            metadata: metadata_from_python(metadata)?,
-            retry: Retry::new(limits.attempts, limits.backoff, limits.max_backoff),
-            max_send: limits.max_send,
-            max_receive: limits.max_receive,
-        };
         Ok(Self {
-            channel: Arc::new(Channel::new(settings)),
+            channel: Arc::new(Channel::new(settings(target, metadata, &limits)?)),
             runtime: Mutex::new(Some(Arc::new(Builder::new_current_thread().enable_all().build()?))),
             started: Mutex::default(),
             numbers: AtomicU64::new(0),
@@ -206,6 +195,26 @@ impl Drop for ClientChannel {
             runtime.shutdown_background();
         }
     }
+}
+
+fn settings(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: &Limits) -> PyResult<Settings> {
+    let unknown = || PyValueError::new_err(format!("not a target that this client knows: {target}"));
+    let parsed = Target::parse(target).ok_or_else(unknown)?;
+    let authority = Authority::try_from(parsed.authority()).map_err(|_| unknown())?;
+    Ok(Settings {
+        target: parsed,
+        authority,
+        metadata: metadata_from_python(metadata)?,
+        retry: Retry::new(limits.attempts, limits.backoff, limits.max_backoff),
+        max_send: limits.max_send,
+        max_receive: limits.max_receive,
+    })
+}
+
+/// A channel that never tries a call again, and bounds no message.
+pub fn new_channel(target: &str, metadata: &[(String, Bound<'_, PyAny>)]) -> PyResult<Channel> {
+    let limits = Limits { attempts: 1, backoff: 0.0, max_backoff: 0.0, max_send: usize::MAX, max_receive: usize::MAX };
+    settings(target, metadata.to_vec(), &limits).map(Channel::new)
 }
 
 /// Drives a future on this thread, without the interpreter lock, and lets Python see its signals.

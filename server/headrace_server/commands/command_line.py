@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from headrace_client.bench import command as bench
 from headrace_server.commands import build, call, completion, doctor, keys, models, serve
 from headrace_toolkit.command import add_commands
 
@@ -36,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="headrace", description="Serve models over TensorFlow Serving's gRPC and REST APIs.")
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, call, models, keys, doctor, build):
+    for command in (serve, call, models, bench, keys, doctor, build):
         command.add_command(commands)
     add_commands(commands)
     completion.add_command(commands, parser)

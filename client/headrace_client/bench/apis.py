@@ -1,0 +1,130 @@
+"""The two APIs, as a load generator needs them: what a model takes, and a request's message."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from headrace_client import request
+from headrace_client.bench.errors import BenchError
+from headrace_client.bench.server import Server, ServerFailure
+from headrace_client.request import Signature, TensorSpec
+from headrace_protos.inference.grpc_service_pb2 import (
+    ModelInferRequest,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+)
+
+Arrays = Mapping[str, np.ndarray]
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_NUMPY = {
+    "BOOL": "?", "INT8": "i1", "INT16": "i2", "INT32": "i4", "INT64": "i8", "UINT8": "u1", "UINT16": "u2",
+    "UINT32": "u4", "UINT64": "u8", "FP16": "f2", "FP32": "f4", "FP64": "f8", "BYTES": "O",
+}  # fmt: skip
+_DATATYPES = {np.dtype(code): name for name, code in _NUMPY.items()}
+
+
+class Api(Protocol):
+    """One API."""
+
+    name: str
+
+    def signature(self, server: Server, model: str) -> Signature:
+        """What a model takes and gives.
+
+        Raises:
+            BenchError: The server does not know it, or does not answer.
+        """
+
+    def message(self, model: str, inputs: Arrays) -> tuple[str, bytes]:
+        """The path and the message of a call."""
+
+
+class Predict:
+    """TF Serving's Predict.
+
+    Args:
+        signature: The one that is called.
+        version: None for the newest.
+    """
+
+    name = "predict"
+
+    def __init__(self, signature: str, version: int | None) -> None:
+        self._signature = signature
+        self._version = version
+
+    def signature(self, server: Server, model: str) -> Signature:
+        """What GetModelMetadata says."""
+        asked = request.metadata(request.model_spec(model, self._version))
+        signatures = asked.read(server.ask(asked.path, asked.head)).signatures
+        if self._signature not in signatures:
+            raise BenchError(f"{model} has no signature {self._signature}: it has {', '.join(sorted(signatures))}")
+        return signatures[self._signature]
+
+    def message(self, model: str, inputs: Arrays) -> tuple[str, bytes]:
+        """A PredictRequest."""
+        spec = request.model_spec(model, self._version, signature=self._signature)
+        return request.PREDICT, request.predict(spec, inputs, ()).message()
+
+
+class Infer:
+    """The Open Inference Protocol's ModelInfer.
+
+    Args:
+        version: None for the newest.
+    """
+
+    name = "infer"
+
+    def __init__(self, version: int | None) -> None:
+        self._version = "" if version is None else str(version)
+
+    def signature(self, server: Server, model: str) -> Signature:
+        """What ModelMetadata says."""
+        asked = ModelMetadataRequest(name=model, version=self._version)
+        told = ModelMetadataResponse.FromString(server.ask(f"{_SERVICE}ModelMetadata", asked.SerializeToString()))
+        return Signature(
+            {tensor.name: _spec(tensor) for tensor in told.inputs},
+            {tensor.name: _spec(tensor) for tensor in told.outputs},
+        )
+
+    def message(self, model: str, inputs: Arrays) -> tuple[str, bytes]:
+        """A ModelInferRequest with raw contents."""
+        message = ModelInferRequest(model_name=model, model_version=self._version)
+        for name, array in inputs.items():
+            message.inputs.add(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
+            message.raw_input_contents.append(_raw(array))
+        return f"{_SERVICE}ModelInfer", message.SerializeToString()
+
+
+def choose(name: str, server: Server, model: str, signature: str, version: int | None) -> Api:
+    """The API of that name; for `auto`, the one by which the server knows the model.
+
+    Raises:
+        BenchError: It knows it by neither.
+    """
+    predict, infer = Predict(signature, version), Infer(version)
+    if name != "auto":
+        return predict if name == "predict" else infer
+    try:
+        predict.signature(server, model)
+    except ServerFailure as failure:
+        if not failure.is_unimplemented:
+            raise
+        return infer
+    return predict
+
+
+def _spec(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:
+    code = _NUMPY.get(tensor.datatype)
+    shape = tuple(None if size < 0 else size for size in tensor.shape)
+    return TensorSpec(None if code is None else np.dtype(code), shape)
+
+
+def _raw(array: np.ndarray) -> bytes:
+    if array.dtype != object:
+        return array.tobytes()
+    items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
+    return b"".join(len(item).to_bytes(4, "little") + item for item in items)

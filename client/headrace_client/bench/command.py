@@ -1,0 +1,81 @@
+"""The `headrace bench` command. Importing this costs next to nothing: the rest is imported when it runs."""
+
+import argparse
+import sys
+from typing import Any
+
+FLAGS = {
+    "the requests": {
+        "model": ("NAME[=WEIGHT]", "a model to call; may be repeated, calls are then mixed by weight"),
+        "api": ("auto|predict|infer", "TF Serving's Predict, or Open Inference's ModelInfer (default: auto)"),
+        "signature": ("NAME", "the signature of a Predict (default: serving_default)"),
+        "version": ("INT", "the version to call (default: the newest)"),
+        "inputs": ("[NAME=]FILE", "a .npz file with an array for each input (default: random ones)"),
+        "rows": ("INT,...", "rows of a request; several sizes are mixed (default: 1)"),
+        "log": ("FILE", "send the requests of a log: a TFRecord file of PredictionLogs, as headrace writes them"),
+        "metadata": ("NAME=VALUE", "send this with every call, as in authorization='Bearer ...'; may be repeated"),
+    },
+    "the load": {
+        "concurrency": ("INT,...", "closed loop: callers that call again once answered (default: 1,4,16,64)"),
+        "rate": ("FLOAT,...", "open loop: calls a second, whatever the server does"),
+        "arrivals": ("poisson|constant|recorded", "how an open loop's calls are spread (default: poisson)"),
+        "speed": ("FLOAT,...", "how many times as fast a recorded load is replayed (default: 1)"),
+        "seconds": ("TIME", "for how long each point is measured (default: 5s)"),
+        "warmup": ("TIME", "before it is measured (default: 1s)"),
+        "timeout": ("TIME", "that a call may take (default: 10s)"),
+        "connections": ("INT", "connections (default: up to 4)"),
+        "threads": ("INT", "threads of the load generator (default: 1)"),
+        "seed": ("INT", "for whatever is random (default: 1)"),
+        "rounds": ("INT", "how often each point is measured; the middle one counts (default: 1)"),
+    },
+    "the results": {
+        "limit": ("TIME", "count the calls that are answered within this time, as in 20ms"),
+        "json": ("FILE", "write all numbers there"),
+        "png": ("FILE", "write a chart there"),
+        "html": ("FILE", "write a page there that needs nothing else"),
+    },
+}  # fmt: skip
+
+_REPEATED = ("model", "inputs", "metadata")
+
+
+def add_command(commands: Any) -> None:
+    """Adds the command to those of `headrace`.
+
+    Args:
+        commands: What `ArgumentParser.add_subparsers` returned.
+    """
+    parser = commands.add_parser(
+        "bench",
+        help="measure a server under load",
+        usage="headrace bench [SERVER] --model=NAME [--concurrency=INT,...] [--rate=FLOAT,...] [flags]\n"
+        "       headrace bench --compare A B --model=NAME [flags]",
+        description="Put load on a server over gRPC, and say how many calls it answers, and how fast: headrace, "
+        "TensorFlow Serving, Triton, or any other of these APIs. Latencies count from when a call was to begin.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.set_defaults(command=_bench, command_parser=parser)
+    parser.add_argument("server", metavar="SERVER", nargs="?", help="its gRPC address (default: localhost:8500)")
+    parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="two servers, which take turns")
+    for title, flags in FLAGS.items():
+        group = parser.add_argument_group(title)
+        for name, (metavar, told) in flags.items():
+            action = "append" if name in _REPEATED else "store"
+            group.add_argument(f"--{name}", metavar=metavar, help=told, action=action)
+
+
+def _bench(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
+    del parser
+    from headrace_client.bench.errors import BenchError
+    from headrace_client.bench.session import bench
+
+    try:
+        bench(values)
+    except BenchError as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("headrace: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,27 @@
+"""The one failure that a user of the load generator sees: a sentence that names what is wrong."""
+
+import importlib
+from typing import Any
+
+
+class BenchError(Exception):
+    """Something that the user gave cannot be used, or a server does not answer. The text is one line."""
+
+
+def require(module: str, purpose: str, install: str) -> Any:
+    """Imports an optional package.
+
+    Args:
+        module: Its import name.
+        purpose: What it is needed for, as in "a chart".
+        install: What `pip install` is told.
+
+    Raises:
+        BenchError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+            raise
+        raise BenchError(f"{purpose} needs {error.name}, which is not installed: pip install {install}") from error

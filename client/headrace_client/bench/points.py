@@ -1,0 +1,161 @@
+"""What has been measured: one point of a sweep, on one server."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headrace_client.bench.latencies import Latencies, of_nanoseconds
+from headrace_client.bench.server import code_name
+from headrace_client.bench.settings import Stage
+
+PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+
+BUSY = 0.85
+"""The share of its time beyond which a thread of the load generator may be what limits the load."""
+LATE = 0.001
+"""Seconds that calls may begin late, in the 99th percentile, before that is worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindPoint:
+    """The calls of one kind."""
+
+    name: str
+    latencies: Latencies
+    codes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One stage on one server.
+
+    Attributes:
+        server: Its target.
+        stage: What it was told.
+        seconds: For how long calls counted.
+        kinds: The calls by kind.
+        lag: From when calls were to begin until they did.
+        texts: The first words of each code.
+        cpu: Seconds that the threads of the load generator have computed.
+        busy: The share of its time that the busiest of them did.
+        calls: All that were made, those of the warm-up, too.
+        limit: Seconds beyond which an answer is not good; None for any.
+    """
+
+    server: str
+    stage: Stage
+    seconds: float
+    kinds: Sequence[KindPoint]
+    lag: Latencies
+    texts: Mapping[str, str]
+    cpu: float
+    busy: float
+    calls: int
+    limit: float | None
+
+    @property
+    def latencies(self) -> Latencies:
+        """Those of all kinds, from when a call was to begin to its end, of calls that went well."""
+        pairs = [((round(seconds * 1e9), count) for seconds, count in kind.latencies.pairs) for kind in self.kinds]
+        return of_nanoseconds(*pairs)
+
+    @property
+    def ok(self) -> int:
+        """How many went well."""
+        return sum(kind.codes.get("OK", 0) for kind in self.kinds)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many ended with each other code."""
+        found: dict[str, int] = {}
+        for kind in self.kinds:
+            for code, count in kind.codes.items():
+                if code != "OK":
+                    found[code] = found.get(code, 0) + count
+        return found
+
+    @property
+    def rate(self) -> float:
+        """Calls a second that went well."""
+        return self.ok / self.seconds
+
+    @property
+    def goodput(self) -> float:
+        """Calls a second that went well within the limit."""
+        return self.rate if self.limit is None else self.latencies.within(self.limit) / self.seconds
+
+    @property
+    def cpu_per_call(self) -> float:
+        """Seconds that the load generator computes for a call."""
+        return self.cpu / self.calls if self.calls else 0.0
+
+    def doubt(self) -> str:
+        """Why the load generator itself may be what was measured; empty where it was not."""
+        if self.busy > BUSY:
+            return f"the load generator itself was busy {self.busy:.0%} of the time: use more --threads or machines"
+        late = self.lag.percentile(99)
+        if self.stage.kind != "closed" and late is not None and late > LATE:
+            return (
+                f"1 call in 100 began {late * 1e3:,.1f} ms late or later: this machine, or the server's "
+                f"backlog, keeps the load generator from sending in time (the latencies include it)"
+            )
+        return ""
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, in numbers; times in seconds."""
+        latencies = self.latencies
+        return {
+            "server": self.server,
+            "load": self.stage.kind,
+            "value": self.stage.value,
+            "seconds": self.seconds,
+            "ok": self.ok,
+            "failures": self.failures,
+            "texts": dict(self.texts),
+            "calls_per_second": self.rate,
+            "goodput_per_second": self.goodput,
+            "latency_mean": latencies.mean(),
+            "latency_percentiles": {f"{percent:g}": latencies.percentile(percent) for percent in PERCENTILES},
+            "latency_histogram": [[seconds, count] for seconds, count in latencies.pairs],
+            "lag_p99": self.lag.percentile(99),
+            "own_cpu_per_call": self.cpu_per_call,
+            "own_busy": self.busy,
+            "doubt": self.doubt(),
+            "kinds": {kind.name: _kind_json(kind) for kind in self.kinds},
+        }
+
+
+def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[str, Any], **told: Any) -> Point:
+    """The point that a `headrace_native.Load` has come to.
+
+    Args:
+        server: Its target.
+        stage: What the load was.
+        names: Of the kinds.
+        result: Its `result()`.
+        told: `seconds`, `calls` and `limit`.
+    """
+    kinds = [
+        KindPoint(
+            name,
+            of_nanoseconds(kind["latency"]),
+            {code_name(code): count for code, count in enumerate(kind["codes"]) if count},
+        )
+        for name, kind in zip(names, result["kinds"], strict=True)
+    ]
+    shares = [cpu / wall for cpu, wall in zip(result["cpu"], result["wall"], strict=True) if wall > 0]
+    return Point(
+        server=server,
+        stage=stage,
+        kinds=kinds,
+        lag=of_nanoseconds(result["lag"]),
+        texts={code_name(code): text for code, text in reversed(result["texts"])},
+        cpu=sum(result["cpu"]),
+        busy=max(shares, default=0.0),
+        **told,
+    )
+
+
+def _kind_json(kind: KindPoint) -> dict[str, Any]:
+    percentiles = {f"{percent:g}": kind.latencies.percentile(percent) for percent in PERCENTILES}
+    return {"codes": dict(kind.codes), "latency_percentiles": percentiles}

@@ -1,0 +1,84 @@
+"""A server that is asked, before a load begins, whether it is there and what its models take."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from headrace_client.bench.errors import BenchError, require
+from headrace_client.channels.auto import INTERFACE
+
+_UNBOUNDED = sys.maxsize
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_ONCE = {"attempts": 1, "backoff": 0.01, "max_backoff": 0.01, "max_send": _UNBOUNDED, "max_receive": _UNBOUNDED}
+
+
+class ServerFailure(BenchError):
+    """A call that failed: whom it went to, the code, and the server's words."""
+
+    def __init__(self, target: str, code: int, text: str) -> None:
+        super().__init__(f"{target}: {code_name(code)}: {' '.join(text.split())}")
+        self.is_unimplemented = _CODES[code] is grpc.StatusCode.UNIMPLEMENTED
+
+
+class Server:
+    """One server.
+
+    Args:
+        target: gRPC's.
+        metadata: Sent with every call.
+        timeout: Seconds that a call may take.
+
+    Raises:
+        BenchError: There is no such address, or headrace-native is missing.
+    """
+
+    def __init__(self, target: str, metadata: Sequence[tuple[str, str]], timeout: float) -> None:
+        self.target = target
+        self._timeout = timeout
+        self._native = native()
+        try:
+            self._channel = self._native.ClientChannel(target, list(metadata), _ONCE)
+        except ValueError as error:
+            raise BenchError(f"the server must be HOST:PORT or unix:PATH; was {target}") from error
+
+    def ask(self, path: str, message: bytes) -> bytes:
+        """The answer to a message.
+
+        Raises:
+            ServerFailure: There is none.
+        """
+        return self.send(self._native.ClientRequest(path, message))
+
+    def send(self, request: Any) -> bytes:
+        """The answer to a `headrace_native.ClientRequest`.
+
+        Raises:
+            ServerFailure: There is none.
+        """
+        answer = self._channel.call(request, self._timeout)
+        if isinstance(answer, self._native.Failure):
+            raise ServerFailure(self.target, answer.code, answer.text)
+        return bytes(answer)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+
+def native() -> Any:
+    """headrace-native.
+
+    Raises:
+        BenchError: It is not installed, or of another version.
+    """
+    module = require("headrace_native", "headrace bench", "headrace-native")
+    if getattr(module, "CLIENT_INTERFACE", 0) != INTERFACE or not hasattr(module, "Load"):
+        raise BenchError("headrace bench needs another version of headrace-native: install the one of this headrace")
+    return module
+
+
+def code_name(code: int) -> str:
+    """The name of one of gRPC's codes."""
+    return _CODES[code].name

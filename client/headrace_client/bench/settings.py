@@ -1,0 +1,148 @@
+"""What one run of the load generator is told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace_client.bench import values
+from headrace_client.bench.errors import BenchError
+
+APIS = ("auto", "predict", "infer")
+ARRIVALS = ("poisson", "constant", "recorded")
+DEFAULT_CONCURRENCY = (1, 4, 16, 64)
+MOST_UNDER_WAY = 10_000
+"""Calls that an open loop has under way at once; those beyond wait, and their latency counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One point of a sweep.
+
+    Attributes:
+        kind: `closed`, `poisson`, `constant` or `recorded`.
+        value: The callers of a closed loop, the calls a second of an open one, the speed of a recorded one.
+    """
+
+    kind: str
+    value: float
+
+    def __str__(self) -> str:
+        if self.kind == "closed":
+            return f"{self.value:,.0f} callers" if self.value > 1 else "1 caller"
+        return f"recorded x{self.value:g}" if self.kind == "recorded" else f"{self.value:,g}/s {self.kind}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One run. Times are in seconds.
+
+    Attributes:
+        servers: gRPC's targets; two take turns.
+        api: `auto`, `predict` or `infer`.
+        models: Names and weights.
+        signature: Of TF Serving's models.
+        version: None for the newest.
+        inputs: Files of arrays by the names of models; that of `""` is for all.
+        log: A file of requests that have been logged.
+        rows: Sizes of requests.
+        stages: What is measured, one after the other.
+        seconds: For how long each counts.
+        warmup: Before it counts.
+        timeout: That a call may take.
+        limit: A latency beyond which an answer is not good; None for any.
+        connections: None for what fits the stage.
+        threads: Of the load generator.
+        rounds: How often each stage is measured; the middle one counts.
+        seed: Of what is random.
+        metadata: Sent with every call.
+    """
+
+    servers: tuple[str, ...]
+    api: str = "auto"
+    models: Mapping[str, float] = field(default_factory=dict)
+    signature: str = "serving_default"
+    version: int | None = None
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    log: Path | None = None
+    rows: tuple[int, ...] = (1,)
+    stages: tuple[Stage, ...] = ()
+    seconds: float = 5.0
+    warmup: float = 1.0
+    timeout: float = 10.0
+    limit: float | None = None
+    connections: int | None = None
+    threads: int = 1
+    rounds: int = 1
+    seed: int = 1
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+def read(given: Mapping[str, object]) -> Settings:
+    """The settings that a command line gives, by the names of its flags.
+
+    Raises:
+        BenchError: A value that cannot be used.
+    """
+    told = {name: value for name, value in given.items() if value is not None}
+    single = {name: str(value) for name, value in told.items() if isinstance(value, str)}
+    log = Path(single["log"]) if "log" in single else None
+    models = _models(_several(told, "model"))
+    if not models and log is None:
+        raise BenchError("--model must name the model to call, unless --log holds requests")
+    read: dict[str, object] = {}
+    for flag in ("seconds", "warmup", "timeout", "limit"):
+        if flag in single:
+            read[flag] = values.duration(flag, single[flag])
+    for flag, most in (("connections", 10_000), ("threads", 64), ("rounds", 100), ("version", 2**62), ("seed", 2**62)):
+        if flag in single:
+            read[flag] = values.count(flag, single[flag], most)
+    if "rows" in single:
+        read["rows"] = values.counts("rows", single["rows"], 100_000)
+    return Settings(
+        servers=tuple(_several(told, "compare")) or (single.get("server", "localhost:8500"),),
+        api=values.choice("api", single.get("api", "auto"), APIS),
+        models=models,
+        signature=single.get("signature", "serving_default"),
+        inputs=dict(_file(text) for text in _several(told, "inputs")),
+        log=log,
+        stages=_stages(single, log),
+        metadata=tuple(values.pair("metadata", text) for text in _several(told, "metadata")),
+        **read,  # type: ignore[arg-type]
+    )
+
+
+def _several(told: Mapping[str, object], name: str) -> list[str]:
+    given = told.get(name, [])
+    return [str(item) for item in given] if isinstance(given, list) else [str(given)]
+
+
+def _models(texts: list[str]) -> dict[str, float]:
+    models = {}
+    for text in texts:
+        name, _, weight = text.partition("=")
+        models[name] = values.rates("model", weight)[0] if weight else 1.0
+        if not name:
+            raise BenchError(f"--model must be NAME or NAME=WEIGHT; was {text!r}")
+    return models
+
+
+def _file(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    return (name, Path(path)) if equals else ("", Path(text))
+
+
+def _stages(single: Mapping[str, str], log: Path | None) -> tuple[Stage, ...]:
+    arrivals = values.choice("arrivals", single.get("arrivals", "poisson"), ARRIVALS)
+    stages = [Stage("closed", number) for number in _given(single, "concurrency")]
+    if arrivals == "recorded":
+        if log is None:
+            raise BenchError("--arrivals=recorded needs the times of a --log")
+        speeds = values.rates("speed", single.get("speed", "1"))
+        return (*stages, *(Stage("recorded", speed) for speed in speeds))
+    if "rate" in single:
+        stages += [Stage(arrivals, rate) for rate in values.rates("rate", single["rate"])]
+    return tuple(stages) or tuple(Stage("closed", number) for number in DEFAULT_CONCURRENCY)
+
+
+def _given(single: Mapping[str, str], flag: str) -> tuple[int, ...]:
+    return values.counts(flag, single[flag], MOST_UNDER_WAY) if flag in single else ()

@@ -1,0 +1,89 @@
+"""Reads the values of flags: durations, lists of numbers, names with values."""
+
+import math
+from collections.abc import Sequence
+
+from headrace_client.bench.errors import BenchError
+
+MOST_RATE = 10_000_000.0
+"""Calls a second that are certainly more than any machine makes."""
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+def duration(flag: str, text: str) -> float:
+    """Seconds, of a text such as `20ms`, `1.5s`, `2m` or `3`, which is seconds.
+
+    Raises:
+        BenchError: It is none, or not above 0.
+    """
+    unit = next((unit for unit in ("us", "ms", "s", "m") if text.endswith(unit)), "")
+    seconds = _float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise BenchError(f"--{flag} must be a duration above 0, such as 20ms or 1.5s; was {text}")
+    return seconds
+
+
+def rates(flag: str, text: str) -> tuple[float, ...]:
+    """Calls a second, with commas between them.
+
+    Raises:
+        BenchError: One is no number, or impossible.
+    """
+    numbers = tuple(_float(part) for part in text.split(","))
+    if not all(0 < number <= MOST_RATE for number in numbers):
+        raise BenchError(f"--{flag} must be numbers above 0 and up to {MOST_RATE:,.0f}, with commas; was {text}")
+    return numbers
+
+
+def counts(flag: str, text: str, most: int = 1_000_000) -> tuple[int, ...]:
+    """Whole numbers of at least 1, with commas between them.
+
+    Raises:
+        BenchError: One is none.
+    """
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= most for part in parts):
+        raise BenchError(f"--{flag} must be whole numbers from 1 to {most:,}, with commas; was {text}")
+    return tuple(int(part) for part in parts)
+
+
+def count(flag: str, text: str, most: int = 1_000_000) -> int:
+    """One of them.
+
+    Raises:
+        BenchError: It is none.
+    """
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+        raise BenchError(f"--{flag} must be a whole number from 1 to {most:,}; was {text}")
+    return int(text)
+
+
+def choice(flag: str, text: str, choices: Sequence[str]) -> str:
+    """One of some words.
+
+    Raises:
+        BenchError: It is none of them.
+    """
+    if text not in choices:
+        raise BenchError(f"--{flag} must be one of {', '.join(choices)}; was {text}")
+    return text
+
+
+def pair(flag: str, text: str) -> tuple[str, str]:
+    """A name and a value.
+
+    Raises:
+        BenchError: There is no name, or no value.
+    """
+    name, _, value = text.partition("=")
+    if not (name and value):
+        raise BenchError(f"--{flag} must be NAME=VALUE; was {text}")
+    return name, value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,110 @@
+"""The requests of a load, ready to be sent: some of each kind, with weights, or those of a log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headrace_client.bench import apis
+from headrace_client.bench.errors import BenchError
+from headrace_client.bench.inputs import random_inputs, read_inputs
+from headrace_client.bench.recorded import Recorded, read_log, times
+from headrace_client.bench.server import Server, native
+from headrace_client.bench.settings import Settings
+from headrace_client.request import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Requests that are counted together.
+
+    Attributes:
+        name: As a report has it.
+        weight: How often there is one, beside the other kinds.
+        requests: `headrace_native.ClientRequest`s, which take turns.
+        bytes: Of one of them.
+    """
+
+    name: str
+    weight: float
+    requests: Sequence[Any]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one server is sent.
+
+    Attributes:
+        api: By which it is called; `recorded` for the requests of a log.
+        kinds: At least one.
+        recorded: The requests of a log, in order; none without one.
+    """
+
+    api: str
+    kinds: Sequence[Kind]
+    recorded: Sequence[Recorded] = ()
+
+    def schedule(self, speed: float) -> tuple[list[float], list[int]]:
+        """When each recorded request is sent, in seconds, and its kind."""
+        places = {kind.name: place for place, kind in enumerate(self.kinds)}
+        return times(list(self.recorded), speed), [places[request.model] for request in self.recorded]
+
+
+def prepare(server: Server, settings: Settings) -> Workload:
+    """The requests for a server, one of each kind of which it has answered.
+
+    Raises:
+        BenchError: The server is not there, does not know a model, or refuses a request; or inputs cannot be used.
+    """
+    workload = _of_log(settings) if settings.log is not None else _of_models(server, settings)
+    for kind in workload.kinds:
+        _try(server, kind)
+    return workload
+
+
+def _of_models(server: Server, settings: Settings) -> Workload:
+    first = next(iter(settings.models))
+    api = apis.choose(settings.api, server, first, settings.signature, settings.version)
+    kinds = []
+    for model, weight in settings.models.items():
+        signature = api.signature(server, model)
+        for rows in settings.rows:
+            name = model if len(settings.rows) == 1 else f"{model}, {rows} row{'s' if rows > 1 else ''}"
+            kinds.append(_kind(name, weight, _messages(api, model, signature, rows, settings)))
+    return Workload(api.name, kinds)
+
+
+def _messages(
+    api: apis.Api, model: str, signature: Signature, rows: int, settings: Settings
+) -> list[tuple[str, bytes]]:
+    path = settings.inputs.get(model, settings.inputs.get(""))
+    if path is None:
+        inputs = random_inputs(model, signature, rows, settings.seed)
+    else:
+        inputs = read_inputs(path, model, signature, rows)
+    return [api.message(model, each) for each in inputs]
+
+
+def _of_log(settings: Settings) -> Workload:
+    assert settings.log is not None
+    requests = [
+        request for request in read_log(settings.log) if not settings.models or request.model in settings.models
+    ]
+    if not requests:
+        raise BenchError(f"{settings.log} has no request for {', '.join(settings.models)}")
+    by_model: dict[str, list[tuple[str, bytes]]] = {}
+    for request in requests:
+        by_model.setdefault(request.model, []).append((request.path, request.message))
+    # Without weights of their own, models are called as often as the log has them.
+    kinds = [_kind(name, settings.models.get(name, len(sent)), sent) for name, sent in by_model.items()]
+    return Workload("recorded", kinds, requests)
+
+
+def _kind(name: str, weight: float, messages: Sequence[tuple[str, bytes]]) -> Kind:
+    requests = [native().ClientRequest(path, message) for path, message in messages]
+    return Kind(name, weight, requests, len(requests[0]))
+
+
+def _try(server: Server, kind: Kind) -> None:
+    """Sends one request: whoever mistypes an input learns it before the load, and a cold model is warm."""
+    server.send(kind.requests[0])

@@ -1,0 +1,202 @@
+//! One thread of a load: its connections, its callers, and the loop that begins calls.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use super::arrivals::Arrivals;
+use super::pacer::Pacer;
+use super::plan::{Chooser, Kind, Plan};
+use super::record::{Outcome, Record};
+use crate::client::Channel;
+use crate::grpc::{Status, UNAVAILABLE};
+
+/// Calls that are due within this time begin together: waking up for each would cost more than the calls.
+const TOGETHER: Duration = Duration::from_micros(20);
+
+/// How long a caller pauses whose call did not reach the server.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// One thread's part of a load.
+pub struct Part {
+    pub number: usize,
+    pub plan: Plan,
+    pub kinds: Arc<Vec<Kind>>,
+    pub channels: Vec<Channel>,
+    pub record: Arc<Record>,
+    pub stopped: watch::Receiver<bool>,
+}
+
+/// What one thread has spent on its load, in seconds.
+#[derive(Clone, Copy, Default)]
+pub struct Spent {
+    pub cpu: f64,
+    pub wall: f64,
+}
+
+/// A call that is to begin.
+struct Due {
+    at: Instant,
+    kind: usize,
+}
+
+/// What the callers of one thread share.
+struct Callers {
+    part: Part,
+    chooser: Mutex<Chooser>,
+    /// When the load began.
+    start: Instant,
+    /// Calls for which all callers were busy.
+    waiting: Mutex<VecDeque<Due>>,
+    busy: AtomicUsize,
+    idle: Notify,
+    next_channel: AtomicUsize,
+}
+
+/// Runs a thread's part to its end.
+pub async fn run(part: Part) -> Result<Spent, String> {
+    for channel in &part.channels {
+        channel.connect().await.map_err(|status| status.text)?;
+    }
+    let (plan, number, mut stopped) = (part.plan.clone(), part.number, part.stopped.clone());
+    let callers = Arc::new(Callers {
+        chooser: Mutex::new(plan.chooser(number)),
+        start: Instant::now(),
+        waiting: Mutex::default(),
+        busy: AtomicUsize::new(0),
+        idle: Notify::new(),
+        next_channel: AtomicUsize::new(0),
+        part,
+    });
+    let spent = Meter::new();
+    let load = async {
+        match plan.arrivals(number) {
+            Some(arrivals) => open_loop(&callers, arrivals).await.map_err(|error| error.to_string()),
+            None => {
+                closed_loop(&callers).await;
+                Ok(())
+            }
+        }
+    };
+    tokio::select! {
+        done = load => done?,
+        // It is only dropped with the load.
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    Ok(spent.read())
+}
+
+/// So many callers, each of which makes a call as soon as its last one has ended.
+async fn closed_loop(callers: &Arc<Callers>) {
+    let plan = &callers.part.plan;
+    let mut all = JoinSet::new();
+    for _ in 0..plan.share(plan.concurrency, callers.part.number) {
+        let callers = callers.clone();
+        all.spawn(async move {
+            while callers.start.elapsed() < callers.part.plan.length() {
+                let kind = callers.choose();
+                callers.call(&Due { at: Instant::now(), kind }, true).await;
+            }
+        });
+    }
+    all.join_all().await;
+}
+
+/// Calls begin when they are due, whatever has become of those before.
+async fn open_loop(callers: &Arc<Callers>, arrivals: Arrivals) -> io::Result<()> {
+    let pacer = Pacer::new()?;
+    for offset in arrivals {
+        let at = callers.start + offset;
+        let now = Instant::now();
+        if at > now {
+            pacer.until(at.max(now + TOGETHER)).await?;
+        }
+        callers.begin(Due { at, kind: callers.choose() });
+    }
+    while callers.busy.load(Ordering::Relaxed) > 0 {
+        callers.idle.notified().await;
+    }
+    Ok(())
+}
+
+impl Callers {
+    fn choose(&self) -> usize {
+        if self.part.kinds.len() == 1 { 0 } else { self.chooser.lock().choose(&self.part.kinds) }
+    }
+
+    /// Makes a call, on a task of its own, or where too many are under way as soon as one of them has ended.
+    fn begin(self: &Arc<Self>, due: Due) {
+        let plan = &self.part.plan;
+        if self.busy.load(Ordering::Relaxed) >= plan.share(plan.concurrency, self.part.number) {
+            return self.waiting.lock().push_back(due);
+        }
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        let callers = self.clone();
+        tokio::spawn(async move {
+            let mut next = Some(due);
+            while let Some(due) = next {
+                callers.call(&due, false).await;
+                next = callers.waiting.lock().pop_front();
+            }
+            if callers.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
+                callers.idle.notify_one();
+            }
+        });
+    }
+
+    async fn call(&self, due: &Due, closed: bool) {
+        let part = &self.part;
+        let message = part.kinds[due.kind].message();
+        let channel = &part.channels[self.next_channel.fetch_add(1, Ordering::Relaxed) % part.channels.len()];
+        let begun = Instant::now();
+        part.record.begin();
+        let answer = channel.call(message, Some(part.plan.timeout())).await;
+        let ended = Instant::now();
+        // Calls of a closed loop count by their end, those of an open one by when they were to begin.
+        let counted = (if closed { ended } else { due.at }).saturating_duration_since(self.start);
+        part.record.end(&Outcome {
+            kind: due.kind,
+            status: &answer.status,
+            latency: ended.saturating_duration_since(due.at),
+            lag: begun.saturating_duration_since(due.at),
+            bytes: answer.message.len(),
+            measured: counted >= part.plan.warmup() && counted < part.plan.length(),
+        });
+        if closed && not_reached(&answer.status) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn not_reached(status: &Status) -> bool {
+    status.code == UNAVAILABLE && status.text.starts_with("failed to connect")
+}
+
+/// Measures what this thread spends.
+struct Meter {
+    cpu: Duration,
+    wall: Instant,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self { cpu: cpu(), wall: Instant::now() }
+    }
+
+    fn read(&self) -> Spent {
+        Spent { cpu: cpu().saturating_sub(self.cpu).as_secs_f64(), wall: self.wall.elapsed().as_secs_f64() }
+    }
+}
+
+/// The CPU time of this thread.
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}

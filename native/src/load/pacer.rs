@@ -1,0 +1,47 @@
+//! Waits to within some 10 us, where tokio's own timers go by milliseconds.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use rustix::time::{timerfd_create, timerfd_settime};
+use tokio::io::unix::AsyncFd;
+
+/// A timer of the kernel's.
+pub struct Pacer(AsyncFd<OwnedFd>);
+
+impl Pacer {
+    /// In the runtime that runs now.
+    #[expect(deprecated, reason = "an OwnedFd keeps the promise for which its successor is unsafe")]
+    pub fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        Ok(Self(AsyncFd::new(timer)?))
+    }
+
+    /// Waits until a time; not at all for one that has passed.
+    pub async fn until(&self, at: Instant) -> io::Result<()> {
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        let zero = timespec(Duration::ZERO);
+        let once = Itimerspec { it_interval: zero, it_value: timespec(left) };
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
+        loop {
+            let mut ready = self.0.readable().await?;
+            match rustix::io::read(self.0.get_ref(), &mut [0; 8]) {
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    ready.clear_ready();
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() }
+}

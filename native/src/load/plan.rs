@@ -1,0 +1,118 @@
+//! What a load is: its requests, when they go out, over how many connections.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use super::arrivals::Arrivals;
+use crate::client::{ClientRequest, Message};
+
+/// What Python says of a load.
+#[derive(Clone, FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Plan {
+    pub threads: usize,
+    pub connections: usize,
+    /// Calls under way: in a closed loop this many, in an open one no more.
+    pub concurrency: usize,
+    /// Calls a second; 0 for a closed loop, unless there are `times`.
+    rate: f64,
+    poisson: bool,
+    /// When calls begin, in seconds, and of which kind each is; none but in a load that was recorded.
+    times: Vec<f64>,
+    order: Vec<usize>,
+    /// Before what counts, and for how long it counts.
+    warmup: f64,
+    seconds: f64,
+    /// Seconds that a call may take.
+    timeout: f64,
+    seed: u64,
+}
+
+impl Plan {
+    pub fn timeout(&self) -> Duration {
+        duration(self.timeout)
+    }
+
+    pub fn warmup(&self) -> Duration {
+        duration(self.warmup)
+    }
+
+    /// From the beginning of the warm-up to the end of what counts.
+    pub fn length(&self) -> Duration {
+        duration(self.warmup + self.seconds)
+    }
+
+    /// When the calls of a thread are to begin; None in a closed loop.
+    pub fn arrivals(&self, thread: usize) -> Option<Arrivals> {
+        let (share, seconds) = ((thread, self.threads), self.warmup + self.seconds);
+        if !self.times.is_empty() {
+            let own = self.times.iter().skip(thread).step_by(self.threads).copied();
+            return Some(Arrivals::Times(own.collect::<Vec<_>>().into_iter()));
+        }
+        if self.rate <= 0.0 {
+            return None;
+        }
+        let poisson = self.poisson.then(|| Arrivals::poisson(self.rate, share, seconds, self.seed));
+        Some(poisson.unwrap_or_else(|| Arrivals::constant(self.rate, share, seconds)))
+    }
+
+    /// A thread's part of a number, at least 1.
+    pub fn share(&self, of: usize, thread: usize) -> usize {
+        (of / self.threads + usize::from(thread < of % self.threads)).max(1)
+    }
+
+    /// What chooses the kinds of a thread's calls.
+    pub fn chooser(&self, thread: usize) -> Chooser {
+        let order: Vec<_> = self.order.iter().skip(thread).step_by(self.threads).copied().collect();
+        Chooser { order: order.into_iter(), random: fastrand::Rng::with_seed(self.seed ^ (thread as u64) << 32) }
+    }
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// Requests of one kind, which take turns.
+pub struct Kind {
+    weight: f64,
+    messages: Vec<Message>,
+    next: AtomicUsize,
+}
+
+impl Kind {
+    pub fn new(weight: f64, requests: &[PyRef<'_, ClientRequest>]) -> Self {
+        let messages = requests.iter().map(|request| request.message.clone()).collect();
+        Self { weight, messages, next: AtomicUsize::new(0) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub fn message(&self) -> &Message {
+        &self.messages[self.next.fetch_add(1, Ordering::Relaxed) % self.messages.len()]
+    }
+}
+
+/// Says of which kind the next call is: as it was recorded, or at random, by weight.
+pub struct Chooser {
+    order: std::vec::IntoIter<usize>,
+    random: fastrand::Rng,
+}
+
+impl Chooser {
+    pub fn choose(&mut self, kinds: &[Kind]) -> usize {
+        if let Some(recorded) = self.order.next() {
+            return recorded.min(kinds.len() - 1);
+        }
+        let total: f64 = kinds.iter().map(|kind| kind.weight).sum();
+        let mut left = self.random.f64() * total;
+        let found = kinds.iter().position(|kind| {
+            left -= kind.weight;
+            left < 0.0
+        });
+        found.unwrap_or(kinds.len() - 1)
+    }
+}

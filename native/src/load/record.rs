@@ -1,0 +1,133 @@
+//! What has become of the calls of one thread.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+use crate::grpc::{OK, Status};
+
+/// Latencies are kept in nanoseconds, to three digits, from a microsecond to an hour.
+const LEAST: u64 = 1_000;
+const MOST: u64 = 3_600_000_000_000;
+const DIGITS: u8 = 3;
+
+/// gRPC's codes.
+const CODES: usize = 17;
+
+/// The latencies and the codes of calls of one kind.
+pub struct Outcomes {
+    /// From when a call was to begin to its end; of those that went well.
+    pub latency: Histogram<u64>,
+    /// How many ended with each code.
+    pub codes: [u64; CODES],
+    /// Bytes of the answers of those that went well.
+    pub bytes: u64,
+}
+
+/// All that is kept of one thread's calls.
+pub struct Kept {
+    /// By kind.
+    pub kinds: Vec<Outcomes>,
+    /// From when calls were to begin until they did.
+    pub lag: Histogram<u64>,
+    /// The first text of each code.
+    pub texts: Vec<(u8, String)>,
+}
+
+/// What has become of calls, and how many there have been, for anybody who asks meanwhile.
+pub struct Record {
+    pub kept: Mutex<Kept>,
+    pub begun: AtomicU64,
+    pub ended: AtomicU64,
+    pub failed: AtomicU64,
+}
+
+/// How one call went.
+pub struct Outcome<'a> {
+    pub kind: usize,
+    pub status: &'a Status,
+    pub latency: Duration,
+    pub lag: Duration,
+    pub bytes: usize,
+    /// Whether it counts, and is not of the time before or after.
+    pub measured: bool,
+}
+
+impl Record {
+    pub fn new(kinds: usize) -> Self {
+        let outcomes = || Outcomes { latency: histogram(), codes: [0; CODES], bytes: 0 };
+        let kinds = std::iter::repeat_with(outcomes).take(kinds).collect();
+        Self {
+            kept: Mutex::new(Kept { kinds, lag: histogram(), texts: Vec::new() }),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
+    }
+
+    pub fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn end(&self, outcome: &Outcome<'_>) {
+        let went_well = outcome.status.code == OK;
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add((!went_well).into(), Ordering::Relaxed);
+        let mut kept = self.kept.lock();
+        if !went_well && kept.texts.iter().all(|(code, _)| *code != outcome.status.code) {
+            kept.texts.push((outcome.status.code, outcome.status.text.clone()));
+        }
+        if !outcome.measured {
+            return;
+        }
+        kept.lag.saturating_record(nanoseconds(outcome.lag));
+        let Some(kind) = kept.kinds.get_mut(outcome.kind) else { return };
+        kind.codes[usize::from(outcome.status.code).min(CODES - 1)] += 1;
+        if went_well {
+            kind.latency.saturating_record(nanoseconds(outcome.latency));
+            kind.bytes += outcome.bytes as u64;
+        }
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    // The bounds are within what there may be.
+    Histogram::new_with_bounds(LEAST, MOST, DIGITS).expect("the bounds are right")
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Each recorded value, in nanoseconds, and how often it was.
+pub fn values(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
+    histogram.iter_recorded().map(|value| (value.value_iterated_to(), value.count_at_value())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_is_what_is_measured() {
+        let record = Record::new(2);
+        let (well, full) = (Status::new(OK, ""), Status::new(14, "full"));
+        let ends = |kind, status, millis, measured| {
+            record.begin();
+            let latency = Duration::from_millis(millis);
+            record.end(&Outcome { kind, status, latency, lag: Duration::ZERO, bytes: 8, measured });
+        };
+        ends(0, &well, 5, true);
+        ends(1, &well, 7, true);
+        ends(1, &well, 9, false);
+        ends(1, &full, 1, true);
+        let kept = record.kept.lock();
+        assert_eq!((kept.kinds[0].codes[0], kept.kinds[1].codes[0], kept.kinds[1].codes[14]), (1, 1, 1));
+        let [(value, count)] = values(&kept.kinds[1].latency)[..] else { panic!("one was measured") };
+        assert!(count == 1 && (7_000_000..7_010_000).contains(&value), "{value}");
+        assert_eq!(kept.texts, [(14, "full".to_owned())]);
+        assert_eq!((record.ended.load(Ordering::Relaxed), record.failed.load(Ordering::Relaxed)), (4, 1));
+    }
+}
