@@ -24,4 +24,5 @@ def require(module: str, purpose: str, install: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise BenchError(f"{purpose} needs {error.name}, which is not installed: pip install {install}") from error
+        package = module.split(".")[0]
+        raise BenchError(f"{purpose} needs {package}, which is not installed: pip install {install}") from error

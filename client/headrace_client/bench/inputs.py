@@ -69,7 +69,9 @@ def read_inputs(path: Path, model: str, signature: Signature, rows: int) -> list
 
 def _load(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy does not close what it has opened and cannot read.
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise BenchError(f"{path} is one array: --inputs must be a .npz file with an array for each input")
             return {name: file[name] for name in file.files}

@@ -59,18 +59,20 @@ def _servers(points: Sequence[Point]) -> list[str]:
 
 def _draw_curves(axes: Any, points: Sequence[Point]) -> None:
     servers = _servers(points)
+    mixed = len({point.stage.kind == "closed" for point in points}) > 1
     for place, server in enumerate(servers):
         # A line goes through the stages in the order in which they were measured, of one kind of load.
         own = [point for point in points if point.server == server and point.latencies.pairs]
         for percent, (style, alpha) in _SHADES.items():
             label = f"p{percent:g}" if len(servers) == 1 else f"{server} p{percent:g}"
-            for number, kind in enumerate(dict.fromkeys(point.stage.kind == "closed" for point in own)):
+            for kind in dict.fromkeys(point.stage.kind == "closed" for point in own):
                 some = [point for point in own if (point.stage.kind == "closed") == kind]
+                loop = (", closed loop" if kind else ", open loop") if mixed else ""
                 axes.plot(
                     [point.rate for point in some],
                     [(point.latencies.percentile(percent) or 0) * 1e3 for point in some],
                     style, marker="o" if kind else "s", markersize=4, alpha=alpha,
-                    color=_COLOURS[place % len(_COLOURS)], label=None if number else label,
+                    color=_COLOURS[place % len(_COLOURS)], label=label + loop,
                 )  # fmt: skip
     if points[0].limit is not None:
         axes.axhline(points[0].limit * 1e3, color="#888", linewidth=0.9)
@@ -81,6 +83,7 @@ def _draw_curves(axes: Any, points: Sequence[Point]) -> None:
     axes.set(title="Latency by throughput", xlabel="calls that went well, per second", ylabel="latency in ms")
     _finish(axes)
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _draw_spectra(axes: Any, points: Sequence[Point]) -> None:

@@ -1,0 +1,268 @@
+"""`headrace bench` on real servers: what is counted, what is sent, what is written, and how bad input ends."""
+
+import json
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace_protos import PredictRequest
+from headrace_protos.tensor import to_proto
+from headrace_server.commands.command_line import run_command
+from headrace_server.models.tfrecord import frame
+from tests.conftest import Run
+from tests.support import models
+from tests.support.records import predict_log
+from tests.support.running import RunningServer
+
+pytest.importorskip("headrace_native")
+
+QUICK = ("--seconds=300ms", "--warmup=50ms")
+
+
+@pytest.fixture(scope="module", params=["native"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(running: Run) -> RunningServer:
+    return running(models.linear, rest_api_port=0)
+
+
+@pytest.fixture(scope="module")
+def address(server: RunningServer) -> str:
+    return f"localhost:{server.port}"
+
+
+def bench(tmp_path: Path, *arguments: str) -> Any:
+    """Runs the command, and reads the numbers that it writes."""
+    path = tmp_path / "numbers.json"
+    assert run_command(["bench", *arguments, f"--json={path}"]) == 0
+    return json.loads(path.read_text())
+
+
+def test_a_constant_rate_is_the_number_of_calls_that_it_says(tmp_path: Path, address: str) -> None:
+    (point,) = bench(
+        tmp_path, address, "--model=model", "--rate=200", "--arrivals=constant", "--seconds=500ms", "--warmup=100ms"
+    )["points"]
+
+    assert (point["ok"], point["failures"]) == (100, {})
+    assert point["calls_per_second"] == 200
+    assert sum(count for _, count in point["latency_histogram"]) == 100
+
+
+def test_every_call_that_was_answered_is_counted(tmp_path: Path, running: Run, served: Any) -> None:
+    server = running(models.linear)
+    (point,) = bench(tmp_path, f"localhost:{server.port}", "--model=model", "--concurrency=4", "--seconds=300ms",
+                     "--warmup=1us")["points"]  # fmt: skip
+
+    # The request that is tried first; and those that were under way when the time was over.
+    assert point["ok"] + 1 <= served(server).requests <= point["ok"] + 1 + 4
+
+
+def test_a_sweep_has_a_row_for_each_stage(tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = bench(tmp_path, address, "--model=model", "--concurrency=1,4", "--rate=50", "--limit=5s", *QUICK)
+    out = capsys.readouterr().out
+
+    assert [(point["load"], point["value"]) for point in numbers["points"]] == [
+        ("closed", 1), ("closed", 4), ("poisson", 50),
+    ]  # fmt: skip
+    assert re.match(r"load +calls/s +p50 +p90 +p99 +p99.9 +max +good in 5,000 ms +failed +own CPU\n1 caller ", out)
+    for point in numbers["points"]:
+        assert 0 < point["goodput_per_second"] <= point["calls_per_second"]
+        assert point["latency_percentiles"]["50"] <= point["latency_percentiles"]["99"]
+        assert point["own_cpu_per_call"] > 0
+
+
+@pytest.mark.parametrize("api", ["predict", "infer"])
+def test_either_api_and_several_sizes(tmp_path: Path, address: str, api: str) -> None:
+    (point,) = bench(
+        tmp_path, address, "--model=model", f"--api={api}", "--rows=1,8", "--concurrency=2", *QUICK
+    )["points"]  # fmt: skip
+
+    assert point["failures"] == {}
+    assert point["kinds"].keys() == {"model, 1 row", "model, 8 rows"}
+    assert all(kind["codes"]["OK"] > 0 for kind in point["kinds"].values())
+
+
+def test_two_servers_take_turns(tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = bench(
+        tmp_path, "--compare", address, f"127.0.0.1:{address.split(':')[1]}", "--model=model", "--concurrency=1",
+        "--rounds=3", "--seconds=100ms", "--warmup=20ms",
+    )  # fmt: skip
+
+    assert [point["server"].split(":")[0] for point in numbers["points"]] == ["localhost", "127.0.0.1"]
+    assert capsys.readouterr().out.startswith("server ")
+
+
+def test_rows_of_a_file_are_sent(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "rows.npz"
+    np.savez(path, x=np.ones((10, 4)), unasked=np.zeros(3))
+    (point,) = bench(tmp_path, address, "--model=model", f"--inputs={path}", "--rows=3", "--concurrency=1", *QUICK)[
+        "points"
+    ]
+
+    assert point["failures"] == {}
+    assert point["ok"] > 0
+
+
+def log_of(path: Path, count: int) -> Path:
+    request = PredictRequest(model_spec={"name": "model"})
+    to_proto(np.ones((1, 4), np.float32), request.inputs["x"])
+    path.write_bytes(b"".join(frame(predict_log(request)) for _ in range(count)))
+    return path
+
+
+def test_a_log_is_sent_again_as_it_was_recorded(tmp_path: Path, address: str) -> None:
+    log = log_of(tmp_path / "log.tfrecord", 40)
+    (point,) = bench(tmp_path, address, f"--log={log}", "--arrivals=recorded", "--speed=4")["points"]
+
+    assert (point["load"], point["ok"], point["failures"]) == ("recorded", 40, {})
+
+
+def test_the_requests_of_a_log_at_another_rate(tmp_path: Path, address: str) -> None:
+    log = log_of(tmp_path / "log.tfrecord", 3)
+    (point,) = bench(tmp_path, address, f"--log={log}", "--concurrency=2", *QUICK)["points"]
+
+    assert point["failures"] == {}
+
+
+def test_failures_are_counted_by_code(tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    request = PredictRequest(model_spec={"name": "model"})
+    to_proto(np.ones((1, 4), np.float32), request.inputs["x"])
+    wrong = PredictRequest(model_spec={"name": "model"})
+    to_proto(np.ones((1, 3), np.float32), wrong.inputs["x"])
+    log = tmp_path / "log.tfrecord"
+    log.write_bytes(frame(predict_log(request)) + frame(predict_log(wrong)))
+    (point,) = bench(tmp_path, address, f"--log={log}", "--concurrency=1", *QUICK)["points"]
+
+    assert point["failures"].keys() == {"INVALID_ARGUMENT"}
+    assert abs(point["ok"] - point["failures"]["INVALID_ARGUMENT"]) <= 1
+    assert "ended INVALID_ARGUMENT: " in capsys.readouterr().out
+
+
+def test_charts(tmp_path: Path, address: str) -> None:
+    png, page = tmp_path / "chart.png", tmp_path / "page.html"
+    bench(
+        tmp_path,
+        address,
+        "--model=model",
+        "--concurrency=1,2",
+        "--limit=20ms",
+        f"--png={png}",
+        f"--html={page}",
+        *QUICK,
+    )
+    text = page.read_text()
+
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert 'src="data:image/png;base64,' in text
+    assert not re.search(r"https?://|<script|<link", text)
+    assert text.count("<tr>") == 3
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a command says that cannot be done."""
+    assert run_command(["bench", *arguments, *QUICK]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0].removeprefix("headrace: ")
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address where somebody listens and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dead = f"127.0.0.1:{listener.getsockname()[1]}"
+    assert said(capsys, dead, "--model=m").startswith(f"{dead}: UNAVAILABLE: failed to connect to {dead}: Connection")
+
+
+def test_what_listens_does_not_answer(capsys: pytest.CaptureFixture[str], silent: str) -> None:
+    assert said(capsys, silent, "--model=m", "--timeout=200ms") == f"{silent}: DEADLINE_EXCEEDED: Deadline Exceeded"
+
+
+@pytest.mark.parametrize("server", ["a b:1", "localhost:x", "http://localhost:8500", ""])
+def test_what_is_no_address(capsys: pytest.CaptureFixture[str], server: str) -> None:
+    assert said(capsys, server, "--model=m") == f"the server must be HOST:PORT or unix:PATH; was {server}"
+
+
+def test_an_unknown_model_or_signature(capsys: pytest.CaptureFixture[str], address: str) -> None:
+    assert said(capsys, address, "--model=m") == f"{address}: NOT_FOUND: Servable not found for request: Latest(m)"
+    assert said(capsys, address, "--model=model", "--signature=s") == (
+        "model has no signature s: it has serving_default"
+    )
+    assert "NOT_FOUND" in said(capsys, address, "--model=m", "--api=infer")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "wrong"),
+    [
+        ({"y": np.ones((2, 4))}, "has no array x, which model takes: it has y"),
+        ({"x": np.ones((2, 3))}, "is float64[2,3], and the model takes float32[?,4]"),
+        ({"x": np.ones(4)}, "is float64[4], and the model takes float32[?,4]"),
+        ({"x": np.array([["a"] * 4])}, "and the model takes float32[?,4]"),
+        ({"x": np.ones((0, 4))}, "has 0 rows, and a request is to have 1 (--rows)"),
+    ],
+    ids=str,
+)
+def test_a_wrong_file_of_arrays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, arrays: dict[str, np.ndarray], wrong: str
+) -> None:
+    path = tmp_path / "wrong.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    line = said(capsys, address, "--model=model", f"--inputs={path}")
+
+    assert str(path) in line
+    assert wrong in line
+
+
+@pytest.mark.parametrize("content", [b"", b"no arrays", b"PK\3\4"], ids=["empty", "text", "half a zip"])
+@pytest.mark.parametrize("flag", ["inputs", "log"])
+def test_a_file_of_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, flag: str, content: bytes
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    line = said(capsys, address, "--model=model", f"--{flag}={path}")
+
+    assert line.startswith(str(path))
+
+
+@pytest.mark.parametrize("flag", ["inputs", "log"])
+def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str], address: str, flag: str) -> None:
+    assert said(capsys, address, "--model=model", f"--{flag}=/nowhere/f") == (
+        "/nowhere/f cannot be read: No such file or directory"
+    )
+
+
+def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str], address: str) -> None:
+    assert said(capsys, address, "--model=model", "--json=/nowhere/f.json") == (
+        "/nowhere/f.json cannot be written: there is no folder /nowhere"
+    )
+
+
+def test_without_the_native_module(
+    capsys: pytest.CaptureFixture[str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "headrace_native", None)
+    assert said(capsys, address, "--model=model") == (
+        "headrace bench needs headrace_native, which is not installed: pip install headrace-native"
+    )
+
+
+def test_without_matplotlib(
+    capsys: pytest.CaptureFixture[str], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert said(capsys, address, "--model=model", f"--png={tmp_path}/x.png").endswith("pip install 'headrace[bench]'")
