@@ -127,7 +127,7 @@ class LoadOutcomes(TypedDict):
     """What became of the calls of one kind."""
 
     latency: list[tuple[int, int]]
-    """Nanoseconds from when a call was to begin to its end, and how many calls took that long; of those that went well."""
+    """Nanoseconds from when a call was to begin to its end, and how many took so long; of those that went well."""
     codes: list[int]
     """How many ended with each of gRPC's codes."""
     bytes: int
@@ -157,9 +157,7 @@ class Load:
         ValueError: A kind without requests, or a number that is 0.
     """
 
-    def __init__(
-        self, target: str, kinds: Sequence[tuple[float, Sequence[ClientRequest]]], plan: LoadPlan
-    ) -> None: ...
+    def __init__(self, target: str, kinds: Sequence[tuple[float, Sequence[ClientRequest]]], plan: LoadPlan) -> None: ...
     def start(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Begins, once; the metadata goes with every call."""
 

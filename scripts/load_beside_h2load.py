@@ -1,0 +1,102 @@
+"""Measures one server by `headrace bench` and by h2load in turn: python -m scripts.load_beside_h2load [--rounds=5].
+
+A machine with nothing else to do is wanted: what is compared are rates. h2load knows no open loop at random times, so
+both load at a constant rate. Ends with 1 where the two differ by more than 5%.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from headrace_client import request
+from headrace_client.bench.points import Point
+from headrace_client.bench.running import run
+from headrace_client.bench.settings import Settings, Stage
+
+CONNECTIONS = 4
+STREAMS = 16
+RATE = 5000
+MOST_DIFFERENCE = 0.05
+
+_ROOT = Path(__file__).parents[1]
+_DONE = re.compile(r"finished in ([\d.]+)(m?s), ([\d.]+) req/s")
+_REQUESTS = re.compile(r"(\d+) succeeded, (\d+) failed")
+_SERVING = re.compile(r"Running gRPC ModelServer at \S+:(\d+)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, and prints a line for each load."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    told = parser.parse_args(arguments)
+    command = [sys.executable, "-m", "headrace_server.commands.headrace", "serve", "models/digits", "--port=0"]
+    with (
+        subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        try:
+            target = f"127.0.0.1:{_port(server)}"
+            message = Path(folder) / "message"
+            message.write_bytes(_framed())
+            return _compared(target, message, told.rounds, told.seconds)
+        finally:
+            server.terminate()
+
+
+def _port(server: "subprocess.Popen[str]") -> int:
+    assert server.stderr is not None
+    for line in server.stderr:
+        if found := _SERVING.search(line):
+            return int(found[1])
+    raise SystemExit("the server did not start")
+
+
+def _framed() -> bytes:
+    call = request.predict(request.model_spec("digits"), {"image": np.zeros((1, 64), np.float32)}, ())
+    message = call.message()
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def _compared(target: str, message: Path, rounds: int, seconds: int) -> int:
+    settings = Settings(servers=(target,), models={"digits": 1.0}, seconds=seconds, warmup=0.5, connections=CONNECTIONS)
+    worst = 0.0
+    for stage in (Stage("closed", CONNECTIONS * STREAMS), Stage("constant", RATE)):
+        ours: list[Point] = []
+        theirs: list[float] = []
+        for _ in range(rounds):
+            ours += run(replace(settings, stages=(stage,)), lambda *_: None)
+            theirs.append(_h2load(target, message, seconds, stage))
+        own, other = statistics.median(point.rate for point in ours), statistics.median(theirs)
+        cpu = statistics.median(point.cpu_per_call for point in ours) * 1e6
+        worst = max(worst, abs(own / other - 1))
+        print(f"{stage}: headrace bench {own:,.0f}/s at {cpu:.1f} us of CPU, h2load {other:,.0f}/s, {own / other:.3f}")
+    return int(worst > MOST_DIFFERENCE)
+
+
+def _h2load(target: str, message: Path, seconds: int, stage: Stage) -> float:
+    """Calls a second, all of which were answered."""
+    shape = ["-c", str(CONNECTIONS), "-m", str(STREAMS), "-t", "1", "-d", str(message)]
+    if stage.kind == "constant":
+        shape += [f"--rps={stage.value / CONNECTIONS:g}", "-n", str(int(stage.value) * seconds)]
+    else:
+        shape += [f"--duration={seconds}", "--warm-up-time=1"]
+    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    url = f"http://{target}/tensorflow.serving.PredictionService/Predict"
+    said = subprocess.run(["h2load", *shape, *headers, url], capture_output=True, text=True, check=True).stdout
+    done, requests = _DONE.search(said), _REQUESTS.search(said)
+    if done is None or requests is None or int(requests[2]):
+        raise SystemExit(f"h2load said something else:\n{said}")
+    return float(done[3])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
