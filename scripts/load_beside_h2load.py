@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     told = parser.parse_args(arguments)
-    command = [sys.executable, "-m", "headrace_server.commands.headrace", "serve", "models/digits", "--port=0"]
+    command = [str(Path(sys.executable).with_name("headrace")), "serve", "models/digits", "--port=0"]
     with (
         subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True) as server,
         tempfile.TemporaryDirectory() as folder,
