@@ -259,6 +259,7 @@ class Server:
             tracing=self._tracer,
             trace_ratio=config.trace_ratio,
             trace_rate=config.trace_rate,
+            identified=config.access_log,
         )
 
     def _observe_method(self, service: str, method: str) -> LoggedMethod:

@@ -1,11 +1,15 @@
 """A line in the log for every call that has ended."""
 
 import logging
+from contextvars import ContextVar
 from typing import Protocol
 
 from headrace_server.metrics.series import Tally
 
 log = logging.getLogger(__name__)
+
+REQUEST_ID: ContextVar[str] = ContextVar("headrace-request-id", default="-")
+"""The id of the call that the running task answers."""
 
 
 class Counts(Protocol):
@@ -42,4 +46,4 @@ class LoggedMethod:
 
 def log_call(method: str, model: str, code: str, seconds: float) -> None:
     """Logs a call that has ended; a caller's name of a model is cut."""
-    log.info("%s model=%.100s code=%s ms=%.3f", method, model or "-", code, seconds * 1e3)
+    log.info("%s model=%.100s code=%s ms=%.3f id=%s", method, model or "-", code, seconds * 1e3, REQUEST_ID.get())

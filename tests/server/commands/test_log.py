@@ -42,8 +42,8 @@ def test_json(serving: Serve, tmp_path: Path) -> None:
 def test_every_call(serving: Serve, tmp_path: Path) -> None:
     log = "\n".join(ended_log(serving, tmp_path, "--access_log"))
 
-    assert re.search(f"{PREDICT[1:]} model=model code=OK ms=[0-9.]+", log)
-    assert re.search(f"{PREDICT[1:]} model=nobody code=NOT_FOUND ms=[0-9.]+", log)
+    assert re.search(f"{PREDICT[1:]} model=model code=OK ms=[0-9.]+ id=[0-9a-f]{{16}}$", log, re.MULTILINE)
+    assert re.search(f"{PREDICT[1:]} model=nobody code=NOT_FOUND ms=[0-9.]+ id=[0-9a-f]{{16}}$", log, re.MULTILINE)
 
 
 def test_no_call_unless_asked_for(serving: Serve, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ class Endpoint:
         tracing: Who takes note of traced requests; None for no traces.
         trace_ratio: Share of the requests without a traceparent that a transport marks which decides by itself.
         trace_rate: Requests a second that it marks at most.
+        identified: Whether the id of each call is noted, for the access log.
         bounds: What callers may make a transport hold that bounds it.
         gate: Decides which calls may be made; None lets all be made.
     """
@@ -99,6 +100,7 @@ class Endpoint:
     tracing: "Tracing | None" = None
     trace_ratio: float = 0.0
     trace_rate: float = 0.0
+    identified: bool = False
 
 
 class Tracing(Protocol):

@@ -47,7 +47,8 @@ class _Open:
         self._endpoint = endpoint
 
     def handlers(self, service: Service, delivery: LoopDelivery) -> Handlers:
-        return rpc_handlers(service, delivery, self._endpoint.observe, self._endpoint.tracing)
+        own = self._endpoint
+        return rpc_handlers(service, delivery, own.observe, own.tracing, identified=own.identified)
 
     def servicer(self, path: str, handler: Handler) -> Handler:
         del path
@@ -62,11 +63,13 @@ class _Guarded:
         self._gate = gate
         self._observe = endpoint.observe
         self._tracing = endpoint.tracing
+        self._identified = endpoint.identified
 
     def handlers(self, service: Service, delivery: LoopDelivery) -> Handlers:
         methods = tuple(self._method(service.name, method) for method in service.methods)
         streams = tuple(self._stream(service.name, method) for method in service.streams)
-        own = rpc_handlers(Service(service.name, methods, streams), delivery, self._observed, self._tracing)
+        guarded = Service(service.name, methods, streams)
+        own = rpc_handlers(guarded, delivery, self._observed, self._tracing, identified=self._identified)
         return {name: self._entering(f"/{service.name}/{name}", handler, admits=False) for name, handler in own.items()}
 
     def servicer(self, path: str, handler: Handler) -> Handler:

@@ -21,6 +21,7 @@ from headrace_server.services.kept import KeepsAnswers, counted
 from headrace_server.services.rpc import Method, Service, StreamMethod
 from headrace_server.transports.grpc.endpoint import ObserveCall, ObserveMethod, Tracing
 from headrace_server.transports.grpc.traced import noted, traced_handler
+from headrace_server.transports.request_id import identified_handler
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
@@ -40,17 +41,25 @@ STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def rpc_handlers(
-    service: Service, delivery: LoopDelivery, observe: ObserveMethod, tracing: Tracing | None = None
+    service: Service,
+    delivery: LoopDelivery,
+    observe: ObserveMethod,
+    tracing: Tracing | None = None,
+    *,
+    identified: bool = False,
 ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
     """A handler for each method of a service, by the method's name.
+
+    Those that are `identified` note the id of each call for the access log.
 
     Without (de)serialisers they are handed the bytes, and what cannot be parsed gets our answer, not the transport's.
     """
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
     for method in service.methods:
         counts = noted(observe(service.name, method.name), f"{service.name}/{method.name}", tracing)
+        handle = traced_handler(_handle(method, delivery, counts), tracing)
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            traced_handler(_handle(method, delivery, counts), tracing)
+            identified_handler(handle) if identified else handle
         )
     handlers |= {
         method.name: grpc.stream_stream_rpc_method_handler(

@@ -23,6 +23,7 @@ from headrace_server.transports.http.base import HttpOptions, PlainApis
 from headrace_server.transports.http.guard import GuardedApi, Needs
 from headrace_server.transports.http.selection import make_http
 from headrace_server.transports.http.traced import TracedApi
+from headrace_server.transports.request_id import IdentifiedApi
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class RestTransport:
         api: HttpApi = Router({"/v2": infer}, rest, pages)
         if beside.tracing is not None:
             api = TracedApi(api, beside.tracing)
+        if config.access_log:
+            api = IdentifiedApi(api)
         if beside.gate is not None:
             others = dict.fromkeys(options.pages, Action.METRICS) | dict.fromkeys(PAGE_PATHS, Action.PUBLIC)
             others[STATE_PATH] = Action.PAGE

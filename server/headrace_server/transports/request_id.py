@@ -1,0 +1,60 @@
+"""The id of each call in the access log: the caller's `x-request-id`, or one that is made here."""
+
+import random
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from headrace_batching import LoopDelivery
+from headrace_server.metrics.access_log import REQUEST_ID
+from headrace_server.services.http import HttpAnswer, HttpRequest
+from headrace_server.services.router import HttpApi
+
+HEADER = "x-request-id"
+
+_FIT = re.compile(r"[!-~]{1,128}")
+"""What may stand in a line of the log: printable, without blanks, and not too long."""
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handle = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+def request_id(sent: str) -> str:
+    """A caller's id where it fits into a line of the log, else a new one."""
+    return sent if _FIT.fullmatch(sent) else f"{random.getrandbits(64):016x}"
+
+
+def identified_handler(handle: Handle) -> Handle:
+    """The same handler, its calls with an id."""
+
+    async def identified(data: bytes, context: Context) -> bytes:
+        metadata: Any = context.invocation_metadata()
+        sent = next((value for name, value in metadata or () if name == HEADER), "")
+        token = REQUEST_ID.set(request_id(str(sent)))
+        try:
+            return await handle(data, context)
+        finally:
+            REQUEST_ID.reset(token)
+
+    return identified
+
+
+class IdentifiedApi:
+    """An API whose requests have an id.
+
+    Args:
+        api: It.
+    """
+
+    def __init__(self, api: HttpApi) -> None:
+        self._api = api
+
+    async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
+        """What the API answers."""
+        token = REQUEST_ID.set(request_id(request.header(HEADER)))
+        try:
+            return await self._api.answer(request, delivery)
+        finally:
+            REQUEST_ID.reset(token)
