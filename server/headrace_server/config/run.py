@@ -266,7 +266,7 @@ class Config:
     log_format: str = flag("text", "format of log lines: text, or json (one object per line)", choices=("text", "json"))
     access_log: bool = flag(
         False,
-        "log every call with its method, model, status code, milliseconds and id; no call takes the native fast path then",
+        "log every call with its method, model, status code, milliseconds and id; none takes the native fast path then",
     )
     audit_log: str = flag(
         "",
