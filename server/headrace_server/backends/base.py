@@ -245,6 +245,14 @@ class Triable(Protocol):
 
 
 @runtime_checkable
+class ProvesRows(Protocol):
+    """A backend that may know from a model's description that the rows of a batch are independent."""
+
+    def rows_are_apart(self, signature: str) -> bool:
+        """Whether they are known to be; otherwise it has to be tried."""
+
+
+@runtime_checkable
 class Settled(Protocol):
     """A backend that runs a batch in another way where its rows are known to be independent."""
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, Settled, Streaming, Triable
+from headrace_server.backends.base import Backend, ProvesRows, Settled, Streaming, Triable
 from headrace_server.backends.independence import (
     Evidence,
     Finding,
@@ -77,7 +77,7 @@ def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_r
     records: dict[str, list[Arrays]] = {}
     verdicts = {}
     for name, signature in signatures.items():
-        verdict = _untried(signature, version) or _proved(version)
+        verdict = _untried(signature, version) or _proved(version) or _proved_by_graph(version, name)
         if verdict is None or _may_pad(verdict, signature, version.told):
             records = records or recorded_inputs(version.folder, signatures)
             subject = _subject(version, name, records[name])
@@ -112,6 +112,22 @@ def _proved(version: Loaded) -> Verdict | None:
     return proved_rows(version.folder) if on_cpu else None
 
 
+def _proved_by_graph(version: Loaded, name: str) -> Verdict | None:
+    """What the model's graph proves; None where a trial is needed."""
+    backend = version.backend
+    if not isinstance(backend, ProvesRows) or not backend.rows_are_apart(name) or _evidence(backend, name):
+        return None
+    return Verdict(Finding.INDEPENDENT, "each operator of its graph computes every row by itself")
+
+
+def _evidence(backend: Backend, name: str) -> list[Evidence]:
+    """What the model's description says against independent rows."""
+    signature = backend.signatures[name]
+    evidence: list[Evidence] = list(backend.evidence) if isinstance(backend, Triable) else []
+    repeated = repeated_batch_name(signature.inputs, signature.outputs)
+    return [*evidence, *([repeated] if repeated else [])]
+
+
 def _may_pad(verdict: Verdict, signature: Signature, told: Told) -> bool:
     """Whether a padding is to be found for rows that have not been tried: an operator's word is obeyed without runs."""
     varies = any(None in spec.shape[1:] for spec in signature.inputs.values())
@@ -121,15 +137,13 @@ def _may_pad(verdict: Verdict, signature: Signature, told: Told) -> bool:
 def _subject(version: Loaded, name: str, records: list[Arrays]) -> Subject:
     backend = version.backend
     signature = backend.signatures[name]
-    evidence: list[Evidence] = list(backend.evidence) if isinstance(backend, Triable) else []
-    repeated = repeated_batch_name(signature.inputs, signature.outputs)
     run = backend.try_run if isinstance(backend, Triable) else backend.run
     return Subject(
         run=partial(run, name, outputs=signature.every_output),
         inputs=signature.inputs,
         outputs=signature.outputs,
         exact=backend.exact if isinstance(backend, Triable) else True,
-        evidence=[*evidence, *([repeated] if repeated else [])],
+        evidence=_evidence(backend, name),
         records=records,
         most_rows=backend.most_rows if isinstance(backend, Triable) else None,
         padding=version.told.padding,

@@ -1,7 +1,7 @@
 """ONNX models on ONNX Runtime."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,8 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     if providers[0][0] not in GPU_LIBRARIES:
         steady = graph is not None and graph.steady
         risks = NO_RISKS if graph is None else graph.risks
-        return OnnxBackend(session, signatures, needs=needs, steady=steady, evidence=evidence, risks=risks)
+        apart = frozenset[str]() if graph is None else graph.rows_apart
+        return OnnxBackend(session, signatures, needs=needs, steady=steady, evidence=evidence, risks=risks, apart=apart)
     at_once = options.onnxruntime.gpu_instances
     if device is None or _has(DataType.DT_STRING, signatures):
         return OnnxBackend(session, signatures, at_once=at_once, evidence=evidence)
@@ -153,6 +154,7 @@ class OnnxBackend:
         needs: What must be kept for as long as the session is.
         evidence: What its graph says against independent rows.
         risks: Its operators with which a request may end the process.
+        apart: The values of its graph of which each row is known to be made of the same row of the inputs alone.
     """
 
     runtime = "onnxruntime"
@@ -168,7 +170,9 @@ class OnnxBackend:
         needs: Sequence[object] = (),
         evidence: Sequence[Evidence] = (),
         risks: Risks = NO_RISKS,
+        apart: Collection[str] = (),
     ) -> None:
+        self._apart = apart
         self.evidence = evidence
         self.risks = risks
         self.most_rows = None
@@ -199,6 +203,10 @@ class OnnxBackend:
     def exact(self) -> bool:
         """Whether only the CPU runs it."""
         return self._session is not None and self._session.get_providers() == ["CPUExecutionProvider"]
+
+    def rows_are_apart(self, signature: str) -> bool:
+        """Whether the graph proves it, of each of the signature's outputs."""
+        return self.exact and all(spec.name in self._apart for spec in self._signatures[signature].outputs.values())
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Runs the session; its outputs are views of ONNX Runtime's memory, freed with the last of them."""

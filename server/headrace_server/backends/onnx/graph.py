@@ -12,11 +12,12 @@ from headrace_server.backends.base import Risks
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.header import message_class
 from headrace_server.backends.onnx.operators import BEAR_ANY_RANK, FATAL_VALUES, GROWING, TRIED
+from headrace_server.backends.onnx.rowwise import FEW, constant_of, rows_apart
 
 # Fields of ONNX's messages, by ONNX's numbers.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
-_TENSOR_NAME = 8
+_KEPT = 16 * FEW  # bytes of a field of a tensor that are read
 _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
 
 _LENGTH_DELIMITED = 2
@@ -62,12 +63,14 @@ class Graph:
         any_rank: Inputs of no declared rank; a scalar has one.
         bears_empty: Whether ONNX Runtime's own operators for the CPU run it on arrays without elements.
         risks: Its operators with which a request may end the process.
+        rows_apart: The values of which each row is made of the same row of the inputs alone, as far as it is known.
     """
 
     steady: bool = False
     any_rank: frozenset[str] = frozenset()
     bears_empty: bool = False
     risks: Risks = field(default_factory=Risks)
+    rows_apart: frozenset[str] = frozenset()
 
 
 def read_graph(model: Path) -> Graph | None:
@@ -89,22 +92,24 @@ def _read(content: FileBytes) -> Graph | None:
     if len(graphs) != 1:
         return None
     node_class, value_class = message_class("NodeProto"), message_class("ValueInfoProto")
-    nodes, inputs, weights = [], [], set()
+    nodes, inputs, weights = [], [], {}
     for number, start, end in fields(content, *graphs[0]):
         if number == _GRAPH_NODE:
             nodes.append(node_class.FromString(content[start:end]))
         elif number == _GRAPH_INPUT:
             inputs.append(value_class.FromString(content[start:end]))
         elif number == _GRAPH_INITIALIZER:
-            weights.add(_tensor_name(content, start, end))
+            weight = _without_data(content, start, end)
+            weights[weight.name] = constant_of(weight)
     functions = [_Function(content, start, end) for number, start, end in top if number == _MODEL_FUNCTIONS]
-    sent = {value.name for value in inputs} - weights
+    sent = {value.name for value in inputs} - weights.keys()
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
     return Graph(
         steady=not functions and _is_steady(nodes, sent),  # what functions do is not followed
         any_rank=any_rank,
         bears_empty=not functions and all(map(_bears_empty, nodes)),
         risks=_risks(nodes, functions, sent, any_rank=bool(any_rank & sent)),
+        rows_apart=rows_apart(nodes, {v.name: len(v.type.tensor_type.shape.dim) for v in inputs}, weights),
     )
 
 
@@ -122,9 +127,13 @@ class _Function:
         self.name = _full_name(text[_FUNCTION_DOMAIN], text[_FUNCTION_NAME])
 
 
-def _tensor_name(content: FileBytes, start: int, end: int) -> str:
-    names = [content[at:to].decode() for number, at, to in fields(content, start, end) if number == _TENSOR_NAME]
-    return names[-1] if names else ""
+def _without_data(content: FileBytes, start: int, end: int) -> Any:
+    """A weight's message, without any field that is larger than those that tell its name and shape."""
+    kept, at = bytearray(), start
+    for _, begins, ends in fields(content, start, end):
+        kept += content[at:ends] if ends - begins <= _KEPT else b""
+        at = ends
+    return message_class("TensorProto").FromString(bytes(kept))
 
 
 def fields(content: FileBytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from headrace_protos import DataType
 from headrace_server.backends.onnx import schema
-from headrace_server.backends.onnx.schema import INT, MANY, ONE, TEXT, Field
+from headrace_server.backends.onnx.schema import BYTES, INT, MANY, ONE, TEXT, Field
 from headrace_server.backends.signature import TensorSpec
 from headrace_server.errors import invalid
 
@@ -29,8 +30,21 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
         ("attribute", 5, "AttributeProto", MANY),
         ("domain", 7, TEXT, ONE),
     ),
-    "AttributeProto": (("name", 1, TEXT, ONE), ("g", 6, "GraphProto", ONE), ("graphs", 11, "GraphProto", MANY)),
-    "TensorProto": (("data_type", 2, INT, ONE), ("name", 8, TEXT, ONE)),
+    "AttributeProto": (
+        ("name", 1, TEXT, ONE),
+        ("i", 3, INT, ONE),
+        ("t", 5, "TensorProto", ONE),
+        ("g", 6, "GraphProto", ONE),
+        ("ints", 8, INT, MANY),
+        ("graphs", 11, "GraphProto", MANY),
+    ),
+    "TensorProto": (
+        ("dims", 1, INT, MANY),
+        ("data_type", 2, INT, ONE),
+        ("int64_data", 7, INT, MANY),
+        ("name", 8, TEXT, ONE),
+        ("raw_data", 9, BYTES, ONE),
+    ),
     "ValueInfoProto": (("name", 1, TEXT, ONE), ("type", 2, "TypeProto", ONE)),
     "TypeProto": (("tensor_type", 1, "Tensor", ONE),),
     "Tensor": (("elem_type", 1, INT, ONE), ("shape", 2, "Shape", ONE)),
@@ -110,6 +124,7 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, _DTYPES[tensor.elem_type], shape, dims, any_rank=not tensor.HasField("shape"))
 
 
+@cache
 def message_class(name: str) -> Any:
     """The class of one of ONNX's messages, which knows the fields that are read here."""
     return schema.message_class("headrace.onnx_header", _MESSAGES, name)

@@ -1,0 +1,60 @@
+"""Proves from an ONNX graph that no row of a batch changes another: all its operators compute each row by itself.
+
+What is not proved may be independent all the same, and has to be tried.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from headrace_server.backends.onnx.row_rules import RULES, Constant, Node, Rows
+
+
+def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mapping[str, Constant]) -> frozenset[str]:
+    """The names of the values whose rows are made of the same row of the inputs alone.
+
+    Args:
+        nodes: In the order in which they run.
+        inputs: The ranks of the graph's inputs, by name. Axis 0 of each is the batch.
+        constants: Its weights.
+    """
+    values: dict[str, Rows | Constant] = {**{name: Rows(rank) for name, rank in inputs.items() if rank}, **constants}
+    for message in nodes:
+        node = Node(message, values)
+        if message.op_type == "Constant" and (tensor := node.tensor()) is not None:
+            values[message.output[0]] = constant_of(tensor)
+        elif constant := _folded(message, node):
+            values[message.output[0]] = constant
+        elif node.known and (rule := RULES.get((message.domain, message.op_type))):
+            made = zip(message.output, rule(node), strict=False)
+            values.update((name, Rows(rank)) for name, rank in made if name and rank)
+    return frozenset(name for name, value in values.items() if isinstance(value, Rows))
+
+
+FEW = 64
+"""Elements of a constant that are read: axes and shapes have no more."""
+
+_INT64, _BYTES = 7, 8  # onnx.TensorProto.DataType, and what an element takes
+
+
+def constant_of(tensor: Any) -> Constant:
+    """What is known of a tensor in the graph."""
+    known = Constant(tuple(tensor.dims))
+    if tensor.data_type != _INT64 or known.size > FEW:
+        return known
+    raw = tensor.raw_data
+    read = (int.from_bytes(raw[at : at + _BYTES], "little", signed=True) for at in range(0, len(raw), _BYTES))
+    values = tuple(read) if raw else tuple(tensor.int64_data)
+    return Constant(known.dims, values if len(values) == known.size else None)  # else they lie in another file
+
+
+def _folded(message: Any, node: Node) -> Constant | None:
+    """What becomes of weights before they are used, as in a graph that has been quantized."""
+    first = node.input(0)
+    if not isinstance(first, Constant) or not node.constants_from(1):
+        return None
+    if message.op_type in ("Identity", "Cast", "DequantizeLinear"):
+        return Constant(first.dims, first.values if message.op_type == "Identity" else None)
+    if message.op_type == "Transpose":
+        permutation = node.integers("perm") or tuple(reversed(range(len(first.dims))))
+        return Constant(tuple(first.dims[axis] for axis in permutation))
+    return None

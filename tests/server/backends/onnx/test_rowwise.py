@@ -1,0 +1,214 @@
+"""What a graph proves about the rows of a batch: never more than a trial finds, and enough for common models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import NodeProto
+from onnx.helper import make_node
+
+from headrace_batching import Options
+from headrace_batching.task import Arrays
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.independence import Finding, Subject, try_rows
+from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
+from tests.support.graphs import FLOAT, INT64, MIXING, Graph, Value, weights
+from tests.support.layers import APART, LEAKS, LEAKS_OF_ORDINARY, MIXES, Layer, dense, stack
+
+SIGNATURE = "serving_default"
+N = ("N", 4)
+
+
+def loaded(graph: Graph, folder: Path) -> OnnxBackend:
+    return load_onnx(graph.write(folder), BackendOptions(batching=Options()))
+
+
+def proved(graph: Graph, folder: Path) -> bool:
+    backend = loaded(graph, folder)
+    apart = backend.rows_are_apart(SIGNATURE)
+    backend.close()
+    return apart
+
+
+def tried(backend: OnnxBackend) -> Finding:
+    signature = backend.signatures[SIGNATURE]
+
+    def run(inputs: Arrays) -> Arrays:
+        return backend.try_run(SIGNATURE, inputs, signature.every_output)
+
+    return try_rows(Subject(run=run, inputs=signature.inputs, outputs=signature.outputs), 10.0).finding
+
+
+stacks = st.lists(st.sampled_from([*APART, *MIXES, *LEAKS, *LEAKS_OF_ORDINARY]), min_size=1, max_size=5)
+
+
+@given(layers=stacks, seed=st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_what_is_proved_is_found_by_trying(
+    tmp_path_factory: pytest.TempPathFactory, layers: Sequence[Layer], seed: int
+) -> None:
+    backend = loaded(stack(layers, seed), tmp_path_factory.mktemp("graph"))
+    if backend.rows_are_apart(SIGNATURE):
+        assert tried(backend) is Finding.INDEPENDENT
+        assert not set(layers) & {*MIXES, *LEAKS, *LEAKS_OF_ORDINARY}
+    backend.close()
+
+
+@pytest.mark.parametrize("mixes", [*MIXES, *LEAKS, *LEAKS_OF_ORDINARY])
+def test_nothing_is_proved_of_rows_that_mix(mixes: Layer, tmp_path: Path) -> None:
+    assert not proved(stack([dense, mixes, dense], 1), tmp_path)
+
+
+@pytest.mark.parametrize("graph", [graph for members in MIXING.values() for graph in members.values()])
+def test_nor_of_other_graphs_that_do(graph: Graph, tmp_path: Path) -> None:
+    assert not proved(graph, tmp_path)
+
+
+def one(operator: str, *others: str, inner: Sequence[int] = (4,), out: int = 2, **attributes: Any) -> Graph:
+    """One operator from `x` [N, inner] to `y` of a rank."""
+    node = make_node(operator, ["x", *others], ["y"], **attributes)
+    constants: dict[str, npt.ArrayLike] = {
+        "w": weights(4, 4),
+        "b": weights(4),
+        "b1": weights(1, 4),
+        "k": weights(2, 3, 3, 3),
+        "one": np.float32(0.5),
+        "i": np.array([1]),
+        "i0": np.array([0]),
+        "ii": np.array([0, 2]),
+        "shape": np.array([0, 2, 2]),
+        "axis": np.int64(1),
+        "axis0": np.int64(0),
+        "pick": np.array([0, 3]),
+        "b3": weights(3, 4),
+        "b113": weights(3, 1, 4),
+    }
+    used = {name: constants[name] for name in others if name in constants}
+    return Graph([node], {"x": (FLOAT, ["N", *inner])}, {"y": (FLOAT, [None] * out)}, used)
+
+
+APART_BY_THEMSELVES = {
+    "unary": one("Tanh"),
+    "clipped": one("Clip", "one"),
+    "dense": one("MatMul", "w"),
+    "with bias": one("Gemm", "w", "b"),
+    "transposed weights": one("Gemm", "w", transB=1),
+    "added vector": one("Add", "b"),
+    "added row": one("Mul", "b1"),
+    "added scalar": one("Sub", "one"),
+    "itself": one("Add", "x"),
+    "softmax": one("Softmax", axis=-1),
+    "softmax along 1": one("Softmax", axis=1),
+    "norm": one("LayerNormalization", "b", axis=-1),
+    "mean": one("ReduceMean", "i", keepdims=1),
+    "sum": one("ReduceSum", "i", keepdims=0, out=1),
+    "convolution": one("Conv", "k", inner=(3, 8, 8), out=4),
+    "pool": one("MaxPool", inner=(3, 8, 8), kernel_shape=[2, 2], out=4),
+    "global pool": one("GlobalAveragePool", inner=(3, 8, 8), out=4),
+    "flatten": one("Flatten", inner=(3, 8, 8)),
+    "reshape": one("Reshape", "shape", out=3),
+    "transpose": one("Transpose", inner=(3, 8), perm=[0, 2, 1], out=3),
+    "attention": one("MatMul", "x", inner=(4, 4), out=3),
+    "concatenation": one("Concat", "x", axis=1),
+    "chosen columns": one("Gather", "pick", axis=1),
+    "squeezed": one("Squeeze", "i", inner=(1, 4)),
+    "unsqueezed": one("Unsqueeze", "i", out=3),
+    "running sum": one("CumSum", "axis"),
+    "two columns": one("Slice", "i0", "i", "i"),
+}
+
+MIXED_OR_UNKNOWN = {
+    "softmax": one("Softmax", axis=0),
+    "softmax from behind": one("Softmax", axis=-2),
+    "norm": one("LayerNormalization", "b", axis=0),
+    "mean": one("ReduceMean", "i0"),
+    "mean of all": one("ReduceMean", keepdims=1),
+    "both axes": one("ReduceSum", "ii", inner=(4, 4), out=3),
+    "transposed": one("Transpose", perm=[1, 0]),
+    "reversed": one("Transpose"),
+    "transposed rows": one("Gemm", "x", transA=1),
+    "all pairs": one("Gemm", "x", transB=1),
+    "stacked": one("Concat", "x", axis=0),
+    "flat": one("Flatten", axis=0),
+    "running sum": one("CumSum", "axis0"),
+    "chosen rows": one("Gather", "pick", axis=0),
+    "added rows": one("Add", "b3"),
+    "another rank": one("Add", "b113", out=3),
+    "first rows": one("Slice", "i0", "i", "i0"),
+}
+
+
+@pytest.mark.parametrize("name", APART_BY_THEMSELVES)
+def test_operators_that_keep_rows_apart(name: str, tmp_path: Path) -> None:
+    backend = loaded(APART_BY_THEMSELVES[name], tmp_path)
+
+    assert backend.rows_are_apart(SIGNATURE)
+    assert tried(backend) is Finding.INDEPENDENT
+    backend.close()
+
+
+@pytest.mark.parametrize("name", MIXED_OR_UNKNOWN)
+def test_and_those_that_may_not(name: str, tmp_path: Path) -> None:
+    assert not proved(MIXED_OR_UNKNOWN[name], tmp_path)
+
+
+def test_inputs_of_different_ranks_are_not(tmp_path: Path) -> None:
+    node = make_node("Add", ["x", "z"], ["y"])
+    inputs: dict[str, Value] = {"x": (FLOAT, ["N", 4]), "z": (FLOAT, ["M"])}
+
+    assert not proved(Graph([node], inputs, {"y": (FLOAT, [None, None])}), tmp_path)
+
+
+def test_a_table_that_is_a_weight_is_looked_up_row_by_row(tmp_path: Path) -> None:
+    node = make_node("Gather", ["table", "ids"], ["y"])
+
+    assert proved(
+        Graph([node], {"ids": (INT64, ["N", 3])}, {"y": (FLOAT, ["N", 3, 2])}, {"table": weights(9, 2)}), tmp_path
+    )
+
+
+def test_one_that_is_sent_is_not(tmp_path: Path) -> None:
+    node = make_node("Gather", ["table", "ids"], ["y"])
+    inputs: dict[str, Value] = {"ids": (INT64, ["N"]), "table": (FLOAT, ["M", 2])}
+
+    assert not proved(Graph([node], inputs, {"y": (FLOAT, ["N", 2])}), tmp_path)
+
+
+def test_all_outputs_must_be(tmp_path: Path) -> None:
+    nodes = [make_node("Relu", ["x"], ["y"]), make_node("ReduceSum", ["x"], ["s"], keepdims=1)]
+
+    assert not proved(Graph(nodes, {"x": (FLOAT, N)}, {"y": (FLOAT, N), "s": (FLOAT, [1, 1])}), tmp_path)
+
+
+def test_constants_may_stand_in_nodes_and_be_quantized(tmp_path: Path) -> None:
+    axes = onnx.numpy_helper.from_array(np.array([1]))
+    nodes = [
+        make_node("Constant", [], ["axes"], value=axes),
+        make_node("DequantizeLinear", ["q", "scale"], ["w"]),
+        make_node("Transpose", ["w"], ["wt"]),
+        make_node("MatMul", ["x", "wt"], ["h"]),
+        make_node("ReduceSum", ["h", "axes"], ["y"], keepdims=1),
+    ]
+    constants = {"q": np.ones((3, 4), np.int8), "scale": np.float32(0.1)}
+
+    assert proved(Graph(nodes, {"x": (FLOAT, N)}, {"y": (FLOAT, ["N", 1])}, constants), tmp_path)
+
+
+def test_inner_graphs_and_functions_prove_nothing(tmp_path: Path) -> None:
+    made = onnx.helper.make_tensor_value_info("b", FLOAT, None)
+    branch = onnx.helper.make_graph([make_node("Relu", ["x"], ["b"])], "b", [], [made])
+    node = make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+
+    assert not proved(Graph([node], {"x": (FLOAT, N)}, {"y": (FLOAT, N)}, {"yes": np.bool_(True)}), tmp_path)
+
+
+def test_random_numbers_prove_nothing(tmp_path: Path) -> None:
+    nodes: list[NodeProto] = [make_node("RandomNormal", [], ["r"], shape=[4]), make_node("Add", ["x", "r"], ["y"])]
+
+    assert not proved(Graph(nodes, {"x": (FLOAT, N)}, {"y": (FLOAT, N)}), tmp_path)
