@@ -5,7 +5,7 @@ from pathlib import Path
 
 from headrace_batching.task import Array
 from headrace_server.backends.independence import Finding, Subject, Verdict, repeated_batch_name, try_rows
-from headrace_server.backends.onnx.doubts import doubts
+from headrace_server.backends.onnx.graph import read_graph
 from headrace_toolkit.running import OnnxModel, rows_at_once
 
 TRIED_ROWS = 16
@@ -29,12 +29,12 @@ def try_model(file: Path, rows: Mapping[str, Array] | None) -> Verdict:
     for name, spec in (*signature.inputs.items(), *signature.outputs.items()):
         if not spec.shape or spec.shape[0] is not None:
             return Verdict(Finding.NO_BATCH_AXIS, f"the first dimension of {name} does not vary")
-    repeated = repeated_batch_name(signature.inputs, signature.outputs)
+    repeated, graph = repeated_batch_name(signature.inputs, signature.outputs), read_graph(file)
     subject = Subject(
         run=model.run,
         inputs=signature.inputs,
         outputs=signature.outputs,
-        evidence=[*doubts(file), *([repeated] if repeated else [])],
+        evidence=[*(graph.evidence if graph else ()), *([repeated] if repeated else [])],
         records=[] if rows is None else [rows],
     )
     return try_rows(subject, _SECONDS)

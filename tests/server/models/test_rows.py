@@ -14,6 +14,7 @@ from onnx.helper import make_node
 from headrace_batching import BatchThreads, Options
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.independence import Finding, Verdict
+from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
@@ -74,6 +75,18 @@ def test_rows_that_mix_run_one_by_one(shop: Shop, graph: Graph) -> None:
 
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_rows_that_do_not_are_batched(shop: Shop, name: str) -> None:
+    assert shop.verdict(INDEPENDENT[name]).finding is Finding.INDEPENDENT
+
+
+@pytest.fixture
+def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known from graphs: all has to be tried."""
+    monkeypatch.setattr(OnnxBackend, "rows_are_apart", lambda *_: False)
+
+
+@pytest.mark.usefixtures("unproved")
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_a_trial_finds_the_same(shop: Shop, name: str) -> None:
     verdict = shop.verdict(INDEPENDENT[name])
 
     expected = Verdict(Finding.INDEPENDENT, runs=any_number(), seconds=any_number())
@@ -90,6 +103,7 @@ def any_number() -> Any:
     return AnyNumber()
 
 
+@pytest.mark.usefixtures("unproved")
 def test_a_busy_machine_changes_no_verdict(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """What makes every run look slow makes the trial short, and misses none of these."""
     monkeypatch.setattr("headrace_server.models.rows.LEAST_SECONDS", 0.0)
@@ -160,6 +174,12 @@ class TestShown:
         assert "requests run one by one: the model takes one row, but not 2: " in line
         assert "export it with a batch axis" in line
 
+    def test_rows_whose_graph_proves_it(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+        (line,) = self.lines(shop, caplog, INDEPENDENT["dense"])
+
+        assert line.endswith("no row changes with the others (each operator of its graph computes every row by itself)")
+
+    @pytest.mark.usefixtures("unproved")
     def test_rows_that_are_independent(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
         (line,) = self.lines(shop, caplog, INDEPENDENT["dense"])
 
@@ -188,6 +208,7 @@ class TestShown:
         assert "onnxruntime" not in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("unproved")
 class TestRecords:
     """Inputs that nobody can make up are taken from the warm-up file."""
 

@@ -18,7 +18,6 @@ from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
 from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
-from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.graph import read_graph
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
@@ -85,7 +84,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     files.check_whole()
     signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
     signatures = {name: replace(each, batched=may_be_batched(each.inputs)) for name, each in signatures.items()}
-    evidence = doubts(model) if options.batching is not None else ()
+    evidence = () if graph is None else graph.evidence
     if graph is not None and graph.bears_empty and session.get_providers() == ["CPUExecutionProvider"]:
         signatures = {name: replace(signature, empty=True) for name, signature in signatures.items()}
     if providers[0][0] not in GPU_LIBRARIES:

@@ -9,6 +9,8 @@ from google.protobuf.message import DecodeError
 
 from headrace_protos.wire import read_varint
 from headrace_server.backends.base import Risks
+from headrace_server.backends.independence import Evidence
+from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.header import message_class
 from headrace_server.backends.onnx.operators import BEAR_ANY_RANK, FATAL_VALUES, GROWING, TRIED
@@ -17,6 +19,9 @@ from headrace_server.backends.onnx.rowwise import FEW, constant_of, rows_apart
 # Fields of ONNX's messages, by ONNX's numbers.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
+Content = bytes | FileBytes
+_AT_ONCE = 1 << 20  # bytes of a file that are read together
+
 _KEPT = 16 * FEW  # bytes of a field of a tensor that are read
 _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
 
@@ -63,6 +68,7 @@ class Graph:
         any_rank: Inputs of no declared rank; a scalar has one.
         bears_empty: Whether ONNX Runtime's own operators for the CPU run it on arrays without elements.
         risks: Its operators with which a request may end the process.
+        evidence: What its operators say against independent rows.
         rows_apart: The values of which each row is made of the same row of the inputs alone, as far as it is known.
     """
 
@@ -70,6 +76,7 @@ class Graph:
     any_rank: frozenset[str] = frozenset()
     bears_empty: bool = False
     risks: Risks = field(default_factory=Risks)
+    evidence: tuple[Evidence, ...] = ()
     rows_apart: frozenset[str] = frozenset()
 
 
@@ -79,14 +86,15 @@ def read_graph(model: Path) -> Graph | None:
     Raises:
         OSError: The file cannot be read.
     """
-    with FileBytes(model) as content:
+    with FileBytes(model) as file:
+        content = file[: len(file)] if len(file) <= _AT_ONCE else file
         try:
             return _read(content)
         except (DecodeError, ValueError, IndexError, KeyError):
             return None
 
 
-def _read(content: FileBytes) -> Graph | None:
+def _read(content: Content) -> Graph | None:
     top = list(fields(content, 0, len(content)))
     graphs = [(start, end) for number, start, end in top if number == _MODEL_GRAPH]
     if len(graphs) != 1:
@@ -103,20 +111,24 @@ def _read(content: FileBytes) -> Graph | None:
             weights[weight.name] = constant_of(weight)
     functions = [_Function(content, start, end) for number, start, end in top if number == _MODEL_FUNCTIONS]
     sent = {value.name for value in inputs} - weights.keys()
+    inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
     return Graph(
         steady=not functions and _is_steady(nodes, sent),  # what functions do is not followed
         any_rank=any_rank,
         bears_empty=not functions and all(map(_bears_empty, nodes)),
-        risks=_risks(nodes, functions, sent, any_rank=bool(any_rank & sent)),
-        rows_apart=rows_apart(nodes, {v.name: len(v.type.tensor_type.shape.dim) for v in inputs}, weights),
+        risks=_risks(nodes, inner, {function.name for function in functions}, sent, any_rank=bool(any_rank & sent)),
+        evidence=doubts([*nodes, *inner]),
+        rows_apart=frozenset()
+        if functions
+        else rows_apart(nodes, {v.name: len(v.type.tensor_type.shape.dim) for v in inputs}, weights),
     )
 
 
 class _Function:
     """One that a model defines: its name, as nodes refer to it, and its nodes."""
 
-    def __init__(self, content: FileBytes, start: int, end: int) -> None:
+    def __init__(self, content: Content, start: int, end: int) -> None:
         node_class, text = message_class("NodeProto"), {_FUNCTION_NAME: "", _FUNCTION_DOMAIN: ""}
         self.nodes = []
         for number, at, to in fields(content, start, end):
@@ -127,7 +139,7 @@ class _Function:
         self.name = _full_name(text[_FUNCTION_DOMAIN], text[_FUNCTION_NAME])
 
 
-def _without_data(content: FileBytes, start: int, end: int) -> Any:
+def _without_data(content: Content, start: int, end: int) -> Any:
     """A weight's message, without any field that is larger than those that tell its name and shape."""
     kept, at = bytearray(), start
     for _, begins, ends in fields(content, start, end):
@@ -136,7 +148,7 @@ def _without_data(content: FileBytes, start: int, end: int) -> Any:
     return message_class("TensorProto").FromString(bytes(kept))
 
 
-def fields(content: FileBytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The number of each field of a message, and where its value begins and ends."""
     while at < end:
         key, at = read_varint(content, at)
@@ -162,14 +174,14 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
     return True
 
 
-def _risks(nodes: list[Any], functions: list[_Function], inputs: set[str], *, any_rank: bool) -> Risks:
-    inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
+def _risks(nodes: list[Any], inner: list[Any], functions: set[str], inputs: set[str], *, any_rank: bool) -> Risks:
+    """Those of a graph, of its inner ones, and of its functions, of which these are the names."""
     fatal = {node.op_type for node in inner if node.op_type in FATAL_VALUES}
     fatal |= _told(nodes, inputs, FATAL_VALUES)
     used = {_full_name(node.domain, node.op_type) for node in (*nodes, *inner)}
     if any_rank:
         fatal |= used - BEAR_ANY_RANK
-    untried = used - TRIED - {function.name for function in functions}
+    untried = used - TRIED - functions
     return Risks(tuple(sorted(fatal)), tuple(sorted(untried)), tuple(sorted(_told(nodes, inputs, GROWING))))
 
 
