@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from headrace_batching import BatchThreads
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config.files import batching_of
+from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.config.platform import with_files
 from headrace_server.config.run import Config, ModelConfig, check
 from headrace_server.metrics.access_log import LoggedMethod, log_call
@@ -25,6 +27,7 @@ from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager, Tallies
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.memory import Trimmer
+from headrace_server.models.opened import opened_before
 from headrace_server.models.plain import may_be_plain
 from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.room import Bounds
@@ -42,7 +45,7 @@ from headrace_server.monitoring.metric_pages import (
 )
 from headrace_server.monitoring.room_metrics import room_metrics
 from headrace_server.monitoring.traces import make_tracer
-from headrace_server.security.options import make_gate
+from headrace_server.security.options import MODEL_KEYS_VARIABLE, make_gate, make_opener
 from headrace_server.security.visit import visit_now
 from headrace_server.services.health import HealthService
 from headrace_server.services.open_inference.models import Models
@@ -131,6 +134,9 @@ class Server:
         )
         tallies = Tallies(self._metrics.load_waited, self._metrics.evicted)
         load, told = warmup.after(loader.load), ManagerOptions.of(config)
+        opener = make_opener(config.signing, os.environ.get(MODEL_KEYS_VARIABLE, ""), (MODEL_FILE,))
+        if opener is not None:
+            load = opened_before(load, opener, code)
         self._manager = Manager(load, told, publish=self._publish, changed=self._changed, tallies=tallies)
         counts = StoreCounts(self._metrics.fetched, self._metrics.store_failed)
         self._mirrors = Mirrors(config.stores, lambda: self._source.look_again(), counts)

@@ -7,6 +7,7 @@ from typing import TypeVar
 from headrace_protos import Code
 from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.errors import LoadError, unreadable
+from headrace_server.security.models.names import SEALED_FILE
 
 PYTHON_FILE = "model.py"
 TFLITE_FILE = "model.tflite"
@@ -58,6 +59,9 @@ def load(version: Path, options: BackendOptions) -> Backend:
         raise LoadError(Code.UNIMPLEMENTED, "Session Bundle is deprecated and removed.")
     if _holds(version, *SAVED_MODEL_FILES):
         return _load(_load_saved_model, version, options, needs=("tensorflow", "TensorFlow", "tensorflow"))
+    if _holds(version, SEALED_FILE):
+        text = f"{version / SEALED_FILE} is sealed: --model_keys_file or --model_keys_command must name its key"
+        raise LoadError(Code.FAILED_PRECONDITION, text)
     message = (
         "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
         f"`{SAVED_MODEL_FILES[0]}`)\nSpecified file path: {version}\n"

@@ -12,6 +12,7 @@ from headrace_server.config.flag import flag, name_of_flag
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.security import AuthOptions
+from headrace_server.config.signing import SigningOptions
 from headrace_server.config.stores import StoreOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import invalid
@@ -260,6 +261,7 @@ class Config:
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
     stores: StoreOptions = field(default_factory=StoreOptions, metadata={"prefix": "model_store_"})
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
+    signing: SigningOptions = field(default_factory=SigningOptions, metadata={"prefix": ""})
     auth: AuthOptions = field(default_factory=AuthOptions, metadata={"prefix": "auth_"})
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
     log_level: str = flag("info", "lowest severity that is logged", choices=("debug", "info", "warning", "error"))
@@ -335,6 +337,7 @@ def check(config: Config) -> None:
             _check_values(getattr(config, own.name), own.metadata["prefix"])
     if config.use_alts_credentials and config.ssl_config_file:
         raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
+    config.signing.check()
     config.auth.check(tls=bool(config.ssl_config_file or config.rest_api_ssl_config_file))
     if config.latency_objective and not config.enable_batching:
         raise invalid("--latency_objective is kept by batching: it needs --enable_batching")

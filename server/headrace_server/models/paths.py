@@ -8,6 +8,7 @@ from headrace_server.backends.auto import MODEL_FILES, is_model_file
 from headrace_server.config.run import ModelConfig, Specific
 from headrace_server.errors import invalid, not_found, unreadable
 from headrace_server.models.base_paths import versions_under
+from headrace_server.security.models.names import SEALED_FILE
 from headrace_server.stores.uris import STORES, is_remote, name_of
 
 SHOWN = 6
@@ -69,7 +70,8 @@ def _model_at(path: Path) -> ModelConfig | None:
     if path.is_file():
         return ModelConfig(_name_of(path), path) if is_model_file(path) else None
     names = set(os.listdir(path)) if os.access(path, os.R_OK | os.X_OK) else set()
-    if held := next((file for file in MODEL_FILES if file in names), None):
+    known = (*MODEL_FILES, SEALED_FILE) if path.name.isdecimal() else MODEL_FILES
+    if held := next((file for file in known if file in names), None):
         if path.name.isdecimal():
             return ModelConfig(path.parent.name, path.parent, Specific((int(path.name),)))
         return ModelConfig(path.name, path / held if held not in _NEEDS_FOLDER else path)

@@ -1,6 +1,7 @@
 """What callers of HandleReloadConfigRequest may do: name models, run their code, have calls logged."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -93,6 +94,7 @@ class CodeTrust:
         self._roots = tuple(roots)
         self._lock = Lock()
         self._named: set[Path] = set()
+        self._originals: dict[Path, Path] = {}
 
     @classmethod
     def of(cls, config: Config) -> "CodeTrust":
@@ -115,7 +117,25 @@ class CodeTrust:
             LoadError: PERMISSION_DENIED.
         """
         code = version.parent / MODEL_FILE if libraries else version / PYTHON_FILE
-        if self._everywhere or not (libraries or code.exists()):
+        if libraries or code.exists():
+            with self._lock:
+                original = self._originals.get(version, version)
+            code = original.parent / MODEL_FILE if libraries else original / PYTHON_FILE
+            self._check(original, code, libraries=libraries)
+
+    @contextmanager
+    def standing_for(self, version: Path, original: Path) -> Iterator[None]:
+        """Trusts a version, during a block, as it trusts the one that it is a copy of."""
+        with self._lock:
+            self._originals[version] = original
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._originals[version]
+
+    def _check(self, version: Path, code: Path, *, libraries: bool) -> None:
+        if self._everywhere:
             return
         with self._lock:
             named = version.parent in self._named

@@ -105,6 +105,7 @@ class Servable:
         self._metrics = (metrics or Metrics()).servable(name, version, now)
         self._metrics.verdicts = {key: verdict.finding.value for key, verdict in self.verdicts.items()}
         self._leases = Leases()
+        self._freed_with_it: list[Callable[[], None]] = []
 
     @property
     def backend(self) -> Backend:
@@ -266,6 +267,10 @@ class Servable:
         max_rows = options.max_batch_size if options is not None and declared.batched else None
         return Plain(lane, declared, max_rows, metrics.answers, metrics.refused, queued=options is not None)
 
+    def when_closed(self, free: Callable[[], None]) -> None:
+        """Has something freed with it."""
+        self._freed_with_it.append(free)
+
     def lease(self) -> bool:
         """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
         if self._marks_use:
@@ -283,6 +288,8 @@ class Servable:
         self._leases.retire()
         self._schedulers.close()
         self._backend.close()
+        for free in self._freed_with_it:
+            free()
         self._metrics.close()
         for signature, counts in self._counts.items():
             log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)

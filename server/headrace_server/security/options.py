@@ -2,17 +2,25 @@
 
 from pathlib import Path
 
+from headrace_server.config.paths import as_path
 from headrace_server.config.security import AuthOptions
+from headrace_server.config.signing import SigningOptions
 from headrace_server.security.audit import AuditLog
 from headrace_server.security.certificates import check_certificate
 from headrace_server.security.followed import FollowedFile
 from headrace_server.security.gate import Gate, Ways
 from headrace_server.security.keys import read_keys
 from headrace_server.security.methods import Action
+from headrace_server.security.models.opening import Opener
+from headrace_server.security.models.sealed import KeySource
+from headrace_server.security.models.trust import Root, Signers, Trust, read_roots
 from headrace_server.security.packages import needs
 from headrace_server.security.policy import read_policy
 from headrace_server.security.tokens import KeySet, TokenOptions, Tokens, secure_url
 from headrace_server.security.verdicts import Verdicts
+
+MODEL_KEYS_VARIABLE = "HEADRACE_MODEL_KEYS"
+"""Of the environment: model keys."""
 
 
 def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
@@ -42,6 +50,26 @@ def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
         verdicts,
         AuditLog(Path(audit_log)) if audit_log else None,
     )
+
+
+def make_opener(options: SigningOptions, variable: str, beside: tuple[str, ...]) -> Opener | None:
+    """What verifies and unseals versions; None where nothing is to be.
+
+    Args:
+        options: Whose signatures are taken, and where keys come from.
+        variable: The environment's, with model keys; empty for none.
+        beside: Names of files next to versions that belong to their model.
+
+    Raises:
+        ServingError: A file cannot be read, or a package is missing.
+    """
+    signers = Signers([as_path(each) for each in options.signature_keys]) if options.signature_keys else None
+    roots = read_roots(as_path(options.signature_roots_file)) if options.signature_roots_file else []
+    keys = KeySource(options.model_keys_file, options.model_keys_command, variable)
+    if signers is None and not roots and not any((keys.file, keys.command, keys.variable)):
+        return None
+    keys.keys()  # what is wrong with them is said now, and not at the first load
+    return Opener(Trust(Root(Path("/"), options.require_signatures, signers), roots), keys, beside)
 
 
 def _tokens(options: AuthOptions) -> Tokens:

@@ -46,7 +46,10 @@ ELSEWHERE = {
     "max_batch_size": {"config/files.py", "config/model_toml.py"},
     "max_enqueued_batches": {"options.py"},
     "model_base_path": {"commands/serve.py"},
-    "custom_op_libraries": {"models/loader.py"},
+    "custom_op_libraries": {"models/loader.py", "models/opened.py"},
+    "model_keys_file": {"commands/sign.py"},
+    "model_keys_command": {"commands/sign.py"},
+    "trace_rate": {"services/open_inference/settings.py"},
     "device_id": {"services/open_inference/rest/administration.py"},
     # Needed before there is a configuration; and a setting of Triton's of the same name.
     "log_format": {"commands/serve.py", "commands/tensorflow_model_server.py", "services/open_inference/settings.py"},

@@ -1,0 +1,95 @@
+"""`headrace sign` and `headrace seal`: what is done to a version before it is published."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from headrace_server.errors import ServingError, invalid, not_found, unreadable
+from headrace_server.security.models.names import SEALED_FILE, SIGNATURE_FILE
+from headrace_server.security.models.opening import files_of
+from headrace_server.security.models.sealed import KeySource, seal_files
+from headrace_server.security.models.signing import sign
+from headrace_server.security.options import MODEL_KEYS_VARIABLE
+
+PASSWORD_VARIABLE = "HEADRACE_SIGNING_KEY_PASSWORD"
+
+
+def add_command(commands: Any) -> None:
+    """Adds both commands to those of `headrace`.
+
+    Args:
+        commands: What `ArgumentParser.add_subparsers` returned.
+    """
+    signing = commands.add_parser(
+        "sign",
+        help="sign a version of a model",
+        usage="headrace sign VERSION --key=FILE [--certificates=FILE]",
+        description="Sign a version of a model, in the format of OpenSSF Model Signing: its signature goes into "
+        f"{SIGNATURE_FILE} in the version's folder, or beside the model's file. An encrypted key's password is read "
+        f"from {PASSWORD_VARIABLE}.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    signing.set_defaults(command=lambda _, values: _status_of(_sign, values), command_parser=signing)
+    signing.add_argument("version", metavar="VERSION", type=Path, help="the version's folder, or the model's file")
+    signing.add_argument("--key", metavar="FILE", type=Path, required=True, help="PEM file of an ECDSA private key")
+    signing.add_argument("--certificates", metavar="FILE", type=Path, help="PEM file of its certificate and others")
+    sealing = commands.add_parser(
+        "seal",
+        help="seal a version of a model",
+        usage="headrace seal VERSION OUT [--model_keys_file=FILE]",
+        description=f"Seal a version of a model: its files go encrypted into {SEALED_FILE} in the folder OUT. The key "
+        f"is the first of --model_keys_file, --model_keys_command or {MODEL_KEYS_VARIABLE}; `openssl rand -base64 32` "
+        "makes one.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    sealing.set_defaults(command=lambda _, values: _status_of(_seal, values), command_parser=sealing)
+    sealing.add_argument("version", metavar="VERSION", type=Path, help="the version's folder")
+    sealing.add_argument("out", metavar="OUT", type=Path, help="the folder of the sealed version, which is made")
+    sealing.add_argument("--model_keys_file", metavar="FILE", default="", help="file of keys")
+    sealing.add_argument("--model_keys_command", metavar="COMMAND", default="", help="command that prints keys")
+
+
+def _status_of(run: Callable[[dict[str, Any]], Path], values: dict[str, Any]) -> int:
+    try:
+        print(run(values))
+    except ServingError as error:
+        print(f"headrace: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _sign(values: dict[str, Any]) -> Path:
+    _check_there(values["version"])
+    return sign(values["version"], values["key"], values.get("certificates"), os.environ.get(PASSWORD_VARIABLE, ""))
+
+
+def _seal(values: dict[str, Any]) -> Path:
+    version, out = values["version"], values["out"]
+    _check_there(version)
+    if not version.is_dir():
+        raise invalid(f"{version} must be a version's folder")
+    source = KeySource(values["model_keys_file"], values["model_keys_command"], os.environ.get(MODEL_KEYS_VARIABLE, ""))
+    key = next(iter(source.keys().values()), None)
+    if key is None:
+        raise invalid(f"there is no key: name --model_keys_file or --model_keys_command, or set {MODEL_KEYS_VARIABLE}")
+    files = {name: version / name for name in files_of(version) if name != SIGNATURE_FILE}
+    path: Path = out / SEALED_FILE
+    new = out / f".{SEALED_FILE}.new"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with new.open("wb") as file:
+            seal_files(files, key, file)
+        os.replace(new, path)
+    except OSError as error:
+        raise unreadable(error.filename or path, error) from error
+    return path
+
+
+def _check_there(version: Path) -> None:
+    if not version.exists():
+        raise not_found(f"{version}: there is no such file or folder")

@@ -1,0 +1,34 @@
+"""Models that are signed or sealed: whose signatures are taken, and where keys come from."""
+
+from dataclasses import dataclass
+
+from headrace_server.config.flag import flag
+from headrace_server.errors import invalid
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigningOptions:
+    """Flags for what is done with a version before it is loaded."""
+
+    signature_keys: tuple[str, ...] = flag(
+        (),
+        "PEM files, separated by commas, of public keys or authorities' certificates: a version that has a model.sig "
+        "is loaded only if one of them vouches for it",
+    )
+    require_signatures: bool = flag(False, "load no version that is not signed with one of --signature_keys")
+    signature_roots_file: str = flag(
+        "", "TOML file that says for folders of models which keys are trusted, and whether signatures are required"
+    )
+    model_keys_file: str = flag("", "file of the keys that sealed models are opened with, one a line in base64")
+    model_keys_command: str = flag(
+        "", "command that prints these keys, such as one that asks a key management service; run at each load"
+    )
+
+    def check(self) -> None:
+        """Refuses options that contradict each other.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, with the flag's name.
+        """
+        if self.require_signatures and not self.signature_keys:
+            raise invalid("--require_signatures needs --signature_keys: the keys whose signatures are taken")

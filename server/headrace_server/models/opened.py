@@ -1,0 +1,56 @@
+"""Loads versions that are signed or sealed: from files in memory that have been verified and unsealed."""
+
+from pathlib import Path
+
+from headrace_protos import Code
+from headrace_server.config.model_toml import MODEL_FILE, read_model_options
+from headrace_server.errors import LoadError, ServingError
+from headrace_server.models.acting import LoadVersion
+from headrace_server.models.ensemble import Unready
+from headrace_server.models.rights import CodeTrust
+from headrace_server.models.servable import Servable
+from headrace_server.security.models.opening import Opened, Opener
+
+
+def opened_before(load: LoadVersion, opener: Opener, code: CodeTrust) -> LoadVersion:
+    """As `load`, but of what an opener makes of each version.
+
+    Args:
+        load: Loads, and warms up.
+        opener: Verifies and unseals.
+        code: Which versions may hold code: what is opened may if what was found may.
+    """
+
+    def load_opened(name: str, version: int, path: Path) -> Servable:
+        opened = opener.open(path)
+        if opened.path == path:
+            return load(name, version, path)
+        try:
+            _check_libraries(opened)
+            with code.standing_for(opened.path, opened.original):
+                servable = load(name, version, opened.path)
+        except Unready:
+            opened.close()
+            raise
+        except ServingError as error:
+            opened.close()
+            raise LoadError(error.code, opened.as_original(error.message)) from error
+        except BaseException:
+            opened.close()
+            raise
+        servable.when_closed(opened.close)
+        return servable
+
+    return load_opened
+
+
+def _check_libraries(opened: Opened) -> None:
+    """Refuses code that nobody has signed.
+
+    Raises:
+        LoadError: FAILED_PRECONDITION, the model's options name some.
+    """
+    if opened.signed and read_model_options(opened.path.parent).onnxruntime.get("custom_op_libraries"):
+        file = opened.original.parent / MODEL_FILE
+        text = f"{file} names custom_op_libraries, which are code that no signature is for, and signatures are required"
+        raise LoadError(Code.FAILED_PRECONDITION, text)

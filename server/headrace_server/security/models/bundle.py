@@ -1,0 +1,181 @@
+"""Signatures of models in the format of OpenSSF Model Signing 1.0: a Sigstore bundle around an in-toto statement.
+
+The format is read and written here, offline and with `cryptography` alone. The package `model-signing` would do the
+same, and brings the clients of Sigstore's services with it: 36 packages, 51 MB. Either verifies what the other signs
+with a key or a certificate.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+
+WHOLE_FILE = "."
+"""The name of the only file of a model that is a file by itself."""
+
+MAX_BUNDLE_BYTES = 64 << 20
+
+
+class BadSignature(ValueError):
+    """Why a signature does not vouch for a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A signature, as it was found.
+
+    Attributes:
+        payload: What was signed: a statement.
+        signature: Of the payload's encoding.
+        certificates: In DER: the signer's, and those that lead to an authority; empty for a bare key.
+        key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty for none.
+    """
+
+    payload: bytes
+    signature: bytes
+    certificates: tuple[bytes, ...]
+    key_hint: str
+
+    @property
+    def signed_bytes(self) -> bytes:
+        """What the signature is of. Source: DSSE 1.0, protocol.md."""
+        return signed_bytes(self.payload)
+
+
+def signed_bytes(payload: bytes) -> bytes:
+    """What is signed for a payload."""
+    return f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(payload)} ".encode() + payload
+
+
+def read_bundle(content: bytes) -> Bundle:
+    """A signature that a file holds.
+
+    Raises:
+        BadSignature: It holds none.
+    """
+    try:
+        document = json.loads(content)
+        envelope, material = document["dsseEnvelope"], document["verificationMaterial"]
+        (signature,) = envelope["signatures"]
+        if envelope["payloadType"] != PAYLOAD_TYPE:
+            raise BadSignature(f"it signs {envelope['payloadType']!r}, not {PAYLOAD_TYPE!r}")
+        return Bundle(
+            _bytes(envelope["payload"]),
+            _bytes(signature["sig"]),
+            tuple(_bytes(each["rawBytes"]) for each in _chain(material)),
+            str(material.get("publicKey", {}).get("hint") or ""),
+        )
+    except BadSignature:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadSignature(f"it is not a signature of a model: {error!r}") from error
+
+
+def _chain(material: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+    if "certificate" in material:
+        return (material["certificate"],)
+    chain: Sequence[Mapping[str, str]] = material.get("x509CertificateChain", {}).get("certificates", ())
+    return chain
+
+
+def write_bundle(payload: bytes, signature: bytes, material: Mapping[str, Any]) -> bytes:
+    """A signature as a file holds it.
+
+    Args:
+        payload: What was signed.
+        signature: Of its `signed_bytes`.
+        material: What says whose it is, as the bundle has it.
+    """
+    envelope = {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
+    }
+    document = {
+        "mediaType": MEDIA_TYPE,
+        "verificationMaterial": {**material, "tlogEntries": []},
+        "dsseEnvelope": envelope,
+    }
+    return json.dumps(document).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a statement says of a model.
+
+    Attributes:
+        digests: SHA-256 of each file, by its name within the model, with slashes.
+        ignored: Names that the model may hold beside them; they are not vouched for.
+    """
+
+    digests: Mapping[str, bytes]
+    ignored: frozenset[str] = frozenset()
+
+
+def read_manifest(payload: bytes) -> Manifest:
+    """What a statement says, which has been verified.
+
+    Raises:
+        BadSignature: It says something else, or in another way.
+    """
+    try:
+        statement = json.loads(payload)
+        if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
+            raise BadSignature(f"its statement is of the kind {statement['predicateType']!r}, not {PREDICATE_TYPE!r}")
+        predicate, (subject,) = statement["predicate"], statement["subject"]
+        how = predicate["serialization"]
+        if (how["method"], how["hash_type"]) != ("files", "sha256"):
+            raise BadSignature(f"its hashes are by {how['method']} and {how['hash_type']}, not by files and sha256")
+        digests = {_name(each["name"]): bytes.fromhex(each["digest"]) for each in predicate["resources"]}
+        together = hashlib.sha256(b"".join(digests.values())).hexdigest()
+        if len(digests) != len(predicate["resources"]) or together != subject["digest"]["sha256"]:
+            raise BadSignature("its statement contradicts itself")
+        return Manifest(digests, frozenset(map(str, how.get("ignore_paths", ()))))
+    except BadSignature:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadSignature(f"its statement cannot be read: {error!r}") from error
+
+
+def write_manifest(name: str, manifest: Manifest) -> bytes:
+    """A statement.
+
+    Args:
+        name: The model's.
+        manifest: What it says.
+    """
+    names = sorted(manifest.digests)
+    together = hashlib.sha256(b"".join(manifest.digests[each] for each in names)).hexdigest()
+    resources = [{"name": each, "algorithm": "sha256", "digest": manifest.digests[each].hex()} for each in names]
+    how = {
+        "method": "files",
+        "hash_type": "sha256",
+        "allow_symlinks": False,
+        "ignore_paths": sorted(manifest.ignored),
+    }
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": name, "digest": {"sha256": together}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {"serialization": how, "resources": resources},
+    }
+    return json.dumps(statement, indent=2).encode()
+
+
+def _name(name: str) -> str:
+    path = PurePosixPath(name)
+    if name != WHOLE_FILE and (path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name):
+        raise BadSignature(f"it names a file outside the model: {name!r}")
+    return name
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

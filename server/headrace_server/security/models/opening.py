@@ -1,0 +1,184 @@
+"""Opens a version before it is loaded: verifies what has arrived, unseals it, and hands on what nobody can change."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace_protos import Code
+from headrace_server.errors import LoadError, ServingError, unreadable
+from headrace_server.security.models.bundle import (
+    MAX_BUNDLE_BYTES,
+    WHOLE_FILE,
+    BadSignature,
+    Manifest,
+    read_bundle,
+)
+from headrace_server.security.models.names import SEALED_FILE, SIGNATURE_FILE
+from headrace_server.security.models.private_files import MemoryFile, PrivateFolder, copy_of
+from headrace_server.security.models.sealed import BadSeal, KeySource, open_sealed
+from headrace_server.security.models.trust import Root, Trust
+
+
+def signature_path(version: Path) -> Path:
+    """Where the signature of a version is."""
+    return version.with_name(f"{version.name}.sig") if version.is_file() else version / SIGNATURE_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A version that may be loaded.
+
+    Attributes:
+        original: Where it was found.
+        path: Where it is to be loaded from; the original itself where nothing had to be verified or unsealed.
+        signed: Whether a signature that had to be there vouches for it.
+        close: Frees what it takes, once the version is unloaded.
+    """
+
+    original: Path
+    path: Path
+    signed: bool = False
+    close: Callable[[], None] = field(default=lambda: None)
+
+    def as_original(self, text: str) -> str:
+        """A text that names what was found, and not where it was loaded from."""
+        if self.path == self.original:
+            return text
+        text = text.replace(str(self.path), str(self.original))
+        return text.replace(str(self.path.parent), str(self.original.parent))
+
+
+class Opener:
+    """Opens versions. Any thread.
+
+    Args:
+        trust: Whose signatures are taken where.
+        keys: Where model keys come from.
+        beside: Names of files next to versions that belong to their model.
+    """
+
+    def __init__(self, trust: Trust, keys: KeySource, beside: tuple[str, ...] = ()) -> None:
+        self._trust = trust
+        self._keys = keys
+        self._beside = beside
+
+    def open(self, version: Path) -> Opened:
+        """Verifies and unseals a version.
+
+        Args:
+            version: Its folder, or the file that it is.
+
+        Raises:
+            LoadError: FAILED_PRECONDITION, it must not be loaded; the text names the file.
+            ServingError: It cannot be read.
+        """
+        root, signature = self._trust.of(version), signature_path(version)
+        is_signed = root.signers is not None and signature.exists()
+        if root.required and not is_signed:
+            raise _refused(version, f"it is not signed: there is no {signature.name}, and signatures are required")
+        is_sealed = (version / SEALED_FILE).exists()
+        if not is_signed and not is_sealed:
+            return Opened(version, version)
+        return self._open(version, root if is_signed else None, is_sealed=is_sealed)
+
+    def _open(self, version: Path, root: Root | None, *, is_sealed: bool) -> Opened:
+        with PrivateFolder(version.parent.name, version.name) as folder, _named(version):
+            files = _copies(version, self._names(version, root))
+            folder.add(self._unsealed(files) if is_sealed else files)
+            for name in self._beside:
+                folder.copy_beside(version.parent / name)
+            return Opened(version, folder.version, root is not None and root.required, folder.close)
+
+    def _names(self, version: Path, root: Root | None) -> Mapping[str, bytes | None]:
+        """The names of the files to copy, with the digests that they must have; None for any."""
+        if root is None or root.signers is None:
+            return {SEALED_FILE: None}
+        path = signature_path(version)
+        try:
+            manifest = root.signers.verify(read_bundle(_small(path)))
+        except BadSignature as error:
+            raise _refused(path, str(error)) from error
+        _check_whole(version, manifest)
+        return manifest.digests
+
+    def _unsealed(self, files: Mapping[str, MemoryFile]) -> dict[str, MemoryFile]:
+        """The files that a sealed one holds, in place of it: there must be no others."""
+        others = [name for name in files if name != SEALED_FILE]
+        try:
+            if others:
+                raise BadSeal(f"{others[0]} lies in clear beside it")
+            with os.fdopen(os.dup(files[SEALED_FILE].descriptor), "rb") as file:
+                file.seek(0)
+                return open_sealed(file, self._keys.keys)
+        except BadSeal as error:
+            raise BadSeal(f"{SEALED_FILE}: {error}") from error
+        finally:
+            for sealed in files.values():
+                sealed.close()
+
+
+def _copies(version: Path, names: Mapping[str, bytes | None]) -> dict[str, MemoryFile]:
+    """Copies of files, each of which has the digest that it must have."""
+    copies: dict[str, MemoryFile] = {}
+    try:
+        for name, digest in names.items():
+            copies[name] = copy = copy_of(version / name if name != WHOLE_FILE else version)
+            if digest is not None and copy.digest != digest:
+                raise BadSignature(f"{name if name != WHOLE_FILE else version.name} is not the file that was signed")
+    except BaseException:
+        for copy in copies.values():
+            copy.close()
+        raise
+    return copies
+
+
+def _check_whole(version: Path, manifest: Manifest) -> None:
+    """Refuses files that were not signed, and those that are gone.
+
+    Raises:
+        BadSignature: There is one.
+    """
+    there = {WHOLE_FILE} if version.is_file() else set(files_of(version))
+    expected = set(manifest.digests)
+    if missing := sorted(expected - there):
+        raise BadSignature(f"{missing[0]} was signed, and is not there")
+    ignored = manifest.ignored | {SIGNATURE_FILE}
+    for name in sorted(there - expected):
+        if name not in ignored and name.partition("/")[0] not in ignored:
+            raise BadSignature(f"{name} has not been signed")
+
+
+def files_of(version: Path) -> Iterator[str]:
+    """The names of a version's files, wherever links lead."""
+    for folder, folders, files in os.walk(version, followlinks=True):
+        del folders
+        for name in files:
+            yield (Path(folder) / name).relative_to(version).as_posix()
+
+
+def _small(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BUNDLE_BYTES:
+            raise BadSignature(f"it is larger than {MAX_BUNDLE_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+@contextmanager
+def _named(version: Path) -> Iterator[None]:
+    """What is wrong with a version, as an error that names it."""
+    try:
+        yield
+    except (BadSignature, BadSeal) as error:
+        raise _refused(version, str(error)) from error
+    except LoadError:
+        raise
+    except ServingError as error:
+        raise LoadError(error.code, f"{version}: {error.message}") from error
+
+
+def _refused(path: Path, why: str) -> LoadError:
+    return LoadError(Code.FAILED_PRECONDITION, f"{path} is not loaded: {why}")

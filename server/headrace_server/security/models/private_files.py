@@ -1,0 +1,132 @@
+"""Files in memory that nobody can change any more: what was verified is what is loaded."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from headrace_server.errors import unreadable
+
+CHUNK = 1 << 20
+
+SHARED_MEMORY = Path("/dev/shm")
+"""A file system in memory, on most machines; there are only names on it, the files themselves are anonymous."""
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+class MemoryFile:
+    """An anonymous file in memory, to be written once.
+
+    Args:
+        name: What it is called in /proc.
+
+    Attributes:
+        descriptor: Open until `close`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.descriptor = os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._hash = hashlib.sha256()
+
+    @property
+    def path(self) -> Path:
+        """Where this process and its children, which run as the same user, can open it."""
+        return Path(f"/proc/{os.getpid()}/fd/{self.descriptor}")
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what was written."""
+        return self._hash.digest()
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Adds bytes."""
+        self._hash.update(chunk)
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(self.descriptor, rest) :]
+
+    def finish(self) -> None:
+        """From now on nobody can change it, whoever they are."""
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+    def close(self) -> None:
+        """Frees it, once nobody has it open."""
+        os.close(self.descriptor)
+
+
+def copy_of(path: Path) -> MemoryFile:
+    """A file's bytes as they are now, in memory.
+
+    Raises:
+        ServingError: It cannot be read.
+    """
+    copy = MemoryFile(path.name)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(CHUNK):
+                copy.write(chunk)
+        copy.finish()
+    except OSError as error:
+        copy.close()
+        raise unreadable(path, error) from error
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+class PrivateFolder:
+    """A folder of mode 0700 whose files are in memory, until it is closed.
+
+    Args:
+        base: The name of the folder in it that stands for a model's base path.
+        version: The name of the version's folder, or of the file that it is, in that.
+
+    Attributes:
+        version: Its path.
+    """
+
+    def __init__(self, base: str, version: str) -> None:
+        where = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else None
+        self._folder = Path(tempfile.mkdtemp(prefix="headrace-", dir=where))
+        self._files: list[MemoryFile] = []
+        self.version = self._folder / (base or "model") / version
+        self.version.parent.mkdir(mode=0o700)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.close()
+
+    def add(self, files: Mapping[str, MemoryFile]) -> None:
+        """Takes files, by their names below the version's folder; the name `.` is for the version itself."""
+        if "." not in files:
+            self.version.mkdir(mode=0o700)
+        for name, file in files.items():
+            self._files.append(file)
+            link = self.version / name
+            link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            link.symlink_to(file.path)
+
+    def copy_beside(self, path: Path) -> None:
+        """Puts a copy of a file next to the version, if there is such a file."""
+        if path.is_file():
+            file = copy_of(path)
+            self._files.append(file)
+            (self.version.parent / path.name).symlink_to(file.path)
+
+    def close(self) -> None:
+        """Removes the names, and frees the memory of what nobody uses any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        while self._files:
+            self._files.pop().close()

@@ -1,0 +1,287 @@
+r"""Models that are sealed: a version's files as one encrypted archive, which is opened in memory alone.
+
+The format, all numbers big-endian:
+
+    16 bytes    "headrace-sealed\n"
+    1 byte      1, the format's version
+    8 bytes     the ID of the model key: the first bytes of SHA-256("headrace model key" + key)
+    32 bytes    a random salt
+    then chunks of 1,048,576 bytes, the last of 0 to 1,048,576, each encrypted by AES-256-GCM, with its tag of 16 bytes
+
+The key of the chunks is HKDF-SHA256(model key, salt, info = the 25 bytes before the salt). The nonce of a chunk is its
+number in 11 bytes, from 0, and a byte that is 1 for the last chunk and 0 for any other; the associated data are the 57
+bytes before the first chunk. So no chunk can be changed, left out, repeated, moved, or taken from another archive, and
+an archive cannot be cut short. The plain bytes are a tar archive of regular files.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from headrace_server.errors import invalid, unreadable
+from headrace_server.security.models.private_files import MemoryFile
+from headrace_server.security.packages import needs
+
+MAGIC = b"headrace-sealed\n\x01"
+KEY_BYTES = 32
+CHUNK = 1 << 20
+COMMAND_SECONDS = 60.0
+
+_ID_BYTES, _SALT_BYTES, _TAG_BYTES = 8, 32, 16
+HEADER_BYTES = len(MAGIC) + _ID_BYTES + _SALT_BYTES
+
+
+class BadSeal(ValueError):
+    """Why a sealed model cannot be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where model keys come from. Asked at each load: keys may be added.
+
+    Attributes:
+        file: A file of them.
+        command: A command that prints them, such as one that asks a KMS; run without a shell where it has no spaces.
+        variable: The value of the environment's variable.
+    """
+
+    file: str = ""
+    command: str = ""
+    variable: str = field(default="", repr=False)
+
+    def keys(self) -> dict[bytes, bytes]:
+        """The keys, by their ID. One a line, in base64; lines that begin with # are comments.
+
+        Raises:
+            ServingError: They cannot be had, or are none.
+        """
+        found: dict[bytes, bytes] = {}
+        for name, text in self._texts():
+            lines = (line.strip() for line in text.splitlines())
+            for number, line in enumerate(lines, start=1):
+                if line and not line.startswith("#"):
+                    key = _key(name, number, line)
+                    found[key_id(key)] = key
+        return found
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        if self.file:
+            try:
+                yield self.file, Path(self.file).read_text()
+            except OSError as error:
+                raise unreadable(self.file, error) from error
+        if self.variable:
+            yield "HEADRACE_MODEL_KEYS", self.variable
+        if self.command:
+            yield "--model_keys_command", _run(self.command)
+
+
+def _run(command: str) -> str:
+    try:
+        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=COMMAND_SECONDS)
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError) as error:
+        raise invalid(f"--model_keys_command has failed: {type(error).__name__}") from error
+    if done.returncode != 0:
+        raise invalid(f"--model_keys_command has ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def _key(name: str, number: int, line: str) -> bytes:
+    try:
+        key = base64.b64decode(line, validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise invalid(f"{name}: line {number} must be {KEY_BYTES} bytes in base64")
+    return key
+
+
+def key_id(key: bytes) -> bytes:
+    """What a key is known by."""
+    return hashlib.sha256(b"headrace model key" + key).digest()[:_ID_BYTES]
+
+
+class _Cipher:
+    """Encrypts or decrypts the chunks of one archive."""
+
+    def __init__(self, key: bytes, header: bytes) -> None:
+        with needs("signing"):
+            from cryptography.exceptions import InvalidTag
+            from cryptography.hazmat.primitives import hashes
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+            from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+        salt, info = header[-_SALT_BYTES:], header[:-_SALT_BYTES]
+        self._aead = AESGCM(HKDF(hashes.SHA256(), KEY_BYTES, salt, info).derive(key))
+        self._invalid = InvalidTag
+        self._header = header
+        self._number = 0
+
+    def seal(self, chunk: bytes, *, last: bool) -> bytes:
+        """The next chunk, encrypted."""
+        return self._aead.encrypt(self._nonce(last=last), chunk, self._header)
+
+    def open(self, chunk: bytes, *, last: bool) -> bytes:
+        """The next chunk, decrypted.
+
+        Raises:
+            BadSeal: It is not the one that was sealed.
+        """
+        number = self._number
+        try:
+            return self._aead.decrypt(self._nonce(last=last), chunk, self._header)
+        except self._invalid as error:
+            at = HEADER_BYTES + number * (CHUNK + _TAG_BYTES)
+            raise BadSeal(f"it has been changed or cut short, at byte {at} or behind") from error
+
+    def _nonce(self, *, last: bool) -> bytes:
+        nonce = self._number.to_bytes(11, "big") + bytes([last])
+        self._number += 1
+        return nonce
+
+
+class Sealing(io.RawIOBase):
+    """A file to write plain bytes to, whose chunks go encrypted to another one.
+
+    Args:
+        key: A model key.
+        out: Where they go.
+    """
+
+    def __init__(self, key: bytes, out: BinaryIO) -> None:
+        super().__init__()
+        header = MAGIC + key_id(key) + os.urandom(_SALT_BYTES)
+        self._out = out
+        self._cipher = _Cipher(key, header)
+        self._waiting = bytearray()
+        out.write(header)
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Takes plain bytes."""
+        self._waiting += data
+        while len(self._waiting) > CHUNK:  # the last may be a whole one
+            self._out.write(self._cipher.seal(bytes(self._waiting[:CHUNK]), last=False))
+            del self._waiting[:CHUNK]
+        return len(data)
+
+    def finish(self) -> None:
+        """Writes the last chunk."""
+        self._out.write(self._cipher.seal(bytes(self._waiting), last=True))
+        self._waiting.clear()
+
+
+def seal_files(files: Mapping[str, Path], key: bytes, out: BinaryIO) -> None:
+    """Seals files, by their names within the version.
+
+    Raises:
+        OSError: One cannot be read, or the archive cannot be written.
+    """
+    sealing = Sealing(key, out)
+    with tarfile.open(fileobj=sealing, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for name, path in sorted(files.items()):
+            with path.open("rb") as file:
+                member = tarfile.TarInfo(name)
+                member.size = os.fstat(file.fileno()).st_size
+                member.mode = 0o644
+                archive.addfile(member, file)
+    sealing.finish()
+
+
+class _Opening(io.RawIOBase):
+    """A file to read plain bytes from, each of which has been authenticated."""
+
+    def __init__(self, file: BinaryIO, keys: Callable[[], Mapping[bytes, bytes]]) -> None:
+        super().__init__()
+        header = file.read(HEADER_BYTES)
+        if len(header) != HEADER_BYTES or not header.startswith(MAGIC):
+            raise BadSeal("it is not a sealed model")
+        identity = header[len(MAGIC) : len(MAGIC) + _ID_BYTES]
+        key = keys().get(identity)
+        if key is None:
+            raise BadSeal(f"it is sealed with the key {identity.hex()}, which the server does not have")
+        self._file = file
+        self._cipher = _Cipher(key, header)
+        self._next = file.read(CHUNK + _TAG_BYTES)
+        self._ended = False
+        self._plain = memoryview(b"")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, target: Any) -> int:
+        """Fills a buffer, as far as the chunk goes that is being read; nothing at the end."""
+        while not self._plain and not self._ended:
+            chunk, self._next = self._next, self._file.read(CHUNK + _TAG_BYTES)
+            self._ended = not self._next
+            self._plain = memoryview(self._cipher.open(chunk, last=self._ended))
+        count = min(len(target), len(self._plain))
+        target[:count] = self._plain[:count]
+        self._plain = self._plain[count:]
+        return count
+
+
+def open_sealed(file: BinaryIO, keys: Callable[[], Mapping[bytes, bytes]]) -> dict[str, MemoryFile]:
+    """The files of a sealed model, in memory, by their names within the version.
+
+    Args:
+        file: The archive.
+        keys: Gives the model keys by their ID.
+
+    Raises:
+        BadSeal: It was not sealed so, or with another key.
+        ServingError: The keys cannot be had.
+    """
+    opened: dict[str, MemoryFile] = {}
+    try:
+        stream = io.BufferedReader(_Opening(file, keys), CHUNK)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                name = _member_name(member, opened)
+                opened[name] = _extract(archive, member)
+        while stream.read(CHUNK):
+            pass  # to the end, which has to be there
+    except tarfile.TarError as error:
+        _close(opened)
+        raise BadSeal(f"it holds no archive: {error}") from error
+    except BaseException:
+        _close(opened)
+        raise
+    return opened
+
+
+def _member_name(member: tarfile.TarInfo, opened: Mapping[str, Any]) -> str:
+    path = PurePosixPath(member.name)
+    wrong = path.is_absolute() or ".." in path.parts or str(path) != member.name or member.name in (".", "")
+    if wrong or not member.isreg() or member.name in opened:
+        raise BadSeal(f"it holds {member.name!r}, which is not a file of the version")
+    return member.name
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> MemoryFile:
+    source, file = archive.extractfile(member), MemoryFile(PurePosixPath(member.name).name)
+    assert source is not None  # it is a regular file
+    try:
+        while chunk := source.read(CHUNK):
+            file.write(chunk)
+        file.finish()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _close(files: Mapping[str, MemoryFile]) -> None:
+    for file in files.values():
+        file.close()

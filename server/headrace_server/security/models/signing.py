@@ -1,0 +1,110 @@
+"""Signs a version: with a private key, or with a certificate's."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headrace_server.errors import invalid, unreadable
+from headrace_server.security.models.bundle import WHOLE_FILE, Manifest, signed_bytes, write_bundle, write_manifest
+from headrace_server.security.models.names import SIGNATURE_FILE
+from headrace_server.security.models.opening import files_of, signature_path
+from headrace_server.security.models.private_files import CHUNK
+from headrace_server.security.models.trust import HASHES
+from headrace_server.security.packages import needs
+
+
+def sign(version: Path, key: Path, certificates: Path | None = None, password: str = "") -> Path:
+    """Writes the signature of a version as it is now; where it is.
+
+    Args:
+        version: Its folder, or the file that it is.
+        key: A PEM file of an ECDSA private key on P-256, P-384 or P-521.
+        certificates: A PEM file: the key's certificate, then those that lead from it to an authority; None for the key
+            alone.
+        password: The key's; empty for none.
+
+    Raises:
+        ServingError: A file cannot be read or used; the text names it.
+    """
+    signer = _private_key(key, password)
+    material = _key_material(signer) if certificates is None else _certificate_material(signer, certificates)
+    payload = write_manifest(version.resolve().name, _manifest(version))
+    path = signature_path(version)
+    new = path.with_name(f".{path.name}.new")
+    try:
+        new.write_bytes(write_bundle(payload, _signature(signer, payload), material))
+        os.replace(new, path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return path
+
+
+def _manifest(version: Path) -> Manifest:
+    if version.is_file():
+        return Manifest({WHOLE_FILE: _digest(version)})
+    names = [name for name in files_of(version) if name != SIGNATURE_FILE]
+    return Manifest({name: _digest(version / name) for name in names}, frozenset({SIGNATURE_FILE}))
+
+
+def _digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return digest.digest()
+
+
+def _private_key(path: Path, password: str) -> Any:
+    with needs("signing"):
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    try:
+        key = load_pem_private_key(path.read_bytes(), password.encode() or None)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, TypeError) as error:
+        raise invalid(f"{path} cannot be used as a private key: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in HASHES:
+        raise invalid(f"{path} must hold an ECDSA private key on P-256, P-384 or P-521")
+    return key
+
+
+def _signature(key: Any, payload: bytes) -> bytes:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    signature: bytes = key.sign(signed_bytes(payload), ec.ECDSA(getattr(hashes, HASHES[key.curve.name])()))
+    return signature
+
+
+def _public_pem(key: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem: bytes = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem
+
+
+def _key_material(key: Any) -> Mapping[str, Any]:
+    return {"publicKey": {"hint": hashlib.sha256(_public_pem(key.public_key())).hexdigest()}}
+
+
+def _certificate_material(key: Any, path: Path) -> Mapping[str, Any]:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        chain = x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise invalid(f"{path} cannot be used as certificates: {error}") from error
+    if _public_pem(chain[0].public_key()) != _public_pem(key.public_key()):
+        raise invalid(f"{path}: the first certificate is not that of the key")
+    raw = [{"rawBytes": base64.b64encode(each.public_bytes(Encoding.DER)).decode()} for each in chain]
+    return {"x509CertificateChain": {"certificates": raw}}

@@ -1,0 +1,238 @@
+"""Whose signatures are taken for the models in which folders."""
+
+import hashlib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from headrace_batching.option import option, options_of, refusal
+from headrace_server.config.paths import as_path
+from headrace_server.errors import invalid, unreadable
+from headrace_server.security.models.bundle import BadSignature, Bundle, Manifest, read_manifest
+from headrace_server.security.packages import needs
+
+HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
+MAX_CHAIN = 8
+
+
+class Signers:
+    """The public keys and the authorities whose signatures are taken.
+
+    Args:
+        paths: PEM files, each of public keys or of authorities' certificates.
+
+    Raises:
+        ServingError: A file cannot be read, or holds neither.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._keys: list[Any] = []
+        self._authorities: list[Any] = []
+        for path in paths:
+            self._read(path)
+
+    def verify(self, bundle: Bundle) -> Manifest:
+        """What a signature vouches for.
+
+        Raises:
+            BadSignature: It is nobody's of these.
+        """
+        with needs("signing"):
+            from cryptography.exceptions import InvalidSignature
+        for key in self._signers(bundle):
+            try:
+                _verify(key, bundle)
+            except InvalidSignature:
+                continue
+            return read_manifest(bundle.payload)
+        raise BadSignature("it was not made with a key that --signature_keys trusts")
+
+    def _signers(self, bundle: Bundle) -> list[Any]:
+        if not bundle.certificates:
+            return [key for key in self._keys if bundle.key_hint in ("", _hint(key))]
+        return [_signer(bundle.certificates, self._authorities)]
+
+    def _read(self, path: Path) -> None:
+        with needs("signing"):
+            from cryptography import x509
+            from cryptography.hazmat.primitives.serialization import load_pem_public_key
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise unreadable(path, error) from error
+        try:
+            if b"BEGIN CERTIFICATE" in content:
+                self._authorities += x509.load_pem_x509_certificates(content)
+            else:
+                self._keys.append(_checked(load_pem_public_key(content)))
+        except ValueError as error:
+            text = f"{path} must hold a public key (ECDSA on P-256, P-384 or P-521) or certificates, in PEM: {error}"
+            raise invalid(text) from error
+
+
+def _checked(key: Any) -> Any:
+    """A key whose signatures the format has."""
+    curve = getattr(getattr(key, "curve", None), "name", type(key).__name__)
+    if curve not in HASHES:
+        raise ValueError(f"it is a key of {curve}")
+    return key
+
+
+def _hint(key: Any) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(pem).hexdigest()
+
+
+def _verify(key: Any, bundle: Bundle) -> None:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key.verify(bundle.signature, bundle.signed_bytes, ec.ECDSA(getattr(hashes, HASHES[key.curve.name])()))
+
+
+def _signer(certificates: Sequence[bytes], authorities: Sequence[Any]) -> Any:
+    """The key of the first certificate, which the others lead from to an authority.
+
+    A signature has no time that anybody vouches for, so that all are looked at as of when the signer's began to be
+    valid; model-signing does the same. A signer whose certificate has expired may have signed before.
+    """
+    from cryptography import x509
+
+    try:
+        chain = [x509.load_der_x509_certificate(each) for each in certificates[:MAX_CHAIN]]
+        signer, at = chain[0], chain[0].not_valid_before_utc
+        _check_usage(signer)
+        _lead(chain, authorities, at)
+        return _checked(signer.public_key())
+    except ValueError as error:
+        raise BadSignature(f"its certificate cannot be used: {error}") from error
+
+
+def _lead(chain: list[Any], authorities: Sequence[Any], at: datetime) -> None:
+    """Walks from the first certificate to an authority.
+
+    Raises:
+        BadSignature: There is no way.
+    """
+    current, left = chain[0], chain[1:]
+    for _ in range(MAX_CHAIN):
+        if any(_has_issued(authority, current, at) for authority in authorities):
+            return
+        issuer = next((each for each in left if _has_issued(each, current, at)), None)
+        if issuer is None:
+            break
+        left.remove(issuer)
+        current = issuer
+    raise BadSignature("no authority that --signature_keys trusts vouches for its certificate")
+
+
+def _has_issued(authority: Any, certificate: Any, at: datetime) -> bool:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
+        certificate.verify_directly_issued_by(authority)
+    except (x509.ExtensionNotFound, InvalidSignature, ValueError, TypeError):
+        return False
+    return bool(constraints.ca) and authority.not_valid_before_utc <= at <= authority.not_valid_after_utc
+
+
+def _check_usage(certificate: Any) -> None:
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    extensions = certificate.extensions
+    try:
+        if extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
+            return
+    except x509.ExtensionNotFound:
+        pass
+    try:
+        usage = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        usage = ()
+    if ExtendedKeyUsageOID.CODE_SIGNING not in usage:
+        raise BadSignature("its certificate is not for signing: it lacks the usages digitalSignature and codeSigning")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What holds for the models in a folder.
+
+    Attributes:
+        path: The folder.
+        required: Whether their versions must be signed.
+        signers: Whose signatures are taken; None for anybody's, which are not looked at.
+    """
+
+    path: Path
+    required: bool
+    signers: Signers | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootOptions:
+    """Keys of a `[[roots]]` table."""
+
+    path: str = option("", "the folder", fits=bool, words="the name of a folder")
+    keys: tuple[str, ...] = option((), "PEM files of public keys, or of authorities' certificates")
+    required: bool = option(True, "whether its models must be signed")
+
+
+class Trust:
+    """What holds for the models of each folder: the innermost root that it is in, wherever links lead.
+
+    Args:
+        everywhere: What holds in no root.
+        roots: The others.
+    """
+
+    def __init__(self, everywhere: Root, roots: Sequence[Root]) -> None:
+        self._everywhere = everywhere
+        self._roots = sorted(roots, key=lambda root: len(root.path.parts), reverse=True)
+
+    def of(self, version: Path) -> Root:
+        """The root that a version is in."""
+        real = version.resolve()
+        return next((root for root in self._roots if real.is_relative_to(root.path)), self._everywhere)
+
+
+def read_roots(path: Path) -> list[Root]:
+    """The roots of a TOML file.
+
+    Raises:
+        ServingError: It cannot be read, or is wrong; the text names the key.
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"{path} is not TOML: {error}") from error
+    tables = document.get("roots")
+    if set(document) != {"roots"} or not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise invalid(f"{path} must hold [[roots]] tables, and nothing else")
+    return [_root(path, number, table) for number, table in enumerate(tables, start=1)]
+
+
+def _root(file: Path, number: int, table: dict[str, Any]) -> Root:
+    where, options = f"{file}: root {number}: ", options_of(RootOptions)
+    for name, value in table.items():
+        if name not in options:
+            raise invalid(f"{where}unknown key {name!r}: it may have {', '.join(options)}")
+        if not options[name].metadata["rule"].allows(value):
+            raise invalid(where + refusal(name, options[name].metadata["rule"], value))
+    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in table.items()}
+    read = RootOptions(**values)
+    if not read.path:
+        raise invalid(f"{where}path must be the name of a folder; there is none")
+    if read.required and not read.keys:
+        raise invalid(f"{where}keys must name whose signatures are taken, as required is true")
+    signers = Signers([as_path(each) for each in read.keys]) if read.keys else None
+    return Root(as_path(read.path).resolve(), read.required, signers)
