@@ -68,6 +68,7 @@ class Batch:
     """
 
     __slots__ = ("_batched", "_options", "_pieces", "padded", "rows")
+    is_series = False
 
     def __init__(self, pieces: list[Piece], options: Options, *, batched: bool = True) -> None:
         self._pieces = pieces

@@ -10,6 +10,8 @@ from headrace_batching.options import Options
 from headrace_batching.task import Arrays, Task
 
 Clock = Callable[[], float]
+Run = Callable[[Arrays], Arrays]
+RunChoice = Callable[[Arrays, Hashable], Arrays]
 
 
 class TaskBatch(Protocol):
@@ -39,6 +41,9 @@ class TaskBatch(Protocol):
     def choice(self) -> Hashable:
         """What its tasks want beside what their inputs say; None for nothing."""
 
+    is_series: bool
+    """Whether it is a `TaskSeries` instead."""
+
     def __len__(self) -> int: ...
 
     def join(self, empty: Empty) -> Arrays:
@@ -52,6 +57,28 @@ class TaskBatch(Protocol):
 
     def halves(self) -> "tuple[TaskBatch, TaskBatch]":
         """The same tasks in two batches; this one is not used again."""
+
+
+class TaskSeries(Protocol):
+    """Tasks that left a queue together and run one by one, as some of headrace_native's do."""
+
+    def __len__(self) -> int:
+        """How many have not run."""
+
+    def run(self, run: Run, run_choice: RunChoice | None, empty: Empty) -> None:
+        """Runs and answers each. What one raises is raised, and ends this; those behind it have not run."""
+
+    def take_runs(self) -> Sequence[tuple[float, float, float, float, float]]:
+        """The runs that went well and have not been taken.
+
+        When each began, had its inputs, had its outputs and had ended, and when its task came.
+        """
+
+    def failed(self) -> tuple[TaskBatch, float]:
+        """The task whose run has failed, as a batch, and when that run began."""
+
+    def batches(self) -> list[TaskBatch]:
+        """Those that have not run, each as a batch of its own; none is left."""
 
 
 Execute = Callable[[TaskBatch], None]

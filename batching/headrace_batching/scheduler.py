@@ -1,16 +1,17 @@
 """Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread, current_thread
+from typing import cast
 
 import numpy as np
 
 from headrace_batching.batch import Empty, deliver, rows_of, shape_key
-from headrace_batching.contract import Clock, TaskBatch, TaskLane
+from headrace_batching.contract import Clock, Run, RunChoice, TaskBatch, TaskLane, TaskSeries
 from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.errors import BatchingError, NotRepeated, RunHangs, RunTimedOut, TaskTooLarge, let_go
 from headrace_batching.latency.beliefs import Beliefs
@@ -20,9 +21,6 @@ from headrace_batching.report import BatchReport, Observe
 from headrace_batching.task import Arrays, Priority, Task
 from headrace_batching.threads import BatchThreads
 from headrace_batching.watchdog import Abandoned
-
-Run = Callable[[Arrays], Arrays]
-RunChoice = Callable[[Arrays, Hashable], Arrays]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,10 @@ class Scheduler:
     def _execute(self, batch: TaskBatch) -> None:
         self._running.append(None)
         try:
-            self._attempt(batch)
+            if batch.is_series:
+                self._attempt_each(cast("TaskSeries", batch))
+            else:
+                self._attempt(batch)
         finally:
             self._running.pop()
 
@@ -179,16 +180,34 @@ class Scheduler:
         except Abandoned:
             raise
         except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
-            let_go(error)
-            self._report(batch, (began, began, began), failed=True)
-            if len(batch) <= 1 or isinstance(error, NotRepeated):
-                deliver(batch.fail(_failure(error), self._queue.lock))
-            else:
-                for half in batch.halves():
-                    self._attempt(half)
+            self._failed(batch, began, error)
         else:
             deliver(ended)  # before the report: nobody waits for that
             self._report(batch, (began, joined, computed), failed=False)
+
+    def _attempt_each(self, series: TaskSeries) -> None:
+        """Runs tasks one by one; each is answered when its own run has ended."""
+        if self._limit is not None:
+            for batch in series.batches():
+                self._attempt(batch)
+        while len(series):
+            try:
+                series.run(self._run, self._run_choice, self._empty)
+            except BaseException as error:  # as in `_attempt`
+                self._failed(*series.failed(), error)
+            for began, joined, computed, ended, came in series.take_runs():
+                ran, took = ended - began, (joined - began, computed - joined)
+                self._tell(BatchReport(1, 1, 0, began, ran, False, (came,), (1,), *took))
+
+    def _failed(self, batch: TaskBatch, began: float, error: BaseException) -> None:
+        """Runs a batch that has failed in halves, or fails one that cannot be halved."""
+        let_go(error)
+        self._report(batch, (began, began, began), failed=True)
+        if len(batch) <= 1 or isinstance(error, NotRepeated):
+            deliver(batch.fail(_failure(error), self._queue.lock))
+        else:
+            for half in batch.halves():
+                self._attempt(half)
 
     def _compute(self, batch: TaskBatch) -> tuple[list[Task], float, float]:
         """The tasks that have ended, and when the inputs were joined and the outputs there.
@@ -246,6 +265,9 @@ class Scheduler:
         report = BatchReport(
             len(batch), batch.rows, padding, began, ran, failed, arrivals, sizes, joined - began, computed - joined
         )
+        self._tell(report)
+
+    def _tell(self, report: BatchReport) -> None:
         if self._controller is not None:
             self._controller.observe(report, self.lane)
         if self._observe is not None:

@@ -27,7 +27,7 @@ use pyo3::types::PyFrozenSet;
 use crate::calls::Kind;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
-const INTERFACE: u32 = 20;
+const INTERFACE: u32 = 21;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -42,6 +42,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DTYPES", PyFrozenSet::new(module.py(), protobuf::Dtype::numbers())?)?;
     module.add_class::<bridge::Answers>()?;
     module.add_class::<bridge::Batch>()?;
+    module.add_class::<bridge::Series>()?;
     module.add_class::<bridge::Route>()?;
     module.add_class::<bridge::Routes>()?;
     module.add_class::<bridge::Lane>()?;

@@ -28,7 +28,7 @@ from headrace_batching import (
     TaskTooLarge,
 )
 from headrace_batching.batch import Batch
-from headrace_batching.scheduler import Run
+from headrace_batching.contract import Run
 from headrace_batching.task import Array, Arrays
 
 WAIT = 10.0  # seconds after which a test gives up

@@ -19,7 +19,7 @@ from headrace_protos import PredictRequest, PredictResponse
 from headrace_protos.tensor import to_array
 from tests.conftest import Run, Stop
 from tests.support import feature_models, models
-from tests.support.calls import PREDICT, Caller, Refusal, floats, predict_request
+from tests.support.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
 from tests.support.examples import classify_request, example, examples, labelled, multi_request, regress_request, task
 from tests.support.running import LoopThread, RunningServer
 
@@ -173,6 +173,26 @@ def test_many_callers_of_a_model_without_a_batch_axis(running: Run, served: Stop
     for number, future in enumerate([send.future(each, timeout=20) for each in data]):
         assert outputs(PredictResponse.FromString(future.result()))["y"].tolist() == [number] * 4
     assert served(server).batches == 100
+
+
+def test_requests_that_run_one_by_one_fail_alone(running: Run) -> None:
+    """Those behind one that fails, or that Python has to see, are answered as if it were not there."""
+    server = running(models.lookup, enable_batching=False)
+    send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
+
+    def data(number: int) -> bytes:
+        index = 99 if number % 5 == 0 else number % 10
+        more = SEEN if number % 7 == 0 else b""
+        return predict_request({"index": np.array([index], np.int64)}).SerializeToString() + more
+
+    futures = [send.future(data(number), timeout=20) for number in range(300)]
+    for number, future in enumerate(futures):
+        if number % 5 == 0:
+            error = future.exception()
+            assert error is not None
+            assert "indices element out of data bounds, idx=99" in refusal_of(error).text
+        else:
+            assert outputs(PredictResponse.FromString(future.result()))["y"].tolist() == [number % 10 * 10]
 
 
 ONE = example(age=[1], weights=[0.5, 1.5])

@@ -107,7 +107,7 @@ impl Answers {
 }
 
 /// Counts tasks by who counts those of their protocol; they are of one signature.
-fn count(py: Python<'_>, tasks: &[NativeTask]) {
+pub fn count(py: Python<'_>, tasks: &[NativeTask]) {
     let mut counted: Vec<&Arc<Signature>> = Vec::new(); // one for each protocol
     for signature in tasks.iter().map(|task| &task.signature) {
         if counted.iter().any(|known| Arc::ptr_eq(known, signature)) {

@@ -40,6 +40,10 @@ pub struct Batch {
 
 #[pymethods]
 impl Batch {
+    #[classattr]
+    #[pyo3(name = "is_series")]
+    const IS_SERIES: bool = false;
+
     fn __len__(&self) -> usize {
         self.sizes.len()
     }
@@ -297,7 +301,11 @@ fn with_rows(rows: usize, inner: &[usize]) -> Vec<usize> {
 }
 
 /// The strings of one input of all tasks as an array of this shape, which has room for more.
-fn join_strings<'py>(native: &[NativeTask], input: usize, shape: Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+pub fn join_strings<'py>(
+    native: &[NativeTask],
+    input: usize,
+    shape: Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = shape.py();
     let mut strings = Vec::new();
     for task in native {

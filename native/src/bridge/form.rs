@@ -6,6 +6,7 @@ use pyo3::types::PyList;
 use super::batch::Batch;
 use super::lane::Lane;
 use super::python;
+use super::series::Series;
 use super::task::Task;
 use crate::queue::Piece;
 
@@ -40,7 +41,7 @@ pub fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
     Ok(())
 }
 
-/// A batch of Python's tasks alone is Python's own; any other is ours.
+/// A batch of Python's tasks alone is Python's own; any other is ours, and a series where tasks run one by one.
 pub fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResult<Bound<'py, PyAny>> {
     let (mut native, own) = (Vec::new(), PyList::empty(py));
     let mut arrivals = Vec::new();
@@ -54,6 +55,10 @@ pub fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyR
                 own.append(python::names(py)?.piece.bind(py).call1((task, piece.start, piece.stop))?)?;
             }
         }
+    }
+    if own.is_empty() && !lane.batched() {
+        let waiting = native.into_iter().zip(arrivals).collect();
+        return Ok(Bound::new(py, Series::new(waiting, lane.clone()))?.into_any());
     }
     if native.is_empty() {
         return python::batch(py, &own, lane.options(py).bind(py), lane.batched());

@@ -114,7 +114,7 @@ impl Lane {
         batched: bool,
         bounds: Option<Bounds>,
     ) -> PyResult<Self> {
-        let id = tasks.queue.open_lane(rules(options, tasks.shared.max_batch_bytes)?, bounds);
+        let id = tasks.queue.open_lane(rules(options, batched, tasks.shared.max_batch_bytes)?, bounds);
         let objective = options.getattr("latency_objective")?.extract()?;
         let (tasks, options, execute) = (tasks.clone(), options.clone().unbind(), Mutex::new(Some(execute)));
         Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, objective })))
@@ -151,12 +151,17 @@ impl Lane {
         self.0.tasks.shared.reason(full, &self.0.objective)
     }
 
+    /// Says how long a run of one of its tasks has taken, in seconds, and the size of its inputs in bytes.
+    pub fn ran(&self, seconds: f64, size: usize) {
+        self.0.tasks.queue.ran(self.0.id, seconds, size);
+    }
+
     pub fn clock(&self) -> &Clock {
         &self.0.tasks.clock
     }
 }
 
-fn rules(options: &Bound<'_, PyAny>, max_batch_bytes: usize) -> PyResult<Rules> {
+fn rules(options: &Bound<'_, PyAny>, batched: bool, max_batch_bytes: usize) -> PyResult<Rules> {
     let rules = Rules {
         execution_limit: options.getattr("execution_limit")?.extract()?,
         enqueued_limit: options.getattr("enqueued_limit")?.extract()?,
@@ -165,6 +170,7 @@ fn rules(options: &Bound<'_, PyAny>, max_batch_bytes: usize) -> PyResult<Rules> 
         slots: slots(options)?,
         running_limit: options.getattr("max_running_batches")?.extract::<Option<usize>>()?.unwrap_or(usize::MAX),
         max_batch_bytes,
+        one_by_one: !batched,
     };
     if rules.execution_limit == 0 {
         return Err(PyValueError::new_err("a batch of no rows holds nothing"));

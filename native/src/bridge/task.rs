@@ -160,6 +160,10 @@ impl Waits for Task {
         }
     }
 
+    fn in_series(&self) -> bool {
+        matches!(self, Self::Native(_))
+    }
+
     fn share(&self) -> Option<Self> {
         match self {
             Self::Native(_) => None,

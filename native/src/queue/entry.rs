@@ -50,6 +50,9 @@ pub trait Waits: Sized {
     /// its deadline has passed. Under the queue's lock, without the interpreter's.
     fn abandon(&mut self, late: bool) -> Option<Self::Abandoned>;
 
+    /// Whether it may leave the queue together with others that run one by one as it does.
+    fn in_series(&self) -> bool;
+
     /// Another hold on it, for some of its rows; None for a task that is only ever run as a whole.
     fn share(&self) -> Option<Self>;
 }

@@ -8,6 +8,9 @@ use super::entry::{Entry, PRIORITIES, Waits};
 use super::lane::{Lane, Refusal, Rules};
 use super::turn::Turn;
 
+/// The most tasks that leave the queue together to run one by one: some hundred microseconds.
+const MOST_IN_SERIES: usize = 16;
+
 /// Waiting tasks of one key. Under the queue's lock.
 pub struct Group<T> {
     pub tasks: [VecDeque<Entry<T>>; PRIORITIES],
@@ -70,6 +73,31 @@ impl<T: Waits> Group<T> {
 }
 
 impl<T: Waits> Group<T> {
+    /// Several tasks of a lane whose tasks run one by one: as many as are brief, and may leave together.
+    pub fn take_series(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
+        self.take(now, lane, turn);
+        let mut largest = turn.size;
+        while turn.pieces.len() < MOST_IN_SERIES && self.goes_on(lane, turn) {
+            let taken = turn.pieces.len();
+            turn.size = 0;
+            self.take(now, lane, turn);
+            largest = largest.max(turn.size);
+            if turn.pieces.len() == taken {
+                break;
+            }
+        }
+        turn.size = largest;
+    }
+
+    /// Whether the next task may follow those that have been taken, in a series.
+    fn goes_on(&self, lane: &Lane, turn: &Turn<T>) -> bool {
+        let brief = |size| lane.rules.one_by_one && lane.pace.brief(size);
+        let next = self.tasks.get(self.priority()).and_then(VecDeque::front);
+        turn.pieces.last().is_some_and(|last| last.task.in_series())
+            && brief(turn.size)
+            && next.is_some_and(|next| next.task.in_series() && brief(next.size_of(next.left())))
+    }
+
     /// The next batch; a task that does not fit ends it, unless it may be split, or is the first and larger than an
     /// objective's batches are. So does one with which the joined inputs would take too many bytes.
     pub fn take(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
@@ -87,6 +115,10 @@ impl<T: Waits> Group<T> {
                     let dropped = if gone { &mut turn.gone } else { &mut turn.expired };
                     dropped.push(waiting.task);
                     continue;
+                }
+                if !turn.pieces.is_empty() && rules.one_by_one && !waiting.task.in_series() {
+                    self.tasks[priority].push_front(waiting);
+                    return;
                 }
                 widest = waiting.row_bytes.max(widest);
                 let bytes = (limit - room + left.min(room)).saturating_mul(widest);

@@ -20,6 +20,8 @@ pub struct Rules {
     pub slots: usize,
     /// Bytes that the joined inputs of a batch may take.
     pub max_batch_bytes: usize,
+    /// Whether tasks run one by one; no batch has more than one then.
+    pub one_by_one: bool,
 }
 
 impl Rules {
@@ -75,7 +77,8 @@ impl Lane {
     }
 
     pub fn begin<T: Waits>(&mut self, now: f64, turn: &Turn<T>) {
-        self.pace.begin(now, turn.size);
+        let runs = if self.rules.one_by_one { turn.pieces.len() } else { 1 };
+        self.pace.begin(now, turn.size, runs);
         if let Some(target) = &self.target {
             let rows = turn.pieces.iter().map(|piece| (piece.stop - piece.start).max(1)).sum();
             self.slots.begin(now, target.run_of(rows));
@@ -103,7 +106,7 @@ impl Lane {
 
     /// Whether one more batch of it may run.
     pub fn free(&self) -> bool {
-        self.pace.running < self.rules.running_limit
+        self.pace.running < self.rules.running_limit && !(self.rules.one_by_one && self.pace.is_briefly_busy())
     }
 
     /// Bounds what waits over all groups to what one group may hold.

@@ -4,6 +4,8 @@ mod entry;
 mod group;
 mod lane;
 mod pace;
+#[cfg(test)]
+mod series_tests;
 mod state;
 mod target;
 #[cfg(test)]
@@ -139,7 +141,7 @@ impl<T: Waits> Queue<T> {
         let Some((key, mut group)) = state.groups.shift_remove_index(index) else { return turn };
         let Some(lane) = state.lanes.get_mut(&key.0) else { return turn };
         let before = group.rows;
-        group.take(now, lane, &mut turn);
+        group.take_series(now, lane, &mut turn);
         lane.rows -= before - group.rows;
         if !turn.pieces.is_empty() {
             lane.begin(now, &turn);
@@ -181,6 +183,13 @@ impl<T: Waits> Queue<T> {
         self.drained.notify_all();
         if state.closed {
             state.call_all(); // who waits for a lane to be free may find that it was the last
+        }
+    }
+
+    /// Says how long a run of one of a lane's tasks has taken, and the task's size, where they run one by one.
+    pub fn ran(&self, lane: LaneId, seconds: f64, size: usize) {
+        if let Some(lane) = self.state.lock().lanes.get_mut(&lane) {
+            lane.pace.ran(seconds, size);
         }
     }
 

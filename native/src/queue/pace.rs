@@ -10,6 +10,12 @@ pub struct Bounds {
     pub lost: usize,
 }
 
+/// By which the shortest run grows with each run that follows, lest a single one count for ever.
+const FORGET: f64 = 1.02;
+
+/// The part of a quick run's time that a brief one takes at most.
+const BRIEF: f64 = 0.2;
+
 /// How long the runs of one lane take. A size is in bytes of input and only used for comparison: that a small batch was
 /// quick says nothing about a larger one. Runs that overlap count as one, as long as all of them and as large as the
 /// largest.
@@ -19,24 +25,53 @@ pub struct Pace {
     began: f64,
     /// Of the largest run since then.
     size: usize,
+    /// Of the turn with the most since then.
+    runs: usize,
     trust: usize,
     /// The size of the largest run that was quick.
     most: usize,
+    /// How long a run takes by itself, the shortest of late; 0 before there was one.
+    each: f64,
+    /// The size of the largest task whose run by itself was brief.
+    briefest: usize,
 }
 
 impl Pace {
     pub fn new(bounds: Option<Bounds>) -> Self {
-        Self { bounds, running: 0, began: 0.0, size: 0, trust: 0, most: 0 }
+        Self { bounds, running: 0, began: 0.0, size: 0, runs: 0, trust: 0, most: 0, each: 0.0, briefest: 0 }
     }
 
     pub fn quick(&self, size: usize) -> bool {
         self.bounds.is_some_and(|bounds| self.trust >= bounds.enough) && size <= self.most
     }
 
-    pub fn begin(&mut self, now: f64, size: usize) {
-        if self.running == 0 {
-            (self.began, self.size) = (now, 0);
+    /// Takes note of a run by itself, as `Series` has them: of how long it took and how large its task was.
+    ///
+    /// The shortest of late counts: others are longer because their thread had to wait.
+    pub fn ran(&mut self, seconds: f64, size: usize) {
+        self.each = if self.each == 0.0 { seconds } else { seconds.min(self.each * FORGET) };
+        if self.bounds.is_some_and(|bounds| seconds <= bounds.quick * BRIEF) {
+            self.briefest = self.briefest.max(size);
         }
+    }
+
+    /// Whether runs of tasks of this size are so short that two at once would rather wait for the interpreter than run.
+    pub fn brief(&self, size: usize) -> bool {
+        let is_brief = |bounds: Bounds| self.each > 0.0 && self.each <= bounds.quick * BRIEF;
+        self.bounds.is_some_and(is_brief) && size <= self.briefest
+    }
+
+    /// Whether one turn of such runs is under way, and another would only be in its way.
+    pub fn is_briefly_busy(&self) -> bool {
+        self.running > 0 && self.brief(self.size)
+    }
+
+    /// A turn begins: so many runs, one after the other, the largest of that size.
+    pub fn begin(&mut self, now: f64, size: usize, runs: usize) {
+        if self.running == 0 {
+            (self.began, self.size, self.runs) = (now, 0, 0);
+        }
+        self.runs = self.runs.max(runs);
         self.size = self.size.max(size);
         self.running += 1;
     }
@@ -47,7 +82,7 @@ impl Pace {
             return;
         }
         let Some(bounds) = self.bounds else { return };
-        let ran = now - self.began;
+        let ran = (now - self.began) / self.runs as f64;
         if ran <= bounds.quick {
             self.trust = bounds.most.min(self.trust + 1);
             self.most = self.most.max(self.size);

@@ -2,15 +2,16 @@
 
 use super::*;
 
-const QUICK: f64 = 0.0002;
+pub const QUICK: f64 = 0.0002;
 const SLOW: f64 = 0.002;
-const BOUNDS: Bounds = Bounds { quick: QUICK, slow: SLOW, most: 16, enough: 8, lost: 4 };
+pub const BOUNDS: Bounds = Bounds { quick: QUICK, slow: SLOW, most: 16, enough: 8, lost: 4 };
 const RUNS: [f64; 8] = [QUICK / 2.0; 8];
 
 /// A task whose client waits until it is told not to.
 #[derive(Default)]
-struct Patient {
-    gone: bool,
+pub struct Patient {
+    pub gone: bool,
+    pub alone: bool,
 }
 
 impl Waits for Patient {
@@ -24,22 +25,26 @@ impl Waits for Patient {
         (late || self.gone).then_some(())
     }
 
+    fn in_series(&self) -> bool {
+        !self.alone
+    }
+
     fn share(&self) -> Option<Self> {
         None
     }
 }
 
-struct Bench {
-    queue: Queue<Patient>,
-    now: f64,
+pub struct Bench {
+    pub queue: Queue<Patient>,
+    pub now: f64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { queue: Queue::new(), now: 100.0 }
     }
 
-    fn rules() -> Rules {
+    pub fn rules() -> Rules {
         Rules {
             execution_limit: 1000,
             enqueued_limit: 10,
@@ -48,6 +53,7 @@ impl Bench {
             running_limit: usize::MAX,
             slots: 2,
             max_batch_bytes: usize::MAX,
+            one_by_one: false,
         }
     }
 
@@ -65,7 +71,7 @@ impl Bench {
     }
 
     /// Takes the batch that is due, as a batch thread does; its rows.
-    fn batch(&self) -> Option<usize> {
+    pub fn batch(&self) -> Option<usize> {
         rows(&self.queue.turn(self.now))
     }
 
@@ -74,7 +80,7 @@ impl Bench {
         self.queue.take_lone(self.now).and_then(|turn| rows(&turn))
     }
 
-    fn finish(&mut self, lane: LaneId, after: f64) {
+    pub fn finish(&mut self, lane: LaneId, after: f64) {
         self.now += after;
         self.queue.finish(lane, self.now);
     }

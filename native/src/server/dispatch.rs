@@ -189,7 +189,7 @@ fn dispatch(
             }
             Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
         },
-        message if shared.plain.is_guarded() => (message, respond),
+        message if opening.traced || shared.plain.is_guarded() => (message, respond),
         message => match shared.handlers.questions.find(&opening, &message) {
             Some(answer) => return answer.send(&opening, respond, &shared.ended),
             None => (message, respond),

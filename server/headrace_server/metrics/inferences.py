@@ -5,13 +5,12 @@ costs a request nothing.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
 
-from headrace_batching import BatchReport
+from headrace_server.metrics.runs import RunColumns
 
 NANOSECONDS = 1e9
 
@@ -80,28 +79,25 @@ class InferenceCounts:
         self.counted = Inferences()
         self._lock = Lock()
 
-    def add(self, reports: Sequence[BatchReport], waited: float) -> None:
+    def add(self, runs: RunColumns, waited: float) -> None:
         """Counts runs that have not failed.
 
         Args:
-            reports: At least one.
+            runs: At least one.
             waited: Seconds that their requests waited in the queue, in all.
         """
-        tasks = np.array([report.tasks for report in reports])
-        rows = np.array([report.rows for report in reports])
-        seconds = np.array([(r.joined, r.computed, r.ran - r.joined - r.computed) for r in reports])
-        parts = (seconds * NANOSECONDS).astype(np.int64)
-        ended = max(report.began + report.ran for report in reports)
+        tasks, rows = runs.tasks, runs.rows
+        parts = (runs.parts * NANOSECONDS).astype(np.int64)
         with self._lock:
             counted, requests = self.counted, int(tasks.sum())
             counted.rows += int(rows.sum())
-            counted.runs += len(reports)
-            counted.last = time.time() - (time.monotonic() - ended)
+            counted.runs += len(runs)
+            counted.last = time.time() - (time.monotonic() - runs.ended)
             queued, charged = round(waited * NANOSECONDS), (tasks @ parts).tolist()
             counted.queue.add(requests, queued)
             counted.computing.add(requests, *charged)
             counted.success.add(requests, queued + sum(charged))
-            for size in np.unique(rows).tolist():
+            for size in set(rows.tolist()):
                 own = parts[rows == size]
                 counted.by_rows.setdefault(size, Computing()).add(len(own), *own.sum(axis=0).tolist())
 

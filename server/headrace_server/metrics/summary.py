@@ -1,10 +1,9 @@
 """What one signature's batches were, for the line that is logged when a version is unloaded."""
 
 from collections import Counter as CounterOf
-from collections.abc import Sequence
 from threading import Lock
 
-from headrace_batching import BatchReport
+from headrace_server.metrics.runs import RunColumns
 
 
 class BatchCounts:
@@ -16,12 +15,12 @@ class BatchCounts:
         self._rows = 0
         self._by_power: CounterOf[int] = CounterOf()
 
-    def add(self, reports: Sequence[BatchReport]) -> None:
+    def add(self, runs: RunColumns) -> None:
         """Counts batches that ran."""
         with self._lock:
-            self._requests += sum(report.tasks for report in reports)
-            self._rows += sum(report.rows for report in reports)
-            self._by_power.update(report.rows.bit_length() for report in reports)
+            self._requests += int(runs.tasks.sum())
+            self._rows += int(runs.rows.sum())
+            self._by_power.update(map(int.bit_length, runs.rows.tolist()))
 
     def __str__(self) -> str:
         with self._lock:

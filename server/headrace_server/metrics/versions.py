@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TypeVar
 
-import numpy as np
-
 from headrace_batching import BatchingError, BatchReport, Beliefs, Closed, DeadlineExceeded, QueueFull
 from headrace_server.metrics.calls import CountCalls, Tallied
 from headrace_server.metrics.inferences import InferenceCounts, Inferences
 from headrace_server.metrics.names import LATENCY, PARTS, QUEUING, SERVABLE, SIZES, Families
+from headrace_server.metrics.runs import RunColumns
 from headrace_server.metrics.series import Counter, Histogram, Labels, Tally, tally
 from headrace_server.metrics.summary import BatchCounts
 
@@ -186,40 +185,37 @@ class ServableMetrics:
             for runs in list(self._runs):
                 runs.count()
 
-    def count(self, reports: Sequence[BatchReport], *, batched: bool) -> None:
+    def count(self, runs: RunColumns, *, batched: bool) -> None:
         """Counts runs that have not failed; `batched` as for `runs`."""
-        waited, total = self._count(reports)
+        waited, total = self._count(runs)
         if batched:
-            self._count_batching_session(reports, waited, total)
+            self._count_batching_session(runs, waited, total)
 
-    def _count(self, reports: Sequence[BatchReport]) -> tuple[Tally, float]:
+    def _count(self, runs: RunColumns) -> tuple[Tally, float]:
         """Counts runs under the version's own names; how long their tasks waited, tallied, and the total."""
-        rows = [report.rows for report in reports]
-        ran = np.array([report.ran for report in reports]) * 1e6
-        came = np.concatenate([report.arrivals for report in reports])
-        waits = (np.repeat([report.began for report in reports], [len(r.arrivals) for r in reports]) - came) * 1e6
+        waits = runs.waited * 1e6
         waited, total = tally(waits, QUEUING), float(waits.sum())
         series = self._own_series()
-        series.rows.add(tally(rows, SIZES), sum(rows))
-        series.latency.add(tally(ran, LATENCY), float(ran.sum()))
+        series.rows.add(tally(runs.rows, SIZES), int(runs.rows.sum()))
+        series.latency.add(tally(runs.ran * 1e6, LATENCY), float(runs.ran.sum()) * 1e6)
         series.delay.add(waited, total)
-        seconds = np.array([(r.joined, r.computed, r.ran - r.joined - r.computed) for r in reports]) * 1e6
-        for part, each, spent in zip(series.parts, seconds.T, seconds.sum(axis=0).tolist(), strict=True):
+        micros = runs.parts * 1e6
+        for part, each, spent in zip(series.parts, micros.T, micros.sum(axis=0).tolist(), strict=True):
             part.add(tally(each, LATENCY), spent)
-        self._inferences.add(reports, total / 1e6)
+        self._inferences.add(runs, total / 1e6)
         return waited, total
 
-    def _count_batching_session(self, reports: Sequence[BatchReport], waited: Tally, total: float) -> None:
+    def _count_batching_session(self, runs: RunColumns, waited: Tally, total: float) -> None:
         families = self._families
-        self._own_series().padding.add(sum(report.padding for report in reports))
+        self._own_series().padding.add(int(runs.padding.sum()))
         families.queuing_latency.of("").add(waited, total)
-        families.wrapped_run_count.of().add(len(reports))
-        sizes = np.concatenate([report.sizes for report in reports])
-        families.input_batch_size.of().add(tally(sizes, SIZES), int(sizes.sum()))
-        executed = [report.rows + report.padding for report in reports]
-        families.processed_batch_size.of().add(tally(executed, SIZES), sum(executed))
-        for (size, padding), runs in CounterOf((r.rows + r.padding, r.padding) for r in reports).items():
-            families.padding_size.of(str(size)).add([(bisect_left(SIZES, padding), runs)], padding * runs)
+        families.wrapped_run_count.of().add(len(runs))
+        families.input_batch_size.of().add(tally(runs.sizes, SIZES), int(runs.sizes.sum()))
+        executed = runs.rows + runs.padding
+        families.processed_batch_size.of().add(tally(executed, SIZES), int(executed.sum()))
+        alike = CounterOf(zip(executed.tolist(), runs.padding.tolist(), strict=True))
+        for (size, padding), count in alike.items():
+            families.padding_size.of(str(size)).add([(bisect_left(SIZES, padding), count)], padding * count)
 
     def close(self) -> None:
         """Counts what has run, for the series that are not the version's own, and drops those that are."""
@@ -265,8 +261,9 @@ class Runs:
     def count(self) -> None:
         """Counts those that have not been counted yet; for the servable, which does so on one thread at a time."""
         if reports := _taken(self._reports):
-            self._servable.count(reports, batched=self._batched)
-            self._signature.add(reports)
+            runs = RunColumns.of(reports)
+            self._servable.count(runs, batched=self._batched)
+            self._signature.add(runs)
 
 
 def _sum(tallied: Sequence[Tallied]) -> Tallied:

@@ -7,6 +7,7 @@ import pytest
 from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooLarge
 from headrace_server.metrics.catalogue import OTHER, Metrics
 from headrace_server.metrics.names import LATENCY, QUEUING, SIZES, SIZES_SHOWN
+from headrace_server.metrics.runs import RunColumns
 from headrace_server.metrics.summary import BatchCounts
 from headrace_server.metrics.versions import REPORTS, Now, Runs, ServableMetrics
 
@@ -18,7 +19,7 @@ def test_nothing_has_run() -> None:
 def test_sizes_are_told_in_powers_of_two() -> None:
     counts = BatchCounts()
     for rows in (0, 1, 2, 3, 4, 7, 8, 1000):
-        counts.add([report(tasks=2, rows=rows)])
+        counts.add(RunColumns.of([report(tasks=2, rows=rows)]))
 
     assert str(counts) == (
         "16 requests, 1025 rows in 8 batches, mean 128.1 rows (0: 1, 1: 1, 2-3: 2, 4-7: 2, 8-15: 1, 512-1023: 1)"

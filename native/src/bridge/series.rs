@@ -1,0 +1,235 @@
+//! Tasks that leave the queue together and run one by one, as a model without a batch axis has to: each is answered when
+//! its own run has ended, within a tenth of a millisecond, and no Python runs between two of them.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use super::answers::{Array, count};
+use super::batch::{Batch, join_strings};
+use super::buffer::Buffer;
+use super::lane::Lane;
+use super::python;
+use super::task::NativeTask;
+use crate::predict::Input;
+use crate::protobuf::Dtype;
+
+/// Values of up to this many bytes are encoded and sent without letting go of the interpreter: that takes less time.
+const SMALL: usize = 16 << 10;
+
+/// For how long an answer may wait for those of the runs that follow, from the beginning of its own run.
+const HOLD: Duration = Duration::from_micros(100);
+
+/// Tasks that run one by one.
+#[pyclass(frozen, module = "headrace_native")]
+pub struct Series {
+    waiting: Mutex<VecDeque<Waiting>>,
+    lane: Lane,
+    runs: Mutex<Vec<Run>>,
+    failed: Mutex<Option<(NativeTask, f64, f64)>>,
+}
+
+/// A task that has not run, and when it came.
+pub type Waiting = (NativeTask, f64);
+
+/// When a run that went well began, had its inputs, had its outputs, and had ended; and when its task had come.
+type Run = (f64, f64, f64, f64, f64);
+
+#[pymethods]
+impl Series {
+    #[classattr]
+    #[pyo3(name = "is_series")]
+    const IS_SERIES: bool = true;
+
+    /// Those that have not run.
+    fn __len__(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    /// Runs and answers them. Where one fails, it raises what was raised, and leaves those behind it.
+    fn run(
+        &self,
+        py: Python<'_>,
+        run: &Bound<'_, PyAny>,
+        run_choice: Option<&Bound<'_, PyAny>>,
+        empty: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let mut ready = Ready::default();
+        let mut more = Ok(true);
+        while let Ok(true) = more {
+            more = self.run_next(py, (run, run_choice), empty, &mut ready);
+        }
+        ready.send(py);
+        more.map(drop)
+    }
+
+    /// The runs that have gone well since the last time.
+    fn take_runs(&self) -> Vec<Run> {
+        std::mem::take(&mut *self.runs.lock())
+    }
+
+    /// The task that has failed, as a batch, and when its run began.
+    fn failed(&self, py: Python<'_>) -> PyResult<(Batch, f64)> {
+        let failed = self.failed.lock().take();
+        let (task, came, began) = failed.ok_or_else(|| PyRuntimeError::new_err("no run has failed"))?;
+        Ok((self.batch(py, task, came)?, began))
+    }
+
+    /// Those that have not run, each as a batch of its own; they are no longer here.
+    fn batches(&self, py: Python<'_>) -> PyResult<Vec<Batch>> {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        waiting.into_iter().map(|(task, came)| self.batch(py, task, came)).collect()
+    }
+}
+
+impl Series {
+    pub fn new(waiting: VecDeque<Waiting>, lane: Lane) -> Self {
+        Self { waiting: Mutex::new(waiting), lane, runs: Mutex::default(), failed: Mutex::default() }
+    }
+
+    fn batch(&self, py: Python<'_>, task: NativeTask, came: f64) -> PyResult<Batch> {
+        Batch::new(py, vec![task], PyList::empty(py), self.lane.clone(), vec![came])
+    }
+
+    /// Runs the next task; whether there was one.
+    fn run_next(
+        &self,
+        py: Python<'_>,
+        runs: (&Bound<'_, PyAny>, Option<&Bound<'_, PyAny>>),
+        empty: &Bound<'_, PyAny>,
+        ready: &mut Ready,
+    ) -> PyResult<bool> {
+        let Some((mut task, came)) = self.waiting.lock().pop_front() else { return Ok(false) };
+        let size =
+            task.signature.row_bytes((0..task.signature.inputs.len()).map(|input| task.call.inner(input))).max(1);
+        let began = Instant::now();
+        let computed = compute(py, &task, runs, empty).and_then(|(outputs, joined, computed)| {
+            encode(py, &mut task, &outputs, &mut ready.bytes).map(|fits| (outputs, joined, computed, fits))
+        });
+        let (outputs, joined, computed, fits) = match computed {
+            Ok(computed) => computed,
+            Err(error) => {
+                *self.failed.lock() = Some((task, came, self.lane.clock().at(began)));
+                return Err(error);
+            }
+        };
+        if fits {
+            ready.tasks.push(task);
+        } else {
+            refuse(py, task, &outputs);
+        }
+        let ended = Instant::now();
+        ready.send_if_due(py, began, ended);
+        self.take_note(came, size, [began, joined, computed, ended]);
+        Ok(true)
+    }
+
+    fn take_note(&self, came: f64, size: usize, times: [Instant; 4]) {
+        let [began, joined, computed, ended] = times.map(|time| self.lane.clock().at(time));
+        self.lane.ran(ended - began, size);
+        self.runs.lock().push((began, joined, computed, ended, came));
+    }
+}
+
+/// The outputs of one task's run, and when its inputs were there, and the outputs.
+fn compute<'py>(
+    py: Python<'py>,
+    task: &NativeTask,
+    (run, run_choice): (&Bound<'py, PyAny>, Option<&Bound<'py, PyAny>>),
+    empty: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyDict>, Instant, Instant)> {
+    let inputs = join(py, task, empty)?;
+    let joined = Instant::now();
+    let outputs = match task.choice.zip(run_choice) {
+        None => run.call1((inputs,))?,
+        Some((choice, run_choice)) => {
+            let chosen = PyTuple::new(py, task.signature.chosen(choice).collect::<Vec<_>>())?;
+            run_choice.call1((inputs, chosen))?
+        }
+    };
+    Ok((outputs.cast_into()?, joined, Instant::now()))
+}
+
+/// The inputs of one task, as they are.
+fn join<'py>(py: Python<'py>, task: &NativeTask, empty: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    let joined = PyDict::new(py);
+    for (number, (alias, dtype)) in task.signature.inputs.iter().map(Input::named).enumerate() {
+        joined.set_item(alias, join_one(py, task, (number, dtype), empty)?)?;
+    }
+    Ok(joined)
+}
+
+fn join_one<'py>(
+    py: Python<'py>,
+    task: &NativeTask,
+    (number, dtype): (usize, Dtype),
+    empty: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let shape = task.call.inner(number);
+    if dtype == Dtype::String {
+        return join_strings(std::slice::from_ref(task), number, PyTuple::new(py, shape)?);
+    }
+    let array = empty.call1((PyTuple::new(py, shape)?, python::dtype(py, dtype)?))?;
+    let buffer = Buffer::to_join_in(&array, shape, dtype)?;
+    let bytes = buffer.bytes_mut();
+    let is_small = bytes.len() <= SMALL;
+    let mut copy = || task.call.copy_to(number, dtype, bytes);
+    python::catch_panic(|| if is_small { copy() } else { py.detach(copy) })?;
+    drop(buffer);
+    Ok(array)
+}
+
+/// Encodes what a task is answered; whether an answer can be made of the outputs.
+fn encode(py: Python<'_>, task: &mut NativeTask, outputs: &Bound<'_, PyDict>, out: &mut BytesMut) -> PyResult<bool> {
+    let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, None));
+    let arrays = arrays.collect::<PyResult<Vec<_>>>()?;
+    let parts: Vec<_> = arrays.iter().map(Array::output).collect();
+    if !task.call.fits(&task.signature, &parts, 0, task.rows) {
+        return Ok(false);
+    }
+    let bytes: usize = parts.iter().map(|output| output.bytes.len() + output.text.len()).sum();
+    let mut encode = || task.encode(&parts, 0, out);
+    python::catch_panic(|| if bytes <= SMALL { encode() } else { py.detach(encode) })?;
+    Ok(true)
+}
+
+/// Tasks whose answers are encoded and not sent yet: a client that is told of several at once is woken once.
+#[derive(Default)]
+struct Ready {
+    tasks: Vec<NativeTask>,
+    /// What their answers are written into.
+    bytes: BytesMut,
+    /// When the run of the first of them began.
+    since: Option<Instant>,
+}
+
+impl Ready {
+    /// Sends them if the first of them has waited long enough; a run has just ended.
+    fn send_if_due(&mut self, py: Python<'_>, began: Instant, ended: Instant) {
+        if ended - *self.since.get_or_insert(began) >= HOLD {
+            self.send(py);
+        }
+    }
+
+    /// Counts them and sends their answers, but of those for which nobody waits any more.
+    fn send(&mut self, py: Python<'_>) {
+        self.since = None;
+        self.tasks.retain_mut(|task| task.call.claim());
+        count(py, &self.tasks);
+        self.tasks.drain(..).for_each(|task| task.call.send());
+    }
+}
+
+/// Tells a task why no answer can be made of the outputs.
+fn refuse(py: Python<'_>, task: NativeTask, outputs: &Bound<'_, PyDict>) {
+    let misfit = task.call.misfit(&task.signature, outputs, None);
+    let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
+    if let Err(error) = task.fail(py, error.value(py)) {
+        error.write_unraisable(py, None);
+    }
+}

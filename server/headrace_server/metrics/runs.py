@@ -1,0 +1,68 @@
+"""Reports of many runs as columns: an array for each of their numbers, which is counted without a loop in Python."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace_batching import BatchReport
+
+Seconds = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class RunColumns:
+    """The numbers of several runs, as `BatchReport` has them.
+
+    Attributes:
+        tasks: Requests of each run.
+        rows: Rows of each.
+        padding: Rows added to each.
+        ran: Seconds that each took.
+        parts: Seconds of these that took its inputs, the backend, and its outputs; of shape [runs, 3].
+        ended: When the last of them ended, in seconds on the queue's clock.
+        waited: Seconds that each request, of all runs, waited in the queue.
+        sizes: Rows of each request.
+    """
+
+    tasks: Counts
+    rows: Counts
+    padding: Counts
+    ran: Seconds
+    parts: Seconds
+    ended: float
+    waited: Seconds
+    sizes: Counts
+
+    @classmethod
+    def of(cls, reports: Sequence[BatchReport]) -> "RunColumns":
+        """Those of some reports, at least one."""
+        tasks, rows, padding, begins, ran, _, arrivals, sizes, joined, computed = zip(*reports, strict=True)
+        began, took = _seconds(begins), _seconds(ran)
+        waited = np.repeat(began, _counts(map(len, arrivals))) - _seconds(chain.from_iterable(arrivals))
+        return cls(
+            *(_counts(tasks), _counts(rows), _counts(padding)),
+            took,
+            _parts(took, _seconds(joined), _seconds(computed)),
+            float((began + took).max()),
+            waited,
+            _counts(chain.from_iterable(sizes)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+def _parts(ran: Seconds, joined: Seconds, computed: Seconds) -> Seconds:
+    return np.column_stack((joined, computed, ran - joined - computed))
+
+
+def _counts(values: Iterable[int]) -> Counts:
+    return np.fromiter(values, np.int64)
+
+
+def _seconds(values: Iterable[float]) -> Seconds:
+    return np.fromiter(values, np.float64)
