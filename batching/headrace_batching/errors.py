@@ -71,14 +71,14 @@ class RunTimedOut(BatchingError):
     """The run took longer than it may, and was given up."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"the run took more than {seconds:g} s, and was given up")
+        super().__init__(f"the run took more than {seconds:g} s and was abandoned")
 
 
 class RunHangs(BatchingError):
     """A run of the same function was given up and has not ended yet, so that no other is begun."""
 
     def __init__(self) -> None:
-        super().__init__("a run of this model hangs; no other is begun before it has ended")
+        super().__init__("a run of this model hangs; no other starts before it has ended")
 
 
 class NotRepeated(Exception):

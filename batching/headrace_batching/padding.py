@@ -108,7 +108,7 @@ class Padding:
             axes = self.outputs.get(name, ())
             sizes = zip(axes, array.shape[1:], strict=False)
             if array.ndim <= len(axes) or any(number is not None and lengths[number] != size for number, size in sizes):
-                msg = f"Output {name} of a padded batch has the shape {array.shape}, in which no length stands"
+                msg = f"Output {name} of a padded batch has the shape {array.shape}, without the inputs' lengths"
                 raise BatchOutputError(msg)
 
     def _upper(self, length: int) -> int:

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 for a server that is ready, 1 for any other."""
     parser = argparse.ArgumentParser(prog="headrace_client.health", description="Ask a server whether it is ready.")
     parser.add_argument("target", nargs="?", default="localhost:8500", help="gRPC's, as localhost:8500 (the default)")
-    parser.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="3 unless told otherwise")
+    parser.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="3 by default")
     told = parser.parse_args(arguments)
     return 0 if is_serving(told.target, timeout=told.timeout) else 1
 

@@ -71,7 +71,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         if not 1 <= self.attempts <= 5:
-            message = f"attempts must be 1 to 5, not {self.attempts}"
+            message = f"attempts must be from 1 to 5; was {self.attempts}"
             raise ValueError(message)
         # Below this gRPC itself has a fault: some of its releases lose a call whose backoff is about a millisecond.
         if not 0.01 <= self.backoff <= self.max_backoff:
@@ -164,7 +164,7 @@ def model_spec(
         message = "model must be a name, not empty"
         raise ValueError(message)
     if version is not None and label is not None:
-        message = f"version ({version}) and label ({label!r}) exclude each other"
+        message = f"version ({version}) and label ({label!r}) cannot be given together"
         raise ValueError(message)
     spec = ModelSpec(name=model, version_label=label, signature_name=signature)
     if version is not None:

@@ -129,8 +129,8 @@ def status_of(error: Exception) -> tuple[Code, str]:
     if isinstance(error, ServingError):
         return error.code, error.message
     if isinstance(error, OSError) and error.errno in _SCARCE:
-        return Code.UNAVAILABLE, f"the server is short of what the system gives it: {error.strerror}"
+        return Code.UNAVAILABLE, f"the server has run out of a system resource: {error.strerror}"
     if isinstance(error, BatchingError):
         return _BATCHING.get(type(error), Code.INTERNAL), str(error)
-    log.error("unexpected failure of a call", exc_info=error)
+    log.error("a call failed unexpectedly", exc_info=error)
     return Code.INTERNAL, f"{type(error).__name__}: {error}"

@@ -33,7 +33,7 @@ _EMPTY = "arrays without elements are kept away from ONNX Runtime, which ends th
 
 KNOWN: Mapping[str, str] = {
     "which a tensor cannot carry": _NO_PROTO,
-    "is no tensor of a type that a request can carry": _NO_PROTO,
+    "is not a tensor of a type that a request can carry": _NO_PROTO,
     "left out": _NO_PROTO,
     "Expected: at least 1": _EMPTY,
     "the request has no rows": _EMPTY,

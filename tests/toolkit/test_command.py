@@ -42,7 +42,8 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (
         ("convert", "model.bin", "base"),
         1,
-        "headrace: model.bin: '.bin' names no kind of model, and its bytes look like an ONNX model. Known: .onnx",
+        "headrace: model.bin: '.bin' is not the suffix of a known kind of model, and its bytes look like an ONNX "
+        "model. Known: .onnx",
     ),
     (
         ("convert", "model.tflite", "base"),
@@ -216,7 +217,7 @@ def test_what_was_written_is_served_in_batches(folder: Path) -> None:
         caller.close()
     finally:
         server.close()
-    proved = "requests share batches: no row changes with the others (card.json proves it for these bytes)"
+    proved = "requests share batches: no row depends on the others (card.json records a trial of these very files)"
     assert any(proved in line for line in server.log), server.log
 
 

@@ -66,7 +66,7 @@ def test_a_threshold(optimized: Callable[..., Result]) -> None:
 @pytest.mark.parametrize(
     ("step", "told"),
     [
-        ({"amount": 0.5, "threshold": 0.1}, "threshold and amount exclude each other"),
+        ({"amount": 0.5, "threshold": 0.1}, "threshold and amount cannot be given together"),
         ({"amount": 2}, "amount must be a finite number from 0 to 1; was 2"),
         ({"schedule": "polynomial"}, "schedule works on an amount, while finetune trains for some epochs"),
         ({"schedule": "linear"}, "schedule must be one of once, polynomial; was 'linear'"),

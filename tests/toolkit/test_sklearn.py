@@ -180,7 +180,7 @@ def pickled(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.pt"])
 def test_a_pickle_is_not_loaded_without_trust(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ToolkitError, match=r"runs whatever code its author has put in.*--trust_pickle.*skops"):
+    with pytest.raises(ToolkitError, match=r"runs any code that its author put into it.*--trust_pickle.*skops"):
         load(pickled(tmp_path, name))
     assert not (tmp_path / "was_run").exists()
 

@@ -104,7 +104,7 @@ def changed_files(place: str) -> list[str]:
     for name, sha256 in files.items():
         file = Path(place) / name
         if not file.is_file():
-            sentences.append(f"{file} is not there any more, and the card names it")
+            sentences.append(f"{file} is missing, though the card names it")
         elif sha256_of(file) != sha256:
             sentences.append(f"{file} is no longer the file that its card names: it has another SHA-256")
     return sentences

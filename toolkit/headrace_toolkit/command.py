@@ -110,8 +110,8 @@ COMMANDS = (
     ),
     Command(
         name="explain",
-        short="say which inputs a version's answers depend on",
-        long="Shuffle the values of one input after the other, and say how much worse the version answers "
+        short="show which inputs a version's answers depend on",
+        long="Shuffle the values of one input at a time, and show how much worse the version's answers become "
         "(permutation importance).",
         usage="VERSION --data=FILE [--labels=NAME] [--repeats=INT]",
         places=(Place(name="version", metavar="VERSION", help=VERSION_HELP),),
@@ -120,12 +120,12 @@ COMMANDS = (
     ),
     Command(
         name="package",
-        short="put a version into a folder for others, with a Dockerfile or for MLflow",
+        short="write a version into a folder, with a Dockerfile or for MLflow",
         long="Write a folder with a version and what others need to serve it. Nothing is built or sent.",
         usage="VERSION FOLDER --as=docker|mlflow",
         places=(
             Place(name="version", metavar="VERSION", help="a version's folder"),
-            Place(name="folder", metavar="FOLDER", help="the folder to write, which must not exist or be empty"),
+            Place(name="folder", metavar="FOLDER", help="the folder to write; it must be empty or not exist yet"),
         ),
         groups={"the folder": flags.PACKAGE},
         run="run_package",

@@ -157,7 +157,9 @@ def _declared(text: str) -> tuple[str, Any]:
 
 def _run(recipe: Recipe, given: Values) -> int:
     if "batching_file" in given and not recipe.load:
-        raise ToolkitError("--batching_file writes what --load has found best: give --load, the calls under way")
+        raise ToolkitError(
+            "--batching_file writes what --load has found best: give --load, the number of calls in flight"
+        )
     publishes = not given.get("dry_run", False)
     if publishes:
         check_base(Path(recipe.output.base), recipe.output.version)

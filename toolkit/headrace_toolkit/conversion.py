@@ -59,7 +59,7 @@ def check_answers(source: Source, first: Variant, told: Told) -> None:
     differing = first.line.differing or 0.0
     if differing > WRONG_ROWS:
         raise ToolkitError(
-            f"{source.origin.name}: converted to ONNX, it answers {differing:.0%} of the rows otherwise than "
+            f"{source.origin.name}: converted to ONNX, it answers {differing:.0%} of the rows differently from "
             f"{source.origin.framework} itself, by up to {first.line.largest_difference:.3g}"
         )
     if differing:

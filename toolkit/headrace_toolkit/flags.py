@@ -101,10 +101,10 @@ MODEL = (
         help="an input that the source does not describe itself, as in image=float32[N,1,8,8]; once for each input",
     ),
     Flag(names=("--outputs",), metavar="NAMES", help="names for the outputs, in order, with commas between them"),
-    Flag(names=("--build",), metavar="FILE.py:FUNCTION", help="makes the module that a file of weights belongs to"),
+    Flag(names=("--build",), metavar="FILE.py:FUNCTION", help="function that returns the module for a file of weights"),
     _switch(
         "trust_pickle",
-        "load .pkl, .joblib and whole .pt files. Loading one runs whatever code its author has put in: only for files "
+        "load .pkl, .joblib and whole .pt files. Loading one runs any code that its author put into it: only for files "
         "that you would run as a program (default: false)",
     ),
 )
@@ -117,7 +117,7 @@ ROWS = (
         help="rows to compare and measure on: .npz with an array for each input, .npy, .csv, or file.py:function that "
         "returns a dictionary of arrays (default: random rows)",
     ),
-    Flag(names=("--labels",), metavar="NAME", help="the array or column there that holds the labels"),
+    Flag(names=("--labels",), metavar="NAME", help="array or column of that file that holds the labels"),
     Flag(
         names=("--metric",),
         metavar="NAME",
@@ -128,9 +128,9 @@ ROWS = (
         names=("--metric_output",),
         into="output",
         metavar="NAME",
-        help="the output that the metric is of (default: the one that fits)",
+        help="output that the metric is computed from (default: the one that fits)",
     ),
-    Flag(names=("--seed",), read=whole("seed", 0), metavar="INT", help="for whatever is drawn at random (default: 0)"),
+    Flag(names=("--seed",), read=whole("seed", 0), metavar="INT", help="seed for all random numbers (default: 0)"),
 )
 
 TIMES = (
@@ -138,7 +138,7 @@ TIMES = (
         names=("--timing_seconds",),
         read=number("timing_seconds"),
         metavar="FLOAT",
-        help="CPU seconds that are spent on times, for each number of rows (default: 1.5)",
+        help="CPU seconds to spend on timing, for each number of rows (default: 1.5)",
     ),
 )
 
@@ -147,20 +147,20 @@ SEARCH = (
         names=("--load",),
         read=whole("load", 1),
         metavar="INT",
-        help="measure through headrace's own batcher, with so many calls of one row each always under way: candidates "
-        "are chosen by the CPU time of a row, and batch threads and sizes suggested (default: bare runs)",
+        help="measure through headrace's own batcher, with this many calls of one row each always in flight: "
+        "candidates are chosen by the CPU time of a row, and batch threads and sizes suggested (default: bare runs)",
     ),
     Flag(
         names=("--batching_file",),
         metavar="FILE",
-        help="write the suggested batching parameters there, for --batching_parameters_file; needs --load",
+        help="write the suggested batching parameters to this file, for --batching_parameters_file; needs --load",
     ),
     Flag(
         names=("--calibration",),
         read=_rows_or_file,
         metavar="INT|FILE",
-        help="how many of the rows are kept from measuring to calibrate on, half of them at most; or a file of others "
-        "(default: 256)",
+        help="number of rows to calibrate on instead of measuring on them, at most half; or a file "
+        "of other rows (default: 256)",
     ),
     Flag(
         names=("--train",),
@@ -172,19 +172,19 @@ SEARCH = (
         names=("--max_drop",),
         read=number("max_drop"),
         metavar="FLOAT",
-        help="how much worse the metric may be: points of 100 for a share, else percent (default: 0.5)",
+        help="how much worse the metric may be: percentage points for a share, otherwise percent (default: 0.5)",
     ),
     Flag(
         names=("--min_speedup",),
         read=number("min_speedup"),
         metavar="FLOAT",
-        help="how many times as fast it must be (default: not slower)",
+        help="speed that it must reach, as a multiple of the original's (default: not slower)",
     ),
     Flag(
         names=("--target",),
         choices=("x86", "vnni", "arm64", "gpu"),
-        help="the machine that will run it: x86 takes weights of 7 bits, which are right on all; vnni and arm64 take "
-        "8; gpu tries half floats (default: x86)",
+        help="the machine that will run it: x86 takes 7-bit weights, which are exact on every CPU; vnni and arm64 take "
+        "8-bit weights; gpu tries half floats (default: x86)",
     ),
 )
 
@@ -193,7 +193,7 @@ VERSION = (
         names=("--version",),
         read=whole("version", 1),
         metavar="INT",
-        help="its number (default: one more than the highest there is)",
+        help="number of the new version (default: one more than the highest)",
     ),
     _switch(
         "batch",
@@ -203,9 +203,9 @@ VERSION = (
 )
 
 REPORT = (
-    Flag(names=("--json",), metavar="FILE", help="write all numbers there"),
-    Flag(names=("--png",), metavar="FILE", help="write a chart there"),
-    Flag(names=("--html",), metavar="FILE", help="write a page there that needs nothing else"),
+    Flag(names=("--json",), metavar="FILE", help="write all figures to this file"),
+    Flag(names=("--png",), metavar="FILE", help="write a chart to this file"),
+    Flag(names=("--html",), metavar="FILE", help="write a self-contained page to this file"),
 )
 
 EXPLAIN = (
@@ -215,7 +215,7 @@ EXPLAIN = (
         metavar="INT",
         help="how often each feature is shuffled (default: 5)",
     ),
-    Flag(names=("--json",), metavar="FILE", help="write all numbers there"),
+    Flag(names=("--json",), metavar="FILE", help="write all figures to this file"),
 )
 
 PACKAGE = (
@@ -224,7 +224,7 @@ PACKAGE = (
         into="kind",
         choices=("docker", "mlflow"),
         required=True,
-        help="docker writes a Dockerfile beside the version; mlflow writes what mlflow.onnx.load_model reads",
+        help="docker writes a Dockerfile next to the version; mlflow writes what mlflow.onnx.load_model reads",
     ),
 )
 

@@ -169,7 +169,7 @@ class _Run:
             last = others[0] if others else first
             best = best_setting(last.model.run, load_of(last, grounds, recipe.load, recipe.timing_seconds))
         self._told.notes.append(
-            f"{recipe.load} calls of one row under way: {best} with num_batch_threads {best.setting.threads} and "
+            f"{recipe.load} calls of one row in flight: {best} with num_batch_threads {best.setting.threads} and "
             f"max_batch_size {best.setting.size}"
         )
         return first, last, best

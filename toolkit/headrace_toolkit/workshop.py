@@ -77,5 +77,5 @@ class Workshop:
         worst = max(difference.differing for difference in check.compare(wanted, answers))
         if worst > WRONG_ROWS:
             raise ToolkitError(
-                f"{name}: exported to ONNX, it answers {worst:.0%} of the rows otherwise than the module"
+                f"{name}: exported to ONNX, it answers {worst:.0%} of the rows differently from the module"
             )

@@ -66,12 +66,12 @@ def _obstacle(settings: Settings) -> str:
         log.warning("calls are carried by grpcio: %s", reason)
         return reason
     if settings.credentials is not None:
-        return "it has no TLS, and there are credentials"
+        return "it does not support TLS, and credentials are given"
     unknown = [name for name, _ in settings.options if name not in _KNOWN_OPTIONS]
     if unknown:
-        return f"it does not know the option {unknown[0]}"
+        return f"it does not support the option {unknown[0]}"
     if not headrace_native.ClientChannel.knows(settings.target):
-        return f"it does not know how to reach {settings.target}"
+        return f"it cannot reach {settings.target}"
     return "a proxy is set in the environment" if _is_proxied(settings.target) else ""
 
 

@@ -114,7 +114,7 @@ impl Padding {
     pub fn misfit(&self, alias: &str, shape: &[usize], lengths: &[usize]) -> Option<String> {
         let rank = self.outputs.get(alias).map_or(1, |axes| axes.len() + 1);
         let fits = shape.len() >= rank && self.cut_shape(alias, shape, lengths).is_none_or(|whole| whole == shape);
-        let text = format!("Output {alias} of a padded batch has the shape {shape:?}, in which no length stands");
+        let text = format!("Output {alias} of a padded batch has the shape {shape:?}, without the inputs' lengths");
         (!fits).then_some(text)
     }
 }

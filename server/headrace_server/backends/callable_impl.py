@@ -162,7 +162,7 @@ class CallableBackend:
             # A float64 that numpy made of float32 on its way is rounded back; nothing changes its kind.
             return array.astype(declared, casting="same_kind", copy=True)
         except (TypeError, ValueError) as error:
-            raise self._wrong(f"returned for {alias!r} what is no {declared}: {error}") from error
+            raise self._wrong(f"returned for {alias!r} a value that is not {declared}: {error}") from error
 
     def _wrong(self, text: str) -> ServingError:
         return ServingError(Code.INTERNAL, f"{self._file.name}: the model {text}")
@@ -216,13 +216,13 @@ def _find_predict(model: object) -> Predict:
     if hasattr(model, "stream"):
         return _streams_only
     raise invalid(
-        "defines none of predict(inputs), inference(data) and stream(inputs), at its top or in a class Handler"
+        "must define predict(inputs), inference(data) or stream(inputs), at module level or in a class Handler"
     )
 
 
 def _streams_only(_inputs: dict[str, Array]) -> Mapping[str, Any]:
     """For a model that has nothing but a generator."""
-    raise unimplemented("the model answers many times: it must be called by ModelStreamInfer or generate_stream")
+    raise unimplemented("the model streams its answers: call it by ModelStreamInfer or generate_stream")
 
 
 def _unloaded() -> ServingError:

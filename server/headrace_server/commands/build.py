@@ -31,7 +31,8 @@ class _OwnFlags:
 
     output: str = flag("", "the plan; model.plan in FOLDER if not given")
     inputs: str = flag(
-        "", ".npz with an array for each input, or .npy for a model of one, to compare on; random ones if not given"
+        "",
+        ".npz with an array for each input, or .npy for a model with one input, to compare on; random if not given",
     )
     max_difference: float | None = flag(
         None, "write no plan if an output differs by more from ONNX Runtime's", kind=float, least=0, nullable=True
@@ -95,10 +96,10 @@ def report(built: Built) -> str:
         [
             f"{built.plan}: {built.size / 1e6:,.1f} MB in {built.seconds:,.1f} s",
             "",
-            f"Beside ONNX Runtime on the CPU, over {built.tried} rows:",
+            f"Compared with ONNX Runtime on the CPU, over {built.tried} rows:",
             *_table(("output", "largest difference", "mean", "largest value", "equal"), differences),
             "",
-            "One batch after the other, copies to and from the GPU included:",
+            "One batch at a time, including the copies to and from the GPU:",
             *_table(("rows", "median ms", "p99 ms", "rows/s"), latencies),
         ]
     )

@@ -25,7 +25,7 @@ def read_inputs(file: Path, signature: Signature) -> dict[str, Array]:
     except FileNotFoundError as error:
         raise not_found(f"{file}: {error.strerror}") from error
     except (OSError, ValueError) as error:
-        raise invalid(f"{file} is no .npz and no .npy file: {error}") from error
+        raise invalid(f"{file} is neither an .npz nor an .npy file: {error}") from error
     if isinstance(loaded, np.ndarray):
         if len(signature.inputs) != 1:
             raise invalid(f"{file} holds one array, and the model has the inputs {', '.join(signature.inputs)}")

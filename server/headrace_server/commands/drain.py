@@ -62,7 +62,7 @@ class Ending:
         if self._hurry.is_set() and not task.done():
             await asyncio.wait((task,), timeout=HURRIED)
         if not task.done():
-            log.warning("the server ends, and gives up what still runs")
+            log.warning("the server exits, and abandons the calls that still run")
             logging.shutdown()
             os._exit(0)
         freed.cancel()

@@ -15,7 +15,7 @@ def refuse_taken_ports(config: Config) -> None:
         ServingError: UNAVAILABLE or PERMISSION_DENIED; INVALID_ARGUMENT for two equal ports. The text names the flag.
     """
     if config.rest_api_port and config.rest_api_port == config.port:
-        raise invalid(f"--rest_api_port must be another port than --port; was {config.rest_api_port}")
+        raise invalid(f"--rest_api_port must differ from --port; was {config.rest_api_port}")
     for name, port in (("port", config.port), ("rest_api_port", config.rest_api_port)):
         if port:
             _try(name, port)
@@ -31,5 +31,5 @@ def _try(name: str, port: int) -> None:
             raise ServingError(Code.UNAVAILABLE, f"port {port} is in use: choose another with --{name}") from error
         raise ServingError(
             Code.PERMISSION_DENIED if error.errno == errno.EACCES else Code.UNAVAILABLE,
-            f"port {port} cannot be listened on: {error.strerror}: choose another with --{name}",
+            f"cannot listen on port {port}: {error.strerror}: choose another with --{name}",
         ) from error

@@ -33,7 +33,7 @@ def add_command(commands: Any) -> None:
     )
     parser.set_defaults(command=_serve, command_parser=parser)
     parser.add_argument("paths", nargs="*", metavar="PATH", help="a model, or a folder of models")
-    parser.add_argument("--check", action="store_true", help="load the models, try them, warm them up, and end")
+    parser.add_argument("--check", action="store_true", help="load the models, try them, warm them up, and exit")
     taken = parser.add_argument_group("flags")
     ignored = parser.add_argument_group("flags of TensorFlow Serving that change nothing here")
     for name, own in FLAGS.items():

@@ -12,15 +12,15 @@ class IsolationOptions:
 
     python_workers: int = flag(
         1,
-        "processes that run each Python model, instead of the server's own; 0 is none; model.toml may say otherwise",
+        "worker processes for each Python model; 0 runs it in the server's own process; model.toml can override this",
         least=0,
         most=64,
         for_all=True,
     )
-    run_timeout: float = flag(0.0, "seconds after which a run of a model is given up; 0 is never", least=0)
+    run_timeout: float = flag(0.0, "seconds after which a run of a model is abandoned; 0 means never", least=0)
     workers: int | None = option(
         None,
-        "processes that run the model, instead of the server's own; 0 is none",
+        "worker processes that run the model; 0 runs it in the server's own process",
         kind=int,
         nullable=True,
         least=0,

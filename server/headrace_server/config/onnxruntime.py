@@ -15,7 +15,7 @@ class OnnxruntimeOptions:
         fits=bool,
         words="a list of strings, and not empty",
     )
-    cpu_memory_arena: bool = flag(True, "keep the memory that ONNX Runtime has used once")
+    cpu_memory_arena: bool = flag(True, "let ONNX Runtime keep memory for later runs instead of freeing it after each")
     device_id: int = flag(0, "number of the GPU that ONNX Runtime's CUDA and TensorRT providers use", least=0)
     gpu_memory_limit_mb: int = flag(
         0,
@@ -34,13 +34,15 @@ class OnnxruntimeOptions:
         "how the CUDA provider finds an algorithm for a convolution: heuristic, or exhaustive, which tries them all",
         choices=("heuristic", "exhaustive"),
     )
-    gpu_tf32: bool = flag(True, "let the CUDA provider round float32 factors to TF32, as TensorFlow does")
+    gpu_tf32: bool = flag(
+        True, "let the CUDA provider round the factors of float32 products to TF32, as TensorFlow does"
+    )
     tensorrt_fp16: bool = flag(False, "let the TensorRT provider compute in half precision")
     tensorrt_int8: bool = flag(
         False, "let the TensorRT provider compute in 8 bits, in models that hold QuantizeLinear and DequantizeLinear"
     )
     tensorrt_engine_cache: str = flag(
-        "", "folder in which the TensorRT provider keeps its engines; with one, auto considers this provider, too"
+        "", "folder in which the TensorRT provider keeps its engines; if given, auto considers this provider, too"
     )
     tensorrt_timing_cache: str = flag("", "folder in which the TensorRT provider keeps what it measured in builds")
     custom_op_libraries: tuple[str, ...] = flag(

@@ -21,7 +21,7 @@ class PaddingOptions:
     )
     pad_values: Mapping[str, float] = option(
         dict,
-        "what inputs are padded with, by alias, whatever that does to answers; the trial finds those of other inputs",
+        "the pad value of each input, by alias, used even if it changes answers; the trial finds the others",
         fits=_numbers,
         words="a table of numbers",
     )

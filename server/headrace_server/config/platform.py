@@ -35,7 +35,7 @@ def with_files(config: Config) -> Config:
 def _read_platform(path: str) -> SessionBundleConfig:
     platforms = read_text_proto(path, PlatformConfigMap(), unknown_fields=True).platform_configs
     if PLATFORM not in platforms:
-        raise invalid(f"{path}: there is no {PLATFORM} among platform_configs, and it is every model's platform")
+        raise invalid(f"{path}: platform_configs must have an entry for {PLATFORM}, the platform of every model")
     packed = platforms[PLATFORM].source_adapter_config
     adapter = SavedModelBundleSourceAdapterConfig()
     if not packed.Unpack(adapter):

@@ -84,7 +84,7 @@ class Config:
 
     port: int = flag(
         8500,
-        "TCP port for gRPC; 0 takes a free one, or none beside a UNIX socket",
+        "TCP port for gRPC; 0 takes a free one, or none if there is a UNIX socket",
         least=0,
         most=LAST_PORT,
     )
@@ -112,9 +112,11 @@ class Config:
         words=f"{EXPECTATION}, or empty",
     )
     allow_version_labels_for_unavailable_models: bool = flag(
-        False, "let a label that is new, or stays with its version, name a version that is not loaded"
+        False, "let a new label, or one that keeps its version, name a version that is not loaded"
     )
-    batching_parameters_file: str = flag("", "text-proto file of BatchingParameters; without it, TF Serving's defaults")
+    batching_parameters_file: str = flag(
+        "", "text-proto file of BatchingParameters; TF Serving's defaults if not given"
+    )
     enable_per_model_batching_parameters: bool = flag(
         False, "take batching parameters from batching_params.pbtxt in a version's folder; no file, no batching"
     )
@@ -142,8 +144,8 @@ class Config:
     )
     preload_models: tuple[str, ...] = flag(
         (),
-        "models to load at the start where a bound on memory leaves that to the first call: names, or "
-        "patterns such as ranker-*, separated by commas",
+        "models to load at the start even if a bound on memory is set, which otherwise leaves loading to the first "
+        "call: names, or patterns such as ranker-*, separated by commas",
     )
     num_load_threads: int = flag(
         0, "versions loaded at once after the start; 0 loads one at a time and pauses unloads", least=0
@@ -153,12 +155,12 @@ class Config:
     load_retry_interval_micros: int = flag(
         # A minute, as in TF Serving, would keep an operator waiting for five to learn that a model is broken.
         1_000_000,
-        "microseconds between two attempts to load; a negative value means no wait",
+        "microseconds between two attempts to load a version; a negative value means no wait",
         tensorflow=60_000_000,
         int64=True,
     )
     file_system_poll_wait_seconds: float = flag(
-        1, "seconds between two looks for new versions; 0 looks once, a negative value never", kind=float
+        1, "seconds between two scans for new versions; 0 scans once, a negative value never", kind=float
     )
     flush_filesystem_caches: bool = flag(
         True,
@@ -181,7 +183,7 @@ class Config:
     )
     per_process_gpu_memory_fraction: float = flag(
         0.0,
-        "part of the GPU's memory that a model may take where onnxruntime_gpu_memory_limit_mb is 0; 0 is no limit",
+        "fraction of the GPU's memory that a model may take if onnxruntime_gpu_memory_limit_mb is 0; 0 is no limit",
         least=0,
     )
     saved_model_tags: str = flag("serve", "tags of the graph to load from a SavedModel, separated by commas")
@@ -215,7 +217,7 @@ class Config:
     remove_unused_fields_from_bundle_metagraph: bool = flag(
         True, "free the parts of a SavedModel's graph that serving does not need", ignored=ONLY_TENSORFLOW
     )
-    prefer_tflite_model: bool = flag(False, "load model.tflite where a version has one beside its SavedModel")
+    prefer_tflite_model: bool = flag(False, "load model.tflite if a version has one next to its SavedModel")
     num_tflite_pools: int = flag(CPUS, "TFLite interpreters of a model that run at once", by_cpus=True)
     num_tflite_interpreters_per_pool: int = flag(1, "TFLite interpreters that share one batch")
     enable_signature_method_name_check: bool = flag(
@@ -254,7 +256,7 @@ class Config:
     )
     aspired_version_policy: str = flag(
         "availability_preserving",
-        "what comes first as versions change, load or unload: availability_preserving or resource_preserving",
+        "availability_preserving loads a new version before it unloads the old one; resource_preserving unloads first",
         choices=("availability_preserving", "resource_preserving"),
     )
     onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
@@ -263,22 +265,21 @@ class Config:
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     signing: SigningOptions = field(default_factory=SigningOptions, metadata={"prefix": ""})
     auth: AuthOptions = field(default_factory=AuthOptions, metadata={"prefix": "auth_"})
-    drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight may take to end", least=0)
+    drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight have to finish", least=0)
     log_level: str = flag("info", "lowest severity that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = flag("text", "format of log lines: text, or json (one object per line)", choices=("text", "json"))
     access_log: bool = flag(
         False,
-        "log every call with its method, model, status code, milliseconds and id; none takes the native fast path then",
+        "log every call with its method, model, status code, milliseconds and id; turns the native fast path off",
     )
     audit_log: str = flag(
         "",
-        "file to which a line of JSON is added for every call, with who made it; no call takes the native fast path "
-        "then",
+        "file to which a line of JSON is added for every call, with its caller; turns the native fast path off",
     )
     request_memory_mb: int = flag(
         0,
-        "MB that all callers together may make the server hold: requests that come in or wait, answers that nobody has "
-        "read yet; 0 is a quarter of what the container has",
+        "MB that the server may hold for all callers together: requests that arrive or wait, and answers not yet "
+        "read; 0 is a quarter of the container's memory",
         least=0,
     )
     request_expanded_mb: int = flag(256, "largest decompressed gRPC request, in MB; REST's limit is 100", least=1)
@@ -314,7 +315,7 @@ class Config:
     )
     open_inference_admin: str = flag(
         "read",
-        "what callers of the Open Inference Protocol may do beside inference: none, read (the repository's index, "
+        "what callers of the Open Inference Protocol may do besides inference: none, read (the repository's index, "
         "settings), write (load, unload, shared memory, settings) or files (load models that come with the call)",
         choices=("none", "read", "write", "files"),
     )

@@ -20,7 +20,7 @@ class TensorrtOptions:
     enabled: bool = flag(
         False,
         "build ONNX models into TensorRT engines, and run those; a version's model.plan then takes precedence over "
-        "its model.onnx; model.toml may say otherwise",
+        "its model.onnx; model.toml can override this",
         name="tensorrt",
     )
     devices: tuple[int, ...] = flag(

@@ -111,7 +111,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     counted = {
         "headrace_batch_failures_total": ("Runs that raised, runs in halves included", metrics.batch_failures),
         "headrace_padding_rows_total": ("Rows added to reach an allowed size", metrics.padding_rows),
-        "headrace_worker_restarts_total": ("Worker processes that ended unbidden", metrics.worker_restarts),
+        "headrace_worker_restarts_total": ("Worker processes that ended unexpectedly", metrics.worker_restarts),
     }
     for name, (explanation, family) in counted.items():
         yield _plain(name, explanation, family, _VERSION)

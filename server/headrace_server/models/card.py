@@ -34,7 +34,7 @@ def proved_rows(folder: Path) -> Verdict | None:
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no card, or none that headrace has written
         return None
-    return Verdict(Finding.INDEPENDENT, f"{CARD_FILE} proves it for these bytes")
+    return Verdict(Finding.INDEPENDENT, f"{CARD_FILE} records a trial of these very files")
 
 
 def _are_the_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:

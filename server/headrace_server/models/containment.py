@@ -54,12 +54,12 @@ def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], Iso
     finally:
         trial.close()
     if fatal:
-        _say(name, f"an odd request ({fatal}) has ended a process in which it was tried")
+        _say(name, f"an unusual request ({fatal}) ended the process in which it was tried")
     return bool(fatal)
 
 
 def _say(name: str, why: str) -> None:
-    own = "`workers = 0` under [isolation] in model.toml runs it in the server's own process all the same"
+    own = "`workers = 0` under [isolation] in model.toml runs it in the server's own process anyway"
     log.warning("%s runs in a worker process: %s; %s", name, why, own)
 
 

@@ -243,7 +243,9 @@ class _Wiring:
             self._add_inputs(step, signature)
         outputs = {name: spec for name, (_, spec) in self._made.items() if name not in self._taken}
         if not outputs:
-            raise invalid("steps: every array that a step puts out is taken by another: nothing is left to answer with")
+            raise invalid(
+                "steps: every array that a step puts out is an input of another, so the ensemble has no outputs"
+            )
         batched = all(signature.batched for _, signature in self._steps)
         return Signature(self._inputs, outputs, batched=batched, empty=True)
 
@@ -252,7 +254,7 @@ class _Wiring:
             if alias not in signature.outputs:
                 raise invalid(f"steps: model {step.model} has no output {alias}; it has {', '.join(signature.outputs)}")
             if name in self._made:
-                raise invalid(f"steps: {name} is put out by {self._made[name][0].model} and by {step.model}")
+                raise invalid(f"steps: {name} is an output of both {self._made[name][0].model} and {step.model}")
             self._made[name] = step, replace(signature.outputs[alias], name=name)
 
     def _add_inputs(self, step: StepOptions, signature: Signature) -> None:

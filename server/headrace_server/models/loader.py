@@ -161,7 +161,9 @@ class Loader:
         isolated = IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20, headroom), isolation)
         if not isolated.streams_there or own.workers is not None:
             return isolated
-        log.warning("%s has a generator, so it runs in the server's own process, which a crash of it would end", name)
+        log.warning(
+            "%s has a generator, so it runs in the server's own process: if it crashes, so does the server", name
+        )
         isolated.close()
         return backends.load(asked.path, options)
 

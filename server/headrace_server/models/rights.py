@@ -59,7 +59,7 @@ class ReloadRights:
     def _check_uri(self, model: ModelConfig, known: ModelConfig) -> None:
         """What a caller has the server fetch must be named: it could be anything that the server can reach."""
         if model.base_path != known.base_path and not any(_is_below(model.base_path, root) for root in self.uri_roots):
-            raise _denied(f"Model {model.name}: {model.base_path} is below no URI in --model_roots")
+            raise _denied(f"Model {model.name}: {model.base_path} is not below any URI in --model_roots")
 
     def _check_model(self, model: ModelConfig, known: ModelConfig) -> None:
         if is_remote(model.base_path):
@@ -67,13 +67,13 @@ class ReloadRights:
         path = as_path(model.base_path.removeprefix("file://"))
         local = not is_remote(model.base_path)
         if local and model.base_path != known.base_path and self.model_roots and not _is_in(path, self.model_roots):
-            raise _denied(f"Model {model.name}: base path {model.base_path} is in none of --model_roots")
+            raise _denied(f"Model {model.name}: base path {model.base_path} is not in any of --model_roots")
         prefix = model.logging_config.log_collector_config.filename_prefix
         if not prefix or model.logging_config == known.logging_config:
             return
         unbound = self.anything and not self.log_roots
         if not unbound and not _is_in(as_path(prefix).parent, self.log_roots):
-            raise _denied(f"Model {model.name}: filename_prefix {prefix} is in none of --request_log_roots")
+            raise _denied(f"Model {model.name}: filename_prefix {prefix} is not in any of --request_log_roots")
 
 
 def _is_below(uri: str, root: str) -> bool:
@@ -141,7 +141,7 @@ class CodeTrust:
             named = version.parent in self._named
         if not named and not _is_in(version, self._roots):
             what = "names libraries of code" if libraries else "is code"
-            text = f"{code} {what}, and a caller has named its folder, which is in none of --code_roots"
+            text = f"{code} {what}, and a caller has named its folder, which is not in any of --code_roots"
             raise LoadError(Code.PERMISSION_DENIED, text)
 
 

@@ -115,7 +115,7 @@ class Rooms:
         """
         size = self._size_of(path)
         if self.bounds.memory and size > self.bounds.memory:
-            text = f"model {name} version {version} takes {_mb(size)} MB, more than --model_memory_mb allows for all"
+            text = f"model {name} version {version} takes {_mb(size)} MB, more than --model_memory_mb allows"
             raise TooLarge(Code.RESOURCE_EXHAUSTED, f"{text} ({_mb(self.bounds.memory)})")
         staying = [held for held in self.held.values() if not held.leaving]
         if not self._exceeds(self.held.values(), size):
@@ -130,7 +130,8 @@ class Rooms:
             return Room(wait=True)
         raise NoRoom(
             Code.RESOURCE_EXHAUSTED,
-            f"model {name} version {version} finds no room: none of the {len(self.held)} versions in memory can go",
+            f"model {name} version {version} does not fit in memory: none of the "
+            f"{len(self.held)} versions there can be unloaded",
         )
 
     def loaded(self, name: str, version: int, servable: Servable) -> None:

@@ -161,7 +161,7 @@ def _say(version: Loaded, name: str, verdict: Verdict) -> None:
         text = "%s, of those whose numbers are all finite and at most %g; others run one by one: %s%s"
         log.info(text, what, verdict.bound, verdict.reason, trial)
     elif verdict.finding is Finding.INDEPENDENT:
-        log.info("%s: no row changes with the others%s%s", what, trial or f" ({verdict.reason})", _lengths(verdict))
+        log.info("%s: no row depends on the others%s%s", what, trial or f" ({verdict.reason})", _lengths(verdict))
     elif verdict.finding in (Finding.ENABLED, Finding.DISABLED):
         log.info("%s: %s", what, verdict.reason)
     else:
@@ -180,5 +180,5 @@ def _lengths(verdict: Verdict) -> str:
 
 def _advice(verdict: Verdict) -> str:
     said = "`batch_axis = true`" if verdict.finding is Finding.NO_BATCH_AXIS else "`enabled = true`"
-    accept = f"{said} under [batching] in model.toml batches them whatever that does to answers"
+    accept = f"{said} under [batching] in model.toml batches them even if that changes answers"
     return f"To batch them, {verdict.advice}; {accept}" if verdict.advice else accept

@@ -114,7 +114,7 @@ class Sequences:
         if step.start:
             self._kept.pop(step.id, None)
             if len(self._kept) >= self.options.max_sequences:
-                text = f"model '{self._model}' has {len(self._kept)} sequences, and may not have more"
+                text = f"model '{self._model}' has {len(self._kept)} sequences, which is the most that it may have"
                 raise ServingError(Code.UNAVAILABLE, text)
             self._kept[step.id] = self._begin(rows)
         elif step.id not in self._kept:

@@ -69,7 +69,9 @@ class Source:
         if self._poll_seconds >= 0:
             self._thread.start()
         else:
-            log.warning("--file_system_poll_wait_seconds is negative: no version is ever looked for, nor any found")
+            log.warning(
+                "--file_system_poll_wait_seconds is negative: the server never looks for versions, and finds none"
+            )
 
     def stop(self) -> None:
         """Looks no more."""

@@ -154,7 +154,7 @@ class IsolatedBackend:
                 continue
             self._places.put(place)
             return fitted
-        raise self._lost(Code.UNAVAILABLE, "no worker process is up")
+        raise self._lost(Code.UNAVAILABLE, "no worker process is running")
 
     def _converse(self, question: tuple[Any, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
         """Asks a process for a run, and hears from it; another one where it had ended before it could begin."""
@@ -178,7 +178,7 @@ class IsolatedBackend:
                 place.slot.close()
                 text = f"its worker process {place.worker.how_it_ended()} during the run"
                 raise self._lost(Code.INTERNAL, text) from error
-        raise self._lost(Code.UNAVAILABLE, "no worker process is up; it is started again")
+        raise self._lost(Code.UNAVAILABLE, "no worker process is running; one is being started")
 
     def _lost(self, code: Code, text: str) -> RunLost:
         return RunLost(code, f"{self._isolation.name}: {text}")

@@ -59,7 +59,7 @@ class Held:
             raise ServingError(
                 Code.RESOURCE_EXHAUSTED,
                 f"too much memory is held for requests: {budget.used} of {budget.limit} bytes (--request_memory_mb), "
-                "of which a connection may have a part",
+                "of which one connection may hold only a part",
             )
         budget.used += size
         self.size += size

@@ -134,9 +134,9 @@ def test_the_batch_axis_is_what_all_declare_as_varying(tmp_path: Path, dims: str
         ("{'z': 1}", "the model returned no 'y', only z"),
         ("{}", "the model returned no 'y', only nothing"),
         ("3", "the model returned a int, not a dict of arrays"),
-        ("{'y': [1j]}", "the model returned for 'y' what is no float32: "),
-        ("{'y': ['a']}", "the model returned for 'y' what is no float32: "),
-        ("{'y': [[1], [1, 2]]}", "the model returned for 'y' what is no float32: "),
+        ("{'y': [1j]}", "the model returned for 'y' a value that is not float32: "),
+        ("{'y': ['a']}", "the model returned for 'y' a value that is not float32: "),
+        ("{'y': [[1], [1, 2]]}", "the model returned for 'y' a value that is not float32: "),
     ],
 )
 def test_what_a_model_may_not_return(tmp_path: Path, returned: str, text: str) -> None:
@@ -195,7 +195,7 @@ def test_what_fails_as_it_loads(tmp_path: Path, code: str, failure: str) -> None
         ("INPUTS = OUTPUTS = {'x': 'float32'}", "INPUTS['x'] is 'float32', not a dtype and a shape: "),
         ("INPUTS = OUTPUTS = {'x': ('float33', [2])}", "INPUTS['x'] is ('float33', [2]), not a dtype and a shape: "),
         ("INPUTS = OUTPUTS = {'x': ('object', ['n'])}", "INPUTS['x'] is ('object', ['n']), not a dtype and a shape: "),
-        (SPECS, "defines none of predict(inputs), inference(data) and stream(inputs), at its top or in a class Han"),
+        (SPECS, "must define predict(inputs), inference(data) or stream(inputs), at module level or in a class Han"),
     ],
 )
 def test_what_declares_nothing_that_can_be_served(tmp_path: Path, specs: str, failure: str) -> None:

@@ -49,12 +49,12 @@ def test_a_plan_that_the_server_can_load(gpu: Gpu, command: Build, tmp_path: Pat
     lines = said.splitlines()
     assert re.fullmatch(rf"{plan(tmp_path)}: \d+\.\d MB in \d+\.\d s", lines[0])
     assert lines[2:5] == [
-        "Beside ONNX Runtime on the CPU, over 64 rows:",
+        "Compared with ONNX Runtime on the CPU, over 64 rows:",
         "output  largest difference  mean  largest value    equal",
         lines[4],
     ]
     assert re.fullmatch(r"y +0 +0 +\d\.\d+ +100\.00%", lines[4])
-    assert lines[6] == "One batch after the other, copies to and from the GPU included:"
+    assert lines[6] == "One batch at a time, including the copies to and from the GPU:"
     assert lines[7].split() == ["rows", "median", "ms", "p99", "ms", "rows/s"]
     assert [line.split()[0] for line in lines[8:]] == ["2", "8"]
     backend = gpu.load(tmp_path / "m" / "1")
@@ -156,7 +156,7 @@ class TestInputs:
 
     def test_that_are_no_arrays(self, command: Build, tmp_path: Path) -> None:
         (tmp_path / "x.npz").write_text("no arrays")
-        assert "is no .npz and no .npy file" in command(f"--inputs={tmp_path / 'x.npz'}")[2]
+        assert "is neither an .npz nor an .npy file" in command(f"--inputs={tmp_path / 'x.npz'}")[2]
 
 
 class TestRefusals:

@@ -172,7 +172,7 @@ class TestPorts:
     def test_two_that_are_one(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         linear(tmp_path / "1")
         assert main(["serve", str(tmp_path), "--port=8600", "--rest_api_port=8600"]) == 1
-        assert "--rest_api_port must be another port than --port; was 8600" in capsys.readouterr().err
+        assert "--rest_api_port must differ from --port; was 8600" in capsys.readouterr().err
 
 
 def test_a_server_without_a_version_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

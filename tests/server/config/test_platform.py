@@ -130,7 +130,7 @@ def test_a_platform_file_without_the_platform_of_the_models(tmp_path: Path) -> N
 
     assert refusal(Config(platform_config_file=file)) == (
         Code.INVALID_ARGUMENT,
-        f"{file}: there is no tensorflow among platform_configs, and it is every model's platform",
+        f"{file}: platform_configs must have an entry for tensorflow, the platform of every model",
     )
 
 

@@ -33,7 +33,7 @@ def test_its_callers_fail_and_other_models_go_on() -> None:
         requests, others = Requests(servable), Requests(neighbour)
         with pytest.raises(RunTimedOut) as raised:
             await requests.add(HELD)
-        assert status_of(raised.value) == (Code.DEADLINE_EXCEEDED, "the run took more than 0.05 s, and was given up")
+        assert status_of(raised.value) == (Code.DEADLINE_EXCEEDED, "the run took more than 0.05 s and was abandoned")
         assert servable.hangs
         assert (await others.add(1))["sum"].tolist() == [[2]]
         with pytest.raises(RunHangs) as refused:

@@ -163,7 +163,7 @@ class TestShown:
         assert re.fullmatch(
             r"model m version 1, serving_default: requests run one by one: output 'y' changes by up to [\d.e-]+ of its "
             r"largest value beside rows of other values \(trial: \d+ runs, [\d.]+ ms\)\. To batch them, quantize it "
-            r"statically .*; `enabled = true` under \[batching\] in model\.toml batches them whatever that does to "
+            r"statically .*; `enabled = true` under \[batching\] in model\.toml batches them even if that changes "
             r"answers",
             line,
         )
@@ -184,7 +184,7 @@ class TestShown:
         (line,) = self.lines(shop, caplog, INDEPENDENT["dense"])
 
         assert line.startswith(
-            "model m version 1, serving_default: requests share batches: no row changes with the others (trial: "
+            "model m version 1, serving_default: requests share batches: no row depends on the others (trial: "
         )
 
     def test_what_was_told(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

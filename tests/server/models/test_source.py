@@ -348,7 +348,7 @@ class TestThread:
         looks.source.stop()
         assert looks.seen == []
         assert caplog.messages == [
-            "--file_system_poll_wait_seconds is negative: no version is ever looked for, nor any found"
+            "--file_system_poll_wait_seconds is negative: the server never looks for versions, and finds none"
         ]
 
     def test_stopping_does_not_wait_for_the_next_look(self, tmp_path: Path) -> None:

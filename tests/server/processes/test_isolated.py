@@ -255,7 +255,7 @@ class TestLoads:
             ("import os; os._exit(3)", Code.INTERNAL, "its worker process ended with status 3"),
             ("import sys; sys.exit(3)", Code.INTERNAL, "SystemExit: 3"),
             ("import ctypes; ctypes.string_at(0)", Code.INTERNAL, "its worker process was ended by SIGSEGV"),
-            ("", Code.INVALID_ARGUMENT, "defines none of predict(inputs), inference(data)"),
+            ("", Code.INVALID_ARGUMENT, "must define predict(inputs), inference(data)"),
         ],
     )
     def test_a_model_that_cannot_be_loaded(self, tmp_path: Path, code: str, failure: Code, text: str) -> None:
@@ -271,7 +271,7 @@ class TestLoads:
         model.lost(EXITS)
         eventually(lambda: model.restarts >= 2)
         code, text = model.lost(FINE)
-        assert (code, text) == (Code.UNAVAILABLE, f"{NAME}: no worker process is up; it is started again")
+        assert (code, text) == (Code.UNAVAILABLE, f"{NAME}: no worker process is running; one is being started")
         model.backend.close()
 
     def test_closing_lets_the_model_close(self, tmp_path: Path) -> None:

@@ -167,8 +167,8 @@ def test_a_batch_that_is_mixed_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("Data", r"net\.py:Data has no form in ONNX: .*data-dependent.* \(net\.py, line \d+\)"),
-        ("Rows", r"net\.py:Rows: converted to ONNX, it answers 100% of the rows otherwise than PyTorch"),
+        ("Data", r"net\.py:Data cannot be exported to ONNX: .*data-dependent.* \(net\.py, line \d+\)"),
+        ("Rows", r"net\.py:Rows: converted to ONNX, it answers 100% of the rows differently from PyTorch"),
         ("Nested", r"net\.py:Nested: its answer output_1 is a list, and must be a tensor"),
         ("number", r"net\.py:number is a builtins\.int; it must be a PyTorch module"),
         ("words", r"net\.py:words: its forward takes ids, mask, and the data has x, z: name the arrays as the arg"),
@@ -208,7 +208,7 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
 
 
 def test_a_whole_module_is_loaded_only_with_trust(folder: Path) -> None:
-    with pytest.raises(ToolkitError, match="runs whatever code its author has put in"):
+    with pytest.raises(ToolkitError, match="runs any code that its author put into it"):
         load(folder / "whole.pt", SourceOptions(example={"image": IMAGES}))
     source = load(folder / "whole.pt", SourceOptions(example={"image": IMAGES}, trust_pickle=True))
     assert source.origin.framework.startswith("PyTorch 2.")

@@ -46,7 +46,7 @@ _NAMES = {
     "pickle": "a pickle",
     "torch_pickle": "a whole PyTorch module in a pickle",
     "zip": "a zip archive",
-    "": "nothing that headrace knows",
+    "": "no format that headrace knows",
 }
 
 _HEAD = 1 << 16
@@ -72,7 +72,9 @@ def kind_of(path: Path) -> str:
     kind = _told_by_bytes(path, head)
     named = {suffix for suffixes in _SUFFIXES.values() for suffix in suffixes}
     if path.suffix.lower() not in named:
-        says = f"{path.suffix!r} names no kind of model" if path.suffix else "its name has no suffix"
+        says = (
+            f"{path.suffix!r} is not the suffix of a known kind of model" if path.suffix else "its name has no suffix"
+        )
         raise ToolkitError(f"{path}: {says}, and its bytes look like {_NAMES[kind]}. Known: {KNOWN}")
     if path.suffix.lower() not in _SUFFIXES.get(kind, ()):
         raise ToolkitError(f"{path}: not what its suffix {path.suffix} says: its bytes look like {_NAMES[kind]}")

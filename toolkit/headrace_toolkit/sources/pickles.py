@@ -14,7 +14,7 @@ def refuse_untrusted(file: Path, options: SourceOptions) -> None:
     """
     if not options.trust_pickle:
         raise ToolkitError(
-            f"{file}: this is a pickle, and loading it runs whatever code its author has put in. If you trust it as a "
+            f"{file}: this is a pickle, and loading it runs any code that its author put into it. If you trust it as a "
             "program of your own, add --trust_pickle; better, save the model as .skops (scikit-learn), as a state dict "
             "or .pt2 (PyTorch), or by save_model (XGBoost, LightGBM)"
         )

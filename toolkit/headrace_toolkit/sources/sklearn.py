@@ -98,7 +98,7 @@ def _convert(model: Any, origin: Origin, inputs: dict[str, TensorSpec]) -> Any:
     for name, spec in inputs.items():
         kind = kinds.get(spec.array_dtype.str[1:])
         if kind is None:
-            raise ToolkitError(f"{origin.name}: scikit-learn's models take no {spec.array_dtype} as input {name}")
+            raise ToolkitError(f"{origin.name}: scikit-learn's models do not take {spec.array_dtype} as input {name}")
         declared.append((name, kind(list(spec.shape))))
 
     def convert(options: Any) -> Any:

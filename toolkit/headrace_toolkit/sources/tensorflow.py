@@ -65,4 +65,4 @@ def name_tensors(model: Any, inputs: Sequence[str], outputs: Mapping[str, str] |
 def _why(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = [line for line in lines if any(word in line for word in _ERROR)]
-    return (said or lines or ["it says nothing"])[-1]
+    return (said or lines or ["it gives no reason"])[-1]

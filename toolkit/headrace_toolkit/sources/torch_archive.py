@@ -80,7 +80,7 @@ def check_script(file: Path) -> None:
         for name in archive.namelist():
             code = archive.read(name).decode(errors="replace") if "/code/" in name and name.endswith(".py") else ""
             if called := _SCRIPTED.search(code):
-                raise ToolkitError(f"{file}: its code calls {called[0]}, which no model needs to answer")
+                raise ToolkitError(f"{file}: its code calls {called[0]}, which no model needs")
 
 
 def only_weights(content: bytes) -> bool:

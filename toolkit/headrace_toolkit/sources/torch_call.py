@@ -89,7 +89,7 @@ def program_caller(program: Any, origin: Origin, options: SourceOptions) -> Call
     for name in program.graph_signature.user_inputs:
         value = given[name].meta["val"] if name in given else None
         if not isinstance(value, torch.Tensor):
-            raise ToolkitError(f"{origin.name}: its argument {name} is no tensor")
+            raise ToolkitError(f"{origin.name}: its argument {name} is not a tensor")
         specs[name] = _spec(name, value)
     arguments = tuple("" for _ in specs)
     wanted = list(options.inputs or options.example or specs)
@@ -117,10 +117,10 @@ def named_outputs(answer: Any) -> dict[str, Any]:
     elif isinstance(answer, list | tuple):
         named = {f"{OUTPUT}_{number}" if len(answer) > 1 else OUTPUT: value for number, value in enumerate(answer)}
     else:
-        raise ToolkitError(f"it answers with a {type(answer).__name__}, and must with tensors")
+        raise ToolkitError(f"it returns a {type(answer).__name__}; it must return tensors")
     for name, value in named.items():
         if not isinstance(value, torch.Tensor):
-            raise ToolkitError(f"its answer {name} is a {type(value).__name__}, and must be a tensor")
+            raise ToolkitError(f"its answer {name} is a {type(value).__name__}; it must be a tensor")
     return named
 
 

@@ -57,7 +57,7 @@ class _Called:
         if len(names) != len(inputs) + len(outputs):
             raise ToolkitError(
                 f"{self.origin.name}: its ONNX form has {len(inputs)} inputs and {len(outputs)} outputs, and the "
-                f"module {len(self.signature.inputs)} and {len(self.signature.outputs)}: some argument does nothing"
+                f"module {len(self.signature.inputs)} and {len(self.signature.outputs)}: an argument has no effect"
             )
         # Given to the exporter, a name that an operator has, too, makes a model that does not load.
         rename(model, {name: f"{name}.exported" for name in set(names) & _inner_names(model)})
@@ -94,7 +94,7 @@ class ModuleSource(_Called):
             with quietly("export"):
                 program = torch.onnx.export(self.call.module, dynamo=True, verbose=False, **arguments)
         except ToolkitError as error:
-            raise ToolkitError(f"{self.origin.name} has no form in ONNX: {_said(error)}") from error
+            raise ToolkitError(f"{self.origin.name} cannot be exported to ONNX: {_said(error)}") from error
         return self._written(program.model_proto, folder)
 
     def _shapes(self) -> list[dict[int, Any]]:
@@ -130,7 +130,7 @@ class ProgramSource(_Called):
             with quietly("export"):
                 made = torch.onnx.export(self.program, dynamo=True, verbose=False)
         except ToolkitError as error:
-            raise ToolkitError(f"{self.origin.name} has no form in ONNX: {_said(error)}") from error
+            raise ToolkitError(f"{self.origin.name} cannot be exported to ONNX: {_said(error)}") from error
         exported = self._written(made.model_proto, folder)
         if rows_at_once(self.signature) is None:
             return exported
@@ -161,7 +161,7 @@ class ScriptSource(_Called):
                 torch.onnx.export(self.call.module, arguments, buffer, dynamo=False, dynamic_axes=axes,
                                   opset_version=SCRIPT_OPSET, **names)  # fmt: skip
         except ToolkitError as error:
-            raise ToolkitError(f"{self.origin.name} has no form in ONNX: {_said(error)}") from error
+            raise ToolkitError(f"{self.origin.name} cannot be exported to ONNX: {_said(error)}") from error
         return self._written(onnx.load_from_string(buffer.getvalue()), folder)
 
 

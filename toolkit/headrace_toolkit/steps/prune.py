@@ -201,7 +201,7 @@ def build(table: Table) -> Prune:
     """
     by_threshold = "threshold" in table
     if by_threshold and "amount" in table:
-        raise table.wrong("threshold", "and amount exclude each other", "both")
+        raise table.wrong("threshold", "and amount cannot be given together", "both")
     step = Prune(
         amount=None if by_threshold else table.number("amount", 0.5, 0, 1),
         threshold=table.number("threshold", 0.0, 0),

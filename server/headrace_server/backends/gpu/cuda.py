@@ -169,7 +169,7 @@ class Device:
         try:
             yield
         except driver.MemoryError as error:
-            what = wanted or "what was asked for"
+            what = wanted or "this allocation"
             raise ServingError(
                 Code.RESOURCE_EXHAUSTED, f"GPU {self.ordinal} has no room for {what}: {error}"
             ) from error

@@ -142,7 +142,7 @@ class Neighbours:
         try:
             alone = self._runs.run(_row(inputs, row))
         except Exception as error:
-            reason = f"the model refuses a row alone that it takes as one of {rows_of(inputs)}: {first_line(error)}"
+            reason = f"the model refuses a row by itself that it takes as one of {rows_of(inputs)}: {first_line(error)}"
             raise Decided(Finding.DEPENDENT, reason) from error
         return first_change(alone, _row(together, row), [0], exact=False)
 

@@ -154,7 +154,7 @@ class PaddingTrial:
         if bare is None or _tells_nothing(bare, count):
             if optional:
                 return padding
-            raise NotPadded("the outputs were finite for no input that was tried")
+            raise NotPadded("no input that was tried gave finite outputs")
         lengths = padding.lengths(inputs)
         padded = self._padded(padding, inputs, amounts)
         padding = replace(padding, outputs=_cuts(padding, (bare, padded), (lengths, amounts), self.subject))
@@ -172,7 +172,7 @@ class PaddingTrial:
         if found or self.subject.padding.pad_values:
             return frozenset(found)
         if first_change(bare, cut, [count + len(varying)], exact=False):
-            raise NotPadded("a row that holds pad values alone is answered otherwise")
+            raise NotPadded("a row that holds only pad values is answered differently")
         return frozenset()
 
     def _padded(self, padding: Padding, inputs: Arrays, amounts: Sequence[int]) -> Arrays:
@@ -272,9 +272,9 @@ def _cuts(
                 return number
         if before == after and known and known[axis - 1] is None:
             return None
-        raise NotPadded(f"output {alias!r} has other sizes with padding, which are no length of the inputs")
+        raise NotPadded(f"output {alias!r} changes sizes under padding that are not a length of the inputs")
 
     for alias in subject.outputs:
         if bare[alias].ndim != padded[alias].ndim:
-            raise NotPadded(f"output {alias!r} has another rank with padding")
+            raise NotPadded(f"output {alias!r} changes its rank under padding")
     return {alias: tuple(number_of(alias, axis) for axis in range(1, bare[alias].ndim)) for alias in subject.outputs}

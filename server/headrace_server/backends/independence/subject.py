@@ -63,7 +63,7 @@ class Runs:
     def blind(self) -> str:
         """Why nothing can be told from the outputs so far, as the end of a sentence; empty where it can."""
         if self._not_finite:
-            return f"output {min(self._not_finite)!r} was finite for no input that was tried"
+            return f"output {min(self._not_finite)!r} was not finite for any input that was tried"
         if self._constant == set(self._subject.outputs):
             return "no output changed with any input that was tried"
         return ""

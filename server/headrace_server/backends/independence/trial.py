@@ -122,7 +122,7 @@ class _Trial:
         if not varies or not subject.padding.pad_lengths:
             return Verdict(Finding.INDEPENDENT)
         if runs.quickest > budget and not subject.padding.pad_values:
-            return Verdict(Finding.INDEPENDENT, unpadded="the model is too slow to try how they can be padded")
+            return Verdict(Finding.INDEPENDENT, unpadded="the model is too slow to be tried with padding")
         try:
             padding = PaddingTrial(subject, runs, found.recipe, self._random, found.records, budget=budget).find()
         except (Decided, NotPadded) as reason:

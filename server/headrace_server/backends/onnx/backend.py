@@ -130,7 +130,7 @@ def _session(
     session = open_session(files.source, session_options, providers)
     preferred = providers[0][0]
     if preferred not in session.get_providers():
-        message = f"ONNX Runtime has passed {preferred} over, and written why to stderr"
+        message = f"ONNX Runtime does not use {preferred}; it wrote the reason to stderr"
         raise ServingError(Code.FAILED_PRECONDITION, message)
     return session, (*given.shared, pool)
 
@@ -303,7 +303,7 @@ def _failure(signature: Signature, inputs: Arrays, error: Exception) -> ServingE
     """What a caller is told of a failed run: where its inputs do not go together, that the fault is theirs."""
     code = _code_of(error)
     if code == Code.INTERNAL and (disagreement := signature.disagreement(inputs)):
-        return invalid(f"{disagreement}, and the model does not take it: {str(error).strip()}")
+        return invalid(f"{disagreement}, and the model refuses it: {str(error).strip()}")
     return ServingError(code, str(error))
 
 

@@ -102,13 +102,13 @@ def read_header(model: bytes) -> OnnxHeader:
     try:
         message: Any = message_class("ModelProto").FromString(model)
     except DecodeError as error:
-        raise invalid(f"it is no ONNX model: {error}") from error
+        raise invalid(f"it is not an ONNX model: {error}") from error
     graph = message.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: _spec(value) for value in graph.input if value.name not in weights}
     outputs = {value.name: _spec(value) for value in graph.output}
     if not outputs:
-        raise invalid("it is no ONNX model: it has no outputs")
+        raise invalid("it is not an ONNX model: it has no outputs")
     types = [spec.dtype for spec in (*inputs.values(), *outputs.values())]
     types += [_DTYPES[tensor.data_type] for tensor in graph.initializer if tensor.data_type in _DTYPES]
     metadata = {entry.key: entry.value for entry in message.metadata_props}
@@ -118,7 +118,7 @@ def read_header(model: bytes) -> OnnxHeader:
 def _spec(value: Any) -> TensorSpec:
     tensor = value.type.tensor_type
     if tensor.elem_type not in _DTYPES:
-        raise invalid(f"{value.name!r} is no tensor of a type that a request can carry")
+        raise invalid(f"{value.name!r} is not a tensor of a type that a request can carry")
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     dims = tuple(dim.dim_param for dim in tensor.shape.dim)
     return TensorSpec(value.name, _DTYPES[tensor.elem_type], shape, dims, any_rank=not tensor.HasField("shape"))

@@ -36,7 +36,7 @@ def device_for(providers: Providers, ordinal: int) -> Device | None:
     try:
         return Device(ordinal)
     except ModuleNotFoundError:
-        log.warning("pycuda is not installed: batches reach the GPU by way of ordinary memory")
+        log.warning("pycuda is not installed: batches are copied to the GPU from pageable memory")
         return None
 
 
@@ -91,7 +91,7 @@ class OnGpu:
             self._sizes = sizes_for(batching, most_sizes(weights, free_memory(self._slots.device)))
             self._open = open_session
             shown = ", ".join(map(str, self._sizes))
-            log.info("%s has convolutions: batches of %s rows have a session each", model, shown)
+            log.info("%s has convolutions: each of these batch sizes has a session of its own: %s", model, shown)
 
     def fit_batching(self, options: Options) -> Options:
         """Parameters under which batches have the sizes that there are sessions for."""
@@ -137,5 +137,5 @@ class OnGpu:
         try:
             return BoundSession(self._open(), self._slots, self._pool)
         except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
-            log.warning("batches of %d rows have no session of their own, and will be slow: %s", size, str(error))
+            log.warning("batches of %d rows have no session of their own and will be slow: %s", size, str(error))
             return self._bound

@@ -155,7 +155,7 @@ def _probe(provider: str, device: int) -> str:
             message = f"GPU {device} has no memory left for ONNX Runtime: {error}"
             raise ServingError(Code.RESOURCE_EXHAUSTED, message) from error
         return _in_a_line(error)
-    return "" if provider in session.get_providers() else "ONNX Runtime passed it over, and has written why to stderr"
+    return "" if provider in session.get_providers() else "ONNX Runtime does not use it; it wrote the reason to stderr"
 
 
 def _in_a_line(error: Exception) -> str:

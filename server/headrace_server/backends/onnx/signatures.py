@@ -94,7 +94,7 @@ def _tensors(outputs: Sequence[ort.NodeArg], told: Mapping[str, SignatureOptions
     for arg in others:
         if arg.name in named or len(others) == len(outputs):
             raise _no_tensor(arg)
-        log.warning("output %r is a %s, which a tensor cannot carry: it is left out", arg.name, arg.type)
+        log.warning("output %r is a %s, which a tensor cannot carry: it is not served", arg.name, arg.type)
     return {arg.name: _spec(arg) for arg in outputs if arg.type in _DTYPES}
 
 
@@ -114,7 +114,7 @@ def _in_metadata(text: str) -> dict[str, SignatureOptions]:
     try:
         return {name: _options(**table) for name, table in json.loads(text or "{}").items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise invalid(f"its metadata {METADATA_KEY} makes no sense: {error}") from error
+        raise invalid(f"its metadata {METADATA_KEY} is not valid: {error}") from error
 
 
 def _options(method: Any = "predict", inputs: Any = None, outputs: Any = None, labels: Any = ()) -> SignatureOptions:

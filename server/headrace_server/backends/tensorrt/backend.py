@@ -65,7 +65,7 @@ def planned(model: Path, options: BackendOptions) -> tuple[bytes, "TensorrtBacke
             except LoadError as error:
                 if error.code != Code.FAILED_PRECONDITION:
                     raise
-                log.warning("%s: %s is damaged, and built again: %s", model, cached.file, error.message)
+                log.warning("%s: %s is damaged and will be built again: %s", model, cached.file, error.message)
         plan = cached.build()
         return plan, TensorrtBackend(plan, options, header)
 
@@ -110,7 +110,7 @@ class CachedPlan:
         try:
             tensorrt_cache.write(self.file, plan)
         except OSError as error:
-            log.warning("%s: its engine is not kept, and will be built again: %s", self._model, error)
+            log.warning("%s: its engine cannot be saved and will be built again: %s", self._model, error)
         return plan
 
     @contextmanager

@@ -80,12 +80,12 @@ def check_precision(header: OnnxHeader, precision: str) -> None:
     """
     if precision == "bf16" and DataType.DT_BFLOAT16 not in header.types:
         raise invalid(
-            'precision = "bf16" demands a file that has bfloat16 weights, inputs or outputs, since engines are '
+            'precision = "bf16" needs a file that has bfloat16 weights, inputs or outputs, since engines are '
             "strongly typed: export the model so"
         )
     if precision == "int8" and not header.operators & {"QuantizeLinear", "DynamicQuantizeLinear"}:
         raise invalid(
-            'precision = "int8" demands a file that has QuantizeLinear and DequantizeLinear operators, since engines '
+            'precision = "int8" needs a file that has QuantizeLinear and DequantizeLinear operators, since engines '
             "are strongly typed: quantize the model first, with NVIDIA's ModelOpt or onnxruntime.quantization"
         )
 
@@ -179,9 +179,9 @@ def _add_profiles(builder: Any, config: Any, profiles: Sequence[Profile]) -> Non
                 built.set_shape(name, bounds.least, bounds.usual, bounds.most)
             taken = config.add_optimization_profile(built) >= 0
         except RuntimeError as error:
-            raise LOG.failure(f"TensorRT does not take the profile {dict(profile)}") from error
+            raise LOG.failure(f"TensorRT refuses the profile {dict(profile)}") from error
         if not taken:
-            raise LOG.failure(f"TensorRT does not take the profile {dict(profile)}")
+            raise LOG.failure(f"TensorRT refuses the profile {dict(profile)}")
 
 
 def _timings(device: Device, options: TensorrtOptions) -> Path:
@@ -202,7 +202,7 @@ def _keep_timings(config: Any, file: Path) -> None:
         tensorrt_cache.write(file, bytes(config.get_timing_cache().serialize()))
     except OSError as error:
         # As a text: whoever keeps the record would keep the builder, by the frames of the error.
-        log.warning("timings are not kept for the next build: %s", str(error))
+        log.warning("timings cannot be saved for the next build: %s", str(error))
 
 
 @contextmanager

@@ -62,11 +62,11 @@ class Log(trt.ILogger):  # type: ignore[misc]
         try:
             return make(self)
         except TypeError as error:  # what pybind11 makes of a null pointer
-            raise self.failure("TensorRT does not start") from error
+            raise self.failure("TensorRT cannot be started") from error
 
     def failure(self, what: str, hint: str = "") -> ServingError:
         """What has failed, with what TensorRT said about it: RESOURCE_EXHAUSTED for want of memory, else INTERNAL."""
-        text = "; ".join(self._take()) or "TensorRT does not say why"
+        text = "; ".join(self._take()) or "TensorRT gives no reason"
         if "out of memory" in text.lower() or "outofmemory" in text.lower():
             advice = "fewer instances, a smaller max_batch_size or another GPU would need less"
             return ServingError(Code.RESOURCE_EXHAUSTED, f"{what}: {text} ({advice})")
@@ -158,15 +158,15 @@ class Engine:
             self._runtime = None
 
     def _refused(self) -> LoadError:
-        failure = self.log.failure("it cannot be made an engine of")
+        failure = self.log.failure("TensorRT cannot load it as an engine")
         if failure.code == Code.RESOURCE_EXHAUSTED:
             return LoadError(failure.code, failure.message)
         major, minor = self.device.compute_capability
         here = f"TensorRT {trt.__version__} and {self.device.name}, compute capability {major}.{minor}"
         return LoadError(
             Code.FAILED_PRECONDITION,
-            f"{failure.message} (a plan fits the TensorRT and the kind of GPU that it was built with, and here are "
-            f"{here}: build it here from its ONNX file, with `headrace build`)",
+            f"{failure.message} (a plan works only with the TensorRT version and the kind of GPU that it was built "
+            f"with; here are {here}: build it here from its ONNX file, with `headrace build`)",
         )
 
 
@@ -187,7 +187,9 @@ def _spec(engine: Any, name: str) -> TensorSpec:
     if dtype not in _DTYPES:
         raise LoadError(Code.UNIMPLEMENTED, f"its tensor {name} is of {dtype}, which no request can carry")
     if engine.get_tensor_format(name) != trt.TensorFormat.LINEAR:
-        raise LoadError(Code.UNIMPLEMENTED, f"its tensor {name} is not laid out in rows: build it with linear formats")
+        raise LoadError(
+            Code.UNIMPLEMENTED, f"its tensor {name} is not in a linear format: build the plan with linear formats"
+        )
     shape = tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name))
     return TensorSpec(name, _DTYPES[dtype], shape, ("",) * len(shape))
 

@@ -122,7 +122,7 @@ class Instance:
         """Tells a context the shapes, and where everything is."""
         for name, array in held.items():
             if not context.set_input_shape(name, array.shape):
-                raise self._engine.log.failure(f"input {name} cannot be {list(array.shape)}")
+                raise self._engine.log.failure(f"input {name} cannot have the shape {list(array.shape)}")
             on_host = name in self._engine.tensors.on_host
             context.set_tensor_address(name, array.ctypes.data if on_host else self._address(name, array.nbytes))
         for name, output in self._outputs.items():
@@ -148,7 +148,7 @@ class Instance:
         shape = output.shape if output.data_decide else tuple(context.get_tensor_shape(name))
         memory = output.memory if output.data_decide else self._memory[name]
         if shape is None:
-            raise self._engine.log.failure(f"output {name} has got no shape")
+            raise self._engine.log.failure(f"output {name} has no shape")
         array = self._pool.empty(shape, spec.array_dtype)
         if array.nbytes:
             self._device.copy_out(array, memory.address, self._stream)

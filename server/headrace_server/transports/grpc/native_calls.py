@@ -181,7 +181,7 @@ async def _answer(handler: RpcHandler, exchange: Exchange, message: bytes | None
     except grpc.aio.AbortError:
         exchange.succeed(None)
     except Exception as error:
-        log.exception("a handler has failed")
+        log.exception("a handler failed")
         exchange.fail(grpc.StatusCode.UNKNOWN.value[0], f"Unexpected {type(error)}: {error}")
 
 

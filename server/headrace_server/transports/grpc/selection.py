@@ -28,7 +28,7 @@ def choose(name: str, *, alts: bool = False, ssl_config_file: str = "") -> str:
         ServingError: INVALID_ARGUMENT, the native one cannot do what is asked for.
     """
     if name == "native" and alts:
-        raise invalid("the native transport has no ALTS: use --transport=auto or --transport=grpcio")
+        raise invalid("the native transport does not support ALTS: use --transport=auto or --transport=grpcio")
     if name != "auto":
         return name
     if find_spec(PACKAGE) is None or alts:

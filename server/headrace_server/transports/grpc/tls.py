@@ -64,9 +64,9 @@ class Followed(Generic[T]):
                 config.client_verify = self.client_verify
             made = self._make(config)
         except ServingError as error:
-            log.error("the certificate stays as it was: %s", error.message)
+            log.error("the certificate is not replaced: %s", error.message)
             return None
-        log.info("certificate read again from %s", self._path)
+        log.info("certificate reloaded from %s", self._path)
         return made
 
 

@@ -58,5 +58,5 @@ def test_what_is_no_model(content: bytes) -> None:
 
 
 def test_an_output_that_is_no_tensor(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="is no tensor of a type that a request can carry"):
+    with pytest.raises(ServingError, match="is not a tensor of a type that a request can carry"):
         read_header(models.sequence_output(tmp_path / "1").read_bytes())

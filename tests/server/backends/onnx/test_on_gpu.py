@@ -146,7 +146,7 @@ class TestLoaded:
         with caplog.at_level(logging.WARNING, "headrace_server"):
             backend = load(models.linear(tmp_path))
 
-        assert caplog.messages == ["pycuda is not installed: batches reach the GPU by way of ordinary memory"]
+        assert caplog.messages == ["pycuda is not installed: batches are copied to the GPU from pageable memory"]
         assert backend.run(DEFAULT, {"x": np.ones((1, 4), np.float32)}, ["y"])["y"].tolist() == [[4]]
         assert backend.device_memory() == {}
         backend.close()
@@ -165,7 +165,7 @@ class TestLoaded:
             return ort.InferenceSession(model, providers=[CPU])
 
         monkeypatch.setattr(onnxruntime_impl, "open_session", on_cpu)
-        with pytest.raises(LoadError, match=f"ONNX Runtime has passed {CUDA} over") as raised:
+        with pytest.raises(LoadError, match=f"ONNX Runtime does not use {CUDA}") as raised:
             load(models.linear(tmp_path), providers=(CUDA,))
         assert raised.value.code == Code.FAILED_PRECONDITION
 

@@ -576,5 +576,5 @@ class TestFolders:
 
         gpu.load(tmp_path / "1").close()
 
-        assert any("is damaged, and built again" in line for line in caplog.messages)
+        assert any("is damaged and will be built again" in line for line in caplog.messages)
         assert len(file.read_bytes()) >= len(whole) // 2

@@ -102,7 +102,7 @@ class TestPrecision:
         for precision, needs in (("bf16", "bfloat16 weights"), ("int8", "QuantizeLinear and DequantizeLinear")):
             error = refused(partial(gpu.load, tmp_path / "1", precision=precision))
             assert error.code == Code.INVALID_ARGUMENT
-            assert f'precision = "{precision}" demands a file that has {needs}' in error.message
+            assert f'precision = "{precision}" needs a file that has {needs}' in error.message
 
     def test_a_quantized_file_is_taken(self, gpu: Gpu, tmp_path: Path) -> None:
         quantized(tmp_path / "1")
@@ -149,7 +149,7 @@ class TestRefusals:
 
         gpu.load(tmp_path / "1", cache_folder=str(tmp_path / "file")).close()
 
-        assert any("its engine is not kept, and will be built again" in line for line in caplog.messages)
+        assert any("its engine cannot be saved and will be built again" in line for line in caplog.messages)
 
 
 def test_timings_are_kept_for_the_next_build(gpu: Gpu, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_a_tensorrt_that_does_not_start(gpu: Gpu, tmp_path: Path) -> None:
         gpu.machine.failures[call] = NULL
         with pytest.raises(LoadError) as raised:
             gpu.load(tmp_path / "1")
-        assert raised.value.message == f"{file}: TensorRT does not start: TensorRT does not say why"
+        assert raised.value.message == f"{file}: TensorRT cannot be started: TensorRT gives no reason"
 
 
 def test_versions_that_overlap(gpu: Gpu, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_profile_that_tensorrt_does_not_take(gpu: Gpu, tmp_path: Path) -> None
     model = models.linear(tmp_path / "1")
     wrong = {"x": Bounds((2, 4), (1, 4), (1, 4))}
     device = Device(0)
-    with pytest.raises(Exception, match="TensorRT does not take the profile") as raised:
+    with pytest.raises(Exception, match="TensorRT refuses the profile") as raised:
         build_plan(model, read_header(model.read_bytes()), [wrong], gpu.options(BATCHING).tensorrt, device)
     device.release()
 

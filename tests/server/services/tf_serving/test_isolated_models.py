@@ -146,10 +146,10 @@ class TestGivenUp:
 
     def test_a_python_run_that_hangs_is_answered_and_others_go_on(self, serving: Serve, tmp_path: Path) -> None:
         both = TwoModels(serving, tmp_path, *self.FLAGS)
-        timed_out = Refusal(StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s, and was given up")
+        timed_out = Refusal(StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s and was abandoned")
         assert both.refusal(HANGS) == timed_out
         assert both.other() == [[2]]
-        hangs = "a run of this model hangs; no other is begun before it has ended"
+        hangs = "a run of this model hangs; no other starts before it has ended"
         assert both.refusal(FINE) == (StatusCode.UNAVAILABLE, hangs)
         assert [health(both.caller, name) for name in ("", "other", "python")] == ["SERVING", "SERVING", "NOT_SERVING"]
         both.server.terminate()
@@ -159,7 +159,7 @@ class TestGivenUp:
         models.counting(tmp_path / "1")
         caller = serving(tmp_path, "--run_timeout=0.3").started()
         refusal = caller.refusal(predict_request({"steps": np.array([1 << 40])}))
-        assert refusal == (StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s, and was given up")
+        assert refusal == (StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s and was abandoned")
         eventually(lambda: health(caller, "model") == "SERVING")
         assert caller.predict({"steps": np.array([3])})["y"].tolist() == [3]
         caller.close()

@@ -204,12 +204,12 @@ def test_inputs_that_do_not_go_together(running: Run) -> None:
     pairs = {"a": np.ones((3, 2), np.float32), "b": np.ones((2, 2), np.float32)}
     refusal = running(models.two_inputs, enable_batching=False).caller.refusal(predict_request(pairs))
     assert refusal.code is StatusCode.INVALID_ARGUMENT
-    assert refusal.text.startswith("Dimension N of input: b Got: 2 Expected: 3, and the model does not take it: ")
+    assert refusal.text.startswith("Dimension N of input: b Got: 2 Expected: 3, and the model refuses it: ")
 
     wide = running(partial(models.two_inputs, left=("N", "W"), right=("N", "W"))).caller
     refusal = wide.refusal(predict_request({"a": floats([1, 2, 3]), "b": floats([1, 2])}))
     assert refusal.code is StatusCode.INVALID_ARGUMENT
-    assert refusal.text.startswith("Dimension W of input: b Got: 2 Expected: 3, and the model does not take it: ")
+    assert refusal.text.startswith("Dimension W of input: b Got: 2 Expected: 3, and the model refuses it: ")
     assert wide.predict({"a": floats([1, 2, 3]), "b": floats([1])})["sum"].tolist() == [[2, 3, 4]]  # it broadcasts
 
 

@@ -118,7 +118,7 @@ def test_a_file_that_is_no_good_any_more_leaves_the_certificate_as_it_was(
         file.write_text(spoil)
     assert shown_by(server.port) == first.certificate
     assert shown_by(server.port) == first.certificate
-    assert [message for message in caplog.messages if message.startswith("the certificate stays as it was: ")]
+    assert [message for message in caplog.messages if message.startswith("the certificate is not replaced: ")]
     assert sum(str(file) in message for message in caplog.messages) == 1, "said once, not at every connection"
     write(file, second)
     assert shown_by(server.port) == second.certificate

@@ -74,7 +74,7 @@ class Examples:
         columns = [_Column(alias, spec) for alias, spec in signature.inputs.items()]
         for index, example in enumerate(self.examples):
             if index % AT_ONCE == 0 and abandoned():
-                raise ServingError(Code.CANCELLED, "nobody waits for these Examples any more")
+                raise ServingError(Code.CANCELLED, "the call ended before its Examples were decoded")
             features = example.features.feature
             for column in columns:
                 column.add(index, features.get(column.name, shared.get(column.name)))

@@ -77,7 +77,7 @@ class RecordWriter:
         self._counts.of(model, "RESOURCE_EXHAUSTED").add()
         if not self._dropping and not self._stopping:
             self._dropping = True
-            log.warning("calls are not logged: the disk is too slow for them")
+            log.warning("calls are not logged: the disk is too slow")
 
     def _write(self) -> None:
         while True:
