@@ -90,7 +90,7 @@ def test_a_caller_may_have_nothing_fetched_that_is_not_named(
         )
         refusal = server.caller.refusal(ReloadConfigRequest(config=listed))
         assert refusal.code is grpc.StatusCode.PERMISSION_DENIED
-        assert refusal.text == f"Model other: {files.url}/private.onnx is below no URI in --model_roots"
+        assert refusal.text == f"Model other: {files.url}/private.onnx is not below any URI in --model_roots"
         assert not [path for _, path, _ in files.asked if "private" in path]
     finally:
         server.close()
