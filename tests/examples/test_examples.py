@@ -43,9 +43,17 @@ def digits() -> Iterator[Addresses]:
     server.communicate()
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end."""
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=ENDS_WITHIN, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=ENDS_WITHIN,
+        check=False,
+    )
 
 
 def tool(name: str) -> str:
@@ -89,6 +97,23 @@ def test_node(digits: Addresses, tmp_path: Path) -> None:
     if fetched.returncode:
         pytest.skip(f"npm cannot fetch the packages: {fetched.stderr.strip().splitlines()[-1:]}")
     ended = run(folder, node, "client.js", digits.grpc)
+    assert ended.stdout == READ, ended.stderr
+
+
+def test_go(digits: Addresses, tmp_path: Path) -> None:
+    go = tool("go")
+    generated = shutil.ignore_patterns("bin", "protos")
+    shutil.copytree(EXAMPLES / "go", tmp_path / "examples" / "go", ignore=generated)
+    (tmp_path / "protos").symlink_to(ROOT / "protos")
+    folder = tmp_path / "examples" / "go"
+    fetched = run(folder, go, "mod", "download")
+    if fetched.returncode:
+        pytest.skip(f"go cannot fetch the modules: {fetched.stderr.strip().splitlines()[-1:]}")
+    # The flags of the other programs in Go, so that their packages are compiled once.
+    flags = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -tags=grpcnotrace -ldflags=-w"}
+    written = run(folder, "sh", "generate.sh", PROTOC=f"{sys.executable} -m grpc_tools.protoc", **flags)
+    assert written.returncode == 0, written.stderr
+    ended = run(folder, go, "run", ".", digits.grpc, **flags)
     assert ended.stdout == READ, ended.stderr
 
 

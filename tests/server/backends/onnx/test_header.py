@@ -52,7 +52,7 @@ def test_metadata_operators_and_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff", b"no model at all"])
 def test_what_is_no_model(content: bytes) -> None:
-    with pytest.raises(ServingError, match="it is no ONNX model") as raised:
+    with pytest.raises(ServingError, match="it is not an ONNX model") as raised:
         read_header(content)
     assert raised.value.code == Code.INVALID_ARGUMENT
 
