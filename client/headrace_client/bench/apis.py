@@ -1,13 +1,13 @@
 """The two APIs, as a load generator needs them: what a model takes, and a request's message."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from headrace_client import request
 from headrace_client.bench.errors import BenchError
-from headrace_client.bench.server import Server, ServerFailure
+from headrace_client.bench.server import Server, ServerFailure, native
 from headrace_client.request import Signature, TensorSpec
 from headrace_protos.inference.grpc_service_pb2 import (
     ModelInferRequest,
@@ -18,11 +18,11 @@ from headrace_protos.inference.grpc_service_pb2 import (
 Arrays = Mapping[str, np.ndarray]
 
 _SERVICE = "/inference.GRPCInferenceService/"
-_NUMPY = {
+NUMPY = {
     "BOOL": "?", "INT8": "i1", "INT16": "i2", "INT32": "i4", "INT64": "i8", "UINT8": "u1", "UINT16": "u2",
     "UINT32": "u4", "UINT64": "u8", "FP16": "f2", "FP32": "f4", "FP64": "f8", "BYTES": "O",
 }  # fmt: skip
-_DATATYPES = {np.dtype(code): name for name, code in _NUMPY.items()}
+_DATATYPES = {np.dtype(code): name for name, code in NUMPY.items()}
 
 
 class Api(Protocol):
@@ -30,15 +30,15 @@ class Api(Protocol):
 
     name: str
 
-    def signature(self, server: Server, model: str) -> Signature:
+    def signature(self, server: Any, model: str) -> Signature:
         """What a model takes and gives.
 
         Raises:
             BenchError: The server does not know it, or does not answer.
         """
 
-    def message(self, model: str, inputs: Arrays) -> tuple[str, bytes]:
-        """The path and the message of a call."""
+    def request(self, model: str, inputs: Arrays) -> Any:
+        """A call's request, as the server's `send` takes it."""
 
 
 class Predict:
@@ -63,10 +63,10 @@ class Predict:
             raise BenchError(f"{model} has no signature {self._signature}: it has {', '.join(sorted(signatures))}")
         return signatures[self._signature]
 
-    def message(self, model: str, inputs: Arrays) -> tuple[str, bytes]:
+    def request(self, model: str, inputs: Arrays) -> Any:
         """A PredictRequest."""
         spec = request.model_spec(model, self._version, signature=self._signature)
-        return request.PREDICT, request.predict(spec, inputs, ()).message()
+        return native().ClientRequest(request.PREDICT, request.predict(spec, inputs, ()).message())
 
 
 class Infer:
@@ -90,13 +90,13 @@ class Infer:
             {tensor.name: _spec(tensor) for tensor in told.outputs},
         )
 
-    def message(self, model: str, inputs: Arrays) -> tuple[str, bytes]:
+    def request(self, model: str, inputs: Arrays) -> Any:
         """A ModelInferRequest with raw contents."""
         message = ModelInferRequest(model_name=model, model_version=self._version)
         for name, array in inputs.items():
-            message.inputs.add(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
+            message.inputs.add(name=name, datatype=datatype(array), shape=array.shape)
             message.raw_input_contents.append(_raw(array))
-        return f"{_SERVICE}ModelInfer", message.SerializeToString()
+        return native().ClientRequest(f"{_SERVICE}ModelInfer", message.SerializeToString())
 
 
 def choose(name: str, server: Server, model: str, signature: str, version: int | None) -> Api:
@@ -117,8 +117,13 @@ def choose(name: str, server: Server, model: str, signature: str, version: int |
     return predict
 
 
+def datatype(array: np.ndarray) -> str:
+    """Open Inference's name of an array's type."""
+    return _DATATYPES[array.dtype]
+
+
 def _spec(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:
-    code = _NUMPY.get(tensor.datatype)
+    code = NUMPY.get(tensor.datatype)
     shape = tuple(None if size < 0 else size for size in tensor.shape)
     return TensorSpec(None if code is None else np.dtype(code), shape)
 

@@ -7,7 +7,7 @@ from typing import Any
 FLAGS = {
     "the requests": {
         "model": ("NAME[=WEIGHT]", "a model to call; may be repeated, calls are then mixed by weight"),
-        "api": ("auto|predict|infer", "TF Serving's Predict, or Open Inference's ModelInfer (default: auto)"),
+        "api": ("NAME", "predict (TF Serving's), infer (Open Inference's), rest-predict, rest-infer (default: auto)"),
         "signature": ("NAME", "the signature of a Predict (default: serving_default)"),
         "version": ("INT", "the version to call (default: the newest)"),
         "inputs": ("[NAME=]FILE", "a .npz file with an array for each input (default: random ones)"),
@@ -50,7 +50,7 @@ def add_command(commands: Any) -> None:
         help="measure a server under load",
         usage="headrace bench [SERVER] --model=NAME [--concurrency=INT,...] [--rate=FLOAT,...] [flags]\n"
         "       headrace bench --compare A B --model=NAME [flags]",
-        description="Put load on a server over gRPC, and say how many calls it answers, and how fast: headrace, "
+        description="Put load on a server, and say how many calls it answers, and how fast: headrace, "
         "TensorFlow Serving, Triton, or any other of these APIs. Latencies count from when a call was to begin.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

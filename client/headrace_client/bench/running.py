@@ -6,6 +6,8 @@ from typing import Any
 
 from headrace_client.bench.errors import BenchError
 from headrace_client.bench.points import Point, of_result
+from headrace_client.bench.rest import RestServer
+from headrace_client.bench.rest_load import RestLoad
 from headrace_client.bench.server import Server, native
 from headrace_client.bench.settings import MOST_UNDER_WAY, Settings, Stage
 from headrace_client.bench.workload import Workload, prepare
@@ -28,7 +30,8 @@ def run(settings: Settings, tell: Tell) -> Iterator[Point]:
     with ExitStack() as stack:
         servers = []
         for target in settings.servers:
-            server = Server(target, settings.metadata, settings.timeout)
+            kind: Any = RestServer if settings.over_rest else Server
+            server = kind(target, settings.metadata, settings.timeout)
             stack.callback(server.close)
             servers.append((target, prepare(server, settings)))
         for stage in settings.stages:
@@ -48,7 +51,8 @@ def _measured(servers: Sequence[tuple[str, Workload]], stage: Stage, settings: S
 
 def _load(target: str, workload: Workload, stage: Stage, settings: Settings, tell: Tell) -> Point:
     plan = _plan(workload, stage, settings)
-    load = native().Load(target, [(kind.weight, kind.requests) for kind in workload.kinds], plan)
+    make: Any = RestLoad if settings.over_rest else native().Load
+    load = make(target, [(kind.weight, kind.requests) for kind in workload.kinds], plan)
     load.start(list(settings.metadata))
     total = plan["warmup"] + plan["seconds"]
     try:

@@ -23,7 +23,8 @@ def bench(values: Mapping[str, Any]) -> None:
         BenchError: Something that was given cannot be used, or a server does not answer.
     """
     settings = read(values)
-    native()
+    if not settings.over_rest:
+        native()
     outputs = {name: Path(values[name]) for name in ("json", "png", "html") if name in values}
     for path in outputs.values():
         if not path.parent.is_dir():

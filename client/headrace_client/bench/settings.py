@@ -7,7 +7,7 @@ from pathlib import Path
 from headrace_client.bench import values
 from headrace_client.bench.errors import BenchError
 
-APIS = ("auto", "predict", "infer")
+APIS = ("auto", "predict", "infer", "rest-predict", "rest-infer")
 ARRIVALS = ("poisson", "constant", "recorded")
 DEFAULT_CONCURRENCY = (1, 4, 16, 64)
 MOST_UNDER_WAY = 10_000
@@ -38,7 +38,7 @@ class Settings:
 
     Attributes:
         servers: gRPC's targets; two take turns.
-        api: `auto`, `predict` or `infer`.
+        api: One of APIS.
         models: Names and weights.
         signature: Of TF Serving's models.
         version: None for the newest.
@@ -76,6 +76,11 @@ class Settings:
     seed: int = 1
     metadata: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def over_rest(self) -> bool:
+        """Whether servers are called over REST."""
+        return self.api.startswith("rest-")
+
 
 def read(given: Mapping[str, object]) -> Settings:
     """The settings that a command line gives, by the names of its flags.
@@ -98,9 +103,13 @@ def read(given: Mapping[str, object]) -> Settings:
             read[flag] = values.count(flag, single[flag], most)
     if "rows" in single:
         read["rows"] = values.counts("rows", single["rows"], 100_000)
+    api = values.choice("api", single.get("api", "auto"), APIS)
+    if api.startswith("rest-") and log is not None:
+        raise BenchError("--log holds requests of gRPC, which cannot be sent over REST")
+    default = "localhost:8501" if api.startswith("rest-") else "localhost:8500"
     return Settings(
-        servers=tuple(_several(told, "compare")) or (single.get("server", "localhost:8500"),),
-        api=values.choice("api", single.get("api", "auto"), APIS),
+        servers=tuple(_several(told, "compare")) or (single.get("server", default),),
+        api=api,
         models=models,
         signature=single.get("signature", "serving_default"),
         inputs=dict(_file(text) for text in _several(told, "inputs")),

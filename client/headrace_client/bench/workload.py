@@ -8,7 +8,8 @@ from headrace_client.bench import apis
 from headrace_client.bench.errors import BenchError
 from headrace_client.bench.inputs import random_inputs, read_inputs
 from headrace_client.bench.recorded import Recorded, read_log, times
-from headrace_client.bench.server import Server, native
+from headrace_client.bench.rest import RestInfer, RestPredict
+from headrace_client.bench.server import native
 from headrace_client.bench.settings import Settings
 from headrace_client.request import Signature
 
@@ -20,7 +21,7 @@ class Kind:
     Attributes:
         name: As a report has it.
         weight: How often there is one, beside the other kinds.
-        requests: `headrace_native.ClientRequest`s, which take turns.
+        requests: `headrace_native.ClientRequest`s, or `RestRequest`s, which take turns.
         bytes: Of one of them.
     """
 
@@ -50,8 +51,8 @@ class Workload:
         return times(list(self.recorded), speed), [places[request.model] for request in self.recorded]
 
 
-def prepare(server: Server, settings: Settings) -> Workload:
-    """The requests for a server, one of each kind of which it has answered.
+def prepare(server: Any, settings: Settings) -> Workload:
+    """The requests for a Server or a RestServer, one of each kind of which it has answered.
 
     Raises:
         BenchError: The server is not there, does not know a model, or refuses a request; or inputs cannot be used.
@@ -62,27 +63,33 @@ def prepare(server: Server, settings: Settings) -> Workload:
     return workload
 
 
-def _of_models(server: Server, settings: Settings) -> Workload:
-    first = next(iter(settings.models))
-    api = apis.choose(settings.api, server, first, settings.signature, settings.version)
+def _of_models(server: Any, settings: Settings) -> Workload:
+    api = _api(server, settings)
     kinds = []
     for model, weight in settings.models.items():
         signature = api.signature(server, model)
         for rows in settings.rows:
             name = model if len(settings.rows) == 1 else f"{model}, {rows} row{'s' if rows > 1 else ''}"
-            kinds.append(_kind(name, weight, _messages(api, model, signature, rows, settings)))
+            kinds.append(_kind(name, weight, _requests(api, model, signature, rows, settings)))
     return Workload(api.name, kinds)
 
 
-def _messages(
-    api: apis.Api, model: str, signature: Signature, rows: int, settings: Settings
-) -> list[tuple[str, bytes]]:
+def _api(server: Any, settings: Settings) -> apis.Api:
+    if settings.api == "rest-predict":
+        return RestPredict(settings.signature, settings.version)
+    if settings.api == "rest-infer":
+        return RestInfer(settings.version)
+    first = next(iter(settings.models))
+    return apis.choose(settings.api, server, first, settings.signature, settings.version)
+
+
+def _requests(api: apis.Api, model: str, signature: Signature, rows: int, settings: Settings) -> list[Any]:
     path = settings.inputs.get(model, settings.inputs.get(""))
     if path is None:
         inputs = random_inputs(model, signature, rows, settings.seed)
     else:
         inputs = read_inputs(path, model, signature, rows)
-    return [api.message(model, each) for each in inputs]
+    return [api.request(model, each) for each in inputs]
 
 
 def _of_log(settings: Settings) -> Workload:
@@ -92,19 +99,19 @@ def _of_log(settings: Settings) -> Workload:
     ]
     if not requests:
         raise BenchError(f"{settings.log} has no request for {', '.join(settings.models)}")
-    by_model: dict[str, list[tuple[str, bytes]]] = {}
+    by_model: dict[str, list[Any]] = {}
     for request in requests:
-        by_model.setdefault(request.model, []).append((request.path, request.message))
+        sent = native().ClientRequest(request.path, request.message)
+        by_model.setdefault(request.model, []).append(sent)
     # Without weights of their own, models are called as often as the log has them.
     kinds = [_kind(name, settings.models.get(name, len(sent)), sent) for name, sent in by_model.items()]
     return Workload("recorded", kinds, requests)
 
 
-def _kind(name: str, weight: float, messages: Sequence[tuple[str, bytes]]) -> Kind:
-    requests = [native().ClientRequest(path, message) for path, message in messages]
+def _kind(name: str, weight: float, requests: Sequence[Any]) -> Kind:
     return Kind(name, weight, requests, len(requests[0]))
 
 
-def _try(server: Server, kind: Kind) -> None:
+def _try(server: Any, kind: Kind) -> None:
     """Sends one request: whoever mistypes an input learns it before the load, and a cold model is warm."""
     server.send(kind.requests[0])

@@ -6,8 +6,8 @@ use fastrand::Rng;
 
 /// When the calls of one thread are to begin, from the start of its load on.
 pub enum Arrivals {
-    /// `interval` apart.
-    Constant { next: f64, interval: f64, end: f64 },
+    /// At every multiple of `interval` after `first`: counted, not added up, so that none is lost to rounding.
+    Constant { first: f64, interval: f64, begun: u32, end: f64 },
     /// As a Poisson process has them: the gaps are exponential, with this mean.
     Poisson { next: f64, mean: f64, end: f64, random: Rng },
     /// At these times, in seconds.
@@ -17,7 +17,7 @@ pub enum Arrivals {
 impl Arrivals {
     /// At `rate` calls a second in all, of which this thread, the how-manieth of so many, makes its share.
     pub fn constant(rate: f64, (thread, threads): (usize, usize), seconds: f64) -> Self {
-        Self::Constant { next: thread as f64 / rate, interval: threads as f64 / rate, end: seconds }
+        Self::Constant { first: thread as f64 / rate, interval: threads as f64 / rate, begun: 0, end: seconds }
     }
 
     /// The same, at random times.
@@ -33,9 +33,9 @@ impl Iterator for Arrivals {
 
     fn next(&mut self) -> Option<Duration> {
         let at = match self {
-            Self::Constant { next, interval, end } => {
-                let at = *next;
-                *next += *interval;
+            Self::Constant { first, interval, begun, end } => {
+                let at = *first + f64::from(*begun) * *interval;
+                *begun = begun.saturating_add(1);
                 (at < *end).then_some(at)
             }
             Self::Poisson { next, mean, end, random } => {

@@ -17,6 +17,7 @@ from headrace_server.commands.command_line import run_command
 from headrace_server.models.tfrecord import frame
 from tests.conftest import Run
 from tests.support import models
+from tests.support.ports import free_port
 from tests.support.records import predict_log
 from tests.support.running import RunningServer
 
@@ -31,13 +32,24 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(running: Run) -> RunningServer:
-    return running(models.linear, rest_api_port=0)
+def rest_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def server(running: Run, rest_port: int) -> RunningServer:
+    return running(models.linear, rest_api_port=rest_port)
 
 
 @pytest.fixture(scope="module")
 def address(server: RunningServer) -> str:
     return f"localhost:{server.port}"
+
+
+@pytest.fixture(scope="module")
+def rest(server: RunningServer, rest_port: int) -> str:
+    del server
+    return f"localhost:{rest_port}"
 
 
 def bench(tmp_path: Path, *arguments: str) -> Any:
@@ -89,6 +101,51 @@ def test_either_api_and_several_sizes(tmp_path: Path, address: str, api: str) ->
     assert point["failures"] == {}
     assert point["kinds"].keys() == {"model, 1 row", "model, 8 rows"}
     assert all(kind["codes"]["OK"] > 0 for kind in point["kinds"].values())
+
+
+@pytest.mark.parametrize("api", ["rest-predict", "rest-infer"])
+def test_rest(tmp_path: Path, rest: str, api: str) -> None:
+    closed, constant = bench(
+        tmp_path, rest, "--model=model", f"--api={api}", "--rows=2", "--concurrency=3", "--rate=40",
+        "--arrivals=constant", "--seconds=500ms", "--warmup=100ms",
+    )["points"]  # fmt: skip
+
+    assert (closed["failures"], constant["failures"]) == ({}, {})
+    assert closed["ok"] > 0
+    assert constant["ok"] == 20
+
+
+def test_rest_sends_a_mix_at_random_times(tmp_path: Path, rest: str) -> None:
+    (point,) = bench(
+        tmp_path, f"http://{rest}", "--model=model", "--api=rest-predict", "--rows=1,3", "--rate=100", *QUICK
+    )["points"]
+
+    assert point["failures"] == {}
+    assert all(kind["codes"]["OK"] > 0 for kind in point["kinds"].values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        (["--api=rest-predict", "--model=m"], "NOT_FOUND: "),
+        (["--api=rest-infer", "--model=m"], "NOT_FOUND: "),
+        (["--api=rest-predict", "--model=model", "--signature=s"], "model has no signature s: it has serving_default"),
+        (["--api=rest-predict", "--log=calls"], "--log holds requests of gRPC"),
+    ],
+    ids=str,
+)
+def test_what_rest_refuses(capsys: pytest.CaptureFixture[str], rest: str, arguments: list[str], wrong: str) -> None:
+    assert wrong in said(capsys, rest, *arguments)
+
+
+def test_rest_where_there_is_none(capsys: pytest.CaptureFixture[str], address: str, silent: str) -> None:
+    assert said(capsys, address, "--api=rest-predict", "--model=m").startswith(f"{address}: UNAVAILABLE: ")
+    assert said(capsys, silent, "--api=rest-infer", "--model=m", "--timeout=200ms").startswith(
+        f"{silent}: DEADLINE_EXCEEDED: "
+    )
+    assert (
+        said(capsys, "localhost:x", "--api=rest-infer", "--model=m") == "the server must be HOST:PORT; was localhost:x"
+    )
 
 
 def test_two_servers_take_turns(tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:

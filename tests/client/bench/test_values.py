@@ -65,7 +65,10 @@ def test_models_files_and_servers() -> None:
         ({}, "--model must name the model to call"),
         ({"model": ["m"], "arrivals": "recorded"}, "--arrivals=recorded needs the times of a --log"),
         ({"model": ["m"], "arrivals": "bursts"}, "--arrivals must be one of poisson, constant, recorded; was bursts"),
-        ({"model": ["m"], "api": "rest"}, "--api must be one of auto, predict, infer; was rest"),
+        (
+            {"model": ["m"], "api": "rest"},
+            "--api must be one of auto, predict, infer, rest-predict, rest-infer; was rest",
+        ),
         ({"model": ["m=0"]}, "--model must be numbers above 0"),
         ({"model": ["=1"]}, "--model must be NAME or NAME=WEIGHT"),
         ({"model": ["m"], "metadata": ["k"]}, "--metadata must be NAME=VALUE; was k"),

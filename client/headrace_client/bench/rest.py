@@ -1,0 +1,229 @@
+"""REST: what a model takes, the bodies of requests, and a connection that sends them."""
+
+import base64
+import http.client
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from headrace_client.bench.apis import NUMPY, Arrays, datatype
+from headrace_client.bench.errors import BenchError
+from headrace_client.bench.server import ServerFailure
+from headrace_client.request import Signature, TensorSpec
+from headrace_protos import DataType
+from headrace_protos.tensor import TensorError, dtype_of
+
+# gRPC's code for each of HTTP's, as the gateways of both APIs have them.
+_CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 499: 1, 500: 13, 501: 12, 503: 14, 504: 4}
+_OK, _UNKNOWN, _DEADLINE, UNAVAILABLE = 0, 2, 4, 14
+
+
+@dataclass(frozen=True, slots=True)
+class RestRequest:
+    """A request: GET without a body, else POST."""
+
+    path: str
+    body: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+
+class RestConnection:
+    """One connection, which is made anew where it has ended.
+
+    Args:
+        target: A host and a port.
+        headers: Sent with every request.
+        timeout: Seconds that a request may take.
+    """
+
+    def __init__(self, target: str, headers: Sequence[tuple[str, str]], timeout: float) -> None:
+        self._headers = {"content-type": "application/json", **dict(headers)}
+        self._connection = http.client.HTTPConnection(target.removeprefix("http://"), timeout=timeout)
+
+    def send(self, request: RestRequest) -> tuple[int, bytes]:
+        """The code that a request ends with, as gRPC has it, and the body that answers it, or the failure's words."""
+        try:
+            method = "POST" if request.body else "GET"
+            self._connection.request(method, request.path, request.body or None, self._headers)
+            answer = self._connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            return (_DEADLINE if isinstance(error, TimeoutError) else UNAVAILABLE), f"{error!r}".encode()
+        return (_OK if answer.status == http.HTTPStatus.OK else _CODES.get(answer.status, _UNKNOWN)), body
+
+    def close(self) -> None:
+        """Ends it."""
+        self._connection.close()
+
+
+class RestServer:
+    """A server that is asked, before a load begins, what its models take.
+
+    Args:
+        target: A host and a port, as `localhost:8501` or `http://localhost:8501`.
+        metadata: Sent with every request, as headers.
+        timeout: Seconds that a request may take.
+
+    Raises:
+        BenchError: There is no such address.
+    """
+
+    def __init__(self, target: str, metadata: Sequence[tuple[str, str]], timeout: float) -> None:
+        self.target = target
+        try:
+            self._connection = RestConnection(target, metadata, timeout)
+        except http.client.InvalidURL as error:
+            raise BenchError(f"the server must be HOST:PORT; was {target}") from error
+
+    def get(self, path: str) -> Mapping[str, Any]:
+        """The document at a path.
+
+        Raises:
+            ServerFailure: There is none.
+        """
+        body = self.send(RestRequest(path))
+        try:
+            document: Mapping[str, Any] = json.loads(body)
+        except ValueError as error:
+            raise BenchError(f"{self.target} does not answer {path} in JSON") from error
+        return document
+
+    def send(self, request: RestRequest) -> bytes:
+        """The answer to a request.
+
+        Raises:
+            ServerFailure: There is none.
+        """
+        code, body = self._connection.send(request)
+        if code != _OK:
+            raise ServerFailure(self.target, code, words(body))
+        return body
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
+
+class RestPredict:
+    """TF Serving's REST predict, in columns.
+
+    Args:
+        signature: The one that is called.
+        version: None for the newest.
+    """
+
+    name = "rest-predict"
+
+    def __init__(self, signature: str, version: int | None) -> None:
+        self._signature = signature
+        self._version = "" if version is None else f"/versions/{version}"
+
+    def signature(self, server: RestServer, model: str) -> Signature:
+        """What the model's metadata says.
+
+        Raises:
+            BenchError: The server does not know it, or does not answer.
+        """
+        document = server.get(f"/v1/models/{quote(model)}{self._version}/metadata")
+        try:
+            signatures = document["metadata"]["signature_def"]["signature_def"]
+            if self._signature in signatures:
+                sides = (signatures[self._signature][side] for side in ("inputs", "outputs"))
+                return Signature(*({name: _info(told) for name, told in side.items()} for side in sides))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BenchError(
+                f"{server.target} does not say what {model} takes, as TF Serving's REST API does"
+            ) from error
+        raise BenchError(f"{model} has no signature {self._signature}: it has {', '.join(sorted(signatures))}")
+
+    def request(self, model: str, inputs: Arrays) -> RestRequest:
+        """A request of all inputs."""
+        body = {"signature_name": self._signature, "inputs": {name: _listed(each) for name, each in inputs.items()}}
+        return RestRequest(f"/v1/models/{quote(model)}{self._version}:predict", json.dumps(body).encode())
+
+
+class RestInfer:
+    """The Open Inference Protocol's infer, in JSON.
+
+    Args:
+        version: None for the newest.
+    """
+
+    name = "rest-infer"
+
+    def __init__(self, version: int | None) -> None:
+        self._version = "" if version is None else f"/versions/{version}"
+
+    def signature(self, server: RestServer, model: str) -> Signature:
+        """What the model's metadata says.
+
+        Raises:
+            BenchError: The server does not know it, or does not answer.
+        """
+        document = server.get(f"/v2/models/{quote(model)}{self._version}")
+        try:
+            sides = ({told["name"]: _spec(told) for told in document[side]} for side in ("inputs", "outputs"))
+            return Signature(*sides)
+        except (KeyError, TypeError) as error:
+            raise BenchError(f"{server.target} does not say what {model} takes, as Open Inference has it") from error
+
+    def request(self, model: str, inputs: Arrays) -> RestRequest:
+        """A request of all inputs."""
+        tensors = [
+            {"name": name, "datatype": datatype(each), "shape": each.shape, "data": _texts(each)}
+            for name, each in inputs.items()
+        ]
+        return RestRequest(f"/v2/models/{quote(model)}{self._version}/infer", json.dumps({"inputs": tensors}).encode())
+
+
+def words(body: bytes) -> str:
+    """What a failure's body says, on one line."""
+    try:
+        text = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = body.decode(errors="replace")
+    return " ".join(text.split())[:300]
+
+
+def _info(told: Mapping[str, Any]) -> TensorSpec:
+    try:
+        dtype: np.dtype[Any] | None = dtype_of(DataType.Value(told["dtype"]))
+    except TensorError:
+        dtype = None
+    shape = told.get("tensor_shape", {})
+    if shape.get("unknown_rank"):
+        return TensorSpec(dtype, None)
+    sizes = [int(dim["size"]) for dim in shape.get("dim", [])]
+    return TensorSpec(dtype, tuple(None if size < 0 else size for size in sizes))
+
+
+def _spec(told: Mapping[str, Any]) -> TensorSpec:
+    code = NUMPY.get(told["datatype"])
+    shape = tuple(None if size < 0 else size for size in told["shape"])
+    return TensorSpec(None if code is None else np.dtype(code), shape)
+
+
+def _listed(array: np.ndarray) -> Any:
+    if array.dtype != object:
+        return array.tolist()
+    items = [{"b64": base64.b64encode(_bytes(item)).decode()} for item in array.ravel().tolist()]
+    nested = np.empty(len(items), object)
+    nested[:] = items
+    return nested.reshape(array.shape).tolist()
+
+
+def _texts(array: np.ndarray) -> Any:
+    return (
+        [_bytes(item).decode(errors="replace") for item in array.ravel()] if array.dtype == object else array.tolist()
+    )
+
+
+def _bytes(item: object) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
