@@ -74,7 +74,7 @@ def _compared(target: str, message: Path, rounds: int, seconds: int) -> int:
         theirs: list[float] = []
         for _ in range(rounds):
             ours += run(replace(settings, stages=(stage,)), lambda *_: None)
-            theirs.append(_h2load(target, message, seconds, stage))
+            theirs.append(_h2load(target, message, stage, int(ours[-1].rate * seconds)))
         own, other = statistics.median(point.rate for point in ours), statistics.median(theirs)
         cpu = statistics.median(point.cpu_per_call for point in ours) * 1e6
         worst = max(worst, abs(own / other - 1))
@@ -82,13 +82,11 @@ def _compared(target: str, message: Path, rounds: int, seconds: int) -> int:
     return int(worst > MOST_DIFFERENCE)
 
 
-def _h2load(target: str, message: Path, seconds: int, stage: Stage) -> float:
-    """Calls a second, all of which were answered."""
-    shape = ["-c", str(CONNECTIONS), "-m", str(STREAMS), "-t", "1", "-d", str(message)]
+def _h2load(target: str, message: Path, stage: Stage, count: int) -> float:
+    """Calls a second of so many calls, all of which were answered."""
+    shape = ["-c", str(CONNECTIONS), "-m", str(STREAMS), "-t", "1", "-d", str(message), "-n", str(count)]
     if stage.kind == "constant":
-        shape += [f"--rps={stage.value / CONNECTIONS:g}", "-n", str(int(stage.value) * seconds)]
-    else:
-        shape += [f"--duration={seconds}", "--warm-up-time=1"]
+        shape.append(f"--rps={stage.value / CONNECTIONS:g}")
     headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
     url = f"http://{target}/tensorflow.serving.PredictionService/Predict"
     said = subprocess.run(["h2load", *shape, *headers, url], capture_output=True, text=True, check=True).stdout
