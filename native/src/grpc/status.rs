@@ -41,7 +41,10 @@ impl Status {
     pub fn no_memory(budget: &Budget) -> Self {
         let held: usize = budget.by_kind().iter().sum();
         let text = format!("too much memory is held for requests: {held} of {} bytes", budget.limit());
-        Self::new(RESOURCE_EXHAUSTED, format!("{text} (--request_memory_mb), of which one connection may hold only a part"))
+        Self::new(
+            RESOURCE_EXHAUSTED,
+            format!("{text} (--request_memory_mb), of which one connection may hold only a part"),
+        )
     }
 
     /// Why a message that is longer than `limit` is not read.
