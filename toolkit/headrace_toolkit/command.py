@@ -1,4 +1,4 @@
-"""The toolkit's commands: `headrace convert`, `optimize`, `report`, `explain` and `package`, as one table.
+"""The toolkit's commands: `headrace convert`, `optimize`, `report`, `explain`, `tune` and `package`, as one table.
 
 Importing this costs next to nothing: what a command needs is imported when it runs.
 """
@@ -117,6 +117,16 @@ COMMANDS = (
         places=(Place(name="version", metavar="VERSION", help=VERSION_HELP),),
         groups={"the rows": flags.ROWS, "the explanation": flags.EXPLAIN},
         run="run_explain",
+    ),
+    Command(
+        name="tune",
+        short="find threads and batch sizes for a latency objective, on this machine",
+        long="Run a model at many batch sizes and thread counts, choose what serves most rows within a latency "
+        "objective, try it through headrace's batcher, and show the curves. Nothing is written unless asked for.",
+        usage="VERSION --objective='p99 20ms' [--data=FILE] [--seconds=FLOAT] [--write]",
+        places=(Place(name="version", metavar="VERSION", help=VERSION_HELP),),
+        groups={"the objective": flags.TUNE, "the report": flags.REPORT},
+        run="run_tune",
     ),
     Command(
         name="package",

@@ -1,4 +1,4 @@
-"""What `headrace convert`, `optimize`, `report`, `explain` and `package` do."""
+"""What `headrace convert`, `optimize`, `report`, `explain`, `tune` and `package` do."""
 
 import contextlib
 import json
@@ -85,6 +85,43 @@ def run_explain(given: Values) -> int:
     if "json" in given:
         _write(given["json"], (json.dumps(found.document(), indent=1, ensure_ascii=False) + "\n").encode())
     print(found.table())
+    return 0
+
+
+def run_tune(given: Values) -> int:
+    """`headrace tune`; its exit status.
+
+    Raises:
+        ToolkitError: The objective is none or out of reach, the model cannot be run, or a file not be written.
+    """
+    from headrace_batching import LatencyObjective, ObjectiveError
+    from headrace_toolkit import tuned
+    from headrace_toolkit.tune import tune
+
+    try:
+        objective = LatencyObjective.parse(given["objective"])
+    except ObjectiveError as error:
+        raise ToolkitError(str(error).replace("latency_objective", "--objective", 1)) from error
+    place = Path(given["version"])
+    if not place.exists():
+        raise ToolkitError(f"{place}: there is no such version")
+    data = Data.read(given["rows"], "") if "rows" in given else None
+    with _progress() as progress:
+        found = tune(place, objective, data, given.get("seconds", 60.0), progress)
+    print(tuned.table(found))
+    writers: dict[str, Callable[[], bytes]] = {
+        "json": lambda: (json.dumps(tuned.document(found), indent=1) + "\n").encode(),
+        "png": lambda: tuned.chart(found),
+        "html": lambda: tuned.page(found).encode(),
+    }
+    for kind, made in writers.items():
+        if kind in given:
+            _write(given[kind], made())
+    if given.get("write"):
+        for file in tuned.write(found):
+            print(f"written: {file}")
+    else:
+        print(f"\n{tuned.MODEL_TOML}:\n\n{tuned.model_toml(found)}\nnothing was written: --write does")
     return 0
 
 

@@ -218,6 +218,29 @@ EXPLAIN = (
     Flag(names=("--json",), metavar="FILE", help="write all figures to this file"),
 )
 
+TUNE = (
+    Flag(
+        names=("--objective",),
+        metavar="TEXT",
+        help="the share of requests that is to be answered within a time, such as 'p99 20ms'",
+        required=True,
+    ),
+    Flag(names=("--data",), into="rows", metavar="FILE", help="rows to run, .npz or .csv (default: random ones)"),
+    Flag(
+        names=("--seconds",),
+        read=number("seconds"),
+        metavar="FLOAT",
+        help="how long it may take, about (default: 60)",
+    ),
+    Flag(
+        names=("--write",),
+        read=boolean("write"),
+        switch=True,
+        help="write model.toml beside the version and batching_params.pbtxt into it, where there are none "
+        "(default: false)",
+    ),
+)
+
 PACKAGE = (
     Flag(
         names=("--as",),
