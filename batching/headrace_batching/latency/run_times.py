@@ -35,6 +35,9 @@ _AGREEING = 12
 
 _FIRST_SPREAD = 1.2
 
+_MOST_SPREAD = 2.0
+"""Times the median that a slow run is planned with at most: a machine that stalls does so whatever the size."""
+
 _GROWTH = 0.8
 """The power of the size with which run times are expected to grow where nothing has been seen."""
 
@@ -49,7 +52,8 @@ class Curve:
     Attributes:
         sizes: Rows, padding included, increasing.
         typical: The median run of each, in seconds; never decreasing.
-        high: The run of each that all but the objective's share of runs stay below; never decreasing.
+        high: The run of each that all but the objective's share of runs stay below, at most twice the median; never
+            decreasing.
         hopeful: The shortest median run of each that the few runs seen do not rule out; never decreasing.
     """
 
@@ -133,8 +137,10 @@ class _Runs:
     def high(self, share: float, spread: float, now: float) -> float:
         """What all but a share of runs stay below."""
         if len(self.runs) * (1 - share) < _TELLING or now - self.last > _STALE:
-            return self.typical * spread
-        return _quantile((run.seconds for run in self.runs), share)
+            found = self.typical * spread
+        else:
+            found = _quantile((run.seconds for run in self.runs), share)
+        return min(found, self.typical * _MOST_SPREAD)
 
     def _set_typical(self) -> None:
         self.typical = median(run.seconds for run in self.runs)

@@ -119,3 +119,12 @@ def test_a_size_seen_little_may_be_better_than_it_looks() -> None:
     times.learn([(16, 1.05 * 2 * seconds_of(8))] * 3, 20.0)
 
     assert curve_of(times).rate_of(16) > curve_of(times).rate_of(8)
+
+
+def test_a_machine_that_stalls_does_not_rule_out_large_batches() -> None:
+    draw = random.Random(1)
+    times = RunTimes(0.99)
+    for size in (1, 16):
+        times.learn([(size, seconds_of(size) + (0.3 if draw.random() < 0.05 else 0.0)) for _ in range(128)], 0.0)
+
+    assert curve_of(times).high_of(16) == pytest.approx(2 * seconds_of(16))
