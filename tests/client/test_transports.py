@@ -3,6 +3,7 @@
 import _thread
 import asyncio
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -183,6 +184,32 @@ def test_a_call_that_nobody_waits_for_is_given_up(target: str, carrier: str, ser
             assert (await client.predict("half_plus_two", X))["y"] == [2.5]
 
     asyncio.run(leave())
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from headrace_client import Client
+
+client = Client(sys.argv[1], transport="native")
+ask = lambda: client.predict("half_plus_two", {"x": np.ones(1, np.float32)})["y"][0]
+assert ask() == 2.5
+for uses in (True, False):
+    child = os.fork()
+    if child == 0:
+        if uses:
+            assert ask() == 2.5
+            client.close()
+        del client
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert ask() == 2.5
+"""
+
+
+@pytest.mark.usefixtures("native")
+def test_a_forked_process_has_a_connection_of_its_own(target: str) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, target], check=True, timeout=60)
 
 
 def test_closing_ends_the_calls_under_way(target: str, carrier: str, service: Service) -> None:

@@ -4,6 +4,7 @@
 # ruff: noqa: ASYNC109
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -45,14 +46,19 @@ class CallError(grpc.RpcError):
 
 
 class NativeChannel:
-    """Calls that block. No thread is begun: the threads that call drive the connection."""
+    """Calls that block. No thread is begun: the threads that call drive the connection.
+
+    A process that is forked has a connection of its own, which it makes with its first call.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._channel = _channel(settings)
+        self._process = os.getpid()
 
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Make a call and return its answer; raises ServerError."""
-        answer = _answer(call, self._channel.call(_request(call), timeout))
+        answer = _answer(call, self._own().call(_request(call), timeout))
         if isinstance(answer, ServerError):
             raise answer
         result: Answer = answer
@@ -60,12 +66,19 @@ class NativeChannel:
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
         """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
-        answers = self._channel.call_many([_request(call) for call in calls], timeout, in_flight)
+        answers = self._own().call_many([_request(call) for call in calls], timeout, in_flight)
         return [_answer(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def close(self) -> None:
         """End the connection and the calls under way."""
-        self._channel.close()
+        self._own().close()
+
+    def _own(self) -> native.ClientChannel:
+        process = os.getpid()
+        if process != self._process:
+            self._channel = _channel(self._settings)
+            self._process = process
+        return self._channel
 
 
 class AsyncNativeChannel:

@@ -61,6 +61,8 @@ pub struct ClientChannel {
     numbers: AtomicU64,
     ended: Arc<Ended>,
     driven: Mutex<bool>,
+    /// The process that made it.
+    process: u32,
 }
 
 #[pymethods]
@@ -75,6 +77,7 @@ impl ClientChannel {
             numbers: AtomicU64::new(0),
             ended: Arc::new(Inbox::new()?),
             driven: Mutex::new(false),
+            process: std::process::id(),
         })
     }
 
@@ -190,6 +193,11 @@ impl ClientChannel {
 
 impl Drop for ClientChannel {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // The sockets, and what waits for them, are those of the process that has forked, too: to let go of them here would
+            // take them away there.
+            return std::mem::forget(self.runtime.lock().take());
+        }
         self.channel.close();
         if let Some(Ok(runtime)) = self.runtime.lock().take().map(Arc::try_unwrap) {
             runtime.shutdown_background();
