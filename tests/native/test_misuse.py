@@ -67,7 +67,7 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
         "outputs": ["y"],
         "infer": None,
         "examples": None,
-        "bound": False,
+        "bound": None,
         "padding": None,
     }
     routes = native.Routes("serving_default")

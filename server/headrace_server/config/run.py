@@ -21,6 +21,9 @@ CPUS = schedulable_cpus()
 
 ONLY_TENSORFLOW = "it means something only inside TensorFlow"
 
+MANY_BATCHES = 1_000_000
+"""Batches that may wait where nobody has set a bound: the memory for requests is the bound then."""
+
 LAST_PORT = (1 << 16) - 1  # gRPC would take a larger one modulo 65536
 
 
@@ -319,7 +322,7 @@ class Config:
         "settings), write (load, unload, shared memory, settings) or files (load models that come with the call)",
         choices=("none", "read", "write", "files"),
     )
-    batching: Options = field(default_factory=lambda: Options(larger_alone=True))
+    batching: Options = field(default_factory=lambda: Options(larger_alone=True, max_enqueued_batches=MANY_BATCHES))
     models: tuple[ModelConfig, ...] = ()
     pad_unproved: bool = False
 

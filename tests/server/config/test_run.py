@@ -11,7 +11,7 @@ from headrace_batching.option import default_of
 from headrace_protos import Code
 from headrace_server.commands.flags import FLAGS, config_of
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
-from headrace_server.config.run import Config, check
+from headrace_server.config.run import MANY_BATCHES, Config, check
 from headrace_server.errors import ServingError
 from headrace_server.server import Server
 
@@ -61,7 +61,7 @@ def test_a_default_of_our_own_stands_beside_that_of_tf_serving(name: str, ours: 
 
 def test_batching_is_on_unless_told_otherwise() -> None:
     assert Config().enable_batching
-    assert Config().batching == Options(larger_alone=True)
+    assert Config().batching == Options(larger_alone=True, max_enqueued_batches=MANY_BATCHES)
 
 
 def test_every_help_text_is_one_line_that_says_something() -> None:

@@ -1,6 +1,9 @@
 """What the REST API's HTTP does not take in: heads without end, and bodies that are announced too large."""
 
+import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -60,3 +63,19 @@ def test_who_asks_before_sending_too_much_is_told_not_to(resting: Rest) -> None:
     with socket.create_connection(("127.0.0.1", caller.port)) as connection:
         connection.sendall(head.encode())
         assert received(connection).startswith(b"HTTP/1.1 413 ")
+
+
+def test_many_callers_of_many_rows_are_not_refused(resting: Rest) -> None:
+    """Where no operator has bounded the queue, the memory for requests is the bound."""
+    caller = resting(partial(models.slow, steps=500))
+    body = json.dumps({"instances": [[number / 7] for number in range(256)]})
+
+    def call_again_and_again() -> list[int]:
+        own = RestCaller(caller.port)
+        statuses = [own.post("predict", body).status for _ in range(4)]
+        own.close()
+        return statuses
+
+    with ThreadPoolExecutor(64) as callers:
+        answered = list(callers.map(lambda _: call_again_and_again(), range(64)))
+    assert answered == [[200] * 4] * 64
