@@ -121,9 +121,10 @@ class TestModels:
         self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["models", f"--server={log_and_address[1]}"]) == 0
+        proved = "batched: each operator of its graph computes every row by itself"
         assert capsys.readouterr().out.splitlines() == [
-            "iris v1: x float32[?,4] -> y float32[?,1] (batched)",
-            "wine v1: x float32[?,4] -> y float32[?,1] (batched)",
+            f"iris v1: x float32[?,4] -> y float32[?,1] ({proved})",
+            f"wine v1: x float32[?,4] -> y float32[?,1] ({proved})",
         ]
 
     def test_a_server_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
