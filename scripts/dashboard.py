@@ -157,6 +157,12 @@ PANELS = (
         "Of the process, and what of it callers make the server hold.",
     ),
     Panel(
+        "Drift",
+        "short",
+        [Query('headrace_drift_stability_index{model=~"$model"}', "{{model}} {{input}}")],
+        "Population stability index of inputs against the profile beside the model; above 0.2 is a shift.",
+    ),
+    Panel(
         "GPUs",
         "percentunit",
         [

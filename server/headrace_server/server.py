@@ -35,6 +35,7 @@ from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source
 from headrace_server.models.version_policy import State
 from headrace_server.models.warmup import Warmup, WarmupOptions
+from headrace_server.monitoring.drift import Drift
 from headrace_server.monitoring.metric_pages import (
     build_info,
     held_memory,
@@ -105,6 +106,7 @@ class Server:
         self._queue = make_queue(self._transport_name)
         guards = config.auth.guards or bool(config.audit_log)
         self._gate = make_gate(config.auth, config.audit_log, make_verdicts(self._transport_name)) if guards else None
+        self._drift = Drift(config.drift_ratio)
         self._tracer = make_tracer(config, marked=self._transport_name == "native")
         self._metrics.listen = None if self._tracer is None else self._tracer.ran
         self._publishing = Lock()
@@ -133,7 +135,7 @@ class Server:
             marks_use=bool(Bounds.of(config)),
         )
         tallies = Tallies(self._metrics.load_waited, self._metrics.evicted)
-        load, told = warmup.after(loader.load), ManagerOptions.of(config)
+        load, told = warmup.after(self._drift.after(loader.load)), ManagerOptions.of(config)
         opener = make_opener(config.signing, os.environ.get(MODEL_KEYS_VARIABLE, ""), (MODEL_FILE,))
         if opener is not None:
             load = opened_before(load, opener, code)
@@ -174,6 +176,7 @@ class Server:
         self._rest = self._rest_transport(prediction)
         self._trimmer = Trimmer()
         self._own_metrics += (build_info(self._transport_name), model_states(self._manager))
+        self._own_metrics += self._drift.metrics(lambda: [own.labels for own in self._metrics.every_servable()])
         if isinstance(self._transport, BoundsMemory):
             self._metrics.show(*memory_gauges(self._transport))
             self._own_metrics += memory_metrics(self._transport)
@@ -324,6 +327,7 @@ class Server:
             batching_of(self._config).num_batch_threads,
             grpc_port=lambda: self._port,
             held=lambda: held_memory(self._transport),
+            more={"drift": self._drift.told},
         )
 
     def _make_open_inference(self, loader: Loader) -> OpenInference:

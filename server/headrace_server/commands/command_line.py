@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from headrace_client.bench import command as bench
-from headrace_server.commands import build, call, completion, doctor, keys, models, serve, sign
+from headrace_server.commands import build, call, completion, doctor, keys, models, profile, serve, sign
 from headrace_toolkit.command import add_commands
 
 _OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="headrace", description="Serve models over TensorFlow Serving's gRPC and REST APIs.")
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, call, models, bench, keys, sign, doctor, build):
+    for command in (serve, call, models, bench, keys, sign, profile, doctor, build):
         command.add_command(commands)
     add_commands(commands)
     completion.add_command(commands, parser)

@@ -208,6 +208,12 @@ class Config:
         "/monitoring/prometheus/metrics",
         tensorflow=False,
     )
+    drift_ratio: float = flag(
+        0.01,
+        "share of a model's batches of which a row is compared with the profile.json beside the model; 0 compares none",
+        least=0,
+        most=1,
+    )
     trace_endpoint: str = flag(
         "",
         "OpenTelemetry collector that gets traces by OTLP over gRPC, such as http://localhost:4317; empty makes none",

@@ -27,7 +27,7 @@ def recorded_inputs(folder: Path, signatures: Mapping[str, Signature]) -> dict[s
     try:
         with (folder / WARMUP_FILE).open("rb") as file:
             for record in islice(read_records(file), MOST):
-                name, inputs = _inputs(PredictionLog.FromString(record))
+                name, inputs = inputs_of(PredictionLog.FromString(record))
                 if name in signatures and _fits(signatures[name], inputs):
                     found[name].append(inputs)
     except Exception:
@@ -35,7 +35,8 @@ def recorded_inputs(folder: Path, signatures: Mapping[str, Signature]) -> dict[s
     return found
 
 
-def _inputs(log: PredictionLog) -> tuple[str, Arrays]:
+def inputs_of(log: PredictionLog) -> tuple[str, Arrays]:
+    """The signature that a logged request names, and its inputs; no name and none for a kind that has no arrays."""
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         request = log.predict_log.request

@@ -14,7 +14,8 @@ from headrace_batching.options import MAX_VALUE
 from headrace_batching.report import Observe
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady, Terminable
-from headrace_server.backends.signature import Signature
+from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature
+from headrace_server.models.watched import Take, watched
 
 Outputs = tuple[str, ...]
 ObserveRuns = Callable[[str, bool], Observe]
@@ -31,6 +32,9 @@ class Schedulers:
         observe: From a signature's name, and whether its requests are batched, to who is told of its runs.
         limit: How long a run may take; None for as long as it likes.
         name: The version's, for the log.
+
+    Attributes:
+        take: Who looks at the batches of the default signature; to be set before the first request.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Schedulers:
         self._observe = observe
         self._limit = limit
         self._name = name
+        self.take: Take | None = None
         self._lock = Lock()
         self._made: dict[tuple[str, bool], Scheduler] = {}
 
@@ -102,9 +107,10 @@ class Schedulers:
         batched = self._batching is not None and declared.batched and not alone
         options, backend = self._batching or _unbatched(self._backend), self._backend
         options = replace(options, max_running_batches=_leaving_one(options))
+        run = partial(backend.run, signature, outputs=declared.every_output)
         return Scheduler(
             self._threads,
-            partial(backend.run, signature, outputs=declared.every_output),
+            watched(run, self.take) if batched and signature == DEFAULT_SIGNATURE else run,
             options if batched else _one_by_one(options),
             batched=batched,
             steady=self._limit is None and isinstance(backend, Steady) and backend.steady,

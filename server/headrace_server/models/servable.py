@@ -38,6 +38,7 @@ from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.schedulers import Outputs, Schedulers, fitted, limit_of, may_share
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.undeclared import as_declared
+from headrace_server.models.watched import Take
 from headrace_server.security.visit import visit_now, within_a_call
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,10 @@ class Servable:
         self._metrics.verdicts = {key: verdict.finding.value for key, verdict in self.verdicts.items()}
         self._leases = Leases()
         self._freed_with_it: list[Callable[[], None]] = []
+
+    def watch(self, take: Take | None) -> None:
+        """Has somebody look at the batches of the default signature. Before the first request."""
+        self._schedulers.take = take
 
     @property
     def backend(self) -> Backend:

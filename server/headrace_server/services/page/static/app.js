@@ -95,6 +95,9 @@ function draw(state, own) {
   show(byId("batches-panel"), panels.batchesPanel(now, state));
   show(byId("queue-panel"), panels.queueChart(own, charts));
   show(byId("refusals-panel"), panels.refusalsPanel(now));
+  const drift = panels.driftPanel(state);
+  byId("drift").hidden = drift.length === 0;
+  show(byId("drift-panel"), drift);
   show(byId("versions-panel"), panels.versionsPanel(state));
 }
 

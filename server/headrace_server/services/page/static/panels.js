@@ -157,6 +157,20 @@ export function versionsPanel(state) {
   ];
 }
 
+/** How far sampled rows are from the profile beside the model; nothing where there is none. */
+export function driftPanel(state) {
+  const watched = state.model.versions.filter(version => version.drift);
+  return watched.flatMap(({ version, drift }) => [
+    table(`Drift of version ${version}`, ["input", "stability index", "column", "missing", "out of range"],
+      Object.entries(drift.inputs).map(([name, input]) => [name,
+        el("span", { class: input.index > 0.2 ? "bad" : "good" }, short(input.index)), String(input.column), percent(input.missing), percent(input.outside)]),
+      [1, 2, 3, 4]),
+    ...Object.entries(drift.classes).map(([output, classes]) => bars(`Classes of ${output}`,
+      Object.entries(classes).map(([name, share]) => ({ name: `${output} ${name}`, value: share, text: percent(share) })))),
+    el("p", { class: "note" }, `Version ${version}: ${short(drift.rows)} rows of late, compared with its profile. An index above 0.2 is a shift.`),
+  ]);
+}
+
 /** The whole server: CPU, memory by kind, GPUs. */
 export function serverPanel(state, earlier) {
   const { process, server, memory } = state, seconds = earlier ? state.time - earlier.time : 0;

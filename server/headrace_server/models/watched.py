@@ -1,0 +1,22 @@
+"""What looks at the inputs and the outputs of a version's batches, once they have run."""
+
+from collections.abc import Callable
+
+from headrace_batching.scheduler import Run
+from headrace_batching.task import Arrays
+
+Take = Callable[[Arrays, Arrays], None]
+"""Told of a batch's inputs and outputs, on its batch thread; must not keep them, must not wait, and must not raise."""
+
+
+def watched(run: Run, take: Take | None) -> Run:
+    """The same function, its batches looked at."""
+    if take is None:
+        return run
+
+    def run_and_take(inputs: Arrays) -> Arrays:
+        outputs = run(inputs)
+        take(inputs, outputs)
+        return outputs
+
+    return run_and_take

@@ -1,0 +1,96 @@
+"""How far rows are from a profile of a model's inputs: `profile.json`, as the toolkit writes it beside a model."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace_batching.task import Array
+
+PROFILE_FILE = "profile.json"
+
+LEAST_SHARE = 1e-3
+"""Of a bin, so that one that the profile has nothing in does not make the index infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Bins of one column's values, each with the share of rows that the profile has in it.
+
+    Attributes:
+        edges: Upper ends of the bins of numbers, but for the last one; empty for categories.
+        categories: The values that have a bin each; the last bin is for any other.
+        shares: One for each bin; together 1.
+        low: The least value of the profile.
+        high: The largest.
+    """
+
+    edges: npt.NDArray[np.float64]
+    categories: Mapping[str, int]
+    shares: npt.NDArray[np.float64]
+    low: float = -math.inf
+    high: float = math.inf
+
+    @classmethod
+    def of(cls, column: Mapping[str, Any], levels: Sequence[float]) -> "Bins | None":
+        """Those of a column of a profile; None for one that says nothing of its values."""
+        if "categories" in column:
+            names = {name: number for number, name in enumerate(column["categories"])}
+            return cls(np.empty(0), names, _shares([*column["categories"].values(), 0.0]))
+        if "quantiles" not in column:
+            return None
+        quantiles = np.array(column["quantiles"], np.float64)
+        values, times = np.unique(quantiles, return_counts=True)
+        # Of a value that many rows have, the quantiles do not tell how many: it has no edge, unless it is the largest.
+        edges = values[(times == 1) | (values == values[-1])]
+        below = [max(level for level, value in zip(levels, quantiles, strict=True) if value == edge) for edge in edges]
+        shares = np.diff([0.0, *below, 1.0])
+        return cls(edges, {}, _shares(shares), float(values[0]), float(values[-1]))
+
+    def count(self, values: Array) -> npt.NDArray[np.float64]:
+        """How many values are in each bin; those that are missing are in none."""
+        if self.categories:
+            other = len(self.categories)
+            numbers = np.array([self.categories.get(_text(value), other) for value in values.tolist()], np.int64)
+        else:
+            numbers = np.searchsorted(self.edges, values[np.isfinite(values)])
+        return np.bincount(numbers, minlength=len(self.shares)).astype(np.float64)
+
+    def index(self, counts: npt.NDArray[np.float64]) -> float:
+        """The population stability index of counted values: 0 for the profile's own shares, above 0.2 for a shift."""
+        found = _shares(counts / max(counts.sum(), 1))
+        return float(np.sum((found - self.shares) * np.log(found / self.shares)))
+
+
+def read_profile(folder: Path) -> dict[str, list[Bins | None]]:
+    """The bins of each input's columns, by the input's alias; none where the folder has no profile.
+
+    Raises:
+        ValueError: The file is no profile.
+    """
+    try:
+        profile = json.loads((folder / PROFILE_FILE).read_bytes())
+    except FileNotFoundError:
+        return {}
+    try:
+        levels = profile["quantiles"]
+        return {
+            alias: [Bins.of(column, levels) for column in each["columns"]] for alias, each in profile["inputs"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{PROFILE_FILE} is no profile of inputs: {error!r}") from error
+
+
+def _shares(shares: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    floored = np.maximum(np.asarray(shares, np.float64), LEAST_SHARE)
+    normal: npt.NDArray[np.float64] = floored / floored.sum()
+    return normal
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,143 @@
+"""Drift of what a real server is asked, against a profile that the toolkit has made."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace_batching.task import Array
+from headrace_server.monitoring.drift import LEAST_ROWS, WAITING_BYTES, Watch
+from headrace_toolkit.data import Data
+from headrace_toolkit.profile import profile_of
+from tests.conftest import ROOT, Run
+from tests.support import models
+from tests.support.calls import floats
+from tests.support.ports import free_port
+from tests.support.prometheus import lint, samples
+from tests.support.rest_calls import RestCaller
+
+DIGITS = ROOT / "models" / "digits"
+ROWS = 180
+INDEX = 'headrace_drift_stability_index{model="model",version="1",input="image"}'
+
+
+def images() -> Array:
+    found: Array = np.load(DIGITS / "held_out.npz")["images"].reshape(-1, 64).astype(np.float32)
+    return found
+
+
+def digits(folder: Path) -> Path:
+    """Writes the model with a profile of half of the images."""
+    shutil.copytree(DIGITS / "1", folder)
+    (folder / "profile.json").write_text(json.dumps(profile_of(Data("images", "", {"image": images()[::2]}))))
+    return folder
+
+
+class Watched:
+    """A server of digits that looks at a row of every batch."""
+
+    def __init__(self, running: Run) -> None:
+        port = free_port()
+        self.server = running(digits, rest_api_port=port, drift_ratio=1.0)
+        self.rest = RestCaller(port)
+
+    def ask(self, rows: Array) -> None:
+        """Sends rows, each by itself, in batches of one."""
+        for row in rows:
+            self.server.caller.predict({"image": row[None]})
+
+    def metrics(self) -> dict[str, float]:
+        """What `/metrics` says."""
+        return samples(self.rest.get("/metrics").text)
+
+    def page(self) -> Any:
+        """What the live page is told."""
+        return self.rest.get("/page/state").value["model"]["versions"][0]["drift"]
+
+
+@pytest.fixture
+def watched(running: Run) -> Iterator[Watched]:
+    watched = Watched(running)
+    yield watched
+    watched.rest.close()
+
+
+def test_requests_like_those_that_were_profiled(watched: Watched) -> None:
+    watched.ask(images()[1 : 2 * ROWS : 2])
+    watched.ask(images()[: 2 * ROWS : 2])
+    found = watched.metrics()
+    assert 0 <= found[INDEX] < 0.2  # of the pixel of 64 that differs the most, in 360 rows
+    assert found['headrace_drift_missing_ratio{model="model",version="1",input="image"}'] == 0
+    classes = {series: share for series, share in found.items() if series.startswith("headrace_drift_class_ratio")}
+    assert len(classes) == 10
+    assert sum(classes.values()) == pytest.approx(1)
+    assert found['headrace_drift_rows{model="model",version="1"}'] >= ROWS
+    assert lint(watched.rest.get("/metrics").text) == ""
+
+
+def test_requests_that_have_moved(watched: Watched) -> None:
+    moved = 16 - images()  # as negatives
+    moved[:ROWS, 0] = np.nan
+    moved[:, 1] = 1000
+    watched.ask(moved)
+    found, page = watched.metrics(), watched.page()
+    assert found[INDEX] > 1
+    assert page["inputs"]["image"]["index"] == pytest.approx(found[INDEX], rel=0.01)
+    assert page["inputs"]["image"]["missing"] == pytest.approx(1 / 128, rel=0.1)
+    assert page["inputs"]["image"]["outside"] > 1 / 64
+    assert set(page["classes"]) == {"label"}
+
+
+def test_nothing_is_said_of_few_rows(watched: Watched) -> None:
+    watched.ask(images()[: LEAST_ROWS // 2])
+    assert INDEX not in watched.metrics()
+    assert watched.page() is None
+
+
+def test_a_model_without_a_profile_is_not_watched(running: Run) -> None:
+    server = running(models.linear, drift_ratio=1.0)
+    server.caller.predict({"x": floats([1, 2, 3, 4])})
+    (servable,) = server._server.serving["model"].values()
+    assert servable._schedulers.take is None
+
+
+def test_a_file_that_is_no_profile_is_said_to_be_none(running: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def make(folder: Path) -> Path:
+        models.linear(folder)
+        (folder / "profile.json").write_text("{}")
+        return folder
+
+    server = running(make, drift_ratio=1.0)
+    server.caller.predict({"x": floats([1, 2, 3, 4])})
+    assert [message for message in caplog.messages if "is not watched for drift" in message]
+
+
+def test_no_more_rows_wait_than_fit() -> None:
+    watch = Watch({}, 1.0, lambda: 0.0)
+    row = np.zeros((1, WAITING_BYTES // 10), np.uint8)
+    for _ in range(50):
+        watch.take({"x": row}, {})
+    assert len(watch._taken) == 10
+
+
+def test_a_share_of_the_batches_is_looked_at() -> None:
+    chances = iter([0.05, 0.5, 0.2, 0.0])
+    watch = Watch({}, 0.1, lambda: next(chances))
+    for _ in range(4):
+        watch.take({"x": floats([1.0])}, {})
+    assert len(watch._taken) == 2
+
+
+def test_what_was_long_ago_counts_less_and_less() -> None:
+    watch = Watch({"x": [None]}, 1.0, lambda: 0.0)
+    for _ in range(12):
+        for _ in range(1000):
+            watch.take({"x": floats([1.0])}, {"label": np.array([1])})
+        told = watch.told()
+    assert told is not None
+    assert told["rows"] <= 5000
+    assert told["classes"] == {"label": {"1": 1.0}}
