@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from headrace_batching.scheduler import Run
+from headrace_batching.contract import Run
 from headrace_batching.task import Arrays
 
 Take = Callable[[Arrays, Arrays], None]
