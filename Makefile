@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples wheels docs
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples test-kubernetes test-stores wheels docs
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -22,6 +22,8 @@ help:
 	@echo 'make toolkit-acceptance  check the toolkit by its specification, a few minutes'
 	@echo 'make open-inference-acceptance  serve an ensemble, streams with state and generators to many callers, a few minutes'
 	@echo 'make test-examples run every program in examples/, that in Java too'
+	@echo 'make test-kubernetes  check the chart and the manifests in deploy/ by helm and kubernetes-validate'
+	@echo 'make test-stores  fetch models from moto, a real S3 API, in .venv-stores'
 	@echo 'make wheels   build the wheels of a release into dist/ (needs cargo)'
 	@echo 'make docs     build the documentation as a site into build/site'
 	@echo 'make toolkit-table  measure what each of the toolkit'\''s steps makes of four models, into docs/toolkit/table.md'
@@ -90,3 +92,9 @@ test-examples:
 
 toolkit-table:
 	@scripts/toolkit-table $(ARGS)
+
+test-kubernetes:
+	@scripts/test-kubernetes
+
+test-stores:
+	@scripts/test-stores

@@ -225,6 +225,11 @@ class Server:
         self._trimmer.start()
         return port
 
+    def turn_away(self) -> None:
+        """Says that it is not ready any more, so that balancers send calls elsewhere, and takes those that come."""
+        self._health.draining()
+        self._changed()
+
     async def stop(self) -> None:
         """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
         self._health.draining()

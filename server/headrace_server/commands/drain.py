@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,11 @@ class Ending:
         hurry.cancel()
         faulthandler.cancel_dump_traceback_later()
         await task
+
+    async def pause(self, seconds: float) -> None:
+        """Waits so long, or until a second signal."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)
 
     async def _after(self, drained: asyncio.Event) -> None:
         await drained.wait()

@@ -66,11 +66,15 @@ def loop_factory() -> Any:
 
 
 async def _serve(config: Config, started: Callable[[Server], None]) -> None:
-    ending = Ending(config.drain_seconds)
+    ending = Ending(config.lame_duck_seconds + config.drain_seconds)
     server = Server(config)
     if await _started(server, ending.stop):
         started(server)
         await ending.stop.wait()
+        if config.lame_duck_seconds:
+            log.info("not ready any more: calls are taken for another %g s", config.lame_duck_seconds)
+            server.turn_away()
+            await ending.pause(config.lame_duck_seconds)
         log.info("draining: no new calls")
     await ending.end(server.stop(), server.drained)
 

@@ -275,6 +275,12 @@ class Config:
     signing: SigningOptions = field(default_factory=SigningOptions, metadata={"prefix": ""})
     auth: AuthOptions = field(default_factory=AuthOptions, metadata={"prefix": "auth_"})
     drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight have to finish", least=0)
+    lame_duck_seconds: float = flag(
+        0.0,
+        "on SIGTERM, seconds in which calls are still taken while health and readiness say no, so that balancers turn "
+        "away first; the drain follows",
+        least=0,
+    )
     log_level: str = flag("info", "lowest severity that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = flag("text", "format of log lines: text, or json (one object per line)", choices=("text", "json"))
     access_log: bool = flag(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from tests.conftest import Run, Serve
 from tests.support import models
@@ -115,3 +116,20 @@ def test_idle_server_says_that_it_ran_nothing(serving: Serve, tmp_path: Path) ->
     process.terminate()
     assert process.ended() == 0
     assert read_served(process.log) == (0, 0, 0)
+
+
+def test_a_lame_duck_says_that_it_is_not_ready_and_still_answers(serving: Serve, tmp_path: Path) -> None:
+    models.linear(tmp_path / "1")
+    process = serving(tmp_path, "--lame_duck_seconds=60", "--drain_seconds=5")
+    caller = process.started()
+    ask = caller.channel.unary_unary(
+        "/grpc.health.v1.Health/Check", HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString
+    )
+    assert ask(HealthCheckRequest()).status == HealthCheckResponse.SERVING
+    process.terminate()
+    process.wait_for(re.compile("not ready any more"))
+    eventually(lambda: ask(HealthCheckRequest()).status == HealthCheckResponse.NOT_SERVING)
+    assert caller.predict({"x": np.array([[1, 2, 3, 4]], np.float32)})["y"].tolist() == [[10]]
+    process.terminate()  # a second one does not wait
+    assert process.ended() == 0
+    caller.close()

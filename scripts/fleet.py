@@ -1,0 +1,68 @@
+"""How many servers a load needs, and how long calls wait then: python -m scripts.fleet; figures of docs/scale.md."""
+
+import heapq
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+CPUS = 16
+BUSY = 0.6
+CALLS = 1_000_000
+CALL_SECONDS = 11e-6
+MODELS = {"small": 4e-6, "medium": 100e-6, "large": 10e-3}
+SIMULATED = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a model needs.
+
+    Attributes:
+        seconds: CPU time of a call.
+        per_server: Calls a second of one server.
+        servers: For all calls.
+    """
+
+    seconds: float
+    per_server: float
+    servers: int
+
+
+def need(model_seconds: float, calls: float = CALLS, cpus: int = CPUS, busy: float = BUSY) -> Need:
+    """The capacity model: CPUs, and the share of them that may be busy."""
+    seconds = CALL_SECONDS + model_seconds
+    per_server = cpus * busy / seconds
+    return Need(seconds, per_server, int(np.ceil(calls / per_server)))
+
+
+def waiting(busy: float, cpus: int = CPUS, count: int = SIMULATED, seed: int = 1) -> tuple[float, float]:
+    """The mean and the 99th percentile of the wait for a CPU, in service times, of one server whose CPUs are so busy.
+
+    Calls come at random, and each takes one service time: a queue of the kind M/D/cpus.
+    """
+    arrivals = np.random.default_rng(seed).exponential(1 / (cpus * busy), count).cumsum()
+    free = [0.0] * cpus
+    waits = np.empty(count)
+    for number, arrival in enumerate(arrivals):
+        begin = max(arrival, heapq.heappop(free))
+        waits[number] = begin - arrival
+        heapq.heappush(free, begin + 1)
+    return float(waits.mean()), float(np.percentile(waits, 99))
+
+
+def main() -> int:
+    """Prints the tables."""
+    print("| model | us a call | calls/s of a server | servers |\n| --- | ---: | ---: | ---: |")
+    for name, seconds in MODELS.items():
+        found = need(seconds)
+        print(f"| {name} | {found.seconds * 1e6:.0f} | {found.per_server:,.0f} | {found.servers:,} |")
+    print(f"\n| busy share of {CPUS} CPUs | mean wait | p99 wait |\n| ---: | ---: | ---: |")
+    for busy in (0.4, 0.6, 0.8, 0.9, 0.95):
+        mean, high = waiting(busy)
+        print(f"| {busy} | {mean:.3f} | {high:.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
