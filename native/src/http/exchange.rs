@@ -4,6 +4,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{AUTHORIZATION, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
@@ -189,12 +190,19 @@ impl HttpRequest {
         self.0.head.uri.query().map(|query| format!("?{query}")).unwrap_or_default()
     }
 
-    /// By name; of several of one name the last.
+    /// By name; of several of one name the last, but of credentials all, which are no good then.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let headers = PyDict::new(py);
         for (name, value) in &self.0.head.headers {
             headers.set_item(PyBytes::new(py, name.as_str().as_bytes()), PyBytes::new(py, value.as_bytes()))?;
+        }
+        let shown: Vec<_> = self.0.head.headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes).collect();
+        if shown.len() > 1 {
+            headers.set_item(
+                PyBytes::new(py, AUTHORIZATION.as_str().as_bytes()),
+                PyBytes::new(py, &shown.join(&b", "[..])),
+            )?;
         }
         Ok(headers)
     }

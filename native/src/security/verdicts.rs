@@ -117,3 +117,68 @@ impl Verdicts {
         Some((admitted, verdict.low))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::AUTHORIZATION;
+
+    use super::*;
+
+    fn shown(header: &str) -> HeaderMap {
+        HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(header).expect("it is plain"))])
+    }
+
+    fn put(verdicts: &Verdicts, generation: u64, header: &str, seconds: Option<f64>) {
+        let credentials = (Vec::new(), header.as_bytes().to_vec());
+        verdicts.put(generation, credentials, "m".into(), seconds, None, true);
+    }
+
+    #[test]
+    fn a_verdict_is_of_one_caller_and_one_model() {
+        let (verdicts, identity) = (Verdicts::new(), Identity::default());
+        put(&verdicts, 0, "Bearer a", None);
+        let low = |header, model| verdicts.admit(&identity, &shown(header), model, 1).map(|(_, low)| low);
+        assert_eq!(low("Bearer a", "m"), Some(true));
+        assert_eq!((low("Bearer b", "m"), low("Bearer a", "n"), low("", "m")), (None, None, None));
+        verdicts.clear();
+        assert_eq!(low("Bearer a", "m"), None);
+    }
+
+    #[test]
+    fn a_verdict_ends_with_its_credentials() {
+        let (verdicts, identity) = (Verdicts::new(), Identity::default());
+        put(&verdicts, 0, "Bearer a", Some(0.0));
+        put(&verdicts, 0, "Bearer b", Some(60.0));
+        assert!(verdicts.admit(&identity, &shown("Bearer a"), "m", 1).is_none());
+        assert!(verdicts.admit(&identity, &shown("Bearer b"), "m", 1).is_some());
+    }
+
+    #[test]
+    fn a_verdict_of_before_a_change_is_not_kept() {
+        let (verdicts, identity) = (Verdicts::new(), Identity::default());
+        let before = verdicts.generation();
+        verdicts.clear();
+        put(&verdicts, before, "Bearer a", None);
+        assert!(verdicts.admit(&identity, &shown("Bearer a"), "m", 1).is_none());
+    }
+
+    /// What it adds to a call: `cargo test --release --no-default-features -- --ignored --nocapture cost`.
+    #[test]
+    #[ignore = "it measures"]
+    fn cost() {
+        const CALLS: u32 = 10_000;
+        for size in [60, 850] {
+            let (verdicts, identity) = (Verdicts::new(), Identity::default());
+            let header = format!("Bearer {}", "a".repeat(size));
+            put(&verdicts, 0, &header, Some(3600.0));
+            let headers = shown(&header);
+            let round = |_| {
+                let began = Instant::now();
+                (0..CALLS).for_each(|_| assert!(verdicts.admit(&identity, &headers, "m", 1).is_some()));
+                began.elapsed() / CALLS
+            };
+            println!("a header of {size} bytes: {:?} per call", (0..100).map(round).min());
+        }
+    }
+}

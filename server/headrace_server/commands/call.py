@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,15 @@ from headrace_client import Client, ServerError
 from headrace_client.request import Signature
 
 ADDRESS = "localhost:8500"
+
+TOKEN_VARIABLE = "HEADRACE_TOKEN"
+"""Of the environment: an API key or a token, which a flag would show to everybody on the machine."""
+
+
+def credentials() -> tuple[tuple[str, str], ...]:
+    """What a command sends to a server that asks who calls; nothing where the environment has no token."""
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def add_command(commands: Any) -> None:
@@ -25,7 +35,8 @@ def add_command(commands: Any) -> None:
         help="call a model that is served",
         usage="headrace call MODEL NAME=VALUE... [--server=ADDRESS]",
         description="Call a served model and print its outputs as JSON. A VALUE is JSON, such as [[5.1, 3.5]], a plain "
-        "text, or @FILE for an array in a .npy file. Without values, the model's inputs and outputs are printed.",
+        "text, or @FILE for an array in a .npy file. Without values, the model's inputs and outputs are printed. "
+        f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -41,7 +52,9 @@ def add_command(commands: Any) -> None:
 def _call(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     del parser
     try:
-        with Client(values.get("server", ADDRESS), timeout=values.get("timeout", 60.0)) as client:
+        with Client(
+            values.get("server", ADDRESS), timeout=values.get("timeout", 60.0), metadata=credentials()
+        ) as client:
             print(_answer(client, values))
     except (ServerError, ValueError, OSError) as error:
         print(f"headrace: the call failed: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from headrace_protos.inference.grpc_service_pb2 import (
     RepositoryIndexRequest,
     RepositoryIndexResponse,
 )
-from headrace_server.commands.call import ADDRESS, signature_line
+from headrace_server.commands.call import ADDRESS, TOKEN_VARIABLE, credentials, signature_line
 from headrace_server.services.open_inference.names import BATCHING
 
 INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
@@ -31,7 +31,8 @@ def add_command(commands: Any) -> None:
         help="list the models of a server",
         usage="headrace models [--server=ADDRESS]",
         description="List the versions that a server has, with their states, inputs and outputs, and whether requests "
-        "share batches.",
+        "share batches. "
+        f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -57,8 +58,8 @@ def _lines(address: str) -> list[str]:
             INDEX,
             request_serializer=RepositoryIndexRequest.SerializeToString,
             response_deserializer=RepositoryIndexResponse.FromString,
-        )(RepositoryIndexRequest(), timeout=30)
-        with Client(address, timeout=30) as client:
+        )(RepositoryIndexRequest(), timeout=30, metadata=credentials())
+        with Client(address, timeout=30, metadata=credentials()) as client:
             return [_line(client, model, _batching(channel, model)) for model in index.models]
 
 
@@ -72,7 +73,8 @@ def _batching(channel: grpc.Channel, model: RepositoryIndexResponse.ModelIndex) 
         response_deserializer=ModelConfigResponse.FromString,
     )
     try:
-        parameters = ask(ModelConfigRequest(name=model.name, version=model.version), timeout=30).config.parameters
+        request = ModelConfigRequest(name=model.name, version=model.version)
+        parameters = ask(request, timeout=30, metadata=credentials()).config.parameters
     except grpc.RpcError:
         return {}
     said = {key: value.string_value for key, value in parameters.items() if key.startswith(BATCHING)}

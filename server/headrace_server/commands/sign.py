@@ -42,8 +42,8 @@ def add_command(commands: Any) -> None:
         help="seal a version of a model",
         usage="headrace seal VERSION OUT [--model_keys_file=FILE]",
         description=f"Seal a version of a model: its files go encrypted into {SEALED_FILE} in the folder OUT. The key "
-        f"is the first of --model_keys_file, --model_keys_command or {MODEL_KEYS_VARIABLE}; `openssl rand -base64 32` "
-        "makes one.",
+        f"is the first of --model_keys_file, of {MODEL_KEYS_VARIABLE} in the environment, or of --model_keys_command; "
+        "`openssl rand -base64 32` makes one.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

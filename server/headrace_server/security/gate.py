@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from threading import Event, Thread
 from typing import Protocol
@@ -22,6 +23,9 @@ from headrace_server.security.verdicts import Accounts, Verdict, Verdicts
 from headrace_server.security.visit import Visit
 
 log = logging.getLogger(__name__)
+
+CHECKING_THREADS = 4
+"""That check tokens, or wait for their issuer's keys."""
 
 LOOK_SECONDS = 1.0
 """Between two looks at the files, after which a revoked key is refused."""
@@ -79,6 +83,8 @@ class Gate:
         self.verdicts = verdicts
         self._accounts = Accounts(verdicts.account)
         self._audit = audit
+        # Threads of its own: an issuer that does not answer must hold up nobody else.
+        self._checking = ThreadPoolExecutor(CHECKING_THREADS, "gate-tokens")
         self._stopping = Event()
         self._thread = Thread(target=self._watch, name="gate", daemon=True)
 
@@ -96,6 +102,7 @@ class Gate:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._checking.shutdown(wait=False, cancel_futures=True)
         if self._audit is not None:
             self._audit.close()
 
@@ -161,7 +168,9 @@ class Gate:
         token = _bearer(credentials.authorization) if credentials.authorization else ""
         if token and tokens is not None and not token.startswith(PREFIX):
             known = tokens.known(token)
-            return await asyncio.to_thread(tokens.check, token) if known is None else known
+            if known is not None:
+                return known
+            return await asyncio.get_running_loop().run_in_executor(self._checking, tokens.check, token)
         return self._known(credentials, token)
 
     def _known(self, credentials: Credentials, token: str) -> Principal:

@@ -136,7 +136,10 @@ class KeySet:
         return keys.get(key_id)
 
     def _refresh(self, pause: float) -> None:
-        with self._lock:
+        """Fetches the keys, unless that was tried lately; while somebody else does, nobody waits who has some."""
+        if not self._lock.acquire(blocking=self._document is None):
+            return
+        try:
             now = self._clock()
             if self._tried is not None and now - self._tried < pause:
                 if self._document is None:
@@ -149,6 +152,8 @@ class KeySet:
             except (self._errors, AttributeError, TypeError) as error:
                 raise ServingError(Code.UNAVAILABLE, f"the issuer's keys cannot be read: {error}") from error
             self._document, self._keys = document, keys
+        finally:
+            self._lock.release()
 
     def _discovered(self) -> str:
         """OpenID Connect Discovery 1.0, section 4: the document must name the issuer that it is asked for."""

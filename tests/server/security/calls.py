@@ -73,7 +73,7 @@ class Target:
 
     def __init__(self, channel: grpc.Channel, connect: Callable[[], HTTPConnection]) -> None:
         self._channel = channel
-        self._connect = connect
+        self.connect = connect
 
     def grpc(self, path: str, data: bytes, header: str = "") -> Answered:
         """A unary call."""
@@ -88,7 +88,7 @@ class Target:
 
     def http(self, method: str, path: str, body: Any = None, header: str = "") -> Answered:
         """A request on a connection of its own."""
-        connection = self._connect()
+        connection = self.connect()
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, path, data, {"Authorization": header} if header else {})

@@ -17,7 +17,7 @@ from headrace_server.config.security import AuthOptions
 from headrace_server.errors import ServingError
 from headrace_server.security.keys import create_key
 from tests.conftest import Run
-from tests.server.security.calls import APIS, Outcome, Target, ask_open_inference, ask_tf_serving, methods_of
+from tests.server.security.calls import APIS, Outcome, Target, ask_tf_serving, methods_of
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN, MODEL
 from tests.support.pem import LEAF, Authority, Pem, write
@@ -95,7 +95,16 @@ def test_a_name_that_no_rule_is_about(mutual: Mutual) -> None:
 
 def test_who_may_not_administer(mutual: Mutual) -> None:
     target = mutual.client(mutual.authority.sign("trainer"))
-    assert ask_open_inference(target, "admin", MODEL, "").outcome is Outcome.DENIED
+    for api in APIS:
+        if "admin" in methods_of(api) and (mutual.over_http or "rest" not in api):
+            assert APIS[api](target, "admin", MODEL, "").outcome is Outcome.DENIED
+
+
+def test_every_api_refuses_who_does_not_connect(mutual: Mutual) -> None:
+    for api in APIS:
+        if "rest" in api and mutual.over_http:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                APIS[api](mutual.client(None), "predict", MODEL, "")
 
 
 def test_a_uri_goes_before_the_common_name(mutual: Mutual) -> None:

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import grpc
@@ -9,6 +10,8 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from headrace_protos import ReloadConfigRequest
+from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
+from headrace_server.commands.headrace import main
 from headrace_server.config.security import AuthOptions
 from headrace_server.errors import ServingError
 from headrace_server.security.gate import Gate
@@ -179,6 +182,13 @@ def test_several_headers_are_refused(running: Run, tmp_path: Path) -> None:
     with pytest.raises(grpc.RpcError) as error:
         own.server.caller.call(request, metadata=metadata)
     assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    connection = own.target.connect()
+    connection.putrequest("GET", "/v1/models/model")
+    for _ in range(2):
+        connection.putheader("Authorization", own.header)
+    connection.endheaders()
+    assert connection.getresponse().status == 401
+    connection.close()
 
 
 def test_reloading_takes_the_right_to_administer_every_model(running: Run, tmp_path: Path) -> None:
@@ -208,3 +218,52 @@ def test_options_that_make_no_sense(running: Run, options: dict[str, object], cu
         running(models.linear, auth=AuthOptions(**options))  # type: ignore[arg-type]
 
     assert culprit in error.value.message
+
+
+def test_the_commands_take_a_token_from_the_environment(
+    running: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Set(running, tmp_path, "")
+    server = f"--server=127.0.0.1:{own.server.port}"
+    assert main(["call", MODEL, "x=[[1, 2, 3, 4]]", server]) == main(["models", server]) == 1
+    assert capsys.readouterr().err.count("credentials are missing") == 2
+
+    monkeypatch.setenv("HEADRACE_TOKEN", own.header.removeprefix("Bearer "))
+    assert main(["call", MODEL, "x=[[1, 2, 3, 4]]", server]) == main(["models", server]) == 0
+    assert "10.0" in capsys.readouterr().out
+
+
+def test_each_request_of_a_stream_is_looked_at(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL)
+    send: Any = own.server.caller.channel.stream_stream(
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        ModelInferRequest.SerializeToString,
+        ModelStreamInferResponse.FromString,
+    )
+    requests: Queue[ModelInferRequest | None] = Queue()
+    stream = send(iter(requests.get, None), timeout=60, metadata=(("authorization", own.header),))
+
+    def ask(model: str) -> str:
+        request = ModelInferRequest(model_name=model)
+        request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+        request.raw_input_contents.append(floats([1, 2, 3, 4]).tobytes())
+        requests.put(request)
+        return str(next(stream).infer_response.model_name)
+
+    assert [ask(MODEL), ask(MODEL)] == [MODEL, MODEL]
+    revoke_keys(own.keys, "shop")
+    own.gate.look()
+    with pytest.raises(grpc.RpcError) as error:
+        ask(MODEL)
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    requests.put(None)
+
+
+def test_a_stream_of_who_may_not(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL)
+    send: Any = own.server.caller.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    other = ModelInferRequest(model_name="other").SerializeToString()
+    for header, code in ((own.header, "PERMISSION_DENIED"), ("Bearer x", "UNAUTHENTICATED")):
+        with pytest.raises(grpc.RpcError) as error:
+            list(send(iter([other]), timeout=60, metadata=(("authorization", header),)))
+        assert error.value.code().name == code

@@ -4,6 +4,8 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import jwt
@@ -161,3 +163,24 @@ def test_keys_come_from_where_nobody_can_change_them() -> None:
     for bad in ("http://issuer.example", "file:///etc/passwd", "ftp://127.0.0.1/", "issuer.example", ""):
         with pytest.raises(ServingError, match="it must be a URL that begins with https"):
             secure_url("it", bad)
+
+
+def test_nobody_with_a_known_key_waits_for_an_issuer_that_hangs(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+    tokens.check(issuer.token())
+    fetching, answer, fetch = Event(), Event(), tokens._keys._fetch
+
+    def hang(url: str) -> Any:
+        fetching.set()
+        answer.wait(60)
+        return fetch(url)
+
+    tokens._keys._fetch = hang
+    clock.now += PAUSE_SECONDS
+    stranger = issuer.token("unknown", key=new_key(), algorithm="ES256")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(reason, tokens, stranger)
+        assert fetching.wait(60)
+        assert tokens.check(issuer.token(sub="bob")).name == "jwt:bob"
+        assert "does not have" in reason(tokens, stranger)
+        answer.set()
+        assert "does not have" in waits.result()

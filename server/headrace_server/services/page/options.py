@@ -9,7 +9,7 @@ from headrace_batching.option import default_of
 from headrace_server.config.flag import name_of_flag
 from headrace_server.config.run import Config
 
-_SECRET = re.compile("token|secret|password|api_key")
+_SECRET = re.compile("token|secret|password|api_key|_command$")
 """In the names of flags whose values are not shown."""
 
 HIDDEN = "(not shown)"

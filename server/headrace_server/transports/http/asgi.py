@@ -1,7 +1,7 @@
 """The REST API as an ASGI application: bodies in bounds, answers in slices, callers who leave."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -21,6 +21,8 @@ SLICE_BYTES = 256 << 10
 """Of an answer, at a time: what a slow caller has not read yet is not copied."""
 
 TOO_MANY_REQUESTS = 429
+
+AUTHORIZATION = b"authorization"
 
 INTAKE_PAUSE = 0.001
 """Seconds between two chunks of large bodies, of all callers together: taking them in must leave the loop to others."""
@@ -56,7 +58,7 @@ class RestApplication:
                 await _send(send, refusal(TOO_MANY_REQUESTS, error.message))
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send, held: Held) -> None:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = _by_name(scope["headers"])
         body = Body(is_gzip=b"gzip" in headers.get(b"content-encoding", b""))
         try:
             if not self._is_announced_too_large(headers):
@@ -96,6 +98,13 @@ class RestApplication:
                 async with self._intake:
                     body.add(chunk)
                     await asyncio.sleep(INTAKE_PAUSE)
+
+
+def _by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers by their name: of several of one name the last, but of credentials all, which are no good then."""
+    headers = dict(pairs)
+    shown = [value for name, value in pairs if name == AUTHORIZATION]
+    return {**headers, AUTHORIZATION: b", ".join(shown)} if len(shown) > 1 else headers
 
 
 def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRequest:

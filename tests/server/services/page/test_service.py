@@ -9,6 +9,7 @@ import pytest
 
 from headrace_batching import LoopDelivery, Options
 from headrace_server import Config
+from headrace_server.config.signing import SigningOptions
 from headrace_server.services.http import HttpRequest
 from headrace_server.services.page.options import HIDDEN, options_in_force
 from headrace_server.services.page.service import PATHS, STATE_PATH, PageApi
@@ -115,6 +116,8 @@ def test_options_in_force() -> None:
     assert "rest_api_num_threads" not in shown  # it changes nothing
     assert json.dumps(list(shown.values()))
     assert HIDDEN not in {option["value"] for option in shown.values()}
+    told = Config(model_base_path="/m", signing=SigningOptions(model_keys_command="kms --password=secret"))
+    assert "secret" not in json.dumps([option["value"] for option in options_in_force(told)])
 
 
 class Counting(PageState):
