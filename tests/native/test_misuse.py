@@ -73,8 +73,12 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
     routes = native.Routes("serving_default")
     routes.publish(MODEL, 1, {1: {"serving_default": native.Route(lane, given)}})
     others = ("infer", "classify", "regress", "multi_inference", "classify_name", "regress_name")
-    plain = {"predict": PREDICT, **dict.fromkeys(others, ""), "low_priority": ("headrace-priority", "low")}
-    plain["regions"] = native.Regions()
+    plain: dict[str, Any] = {
+        "predict": PREDICT,
+        **dict.fromkeys(others, ""),
+        "low_priority": ("headrace-priority", "low"),
+    }
+    plain |= {"regions": native.Regions(), "verdicts": None}
     server = native.Server(
         [(PREDICT, False)], {**native_impl.limits([]), **native_impl._bounds(CallerBounds())}, queue, routes, plain
     )
