@@ -1,4 +1,4 @@
-"""Tasks joined along axis 0, padded to an allowed size, and split back."""
+"""Joins tasks along axis 0, pads the batch to an allowed size, and splits the outputs."""
 
 from collections.abc import Callable, Hashable, Sequence
 from math import prod
@@ -44,7 +44,7 @@ def rows_of(inputs: Arrays) -> int:
 
 
 def shape_key(inputs: Arrays, *, pad: bool = False) -> Hashable:
-    """What must be equal for two tasks to share a batch: names, dtypes, and the shape beyond axis 0.
+    """The key of a task: tasks with equal names, dtypes and shapes beyond axis 0 may share a batch.
 
     With `pad` (pad_variable_length_inputs) the rank stands for the shape, except for an empty array's: padding
     repeats an array's first element.

@@ -1,4 +1,4 @@
-"""What a scheduler asks of a queue, of its lanes and of its batches; headrace_native has others of each."""
+"""The protocols of queues, lanes and batches; headrace_native implements them, too."""
 
 from collections.abc import Callable, Hashable, Sequence
 from threading import Lock

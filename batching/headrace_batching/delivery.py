@@ -1,4 +1,4 @@
-"""How an ended task reaches its caller: an asyncio future, or one that a thread waits for."""
+"""How a finished task reaches its caller: through an asyncio future, or one that a thread waits for."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ class TaskSink(Protocol):
 class LoopDelivery:
     """The way of an event loop's tasks to the batch threads and back, with one wake-up a burst and one a batch.
 
-    Waking a thread costs two context switches and a contest for the interpreter: more than all else that a small
-    request needs. So a thread is called when the loop rests. As long as it is busy, more tasks may be on their way,
+    Waking a thread costs two context switches and contention for the interpreter lock, more than everything else that
+    a small request needs. So a thread is called when the loop rests. As long as it is busy, more tasks may be on their way,
     and it is the loop that callers wait for; a lone caller's loop rests at once. It never runs a task itself: grpc.aio
     takes calls in one by one, so that each would be run alone, however many are on their way.
 

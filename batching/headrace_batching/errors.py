@@ -1,4 +1,4 @@
-"""Why a task was turned away, or what was wrong with a batch; the texts are TF Serving's where it has one."""
+"""Errors of tasks and batches; the texts are TF Serving's where it has one."""
 
 import traceback
 
@@ -16,7 +16,7 @@ TOO_LATE = "an answer would come too late for the latency objective {objective}"
 
 
 class BatchingError(Exception):
-    """Anything that this library raises about a task."""
+    """The base class of this library's errors about tasks."""
 
 
 class InvalidTask(BatchingError):
@@ -31,7 +31,7 @@ class TaskTooLarge(BatchingError):
 
 
 class QueueFull(BatchingError):
-    """The queue holds all that it may hold; the caller may try again later."""
+    """The queue is full; the caller may try again later."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The batch scheduling queue to which this task was submitted is full; {reason}")
@@ -57,7 +57,7 @@ class DeadlineExceeded(BatchingError):
 
 
 class Closed(BatchingError):
-    """The scheduler takes no more tasks."""
+    """The scheduler accepts no more tasks."""
 
     def __init__(self) -> None:
         super().__init__("the scheduler is closed")
@@ -68,21 +68,21 @@ class BatchOutputError(BatchingError):
 
 
 class RunTimedOut(BatchingError):
-    """The run took longer than it may, and was given up."""
+    """The run took longer than allowed, and was abandoned."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the run took more than {seconds:g} s and was abandoned")
 
 
 class RunHangs(BatchingError):
-    """A run of the same function was given up and has not ended yet, so that no other is begun."""
+    """A run of the same function was abandoned and has not ended yet, so no other is started."""
 
     def __init__(self) -> None:
         super().__init__("a run of this model hangs; no other starts before it has ended")
 
 
 class NotRepeated(Exception):
-    """Mixed into what a run raises where its batch fails as a whole, and is not run again in halves."""
+    """A mixin for errors of a run after which the batch fails as a whole, instead of being run again in halves."""
 
 
 def let_go(error: BaseException | None) -> None:

@@ -13,7 +13,7 @@ _SHORTEST, _LONGEST = 50e-6, 3600.0
 
 
 class ObjectiveError(ValueError):
-    """A text is no latency objective."""
+    """A text is not a latency objective."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The batching parameters, by TF Serving's names, checked once."""
+"""The batching parameters, with TF Serving's names and checks."""
 
 from dataclasses import Field, dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ MAX_BATCH_THREADS = 4096
 
 
 class OptionsError(ValueError):
-    """A batching parameter has a value that makes no sense."""
+    """A batching parameter has an invalid value."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,7 +124,7 @@ class Lane:
         self._queue.finish(self)
 
     def close(self) -> None:
-        """Takes no more tasks, runs at once what waits, and returns when the last batch has ended."""
+        """Accepts no more tasks, runs the waiting ones at once, and returns when the last batch has ended."""
         self._queue.close_lane(self)
 
 

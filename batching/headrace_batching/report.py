@@ -1,4 +1,4 @@
-"""What one run of a batch was: how many tasks and rows, when they came, and how long it took."""
+"""A report on one run of a batch: its tasks and rows, when they arrived, and how long it took."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

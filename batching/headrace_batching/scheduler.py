@@ -29,7 +29,7 @@ class RunLimit:
 
     Attributes:
         seconds: After which its callers fail.
-        terminate: Ends the run that goes on in a thread, by the thread's number; None where nothing can.
+        terminate: Ends the run in a thread, given the thread's number; None if a run cannot be ended.
     """
 
     seconds: float
@@ -42,23 +42,23 @@ class Scheduler:
     Args:
         threads: Where batches run.
         run: Arrays by input name to arrays by output name, axis 0 the batch; called on batch threads, several at
-            once. What it raises goes to those callers only whose task, alone, makes it raise; a `NotRepeated` goes to
+            once. Its errors reach only the callers whose task, by itself, causes them; a `NotRepeated` goes to
             all callers of the batch.
         options: How requests become batches.
-        batched: Whether axis 0 is the batch. Where it is not, `options.max_batch_size` is 1, every task counts as
+        batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as
             one row, and tasks are run one by one, their arrays as they are.
         empty: Makes the arrays that several tasks' rows are copied into. `run` may keep them until it returns; then, or
             when it has raised, nobody holds them any more, so that their memory may be used again when they go.
         steady: Whether a run takes about as long as the one before: a queue may then have a lone task of a function
             that has been quick run by the thread that put it, as headrace_native's does.
-        observe: Told of every run, on its batch thread; must not raise. Answers are not kept waiting for it.
-        limit: How long a run may take; None for as long as it likes.
+        observe: Called after every run, on its batch thread; must not raise. Answers do not wait for it.
+        limit: How long a run may take; None for no limit.
         run_choice: As `run`, for tasks that have a choice, with that choice, which is the same for all of a batch.
         name: For the log of what is done for a latency objective.
 
     Attributes:
         lane: Its part of the threads' queue.
-        hanging: Runs that have been given up and have not ended. No other is begun meanwhile.
+        hanging: Runs that were abandoned and have not ended. No other starts meanwhile.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Its batches that run now, those given up that have not ended among them. Any thread."""
+        """Its batches that run now, including abandoned ones that have not ended. Any thread."""
         return len(self._running)
 
     def submit(self, task: Task) -> None:
@@ -156,7 +156,7 @@ class Scheduler:
         return future
 
     def close(self) -> None:
-        """Takes no more tasks, runs at once what waits, and returns when the last batch has ended."""
+        """Accepts no more tasks, runs the waiting ones at once, and returns when the last batch has ended."""
         self.lane.close()
 
     def _execute(self, batch: TaskBatch) -> None:

@@ -1,4 +1,4 @@
-"""One waiting request, with its own reply in it."""
+"""A task: one waiting request, which also holds its reply."""
 
 from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
@@ -12,7 +12,7 @@ Deliver = Callable[[Sequence["Task"]], None]
 
 
 class Priority(IntEnum):
-    """Who goes first when both wait. A batch of the first kind is filled up with the second."""
+    """Which waiting tasks run first. A batch of the first kind is filled up with tasks of the second."""
 
     NORMAL = 0
     LOW = 1
@@ -21,7 +21,7 @@ class Priority(IntEnum):
 class Task:
     """One waiting request.
 
-    Whoever makes it owns it until `Scheduler.submit`; from then on it belongs to the queue, and its maker may only
+    Its creator owns it until `Scheduler.submit`; from then on it belongs to the queue, and its creator may only
     `cancel` it. When it has ended, `deliver` is called with it on a batch thread (once a batch, with all tasks of
     the batch that name the same `deliver`), and exactly one of `outputs` and `error` is set.
 
@@ -32,9 +32,9 @@ class Task:
         key: What must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
         deadline: On the scheduler's clock, in seconds; None for none.
         priority: Which tasks leave the queue first.
-        choice: What is wanted of the run beside what the inputs say, for the scheduler's `run_choice`; None for `run`.
+        choice: What the run should compute besides the inputs, for the scheduler's `run_choice`; None for `run`.
             Only tasks of equal choices share a batch.
-        padding: How it is padded where the key lets tasks of different lengths share a batch; without it, each input is
+        padding: How it is padded if the key lets tasks of different lengths share a batch; without it, each input is
             padded with its own first element.
     """
 
@@ -91,7 +91,7 @@ class Task:
         self.returned = 0
 
     def cancel(self) -> None:
-        """Says that nobody waits for the answer any more: a task still in the queue is dropped. Any thread."""
+        """Cancels the task: if it is still in the queue, it is dropped. Any thread."""
         self.cancelled = True
 
     def take(self, rows: int) -> "Piece":

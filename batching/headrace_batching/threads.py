@@ -15,7 +15,7 @@ class BatchThreads:
         queue: Where they take them from.
 
     Attributes:
-        watchdog: Gives runs up that take too long.
+        watchdog: Abandons runs that take too long.
     """
 
     def __init__(self, count: int, queue: TaskQueue | None = None) -> None:
@@ -33,7 +33,7 @@ class BatchThreads:
             thread.start()
 
     def replace(self, thread: Thread) -> None:
-        """Starts a thread in the place of one whose run was given up."""
+        """Starts a thread to replace one whose run was abandoned."""
         with self._lock:
             self._threads.remove(thread)
             another = Thread(target=_run_batches, args=(self.queue,), name=thread.name, daemon=True)
@@ -41,7 +41,7 @@ class BatchThreads:
             another.start()
 
     def close(self) -> None:
-        """Runs what waits, and ends the threads, but for those that have been replaced and hang."""
+        """Runs the waiting tasks, and ends the threads, except those that hang and have been replaced."""
         self.queue.close()
         with self._lock:
             threads = list(self._threads)

@@ -1,4 +1,4 @@
-"""Gives runs up that take too long: their callers are told, and another thread takes the place of theirs."""
+"""Abandons runs that take too long: their callers get an error, and another thread replaces the one that hangs."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Client and AsyncClient, by name, and what they take, give and raise."""
+"""The public names of the client: Client, AsyncClient, and their arguments, results and errors."""
 
 from headrace_client.aio import AsyncClient
 from headrace_client.client import Client

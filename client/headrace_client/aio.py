@@ -25,17 +25,17 @@ Answer = TypeVar("Answer")
 class AsyncClient:
     """A connection to one server, for any number of calls at once on the event loop it was built in.
 
-    `target` is gRPC's: `host:port`, `unix:/path`, `dns:///name:port`. Without `credentials` nothing is encrypted.
-    `timeout` is in seconds, for every call that gives none of its own; None waits as long as it takes.
-    `convert` lets arrays of float64 and int64, numpy's defaults, become what a model declares.
+    `target` is a gRPC target: `host:port`, `unix:/path`, `dns:///name:port`. Without `credentials` calls are plain text.
+    `timeout` is the default timeout of a call, in seconds; None means no timeout.
+    `convert` converts arrays of float64 and int64, numpy's defaults, to the dtypes that a model declares.
     `metadata` goes with every call, such as `[("authorization", "Bearer ...")]`.
     `options` are gRPC's channel arguments and take precedence over the defaults here: no bound on the size of a
     message, and the retries that `retry` describes.
-    `transport` is what carries the calls: `native` for headrace-native, `grpcio`, or `auto` for the former where it is
-    installed and can do what is asked for; it has no TLS, no proxies, and knows the options for sizes alone.
+    `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native where it is
+    installed and supports the arguments; it supports no TLS, no proxies, and only the options on sizes.
 
-    An asynchronous context manager. Nothing connects before the first call, and no call may follow `close`.
-    Raises ValueError for a `transport` that cannot do what is asked for.
+    An asynchronous context manager. It connects at the first call; no call may follow `close`.
+    Raises ValueError for a `transport` that does not support the arguments.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class AsyncClient:
     ) -> list[Any]:
         """Run a model on each of `inputs`, some `in_flight` calls at a time, and return their outputs in order.
 
-        Each is a call of its own, as of `predict`: nothing is joined here, and the server may put them into one batch.
-        `timeout` is that of each call, from when it is sent. All calls are made, whatever becomes of the others; then
+        Each is a separate call, as by `predict`; the server may put them into one batch.
+        `timeout` is that of each call, from when it is sent. All calls are made, even if some fail; then
         the first failure is raised, or all are returned in place of their outputs if `return_exceptions`.
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
@@ -132,7 +132,7 @@ class AsyncClient:
     async def status(
         self, model: str, *, version: int | None = None, timeout: float | None = None
     ) -> tuple[VersionStatus, ...]:
-        """Return the state of every version the server ever had of a model, or of the one asked for.
+        """Return the states of all versions of a model that the server has had, or of the given version.
 
         TF Serving: highest version first; an unknown model or version is NOT_FOUND.
 
@@ -147,7 +147,7 @@ class AsyncClient:
             self._declared.learn(wanted, metadata)
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled. Closing twice is fine."""
+        """Close the connection; calls in progress are cancelled. Closing twice is fine."""
         self._closed = True
         await self._channel.close()
 

@@ -1,4 +1,4 @@
-"""The Predicts of one model: their calls, and what is done where the model has refused one. Shared by both clients."""
+"""Predict calls of one model, and what to do when the model refuses one; shared by both clients."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

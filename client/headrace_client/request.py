@@ -1,4 +1,4 @@
-"""Arrays to a request, a response to arrays: all that the two clients share."""
+"""Turns arrays into requests and responses into arrays; shared by both clients."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -39,9 +39,9 @@ Answer = TypeVar("Answer")
 class ServerError(Exception):
     """A call that failed: `code`, a grpc.StatusCode, and `message`, the server's own words or gRPC's.
 
-    UNAVAILABLE is a server that cannot be reached or, TF Serving: whose queue is full; DEADLINE_EXCEEDED a timeout
-    that passed. The cause is a grpc.RpcError, which has the trailing metadata. `hint` says which inputs are not as the
-    model declares them, where that may be why the call failed; else it is empty.
+    UNAVAILABLE means that the server cannot be reached or, as in TF Serving, that its queue is
+    full; DEADLINE_EXCEEDED means that a timeout passed. The cause is a grpc.RpcError, which has the trailing metadata.
+    `hint` says which inputs are not as the model declares them, if that may be the reason; otherwise it is empty.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, hint: str = "") -> None:
@@ -56,9 +56,9 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How a call that ends UNAVAILABLE is tried again, by gRPC itself and within the call's timeout.
+    """How gRPC retries a call that ends UNAVAILABLE, within the call's timeout.
 
-    `attempts` counts the first one too: 1 never tries again, 5 is the most that gRPC allows. Before the second attempt
+    `attempts` includes the first one: 1 never retries, and gRPC allows at most 5. Before the second attempt
     it waits about `backoff` seconds, 0.01 or more, and twice as long before each further one, up to `max_backoff`.
     A client that mostly fails stops retrying until calls succeed again, so that retries never flood a full server.
 

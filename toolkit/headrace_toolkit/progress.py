@@ -1,4 +1,4 @@
-"""Who is told how far the work is: a terminal's progress bars, or nobody."""
+"""Shows progress: as bars on a terminal, or not at all."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""A TOML file to what is to be done: checked once, every default written once, here."""
+"""Reads a recipe from a TOML file: each key is checked here, and each default is written here."""
 
 import tomllib
 from collections.abc import Mapping

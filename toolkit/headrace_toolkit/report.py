@@ -1,4 +1,4 @@
-"""What was measured, as numbers that a script may read and as a table for people."""
+"""The measurements, as JSON for scripts and as a table for people."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

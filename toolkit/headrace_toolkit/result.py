@@ -1,4 +1,4 @@
-"""What a run has come to: the report, the model that is kept, and its way into a base path."""
+"""The result of a run: the report, the model that is kept, and its publication under a base path."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Carries a search out: makes the candidates, has them take turns, and says of each why it is kept or not."""
+"""Runs a search: makes the candidates, measures them in turn, and gives the reason why each is kept or not."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Runs what a user wrote: the function that `file.py:function` names, and nothing that a data file brings."""
+"""Runs the user's function that `file.py:function` names."""
 
 import hashlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""Does single steps: makes a file in a folder of its own, and examines it on the rows that all are judged on."""
+"""Runs single steps: each writes a file into its own folder, which is measured on the common rows."""
 
 from dataclasses import dataclass
 

@@ -6,7 +6,7 @@ from typing import Any
 
 FLAGS = {
     "the requests": {
-        "model": ("NAME[=WEIGHT]", "a model to call; may be repeated, calls are then mixed by weight"),
+        "model": ("NAME[=WEIGHT]", "a model to call; if repeated, calls are mixed by weight"),
         "api": ("NAME", "predict (TF Serving's), infer (Open Inference's), rest-predict, rest-infer (default: auto)"),
         "signature": ("NAME", "the signature of a Predict (default: serving_default)"),
         "version": ("INT", "the version to call (default: the newest)"),
@@ -20,12 +20,12 @@ FLAGS = {
         "rate": ("FLOAT,...", "open loop: calls a second, whatever the server does"),
         "arrivals": ("poisson|constant|recorded", "how an open loop's calls are spread (default: poisson)"),
         "speed": ("FLOAT,...", "how many times as fast a recorded load is replayed (default: 1)"),
-        "seconds": ("TIME", "for how long each point is measured (default: 5s)"),
-        "warmup": ("TIME", "before it is measured (default: 1s)"),
-        "timeout": ("TIME", "that a call may take (default: 10s)"),
+        "seconds": ("TIME", "duration of each measurement (default: 5s)"),
+        "warmup": ("TIME", "duration of the warm-up before it (default: 1s)"),
+        "timeout": ("TIME", "most time for a call (default: 10s)"),
         "connections": ("INT", "connections (default: up to 4)"),
         "threads": ("INT", "threads of the load generator (default: 1)"),
-        "seed": ("INT", "for whatever is random (default: 1)"),
+        "seed": ("INT", "seed for all random numbers (default: 1)"),
         "rounds": ("INT", "how often each point is measured; the middle one counts (default: 1)"),
     },
     "the results": {

@@ -60,10 +60,12 @@ def read_inputs(path: Path, model: str, signature: Signature, rows: int) -> list
     fitted = {name: _fitted(path, name, arrays[name], spec) for name, spec in signature.inputs.items()}
     counts = {len(array) for array in fitted.values() if array.ndim}
     if len(counts) > 1:
-        raise BenchError(f"the arrays of {path} must have equally many rows; have {', '.join(map(str, counts))}")
+        raise BenchError(
+            f"the arrays of {path} must have the same number of rows; they have {', '.join(map(str, counts))}"
+        )
     count = counts.pop() if counts else 1
     if count < rows:
-        raise BenchError(f"{path} has {count} rows, and a request is to have {rows} (--rows)")
+        raise BenchError(f"{path} has {count} rows, and a request needs {rows} (--rows)")
     return list(_cut(fitted, count, rows))
 
 

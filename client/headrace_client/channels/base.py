@@ -1,4 +1,4 @@
-"""What a client asks of a channel, and what a channel is told."""
+"""The protocols of channels, and their settings."""
 
 # A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
 # ruff: noqa: ASYNC109

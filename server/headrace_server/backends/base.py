@@ -1,4 +1,4 @@
-"""The Backend protocol: what a runtime owes to whoever serves a model with it."""
+"""The Backend protocol: what the server requires of a runtime."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field

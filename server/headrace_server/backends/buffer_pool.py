@@ -1,4 +1,4 @@
-"""Memory that is dear to allocate, given out as arrays and taken back when the last view of one has gone."""
+"""A pool of memory that is expensive to allocate: lent as arrays, reused when the last view of an array is gone."""
 
 from collections import deque
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Requests that fit a signature's declaration and that nobody meant to send: what a runtime has to bear."""
+"""Unusual requests that fit a signature's declaration, to test whether a runtime survives them."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What several loaded models have in common, each for as long as one of them uses it."""
+"""Objects that several loaded models share, each kept as long as one of them uses it."""
 
 from collections.abc import Callable, Hashable
 from threading import Lock

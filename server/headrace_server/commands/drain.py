@@ -1,4 +1,4 @@
-"""The end of a server's process: in time, whatever it is doing when it is told to end."""
+"""Ends the server's process in time, whatever it is doing."""
 
 import asyncio
 import faulthandler

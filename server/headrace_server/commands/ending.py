@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and what failed as one line on stderr."""
+"""Ends a command: its exit status, and its error as one line on stderr."""
 
 import sys
 from collections.abc import Callable

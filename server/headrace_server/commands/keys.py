@@ -39,10 +39,10 @@ def _add(verbs: Any, name: str, run: Callable[[dict[str, Any]], None], what: str
     parser.set_defaults(command=lambda _, values: _status_of(run, values), command_parser=parser)
     parser.add_argument("file", metavar="FILE", type=Path, help="the file of keys")
     if name == "create":
-        parser.add_argument("name", metavar="NAME", help="whose key it is: the principal is key:NAME")
-        parser.add_argument("--days", metavar="DAYS", type=_days, help="days that it is good for (default: for ever)")
+        parser.add_argument("name", metavar="NAME", help="name of the key's owner, who is key:NAME in a policy")
+        parser.add_argument("--days", metavar="DAYS", type=_days, help="days for which it is valid (default: forever)")
     if name == "revoke":
-        parser.add_argument("which", metavar="ID|NAME", help="which key, or whose keys")
+        parser.add_argument("which", metavar="ID|NAME", help="ID of a key, or name of an owner")
 
 
 def _days(text: str) -> float:

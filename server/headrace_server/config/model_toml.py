@@ -100,7 +100,7 @@ class SharingOptions:
     """Whether requests share batches, which is tried where nothing is said. Keys of `[batching]`."""
 
     enabled: bool | None = option(
-        None, "let requests of this model share batches, without a trial whether that changes answers", kind=bool
+        None, "let requests of this model share batches, without a trial of whether that changes answers", kind=bool
     )
     batch_axis: bool | None = option(
         None, "whether the first dimension of all inputs and outputs is the batch, whatever is declared", kind=bool

@@ -218,10 +218,8 @@ class Config:
         "",
         "OpenTelemetry collector that gets traces by OTLP over gRPC, such as http://localhost:4317; empty makes none",
     )
-    trace_ratio: float = flag(
-        0.01, "share of the requests that come without a traceparent of which traces are made", least=0, most=1
-    )
-    trace_rate: float = flag(100.0, "requests a second of which traces are made at most", least=0)
+    trace_ratio: float = flag(0.01, "share of the requests without a traceparent that are traced", least=0, most=1)
+    trace_rate: float = flag(100.0, "most requests per second that are traced", least=0)
     enable_page: bool = flag(True, "serve the live page at / of the REST port", tensorflow=False)
     remove_unused_fields_from_bundle_metagraph: bool = flag(
         True, "free the parts of a SavedModel's graph that serving does not need", ignored=ONLY_TENSORFLOW

@@ -23,20 +23,18 @@ class AuthOptions:
         "TOML file that says who may call what, and how much; re-read as it changes; without it, callers that are "
         "known may do everything but administer",
     )
-    jwt_issuer: str = flag("", "OpenID Connect issuer whose tokens are taken: the URL that is their claim `iss`")
-    jwt_audience: tuple[str, ...] = flag(
-        (), "values, separated by commas, of which a token must have one in its claim `aud`"
-    )
+    jwt_issuer: str = flag("", "OpenID Connect issuer whose tokens are accepted: the URL in their claim `iss`")
+    jwt_audience: tuple[str, ...] = flag((), "accepted values, separated by commas, of a token's claim `aud`")
     jwt_jwks_url: str = flag("", "URL of the issuer's keys; empty to ask the issuer's discovery document")
-    jwt_name_claim: str = flag("sub", "claim of a token that is its principal's name")
-    jwt_groups_claim: str = flag("groups", "claim of a token that names its principal's groups")
-    jwt_leeway_seconds: float = flag(30.0, "seconds that the clocks of issuer and server may differ", least=0, most=300)
-    certificates: bool = flag(
-        False, "let clients be known by their certificates, which an SSLConfig with client_verify asks for"
+    jwt_name_claim: str = flag("sub", "claim of a token that holds its principal's name")
+    jwt_groups_claim: str = flag("groups", "claim of a token that lists its principal's groups")
+    jwt_leeway_seconds: float = flag(
+        30.0, "seconds by which the clocks of issuer and server may differ", least=0, most=300
     )
+    certificates: bool = flag(False, "identify clients by their certificates; needs an SSLConfig with client_verify")
     open: tuple[str, ...] = flag(
         ("health",),
-        "what anybody may do without credentials, separated by commas: health, reflection, metrics, page",
+        "what needs no credentials, separated by commas: health, reflection, metrics, page",
         fits=_are_open,
         words=f"a list of {', '.join(OPEN)}",
     )
@@ -61,7 +59,9 @@ class AuthOptions:
             ServingError: INVALID_ARGUMENT, with the flag's name.
         """
         if self.jwt_issuer and not self.jwt_audience:
-            raise invalid("--auth_jwt_issuer needs --auth_jwt_audience: else a token for any other service is taken")
+            raise invalid(
+                "--auth_jwt_issuer needs --auth_jwt_audience: otherwise a token for any other service would be accepted"
+            )
         if not self.jwt_issuer and (self.jwt_audience or self.jwt_jwks_url):
             raise invalid("--auth_jwt_audience and --auth_jwt_jwks_url need --auth_jwt_issuer")
         if self.certificates and not tls:

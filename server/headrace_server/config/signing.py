@@ -31,4 +31,4 @@ class SigningOptions:
             ServingError: INVALID_ARGUMENT, with the flag's name.
         """
         if self.require_signatures and not self.signature_keys:
-            raise invalid("--require_signatures needs --signature_keys: the keys whose signatures are taken")
+            raise invalid("--require_signatures needs --signature_keys: the trusted keys")

@@ -13,10 +13,10 @@ class StoreOptions:
 
     cache: str = flag(
         "",
-        "folder for models that are fetched; empty is headrace in $XDG_CACHE_HOME, or in ~/.cache",
+        "folder for downloaded models; if empty, headrace in $XDG_CACHE_HOME or in ~/.cache",
     )
     cache_mb: int = flag(
-        0, "MB that fetched models may take on the disk; what nobody uses makes room; 0 is no limit", least=0
+        0, "MB of disk space for downloaded models; unused ones are deleted to make room; 0 is no limit", least=0
     )
-    poll_seconds: float = flag(30.0, "seconds between two looks at a store for new versions", least=1)
-    threads: int = flag(4, "models that are looked for and fetched at once", least=1)
+    poll_seconds: float = flag(30.0, "seconds between two scans of a store for new versions", least=1)
+    threads: int = flag(4, "stores that are scanned, and models that are downloaded, at once", least=1)

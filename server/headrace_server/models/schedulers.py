@@ -30,7 +30,7 @@ class Schedulers:
         threads: Where they run.
         batching: How requests become batches, already fitted to the backend; None runs every request by itself.
         observe: From a signature's name, and whether its requests are batched, to who is told of its runs.
-        limit: How long a run may take; None for as long as it likes.
+        limit: How long a run may take; None for no limit.
         name: The version's, for the log.
 
     Attributes:

@@ -42,7 +42,7 @@ class FollowedFile(Generic[T]):
         try:
             value = self._read(self._path)
         except ServingError as error:
-            log.error("what was read before stays in force: %s", error.message)
+            log.error("the previous contents stay in use: %s", error.message)
             return False
         log.info("%s read again", self._path)
         changed = value != self.value

@@ -138,7 +138,7 @@ class Gate:
         principal = visit.principal
         assert principal is not None  # it has entered
         if need.action is None:
-            raise Refused(Code.PERMISSION_DENIED, "nobody may call this")
+            raise Refused(Code.PERMISSION_DENIED, "no caller may call this")
         if need.action in self._open and not need.models:
             return
         rules = self._rules(principal, need.action, need.models)
@@ -178,7 +178,7 @@ class Gate:
         keys, certificates = self._ways.keys, self._ways.certificates
         if token:
             if keys is None:
-                raise unauthenticated("the server takes no such credentials")
+                raise unauthenticated("the server does not accept this kind of credentials")
             return check_key(token, keys.value, time.time())
         if credentials.certificate and certificates is not None:
             return certificates(credentials.certificate)
@@ -204,7 +204,7 @@ class Gate:
         if account is not None:
             wait = account.admit()
             if wait is not None:
-                text = f"{principal.name} has used up what rule {rule.number} of the policy gives it; try again later"
+                text = f"{principal.name} has reached the limit of rule {rule.number} of the policy; try again later"
                 raise Refused(Code.RESOURCE_EXHAUSTED, text, retry_after=wait)
             visit.hold(account)
         return account

@@ -126,7 +126,7 @@ class KeySet:
         try:
             self._refresh(REFRESH_SECONDS)
         except ServingError as error:
-            log.warning("the issuer's keys stay as they were: %s", error.message)
+            log.warning("the issuer's previous keys stay in use: %s", error.message)
         return bool(before != self._document)
 
     def _find(self, key_id: str) -> Any:
@@ -226,7 +226,7 @@ class Tokens:
         try:
             header = jwt.get_unverified_header(token)
             if header.get("alg") not in ALGORITHMS:
-                raise unauthenticated("the token is signed in a way that is not taken")
+                raise unauthenticated("the token is signed by an algorithm that is not accepted")
             claims: dict[str, Any] = jwt.decode(
                 token,
                 self._keys.key(str(header.get("kid") or "")),
@@ -247,7 +247,7 @@ def _refusal(error: Exception, jwt: Any) -> Refused:
         jwt.ExpiredSignatureError: "the token has expired",
         jwt.ImmatureSignatureError: "the token is not valid yet",
         jwt.InvalidAudienceError: "the token is for another audience",
-        jwt.InvalidIssuerError: "the token is of another issuer",
+        jwt.InvalidIssuerError: "the token is from another issuer",
     }
     return unauthenticated(said.get(type(error), "the token is not valid"))
 

@@ -1,4 +1,4 @@
-"""What a service is to a transport: its name and, for each method, a message type and a function."""
+"""A service as a transport sees it: its name and, for each method, a message type and a function."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a place that models are fetched from is asked: which files there are, and their bytes."""
+"""The Store protocol: lists the files of a place that models are downloaded from, and reads their bytes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

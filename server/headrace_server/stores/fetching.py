@@ -107,7 +107,7 @@ class Fetching:
             with part.open("ab") as out:
                 for chunk in self._store.read(file, size):
                     if self._stopping():
-                        raise StoreError(f"{self._uri}: the server stops; the rest is fetched by the next one")
+                        raise StoreError(f"{self._uri}: the server is stopping; the next one fetches the rest")
                     out.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)

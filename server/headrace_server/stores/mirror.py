@@ -101,7 +101,7 @@ class Mirror:
         if found is not None:
             return self._show_found(found, settled=listing.settled)
         if not listing.files:
-            raise Changed(f"{self._uri}: there is nothing below it")
+            raise Changed(f"{self._uri}: there are no files below it")
         if packed:
             return self._show_packed(listing)
         files = _with_a_known_name(listing.files)

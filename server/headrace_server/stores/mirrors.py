@@ -1,4 +1,4 @@
-"""Looks at the stores of all models, so often and so many at once, and waits longer for one that gives errors."""
+"""Scans the stores of all models periodically, a few at once, and waits longer after an error."""
 
 import logging
 import os

@@ -40,7 +40,7 @@ class ObjectStore:
         """The objects below the prefix."""
         objects = [each for batch in self._asked(lambda: list(self._obstore.list(self._store))) for each in batch]
         if not objects:
-            raise Changed(f"{self._uri}: there is nothing below it")
+            raise Changed(f"{self._uri}: there are no files below it")
         newest = max(each["last_modified"] for each in objects)
         files = [
             RemoteFile(str(each["path"]), int(each["size"]), str(each["e_tag"] or each["last_modified"]))

@@ -1,4 +1,4 @@
-"""Unpacks archives that nobody has vouched for: nothing leaves the folder, links nowhere, and grows without bound."""
+"""Unpacks untrusted archives: no file may leave the folder, be a link, or grow without bound."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def safe_path(uri: str, path: str) -> PurePosixPath:
     made = PurePosixPath(path)
     odd = "\0" in path or "\\" in path or made.is_absolute() or ".." in made.parts or not made.parts
     if odd or any(len(part.encode()) > 255 for part in made.parts):
-        raise StoreError(f"{uri}: the path {path!r} of a file in it is not one below its folder")
+        raise StoreError(f"{uri}: the path {path!r} of a file in it leads out of its folder")
     return made
 
 

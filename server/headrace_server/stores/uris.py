@@ -1,4 +1,4 @@
-"""Which base paths are in a store, and which store that is."""
+"""Tells whether a base path is the URI of a store, and which store it is."""
 
 import re
 
@@ -44,7 +44,7 @@ def open_store(uri: str) -> Store:
         from headrace_server.stores.object_store import ObjectStore
 
         return ObjectStore(uri)
-    raise StoreError(f"{uri} is of no store: expected one of {STORES}")
+    raise StoreError(f"{uri} is not the URI of a store; expected one of {STORES}")
 
 
 def name_of(uri: str) -> str:

@@ -269,7 +269,7 @@ def test_an_unknown_model_or_signature(capsys: pytest.CaptureFixture[str], addre
         ({"x": np.ones((2, 3))}, "is float64[2,3], and the model takes float32[?,4]"),
         ({"x": np.ones(4)}, "is float64[4], and the model takes float32[?,4]"),
         ({"x": np.array([["a"] * 4])}, "and the model takes float32[?,4]"),
-        ({"x": np.ones((0, 4))}, "has 0 rows, and a request is to have 1 (--rows)"),
+        ({"x": np.ones((0, 4))}, "has 0 rows, and a request needs 1 (--rows)"),
     ],
     ids=str,
 )

@@ -67,7 +67,7 @@ def test_each_kind_of_signature(issuer: Issuer, tokens: Tokens, algorithm: str) 
         ({"nbf": 4_000_000_000}, "the token is not valid yet"),
         ({"aud": "elsewhere"}, "the token is for another audience"),
         ({"aud": None}, "the token is not valid"),
-        ({"iss": "https://elsewhere.example"}, "the token is of another issuer"),
+        ({"iss": "https://elsewhere.example"}, "the token is from another issuer"),
         ({"iss": None}, "the token is not valid"),
         ({"sub": None}, "the token has no claim 'sub'"),
         ({"sub": ""}, "the token has no claim 'sub'"),
@@ -90,7 +90,9 @@ def test_a_token_that_chooses_how_it_is_checked(issuer: Issuer, tokens: Tokens) 
     public: str = issuer.document("/jwks")["keys"][0]["x"]
     shared = jwt.encode(claims, public, algorithm="HS256", headers={"kid": "first"})
 
-    assert reason(tokens, unsigned) == reason(tokens, shared) == "the token is signed in a way that is not taken"
+    assert (
+        reason(tokens, unsigned) == reason(tokens, shared) == "the token is signed by an algorithm that is not accepted"
+    )
 
 
 def test_what_is_no_token(issuer: Issuer, tokens: Tokens) -> None:

@@ -1,4 +1,4 @@
-"""Tells what a source is and imports that framework only."""
+"""Finds the framework of a source, and imports only that one."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Cleans a graph up: constants folded, nodes that do nothing gone. Never a gain in speed; the session does it again."""
+"""Cleans up a graph: folds constants and removes no-ops. No gain in speed, since a session does the same."""
 
 from dataclasses import dataclass
 

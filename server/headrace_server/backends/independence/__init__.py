@@ -1,4 +1,4 @@
-"""Whether the rows of a model's batch leave each other alone: found out by trying, not believed."""
+"""Finds out, by running the model, whether the rows of a batch influence each other."""
 
 from headrace_server.backends.independence.evidence import Evidence, repeated_batch_name
 from headrace_server.backends.independence.subject import Subject

@@ -1,4 +1,4 @@
-"""Puts other rows beside some rows of a batch, and compares what the model answers those that have stayed."""
+"""Replaces some rows of a batch, and compares the answers to the rows that stayed the same."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

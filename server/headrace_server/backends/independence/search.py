@@ -1,4 +1,4 @@
-"""Searches for inputs that a model takes, of which only the signature is known."""
+"""Searches for inputs that a model accepts, given only its signature."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Makes up inputs for a model of which only the signature is known."""
+"""Generates inputs for a model, given only its signature."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is known of the rows of one signature, and why: what decides whether its requests are batched."""
+"""The result of a trial: whether a signature's requests are batched, and why."""
 
 from dataclasses import dataclass
 from enum import StrEnum

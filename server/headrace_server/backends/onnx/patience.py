@@ -1,4 +1,4 @@
-"""Ends runs of a trial that go on and on: the values that a trial makes up may be a loop's number of steps."""
+"""Ends runs of a trial that take too long: a generated value may be a loop's number of steps."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What an operator's options are to ONNX Runtime's providers for GPUs, in the words of each."""
+"""Translates options into those of ONNX Runtime's providers for GPUs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -108,7 +108,7 @@ class Opener:
         others = [name for name in files if name != SEALED_FILE]
         try:
             if others:
-                raise BadSeal(f"{others[0]} lies in clear beside it")
+                raise BadSeal(f"{others[0]} is next to it unencrypted")
             with os.fdopen(os.dup(files[SEALED_FILE].descriptor), "rb") as file:
                 file.seek(0)
                 return open_sealed(file, self._keys.keys)

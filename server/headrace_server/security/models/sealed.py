@@ -139,7 +139,7 @@ class _Cipher:
             return self._aead.decrypt(self._nonce(last=last), chunk, self._header)
         except self._invalid as error:
             at = HEADER_BYTES + number * (CHUNK + _TAG_BYTES)
-            raise BadSeal(f"it has been changed or cut short, at byte {at} or behind") from error
+            raise BadSeal(f"it has been changed or truncated at or after byte {at}") from error
 
     def _nonce(self, *, last: bool) -> bytes:
         nonce = self._number.to_bytes(11, "big") + bytes([last])

@@ -233,6 +233,6 @@ def _root(file: Path, number: int, table: dict[str, Any]) -> Root:
     if not read.path:
         raise invalid(f"{where}path must be the name of a folder; there is none")
     if read.required and not read.keys:
-        raise invalid(f"{where}keys must name whose signatures are taken, as required is true")
+        raise invalid(f"{where}keys must name the trusted keys, because required is true")
     signers = Signers([as_path(each) for each in read.keys]) if read.keys else None
     return Root(as_path(read.path).resolve(), read.required, signers)

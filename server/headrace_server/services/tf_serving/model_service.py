@@ -1,4 +1,4 @@
-"""ModelService: what is known of a model's versions, and other models instead."""
+"""ModelService: the status of a model's versions, and reloading the configuration."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""PredictionService: messages in, arrays down, arrays up, messages out."""
+"""PredictionService: turns messages into arrays for the model, and its arrays into messages."""
 
 import asyncio
 from collections.abc import Mapping

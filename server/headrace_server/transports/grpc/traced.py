@@ -1,4 +1,4 @@
-"""Handlers that take note of traced calls; those of a server without traces are left as they are."""
+"""Handlers that record traced calls; without tracing, the handlers are unchanged."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The REST API as an ASGI application: bodies in bounds, answers in slices, callers who leave."""
+"""The REST API as an ASGI application: bounded bodies, answers in slices, callers that disconnect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence

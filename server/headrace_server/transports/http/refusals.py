@@ -1,4 +1,4 @@
-"""How requests are answered that no API has seen."""
+"""Answers for requests that are refused before they reach an API."""
 
 from headrace_server.services.http import HttpAnswer
 from headrace_server.services.tf_serving.rest.outputs import write_error

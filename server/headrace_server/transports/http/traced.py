@@ -1,4 +1,4 @@
-"""An API over HTTP whose traced requests are noted."""
+"""Records traced HTTP requests of an API."""
 
 from headrace_batching import LoopDelivery
 from headrace_server.models.trace import CURRENT, MARK, PARENT

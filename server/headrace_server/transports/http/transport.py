@@ -1,4 +1,4 @@
-"""The REST API's transport: one that listens where a port asks for it, and is done without where it cannot."""
+"""The REST API's transport, if a port is set; the server also runs without it."""
 
 import logging
 from dataclasses import dataclass

@@ -87,7 +87,7 @@ def test_chunks_cannot_be_moved_repeated_left_out_or_taken_from_another(tmp_path
         [other[head : head + step], second, *rest],
         [*parts, parts[-1]],
     ):
-        with pytest.raises(BadSeal, match="changed or cut short"):
+        with pytest.raises(BadSeal, match="changed or truncated"):
             opened(archive[:head] + b"".join(wrong))
     for cut in (0, 10, head, head + 1, head + step, len(archive) - 1):
         with pytest.raises(BadSeal):
@@ -214,5 +214,5 @@ def test_what_is_sealed_is_signed_as_it_arrived(tmp_path: Path) -> None:
     sign(version, signer.private)
     (version / "README").write_text("in clear")
     sign(version, signer.private)
-    with pytest.raises(LoadError, match="README lies in clear beside it"):
+    with pytest.raises(LoadError, match="README is next to it unencrypted"):
         opener(signer.public).open(version)

@@ -203,7 +203,7 @@ def test_each_root_has_rules_of_its_own(version: Path, signer: KeyFiles, tmp_pat
     [
         ("", "must hold [[roots]] tables"),
         ("[[roots]]", "root 1: path must be the name of a folder"),
-        ('[[roots]]\npath = "/m"', "root 1: keys must name whose signatures are taken"),
+        ('[[roots]]\npath = "/m"', "root 1: keys must name the trusted keys"),
         ('[[roots]]\npath = "/m"\nkey = "k"', "root 1: unknown key 'key'"),
         ('[[roots]]\npath = "/m"\nrequired = 1', "root 1: required must be true or false; was 1"),
         ('[[roots]]\npath = "/m"\nkeys = ["/no/such/key"]', "/no/such/key: No such file"),

@@ -1,4 +1,4 @@
-"""Writes down, as PredictionLogs, a sample of the calls that models answer."""
+"""Logs a sample of the answered calls, as PredictionLogs."""
 
 import random
 import time

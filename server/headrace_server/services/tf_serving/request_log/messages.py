@@ -1,4 +1,4 @@
-"""What a PredictionLog is to a call: the field that holds it, and the models that it names."""
+"""How a call is stored in a PredictionLog: its field, and the models that it names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
