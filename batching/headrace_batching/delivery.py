@@ -29,7 +29,7 @@ class LoopDelivery:
     """The way of an event loop's tasks to the batch threads and back, with one wake-up a burst and one a batch.
 
     Waking a thread costs two context switches and contention for the interpreter lock, more than everything else that
-    a small request needs. So a thread is called when the loop rests. As long as it is busy, more tasks may be on their way,
+    Waking a thread costs two context switches and contention for the interpreter lock, more than everything else
     and it is the loop that callers wait for; a lone caller's loop rests at once. It never runs a task itself: grpc.aio
     takes calls in one by one, so that each would be run alone, however many are on their way.
 
