@@ -2,6 +2,7 @@
 
 import _thread
 import asyncio
+import signal
 import socket
 import subprocess
 import sys
@@ -166,6 +167,15 @@ def test_connections_that_the_server_ends_between_calls_are_replaced(connect: Co
     server.stop(None).wait()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, whatever handler a test before has left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_call_that_waits_can_be_interrupted(target: str, carrier: str) -> None:
     with Client(target, transport=carrier) as client:
         threading.Timer(0.2, _thread.interrupt_main).start()
