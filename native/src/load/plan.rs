@@ -116,3 +116,63 @@ impl Chooser {
         found.unwrap_or(kinds.len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(threads: usize, rate: f64, times: Vec<f64>, order: Vec<usize>) -> Plan {
+        Plan {
+            threads,
+            connections: 4,
+            concurrency: 10,
+            rate,
+            poisson: false,
+            times,
+            order,
+            warmup: 0.1,
+            seconds: 0.4,
+            timeout: 1.0,
+            seed: 1,
+        }
+    }
+
+    fn kinds(weights: &[f64]) -> Vec<Kind> {
+        let kind = |weight: &f64| Kind { weight: *weight, messages: Vec::new(), next: AtomicUsize::new(0) };
+        weights.iter().map(kind).collect()
+    }
+
+    #[test]
+    fn threads_share_what_there_is() {
+        let plan = plan(3, 0.0, vec![], vec![]);
+        assert_eq!([0, 1, 2].map(|thread| plan.share(10, thread)), [4, 3, 3]);
+        assert_eq!([0, 1, 2].map(|thread| plan.share(1, thread)), [1, 1, 1]);
+        assert!(plan.arrivals(0).is_none());
+    }
+
+    #[test]
+    fn what_was_recorded_is_shared_in_turn() {
+        let plan = plan(2, 0.0, vec![0.0, 0.1, 0.2], vec![1, 0, 1]);
+        let of = |thread| {
+            let mut chooser = plan.chooser(thread);
+            let kinds = kinds(&[1.0, 1.0]);
+            let millis = plan.arrivals(thread).unwrap().map(|at| at.as_millis());
+            millis.map(|at| (at, chooser.choose(&kinds))).collect::<Vec<_>>()
+        };
+        assert_eq!((of(0), of(1)), (vec![(0, 1), (200, 1)], vec![(100, 0)]));
+    }
+
+    #[test]
+    fn kinds_are_mixed_by_weight() {
+        let (mut chooser, kinds) = (plan(1, 1.0, vec![], vec![]).chooser(0), kinds(&[3.0, 1.0]));
+        let first = (0..10_000).filter(|_| chooser.choose(&kinds) == 0).count();
+        assert!((7_300..7_700).contains(&first), "{first}");
+    }
+
+    #[test]
+    fn the_warm_up_comes_first() {
+        let plan = plan(1, 100.0, vec![], vec![]);
+        assert_eq!(plan.arrivals(0).unwrap().count(), 50);
+        assert_eq!((plan.warmup().as_millis(), plan.length().as_millis()), (100, 500));
+    }
+}

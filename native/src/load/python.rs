@@ -17,7 +17,7 @@ use super::plan::{Kind, Plan};
 use super::record::{Record, values};
 use crate::client::{Channel, ClientRequest, new_channel};
 
-/// A thread's latencies by kind, its lag, what it spent.
+/// The threads, each of which ends with what it has spent, or with why it could not connect.
 type Running = Vec<JoinHandle<Result<Spent, String>>>;
 
 /// A load on one server.
