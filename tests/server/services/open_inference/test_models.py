@@ -54,13 +54,16 @@ def test_metadata_has_the_batch_axis_and_the_config_has_not(linear: InferenceCal
     assert config.HasField("dynamic_batching")
 
 
+PROVED = "batched: each operator of its graph computes every row by itself"
+
+
 @pytest.mark.parametrize(
     ("graph", "said"),
     [
-        (PADDED["a sum"], r"batched; other lengths padded"),
-        (NOT_PADDED["a mean"], r"batched; other lengths apart: output 'y' changes by .* with padding behind it"),
+        (PADDED["a sum"], f"{PROVED}; other lengths padded"),
+        (NOT_PADDED["a mean"], f"{PROVED}; other lengths apart: output 'y' changes by .* with padding behind it"),
         (quantized(), r"one by one: output .*"),
-        (INDEPENDENT["dense"], r"batched"),
+        (INDEPENDENT["dense"], PROVED),
     ],
 )
 def test_the_config_says_what_becomes_of_requests(inferring: Infer, graph: Graph, said: str) -> None:
