@@ -1,8 +1,11 @@
-"""A shelf of versions, and a manager at work on it, for each test that asks."""
+"""A shelf of versions and a manager at work on it, or a loader of real models, for each test that asks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.support.shop import Shop
 
 from .shelf import Models, Shelf
 
@@ -26,3 +29,10 @@ def models(shelf: Shelf) -> Iterator[Models]:
         event.set()
     models.manager.stop()
     assert all(backend.closed for backend in shelf.backends.values())
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path)
+    yield shop
+    shop.close()

@@ -1,60 +1,18 @@
 """Which models' requests are padded: found as a version is loaded, by running it."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from headrace_batching import BatchThreads, Options
-from headrace_server.backends.base import BackendOptions
+from headrace_batching import Options
 from headrace_server.errors import ServingError
-from headrace_server.metrics.catalogue import Metrics
-from headrace_server.models.loader import Loader
-from headrace_server.models.servable import Servable
 from tests.support.graphs import Graph
+from tests.support.shop import Shop
 from tests.support.texts import NOT_PADDED, PADDED, attention, masked_mean, reduced, two_lengths
 
 DEFAULT = "serving_default"
-
-
-class Shop:
-    """Loads versions into servables, and closes them at the end."""
-
-    def __init__(self, base_path: Path) -> None:
-        self.base_path = base_path
-        self._threads = BatchThreads(1)
-        self._servables: list[Servable] = []
-
-    def load(
-        self, graph: Graph, toml: str = "", batching: Options | None = None, *, unproved: bool = False
-    ) -> Servable:
-        graph.write(self.base_path / "1")
-        if toml:
-            (self.base_path / "model.toml").write_text(f"[batching]\n{toml}")
-        loader = Loader(
-            BackendOptions(),
-            self._threads,
-            batching or Options(),
-            Metrics(),
-            per_model_batching=False,
-            pad_unproved=unproved,
-        )
-        self._servables.append(loader.load("m", 1, self.base_path / "1"))
-        return self._servables[-1]
-
-    def close(self) -> None:
-        while self._servables:
-            self._servables.pop().close()
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
-    yield shop
-    shop.close()
 
 
 @pytest.mark.parametrize("name", PADDED)
@@ -116,16 +74,16 @@ class TestTold:
     """What `model.toml` says."""
 
     def test_nothing_is_padded(self, shop: Shop) -> None:
-        assert shop.load(attention(), "pad_lengths = false").signatures[DEFAULT].padding is None
+        assert shop.load(attention(), "[batching]\npad_lengths = false").signatures[DEFAULT].padding is None
 
     def test_a_value_holds_whatever_that_does_to_answers(self, shop: Shop) -> None:
-        padding = shop.load(reduced("ReduceMean"), "pad_values = { x = 0.5 }").signatures[DEFAULT].padding
+        padding = shop.load(reduced("ReduceMean"), "[batching]\npad_values = { x = 0.5 }").signatures[DEFAULT].padding
 
         assert padding is not None
         assert padding.values["x"] == np.float32(0.5)
 
     def test_lengths_may_be_put_together_otherwise(self, shop: Shop) -> None:
-        padding = shop.load(attention(), "length_step = 100").signatures[DEFAULT].padding
+        padding = shop.load(attention(), "[batching]\nlength_step = 100").signatures[DEFAULT].padding
 
         assert padding is not None
         assert padding.limits[:2] == (100, 200)
@@ -134,7 +92,7 @@ class TestTold:
         with pytest.raises(
             ServingError, match=r"model.toml: batching.pad_values.maks: the model has no such input; it has"
         ):
-            shop.load(attention(), "pad_values = { maks = 0 }")
+            shop.load(attention(), "[batching]\npad_values = { maks = 0 }")
 
 
 class TestAsTensorFlowServingPads:

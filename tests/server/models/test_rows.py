@@ -2,25 +2,20 @@
 
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx.helper import make_node
 
-from headrace_batching import BatchThreads, Options
-from headrace_server.backends.base import BackendOptions
+from headrace_batching import Options
 from headrace_server.backends.independence import Finding, Verdict
 from headrace_server.backends.onnx.backend import OnnxBackend
-from headrace_server.metrics.catalogue import Metrics
-from headrace_server.models.loader import Loader
-from headrace_server.models.servable import Servable
 from tests.support.calls import predict_request
 from tests.support.graphs import FLOAT, INDEPENDENT, INT64, MIXING, Graph, quantized, rowwise
 from tests.support.records import predict_log, write_warmup
+from tests.support.shop import Shop
 
 DEFAULT = "serving_default"
 ANY = Options()
@@ -28,41 +23,6 @@ ANY = Options()
 MIXED = [
     pytest.param(graph, id=f"{kind}: {name}") for kind, members in MIXING.items() for name, graph in members.items()
 ]
-
-
-class Shop:
-    """Loads versions into servables, with one loader, and closes them at the end."""
-
-    def __init__(self, base_path: Path) -> None:
-        self.base_path = base_path
-        self.metrics = Metrics()
-        self._threads = BatchThreads(1)
-        self._servables: list[Servable] = []
-
-    def load(self, batching: Options | None = ANY) -> Servable:
-        loader = Loader(BackendOptions(), self._threads, batching, self.metrics, per_model_batching=False)
-        self._servables.append(loader.load("m", 1, self.base_path / "1"))
-        return self._servables[-1]
-
-    def verdict(self, graph: Graph, toml: str = "", batching: Options | None = ANY) -> Verdict:
-        graph.write(self.base_path / "1")
-        if toml:
-            (self.base_path / "model.toml").write_text(toml)
-        servable = self.load(batching)
-        verdict = servable.verdicts[DEFAULT]
-        assert servable.batching is None or servable.signatures[DEFAULT].batched is verdict.batched
-        return verdict
-
-    def close(self) -> None:
-        while self._servables:
-            self._servables.pop().close()
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
-    yield shop
-    shop.close()
 
 
 @pytest.mark.parametrize("graph", MIXED)
