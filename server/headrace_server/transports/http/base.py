@@ -19,6 +19,7 @@ class HttpOptions:
         max_body_bytes: A larger body, as it is sent, is refused.
         timeout: Seconds that a model may take for a call; None for no limit.
         ssl_config_file: The SSLConfig that secures it; empty for none.
+        stall_seconds: After which a connection ends that does not go on with what it owes; 0 for never.
     """
 
     host: str
@@ -26,6 +27,7 @@ class HttpOptions:
     max_body_bytes: int
     timeout: float | None = None
     ssl_config_file: str = ""
+    stall_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class RestTransport:
             config.rest_api_max_body_mb << 20,
             options.timeout,
             config.rest_api_ssl_config_file,
+            config.connection_stall_seconds,
         )
         self._http = make_http(http, PlainApis(rest, infer), api, carrier)
 

@@ -13,6 +13,7 @@ from headrace_server.services.router import HttpApi
 from headrace_server.transports.budget import Budget
 from headrace_server.transports.http.asgi import RestApplication
 from headrace_server.transports.http.base import HttpOptions, failed_to_listen
+from headrace_server.transports.http.stalling import WatchedProtocol, end_stalled
 
 KEEP_ALIVE_SECONDS = 50
 """That a connection may be idle: longer than the pools of most clients keep one."""
@@ -40,6 +41,7 @@ class UvicornTransport:
         self._api = api
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listens; the port that it got.
@@ -56,6 +58,9 @@ class UvicornTransport:
         self._server = _Server(_config(RestApplication(answer, self._options.max_body_bytes, self._budget)))
         self._serving = asyncio.create_task(self._server.serve([listener]))
         await self._server.listening.wait()
+        if self._options.stall_seconds:
+            watch = end_stalled(self._server.server_state.connections, self._options.stall_seconds)
+            self._watching = asyncio.create_task(watch)
         port: int = listener.getsockname()[1]
         return port
 
@@ -69,6 +74,8 @@ class UvicornTransport:
                 await self._serving
             finally:
                 ending.cancel()
+                if self._watching is not None:
+                    self._watching.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -106,7 +113,7 @@ def _config(application: RestApplication) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         interface="asgi3",
-        http="h11",  # the one of uvicorn's that bounds a head
+        http=WatchedProtocol,  # h11, the one of uvicorn's that bounds a head
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         lifespan="off",

@@ -1,6 +1,7 @@
 """What the REST API's HTTP does not take in: heads without end, and bodies that are announced too large."""
 
 import json
+import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,6 +10,7 @@ import pytest
 
 from tests.conftest import Rest
 from tests.support import models
+from tests.support.calls import ANSWER_WITHIN
 from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, received
 
 
@@ -79,3 +81,68 @@ def test_many_callers_of_many_rows_are_not_refused(resting: Rest) -> None:
     with ThreadPoolExecutor(64) as callers:
         answered = list(callers.map(lambda _: call_again_and_again(), range(64)))
     assert answered == [[200] * 4] * 64
+
+
+STALL = 0.4
+
+
+@pytest.fixture(scope="module")
+def impatient(resting: Rest) -> RestCaller:
+    return resting(models.linear, connection_stall_seconds=STALL)
+
+
+HALF_BODIES = [
+    f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{{",
+    f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n",
+    f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n",
+]
+HALF_HEADS = [
+    f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nConte",
+    f"GET {PREFIX} HTTP/1.1\r\n",
+    "G",
+]
+
+
+def assert_ended(port: int, begun: str) -> None:
+    with socket.create_connection(("127.0.0.1", port), ANSWER_WITHIN) as connection:
+        connection.sendall(begun.encode())
+        received(connection)
+
+
+class TestStalling:
+    """A connection that does not go on with what it owes is ended, and no other."""
+
+    @pytest.mark.parametrize("begun", HALF_BODIES)
+    def test_who_sends_half_a_body_is_not_waited_for(self, impatient: RestCaller, begun: str) -> None:
+        assert_ended(impatient.port, begun)
+        assert impatient.predict(ROW) == TEN
+
+    @pytest.mark.parametrize("begun", HALF_HEADS)
+    def test_nor_is_who_sends_half_a_head(self, impatient: RestCaller, transport: str, begun: str) -> None:
+        if transport == "native":
+            pytest.skip("it waits for a head for as long as for a request: 50 seconds")
+        assert_ended(impatient.port, begun)
+        assert impatient.predict(ROW) == TEN
+
+    def test_who_sends_it_bit_by_bit_is(self, impatient: RestCaller) -> None:
+        body = json.dumps(ROW).encode()
+        head = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as connection:
+            connection.sendall(head.encode())
+            for byte in range(len(body)):
+                connection.sendall(body[byte : byte + 1])
+                select.select([connection], [], [], STALL / 8)
+            assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+    def test_who_rests_between_two_requests_is_not_ended(self, impatient: RestCaller) -> None:
+        head = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        with (
+            socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as rests,
+            socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as stalls,
+        ):
+            rests.sendall(head)
+            assert rests.recv(65536).startswith(b"HTTP/1.1 200 ")
+            stalls.sendall(HALF_BODIES[0].encode())
+            received(stalls)  # until that one is ended
+            rests.sendall(head)
+            assert rests.recv(65536).startswith(b"HTTP/1.1 200 ")
