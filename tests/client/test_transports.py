@@ -75,9 +75,10 @@ def test_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ({"credentials": grpc.ssl_channel_credentials()}, "it does not support TLS"),
         ({"options": [("grpc.keepalive_time_ms", 1000)]}, "it does not support the option grpc.keepalive_time_ms"),
-        ({"target": "ipv4:127.0.0.1:1,127.0.0.2:1"}, "it cannot reach ipv4:"),
+        ({"target": "ipv4:127.0.0.1:1,127.0.0.2:1"}, "it sends every call to one address"),
+        ({"target": "xds:///iris"}, "it cannot reach xds:"),
     ],
-    ids=["TLS", "option", "target"],
+    ids=["TLS", "option", "several", "target"],
 )
 def test_what_native_cannot_do_grpcio_does(arguments: dict[str, Any], reason: str) -> None:
     assert is_grpcio(**arguments)

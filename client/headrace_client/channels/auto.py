@@ -4,7 +4,7 @@ import logging
 import os
 from importlib.util import find_spec
 
-from headrace_client.channels.base import AsyncChannel, Channel, Settings
+from headrace_client.channels.base import AsyncChannel, Channel, Settings, has_addresses
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def _obstacle(settings: Settings) -> str:
     unknown = [name for name, _ in settings.options if name not in _KNOWN_OPTIONS]
     if unknown:
         return f"it does not support the option {unknown[0]}"
+    if has_addresses(settings.target):
+        return f"it sends every call to one address, and {settings.target} may stand for several"
     if not headrace_native.ClientChannel.knows(settings.target):
         return f"it cannot reach {settings.target}"
     return "a proxy is set in the environment" if _is_proxied(settings.target) else ""

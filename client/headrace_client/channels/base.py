@@ -76,3 +76,8 @@ async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_f
 
     await asyncio.gather(*(send_some() for _ in range(min(in_flight, count))))
     return answers
+
+
+def has_addresses(target: str) -> bool:
+    """Say whether a target may stand for several addresses: a name that gRPC resolves, or a list."""
+    return target.startswith("dns:") or (target.startswith(("ipv4:", "ipv6:")) and "," in target)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from headrace_client.channels.base import Settings, some_at_a_time
+from headrace_client.channels.base import Settings, has_addresses, some_at_a_time
 from headrace_client.request import PATHS, Call, Retry, ServerError
 
 Answer = TypeVar("Answer")
@@ -109,9 +109,14 @@ def channel_options(settings: Settings) -> list[tuple[str, Any]]:
         "grpc.max_receive_message_length": -1,
         "grpc.max_send_message_length": -1,
         "grpc.enable_retries": 1,
-        "grpc.service_config": json.dumps(_service_config(settings.retry)),
+        "grpc.service_config": json.dumps(_balanced(settings.target) | _service_config(settings.retry)),
     }
     return list({**defaults, **dict(settings.options)}.items())
+
+
+def _balanced(target: str) -> dict[str, Any]:
+    """Each address in turn, where there are several; gRPC by itself sends every call to the first."""
+    return {"loadBalancingConfig": [{"round_robin": {}}]} if has_addresses(target) else {}
 
 
 def _service_config(retry: Retry) -> dict[str, Any]:

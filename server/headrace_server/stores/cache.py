@@ -1,6 +1,7 @@
 """Fetched files on disk: whole ones by what they are, parts of others to be resumed, and a bound on all of them.
 
 contents/KEY/            the files of one fetch, complete; KEY is a hash of their names, sizes and tags
+contents/KEY.json        their sizes; beside them, so that a signature of the folder still fits
 partial/KEY/             those of one that is not complete
 models/NAME/VERSION      a link to the folder of a version in contents/
 models/NAME/numbers.json the version numbers of contents that nobody else numbers
@@ -16,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headrace_server.stores.base import RemoteFile, StoreError
-
-MANIFEST = ".headrace-files.json"
 
 
 def key_of(uri: str, files: Sequence[RemoteFile]) -> str:
@@ -57,14 +56,14 @@ class Cache:
         """The folder of a fetch that is complete; None where it is not."""
         folder = self.root / "contents" / key
         try:
-            sizes = json.loads((folder / MANIFEST).read_text())
+            sizes = json.loads(_manifest(folder).read_text())
             whole = all((folder / path).stat().st_size == size for path, size in sizes.items())
         except (OSError, ValueError, AttributeError):
             return None
         if not whole:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             return None
-        os.utime(folder / MANIFEST)
+        os.utime(_manifest(folder))
         return folder
 
     @contextmanager
@@ -83,10 +82,12 @@ class Cache:
     def complete(self, key: str, folder: Path) -> Path:
         """Makes a fetch known as complete; its folder from now on."""
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-        (folder / MANIFEST).write_text(json.dumps(sizes))
         target = self.root / "contents" / key
-        shutil.rmtree(target, ignore_errors=True)
+        _remove(target)
         folder.rename(target)
+        new = self.root / "contents" / f"{key}.new"
+        new.write_text(json.dumps(sizes))
+        new.rename(_manifest(target))
         (self.root / "partial" / f"{key}.lock").unlink(missing_ok=True)
         return target
 
@@ -107,7 +108,7 @@ class Cache:
         every = ((age, folder, taken) for folder, age, taken in self._contents())
         unused = sorted(each for each in every if each[1].name not in self._used)
         while self._room() < size and unused:
-            shutil.rmtree(unused.pop(0)[1], ignore_errors=True)
+            _remove(unused.pop(0)[1])
         room = self._room()
         if room < size:
             left = f"--model_store_cache_mb leaves {max(0, room) >> 20}" if self._most else f"its disk has {room >> 20}"
@@ -121,9 +122,18 @@ class Cache:
         return min(free, self._most - sum(taken for _, _, taken in self._contents()))
 
     def _contents(self) -> Iterator[tuple[Path, float, int]]:
-        for folder in (self.root / "contents").iterdir():
+        for manifest in (self.root / "contents").glob("*.json"):
             try:
-                manifest = folder / MANIFEST
-                yield folder, manifest.stat().st_mtime, sum(json.loads(manifest.read_text()).values())
+                sizes = json.loads(manifest.read_text())
+                yield manifest.with_suffix(""), manifest.stat().st_mtime, sum(sizes.values())
             except (OSError, ValueError, AttributeError):
                 continue
+
+
+def _manifest(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _remove(folder: Path) -> None:
+    _manifest(folder).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -62,7 +62,7 @@ def shown(mirror: Mirror) -> dict[str, dict[str, bytes]]:
         version.name: {
             str(path.relative_to(version.resolve())): path.read_bytes()
             for path in version.resolve().rglob("*")
-            if path.is_file() and not path.name.startswith(".headrace")
+            if path.is_file()
         }
         for version in base.iterdir()
         if version.is_symlink()

@@ -1,0 +1,49 @@
+"""One client and several servers: each gets calls in turn, and one that ends takes no call with it."""
+
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from headrace_client import Client
+from headrace_client.channels.base import has_addresses
+from tests.client.service import Service, start
+
+
+@pytest.fixture
+def servers() -> Iterator[list[tuple[Service, grpc.Server, str]]]:
+    made = []
+    for _ in range(2):
+        service = Service()
+        made.append((service, *start(service)))
+    yield made
+    for service, server, _ in made:
+        service.release.set()
+        server.stop(None).wait()
+
+
+def test_calls_go_round_and_an_end_fails_none(servers: list[tuple[Service, grpc.Server, str]]) -> None:
+    ports = [target.rpartition(":")[2] for _, _, target in servers]
+    x = np.ones(1, np.float32)
+    with Client(f"ipv4:{','.join(f'127.0.0.1:{port}' for port in ports)}", timeout=30) as client:
+        for _ in range(60):
+            client.predict("half_plus_two", {"x": x})
+        assert min(len(service.requests) for service, _, _ in servers) >= 10
+        servers[0][1].stop(None).wait()
+        for _ in range(20):
+            assert client.predict("half_plus_two", {"x": x})["y"].tolist() == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("target", "several"),
+    [
+        ("dns:///iris:8500", True),
+        ("ipv4:127.0.0.1:1,127.0.0.1:2", True),
+        ("ipv4:127.0.0.1:1", False),
+        ("localhost:8500", False),
+        ("unix:/run/a,b", False),
+    ],
+)
+def test_which_targets_stand_for_several(target: str, several: bool) -> None:
+    assert has_addresses(target) is several
