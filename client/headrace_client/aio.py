@@ -26,7 +26,8 @@ class AsyncClient:
     """A connection to one server, for any number of calls at once on the event loop it was built in.
 
     `target` is a gRPC target: `host:port`, `unix:/path`, `dns:///name:port`,
-    `ipv4:10.0.0.1:8500,10.0.0.2:8500`. The addresses of the latter two get calls in turn. By default calls are not encrypted.
+    `ipv4:10.0.0.1:8500,10.0.0.2:8500`; the addresses of the latter two get calls in turn. By default calls are not
+    encrypted.
     `timeout` is the default timeout of a call, in seconds; None means no timeout.
     `convert` converts arrays of float64 and int64, numpy's defaults, to the dtypes that a model declares.
     `metadata` goes with every call, such as `[("authorization", "Bearer ...")]`.
