@@ -13,7 +13,7 @@ pub struct Pacer(AsyncFd<OwnedFd>);
 
 impl Pacer {
     /// In the runtime that runs now.
-    #[expect(deprecated, reason = "an OwnedFd keeps the promise for which its successor is unsafe")]
+    #[expect(deprecated, reason = "an OwnedFd keeps the promise that its successor asks callers for")]
     pub fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self(AsyncFd::new(timer)?))

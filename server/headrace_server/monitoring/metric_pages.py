@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 OWN_PATH = "/metrics"
 
+MANY = 100
+"""Models up to which each has lines of its own on the page, whatever its state."""
+
 Page = Callable[[], bytes]
 
 
@@ -53,12 +56,16 @@ def metric_pages(config: Config, metrics: Metrics, own: Page) -> dict[str, Page]
 
 
 def model_states(manager: Manager) -> Metric:
-    """The state of every version that is not over and done with."""
+    """The state of every version that has not ended as it should; of many models, only where one is not available."""
 
     def read() -> list[tuple[Labels, float]]:
-        statuses = ((name, status) for name in manager.names() for status in manager.statuses(name))
-        known = ((name, status) for name, status in statuses if status.state is not State.END or status.error)
-        return [((name, str(status.version), status.state.name.lower()), 1) for name, status in known]
+        names = manager.names()
+        lines: list[tuple[Labels, float]] = []
+        for name in names:
+            known = [status for status in manager.statuses(name) if status.state is not State.END or status.error]
+            if len(names) <= MANY or any(status.state is not State.AVAILABLE for status in known):
+                lines += [((name, str(status.version), status.state.name.lower()), 1.0) for status in known]
+        return lines
 
     explanation = "Always 1: the state of a version; `end` is one that has failed to load"
     return gauge("headrace_model_state", explanation, read, ("model", "version", "state"))
