@@ -11,7 +11,7 @@ from headrace_server.backends.auto import PYTHON_FILE
 from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.config.paths import as_path
 from headrace_server.config.run import Config
-from headrace_server.errors import LoadError, ServingError
+from headrace_server.errors import LoadError, ServingError, unreadable
 from headrace_server.stores.uris import is_remote
 
 
@@ -115,9 +115,14 @@ class CodeTrust:
 
         Raises:
             LoadError: PERMISSION_DENIED.
+            ServingError: PERMISSION_DENIED, nobody may look into its folder.
         """
         code = version.parent / MODEL_FILE if libraries else version / PYTHON_FILE
-        if libraries or code.exists():
+        try:
+            holds_code = libraries or code.exists()
+        except PermissionError as error:
+            raise unreadable(version, error) from error
+        if holds_code:
             with self._lock:
                 original = self._originals.get(version, version)
             code = original.parent / MODEL_FILE if libraries else original / PYTHON_FILE
