@@ -151,7 +151,11 @@ impl Signature {
 
     /// Takes note of how large an answer was.
     pub fn answered_with(&self, bytes: usize, rows: usize) {
-        self.answer_row.store(bytes / rows.max(1), Ordering::Relaxed);
+        let row = bytes / rows.max(1);
+        // A store takes the number from the thread that reads it for every call, even if it stays the same.
+        if self.answer_row.load(Ordering::Relaxed) != row {
+            self.answer_row.store(row, Ordering::Relaxed);
+        }
     }
 
     /// How a call ends that found the queue full. `named` takes the place of the braces; an objective that the call
