@@ -65,8 +65,9 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:  # noqa: N802
         """The state now and at the drain, with which it ends."""
         del context
+        already = self._draining.is_set()  # not afterwards: the drain may begin while the first answer is sent
         yield self._response(request)
-        if not self._draining.is_set():
+        if not already:
             await self._draining.wait()
             yield self._response(request)
 

@@ -1,10 +1,14 @@
 """grpc.health.v1, as a load balancer asks it."""
 
+import asyncio
+from typing import Any
+
 import pytest
 from grpc import RpcError, StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from headrace_server.services.health import HealthService
 from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN, Caller, refusal_of
@@ -52,3 +56,17 @@ def test_those_who_watch_learn_of_the_drain_and_do_not_hold_it_up(running: Run) 
     gone.cancel()
     server.stop()  # gives up long before those 60 seconds
     assert [[answer.status for answer in watch] for watch in watches] == [[NOT_SERVING]] * 2
+
+
+def test_a_drain_that_begins_while_the_first_answer_is_sent_is_told() -> None:
+    context: Any = None  # a watch does not look at it
+
+    async def watch() -> list[int]:
+        health = HealthService()
+        health.serving()
+        answers = health.Watch(HealthCheckRequest(), context)
+        first = await anext(answers)
+        health.draining()
+        return [first.status, *[answer.status async for answer in answers]]
+
+    assert asyncio.run(watch()) == [SERVING, NOT_SERVING]
