@@ -3,20 +3,18 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
-from headrace_batching import BatchThreads
+from headrace_batching import BatchThreads, Options
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config.files import batching_of
 from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.config.platform import with_files
 from headrace_server.config.run import Config, ModelConfig, check
-from headrace_server.metrics.access_log import LoggedMethod, log_call
+from headrace_server.metrics.access_log import LoggedMethod
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.exposition import Metric
 from headrace_server.metrics.own import own_metrics, own_page
@@ -29,6 +27,7 @@ from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.memory import Trimmer
 from headrace_server.models.opened import opened_before
 from headrace_server.models.plain import may_be_plain
+from headrace_server.models.publishing import Publishing
 from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.room import Bounds
 from headrace_server.models.servable import Servable
@@ -47,7 +46,6 @@ from headrace_server.monitoring.metric_pages import (
 from headrace_server.monitoring.room_metrics import room_metrics
 from headrace_server.monitoring.traces import make_tracer
 from headrace_server.security.options import MODEL_KEYS_VARIABLE, make_gate, make_opener
-from headrace_server.security.visit import visit_now
 from headrace_server.services.health import HealthService
 from headrace_server.services.open_inference.models import Models
 from headrace_server.services.open_inference.regions import Regions
@@ -59,6 +57,7 @@ from headrace_server.services.open_inference.settings import LogSettings, TraceS
 from headrace_server.services.profiler import ProfilerService
 from headrace_server.services.reflection import ReflectionService
 from headrace_server.services.rpc import Service
+from headrace_server.services.servables import Servables
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.replay import warmup_answers
@@ -76,8 +75,6 @@ if TYPE_CHECKING:
     from headrace_server.transports.http.transport import RestTransport
 
 log = logging.getLogger(__name__)
-
-ObserveRest = Callable[[str, str, str, float], None]
 
 
 class Server:
@@ -97,11 +94,10 @@ class Server:
         self._config = config = with_files(config)
         self._metrics = Metrics()
         self._first_models = first_models(config)
-        options = batching_of(config)
         self._transport_name = choose(
             config.transport, alts=config.use_alts_credentials, ssl_config_file=config.ssl_config_file
         )
-        self._own_metrics: tuple[Metric, ...] = own_metrics(self._metrics, options.num_batch_threads)
+        self._own_metrics: tuple[Metric, ...] = ()
         self._pages = metric_pages(config, self._metrics, lambda: own_page(self._metrics, self._own_metrics))
         self._queue = make_queue(self._transport_name)
         guards = config.auth.guards or bool(config.audit_log)
@@ -109,54 +105,20 @@ class Server:
         self._drift = Drift(config.drift_ratio)
         self._tracer = make_tracer(config, marked=self._transport_name == "native")
         self._metrics.listen = None if self._tracer is None else self._tracer.ran
-        self._publishing = Lock()
-        self._serving: dict[str, Mapping[int, Servable]] = {}
-        self._latest: dict[str, int] = {}
+        self._publishing = Publishing(self._tell_transport, self._is_plain)
+        options, code = batching_of(config), CodeTrust.of(config)
         # One more than any model may take, so that a model that hangs leaves the others one.
         self._threads = BatchThreads(options.num_batch_threads + 1, self._queue)
-        make_prediction = partial(
-            PredictionService,
-            as_content=config.enable_serialization_as_tensor_content,
-            check_method=config.enable_signature_method_name_check,
-            max_answer_bytes=max_send_bytes(config.grpc_channel_arguments),
-        )
-        warmup = Warmup(WarmupOptions.of(config), partial(warmup_answers, make_prediction), self._metrics)
-        code = CodeTrust.of(config)
-        loader = Loader(
-            BackendOptions.of(config),
-            self._threads,
-            options if config.enable_batching else None,
-            self._metrics,
-            Members(self._member, self._lease_member, self._wake_member, self._base_path, self._is_awaited),
-            isolation=config.isolation,
-            per_model_batching=config.enable_per_model_batching_parameters,
-            code=code,
-            pad_unproved=config.pad_unproved,
-            marks_use=bool(Bounds.of(config)),
-        )
-        tallies = Tallies(self._metrics.load_waited, self._metrics.evicted)
-        load, told = warmup.after(self._drift.after(loader.load)), ManagerOptions.of(config)
-        opener = make_opener(config.signing, os.environ.get(MODEL_KEYS_VARIABLE, ""), (MODEL_FILE,))
-        if opener is not None:
-            load = opened_before(load, opener, code)
-        self._manager = Manager(load, told, publish=self._publish, changed=self._changed, tallies=tallies)
+        loader = self._make_loader(options, code)
+        self._manager = self._make_manager(loader, code)
         counts = StoreCounts(self._metrics.fetched, self._metrics.store_failed)
         self._mirrors = Mirrors(config.stores, lambda: self._source.look_again(), counts)
         self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.looked)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
-            self._records, config.saved_model_tags.split(","), changed=self._publish_again
+            self._records, config.saved_model_tags.split(","), changed=self._publishing.again
         )
-        self._models = Configuration(
-            self._manager,
-            self._source,
-            self._request_logger.prepare,
-            configured=self._configured,
-            labels_to_unavailable=config.allow_version_labels_for_unavailable_models,
-            rights=ReloadRights.of(config),
-            code=code,
-            mirrors=self._mirrors,
-        )
+        self._models = self._make_configuration(code)
         self._config_poll = ConfigPoll(
             config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply_at_once
         )
@@ -165,7 +127,7 @@ class Server:
         self.drained = asyncio.Event()
         self._port = 0
         self._profiler = ProfilerService()
-        prediction = make_prediction(self._manager)
+        prediction = self._make_prediction(self._manager)
         self._open_inference = self._make_open_inference(loader)
         services = (
             self._request_logger.logged(prediction.service),
@@ -175,13 +137,9 @@ class Server:
         self._transport = make_transport(self._transport_name, self._endpoint(services))
         self._rest = self._rest_transport(prediction)
         self._trimmer = Trimmer()
-        self._own_metrics += (build_info(self._transport_name), model_states(self._manager))
-        self._own_metrics += self._drift.metrics(lambda: [own.labels for own in self._metrics.every_servable()])
+        self._own_metrics = tuple(self._make_own_metrics(options))
         if isinstance(self._transport, BoundsMemory):
             self._metrics.show(*memory_gauges(self._transport))
-            self._own_metrics += memory_metrics(self._transport)
-        if self._manager.rooms is not None:
-            self._own_metrics += room_metrics(self._manager, self._manager.rooms, self._metrics)
 
     @property
     def transport(self) -> str:
@@ -191,7 +149,7 @@ class Server:
     @property
     def serving(self) -> Mapping[str, Mapping[int, Servable]]:
         """The versions that serve, by model and by number."""
-        return self._serving
+        return self._publishing.serving
 
     def awaited(self) -> list[ModelConfig]:
         """The models that are to be served and of which no version was ever found."""
@@ -279,24 +237,6 @@ class Server:
     def _observe_method(self, service: str, method: str) -> LoggedMethod:
         return LoggedMethod(f"{service}/{method}", self._metrics.grpc_method(service, method))
 
-    def _observe_rest(self, model: str, verb: str, code: str, seconds: float) -> None:
-        log_call(f"REST {verb or 'look'}", model, code, seconds)
-        self._metrics.rest_call(model, verb, code, seconds)
-
-    def _audited(self, observe: ObserveRest) -> ObserveRest:
-        """The same, with each call written into the audit log where there is one."""
-        gate = self._gate
-        if gate is None or not gate.audits:
-            return observe
-
-        def audited(model: str, verb: str, code: str, seconds: float) -> None:
-            visit = visit_now()
-            if visit is not None:
-                gate.write(visit, f"HTTP {verb or 'look'}", model, code, seconds)
-            observe(model, verb, code, seconds)
-
-        return audited
-
     def _rest_transport(self, prediction: PredictionService) -> "RestTransport | None":
         config = self._config
         if not config.rest_api_port:
@@ -305,14 +245,15 @@ class Server:
         from headrace_server.services.page.service import PageApi
         from headrace_server.services.page.state import PageState
         from headrace_server.services.tf_serving.rest.service import RestOptions
+        from headrace_server.transports.http.observing import audited, logged
         from headrace_server.transports.http.transport import Beside, RestTransport
 
-        timeout = config.rest_api_timeout_in_ms
+        timeout, counts = config.rest_api_timeout_in_ms, self._metrics.rest_call
         options = RestOptions(
             timeout=timeout / 1e3 if timeout > 0 else None,
             cors=config.rest_api_enable_cors_support,
             pages=self._pages,
-            observe=self._audited(self._observe_rest if config.access_log else self._metrics.rest_call),
+            observe=audited(logged(counts) if config.access_log else counts, self._gate),
             record=self._request_logger.record_made,
             is_ready=lambda: self._health.is_serving,
         )
@@ -335,6 +276,75 @@ class Server:
             more={"drift": self._drift.told},
         )
 
+    def _make_loader(self, options: Options, code: CodeTrust) -> Loader:
+        config = self._config
+        members = Members(
+            find=lambda name, version: self._manager.servable(name, version),
+            lease=lambda name, version, deadline: self._manager.lease(name, version, deadline),
+            wake=lambda name, version: self._manager.begin_load(name, version),
+            base_path=lambda name: None if (model := self._models.models.served(name)) is None else model.base_path,
+            is_awaited=self._is_awaited,
+        )
+        return Loader(
+            BackendOptions.of(config),
+            self._threads,
+            options if config.enable_batching else None,
+            self._metrics,
+            members,
+            isolation=config.isolation,
+            per_model_batching=config.enable_per_model_batching_parameters,
+            code=code,
+            pad_unproved=config.pad_unproved,
+            marks_use=bool(Bounds.of(config)),
+        )
+
+    def _make_manager(self, loader: Loader, code: CodeTrust) -> Manager:
+        """Whose versions are verified and unsealed first, then loaded, watched, and warmed up."""
+        config = self._config
+        warmup = Warmup(WarmupOptions.of(config), partial(warmup_answers, self._make_prediction), self._metrics)
+        load = warmup.after(self._drift.after(loader.load))
+        opener = make_opener(config.signing, os.environ.get(MODEL_KEYS_VARIABLE, ""), (MODEL_FILE,))
+        if opener is not None:
+            load = opened_before(load, opener, code)
+        return Manager(
+            load,
+            ManagerOptions.of(config),
+            publish=self._publishing.publish,
+            changed=self._changed,
+            tallies=Tallies(self._metrics.load_waited, self._metrics.evicted),
+        )
+
+    def _make_configuration(self, code: CodeTrust) -> Configuration:
+        return Configuration(
+            self._manager,
+            self._source,
+            self._request_logger.prepare,
+            configured=self._configured,
+            labels_to_unavailable=self._config.allow_version_labels_for_unavailable_models,
+            rights=ReloadRights.of(self._config),
+            code=code,
+            mirrors=self._mirrors,
+        )
+
+    def _make_prediction(self, servables: Servables) -> PredictionService:
+        return PredictionService(
+            servables,
+            as_content=self._config.enable_serialization_as_tensor_content,
+            check_method=self._config.enable_signature_method_name_check,
+            max_answer_bytes=max_send_bytes(self._config.grpc_channel_arguments),
+        )
+
+    def _make_own_metrics(self, options: Options) -> Iterator[Metric]:
+        """Those of the page with headrace's own names."""
+        yield from own_metrics(self._metrics, options.num_batch_threads)
+        yield build_info(self._transport_name)
+        yield model_states(self._manager)
+        yield from self._drift.metrics(lambda: [own.labels for own in self._metrics.every_servable()])
+        if isinstance(self._transport, BoundsMemory):
+            yield from memory_metrics(self._transport)
+        if self._manager.rooms is not None:
+            yield from room_metrics(self._manager, self._manager.rooms, self._metrics)
+
     def _make_open_inference(self, loader: Loader) -> OpenInference:
         rights = Rights.named(self._config.open_inference_admin)
         return OpenInference(
@@ -346,18 +356,9 @@ class Server:
             rights,
         )
 
-    def _member(self, name: str, version: int | None) -> Servable:
-        return self._manager.servable(name, version)
-
     def _configured(self, models: Collection[str]) -> None:
         self._metrics.configure(models)
         self._mirrors.keep(models)
-
-    async def _lease_member(self, name: str, version: int | None, deadline: float | None) -> Servable:
-        return await self._manager.lease(name, version, deadline)
-
-    def _wake_member(self, name: str, version: int | None) -> None:
-        self._manager.begin_load(name, version)
 
     def _preload(self) -> None:
         """Loads the models that are to be in memory before the first call.
@@ -369,15 +370,11 @@ class Server:
             if any(fnmatchcase(name, pattern) for pattern in self._config.preload_models):
                 self._manager.load(name)
 
-    def _base_path(self, name: str) -> Path | None:
-        model = self._models.models.served(name)
-        return None if model is None else model.base_path
-
     def _answers(self, name: str) -> bool | None:
         """Whether a model's default version answers requests; None for a model that is not configured."""
-        versions = self._serving.get(name)
+        versions = self._publishing.serving.get(name)
         if not versions:
-            return None if self._models.models.served(name) is None else name in self._latest
+            return None if self._models.models.served(name) is None else name in self._publishing.latest
         return not versions[max(versions)].hangs
 
     def _is_awaited(self, name: str) -> bool:
@@ -386,29 +383,20 @@ class Server:
         under_way = any(status.state in (State.START, State.LOADING) for status in statuses)
         return under_way or (not statuses and self._models.models.served(name) is not None)
 
-    def _publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
-        with self._publishing:
-            self._serving[name] = versions
-            self._latest[name] = latest
-            self._let_transport_answer(name)
-
     def _changed(self) -> None:
         self._transport.forget_answers()
 
-    def _publish_again(self, names: Collection[str]) -> None:
-        with self._publishing:
-            for name in names:
-                self._let_transport_answer(name)
+    def _tell_transport(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
+        self._transport.publish(name, versions, latest)
 
-    def _let_transport_answer(self, name: str) -> None:
-        """Lets the transport answer for a model, unless somebody else has to see its calls."""
+    def _is_plain(self, name: str) -> bool:
+        """Whether the transport may answer for a model, since nobody else has to see its calls."""
         sees_all = self._config.access_log or (self._gate is not None and self._gate.audits)
-        plain = may_be_plain(
+        return may_be_plain(
             name,
             checks_methods=self._config.enable_signature_method_name_check,
             logs=lambda model: sees_all or self._request_logger.logs(model),
         )
-        self._transport.publish(name, self._serving.get(name, {}) if plain else {}, self._latest.get(name, 0))
 
     def _free(self) -> None:
         if self._gate is not None:

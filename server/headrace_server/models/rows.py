@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, ProvesRows, Settled, Streaming, Triable
+from headrace_server.backends.batch_axis import declares_rows
 from headrace_server.backends.independence import (
     Evidence,
     Finding,
@@ -88,6 +89,20 @@ def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_r
     if isinstance(version.backend, Settled):
         version.backend.settle({name: verdict.batched for name, verdict in verdicts.items()})
     return verdicts
+
+
+def as_decided(signature: Signature, verdict: Verdict | None, *, batching: bool) -> Signature:
+    """A signature with what a verdict says of which of its requests may share a batch.
+
+    Args:
+        signature: As it is declared.
+        verdict: The word on it; None where nothing has been tried.
+        batching: Whether requests share batches at all; nothing depends on axis 0 but shapes where they do not.
+    """
+    if verdict is None:
+        return signature
+    batched = verdict.batched if batching else declares_rows(signature)
+    return replace(signature, batched=batched, padding=verdict.padding, bound=verdict.bound)
 
 
 def _untried(signature: Signature, version: Loaded) -> Verdict | None:

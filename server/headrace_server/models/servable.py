@@ -5,23 +5,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
-from headrace_batching import (
-    BatchingError,
-    BatchReport,
-    BatchThreads,
-    Beliefs,
-    DeadlineExceeded,
-    Options,
-    Task,
-    TaskTooLarge,
-)
-from headrace_batching.batch import rows_of, shared_rows
+from headrace_batching import BatchingError, BatchReport, BatchThreads, Beliefs, DeadlineExceeded, Options, TaskTooLarge
+from headrace_batching.batch import rows_of
 from headrace_batching.report import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
-from headrace_server.backends.batch_axis import declares_rows
 from headrace_server.backends.independence import Verdict
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, find_signature
 from headrace_server.config.model_toml import StepOptions
@@ -33,9 +23,10 @@ from headrace_server.metrics.versions import Now
 from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.leases import Leases
-from headrace_server.models.no_rows import NoRows, has_no_rows
 from headrace_server.models.plain import Plain, takes_plain
-from headrace_server.models.schedulers import Outputs, Schedulers, fitted, limit_of, may_share
+from headrace_server.models.requests import Requests
+from headrace_server.models.rows import as_decided
+from headrace_server.models.schedulers import Outputs, Schedulers, fitted, limit_of
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.undeclared import as_declared
 from headrace_server.models.watched import Take
@@ -86,7 +77,7 @@ class Servable:
         self.version = version
         self.verdicts: Mapping[str, Verdict] = verdicts or {}
         self._own = {
-            key: replace(each, batched=self._has_rows(each, key, batching), **self._limits(key))
+            key: as_decided(each, self.verdicts.get(key), batching=batching is not None)
             for key, each in backend.signatures.items()
         }
         self.sequences = None if keep_state is None else keep_state(self._own[DEFAULT_SIGNATURE])
@@ -99,7 +90,7 @@ class Servable:
         limit = limit_of(backend, run_timeout)
         title = f"model {name} version {version}"
         self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs, limit, title)
-        self._no_rows = NoRows()
+        self._requests = Requests(self._own, self._schedulers, self._batching)
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
         now = Now(lambda: self._schedulers.waiting, lambda: self._schedulers.running, on_devices, self.beliefs)
@@ -302,57 +293,29 @@ class Servable:
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self.signatures[signature]
         misfit = declared.check_arrays(inputs)
+        if misfit and (self.sequences is not None or isinstance(self._backend, Ensemble)):
+            raise invalid(misfit)
         if self.sequences is not None:
-            return await self._run_sequence(self.sequences, inputs, outputs, call, misfit)
+            return await self._run_sequence(self.sequences, inputs, outputs, call)
         if isinstance(self._backend, Ensemble):
-            return await self._run_steps(self._backend, inputs, outputs, call, misfit)
+            return await self._run_steps(self._backend, inputs, outputs, call)
         if not misfit:
-            return await self._run_declared(signature, inputs, outputs, call)
+            return await self._requests.run(signature, inputs, outputs, call)
         served = None if declared.sends_optional(inputs) else as_declared(declared, inputs, outputs)
         if served is None or declared.check_arrays(served[0]):
             raise invalid(misfit)
         reshaped, restore = served
-        return restore(await self._run_declared(signature, reshaped, outputs, call))
+        return restore(await self._requests.run(signature, reshaped, outputs, call))
 
-    async def _run_declared(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        declared = self._own[signature]
-        choice = None if outputs == declared.every_output else outputs
-        rows = shared_rows(inputs) if declared.batched else None
-
-        async def run(inputs: Arrays, rows: int | None = 1) -> Arrays:
-            task = self._task(declared, inputs, rows, choice, call)
-            return await call.answer(task, self._schedulers.of(signature))
-
-        if declared.optional and declared.sends_optional(inputs):
-            return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
-        if not rows and has_no_rows(declared, inputs):
-            return await self._no_rows.answer(signature, declared, inputs, outputs, run)
-        if declared.batched and not self._may_share(declared, inputs, rows):
-            return await call.answer(call.alone(inputs, choice), self._schedulers.of(signature, alone=True))
-        return await run(inputs, rows)
-
-    def _may_share(self, declared: Signature, inputs: Arrays, rows: int | None) -> bool:
-        """Whether a request of a batched signature can be in a batch; else it runs by itself."""
-        if not declared.is_as_declared(inputs) or not declared.is_bounded(inputs):
-            return False
-        return self._batching is None or may_share(inputs, rows, self._batching)
-
-    async def _run_sequence(
-        self, sequences: Sequences, inputs: Arrays, outputs: Outputs, call: Call, misfit: str
-    ) -> Arrays:
-        if misfit:
-            raise invalid(misfit)
-
+    async def _run_sequence(self, sequences: Sequences, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         async def run(inputs: Arrays, outputs: Outputs) -> Arrays:
             every = self._own[DEFAULT_SIGNATURE].every_output
             wanted = tuple(alias for alias in every if alias in outputs)
-            return await self._run_declared(DEFAULT_SIGNATURE, inputs, wanted, call)
+            return await self._requests.run(DEFAULT_SIGNATURE, inputs, wanted, call)
 
         return await sequences.run(call.sequence, inputs, outputs, run)
 
-    async def _run_steps(self, ensemble: Ensemble, inputs: Arrays, outputs: Outputs, call: Call, misfit: str) -> Arrays:
-        if misfit:
-            raise invalid(misfit)
+    async def _run_steps(self, ensemble: Ensemble, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         began = time.monotonic()
         try:
             with within_a_call():
@@ -368,17 +331,6 @@ class Servable:
         has_rows = self.signatures[signature].batched and bool(inputs) and all(each.ndim for each in inputs.values())
         return rows_of(inputs) if has_rows else 1
 
-    def _has_rows(self, signature: Signature, name: str, batching: Options | None) -> bool:
-        """Whether axis 0 is the batch: as was tried, or as is declared where nothing depends on it but shapes."""
-        if name not in self.verdicts:
-            return signature.batched
-        return self.verdicts[name].batched if batching is not None else declares_rows(signature)
-
-    def _limits(self, name: str) -> dict[str, Any]:
-        """What a verdict says of which requests may share a batch, as fields of a signature."""
-        verdict = self.verdicts.get(name)
-        return {} if verdict is None else {"padding": verdict.padding, "bound": verdict.bound}
-
     def _observe_runs(self, signature: str, batched: bool) -> Observe:
         observe: Observe = self._metrics.runs(self._counts[signature], batched=batched)
         if not self._marks_use:
@@ -389,18 +341,3 @@ class Servable:
             observe(report)
 
         return mark_and_observe
-
-    def _task(self, signature: Signature, inputs: Arrays, rows: int | None, choice: Outputs | None, call: Call) -> Task:
-        batching = self._batching
-        if batching is None or rows is None:
-            return call.alone(inputs, choice)
-        return Task(
-            inputs,
-            call.delivery,
-            rows=rows,
-            key=signature.shape_key(inputs, pad=batching.pad_variable_length_inputs),
-            deadline=call.deadline,
-            priority=call.priority,
-            choice=choice,
-            padding=signature.padding,
-        )

@@ -1,0 +1,34 @@
+"""Who is told of each call over REST: the metrics, the access log, the audit log."""
+
+from collections.abc import Callable
+
+from headrace_server.metrics.access_log import log_call
+from headrace_server.security.gate import Gate
+from headrace_server.security.visit import visit_now
+
+ObserveRest = Callable[[str, str, str, float], None]
+"""Told of a model's name, what was asked of it, the code of the answer, and how many seconds it took."""
+
+
+def logged(observe: ObserveRest) -> ObserveRest:
+    """The same, with a line in the access log for each call."""
+
+    def observed(model: str, verb: str, code: str, seconds: float) -> None:
+        log_call(f"REST {verb or 'look'}", model, code, seconds)
+        observe(model, verb, code, seconds)
+
+    return observed
+
+
+def audited(observe: ObserveRest, gate: Gate | None) -> ObserveRest:
+    """The same, with each call written into the audit log where there is one."""
+    if gate is None or not gate.audits:
+        return observe
+
+    def observed(model: str, verb: str, code: str, seconds: float) -> None:
+        visit = visit_now()
+        if visit is not None:
+            gate.write(visit, f"HTTP {verb or 'look'}", model, code, seconds)
+        observe(model, verb, code, seconds)
+
+    return observed
