@@ -16,7 +16,7 @@ from headrace_server.security.models.bundle import (
     read_bundle,
 )
 from headrace_server.security.models.names import SEALED_FILE, SIGNATURE_FILE
-from headrace_server.security.models.private_files import MemoryFile, PrivateFolder, copy_of
+from headrace_server.security.models.private_files import MemoryFile, PrivateFolder, close_all, copy_of
 from headrace_server.security.models.sealed import BadSeal, KeySource, open_sealed
 from headrace_server.security.models.trust import Root, Trust
 
@@ -115,8 +115,7 @@ class Opener:
         except BadSeal as error:
             raise BadSeal(f"{SEALED_FILE}: {error}") from error
         finally:
-            for sealed in files.values():
-                sealed.close()
+            close_all(files.values())
 
 
 def _copies(version: Path, names: Mapping[str, bytes | None]) -> dict[str, MemoryFile]:
@@ -128,8 +127,7 @@ def _copies(version: Path, names: Mapping[str, bytes | None]) -> dict[str, Memor
             if digest is not None and copy.digest != digest:
                 raise BadSignature(f"{name if name != WHOLE_FILE else version.name} is not the file that was signed")
     except BaseException:
-        for copy in copies.values():
-            copy.close()
+        close_all(copies.values())
         raise
     return copies
 

@@ -5,10 +5,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from headrace_server.errors import unreadable
 
@@ -66,19 +66,35 @@ def copy_of(path: Path) -> MemoryFile:
     Raises:
         ServingError: It cannot be read.
     """
-    copy = MemoryFile(path.name)
     try:
         with path.open("rb", buffering=0) as file:
-            while chunk := file.read(CHUNK):
-                copy.write(chunk)
-        copy.finish()
+            return kept(path.name, file)
     except OSError as error:
-        copy.close()
         raise unreadable(path, error) from error
+
+
+def kept(name: str, source: IO[bytes]) -> MemoryFile:
+    """What can be read from a source, in memory.
+
+    Args:
+        name: What it is called in /proc.
+        source: Read to its end.
+    """
+    copy = MemoryFile(name)
+    try:
+        while chunk := source.read(CHUNK):
+            copy.write(chunk)
+        copy.finish()
     except BaseException:
         copy.close()
         raise
     return copy
+
+
+def close_all(files: Iterable[MemoryFile]) -> None:
+    """Frees files, each once nobody has it open."""
+    for file in files:
+        file.close()
 
 
 class PrivateFolder:

@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from headrace_server.errors import invalid, unreadable
-from headrace_server.security.models.private_files import MemoryFile
+from headrace_server.security.models.private_files import MemoryFile, close_all, kept
 from headrace_server.security.packages import needs
 
 MAGIC = b"headrace-sealed\n\x01"
@@ -249,14 +249,16 @@ def open_sealed(file: BinaryIO, keys: Callable[[], Mapping[bytes, bytes]]) -> di
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 name = _member_name(member, opened)
-                opened[name] = _extract(archive, member)
+                source = archive.extractfile(member)
+                assert source is not None  # it is a regular file
+                opened[name] = kept(PurePosixPath(name).name, source)
         while stream.read(CHUNK):
             pass  # to the end, which has to be there
     except tarfile.TarError as error:
-        _close(opened)
+        close_all(opened.values())
         raise BadSeal(f"it holds no archive: {error}") from error
     except BaseException:
-        _close(opened)
+        close_all(opened.values())
         raise
     return opened
 
@@ -267,21 +269,3 @@ def _member_name(member: tarfile.TarInfo, opened: Mapping[str, Any]) -> str:
     if wrong or not member.isreg() or member.name in opened:
         raise BadSeal(f"it holds {member.name!r}, which is not a file of the version")
     return member.name
-
-
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> MemoryFile:
-    source, file = archive.extractfile(member), MemoryFile(PurePosixPath(member.name).name)
-    assert source is not None  # it is a regular file
-    try:
-        while chunk := source.read(CHUNK):
-            file.write(chunk)
-        file.finish()
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _close(files: Mapping[str, MemoryFile]) -> None:
-    for file in files.values():
-        file.close()

@@ -11,8 +11,7 @@ from headrace_server.errors import invalid, unreadable
 from headrace_server.security.models.bundle import WHOLE_FILE, Manifest, signed_bytes, write_bundle, write_manifest
 from headrace_server.security.models.names import SIGNATURE_FILE
 from headrace_server.security.models.opening import files_of, signature_path
-from headrace_server.security.models.private_files import CHUNK
-from headrace_server.security.models.trust import HASHES
+from headrace_server.security.models.trust import HASHES, algorithm_of, key_hint, public_pem
 from headrace_server.security.packages import needs
 
 
@@ -32,10 +31,11 @@ def sign(version: Path, key: Path, certificates: Path | None = None, password: s
     signer = _private_key(key, password)
     material = _key_material(signer) if certificates is None else _certificate_material(signer, certificates)
     payload = write_manifest(version.resolve().name, _manifest(version))
+    signature = signer.sign(signed_bytes(payload), algorithm_of(signer))
     path = signature_path(version)
     new = path.with_name(f".{path.name}.new")
     try:
-        new.write_bytes(write_bundle(payload, _signature(signer, payload), material))
+        new.write_bytes(write_bundle(payload, signature, material))
         os.replace(new, path)
     except OSError as error:
         raise unreadable(path, error) from error
@@ -50,14 +50,11 @@ def _manifest(version: Path) -> Manifest:
 
 
 def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+            return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise unreadable(path, error) from error
-    return digest.digest()
 
 
 def _private_key(path: Path, password: str) -> Any:
@@ -75,23 +72,8 @@ def _private_key(path: Path, password: str) -> Any:
     return key
 
 
-def _signature(key: Any, payload: bytes) -> bytes:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    signature: bytes = key.sign(signed_bytes(payload), ec.ECDSA(getattr(hashes, HASHES[key.curve.name])()))
-    return signature
-
-
-def _public_pem(key: Any) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    pem: bytes = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return pem
-
-
 def _key_material(key: Any) -> Mapping[str, Any]:
-    return {"publicKey": {"hint": hashlib.sha256(_public_pem(key.public_key())).hexdigest()}}
+    return {"publicKey": {"hint": key_hint(key.public_key())}}
 
 
 def _certificate_material(key: Any, path: Path) -> Mapping[str, Any]:
@@ -104,7 +86,7 @@ def _certificate_material(key: Any, path: Path) -> Mapping[str, Any]:
         raise unreadable(path, error) from error
     except ValueError as error:
         raise invalid(f"{path} cannot be used as certificates: {error}") from error
-    if _public_pem(chain[0].public_key()) != _public_pem(key.public_key()):
+    if public_pem(chain[0].public_key()) != public_pem(key.public_key()):
         raise invalid(f"{path}: the first certificate is not that of the key")
     raw = [{"rawBytes": base64.b64encode(each.public_bytes(Encoding.DER)).decode()} for each in chain]
     return {"x509CertificateChain": {"certificates": raw}}

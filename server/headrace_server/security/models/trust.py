@@ -44,7 +44,7 @@ class Signers:
             from cryptography.exceptions import InvalidSignature
         for key in self._signers(bundle):
             try:
-                _verify(key, bundle)
+                key.verify(bundle.signature, bundle.signed_bytes, algorithm_of(key))
             except InvalidSignature:
                 continue
             return read_manifest(bundle.payload)
@@ -52,7 +52,7 @@ class Signers:
 
     def _signers(self, bundle: Bundle) -> list[Any]:
         if not bundle.certificates:
-            return [key for key in self._keys if bundle.key_hint in ("", _hint(key))]
+            return [key for key in self._keys if bundle.key_hint in ("", key_hint(key))]
         return [_signer(bundle.certificates, self._authorities)]
 
     def _read(self, path: Path) -> None:
@@ -81,18 +81,25 @@ def _checked(key: Any) -> Any:
     return key
 
 
-def _hint(key: Any) -> str:
+def public_pem(key: Any) -> bytes:
+    """A public key in PEM."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(pem).hexdigest()
+    pem: bytes = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem
 
 
-def _verify(key: Any, bundle: Bundle) -> None:
+def key_hint(key: Any) -> str:
+    """What a signature names a public key by."""
+    return hashlib.sha256(public_pem(key)).hexdigest()
+
+
+def algorithm_of(key: Any) -> Any:
+    """How a key signs: ECDSA, with the hash that belongs to its curve."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    key.verify(bundle.signature, bundle.signed_bytes, ec.ECDSA(getattr(hashes, HASHES[key.curve.name])()))
+    return ec.ECDSA(getattr(hashes, HASHES[key.curve.name])())
 
 
 def _signer(certificates: Sequence[bytes], authorities: Sequence[Any]) -> Any:
