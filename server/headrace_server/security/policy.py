@@ -1,7 +1,6 @@
 """The policy file: who may do what to which models, and how much of it."""
 
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import Any
 
 from headrace_batching import Priority
 from headrace_batching.option import Rule as Check
-from headrace_batching.option import option, options_of, refusal
-from headrace_server.errors import invalid, unreadable
+from headrace_batching.option import option, refusal
+from headrace_server.errors import invalid
 from headrace_server.security.account import NO_LIMITS, Limits
 from headrace_server.security.methods import Action
 from headrace_server.security.principal import ANONYMOUS_NAME, Principal
+from headrace_server.security.tables import are_tables, read_table, read_toml
 
 ANYBODY_KNOWN = "*"
 KINDS = ("key:", "jwt:", "jwt-group:", "cert:", "group:")
@@ -138,22 +138,18 @@ def read_policy(path: Path) -> Policy:
     Raises:
         ServingError: It cannot be read, or is not a policy; the text names the key.
     """
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"{path} is not TOML: {error}") from error
+    document = read_toml(path)
     if unknown := next((key for key in document if key not in ("rules", "groups")), None):
         raise invalid(f"{path}: unknown key {unknown!r}: a policy has [groups] and [[rules]]")
     rules = document.get("rules", [])
-    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+    if not are_tables(rules):
         raise invalid(f"{path}: rules must be tables: write [[rules]] above each")
     groups = _groups(path, document.get("groups", {}))
     made = [_rule(path, number, rule) for number, rule in enumerate(rules, start=1)]
+    known = frozenset[str]().union(*groups.values())
     for rule in made:
         for name in rule.who:
-            if name.startswith("group:") and name not in {each for member in groups.values() for each in member}:
+            if name.startswith("group:") and name not in known:
                 raise invalid(f"{path}: rule {rule.number}: who: there is no {name} with members in [groups]")
     return Policy(tuple(made), groups)
 
@@ -175,14 +171,8 @@ def _groups(path: Path, table: Any) -> dict[str, frozenset[str]]:
 
 
 def _rule(path: Path, number: int, table: Mapping[str, Any]) -> Grant:
-    where, options = f"{path}: rule {number}: ", options_of(RuleOptions)
-    _refuse_unknown(where, table, options)
-    for name, value in table.items():
-        rule = options[name].metadata["rule"]
-        if not rule.allows(value):
-            raise invalid(where + refusal(name, rule, value))
-    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in table.items()}
-    read = RuleOptions(**values)
+    where = f"{path}: rule {number}: "
+    read = read_table(RuleOptions, where, table)
     if not read.who:
         raise invalid(f"{where}who must be {_NAMES}; there is none")
     return Grant(
@@ -194,9 +184,3 @@ def _rule(path: Path, number: int, table: Mapping[str, Any]) -> Grant:
         Limits(read.calls_per_second, read.rows_per_second, read.concurrent_calls),
         Priority.LOW if read.priority == "low" else Priority.NORMAL,
     )
-
-
-def _refuse_unknown(where: str, table: Iterable[str], options: Mapping[str, Any]) -> None:
-    for name in table:
-        if name not in options:
-            raise invalid(f"{where}unknown key {name!r}: it may have {', '.join(options)}")

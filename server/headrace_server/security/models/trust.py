@@ -1,18 +1,18 @@
 """Whose signatures are taken for the models in which folders."""
 
 import hashlib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from headrace_batching.option import option, options_of, refusal
+from headrace_batching.option import option
 from headrace_server.config.paths import as_path
 from headrace_server.errors import invalid, unreadable
 from headrace_server.security.models.bundle import BadSignature, Bundle, Manifest, read_manifest
 from headrace_server.security.packages import needs
+from headrace_server.security.tables import are_tables, read_table, read_toml
 
 HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 MAX_CHAIN = 8
@@ -216,27 +216,15 @@ def read_roots(path: Path) -> list[Root]:
     Raises:
         ServingError: It cannot be read, or is wrong; the text names the key.
     """
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"{path} is not TOML: {error}") from error
-    tables = document.get("roots")
-    if set(document) != {"roots"} or not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+    document = read_toml(path)
+    if set(document) != {"roots"} or not are_tables(document["roots"]):
         raise invalid(f"{path} must hold [[roots]] tables, and nothing else")
-    return [_root(path, number, table) for number, table in enumerate(tables, start=1)]
+    return [_root(path, number, table) for number, table in enumerate(document["roots"], start=1)]
 
 
 def _root(file: Path, number: int, table: dict[str, Any]) -> Root:
-    where, options = f"{file}: root {number}: ", options_of(RootOptions)
-    for name, value in table.items():
-        if name not in options:
-            raise invalid(f"{where}unknown key {name!r}: it may have {', '.join(options)}")
-        if not options[name].metadata["rule"].allows(value):
-            raise invalid(where + refusal(name, options[name].metadata["rule"], value))
-    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in table.items()}
-    read = RootOptions(**values)
+    where = f"{file}: root {number}: "
+    read = read_table(RootOptions, where, table)
     if not read.path:
         raise invalid(f"{where}path must be the name of a folder; there is none")
     if read.required and not read.keys:
