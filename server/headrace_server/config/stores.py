@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from headrace_server.config.flag import flag
 
-PREFIX = "model_store_"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:

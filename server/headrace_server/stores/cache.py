@@ -85,9 +85,7 @@ class Cache:
         target = self.root / "contents" / key
         _remove(target)
         folder.rename(target)
-        new = self.root / "contents" / f"{key}.new"
-        new.write_text(json.dumps(sizes))
-        new.rename(_manifest(target))
+        write_whole(_manifest(target), json.dumps(sizes).encode())
         (self.root / "partial" / f"{key}.lock").unlink(missing_ok=True)
         return target
 
@@ -128,6 +126,13 @@ class Cache:
                 yield manifest.with_suffix(""), manifest.stat().st_mtime, sum(sizes.values())
             except (OSError, ValueError, AttributeError):
                 continue
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Writes a file of which nobody ever sees a part."""
+    new = file.with_suffix(".new")
+    new.write_bytes(content)
+    new.rename(file)
 
 
 def _manifest(folder: Path) -> Path:

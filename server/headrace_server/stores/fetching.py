@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from errno import ENOSPC
 from pathlib import Path
 
-from headrace_server.stores.base import CHUNK, Changed, RemoteFile, Store, StoreError
+from headrace_server.stores.base import Changed, RemoteFile, Store, StoreError
 from headrace_server.stores.cache import Cache, key_of
 from headrace_server.stores.unpacking import safe_path, unpack
 
@@ -102,7 +102,7 @@ class Fetching:
 
     def _read(self, file: RemoteFile, part: Path) -> None:
         part.touch()
-        digest, size = _begun(part)
+        digest, size = _read_so_far(part)
         if size != file.size:
             with part.open("ab") as out:
                 for chunk in self._store.read(file, size):
@@ -121,14 +121,10 @@ class Fetching:
             raise StoreError(f"{self._uri}: {file.path} is not what it should be: its SHA-256 is {digest.hexdigest()}")
 
 
-def _begun(part: Path) -> "tuple[hashlib._Hash, int]":
-    """The hash and the size of what an earlier try has left."""
-    digest, size = hashlib.sha256(), 0
+def _read_so_far(part: Path) -> "tuple[hashlib._Hash, int]":
+    """The hash and the size of what a file holds until now."""
     with part.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return digest, size
+        return hashlib.file_digest(file, "sha256"), file.tell()
 
 
 def _check_sums(uri: str, folder: Path) -> None:
@@ -140,7 +136,7 @@ def _check_sums(uri: str, folder: Path) -> None:
     for sums in folder.rglob(SUMS):
         for digest, name in _SUM.findall(sums.read_text(errors="replace")):
             path = sums.parent / safe_path(uri, name.removeprefix("./"))
-            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+            found = _read_so_far(path)[0].hexdigest() if path.is_file() else "missing"
             if found != digest.lower():
                 shutil.rmtree(folder)
                 raise StoreError(f"{uri}: {name} is not what {SUMS} says: its SHA-256 is {found}")

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.stores.base import Changed, Listing, RemoteFile
-from headrace_server.stores.cache import Cache, key_of
+from headrace_server.stores.cache import Cache, key_of, write_whole
 from headrace_server.stores.fetching import Fetching
 
 _VERSION = re.compile(r"[0-9]{1,18}")
@@ -86,7 +86,7 @@ class Mirror:
         self._base_path = base_path
         self._choose = choose
         self._seen: Mapping[int, str] = {}
-        self._keys: dict[int, str] = {}
+        self._pinned: set[str] = set()
 
     def look(self) -> bool:
         """Fetches what is wanted and not here, shows it, and shows no more what is gone; whether anything changed.
@@ -97,12 +97,11 @@ class Mirror:
         self._base_path.mkdir(parents=True, exist_ok=True)
         listing = self._list()
         found = numbered(listing.files)
-        packed = found is None and any(file.unpack for file in listing.files)
         if found is not None:
             return self._show_found(found, settled=listing.settled)
         if not listing.files:
             raise Changed(f"{self._uri}: there are no files below it")
-        if packed:
+        if any(file.unpack for file in listing.files):
             return self._show_packed(listing)
         files = _with_a_known_name(listing.files)
         number = listing.version or self._number_of(key_of(self._uri, files))
@@ -151,9 +150,7 @@ class Mirror:
         target = self._base_path / MODEL_FILE
         if target.exists() and target.read_bytes() == content:
             return
-        new = target.with_suffix(".new")
-        new.write_bytes(content)
-        new.rename(target)
+        write_whole(target, content)
 
     def _show(self, folders: Mapping[int, Path], gone: Collection[int]) -> bool:
         changed = False
@@ -183,8 +180,8 @@ class Mirror:
             target = Path(os.readlink(self._base_path / str(version)))
             if target.is_relative_to(contents):
                 used.add(target.relative_to(contents).parts[0])
-        self._cache.use(used, self._keys.values())
-        self._keys = dict(enumerate(used))
+        self._cache.use(used, self._pinned)
+        self._pinned = used
 
     def _number_of(self, key: str) -> int:
         """The version number of contents that nobody numbers: each new one gets the next, and keeps it."""
@@ -195,12 +192,10 @@ class Mirror:
             numbers = {}
         if key not in numbers:
             numbers[key] = max(numbers.values(), default=0) + 1
-            new = file.with_suffix(".new")
-            new.write_text(json.dumps(numbers))
-            new.rename(file)
+            write_whole(file, json.dumps(numbers).encode())
         return numbers[key]
 
     def forget(self) -> None:
         """Shows nothing any more, of a model that is not served."""
-        self._cache.use((), self._keys.values())
+        self._cache.use((), self._pinned)
         shutil.rmtree(self._base_path, ignore_errors=True)

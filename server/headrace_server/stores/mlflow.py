@@ -3,10 +3,12 @@
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import quote, urlencode
 
 from headrace_server.stores.base import Listing, RemoteFile, Store, StoreError
-from headrace_server.stores.object_store import SCHEMES, ObjectStore
+from headrace_server.stores.object_store import ObjectStore
+from headrace_server.stores.uris import OBJECT_STORES
 from headrace_server.stores.web import Web, bearer
 
 TRACKING = "MLFLOW_TRACKING_URI"
@@ -46,8 +48,7 @@ class MlflowStore:
         """The bytes of an artifact from an offset on."""
         for location, store in self._objects.items():
             if file.key.startswith(f"{location}\0"):
-                own = RemoteFile(file.path, file.size, file.tag, key=file.key.partition("\0")[2])
-                return store.read(own, offset)
+                return store.read(replace(file, key=file.key.partition("\0")[2]), offset)
         return self._web.read(file.key, offset)
 
     def _named(self) -> str:
@@ -61,15 +62,14 @@ class MlflowStore:
 
     def _files(self, source: str) -> Iterator[RemoteFile]:
         scheme = source.partition("://")[0]
-        if scheme in SCHEMES:
+        if scheme in OBJECT_STORES:
             store = self._objects.setdefault(source, ObjectStore(source))
             for file in store.list().files:
-                yield RemoteFile(file.path, file.size, file.tag, key=f"{source}\0{file.key}")
+                yield replace(file, key=f"{source}\0{file.key}")
             return
         if not source.startswith("mlflow-artifacts:"):
             raise StoreError(f"{self._uri}: its artifacts are at {source}, which only MLflow itself can read")
-        path = source.partition(":")[2]
-        path = path.partition("/")[2] if not path.startswith("//") else path[2:].partition("/")[2]
+        path = source.partition(":")[2].removeprefix("//").partition("/")[2]
         yield from self._artifacts(path.strip("/"), "")
 
     def _artifacts(self, root: str, below: str) -> Iterator[RemoteFile]:

@@ -8,8 +8,6 @@ from typing import Any
 
 from headrace_server.stores.base import CHUNK, Changed, Listing, RemoteFile, StoreError
 
-SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
-
 _REFUSED = re.compile(r"status code: 40[13]|credential", re.IGNORECASE)
 """What is said by errors of listings, which have no kind of their own."""
 

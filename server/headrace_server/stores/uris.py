@@ -4,7 +4,8 @@ import re
 
 from headrace_server.stores.base import Store, StoreError
 
-SCHEMES = ("s3", "gs", "az", "abfs", "abfss", "hf", "oci", "https", "http")
+OBJECT_STORES = ("s3", "gs", "az", "abfs", "abfss")
+SCHEMES = (*OBJECT_STORES, "hf", "oci", "https", "http")
 
 STORES = ", ".join((*(f"{scheme}://" for scheme in SCHEMES), "models:/"))
 """As they are named to people."""
@@ -40,7 +41,7 @@ def open_store(uri: str) -> Store:
         from headrace_server.stores.archives import ArchiveStore
 
         return ArchiveStore(uri)
-    if scheme in SCHEMES:
+    if scheme in OBJECT_STORES:
         from headrace_server.stores.object_store import ObjectStore
 
         return ObjectStore(uri)
