@@ -65,7 +65,7 @@ class Manager:
         on_demand = bool(options.bounds)
         self._changed = changed
         self._served_of = served_on_demand if on_demand else served_at_once
-        told = self._publish_change if on_demand else lambda _: changed()
+        told = self._publish if on_demand else lambda _: changed()
         self._models = Models(options.policy, told, on_demand=on_demand)
         self.rooms = Rooms(options.bounds, self._models.by_name, tallies.evicted) if on_demand else None
         self._waking = Waking(self._models, tallies.waited)
@@ -287,14 +287,7 @@ class Manager:
         return status is not None and status.state.can_be_called
 
     def _publish(self, name: str) -> None:
-        served = self._served_of(self._models.by_name[name])
-        self._served[name] = served
-        if self._tell is not None:
-            self._tell(name, served.ready, served.latest)
-        self._changed()
-
-    def _publish_change(self, name: str) -> None:
-        """As `_publish`, but whoever is told is told of nothing that changes nothing."""
+        """Lets requests have what of a model can be called now; whoever is told is told of changes alone."""
         before, served = self._served.get(name, NOTHING), self._served_of(self._models.by_name[name])
         self._served[name] = served
         if self._tell is not None and (served.latest, served.ready) != (before.latest, before.ready):

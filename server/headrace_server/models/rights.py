@@ -56,24 +56,23 @@ class ReloadRights:
         for model in wanted.model_config_list.config:
             self._check_model(model, known.get(model.name, ModelConfig()))
 
-    def _check_uri(self, model: ModelConfig, known: ModelConfig) -> None:
-        """What a caller has the server fetch must be named: it could be anything that the server can reach."""
-        if model.base_path != known.base_path and not any(_is_below(model.base_path, root) for root in self.uri_roots):
-            raise _denied(f"Model {model.name}: {model.base_path} is not below any URI in --model_roots")
-
     def _check_model(self, model: ModelConfig, known: ModelConfig) -> None:
-        if is_remote(model.base_path):
-            self._check_uri(model, known)
-        path = as_path(model.base_path.removeprefix("file://"))
-        local = not is_remote(model.base_path)
-        if local and model.base_path != known.base_path and self.model_roots and not _is_in(path, self.model_roots):
-            raise _denied(f"Model {model.name}: base path {model.base_path} is not in any of --model_roots")
+        if model.base_path != known.base_path:
+            self._check_base_path(model)
         prefix = model.logging_config.log_collector_config.filename_prefix
         if not prefix or model.logging_config == known.logging_config:
             return
         unbound = self.anything and not self.log_roots
         if not unbound and not _is_in(as_path(prefix).parent, self.log_roots):
             raise _denied(f"Model {model.name}: filename_prefix {prefix} is not in any of --request_log_roots")
+
+    def _check_base_path(self, model: ModelConfig) -> None:
+        """Folders may be any where no roots are named; URIs must be named: the server could reach anything by them."""
+        if is_remote(model.base_path):
+            if not any(_is_below(model.base_path, root) for root in self.uri_roots):
+                raise _denied(f"Model {model.name}: {model.base_path} is not below any URI in --model_roots")
+        elif self.model_roots and not _is_in(as_path(model.base_path.removeprefix("file://")), self.model_roots):
+            raise _denied(f"Model {model.name}: base path {model.base_path} is not in any of --model_roots")
 
 
 def _is_below(uri: str, root: str) -> bool:

@@ -156,9 +156,8 @@ class _Trial:
         batch = neighbours.batch(4, [recipe, replace(recipe, most=recipe.most or 2)])
         recipe = batch.recipe
         neighbours.vary(batch, _USUAL)
-        if zeros := neighbours.batch_of(
-            4, recipe, Rows.ZEROS
-        ):  # what divides by a sum of all rows has none to divide by
+        # What divides by a sum of all rows has none to divide by.
+        if zeros := neighbours.batch_of(4, recipe, Rows.ZEROS):
             neighbours.vary(zeros, _BESIDE_ZEROS)
         neighbours.check_alone(recipe, 4, rows=(3, 0))
         if self._runs.spent + self._runs.quickest_row * MANY < budget:
