@@ -44,16 +44,14 @@ def load(version: Path, options: BackendOptions) -> Backend:
     if is_model_file(version) and version.is_file():
         return _load_file(version, options)
     if _holds(version, PYTHON_FILE):
-        return _load_python(version / PYTHON_FILE, options)
+        return _load_file(version / PYTHON_FILE, options)
     if options.prefer_tflite_model and _holds(version, TFLITE_FILE):
-        return _load(_load_tflite, version / TFLITE_FILE, options, needs=("ai_edge_litert", "LiteRT", "tflite"))
+        return _load_file(version / TFLITE_FILE, options)
     for plan in PLAN_FILES:
         if _holds(version, plan) and (options.tensorrt.enabled or not _holds(version, ONNX_FILE)):
-            return _load_on_gpu(_load_plan, version / plan, options)
-    if _holds(version, ONNX_FILE) and options.tensorrt.enabled:
-        return _load_on_gpu(_load_onnx_by_tensorrt, version / ONNX_FILE, options)
+            return _load_file(version / plan, options)
     if _holds(version, ONNX_FILE):
-        return _load(_load_onnx, version / ONNX_FILE, options, needs=("onnxruntime", "ONNX Runtime", "cpu"))
+        return _load_file(version / ONNX_FILE, options)
     if _holds(version, SESSION_BUNDLE_FILE):
         # TF Serving: session_bundle_util.cc has this text and the next.
         raise LoadError(Code.UNIMPLEMENTED, "Session Bundle is deprecated and removed.")
