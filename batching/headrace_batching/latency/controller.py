@@ -1,7 +1,6 @@
 """Learns from a queue's runs, and a few times a second tells the queue the wait, the size and the admission to use."""
 
 import logging
-from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from threading import Lock
@@ -10,7 +9,7 @@ from typing import Protocol
 from headrace_batching.latency.beliefs import Beliefs
 from headrace_batching.latency.choice import Limits, aimed, candidate_sizes, full_size, longest_wait, within_reach
 from headrace_batching.latency.margin import Margin
-from headrace_batching.latency.run_times import Curve, RunTimes
+from headrace_batching.latency.run_times import Curve, RunTimes, quantile
 from headrace_batching.latency.target import Target
 from headrace_batching.latency.wait_search import Seen, WaitSearch
 from headrace_batching.objective import LatencyObjective
@@ -163,11 +162,11 @@ class Controller:
 
     def _count_late(self, counted: _Counted) -> None:
         """Compares the answers of the batches sampled with the objective."""
-        taken = sorted(report.began + report.ran - arrival for report in counted.sampled for arrival in report.arrivals)
-        late = len(taken) - bisect_right(taken, self._objective.seconds)
+        taken = [report.began + report.ran - arrival for report in counted.sampled for arrival in report.arrivals]
+        late = sum(seconds > self._objective.seconds for seconds in taken)
         if self.beliefs.kept_within_reach:  # else the plan itself is to be late
             self._margin.look(len(taken), late)
-        newest = taken[min(len(taken) - 1, int(self._objective.share * len(taken)))]
+        newest = quantile(taken, self._objective.share)
         self._latency += (newest - self._latency) * (_SMOOTHING if self._latency else 1.0)
 
     def _seen(self, counted: _Counted, refused: int) -> Seen:

@@ -139,7 +139,7 @@ class _Runs:
         if len(self.runs) * (1 - share) < _TELLING or now - self.last > _STALE:
             found = self.typical * spread
         else:
-            found = _quantile((run.seconds for run in self.runs), share)
+            found = quantile((run.seconds for run in self.runs), share)
         return min(found, self.typical * _MOST_SPREAD)
 
     def _set_typical(self) -> None:
@@ -195,7 +195,7 @@ class RunTimes:
         """By how much the slowest runs of all sizes exceed the typical one of their size."""
         recent = [runs for runs in known if now - runs.last <= _STALE and runs.typical > 0]
         ratios = [run.seconds / runs.typical for runs in recent for run in runs.runs]
-        return _quantile(ratios, self._share) if len(ratios) >= _ENOUGH else _FIRST_SPREAD
+        return quantile(ratios, self._share) if len(ratios) >= _ENOUGH else _FIRST_SPREAD
 
     def _follow_drift(self, curve: Curve, fresh: dict[int, list[tuple[int, float]]], now: float) -> None:
         """Scales what is known where the last runs agree that it is too high, or too low, by far.
@@ -226,17 +226,18 @@ class RunTimes:
                 del self._known[bucket]
 
 
+def quantile(values: Iterable[float], share: float) -> float:
+    """What all but a share of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
 def _bucket(size: int) -> int:
     """Sizes that are told apart: all up to 8, and four in each doubling beyond."""
     if size <= 8:
         return size
     step = 1 << (size.bit_length() - 3)
     return -(-size // step) * step
-
-
-def _quantile(values: Iterable[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def _increasing(values: Iterable[float]) -> tuple[float, ...]:
