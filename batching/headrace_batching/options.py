@@ -113,6 +113,11 @@ class Options:
         """Batches that may wait. TF Serving: 0 counts as 1 without splitting."""
         return max(1, self.max_enqueued_batches)
 
+    @cached_property
+    def batches_at_once(self) -> int:
+        """Batches that are expected to run at once."""
+        return self.max_running_batches or self.num_batch_threads
+
     def padded_rows(self, rows: int) -> int:
         """The smallest allowed size that holds `rows`; `rows` itself where none does, or none is given."""
         if not self.allowed_batch_sizes or not rows:

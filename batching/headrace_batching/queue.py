@@ -1,13 +1,13 @@
 """The bounded queue that hands out batches of tasks: any thread puts, batch threads take."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from math import inf
 from threading import TIMEOUT_MAX, Condition, Lock
 from typing import NamedTuple
 
 from headrace_batching.batch import Batch, deliver
-from headrace_batching.contract import Execute
+from headrace_batching.contract import Clock, Execute
 from headrace_batching.errors import (
     TOO_MANY_BATCHES,
     TOO_MANY_ROWS,
@@ -21,8 +21,6 @@ from headrace_batching.latency.target import Slots, Target, makes_it
 from headrace_batching.options import Options
 from headrace_batching.policy import choose
 from headrace_batching.task import Task
-
-Clock = Callable[[], float]
 
 
 class Lane:
@@ -49,7 +47,7 @@ class Lane:
         self.closed = False
         self.target: Target | None = None
         self.shed = 0
-        self._slots = Slots(options.max_running_batches or options.num_batch_threads)
+        self._slots = Slots(options.batches_at_once)
         self._queue = queue
 
     @property

@@ -68,7 +68,7 @@ class Controller:
     """
 
     def __init__(self, objective: LatencyObjective, options: Options, name: str = "") -> None:
-        threads = options.max_running_batches or options.num_batch_threads
+        threads = options.batches_at_once
         self._objective = objective
         self._name = name
         self._limits = Limits(candidate_sizes(options.execution_limit, options.allowed_batch_sizes), threads)
