@@ -1,7 +1,6 @@
 //! Which requests are traced: decided by their headers before any is decoded. A traced one goes to Python, which makes
 //! spans of it; all others pay a look at two headers, and nothing at all while nobody asks for traces.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue};
@@ -19,34 +18,24 @@ const SAMPLED: u8 = 1;
 pub struct Sampler {
     ratio: f64,
     rate: f64,
-    chances: AtomicU64,
     /// How many more may be taken now, and since when that is so.
     room: Mutex<(f64, Instant)>,
 }
 
 impl Sampler {
     pub fn new(ratio: f64, rate: f64) -> Self {
-        let seed = std::process::id().into();
-        Self { ratio, rate, chances: AtomicU64::new(seed), room: Mutex::new((rate, Instant::now())) }
+        Self { ratio, rate, room: Mutex::new((rate, Instant::now())) }
     }
 
     /// Whether a request is traced; its headers say so from here on.
     pub fn mark(&self, headers: &mut HeaderMap) -> bool {
         headers.remove(MARK);
-        let wanted = headers.get(PARENT).and_then(sampled).unwrap_or_else(|| self.chance() < self.ratio);
+        let wanted = headers.get(PARENT).and_then(sampled).unwrap_or_else(|| fastrand::f64() < self.ratio);
         let traced = wanted && self.has_room(Instant::now());
         if traced {
             headers.insert(MARK, HeaderValue::from_static("1"));
         }
         traced
-    }
-
-    /// A number from 0 to 1, by splitmix64.
-    fn chance(&self) -> f64 {
-        let mut mixed = self.chances.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     fn has_room(&self, now: Instant) -> bool {
