@@ -3,8 +3,8 @@
 use h2::Reason;
 use http::{HeaderMap, StatusCode};
 
-use crate::grpc::{CANCELLED, INTERNAL, OK, PERMISSION_DENIED, PREFIX, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
-use crate::grpc::{UNAUTHENTICATED, UNIMPLEMENTED, UNKNOWN};
+use crate::grpc::{CANCELLED, INTERNAL, PERMISSION_DENIED, PREFIX, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
+use crate::grpc::{UNAUTHENTICATED, UNIMPLEMENTED, UNKNOWN, prefix};
 use crate::protobuf::Rope;
 
 /// The highest of gRPC's codes.
@@ -81,23 +81,15 @@ pub fn was_not_taken(error: &h2::Error) -> bool {
 /// The one message of an answer, behind its prefix.
 pub fn only_message(mut body: Rope) -> Result<Rope, Status> {
     let wrong = |text: &str| Status::new(INTERNAL, text);
-    let (compressed, length) = prefix(&body).ok_or_else(|| wrong("the answer ended before its message"))?;
+    let (flag, length) = prefix(&body).ok_or_else(|| wrong("the answer ended before its message"))?;
     body.take(PREFIX);
     if body.len() != length {
         return Err(wrong("the answer is not one message"));
     }
-    if compressed {
+    if flag != 0 {
         return Err(wrong("the answer is compressed, which this client did not ask for"));
     }
     Ok(body)
-}
-
-/// Whether a message is compressed, and its length; None until its prefix has come.
-fn prefix(body: &Rope) -> Option<(bool, usize)> {
-    let mut prefix = [0; PREFIX];
-    (body.len() >= PREFIX).then(|| body.copy_to(0, &mut prefix))?;
-    let [flag, length @ ..] = prefix;
-    Some((flag != 0, u32::from_be_bytes(length) as usize))
 }
 
 /// Refuses what is longer than `limit`, as soon as it says so.
@@ -131,11 +123,6 @@ pub fn percent_decoded(value: &[u8]) -> String {
 
 fn digit(byte: u8) -> u8 {
     char::from(byte).to_digit(16).map_or(0, |digit| digit as u8)
-}
-
-/// Whether a call went well.
-pub fn is_ok(status: &Status) -> bool {
-    status.code == OK
 }
 
 #[cfg(test)]

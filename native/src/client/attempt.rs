@@ -6,7 +6,7 @@ use h2::client::SendRequest;
 use http::header::HeaderMap;
 use http::{Request, Response};
 
-use super::answer::{Answer, check_length, is_ok, only_message, status, status_of_error, status_of_http};
+use super::answer::{Answer, check_length, only_message, status, status_of_error, status_of_http};
 use crate::grpc::Status;
 use crate::protobuf::Rope;
 
@@ -49,7 +49,7 @@ fn ended_at_once(head: &Response<()>) -> Option<Answer> {
 
 fn answered(body: Rope, trailers: HeaderMap) -> Answer {
     let mut answer = Answer { begun: true, ..Answer::ended(trailers) };
-    if is_ok(&answer.status) {
+    if answer.status.is_ok() {
         match only_message(body) {
             Ok(message) => answer.message = message,
             Err(status) => answer.status = status,

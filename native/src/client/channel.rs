@@ -9,16 +9,16 @@ use http::HeaderMap;
 use http::uri::Authority;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::task::yield_now;
-use tokio::time::{Instant as Time, sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::answer::{Answer, status_of_error, was_not_taken};
 use super::attempt::{Broken, attempt};
-use super::connection::connect;
+use super::connection::{connect, give_way};
 use super::head::head;
 use super::request::Message;
 use super::retry::Retry;
 use super::target::Target;
+use crate::calls::until;
 use crate::grpc::{CANCELLED, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
 
 /// A connection on which nothing has gone on for so long may have ended unseen: nobody drives it between calls.
@@ -93,7 +93,7 @@ impl Channel {
 
     /// Calls, and tries again as the retry policy has it, until `timeout` has passed.
     pub async fn call(&self, message: &Message, timeout: Option<Duration>) -> Answer {
-        let deadline = timeout.and_then(|timeout| Time::now().checked_add(timeout));
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         tokio::select! {
             biased;
             answer = self.retried(message, deadline) => answer,
@@ -102,7 +102,7 @@ impl Channel {
         }
     }
 
-    async fn retried(&self, message: &Message, deadline: Option<Time>) -> Answer {
+    async fn retried(&self, message: &Message, deadline: Option<Instant>) -> Answer {
         if message.length > self.settings.max_send {
             let (length, limit) = (message.length, self.settings.max_send);
             let text = format!("CLIENT: Sent message larger than max ({length} vs. {limit})");
@@ -124,7 +124,7 @@ impl Channel {
     }
 
     /// One attempt; a second one at once where the server says that it has not looked at the first.
-    async fn once(&self, message: &Message, deadline: Option<Time>, failures: u32) -> Answer {
+    async fn once(&self, message: &Message, deadline: Option<Instant>, failures: u32) -> Answer {
         let mut first = true;
         loop {
             let (sender, number) = match self.connection().await {
@@ -132,7 +132,7 @@ impl Channel {
                 Err(status) => return status.into(),
             };
             let settings = &self.settings;
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Time::now()));
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let head = head(&settings.authority, &message.path, &settings.metadata, left, failures);
             self.under_way.fetch_add(1, Ordering::Relaxed);
             let counted = UnderWay(self);
@@ -176,9 +176,7 @@ impl Channel {
     async fn catch_up(&self) {
         let idle = self.kept.lock().used.is_some_and(|used| used.elapsed() > UNSEEN);
         if idle && self.under_way.load(Ordering::Relaxed) == 0 {
-            // The first time the socket is looked at, the second time the connection's task reads from it.
-            yield_now().await;
-            yield_now().await;
+            give_way().await;
         }
     }
 
@@ -188,12 +186,5 @@ impl Channel {
         if kept.number == number && (error.is_io() || error.is_go_away()) {
             kept.sender = None;
         }
-    }
-}
-
-async fn until(deadline: Option<Time>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

@@ -15,11 +15,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use rustc_hash::FxHashMap;
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::answer::{Answer, is_ok};
+use super::answer::Answer;
 use super::channel::{Channel, Settings};
+use super::connection::give_way;
 use super::outputs;
 use super::request::{ClientRequest, Message};
 use super::retry::Retry;
@@ -156,10 +157,7 @@ impl ClientChannel {
         let Some(runtime) = runtime else { return };
         py.detach(|| {
             // The connection's task sees that nobody holds it, and closes the socket.
-            runtime.block_on(async {
-                yield_now().await;
-                yield_now().await;
-            });
+            runtime.block_on(give_way());
             if let Ok(runtime) = Arc::try_unwrap(runtime) {
                 runtime.shutdown_background();
             }
@@ -180,8 +178,7 @@ impl ClientChannel {
             let run = move || {
                 runtime.block_on(async {
                     channel.closed().await;
-                    yield_now().await;
-                    yield_now().await;
+                    give_way().await;
                 });
             };
             thread::Builder::new().name("headrace-client".into()).spawn(run)?;
@@ -262,7 +259,7 @@ async fn call_many(
 }
 
 fn to_python(py: Python<'_>, answer: Answer, arrays: bool) -> PyResult<Bound<'_, PyAny>> {
-    if !is_ok(&answer.status) {
+    if !answer.status.is_ok() {
         return failure(py, answer.status.code, answer.status.text, &answer.metadata);
     }
     if arrays && let Some(outputs) = outputs::arrays(py, &answer.message)? {

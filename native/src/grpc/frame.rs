@@ -25,6 +25,14 @@ pub fn put_prefix(out: &mut impl BufMut, compressed: bool, length: usize) {
     out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
+/// The flag of a prefix, and the length that it claims; None until all of it has come.
+pub fn prefix(bytes: &Rope) -> Option<(u8, usize)> {
+    let mut prefix = [0; PREFIX];
+    (bytes.len() >= PREFIX).then(|| bytes.copy_to(0, &mut prefix))?;
+    let [flag, length @ ..] = prefix;
+    Some((flag, u32::from_be_bytes(length) as usize))
+}
+
 impl Encoding {
     /// A message with its prefix; compressed where that was agreed and makes it smaller.
     pub fn frame(self, message: Bytes) -> Frame {
@@ -129,13 +137,7 @@ impl Framed {
 
     /// A message that has come already; the length that its prefix claims is checked, and allocates nothing.
     pub fn received(&mut self) -> Result<Option<Message>, Status> {
-        if self.bytes.len() < PREFIX {
-            return Ok(None);
-        }
-        let mut prefix = [0; PREFIX];
-        self.bytes.copy_to(0, &mut prefix);
-        let [flag, length @ ..] = prefix;
-        let length = u32::from_be_bytes(length) as usize;
+        let Some((flag, length)) = prefix(&self.bytes) else { return Ok(None) };
         if length > self.limit {
             return Err(Status::too_large_to_receive(length, self.limit));
         }

@@ -9,7 +9,7 @@ mod status;
 pub use compression::{Encoding, compressed_response};
 #[cfg(feature = "fuzzing")]
 pub use frame::Framed;
-pub use frame::{Frame, PREFIX, put_prefix};
+pub use frame::{Frame, PREFIX, prefix, put_prefix};
 pub use headers::{check_size, decode_binary, encode_binary, http_refusal, is_grpc, ok_trailers, response, timeout};
 pub use messages::{MessageLimits, Messages, ReadError};
 pub use status::{

@@ -26,6 +26,11 @@ impl Status {
         Self { code, text: text.into() }
     }
 
+    /// Whether the call went well.
+    pub fn is_ok(&self) -> bool {
+        self.code == OK
+    }
+
     /// The caller's deadline has passed.
     pub fn deadline_exceeded() -> Self {
         Self::new(DEADLINE_EXCEEDED, "Deadline Exceeded")
