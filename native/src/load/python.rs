@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::drive::{Part, Spent, run};
 use super::plan::{Kind, Plan};
-use super::record::{Record, values};
+use super::record::{Kept, Outcomes, Record, values};
 use crate::client::{Channel, ClientRequest, new_channel};
 
 /// The threads, each of which ends with what it has spent, or with why it could not connect.
@@ -119,22 +119,15 @@ impl Load {
     /// could not connect.
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let spent = py.detach(|| self.joined()).map_err(PyConnectionError::new_err)?;
+        let kept = Kept::sum(self.kinds.len(), &self.records);
         let kinds = PyList::empty(py);
-        for place in 0..self.kinds.len() {
-            kinds.append(self.kind(py, place)?)?;
-        }
-        let mut lag = self.records[0].kept.lock().lag.clone();
-        let mut texts = self.records[0].kept.lock().texts.clone();
-        for record in &self.records[1..] {
-            let kept = record.kept.lock();
-            // They have the same bounds.
-            let _ = lag.add(&kept.lag);
-            texts.extend(kept.texts.iter().cloned());
+        for outcomes in &kept.kinds {
+            kinds.append(to_python(py, outcomes)?)?;
         }
         let result = PyDict::new(py);
         result.set_item("kinds", kinds)?;
-        result.set_item("lag", values(&lag))?;
-        result.set_item("texts", texts)?;
+        result.set_item("lag", values(&kept.lag))?;
+        result.set_item("texts", kept.texts)?;
         result.set_item("cpu", spent.iter().map(|spent| spent.cpu).collect::<Vec<_>>())?;
         result.set_item("wall", spent.iter().map(|spent| spent.wall).collect::<Vec<_>>())?;
         Ok(result)
@@ -167,23 +160,12 @@ impl Load {
         }
         spent.clone().unwrap_or_else(|| Ok(Vec::new()))
     }
+}
 
-    fn kind<'py>(&self, py: Python<'py>, place: usize) -> PyResult<Bound<'py, PyDict>> {
-        let mut latency = self.records[0].kept.lock().kinds[place].latency.clone();
-        let mut codes = self.records[0].kept.lock().kinds[place].codes;
-        let mut bytes = self.records[0].kept.lock().kinds[place].bytes;
-        for record in &self.records[1..] {
-            let kept = record.kept.lock();
-            let more = &kept.kinds[place];
-            // They have the same bounds.
-            let _ = latency.add(&more.latency);
-            codes.iter_mut().zip(more.codes).for_each(|(code, more)| *code += more);
-            bytes += more.bytes;
-        }
-        let kind = PyDict::new(py);
-        kind.set_item("latency", values(&latency))?;
-        kind.set_item("codes", codes.to_vec())?;
-        kind.set_item("bytes", bytes)?;
-        Ok(kind)
-    }
+fn to_python<'py>(py: Python<'py>, outcomes: &Outcomes) -> PyResult<Bound<'py, PyDict>> {
+    let kind = PyDict::new(py);
+    kind.set_item("latency", values(&outcomes.latency))?;
+    kind.set_item("codes", outcomes.codes.to_vec())?;
+    kind.set_item("bytes", outcomes.bytes)?;
+    Ok(kind)
 }

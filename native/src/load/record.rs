@@ -1,12 +1,13 @@
 //! What has become of the calls of one thread.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use crate::grpc::{OK, Status};
+use crate::grpc::Status;
 
 /// Latencies are kept in nanoseconds, to three digits, from a microsecond to an hour.
 const LEAST: u64 = 1_000;
@@ -55,12 +56,36 @@ pub struct Outcome<'a> {
     pub measured: bool,
 }
 
-impl Record {
-    pub fn new(kinds: usize) -> Self {
+impl Kept {
+    fn new(kinds: usize) -> Self {
         let outcomes = || Outcomes { latency: histogram(), codes: [0; CODES], bytes: 0 };
         let kinds = std::iter::repeat_with(outcomes).take(kinds).collect();
+        Self { kinds, lag: histogram(), texts: Vec::new() }
+    }
+
+    /// What several threads have kept of so many kinds.
+    pub fn sum(kinds: usize, records: &[Arc<Record>]) -> Self {
+        let mut sum = Self::new(kinds);
+        records.iter().for_each(|record| sum.add(&record.kept.lock()));
+        sum
+    }
+
+    fn add(&mut self, other: &Self) {
+        // All histograms have the same bounds.
+        let _ = self.lag.add(&other.lag);
+        self.texts.extend(other.texts.iter().cloned());
+        for (own, more) in self.kinds.iter_mut().zip(&other.kinds) {
+            let _ = own.latency.add(&more.latency);
+            own.codes.iter_mut().zip(more.codes).for_each(|(code, more)| *code += more);
+            own.bytes += more.bytes;
+        }
+    }
+}
+
+impl Record {
+    pub fn new(kinds: usize) -> Self {
         Self {
-            kept: Mutex::new(Kept { kinds, lag: histogram(), texts: Vec::new() }),
+            kept: Mutex::new(Kept::new(kinds)),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -72,7 +97,7 @@ impl Record {
     }
 
     pub fn end(&self, outcome: &Outcome<'_>) {
-        let went_well = outcome.status.code == OK;
+        let went_well = outcome.status.is_ok();
         self.ended.fetch_add(1, Ordering::Relaxed);
         self.failed.fetch_add((!went_well).into(), Ordering::Relaxed);
         let mut kept = self.kept.lock();
@@ -109,6 +134,7 @@ pub fn values(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::OK;
 
     #[test]
     fn what_counts_is_what_is_measured() {
