@@ -150,8 +150,7 @@ impl Batch {
     #[getter]
     fn choice<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let native = self.native.lock();
-        let chosen = native.first().and_then(|task| task.choice.map(|choice| task.signature.chosen(choice)));
-        chosen.map(|aliases| PyTuple::new(py, aliases.collect::<Vec<_>>())).transpose()
+        native.first().map_or(Ok(None), |task| task.chosen(py))
     }
 
     /// Those of its tasks that are Python's.
@@ -220,9 +219,7 @@ impl Batch {
                 fitting.push((first, task));
                 continue;
             }
-            let misfit = task.call.misfit(&task.signature, outputs, (!whole).then_some(first..start));
-            let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
-            task.fail(py, error.value(py))?;
+            task.fail_misfit(py, outputs, (!whole).then_some(first..start))?;
         }
         Ok(fitting)
     }

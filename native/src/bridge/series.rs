@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -120,8 +120,8 @@ impl Series {
         };
         if fits {
             ready.tasks.push(task);
-        } else {
-            refuse(py, task, &outputs);
+        } else if let Err(error) = task.fail_misfit(py, &outputs, None) {
+            error.write_unraisable(py, None);
         }
         let ended = Instant::now();
         ready.send_if_due(py, began, ended);
@@ -145,12 +145,9 @@ fn compute<'py>(
 ) -> PyResult<(Bound<'py, PyDict>, Instant, Instant)> {
     let inputs = join(py, task, empty)?;
     let joined = Instant::now();
-    let outputs = match task.choice.zip(run_choice) {
+    let outputs = match task.chosen(py)?.zip(run_choice) {
         None => run.call1((inputs,))?,
-        Some((choice, run_choice)) => {
-            let chosen = PyTuple::new(py, task.signature.chosen(choice).collect::<Vec<_>>())?;
-            run_choice.call1((inputs, chosen))?
-        }
+        Some((chosen, run_choice)) => run_choice.call1((inputs, chosen))?,
     };
     Ok((outputs.cast_into()?, joined, Instant::now()))
 }
@@ -222,14 +219,5 @@ impl Ready {
         self.tasks.retain_mut(|task| task.call.claim());
         count(py, &self.tasks);
         self.tasks.drain(..).for_each(|task| task.call.send());
-    }
-}
-
-/// Tells a task why no answer can be made of the outputs.
-fn refuse(py: Python<'_>, task: NativeTask, outputs: &Bound<'_, PyDict>) {
-    let misfit = task.call.misfit(&task.signature, outputs, None);
-    let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
-    if let Err(error) = task.fail(py, error.value(py)) {
-        error.write_unraisable(py, None);
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::ended::Abandoned;
 use super::padding::{Lengths, Padding};
@@ -110,6 +111,19 @@ impl NativeTask {
         let status = self.signature.counter.failed(py, error, std::iter::once(self.seconds()))?;
         self.call.refuse(&status);
         Ok(())
+    }
+
+    /// The same with why no answer can be made of the outputs, of which these rows are its own; None for all.
+    pub fn fail_misfit(self, py: Python<'_>, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
+        let misfit = self.call.misfit(&self.signature, outputs, rows);
+        let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
+        self.fail(py, error.value(py))
+    }
+
+    /// The aliases of the outputs that it wants; None for all.
+    pub fn chosen<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let chosen = self.choice.map(|choice| self.signature.chosen(choice).collect::<Vec<_>>());
+        chosen.map(|aliases| PyTuple::new(py, aliases)).transpose()
     }
 
     /// Encodes its rows of the outputs, from `start` on.
