@@ -71,31 +71,33 @@ impl Signature {
     pub fn key<'a>(
         &self,
         rows: usize,
-        inner: impl Iterator<Item = &'a [usize]>,
+        inner: impl Iterator<Item = &'a [usize]> + Clone,
         copy: impl Fn(usize, &mut [u8]),
         choice: Option<Choice>,
     ) -> Option<Key> {
-        if self.one_shape && self.bound.is_none() {
-            return Some(choice.map_or(Key::Any, |Choice(bits)| Key::Chosen(bits.get(), Vec::new())));
-        }
-        let inner: Vec<_> = inner.collect();
-        if self.bound.is_some_and(|bound| !self.is_within(bound, rows, &inner, &copy)) {
+        if self.bound.is_some_and(|bound| !self.is_within(bound, rows, inner.clone(), &copy)) {
             return None;
         }
-        let shapes = || self.shapes(rows, inner, copy);
+        let shapes = || if self.one_shape { Vec::new() } else { self.shapes(rows, inner.collect(), copy) };
         Some(match choice {
             None if self.one_shape => Key::Any,
             None => Key::Shapes(shapes()),
-            Some(Choice(bits)) => Key::Chosen(bits.get(), if self.one_shape { Vec::new() } else { shapes() }),
+            Some(Choice(bits)) => Key::Chosen(bits.get(), shapes()),
         })
     }
 
-    fn is_within(&self, bound: Magnitude, rows: usize, inner: &[&[usize]], copy: impl Fn(usize, &mut [u8])) -> bool {
-        if rows.saturating_mul(self.row_bytes(inner.iter().copied())) > COMPARED {
+    fn is_within<'a>(
+        &self,
+        bound: Magnitude,
+        rows: usize,
+        inner: impl Iterator<Item = &'a [usize]> + Clone,
+        copy: impl Fn(usize, &mut [u8]),
+    ) -> bool {
+        if rows.saturating_mul(self.row_bytes(inner.clone())) > COMPARED {
             return false;
         }
         let mut elements = Vec::new();
-        let elements_hold = |(number, (input, inner)): (usize, (&Input, &&[usize]))| {
+        let elements_hold = |(number, (input, inner)): (usize, (&Input, &[usize]))| {
             elements.resize(rows * inner.iter().product::<usize>() * input.dtype.size(), 0);
             copy(number, &mut elements);
             bound.holds(input.dtype, &elements)
