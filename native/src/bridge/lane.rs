@@ -162,13 +162,14 @@ impl Lane {
 }
 
 fn rules(options: &Bound<'_, PyAny>, batched: bool, max_batch_bytes: usize) -> PyResult<Rules> {
+    let most_running: Option<usize> = options.getattr("max_running_batches")?.extract()?;
     let rules = Rules {
         execution_limit: options.getattr("execution_limit")?.extract()?,
         enqueued_limit: options.getattr("enqueued_limit")?.extract()?,
         timeout: options.getattr("timeout")?.extract()?,
         splitting: options.getattr("enable_large_batch_splitting")?.extract()?,
-        slots: slots(options)?,
-        running_limit: options.getattr("max_running_batches")?.extract::<Option<usize>>()?.unwrap_or(usize::MAX),
+        slots: most_running.map_or_else(|| options.getattr("num_batch_threads")?.extract(), Ok)?,
+        running_limit: most_running.unwrap_or(usize::MAX),
         max_batch_bytes,
         one_by_one: !batched,
     };
@@ -179,12 +180,4 @@ fn rules(options: &Bound<'_, PyAny>, batched: bool, max_batch_bytes: usize) -> P
         return Err(PyValueError::new_err("a lane of which no batch may run never ends"));
     }
     Ok(rules)
-}
-
-/// Batches that are expected to run at once.
-fn slots(options: &Bound<'_, PyAny>) -> PyResult<usize> {
-    match options.getattr("max_running_batches")?.extract::<Option<usize>>()? {
-        Some(most) => Ok(most),
-        None => options.getattr("num_batch_threads")?.extract(),
-    }
 }
