@@ -8,21 +8,21 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import grpc
 import numpy as np
 from numpy.typing import ArrayLike
 
 from headrace_client import request
 from headrace_client.channels.auto import open_async_channel
-from headrace_client.channels.base import Settings
-from headrace_client.declared import Declared, Wanted
+from headrace_client.channels.base import AsyncChannel
+from headrace_client.connection import Connection
+from headrace_client.declared import Wanted
 from headrace_client.predicting import Many, Predicting, check_in_flight
-from headrace_client.request import Call, ModelMetadata, Retry, ServerError, VersionStatus
+from headrace_client.request import Call, ModelMetadata, ServerError, VersionStatus
 
 Answer = TypeVar("Answer")
 
 
-class AsyncClient:
+class AsyncClient(Connection[AsyncChannel]):
     """A connection to one server, for any number of calls at once on the event loop it was built in.
 
     `target` is a gRPC target: `host:port`, `unix:/path`, `dns:///name:port`,
@@ -40,25 +40,7 @@ class AsyncClient:
     Raises ValueError for a `transport` that does not support the arguments.
     """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        credentials: grpc.ChannelCredentials | None = None,
-        timeout: float | None = None,
-        retry: Retry = request.RETRY,
-        convert: bool = True,
-        metadata: Collection[tuple[str, str | bytes]] = (),
-        options: Collection[tuple[str, Any]] = (),
-        transport: str = "auto",
-    ) -> None:
-        self._timeout = timeout
-        self._closed = False
-        self._declared = Declared(convert=convert)
-        told = Settings(
-            target=target, credentials=credentials, retry=retry, metadata=tuple(metadata), options=tuple(options)
-        )
-        self._channel = open_async_channel(transport, told)
+    _open = staticmethod(open_async_channel)
 
     async def predict(
         self,
@@ -117,9 +99,7 @@ class AsyncClient:
         if many.should_ask():
             await self._learn(many.wanted, timeout)
         again = many.again()
-        answers = await self._send_many(list(again.values()), timeout, in_flight)
-        for place, answer in zip(again, answers, strict=True):
-            many.answers[place] = answer
+        many.take(again, await self._send_many(list(again.values()), timeout, in_flight))
         return many.results(return_exceptions=return_exceptions)
 
     async def metadata(
@@ -162,11 +142,7 @@ class AsyncClient:
         await self.close()
 
     async def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
-        if self._closed:
-            raise ValueError(request.CLOSED)
-        return await self._channel.call(call, self._timeout if timeout is None else timeout)
+        return await self._channel.call(call, self._within(timeout))
 
     async def _send_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        if self._closed:
-            raise ValueError(request.CLOSED)
-        return await self._channel.call_many(calls, self._timeout if timeout is None else timeout, in_flight)
+        return await self._channel.call_many(calls, self._within(timeout), in_flight)

@@ -71,6 +71,11 @@ class Many:
                 self.answers[place] = explained
         return calls
 
+    def take(self, again: Mapping[int, PredictCall], answers: Sequence[Outputs | ServerError]) -> None:
+        """Put what came of the calls that were made once more in its places."""
+        for place, answer in zip(again, answers, strict=True):
+            self.answers[place] = answer
+
     def results(self, *, return_exceptions: bool) -> list[Any]:
         """Return what came of each; raises the first failure unless failures are to be among them."""
         refused = self._refused()

@@ -1,0 +1,49 @@
+"""What the blocking and the asyncio client have in common: how a server is reached, and what its models declare."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from headrace_client import request
+from headrace_client.channels.base import Settings
+from headrace_client.declared import Declared
+from headrace_client.request import Retry
+
+C = TypeVar("C")
+
+
+class Connection(ABC, Generic[C]):
+    """A connection to one server over a channel of kind `C`; the clients' own docstrings describe the arguments."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float | None = None,
+        retry: Retry = request.RETRY,
+        convert: bool = True,
+        metadata: Collection[tuple[str, str | bytes]] = (),
+        options: Collection[tuple[str, Any]] = (),
+        transport: str = "auto",
+    ) -> None:
+        self._timeout = timeout
+        self._closed = False
+        self._declared = Declared(convert=convert)
+        told = Settings(
+            target=target, credentials=credentials, retry=retry, metadata=tuple(metadata), options=tuple(options)
+        )
+        self._channel = self._open(transport, told)
+
+    @staticmethod
+    @abstractmethod
+    def _open(transport: str, settings: Settings) -> C:
+        """Return a channel; raises ValueError for a transport that cannot do what is asked for."""
+
+    def _within(self, timeout: float | None) -> float | None:
+        """Return the timeout of a call that is made now; raises ValueError once the client is closed."""
+        if self._closed:
+            raise ValueError(request.CLOSED)
+        return self._timeout if timeout is None else timeout
