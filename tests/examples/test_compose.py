@@ -9,7 +9,7 @@ import pytest
 
 from headrace_server.commands.tensorflow_model_server import parse
 from tests.conftest import ROOT
-from tests.support.prometheus import tool
+from tests.support.tools import tool
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 

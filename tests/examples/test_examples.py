@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.support.ports import free_port
 from tests.support.running import COMMAND, eventually
+from tests.support.tools import tool
 
 EXAMPLES = ROOT / "examples"
 
@@ -54,14 +55,6 @@ def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedPr
         timeout=ENDS_WITHIN,
         check=False,
     )
-
-
-def tool(name: str) -> str:
-    """A command, or a word that it is missing."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"there is no {name} command")
-    return found
 
 
 def test_python(digits: Addresses) -> None:

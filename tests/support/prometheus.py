@@ -1,24 +1,14 @@
 """The real Prometheus and its promtool, where they are installed (Debian: apt-get install prometheus)."""
 
 import json
-import shutil
 import subprocess
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.ports import free_port
-
-
-def tool(name: str) -> str:
-    """The path of `prometheus` or `promtool`; skips the test where it is not there."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"there is no {name} command")
-    return found
+from tests.support.tools import tool
 
 
 def lint(page: str) -> str:

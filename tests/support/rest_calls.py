@@ -1,7 +1,6 @@
 """Requests to the REST API: over http.client, one connection kept alive, or by the curl command."""
 
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -9,9 +8,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
 from tests.support.calls import ANSWER_WITHIN, MODEL
+from tests.support.tools import tool
 
 PREFIX = f"/v1/models/{MODEL}"
 """The path of the model that tests serve."""
@@ -115,10 +113,7 @@ def children(module: str) -> list[int]:
 
 def curl(*arguments: str, data: bytes = b"") -> str:
     """What the curl command prints."""
-    command = shutil.which("curl")
-    if command is None:
-        pytest.skip("there is no curl command")
     run = subprocess.run(
-        [command, "-sS", "-g", *arguments], input=data, capture_output=True, check=True, timeout=ANSWER_WITHIN
+        [tool("curl"), "-sS", "-g", *arguments], input=data, capture_output=True, check=True, timeout=ANSWER_WITHIN
     )
     return run.stdout.decode()

@@ -16,8 +16,9 @@ from tests.conftest import ROOT, TRANSPORTS, Run
 from tests.support import models
 from tests.support.calls import floats, predict_request
 from tests.support.ports import free_port
-from tests.support.prometheus import Prometheus, tool
+from tests.support.prometheus import Prometheus
 from tests.support.running import eventually
+from tests.support.tools import tool
 
 FOLDER = ROOT / "examples" / "monitoring"
 ALERTS = FOLDER / "headrace-alerts.yml"

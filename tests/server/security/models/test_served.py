@@ -18,6 +18,7 @@ from tests.support import models
 from tests.support.calls import floats, predict_request
 from tests.support.running import COMMAND, START_WITHIN, RunningServer, eventually
 from tests.support.signing import KeyFiles, key_pair
+from tests.support.tools import tool
 
 REQUEST = predict_request({"x": floats([1, 2, 3, 4])})
 
@@ -115,9 +116,7 @@ MARKER = b"this is what nobody may read on the disk"
 
 
 def test_a_sealed_model_never_touches_the_disk_in_clear(tmp_path: Path, keys: Path) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("there is no strace command")
+    strace = tool("strace")
     plain, base, trace = tmp_path / "plain", tmp_path / "m", tmp_path / "trace"
     models.linear(plain)
     (plain / "notes.txt").write_bytes(MARKER)
