@@ -4,7 +4,6 @@ import os
 import sys
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from headrace_client import Client
 from headrace_protos import ModelServerConfig
 from scripts.bench.machine import description
 from scripts.bench.process import Server, running
+from tests.support.caches import simulated_misses, zipf
 
 COUNT = 200
 CALLS = 2000
@@ -107,7 +107,7 @@ def measure(root: Path, calls: int) -> Result:
     make_models(root)
     size = int(FILE_FACTOR * (root / "table.onnx").stat().st_size)
     capacity = (BOUND_MB << 20) // size
-    sequence = zipf(calls)
+    sequence = zipf(_names(), calls, seed=11, exponent=EXPONENT)
 
     def command(port: int) -> Sequence[str]:
         flags = [f"--model_memory_mb={BOUND_MB}", f"--preload_models={HOT}", "--num_load_threads=1"]
@@ -127,28 +127,7 @@ def measure(root: Path, calls: int) -> Result:
             taken = beside.result()
         waits = _loads(server) - 1  # that of the hot model
         peak = server.peak_rss_bytes()
-    return Result(failures, waits, simulated(sequence, capacity), capacity, alone, taken, peak, base, seconds)
-
-
-def zipf(count: int) -> list[str]:
-    """A few models are called often, and most seldom."""
-    names = _names()
-    weights = 1 / np.arange(1, len(names) + 1) ** EXPONENT
-    chosen = np.random.default_rng(11).choice(len(names), count, p=weights / weights.sum())
-    return [names[index] for index in chosen]
-
-
-def simulated(sequence: Sequence[str], capacity: int) -> int:
-    """How often a cache that drops the least recently used does not have what is asked for."""
-    cached: OrderedDict[str, None] = OrderedDict()
-    misses = 0
-    for name in sequence:
-        misses += name not in cached
-        cached[name] = None
-        cached.move_to_end(name)
-        if len(cached) > capacity:
-            cached.popitem(last=False)
-    return misses
+    return Result(failures, waits, simulated_misses(sequence, capacity), capacity, alone, taken, peak, base, seconds)
 
 
 def _call(client: Client, name: str, index: int) -> bool:

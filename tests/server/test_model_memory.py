@@ -1,14 +1,12 @@
 """A server with more models than it may have in memory: every API loads what it calls, and no call fails."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
 import grpc
-import numpy as np
 import pytest
 
 from headrace_protos import ClassificationRequest, ModelServerConfig, ModelVersionStatus
@@ -18,6 +16,7 @@ from headrace_server.commands.headrace import main
 from headrace_server.errors import ServingError
 from tests.server.services.open_inference.calls import InferenceCaller, infer_request
 from tests.support import models
+from tests.support.caches import simulated_misses, zipf
 from tests.support.calls import floats, metadata_request, predict_request, status_request
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
@@ -168,7 +167,7 @@ def test_an_ensemble_loads_its_steps(house: House) -> None:
 
 
 def test_many_callers_of_more_models_than_fit_all_get_their_answers(house: House) -> None:
-    sequence = zipf(300)
+    sequence = zipf(NAMES, 300, seed=3, exponent=1)
 
     def call(name: str) -> bool:
         return house.predict(name) == 10 + NAMES.index(name)
@@ -181,11 +180,11 @@ def test_one_after_the_other_the_hit_rate_is_that_of_a_simulated_cache(house: Ho
     for name in ("m0", "m1"):
         house.predict(name)
     before = waits(house)
-    sequence = zipf(200)
+    sequence = zipf(NAMES, 200, seed=3, exponent=1)
     for name in sequence:
         assert house.predict(name) == 10 + NAMES.index(name)
     # Natively, a run is noted when its answer may have left already, so that two uses may change places.
-    assert waits(house) - before == pytest.approx(simulated_misses(sequence, ["m0", "m1"]), abs=4)
+    assert waits(house) - before == pytest.approx(simulated_misses(sequence, 2, warm=["m0", "m1"]), abs=4)
     assert house.metric("headrace_models_loaded_limit{}") == 2
     assert house.metric("headrace_models_at_rest{}") == len({*NAMES, "both"} - house.in_memory())
     assert sum(house.metric(f'headrace_model_evictions_total{{model="{name}"}}') for name in NAMES) > 0
@@ -222,21 +221,3 @@ def test_a_check_loads_every_model(tmp_path: Path) -> None:
 
 def waits(house: House) -> float:
     return sum(house.metric(f'headrace_model_load_wait_seconds_count{{model="{name}"}}') for name in NAMES)
-
-
-def zipf(count: int) -> list[str]:
-    weights = 1 / np.arange(1, len(NAMES) + 1)
-    chosen = np.random.default_rng(3).choice(len(NAMES), count, p=weights / weights.sum())
-    return [NAMES[index] for index in chosen]
-
-
-def simulated_misses(sequence: list[str], warm: list[str]) -> int:
-    cached = OrderedDict.fromkeys(warm)
-    misses = 0
-    for name in sequence:
-        misses += name not in cached
-        cached[name] = None
-        cached.move_to_end(name)
-        if len(cached) > len(warm):
-            cached.popitem(last=False)
-    return misses

@@ -1,11 +1,9 @@
 """More models than memory: versions are loaded when they are called, and the least recently used makes room."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from headrace_batching import BatchThreads
@@ -16,6 +14,7 @@ from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.room import Bounds, least_recently_used, memory_of
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
+from tests.support.caches import simulated_misses, zipf
 
 from .backend import PATIENCE, Adder
 from .shelf import eventually
@@ -260,7 +259,7 @@ def test_the_hit_rate_is_that_of_a_simulated_cache(build: Build, capacity: int) 
     names = [f"m{number}" for number in range(20)]
     for name in names:
         town.aspire(name, 1)
-    sequence = zipf(names, 400)
+    sequence = zipf(names, 400, seed=7)
     for name in sequence:
         town.call(name)
     assert len(town.waits) == simulated_misses(sequence, capacity)
@@ -288,23 +287,3 @@ def test_memory_of_a_file_of_a_folder_and_of_nothing(tmp_path: Path) -> None:
     assert memory_of(tmp_path / "v") == 180
     assert memory_of(tmp_path / "v" / "one") == 120
     assert memory_of(tmp_path / "none") == 0
-
-
-def zipf(names: list[str], count: int, exponent: float = 1.1) -> list[str]:
-    """Calls of models of which a few are called often, and most seldom; the same each time."""
-    weights = 1 / np.arange(1, len(names) + 1) ** exponent
-    chosen = np.random.default_rng(7).choice(len(names), count, p=weights / weights.sum())
-    return [names[index] for index in chosen]
-
-
-def simulated_misses(sequence: list[str], capacity: int) -> int:
-    """How often a cache that drops the least recently used does not have what is asked for."""
-    cached: OrderedDict[str, None] = OrderedDict()
-    misses = 0
-    for name in sequence:
-        misses += name not in cached
-        cached[name] = None
-        cached.move_to_end(name)
-        if len(cached) > capacity:
-            cached.popitem(last=False)
-    return misses

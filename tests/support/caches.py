@@ -1,0 +1,32 @@
+"""Calls of many models of which only some are in memory, and what a simulated cache would do with them."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def zipf(names: Sequence[str], count: int, *, seed: int, exponent: float = 1.1) -> list[str]:
+    """Calls of models of which a few are called often, and most seldom; the same each time."""
+    weights = 1 / np.arange(1, len(names) + 1) ** exponent
+    chosen = np.random.default_rng(seed).choice(len(names), count, p=weights / weights.sum())
+    return [names[index] for index in chosen]
+
+
+def simulated_misses(sequence: Sequence[str], capacity: int, warm: Sequence[str] = ()) -> int:
+    """How often a cache that drops the least recently used does not have what is asked for.
+
+    Args:
+        sequence: What is asked for.
+        capacity: How many it holds.
+        warm: What it holds at first, the least recently used first.
+    """
+    cached = OrderedDict.fromkeys(warm)
+    misses = 0
+    for name in sequence:
+        misses += name not in cached
+        cached[name] = None
+        cached.move_to_end(name)
+        if len(cached) > capacity:
+            cached.popitem(last=False)
+    return misses
