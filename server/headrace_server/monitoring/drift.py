@@ -90,6 +90,7 @@ class Watch:
         self._taken: deque[tuple[Arrays, Arrays]] = deque(maxlen=WAITING_ROWS)
         self._lock = Lock()
         self._rows = 0.0
+        self._told: dict[str, Any] | None = None
 
     def take(self, inputs: Arrays, outputs: Arrays) -> None:
         """Takes the first row of a batch that has run, if it is in the sample. On the batch thread."""
@@ -101,27 +102,28 @@ class Watch:
     def told(self) -> dict[str, Any] | None:
         """Rows, and for each input its index and shares; for each output of classes their shares. None for too few."""
         with self._lock:
-            self._compare()
-            if self._rows < LEAST_ROWS:
-                return None
-            return {
-                "rows": round(self._rows),
-                "inputs": {alias: _input(columns) for alias, columns in self._columns.items()},
-                "classes": {alias: _shares(counts) for alias, counts in self._classes.items() if counts},
-            }
+            if self._compare() and self._rows >= LEAST_ROWS:
+                # Kept until there are further rows: a scrape asks once for each of the metrics.
+                self._told = {
+                    "rows": round(self._rows),
+                    "inputs": {alias: _input(columns) for alias, columns in self._columns.items()},
+                    "classes": {alias: _shares(counts) for alias, counts in self._classes.items() if counts},
+                }
+            return self._told
 
     def _keep_within(self, row_bytes: int) -> None:
         with suppress(IndexError):  # another thread may take them out at the same time
             while len(self._taken) > 1 and len(self._taken) * row_bytes > WAITING_BYTES:
                 self._taken.popleft()
 
-    def _compare(self) -> None:
+    def _compare(self) -> bool:
+        """Counts the rows that have been taken; whether there were any."""
         taken: list[tuple[Arrays, Arrays]] = []
         with suppress(IndexError):
             while True:
                 taken.append(self._taken.popleft())
         if not taken:
-            return
+            return False
         self._rows += len(taken)
         for alias, columns in self._columns.items():
             rows = [inputs[alias] for inputs, _ in taken if alias in inputs]
@@ -137,6 +139,7 @@ class Watch:
             self._count_classes(outputs)
         if self._rows > MEMORY_ROWS:
             self._halve()
+        return True
 
     def _count_classes(self, outputs: Arrays) -> None:
         for alias, row in outputs.items():
