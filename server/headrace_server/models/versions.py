@@ -34,6 +34,11 @@ class VersionStatus:
     error: Exception | None = None
     event: int = field(default=0, compare=False)
 
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether it has been unloaded as it should; a version that is not shown any more."""
+        return self.state is State.END and self.error is None
+
 
 class Model:
     """One model's versions. Its owner holds a lock around every use.

@@ -62,7 +62,7 @@ def model_states(manager: Manager) -> Metric:
         names = manager.names()
         lines: list[tuple[Labels, float]] = []
         for name in names:
-            known = [status for status in manager.statuses(name) if status.state is not State.END or status.error]
+            known = [status for status in manager.statuses(name) if not status.has_ended_well]
             if len(names) <= MANY or any(status.state is not State.AVAILABLE for status in known):
                 lines += [((name, str(status.version), status.state.name.lower()), 1.0) for status in known]
         return lines

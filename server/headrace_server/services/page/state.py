@@ -17,7 +17,6 @@ from headrace_server.metrics.names import LATENCY, PARTS, QUEUING, SIZES
 from headrace_server.metrics.process import read_process
 from headrace_server.metrics.series import Family, Histogram
 from headrace_server.models.servable import Servable
-from headrace_server.models.version_policy import State
 from headrace_server.models.versions import VersionStatus
 from headrace_server.services.page.options import options_in_force
 from headrace_server.services.servables import Repository
@@ -63,8 +62,7 @@ class PageState:
 
     def known(self, model: str) -> str:
         """The name of a model that there is; else that of the first, or none."""
-        names = self._names()
-        return model if model in names else next(iter(names), "")
+        return model if self._statuses(model) else next(iter(self._names()), "")
 
     def read(self, model: str) -> Json:
         """All that is shown: the server, a line for each model, and one model as a whole.
@@ -73,14 +71,15 @@ class PageState:
             model: The name of that one; what is not known shows none.
         """
         self._shown.metrics.count_reports()
+        names = self._names()
         return {
             "time": time.time(),
             "server": self._server(),
             "process": read_process(),
             "memory": self._shown.held(),
             "gpus": self._gpus(),
-            "models": [self._line(name) for name in self._names()],
-            "model": self._model(model) if model in self._names() else None,
+            "models": [self._line(name) for name in names],
+            "model": self._model(model) if model in names else None,
             "bounds": {"latency": LATENCY, "queue": QUEUING, "rows": SIZES},
             "options": self._options,
         }
@@ -98,16 +97,17 @@ class PageState:
         }
 
     def _names(self) -> list[str]:
-        return sorted(name for name in self._shown.models.names() if any(map(_matters, self._statuses(name))))
+        return sorted(name for name in self._shown.models.names() if self._statuses(name))
 
     def _statuses(self, name: str) -> list[VersionStatus]:
-        return self._shown.models.statuses(name)
+        """Those of the versions that are there, come or go, or have failed to come."""
+        return [status for status in self._shown.models.statuses(name) if not status.has_ended_well]
 
     def _line(self, name: str) -> Json:
         """One model among others: its versions' states, and its calls so far."""
         metrics = self._shown.metrics
         calls = (*metrics.grpc_latency.of_group(name), *metrics.rest_latency.of_group(name))
-        states = [[status.version, status.state.name] for status in self._statuses(name) if _matters(status)]
+        states = [[status.version, status.state.name] for status in self._statuses(name)]
         return {"name": name, "versions": states, "calls": sum(latency.count for _, latency in calls)}
 
     def _model(self, name: str) -> Json:
@@ -118,7 +118,7 @@ class PageState:
             for protocol, family in protocols.items()
             for (method, _, code), latency in family.of_group(name)
         ]
-        versions = [self._version(name, status) for status in self._statuses(name) if _matters(status)]
+        versions = [self._version(name, status) for status in self._statuses(name)]
         return {"name": name, "calls": calls, "versions": versions}
 
     def _version(self, name: str, status: VersionStatus) -> Json:
@@ -213,8 +213,3 @@ def _counts(histogram: Histogram) -> Json:
     while counts and not counts[-1]:
         counts.pop()
     return {"counts": counts, "sum": total}
-
-
-def _matters(status: VersionStatus) -> bool:
-    """Whether a version is, comes or goes, or has failed to come."""
-    return status.state is not State.END or status.error is not None
