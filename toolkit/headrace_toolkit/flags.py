@@ -202,8 +202,10 @@ VERSION = (
     _switch("dry_run", "publish nothing (default: false)"),
 )
 
+_JSON = Flag(names=("--json",), metavar="FILE", help="write all figures to this file")
+
 REPORT = (
-    Flag(names=("--json",), metavar="FILE", help="write all figures to this file"),
+    _JSON,
     Flag(names=("--png",), metavar="FILE", help="write a chart to this file"),
     Flag(names=("--html",), metavar="FILE", help="write a self-contained page to this file"),
 )
@@ -215,7 +217,7 @@ EXPLAIN = (
         metavar="INT",
         help="how often each feature is shuffled (default: 5)",
     ),
-    Flag(names=("--json",), metavar="FILE", help="write all figures to this file"),
+    _JSON,
 )
 
 TUNE = (
@@ -232,12 +234,9 @@ TUNE = (
         metavar="FLOAT",
         help="how long it may take, about (default: 60)",
     ),
-    Flag(
-        names=("--write",),
-        read=boolean("write"),
-        switch=True,
-        help="write model.toml beside the version and batching_params.pbtxt into it, where there are none "
-        "(default: false)",
+    _switch(
+        "write",
+        "write model.toml beside the version and batching_params.pbtxt into it, where there are none (default: false)",
     ),
 )
 

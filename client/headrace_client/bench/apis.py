@@ -1,6 +1,6 @@
 """The two APIs, as a load generator needs them: what a model takes, and a request's message."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +18,11 @@ from headrace_protos.inference.grpc_service_pb2 import (
 Arrays = Mapping[str, np.ndarray]
 
 _SERVICE = "/inference.GRPCInferenceService/"
-NUMPY = {
+_NUMPY = {
     "BOOL": "?", "INT8": "i1", "INT16": "i2", "INT32": "i4", "INT64": "i8", "UINT8": "u1", "UINT16": "u2",
     "UINT32": "u4", "UINT64": "u8", "FP16": "f2", "FP32": "f4", "FP64": "f8", "BYTES": "O",
 }  # fmt: skip
-_DATATYPES = {np.dtype(code): name for name, code in NUMPY.items()}
+_DATATYPES = {np.dtype(code): name for name, code in _NUMPY.items()}
 
 
 class Api(Protocol):
@@ -86,8 +86,8 @@ class Infer:
         asked = ModelMetadataRequest(name=model, version=self._version)
         told = ModelMetadataResponse.FromString(server.ask(f"{_SERVICE}ModelMetadata", asked.SerializeToString()))
         return Signature(
-            {tensor.name: _spec(tensor) for tensor in told.inputs},
-            {tensor.name: _spec(tensor) for tensor in told.outputs},
+            {tensor.name: spec_of(tensor.datatype, tensor.shape) for tensor in told.inputs},
+            {tensor.name: spec_of(tensor.datatype, tensor.shape) for tensor in told.outputs},
         )
 
     def request(self, model: str, inputs: Arrays) -> Any:
@@ -122,14 +122,19 @@ def datatype(array: np.ndarray) -> str:
     return _DATATYPES[array.dtype]
 
 
-def _spec(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:
-    code = NUMPY.get(tensor.datatype)
-    shape = tuple(None if size < 0 else size for size in tensor.shape)
-    return TensorSpec(None if code is None else np.dtype(code), shape)
+def spec_of(datatype: str, shape: Iterable[int]) -> TensorSpec:
+    """What Open Inference's metadata say of a tensor."""
+    code = _NUMPY.get(datatype)
+    return TensorSpec(None if code is None else np.dtype(code), tuple(None if size < 0 else size for size in shape))
+
+
+def bytes_of(item: object) -> bytes:
+    """One string of an array."""
+    return item if isinstance(item, bytes) else str(item).encode()
 
 
 def _raw(array: np.ndarray) -> bytes:
     if array.dtype != object:
         return array.tobytes()
-    items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
+    items = [bytes_of(item) for item in array.ravel().tolist()]
     return b"".join(len(item).to_bytes(4, "little") + item for item in items)

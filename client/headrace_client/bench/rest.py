@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from headrace_client.bench.apis import NUMPY, Arrays, datatype
+from headrace_client.bench.apis import Arrays, bytes_of, datatype, spec_of
 from headrace_client.bench.errors import BenchError
 from headrace_client.bench.server import ServerFailure
 from headrace_client.request import Signature, TensorSpec
@@ -169,8 +169,11 @@ class RestInfer:
         """
         document = server.get(f"/v2/models/{quote(model)}{self._version}")
         try:
-            sides = ({told["name"]: _spec(told) for told in document[side]} for side in ("inputs", "outputs"))
-            return Signature(*sides)
+            inputs, outputs = (
+                {told["name"]: spec_of(told["datatype"], told["shape"]) for told in document[side]}
+                for side in ("inputs", "outputs")
+            )
+            return Signature(inputs, outputs)
         except (KeyError, TypeError) as error:
             raise BenchError(f"{server.target} does not say what {model} takes, as Open Inference has it") from error
 
@@ -204,16 +207,10 @@ def _info(told: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(dtype, tuple(None if size < 0 else size for size in sizes))
 
 
-def _spec(told: Mapping[str, Any]) -> TensorSpec:
-    code = NUMPY.get(told["datatype"])
-    shape = tuple(None if size < 0 else size for size in told["shape"])
-    return TensorSpec(None if code is None else np.dtype(code), shape)
-
-
 def _listed(array: np.ndarray) -> Any:
     if array.dtype != object:
         return array.tolist()
-    items = [{"b64": base64.b64encode(_bytes(item)).decode()} for item in array.ravel().tolist()]
+    items = [{"b64": base64.b64encode(bytes_of(item)).decode()} for item in array.ravel().tolist()]
     nested = np.empty(len(items), object)
     nested[:] = items
     return nested.reshape(array.shape).tolist()
@@ -221,9 +218,5 @@ def _listed(array: np.ndarray) -> Any:
 
 def _texts(array: np.ndarray) -> Any:
     return (
-        [_bytes(item).decode(errors="replace") for item in array.ravel()] if array.dtype == object else array.tolist()
+        [bytes_of(item).decode(errors="replace") for item in array.ravel()] if array.dtype == object else array.tolist()
     )
-
-
-def _bytes(item: object) -> bytes:
-    return item if isinstance(item, bytes) else str(item).encode()

@@ -8,9 +8,9 @@ import grpc
 
 from headrace_client.bench.errors import BenchError, require
 from headrace_client.channels.auto import INTERFACE
+from headrace_client.request import CODES
 
 _UNBOUNDED = sys.maxsize
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _ONCE = {"attempts": 1, "backoff": 0.01, "max_backoff": 0.01, "max_send": _UNBOUNDED, "max_receive": _UNBOUNDED}
 
 
@@ -19,7 +19,7 @@ class ServerFailure(BenchError):
 
     def __init__(self, target: str, code: int, text: str) -> None:
         super().__init__(f"{target}: {code_name(code)}: {' '.join(text.split())}")
-        self.is_unimplemented = _CODES[code] is grpc.StatusCode.UNIMPLEMENTED
+        self.is_unimplemented = CODES[code] is grpc.StatusCode.UNIMPLEMENTED
 
 
 class Server:
@@ -81,4 +81,4 @@ def native() -> Any:
 
 def code_name(code: int) -> str:
     """The name of one of gRPC's codes."""
-    return _CODES[code].name
+    return CODES[code].name
