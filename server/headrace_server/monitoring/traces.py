@@ -113,9 +113,12 @@ class Tracer:
         with self._lock:
             ended, self._ended = self._ended, []
         self._learn(ended)
-        whole = [trace for trace in ended if self._is_whole(trace)]
+        whole: list[Trace] = []
+        waiting: list[Trace] = []
+        for trace in ended:
+            (whole if self._is_whole(trace) else waiting).append(trace)
         with self._lock:
-            self._ended += [trace for trace in ended if trace not in whole]
+            self._ended += waiting
             self._open -= len(whole)
             idle = not self._open
         if whole:
