@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -19,6 +18,7 @@ from tests.support import models
 from tests.support.caches import simulated_misses, zipf
 from tests.support.calls import floats, metadata_request, predict_request, status_request
 from tests.support.ports import free_port
+from tests.support.prometheus import samples
 from tests.support.rest_calls import RestCaller
 from tests.support.running import LoopThread, RunningServer
 
@@ -43,11 +43,11 @@ class House:
     """A server of six models and an ensemble of two of them, of which two may be in memory."""
 
     def __init__(self, root: Path, transport: str, loop_thread: LoopThread, **more: object) -> None:
-        self.rest_port = free_port()
-        self.server = RunningServer(loop_thread, config(root, transport, self.rest_port, **more))
+        rest_port = free_port()
+        self.server = RunningServer(loop_thread, config(root, transport, rest_port, **more))
         self.caller = self.server.caller
         self.inference = InferenceCaller(self.server.port)
-        self.rest = RestCaller(self.rest_port)
+        self.rest = RestCaller(rest_port)
 
     def predict(self, name: str) -> float:
         return float(self.caller.predict({"x": X}, name=name)["y"][0, 0])
@@ -61,9 +61,7 @@ class House:
 
     def metric(self, line: str) -> float:
         """The value of a series, 0 where there is none."""
-        with urlopen(f"http://127.0.0.1:{self.rest_port}/metrics", timeout=10) as page:
-            found = [text for text in page.read().decode().splitlines() if text.startswith(f"{line} ")]
-        return float(found[0].split()[-1]) if found else 0.0
+        return samples(self.rest.get("/metrics").text).get(line, 0.0)
 
     def close(self) -> None:
         self.rest.close()
