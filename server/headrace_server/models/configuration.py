@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -26,6 +27,16 @@ PrepareLogging = Callable[[Iterable[ModelConfigMessage]], Callable[[], None]]
 PLATFORM = "tensorflow"
 
 _URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://|models:/")
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The versions that a policy wants, of those that there are; two of one policy are equal."""
+
+    policy: VersionPolicy
+
+    def __call__(self, versions: Collection[int]) -> list[int]:
+        return chosen(versions, self.policy)
 
 
 class Configuration:
@@ -208,7 +219,7 @@ class Configuration:
         policy, path = _policy(message.model_version_policy), self._base_path(message)
         if self._mirrors is None or not is_remote(message.base_path):
             return ModelConfig(message.name, path, policy)
-        self._mirrors.watch(message.name, message.base_path, lambda versions: chosen(versions, policy))
+        self._mirrors.watch(message.name, message.base_path, _Chosen(policy))
         return ModelConfig(message.name, path, policy, message.base_path)
 
     def _base_path(self, message: ModelConfigMessage) -> Path:

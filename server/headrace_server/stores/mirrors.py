@@ -83,15 +83,19 @@ class Mirrors:
         return self._cache.model(name, uri)
 
     def watch(self, name: str, uri: str, choose: Choose) -> None:
-        """Looks at a model's store from now on, and fetches from it. Any thread.
+        """Looks at a model's store from now on, and fetches from it; one that is watched so is not looked at earlier.
+
+        Any thread.
 
         Args:
             name: The model's.
             uri: Where it is.
-            choose: Says which versions are wanted.
+            choose: Says which versions are wanted; equal to another one that wants the same.
         """
         with self._woken:
             known = self._watched.get(name)
+            if known is not None and (known.uri, known.choose) == (uri, choose):
+                return
             if known is None or known.uri != uri:
                 known = self._watched[name] = _Watched(uri, choose, self.path(name, uri))
             known.choose, known.due = choose, 0.0

@@ -1,0 +1,77 @@
+"""When the stores of models are looked at: by the clock, and not each time that a configuration is read."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace_server.config.run import ModelConfig, Specific
+from headrace_server.config.stores import StoreOptions
+from headrace_server.errors import ServingError
+from headrace_server.models.configuration import Configuration, several_models
+from headrace_server.models.manager import Manager
+from headrace_server.models.source import Source
+from headrace_server.stores.mirrors import Mirrors, StoreCounts
+from tests.support.running import eventually
+
+URI = "http://127.0.0.1:1/m.onnx"
+
+
+@pytest.fixture
+def failures() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def mirrors(tmp_path: Path, failures: list[str]) -> Iterator[Mirrors]:
+    """Of stores that nobody can reach, on a clock that stands still."""
+    options, counts = StoreOptions(cache=str(tmp_path)), StoreCounts(failed=failures.append)
+    mirrors = Mirrors(options, lambda: None, counts, clock=lambda: 0.0)
+    yield mirrors
+    mirrors.stop()
+
+
+def highest(versions: Collection[int]) -> list[int]:
+    return [max(versions)]
+
+
+def due(mirrors: Mirrors) -> float:
+    """When the store is looked at next, once a look at it has failed."""
+    watched = mirrors._watched["m"]
+    eventually(lambda: watched.failures == 1 and not watched.running)
+    return watched.due
+
+
+def test_a_store_that_is_watched_already_is_not_looked_at_earlier(mirrors: Mirrors, failures: list[str]) -> None:
+    mirrors.watch("m", URI, highest)
+    assert due(mirrors) == 1
+    mirrors.watch("m", URI, highest)
+    assert due(mirrors) == 1
+    assert failures == ["m"]
+
+
+def test_a_store_is_looked_at_for_other_versions_at_once(mirrors: Mirrors, failures: list[str]) -> None:
+    mirrors.watch("m", URI, highest)
+    assert due(mirrors) == 1
+    mirrors.watch("m", URI, sorted)
+    eventually(lambda: failures == ["m", "m"])
+
+
+def test_a_configuration_that_is_read_again_leaves_stores_alone(mirrors: Mirrors, failures: list[str]) -> None:
+    manager = Manager(lambda name, version, path: pytest.fail(f"{name} {version} {path}"))
+    source = Source((), 0.05, manager.aspire, manager.looked)
+    configuration = Configuration(manager, source, lambda _: lambda: None, mirrors=mirrors)
+    one, two = (several_models([ModelConfig("m", Path(), Specific((version,)), URI)]) for version in (1, 2))
+    manager.start()
+    source.start()
+    try:
+        with pytest.raises(ServingError, match="did not become available"):
+            configuration.apply_at_once(one)
+        assert due(mirrors) == 1
+        configuration.apply_at_once(one)
+        assert due(mirrors) == 1
+        configuration.apply_at_once(two)
+        eventually(lambda: failures == ["m", "m"])
+    finally:
+        source.stop()
+        manager.stop()
