@@ -120,6 +120,15 @@ impl PlainCalls {
             return Outcome::ForPython(message, respond);
         };
         let Understood { signature, lane, arrays, rows, choice, protocol } = understood;
+        let shapes = || arrays.shapes(signature.inputs.len());
+        let dtype = |input: usize| signature.inputs[input].dtype;
+        let copy = |input: usize, target: &mut [u8]| arrays.copy_to(&message, input, dtype(input), target);
+        let row_bytes = signature.row_bytes(shapes());
+        // What lies in shared memory may be another number when the batch is joined.
+        let may_change = signature.bound.is_some() && matches!(arrays, Arrays::Shared(_));
+        let key = if may_change { None } else { signature.key(rows, shapes(), copy, choice) };
+        let Some(key) = key else { return Outcome::ForPython(message, respond) };
+        // Only now, as it counts: Python admits what goes there.
         let Some((admitted, low)) = self.admit(&opening.identity, &opening.headers, &signature, rows) else {
             return Outcome::ForPython(message, respond);
         };
@@ -129,17 +138,6 @@ impl PlainCalls {
             let _ = respond.send_response(status.response(), true); // fails only where the client has gone
             return Outcome::NoMemory;
         }
-        let shapes = || arrays.shapes(signature.inputs.len());
-        let dtype = |input: usize| signature.inputs[input].dtype;
-        let copy = |input: usize, target: &mut [u8]| arrays.copy_to(&message, input, dtype(input), target);
-        let row_bytes = signature.row_bytes(shapes());
-        // What lies in shared memory may be another number when the batch is joined.
-        let may_change = signature.bound.is_some() && matches!(arrays, Arrays::Shared(_));
-        let key = if may_change { None } else { signature.key(rows, shapes(), copy, choice) };
-        let Some(key) = key else {
-            memory.set(Kind::Expanded, 0);
-            return Outcome::ForPython(message, respond);
-        };
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let call = Call { message, arrays, protocol, respond, memory: opening.memory.clone(), admitted, answer: None };
         let now = Instant::now();

@@ -131,10 +131,11 @@ impl Rest {
     /// by now.
     fn put(&self, headers: &HeaderMap, body: Body<Target>, memory: Arc<CallMemory>, came: Instant) -> Option<Pending> {
         let Target { lane, signature } = body.signature;
-        let admitted = self.admit(headers, &signature, body.rows)?;
         let inner = || body.columns.iter().map(|column| &*column.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.columns[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
+        // Only now, as it counts: Python admits what goes there.
+        let admitted = self.admit(headers, &signature, body.rows)?;
         let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
         let (columns, by_row, endpoint) = (body.columns, body.by_row, self.endpoint.clone());
         pending.put(&lane, key, (body.rows, row_bytes), memory.clone(), |mailbox| {

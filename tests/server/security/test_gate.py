@@ -1,5 +1,6 @@
 """The gate on running servers: limits, files that change, verdicts that are kept and forgotten, what is open."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Queue
@@ -18,10 +19,11 @@ from headrace_server.security.gate import Gate
 from headrace_server.security.keys import create_key, revoke_keys
 from headrace_server.security.methods import Need
 from headrace_server.security.visit import Visit
-from tests.conftest import Run
+from tests.conftest import Make, Run
 from tests.server.security.calls import APIS, Outcome, Target, ask_tf_serving, target_of
 from tests.support import models
 from tests.support.calls import MODEL, PREDICT, floats, predict_request
+from tests.support.layers import WIDTH, leaky_sum, relu, stack
 from tests.support.ports import free_port
 from tests.support.running import RunningServer, eventually
 
@@ -31,13 +33,15 @@ HEALTH = "/grpc.health.v1.Health/Check"
 class Set:
     """A server with a key and a policy, both of which may be changed."""
 
-    def __init__(self, running: Run, folder: Path, policy: str, **config: object) -> None:
+    def __init__(
+        self, running: Run, folder: Path, policy: str, *, make: Make = models.linear, **config: object
+    ) -> None:
         self.keys, self.policy = folder / "keys.json", folder / "policy.toml"
         self.header = "Bearer " + create_key(self.keys, "shop")
         self.policy.write_text(policy)
         port = free_port()
         auth = AuthOptions(keys_file=str(self.keys), policy_file=str(self.policy) if policy else "")
-        self.server: RunningServer = running(models.linear, rest_api_port=port, auth=auth, **config)
+        self.server: RunningServer = running(make, rest_api_port=port, auth=auth, **config)
         self.target: Target = target_of(self.server.port, port)
 
     @property
@@ -77,6 +81,35 @@ def test_rows_count(running: Run, tmp_path: Path, api: str) -> None:
     assert refused.outcome is Outcome.EXHAUSTED
     hint = float(refused.headers.get("retry-after") or 0) or int(refused.headers["grpc-retry-pushback-ms"]) / 1e3
     assert 100 < hint < 130
+
+
+def leaky(folder: Path) -> Path:
+    """A model whose rows only odd numbers mix: requests with those run alone."""
+    stack([relu, leaky_sum], 1).write(folder)
+    return folder
+
+
+def predict(target: Target, row: list[float], header: str) -> Outcome:
+    return target.grpc(PREDICT, predict_request({"x": floats(row)}).SerializeToString(), header).outcome
+
+
+def predict_over_rest(target: Target, row: list[float], header: str) -> Outcome:
+    return target.http("POST", f"/v1/models/{MODEL}:predict", {"instances": [row]}, header).outcome
+
+
+def infer_over_rest(target: Target, row: list[float], header: str) -> Outcome:
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, len(row)], "data": row}]
+    return target.http("POST", f"/v2/models/{MODEL}/infer", {"inputs": inputs}, header).outcome
+
+
+@pytest.mark.parametrize("ask", [predict, predict_over_rest, infer_over_rest])
+def test_a_call_that_may_share_no_batch_counts_once(
+    running: Run, tmp_path: Path, ask: Callable[[Target, list[float], str], Outcome]
+) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL + "calls_per_second = 2\n", make=leaky)
+
+    assert ask(own.target, [1.0] * WIDTH, own.header) is Outcome.OK
+    assert ask(own.target, [1.1e30] * WIDTH, own.header) is Outcome.OK
 
 
 def test_a_revoked_key_is_refused_at_the_next_look(running: Run, tmp_path: Path) -> None:
