@@ -3,7 +3,8 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,24 +106,34 @@ def record(seconds: float) -> int:
 
 def _run(plan: Ramp, flags: Sequence[str], setting: Fixed | None) -> list[Step]:
     with tempfile.TemporaryDirectory(prefix="headrace-objective-") as folder:
-        version = Path(folder) / "model" / "1"
-        version.mkdir(parents=True)
-        (version / "model.py").write_text(_CODE)
-        (version.parent / "model.toml").write_text(_TOML)
         parameters = Path(folder) / "batching.pbtxt"
         parameters.write_text(_parameters(setting))
         told = [flag.format(parameters) for flag in flags]
-        server = ServerProcess(version.parent, f"--transport={plan.transport}", *told)
-        try:
-            return asyncio.run(_ramp(_port(server), plan))
-        finally:
-            server.close()
+        with _served(Path(folder) / "model", f"--transport={plan.transport}", *told) as port:
+            return asyncio.run(_ramp(port, plan))
 
 
-def _port(server: ServerProcess) -> int:
-    caller = server.started()
-    caller.close()
-    return caller.port
+@contextmanager
+def _served(base_path: Path, *flags: str) -> Iterator[int]:
+    """The port of a server of the model."""
+    version = base_path / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(_CODE)
+    (base_path / "model.toml").write_text(_TOML)
+    server = ServerProcess(base_path, *flags)
+    try:
+        caller = server.started()
+        caller.close()
+        yield caller.port
+    finally:
+        server.close()
+
+
+def _request() -> bytes:
+    request = PredictRequest()
+    request.model_spec.name = MODEL
+    to_proto(np.zeros((1, 4), np.float32), request.inputs["x"])
+    return request.SerializeToString()
 
 
 def _parameters(setting: Fixed | None) -> str:
@@ -136,11 +147,7 @@ def _parameters(setting: Fixed | None) -> str:
 
 
 async def _ramp(port: int, plan: Ramp) -> list[Step]:
-    draws = np.random.default_rng(1)
-    request = PredictRequest()
-    request.model_spec.name = MODEL
-    to_proto(np.zeros((1, 4), np.float32), request.inputs["x"])
-    data = request.SerializeToString()
+    draws, data = np.random.default_rng(1), _request()
     steps = [Step(rate) for rate in plan.rates]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         send: Send = channel.unary_unary(PREDICT)
@@ -174,41 +181,29 @@ async def _call(send: Send, data: bytes, step: Step, due: float) -> None:
 
 async def _crowd(seconds: float) -> list[float]:
     """When calls begin, of 12 callers who wait for answers and pause, and of strangers in bursts."""
-    draws = np.random.default_rng(3)
+    draws, data = np.random.default_rng(3), _request()
     began, arrivals = time.perf_counter(), list[float]()
-    with tempfile.TemporaryDirectory(prefix="headrace-objective-") as folder:
-        version = Path(folder) / "model" / "1"
-        version.mkdir(parents=True)
-        (version / "model.py").write_text(_CODE)
-        (version.parent / "model.toml").write_text(_TOML)
-        server = ServerProcess(version.parent)
-        request = PredictRequest()
-        request.model_spec.name = MODEL
-        to_proto(np.zeros((1, 4), np.float32), request.inputs["x"])
-        data = request.SerializeToString()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{_port(server)}") as channel:
-                send: Send = channel.unary_unary(PREDICT)
+    with tempfile.TemporaryDirectory(prefix="headrace-objective-") as folder, _served(Path(folder) / "model") as port:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            send: Send = channel.unary_unary(PREDICT)
+            await send(data)
+            began = time.perf_counter()
+
+            async def call() -> None:
+                arrivals.append(time.perf_counter() - began)
                 await send(data)
-                began = time.perf_counter()
 
-                async def call() -> None:
-                    arrivals.append(time.perf_counter() - began)
-                    await send(data)
+            async def caller(pause: float) -> None:
+                while time.perf_counter() - began < seconds:
+                    await call()
+                    await asyncio.sleep(float(draws.exponential(pause)))
 
-                async def caller(pause: float) -> None:
-                    while time.perf_counter() - began < seconds:
-                        await call()
-                        await asyncio.sleep(float(draws.exponential(pause)))
+            async def strangers() -> None:
+                while time.perf_counter() - began < seconds:
+                    await asyncio.gather(*(call() for _ in range(int(draws.geometric(1 / 20)))))
+                    await asyncio.sleep(float(draws.exponential(0.1)))
 
-                async def strangers() -> None:
-                    while time.perf_counter() - began < seconds:
-                        await asyncio.gather(*(call() for _ in range(int(draws.geometric(1 / 20)))))
-                        await asyncio.sleep(float(draws.exponential(0.1)))
-
-                await asyncio.gather(*(caller(0.02) for _ in range(12)), strangers(), strangers())
-        finally:
-            server.close()
+            await asyncio.gather(*(caller(0.02) for _ in range(12)), strangers(), strangers())
     return sorted(arrivals)
 
 
