@@ -20,16 +20,16 @@ from headrace_client import request
 from headrace_client.bench.points import Point
 from headrace_client.bench.running import run
 from headrace_client.bench.settings import Settings, Stage
+from scripts.bench.process import running
 
 CONNECTIONS = 4
 STREAMS = 16
 RATE = 5000
 MOST_DIFFERENCE = 0.05
 
-_ROOT = Path(__file__).parents[1]
+_DIGITS = Path(__file__).parents[1] / "models" / "digits"
 _DONE = re.compile(r"finished in ([\d.]+)(m?s), ([\d.]+) req/s")
 _REQUESTS = re.compile(r"(\d+) succeeded, (\d+) failed")
-_SERVING = re.compile(r"Running gRPC ModelServer at \S+:(\d+)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,26 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     told = parser.parse_args(arguments)
-    command = [str(Path(sys.executable).with_name("headrace")), "serve", "models/digits", "--port=0"]
-    with (
-        subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True) as server,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        try:
-            target = f"127.0.0.1:{_port(server)}"
-            message = Path(folder) / "message"
-            message.write_bytes(_framed())
-            return _compared(target, message, told.rounds, told.seconds)
-        finally:
-            server.terminate()
+    with tempfile.TemporaryDirectory() as folder, running(_command, Path(folder) / "log") as server:
+        message = Path(folder) / "message"
+        message.write_bytes(_framed())
+        return _compared(server.address, message, told.rounds, told.seconds)
 
 
-def _port(server: "subprocess.Popen[str]") -> int:
-    assert server.stderr is not None
-    for line in server.stderr:
-        if found := _SERVING.search(line):
-            return int(found[1])
-    raise SystemExit("the server did not start")
+def _command(port: int) -> Sequence[str]:
+    return [str(Path(sys.executable).with_name("headrace")), "serve", str(_DIGITS), f"--port={port}"]
 
 
 def _framed() -> bytes:
