@@ -26,6 +26,14 @@ def linear(folder: Path, *, columns: int = 4, bias: float = 0.0) -> Path:
     return _write(folder, nodes, [_value("x", FLOAT, ["N", columns])], [_value("y", FLOAT, ["N", 1])], weights, offset)
 
 
+def broken(folder: Path) -> Path:
+    """A file that is no model."""
+    folder.mkdir(parents=True)
+    file = folder / FILE
+    file.write_bytes(b"no model")
+    return file
+
+
 def identity(folder: Path, dtype: int = FLOAT, dims: Dims = ("N", 2), *, out: Dims | None = None) -> Path:
     """`y` = `x`, both of an ONNX element type; `out` is the shape that `y` is declared with, where it is another."""
     outputs = [_value("y", dtype, dims if out is None else out)]

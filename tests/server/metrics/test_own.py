@@ -83,10 +83,7 @@ def test_latencies_are_in_seconds(page: str) -> None:
 def test_the_state_of_versions(running: Run) -> None:
     port = free_port()
     server = running(models.linear, rest_api_port=port, file_system_poll_wait_seconds=0.02)
-    broken = server.base_path / "unfinished"
-    broken.mkdir()
-    (broken / "model.onnx").write_bytes(b"no model")
-    broken.rename(server.base_path / "2")
+    models.broken(server.base_path / "unfinished").parent.rename(server.base_path / "2")
     rest = RestCaller(port)
 
     def states() -> list[str]:

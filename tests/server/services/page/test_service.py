@@ -90,10 +90,7 @@ def test_a_model_that_there_is_not_shows_the_first(caller: RestCaller) -> None:
 def test_a_version_that_has_failed_says_why(running: Run) -> None:
     port = free_port()
     server = running(models.linear, rest_api_port=port, file_system_poll_wait_seconds=0.02)
-    broken = server.base_path / "unfinished"
-    broken.mkdir()
-    (broken / "model.onnx").write_bytes(b"no model")
-    broken.rename(server.base_path / "2")
+    models.broken(server.base_path / "unfinished").parent.rename(server.base_path / "2")
     caller = RestCaller(port)
 
     def failed() -> list[str]:
