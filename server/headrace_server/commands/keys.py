@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,14 @@ def _revoke(values: dict[str, Any]) -> None:
 
 
 def _list(values: dict[str, Any]) -> None:
-    print("\n".join(_lines(read_keys(values["file"]).values())) or "no keys")
+    keys = read_keys(values["file"]).values()
+    print("\n".join(_lines(keys)) if keys else "no keys")
 
 
-def _lines(keys: Any) -> Iterator[str]:
+def _lines(keys: Iterable[ApiKey]) -> Iterator[str]:
     rows = [("ID", "NAME", "CREATED", "STATE"), *((key.id, key.name, _date(key.created), _state(key)) for key in keys)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows[: len(rows) if len(rows) > 1 else 0]:
+    for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
