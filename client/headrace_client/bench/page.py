@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace_client.bench.errors import require
 from headrace_client.bench.points import Point
-from headrace_client.bench.report import machine, milliseconds, notes
+from headrace_client.bench.report import machine, milliseconds, notes, servers_of
 from headrace_client.bench.settings import Settings
 
 _COLOURS = ("#1f6f8b", "#c2571a", "#5b8c2a", "#7a4fa3")
@@ -53,12 +53,8 @@ def chart(points: Sequence[Point]) -> bytes:
     return written.getvalue()
 
 
-def _servers(points: Sequence[Point]) -> list[str]:
-    return list(dict.fromkeys(point.server for point in points))
-
-
 def _draw_curves(axes: Any, points: Sequence[Point]) -> None:
-    servers = _servers(points)
+    servers = servers_of(points)
     mixed = len({point.stage.kind == "closed" for point in points}) > 1
     for place, server in enumerate(servers):
         # A line goes through the stages in the order in which they were measured, of one kind of load.
@@ -87,7 +83,7 @@ def _draw_curves(axes: Any, points: Sequence[Point]) -> None:
 
 
 def _draw_spectra(axes: Any, points: Sequence[Point]) -> None:
-    several = len(_servers(points)) > 1
+    several = len(servers_of(points)) > 1
     for place, point in enumerate(points[:_MOST_SPECTRA]):
         latencies = point.latencies
         total, seen, places, values = latencies.count, 0, [], []
@@ -95,7 +91,7 @@ def _draw_spectra(axes: Any, points: Sequence[Point]) -> None:
             seen += count
             places.append(1 / max(1 - seen / total, 1 / total))
             values.append(seconds * 1e3)
-        colour = _COLOURS[_servers(points).index(point.server)] if several else None
+        colour = _COLOURS[servers_of(points).index(point.server)] if several else None
         label = f"{point.server}, {point.stage}" if several else str(point.stage)
         shade = 1.0 if not several else 0.4 + 0.6 * (place + 1) / min(len(points), _MOST_SPECTRA)
         axes.plot(places, values, label=label, color=colour, alpha=shade, linewidth=1.3)

@@ -15,7 +15,7 @@ COLUMNS = ("load", "calls/s", "p50", "p90", "p99", "p99.9", "max", "failed", "ow
 def table(points: Sequence[Point]) -> str:
     """A row for each point, latencies in milliseconds; below it what failed, and what is to be doubted."""
     limit = points[0].limit
-    servers = sorted({point.server for point in points}, key=[point.server for point in points].index)
+    servers = servers_of(points)
     heads = [*(("server",) if len(servers) > 1 else ()), *COLUMNS]
     if limit is not None:
         heads.insert(-2, f"good in {milliseconds(limit)}")
@@ -24,6 +24,11 @@ def table(points: Sequence[Point]) -> str:
     left = 1 + (len(servers) > 1)
     lines = [_line(row, widths, left) for row in [heads, *rows]]
     return "\n".join([*lines, *_kinds(points), *notes(points)])
+
+
+def servers_of(points: Sequence[Point]) -> list[str]:
+    """The servers that were measured, in order."""
+    return list(dict.fromkeys(point.server for point in points))
 
 
 def _row(point: Point, *, with_server: bool) -> list[str]:
