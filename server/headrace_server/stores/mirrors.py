@@ -1,6 +1,7 @@
 """Scans the stores of all models periodically, a few at once, and waits longer after an error."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Collection
@@ -133,7 +134,7 @@ class Mirrors:
                 now = self._clock()
                 for name, watched in list(self._watched.items()):
                     if not watched.running and watched.due <= now:
-                        watched.running = True
+                        watched.running, watched.due = True, math.inf
                         self._pool.submit(self._look, name, watched)
                 due = min((each.due for each in self._watched.values() if not each.running), default=None)
                 self._woken.wait(None if due is None else max(0.0, due - now))
@@ -175,7 +176,7 @@ class Mirrors:
             self._again(watched, pause)
 
     def _again(self, watched: _Watched, pause: float) -> None:
-        watched.due, watched.running = self._clock() + pause, False
+        watched.due, watched.running = min(watched.due, self._clock() + pause), False
         self._woken.notify_all()
 
 

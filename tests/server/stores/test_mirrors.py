@@ -57,6 +57,21 @@ def test_a_store_is_looked_at_for_other_versions_at_once(mirrors: Mirrors, failu
     eventually(lambda: failures == ["m", "m"])
 
 
+def test_a_store_is_looked_at_again_for_versions_that_are_wanted_during_a_look(tmp_path: Path) -> None:
+    looks: list[str] = []
+
+    def failed(name: str) -> None:
+        looks.append(name)
+        own.watch("m", URI, sorted)
+
+    own = Mirrors(StoreOptions(cache=str(tmp_path)), lambda: None, StoreCounts(failed=failed), clock=lambda: 0.0)
+    own.watch("m", URI, highest)
+    try:
+        eventually(lambda: looks == ["m", "m"])
+    finally:
+        own.stop()
+
+
 def test_a_configuration_that_is_read_again_leaves_stores_alone(mirrors: Mirrors, failures: list[str]) -> None:
     manager = Manager(lambda name, version, path: pytest.fail(f"{name} {version} {path}"))
     source = Source((), 0.05, manager.aspire, manager.looked)
