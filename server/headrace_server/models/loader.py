@@ -158,14 +158,7 @@ class Loader:
             run_timeout=own.run_timeout,
             restarted=self._metrics.worker_restarts.of(asked.name, str(asked.version)).add,
         )
-        isolated = IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20, headroom), isolation)
-        if not isolated.streams_there or own.workers is not None:
-            return isolated
-        log.warning(
-            "%s has a generator, so it runs in the server's own process: if it crashes, so does the server", name
-        )
-        isolated.close()
-        return backends.load(asked.path, options)
+        return IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20, headroom), isolation)
 
     def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
         return replace(

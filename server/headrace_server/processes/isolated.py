@@ -1,8 +1,9 @@
 """A backend whose model runs in processes of its own."""
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from headrace_server.processes.job import Job
 from headrace_server.processes.keeper import Keeper, Place, Places
 from headrace_server.processes.shared_memory import OwnedMemory, Placed
 from headrace_server.processes.slot import Ended, Message, Unread
+from headrace_server.processes.streams import Stream
+from headrace_server.processes.worker import Worker
 
 PATIENCE = 5.0
 """Seconds that a run waits for a process to come up again."""
@@ -24,6 +27,8 @@ PATIENCE = 5.0
 ASKED_AT_MOST = 3
 """Processes that are asked how a model batches, one after the other, before that is given up."""
 
+ENDS_WITHIN = 0.5
+"""Seconds from the end of a process's sockets to its own."""
 
 TRY_SECONDS = 60.0
 """Seconds that a run of a trial may take at most: the values that it makes up may keep a model going for ever."""
@@ -55,7 +60,8 @@ class IsolatedBackend:
 
     Attributes:
         runtime: What runs the model; empty where its backend does not say.
-        streams_there: Whether the model answers requests many times, which it does in the server's own process only.
+        streams: Whether the model answers requests many times.
+        answers_once: Whether it can answer a request once.
 
     Raises:
         LoadError: The model cannot be loaded.
@@ -77,7 +83,7 @@ class IsolatedBackend:
         # Arrays without elements end nobody else there, so the model may see them.
         self._signatures = {name: replace(own, empty=True) for name, own in every[0].signatures.items()}
         self.runtime = every[0].runtime
-        self.streams_there = every[0].streams
+        self.streams, self.answers_once = every[0].streams, every[0].answers_once
         self.evidence, self.exact, self.most_rows = every[0].evidence, every[0].exact, every[0].most_rows
 
     @property
@@ -102,6 +108,59 @@ class IsolatedBackend:
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """As `run`, by the model's own `try_run`; what the runtime writes of a refusal is its process's affair."""
         return self._ask("try", signature, inputs, outputs)
+
+    async def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:
+        """The answers that the model gives to one request in one process, each made when the caller asks for it.
+
+        Raises:
+            ServingError: As `run`; the seconds of a run are those of one answer.
+        """
+        placed, held = await asyncio.to_thread(self._memory.place, inputs)
+        try:
+            stream, worker = await asyncio.to_thread(self._open_stream, signature, outputs, placed)
+            async with aclosing(self._answers(stream, worker)) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            self._memory.abandon(held)  # the model may have kept them
+
+    async def _answers(self, stream: Stream, worker: Worker) -> AsyncGenerator[Arrays, None]:
+        seconds = self._isolation.run_timeout or None
+        try:
+            async with aclosing(stream.messages(seconds)) as messages:
+                async for message in messages:
+                    if message.kind == "end":
+                        return
+                    if message.kind == "failed":
+                        code, text, _ = message.content
+                        raise ServingError(code, text)
+                    yield stream.copy(message)
+        except TimeoutError as error:
+            self._places.drop(worker)  # it takes a while to end, and nobody else is to be answered by it
+            worker.kill()
+            text = f"an answer took more than {seconds:g} s, and its worker process was ended"
+            raise self._lost(Code.DEADLINE_EXCEEDED, text) from error
+        except Ended as error:
+            ending = await asyncio.to_thread(worker.how_it_ended)
+            raise self._lost(Code.INTERNAL, f"its worker process {ending} while it answered the request") from error
+        finally:
+            stream.close()
+
+    def _open_stream(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> tuple[Stream, Worker]:
+        """Asks a process for the answers to a request; the next one where it has ended before it could be asked."""
+        for _ in range(ASKED_AT_MOST):
+            place = self._places.for_stream(PATIENCE)
+            if place is None:
+                break
+            try:
+                return place.streams.ask(signature, outputs, placed), place.worker
+            except Ended as error:
+                if not place.worker.ended.wait(ENDS_WITHIN):
+                    raise self._lost(Code.UNAVAILABLE, "its worker process takes no more requests") from error
+                self._places.drop(place.worker)
+            except OSError as error:
+                raise ServingError(Code.RESOURCE_EXHAUSTED, f"{self._isolation.name}: {error}") from error
+        raise self._lost(Code.UNAVAILABLE, "no worker process is running; one is being started")
 
     def _ask(self, kind: str, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         placed, held = self._memory.place(inputs)

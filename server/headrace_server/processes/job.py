@@ -33,7 +33,8 @@ class Loaded:
     Attributes:
         signatures: The model's own, by name.
         runtime: What runs it; empty where its backend does not say.
-        streams: Whether it answers requests many times, which a worker process does not.
+        streams: Whether it answers requests many times.
+        answers_once: Whether it can answer a request once.
         evidence: What the model's file says against independent rows.
         exact: Whether equal rows in equal places of batches of one size give equal bits.
         most_rows: Rows that a batch may have; None for any number.
@@ -41,7 +42,8 @@ class Loaded:
 
     signatures: Mapping[str, Signature]
     runtime: str
-    streams: bool
+    streams: bool = False
+    answers_once: bool = True
     evidence: Sequence[Evidence] = ()
     exact: bool = True
     most_rows: int | None = None

@@ -5,13 +5,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Condition, Event, Thread
+from threading import Condition, Event, Lock, Thread
 from typing import NamedTuple
 
 from headrace_batching import Options
 from headrace_server.processes.job import Job, Loaded
 from headrace_server.processes.shared_memory import OwnedMemory
 from headrace_server.processes.slot import Slot
+from headrace_server.processes.streams import WorkerStreams
 from headrace_server.processes.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -35,16 +36,31 @@ class Place(NamedTuple):
     slot: Slot
 
 
+class StreamPlace(NamedTuple):
+    """Where a request may be answered many times.
+
+    Attributes:
+        worker: A process that was up when it was asked for.
+        streams: What goes on in it.
+    """
+
+    worker: Worker
+    streams: WorkerStreams
+
+
 class Places:
-    """Those that no run has taken. Any thread.
+    """Those that no run has taken, and those of streams. Any thread.
 
     Attributes:
         hopeless: Whether none is there, and none to be expected soon.
     """
 
     def __init__(self) -> None:
-        self._changed = Condition()
+        lock = Lock()
+        self._changed = Condition(lock)
         self._free: deque[Place] = deque()
+        self._streams_changed = Condition(lock)
+        self._streams: list[StreamPlace] = []
         self.hopeless = False
 
     def take(self, patience: float) -> Place | None:
@@ -56,15 +72,21 @@ class Places:
         Returns:
             None where there is none in time, or none to be expected soon.
         """
-        end = time.monotonic() + patience
         with self._changed:
-            while True:
-                if self._free:
-                    return self._free.pop()
-                left = end - time.monotonic()
-                if self.hopeless or left <= 0:
-                    return None
-                self._changed.wait(left)
+            self._changed.wait_for(lambda: self._free or self.hopeless, patience)
+            return self._free.pop() if self._free else None
+
+    def for_stream(self, patience: float) -> StreamPlace | None:
+        """The process that answers the fewest streams now; as `take`."""
+        with self._streams_changed:
+            self._streams_changed.wait_for(lambda: self._streams or self.hopeless, patience)
+            return min(self._streams, key=lambda place: place.streams.open, default=None)
+
+    def add_streams(self, place: StreamPlace) -> None:
+        """One more process answers streams."""
+        with self._streams_changed:
+            self._streams.append(place)
+            self._streams_changed.notify_all()
 
     def put(self, place: Place) -> None:
         """The place is free; or gone, where its process has ended."""
@@ -82,12 +104,16 @@ class Places:
             for place in [place for place in self._free if place.worker is worker]:
                 self._free.remove(place)
                 place.slot.close()
+            for stream_place in [place for place in self._streams if place.worker is worker]:
+                self._streams.remove(stream_place)
+                stream_place.streams.close()
 
     def give_up(self) -> None:
         """Nobody need wait: there is none to be expected soon."""
         with self._changed:
             self.hopeless = True
             self._changed.notify_all()
+            self._streams_changed.notify_all()
 
 
 class Keeper:
@@ -162,6 +188,8 @@ class Keeper:
         slots = [worker.first, *(worker.open_slot() for _ in range(at_once - 1))]
         if not self.loaded.done():
             self.loaded.set_result(loaded)
+        if loaded.streams:
+            self._places.add_streams(StreamPlace(worker, worker.open_streams()))
         for slot in slots:
             self._places.put(Place(worker, slot))
 

@@ -1,5 +1,6 @@
 """What crosses between the server and a worker process: messages over a socket, with arrays in shared memory."""
 
+import asyncio
 import pickle
 import socket
 from array import array
@@ -95,18 +96,39 @@ class Slot:
             TimeoutError: It did not come.
         """
         self._connection.settimeout(timeout)
+        while (message := self._take()) is None:
+            pass  # that one only shared memory
+        return message
+
+    async def receive_in_loop(self) -> Message:
+        """The next message, for which the event loop does not wait.
+
+        Raises:
+            Ended: Nobody is there any more.
+        """
         while True:
-            data, descriptors = self._receive()
-            kind, placed, dropped, *content = pickle.loads(data)
-            self.mapped.drop(dropped)
-            if kind != _SHARE:
-                return Message(kind, [Placed(*own) for own in placed], content, descriptors)
-            for number, descriptor in zip(content[0], descriptors, strict=True):
-                self.mapped.add(number, descriptor)
+            try:
+                message = self._take(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await _readable(self._connection.fileno())
+            else:
+                if message is not None:
+                    return message
 
     def close(self) -> None:
         """Breaks off."""
         self._connection.close()
+
+    def _take(self, flags: int = 0) -> Message | None:
+        """Reads a message; None where all that it did was to share memory."""
+        data, descriptors = self._receive(flags)
+        kind, placed, dropped, *content = pickle.loads(data)
+        self.mapped.drop(dropped)
+        if kind != _SHARE:
+            return Message(kind, [Placed(*own) for own in placed], content, descriptors)
+        for number, descriptor in zip(content[0], descriptors, strict=True):
+            self.mapped.add(number, descriptor)
+        return None
 
     def _share(self, numbers: Sequence[int]) -> None:
         self._send((_SHARE, [], (), numbers), [self._memory.descriptor(number) for number in numbers])
@@ -133,10 +155,10 @@ class Slot:
         except OSError as error:
             raise Unread(str(error)) from error
 
-    def _receive(self) -> tuple[memoryview, list[int]]:
+    def _receive(self, flags: int) -> tuple[memoryview, list[int]]:
         try:
-            size, control, _, _ = self._connection.recvmsg_into([self._room], _CONTROL)
-        except TimeoutError:
+            size, control, _, _ = self._connection.recvmsg_into([self._room], _CONTROL, flags)
+        except (TimeoutError, BlockingIOError):
             raise
         except ConnectionResetError as error:  # Linux: unix(7) says so where the other side has not read everything
             raise Unread(str(error)) from error
@@ -166,3 +188,19 @@ class Lender:
         """Lets go of arrays."""
         for number in numbers:
             self._lent.pop(number, None)
+
+
+async def _readable(descriptor: int) -> None:
+    """Waits until there is something to read, or the other side has broken off."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(descriptor, _set, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _set(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)

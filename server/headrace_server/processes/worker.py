@@ -16,6 +16,7 @@ from headrace_server.processes import memory_file
 from headrace_server.processes.job import Job, Loaded
 from headrace_server.processes.shared_memory import OwnedMemory
 from headrace_server.processes.slot import Ended, Message, Slot
+from headrace_server.processes.streams import WorkerStreams
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +95,17 @@ class Worker:
         Raises:
             Ended: The process has.
         """
-        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        with theirs:
-            self.first.send("slot", descriptors=[theirs.fileno()])
-        slot = Slot(ours, self._memory)
+        slot = Slot(self._connect("slot"), self._memory)
         self._slots.append(slot)
         return slot
+
+    def open_streams(self) -> WorkerStreams:
+        """A way to requests that are answered many times, of a model that does so.
+
+        Raises:
+            Ended: The process has.
+        """
+        return WorkerStreams(self._connect("streams"), self._memory)
 
     def close(self) -> None:
         """Lets the model close, and ends the process; none of its slots is in use."""
@@ -138,6 +144,13 @@ class Worker:
         with suppress(ValueError):
             return f"was ended by {signal.Signals(-status).name}"
         return f"was ended by signal {-status}"
+
+    def _connect(self, kind: str) -> socket.socket:
+        """One more socket to the process, which learns what it is for."""
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with theirs:
+            self.first.send(kind, descriptors=[theirs.fileno()])
+        return ours
 
     def _start(self) -> "subprocess.Popen[bytes]":
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)

@@ -24,6 +24,7 @@ from headrace_server.processes.child import limit_data
 from headrace_server.processes.job import Job, Loaded
 from headrace_server.processes.shared_memory import NOWHERE, OwnedMemory, Placed
 from headrace_server.processes.slot import MAX_TEXT, Ended, Lender, Slot
+from headrace_server.processes.streams_child import serve_streams
 
 F_SETSIG = 10  # of <fcntl.h> on Linux
 
@@ -69,17 +70,22 @@ def _serve_first(connection: socket.socket) -> None:
         if job.headroom:
             limit_data(job.headroom)
     except BaseException as error:  # a model may call sys.exit
-        slot.fail(error)
+        _fail(slot.slot, error)
         return
-    runtime = backend.runtime if isinstance(backend, NamesRuntime) else ""
-    streams = isinstance(backend, Streaming) and backend.streams
-    said = Loaded(dict(backend.signatures), runtime, streams)
-    if isinstance(backend, Triable):
-        said = replace(said, evidence=tuple(backend.evidence), exact=backend.exact, most_rows=backend.most_rows)
-    loaded = memory_file.pack(said)
+    loaded = memory_file.pack(_described(backend))
     slot.slot.send("loaded", descriptors=[loaded])
     os.close(loaded)
     slot.serve(backend)
+
+
+def _described(backend: Backend) -> Loaded:
+    runtime = backend.runtime if isinstance(backend, NamesRuntime) else ""
+    said = Loaded(dict(backend.signatures), runtime)
+    if isinstance(backend, Streaming):
+        said = replace(said, streams=backend.streams, answers_once=backend.answers_once)
+    if isinstance(backend, Triable):
+        said = replace(said, evidence=tuple(backend.evidence), exact=backend.exact, most_rows=backend.most_rows)
+    return said
 
 
 class _Conversation:
@@ -101,16 +107,12 @@ class _Conversation:
                 fitted = backend.fit_batching(content[0]) if isinstance(backend, FitsBatching) else content[0]
                 self.slot.send("fitted", fitted)
             elif kind == "slot":
-                connection = socket.socket(fileno=descriptors[0])
-                Thread(target=_serve_another, args=(connection, backend), daemon=True).start()
+                _begin(_serve_another, socket.socket(fileno=descriptors[0]), backend)
+            elif kind == "streams":
+                _begin(serve_streams, socket.socket(fileno=descriptors[0]), backend, _fail)
             else:
                 backend.close()
                 return
-
-    def fail(self, error: BaseException) -> None:
-        """Says that what was asked for has failed."""
-        code, text = _status(error)
-        self.slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error))
 
     def _run(
         self,
@@ -128,9 +130,7 @@ class _Conversation:
             results, held = self._outputs.place(run(signature, inputs, outputs))
         except BaseException as error:  # a model that calls sys.exit fails its batch, and ends nothing
             inputs = {}
-            self.fail(error)
-            if _is_out_of_memory(error):
-                os._exit(OUT_OF_MEMORY)
+            _fail(self.slot, error)
             let_go(error)
             return
         del inputs
@@ -138,9 +138,21 @@ class _Conversation:
         try:
             self.slot.send("ran", self._lender.next, kept, placed=results)
         except ServingError as error:
-            self.fail(error)
+            _fail(self.slot, error)
         else:
             self._lender.keep(held)
+
+
+def _begin(serve: Callable[..., None], *arguments: object) -> None:
+    Thread(target=serve, args=arguments, daemon=True).start()
+
+
+def _fail(slot: Slot, error: BaseException) -> None:
+    """Says that what was asked for has failed; ends the process if it was for a lack of memory."""
+    code, text = _status(error)
+    slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error))
+    if _is_out_of_memory(error):
+        os._exit(OUT_OF_MEMORY)
 
 
 def _serve_another(connection: socket.socket, backend: Backend) -> None:

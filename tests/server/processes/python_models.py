@@ -49,3 +49,38 @@ def write(folder: Path, code: str = _CODE) -> Path:
 def rows(kind: int, count: int = 1) -> Array:
     """A request of it."""
     return np.full((count, 2), kind, np.float32)
+
+
+_STREAM = """
+import ctypes, os, signal, sys, time
+import numpy as np
+
+INPUTS = {"x": ("float32", [None, 2])}
+OUTPUTS = {"y": ("float32", [None, 2]), "pid": ("int64", [])}
+THREAD_SAFE = True
+
+def stream(inputs):
+    x = inputs["x"]
+    kind = int(x[0, 0])
+    for number in range(3):
+        yield {"y": x + number, "pid": np.int64(os.getpid())}
+    if kind == 1001: os._exit(7)
+    if kind == 1002: ctypes.string_at(0)
+    if kind == 1003: time.sleep(3600)
+    if kind == 1004: raise ValueError("no")
+    if kind == 1006: bytearray(1 << 40)
+    if kind == 1009: os.kill(os.getpid(), signal.SIGKILL)
+    if kind == 1010: sys.exit(3)
+    if kind == 1011: ctypes.PyDLL(None).sleep(3600)
+    if kind == 5:
+        while True:
+            yield {"y": x, "pid": np.int64(os.getpid())}
+"""
+
+
+def write_stream(folder: Path) -> Path:
+    """A model of like kinds that answers three times before it does what it is told; FOREVER, on and on."""
+    return write(folder, _STREAM)
+
+
+FOREVER = 5

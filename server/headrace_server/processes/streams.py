@@ -1,0 +1,112 @@
+"""Requests that a worker process answers many times, each over a socket of its own on which an event loop waits."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncGenerator, Sequence
+from threading import Lock
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.processes.shared_memory import OwnedMemory, Placed
+from headrace_server.processes.slot import Message, Slot
+
+OPEN_WITHIN = 5.0
+"""Seconds that a process may leave new requests unread before they are refused."""
+
+
+class WorkerStreams:
+    """The requests that one process answers many times.
+
+    Args:
+        connection: SOCK_SEQPACKET, to the process's `streams_child`; owned from here on.
+        memory: Holds the inputs.
+
+    Attributes:
+        open: How many are being answered.
+        last_answer: When the process last answered one of them, by the monotonic clock.
+    """
+
+    def __init__(self, connection: socket.socket, memory: OwnedMemory) -> None:
+        connection.settimeout(OPEN_WITHIN)
+        self._memory = memory
+        self._door = Slot(connection, memory)
+        self._lock = Lock()
+        self.open = 0
+        self.last_answer = 0.0
+
+    def ask(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> "Stream":
+        """Asks for the answers to a request. Any thread; may wait for the process.
+
+        Raises:
+            Ended: The process has, or does not read.
+        """
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        slot = Slot(ours, self._memory)
+        try:
+            with theirs, self._lock:
+                self._door.send("slot", descriptors=[theirs.fileno()])
+            slot.send("stream", signature, tuple(outputs), placed=placed)
+        except BaseException:
+            slot.close()
+            raise
+        return Stream(self, slot)
+
+    def close(self) -> None:
+        """Opens no more; those that are open end with the process."""
+        self._door.close()
+
+
+class Stream:
+    """One request that is being answered. One event loop."""
+
+    def __init__(self, streams: WorkerStreams, slot: Slot) -> None:
+        self._streams = streams
+        self._slot = slot
+        streams.open += 1
+
+    async def messages(self, step_timeout: float | None) -> AsyncGenerator[Message, None]:
+        """What the process says; each message but the first is asked for when the caller asks for it.
+
+        Args:
+            step_timeout: Seconds that the process may take for an answer; None for ever. A model that makes one answer
+                at a time is busy with other requests first, so they are counted from its last answer to any of them.
+
+        Raises:
+            Ended: The process has.
+            TimeoutError: It has made no answer in time.
+        """
+        while True:
+            yield await self._receive(step_timeout)
+            self._slot.send("next")
+
+    def copy(self, message: Message) -> Arrays:
+        """The arrays of an answer, out of memory that the process uses again."""
+        return {own.alias: _own(self._slot.mapped.array(own)) for own in message.placed}
+
+    def close(self) -> None:
+        """Asks for no more answers, which closes the model's generator."""
+        self._streams.open -= 1
+        self._slot.close()
+
+    async def _receive(self, step_timeout: float | None) -> Message:
+        asked = time.monotonic()
+        receiving = asyncio.ensure_future(self._slot.receive_in_loop())
+        try:
+            while not receiving.done():
+                await asyncio.wait([receiving], timeout=self._left(asked, step_timeout))
+            self._streams.last_answer = time.monotonic()
+            return receiving.result()
+        finally:
+            receiving.cancel()
+
+    def _left(self, asked: float, step_timeout: float | None) -> float | None:
+        if step_timeout is None:
+            return None
+        left = max(asked, self._streams.last_answer) + step_timeout - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+def _own(array: Array) -> Array:
+    return array if array.dtype.hasobject else array.copy()

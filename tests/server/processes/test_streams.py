@@ -1,0 +1,194 @@
+"""Generators in worker processes: what they answer, and what one that goes wrong does to the others."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace_batching.task import Arrays
+from headrace_protos import Code
+from headrace_server.backends.base import BackendOptions, Streaming
+from headrace_server.errors import RunLost, ServingError
+from headrace_server.processes.isolated import IsolatedBackend, Isolation
+from headrace_server.processes.job import Job
+from tests.support.running import eventually
+
+from .python_models import (
+    CRASHES,
+    EXITS,
+    FINE,
+    FOREVER,
+    HANGS,
+    HOARDS,
+    HOLDS,
+    IS_KILLED,
+    RAISES,
+    STOPS,
+    rows,
+    write,
+    write_stream,
+)
+
+NAME = "model m version 1"
+MEMORY_LIMIT = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stream(tmp_path_factory.mktemp("base") / "1")
+
+
+@pytest.fixture
+def model(folder: Path) -> Iterator[IsolatedBackend]:
+    before = set(threading.enumerate())
+    with_limit = Job(folder, BackendOptions(), MEMORY_LIMIT)
+    backend = IsolatedBackend(with_limit, Isolation(name=NAME, run_timeout=0.5))
+    yield backend
+    backend.close()
+    left = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio")}
+    assert left <= before
+
+
+def ask(model: IsolatedBackend, kind: int, count: int = 1) -> AsyncGenerator[Arrays, None]:
+    return model.stream("serving_default", {"x": rows(kind, count)}, ["y", "pid"])
+
+
+async def answers(model: IsolatedBackend, kind: int, count: int = 1) -> list[Arrays]:
+    return [answer async for answer in ask(model, kind, count)]
+
+
+async def failed(model: IsolatedBackend, kind: int) -> tuple[int, ServingError]:
+    """The number of answers before the failure, and the failure."""
+    heard = 0
+    try:
+        async for _ in ask(model, kind):
+            heard += 1
+    except ServingError as error:
+        return heard, error
+    raise AssertionError("it has not failed")
+
+
+def test_it_is_a_model_that_streams_and_does_so_in_another_process(model: IsolatedBackend) -> None:
+    assert isinstance(model, Streaming)
+    assert (model.streams, model.answers_once) == (True, False)
+    heard = asyncio.run(answers(model, FINE, 3))
+    assert [answer["y"].tolist() for answer in heard] == [[[number] * 2] * 3 for number in range(3)]
+    assert heard[0]["pid"] != os.getpid()
+
+
+def test_answers_are_the_callers_to_keep(model: IsolatedBackend) -> None:
+    """The process uses its memory again; large ones have memory of their own there."""
+    heard = asyncio.run(answers(model, FINE, 100_000))
+    assert [(answer["y"].min(), answer["y"].max()) for answer in heard] == [(0, 0), (1, 1), (2, 2)]
+    heard[0]["y"][...] = 7
+    assert heard[1]["y"].max() == 1
+
+
+ENDS = {EXITS: "ended with status 7", CRASHES: "was ended by SIGSEGV", IS_KILLED: "was ended by SIGKILL"}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_process_that_ends_fails_its_streams_and_the_next_is_answered(model: IsolatedBackend, kind: int) -> None:
+    async def talk() -> None:
+        heard, error = await failed(model, kind)
+        assert heard == 3
+        assert isinstance(error, RunLost)
+        text = f"{NAME}: its worker process {ENDS[kind]} while it answered the request"
+        assert (error.code, error.message) == (Code.INTERNAL, text)
+        assert len(await answers(model, FINE)) == 3
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize(("kind", "text"), [(RAISES, "ValueError: no (model.py, line"), (STOPS, "SystemExit: 3 (mod")])
+def test_an_exception_is_the_streams_alone(model: IsolatedBackend, kind: int, text: str) -> None:
+    async def talk() -> None:
+        async with aclosing(ask(model, FOREVER)) as other:
+            pid = (await anext(other))["pid"]
+            heard, error = await failed(model, kind)
+            assert (heard, error.code) == (3, Code.INTERNAL)
+            assert text in error.message
+            assert (await anext(other))["pid"] == pid
+
+    asyncio.run(talk())
+
+
+def test_one_without_memory_is_told_so(model: IsolatedBackend) -> None:
+    _, error = asyncio.run(failed(model, HOARDS))
+    assert error.code == Code.RESOURCE_EXHAUSTED
+    assert "out of memory" in error.message
+
+
+@pytest.mark.parametrize("kind", [HANGS, HOLDS])
+def test_an_answer_that_takes_too_long(model: IsolatedBackend, kind: int) -> None:
+    async def talk() -> None:
+        _, error = await failed(model, kind)
+        text = f"{NAME}: an answer took more than 0.5 s, and its worker process was ended"
+        assert (error.code, error.message) == (Code.DEADLINE_EXCEEDED, text)
+        assert len(await answers(model, FINE)) == 3
+
+    asyncio.run(talk())
+
+
+def test_a_reader_who_waits_is_not_a_model_that_takes_too_long(model: IsolatedBackend) -> None:
+    async def talk() -> None:
+        async with aclosing(ask(model, FOREVER)) as slow:
+            first = await anext(slow)
+            await asyncio.sleep(0.7)  # longer than an answer may take
+            assert (await anext(slow))["pid"] == first["pid"]
+
+    asyncio.run(talk())
+
+
+def test_streams_of_several_processes(folder: Path) -> None:
+    """Each goes where the fewest are; the end of one process is the end of its own streams only."""
+    backend = IsolatedBackend(Job(folder, BackendOptions()), Isolation(name=NAME, workers=2))
+
+    async def talk() -> None:
+        async with aclosing(ask(backend, FOREVER)) as one, aclosing(ask(backend, FOREVER)) as two:
+            ended, other = int((await anext(one))["pid"]), int((await anext(two))["pid"])
+            assert ended != other
+            os.kill(ended, signal.SIGKILL)
+            with pytest.raises(RunLost, match="was ended by SIGKILL"):
+                await anext(one)
+            assert (await anext(two))["pid"] == other
+            assert len(await answers(backend, FINE)) == 3
+
+    asyncio.run(talk())
+    backend.close()
+
+
+def test_a_caller_who_leaves_in_the_midst_of_an_answer(tmp_path: Path) -> None:
+    code = """
+        import asyncio
+        from pathlib import Path
+
+        INPUTS = {"x": ("float32", [None, 2])}
+        OUTPUTS = {"y": ("float32", [None, 2])}
+
+        async def stream(inputs):
+            try:
+                yield {"y": inputs["x"]}
+                await asyncio.sleep(3600)
+            finally:
+                Path(__file__).with_name("closed").touch()
+    """
+    backend = IsolatedBackend(Job(write(tmp_path / "1", code), BackendOptions()), Isolation(name=NAME))
+
+    async def talk() -> None:
+        async with aclosing(backend.stream("serving_default", {"x": rows(FINE)}, ["y"])) as waiting:
+            assert np.array_equal((await anext(waiting))["y"], rows(FINE))
+            step = asyncio.ensure_future(anext(waiting))
+            await asyncio.sleep(0)
+            step.cancel()
+            await asyncio.wait([step])
+
+    asyncio.run(talk())
+    assert eventually((tmp_path / "1" / "closed").exists)
+    backend.close()
