@@ -257,7 +257,8 @@ class Server:
             record=self._request_logger.record_made,
             is_ready=lambda: self._health.is_serving,
         )
-        beside = Beside(PageApi(PageState(self._shown())) if config.enable_page else None, self._tracer, self._gate)
+        page = PageApi(PageState(self._shown())) if config.enable_page else None
+        beside = Beside(self._manager, page, self._tracer, self._gate)
         return RestTransport(
             config, prediction, self._model_service, options, self._open_inference, self._transport, beside
         )

@@ -10,6 +10,7 @@ from headrace_batching.objective import EXPECTATION, is_objective
 from headrace_batching.option import refusals
 from headrace_server.config.flag import flag, name_of_flag
 from headrace_server.config.isolation import IsolationOptions
+from headrace_server.config.mlflow import MlflowOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.security import AuthOptions
 from headrace_server.config.signing import SigningOptions
@@ -268,6 +269,7 @@ class Config:
     )
     onnxruntime: OnnxruntimeOptions = field(default_factory=OnnxruntimeOptions, metadata={"prefix": "onnxruntime_"})
     tensorrt: TensorrtOptions = field(default_factory=TensorrtOptions, metadata={"prefix": "tensorrt_"})
+    mlflow: MlflowOptions = field(default_factory=MlflowOptions, metadata={"prefix": "mlflow_"})
     stores: StoreOptions = field(default_factory=StoreOptions, metadata={"prefix": "model_store_"})
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     signing: SigningOptions = field(default_factory=SigningOptions, metadata={"prefix": ""})
@@ -352,6 +354,7 @@ def check(config: Config) -> None:
     if config.use_alts_credentials and config.ssl_config_file:
         raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
     config.signing.check()
+    config.mlflow.check(config.rest_api_port)
     config.auth.check(tls=bool(config.ssl_config_file or config.rest_api_ssl_config_file))
     if config.latency_objective and not config.enable_batching:
         raise invalid("--latency_objective is kept by batching: it needs --enable_batching")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from headrace_server import Config, Server
+from headrace_server.config.mlflow import MlflowOptions
 from headrace_server.config.security import AuthOptions
 from headrace_server.security.methods import GRPC, V1, V2, Action
 from headrace_server.services.http import HttpRequest
@@ -52,6 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
         rest_api_port=free_port(),
         monitoring_config_file=str(monitoring),
         auth=AuthOptions(keys_file=str(folder / "keys.json")),
+        mlflow=MlflowOptions(model="default"),
     )
     return asyncio.run(_made(config))
 

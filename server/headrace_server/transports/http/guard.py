@@ -31,15 +31,17 @@ class Needs:
 
     Args:
         pages: Paths of pages beside the APIs, and what each shows.
+        calls: Paths of calls beside the APIs, and what each needs.
     """
 
-    def __init__(self, pages: Mapping[str, Action]) -> None:
-        self._pages = {**dict.fromkeys(PATHS, Action.HEALTH), **pages}
+    def __init__(self, pages: Mapping[str, Action], calls: Mapping[str, Need] | None = None) -> None:
+        shown = {**dict.fromkeys(PATHS, Action.HEALTH), **pages}
+        self._calls = {**{path: Need(action) for path, action in shown.items()}, **(calls or {})}
 
     def of(self, request: HttpRequest) -> Need:
         """What a request needs; nobody has it for a path that is not known here."""
-        if request.path in self._pages:
-            return Need(self._pages[request.path])
+        if request.path in self._calls:
+            return self._calls[request.path]
         if request.path == "/v2" or request.path.startswith("/v2/"):
             return _of_v2(request)
         return _of_v1(request) if UNDER_V1.fullmatch(request.target) else Need(None)

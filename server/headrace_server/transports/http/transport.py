@@ -7,13 +7,15 @@ from headrace_server.config.run import Config
 from headrace_server.errors import ServingError
 from headrace_server.processes.pool import JsonProcesses
 from headrace_server.security.gate import Gate
-from headrace_server.security.methods import Action
+from headrace_server.security.methods import Action, Need
+from headrace_server.services.mlflow import service as mlflow
 from headrace_server.services.open_inference.rest.service import OpenInferenceRest, OpenInferenceRestOptions
 from headrace_server.services.open_inference.server import OpenInference
 from headrace_server.services.page.service import PATHS as PAGE_PATHS
 from headrace_server.services.page.service import STATE_PATH, PageApi
 from headrace_server.services.ready import PATHS, ReadyApi
 from headrace_server.services.router import HttpApi, Router
+from headrace_server.services.servables import Servables
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
 from headrace_server.services.tf_serving.rest.large import JsonWork
@@ -38,11 +40,13 @@ class Beside:
     """What there is on the port beside the APIs.
 
     Attributes:
+        servables: Where the model of MLflow's protocol is found, if it is spoken.
         page: The live page; None for none.
         tracing: Who takes note of traced requests; None for no traces.
         gate: Decides which requests are answered; None answers all.
     """
 
+    servables: Servables
     page: PageApi | None = None
     tracing: Tracing | None = None
     gate: Gate | None = None
@@ -79,6 +83,8 @@ class RestTransport:
         pages: dict[str, HttpApi] = dict.fromkeys(PATHS, ReadyApi(options.is_ready))
         if beside.page is not None:
             pages |= dict.fromkeys(PAGE_PATHS, beside.page)
+        if config.mlflow.model:
+            pages |= dict.fromkeys(mlflow.PATHS, self._mlflow(beside.servables, options))
         api: HttpApi = Router({"/v2": infer}, rest, pages)
         if beside.tracing is not None:
             api = TracedApi(api, beside.tracing)
@@ -87,7 +93,8 @@ class RestTransport:
         if beside.gate is not None:
             others = dict.fromkeys(options.pages, Action.METRICS) | dict.fromkeys(PAGE_PATHS, Action.PUBLIC)
             others[STATE_PATH] = Action.PAGE
-            api = GuardedApi(beside.gate, Needs(others), api, cors=options.cors)
+            calls = _mlflow_needs(config.mlflow.model) if config.mlflow.model else {}
+            api = GuardedApi(beside.gate, Needs(others, calls), api, cors=options.cors)
         http = HttpOptions(
             config.rest_api_host,
             config.rest_api_port,
@@ -97,6 +104,17 @@ class RestTransport:
             config.connection_stall_seconds,
         )
         self._http = make_http(http, PlainApis(rest, infer), api, carrier)
+
+    def _mlflow(self, servables: Servables, options: RestOptions) -> mlflow.MlflowApi:
+        told = mlflow.MlflowRestOptions(
+            self._config.mlflow.model,
+            self._config.mlflow.output,
+            options.timeout,
+            options.cors,
+            options.is_ready,
+            options.observe,
+        )
+        return mlflow.MlflowApi(servables, self._processes, told)
 
     async def start(self) -> None:
         """Listens, if it can. TF Serving: server.cc serves gRPC alone where it cannot, and logs why."""
@@ -114,3 +132,9 @@ class RestTransport:
         """Takes no more requests, and returns when those in flight have ended, or after `grace` seconds."""
         await self._http.stop(grace)
         await self._processes.close()
+
+
+def _mlflow_needs(model: str) -> dict[str, Need]:
+    """What each call of MLflow's protocol needs."""
+    health = dict.fromkeys(mlflow.HEALTH, Need(Action.HEALTH))
+    return {mlflow.INVOCATIONS: Need(Action.PREDICT, (model,)), mlflow.VERSION: Need(Action.METADATA), **health}

@@ -1,0 +1,61 @@
+"""Arrays to the body of an answer: `predictions`, by output or by record, to the byte as MLflow writes them."""
+
+import json
+from binascii import b2a_base64
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.errors import invalid
+
+
+def write_predictions(outputs: Arrays, output: str, rows: int | None) -> bytes:
+    """The body of an answer.
+
+    Args:
+        outputs: By alias.
+        output: The one whose values are the predictions; empty for all of them, by name.
+        rows: Of the table that was sent, if the answer is to be a table, too.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, the values have no form in JSON.
+    """
+    if output:
+        predictions: Any = _values(output, outputs[output])
+    elif rows is not None and all(array.ndim and len(array) == rows for array in outputs.values()):
+        columns = {name: _cells(name, array) for name, array in outputs.items()}
+        predictions = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    else:
+        predictions = {name: _values(name, array) for name, array in outputs.items()}
+    return json.dumps({"predictions": predictions}).encode()
+
+
+def write_error(error_code: str, message: str) -> bytes:
+    """The body of an answer that is an error."""
+    return json.dumps({"error_code": error_code, "message": message}).encode()
+
+
+def _cells(name: str, array: Array) -> Any:
+    """An output's cell in each record: one value, without a list around it, or a list."""
+    return _values(name, array.reshape(len(array)) if array.size == len(array) else array)
+
+
+def _values(name: str, array: Array) -> Any:
+    if array.dtype.kind == "c":
+        raise invalid(f"output '{name}' holds complex numbers, which JSON cannot carry")
+    if array.dtype.hasobject:
+        return _texts(array.tolist())
+    return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()  # bfloat16, which JSON knows not
+
+
+def _texts(value: Any) -> Any:
+    """Strings; bytes that are not UTF-8 are base64, as MLflow writes binary values."""
+    if isinstance(value, list):
+        return [_texts(item) for item in value]
+    if isinstance(value, str):
+        return value
+    try:
+        return bytes(value).decode()
+    except UnicodeDecodeError:
+        return b2a_base64(value).decode()

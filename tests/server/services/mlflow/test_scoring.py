@@ -1,0 +1,125 @@
+"""MLflow's scoring protocol: answered to the byte as `mlflow models serve` does, of which a record lies here."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace_server.config.mlflow import MlflowOptions
+from tests.conftest import Rest
+from tests.server.services.mlflow.cases import CASES, REFUSED, Case, ask
+from tests.support import models
+from tests.support.calls import MODEL
+
+RECORD = Path(__file__).with_name("recorded.json")
+"""Answers of MLflow 3.17.2, recorded by `test_mlflow_itself` with HEADRACE_RECORD set."""
+
+Urls = Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def urls(resting: Rest) -> Urls:
+    """Of a server for each model."""
+    one = resting(models.linear, mlflow=MlflowOptions(model=MODEL)).port
+    two = resting(models.two_inputs, mlflow=MlflowOptions(model=MODEL)).port
+    return {"one": f"http://127.0.0.1:{one}", "bare": f"http://127.0.0.1:{one}", "two": f"http://127.0.0.1:{two}"}
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(RECORD.read_text())
+    return record
+
+
+@pytest.fixture(scope="module")
+def mlflow_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
+    """Of MLflow's own server for each model."""
+    python = os.environ.get("HEADRACE_MLFLOW_PYTHON")
+    if not python:
+        pytest.skip("HEADRACE_MLFLOW_PYTHON names no Python with mlflow: run `make test-stores`")
+    root = tmp_path_factory.mktemp("mlflow")
+    models.linear(root / "1").rename(root / "one.onnx")
+    models.two_inputs(root / "2").rename(root / "two.onnx")
+    command = [python, str(Path(__file__).with_name("reference.py")), str(root)]
+    subprocess.run(command, check=True, timeout=300)
+    with ExitStack() as stack:
+        started = {}
+        for name in ("one", "two", "bare"):
+            server = subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True)
+            stack.callback(_end, server)
+            started[name] = server
+        ports = {name: _first_line(server) for name, server in started.items()}
+        yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+
+
+def _first_line(server: "subprocess.Popen[str]") -> str:
+    assert server.stdout is not None
+    return server.stdout.readline().strip()
+
+
+def _end(server: "subprocess.Popen[str]") -> None:
+    server.kill()
+    server.wait()
+    assert server.stdout is not None
+    server.stdout.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_answer_is_mlflows_to_the_byte(urls: Urls, recorded: dict[str, Any], case: Case) -> None:
+    assert list(ask(urls[case.model], case)) == recorded[case.name]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_a_refusal_has_mlflows_status_and_error(urls: Urls, recorded: dict[str, Any], case: Case) -> None:
+    status, kind, text = ask(urls[case.model], case)
+    assert [status, kind] == recorded[case.name][:2]
+    if status == 415:
+        assert _shortened(text) == _shortened(recorded[case.name][2].replace(", 'application/vnd.apache.parquet'", ""))
+        return
+    ours, theirs = json.loads(text), json.loads(recorded[case.name][2])
+    assert ours["error_code"] == theirs["error_code"]
+    if ours["error_code"] == "BAD_REQUEST":
+        assert _in_order(ours["message"]) == _in_order(_shortened(theirs["message"]))
+    elif "Model is missing" in theirs["message"]:
+        assert theirs["message"].endswith(ours["message"])
+    else:
+        assert "x" in ours["message"]  # the input
+
+
+def test_mlflow_itself(mlflow_urls: Urls) -> None:
+    answers = {case.name: [*ask(mlflow_urls[case.model], case)] for case in (*CASES, *REFUSED)}
+    if os.environ.get("HEADRACE_RECORD"):
+        RECORD.write_text(json.dumps(_without_traces(answers), indent=1) + "\n")
+    known = json.loads(RECORD.read_text())
+    for case in CASES:
+        assert answers[case.name] == known[case.name], case.name
+    for case in REFUSED:
+        assert answers[case.name][0] == known[case.name][0], case.name
+
+
+def _without_traces(answers: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Tracebacks name the machine that the record was made on."""
+    for answer in answers.values():
+        if '"stack_trace"' in answer[2]:
+            document = json.loads(answer[2])
+            del document["stack_trace"]
+            answer[2] = json.dumps(document)
+    return answers
+
+
+def _shortened(text: str) -> str:
+    """An error of MLflow's without what ours leaves out: the body that was sent, and a word on its versions."""
+    text = re.sub(r"\.? IMPORTANT: .*|\nInput: .*|Error tokenizing data. C error: |\n(?=')", "", text, flags=re.DOTALL)
+    return text.removesuffix(".")
+
+
+def _in_order(text: str) -> str:
+    """The text, with the names in braces, which are a set's, in order."""
+    text = re.sub(r"\{([^}]*)\}", lambda found: "{" + ", ".join(sorted(found[1].split(", "))) + "}", text)
+    return re.sub(r"\(\\?[\"'](.*)\\?[\"']\)", r"(\1)", text).strip().removesuffix(".")
