@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from .tally import Tally
 from .watch import Reading, growth
@@ -51,11 +52,13 @@ class Outcome:
 
     @property
     def threads_grew(self) -> bool:
-        """Whether there were ever more threads in the second half than in the first, and than before the run."""
+        """Whether there were more threads in most of the last quarter than in most of the one before.
+
+        Some come for a moment and go: those that copy and inflate what is large.
+        """
         middle = len(self.warm) // 2
-        first, second = self.warm[:middle], self.warm[middle:]
-        most = max((each.threads for each in (self.before, *first)), default=0)
-        return bool(first) and max(each.threads for each in second) > most
+        first, second = ([each.threads for each in part] for part in (self.warm[:middle], self.warm[middle:]))
+        return bool(first) and median(second) > max(self.before.threads, median(first))
 
     @property
     def checks(self) -> list[tuple[str, bool]]:

@@ -23,6 +23,7 @@ from tests.support.frames import (
     HEADERS,
     MAX_CONCURRENT_STREAMS,
     PING,
+    PREFACE,
     SETTINGS,
     Connection,
     call,
@@ -179,11 +180,33 @@ def impatient(running: Run) -> RunningServer:
     return running(models.linear, connection_stall_seconds=0.3)
 
 
+def assert_broken(client: socket.socket) -> None:
+    """Reads until the server ends the connection."""
+    with suppress(ConnectionResetError):
+        while client.recv(65536):
+            pass
+
+
+HALF_FRAMES = [b"\0\0\x09\1", frame(HEADERS, END_HEADERS, 1, head())[:20], frame(HEADERS, 0, 1, head())]
+
+
 class TestStalls:
     def test_half_a_message(self, impatient: RunningServer) -> None:
         with Connection(impatient.port) as client:
             client.say(frame(HEADERS, END_HEADERS, 1, head()), frame(DATA, 0, 1, b"\0\0\0\0\x09abc"))
             list(client.hear())
+
+    @pytest.mark.parametrize("begun", HALF_FRAMES)
+    def test_half_a_frame(self, impatient: RunningServer, begun: bytes) -> None:
+        with Connection(impatient.port) as client:
+            client.say(begun)
+            list(client.hear())
+
+    @pytest.mark.parametrize("begun", [b"", PREFACE[:3]])
+    def test_half_a_handshake(self, impatient: RunningServer, begun: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as client:
+            client.sendall(begun)
+            assert_broken(client)
 
     def test_no_message_at_all(self, impatient: RunningServer) -> None:
         with Connection(impatient.port) as client:
@@ -211,6 +234,4 @@ class TestStalls:
         running(models.linear, rest_api_port=port, connection_stall_seconds=0.3)
         with socket.create_connection(("127.0.0.1", port), ANSWER_WITHIN) as client:
             client.sendall(f"POST {PREFIX}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
-            with suppress(ConnectionResetError):
-                while client.recv(65536):
-                    pass
+            assert_broken(client)

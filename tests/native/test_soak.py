@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from scripts.soak.report import Outcome
+from scripts.soak.tally import Tally
+from scripts.soak.watch import Reading
 from tests.conftest import ROOT
 
 pytest.importorskip("headrace_native")
@@ -17,3 +20,22 @@ def test_callers_of_all_kinds_at_once(over: str) -> None:
     command = [sys.executable, "-m", "scripts.soak", f"--seconds={SECONDS}", f"--over={over}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+BEFORE = 11
+"""Threads before the run."""
+
+GREW = [
+    pytest.param([12] * 40, False, id="as many as ever"),
+    pytest.param([11, 13, 12, 11] * 10, False, id="some for a moment"),
+    pytest.param([11] * 39 + [14], False, id="some at the very end"),
+    pytest.param([11] * 20 + [12] * 20, True, id="one more that stays"),
+    pytest.param([11 + look // 5 for look in range(40)], True, id="more and more"),
+]
+
+
+@pytest.mark.parametrize(("threads", "grew"), GREW)
+def test_threads_that_stay_are_told_from_those_that_go(threads: list[int], grew: bool) -> None:
+    readings = [Reading(50 + look, 1, 1, count) for look, count in enumerate(threads)]
+    before = Reading(0, 1, 1, BEFORE)
+    assert Outcome(100, Tally(), readings, before, before, drained=True).threads_grew is grew

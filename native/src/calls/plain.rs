@@ -129,13 +129,14 @@ impl PlainCalls {
         let key = if may_change { None } else { signature.key(rows, shapes(), copy, choice) };
         let Some(key) = key else { return Outcome::ForPython(message, respond) };
         // Only now, as it counts: Python admits what goes there.
-        let Some((admitted, low)) = self.admit(&opening.identity, &opening.headers, &signature, rows) else {
+        let Some((mut admitted, low)) = self.admit(&opening.identity, &opening.headers, &signature, rows) else {
             return Outcome::ForPython(message, respond);
         };
         let memory = &opening.memory;
         if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
             let status = Status::no_memory(memory.share().budget());
             let _ = respond.send_response(status.response(), true); // fails only where the client has gone
+            admitted.give_rows_back();
             return Outcome::NoMemory;
         }
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
@@ -155,11 +156,13 @@ impl PlainCalls {
             Refusal::Full(full) => {
                 let (reason, missed) = (lane.reason(&full), matches!(full, Full::Objective));
                 let named = call.protocol.reason_of_full(&reason);
+                call.admitted.give_rows_back();
                 bridge::PendingCall::refuse(&mut *call, &signature.full(&named, missed.then_some(&reason)));
                 Outcome::Refused { signature, missed, seconds }
             }
             Refusal::Closed => {
                 opening.memory.set(Kind::Expanded, 0);
+                call.admitted.undo();
                 Outcome::ForPython(call.message, call.respond)
             }
         }

@@ -28,7 +28,6 @@ pub struct Call {
     pub protocol: Protocol,
     pub respond: SendResponse<Bytes>,
     pub memory: Arc<CallMemory>,
-    #[expect(dead_code, reason = "its end is what it is for")]
     pub admitted: Admitted,
     /// The answer as a frame, or why there is none, once it is encoded.
     pub answer: Option<Result<Bytes, Box<Status>>>,

@@ -6,6 +6,7 @@ mod endpoint;
 mod exchange;
 mod intake;
 mod pieces;
+mod progress;
 mod stalling;
 mod unread;
 mod wakes;

@@ -1,4 +1,4 @@
-//! A connection that breaks when its client has taken nothing of what it is sent for too long.
+//! A connection that breaks when its client has taken nothing of what it is sent for too long, or sent nothing more of a head.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
@@ -9,17 +9,23 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream whose writes may wait only so long.
+use super::progress::Progress;
+use crate::http2::Unfinished;
+
+/// A stream whose writes may wait only so long, and reads in the midst of a head of HTTP/1.
 pub struct Stalling<S> {
     stream: S,
     limit: Option<Duration>,
+    progress: Option<Progress>,
+    unfinished: Unfinished,
     /// From when a write began to wait.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncWrite + Unpin> Stalling<S> {
-    pub fn new(stream: S, limit: Option<Duration>) -> Self {
-        Self { stream, limit, waits: None }
+    /// `progress` is that of HTTP/1; None for a protocol whose heads are seen to elsewhere.
+    pub fn new(stream: S, limit: Option<Duration>, progress: Option<Progress>) -> Self {
+        Self { stream, limit, progress, unfinished: Unfinished::new(limit), waits: None }
     }
 
     /// What comes of a write, unless it has waited for too long.
@@ -42,7 +48,13 @@ impl<S: AsyncWrite + Unpin> Stalling<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
+        let (before, this) = (into.filled().len(), &mut *self);
+        let read = Pin::new(&mut this.stream).poll_read(context, into);
+        let Some(progress) = &this.progress else { return read };
+        if into.filled().len() > before {
+            progress.came();
+        }
+        this.unfinished.timed(context, progress.in_head(), read)
     }
 }
 

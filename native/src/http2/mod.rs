@@ -6,6 +6,7 @@ mod read_ahead;
 mod socket;
 mod stream;
 mod tls;
+mod unfinished;
 mod unix_authority;
 mod watched;
 
@@ -16,6 +17,7 @@ pub use lifetime::{Due, Lifetime, LifetimeLimits};
 pub use socket::{Accepted, Address, Socket};
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, Tls};
+pub use unfinished::Unfinished;
 #[cfg(feature = "fuzzing")]
 pub use unix_authority::UnixAuthority;
 pub use watched::Watched;

@@ -14,6 +14,7 @@ use super::tls::HTTP2;
 
 /// When a client has sent a single letter.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const LOOKS: u32 = 1_000;
 
 /// One end of a connection.
 pub enum Stream {
@@ -41,7 +42,7 @@ impl Stream {
 
 impl Stream {
     /// Whether its client begins to speak HTTP/2, where it may speak HTTP/1 as well. Looks at what comes first, unless TLS
-    /// has said so.
+    /// has said so, and waits for it.
     pub async fn speaks_http2(&self) -> bool {
         match self {
             Self::Plain(Socket::Tcp(socket)) => begins_http2(socket).await.unwrap_or(false),
@@ -54,12 +55,13 @@ impl Stream {
 /// HTTP/2 begins with `PRI * HTTP/2.0`; no method that HTTP/1 clients send begins so.
 async fn begins_http2(socket: &TcpStream) -> io::Result<bool> {
     let mut first = [0; 2];
-    loop {
+    for _ in 0..LOOKS {
         match socket.peek(&mut first).await? {
             1 if first[0] == b'P' => tokio::time::sleep(LOOK_AGAIN).await,
             count => return Ok(count == 2 && first == *b"PR"),
         }
     }
+    Ok(false) // clients of HTTP/2 send more than a letter at once
 }
 
 impl AsyncRead for Stream {

@@ -10,19 +10,23 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{FrameStats, Frames, PREFACE};
 use super::read_ahead::ReadAhead;
 use super::stream::Stream;
+use super::unfinished::Unfinished;
 use super::unix_authority::UnixAuthority;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
 const ENHANCE_YOUR_CALM: u32 = 11;
 const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
 
@@ -33,25 +37,42 @@ pub struct Watched {
     inbound: Frames,
     outbound: Frames,
     last_stream: u32,
+    /// Whether the frames of a head have begun, and more of them must come.
+    in_head: bool,
+    unfinished: Unfinished,
     stats: Arc<FrameStats>,
     authority: Option<UnixAuthority>,
 }
 
 impl Watched {
-    pub fn new(stream: Stream, stats: Arc<FrameStats>) -> Self {
-        let (inbound, outbound) = (Frames::after(PREFACE), Frames::after(0));
+    /// `stall` is how long a client may send nothing in the midst of a frame or a head.
+    pub fn new(stream: Stream, stats: Arc<FrameStats>, stall: Option<Duration>) -> Self {
         let authority = stream.is_unix().then(UnixAuthority::default);
-        Self { stream, read_ahead: ReadAhead::default(), inbound, outbound, last_stream: 0, stats, authority }
+        Self {
+            stream,
+            read_ahead: ReadAhead::default(),
+            inbound: Frames::after(PREFACE),
+            outbound: Frames::after(0),
+            last_stream: 0,
+            in_head: false,
+            unfinished: Unfinished::new(stall),
+            stats,
+            authority,
+        }
     }
 
     fn on_read(&mut self, bytes: &mut [u8]) {
         if let Some(authority) = &mut self.authority {
             authority.rewrite(bytes);
         }
-        let (stats, last_stream) = (&self.stats, &mut self.last_stream);
+        let (stats, last_stream, in_head) = (&self.stats, &mut self.last_stream, &mut self.in_head);
         self.inbound.pass(bytes, |kind, flags, stream| match kind {
             PING if flags & ACK == 0 => stats.ping_read(),
-            HEADERS => *last_stream = stream.max(*last_stream),
+            HEADERS => {
+                *last_stream = stream.max(*last_stream);
+                *in_head = flags & END_HEADERS == 0;
+            }
+            CONTINUATION => *in_head = flags & END_HEADERS == 0,
             _ => {}
         });
     }
@@ -87,7 +108,9 @@ impl AsyncRead for Watched {
             return Poll::Ready(Ok(()));
         }
         let (before, this) = (into.filled().len(), &mut *self);
-        ready!(this.read_ahead.poll_read(Pin::new(&mut this.stream), context, into))?;
+        let read = this.read_ahead.poll_read(Pin::new(&mut this.stream), context, into);
+        let midway = this.in_head || this.inbound.within_one();
+        ready!(this.unfinished.timed(context, midway, read))?;
         self.on_read(&mut into.filled_mut()[before..]);
         Poll::Ready(Ok(()))
     }

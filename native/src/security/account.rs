@@ -30,12 +30,34 @@ struct State {
 
 /// A call that counts as running until this is dropped.
 #[derive(Default)]
-pub struct Admitted(Option<Arc<Limits>>);
+pub struct Admitted(Option<Charged>);
+
+struct Charged {
+    limits: Arc<Limits>,
+    rows: usize,
+}
+
+impl Admitted {
+    /// Whoever takes the call over admits it anew: nothing of it has been used here.
+    pub fn undo(mut self) {
+        self.give_rows_back();
+        if let Some(charged) = &self.0 {
+            charged.limits.state.lock().calls += 1.0;
+        }
+    }
+
+    /// The call has been refused: none of its rows is run.
+    pub fn give_rows_back(&mut self) {
+        if let Some(charged) = &mut self.0 {
+            charged.limits.state.lock().rows += std::mem::take(&mut charged.rows) as f64;
+        }
+    }
+}
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if let Some(limits) = &self.0 {
-            limits.release();
+        if let Some(charged) = &self.0 {
+            charged.limits.release();
         }
     }
 }
@@ -58,8 +80,8 @@ impl Account {
         self.0.admit(0, Instant::now())
     }
 
-    /// Takes the rows of a call that has been admitted.
-    fn charge(&self, rows: usize) {
+    /// Takes the rows of a call that has been admitted; fewer than none for those that are not run after all.
+    fn charge(&self, rows: i64) {
         self.0.state.lock().rows -= rows as f64;
     }
 
@@ -72,7 +94,7 @@ impl Account {
 impl Account {
     /// Admits a call of so many rows; None where it has to wait.
     pub fn admitted(&self, rows: usize, now: Instant) -> Option<Admitted> {
-        self.0.admit(rows, now).is_none().then(|| Admitted(Some(self.0.clone())))
+        self.0.admit(rows, now).is_none().then(|| Admitted(Some(Charged { limits: self.0.clone(), rows })))
     }
 }
 
@@ -126,6 +148,21 @@ mod tests {
         assert!(account.admitted(30, now).is_some());
         assert!(account.admitted(1, now + Duration::from_millis(2000)).is_none());
         assert!(account.admitted(1, now + Duration::from_millis(2200)).is_some());
+    }
+
+    #[test]
+    fn a_call_that_goes_elsewhere_costs_nothing() {
+        let account = Account::new(1.0, 10.0, 1);
+        let now = Instant::now();
+        (0..3).for_each(|_| account.admitted(30, now).expect("nothing has been used").undo());
+    }
+
+    #[test]
+    fn a_refused_call_counts_and_its_rows_do_not() {
+        let account = Account::new(2.0, 10.0, 0);
+        let now = Instant::now();
+        (0..2).for_each(|_| account.admitted(30, now).expect("no row has been run").give_rows_back());
+        assert!(account.admitted(1, now).is_none());
     }
 
     #[test]

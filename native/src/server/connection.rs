@@ -42,8 +42,9 @@ pub async fn serve_connection(accepted: Accepted, service: Service, thread: Arc<
 }
 
 async fn serve_http(accepted: Accepted, tls: Option<Arc<Certified>>, rest: Rest, stop: Stop) {
-    if let Some(stream) = in_time(secured(accepted, tls, true), &stop).await {
-        let stall = rest.thread.shared.limits.stall;
+    let limits = &rest.thread.shared.limits;
+    if let Some(stream) = in_time(secured(accepted, tls, true), limits, &stop).await {
+        let stall = limits.stall;
         let rest = rest.of(Identity::of(&stream));
         http::serve(stream, stall, move |request| rest.clone().answer(request), stopped(stop)).await;
     }
@@ -52,21 +53,23 @@ async fn serve_http(accepted: Accepted, tls: Option<Arc<Certified>>, rest: Rest,
 async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc<ConnectionThread>, stop: Stop) {
     let stats = Arc::new(FrameStats::default());
     let peer = accepted.peer.clone();
+    let limits = &thread.shared.limits;
     let handshake = async {
         let stream = secured(accepted, tls, false).await?;
         let client = Client::new(peer, Identity::of(&stream), thread.clone());
-        Some((client, handshake(&thread.shared.limits, stream, stats.clone()).await?))
+        Some((client, handshake(limits, stream, stats.clone()).await?))
     };
-    if let Some((client, http2)) = in_time(handshake, &stop).await {
+    if let Some((client, http2)) = in_time(handshake, limits, &stop).await {
         // What breaks a connection is the client's affair, and has ended its calls.
         let _ = serve(&client, http2, stats, stop).await;
     }
 }
 
 /// What comes of a handshake; None where it takes too long, or the server stops: the client has called nothing yet.
-async fn in_time<T>(handshake: impl Future<Output = Option<T>>, stop: &Stop) -> Option<T> {
+async fn in_time<T>(handshake: impl Future<Output = Option<T>>, limits: &Limits, stop: &Stop) -> Option<T> {
+    let within = limits.stall.map_or(HANDSHAKE_WITHIN, |stall| stall.min(HANDSHAKE_WITHIN));
     tokio::select! {
-        done = tokio::time::timeout(HANDSHAKE_WITHIN, handshake) => done.ok()?,
+        done = tokio::time::timeout(within, handshake) => done.ok()?,
         _ = stopped(stop.clone()) => None,
     }
 }
@@ -89,7 +92,7 @@ async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> O
         .max_frame_size(MAX_FRAME)
         .max_pending_accept_reset_streams(CANCELLED_AT_ONCE)
         .max_header_list_size(limits.max_metadata_size.saturating_mul(METADATA_HEARD))
-        .handshake(Watched::new(stream, stats))
+        .handshake(Watched::new(stream, stats, limits.stall))
         .await
         .ok()
 }

@@ -193,7 +193,6 @@ pub(super) struct Pending {
     came: Instant,
     /// How it ends that was not put, and whether that is for the latency objective.
     refused: Option<(Status, bool)>,
-    #[expect(dead_code, reason = "its end is what it is for")]
     admitted: Admitted,
     priority: usize,
 }
@@ -223,6 +222,7 @@ impl Pending {
         call: impl FnOnce(Arc<Mailbox>) -> Box<dyn PendingCall>,
     ) -> Option<Self> {
         if !memory.set(Kind::Answers, self.signature.expected_answer(rows)) {
+            self.admitted.give_rows_back();
             self.refused = Some((Status::no_memory(self.rest.share.budget()), false));
             return Some(self);
         }
@@ -236,9 +236,13 @@ impl Pending {
             Err((Refusal::Full(full), _)) => {
                 let (reason, missed) = (lane.reason(&full), matches!(full, Full::Objective));
                 let named = self.api.reason_of_full(&reason);
+                self.admitted.give_rows_back();
                 self.refused = Some((self.signature.full(&named, missed.then_some(&reason)), missed));
             }
-            Err((Refusal::Closed, _)) => return None,
+            Err((Refusal::Closed, _)) => {
+                std::mem::take(&mut self.admitted).undo();
+                return None;
+            }
         }
         Some(self)
     }

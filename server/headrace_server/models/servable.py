@@ -7,7 +7,17 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Self
 
-from headrace_batching import BatchingError, BatchReport, BatchThreads, Beliefs, DeadlineExceeded, Options, TaskTooLarge
+from headrace_batching import (
+    BatchingError,
+    BatchReport,
+    BatchThreads,
+    Beliefs,
+    Closed,
+    DeadlineExceeded,
+    Options,
+    QueueFull,
+    TaskTooLarge,
+)
 from headrace_batching.batch import rows_of
 from headrace_batching.report import Observe
 from headrace_batching.task import Arrays
@@ -163,6 +173,8 @@ class Servable:
         try:
             computed = await self._run(signature, inputs, outputs, call)
         except BatchingError as error:
+            if visit is not None and isinstance(error, QueueFull | Closed):
+                visit.charge(-self._rows(signature, inputs))  # which are not run
             self._metrics.refused(error)
             if isinstance(error, DeadlineExceeded) and self._batching is None:
                 raise timed_out() from error  # TF Serving: without batching there is no queue to say otherwise

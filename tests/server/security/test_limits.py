@@ -59,3 +59,12 @@ def test_less_than_one_a_second(make: Make) -> None:
     wait = account.admit()
     assert wait is not None
     assert 1.9 < wait <= 2.0
+
+
+def test_rows_that_are_not_run_are_given_back(make: Make) -> None:
+    account = make(Limits(rows_per_second=1))
+
+    for _ in range(3):
+        assert account.admit() is None
+        account.charge(1000)
+        account.charge(-1000)

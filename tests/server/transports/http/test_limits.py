@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import Rest
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN
+from tests.support.frames import HEADERS, PREFACE, SETTINGS, frame, head
 from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, received
 
 
@@ -100,7 +101,10 @@ HALF_HEADS = [
     f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nConte",
     f"GET {PREFIX} HTTP/1.1\r\n",
     "G",
+    "P",
 ]
+OPENED = PREFACE + frame(SETTINGS, 0, 0)
+HALF_FRAMES = [PREFACE[:10], OPENED + frame(HEADERS, 0, 1, head()), OPENED + b"\0\0\x09\1"]
 
 
 def assert_ended(port: int, begun: str) -> None:
@@ -118,11 +122,26 @@ class TestStalling:
         assert impatient.predict(ROW) == TEN
 
     @pytest.mark.parametrize("begun", HALF_HEADS)
-    def test_nor_is_who_sends_half_a_head(self, impatient: RestCaller, transport: str, begun: str) -> None:
-        if transport == "native":
-            pytest.skip("it waits for a head for as long as for a request: 50 seconds")
+    def test_nor_is_who_sends_half_a_head(self, impatient: RestCaller, begun: str) -> None:
         assert_ended(impatient.port, begun)
         assert impatient.predict(ROW) == TEN
+
+    @pytest.mark.parametrize("begun", HALF_HEADS)
+    def test_nor_is_who_does_so_after_a_request(self, impatient: RestCaller, begun: str) -> None:
+        whole = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as connection:
+            connection.sendall(whole.encode())
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            connection.sendall(begun.encode())
+            received(connection)
+
+    @pytest.mark.parametrize("begun", HALF_FRAMES)
+    def test_nor_is_who_sends_half_a_frame(self, impatient: RestCaller, transport: str, begun: bytes) -> None:
+        if transport != "native":
+            pytest.skip("it speaks HTTP/1.1 only")
+        with socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as connection:
+            connection.sendall(begun)
+            received(connection)
 
     def test_who_sends_it_bit_by_bit_is(self, impatient: RestCaller) -> None:
         body = json.dumps(ROW).encode()
