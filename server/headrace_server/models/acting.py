@@ -217,6 +217,10 @@ class Acting:
         except BaseException as error:  # a model that calls sys.exit must not end the manager
             self._load_failed(name, version, attempt, _failure(error))
             return
+        # Before the version is AVAILABLE: whoever waits for that may read the log next.
+        log.info("model %s version %d loaded in %.0f ms", name, version, (time.monotonic() - began) * 1e3)
+        for signature, declared in servable.signatures.items():
+            log.info("model %s version %d, %s: %s", name, version, signature, declared)
         try:
             admitted = self._admit(name, version, attempt, servable)
         except Exception as error:  # nor may a version that whoever is told of it cannot serve
@@ -227,9 +231,6 @@ class Acting:
         if not admitted:
             self._end_cancelled(name, version, servable)
             return
-        log.info("model %s version %d loaded in %.0f ms", name, version, (time.monotonic() - began) * 1e3)
-        for signature, declared in servable.signatures.items():
-            log.info("model %s version %d, %s: %s", name, version, signature, declared)
 
     def _admit(self, name: str, version: int, attempt: Attempt, servable: Servable) -> bool:
         """Lets requests have a version, unless nobody wants it any more."""

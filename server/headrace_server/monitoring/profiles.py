@@ -70,12 +70,15 @@ class Bins:
 def read_profile(folder: Path) -> dict[str, list[Bins | None]]:
     """The bins of each input's columns, by the input's alias; none where the folder has no profile.
 
+    Args:
+        folder: The version's; a model that is served from a single file has that file here, and no profile.
+
     Raises:
         ValueError: The file is no profile.
     """
     try:
         profile = json.loads((folder / PROFILE_FILE).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
         levels = profile["quantiles"]

@@ -50,6 +50,9 @@ class TestTheLog:
         for name in ("iris", "wine"):
             assert f"model {name} version 1, serving_default: x float32[?,4] -> y float32[?,1]" in log_and_address[0]
 
+    def test_warns_of_nothing_where_nothing_is_wrong(self, log_and_address: tuple[str, str]) -> None:
+        assert not re.search(r" (WARNING|ERROR) ", log_and_address[0])
+
     def test_names_the_transport(self, log_and_address: tuple[str, str]) -> None:
         assert re.search(r"gRPC is carried by (headrace-native|grpcio) \d", log_and_address[0])
 
