@@ -1,7 +1,7 @@
-"""headrace's server, for programs that run it themselves: a Config, and a Server made from it.
+"""headrace's server, for programs that run it themselves: `Config` and `Server`.
 
-Importing it turns off the telemetry of the runtimes that it may load; see `headrace_server.telemetry`. The classes are
-imported when they are first asked for: a command line that only shows its help needs none of them.
+Importing this package turns off the telemetry of the runtimes that it may load; see `headrace_server.telemetry`. The
+classes are imported only on first use, since a command line that only shows its help needs none of them.
 """
 
 from typing import TYPE_CHECKING, Any

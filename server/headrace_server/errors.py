@@ -1,4 +1,4 @@
-"""Every failure a caller can see, each with its canonical status code."""
+"""Every error that a caller can see, each with its canonical status code."""
 
 import errno
 import logging
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 
 def as_unicode(text: str) -> str:
-    r"""The text with any bytes of a path that are not UTF-8 written as `\udcff`; messages carry Unicode only."""
+    r"""Escapes those bytes of a path that are not UTF-8 as `\udcff`; messages carry Unicode only."""
     return text.encode(errors="backslashreplace").decode()
 
 
 class ServingError(Exception):
-    """A failure with the code and the text that a caller gets.
+    """An error with the code and the text that the caller gets.
 
-    Which code: INVALID_ARGUMENT where the same request can never succeed, FAILED_PRECONDITION where another model
-    would take it, NOT_FOUND where nothing of that name is served, UNAVAILABLE where trying again later may help,
-    INTERNAL where the fault is ours. Where TF Serving answers otherwise, as TF Serving.
+    The codes: INVALID_ARGUMENT if the same request can never succeed, FAILED_PRECONDITION if another model would accept
+    it, NOT_FOUND if nothing with that name is served, UNAVAILABLE if trying again later may help, and INTERNAL if the
+    fault is the server's. Where TF Serving answers with another code, so does headrace.
     """
 
     def __init__(self, code: Code, message: str) -> None:
@@ -46,16 +46,16 @@ class LoadError(ServingError):
     """A version that cannot be loaded; the text names its file."""
 
 
-AT_REST = "not in memory: its next call loads it"
-"""What is said of a version that is loaded when it is called."""
+AT_REST = "not in memory: the next call loads it"
+"""The state message of a version that is loaded when it is called."""
 
 
 class NotInMemory(ServingError):
-    """A version that can be called once it has been loaded.
+    """Raised for a version that can be called once it has been loaded.
 
     Attributes:
         name: The model's.
-        version: Its number.
+        version: The version's number.
     """
 
     def __init__(self, name: str, version: int) -> None:
@@ -65,7 +65,7 @@ class NotInMemory(ServingError):
 
 
 class RunLost(ServingError, NotRepeated):
-    """A run that has not ended by itself: all its callers fail, since the same requests might do the same again."""
+    """A run that did not end by itself: all its callers fail, since the same requests might fail the same way again."""
 
 
 def invalid(message: str) -> ServingError:
@@ -84,12 +84,12 @@ def unimplemented(message: str) -> ServingError:
 
 
 def timed_out() -> ServingError:
-    """A run that its deadline ended. TF Serving: TensorFlow's direct_session.cc."""
+    """A run that was ended by its deadline. TF Serving: TensorFlow's direct_session.cc."""
     return ServingError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
 
 
 _FILES: dict[int | None, Code] = {
-    # TF Serving: TensorFlow's posix file system, by way of absl's ErrnoToStatusCode; whatever is not here is UNKNOWN.
+    # TF Serving: TensorFlow's POSIX file system, through absl's ErrnoToStatusCode; any other errno is UNKNOWN.
     errno.ENOENT: Code.NOT_FOUND,
     errno.EACCES: Code.PERMISSION_DENIED,
     errno.EPERM: Code.PERMISSION_DENIED,
@@ -105,14 +105,14 @@ def unreadable(path: str | Path, error: OSError) -> ServingError:
 
 
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What other calls have taken, and will give back."""
+"""Resources that other calls have taken and will give back."""
 
 _BATCHING: dict[type[BatchingError], Code] = {
     # TF Serving: batching_session.cc and shared_batch_scheduler.h have these four codes.
     TaskTooLarge: Code.INVALID_ARGUMENT,
     InvalidTask: Code.INVALID_ARGUMENT,
     QueueFull: Code.UNAVAILABLE,
-    ObjectiveMissed: Code.UNAVAILABLE,  # as a full queue: another server may have room, or this one soon
+    ObjectiveMissed: Code.UNAVAILABLE,  # like a full queue: another server may have room now, or this one soon
     DeadlineExceeded: Code.RESOURCE_EXHAUSTED,
     BatchOutputError: Code.FAILED_PRECONDITION,
     Closed: Code.UNAVAILABLE,
@@ -122,9 +122,9 @@ _BATCHING: dict[type[BatchingError], Code] = {
 
 
 def status_of(error: Exception) -> tuple[Code, str]:
-    """The code and the text of any failure: the one mapping, at the edge.
+    """The code and the text of any exception: the single place where exceptions are mapped to statuses.
 
-    What nobody foresaw is INTERNAL, and its traceback is logged.
+    Unexpected exceptions are INTERNAL, and their traceback is logged.
     """
     if isinstance(error, ServingError):
         return error.code, error.message

@@ -1,4 +1,4 @@
-"""Builds the house from a Config, runs it, drains it: owner of every long-lived object."""
+"""Builds the server from a `Config`, runs it and drains it; owns every long-lived object."""
 
 import asyncio
 import logging
@@ -78,19 +78,19 @@ log = logging.getLogger(__name__)
 
 
 class Server:
-    """One run of headrace. Made and used in one event loop; does nothing until `start`.
+    """One run of headrace. It must be created and used in one event loop, and does nothing until `start`.
 
     Args:
-        config: All that it is told.
+        config: The configuration of the run.
 
     Raises:
-        ServingError: INVALID_ARGUMENT or NOT_FOUND: an option, or a file that one names, makes no sense.
+        ServingError: INVALID_ARGUMENT or NOT_FOUND: an option, or a file that an option names, is invalid.
     """
 
     def __init__(self, config: Config) -> None:
         check(config)
         for path in filter(None, (config.ssl_config_file, config.rest_api_ssl_config_file)):
-            read_ssl_config(path)  # what is wrong with it is said before the models are loaded
+            read_ssl_config(path)  # report an error in it before the models are loaded
         self._config = config = with_files(config)
         self._metrics = Metrics()
         self._first_models = first_models(config)
@@ -107,7 +107,7 @@ class Server:
         self._metrics.listen = None if self._tracer is None else self._tracer.ran
         self._publishing = Publishing(self._tell_transport, self._is_plain)
         options, code = batching_of(config), CodeTrust.of(config)
-        # One more than any model may take, so that a model that hangs leaves the others one.
+        # One more thread than any model may use, so that a model that hangs leaves one for the others.
         self._threads = BatchThreads(options.num_batch_threads + 1, self._queue)
         loader = self._make_loader(options, code)
         self._manager = self._make_manager(loader, code)
@@ -143,16 +143,16 @@ class Server:
 
     @property
     def transport(self) -> str:
-        """What carries gRPC calls: `native` or `grpcio`."""
+        """The transport of gRPC calls: `native` or `grpcio`."""
         return self._transport_name
 
     @property
     def serving(self) -> Mapping[str, Mapping[int, Servable]]:
-        """The versions that serve, by model and by number."""
+        """The versions that are being served, by model and by number."""
         return self._publishing.serving
 
     def awaited(self) -> list[ModelConfig]:
-        """The models that are to be served and of which no version was ever found."""
+        """The configured models for which no version was ever found."""
         return self._models.awaited()
 
     async def start(self) -> int:
@@ -184,12 +184,12 @@ class Server:
         return port
 
     def turn_away(self) -> None:
-        """Says that it is not ready any more, so that balancers send calls elsewhere, and takes those that come."""
+        """Reports that it is no longer ready, so that load balancers send calls elsewhere, but still answers calls."""
         self._health.draining()
         self._changed()
 
     async def stop(self) -> None:
-        """Drains: health says NOT_SERVING, what is in flight is answered, then everything is freed."""
+        """Drains the server: health says NOT_SERVING, calls in flight are answered, then everything is freed."""
         self._health.draining()
         self._reflection.draining()
         self._manager.let_go()
@@ -241,7 +241,7 @@ class Server:
         config = self._config
         if not config.rest_api_port:
             return None
-        # Imported here: a server without REST need not wait for what it stands on.
+        # imported here so that a server without REST need not load its dependencies
         from headrace_server.services.page.service import PageApi
         from headrace_server.services.page.state import PageState
         from headrace_server.services.tf_serving.rest.service import RestOptions
@@ -300,7 +300,7 @@ class Server:
         )
 
     def _make_manager(self, loader: Loader, code: CodeTrust) -> Manager:
-        """Whose versions are verified and unsealed first, then loaded, watched, and warmed up."""
+        """Versions that are verified and unsealed first, then loaded, watched, and warmed up."""
         config = self._config
         warmup = Warmup(WarmupOptions.of(config), partial(warmup_answers, self._make_prediction), self._metrics)
         load = warmup.after(self._drift.after(loader.load))
@@ -336,7 +336,7 @@ class Server:
         )
 
     def _make_own_metrics(self, options: Options) -> Iterator[Metric]:
-        """Those of the page with headrace's own names."""
+        """The metrics of the page that have headrace's own names."""
         yield from own_metrics(self._metrics, options.num_batch_threads)
         yield build_info(self._transport_name)
         yield model_states(self._manager)
@@ -362,10 +362,10 @@ class Server:
         self._mirrors.keep(models)
 
     def _preload(self) -> None:
-        """Loads the models that are to be in memory before the first call.
+        """Loads the models that must be in memory before the first call.
 
         Raises:
-            ServingError: One cannot be loaded.
+            ServingError: A model cannot be loaded.
         """
         for name in self._manager.names():
             if any(fnmatchcase(name, pattern) for pattern in self._config.preload_models):
@@ -379,7 +379,7 @@ class Server:
         return not versions[max(versions)].hangs
 
     def _is_awaited(self, name: str) -> bool:
-        """Whether a model may have a version soon: it is configured, and none of its versions has failed yet."""
+        """Whether a model may have a version soon: it is configured, and no version of it has failed yet."""
         statuses = self._manager.statuses(name)
         under_way = any(status.state in (State.START, State.LOADING) for status in statuses)
         return under_way or (not statuses and self._models.models.served(name) is not None)
@@ -391,7 +391,7 @@ class Server:
         self._transport.publish(name, versions, latest)
 
     def _is_plain(self, name: str) -> bool:
-        """Whether the transport may answer for a model, since nobody else has to see its calls."""
+        """Whether the transport may answer calls of a model by itself, since nothing else has to see them."""
         sees_all = self._config.access_log or (self._gate is not None and self._gate.audits)
         return may_be_plain(
             name,

@@ -1,4 +1,4 @@
-"""Turns off what libraries would report about this machine, before any of them is imported."""
+"""Turns off the telemetry of libraries before any of them is imported."""
 
 import os
 
@@ -11,6 +11,6 @@ OFF = {
 
 
 def turn_off() -> None:
-    """Sets each variable that the user has not set; what the user has chosen stays."""
+    """Sets each variable that the user has not set; the user's own choice is kept."""
     for name, value in OFF.items():
         os.environ.setdefault(name, value)

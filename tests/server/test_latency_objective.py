@@ -154,4 +154,4 @@ def test_an_objective_needs_batching(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode != 0
-    assert "--latency_objective is kept by batching: it needs --enable_batching" in ended.stderr
+    assert "--latency_objective needs --enable_batching, since it works through batching" in ended.stderr

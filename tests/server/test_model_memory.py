@@ -24,7 +24,7 @@ from tests.support.running import LoopThread, RunningServer
 
 NAMES = tuple(f"m{number}" for number in range(6))
 X = floats([1, 2, 3, 4])
-RESTING = "not in memory: its next call loads it"
+RESTING = "not in memory: the next call loads it"
 
 STEPS = """
 [[steps]]

@@ -217,7 +217,7 @@ def test_what_was_written_is_served_in_batches(folder: Path) -> None:
         caller.close()
     finally:
         server.close()
-    proved = "requests share batches: no row depends on the others (card.json records a trial of these very files)"
+    proved = "requests share batches: no row depends on the others (card.json records a trial of exactly these files)"
     assert any(proved in line for line in server.log), server.log
 
 

@@ -22,22 +22,26 @@ FLAGS = (
     "batching_parameters_file",
     *(name for name in flags_of(TensorrtOptions, "tensorrt_") if name != "tensorrt"),
 )
-"""Those of `headrace serve` that mean the same here."""
+"""The flags of `headrace serve` that mean the same here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OwnFlags:
-    """What `headrace serve` does not have."""
+    """Flags that `headrace serve` does not have."""
 
-    output: str = flag("", "the plan; model.plan in FOLDER if not given")
+    output: str = flag("", "file to write the plan to (default: model.plan in FOLDER)")
     inputs: str = flag(
         "",
-        ".npz with an array for each input, or .npy for a model with one input, to compare on; random if not given",
+        "inputs to compare on: .npz with an array for each input, or .npy for a single input (default: random)",
     )
     max_difference: float | None = flag(
-        None, "write no plan if an output differs by more from ONNX Runtime's", kind=float, least=0, nullable=True
+        None,
+        "write no plan if an output differs from ONNX Runtime's by more than this",
+        kind=float,
+        least=0,
+        nullable=True,
     )
-    runs: int = flag(100, "runs of each batch size to time", least=1)
+    runs: int = flag(100, "timed runs of each batch size", least=1)
 
 
 def add_command(commands: Any) -> None:
@@ -50,13 +54,14 @@ def add_command(commands: Any) -> None:
         "build",
         help="build a TensorRT plan of an ONNX model",
         usage="headrace build FOLDER [--output=FILE] [--inputs=FILE] [flags]",
-        description="Build a TensorRT plan of the model.onnx in a version's folder, for the GPU at hand and as the "
-        "model.toml next to the folder says; compare its answers with ONNX Runtime's, and time its batches.",
+        description="Build a TensorRT plan of the model.onnx in a version's folder, for this machine's GPU and with "
+        "the options in the model.toml next to the folder; compare its answers with ONNX Runtime's, and time its "
+        "batches.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(command=_build, command_parser=parser)
-    parser.add_argument("version", type=Path, metavar="FOLDER", help="version's folder, which holds model.onnx")
+    parser.add_argument("version", type=Path, metavar="FOLDER", help="the version's folder, which holds model.onnx")
     for name, own in (flags_of(_OwnFlags) | {name: ALL_FLAGS[name] for name in FLAGS}).items():
         parser.add_argument(f"--{name}", **argument(name, own))
 
@@ -68,10 +73,10 @@ def _build(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
 
 
 def run(given: dict[str, Any]) -> str:
-    """Builds what the arguments say; what is to be printed.
+    """Builds what the arguments ask for, and returns the text to print.
 
     Raises:
-        ServingError: It cannot be built.
+        ServingError: The plan cannot be built.
     """
     file = given.pop("batching_parameters_file", "")
     shared = {name: given.pop(name) for name in FLAGS if name in given}
@@ -84,7 +89,7 @@ def run(given: dict[str, Any]) -> str:
 
 
 def report(built: Built) -> str:
-    """Accuracy and latency as tables."""
+    """The accuracy and the latency, as tables."""
     differences = [
         (d.output, f"{d.largest:.3g}", f"{d.mean:.3g}", f"{d.scale:.3g}", f"{d.equal:.2%}") for d in built.differences
     ]
@@ -106,7 +111,7 @@ def report(built: Built) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns to the right, but for the first where it is words."""
+    """Aligns columns to the right, except a first column of words."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     left = "<" if any(not line[0].isdigit() for line in lines[1:]) else ">"

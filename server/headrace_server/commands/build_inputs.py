@@ -1,4 +1,4 @@
-"""The inputs that a built engine is tried on: an operator's own, from a file of arrays, or random ones."""
+"""The inputs that a built engine is tested with: arrays from a file, or random ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +15,10 @@ from headrace_server.errors import invalid, not_found
 
 
 def read_inputs(file: Path, signature: Signature) -> dict[str, Array]:
-    """The arrays in a .npz file, by alias, or the one in a .npy file, for a model of one input.
+    """The arrays in an .npz file, by alias, or the one in an .npy file, for a model with one input.
 
     Raises:
-        ServingError: NOT_FOUND: there is no such file; INVALID_ARGUMENT: it holds not what the model takes.
+        ServingError: NOT_FOUND: there is no such file; INVALID_ARGUMENT: it does not hold what the model takes.
     """
     try:
         loaded = np.load(file, allow_pickle=False)
@@ -36,12 +36,12 @@ def read_inputs(file: Path, signature: Signature) -> dict[str, Array]:
         raise invalid(f"{file} has no {', '.join(sorted(missing))}; it has {', '.join(sorted(arrays)) or 'nothing'}")
     inputs = {alias: _fitting(file, alias, spec, arrays[alias]) for alias, spec in signature.inputs.items()}
     if signature.batched and len({len(array) for array in inputs.values()}) > 1:
-        raise invalid(f"{file}: its arrays have different numbers of rows")
+        raise invalid(f"the arrays in {file} have different numbers of rows")
     return inputs
 
 
 def random_inputs(signature: Signature, rows: int, options: TensorrtOptions, seed: int = 0) -> dict[str, Array]:
-    """Floats of a normal distribution, 0 and 1 for all else, of the sizes that the dimensions usually have."""
+    """Random arrays with the usual size of each dimension: normally distributed floats, and 0 and 1 for other types."""
     random = np.random.default_rng(seed)
     return {
         alias: _random(spec.dtype, _shape(spec, rows if signature.batched else None, options), random)
@@ -50,13 +50,13 @@ def random_inputs(signature: Signature, rows: int, options: TensorrtOptions, see
 
 
 def rows_between(inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-    """Rows `start` to `stop` of each, from the first one on again where they end."""
+    """Rows `start` to `stop` of each array, starting again at the first row where an array ends."""
     return {alias: array[np.arange(start, stop) % len(array)] for alias, array in inputs.items()}
 
 
 def _fitting(file: Path, alias: str, spec: TensorSpec, array: Array) -> Array:
     if array.dtype.kind not in "biufV" or (array.dtype.kind == "f") != (np.dtype(spec.array_dtype).kind in "fV"):
-        raise invalid(f"{file}: {alias} is {array.dtype}, and the model takes {dtype_name(spec.dtype)}")
+        raise invalid(f"{file}: {alias} has dtype {array.dtype}, and the model takes {dtype_name(spec.dtype)}")
     converted = array.astype(spec.array_dtype, copy=False)
     if misfit := spec.misfit(converted):
         raise invalid(f"{file}: {misfit}")

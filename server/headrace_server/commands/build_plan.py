@@ -1,4 +1,4 @@
-"""`headrace build`: an ONNX model to a TensorRT plan, compared with ONNX Runtime, and timed by batch size."""
+"""`headrace build`: turns an ONNX model into a TensorRT plan, compares it with ONNX Runtime, and times it."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,16 +29,17 @@ WARM_UP_RUNS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOrder:
-    """What is to be built.
+    """What to build.
 
     Attributes:
-        version: The folder that holds `model.onnx`; `model.toml` beside it says how it is to be run.
-        output: The plan's file; None is `model.plan` in the same folder.
-        inputs: A .npz or .npy file that it is tried on; None takes random ones.
-        batching: How requests become batches, where `model.toml` does not say.
-        tensorrt: The rest that it does not say.
-        max_difference: By which a float may differ from ONNX Runtime's, for the plan to be written; None for no limit.
-        runs: How often each batch size is timed.
+        version: The folder that holds `model.onnx`; `model.toml` next to it says how to run it.
+        output: The plan's file; None means `model.plan` in the same folder.
+        inputs: An .npz or .npy file of inputs to test the plan with; None means random inputs.
+        batching: How requests become batches, where `model.toml` does not say so.
+        tensorrt: The other options, where `model.toml` does not set them.
+        max_difference: The largest difference from ONNX Runtime's floats at which the plan is still written; None means
+            no limit.
+        runs: The number of timed runs of each batch size.
     """
 
     version: Path
@@ -51,11 +52,11 @@ class BuildOrder:
 
 
 class Difference(NamedTuple):
-    """One output beside ONNX Runtime's, over all rows tried.
+    """One output compared with ONNX Runtime's, over all rows tested.
 
     Attributes:
         output: Its alias.
-        largest: The largest difference of two elements; infinity where one of them alone is finite.
+        largest: The largest difference of two elements; infinity where only one of them is finite.
         mean: The mean difference.
         scale: The largest element of ONNX Runtime's.
         equal: The share of elements that are equal.
@@ -69,12 +70,12 @@ class Difference(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Runs of one batch size, copies to and from the GPU included.
+    """The runs of one batch size, including copies to and from the GPU.
 
     Attributes:
-        rows: Of the batch.
-        median: Seconds of a run.
-        p99: Seconds that 99 of 100 runs stay under.
+        rows: Rows of the batch.
+        median: The median duration of a run, in seconds.
+        p99: The duration that 99 of 100 runs stay below, in seconds.
     """
 
     rows: int
@@ -84,15 +85,15 @@ class Latency(NamedTuple):
 
 @dataclass(frozen=True)
 class Built:
-    """What came of it.
+    """The result of a build.
 
     Attributes:
-        plan: Where it is.
-        size: Its bytes.
-        seconds: What the build took.
-        tried: Rows that it was compared on.
-        differences: By output.
-        latencies: By batch size.
+        plan: The plan's file.
+        size: The plan's size in bytes.
+        seconds: The duration of the build.
+        tried: The number of rows compared.
+        differences: The comparison of each output.
+        latencies: The timing of each batch size.
     """
 
     plan: Path
@@ -105,7 +106,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A plan that has been loaded: its runtime, what it was built with, and whether its rows are independent."""
+    """A loaded plan: its runtime, its build options, and whether its rows are independent."""
 
     backend: Backend
     options: BackendOptions
@@ -113,16 +114,16 @@ class _Plan:
 
 
 def build(order: BuildOrder, clock: Callable[[], float] = time.perf_counter) -> Built:
-    """Builds a plan, tries it, and puts it in its place, whole.
+    """Builds a plan, tests it, and moves the complete file into place.
 
     Raises:
-        ServingError: There is no model, or no GPU, or TensorRT refuses, or the answers differ by more than they may;
-            nothing is written then.
+        ServingError: There is no model or no GPU, TensorRT refuses the model, or the answers differ by more than is
+            allowed; no plan is written then.
     """
     model = order.version / ONNX_FILE
     if not model.is_file():
-        raise not_found(f"{order.version} holds no {ONNX_FILE}: name the folder of one version")
-    if order.inputs is not None and not order.inputs.is_file():  # said now, and not after minutes of building
+        raise not_found(f"{order.version} holds no {ONNX_FILE}: give the folder of one version")
+    if order.inputs is not None and not order.inputs.is_file():  # reported now, not after minutes of building
         raise not_found(f"there is no file {order.inputs}")
     options = _options(order)
     began = clock()
@@ -159,7 +160,7 @@ def _inputs(order: BuildOrder, plan: _Plan) -> dict[str, Array]:
 
 
 def _compare(version: Path, plan: _Plan, inputs: Mapping[str, Array]) -> list[Difference]:
-    """The engine's answers beside ONNX Runtime's, in batches as large as the engine takes."""
+    """Compares the engine's answers with ONNX Runtime's, in batches as large as the engine takes."""
     on_cpu = OnnxruntimeOptions(providers=("CPUExecutionProvider",))
     reference = load(version, replace(plan.options, tensorrt=TensorrtOptions(), onnxruntime=on_cpu))
     try:
@@ -206,7 +207,7 @@ def _check(order: BuildOrder, differences: Sequence[Difference]) -> None:
 
 
 def _sizes(plan: _Plan) -> tuple[int, ...]:
-    """The batch sizes that are timed: those allowed, or powers of two up to the largest."""
+    """The batch sizes to time: those allowed, or powers of two up to the largest."""
     if not plan.batched:
         return (1,)
     fitting = _fitting(plan)
@@ -215,7 +216,7 @@ def _sizes(plan: _Plan) -> tuple[int, ...]:
 
 
 def _time(plan: _Plan, inputs: Mapping[str, Array], runs: int, clock: Callable[[], float]) -> Latency:
-    """Times runs whose inputs lie where a batch of the server's would: in the backend's own memory."""
+    """Times runs whose inputs lie where the server would put a batch: in the backend's own memory."""
     backend = plan.backend
     names = backend.signatures[DEFAULT_SIGNATURE].every_output
     if isinstance(backend, BatchMemory):

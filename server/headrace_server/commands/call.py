@@ -1,4 +1,4 @@
-"""`headrace call`: one Predict from the command line, its arrays in the dtypes that the model declares."""
+"""`headrace call`: one Predict from the command line, with arrays in the dtypes that the model declares."""
 
 import argparse
 import json
@@ -15,11 +15,11 @@ from headrace_client.request import Signature
 ADDRESS = "localhost:8500"
 
 TOKEN_VARIABLE = "HEADRACE_TOKEN"
-"""Of the environment: an API key or a token, which a flag would show to everybody on the machine."""
+"""The environment variable of an API key or a token, which a flag would show to everybody on the machine."""
 
 
 def credentials() -> tuple[tuple[str, str], ...]:
-    """What a command sends to a server that asks who calls; nothing where the environment has no token."""
+    """The metadata for a server that authenticates callers; empty if the environment has no token."""
     token = os.environ.get(TOKEN_VARIABLE, "")
     return (("authorization", f"Bearer {token}"),) if token else ()
 
@@ -34,7 +34,7 @@ def add_command(commands: Any) -> None:
         "call",
         help="call a model that is served",
         usage="headrace call MODEL NAME=VALUE... [--server=ADDRESS]",
-        description="Call a served model and print its outputs as JSON. A VALUE is JSON, such as [[5.1, 3.5]], a plain "
+        description="Call a served model and print its outputs as JSON. A VALUE is JSON, such as [[5.1, 3.5]], plain "
         "text, or @FILE for an array in a .npy file. Without values, the model's inputs and outputs are printed. "
         f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one.",
         argument_default=argparse.SUPPRESS,
@@ -77,7 +77,7 @@ def _answer(client: Client, values: dict[str, Any]) -> str:
 
 
 def signature_line(signature: Signature) -> str:
-    """The inputs and outputs of a signature on one line, as `X float32[?,4] -> label int64[?]`."""
+    """One line with the inputs and outputs of a signature, such as `X float32[?,4] -> label int64[?]`."""
     sides = (signature.inputs, signature.outputs)
     return " -> ".join(", ".join(f"{name} {spec}" for name, spec in side.items()) or "nothing" for side in sides)
 
@@ -105,7 +105,7 @@ def _json(text: str) -> Any:
 
 
 def _plain(array: np.ndarray) -> Any:
-    """Lists of what JSON can hold; bytes that are not UTF-8 with escapes."""
+    """An array as nested lists that JSON can hold; bytes that are not UTF-8 are escaped."""
     if array.dtype != object:
         return array.tolist()
     texts = [item.decode(errors="backslashreplace") if isinstance(item, bytes) else item for item in array.ravel()]

@@ -1,4 +1,4 @@
-"""The command line of `headrace`, strict and kind: an unknown flag is an error that names the one that was meant."""
+"""The command line of `headrace`: an unknown flag is an error that suggests the flag that was probably meant."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ _OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Runs what a command line says; the exit status."""
+    """Runs a command line and returns the exit status."""
     parser = _parser()
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -26,10 +26,10 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors end in a hint rather than in the whole usage."""
+    """A parser whose errors end with a hint instead of the whole usage text."""
 
     def error(self, message: str) -> NoReturn:
-        message = _OF_ARGUMENT.sub("", message)  # the refusal behind it names the flag already
+        message = _OF_ARGUMENT.sub("", message)  # the error after the prefix names the flag already
         self.exit(2, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
 
 

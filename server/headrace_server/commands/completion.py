@@ -1,4 +1,4 @@
-"""`headrace completion`: the script by which a shell completes headrace's commands and flags."""
+"""`headrace completion`: prints the script with which a shell completes headrace's commands and flags."""
 
 import argparse
 from functools import partial
@@ -12,12 +12,12 @@ def add_command(commands: Any, root: argparse.ArgumentParser) -> None:
 
     Args:
         commands: What `ArgumentParser.add_subparsers` returned.
-        root: The parser of `headrace` itself, which knows what can be completed.
+        root: The parser of `headrace` itself, which knows the commands and flags.
     """
     parser = commands.add_parser(
         "completion",
-        help="print a script by which a shell completes commands and flags",
-        description="Print a script by which a shell completes commands and flags. For bash:\n"
+        help="print a script that makes a shell complete commands and flags",
+        description="Print a script that makes a shell complete commands and flags. For bash:\n"
         "  headrace completion bash > ~/.local/share/bash-completion/completions/headrace",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

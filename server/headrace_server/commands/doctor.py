@@ -1,4 +1,4 @@
-"""`headrace doctor`: what this machine has for a server, and what could be installed."""
+"""`headrace doctor`: shows what this machine offers a server, and what could be installed."""
 
 import argparse
 import os
@@ -23,10 +23,10 @@ OPTIONAL = {
     "uvicorn": "the REST API: pip install 'headrace[server]'",
     "uvloop": "a faster event loop: pip install 'headrace[server]'",
 }
-"""Distributions that a server can do without, and what each brings."""
+"""Optional distributions, and what each one provides."""
 
 STANDS_FOR = {"onnxruntime": ("onnxruntime-gpu",), "tensorflow-cpu": ("tensorflow",)}
-"""Distributions that bring the same."""
+"""Distributions that provide the same thing."""
 
 
 def add_command(commands: Any) -> None:
@@ -37,8 +37,8 @@ def add_command(commands: Any) -> None:
     """
     parser = commands.add_parser(
         "doctor",
-        help="show what this machine has for a server",
-        description="Show what this machine has for a server: Python, transports, runtimes, ports, limits, telemetry.",
+        help="show what this machine offers a server",
+        description="Show what this machine offers a server: Python, transports, runtimes, ports, limits, telemetry.",
         allow_abbrev=False,
     )
     parser.set_defaults(command=_doctor, command_parser=parser)
@@ -51,13 +51,13 @@ def _doctor(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
 
 
 def lines() -> Iterator[str]:
-    """What is found, a fact a line."""
+    """The findings, one per line."""
     yield f"headrace        {version('headrace')} on Python {platform.python_version()}, {platform.platform()}"
     yield f"CPUs            {schedulable_cpus()} of {os.cpu_count()}"
     yield f"transport       {'native' if find_spec('headrace_native') else 'grpcio'}"
     for name, brings in OPTIONAL.items():
         found = _installed(name)
-        yield f"{name:<15} {found}" if found else f"{name:<15} not installed. It brings {brings}"
+        yield f"{name:<15} {found}" if found else f"{name:<15} is not installed; it provides {brings}"
     yield f"providers       {', '.join(_providers()) or 'none: ONNX Runtime is not installed'}"
     for port in PORTS:
         yield f"port {port}       {_port(port)}"

@@ -1,4 +1,4 @@
-"""Ends the server's process in time, whatever it is doing."""
+"""Ends the server's process in time, whatever the process is doing."""
 
 import asyncio
 import faulthandler
@@ -12,25 +12,25 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 FREE_WITHIN = 5.0
-"""Seconds that models may take to be freed once every call has been answered; a load that hangs takes for ever."""
+"""Seconds for freeing the models once every call has been answered; a load that hangs would take forever."""
 
 HURRIED = 1.0
-"""Seconds in which what has been computed reaches its callers after a second signal."""
+"""Seconds after a second signal in which results that have been computed are still sent to their callers."""
 
 MARGIN = 0.5
-"""Seconds after the drain in which an orderly end may still come."""
+"""Seconds after the drain in which the process may still end in an orderly way."""
 
 BACKSTOP = 0.4
-"""Seconds after all this at which a process ends whose interpreter does nothing any more."""
+"""Seconds after all of these at which a process whose interpreter no longer responds is ended."""
 
 
 class Ending:
-    """Hears SIGTERM and SIGINT: the first lets the server drain, the second ends the drain, the third the process.
+    """Handles SIGTERM and SIGINT: the first signal drains the server, the second ends the drain, the third the process.
 
-    Made in the event loop of the server.
+    Must be created in the server's event loop.
 
     Args:
-        drain_seconds: That calls in flight may take to end.
+        drain_seconds: How long calls in flight may take to finish.
 
     Attributes:
         stop: Set by the first signal.
@@ -46,14 +46,14 @@ class Ending:
             self._loop.add_signal_handler(number, self._hear)
 
     async def end(self, stopping: Coroutine[Any, Any, None], drained: asyncio.Event) -> None:
-        """Stops the server; ends the process itself, with status 0, where that takes too long.
+        """Stops the server, and ends the process with status 0 if stopping takes too long.
 
         Args:
-            stopping: Stops it.
+            stopping: Stops the server.
             drained: Set when no call is in flight any more.
         """
         if not self.stop.is_set():
-            self._begin()  # it has not started
+            self._begin()  # the server has not started
         task = asyncio.ensure_future(stopping)
         freed = asyncio.ensure_future(self._after(drained))
         hurry = asyncio.ensure_future(self._hurry.wait())
@@ -72,7 +72,7 @@ class Ending:
         await task
 
     async def pause(self, seconds: float) -> None:
-        """Waits so long, or until a second signal."""
+        """Waits for this many seconds, or until a second signal."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), seconds)
 
@@ -97,5 +97,5 @@ class Ending:
 
 
 def _end_for_certain(seconds: float) -> None:
-    """Has a thread of C end the process, with every thread's traceback, where a model holds the interpreter by then."""
+    """Makes a C thread end the process and dump all tracebacks if a model still holds the interpreter then."""
     faulthandler.dump_traceback_later(seconds, exit=True)

@@ -1,4 +1,4 @@
-"""Ends a command: its exit status, and its error as one line on stderr."""
+"""Ends a command: computes its exit status and prints its error as one line on stderr."""
 
 import sys
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from headrace_server.errors import ServingError, status_of
 
 
 def status_of_run(failing: str, act: Callable[[], None]) -> int:
-    """Acts; the exit status.
+    """Runs a command and returns the exit status.
 
     Args:
-        failing: What did not happen, as in `cannot start`, if it fails.
+        failing: What to say if it fails, such as `cannot start`.
         act: What the command does.
     """
     try:

@@ -1,4 +1,4 @@
-"""The flags that both commands share: which there are, what they make of a run, and which of them change nothing."""
+"""The flags that the two server commands share: their names, how they become a `Config`, and which have no effect."""
 
 import logging
 from argparse import ArgumentTypeError
@@ -13,17 +13,17 @@ from headrace_server.config.run import Config
 log = logging.getLogger(__name__)
 
 FLAGS: Mapping[str, Field[Any]] = flags_of(Config)
-"""Every flag, by name, in the order in which it is shown. One whose default is a tuple is written with commas."""
+"""Every flag, by name, in the order in which it is shown. A flag whose default is a tuple is written with commas."""
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def config_of(values: Mapping[str, Any], **others: Any) -> Config:
-    """What a run is told, from the values of flags, by name; a flag that is not among them keeps its default.
+    """The `Config` for the values of flags, by name; a flag that is not among them keeps its default.
 
     Args:
-        values: Of flags.
-        others: Of fields that are not flags.
+        values: The values of flags.
+        others: The values of fields that are not flags.
     """
     return Config(**_own(Config, values), **others)
 
@@ -41,13 +41,13 @@ def _own(options: Any, values: Mapping[str, Any], prefix: str = "") -> dict[str,
 
 
 def _items(rule: Rule, text: str) -> tuple[Any, ...]:
-    """The items of a list that is written with commas; as texts, where one stands for no item."""
+    """The items of a list written with commas, as text where an item cannot be converted."""
     items = [item for item in text.split(",") if item]
     return tuple(map(int, items)) if rule.item is int and all(map(str.isdecimal, items)) else tuple(items)
 
 
 def argument(name: str, own: Field[Any]) -> dict[str, Any]:
-    """How argparse is told of a flag."""
+    """The arguments with which argparse declares a flag."""
     rule, ignored = own.metadata["rule"], own.metadata["ignored"]
     note = "ignored" if ignored else f"default: {_shown(own.default)}"
     kind: dict[str, Any] = {"type": _reader(name, rule), "metavar": rule.kind.__name__.upper()}
@@ -65,7 +65,7 @@ def _shown(default: object) -> str:
 
 
 def _reader(name: str, rule: Rule) -> Callable[[str], Any]:
-    """A function from the text of a flag to its value."""
+    """Returns a function from the text of a flag to its value."""
 
     def read(text: str) -> Any:
         value = _items(rule, text) if rule.kind is tuple else _value(rule.kind, text)
@@ -77,7 +77,7 @@ def _reader(name: str, rule: Rule) -> Callable[[str], Any]:
 
 
 def _value(kind: type, text: str) -> Any:
-    """The value that a text stands for; the text itself where it stands for none."""
+    """The value that a text stands for, or the text itself if it is not valid."""
     if kind is bool:
         return _BOOLEANS.get(text.lower(), text)
     try:
@@ -87,20 +87,20 @@ def _value(kind: type, text: str) -> Any:
 
 
 def value_of(name: str, values: Mapping[str, Any]) -> Any:
-    """The value of one flag, for what is needed before there is a configuration.
+    """The value of one flag that is needed before there is a configuration.
 
     Args:
-        name: The flag's.
-        values: Of the flags that were given.
+        name: The flag's name.
+        values: The values of the flags that were given.
     """
     return values.get(name, default_of(FLAGS[name]))
 
 
 def warn_of_ignored(given: Iterable[str]) -> None:
-    """Says, of each flag given that changes nothing, so and why.
+    """Logs each given flag that has no effect, and why.
 
     Args:
-        given: Names of flags.
+        given: The names of flags.
     """
     for name in given:
         reason = FLAGS[name].metadata["ignored"]

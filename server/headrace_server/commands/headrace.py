@@ -1,4 +1,4 @@
-"""The `headrace` command: what can be answered at once, and then the command line, which imports the rest."""
+"""The `headrace` command: answers what it can at once, and otherwise imports the full command line."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ EXTRAS = "cpu, gpu, tensorflow, tflite or server"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The `headrace` command; returns its exit status."""
+    """Runs the `headrace` command and returns its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given == ["--version"]:
         print(f"headrace {version('headrace')}")
@@ -22,12 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _missing(error: ModuleNotFoundError) -> int:
-    """Says which extra is missing, where it is one of the packages that only an extra brings."""
+    """Says which extra to install if the missing package comes only with an extra."""
     package = (error.name or "").partition(".")[0]
     if package.startswith("headrace"):
         raise error
     print(
-        f"headrace: the package {package} is not installed: pip install 'headrace[cpu]' brings what a server needs "
+        f"headrace: the package {package} is not installed: pip install 'headrace[cpu]' installs what a server needs "
         f"(extras: {EXTRAS})",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""What `headrace serve` says once it serves: how the first model is called."""
+"""The hints that `headrace serve` prints once it serves: how to call the first model."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,16 +8,16 @@ from headrace_protos import DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 LARGEST = 64
-"""Elements that an example may have; an image is not typed by hand."""
+"""The most elements that an example may have: nobody types an image by hand."""
 
 
 def hints(serving: Mapping[str, Signature], port: int, rest_port: int) -> Iterator[str]:
-    """Commands to type next, for the first model whose inputs are small enough to be typed.
+    """The commands to type next, for the first model whose inputs are small enough to type.
 
     Args:
         serving: The default signature of each model, by the model's name.
-        port: The gRPC port; 0 for none.
-        rest_port: The REST port; 0 for none.
+        port: The gRPC port; 0 if there is none.
+        rest_port: The REST port; 0 if there is none.
     """
     for name, signature in serving.items():
         values = {alias: _example(spec) for alias, spec in signature.inputs.items()}
@@ -40,7 +40,7 @@ def default_signatures(serving: Mapping[str, Mapping[int, Any]]) -> dict[str, Si
 
 
 def _example(spec: TensorSpec) -> Any:
-    """A value of an input's shape with every open dimension 1; None where that is too large to be typed."""
+    """An input value in which every open dimension is 1; None if it is too large to type."""
     if spec.any_rank:
         return None
     count = 1

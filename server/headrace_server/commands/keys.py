@@ -1,4 +1,4 @@
-"""`headrace keys`: makes, revokes and lists the API keys of a file."""
+"""`headrace keys`: makes, revokes and lists the API keys in a file."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "keys",
         help="make, revoke and list API keys",
-        description="Make, revoke and list the API keys of a file that `headrace serve --auth_keys_file` reads. The "
+        description="Make, revoke and list the API keys in a file that `headrace serve --auth_keys_file` reads. The "
         "file holds hashes; a key is shown once, when it is made.",
         allow_abbrev=False,
     )
@@ -39,8 +39,10 @@ def _add(verbs: Any, name: str, run: Callable[[dict[str, Any]], None], what: str
     parser.set_defaults(command=lambda _, values: _status_of(run, values), command_parser=parser)
     parser.add_argument("file", metavar="FILE", type=Path, help="the file of keys")
     if name == "create":
-        parser.add_argument("name", metavar="NAME", help="name of the key's owner, who is key:NAME in a policy")
-        parser.add_argument("--days", metavar="DAYS", type=_days, help="days for which it is valid (default: forever)")
+        parser.add_argument("name", metavar="NAME", help="name of the key's owner; a policy refers to it as key:NAME")
+        parser.add_argument(
+            "--days", metavar="DAYS", type=_days, help="days for which the key is valid (default: forever)"
+        )
     if name == "revoke":
         parser.add_argument("which", metavar="ID|NAME", help="ID of a key, or name of an owner")
 

@@ -1,4 +1,4 @@
-"""Where a command's log lines go, and what they look like."""
+"""Where a command's log lines go, and how they are formatted."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ FORMATS = ("text", "json")
 
 
 class JsonFormatter(logging.Formatter):
-    """A line of JSON for each record: `time`, `level`, `logger`, `message`, and `exception` where there was one."""
+    """Formats each record as a line of JSON: `time`, `level`, `logger`, `message`, and `exception` if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -32,15 +32,15 @@ class JsonFormatter(logging.Formatter):
 
 
 class StderrHandler(_Handler):
-    """The handler of the command that runs; of two in one process, the last one."""
+    """The handler of the running command; if two run in one process, of the last one."""
 
 
 def log_to_stderr(level: str = "info", form: str = "text") -> None:
-    """Sends log lines to stderr, and no longer where an earlier call sent them.
+    """Sends log lines to stderr, and stops sending them where an earlier call did.
 
     Args:
-        level: The least that is logged; what is none of LEVELS is `info`.
-        form: `text`, each line with its date, time, zone and level; or `json`.
+        level: The lowest level that is logged; a value not in LEVELS means `info`.
+        form: `text` (each line has date, time, time zone and level) or `json`.
     """
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, StderrHandler)]:

@@ -1,4 +1,4 @@
-"""`headrace models`: what a server serves, with the state and the signature of each version."""
+"""`headrace models`: lists the versions that a server has, with the state and the signature of each."""
 
 import argparse
 import sys
@@ -46,7 +46,10 @@ def _models(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     try:
         lines = _lines(address)
     except grpc.RpcError as error:
-        print(f"headrace: {address} cannot be asked: {error.code().name}: {error.details()}", file=sys.stderr)
+        print(
+            f"headrace: the server at {address} cannot be asked: {error.code().name}: {error.details()}",
+            file=sys.stderr,
+        )
         return 1
     print("\n".join(lines) or "no models")
     return 0
@@ -64,8 +67,8 @@ def _lines(address: str) -> list[str]:
 
 
 def _batching(channel: grpc.Channel, model: RepositoryIndexResponse.ModelIndex) -> dict[str, str]:
-    """What becomes of the requests of a version's signatures, by name; nothing where the server does not say."""
-    if model.reason:  # to ask would load it
+    """How requests of each of a version's signatures are run, by name; empty if the server does not say."""
+    if model.reason:  # asking would load the model
         return {}
     ask = channel.unary_unary(
         CONFIG,

@@ -1,4 +1,4 @@
-"""Whether the ports of a run are free, asked before models are loaded, which may take minutes."""
+"""Checks that the ports are free before models are loaded, since loading may take minutes."""
 
 import errno
 import socket
@@ -9,7 +9,7 @@ from headrace_server.errors import ServingError, invalid
 
 
 def refuse_taken_ports(config: Config) -> None:
-    """Refuses ports that cannot be listened on.
+    """Refuses ports that the server cannot listen on.
 
     Raises:
         ServingError: UNAVAILABLE or PERMISSION_DENIED; INVALID_ARGUMENT for two equal ports. The text names the flag.
@@ -23,7 +23,8 @@ def refuse_taken_ports(config: Config) -> None:
 
 def _try(name: str, port: int) -> None:
     try:
-        # As the transports bind: in the time in which a connection that has ended is remembered, the port can be taken.
+        # Binds as the transports do (SO_REUSEADDR), so that a port whose last connection is in TIME_WAIT counts as
+        # free.
         with socket.create_server(("", port)):
             pass
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A process that is one server: its event loop, and its life until a signal ends it."""
+"""A process that runs one server: its event loop, and its life until a signal ends it."""
 
 import asyncio
 import logging
@@ -16,18 +16,18 @@ from headrace_server.server import Server
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 10.0
-"""Between two reports of what a server that does not serve yet waits for."""
+"""Seconds between two reports of what a server that does not serve yet is waiting for."""
 
 
 def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> None:
-    """Runs a server until SIGTERM or SIGINT, and drains it; a second signal cuts the drain short.
+    """Runs a server until SIGTERM or SIGINT, then drains it; a second signal cuts the drain short.
 
     Args:
-        config: What it is told.
+        config: The server's configuration.
         started: Called with the server once it serves.
 
     Raises:
-        ServingError: It cannot start.
+        ServingError: The server cannot start.
     """
     bound_arenas()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -35,13 +35,13 @@ def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> N
 
 
 def check(config: Config) -> None:
-    """Starts a server, which loads, tries and warms up its models, and ends it at once.
+    """Starts a server, which loads, tests and warms up its models, and stops it at once.
 
     Args:
-        config: What it is told; it listens on free ports instead of those named.
+        config: The server's configuration; free ports are used instead of its ports.
 
     Raises:
-        ServingError: It cannot start.
+        ServingError: The server cannot start.
     """
     config = replace(config, port=0, rest_api_port=0, grpc_socket_path="", preload_models=("*",))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -57,7 +57,7 @@ async def _check(config: Config) -> None:
 
 
 def loop_factory() -> Any:
-    """Uvloop's event loop where it is installed, which spares about a seventh of a call's CPU."""
+    """The event loop of uvloop if it is installed; it saves about a seventh of the CPU time of a call."""
     if find_spec("uvloop") is None:
         return None
     import uvloop
@@ -83,7 +83,7 @@ async def _started(server: Server, stop: asyncio.Event) -> bool:
     """Whether the server started before it was told to stop.
 
     Raises:
-        ServingError: It cannot start.
+        ServingError: The server cannot start.
     """
     starting = asyncio.ensure_future(server.start())
     reporting = asyncio.ensure_future(_report_awaited(server))
@@ -98,7 +98,7 @@ async def _started(server: Server, stop: asyncio.Event) -> bool:
 
 
 async def _report_awaited(server: Server) -> None:
-    """Says every so often which models keep the server from serving: nothing else tells why no port is open."""
+    """Reports regularly which models keep the server from serving: nothing else explains why it does not answer yet."""
     while True:
         await asyncio.sleep(REPORT_SECONDS)
         for model in server.awaited():

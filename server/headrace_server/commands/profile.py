@@ -1,4 +1,4 @@
-"""`headrace profile`: a profile of a model's inputs, from a log of requests."""
+"""`headrace profile`: makes a profile of a model's inputs from a log of requests."""
 
 import argparse
 import json
@@ -17,11 +17,11 @@ from headrace_server.models.tfrecord import CorruptRecordError, read_records
 from headrace_server.monitoring.profiles import PROFILE_FILE
 
 MOST_REQUESTS = 10_000
-"""Requests that a profile is made of, the first ones."""
+"""The most requests that a profile is made from; later ones are not read."""
 
 
 class ProfileError(Exception):
-    """There is nothing to make a profile of; the text says why."""
+    """No profile can be made; the text says why."""
 
 
 def add_command(commands: Any) -> None:
@@ -34,15 +34,15 @@ def add_command(commands: Any) -> None:
         "profile",
         help="make a profile of a model's inputs from a log of requests",
         usage="headrace profile LOG... --output=FOLDER [--model=NAME]",
-        description=f"Make {PROFILE_FILE} in a version's folder of logged Predicts (TFRecord files of PredictionLog). "
+        description=f"Make {PROFILE_FILE} in a version's folder from logged Predicts (TFRecords of PredictionLog). "
         "The server then compares the rows of later requests with it: see 'Drift' in docs/monitoring.md.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     parser.set_defaults(command=_profile, command_parser=parser)
-    parser.add_argument("logs", nargs="+", metavar="LOG", help="a file that a server has logged requests to")
+    parser.add_argument("logs", nargs="+", metavar="LOG", help="a file to which a server has logged requests")
     parser.add_argument("--output", metavar="FOLDER", required=True, help="the folder of the model's version")
-    parser.add_argument("--model", metavar="NAME", help="take the requests for this model alone (default: all)")
+    parser.add_argument("--model", metavar="NAME", help="use only the requests for this model (default: all)")
 
 
 def _profile(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
@@ -61,10 +61,10 @@ def _profile(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
 
 
 def profile_of_requests(requests: Iterable[Arrays]) -> dict[str, Any]:
-    """The profile of the rows of some requests, as the toolkit writes it; those that are unlike the first are left out.
+    """The profile of the requests' rows, in the toolkit's format; requests unlike the first are left out.
 
     Raises:
-        ProfileError: There are none.
+        ProfileError: There are no such requests.
     """
     from headrace_toolkit.data import Data
     from headrace_toolkit.profile import profile_of
@@ -74,7 +74,7 @@ def profile_of_requests(requests: Iterable[Arrays]) -> dict[str, Any]:
         if inputs and all(array.ndim for array in inputs.values()) and (not kept or _are_alike(inputs, kept[0])):
             kept.append(inputs)
     if not kept:
-        raise ProfileError("the logs hold no Predict of that model whose inputs have rows")
+        raise ProfileError("the logs hold no Predict for this model whose inputs have rows")
     joined: dict[str, Array] = {alias: np.concatenate([inputs[alias] for inputs in kept]) for alias in kept[0]}
     return profile_of(Data("requests", "", joined))
 

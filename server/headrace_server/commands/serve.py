@@ -1,4 +1,4 @@
-"""`headrace serve`: paths and flags to a run."""
+"""`headrace serve`: turns paths and flags into a running server."""
 
 import argparse
 import logging
@@ -29,13 +29,13 @@ def add_command(commands: Any) -> None:
         description="Serve models until SIGTERM. A PATH is a model's file, such as iris.onnx, a folder that holds one, "
         "a folder of numbered versions, or a folder of such models.",
         allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,  # only what is given is named in the result
+        argument_default=argparse.SUPPRESS,  # only flags that were given appear in the result
     )
     parser.set_defaults(command=_serve, command_parser=parser)
     parser.add_argument("paths", nargs="*", metavar="PATH", help="a model, or a folder of models")
-    parser.add_argument("--check", action="store_true", help="load the models, try them, warm them up, and exit")
+    parser.add_argument("--check", action="store_true", help="load the models, run each one, warm them up, and exit")
     taken = parser.add_argument_group("flags")
-    ignored = parser.add_argument_group("flags of TensorFlow Serving that change nothing here")
+    ignored = parser.add_argument_group("flags of TensorFlow Serving that have no effect here")
     for name, own in FLAGS.items():
         (ignored if own.metadata["ignored"] else taken).add_argument(f"--{name}", **argument(name, own))
 
@@ -43,14 +43,14 @@ def add_command(commands: Any) -> None:
 def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     paths, checking = values.pop("paths", []), values.pop("check", False)
     if not (paths or values.get("model_base_path") or values.get("model_config_file")):
-        parser.error("no model: name its file or its folder, as in `headrace serve iris.onnx`")
+        parser.error("no model was given: name its file or its folder, as in `headrace serve iris.onnx`")
     if values.get("model_name") == "" and not values.get("model_config_file"):
         parser.error("--model_name must not be empty")
     return status_of_run("cannot start", lambda: _run(paths, values, checking=checking))
 
 
 def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
-    """Imports the server only now, so that help and errors of the command line come at once."""
+    """Imports the server only now, so that help texts and command line errors appear at once."""
     from headrace_server.commands.log import log_to_stderr
     from headrace_server.commands.ports import refuse_taken_ports
     from headrace_server.commands.process import check, run
@@ -71,7 +71,7 @@ def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
 
 
 def _say_what_serves(config: Config, server: "Server") -> None:
-    """The transport, since the two differ tenfold in speed, and what to type next."""
+    """Logs the transport, since one is about ten times as fast as the other, and the commands to type next."""
     from headrace_server.commands.hints import default_signatures, hints
 
     if server.transport == "native":

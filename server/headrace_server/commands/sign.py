@@ -1,4 +1,4 @@
-"""`headrace sign` and `headrace seal`: what is done to a version before it is published."""
+"""`headrace sign` and `headrace seal`: prepare a version before it is published."""
 
 import argparse
 import os
@@ -35,21 +35,27 @@ def add_command(commands: Any) -> None:
     )
     signing.set_defaults(command=lambda _, values: _status_of(_sign, values), command_parser=signing)
     signing.add_argument("version", metavar="VERSION", type=Path, help="the version's folder, or the model's file")
-    signing.add_argument("--key", metavar="FILE", type=Path, required=True, help="PEM file of an ECDSA private key")
-    signing.add_argument("--certificates", metavar="FILE", type=Path, help="PEM file of its certificate and others")
+    signing.add_argument("--key", metavar="FILE", type=Path, required=True, help="PEM file with an ECDSA private key")
+    signing.add_argument(
+        "--certificates",
+        metavar="FILE",
+        type=Path,
+        help="PEM file with the key's certificate and its issuers' certificates",
+    )
     sealing = commands.add_parser(
         "seal",
         help="seal a version of a model",
         usage="headrace seal VERSION OUT [--model_keys_file=FILE]",
-        description=f"Seal a version of a model: its files go encrypted into {SEALED_FILE} in the folder OUT. The key "
-        f"is the first of --model_keys_file, of {MODEL_KEYS_VARIABLE} in the environment, or of --model_keys_command; "
+        description=f"Seal a version of a model: its files are encrypted into {SEALED_FILE} in the folder OUT. The "
+        f"key is the first one from --model_keys_file, from {MODEL_KEYS_VARIABLE} in the environment, or from "
+        f"--model_keys_command; "
         "`openssl rand -base64 32` makes one.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     sealing.set_defaults(command=lambda _, values: _status_of(_seal, values), command_parser=sealing)
     sealing.add_argument("version", metavar="VERSION", type=Path, help="the version's folder")
-    sealing.add_argument("out", metavar="OUT", type=Path, help="the folder of the sealed version, which is made")
+    sealing.add_argument("out", metavar="OUT", type=Path, help="the folder of the sealed version, which is created")
     sealing.add_argument("--model_keys_file", metavar="FILE", default="", help="file of keys")
     sealing.add_argument("--model_keys_command", metavar="COMMAND", default="", help="command that prints keys")
 
@@ -76,7 +82,7 @@ def _seal(values: dict[str, Any]) -> Path:
     source = KeySource(values["model_keys_file"], values["model_keys_command"], os.environ.get(MODEL_KEYS_VARIABLE, ""))
     key = next(iter(source.keys().values()), None)
     if key is None:
-        raise invalid(f"there is no key: name --model_keys_file or --model_keys_command, or set {MODEL_KEYS_VARIABLE}")
+        raise invalid(f"there is no key: give --model_keys_file or --model_keys_command, or set {MODEL_KEYS_VARIABLE}")
     files = {name: version / name for name in files_of(version) if name != SIGNATURE_FILE}
     path: Path = out / SEALED_FILE
     new = out / f".{SEALED_FILE}.new"
@@ -92,4 +98,4 @@ def _seal(values: dict[str, Any]) -> Path:
 
 def _check_there(version: Path) -> None:
     if not version.exists():
-        raise not_found(f"{version}: there is no such file or folder")
+        raise not_found(f"there is no file or folder {version}")

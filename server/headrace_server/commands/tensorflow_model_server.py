@@ -1,4 +1,4 @@
-"""The `tensorflow_model_server` command: flags, output and exit statuses as of the original, to the letter."""
+"""The `tensorflow_model_server` command: its flags, output and exit statuses are exactly the original's."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from headrace_server.errors import ServingError, invalid, status_of
 
 log = logging.getLogger(__name__)
 
-FAILED = 255  # what a C++ program's `return -1` is to a shell
+FAILED = 255  # how a shell sees a C++ program's `return -1`
 
 _FLAG = re.compile(r"--(?P<name>\w+)(?P<value>=.*)?", re.DOTALL)
 _WHOLE = re.compile(r"\s*[+-]?[0-9]+", re.ASCII)
@@ -25,7 +25,7 @@ _BOOLEANS = {"": True, "=true": True, "=false": False, "=1": True, "=0": False}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The `tensorflow_model_server` command; returns its exit status. TF Serving: main.cc."""
+    """Runs the `tensorflow_model_server` command and returns its exit status. TF Serving: main.cc."""
     log_to_stderr()
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
     for complaint in parsed.complaints:
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass
 class Parsed:
-    """What a command line says.
+    """A parsed command line.
 
     Attributes:
-        values: The last value given for each flag, by its name; `version` is one.
-        unknown: The arguments that are no flag, in order.
-        complaints: A line for each flag whose value cannot be read.
+        values: The last value given for each flag, by name, including `version`.
+        unknown: The arguments that are not flags, in order.
+        complaints: A line for each flag whose value is not valid.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Parsed:
 
 
 def parse(arguments: Sequence[str]) -> Parsed:
-    """Reads a command line. TF Serving: TensorFlow's command_line_flags.cc."""
+    """Parses a command line. TF Serving: TensorFlow's command_line_flags.cc."""
     parsed = Parsed()
     for position, argument in enumerate(arguments):
         if argument == "--":
@@ -69,7 +69,10 @@ def parse(arguments: Sequence[str]) -> Parsed:
 
 
 def usage() -> str:
-    """Every flag with its default, its type and what it does. TF Serving: TensorFlow's command_line_flags.cc."""
+    """The usage text: every flag with its default, type and description.
+
+    TF Serving: TensorFlow's command_line_flags.cc.
+    """
     lines = [f"usage: {sys.argv[0]}", "Flags:", *map(_usage_of, FLAGS)]
     lines.append(_usage_line("version=false", "bool", "print the version and end"))
     return "\n".join(lines) + "\n"
@@ -90,7 +93,7 @@ def _serve(values: dict[str, Any]) -> int:
 
 
 def _well_formed(values: dict[str, Any]) -> str:
-    """The channel arguments without those that have no value, which the original would read out of bounds for."""
+    """The channel arguments except those without a value; for these the original would read out of bounds."""
     items = str(values.get("grpc_channel_arguments", "")).split(",")
     for item in filter(None, items):
         if "=" not in item:
@@ -99,7 +102,7 @@ def _well_formed(values: dict[str, Any]) -> str:
 
 
 def _check_port(config: Config) -> None:
-    """TF Serving: server.cc. Elsewhere in headrace port 0 alone takes a free one."""
+    """TF Serving: server.cc. Elsewhere in headrace, port 0 without a UNIX socket means any free port."""
     if not (config.port or config.grpc_socket_path):
         raise invalid("At least one of server_options.grpc_port or server_options.grpc_socket_path must be set.")
 
@@ -119,7 +122,7 @@ def _parse_one(argument: str, parsed: Parsed) -> None:
 
 
 def _kind(name: str) -> str | None:
-    """The type of a flag, by the name that the usage has for it; None for what is no flag."""
+    """The type of a flag as the usage text names it; None for an option that is not a flag."""
     if name == "version":
         return "bool"
     flag = FLAGS.get(name)

@@ -1,4 +1,4 @@
-"""Reads the text-proto files that flags name."""
+"""Parses the text-proto files that flags name."""
 
 import logging
 from dataclasses import replace
@@ -25,10 +25,10 @@ def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M
     Args:
         path: The file.
         message: An empty one of its type.
-        unknown_fields: Whether fields that the type does not have are passed over.
+        unknown_fields: Whether fields that the type does not have are skipped.
 
     Raises:
-        ServingError: It cannot be read; INVALID_ARGUMENT where it does not parse. TF Serving: proto_util.h has the
+        ServingError: The file cannot be read; INVALID_ARGUMENT if it cannot be parsed. TF Serving: proto_util.h has the
             text; line, column and reason are logged, as protobuf's own parser does.
     """
     try:
@@ -48,14 +48,14 @@ def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M
 
 
 def read_batching_parameters(path: str, *, threads: int | None = None) -> Options:
-    """The batching parameters in a file; what it does not set keeps TF Serving's default.
+    """The batching parameters in a file; those that it does not set keep TF Serving's defaults.
 
     Args:
         path: The file.
-        threads: What num_batch_threads is, whatever the file says.
+        threads: The default of num_batch_threads.
 
     Raises:
-        ServingError: As for `read_text_proto`; INVALID_ARGUMENT for a value that makes no sense.
+        ServingError: As for `read_text_proto`; INVALID_ARGUMENT for an invalid value.
     """
     parameters = read_text_proto(path, BatchingParameters())
     if threads is not None:
@@ -64,10 +64,11 @@ def read_batching_parameters(path: str, *, threads: int | None = None) -> Option
 
 
 def batching_of(config: Config) -> Options:
-    """How a run's requests become batches, where no model says otherwise.
+    """How requests become batches in this run, unless a model says otherwise.
 
     Raises:
-        ServingError: As for `read_batching_parameters`; INVALID_ARGUMENT, there is a file though batching is off. TF
+        ServingError: As for `read_batching_parameters`; INVALID_ARGUMENT if there is a file although batching is off.
+            TF
             Serving: server.cc has the text.
     """
     options = _declared(config)
@@ -88,7 +89,7 @@ def batching_options(parameters: BatchingParameters, path: str) -> Options:
     """The batching parameters in a message that a file holds.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, with the file's name, for a value that makes no sense.
+        ServingError: INVALID_ARGUMENT, with the file's name, for an invalid value.
     """
     values = {
         name: getattr(parameters, name).value

@@ -1,4 +1,4 @@
-"""An option that is also a flag of the command line; what both commands show and read follows from it."""
+"""Declares options that are also flags of the command line; what both commands show and parse is derived from them."""
 
 from dataclasses import Field, fields
 from typing import Any
@@ -20,14 +20,14 @@ def flag(
     """An option that is also a flag.
 
     Args:
-        default: Its value where the flag is not given.
+        default: The value if the flag is not given.
         help_text: One line, without a full stop.
-        name: The flag's name, where it is not that of the field behind the prefix of its group.
-        tensorflow: The default of `tensorflow_model_server`, where that is another.
-        int64: Whether a whole number may have 64 bits, not 32.
-        ignored: Why it changes nothing, for a flag that is there only so that TF Serving's users may keep it.
-        by_cpus: Whether its default is computed from the number of CPUs.
-        rule: Attributes of `Rule`: the values that it may have.
+        name: The flag's name, if it is not the field's name with the prefix of its group.
+        tensorflow: The default of `tensorflow_model_server`, if it differs.
+        int64: Whether an integer may have 64 bits instead of 32.
+        ignored: Why the flag has no effect, for a flag that exists only so that users of TF Serving can keep it.
+        by_cpus: Whether the default is computed from the number of CPUs.
+        rule: Attributes of `Rule`: the values that are allowed.
     """
     metadata = {"flag": True, "flag_name": name, "int64": int64, "ignored": ignored, "by_cpus": by_cpus}
     return option(
@@ -36,7 +36,7 @@ def flag(
 
 
 def flags_of(kind: Any, prefix: str = "") -> dict[str, Field[Any]]:
-    """The flags of a dataclass by name, those of its fields that hold options of their own among them, in order."""
+    """The flags of a dataclass by name and in order, including those of its fields that are groups of options."""
     flags: dict[str, Field[Any]] = {}
     for own in fields(kind):
         if "prefix" in own.metadata:
@@ -47,5 +47,5 @@ def flags_of(kind: Any, prefix: str = "") -> dict[str, Field[Any]]:
 
 
 def name_of_flag(own: Field[Any], prefix: str = "") -> str:
-    """The name of an option's flag; that of the option itself, with the prefix, for one that is no flag."""
+    """The name of an option's flag, or, for an option that is not a flag, its own name with the prefix."""
     return own.metadata.get("flag_name") or prefix + own.name

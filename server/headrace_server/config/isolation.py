@@ -1,4 +1,4 @@
-"""How a model is kept from harming others: processes of its own, and a limit to how long a run may take."""
+"""How one model is kept from harming others: worker processes, and a limit on the duration of a run."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from headrace_server.config.flag import flag
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsolationOptions:
-    """Flags for all models, and keys of `[isolation]` in a model's `model.toml`."""
+    """Flags for all models, which are also keys of `[isolation]` in a model's `model.toml`."""
 
     python_workers: int = flag(
         1,
@@ -29,7 +29,7 @@ class IsolationOptions:
     memory_limit_mb: int = option(0, "MB of memory that each of these processes may have; 0 is no limit", least=0)
 
     def workers_for(self, *, python: bool) -> int:
-        """Processes for a model: as it says; or one where it has a limit that takes one; or the default of its kind."""
+        """Worker processes of a model: as set; otherwise 1 if its memory is limited; otherwise its kind's default."""
         if self.workers is not None:
             return self.workers
         default = self.python_workers if python else 0

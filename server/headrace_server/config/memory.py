@@ -1,29 +1,29 @@
-"""How much memory this process may have: the machine's, or less where its container has a limit."""
+"""How much memory this process may use: the machine's, or less if its container has a limit."""
 
 from pathlib import Path
 
 from headrace_batching.control_groups import groups, lines
 
 _ROOT = Path("/")
-_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of control groups of version 2, and of version 1
+_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of control groups, version 2 and version 1
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """Bytes that this process may have: the least that the machine and its control groups allow.
+    """Bytes of memory that this process may use: the smaller of the machine's memory and its control groups' limits.
 
     Args:
-        root: Where `proc` and the control groups' file systems are.
+        root: The folder that holds `proc` and the control groups' file systems.
     """
     limits = [int(text) for group in groups(root, "memory") for text in _limits_of(group) if text.isdigit()]
     return min([_machine(root), *limits])
 
 
 def _limits_of(group: Path) -> list[str]:
-    return [line for name in _LIMITS for line in lines(group / name)[:1]]  # "max" for none
+    return [line for name in _LIMITS for line in lines(group / name)[:1]]  # "max" means no limit
 
 
 def _machine(root: Path) -> int:
-    """Bytes that the machine has; 4 GB where it does not say."""
+    """Bytes of memory in the machine; 4 GB if it does not say."""
     for line in lines(root / "proc/meminfo"):
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) << 10

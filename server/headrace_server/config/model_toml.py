@@ -1,4 +1,4 @@
-"""What `model.toml` beside a model's versions says of that one model: its runtime, its batching, its signatures."""
+"""Reads `model.toml`, which lies beside a model's versions and sets that model's runtime, batching and signatures."""
 
 import tomllib
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ def _names(table: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignatureOptions:
-    """One signature of an ONNX model, which by itself has only a graph's inputs and outputs. `[signatures.NAME]`."""
+    """One signature of an ONNX model, whose graph only has inputs and outputs. `[signatures.NAME]`."""
 
-    method: str = option("predict", "what the signature answers", choices=("predict", "classify", "regress"))
+    method: str = option("predict", "the method that the signature answers", choices=("predict", "classify", "regress"))
     inputs: Mapping[str, str] = option(
         dict,
         "the graph's input for each alias; the graph's own names if not given",
@@ -41,34 +41,34 @@ class SignatureOptions:
     )
     labels: tuple[str, ...] | None = option(
         None,
-        "the classes by index, for a model that gives scores alone: a list, or a file of one label a line",
+        "the classes by index, for a model that returns only scores: a list, or a file with one label per line",
         kind=tuple,
         nullable=True,
         fits=bool,
-        words="a list of strings, and not empty, or the name of a file",
+        words="a list of at least one string, or the name of a file",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadOptions:
-    """The threads of a CPU runtime. Keys of `[onnxruntime]`, which take precedence over TF Serving's flags."""
+    """The threads of a CPU runtime. Keys of `[onnxruntime]`, which override TF Serving's flags."""
 
     intra_op_threads: int = option(0, "threads within one operator; 0 lets the runtime choose", least=0)
-    inter_op_threads: int = option(0, "operators that run at once; 0 lets the runtime choose", least=0)
+    inter_op_threads: int = option(0, "operators that run at the same time; 0 lets the runtime choose", least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOptions:
-    """A call of another model, one of several that make up this one. `[[steps]]`."""
+    """One step of an ensemble: a call of another model. `[[steps]]`."""
 
     model: str = option("", "the name of the model that the step calls", fits=bool, words="the name of a model")
     version: int = option(0, "the version that it calls; 0 is the latest", least=0)
     signature: str = option("", "the signature that it calls; the default if not given")
     inputs: Mapping[str, str] = option(
-        dict, "the array that each of the model's inputs takes", fits=_names, words="a table of names"
+        dict, "the array for each of the model's inputs", fits=_names, words="a table of names"
     )
     outputs: Mapping[str, str] = option(
-        dict, "the array that each of the model's outputs makes", fits=_names, words="a table of names"
+        dict, "the name of the array from each of the model's outputs", fits=_names, words="a table of names"
     )
 
 
@@ -76,8 +76,10 @@ class StepOptions:
 class StateOptions:
     """An output of a model that its next request takes as an input. `[state.OUTPUT]`."""
 
-    input: str = option("", "the input that takes it", fits=bool, words="the name of an input")
-    initial: float = option(0.0, "each value at the beginning of a sequence")
+    input: str = option(
+        "", "the input that takes the output of the request before", fits=bool, words="the name of an input"
+    )
+    initial: float = option(0.0, "the value of each element at the beginning of a sequence")
     shape: tuple[int, ...] = option(
         (), "the shape for one request, without a batch axis; the input's if not given", kind=tuple, item=int, least=0
     )
@@ -85,10 +87,10 @@ class StateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceOptions:
-    """How a stateful model's sequences are kept. `[sequences]`."""
+    """How the sequences of a stateful model are kept. `[sequences]`."""
 
-    idle_seconds: float = option(60.0, "seconds that a sequence is kept without a request", least=0)
-    max_sequences: int = option(1024, "sequences at once; one more is refused", least=1)
+    idle_seconds: float = option(60.0, "seconds for which a sequence without requests is kept", least=0)
+    max_sequences: int = option(1024, "sequences at the same time; further ones are refused", least=1)
 
 
 SIGNATURES = "signatures.NAME"
@@ -97,10 +99,10 @@ STATE = "state.NAME"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharingOptions:
-    """Whether requests share batches, which is tried where nothing is said. Keys of `[batching]`."""
+    """Whether requests share batches; if nothing is set, headrace tests it. Keys of `[batching]`."""
 
     enabled: bool | None = option(
-        None, "let requests of this model share batches, without a trial of whether that changes answers", kind=bool
+        None, "let requests of this model share batches, without testing whether that changes answers", kind=bool
     )
     batch_axis: bool | None = option(
         None, "whether the first dimension of all inputs and outputs is the batch, whatever is declared", kind=bool
@@ -122,21 +124,21 @@ TABLES: Mapping[str, Mapping[str, Field[Any]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """What an operator decides about one model; what is not said is as for all models.
+    """What an operator sets for one model; anything not set is as for all models.
 
     Attributes:
-        backend: Fields of `BackendOptions` that this model has otherwise.
-        onnxruntime: Fields of `OnnxruntimeOptions` that this model has otherwise.
-        tensorrt: Fields of `TensorrtOptions` that this model has otherwise.
-        batching: Fields of `Options` that this model has otherwise; None turns batching off for it.
-        batched: Whether requests share batches, whatever a trial would find; None has it tried.
-        any_first_dimension: Whether `batched` holds even where the declared shapes say otherwise.
-        padding: How requests whose inputs differ in length share batches.
-        signatures: Signatures by name; empty leaves the model with its own.
-        steps: The calls of other models that make up this one; empty for a model with a file.
-        state: Outputs that the next request of a sequence takes, by alias; empty for a model without state.
+        backend: Fields of `BackendOptions` that differ for this model.
+        onnxruntime: Fields of `OnnxruntimeOptions` that differ for this model.
+        tensorrt: Fields of `TensorrtOptions` that differ for this model.
+        batching: Fields of `Options` that differ for this model; None turns batching off for it.
+        batched: Whether requests share batches, without a test; None means that a test decides.
+        any_first_dimension: Whether `batched` applies even if the declared shapes contradict it.
+        padding: How requests whose inputs differ in length can share batches.
+        signatures: Signatures by name; if empty, the model has its own.
+        steps: The calls of other models that form this one; empty for a model that has a file.
+        state: Outputs that the next request of a sequence takes as inputs, by alias; empty for a model without state.
         sequences: How sequences are kept.
-        isolation: Fields of `IsolationOptions` that this model has otherwise.
+        isolation: Fields of `IsolationOptions` that differ for this model.
     """
 
     backend: Mapping[str, Any] = field(default_factory=dict)
@@ -153,10 +155,10 @@ class ModelOptions:
     isolation: Mapping[str, Any] = field(default_factory=dict)
 
     def batching_over(self, options: Options | None) -> Options | None:
-        """These batching parameters over those of all models, None for no batching.
+        """Applies these batching parameters to those of all models; None for no batching.
 
         Raises:
-            OptionsError: Together they make no sense.
+            OptionsError: They contradict each other.
         """
         if options is None or self.batching is None:
             return None
@@ -165,11 +167,11 @@ class ModelOptions:
 
 
 def read_model_options(base_path: Path) -> ModelOptions:
-    """The options of the model under `base_path`; those of all models where it has no `model.toml`.
+    """The options of the model under `base_path`; those of all models if it has no `model.toml`.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, with the file and the line or the key, for what makes no sense; or a file cannot
-            be read.
+        ServingError: INVALID_ARGUMENT, with the file and the line or the key, for an invalid value; another code if a
+            file cannot be read.
     """
     path = base_path / MODEL_FILE
     try:
@@ -187,7 +189,7 @@ def read_model_options(base_path: Path) -> ModelOptions:
 
 
 class _WrongError(ValueError):
-    """A key has a value that makes no sense; the text begins with the key."""
+    """A key has an invalid value; the text begins with the key."""
 
 
 def _options(base_path: Path, document: dict[str, Any]) -> ModelOptions:
@@ -218,7 +220,7 @@ def _state(where: str, table: Any) -> StateOptions:
 
 
 def _steps(tables: Any) -> tuple[StepOptions, ...]:
-    """Several steps, `[[steps]]`, or one, `[steps]`."""
+    """Several steps, `[[steps]]`, or a single one, `[steps]`."""
     if not isinstance(tables, list):
         return (_step("steps", tables),)
     return tuple(_step(f"steps[{number}]", table) for number, table in enumerate(tables, start=1))
@@ -233,14 +235,14 @@ def _step(where: str, table: Any) -> StepOptions:
 
 
 def _tensorrt(table: Any) -> dict[str, Any]:
-    """A model with a table of its own is run by TensorRT unless it says otherwise."""
+    """A model with a `[tensorrt]` table is run by TensorRT unless it says otherwise."""
     values = _checked("tensorrt", table, TABLES["tensorrt"])
     ranges = {name: tuple(sizes) for name, sizes in values.get("dimensions", {}).items()}
     return {"enabled": True, **values, **({"dimensions": ranges} if ranges else {})}
 
 
 def _batching(table: Any) -> dict[str, Any]:
-    """The fields of `ModelOptions` about batching."""
+    """The fields of `ModelOptions` that concern batching."""
     values = _checked("batching", table, TABLES["batching"])
     said = SharingOptions(**{key: values.pop(key) for key in options_of(SharingOptions) if key in values})
     padding = PaddingOptions(**{key: values.pop(key) for key in options_of(PaddingOptions) if key in values})
@@ -259,12 +261,12 @@ def _isolation(table: Any) -> dict[str, Any]:
     values = _checked("isolation", table, TABLES["isolation"])
     told = IsolationOptions(**values)
     if told.workers == 0 and told.memory_limit_mb:
-        raise _WrongError("isolation.memory_limit_mb limits worker processes, and isolation.workers is 0")
+        raise _WrongError("isolation.memory_limit_mb limits worker processes, but isolation.workers is 0")
     return values
 
 
 def _together(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the parameters given are to be checked with: a size of their own where they name none."""
+    """The parameters to validate the given ones with: they get a batch size of their own if they name none."""
     sizes = values.get("allowed_batch_sizes")
     return {"max_batch_size": sizes[-1]} if sizes and "max_batch_size" not in values else {}
 
@@ -280,7 +282,7 @@ def _signature(base_path: Path, where: str, table: Any) -> SignatureOptions:
 
 
 def _labels(path: Path) -> tuple[str, ...]:
-    """One label a line."""
+    """One label per line."""
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except OSError as error:
@@ -290,7 +292,7 @@ def _labels(path: Path) -> tuple[str, ...]:
 
 
 def _checked(where: str, table: Any, options: Mapping[str, Field[Any]]) -> dict[str, Any]:
-    """The values of a table's keys, lists as tuples."""
+    """The values of a table's keys, with lists as tuples."""
     _known(where, _table(where, table), options)
     for key, value in table.items():
         rule = options[key].metadata["rule"]

@@ -1,4 +1,4 @@
-"""How requests whose inputs differ in length share a batch. Keys of `[batching]` in `model.toml`."""
+"""How requests whose inputs differ in length can share a batch. Keys of `[batching]` in `model.toml`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +14,23 @@ def _numbers(table: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaddingOptions:
-    """Whether inputs are padded to the longest of a batch, with what, and which lengths share one."""
+    """Whether inputs are padded to the longest of a batch, with which values, and which lengths share a batch."""
 
     pad_lengths: bool = option(
-        True, "let requests whose inputs differ in length share batches, if the trial finds a padding that is exact"
+        True,
+        "let requests whose inputs differ in length share batches, if headrace finds a padding that leaves "
+        "answers unchanged",
     )
     pad_values: Mapping[str, float] = option(
         dict,
-        "the pad value of each input, by alias, used even if it changes answers; the trial finds the others",
+        "the pad value of each input, by alias, used even if it changes answers; headrace looks for the others",
         fits=_numbers,
         words="a table of numbers",
     )
     length_step: int | None = option(
         None,
-        "lengths up to the same multiple of this share a batch; if not given, up to 8, 16, 24, 32, 40, 48, 56, 64, 80, "
+        "lengths that round up to the same multiple of this share a batch; if not given, to the same one of 8, 16, "
+        "24, 32, 40, 48, 56, 64, 80, "
         "96, 112, 128, 160, ...",
         kind=int,
         least=1,
@@ -36,5 +39,5 @@ class PaddingOptions:
 
     @property
     def limits(self) -> tuple[int, ...]:
-        """Lengths, of which those between the same two share a batch."""
+        """Limits of length: inputs whose lengths lie between the same two limits share a batch."""
         return default_limits() if self.length_step is None else limits_of_step(self.length_step)

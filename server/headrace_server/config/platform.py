@@ -1,4 +1,4 @@
-"""Lays what the files on platforms and sessions say over the flags."""
+"""Applies the platform and session files on top of the flags."""
 
 from dataclasses import replace
 
@@ -16,13 +16,13 @@ PLATFORM = "tensorflow"
 
 
 def with_files(config: Config) -> Config:
-    """The configuration with what its platform file says, or else its session file.
+    """The configuration, changed by its platform file or, if there is none, by its session file.
 
-    Fields of theirs that mean something only inside TensorFlow are passed over, and so are those that do not exist.
-    TF Serving: server.cc. There the numbers of threads in a session file never count; here a flag goes before them.
+    Fields of these files that have a meaning only inside TensorFlow are ignored, and so are unknown ones. TF Serving:
+    server.cc. There, the numbers of threads in a session file are never used; here, flags take precedence over them.
 
     Raises:
-        ServingError: NOT_FOUND or INVALID_ARGUMENT: a file cannot be read, or makes no sense.
+        ServingError: NOT_FOUND or INVALID_ARGUMENT: a file cannot be read, or is invalid.
     """
     if config.platform_config_file:
         return _with_platform(config, _read_platform(config.platform_config_file))

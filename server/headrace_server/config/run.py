@@ -1,4 +1,4 @@
-"""Everything one run is told: frozen, every default written once, here."""
+"""The configuration of one run: frozen, with every default written once, here."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,10 +20,10 @@ from headrace_server.errors import invalid
 
 CPUS = schedulable_cpus()
 
-ONLY_TENSORFLOW = "it means something only inside TensorFlow"
+ONLY_TENSORFLOW = "it has a meaning only inside TensorFlow"
 
 MANY_BATCHES = 1_000_000
-"""Batches that may wait where nobody has set a bound: the memory for requests is the bound then."""
+"""The number of batches that may wait if nobody has set a limit; the memory for requests is then the limit."""
 
 LAST_PORT = (1 << 16) - 1  # gRPC would take a larger one modulo 65536
 
@@ -42,7 +42,7 @@ class All:
 
 @dataclass(frozen=True, slots=True)
 class Specific:
-    """Serve these versions, those of them that exist."""
+    """Serve these versions, if they exist."""
 
     versions: tuple[int, ...]
 
@@ -52,13 +52,13 @@ VersionPolicy = Latest | All | Specific
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A model, where its versions are, and which of them to serve.
+    """A model's name, where its versions are, and which of them to serve.
 
     Attributes:
-        name: Its name.
-        base_path: The folder of its versions on this machine.
+        name: The model's name.
+        base_path: The folder on this machine that holds its versions.
         policy: Which of them to serve.
-        uri: The store that they are fetched from; empty for none.
+        uri: The store that the versions are fetched from; empty if there is none.
     """
 
     name: str
@@ -68,50 +68,52 @@ class ModelConfig:
 
     @property
     def where(self) -> str:
-        """Where the versions come from, for people."""
+        """Where the versions come from, for messages."""
         return self.uri or str(self.base_path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run of the server. Fields that carry a help text are flags of the same name; TF Serving's where it has them.
+    """The configuration of one run of the server.
 
-    A field that holds options of its own has their flags, with a prefix; `flags.config_of` makes one of a command line.
+    Each field with a help text is a flag of the same name; TF Serving's names are used where it has the flag.
+
+    A field that is a group of options has flags with a prefix; `flags.config_of` makes a `Config` from a command line.
 
     Attributes:
-        batching: Batching parameters for programs that have them as an object; a file named by
-            `batching_parameters_file` takes precedence over them.
-        models: Models for programs that have them as objects; then `model_name` and `model_base_path` name none.
-        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements, as TF Serving does,
-            where no padding is known that leaves answers as they are.
+        batching: Batching parameters as an object, for programs; a file named by `batching_parameters_file` takes
+            precedence.
+        models: Models as objects, for programs; if given, `model_name` and `model_base_path` are not used.
+        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements, as TF Serving does, if
+            no padding is known that leaves answers unchanged.
     """
 
     port: int = flag(
         8500,
-        "TCP port for gRPC; 0 takes a free one, or none if there is a UNIX socket",
+        "TCP port for gRPC; 0 uses any free port, or none if there is a UNIX socket",
         least=0,
         most=LAST_PORT,
     )
     host: str = flag(
-        "", "address that gRPC listens on, such as 127.0.0.1 or ::1; empty is all interfaces, by IPv4 and IPv6"
+        "", "address that gRPC listens on, such as 127.0.0.1 or ::1; empty means all interfaces, IPv4 and IPv6"
     )
     grpc_socket_path: str = flag("", "UNIX socket for gRPC; a socket that is there already is replaced")
     rest_api_port: int = flag(
         0, "TCP port for HTTP/REST; must differ from the gRPC port; 0 disables REST", least=0, most=LAST_PORT
     )
     rest_api_host: str = flag(
-        "", "address that HTTP/REST listens on, such as 127.0.0.1 or ::1; empty is all interfaces, by IPv4 and IPv6"
+        "", "address that HTTP/REST listens on, such as 127.0.0.1 or ::1; empty means all interfaces, IPv4 and IPv6"
     )
     rest_api_num_threads: int = flag(
         4 * CPUS, "threads for HTTP/REST", ignored="a REST call that waits holds no thread"
     )
-    rest_api_timeout_in_ms: int = flag(30000, "milliseconds that a REST call may take; 0 or less is no limit")
+    rest_api_timeout_in_ms: int = flag(30000, "milliseconds that a REST call may take; 0 or less means no limit")
     rest_api_enable_cors_support: bool = flag(False, "add CORS headers to the answers of REST calls")
     enable_batching: bool = flag(True, "run requests that wait at the same time as one batch", tensorflow=False)
     latency_objective: str = flag(
         "",
-        "the share of each model's requests that is to be answered within a time, such as p99 20ms: how long batches "
-        "wait, how large they are and which requests are refused follow from it; empty for none",
+        "the share of each model's requests to answer within a time, such as p99 20ms; it determines how long "
+        "batches wait, how large they are and which requests are refused; empty for no objective",
         fits=is_objective,
         words=f"{EXPECTATION}, or empty",
     )
@@ -119,7 +121,7 @@ class Config:
         False, "let a new label, or one that keeps its version, name a version that is not loaded"
     )
     batching_parameters_file: str = flag(
-        "", "text-proto file of BatchingParameters; TF Serving's defaults if not given"
+        "", "text-proto file of BatchingParameters; if not given, TF Serving's defaults apply"
     )
     enable_per_model_batching_parameters: bool = flag(
         False, "take batching parameters from batching_params.pbtxt in a version's folder; no file, no batching"
@@ -129,42 +131,44 @@ class Config:
     )
     model_config_file_poll_wait_seconds: float = flag(
         0,
-        "seconds after which the model configuration file is read and applied again; 0 or less never does",
+        "seconds after which the model configuration file is read and applied again; 0 or less means never",
         kind=float,
     )
-    model_name: str = flag("default", "name that requests call the model by")
+    model_name: str = flag("default", "name by which requests call the model")
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
     max_loaded_models: int = flag(
         0,
-        "versions in memory at once: others are loaded when they are called, in place of those least recently used; "
-        "0 is no limit",
+        "versions in memory at the same time: others are loaded when they are called, and replace the least recently "
+        "used ones; 0 means no limit",
         least=0,
     )
     model_memory_mb: int = flag(
         0,
-        "MB that all versions in memory may take together, counted as 1.2 times their files: others are loaded when "
-        "they are called; 0 is no limit",
+        "MB that all versions in memory may use together, counted as 1.2 times their files: others are loaded when "
+        "they are called; 0 means no limit",
         least=0,
     )
     preload_models: tuple[str, ...] = flag(
         (),
-        "models to load at the start even if a bound on memory is set, which otherwise leaves loading to the first "
-        "call: names, or patterns such as ranker-*, separated by commas",
+        "models to load at the start even if a limit on memory is set (with a limit, a model is otherwise loaded at "
+        "its first call): names, or patterns such as ranker-*, separated by commas",
     )
     num_load_threads: int = flag(
-        0, "versions loaded at once after the start; 0 loads one at a time and pauses unloads", least=0
+        0, "versions loaded at the same time after the start; 0 loads one at a time and pauses unloads", least=0
     )
-    num_unload_threads: int = flag(0, "versions unloaded at once; 0 unloads one at a time and pauses loads", least=0)
+    num_unload_threads: int = flag(
+        0, "versions unloaded at the same time; 0 unloads one at a time and pauses loads", least=0
+    )
     max_num_load_retries: int = flag(5, "retries after a version's first failed load", least=0)
     load_retry_interval_micros: int = flag(
-        # A minute, as in TF Serving, would keep an operator waiting for five to learn that a model is broken.
+        # TF Serving's default of a minute would make an operator wait five minutes to learn that a model is broken.
         1_000_000,
         "microseconds between two attempts to load a version; a negative value means no wait",
         tensorflow=60_000_000,
         int64=True,
     )
     file_system_poll_wait_seconds: float = flag(
-        1, "seconds between two scans for new versions; 0 scans once, a negative value never", kind=float
+        1, "seconds between two scans for new versions; 0 scans once; a negative value never scans", kind=float
     )
     flush_filesystem_caches: bool = flag(
         True,
@@ -172,22 +176,28 @@ class Config:
         ignored="the operating system frees its file cache when memory is needed",
     )
     tensorflow_session_parallelism: int = flag(
-        0, "threads of a model, within and across its operators; 0 is automatic", int64=True
+        0, "threads of a model, within and across its operators; 0 lets the runtime choose", int64=True
     )
     tensorflow_session_config_file: str = flag(
         "",
         "text-proto file of TensorFlow's ConfigProto, of which only the numbers of threads are used; flags override it",
     )
-    tensorflow_intra_op_parallelism: int = flag(0, "threads within one operator of a model; 0 is automatic", int64=True)
-    tensorflow_inter_op_parallelism: int = flag(0, "operators of a model that run at once; 0 is automatic", int64=True)
+    tensorflow_intra_op_parallelism: int = flag(
+        0, "threads within one operator of a model; 0 lets the runtime choose", int64=True
+    )
+    tensorflow_inter_op_parallelism: int = flag(
+        0, "operators of a model that run at the same time; 0 lets the runtime choose", int64=True
+    )
     use_alts_credentials: bool = flag(False, "secure gRPC with Google's ALTS, which works inside Google Cloud")
-    ssl_config_file: str = flag("", "text-proto file of SSLConfig: TLS, or mutual TLS, for gRPC; re-read as it changes")
+    ssl_config_file: str = flag(
+        "", "text-proto file of SSLConfig: TLS, or mutual TLS, for gRPC; read again when it changes"
+    )
     platform_config_file: str = flag(
         "", "text-proto file of PlatformConfigMap, instead of the flags on batching, sessions and warm-up"
     )
     per_process_gpu_memory_fraction: float = flag(
         0.0,
-        "fraction of the GPU's memory that a model may take if onnxruntime_gpu_memory_limit_mb is 0; 0 is no limit",
+        "fraction of the GPU's memory that a model may use if onnxruntime_gpu_memory_limit_mb is 0; 0 means no limit",
         least=0,
     )
     saved_model_tags: str = flag("serve", "tags of the graph to load from a SavedModel, separated by commas")
@@ -196,7 +206,9 @@ class Config:
         4 * CPUS, "threads for gRPC calls", ignored="a call that waits holds no thread, so there is nothing to limit"
     )
     enable_model_warmup: bool = flag(True, "send a version its warm-up requests before it is served")
-    num_request_iterations_for_warmup: int = flag(0, "times that each warm-up request is sent; 0 or less is once")
+    num_request_iterations_for_warmup: int = flag(
+        0, "number of times that each warm-up request is sent; 0 or less means once"
+    )
     enable_synthetic_warmup: bool = flag(
         True, "run a version that has no warm-up requests on zeros before it is served"
     )
@@ -211,22 +223,24 @@ class Config:
     )
     drift_ratio: float = flag(
         0.01,
-        "share of a model's batches of which a row is compared with the profile.json beside the model; 0 compares none",
+        "share of a model's batches from which one row is compared with the profile.json beside the model; 0 "
+        "compares none",
         least=0,
         most=1,
     )
     trace_endpoint: str = flag(
         "",
-        "OpenTelemetry collector that gets traces by OTLP over gRPC, such as http://localhost:4317; empty makes none",
+        "OpenTelemetry collector to which traces are sent by OTLP over gRPC, such as http://localhost:4317; empty "
+        "turns traces off",
     )
     trace_ratio: float = flag(0.01, "share of the requests without a traceparent that are traced", least=0, most=1)
-    trace_rate: float = flag(100.0, "most requests per second that are traced", least=0)
+    trace_rate: float = flag(100.0, "largest number of requests per second that are traced", least=0)
     enable_page: bool = flag(True, "serve the live page at / of the REST port", tensorflow=False)
     remove_unused_fields_from_bundle_metagraph: bool = flag(
         True, "free the parts of a SavedModel's graph that serving does not need", ignored=ONLY_TENSORFLOW
     )
     prefer_tflite_model: bool = flag(False, "load model.tflite if a version has one next to its SavedModel")
-    num_tflite_pools: int = flag(CPUS, "TFLite interpreters of a model that run at once", by_cpus=True)
+    num_tflite_pools: int = flag(CPUS, "TFLite interpreters of a model that run at the same time", by_cpus=True)
     num_tflite_interpreters_per_pool: int = flag(1, "TFLite interpreters that share one batch")
     enable_signature_method_name_check: bool = flag(
         False, "require that a signature was exported for the call's method"
@@ -241,19 +255,20 @@ class Config:
     thread_pool_factory_config_file: str = flag(
         "", "text-proto file of ThreadPoolFactoryConfig", ignored=ONLY_TENSORFLOW
     )
-    mixed_precision: str = flag("", "number type for SavedModels to compute with", ignored=ONLY_TENSORFLOW)
-    skip_initialize_tpu: bool = flag(False, "leave TPUs as they are found", ignored=ONLY_TENSORFLOW)
+    mixed_precision: str = flag("", "number type that SavedModels compute with", ignored=ONLY_TENSORFLOW)
+    skip_initialize_tpu: bool = flag(False, "do not reset TPUs at the start", ignored=ONLY_TENSORFLOW)
     enable_grpc_healthcheck_service: bool = flag(True, "serve grpc.health.v1 on the port for gRPC", tensorflow=False)
     enable_serialization_as_tensor_content: bool = flag(
-        False, "answer with tensor_content, not with the typed *_val fields"
+        False, "send answers in tensor_content, not in the typed *_val fields"
     )
     rest_api_ssl_config_file: str = flag(
         "",
-        "text-proto file of SSLConfig: TLS, or mutual TLS, for HTTP/REST with headrace-native; re-read as it changes",
+        "text-proto file of SSLConfig: TLS, or mutual TLS, for HTTP/REST with headrace-native; read again when it "
+        "changes",
     )
     rest_api_max_body_mb: int = flag(
         1024,
-        "largest body of an HTTP/REST request, in MB as it is sent",
+        "largest body of an HTTP/REST request as sent, in MB",
         least=1,
     )
     rest_api_json_processes: int = flag(
@@ -274,18 +289,19 @@ class Config:
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     signing: SigningOptions = field(default_factory=SigningOptions, metadata={"prefix": ""})
     auth: AuthOptions = field(default_factory=AuthOptions, metadata={"prefix": "auth_"})
-    drain_seconds: float = flag(30.0, "on SIGTERM, seconds that calls in flight have to finish", least=0)
+    drain_seconds: float = flag(30.0, "seconds that calls in flight have to finish after SIGTERM", least=0)
     lame_duck_seconds: float = flag(
         0.0,
-        "on SIGTERM, seconds in which calls are still taken while health and readiness say no, so that balancers turn "
-        "away first; the drain follows",
+        "seconds after SIGTERM in which calls are still accepted while the health and readiness checks fail, so that "
+        "load balancers send no more calls; the drain follows",
         least=0,
     )
     log_level: str = flag("info", "lowest severity that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = flag("text", "format of log lines: text, or json (one object per line)", choices=("text", "json"))
     access_log: bool = flag(
         False,
-        "log every call with its method, model, status code, milliseconds and id; turns the native fast path off",
+        "log every call with its method, model, status code, duration in milliseconds and ID; turns the native fast "
+        "path off",
     )
     audit_log: str = flag(
         "",
@@ -293,19 +309,20 @@ class Config:
     )
     request_memory_mb: int = flag(
         0,
-        "MB that the server may hold for all callers together: requests that arrive or wait, and answers not yet "
-        "read; 0 is a quarter of the container's memory",
+        "MB that the server may hold for all callers together: requests that are arriving or waiting, and answers "
+        "that have not been read; 0 means a quarter of the container's memory",
         least=0,
     )
     request_expanded_mb: int = flag(256, "largest decompressed gRPC request, in MB; REST's limit is 100", least=1)
     connection_stall_seconds: float = flag(
         60.0,
-        "seconds before a connection that stalls in a request, or does not read its answer, is closed; 0 never",
+        "seconds after which a connection that stalls within a request or does not read its answer is closed; 0 "
+        "means never",
         least=0,
     )
     transport: str = flag(
         "auto",
-        "what carries the bytes: auto (the fastest that is installed), grpcio or native",
+        "implementation of gRPC and REST: auto (the fastest that is installed), grpcio or native",
         choices=("auto", "grpcio", "native"),
     )
     transport_threads: int = flag(
@@ -319,7 +336,7 @@ class Config:
     )
     model_roots: tuple[str, ...] = flag(
         (),
-        "folders and URIs of stores, separated by commas, that base paths named by callers must be in; empty allows "
+        "folders and URIs of stores, separated by commas, in which base paths named by callers must lie; empty allows "
         "any folder and no URI",
     )
     code_roots: tuple[str, ...] = flag(
@@ -340,7 +357,7 @@ class Config:
 
 
 def check(config: Config) -> None:
-    """Refuses values that an option cannot have, and options that contradict each other.
+    """Refuses invalid values, and options that contradict each other.
 
     TF Serving: server.cc and server_core.cc have the texts about its own flags.
 
@@ -357,7 +374,7 @@ def check(config: Config) -> None:
     config.mlflow.check(config.rest_api_port)
     config.auth.check(tls=bool(config.ssl_config_file or config.rest_api_ssl_config_file))
     if config.latency_objective and not config.enable_batching:
-        raise invalid("--latency_objective is kept by batching: it needs --enable_batching")
+        raise invalid("--latency_objective needs --enable_batching, since it works through batching")
     if not (config.model_base_path or config.model_config_file or config.models):
         raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
     parallelism = (

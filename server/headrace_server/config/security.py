@@ -15,13 +15,13 @@ def _are_open(names: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class AuthOptions:
-    """Flags that begin with `auth_`. Without any of them everybody may call."""
+    """Flags that begin with `auth_`. Without any of them, everybody may call."""
 
-    keys_file: str = flag("", "file of API keys, as `headrace keys` writes it; re-read as it changes")
+    keys_file: str = flag("", "file of API keys, as `headrace keys` writes it; read again when it changes")
     policy_file: str = flag(
         "",
-        "TOML file that says who may call what, and how much; re-read as it changes; without it, callers that are "
-        "known may do everything but administer",
+        "TOML file that says who may call what, and how much; read again when it changes; without it, authenticated "
+        "callers may do everything except administer the server",
     )
     jwt_issuer: str = flag("", "OpenID Connect issuer whose tokens are accepted: the URL in their claim `iss`")
     jwt_audience: tuple[str, ...] = flag((), "accepted values, separated by commas, of a token's claim `aud`")
@@ -34,26 +34,26 @@ class AuthOptions:
     certificates: bool = flag(False, "identify clients by their certificates; needs an SSLConfig with client_verify")
     open: tuple[str, ...] = flag(
         ("health",),
-        "what needs no credentials, separated by commas: health, reflection, metrics, page",
+        "services that need no credentials, separated by commas: health, reflection, metrics, page",
         fits=_are_open,
         words=f"a list of {', '.join(OPEN)}",
     )
 
     @property
     def is_on(self) -> bool:
-        """Whether callers have to be known."""
+        """Whether callers must authenticate."""
         return bool(self.keys_file or self.jwt_issuer or self.certificates)
 
     @property
     def guards(self) -> bool:
-        """Whether any call has to be looked at."""
+        """Whether any call has to be checked."""
         return self.is_on or bool(self.policy_file)
 
     def check(self, *, tls: bool) -> None:
         """Refuses options that contradict each other.
 
         Args:
-            tls: Whether an SSLConfig is named.
+            tls: Whether a file with an SSLConfig is given.
 
         Raises:
             ServingError: INVALID_ARGUMENT, with the flag's name.

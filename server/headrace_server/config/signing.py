@@ -1,4 +1,4 @@
-"""Models that are signed or sealed: whose signatures are taken, and where keys come from."""
+"""Signed and sealed models: whose signatures are trusted, and where keys come from."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from headrace_server.errors import invalid
 
 @dataclass(frozen=True, kw_only=True)
 class SigningOptions:
-    """Flags for what is done with a version before it is loaded."""
+    """Flags for the steps before a version is loaded."""
 
     signature_keys: tuple[str, ...] = flag(
         (),
@@ -19,9 +19,9 @@ class SigningOptions:
     signature_roots_file: str = flag(
         "", "TOML file that says for folders of models which keys are trusted, and whether signatures are required"
     )
-    model_keys_file: str = flag("", "file of the keys that sealed models are opened with, one a line in base64")
+    model_keys_file: str = flag("", "file of the keys that open sealed models, one per line in base64")
     model_keys_command: str = flag(
-        "", "command that prints these keys, such as one that asks a key management service; run at each load"
+        "", "command that prints these keys, such as one that asks a key management service; it runs at each load"
     )
 
     def check(self) -> None:
@@ -31,4 +31,4 @@ class SigningOptions:
             ServingError: INVALID_ARGUMENT, with the flag's name.
         """
         if self.require_signatures and not self.signature_keys:
-            raise invalid("--require_signatures needs --signature_keys: the trusted keys")
+            raise invalid("--require_signatures needs --signature_keys, the trusted keys")

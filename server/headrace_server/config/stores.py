@@ -1,4 +1,4 @@
-"""How models are fetched from stores that are no folders."""
+"""How models are fetched from stores other than folders."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class StoreOptions:
         "folder for downloaded models; if empty, headrace in $XDG_CACHE_HOME or in ~/.cache",
     )
     cache_mb: int = flag(
-        0, "MB of disk space for downloaded models; unused ones are deleted to make room; 0 is no limit", least=0
+        0, "MB of disk space for downloaded models; unused ones are deleted to make room; 0 means no limit", least=0
     )
     poll_seconds: float = flag(30.0, "seconds between two scans of a store for new versions", least=1)
-    threads: int = flag(4, "stores that are scanned, and models that are downloaded, at once", least=1)
+    threads: int = flag(4, "stores that are scanned, and models that are downloaded, at the same time", least=1)

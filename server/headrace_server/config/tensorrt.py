@@ -1,4 +1,4 @@
-"""What an operator decides about TensorRT: whether, where, and how an engine is built."""
+"""What an operator sets for TensorRT: whether and where it runs, and how an engine is built."""
 
 import os
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from headrace_batching.option import option
 from headrace_server.config.flag import flag
 
 Range = tuple[int, int, int]
-"""The least, the usual and the largest size of a dimension."""
+"""The smallest, the usual and the largest size of a dimension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorrtOptions:
-    """For engines that are run, and from `precision` on for those that are built. `[tensorrt]` in `model.toml`."""
+    """Options for running engines and, from `precision` on, for building them. `[tensorrt]` in `model.toml`."""
 
     enabled: bool = flag(
         False,
@@ -35,18 +35,18 @@ class TensorrtOptions:
     )
     cuda_graphs: bool = option(False, "launch batches of the allowed sizes as CUDA graphs")
     spin: bool = option(
-        False, "let a batch's thread keep a core busy while the GPU runs it, so that it learns of its end sooner"
+        False, "let a batch's thread keep a core busy while the GPU runs it, so that it notices the end sooner"
     )
     precision: str = option(
         "model",
         "model keeps the types of the ONNX file, fp16 turns its floats into half floats, and bf16 and int8 require a "
-        "file that has such types",
+        "file that has these types",
         choices=("model", "fp16", "bf16", "int8"),
     )
     tf32: bool = option(True, "let float32 products be rounded to TF32")
-    workspace_mb: int = option(0, "MB that one layer may take while it runs; 0 leaves it to TensorRT", least=0)
-    optimization_level: int = option(3, "0 builds fastest, 5 looks longest for the fastest engine", least=0, most=5)
-    opt_batch_size: int = option(0, "rows that the engine is tuned for; 0 is the largest batch", least=0)
+    workspace_mb: int = option(0, "MB of memory that one layer may use while it runs; 0 leaves it to TensorRT", least=0)
+    optimization_level: int = option(3, "0 builds fastest; 5 searches longest for the fastest engine", least=0, most=5)
+    opt_batch_size: int = option(0, "rows that the engine is tuned for; 0 means the largest batch", least=0)
     dimensions: Mapping[str, Range] = option(
         dict,
         "range of each dimension that varies, apart from the batch: by the name that the model gives it, or by "
@@ -56,13 +56,13 @@ class TensorrtOptions:
     )
     cache_folder: str = flag(
         "",
-        "folder in which built TensorRT engines are kept; headrace/tensorrt in the user's cache folder if not given",
+        "folder in which built TensorRT engines are kept (default: headrace/tensorrt in the user's cache folder)",
         for_all=True,
     )
 
     @property
     def cache(self) -> Path:
-        """Where built engines are kept."""
+        """The folder in which built engines are kept."""
         if self.cache_folder:
             return Path(self.cache_folder)
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace" / "tensorrt"

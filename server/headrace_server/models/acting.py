@@ -1,4 +1,4 @@
-"""Threads that load and unload versions, until what is loaded is what is aspired."""
+"""Threads that load and unload versions until the loaded versions are the aspired ones."""
 
 import logging
 import os
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 LoadVersion = Callable[[str, int, Path], Servable]
 
 UNREADY_SECONDS = 0.1
-"""Until a version that waits for other models is tried again."""
+"""Seconds after which a version that waits for other models is tried again."""
 
 CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
 
 
 @dataclass(slots=True)
 class _Threads:
-    """How many actions of one kind may run at once, and how many do."""
+    """The limit on the actions of one kind that run at the same time, and how many are running."""
 
     limit: int
     running: int = 0
@@ -54,18 +54,18 @@ class _Action:
 
 
 class Acting:
-    """A thread that does what the models' policy wants done next, itself or on threads of its own.
+    """A thread that carries out the next action of the models' policy, itself or on other threads.
 
-    A load that failed is tried again later, and until then holds up nothing else.
+    A load that failed is tried again later, and delays nothing else until then.
 
     Args:
-        models: What is aspired, and what is loaded.
+        models: The aspired and the loaded versions of every model.
         load: Makes a servable from a model's name, a version and its folder.
-        options: How many at once, how often, and in which order.
-        clock: For the pauses between tries.
-        publish: Told, under the models' lock, of a model whose versions that serve have changed. It may refuse one
-            that was added.
-        rooms: Who is in memory; None where all may be.
+        options: How many loads at the same time, how many tries, and in which order.
+        clock: Measures the pauses between tries.
+        publish: Called under the models' lock with a model whose versions in service have changed. It may refuse a
+            version that was added.
+        rooms: Which versions are in memory; None if all may be.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class Acting:
         self._thread.start()
 
     def initial_load_done(self) -> None:
-        """From now on as many loads at once as `num_load_threads` says."""
+        """From now on, runs as many loads at the same time as `num_load_threads` says."""
         with self._changed:
             self._loads.limit = self._options.num_load_threads
 
     def stop(self) -> None:
-        """Waits until there is nothing left to do: from now on nothing new is to be aspired.
+        """Waits until there is nothing left to do; nothing new may be aspired from now on.
 
-        Memory that is freed from now on is not given back to the system one version at a time.
+        From now on, freed memory is not returned to the system after each version.
         """
         with self._changed:
             self._stopping = True
@@ -134,7 +134,7 @@ class Acting:
                 self._changed.notify_all()
 
     def _next_when_free(self) -> _Action | None:
-        """Waits for something to do; None once all is done and nothing more is to come."""
+        """Waits for an action; None once all is done and nothing more can come."""
         with self._changed:
             while (action := self._next()) is None:
                 if self._stopping and not self._loads.running and not self._unloads.running:
@@ -144,12 +144,12 @@ class Acting:
             return action
 
     def _pause(self) -> float | None:
-        """Seconds until a load is to be tried again."""
+        """Seconds until the next retry of a load."""
         due = self._agenda.next_due()
         return None if due is None or not self._loads.free else max(0.0, due - self._clock.now())
 
     def _next(self) -> _Action | None:
-        """The next action of any model, already noted as begun; unloads come first, since they free memory."""
+        """The next action of any model, already marked as begun; unloads come first, since they free memory."""
         self._agenda.look(self._clock.now())
         if self._unloads.free and (unload := self._agenda.next_unload()) is not None:
             if self._rooms is not None:
@@ -171,7 +171,7 @@ class Acting:
         return self._action(self._load_version, name, version, self._loads, attempt)
 
     def _load_or_make_room(self, name: str, version: int, rooms: Rooms) -> _Action | None:
-        """A load, or the unload that has to come first; None where something else has to end before.
+        """A load, or the unload that must come before it; None if something else must end first.
 
         Raises:
             NoRoom: Nothing can be unloaded.
@@ -196,13 +196,13 @@ class Acting:
         return self._action(self._unload_version, name, version, self._unloads)
 
     def _refuse(self, error: ServingError, name: str, version: int, attempt: Attempt) -> None:
-        """A version cannot be loaded, however often that is tried."""
+        """A version cannot be loaded, however often it is tried."""
         attempt.files = files_state(attempt.path)
         attempt.failures = self._options.max_num_load_retries
         self._load_failed(name, version, attempt, error)
 
     def _action(self, run: Callable[..., None], name: str, version: int, threads: _Threads, *rest: Attempt) -> _Action:
-        self._changed.notify_all()  # its state has changed
+        self._changed.notify_all()  # the version's state has changed
         kind = "load" if threads is self._loads else "unload"
         return _Action((name, version), kind, partial(run, name, version, *rest), threads)
 
@@ -223,7 +223,7 @@ class Acting:
             log.info("model %s version %d, %s: %s", name, version, signature, declared)
         try:
             admitted = self._admit(name, version, attempt, servable)
-        except Exception as error:  # nor may a version that whoever is told of it cannot serve
+        except Exception as error:  # nor may a version that a listener cannot serve
             free(servable)
             release_memory()
             self._load_failed(name, version, attempt, _failure(error))
@@ -233,7 +233,7 @@ class Acting:
             return
 
     def _admit(self, name: str, version: int, attempt: Attempt, servable: Servable) -> bool:
-        """Lets requests have a version, unless nobody wants it any more."""
+        """Makes a version available to requests, unless it is no longer wanted."""
         with self._changed:
             if attempt.cancelled:
                 return False
@@ -259,7 +259,7 @@ class Acting:
             self._models.by_name[name].end(version, CANCELLED)
 
     def _wait(self, name: str, version: int, attempt: Attempt, error: Unready) -> None:
-        """Tries again soon, which is not a failure: other models come first."""
+        """Schedules another try soon, without counting a failure: other models come first."""
         with self._changed:
             if attempt.cancelled:
                 self._models.by_name[name].end(version, error)
@@ -287,7 +287,7 @@ class Acting:
             model.wait(version, error, self._clock.now() + self._options.load_retry_interval)
 
     def _plan(self, left: int) -> str:
-        """What is going to be done about a failed load, in words."""
+        """Describes what will be done about a failed load."""
         if left <= 0:
             return " (tried again when its files change)"
         return f" (tried {left} more times, {self._options.load_retry_interval:g} s apart, then when its files change)"
@@ -296,7 +296,7 @@ class Acting:
         with self._changed:
             servable = self._models.by_name[name].serving.pop(version)
             self._publish(name)
-            self._changed.notify_all()  # of those who wait until it is gone from the map
+            self._changed.notify_all()  # wakes those who wait until the version has left the map
         if free_in_time(servable):
             log.info("model %s version %d unloaded", name, version)
         if not self._stopping:

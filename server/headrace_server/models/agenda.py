@@ -1,4 +1,4 @@
-"""What is to be done next, of all models, without a look at each of them: only those that have changed are asked."""
+"""What to do next for all models, found by asking only the models that have changed."""
 
 import heapq
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ Item = tuple[str, int]
 
 
 class Agenda:
-    """The next loads and unloads, each in the order in which the models came to want them.
+    """The next loads and unloads, each in the order in which models began to want them.
 
-    The models' lock is held around every use.
+    The caller holds the models' lock around every use.
 
     Args:
-        models: By name.
-        touched: The names of those that have changed since they were asked; emptied here.
+        models: The models, by name.
+        touched: The names of the models that have changed since they were last asked; emptied here.
     """
 
     def __init__(self, models: Mapping[str, Model], touched: dict[str, None]) -> None:
@@ -28,7 +28,7 @@ class Agenda:
         self._due: list[tuple[float, str]] = []
 
     def look(self, now: float) -> None:
-        """Asks the models that have changed, and those of which a load is due to be tried again."""
+        """Asks the models that have changed, and those with a load whose retry is due."""
         while self._due and self._due[0][0] <= now:
             self._touched[heapq.heappop(self._due)[1]] = None
         while self._touched:
@@ -37,15 +37,15 @@ class Agenda:
             self._ask(name, now)
 
     def next_due(self) -> float | None:
-        """When the next load is due to be tried again, as far as is known; None for never."""
+        """When the next retry of a load is due, as far as is known; None for never."""
         return self._due[0][0] if self._due else None
 
     def next_unload(self) -> Item | None:
-        """The first unload that is wanted; whoever takes it changes the model, so that it is asked again."""
+        """The first wanted unload; taking it changes the model, so that the model is asked again."""
         return next(iter(self._unloads.items()), None)
 
     def next_load(self) -> Item | None:
-        """The first load that is wanted; likewise."""
+        """The first wanted load; as for `unload`, taking it changes the model."""
         return next(iter(self._loads.items()), None)
 
     def _ask(self, name: str, now: float) -> None:

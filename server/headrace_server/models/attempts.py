@@ -1,4 +1,4 @@
-"""Loads that are not over, and what has gone wrong with those that have failed."""
+"""Loads that are not finished, and the errors of those that failed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 from headrace_server.models.files_state import FilesState
 
 LONGEST_PAUSE = 60.0
-"""Seconds after which a version that failed, and whose files have changed, is tried again at the latest."""
+"""Seconds after which a failed version whose files have changed is tried again at the latest."""
 
 
 @dataclass(slots=True)
 class Trouble:
-    """What has gone wrong with a version since it was last wanted anew, or available.
+    """The errors of a version since it was last newly wanted, or available.
 
     Attributes:
         said: The last error that was logged.
-        rounds: Times that the last of its tries has failed.
-        files: The state of its files before that try.
-        seen: Their state when they were last looked at.
-        failed_at: When that was, on the manager's clock.
+        rounds: How often the last of the tries has failed.
+        files: The state of the version's files before that try.
+        seen: Their state at the last look.
+        failed_at: The time of the failure, on the manager's clock.
     """
 
     said: str = ""
@@ -28,7 +28,7 @@ class Trouble:
     failed_at: float = 0.0
 
     def ready(self, files: FilesState, now: float) -> bool:
-        """Whether files of this state are worth another try."""
+        """Whether files in this state are worth another try."""
         waited = now - self.failed_at
         if files == self.files or waited < min(2.0 ** (self.rounds - 1), LONGEST_PAUSE):
             return False
@@ -37,15 +37,15 @@ class Trouble:
 
 @dataclass(slots=True)
 class Attempt:
-    """A load that is not over: a try runs, or the next one is awaited.
+    """A load that is not finished: a try is running, or the next one is due later.
 
     Attributes:
         path: The version's folder.
-        files: The state of its files before the last try.
-        failures: Tries that have failed.
-        error: Of the last of them.
-        due: When the next try may begin, on the manager's clock; None while one runs.
-        cancelled: Whether the version was not aspired at some time since the load began.
+        files: The state of the version's files before the last try.
+        failures: The number of failed tries.
+        error: The error of the last failed try.
+        due: When the next try may begin, on the manager's clock; None while a try is running.
+        cancelled: Whether the version was not aspired at some point since the load began.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""What lies under a model's base path: the versions that are there, and those of them that are wanted."""
+"""What a model's base path holds: the versions that exist, and those of them that are wanted."""
 
 import os
 import re
@@ -14,7 +14,7 @@ _VERSION = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
 _INT64 = range(-(1 << 63), 1 << 63)
 
 RECENT_NS = 3_000_000_000
-"""A folder that has changed this short a time before it was listed may change again and show the same time."""
+"""Seconds. A folder that changed less than this before it was listed may change again with the same time."""
 
 
 @dataclass(slots=True)
@@ -22,8 +22,8 @@ class BasePath:
     """One model's base path, and when it last changed before it was listed.
 
     Attributes:
-        model: Whose it is.
-        said: What was wrong at the last look; empty for nothing.
+        model: The model.
+        said: The problem found at the last look; empty if there was none.
     """
 
     model: ModelConfig
@@ -35,9 +35,9 @@ class BasePath:
         self._path = str(self.model.base_path)
 
     def may_have_changed(self) -> bool:
-        """Whether its children may be other ones than at the last `look`, as far as its own time of change tells.
+        """Whether the versions may have changed since the last `look`, judging by the folder's modification time.
 
-        Not every file system keeps that time, so that a base path has to be listed now and then all the same.
+        Not every file system maintains that time, so the base path must still be listed now and then.
         """
         try:
             return os.stat(self._path).st_mtime_ns != self._changed_ns
@@ -45,7 +45,7 @@ class BasePath:
             return True
 
     def look(self) -> tuple[dict[int, Path] | None, str]:
-        """The versions that are there and wanted, each with its folder, and what is wrong; None if nobody can tell."""
+        """The wanted versions that exist, each with its folder, and the problem; None if this cannot be determined."""
         self._changed_ns = None
         try:
             changed = os.stat(self._path).st_mtime_ns
@@ -59,7 +59,7 @@ class BasePath:
 
 
 def versions_under(base_path: Path) -> dict[int, Path]:
-    """The children whose names are int64 numbers; of two with one number, the last in byte order of names.
+    """The children whose names are int64 numbers; of two with the same number, the name that is last in byte order.
 
     Raises:
         OSError: The folder cannot be listed.
@@ -69,14 +69,14 @@ def versions_under(base_path: Path) -> dict[int, Path]:
 
 
 def _versions_of(model: ModelConfig) -> dict[int, Path]:
-    """A model's versions, which is 1 for a base path that is a model's file.
+    """A model's versions; 1 for a base path that is a model's file.
 
-    Where they cannot be listed, those of the versions asked for that are there.
+    If the folder cannot be listed, the requested versions that exist.
 
     TF Serving: AspireSpecificVersionsFastPath.
 
     Raises:
-        OSError: They cannot be listed, and none was asked for that is there.
+        OSError: The versions cannot be listed, and no requested one exists.
     """
     if is_model_file(model.base_path) and model.base_path.is_file():
         return {1: model.base_path}

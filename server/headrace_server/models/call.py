@@ -1,4 +1,4 @@
-"""What comes with a request beside its message, and how a request waits for its answer."""
+"""What accompanies a request besides its message, and how a request waits for its answer."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ class SequenceStep:
     """A request's place in a sequence of requests to a stateful model.
 
     Attributes:
-        id: The sequence's, a number or a text.
-        start: Whether it begins here, with the initial state.
-        end: Whether it ends here, and its state is forgotten.
+        id: The sequence's ID, a number or a string.
+        start: Whether the sequence begins here, with the initial state.
+        end: Whether the sequence ends here, and its state is forgotten.
     """
 
     id: int | str
@@ -24,15 +24,15 @@ class SequenceStep:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What comes with a request beside its message.
+    """What accompanies a request besides its message.
 
     Attributes:
         delivery: Resolves futures of the event loop in which the caller waits.
-        deadline: On the monotonic clock, in seconds; None for none.
-        priority: Whether it goes before or after the others that wait.
+        deadline: On the monotonic clock, in seconds; None if there is none.
+        priority: Whether the request goes before or after the others that wait.
         api: The method's name, for metrics.
-        sequence: Where in which sequence the request is; None for in none.
-        metadata: What the caller of a stream sent beside its messages; empty for any other call.
+        sequence: The request's sequence and its place in it; None if it has none.
+        metadata: The metadata that the caller of a stream sent; empty for any other call.
     """
 
     delivery: LoopDelivery
@@ -43,20 +43,20 @@ class Call:
     metadata: tuple[tuple[str, str | bytes], ...] = ()
 
     def alone(self, inputs: Arrays, choice: tuple[str, ...] | None = None) -> Task:
-        """The request as a task that shares its run with no other.
+        """The request as a task that shares its run with no other request.
 
         Args:
-            inputs: By alias.
-            choice: Aliases of the outputs wanted; None for all.
+            inputs: Arrays by alias.
+            choice: The aliases of the wanted outputs; None for all.
         """
         return Task(inputs, self.delivery, rows=1, deadline=self.deadline, priority=self.priority, choice=choice)
 
     async def answer(self, task: Task, scheduler: Scheduler) -> Arrays:
-        """Puts a task into a queue and waits for its outputs; whoever stops waiting cancels the task.
+        """Puts a task into a queue and waits for its outputs; if the wait is cancelled, so is the task.
 
         Raises:
-            ServingError: The backend refused.
-            BatchingError: The queue did.
+            ServingError: The backend refused the request.
+            BatchingError: The queue refused it.
         """
         future = self.delivery.submit(scheduler, task)
         try:

@@ -1,4 +1,4 @@
-"""What the card of a version has proved of its rows: a trial that was run before, on the very bytes that lie there."""
+"""Reads the test result for independent rows from a version's card, if it was obtained from exactly these files."""
 
 import hashlib
 import json
@@ -12,19 +12,19 @@ from headrace_server.backends.independence import Finding, Verdict
 CARD_FILE = "card.json"
 
 _BESIDE = frozenset({CARD_FILE, "profile.json", "assets.extra"})
-"""What may lie in a version's folder without being a part of the model."""
+"""Files that may lie in a version's folder without belonging to the model."""
 
 _PART = 1 << 20
 
 
 def proved_rows(folder: Path) -> Verdict | None:
-    """The verdict that `headrace convert` or `optimize` wrote into a version's card; None where it proves nothing.
+    """The verdict that `headrace convert` or `optimize` wrote into a version's card; None if it proves nothing.
 
-    A card proves that rows are independent where this headrace's own trial found it, and where the folder's files are,
-    byte for byte, all of those that the card names. Whatever else a card says is not taken from it: the model is tried.
+    A card proves that rows are independent if this version of headrace ran the test, and if the folder holds exactly
+    the files that the card names, byte for byte. Nothing else in a card is trusted: the model is tested instead.
 
     Args:
-        folder: The version's.
+        folder: The version's folder.
     """
     try:
         card = json.loads((folder / CARD_FILE).read_bytes())
@@ -32,9 +32,9 @@ def proved_rows(folder: Path) -> Verdict | None:
         proves = rows["finding"] == Finding.INDEPENDENT and made_by == version("headrace")
         if not proves or not _are_the_files(folder, files):
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no card, or none that headrace has written
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no card, or not one written by headrace
         return None
-    return Verdict(Finding.INDEPENDENT, f"{CARD_FILE} records a trial of these very files")
+    return Verdict(Finding.INDEPENDENT, f"{CARD_FILE} records a trial of exactly these files")
 
 
 def _are_the_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -1,4 +1,4 @@
-"""Reads the model configuration file again, every so often, and applies it."""
+"""Reads the model configuration file again at intervals, and applies it."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class ConfigPoll:
-    """A thread that applies the file at every period, whether or not it changed; what goes wrong is only logged.
+    """A thread that applies the file once per period, whether or not it changed; errors are only logged.
 
     TF Serving: server.cc, PollFilesystemAndReloadConfig.
 
@@ -31,12 +31,12 @@ class ConfigPoll:
         self._thread = Thread(target=self._watch, name="source-config", daemon=True)
 
     def start(self) -> None:
-        """Starts reading, one period from now."""
+        """Starts the thread; it first reads the file one period from now."""
         if self._path and self._seconds > 0:
             self._thread.start()
 
     def stop(self) -> None:
-        """Reads no more; an `apply` that waits for models must have been let go."""
+        """Stops reading; an `apply` that waits for models must have been released before."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -60,7 +60,7 @@ class ConfigPoll:
             self.poll()
 
     def _say(self, complaint: str) -> None:
-        """Logs a complaint once, and not again at every period."""
+        """Logs a warning once instead of once per period."""
         if complaint != self._said and not self._stopping.is_set():
             log.error(complaint)
         self._said = complaint

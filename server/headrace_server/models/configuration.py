@@ -1,4 +1,4 @@
-"""The models to serve, as they were last configured, and how one configuration follows another."""
+"""The configured models, and how one configuration replaces another."""
 
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -31,7 +31,7 @@ _URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://|models:/")
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """The versions that a policy wants, of those that there are; two of one policy are equal."""
+    """Chooses the versions that a policy wants; two choices with the same policy are equal."""
 
     policy: VersionPolicy
 
@@ -40,20 +40,20 @@ class _Chosen:
 
 
 class Configuration:
-    """Applies configurations, one after the other. TF Serving: ServerCore::ReloadConfig.
+    """Applies configurations one after the other. TF Serving: ServerCore::ReloadConfig.
 
     Args:
-        manager: Loads what the source finds, and has the labels.
-        source: Is told of the models.
-        prepare_logging: Checks what is to be logged of each model, and returns what makes it so.
-        configured: Told of the names of the models whenever a configuration has been accepted.
-        labels_to_unavailable: As `Manager.assign_labels` has it.
+        manager: Loads what the source finds, and keeps the labels.
+        source: Told which models to watch.
+        prepare_logging: Checks what is to be logged for each model, and returns a function that puts it into effect.
+        configured: Called with the names of the models whenever a configuration has been accepted.
+        labels_to_unavailable: As in `Manager.assign_labels`.
         rights: What callers may configure.
-        code: Is told of the base paths that the operator has named.
-        mirrors: Fetch models that are in stores; None where there are no stores.
+        code: Told which base paths the operator has named.
+        mirrors: Fetch models from stores; None if there are no stores.
 
     Attributes:
-        models: Those to serve.
+        models: The models to serve.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class Configuration:
     def apply(self, config: ModelServerConfig) -> None:
         """Replaces the models and their labels as a whole, and waits for the models whose names are new. Any thread.
 
-        Labels come first, so that one of a version that is not available refuses all. Models that are not listed any
-        more are unloaded, without waiting for it. A model of which there is no version is waited for until another
-        configuration comes: else a base path that is misspelt would be the last word (TF Serving waits for ever).
+        Labels come first, so that a label on an unavailable version refuses the whole configuration. Models that are no
+        longer listed are unloaded without waiting for the end. A model that has no version is waited for only until
+        another configuration comes; otherwise a misspelt base path could never be corrected (TF Serving waits forever).
 
         Raises:
-            ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, it is refused and what is served stays as it was;
-                UNKNOWN, a new model has no version that loads, and the configuration stays in force all the same.
+            ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused and the old one stays;
+                UNKNOWN if a new model has no version that loads, although the configuration stays in force.
         """
         self.announce(config)()
 
@@ -120,7 +120,7 @@ class Configuration:
         return self._announce(config, lambda: self._waiting > 0)
 
     def apply_at_once(self, config: ModelServerConfig) -> None:
-        """Applies the operator's configuration; a model of which there is no version is not waited for.
+        """Applies the operator's configuration; a model that has no version is not waited for.
 
         Raises:
             ServingError: As for `apply`.
@@ -129,17 +129,17 @@ class Configuration:
         self._announce(config, lambda: True)()
 
     def awaited(self) -> list[ModelConfig]:
-        """The models that are to be served and of which no version was ever found."""
+        """The configured models for which no version was ever found."""
         return [model for model in self.models.wanted() if not self._manager.statuses(model.name)]
 
     def serve(self, model: ModelConfig, *, anew: bool = False) -> VersionStatus | None:
-        """Serves one model as told, until it is withdrawn or another configuration comes. Any thread.
+        """Serves one model as given, until it is withdrawn or another configuration comes. Any thread.
 
-        It is loaded even where models are loaded when they are called.
+        The model is loaded even if models are otherwise loaded when they are called.
 
         Args:
-            model: Listed or not.
-            anew: Whether to unload first what is served of it.
+            model: The model, whether or not it is listed.
+            anew: Whether to unload the model's versions first.
 
         Returns:
             Its highest version that is available or has failed; None if none was found.
@@ -159,9 +159,9 @@ class Configuration:
             return status if awaited is None else awaited.result()
 
     def withdraw(self, name: str) -> None:
-        """Serves a model no more, until it is served again or another configuration lists it. Any thread.
+        """Stops serving a model until it is served again or another configuration lists it. Any thread.
 
-        Returns once no call can find it; the calls that have found it are still answered.
+        Returns once no call can find the model; calls that have found it are still answered.
 
         Raises:
             ServingError: UNAVAILABLE, the server is about to stop.
@@ -170,7 +170,7 @@ class Configuration:
             self._remove(name, ended=False)
 
     def _trust(self, config: ModelServerConfig) -> None:
-        """Takes note of what the operator has configured, whether or not it can be applied."""
+        """Records what the operator has configured, whether or not it can be applied."""
         self._operators = config
         self._code.trust(map(self._base_path, config.model_config_list.config))
 
@@ -196,16 +196,16 @@ class Configuration:
             self._wait(added, since, "model(s)", lambda: impatient() and self._source.has_looked)
 
     def _accept(self, config: ModelServerConfig) -> list[ModelConfig]:
-        """Checks a configuration in TF Serving's order, assigns its labels, and begins to log what it says."""
+        """Checks a configuration in TF Serving's order, assigns its labels, and starts its request logs."""
         self._check_transition(config)
         listed = config.model_config_list.config
         check_models(listed)
         self._check_platforms(listed)
         models = [self._model(model) for model in listed]
         use_logging = self._prepare_logging(listed)
-        # A file that is read again and again must not undo what was asked for since.
+        # A file that is read again and again must not undo what callers asked for since.
         self.models.list_all(models, anew=config != self._current)
-        self._current = config  # also where its labels are refused, as in TF Serving
+        self._current = config  # also if its labels are refused, as in TF Serving
         labels = {model.name: dict(model.version_labels) for model in listed}
         self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)
         use_logging()
@@ -223,7 +223,7 @@ class Configuration:
         return ModelConfig(message.name, path, policy, message.base_path)
 
     def _base_path(self, message: ModelConfigMessage) -> Path:
-        """Where a model's versions are on this machine."""
+        """The folder of a model's versions on this machine."""
         if self._mirrors is not None and is_remote(message.base_path):
             return self._mirrors.path(message.name, message.base_path)
         return as_path(message.base_path.removeprefix("file://"))
@@ -257,7 +257,7 @@ class Configuration:
 
 
 def single_model(name: str, base_path: str) -> ModelServerConfig:
-    """The configuration that the flags for one model stand for."""
+    """The configuration that the flags for a single model stand for."""
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=as_text(base_path), model_platform=PLATFORM)
     return config
@@ -276,10 +276,10 @@ def several_models(models: Iterable[ModelConfig]) -> ModelServerConfig:
 
 
 def first_models(config: Config) -> ModelServerConfig:
-    """The models that a run starts with; what is wrong with their list is said before anything is loaded.
+    """The models that a run starts with; an invalid list is reported before anything is loaded.
 
     Raises:
-        ServingError: The file cannot be read, or INVALID_ARGUMENT: as `check_models`.
+        ServingError: The file cannot be read; INVALID_ARGUMENT as for `check_models`.
     """
     if config.models:
         models = several_models(config.models)
@@ -310,10 +310,10 @@ def check_models(listed: Iterable[ModelConfigMessage]) -> None:
 
 
 def platform_of(model: ModelConfigMessage) -> str:
-    """A model's platform, in either spelling. TF Serving: server_core.cc, GetPlatform.
+    """A model's platform, from either of the two fields. TF Serving: server_core.cc, GetPlatform.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there are none or two, or it is none of TF Serving's.
+        ServingError: INVALID_ARGUMENT, there is no platform or there are two, or it is not one of TF Serving's.
     """
     both = "model_type (deprecated) {} ModelServerConfig::model_platform, model name is " + model.name
     if model.model_type and model.model_platform:

@@ -1,4 +1,4 @@
-"""Keeps a model that requests may end the process with out of the server's own process."""
+"""Keeps a model out of the server's own process if requests may crash the process."""
 
 import logging
 import time
@@ -17,30 +17,30 @@ from headrace_server.processes.isolated import IsolatedBackend
 log = logging.getLogger(__name__)
 
 TRIAL_SECONDS = 2.0
-"""That odd requests are sent to a model of which nothing is known."""
+"""Seconds for testing an unknown model with odd requests."""
 
 RUN_SECONDS = 1.0
-"""That one of them may run."""
+"""Seconds that one of them may run."""
 
 TRIAL_MEMORY = 2 << 30
-"""Bytes that the process of a trial may take beyond the model: some odd requests ask for answers of any size."""
+"""Bytes that the process of a test may use beyond the model: some odd requests ask for answers of any size."""
 
 
 def risks_of(backend: Backend) -> Risks | None:
-    """What a request may do to the process that a model runs in; None for nothing."""
+    """The ways in which a request can harm the process that a model runs in; None if there are none."""
     risks = backend.risks if isinstance(backend, MayEndProcess) else NO_RISKS
     return None if risks == NO_RISKS else risks
 
 
 def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], IsolatedBackend]) -> bool:
-    """Whether a model has to run in a worker process, since a request may end the process that it runs in.
+    """Whether a model must run in a worker process because a request may crash its process.
 
-    A model with an operator that is known for it has to, and one that takes as much memory as a request says. One with
-    an operator of which it is not known is tried in a process that is thrown away.
+    It must if one of its operators is known to crash, or if it uses as much memory as a request asks for. A model with
+    an operator for which this is unknown is tested in a process of its own.
 
     Args:
-        name: The model's, for the log.
-        backend: The model, which has risks; it may be closed.
+        name: The model's name, for the log.
+        backend: The model, which has risks; it may be closed here.
         start_trial: Loads the model in a process of its own, where a run may take `RUN_SECONDS`.
     """
     risks = risks_of(backend) or NO_RISKS
@@ -54,7 +54,7 @@ def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], Iso
     finally:
         trial.close()
     if fatal:
-        _say(name, f"an unusual request ({fatal}) ended the process in which it was tried")
+        _say(name, f"an unusual request ({fatal}) crashed the process in which it was tested")
     return bool(fatal)
 
 
@@ -64,7 +64,7 @@ def _say(name: str, why: str) -> None:
 
 
 def _is_answered_without(signature: Signature, inputs: Arrays) -> bool:
-    """Whether a request never reaches the runtime, as it has no rows."""
+    """Whether a request has no rows and so never reaches the runtime."""
     try:
         return has_no_rows(signature, inputs)
     except BatchingError:
@@ -72,7 +72,7 @@ def _is_answered_without(signature: Signature, inputs: Arrays) -> bool:
 
 
 def _fatal_request(backend: Backend, trial: IsolatedBackend) -> str:
-    """What was odd about a request that has ended the process; empty where none has."""
+    """What was odd about the request that crashed the process; empty if none did."""
     end = time.monotonic() + TRIAL_SECONDS
     for name, signature in backend.signatures.items():
         for what, inputs in odd_requests(signature):
@@ -86,5 +86,5 @@ def _fatal_request(backend: Backend, trial: IsolatedBackend) -> str:
                 if lost.code == Code.INTERNAL:
                     return what
             except ServingError:
-                continue  # as it ought to
+                continue  # as it should
     return ""

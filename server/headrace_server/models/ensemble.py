@@ -1,7 +1,7 @@
 """Models made of other models: arrays pass from step to step in the process, and each step batches with all its calls.
 
-A step is a call of another model. It takes arrays by name, which the request brings or other steps put
-out, and puts out arrays by name. What no step puts out is an input of the whole, what no step takes is an output.
+A step is a call of another model. It takes arrays by name, from the request or from other steps, and produces arrays by
+name. An array that no step produces is an input of the ensemble; one that no step takes is an output.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ RUNTIME = "ensemble"
 
 
 class Member(Protocol):
-    """A servable, as a step calls it."""
+    """A servable, as seen by a step."""
 
     @property
     def batching(self) -> Options | None:
@@ -31,7 +31,7 @@ class Member(Protocol):
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Its entries by name."""
+        """Its signatures by name."""
 
     async def run(self, signature: str, inputs: Arrays, outputs: tuple[str, ...], call: Call) -> Arrays:
         """Computes the outputs of one request."""
@@ -43,13 +43,13 @@ class Member(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What an ensemble asks about other models.
+    """What an ensemble needs from other models.
 
     Attributes:
-        find: From a name and a version, None for the latest, to a servable, leased.
-        lease: The same for a call with a deadline, after a wait for a version that is not in memory.
-        wake: Begins to load such a version, without waiting for it.
-        base_path: Where a model is configured to be; None for one that is not.
+        find: Leases the servable of a name and a version, where None means the latest.
+        lease: As `find`, for a call with a deadline, after waiting for a version that is not in memory.
+        wake: Begins to load such a version without waiting for it.
+        base_path: The configured base path of a model; None for a model that is not configured.
         is_awaited: Whether a model that has no version yet may have one soon.
     """
 
@@ -61,20 +61,20 @@ class Members:
 
 
 class Unready(ServingError):
-    """A version that can be loaded once other models are."""
+    """Raised for a version that can be loaded only after other models."""
 
     def __init__(self, message: str) -> None:
         super().__init__(Code.UNAVAILABLE, message)
 
 
 class Ensemble:
-    """One model made of steps: as much of a backend as a servable needs, and a run that waits for others' batches.
+    """A model composed of steps: what a servable needs of a backend, and a run that waits for others' batches.
 
     Args:
-        steps: In any order.
-        members: Where their models come from.
-        signature: What the steps make up.
-        batching: How large a request may be; None where the steps do not batch.
+        steps: The steps, in any order.
+        members: Finds the models of the steps.
+        signature: The signature of the whole ensemble.
+        batching: The limits on a request's size; None if the steps do not batch.
     """
 
     runtime = RUNTIME
@@ -94,20 +94,20 @@ class Ensemble:
         return {DEFAULT_SIGNATURE: self._signature}
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Refused: a thread that runs batches must not wait for other batches."""
+        """Always refuses: a thread that runs batches must not wait for other batches."""
         raise ServingError(Code.INTERNAL, f"an ensemble has no runs of its own: {signature}, {inputs}, {outputs}")
 
     async def run_steps(self, inputs: Arrays, outputs: Sequence[str], call: Call) -> Arrays:
-        """The outputs of one request; steps that do not depend on each other run at once.
+        """The outputs of one request; steps that do not depend on each other run at the same time.
 
         Args:
-            inputs: By name; they fit the signature.
-            outputs: Those asked for; steps that they do not need are not run.
-            call: Where to answer, and until when.
+            inputs: Arrays by name that fit the signature.
+            outputs: The wanted outputs; steps that they do not need are not run.
+            call: How to deliver the answer, and the deadline.
 
         Raises:
-            ServingError: A step's model is not there, or has failed; the text names it.
-            BatchingError: A step's queue refused.
+            ServingError: A step's model is missing or has failed; the text names it.
+            BatchingError: A step's queue refused the request.
         """
         run = _Run(self._members, self._makers, inputs, call)
         try:
@@ -116,7 +116,7 @@ class Ensemble:
             run.close()
 
     def close(self) -> None:
-        """Nothing: the steps' models are not its own."""
+        """Does nothing: the steps' models do not belong to the ensemble."""
 
 
 class _Run:
@@ -130,14 +130,14 @@ class _Run:
         self._begun: dict[int, asyncio.Task[Arrays]] = {}
 
     async def array(self, name: str) -> Array:
-        """An array by its name, once it is there."""
+        """Waits for an array by its name."""
         if name in self._inputs:
             return self._inputs[name]
         made = await asyncio.shield(self._begin(self._makers[name]))
         return made[name]
 
     def close(self) -> None:
-        """Ends what still runs: somebody has failed, or left."""
+        """Cancels what still runs, after a failure or after the caller has left."""
         for task in self._begun.values():
             task.cancel()
 
@@ -147,7 +147,7 @@ class _Run:
         return self._begun[id(step)]
 
     async def _step(self, step: StepOptions) -> Arrays:
-        for name in step.inputs.values():  # all at once, and not one after the other
+        for name in step.inputs.values():  # all at the same time, not one after the other
             if name not in self._inputs:
                 self._begin(self._makers[name])
         inputs = {alias: await self.array(name) for alias, name in step.inputs.items()}
@@ -165,7 +165,7 @@ class _Run:
 async def _run_member(member: Member, step: StepOptions, inputs: Arrays, call: Call) -> Arrays:
     name = step.signature or DEFAULT_SIGNATURE
     signature = member.signatures.get(name)
-    if signature is None:  # the model has another version now
+    if signature is None:  # the model now has another version
         raise invalid(f"step model {step.model} has no signature {name}")
     wanted = tuple(alias for alias in signature.outputs if alias in step.outputs)
     try:
@@ -178,7 +178,7 @@ def make_ensemble(base_path: Path, steps: Sequence[StepOptions], members: Member
     """The ensemble that a `model.toml` describes.
 
     Raises:
-        LoadError: INVALID_ARGUMENT, it makes no sense; the text names the file and the model or the array.
+        LoadError: INVALID_ARGUMENT, the description is invalid; the text names the file and the model or the array.
         Unready: One of its models has not been loaded yet.
     """
     where = base_path / MODEL_FILE
@@ -196,7 +196,7 @@ def make_ensemble(base_path: Path, steps: Sequence[StepOptions], members: Member
 
 
 def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options | None]:
-    """What a step's model declares, and how it batches."""
+    """The signature of a step's model, and how it batches."""
     try:
         with members.find(step.model, step.version or None) as member:
             name = step.signature or DEFAULT_SIGNATURE
@@ -205,17 +205,17 @@ def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options 
             return member.signatures[name], member.batching
     except NotInMemory as error:
         members.wake(step.model, step.version or None)
-        raise Unready(f"it waits for its step model {step.model}") from error
+        raise Unready(f"waiting for its step model {step.model}") from error
     except ServingError as error:
         if error.code != Code.NOT_FOUND:
             raise
         if members.is_awaited(step.model):
-            raise Unready(f"it waits for its step model {step.model}") from error
+            raise Unready(f"waiting for its step model {step.model}") from error
         raise invalid(f"steps: model {step.model} is not served: {error.message}") from error
 
 
 def _check_cycles(base_path: Path, steps: Sequence[StepOptions], members: Members, above: tuple[Path, ...]) -> None:
-    """Follows the steps of steps: an ensemble must not be a part of itself."""
+    """Follows the steps of steps, since an ensemble must not contain itself."""
     if base_path in above:
         raise invalid(f"steps: a cycle: {' -> '.join(path.name for path in (*above, base_path))}")
     for step in steps:
@@ -227,7 +227,7 @@ def _check_cycles(base_path: Path, steps: Sequence[StepOptions], members: Member
 
 
 class _Wiring:
-    """The arrays between the steps, and what they make up."""
+    """The arrays between the steps, and the signature that results."""
 
     def __init__(self, steps: Sequence[StepOptions], signatures: Sequence[Signature]) -> None:
         self._steps = list(zip(steps, signatures, strict=True))
@@ -236,16 +236,14 @@ class _Wiring:
         self._taken: set[str] = set()
 
     def signature(self) -> Signature:
-        """The signature of the whole."""
+        """The signature of the ensemble."""
         for step, signature in self._steps:
             self._add_outputs(step, signature)
         for step, signature in self._steps:
             self._add_inputs(step, signature)
         outputs = {name: spec for name, (_, spec) in self._made.items() if name not in self._taken}
         if not outputs:
-            raise invalid(
-                "steps: every array that a step puts out is an input of another, so the ensemble has no outputs"
-            )
+            raise invalid("steps: every output of a step is an input of another step, so the ensemble has no outputs")
         batched = all(signature.batched for _, signature in self._steps)
         return Signature(self._inputs, outputs, batched=batched, empty=True)
 
@@ -278,16 +276,16 @@ class _Wiring:
 def _check_fits(name: str, made: TensorSpec, taken: TensorSpec, way: str) -> None:
     if made.dtype != taken.dtype:
         kinds = f"{dtype_name(made.dtype)}, not {dtype_name(taken.dtype)}"
-        raise invalid(f"steps: {name} does not fit on its way from {way}: it is {kinds}")
+        raise invalid(f"steps: {name} does not fit from {way}: it is {kinds}")
     if made.any_rank or taken.any_rank:
         return
     pairs = zip(made.shape, taken.shape, strict=False)
     if len(made.shape) != len(taken.shape) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-        raise invalid(f"steps: {name} does not fit on its way from {way}: {_written(made)} is not {_written(taken)}")
+        raise invalid(f"steps: {name} does not fit from {way}: {_written(made)} is not {_written(taken)}")
 
 
 def _narrower(one: TensorSpec, other: TensorSpec) -> TensorSpec:
-    """What fits both of two declarations that fit each other."""
+    """A shape that satisfies both of two compatible declarations."""
     if one.any_rank or other.any_rank:
         return other if one.any_rank else one
     sizes = (a if b is None else b for a, b in zip(one.shape, other.shape, strict=True))

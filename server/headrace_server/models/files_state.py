@@ -1,4 +1,4 @@
-"""What the files of a version look like from outside, to tell later whether any of them has changed."""
+"""A snapshot of a version's files, to detect later whether any of them has changed."""
 
 import os
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from headrace_server.config.model_toml import MODEL_FILE
 
 FilesState = tuple[tuple[object, ...], ...]
 
-_PASSED_OVER = frozenset({"__pycache__"})  # Python writes it as it loads a model.py
+_PASSED_OVER = frozenset({"__pycache__"})  # Python writes it when it loads a model.py
 
 
 def files_state(version: Path) -> FilesState:
-    """The state of every file and folder of a version, links followed, and of the `model.toml` beside it.
+    """The state of every file and folder of a version, following links, and of the `model.toml` next to it.
 
-    A change of a file's content, size, permissions or target changes the state. What cannot be looked at has the
-    reason for its state, so that this changes, too, once it can be.
+    Any change of a file's content, size, permissions or target changes the state. If something cannot be read, the
+    reason is its state, so that the state changes once it can be read.
 
     Args:
         version: The folder `<base path>/<version>`.
@@ -28,10 +28,10 @@ def _states(path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[obje
     try:
         stat = os.stat(path)
         identity = (stat.st_dev, stat.st_ino)
-        if identity in above:  # a link to a folder that it lies in
+        if identity in above:  # a link to a folder that contains it
             return
         names = sorted(set(os.listdir(path)) - _PASSED_OVER)
-    except OSError:  # a file, or a folder of which the state is that it cannot be listed
+    except OSError:  # a file, or a folder that cannot be listed
         return
     for name in names:
         yield from _states(os.path.join(path, name), above | {identity})

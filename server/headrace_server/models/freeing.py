@@ -1,4 +1,4 @@
-"""The end of versions: they are closed, and those that cannot be in time do not hold up who waits for it."""
+"""Closes versions; one that cannot be closed in time does not delay those who wait."""
 
 import logging
 from threading import Thread
@@ -8,11 +8,11 @@ from headrace_server.models.servable import Servable
 log = logging.getLogger(__name__)
 
 FREE_WITHIN = 10.0
-"""Seconds that whoever unloads waits for the calls of a version, and for its runtime, before it goes on."""
+"""Seconds that an unload waits for a version's calls and for its runtime before it goes on."""
 
 
 def free_in_time(servable: Servable) -> bool:
-    """Closes a version, which may wait for a run that hangs; whether it has been closed in time."""
+    """Closes a version, which may wait for a run that hangs, and returns whether it was closed in time."""
     freeing = Thread(target=free, args=(servable,), name=f"free-{servable.name}-{servable.version}", daemon=True)
     freeing.start()
     freeing.join(FREE_WITHIN)
@@ -22,7 +22,7 @@ def free_in_time(servable: Servable) -> bool:
 
 
 def free(servable: Servable) -> None:
-    """Closes a version; one that cannot be closed is nevertheless gone."""
+    """Closes a version; if that fails, the version is gone nevertheless."""
     try:
         servable.close()
     except Exception:

@@ -1,13 +1,13 @@
-"""Who uses something that is to be freed once nobody does."""
+"""Counts the users of something that is freed once nobody uses it."""
 
 from threading import Condition, Lock
 
 
 class Leases:
-    """Counts those who use it, and waits for them at its end. Any thread.
+    """Counts users, and waits for them at the end. Any thread.
 
     Attributes:
-        retired: Whether its end has come.
+        retired: Whether no more users are accepted.
     """
 
     def __init__(self) -> None:
@@ -22,20 +22,20 @@ class Leases:
         return self._count > 0
 
     def take(self) -> bool:
-        """One user more; False if it is at its end."""
+        """Adds a user; False if no more users are accepted."""
         with self._lock:
             self._count += not self.retired
             return not self.retired
 
     def give_back(self) -> None:
-        """One user less."""
+        """Removes a user."""
         with self._lock:
             self._count -= 1
             if self.retired:
                 self._left.notify_all()
 
     def retire(self) -> None:
-        """Takes no more users, and returns when the last has gone."""
+        """Accepts no more users, and returns when the last one has gone."""
         with self._left:
             self.retired = True
             self._left.wait_for(lambda: not self._count)

@@ -1,4 +1,4 @@
-"""Makes a servable from a version's folder, with the options of its model."""
+"""Creates a servable from a version's folder, with the options of its model."""
 
 import logging
 import time
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 NONE_SAID = IsolationOptions()
 
 HEADROOM_PART = 4
-"""The part of the container's memory, once for each such model, that a model may take which has to be contained."""
+"""The share of the container's memory that each model which must run in a worker process may use."""
 
 BATCHING_FILE = "batching_params.pbtxt"
 
 
 class Asked(NamedTuple):
-    """The version that is to be loaded."""
+    """The version to load."""
 
     name: str
     version: int
@@ -49,18 +49,18 @@ class Loader:
     """What the manager loads versions with.
 
     Args:
-        backend: For the runtime of every model that has no options of its own.
-        threads: Where batches run.
-        batching: For every model; None for no batching.
-        metrics: Where what the servables do is counted.
-        members: What ensembles ask about other models.
-        isolation: For every model that says nothing else.
-        per_model_batching: Whether a version's own `batching_params.pbtxt` goes before `batching`, and a version
-            without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
-        code: Which versions may hold a `model.py`.
-        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements where no padding is
-            known that leaves answers as they are.
-        marks_use: Whether servables keep when they were last used.
+        backend: Options of the runtime for every model that has none of its own.
+        threads: The threads that run batches.
+        batching: Batching parameters for every model; None for no batching.
+        metrics: Counts what the servables do.
+        members: What ensembles need from other models.
+        isolation: For every model that has no options of its own.
+        per_model_batching: Whether a version's own `batching_params.pbtxt` takes precedence over `batching`, and a
+            version without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
+        code: Decides which versions may hold a `model.py`.
+        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements if no padding is known
+            that leaves answers unchanged.
+        marks_use: Whether servables record when they were last used.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class Loader:
         self._overrides: dict[str, Mapping[str, Any]] = {}
 
     def override_batching(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Batches the versions of a model that are loaded from now on with other parameters. Any thread.
+        """Uses other batching parameters for versions of a model that are loaded from now on. Any thread.
 
         Args:
-            name: The model's.
-            parameters: Fields of `Options`; none of them goes back to the operator's.
+            name: The model's name.
+            parameters: Fields of `Options`; an empty mapping restores the operator's.
         """
         self._overrides[name] = parameters
 
@@ -102,7 +102,8 @@ class Loader:
         """Loads a version.
 
         Raises:
-            ServingError: It cannot be loaded; the text names the file. `Unready` where other models come first.
+            ServingError: The version cannot be loaded; the text names the file. `Unready` if other models must be
+                loaded first.
         """
         model = read_model_options(path.parent)
         self._code.check(path, libraries=bool(model.onnxruntime.get("custom_op_libraries")))
@@ -134,7 +135,7 @@ class Loader:
             raise
 
     def _own_timeout(self, backend: Backend, model: ModelOptions) -> float:
-        """Of runs that no worker process sees to."""
+        """The limit on runs that no worker process supervises."""
         own = replace(self._isolation, **model.isolation)
         return 0.0 if isinstance(backend, IsolatedBackend) else own.run_timeout
 
@@ -182,7 +183,7 @@ class Loader:
             raise invalid(f"{path.parent / MODEL_FILE}: batching: {error}") from error
         if batching is None or not batching.pad_variable_length_inputs or self._pad_unproved:
             return batching
-        log.warning("model %s: pad_variable_length_inputs pads only what the trial finds to be exact", name)
+        log.warning("model %s: pad_variable_length_inputs pads only where the trial finds answers unchanged", name)
         return replace(batching, pad_variable_length_inputs=False)
 
 
@@ -201,7 +202,7 @@ def _keep_state(name: str, path: Path, model: ModelOptions, signature: Signature
 
 
 def _read_batching(file: Path, shared: Options) -> Options | None:
-    """The parameters in a version's folder; the threads and the objective are those of all models."""
+    """The parameters in a version's folder; the threads and the objective are the same for all models."""
     if not file.exists():
         return None
     own = read_batching_parameters(str(file), threads=shared.num_batch_threads)

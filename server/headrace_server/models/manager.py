@@ -1,4 +1,4 @@
-"""Which versions serve, by name and by label: the only map from a name to a version."""
+"""The versions that serve, by name and by label: the only map from a name to a version."""
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
@@ -19,18 +19,18 @@ from headrace_server.models.versions import Clock, Models, VersionStatus
 from headrace_server.models.waking import Waited, Waking
 
 Publish = Callable[[str, Mapping[int, Servable], int], None]
-"""Told of a model's name, its versions that are ready, and which one a request without a version is for."""
+"""Called with a model's name, its versions that are ready, and the one for requests without a version."""
 
 Labels = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """Who is told what happens where not all versions may be in memory. Any thread.
+    """Listeners for the case that not all versions fit in memory. Any thread.
 
     Attributes:
-        waited: Of each call that has waited for a load.
-        evicted: Of each version that is unloaded to make room for another.
+        waited: Called for each call that has waited for a load.
+        evicted: Called for each version that is unloaded to make room for another.
     """
 
     waited: Waited = lambda _name, _version, _seconds: None
@@ -38,17 +38,17 @@ class Tallies:
 
 
 class Manager:
-    """Keeps loaded what the source aspires to, on threads of its own.
+    """Keeps the versions loaded that the source aspires to, on threads of its own.
 
-    Requests never wait for it: they read a map of which a model's versions are replaced as a whole.
+    Requests never wait for it: they read a map in which a model's versions are replaced as a whole.
 
     Args:
         load: Makes a servable from a model's name, a version and its folder.
-        options: How many at once, how often, and in which order; None for the defaults.
-        clock: For the pauses between tries, and for timeouts; None for the system's.
-        publish: Told of a model's versions that are ready, whenever they have changed and before any is closed.
-        changed: Told of every change of what can be asked of it. Any thread.
-        tallies: Told what happens where not all versions may be in memory.
+        options: How many loads at the same time, how many tries, and in which order; None for the defaults.
+        clock: Measures pauses between tries, and timeouts; None for the system's clock.
+        publish: Called with a model's versions that are ready, whenever they have changed and before any is closed.
+        changed: Called at every change of what the manager can be asked. Any thread.
+        tallies: Listeners for the case that not all versions fit in memory.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class Manager:
         self._acting.start()
 
     def initial_load_done(self) -> None:
-        """From now on as many loads at once as `num_load_threads` says."""
+        """From now on, runs as many loads at the same time as `num_load_threads` says."""
         self._acting.initial_load_done()
 
     def let_go(self) -> None:
-        """Lets those go who wait for models: the server is about to stop."""
+        """Releases those who wait for models, because the server is about to stop."""
         self._settling.let_go()
 
     def stop(self) -> None:
-        """Unloads everything, waiting for the calls that still run and the loads that have begun."""
+        """Unloads everything, after waiting for the running calls and the loads that have begun."""
         self._settling.let_go()
         with self._models.changed:
             self._stopping = True
@@ -98,22 +98,22 @@ class Manager:
         self._acting.stop()
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
-        """Says which versions of a model should be served, from now on. Any thread."""
+        """Sets the versions of a model that should be served from now on. Any thread."""
         with self._models.changed:
             if not self._stopping:
                 self._models.aspire(name, versions)
 
     def servable(self, name: str, version: int | str | None = None) -> Servable:
-        """A version, leased: it stays loaded until the end of the `with` block that it is to be used in.
+        """Leases a version: it stays loaded until the end of the `with` block.
 
         Args:
-            name: The model's.
-            version: Which one, by number or by label; None for the highest that is ready.
+            name: The model's name.
+            version: The version's number or label; None for the highest that is ready.
 
         Raises:
-            NotInMemory: It is loaded when it is called, and has not been, or has had to make room.
-            ServingError: NOT_FOUND; INVALID_ARGUMENT for a label that the model has not. TF Serving: basic_manager.cc
-                and server_core.cc have the texts.
+            NotInMemory: The version is loaded when it is called, and is not in memory now.
+            ServingError: NOT_FOUND; INVALID_ARGUMENT for a label that the model does not have. TF Serving:
+                basic_manager.cc and server_core.cc have the texts.
         """
         if isinstance(version, str):
             version = self._labelled(name, version)
@@ -128,19 +128,19 @@ class Manager:
                 raise not_found(f"Servable not found for request: {wanted}")
             if servable.lease():
                 return servable
-            # It is being unloaded, so the map has been replaced since we read it.
+            # The version is being unloaded, so the map has been replaced since it was read.
 
     async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
-        """As `servable`, after a wait for a version that is not in memory.
+        """As `servable`, after waiting for a version that is not in memory.
 
         Args:
-            name: The model's.
-            version: Which one, by number or by label; None for the highest that can be called.
-            deadline: When to give up, on the monotonic clock; None for never.
+            name: The model's name.
+            version: The version's number or label; None for the highest that can be called.
+            deadline: When to give up, on the monotonic clock; None means never.
 
         Raises:
-            ServingError: As `servable`; DEADLINE_EXCEEDED, it was not loaded in time; RESOURCE_EXHAUSTED, it finds no
-                room.
+            ServingError: As for `servable`; DEADLINE_EXCEEDED if the version was not loaded in time; RESOURCE_EXHAUSTED
+                if there is no room for it.
         """
         try:
             return self.servable(name, version)
@@ -148,14 +148,13 @@ class Manager:
             return await self._waking.until_found(partial(self.servable, name, version), error, deadline)
 
     def begin_load(self, name: str, version: int | None = None) -> Future[VersionStatus] | None:
-        """Begins to load a version that is not in memory; what becomes of it. Any thread.
+        """Begins to load a version that is not in memory, and returns the outcome as a future. Any thread.
 
         Args:
-            name: The model's.
-            version: Which one; None for the one that a call without a version is for.
+            name: The model's name.
+            version: The version; None for the one that calls without a version go to.
 
-        Returns:
-            None where it is in memory, or cannot be loaded.
+        Returns: None if the version is in memory, or cannot be loaded.
         """
         with self._models.changed:
             served = self._served.get(name, NOTHING)
@@ -166,10 +165,10 @@ class Manager:
             return self._models.by_name[name].await_load(number)
 
     def load(self, name: str) -> None:
-        """Loads the version that a call without a version is for, and returns when it is in memory. Any thread.
+        """Loads the version that calls without a version go to, and returns when it is in memory. Any thread.
 
         Raises:
-            ServingError: It cannot be loaded.
+            ServingError: The version cannot be loaded.
         """
         awaited = self.begin_load(name)
         status = None if awaited is None else awaited.result()
@@ -178,22 +177,22 @@ class Manager:
             raise ServingError(code, f"model {name} version {status.version} cannot be loaded: {text}")
 
     def sizes(self) -> list[tuple[tuple[str, int], int]]:
-        """The versions in memory, where not all may be, and the bytes that each is taken to need."""
+        """The versions in memory and their estimated sizes in bytes, if not all may be in memory."""
         if self.rooms is None:
             return []
         with self._models.changed:
             return [(item, held.size) for item, held in self.rooms.held.items()]
 
     def at_rest(self) -> int:
-        """How many versions are loaded when they are called, and are not in memory."""
+        """The number of versions that are loaded when they are called, and are not in memory."""
         return sum(len(served.awaited) for served in list(self._served.values()))
 
     def assign_labels(self, labels: Labels, *, to_unavailable: bool) -> None:
-        """Replaces the labels of all models, or none of them.
+        """Replaces the labels of all models, or, on an error, none of them.
 
         Args:
             labels: For each model, the version of each label.
-            to_unavailable: Whether a label that is new, or stays with its version, may name one that is not available.
+            to_unavailable: Whether a label that is new or unchanged may name a version that is not available.
 
         Raises:
             ServingError: FAILED_PRECONDITION, a version is not available. TF Serving: server_core.cc.
@@ -212,17 +211,17 @@ class Manager:
             self._changed()
 
     def statuses(self, name: str) -> list[VersionStatus]:
-        """Every version of a model that there ever was, the highest first; empty for a model never seen."""
+        """Every version of a model that ever existed, the highest first; empty for an unknown model."""
         with self._models.changed:
             return self._models.statuses(name)
 
     def names(self) -> list[str]:
-        """Every model that there ever was."""
+        """The names of all models that ever existed."""
         with self._models.changed:
             return list(self._models.by_name)
 
     def mark(self) -> int:
-        """The present, for `wait_settled`."""
+        """The number of the latest event, for `wait_settled`."""
         return self._models.mark()
 
     def wait_settled(
@@ -231,23 +230,23 @@ class Manager:
         """Waits until each model has a version that is available or has failed; the highest such one of each.
 
         Args:
-            names: The models'.
+            names: The models' names.
             since: Failures before this `mark` do not count.
             timeout: Seconds; None waits without limit, as TF Serving does at start-up.
 
         Raises:
-            TimeoutError: It did not happen in time.
+            TimeoutError: The models did not settle in time.
             ServingError: UNAVAILABLE, the server is about to stop.
         """
         return self._settling.wait(names, since, timeout)
 
     def wait_settled_unless(self, names: Collection[str], since: int, given_up: Callable[[], bool]) -> Settled:
-        """The same, but None for a model that has none, once waiting is given up and none has a version under way.
+        """As `wait_settled`, but returns None for a model without versions once `given_up` says so.
 
         Args:
-            names: The models'.
+            names: The models' names.
             since: Failures before this `mark` do not count.
-            given_up: Whether a model without any version is to be waited for no longer; asked again at each `wake`.
+            given_up: Whether to stop waiting for a model without any version; asked again at each `wake`.
 
         Raises:
             ServingError: UNAVAILABLE, the server is about to stop.
@@ -255,16 +254,16 @@ class Manager:
         return self._settling.wait_unless(names, since, given_up)
 
     def looked(self) -> None:
-        """Takes note of a look at the base paths that has ended: what failed and has changed since is begun anew."""
+        """Records that a look at the base paths has ended, and restarts failed versions whose files have changed."""
         self._retrying.look()
         self._settling.wake()
 
     def wait_withdrawn(self, name: str, *, ended: bool = False) -> None:
-        """Waits until no version of a model that is not aspired any more can be called.
+        """Waits until no version of a model that is no longer aspired can be called.
 
         Args:
-            name: The model's.
-            ended: Whether to wait for the end of every version, too: until its memory is free.
+            name: The model's name.
+            ended: Whether to wait for the end of every version too, until its memory is free.
 
         Raises:
             ServingError: UNAVAILABLE, the server is about to stop.
@@ -272,7 +271,7 @@ class Manager:
         self._settling.wait_withdrawn(name, ended=ended)
 
     def wake(self) -> None:
-        """Makes those who wait for models ask again whether they have given up. Any thread."""
+        """Makes those who wait for models check again whether to give up. Any thread."""
         self._settling.wake()
 
     def _labelled(self, name: str, label: str) -> int:
@@ -287,7 +286,7 @@ class Manager:
         return status is not None and status.state.can_be_called
 
     def _publish(self, name: str) -> None:
-        """Lets requests have what of a model can be called now; whoever is told is told of changes alone."""
+        """Makes the callable versions of a model visible to requests; listeners are only told of changes."""
         before, served = self._served.get(name, NOTHING), self._served_of(self._models.by_name[name])
         self._served[name] = served
         if self._tell is not None and (served.latest, served.ready) != (before.latest, before.ready):

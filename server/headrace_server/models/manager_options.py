@@ -1,4 +1,4 @@
-"""How a manager loads versions: how many at once, how often, in which order, and how many may be in memory."""
+"""How a manager loads versions: how many at the same time, how often, in which order, and how many may be in memory."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,15 @@ class ManagerOptions:
     """How versions are loaded. TF Serving: the flags of the same names.
 
     Attributes:
-        num_load_threads: Loads at once; 0 is one at a time on the manager's own thread, which does nothing meanwhile.
-        num_unload_threads: Unloads at once; 0 likewise.
-        num_initial_load_threads: Loads at once until `initial_load_done`.
-        max_num_load_retries: Tries after the first one that failed.
+        num_load_threads: Loads at the same time; 0 is one at a time on the manager's own thread, which does nothing
+            else meanwhile.
+        num_unload_threads: Unloads at the same time; 0 as for loads.
+        num_initial_load_threads: Loads at the same time until `initial_load_done`.
+        max_num_load_retries: Tries after the first failure.
         load_retry_interval: Seconds between two tries.
-        policy: What to do next for one model.
-        bounds: How much may be in memory; none loads every version as it appears, else when it is called.
+        policy: Decides what to do next for one model.
+        bounds: How much may be in memory; without bounds, every version is loaded as it appears, otherwise when it is
+            called.
     """
 
     num_load_threads: int = 0
@@ -35,7 +37,7 @@ class ManagerOptions:
 
     @classmethod
     def of(cls, config: Config) -> "ManagerOptions":
-        """Those of a run."""
+        """The options of a run."""
         return cls(
             num_load_threads=config.num_load_threads,
             num_unload_threads=config.num_unload_threads,

@@ -1,4 +1,4 @@
-"""Freed memory, back to the system: C's allocator would rather keep it."""
+"""Returns freed memory to the system, since C's allocator tends to keep it."""
 
 import asyncio
 import ctypes
@@ -11,11 +11,11 @@ from headrace_server.metrics.heap import read_memory
 LOOK_SECONDS = 5.0
 
 WORTH_BYTES = 64 << 20
-"""What has to be free before it is given back, and no less than a quarter of what is used: it may be needed again."""
+"""Bytes that must be free before they are returned, and at least a quarter of what is used: it may be needed again."""
 
 
 def release() -> None:
-    """Returns what is free in C's heap to the system, where its library can (glibc); a matter of milliseconds.
+    """Returns free memory in C's heap to the system if the C library can (glibc); takes milliseconds.
 
     TF Serving: SimpleLoader releases memory to the system after an unload.
     """
@@ -26,11 +26,11 @@ def release() -> None:
 
 
 class Trimmer:
-    """Gives back what large requests and answers have left free, while the server runs. In one event loop.
+    """Returns memory that large requests and answers have left free while the server runs. In one event loop.
 
     Args:
-        read: Gives the memory of the process, by kind.
-        release: Gives back what is free.
+        read: Returns the memory use of the process, by kind.
+        release: Returns free memory to the system.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class Trimmer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Looks now and then from now on."""
+        """Starts checking at intervals."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Looks no more."""
+        """Stops checking."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
 
     def trim(self) -> bool:
-        """Gives back what is free, if that is worth it; whether it was. Any thread."""
+        """Returns free memory to the system if that is worthwhile; returns whether it did. Any thread."""
         memory = self._read()
         free = memory.get("heap_free", 0)
         if free < WORTH_BYTES or 4 * free < memory.get("heap_used", 0):

@@ -1,4 +1,4 @@
-"""Answers to requests without rows, which runtimes never see: some abort the whole process on them."""
+"""Answers requests without rows, which never reach a runtime because some runtimes crash on them."""
 
 from collections.abc import Awaitable, Callable
 from itertools import islice
@@ -11,16 +11,19 @@ from headrace_server.backends.signature import Signature
 from headrace_server.errors import ServingError, invalid
 
 MAX_SHAPES = 64
-"""Shapes of answers that one version remembers."""
+"""The number of answer shapes that one version remembers."""
 
 MAX_ROW_BYTES = 64 << 10
-"""The largest row that is run where the caller chooses its shape: a request without rows costs its caller nothing."""
+"""The largest row in bytes that is run if the caller chooses its shape.
+
+A request without rows costs its caller nothing.
+"""
 
 Run = Callable[[Arrays], Awaitable[Arrays]]
 
 
 def has_no_rows(signature: Signature, inputs: Arrays) -> bool:
-    """Whether a request that fits its signature asks for nothing.
+    """Whether a request that fits its signature has no rows.
 
     Raises:
         InvalidTask: Some inputs have rows and others have none.
@@ -31,9 +34,9 @@ def has_no_rows(signature: Signature, inputs: Arrays) -> bool:
 
 
 class NoRows:
-    """What one version answers where there are no rows: the shapes and dtypes of a run of one row of zeros.
+    """The answers of one version to requests without rows: shapes and dtypes come from a run with one row of zeros.
 
-    Any number of callers in one event loop. Shapes are remembered, so that a caller who repeats himself costs no runs.
+    Any number of callers in one event loop. Shapes are remembered, so that a repeated request costs no runs.
     """
 
     def __init__(self) -> None:
@@ -42,17 +45,17 @@ class NoRows:
     async def answer(
         self, name: str, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], run: Run
     ) -> Arrays:
-        """The outputs, of no rows.
+        """The outputs, which have no rows.
 
         Args:
-            name: The signature's.
-            signature: What the inputs fit.
-            inputs: Of no rows, by alias.
-            outputs: The aliases that are asked for.
+            name: The signature's name.
+            signature: The signature that the inputs fit.
+            inputs: Arrays without rows, by alias.
+            outputs: The aliases of the wanted outputs.
             run: Computes them for one row.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a row would be too large to find out; or the run's own.
+            ServingError: INVALID_ARGUMENT, a row would be too large to run; or the error of the run.
         """
         shapes = tuple(sorted((alias, array.shape[1:]) for alias, array in inputs.items()))
         key = (name, outputs, shapes)
@@ -75,7 +78,7 @@ async def _learn(signature: Signature, inputs: Arrays, outputs: tuple[str, ...],
         if declared is None:
             raise
         return declared
-    # Copies: a view would keep the whole answer's memory.
+    # copies, since a view would keep the whole answer in memory
     return {alias: array[:0].copy() for alias, array in results.items()}
 
 
@@ -85,7 +88,7 @@ def _one_row(array: Array) -> Array:
 
 
 def _as_declared(signature: Signature, outputs: tuple[str, ...]) -> Arrays | None:
-    """For a model that does not run on zeros; None where the declaration leaves a dimension open."""
+    """The shapes for a model that does not run on zeros; None if the declaration leaves a dimension open."""
     specs = {alias: signature.outputs[alias] for alias in outputs}
     if any(spec.fixed is None for spec in specs.values()):
         return None

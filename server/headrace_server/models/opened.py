@@ -1,4 +1,4 @@
-"""Loads versions that are signed or sealed: from files in memory that have been verified and unsealed."""
+"""Loads signed or sealed versions from verified and unsealed files in memory."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from headrace_server.security.models.opening import Opened, Opener
 
 
 def opened_before(load: LoadVersion, opener: Opener, code: CodeTrust) -> LoadVersion:
-    """As `load`, but of what an opener makes of each version.
+    """Like `load`, but loads what an opener returns for each version.
 
     Args:
-        load: Loads, and warms up.
-        opener: Verifies and unseals.
-        code: Which versions may hold code: what is opened may if what was found may.
+        load: Loads and warms up a version.
+        opener: Verifies and unseals a version.
+        code: Which versions may hold code; an opened version may if the original version may.
     """
 
     def load_opened(name: str, version: int, path: Path) -> Servable:
@@ -45,12 +45,12 @@ def opened_before(load: LoadVersion, opener: Opener, code: CodeTrust) -> LoadVer
 
 
 def _check_libraries(opened: Opened) -> None:
-    """Refuses code that nobody has signed.
+    """Refuses code that is not signed.
 
     Raises:
-        LoadError: FAILED_PRECONDITION, the model's options name some.
+        LoadError: FAILED_PRECONDITION, the model's options name such code.
     """
     if opened.signed and read_model_options(opened.path.parent).onnxruntime.get("custom_op_libraries"):
         file = opened.original.parent / MODEL_FILE
-        text = f"{file} names custom_op_libraries, which are code that no signature is for, and signatures are required"
+        text = f"{file} names custom_op_libraries, which are code without a signature, but signatures are required"
         raise LoadError(Code.FAILED_PRECONDITION, text)

@@ -1,4 +1,4 @@
-"""The models to serve: those that the configuration lists, and what was asked for by name since."""
+"""The models to serve: those in the configuration, and what was requested by name since."""
 
 from collections.abc import Iterable
 
@@ -6,25 +6,25 @@ from headrace_server.config.run import ModelConfig, VersionPolicy
 
 
 class Overlay:
-    """Models by name. The methods that change it are called under a lock of the caller's; the others on any thread."""
+    """Models by name. Callers hold a lock around the methods that change it; the others are for any thread."""
 
     def __init__(self) -> None:
         self._listed: dict[str, ModelConfig] = {}
-        self._asked: dict[str, ModelConfig | None] = {}  # None for one that is not to be served
+        self._asked: dict[str, ModelConfig | None] = {}  # None for a model that is not to be served
 
     def list_all(self, models: Iterable[ModelConfig], *, anew: bool) -> None:
-        """Takes note of what the configuration lists.
+        """Records what the configuration lists.
 
         Args:
-            models: All of them.
-            anew: Whether it replaces what was asked for by name, too.
+            models: All models in the configuration.
+            anew: Whether it also replaces what was requested by name.
         """
         if anew:
             self._asked.clear()
         self._listed = {model.name: model for model in models}
 
     def ask(self, name: str, model: ModelConfig | None) -> None:
-        """Takes note of what is asked for by name; None for a model that is not to be served."""
+        """Records what is requested by name; None for a model that is not to be served."""
         self._asked[name] = model
 
     def listed(self, name: str) -> ModelConfig | None:
@@ -32,7 +32,7 @@ class Overlay:
         return self._listed.get(name)
 
     def served(self, name: str) -> ModelConfig | None:
-        """A model as it is served, or was to be before its versions failed; None for one that is not to be served."""
+        """A model as it is served, or was before its versions failed; None for one that is not to be served."""
         return self._asked[name] if name in self._asked else self._listed.get(name)
 
     def policy_of(self, name: str) -> VersionPolicy | None:

@@ -1,4 +1,4 @@
-"""What a PATH on the command line stands for: a model's file, a version's folder, a base path, or a folder of these."""
+"""Interprets a PATH of the command line: a model's file, a version's folder, a base path, or a folder of these."""
 
 import os
 from dataclasses import replace
@@ -12,19 +12,19 @@ from headrace_server.security.models.names import SEALED_FILE
 from headrace_server.stores.uris import STORES, is_remote, name_of
 
 SHOWN = 6
-"""Names of a folder that an error lists."""
+"""The most names of a folder's content that an error lists."""
 
 
 def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:
     """The models that paths stand for, each with its name and its base path, in order.
 
-    - A file (`iris.onnx`, `net.tflite`, `net.plan`, `model.py`): version 1 of a model called by the file's stem, or by
-      the folder's name where the stem is `model`.
-    - A folder that holds a model file: the same, called by the folder's name.
+    - A file (`iris.onnx`, `net.tflite`, `net.plan`, `model.py`): version 1 of a model named after the file's stem, or
+      after the folder if the stem is `model`.
+    - A folder that holds a model file: the same, named after the folder.
     - A base path, with numbered folders: its versions, by the usual policy.
-    - A numbered folder: that version of the model around it.
+    - A numbered folder: that version of the model in the parent folder.
     - A folder of such files and folders: each of them.
-    - A URI of a store: the model there, called by the URI's last part.
+    - A URI of a store: the model there, named after the last part of the URI.
 
     Args:
         paths: Relative ones are taken from the working directory; `~` is the home folder.
@@ -56,7 +56,7 @@ def _models_at(text: str) -> list[ModelConfig]:
         )
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if not path.exists():
-        raise not_found(f"{path}: there is no such file or folder")
+        raise not_found(f"there is no file or folder {path}")
     if found := _model_at(path):
         return [found]
     models = [model for child in _children(path) if not _lettered(child.name) and (model := _model_at(child))]
@@ -66,7 +66,7 @@ def _models_at(text: str) -> list[ModelConfig]:
 
 
 def _model_at(path: Path) -> ModelConfig | None:
-    """The one model that a file or a folder is; None for one that is none."""
+    """The single model that a file or a folder holds; None if it holds none."""
     if path.is_file():
         return ModelConfig(_name_of(path), path) if is_model_file(path) else None
     names = set(os.listdir(path)) if os.access(path, os.R_OK | os.X_OK) else set()
@@ -99,7 +99,7 @@ def _children(path: Path) -> list[Path]:
 
 
 def _lettered(name: str) -> bool:
-    """Whether a folder is called as people call versions, and the server does not."""
+    """Whether a folder is named as people name versions, such as `v1`, which the server does not accept."""
     return name[:1] in ("v", "V") and name[1:].isdecimal()
 
 

@@ -1,7 +1,7 @@
-"""Which requests are plain: the native transport decodes and answers them, and nobody in Python looks at each.
+"""Which requests are plain: the native transport decodes and answers them without a look by Python code.
 
-All of that decision on this side stands here: by model (`may_be_plain`) and by signature (`takes_plain`). What remains
-is for the native half to decide from a request's bytes.
+The whole decision on the Python side is made here: by model (`may_be_plain`) and by signature (`takes_plain`). The
+native half decides the rest from a request's bytes.
 """
 
 from collections.abc import Callable, Collection
@@ -16,13 +16,14 @@ from headrace_server.metrics.calls import CountCalls, Tallied
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """What is to be known of a signature whose requests join a queue without being looked at twice.
+    """What the native transport needs to decode and enqueue a signature's requests by itself.
 
     Attributes:
-        lane: The queue's part that they join, all outputs asked for.
-        signature: What they are checked against.
-        max_rows: Rows that one may have; None where each runs by itself, whatever its axis 0 is.
-        answers: From who counts calls, and their method, to who is told of those that the model has answered.
+        lane: The part of the queue that they join, with all outputs requested.
+        signature: The signature that requests are checked against.
+        max_rows: The most rows of a request; None if each runs by itself, whatever its axis 0 is.
+        answers: Returns, for a counter of calls and a method, the function to call for requests that the model has
+            answered.
         refused: Counts a request that was turned away.
         queued: Whether callers know of a queue: TF Serving has none without batching.
     """
@@ -39,19 +40,19 @@ def may_be_plain(model: str, *, checks_methods: bool, logs: Callable[[str], bool
     """Whether a model's requests can be plain.
 
     Args:
-        model: Its name.
+        model: The model's name.
         checks_methods: Whether the method of each request's signature is checked.
-        logs: Whether requests for a model of that name are logged.
+        logs: Whether requests for the model with that name are logged.
     """
     return not checks_methods and not logs(model)
 
 
 def takes_plain(signature: Signature, options: Options | None, dtypes: Collection[int]) -> bool:
-    """Whether a signature's requests can be plain; options that cut tasks in pieces, or pad them, ask to see each.
+    """Whether a signature's requests can be plain; options that split or pad tasks need to see each of them.
 
     Args:
         signature: The signature.
-        options: How its requests become batches; None for one by one.
+        options: How its requests become batches; None if each runs by itself.
         dtypes: The element types that are decoded outside the interpreter.
     """
     specs = (*signature.inputs.values(), *signature.outputs.values())

@@ -1,4 +1,4 @@
-"""Which versions serve, and what of that the transport is told, which answers plain calls unseen."""
+"""Tracks which versions serve, and which of them the transport may answer by itself."""
 
 from collections.abc import Callable, Collection, Mapping
 from threading import Lock
@@ -6,19 +6,19 @@ from threading import Lock
 from headrace_server.models.servable import Servable
 
 Tell = Callable[[str, Mapping[int, Servable], int], None]
-"""Told of a model's name, its versions, and which one a call without a version is for."""
+"""Called with a model's name, its versions, and the one for calls without a version."""
 
 
 class Publishing:
-    """Keeps which versions serve, and tells the transport of those whose calls nobody else has to see. Any thread.
+    """Keeps the versions that serve, and tells the transport which models' calls it may answer by itself. Any thread.
 
     Args:
-        tell: The transport's: replaces what it knows of one model.
-        is_plain: Whether the calls of a model, by its name, need not be seen.
+        tell: Replaces what the transport knows of one model.
+        is_plain: Whether the transport may answer the calls of a model, given by name.
 
     Attributes:
         serving: The versions that serve, by model and by number.
-        latest: Which of them a call without a version is for, by model.
+        latest: The version that calls without a version go to, by model.
     """
 
     def __init__(self, tell: Tell, is_plain: Callable[[str], bool]) -> None:
@@ -36,7 +36,7 @@ class Publishing:
             self._publish(name)
 
     def again(self, names: Collection[str]) -> None:
-        """Tells of models once more: whether their calls have to be seen may have changed."""
+        """Tells the transport about models once more, since whether it may answer their calls can have changed."""
         with self._lock:
             for name in names:
                 self._publish(name)

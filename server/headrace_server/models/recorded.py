@@ -1,4 +1,4 @@
-"""The inputs of real requests: those in a version's warm-up file."""
+"""Reads the inputs of real requests from a version's warm-up file."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -15,13 +15,13 @@ from headrace_server.models.tfrecord import read_records
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 
 MOST = 16
-"""Records that are read."""
+"""The most records that are read."""
 
 
 def recorded_inputs(folder: Path, signatures: Mapping[str, Signature]) -> dict[str, list[Arrays]]:
     """Up to so many requests of each signature, by its name: those that fit it, and have as many rows in each input.
 
-    A file that is not there, or is corrupt, gives none: that is for whoever warms the version up to say.
+    A missing or corrupt file gives none: the warm-up reports the error.
     """
     found: dict[str, list[Arrays]] = {name: [] for name in signatures}
     try:
@@ -36,7 +36,7 @@ def recorded_inputs(folder: Path, signatures: Mapping[str, Signature]) -> dict[s
 
 
 def inputs_of(log: PredictionLog) -> tuple[str, Arrays]:
-    """The signature that a logged request names, and its inputs; no name and none for a kind that has no arrays."""
+    """The signature that a logged request names, and its inputs; both are empty for a kind without arrays."""
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         request = log.predict_log.request

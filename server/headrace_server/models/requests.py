@@ -1,4 +1,4 @@
-"""How a request that fits its signature runs: in a batch with others where it may, by itself where not."""
+"""How a request that fits its signature runs: in a batch with others if possible, otherwise by itself."""
 
 from collections.abc import Mapping
 
@@ -15,9 +15,9 @@ class Requests:
     """Runs the requests of one version, whose dtypes and shapes have been checked.
 
     Args:
-        signatures: The version's, by name.
-        schedulers: Where requests wait for their run.
-        batching: How they become batches, fitted to the backend; None runs every request by itself.
+        signatures: The version's signatures, by name.
+        schedulers: The queues in which requests wait.
+        batching: How requests become batches, adapted to the backend; None runs every request by itself.
     """
 
     def __init__(self, signatures: Mapping[str, Signature], schedulers: Schedulers, batching: Options | None) -> None:
@@ -33,11 +33,11 @@ class Requests:
             signature: The name of one of the signatures.
             inputs: An array for each of its inputs, by alias.
             outputs: Aliases of its outputs.
-            call: Where to answer, and until when.
+            call: How to deliver the answer, and the deadline.
 
         Raises:
-            ServingError: The backend refused.
-            BatchingError: The queue did.
+            ServingError: The backend refused the request.
+            BatchingError: The queue refused it.
         """
         declared = self._signatures[signature]
         choice = None if outputs == declared.every_output else outputs

@@ -1,4 +1,4 @@
-"""Versions that failed to load and are begun anew when their files change: a copy that had not ended, a repair."""
+"""Restarts versions that failed to load once their files change: a copy has ended, or a repair was made."""
 
 import logging
 
@@ -9,16 +9,16 @@ log = logging.getLogger(__name__)
 
 
 class Retrying:
-    """Begins failed versions anew.
+    """Restarts failed versions.
 
-    A version is begun anew once its files are other ones than before its last try, have stayed as they are from one
-    look to the next, and its pause is over. The pause doubles with each failure. Files that change at every look
-    (someone writes a log there) do not hold a version up for longer than a minute.
+    A version is restarted once its files differ from those of its last try, have not changed between two looks, and its
+    pause is over. The pause doubles with each failure. Files that change at every look, such as a log, do not delay a
+    version for longer than a minute.
 
-    TF Serving: `enable_reload_servables_with_error` tries at every look, whether or not anything has changed.
+    TF Serving: `enable_reload_servables_with_error` tries at every look, even if nothing has changed.
 
     Args:
-        models: Those whose versions have failed.
+        models: The models whose versions have failed.
         clock: Measures the pauses.
     """
 
@@ -27,7 +27,7 @@ class Retrying:
         self._clock = clock
 
     def look(self) -> None:
-        """Looks at the files of every version that has failed. Called by one thread, after each look for versions."""
+        """Looks at the files of every failed version. Called by one thread, after each look for versions."""
         with self._models.changed:
             troubled = [(name, model) for name, model in self._models.by_name.items() if model.troubles]
             failed = [(name, model, version) for name, model in troubled for version in model.failed]

@@ -1,4 +1,4 @@
-"""What callers of HandleReloadConfigRequest may do: name models, run their code, have calls logged."""
+"""What callers of HandleReloadConfigRequest may do: name models, run their code, and log calls."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ from headrace_server.stores.uris import is_remote
 
 @dataclass(frozen=True, slots=True)
 class ReloadRights:
-    """What a caller may configure. What the operator has configured, a caller may always name again.
+    """What a caller may configure. A caller may always repeat what the operator has configured.
 
     Attributes:
         allowed: Whether callers may replace the configuration at all.
-        anything: Whether the log of a model's calls, too, may be written anywhere.
-        model_roots: Folders that the base paths must be in; empty for any.
-        uri_roots: What the base paths that are in stores must be below.
-        log_roots: Folders that the log of a model's calls must be in.
+        anything: Whether the log of a model's calls may also be written anywhere.
+        model_roots: Folders in which base paths must lie; empty for any.
+        uri_roots: URIs below which base paths in stores must lie.
+        log_roots: Folders in which the log of a model's calls must lie.
     """
 
     allowed: bool = True
@@ -35,7 +35,7 @@ class ReloadRights:
 
     @classmethod
     def of(cls, config: Config) -> "ReloadRights":
-        """Those that flags give."""
+        """The rights that the flags give."""
         return cls(
             allowed=config.allow_reload != "false",
             anything=config.allow_reload == "true",
@@ -45,7 +45,7 @@ class ReloadRights:
         )
 
     def check(self, wanted: ModelServerConfig, operators: ModelServerConfig) -> None:
-        """Compares what a caller wants with what the operator has configured.
+        """Compares what a caller asks for with what the operator has configured.
 
         Raises:
             ServingError: PERMISSION_DENIED, with the flag that would allow it.
@@ -67,7 +67,10 @@ class ReloadRights:
             raise _denied(f"Model {model.name}: filename_prefix {prefix} is not in any of --request_log_roots")
 
     def _check_base_path(self, model: ModelConfig) -> None:
-        """Folders may be any where no roots are named; URIs must be named: the server could reach anything by them."""
+        """Without roots, any folder is allowed.
+
+        URIs must be listed, since the server could reach anything through them.
+        """
         if is_remote(model.base_path):
             if not any(_is_below(model.base_path, root) for root in self.uri_roots):
                 raise _denied(f"Model {model.name}: {model.base_path} is not below any URI in --model_roots")
@@ -76,16 +79,16 @@ class ReloadRights:
 
 
 def _is_below(uri: str, root: str) -> bool:
-    """Whether a URI is a root, or is below it; dots in it lead nowhere."""
+    """Whether a URI is a root or lies below it; dot segments cannot escape it."""
     return ".." not in uri and (uri == root or uri.startswith(root.rstrip("/") + "/"))
 
 
 class CodeTrust:
-    """Which versions may hold a `model.py`: those that the operator has named, or any. Any thread.
+    """Decides which versions may hold a `model.py`: those that the operator has named, or any. Any thread.
 
     Args:
-        everywhere: Whether any may.
-        roots: Folders in which any may.
+        everywhere: Whether any version may.
+        roots: Folders in which any version may.
     """
 
     def __init__(self, *, everywhere: bool = True, roots: Iterable[Path] = ()) -> None:
@@ -97,24 +100,24 @@ class CodeTrust:
 
     @classmethod
     def of(cls, config: Config) -> "CodeTrust":
-        """As flags say."""
+        """As the flags say."""
         return cls(everywhere=config.allow_reload == "true", roots=map(as_path, config.code_roots))
 
     def trust(self, base_paths: Iterable[Path]) -> None:
-        """The operator has named these."""
+        """Records that the operator has named these base paths."""
         with self._lock:
             self._named.update(base_paths)
 
     def check(self, version: Path, *, libraries: bool = False) -> None:
-        """Refuses a version that holds code where none is trusted.
+        """Refuses a version that holds code if its code is not trusted.
 
         Args:
             version: The folder `<base path>/<version>`.
-            libraries: Whether the model's own options name libraries of operators, which are code, too.
+            libraries: Whether the model's own options name libraries of operators, which are also code.
 
         Raises:
             LoadError: PERMISSION_DENIED.
-            ServingError: PERMISSION_DENIED, nobody may look into its folder.
+            ServingError: PERMISSION_DENIED, its folder cannot be read.
         """
         code = version.parent / MODEL_FILE if libraries else version / PYTHON_FILE
         try:
@@ -129,7 +132,7 @@ class CodeTrust:
 
     @contextmanager
     def standing_for(self, version: Path, original: Path) -> Iterator[None]:
-        """Trusts a version, during a block, as it trusts the one that it is a copy of."""
+        """During a block, trusts a version as much as the one that it is a copy of."""
         with self._lock:
             self._originals[version] = original
         try:
@@ -150,7 +153,7 @@ class CodeTrust:
 
 
 def _is_in(path: Path, roots: Iterable[Path]) -> bool:
-    """Whether a path is in one of some folders, wherever links lead."""
+    """Whether a path lies in one of some folders after links are resolved."""
     real = path.resolve()
     return any(real.is_relative_to(root.resolve()) for root in roots)
 

@@ -1,4 +1,4 @@
-"""Which versions are in memory where not all may be, and which one goes to make room for another."""
+"""Decides which versions are in memory if not all may be, and which one makes room for another."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,7 +16,10 @@ Item = tuple[str, int]
 """A model's name and a version."""
 
 MULTIPLIER = 1.2
-"""Memory that a version takes, as a multiple of the size of its files. TF Serving: bundle_factory_util.cc."""
+"""The memory that a version is assumed to use, as a multiple of the size of its files.
+
+TF Serving: bundle_factory_util.cc.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,8 @@ class Bounds:
     """How much may be in memory.
 
     Attributes:
-        models: Versions; 0 for any number.
-        memory: Bytes; 0 for any number.
+        models: The most versions; 0 for any number.
+        memory: The most bytes; 0 for any number.
     """
 
     models: int = 0
@@ -33,7 +36,7 @@ class Bounds:
 
     @classmethod
     def of(cls, config: Config) -> "Bounds":
-        """Those of a run."""
+        """The bounds of a run."""
         return cls(config.max_loaded_models, config.model_memory_mb << 20)
 
     def __bool__(self) -> bool:
@@ -42,12 +45,12 @@ class Bounds:
 
 @dataclass(slots=True)
 class Held:
-    """A version that is in memory, or about to be.
+    """A version that is in memory, or is being loaded.
 
     Attributes:
-        size: Bytes that it takes, by the size of its files.
-        servable: What requests go to; None while it is loaded, and while it is unloaded.
-        leaving: Whether it is being unloaded.
+        size: The bytes that it uses, estimated from the size of its files.
+        servable: The servable for requests; None while it is being loaded or unloaded.
+        leaving: Whether the version is being unloaded.
     """
 
     size: int
@@ -57,11 +60,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What has to happen before a version is loaded.
+    """What must happen before a version is loaded.
 
     Attributes:
-        evict: The version that goes first; None for none.
-        wait: Whether another load or unload, or a call, has to end first.
+        evict: The version to unload first; None if there is none.
+        wait: Whether another load or unload, or a call, must end first.
     """
 
     evict: Item | None = None
@@ -69,23 +72,23 @@ class Room:
 
 
 class NoRoom(LoadError):
-    """A version that cannot be loaded as long as others stay in memory."""
+    """Raised for a version that cannot be loaded as long as others stay in memory."""
 
 
 class TooLarge(LoadError):
-    """A version that can never be loaded."""
+    """Raised for a version that can never be loaded."""
 
 
 class Rooms:
-    """The versions in memory, and the order in which they go. The models' lock is held around every use.
+    """The versions in memory, and the order in which they are evicted. Callers hold the models' lock around every use.
 
-    A version without files, such as an ensemble's, takes no room.
+    A version without files, such as an ensemble's, needs no room.
 
     Args:
         bounds: How much may be in memory.
-        models: By name.
-        evicted: Told of each version that is unloaded to make room.
-        size_of: The bytes that a version takes, from its folder; None for `memory_of`.
+        models: The models, by name.
+        evicted: Called for each version that is unloaded to make room.
+        size_of: The bytes that a version uses, given its folder; None for `memory_of`.
     """
 
     def __init__(
@@ -103,19 +106,19 @@ class Rooms:
 
     @property
     def memory(self) -> int:
-        """Bytes that the versions in memory take."""
+        """The bytes that the versions in memory use."""
         return sum(held.size for held in self.held.values())
 
     def for_load(self, name: str, version: int, path: Path) -> Room:
-        """What has to happen before a version is loaded; it is counted as held where nothing has.
+        """What must happen before a version is loaded; if nothing must, the version is counted as in memory.
 
         Raises:
-            NoRoom: Nothing can be done: what is in memory must stay there.
-            TooLarge: It takes more than all memory that there is for models.
+            NoRoom: Nothing can be unloaded.
+            TooLarge: The version needs more than all the memory for models.
         """
         size = self._size_of(path)
         if self.bounds.memory and size > self.bounds.memory:
-            text = f"model {name} version {version} takes {_mb(size)} MB, more than --model_memory_mb allows"
+            text = f"model {name} version {version} needs {_mb(size)} MB, more than --model_memory_mb allows"
             raise TooLarge(Code.RESOURCE_EXHAUSTED, f"{text} ({_mb(self.bounds.memory)})")
         staying = [held for held in self.held.values() if not held.leaving]
         if not self._exceeds(self.held.values(), size):
@@ -135,12 +138,12 @@ class Rooms:
         )
 
     def loaded(self, name: str, version: int, servable: Servable) -> None:
-        """A version has been loaded."""
+        """Records that a version has been loaded."""
         if (name, version) in self.held:
             self.held[name, version].servable = servable
 
     def leave(self, name: str, version: int, *, evicted: bool = False) -> None:
-        """A version begins to be unloaded, and goes to rest where it is evicted."""
+        """Records that a version begins to be unloaded; an evicted one goes to rest."""
         if evicted:
             self._models[name].evicted.add(version)
             self._evicted(name, version)
@@ -148,12 +151,12 @@ class Rooms:
             held.servable, held.leaving = None, True
 
     def settle(self, name: str, version: int) -> None:
-        """A load or an unload has ended: a version that does not serve takes no room any more."""
+        """Records that a load or an unload has ended: a version that does not serve needs no room."""
         if version not in self._models[name].serving:
             self.held.pop((name, version), None)
 
     def _exceeds(self, held: Collection[Held], size: int) -> bool:
-        """Whether these versions and another one of some size are too many, or take too much."""
+        """Whether these versions and another one of the given size are too many or too large."""
         if not size:
             return False
         models, memory = self.bounds.models, self.bounds.memory
@@ -161,9 +164,9 @@ class Rooms:
         return bool((models and len(taken) >= models) or (memory and sum(taken) + size > memory))
 
     def _candidates(self, loading: str) -> Iterable[tuple[Item, Servable]]:
-        """The versions that may go for one of the model `loading`: not those that nobody could load again.
+        """The versions that may be evicted for one of the model `loading`; not those that could not be loaded again.
 
-        An older version of `loading` itself, which serves until the new one does, may go as well.
+        An older version of `loading` itself, which serves until the new one does, may be evicted as well.
         """
         for (name, version), held in self.held.items():
             model = self._models[name]
@@ -177,16 +180,19 @@ class Rooms:
 
 
 def least_recently_used(candidates: Iterable[tuple[Item, Servable]]) -> Item | None:
-    """The version to unload: the one whose last use is the longest ago, of those that nobody uses now if there are any.
+    """The version to unload: the least recently used, preferably among those that nobody uses now.
 
-    One that is in use is unloaded once its calls have been answered.
+    A version that is in use is unloaded once its calls have been answered.
     """
     ranked = [(servable.in_use, servable.used, item) for item, servable in candidates]
     return min(ranked)[2] if ranked else None
 
 
 def memory_of(path: Path) -> int:
-    """Bytes that a version is taken to need, from the sizes of its files. TF Serving: EstimateResourceFromPath."""
+    """The bytes that a version is assumed to need, from the sizes of its files.
+
+    TF Serving: EstimateResourceFromPath.
+    """
     return int(MULTIPLIER * _size_of(path))
 
 
@@ -196,7 +202,7 @@ def _size_of(path: Path) -> int:
             return path.stat().st_size
         return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
     except OSError:
-        return 0  # what is wrong with it is said when it is loaded
+        return 0  # errors are reported when it is loaded
 
 
 def _mb(size: int) -> int:

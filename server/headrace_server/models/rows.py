@@ -1,4 +1,4 @@
-"""Decides for a version that is being loaded which signatures' requests may share a batch, and says why not."""
+"""Decides which signatures' requests may share a batch while a version is loaded, and explains why not."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -26,21 +26,21 @@ from headrace_server.models.recorded import recorded_inputs
 log = logging.getLogger(__name__)
 
 LEAST_SECONDS = 0.05
-"""What the trials of a version may take, however quickly it was loaded."""
+"""Seconds that the tests of a version may take, however quickly it was loaded."""
 
 PART_OF_LOAD = 0.1
-"""The part of a load's time that its trials may take, where that is more."""
+"""The share of the load's duration that its tests may take, if that is more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an operator says.
+    """What an operator has set.
 
     Attributes:
-        batching: Whether requests share batches where they may.
-        batched: The word of `model.toml`; None has it tried.
-        any_first_dimension: Whether `batched` holds whatever shapes are declared.
-        padding: How requests whose inputs differ in length share batches.
+        batching: Whether requests share batches if they may.
+        batched: The setting of `model.toml`; None means that a test decides.
+        any_first_dimension: Whether `batched` applies whatever shapes are declared.
+        padding: How requests whose inputs differ in length can share batches.
     """
 
     batching: bool = True
@@ -54,9 +54,9 @@ class Loaded:
     """A version that has been loaded, and is not served yet.
 
     Attributes:
-        name: Of the model and its version, for the log.
-        folder: The version's.
-        seconds: What the load took.
+        name: The name of the model and its version, for the log.
+        folder: The version's folder.
+        seconds: How long the load took.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Loaded:
 
 
 def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_rows) -> dict[str, Verdict]:
-    """A verdict for each signature, by name; the backend is told, and the log.
+    """Finds a verdict for each signature, by name, and passes it to the backend and the log.
 
     Args:
-        version: Whose they are.
-        try_one: Tries one signature, within so many seconds.
+        version: The version.
+        try_one: Tests one signature within a number of seconds.
     """
     signatures = version.backend.signatures
     budget = max(LEAST_SECONDS, PART_OF_LOAD * version.seconds) / max(1, len(signatures))
@@ -92,12 +92,12 @@ def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_r
 
 
 def as_decided(signature: Signature, verdict: Verdict | None, *, batching: bool) -> Signature:
-    """A signature with what a verdict says of which of its requests may share a batch.
+    """A signature, changed to say which of its requests may share a batch.
 
     Args:
-        signature: As it is declared.
-        verdict: The word on it; None where nothing has been tried.
-        batching: Whether requests share batches at all; nothing depends on axis 0 but shapes where they do not.
+        signature: The signature as declared.
+        verdict: The verdict; None if nothing was tested.
+        batching: Whether requests share batches at all; if not, axis 0 matters only for shapes.
     """
     if verdict is None:
         return signature
@@ -106,7 +106,7 @@ def as_decided(signature: Signature, verdict: Verdict | None, *, batching: bool)
 
 
 def _untried(signature: Signature, version: Loaded) -> Verdict | None:
-    """What is known without a trial; None where one is needed."""
+    """What is known without a test; None if a test is needed."""
     told, backend = version.told, version.backend
     if isinstance(backend, Streaming) and not backend.answers_once:
         return Verdict(Finding.DISABLED, "each has a stream of answers")
@@ -122,13 +122,13 @@ def _untried(signature: Signature, version: Loaded) -> Verdict | None:
 
 
 def _proved(version: Loaded) -> Verdict | None:
-    """What the version's card has proved, on a CPU as this one; None where a trial is needed."""
+    """What the version's card has proved, on a CPU like this one; None if a test is needed."""
     on_cpu = isinstance(version.backend, Triable) and version.backend.exact
     return proved_rows(version.folder) if on_cpu else None
 
 
 def _proved_by_graph(version: Loaded, name: str) -> Verdict | None:
-    """What the model's graph proves; None where a trial is needed."""
+    """What the model's graph proves; None if a test is needed."""
     backend = version.backend
     if not isinstance(backend, ProvesRows) or not backend.rows_are_apart(name) or _evidence(backend, name):
         return None
@@ -136,7 +136,7 @@ def _proved_by_graph(version: Loaded, name: str) -> Verdict | None:
 
 
 def _evidence(backend: Backend, name: str) -> list[Evidence]:
-    """What the model's description says against independent rows."""
+    """What in the model's description speaks against independent rows."""
     signature = backend.signatures[name]
     evidence: list[Evidence] = list(backend.evidence) if isinstance(backend, Triable) else []
     repeated = repeated_batch_name(signature.inputs, signature.outputs)
@@ -144,7 +144,7 @@ def _evidence(backend: Backend, name: str) -> list[Evidence]:
 
 
 def _may_pad(verdict: Verdict, signature: Signature, told: Told) -> bool:
-    """Whether a padding is to be found for rows that have not been tried: an operator's word is obeyed without runs."""
+    """Whether to find a padding for rows that were not tested: an operator's setting is followed without runs."""
     varies = any(None in spec.shape[1:] for spec in signature.inputs.values())
     return varies and (verdict.finding is Finding.INDEPENDENT or (verdict.batched and bool(told.padding.pad_values)))
 
@@ -169,7 +169,7 @@ _EFFECT: Mapping[bool, str] = {True: "requests share batches", False: "requests 
 
 
 def _say(version: Loaded, name: str, verdict: Verdict) -> None:
-    """One line: what is done, why, what the trial took, and what can be done about it."""
+    """Describes in one line what is done, why, how long the test took, and what can be done about it."""
     what = f"{version.name}, {name}: {_EFFECT[verdict.batched]}"
     trial = f" (trial: {verdict.runs} runs, {verdict.seconds * 1e3:.1f} ms)" if verdict.runs else ""
     if verdict.bound is not None:
@@ -184,13 +184,13 @@ def _say(version: Loaded, name: str, verdict: Verdict) -> None:
 
 
 def _lengths(verdict: Verdict) -> str:
-    """What becomes of requests whose inputs differ in length; empty where none do."""
+    """What happens to requests whose inputs differ in length; empty if none do."""
     if verdict.unpadded:
         return f". Those of other lengths do not: {verdict.unpadded}"
     if verdict.padding is None:
         return ""
     values = ", ".join(f"{alias} with {value}" for alias, value in verdict.padding.values.items())
-    return f". Those of other lengths do, too, padded: {values}"
+    return f". Those of other lengths do too, with padding: {values}"
 
 
 def _advice(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""The schedulers of one version: one for each signature, made at its first use."""
+"""The schedulers of one version: one per signature, created at its first use."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,19 +22,20 @@ ObserveRuns = Callable[[str, bool], Observe]
 
 
 class Schedulers:
-    """Makes a version's schedulers, and keeps them.
+    """Creates and keeps a version's schedulers.
 
     Args:
         backend: Runs the batches.
-        signatures: Its own, and which of them are batched.
-        threads: Where they run.
-        batching: How requests become batches, already fitted to the backend; None runs every request by itself.
-        observe: From a signature's name, and whether its requests are batched, to who is told of its runs.
-        limit: How long a run may take; None for no limit.
-        name: The version's, for the log.
+        signatures: The backend's signatures, and which of them are batched.
+        threads: The threads that run batches.
+        batching: How requests become batches, already adapted to the backend; None runs every request by itself.
+        observe: Returns, for a signature's name and whether its requests are batched, the function to call for its
+            runs.
+        limit: How long a run may take; None means no limit.
+        name: The version's name, for the log.
 
     Attributes:
-        take: Who looks at the batches of the default signature; to be set before the first request.
+        take: A function that inspects the batches of the default signature; to be set before the first request.
     """
 
     def __init__(
@@ -60,33 +61,33 @@ class Schedulers:
 
     @property
     def hanging(self) -> int:
-        """Runs that were given up and have not ended."""
+        """The runs that were abandoned and have not ended."""
         return sum(scheduler.hanging for scheduler in list(self._made.values()))
 
     @property
     def waiting(self) -> int:
-        """Tasks that no batch has taken yet."""
+        """The tasks that no batch has taken yet."""
         return sum(scheduler.waiting for scheduler in list(self._made.values()))
 
     @property
     def running(self) -> int:
-        """Batches that run now."""
+        """The batches that run now."""
         return sum(scheduler.running for scheduler in list(self._made.values()))
 
     def beliefs(self) -> dict[str, Beliefs]:
-        """What is believed, and done, for the latency objective of each signature that has been called; by name."""
+        """The state of the latency objective of each signature that has been called, by name."""
         made = list(self._made.items())
         found = {name: scheduler.beliefs for (name, alone), scheduler in made if not alone}
         return {name: beliefs for name, beliefs in found.items() if beliefs is not None}
 
     def of(self, signature: str, *, alone: bool = False) -> Scheduler:
-        """The one of a signature; a task's choice are the aliases of the outputs wanted, None for all.
+        """The scheduler of a signature; a task's choice is the aliases of the wanted outputs, None for all.
 
-        TF Serving has a queue for each set of output tensors, of which callers may invent 2^n.
+        TF Serving has a queue for each set of output tensors; callers could create 2^n of them.
 
         Args:
-            signature: Its name.
-            alone: Whether tasks run one by one, though others of the signature may share batches.
+            signature: The signature's name.
+            alone: Whether tasks run one by one although others of the signature may share batches.
         """
         key = (signature, alone)
         scheduler = self._made.get(key)
@@ -98,7 +99,7 @@ class Schedulers:
         return scheduler
 
     def close(self) -> None:
-        """Waits for the last batch of each to run."""
+        """Waits for the last batch of each scheduler to run."""
         for scheduler in self._made.values():
             scheduler.close()
 
@@ -123,12 +124,12 @@ class Schedulers:
 
 
 def _leaving_one(options: Options) -> int:
-    """Batches of one scheduler at once: `BatchThreads` has one thread more, which is there for other models."""
+    """Batches of one scheduler at the same time: `BatchThreads` has one thread more for other models."""
     return min(options.max_running_batches or options.num_batch_threads, options.num_batch_threads)
 
 
 def limit_of(backend: Backend, seconds: float) -> RunLimit | None:
-    """The limit of a backend's runs; None for no seconds at all."""
+    """The limit on a backend's runs; None if there is none."""
     if not seconds:
         return None
     if not isinstance(backend, Terminable):
@@ -138,20 +139,20 @@ def limit_of(backend: Backend, seconds: float) -> RunLimit | None:
 
 
 def fitted(batching: Options | None, backend: Backend) -> Options | None:
-    """The options as a backend can bear them."""
+    """The options, adapted to what a backend supports."""
     return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
 
 
 def may_share(inputs: Arrays, rows: int | None, options: Options) -> bool:
     """Whether a request of a batched signature can be in a batch at all; else it runs by itself, as without batching.
 
-    TF Serving refuses it: inputs of unequal rows, and more rows than a limit that nobody has set. A limit that an
-    operator has set is kept; and so is the default where the request stands for more bytes than it was sent as.
+    TF Serving refuses inputs with unequal rows, and more rows than its default limit. Here, a limit set by an operator
+    is enforced; so is the default, if the request expands to more bytes than were sent.
 
     Args:
-        inputs: By alias.
-        rows: Those that all inputs share; None where they share none.
-        options: The bounds.
+        inputs: Arrays by alias.
+        rows: The number of rows of all inputs; None if they differ.
+        options: The limits.
     """
     if rows is None:
         return False
@@ -161,12 +162,12 @@ def may_share(inputs: Arrays, rows: int | None, options: Options) -> bool:
 
 
 def _unpacks(array: Array) -> bool:
-    """Whether an array of one value, repeated, would take much memory where it is written out."""
+    """Whether an array is one repeated value that would use much memory if it were expanded."""
     return 0 in array.strides and array.nbytes > MAX_BATCH_BYTES
 
 
 def _unbatched(backend: Backend) -> Options:
-    """As many runs at once as the backend bears."""
+    """As many runs at the same time as the backend supports."""
     fitting = fitted(Options(max_batch_size=1), backend) or Options()
     return Options(max_running_batches=fitting.max_running_batches)
 

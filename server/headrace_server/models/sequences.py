@@ -1,4 +1,4 @@
-"""Stateful models: what a model puts out for its state is kept by the server, and given to the sequence's next request.
+"""Stateful models: the server keeps what a model outputs as its state, and passes it to the sequence's next request.
 
 Source for codes and texts: Triton's sequence batcher. The requests of one sequence run one after the other; those of
 different sequences share batches like any others.
@@ -38,13 +38,13 @@ class Sequences:
 
     Args:
         model: The model's name, for errors.
-        signature: The model's own, with the inputs and outputs of its state.
-        states: How each output of its state is kept, by the output's alias.
+        signature: The model's own signature, with the inputs and outputs of its state.
+        states: How each output of the state is kept, by the output's alias.
         options: How many sequences, and for how long.
         clock: In seconds.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the model has no such state.
+        ServingError: INVALID_ARGUMENT, the model does not have this state.
     """
 
     def __init__(
@@ -61,33 +61,33 @@ class Sequences:
         self._full = signature
         self._clock = clock
         self._initial = {own.input: _initial(alias, own, signature) for alias, own in states.items()}
-        self._kept: OrderedDict[int | str, _Sequence] = OrderedDict()  # who was used last is at the end
+        self._kept: OrderedDict[int | str, _Sequence] = OrderedDict()  # the most recently used is at the end
 
     @property
     def signature(self) -> Signature:
-        """What callers see: the signature without the state."""
+        """The signature that callers see, without the state."""
         inputs = {alias: spec for alias, spec in self._full.inputs.items() if alias not in self._initial}
         outputs = {alias: spec for alias, spec in self._full.outputs.items() if alias not in self.states}
         return replace(self._full, inputs=inputs, outputs=outputs)
 
     @property
     def open(self) -> bool:
-        """Whether any sequence has begun and has not ended. Any thread."""
+        """Whether any sequence has begun and not ended. Any thread."""
         return bool(self._kept)
 
     async def run(self, step: SequenceStep | None, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
-        """Runs one step of a sequence; a request of none is a sequence of one step.
+        """Runs one step of a sequence; a request without a sequence is a sequence of one step.
 
         Args:
-            step: Where in which sequence the request is; None for in none.
-            inputs: Without the state.
-            outputs: Aliases of those asked for.
-            run: Computes outputs from inputs, the state among both.
+            step: The request's sequence and its place in it; None if it has none.
+            inputs: The inputs without the state.
+            outputs: The aliases of the wanted outputs.
+            run: Computes outputs from inputs, where both include the state.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, the sequence has not begun, or a step has another number of rows than the
-                one before; UNAVAILABLE, there are too many sequences; or the run's own, after which the state is as it
-                was.
+            ServingError: INVALID_ARGUMENT, the sequence has not begun, or a step has a different number of rows than
+                the one before; UNAVAILABLE, there are too many sequences; or the error of the run, after which the
+                state is unchanged.
         """
         rows = self._rows(inputs)
         if step is None:
@@ -105,7 +105,7 @@ class Sequences:
 
     async def _run(self, sequence: _Sequence, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
         results = await run({**inputs, **sequence.state}, (*outputs, *self.states))
-        # Copies: a view would keep the whole batch's memory.
+        # copies, since a view would keep the whole batch in memory
         sequence.state = {own.input: results[alias].copy() for alias, own in self.states.items()}
         return {alias: results[alias] for alias in outputs}
 
@@ -114,7 +114,7 @@ class Sequences:
         if step.start:
             self._kept.pop(step.id, None)
             if len(self._kept) >= self.options.max_sequences:
-                text = f"model '{self._model}' has {len(self._kept)} sequences, which is the most that it may have"
+                text = f"model '{self._model}' has {len(self._kept)} sequences, which is the maximum"
                 raise ServingError(Code.UNAVAILABLE, text)
             self._kept[step.id] = self._begin(rows)
         elif step.id not in self._kept:
@@ -126,7 +126,7 @@ class Sequences:
         return self._kept[step.id]
 
     def _drop_idle(self) -> None:
-        """Forgets the sequences that nobody has used for too long; one that is in use is not idle."""
+        """Forgets sequences that have been unused for too long; one that is in use is not idle."""
         before = self._clock() - self.options.idle_seconds
         while self._kept:
             oldest = next(iter(self._kept.values()))
@@ -146,7 +146,7 @@ class Sequences:
 
 
 def _initial(alias: str, own: StateOptions, signature: Signature) -> Array:
-    """What the state of a new sequence is: of one row, where the model batches."""
+    """The state of a new sequence: one row, if the model batches."""
     where = f"state.{alias}"
     if alias not in signature.outputs:
         raise invalid(f"{where}: the model has no output {alias}; it has {', '.join(signature.outputs)}")
@@ -166,8 +166,8 @@ def _shape(where: str, own: StateOptions, spec: TensorSpec, *, batched: bool) ->
     if own.shape:
         pairs = zip(own.shape, declared, strict=False)
         if len(own.shape) != len(declared) or any(want is not None and got != want for got, want in pairs):
-            raise invalid(f"{where}.shape: the input {own.input} does not take {list(own.shape)}")
+            raise invalid(f"{where}.shape: the input {own.input} does not accept {list(own.shape)}")
         return own.shape
     if None in declared:
-        raise invalid(f"{where}.shape must be given: the input {own.input} varies")
+        raise invalid(f"{where}.shape must be given, because the shape of the input {own.input} varies")
     return tuple(size for size in declared if size is not None)

@@ -1,4 +1,4 @@
-"""One loaded version: its backend, its signatures, the requests that run on it, and its end."""
+"""One loaded version: its backend, its signatures, the requests that run on it, and how it is closed."""
 
 import logging
 import time
@@ -49,22 +49,22 @@ class Servable:
     """One loaded version.
 
     Args:
-        name: The model's.
-        version: Its number.
-        backend: Owned from here on.
-        threads: Where its batches run.
+        name: The model's name.
+        version: The version's number.
+        backend: The backend, which the servable now owns.
+        threads: The threads that run its batches.
         batching: How requests become batches; None runs every request by itself.
-        verdicts: What is known of its signatures' rows, by name; what is missing is as the backend's signature says.
-        metrics: Where what it does is counted.
-        keep_state: From a stateful model's signature to what keeps its sequences; None for any other.
-        run_timeout: Seconds after which a run is given up; 0 for never.
-        marks_use: Whether `used` is kept.
+        verdicts: What is known of the rows of each signature, by name; otherwise the backend's signature decides.
+        metrics: Counts what the version does.
+        keep_state: Returns what keeps the sequences of a stateful model's signature; None for any other model.
+        run_timeout: Seconds after which a run is abandoned; 0 means never.
+        marks_use: Whether `used` is maintained.
 
     Attributes:
-        used: When it was last asked for, or has run, on the monotonic clock.
-        signatures: Its entries by name, as callers see them.
-        sequences: Keep the state of a stateful model, which callers do not see; None for any other.
-        verdicts: Whether the requests of each are batched, and why not.
+        used: When the version was last requested or run, on the monotonic clock.
+        signatures: The signatures by name, as callers see them.
+        sequences: Keeps the state of a stateful model, which callers do not see; None for any other model.
+        verdicts: Whether the requests of each signature are batched, and why not.
     """
 
     def __init__(
@@ -110,27 +110,27 @@ class Servable:
         self._freed_with_it: list[Callable[[], None]] = []
 
     def watch(self, take: Take | None) -> None:
-        """Has somebody look at the batches of the default signature. Before the first request."""
+        """Sets a function that inspects the batches of the default signature. Before the first request."""
         self._schedulers.take = take
 
     @property
     def backend(self) -> Backend:
-        """Its runtime; requests go through `run`."""
+        """The runtime; requests go through `run`."""
         return self._backend
 
     @property
     def hangs(self) -> bool:
-        """Whether a run of it was given up and has not ended, or no process of it is up: it answers nothing now."""
+        """Whether it answers nothing now: an abandoned run has not ended, or none of its processes is up."""
         return bool(self._schedulers.hanging) or (isinstance(self._backend, MayBeDown) and self._backend.is_down)
 
     @property
     def in_use(self) -> bool:
-        """Whether a call holds it, or waits in its queues. Any thread."""
+        """Whether a call holds the version or waits in its queues. Any thread."""
         return self._leases.taken or self._schedulers.waiting > 0
 
     @property
     def keeps_state(self) -> bool:
-        """Whether a sequence of requests is under way, whose state would go with it."""
+        """Whether a sequence of requests is under way whose state would be lost with the version."""
         return self.sequences is not None and self.sequences.open
 
     @property
@@ -139,31 +139,32 @@ class Servable:
         return self._batching
 
     def beliefs(self) -> Mapping[str, Beliefs]:
-        """What is believed, and done, for its latency objective, by signature; empty without one. Any thread."""
+        """The state of its latency objective, by signature; empty without an objective. Any thread."""
         return self._schedulers.beliefs()
 
     def signature(self, name: str) -> tuple[str, Signature]:
-        """The signature that a request names, and its name.
+        """The signature that a request names, and the signature's name.
 
         Raises:
-            ServingError: FAILED_PRECONDITION, there is none.
+            ServingError: FAILED_PRECONDITION, there is no such signature.
         """
         return find_signature(self.signatures, name)
 
     async def run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        """Computes the outputs of one request, in a batch with others where the model allows.
+        """Computes the outputs of one request, in a batch with others if the model allows it.
 
-        Requests of a signature share one queue, whatever outputs they ask for, and a batch if they ask for the same.
+        Requests of a signature share one queue, whatever outputs they ask for, and a batch if they ask for the same
+        outputs.
 
         Args:
-            signature: The name of one of its own.
+            signature: The name of one of the version's signatures.
             inputs: An array for each of the signature's inputs, by alias; their names have been checked.
             outputs: Aliases of the signature's outputs.
-            call: Where to answer, and until when.
+            call: How to deliver the answer, and the deadline.
 
         Raises:
             ServingError: An input does not fit its declaration, or the backend refused.
-            BatchingError: The queue did.
+            BatchingError: The queue refused it.
         """
         began = time.monotonic()
         visit = visit_now()
@@ -177,19 +178,19 @@ class Servable:
                 visit.charge(-self._rows(signature, inputs))  # which are not run
             self._metrics.refused(error)
             if isinstance(error, DeadlineExceeded) and self._batching is None:
-                raise timed_out() from error  # TF Serving: without batching there is no queue to say otherwise
+                raise timed_out() from error  # TF Serving has no queue without batching that could give another answer
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
         return computed
 
     @property
     def streams(self) -> bool:
-        """Whether it may answer a request many times, by `stream`."""
+        """Whether it may answer a request many times, through `stream`."""
         return isinstance(self._backend, Streaming) and self._backend.streams
 
     @property
     def answers_once(self) -> bool:
-        """Whether it can answer a request once, by `run`."""
+        """Whether it can answer a request once, through `run`."""
         return not isinstance(self._backend, Streaming) or self._backend.answers_once
 
     @property
@@ -199,11 +200,11 @@ class Servable:
 
     @property
     def steps(self) -> tuple[StepOptions, ...]:
-        """The calls of other models that make it up; empty for one that has a file."""
+        """The calls of other models that it consists of; empty for a model that has a file."""
         return self._backend.steps if isinstance(self._backend, Ensemble) else ()
 
     async def stream(self, signature: str, inputs: Arrays, outputs: Outputs) -> AsyncGenerator[Arrays, None]:
-        """The answers to one request, which runs alone; each is made when it is asked for.
+        """The answers to one request, which runs alone; each is computed when it is asked for.
 
         Args:
             signature: As for `run`.
@@ -211,7 +212,7 @@ class Servable:
             outputs: As for `run`.
 
         Raises:
-            ServingError: As for `run`; also in the midst of the answers.
+            ServingError: As for `run`; also between answers.
         """
         assert isinstance(self._backend, Streaming)  # `streams` says so
         if misfit := self.signatures[signature].check_arrays(inputs):
@@ -231,23 +232,23 @@ class Servable:
 
     @property
     def runtime(self) -> str:
-        """What runs it, by a short name such as `onnxruntime`; empty if the backend has none."""
+        """A short name of its runtime, such as `onnxruntime`; empty if the backend has none."""
         return self._backend.runtime if isinstance(self._backend, NamesRuntime) else ""
 
     @property
     def on_gpus(self) -> list[int]:
-        """The GPUs that it takes memory of, by their numbers."""
+        """The numbers of the GPUs whose memory it uses."""
         return sorted(self._backend.device_memory()) if isinstance(self._backend, OnDevices) else []
 
     def inferences(self) -> Inferences:
-        """What it has done until now. Any thread."""
+        """Counts of what it has done so far. Any thread."""
         return self._metrics.inferences()
 
     def check_rows(self, signature: str, rows: int) -> None:
-        """Refuses a request of too many rows before they are decoded.
+        """Refuses a request with too many rows before they are decoded.
 
         Raises:
-            TaskTooLarge: It could not be in a batch.
+            TaskTooLarge: The request could not be in a batch.
         """
         options = self._batching
         if options is not None and self.signatures[signature].batched and rows > options.max_batch_size:
@@ -256,14 +257,14 @@ class Servable:
             raise error
 
     def count_examples(self, count: int) -> None:
-        """Takes note of the Examples that a MultiInference has run on."""
+        """Records the number of Examples that a MultiInference has run on."""
         self._metrics.examples(count)
 
     def plain(self, signature: str, dtypes: Collection[int]) -> Plain | None:
-        """Where a signature's tasks wait, for who puts them there unseen; None where each has to be seen.
+        """The queue of a signature's tasks, for the native transport; None if each task must be seen here.
 
         Args:
-            signature: Its name.
+            signature: The signature's name.
             dtypes: The element types that are decoded outside the interpreter.
         """
         if self.sequences is not None or isinstance(self._backend, Ensemble):
@@ -276,11 +277,11 @@ class Servable:
         return Plain(lane, declared, max_rows, metrics.answers, metrics.refused, queued=options is not None)
 
     def when_closed(self, free: Callable[[], None]) -> None:
-        """Has something freed with it."""
+        """Registers something to be freed together with the version."""
         self._freed_with_it.append(free)
 
     def lease(self) -> bool:
-        """Keeps it loaded until the end of a `with` block on it; False if it is being unloaded. Any thread."""
+        """Keeps the version loaded until the end of a `with` block; False if it is being unloaded. Any thread."""
         if self._marks_use:
             self.used = time.monotonic()
         return self._leases.take()
@@ -339,7 +340,7 @@ class Servable:
         return results
 
     def _rows(self, signature: str, inputs: Arrays) -> int:
-        """Rows of a request, whose inputs have not been checked, as its caller is charged for them."""
+        """The rows of a request whose inputs have not been checked, for the quota of its caller."""
         has_rows = self.signatures[signature].batched and bool(inputs) and all(each.ndim for each in inputs.values())
         return rows_of(inputs) if has_rows else 1
 
@@ -349,7 +350,7 @@ class Servable:
             return observe
 
         def mark_and_observe(report: BatchReport) -> None:
-            self.used = time.monotonic()  # calls that are answered outside the interpreter take no lease
+            self.used = time.monotonic()  # calls that are answered outside the interpreter hold no lease
             observe(report)
 
         return mark_and_observe

@@ -1,4 +1,4 @@
-"""Which versions of a model can be called, and which one a call without a version is for."""
+"""Which versions of a model can be called, and which one calls without a version go to."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,9 +12,9 @@ class Served(NamedTuple):
     """The versions of a model that can be called.
 
     Attributes:
-        latest: The version of a call that names none; 0 where none can be called.
-        ready: Those in memory.
-        awaited: Those that a call waits for, where versions are loaded when they are called.
+        latest: The version for calls that name none; 0 if none can be called.
+        ready: The versions in memory.
+        awaited: The versions that a call waits for, if versions are loaded when they are called.
     """
 
     latest: int
@@ -26,14 +26,14 @@ NOTHING = Served(0, {}, frozenset())
 
 
 def served_at_once(model: Model) -> Served:
-    """The versions that can be called where each is loaded as it appears."""
+    """The versions that can be called if each is loaded as it appears."""
     return Served(max(model.serving, default=0), dict(model.serving), frozenset())
 
 
 def served_on_demand(model: Model) -> Served:
-    """The versions that can be called where each is loaded when it is called.
+    """The versions that can be called if each is loaded when it is called.
 
-    A version that is loaded for the first time is waited for only where there is no other.
+    A call waits for a version that is loaded for the first time only if there is no other.
     """
     states = {version: model.versions[version].state for version in model.aspired}
     over = (State.AVAILABLE, State.END)

@@ -1,4 +1,4 @@
-"""Waiting until models have settled: each has a version that is available, or one that has failed to load."""
+"""Waits until models have settled: each has a version that is available, or one that has failed to load."""
 
 from collections.abc import Callable, Collection
 
@@ -13,7 +13,7 @@ class Settling:
     """Those who wait for models. They are woken by each change of a model's versions, and by `wake`.
 
     Args:
-        models: What they wait for.
+        models: The models to wait for.
         clock: Measures their timeouts.
     """
 
@@ -23,26 +23,26 @@ class Settling:
         self._let_go = False
 
     def let_go(self) -> None:
-        """Ends all waiting, now and from now on: the server is about to stop."""
+        """Ends all waits, now and later, because the server is about to stop."""
         with self._models.changed:
             self._let_go = True
             self._models.changed.notify_all()
 
     def wake(self) -> None:
-        """Makes those who wait ask again whether to give up. Any thread."""
+        """Makes those who wait check again whether to give up. Any thread."""
         with self._models.changed:
             self._models.changed.notify_all()
 
     def wait(self, names: Collection[str], since: int, timeout: float | None) -> dict[str, VersionStatus]:
-        """Waits until each model has settled; the highest version of each that is available or has failed.
+        """Waits until each model has settled, and returns the highest version of each that is available or has failed.
 
         Args:
-            names: The models'.
+            names: The models' names.
             since: Failures before this event do not count.
             timeout: Seconds; None waits without limit.
 
         Raises:
-            TimeoutError: It did not happen in time.
+            TimeoutError: The models did not settle in time.
             ServingError: UNAVAILABLE, the server is about to stop.
         """
         end = None if timeout is None else self._clock.now() + timeout
@@ -57,14 +57,14 @@ class Settling:
         return {name: status for name, status in settled.items() if status is not None}
 
     def wait_unless(self, names: Collection[str], since: int, given_up: Callable[[], bool]) -> Settled:
-        """The same without a timeout; None for a model that has no version, once waiting is given up.
+        """Like `wait`, without a timeout; returns None for a model without versions once `given_up` says so.
 
-        A version that is on its way to be loaded is waited for all the same.
+        A version whose load is under way is waited for in any case.
 
         Args:
-            names: The models'.
+            names: The models' names.
             since: Failures before this event do not count.
-            given_up: Whether a model without any version is to be waited for no longer; asked again at each `wake`.
+            given_up: Whether to stop waiting for a model without any version; asked again at each `wake`.
 
         Raises:
             ServingError: UNAVAILABLE, the server is about to stop.
@@ -90,15 +90,15 @@ class Settling:
                 self._clock.wait(self._models.changed, None)
 
     def _some_unsettled(self, unsettled: list[str], names: Collection[str], since: int) -> bool:
-        """Whether a model has not settled, found out without a look at each of them at each change.
+        """Whether a model has not settled, without checking every model at each change.
 
         Args:
-            unsettled: Those that had not when they were last looked at; what has settled since goes from its end.
-            names: All of them: in the end they must have settled at the same time.
+            unsettled: The models that had not settled at the last check; settled ones are removed from the end.
+            names: The names of all models, since in the end they must all be settled at the same time.
             since: As for `wait`.
 
         Raises:
-            ServingError: UNAVAILABLE, one has not and the server is about to stop.
+            ServingError: UNAVAILABLE, a model has not settled, and the server is about to stop.
         """
         self._drop_settled(unsettled, since)
         if not unsettled:

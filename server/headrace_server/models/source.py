@@ -1,4 +1,4 @@
-"""Watches each model's base path and says which versions are aspired."""
+"""Watches each model's base path and announces which versions are aspired."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,23 +14,23 @@ log = logging.getLogger(__name__)
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
 LISTED_AT_A_LOOK = 50
-"""Base paths that each look lists whether or not they seem to have changed; with more models, by turns."""
+"""The number of base paths that each look lists even if they seem unchanged; with more models, they take turns."""
 
 ASKED_AT_A_LOOK = 500
-"""Base paths of which each look asks whether they have changed; with more models, by turns, to bound its cost."""
+"""The number of base paths that each look checks for changes; with more models, they take turns, to bound the cost."""
 
 
 class Source:
-    """A thread that looks at the base paths, at once, after each change of the models, and then every so often.
+    """A thread that looks at the base paths at once, after each change of the models, and at intervals.
 
-    TF Serving: file_system_storage_path_source.cc. Only the names of the children count, not what they hold; publish
+    TF Serving: file_system_storage_path_source.cc. Only the names of the folders matter, not their content, so publish
     a version by renaming its finished folder.
 
     Args:
         models: The models and where they are.
-        poll_seconds: Between two looks; 0 looks once for each set of models, a negative one never.
-        aspire: Told, at each look, all versions of one model that should be served, each with its folder.
-        looked: Told after each look, also one that could not be made.
+        poll_seconds: Seconds between two looks; 0 looks once for each set of models, and a negative value never.
+        aspire: Called at each look with all versions of one model that should be served, each with its folder.
+        looked: Called after each look, even one that failed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def has_looked(self) -> bool:
-        """Whether a look has ended since the models were named; also one that could not be made."""
+        """Whether a look, even one that failed, has ended since the models were set."""
         return self._looked_at is self._models
 
     def start(self) -> None:
@@ -74,7 +74,7 @@ class Source:
             )
 
     def stop(self) -> None:
-        """Looks no more."""
+        """Stops looking."""
         with self._woken:
             self._stopping = True
             self._woken.notify()
@@ -82,7 +82,7 @@ class Source:
             self._thread.join()
 
     def update(self, models: Sequence[ModelConfig]) -> None:
-        """Watches these models instead; of those that are not among them, nothing is aspired any more. Any thread."""
+        """Watches these models instead; versions of other models are no longer aspired. Any thread."""
         with self._looking:
             removed = self.names - {model.name for model in models}
             if tuple(models) != self._models:
@@ -103,9 +103,9 @@ class Source:
             self._woken.notify()
 
     def poll(self) -> None:
-        """One look at every base path. One that cannot be read is said so, and holds up no other.
+        """Looks at every base path once. A path that cannot be read is reported and delays no other.
 
-        TF Serving: there it spoils the whole look, and the models after it are blamed for the first.
+        In TF Serving, it spoils the whole look, and the models after it are blamed for the first.
         """
         with self._looking:
             for base_path in self._to_list():
@@ -117,7 +117,7 @@ class Source:
                     self._aspire(base_path.model.name, versions)
 
     def _to_list(self) -> list[BasePath]:
-        """Those that may have changed, and the next ones whose turn it is, in the order of the models."""
+        """The base paths that may have changed, and the next ones in turn, in the order of the models."""
         listed = set(islice(self._listed, LISTED_AT_A_LOOK))
         asked = set(islice(self._asked, ASKED_AT_A_LOOK))
         return [
@@ -130,7 +130,7 @@ class Source:
         self._listed, self._asked = cycle(self._base_paths), cycle(self._base_paths)
 
     def _base_path(self, model: ModelConfig) -> BasePath:
-        """That of a model which may be watched already: then what has been said of it is not said again."""
+        """The base path of a model that may be watched already; then its reported problem is not reported again."""
         known = self._base_paths.get(model.name)
         return BasePath(model, known.said if known is not None and known.model == model else "")
 
@@ -140,7 +140,7 @@ class Source:
             try:
                 self.poll()
                 self._said = None
-            except Exception as error:  # the next look may find what this one did not
+            except Exception as error:  # the next look may find what this one did not find
                 complaint = f"the base paths could not be looked at: {error!r}"
                 if complaint != self._said:
                     log.warning(complaint)
@@ -149,7 +149,7 @@ class Source:
             self._looked()
 
     def _wait(self) -> bool:
-        """Waits for the next look; False if there is none to come."""
+        """Waits for the next look; False if there will be none."""
         with self._woken:
             self._woken.wait_for(lambda: self._updated or self._stopping, self._poll_seconds or None)
             self._updated = False

@@ -13,7 +13,7 @@ _FRAME_BYTES = _HEADER_BYTES + _CRC.size
 
 
 class CorruptRecordError(Exception):
-    """A file is cut short, has been changed, or is no TFRecord file. The text is TensorFlow's, with the offset."""
+    """A file is cut short, has been changed, or is not a TFRecord file. The text is TensorFlow's, with the offset."""
 
 
 def read_records(file: BinaryIO) -> Iterator[bytes]:
@@ -22,10 +22,10 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
     A header cut short ends the file, as it does for TensorFlow.
 
     Args:
-        file: Open, at its start, and seekable: no record may claim more than the bytes that are there.
+        file: Open at its start, and seekable: no record may claim more bytes than exist.
 
     Raises:
-        CorruptRecordError: At the first record that is not as it was written.
+        CorruptRecordError: At the first record that differs from what was written.
     """
     size = file.seek(0, 2)
     offset = file.seek(0)
@@ -48,17 +48,17 @@ def _read_record(file: BinaryIO, header: bytes, offset: int, size: int) -> bytes
 
 
 def frame(record: bytes) -> bytes:
-    """A record as it stands in a file; a file is nothing but such frames."""
+    """A record in the format of a file; a file consists only of such records."""
     length = _LENGTH.pack(len(record))
     return b"".join((length, _checksum(length), record, _checksum(record)))
 
 
 def _is_intact(data: bytes, length: int) -> bool:
-    """Whether the checksum behind `length` bytes is theirs."""
+    """Whether the checksum after `length` bytes matches them."""
     return data[length:] == _checksum(data[:length])
 
 
 def _checksum(data: bytes) -> bytes:
-    """Masked, since the checksum of bytes that hold their own checksum would be weak."""
+    """Masked, since a checksum over bytes that include their own checksum would be weak."""
     crc = crc32c(data)
     return _CRC.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,29 +1,29 @@
-"""What is noted of a request that is traced, while it is answered; spans are made of it later, elsewhere."""
+"""What is recorded of a traced request while it is answered; the spans are created from it later, elsewhere."""
 
 import time
 from contextvars import ContextVar
 
 MARK = "headrace-traced"
-"""The metadata by which the native transport says that a request is traced."""
+"""The metadata with which the native transport marks a request as traced."""
 
 PARENT = "traceparent"
 """W3C Trace Context's header."""
 
 
 class Trace:
-    """A traced request. In its event loop until it has ended.
+    """A traced request. It stays in its event loop until it has ended.
 
     Args:
-        trace_id: Of 128 bits.
-        parent_id: The caller's span; 0 for none.
+        trace_id: The ID, of 128 bits.
+        parent_id: The caller's span; 0 if there is none.
 
     Attributes:
-        began: On the monotonic clock, in seconds.
-        ended: Likewise; 0 until then.
-        name: What was called.
-        attributes: What else is known of it, by OpenTelemetry's names.
-        error: Whether it has failed by the server's fault.
-        arrivals: When each of its tasks joined a queue, by which the batch of each is found.
+        began: The start, on the monotonic clock, in seconds.
+        ended: The end, on the same clock; 0 until then.
+        name: The called method.
+        attributes: Further attributes, by OpenTelemetry's names.
+        error: Whether it failed through the server's fault.
+        arrivals: When each of its tasks joined a queue, which identifies each task's batch.
     """
 
     __slots__ = ("arrivals", "attributes", "began", "ended", "error", "name", "parent_id", "trace_id")
@@ -40,4 +40,4 @@ class Trace:
 
 
 CURRENT: ContextVar[Trace | None] = ContextVar("headrace-trace", default=None)
-"""The traced request that the running task answers; None in any other task, and where there are no traces."""
+"""The traced request that the current task answers; None in any other task, and without traces."""

@@ -1,4 +1,4 @@
-"""Requests of shapes that a signature does not declare: which of them are served nevertheless, and how."""
+"""Requests with shapes that a signature does not declare: which of them are served nevertheless, and how."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,20 +9,19 @@ Restore = Callable[[Arrays], Arrays]
 
 
 def as_declared(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) -> tuple[Arrays, Restore] | None:
-    """The inputs of a request whose last dimension of 1 is missing, or one too many, as the signature declares them.
+    """Reshapes inputs whose last dimension of 1 is missing, or one too many, as the signature declares them.
 
     TF Serving's clients send `[3]` for `[-1, 1]`, and `[3, 1]` for `[-1]`, since TensorFlow's element-wise operators
-    take any shape. They are served only where all inputs and all outputs allow for it, so that the answer can be given
-    as it was asked for.
+    accept any shape. Such requests are served only if all inputs and outputs allow it, so that the answer can have the
+    shape that the request implies.
 
     Args:
-        signature: What the request does not fit.
-        inputs: By alias; names and dtypes have been checked.
-        outputs: The aliases that are asked for.
+        signature: The signature that the request does not fit.
+        inputs: Arrays by alias; names and dtypes have been checked.
+        outputs: The aliases of the wanted outputs.
 
-    Returns:
-        Views of the same arrays, of the declared rank, and what makes the answer's shapes of those that the model
-        gives; None where the request is another one.
+    Returns: Views of the same arrays, with the declared rank, and a function that reshapes the model's outputs; None if
+        the request is of another kind.
     """
     ends = [signature.inputs[alias] for alias in inputs] + [signature.outputs[alias] for alias in outputs]
     ranks = {array.ndim - len(signature.inputs[alias].shape) for alias, array in inputs.items()}
@@ -34,7 +33,7 @@ def as_declared(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) 
 
 
 def _without_last_axis(outputs: Arrays) -> Arrays:
-    """One whose length turns out to be another is left as is."""
+    """An output whose length turns out to differ is left unchanged."""
     return {alias: _squeezed(array) for alias, array in outputs.items()}
 
 
@@ -51,5 +50,5 @@ def _all_end_with_one(specs: Iterable[TensorSpec]) -> bool:
 
 
 def _all_are_lists(specs: Iterable[TensorSpec]) -> bool:
-    """Whether all have one value for each row, so that a further dimension of 1 changes nothing but shapes."""
+    """Whether all have one value per row, so that a further dimension of 1 changes only shapes."""
     return all(spec.shape == (None,) for spec in specs)

@@ -1,4 +1,4 @@
-"""Pure: versions found to versions aspired, and versions aspired and loaded to the one next action."""
+"""Pure functions: which of the found versions are aspired, and which action comes next."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from headrace_server.config.run import All, Latest, Specific, VersionPolicy
 
 
 class State(Enum):
-    """Where a version is in its life; the values are those of ModelVersionStatus.State, which lacks `AT_REST`."""
+    """The state of a version; the values are those of ModelVersionStatus.State, which lacks `AT_REST`."""
 
     START = ModelVersionStatus.START
     LOADING = ModelVersionStatus.LOADING
@@ -21,12 +21,12 @@ class State(Enum):
 
     @property
     def can_be_called(self) -> bool:
-        """Whether a call is answered, if only after a load."""
+        """Whether a call is answered, possibly only after a load."""
         return self in (State.AVAILABLE, State.AT_REST)
 
     @property
     def on_the_wire(self) -> ModelVersionStatus.State:
-        """The state that callers are told; what can be called is available to them."""
+        """The state that callers are told; for them, a version that can be called is available."""
         return ModelVersionStatus.AVAILABLE if self is State.AT_REST else self.value
 
 
@@ -45,17 +45,16 @@ class Unload:
 
 
 def preserve_availability(aspired: Collection[int], states: Mapping[int, State]) -> Load | Unload | None:
-    """What to do next for one model, so that it is never without a version while it could have one.
+    """The next action for one model, chosen so that the model is never without a version if it could have one.
 
     TF Serving: AvailabilityPreservingPolicy.
 
     Args:
         aspired: The versions that should be served.
-        states: Of every version known; START is aspired and not tried yet.
+        states: The state of every known version; START means aspired and not tried yet.
 
-    Returns:
-        An unload once an aspired version is ready or at rest, or none is aspired, or two that nobody wants are ready
-        (the lowest goes first); else a load of the highest aspired version not tried yet; else None.
+    Returns: An unload once an aspired version is ready or at rest, or none is aspired, or two unwanted versions are
+        ready (the lowest goes first); otherwise a load of the highest aspired version not tried yet; otherwise None.
     """
     unwanted = [version for version, state in states.items() if state is State.AVAILABLE and version not in aspired]
     answers = any(version in states and states[version].can_be_called for version in aspired)
@@ -66,17 +65,16 @@ def preserve_availability(aspired: Collection[int], states: Mapping[int, State])
 
 
 def preserve_resources(aspired: Collection[int], states: Mapping[int, State]) -> Load | Unload | None:
-    """What to do next for one model, so that no more versions of it are in memory than are aspired.
+    """The next action for one model, chosen so that no more of its versions are in memory than are aspired.
 
     TF Serving: ResourcePreservingPolicy.
 
     Args:
         aspired: The versions that should be served.
-        states: Of every version known; START is aspired and not tried yet.
+        states: The state of every known version; START means aspired and not tried yet.
 
-    Returns:
-        An unload of the lowest ready version that nobody wants; nothing until such versions have ended; then a load of
-        the highest aspired version not tried yet; else None.
+    Returns: An unload of the lowest ready version that is not wanted; nothing until such versions have ended; then a
+        load of the highest aspired version not tried yet; otherwise None.
     """
     unwanted = {version: state for version, state in states.items() if version not in aspired}
     ready = [version for version, state in unwanted.items() if state is State.AVAILABLE]
@@ -89,7 +87,7 @@ def preserve_resources(aspired: Collection[int], states: Mapping[int, State]) ->
 
 
 def chosen(versions: Collection[int], policy: VersionPolicy) -> list[int]:
-    """Those of the versions found that a model's configuration asks for, the highest first."""
+    """The found versions that a model's configuration asks for, the highest first."""
     match policy:
         case Latest(count):
             return sorted(versions, reverse=True)[:count]
@@ -100,4 +98,4 @@ def chosen(versions: Collection[int], policy: VersionPolicy) -> list[int]:
 
 
 POLICIES = {"availability_preserving": preserve_availability, "resource_preserving": preserve_resources}
-"""By the names that `--aspired_version_policy` has for them."""
+"""The policies by the names that `--aspired_version_policy` uses."""

@@ -1,4 +1,4 @@
-"""Models and their versions: those aspired, the state of every one ever seen, and the loads that are under way."""
+"""Models and their versions: the aspired ones, the state of every version ever seen, and the loads under way."""
 
 import time
 from collections import Counter
@@ -24,9 +24,9 @@ class VersionStatus:
 
     Attributes:
         version: Its number.
-        state: Where it is in its life.
-        error: Only where a load failed, or was cancelled.
-        event: Greater than that of every change before it, of any model.
+        state: The version's state.
+        error: The error, only if a load failed or was cancelled.
+        event: A number greater than that of every earlier change of any model.
     """
 
     version: int
@@ -36,17 +36,17 @@ class VersionStatus:
 
     @property
     def has_ended_well(self) -> bool:
-        """Whether it has been unloaded as it should; a version that is not shown any more."""
+        """Whether it has been unloaded normally; such a version is no longer shown."""
         return self.state is State.END and self.error is None
 
 
 class Model:
-    """One model's versions. Its owner holds a lock around every use.
+    """One model's versions. The owner holds a lock around every use.
 
     Args:
         events: Numbers the changes.
-        policy: Says what to do next.
-        touch: Told of every change.
+        policy: Decides what to do next.
+        touch: Called at every change.
         on_demand: Whether its versions are loaded when they are called.
 
     Attributes:
@@ -55,8 +55,8 @@ class Model:
         serving: The versions in memory that can be called.
         loading: The loads that are not over.
         troubles: What has gone wrong with versions that are not available.
-        claims: For each version, how many calls wait until it is loaded.
-        evicted: The versions that are unloaded to make room, and go to rest.
+        claims: For each version, how many calls wait for it to be loaded.
+        evicted: The versions that are being unloaded to make room, and then go to rest.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Model:
         ]
 
     def set(self, version: int, state: State, error: Exception | None = None) -> None:
-        """Takes note of a version's new state."""
+        """Records a version's new state."""
         if state is State.AVAILABLE:
             self.troubles.pop(version, None)
         self.versions[version] = status = VersionStatus(version, state, error, next(self._events))
@@ -94,7 +94,7 @@ class Model:
         self._touch()
 
     def aspire(self, versions: Mapping[int, Path]) -> None:
-        """Takes note of the versions wanted; one that is new, or wanted again after its end, starts over."""
+        """Records the wanted versions; one that is new, or wanted again after its end, starts over."""
         for version in versions:
             status = self.versions.get(version)
             if status is None or (status.state is State.END and version not in self.aspired):
@@ -105,12 +105,12 @@ class Model:
         self._touch()
 
     def begin_anew(self, version: int) -> None:
-        """A version is to be loaded: at once, or when it is called, if none of the model's is in use meanwhile."""
+        """Marks a version to be loaded: at once, or when it is called if no version of the model is in use."""
         rests = self._on_demand and not self.claims[version] and not self.serving and not self.loading
         self.set(version, State.AT_REST if rests else State.START)
 
     def await_load(self, version: int) -> "Future[VersionStatus]":
-        """What becomes of a version, which is loaded now if it is at rest."""
+        """The future state of a version, which is loaded now if it is at rest."""
         awaited: Future[VersionStatus] = Future()
         status = self.versions[version]
         if status.state in (State.AVAILABLE, State.END):
@@ -123,7 +123,7 @@ class Model:
         return awaited
 
     def _let_go(self, version: int) -> None:
-        """Ends what was not tried yet, and what waits to be tried again; a try that runs ends when it has run."""
+        """Cancels versions that were not tried yet or that wait for a retry; a running try ends by itself."""
         self.troubles.pop(version, None)
         attempt = self.loading.get(version)
         if attempt is not None:
@@ -135,7 +135,7 @@ class Model:
             self.set(version, State.END)
 
     def next_action(self, now: float) -> Load | Unload | None:
-        """What the policy wants done, or a load that is due to be tried again."""
+        """The action that the policy wants, or a retry that is due."""
         action = self._policy(self.aspired, {version: status.state for version, status in self.versions.items()})
         if action is not None:
             return action
@@ -143,11 +143,11 @@ class Model:
         return Load(max(due)) if due else None
 
     def next_due(self) -> float | None:
-        """When the first of the loads that wait may be tried again."""
+        """When the first of the waiting retries is due."""
         return min((attempt.due for attempt in self.loading.values() if attempt.due is not None), default=None)
 
     def begin_load(self, version: int) -> Attempt:
-        """A try of a version begins."""
+        """Records that a try of a version begins."""
         attempt = self.loading.setdefault(version, Attempt(self.aspired[version]))
         attempt.path, attempt.due = self.aspired[version], None
         self._touch()
@@ -156,25 +156,25 @@ class Model:
         return attempt
 
     def failed_again(self, version: int, error: ServingError) -> bool:
-        """Takes note of a try that failed; whether the error is another one than that of the try before."""
+        """Records a failed try; returns whether the error differs from that of the try before."""
         trouble = self.troubles.setdefault(version, Trouble())
         before, trouble.said = trouble.said, error.message
         return before != trouble.said
 
     def wait(self, version: int, error: ServingError, due: float) -> None:
-        """A try has failed, and the next one may begin then."""
+        """Records that a try has failed, and when the next one may begin."""
         attempt = self.loading[version]
         attempt.error, attempt.due = error, due
         self._touch()
 
     def fail(self, version: int, error: ServingError, now: float) -> None:
-        """A version's last try has failed; it is begun anew when its files change."""
+        """Records that a version's last try has failed; it is restarted when its files change."""
         trouble = self.troubles.setdefault(version, Trouble())
         trouble.rounds, trouble.files, trouble.failed_at = trouble.rounds + 1, self.loading[version].files, now
         self.end(version, error)
 
     def end(self, version: int, error: Exception | None = None) -> None:
-        """A version's life is over, or begins anew where it has come to be wanted again since its end was decided."""
+        """Ends a version, or restarts it if it has been wanted again since its end was decided."""
         attempt = self.loading.pop(version, None)
         evicted = version in self.evicted
         self.evicted.discard(version)
@@ -186,7 +186,7 @@ class Model:
             self.begin_anew(version)
 
     def is_withdrawn(self, *, ended: bool) -> bool:
-        """Whether no version is served or loading; with `ended`, whether every version's life is over, too."""
+        """Whether no version is served or loading; with `ended`, also whether every version has ended."""
         over = all(status.state is State.END for status in self.versions.values())
         return not self.serving and not self.loading and (over or not ended)
 
@@ -207,17 +207,17 @@ def _resolve(waiting: Iterable["Future[VersionStatus]"], status: VersionStatus) 
 
 
 class Models:
-    """Every model that versions were ever aspired of. `changed` is held around every use.
+    """Every model that ever had aspired versions. The caller holds `changed` around every use.
 
     Args:
-        policy: Says what to do next for one model.
-        told: Told the name of the model at every change.
+        policy: Decides what to do next for one model.
+        told: Called with the name of the model at every change.
         on_demand: Whether versions are loaded when they are called.
 
     Attributes:
-        changed: The lock, of which everyone is told who waits for a change.
+        changed: The lock, which also notifies those who wait for a change.
         by_name: The models.
-        touched: Those that have changed since somebody emptied it.
+        touched: The models that have changed since the set was last emptied.
     """
 
     def __init__(
@@ -232,11 +232,11 @@ class Models:
         self._events = count(1)
 
     def mark(self) -> int:
-        """The number of an event that nothing else has. Any thread, with or without the lock."""
+        """A new event number. Any thread, with or without the lock."""
         return next(self._events)
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
-        """Takes note of the versions of a model that are wanted."""
+        """Records the wanted versions of a model."""
         model = self.by_name.get(name)
         if model is None:
             touch = partial(self._touch, name)
@@ -254,26 +254,26 @@ class Models:
         return name in self.by_name and bool(self.by_name[name].aspired)
 
     def settled(self, name: str, since: int) -> VersionStatus | None:
-        """As `Model.settled`; None for a model never seen."""
+        """As `Model.settled`; None for an unknown model."""
         return self.by_name[name].settled(since) if name in self.by_name else None
 
     def is_withdrawn(self, name: str, *, ended: bool) -> bool:
-        """As `Model.is_withdrawn`; true for a model never seen."""
+        """As `Model.is_withdrawn`; true for an unknown model."""
         return name not in self.by_name or self.by_name[name].is_withdrawn(ended=ended)
 
     def statuses(self, name: str) -> list[VersionStatus]:
-        """Every version of a model that there ever was, the highest first; empty for a model never seen."""
+        """Every version of a model that ever existed, the highest first; empty for an unknown model."""
         model = self.by_name.get(name)
         return sorted(model.versions.values(), key=lambda status: -status.version) if model else []
 
 
 class Clock:
-    """Time as the manager sees it; a test has one of its own."""
+    """The manager's clock; a test has one of its own."""
 
     def now(self) -> float:
         """Seconds since some moment in the past."""
         return time.monotonic()
 
     def wait(self, changed: Condition, seconds: float | None) -> None:
-        """Waits for a condition that the caller holds, this long at most; None for no limit."""
+        """Waits for a condition that the caller holds, at most this long; None means no limit."""
         changed.wait(seconds)

@@ -12,15 +12,15 @@ from headrace_server.models.versions import Models, VersionStatus
 T = TypeVar("T")
 
 Waited = Callable[[str, int, float], None]
-"""Told of a call that has waited: the model's name, the version, and for how many seconds."""
+"""Called for a call that has waited, with the model's name, the version, and the number of seconds."""
 
 
 class Waking:
-    """Has versions loaded for the calls that wait for them. In an event loop.
+    """Loads versions for the calls that wait for them. In an event loop.
 
     Args:
         models: Every model.
-        waited: Told of each call that has waited.
+        waited: Called for each call that has waited.
     """
 
     def __init__(self, models: Models, waited: Waited = lambda _name, _version, _seconds: None) -> None:
@@ -28,15 +28,15 @@ class Waking:
         self._waited = waited
 
     async def until_found(self, find: Callable[[], T], asleep: NotInMemory, deadline: float | None) -> T:
-        """What `find` gives once the version that it has not found is in memory.
+        """Returns what `find` returns once the version that it has not found is in memory.
 
-        A version that a call has waited for stays in memory until `find` has been asked again, so that two calls
-        cannot take each other's room for ever.
+        The version stays in memory until `find` has been called again, so that two calls cannot evict each other's
+        version forever.
 
         Args:
-            find: Raises `NotInMemory` as long as there is more to wait for.
-            asleep: What it has raised.
-            deadline: When to give up, on the monotonic clock; None for never.
+            find: Raises `NotInMemory` as long as a version must be waited for.
+            asleep: The exception that it has raised.
+            deadline: When to give up, on the monotonic clock; None means never.
 
         Raises:
             ServingError: DEADLINE_EXCEEDED; NOT_FOUND, the version cannot be loaded; or what `find` raises.

@@ -1,4 +1,4 @@
-"""Runs a version before it is served: the requests of its warm-up file, or zeros where it has none."""
+"""Runs a version before it is served: the requests of its warm-up file, or zeros if it has none."""
 
 import asyncio
 import logging
@@ -41,12 +41,12 @@ Answers = Callable[[Servable], Mapping[str, Answer]]
 
 @dataclass(frozen=True, slots=True)
 class WarmupOptions:
-    """What an operator decides about warm-up.
+    """What an operator sets for warm-up.
 
     Attributes:
         requests: Whether warm-up files are used.
-        iterations: Times that each of their requests is sent, at least 1.
-        synthetic: Whether a version without such a file is run on zeros.
+        iterations: How often each request is sent, at least 1.
+        synthetic: Whether a version without such a file is run with zeros.
     """
 
     requests: bool = True
@@ -55,7 +55,7 @@ class WarmupOptions:
 
     @classmethod
     def of(cls, config: Config) -> "WarmupOptions":
-        """Those of a run."""
+        """The options of a run."""
         return cls(
             requests=config.enable_model_warmup,
             iterations=max(1, config.num_request_iterations_for_warmup),
@@ -64,12 +64,12 @@ class WarmupOptions:
 
 
 class Warmup:
-    """Makes the first caller's request no slower than the next one's.
+    """Warms versions up, so that the first caller's request is no slower than the next one's.
 
     Args:
-        options: What is done.
-        answers: For one servable, the functions that answer requests with it, by the `log_type` that holds them.
-        metrics: Where warm-up files are counted.
+        options: The options of warm-up.
+        answers: For a servable, the functions that answer requests with it, by the `log_type` of the record.
+        metrics: Counts warm-up files.
     """
 
     def __init__(self, options: WarmupOptions, answers: Answers, metrics: Metrics) -> None:
@@ -78,7 +78,7 @@ class Warmup:
         self._metrics = metrics
 
     def after(self, load: LoadVersion) -> LoadVersion:
-        """As `load`, but the servables that it gives are warm; one that cannot be warmed up is freed."""
+        """As `load`, but returns servables that are warm; one that cannot be warmed up is freed."""
 
         def load_and_warm_up(name: str, version: int, path: Path) -> Servable:
             servable = load(name, version, path)
@@ -92,15 +92,15 @@ class Warmup:
         return load_and_warm_up
 
     def run(self, folder: Path, servable: Servable) -> None:
-        """Warms up a version that nobody else uses yet, on the thread that loads it.
+        """Warms up a version that nothing else uses yet, on the thread that loads it.
 
-        Requests of a warm-up file go through its batches, zeros to its backend directly.
+        The requests of a warm-up file go through its batches, zeros directly to its backend.
 
         Raises:
             ServingError, BatchingError: The file, or a request in it, is refused: the version must not be served.
         """
         file = folder / WARMUP_FILE
-        if self._options.requests and os.path.exists(file):  # which takes one that cannot be seen for none
+        if self._options.requests and os.path.exists(file):  # which treats a file that cannot be seen as missing
             replay(file, self._answers(servable), self._options.iterations, self._metrics)
         elif self._options.synthetic and servable.has_runs:
             run_on_zeros(
@@ -111,18 +111,18 @@ class Warmup:
 def replay(file: Path, answers: Mapping[str, Answer], iterations: int, metrics: Metrics) -> None:
     """Answers the requests of a warm-up file, one after the other.
 
-    TF Serving: saved_model_warmup_util.cc has the texts, and the limit; a request that fails leaves nothing to count.
+    TF Serving: saved_model_warmup_util.cc has the texts, and the limit; if a request fails, nothing is counted.
 
     Args:
         file: TFRecords of PredictionLog.
         answers: The functions that answer requests, by `log_type`.
-        iterations: Times that each request is answered.
-        metrics: Where it is counted, once the file has been read or found to be corrupt.
+        iterations: How often each request is answered.
+        metrics: Counts the file once it has been read or found corrupt.
 
     Raises:
-        ServingError: DATA_LOSS for a file that is corrupt, INVALID_ARGUMENT for a record that is no PredictionLog or
-            one too many, UNIMPLEMENTED for a kind that is never replayed; or the error of the request.
-        BatchingError: The request's.
+        ServingError: DATA_LOSS for a file that is corrupt, INVALID_ARGUMENT for a record that is not a PredictionLog,
+            or for too many records, UNIMPLEMENTED for a kind that is never replayed; or the error of the request.
+        BatchingError: The error of the request.
     """
     began = time.monotonic()
     with asyncio.Runner() as runner:
@@ -139,7 +139,7 @@ def replay(file: Path, answers: Mapping[str, Answer], iterations: int, metrics: 
 
 
 async def _replay(file: Path, answers: Mapping[str, Answer], iterations: int) -> tuple[int, CorruptRecordError | None]:
-    """Answers requests until the end, or up to a record that is corrupt; how many there were."""
+    """Answers requests up to the end or a corrupt record, and returns how many there were."""
     call = Call(LoopDelivery(asyncio.get_running_loop()))
     count = 0
     try:
@@ -156,7 +156,7 @@ async def _replay(file: Path, answers: Mapping[str, Answer], iterations: int) ->
 
 @contextmanager
 def _named(file: Path, number: int) -> Iterator[None]:
-    """Names the request that fails: its error, which is the version's, does not."""
+    """Logs which request failed; its error, which becomes the version's, does not say so."""
     try:
         yield
     except Exception as error:
@@ -199,18 +199,18 @@ def run_on_zeros(
     signatures: Mapping[str, Signature] | None = None,
     named: bool = True,
 ) -> None:
-    """Runs every signature on zeros, in the batch sizes that it will see.
+    """Runs every signature with zeros, in the batch sizes that it will see.
 
-    A failure is the zeros' fault as likely as the model's, so it is only logged. A slow model is left alone after some
-    seconds.
+    A failure may be caused by the zeros as well as by the model, so it is only logged. The warm-up of a slow model ends
+    after some seconds.
 
     Args:
         backend: Called on this thread.
-        batching: Names the batch sizes; None for requests that run one by one.
+        batching: Gives the batch sizes; None for requests that run one by one.
         clock: In seconds.
-        signatures: The backend's, as they turned out to be batched or not; None for what the backend says itself.
-        named: Whether the operator names the sizes. Others have to be found by traffic beyond some moderate one: of
-            large batches that never come the memory would be kept for nothing.
+        signatures: The backend's signatures, with whether they are batched; None for those of the backend itself.
+        named: Whether the operator sets the batch sizes. If not, only sizes up to a moderate one are run: memory for
+            large batches that never come would be kept for nothing.
     """
     end = clock() + SYNTHETIC_SECONDS
     for name, signature in (signatures or backend.signatures).items():
@@ -226,7 +226,7 @@ def run_on_zeros(
 
 
 def _batch_sizes(signature: Signature, batching: Options | None, limit: int | None) -> tuple[int, ...]:
-    """The sizes that its batches will have; where any is allowed, the smallest and a moderate one."""
+    """The batch sizes to run; if any size is allowed, the smallest and a moderate one."""
     if batching is None or not signature.batched:
         return (1,)
     most = batching.padded_rows(batching.execution_limit)
@@ -242,7 +242,7 @@ def _zeros(signature: Signature, rows: int) -> dict[str, Array]:
 
 
 def _zero(spec: TensorSpec, rows: int) -> Array:
-    """Zeros of the declared dtype, 1 for each dimension that varies but the batch; a string is empty."""
+    """Zeros of the declared dtype, with size 1 for each varying dimension except the batch; a string is empty."""
     shape = tuple(1 if size is None else size for size in spec.shape)
     if spec.shape and spec.shape[0] is None:
         shape = (rows, *shape[1:])

@@ -1,4 +1,4 @@
-"""What looks at the inputs and the outputs of a version's batches, once they have run."""
+"""Functions that inspect the inputs and the outputs of a version's batches after their run."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ from headrace_batching.contract import Run
 from headrace_batching.task import Arrays
 
 Take = Callable[[Arrays, Arrays], None]
-"""Told of a batch's inputs and outputs, on its batch thread; must not keep them, must not wait, and must not raise."""
+"""Called with a batch's inputs and outputs on its batch thread; must not keep them, wait, or raise."""
 
 
 def watched(run: Run, take: Take | None) -> Run:
-    """The same function, its batches looked at."""
+    """The same function, with its batches inspected."""
     if take is None:
         return run
 

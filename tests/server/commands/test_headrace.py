@@ -188,7 +188,9 @@ class TestFlags:
 class TestCannotStart:
     @pytest.mark.parametrize("flags", [(), ("--model_base_path=",)])
     def test_without_a_base_path(self, shell: Shell, flags: tuple[str, ...]) -> None:
-        assert shell.refused(*flags) == "no model: name its file or its folder, as in `headrace serve iris.onnx`"
+        assert (
+            shell.refused(*flags) == "no model was given: name its file or its folder, as in `headrace serve iris.onnx`"
+        )
 
     @pytest.mark.parametrize("flags", [("--model_base_path=models/m",), ("--model_base_path", "models/m")])
     def test_a_relative_base_path(self, shell: Shell, flags: tuple[str, ...]) -> None:

@@ -133,7 +133,7 @@ class TestModels:
     def test_a_server_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
         address = f"localhost:{free_port()}"
         assert main(["models", f"--server={address}"]) == 1
-        assert capsys.readouterr().err.startswith(f"headrace: {address} cannot be asked: UNAVAILABLE")
+        assert capsys.readouterr().err.startswith(f"headrace: the server at {address} cannot be asked: UNAVAILABLE")
 
 
 class TestCheck:

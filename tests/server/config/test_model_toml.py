@@ -127,7 +127,7 @@ def test_isolation(tmp_path: Path) -> None:
     assert options_in(tmp_path, text).isolation == {"workers": 2, "memory_limit_mb": 512, "run_timeout": 1.5}
     code, reason = failure_of(tmp_path, "[isolation]\nworkers = 0\nmemory_limit_mb = 512")
     assert code == Code.INVALID_ARGUMENT
-    assert reason.endswith("isolation.memory_limit_mb limits worker processes, and isolation.workers is 0")
+    assert reason.endswith("isolation.memory_limit_mb limits worker processes, but isolation.workers is 0")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ class TestWrong:
             ("[onnxruntime]\ncpu_memory_arena = 1", "onnxruntime.cpu_memory_arena must be true or false; was 1"),
             (
                 "[onnxruntime]\nproviders = []",
-                "onnxruntime.providers must be a list of strings, and not empty; was []",
+                "onnxruntime.providers must be a list of at least one string; was []",
             ),
             ("[onnxruntime]\ndevice_id = -1", "onnxruntime.device_id must be a whole number of at least 0; was -1"),
             (

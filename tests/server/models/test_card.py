@@ -46,8 +46,8 @@ def test_what_was_proved_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCa
     (folder / "profile.json").write_text("{}")
     (folder / "card.json").write_text(json.dumps(write(folder)))
     caplog.set_level(logging.INFO)
-    assert verdict_of(folder) == Verdict(Finding.INDEPENDENT, "card.json records a trial of these very files")
-    told = "requests share batches: no row depends on the others (card.json records a trial of these very files)"
+    assert verdict_of(folder) == Verdict(Finding.INDEPENDENT, "card.json records a trial of exactly these files")
+    told = "requests share batches: no row depends on the others (card.json records a trial of exactly these files)"
     assert any(told in message for message in caplog.messages)
 
 

@@ -196,7 +196,7 @@ class TestKeeping:
         async def go() -> None:
             await self.step(sequences, 1, start=True)
             await self.step(sequences, 2, start=True)
-            with pytest.raises(ServingError, match="has 2 sequences, which is the most that it may have"):
+            with pytest.raises(ServingError, match="has 2 sequences, which is the maximum"):
                 await self.step(sequences, 3, start=True)
             assert await self.step(sequences, 2, start=True) == 1  # the same one, begun anew
             now[0] = 20
