@@ -1,4 +1,4 @@
-"""Tells from a version's files which backend it wants, and imports that one only."""
+"""Determines from a version's files which backend it needs, and imports only that one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ PLAN_FILES = ("model.plan", "model.engine")
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 MODEL_FILES = (PYTHON_FILE, TFLITE_FILE, *PLAN_FILES, ONNX_FILE, *SAVED_MODEL_FILES)
-"""The files by which a folder is known to hold a model."""
+"""The files that show that a folder holds a model."""
 
 _SUFFIXES = {Path(name).suffix for name in (ONNX_FILE, TFLITE_FILE, *PLAN_FILES)}
 
@@ -29,17 +29,18 @@ Load = Callable[[Path, BackendOptions], T]
 def load(version: Path, options: BackendOptions) -> Backend:
     """Loads the model in a version's folder.
 
-    Of several models there, `model.py` goes first, since it may use the others itself; then a `model.tflite` that is
-    preferred, a TensorRT plan unless TensorRT is turned off and there is a `model.onnx`, that one, and the SavedModel.
+    If there are several models, the order is: `model.py`, since it may use the others itself; a `model.tflite` that is
+    preferred; a TensorRT plan, unless TensorRT is turned off and there is a `model.onnx`; the `model.onnx`; the
+    SavedModel.
 
     Args:
-        version: The folder `<base path>/<version>`, or a model's file, of any name with the suffix of its kind.
-        options: For the runtime.
+        version: The folder `<base path>/<version>`, or a model's file with any name and the suffix of its kind.
+        options: Options of the runtime.
 
     Raises:
-        LoadError: PERMISSION_DENIED where the folder or a file may not be read; NOT_FOUND where no file is one that a
-            backend knows; FAILED_PRECONDITION where its runtime is not installed; INVALID_ARGUMENT and others where the
-            runtime refuses it.
+        LoadError: PERMISSION_DENIED if the folder or a file may not be read; NOT_FOUND if no backend knows any of the
+            files; FAILED_PRECONDITION if the runtime is not installed; INVALID_ARGUMENT and others if the runtime
+            refuses the model.
     """
     if is_model_file(version) and version.is_file():
         return _load_file(version, options)
@@ -70,12 +71,12 @@ def load(version: Path, options: BackendOptions) -> Backend:
 
 
 def is_model_file(path: Path) -> bool:
-    """Whether a file's name says that it is a model which `load` takes by itself."""
+    """Whether a file's name says that it is a model that `load` accepts by itself."""
     return path.name == PYTHON_FILE or path.suffix in _SUFFIXES
 
 
 def is_python(version: Path) -> bool:
-    """Whether a version's folder, or the file that it is, holds code, which `load` then runs."""
+    """Whether a version's folder or file holds code that `load` would run."""
     return version.name == PYTHON_FILE or _holds(version, PYTHON_FILE)
 
 
@@ -92,7 +93,7 @@ def _load_file(model: Path, options: BackendOptions) -> Backend:
 
 
 def plan_of(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:
-    """The TensorRT plan of an ONNX file, out of the cache or built now, and the backend that runs it.
+    """The TensorRT plan of an ONNX file, from the cache or built now, and the backend that runs it.
 
     Raises:
         LoadError: As `load`.
@@ -104,7 +105,7 @@ def _holds(version: Path, *names: str) -> bool:
     """Whether a version has one of these files.
 
     Raises:
-        LoadError: PERMISSION_DENIED, its folder may not be entered, or the file may not be read.
+        LoadError: PERMISSION_DENIED, the folder or the file may not be read.
     """
     try:
         held = next((name for name in names if (version / name).is_file()), None)
@@ -125,15 +126,15 @@ def _unreadable(path: Path, error: OSError) -> LoadError:
 
 
 def _load(load_model: Load[T], model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> T:
-    """Loads with a runtime that may not be installed: its package, its name, and the extra that brings it."""
+    """Loads with a runtime that may not be installed, given its package, its name, and the extra that installs it."""
     package, runtime, extra = needs
     try:
         return load_model(model, options)
     except ImportError as error:
-        if not (error.name or "").startswith(package):  # tensorrt_bindings, too
+        if not (error.name or "").startswith(package):  # also tensorrt_bindings
             raise
         missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        why = f"not installed: pip install 'headrace[{extra}]'" if missing else f"installed and does not work: {error}"
+        why = f"not installed: pip install 'headrace[{extra}]'" if missing else f"installed but does not work: {error}"
         raise LoadError(Code.FAILED_PRECONDITION, f"{model} needs {runtime}, which is {why}") from error
 
 
@@ -183,5 +184,5 @@ def _load_tflite(model: Path, options: BackendOptions) -> Backend:
 def _load_python(model: Path, options: BackendOptions) -> Backend:
     from headrace_server.backends.callable_impl import load_python
 
-    del options  # it has no runtime but Python
+    del options  # it needs no runtime except Python
     return load_python(model)

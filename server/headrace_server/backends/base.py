@@ -20,20 +20,20 @@ from headrace_server.config.tensorrt import TensorrtOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendOptions:
-    """What an operator decides about a runtime; each backend reads what means something to it.
+    """What an operator sets for a runtime; each backend reads the fields that apply to it.
 
     Attributes:
-        intra_op_threads: Threads inside one operator; 0 lets the runtime choose.
-        inter_op_threads: Operators at once; 0 lets the runtime choose.
-        onnxruntime: What is ONNX Runtime's alone.
-        gpu_memory_fraction: Part of a GPU's memory that a model may take where nothing else limits it; 0 for all.
-        saved_model_tags: Which of a SavedModel's graphs is wanted: the one with exactly these tags.
-        prefer_tflite_model: Whether a version's `model.tflite` goes before its SavedModel.
+        intra_op_threads: Threads within one operator; 0 lets the runtime choose.
+        inter_op_threads: Operators that run at the same time; 0 lets the runtime choose.
+        onnxruntime: Options of ONNX Runtime only.
+        gpu_memory_fraction: The share of a GPU's memory that a model may use if nothing else limits it; 0 means all.
+        saved_model_tags: The tags of the SavedModel's graph to load; they must match exactly.
+        prefer_tflite_model: Whether a version's `model.tflite` takes precedence over its SavedModel.
         tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
         signatures: What `model.toml` says of this model's signatures, by name.
-        tensorrt: For TensorRT.
-        batching: How the requests for this model become batches; None where each runs alone.
-        shared: What models have in common, weights above all.
+        tensorrt: Options of TensorRT.
+        batching: How the requests for this model become batches; None if each runs alone.
+        shared: What models share, mainly weights.
     """
 
     intra_op_threads: int = 0
@@ -50,10 +50,10 @@ class BackendOptions:
 
     @classmethod
     def of(cls, config: Config) -> "BackendOptions":
-        """Those of a run, before any model says otherwise."""
+        """The options of a run, before any model overrides them."""
         both = config.tensorflow_session_parallelism
         cpus = schedulable_cpus()
-        unless_told = cpus if cpus < affine_cpus() else 0  # runtimes count CPUs, and do not ask for a quota
+        unless_told = cpus if cpus < affine_cpus() else 0  # runtimes count CPUs and ignore quotas
         return cls(
             intra_op_threads=max(0, config.tensorflow_intra_op_parallelism or both) or unless_told,
             inter_op_threads=max(0, config.tensorflow_inter_op_parallelism or both),
@@ -68,12 +68,12 @@ class BackendOptions:
 
 @dataclass(frozen=True, slots=True)
 class Risks:
-    """Operators of a model with which a request may end the process, although it fits the signature.
+    """Operators of a model with which a request can crash the process although it fits the signature.
 
     Attributes:
-        fatal: Those that have done so, or are of a kind that has.
-        untried: Those of which it is not known.
-        growing: Those that take as much memory as a request says.
+        fatal: Operators that have crashed it, or are of a kind that has.
+        untried: Operators for which this is unknown.
+        growing: Operators that use as much memory as a request asks for.
     """
 
     fatal: tuple[str, ...] = ()
@@ -85,22 +85,22 @@ NO_RISKS = Risks()
 
 
 class Backend(Protocol):
-    """One loaded model in one runtime. Whoever loads it closes it, once, when nothing runs any more."""
+    """One loaded model in one runtime. Its owner closes it once, when nothing runs any more."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Its entries by name; the same for as long as it lives."""
+        """The signatures by name; they never change."""
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Computes the outputs asked for, each under its alias. Any thread, several at once.
+        """Computes the wanted outputs, by alias. Any thread, several at the same time.
 
         Args:
-            signature: One of its own.
+            signature: One of the backend's signatures.
             inputs: An array for every input of the signature, checked against it, by alias. Not kept.
             outputs: Aliases of the signature's outputs.
 
         Raises:
-            ServingError: The runtime refused; with the runtime's code and text where it has them.
+            ServingError: The runtime refused the request; with the runtime's code and text if it has them.
         """
 
     def close(self) -> None:
@@ -109,16 +109,17 @@ class Backend(Protocol):
 
 @runtime_checkable
 class BatchMemory(Protocol):
-    """A backend with memory of its own for batches to be joined in: page-locked, where they go on to a device."""
+    """A backend with memory of its own in which batches are joined: page-locked, if they go on to a device."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array for one joined input, contiguous, its elements not set. Batch threads, several at once.
+        """An array for one joined input, contiguous, with uninitialised elements. Any batch thread.
 
-        Nobody hands it back. Its memory may be used again once the last view of it has gone: when `run` has returned,
-        whether the batch is answered then, has failed, or is run again in halves. `BufferPool` gives out such arrays.
+        The array is not returned explicitly. Its memory may be reused once the last view of it is gone: when `run` has
+        returned, whether the batch is then answered, has failed, or is run again in halves. `BufferPool` provides such
+        arrays.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, there is no memory left; the batch is then run again in halves.
+            ServingError: RESOURCE_EXHAUSTED, no memory is left; the batch is then run again in halves.
         """
 
 
@@ -127,7 +128,7 @@ class OnDevices(Protocol):
     """A backend whose model may lie on GPUs."""
 
     def device_memory(self) -> Mapping[int, int]:
-        """The bytes that the model takes on each GPU, by its number, as far as the backend knows. Any thread."""
+        """The bytes that the model uses on each GPU, by its number, as far as the backend knows. Any thread."""
 
 
 @runtime_checkable
@@ -135,9 +136,9 @@ class FitsBatching(Protocol):
     """A backend that cannot run batches of any size, or runs some sizes faster."""
 
     def fit_batching(self, options: Options) -> Options:
-        """The parameters that this model is to be batched with, made of an operator's. Called once, after the load.
+        """The parameters for batching this model, derived from an operator's. Called once, after the load.
 
-        A size that the model cannot run is left out, so that a request of more rows than it can ever run is refused
+        Sizes that the model cannot run are left out, so that a request with more rows than it can ever run is refused
         before it waits; fixed sizes, such as those of CUDA graphs, are `allowed_batch_sizes`.
         """
 
@@ -148,17 +149,17 @@ class Streaming(Protocol):
 
     @property
     def streams(self) -> bool:
-        """Whether this model does."""
+        """Whether this model answers a request many times."""
 
     @property
     def answers_once(self) -> bool:
-        """Whether this model can answer once as well, by `run`."""
+        """Whether this model can also answer once, through `run`."""
 
     def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:
-        """The answers to one request, each made when it is asked for. Any event loop, several at once.
+        """The answers to one request, each computed when it is asked for. Any event loop, several at the same time.
 
         Args:
-            signature: One of its own.
+            signature: One of the backend's signatures.
             inputs: As for `run`.
             outputs: As for `run`.
 
@@ -169,22 +170,22 @@ class Streaming(Protocol):
 
 @runtime_checkable
 class Terminable(Protocol):
-    """A backend that can end a run which goes on."""
+    """A backend that can end a run in progress."""
 
     def expect_termination(self) -> None:
-        """Prepares for `terminate`, which costs each run a little. Called once, before the first run."""
+        """Prepares for `terminate`, which makes each run slightly slower. Called once, before the first run."""
 
     def terminate(self, thread: int) -> None:
-        """Ends the run that goes on in a thread, if there is one. Any thread.
+        """Ends the run in progress in a thread, if there is one. Any thread.
 
         Args:
-            thread: The number that Python knows it by.
+            thread: The thread's number in Python.
         """
 
 
 @runtime_checkable
 class MayBeDown(Protocol):
-    """A backend whose model may be gone for a while."""
+    """A backend whose model may be unavailable for a while."""
 
     @property
     def is_down(self) -> bool:
@@ -193,51 +194,51 @@ class MayBeDown(Protocol):
 
 @runtime_checkable
 class MayEndProcess(Protocol):
-    """A backend whose runtime does not check all that an operator needs, and ends the process where that is missing."""
+    """A backend whose runtime does not check everything that an operator needs, and may crash the process."""
 
     @property
     def risks(self) -> Risks:
-        """The operators of the model with which a request may do so."""
+        """The operators of the model with which a request can do so."""
 
 
 @runtime_checkable
 class NamesRuntime(Protocol):
-    """A backend that says what it runs models with."""
+    """A backend that names its runtime."""
 
     runtime: str
-    """`onnxruntime`, `tensorrt`, `tensorflow`, `tflite` or `python`: Triton's names of backends, where it has them."""
+    """`onnxruntime`, `tensorrt`, `tensorflow`, `tflite` or `python`: Triton's names for backends, if it has them."""
 
 
 @runtime_checkable
 class Steady(Protocol):
-    """A backend that may know of itself that its runs wait for nothing."""
+    """A backend that may know that its runs wait for nothing."""
 
     @property
     def steady(self) -> bool:
-        """Whether a run takes about as long as the one before: it computes, and waits for no device, file or network.
+        """Whether a run takes about as long as the one before: it only computes, and waits for nothing.
 
-        What has been quick may then run on a thread that carries connections, when it has nothing else to do.
+        A model that has been fast may then run on a connection thread that has nothing else to do.
         """
 
 
 @runtime_checkable
 class Triable(Protocol):
-    """A backend that helps to find out whether the rows of a batch are independent."""
+    """A backend that helps to determine whether the rows of a batch are independent."""
 
     @property
     def exact(self) -> bool:
-        """Whether equal rows in equal places of batches of one size give equal bits: not so on every device."""
+        """Whether equal rows at equal positions in batches of equal size give equal bits: not on every device."""
 
     @property
     def evidence(self) -> Sequence[Evidence]:
-        """What the model's file says against independent rows."""
+        """What in the model's file speaks against independent rows."""
 
     @property
     def most_rows(self) -> int | None:
-        """Rows that a batch may have; None for any number."""
+        """The most rows of a batch; None for any number."""
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """As `run`, but the runtime writes nothing to stderr where it refuses: a trial asks it for what it may refuse.
+        """As `run`, but the runtime writes nothing to stderr if it refuses: a test may send what it refuses.
 
         Raises:
             ServingError: As `run`.
@@ -246,15 +247,18 @@ class Triable(Protocol):
 
 @runtime_checkable
 class ProvesRows(Protocol):
-    """A backend that may know from a model's description that the rows of a batch are independent."""
+    """A backend that may know from a model's description that its rows are independent."""
 
     def rows_are_apart(self, signature: str) -> bool:
-        """Whether they are known to be; otherwise it has to be tried."""
+        """Whether they are known to be independent; otherwise a test must decide."""
 
 
 @runtime_checkable
 class Settled(Protocol):
-    """A backend that runs a batch in another way where its rows are known to be independent."""
+    """A backend that runs a batch differently if its rows are known to be independent."""
 
     def settle(self, batched: Mapping[str, bool]) -> None:
-        """Says of each signature, by name, whether its rows are. Called once, before the first request."""
+        """Tells the backend for each signature, by name, whether its rows are independent.
+
+        Called once, before the first request.
+        """

@@ -1,4 +1,4 @@
-"""A pool of memory that is expensive to allocate: lent as arrays, reused when the last view of an array is gone."""
+"""A pool of memory that is expensive to allocate; it is lent as arrays and reused when an array's last view is gone."""
 
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError
 
 LIMIT = 1 << 30
-"""Bytes above which a pool frees what lies idle before it allocates more."""
+"""The number of bytes above which a pool frees idle blocks before it allocates more."""
 
 _SMALLEST = 4096
 
@@ -22,29 +22,30 @@ Block = Array  # of bytes
 
 
 def block_size(size: int) -> int:
-    """The bytes of the block that holds `size`: up to a quarter more, so that there are few sizes."""
+    """The size of the block for `size` bytes: up to a quarter larger, so that there are few sizes."""
     step = max(_SMALLEST, 1 << max(0, (size - 1).bit_length() - 3))
     return -(-size // step) * step
 
 
 class BufferPool:
-    """Blocks of memory of one kind. Any thread, several at once.
+    """Blocks of memory of one kind. Any thread, several at the same time.
 
-    An array keeps its block until nobody holds it nor any view of it; the block then serves the next array, most
-    recently used first. So an input goes back as soon as its batch has run, and an output when it has been encoded.
+    A block belongs to an array until the array and all views of it are gone; it then serves the next array, most
+    recently used first. So an input's block returns as soon as its batch has run, and an output's when it has been
+    encoded.
 
     Args:
-        allocate: Makes a block of so many bytes; raises ServingError, RESOURCE_EXHAUSTED, where there is no memory.
-        free: Frees one. Both are called on any thread, `free` wherever an array happens to be dropped.
-        limit: Bytes above which what lies idle is freed before more is allocated.
+        allocate: Allocates a block of this many bytes; raises ServingError, RESOURCE_EXHAUSTED, if there is no memory.
+        free: Frees a block. Both are called on any thread; `free` wherever an array happens to be dropped.
+        limit: The number of bytes above which idle blocks are freed before more is allocated.
     """
 
     def __init__(self, allocate: Callable[[int], Block], free: Callable[[Block], None], limit: int = LIMIT) -> None:
         self._allocate = allocate
         self._free = free
         self._limit = limit
-        # A block may come back in the middle of anything, even on the thread that holds the lock: the lock admits its
-        # thread again, and taking back needs none.
+        # A block may return at any point, even on the thread that holds the lock: the lock is reentrant, and returning
+        # a block does not take it.
         self._idle: dict[int, deque[Block]] = {}
         self._lock = RLock()
         self._held = 0
@@ -56,10 +57,10 @@ class BufferPool:
         return self._held
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array whose elements are not set. Strings, and arrays without elements, are of ordinary memory.
+        """An array with uninitialised elements. Strings, and arrays without elements, use ordinary memory.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, there is no memory left, or UNAVAILABLE, the pool has been closed.
+            ServingError: RESOURCE_EXHAUSTED, no memory is left, or UNAVAILABLE, the pool has been closed.
         """
         dtype = np.dtype(dtype)
         size = prod(shape) * dtype.itemsize
@@ -75,19 +76,19 @@ class BufferPool:
         return self.block_of(array) is not None
 
     def block_of(self, array: Array) -> Block | None:
-        """The block that an array is a view of; None where its memory is not this pool's."""
+        """The block that an array is a view of; None if its memory does not belong to this pool."""
         lease = self.lease_of(array)
         return None if lease is None else lease.block
 
     def lease_of(self, array: Array) -> "Lease | None":
-        """What goes when the last array on the same memory does; None where its memory is not this pool's."""
+        """The object whose lifetime ends with the last array on the same memory; None for memory of others."""
         base: Any = array
         while isinstance(base, np.ndarray) and not isinstance(base, Lease):
             base = base.base
         return base if isinstance(base, Lease) and base.take_back == self.take_back else None
 
     def take_back(self, block: Block) -> None:
-        """Puts a block back that no array uses any more."""
+        """Returns a block that no array uses any more."""
         self._idle.setdefault(block.nbytes, deque()).append(block)
         if self._closed:
             self.trim()
@@ -98,14 +99,14 @@ class BufferPool:
         self._count(-block.nbytes)
 
     def trim(self) -> bool:
-        """Frees what lies idle; whether anything did."""
+        """Frees idle blocks; returns whether there were any."""
         blocks = _drained(self._idle)
         for block in blocks:
             self.discard(block)
         return bool(blocks)
 
     def close(self) -> None:
-        """Frees what lies idle now, and what is still in use as soon as it comes back."""
+        """Frees idle blocks now, and blocks in use as soon as they return."""
         self._closed = True
         self.trim()
 
@@ -135,11 +136,11 @@ class BufferPool:
 
 
 class _Bytes(np.ndarray[Any, Any]):
-    """A block as a type of its own: of one that is a plain array numpy would make the base of a lease's views."""
+    """A block has its own type: if it were a plain array, numpy would make it the base of a lease's views."""
 
 
 class Lease(np.ndarray[Any, Any]):
-    """The base of all arrays on a block, which goes when the last of them does. Nobody else sees it."""
+    """The base of all arrays on a block, which ends with the last of them. No other code sees it."""
 
     block: Block
     take_back: Callable[[Block], None]
@@ -149,7 +150,7 @@ class Lease(np.ndarray[Any, Any]):
 
 
 def _drained(idle: dict[int, deque[Block]]) -> list[Block]:
-    """Takes out every block, each once, however many threads do so."""
+    """Removes every block, each once, even if several threads do so."""
     blocks = []
     for waiting in list(idle.values()):
         with suppress(IndexError):

@@ -1,4 +1,4 @@
-"""Python models: a version's model.py, with one function on batches, the four hooks of a handler, or a generator."""
+"""Python models: a version's model.py with one function on batches, the four hooks of a handler, or a generator."""
 
 import importlib.util
 import itertools
@@ -28,23 +28,23 @@ Predict = Callable[[dict[str, Array]], Mapping[str, Any]]
 
 HANDLER_CLASS = "Handler"
 
-# A version's module has a name of its own, so that two versions, and the modules beside each, never meet.
+# Each version's module has a name of its own, so that two versions and the modules beside them never conflict.
 _NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What `initialize` is given. The property is what a TorchServe handler reads there.
+    """The argument of `initialize`. The property is the one that a TorchServe handler reads.
 
     Attributes:
-        folder: The version's, with whatever files the model needs.
+        folder: The version's folder, with whatever files the model needs.
     """
 
     folder: Path
 
     @property
     def system_properties(self) -> dict[str, Any]:
-        """`model_dir`, the version's folder, and `gpu_id`, None: a model chooses its device itself."""
+        """`model_dir`, the version's folder, and `gpu_id`, which is None: a model chooses its device itself."""
         return {"model_dir": str(self.folder), "gpu_id": None}
 
 
@@ -52,8 +52,8 @@ def load_python(file: Path) -> "CallableBackend":
     """Runs a model.py, and its `initialize` if it has one.
 
     Raises:
-        LoadError: INVALID_ARGUMENT where the file declares nothing that can be served; the code of a ServingError that
-            it raises; INTERNAL for anything else that it raises, with the line.
+        LoadError: INVALID_ARGUMENT if the file declares nothing that can be served; the code of a ServingError that it
+            raises; INTERNAL with the line for any other exception.
     """
     module = _new_module(file)
     try:
@@ -70,12 +70,12 @@ class CallableBackend:
     """One model.py, with the one signature that it declares.
 
     Args:
-        module: Owned from here on.
-        model: What its hooks are found on: the module, or an instance of its class Handler. Its INPUTS, OUTPUTS and
-            THREAD_SAFE may stand on either.
+        module: The module, which the model now owns.
+        model: The object that has the hooks: the module, or an instance of its class Handler. INPUTS, OUTPUTS and
+            THREAD_SAFE may be on either.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it declares nothing that can be served.
+        ServingError: INVALID_ARGUMENT, the model declares nothing that can be served.
     """
 
     runtime = "python"
@@ -108,16 +108,16 @@ class CallableBackend:
         return {DEFAULT_SIGNATURE: self._signature}
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Calls the model, one batch at a time unless it says that it is THREAD_SAFE, and checks what it returns."""
-        del signature  # there is one
+        """Calls the model, one batch at a time unless it is THREAD_SAFE, and checks what it returns."""
+        del signature  # it exists
         if self._predict is None:
             raise _unloaded()
-        with self._lock or nullcontext():  # until its arrays have been copied: the next batch may write into them
+        with self._lock or nullcontext():  # until its arrays have been copied, since the next batch may overwrite them
             return self._outputs(_call(self._file.parent, self._predict, _own(inputs)), outputs)
 
     async def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:
-        """The answers that the model's generator gives to one request, each made when the caller asks for it."""
-        del signature  # there is one
+        """The answers that the model's generator gives to one request, each computed when the caller asks for it."""
+        del signature  # it exists
         if self._generators is None:
             raise _unloaded()
         convert = partial(self._outputs, outputs=outputs)
@@ -126,7 +126,7 @@ class CallableBackend:
                 yield answer
 
     def fit_batching(self, options: Options) -> Options:
-        """One batch at a time unless the model is THREAD_SAFE, so that no other waits for it on a batch thread."""
+        """One batch at a time unless the model is THREAD_SAFE; other batches do not wait for it on a batch thread."""
         return options if self._lock is None else replace(options, max_running_batches=1)
 
     def close(self) -> None:
@@ -153,13 +153,13 @@ class CallableBackend:
         return {alias: self._output(alias, results) for alias in outputs}
 
     def _output(self, alias: str, results: Mapping[str, Any]) -> Array:
-        """What a model returned for an output, in memory that neither the model nor its inputs have a part in."""
+        """What a model returned for an output, in memory that neither the model nor its inputs share."""
         if alias not in results:
             raise self._wrong(f"returned no {alias!r}, only {', '.join(sorted(map(str, results))) or 'nothing'}")
         declared = self._signature.outputs[alias].array_dtype
         try:
             array: Array = np.asarray(results[alias], declared if declared.hasobject else None)
-            # A float64 that numpy made of float32 on its way is rounded back; nothing changes its kind.
+            # A float64 that numpy made from float32 is rounded back; the kind of a dtype never changes.
             return array.astype(declared, casting="same_kind", copy=True)
         except (TypeError, ValueError) as error:
             raise self._wrong(f"returned for {alias!r} a value that is not {declared}: {error}") from error
@@ -169,7 +169,7 @@ class CallableBackend:
 
 
 class _Hooks:
-    """The three steps of a request's arrays through a model's hooks, of which the outer two may be missing."""
+    """The three steps that a request's arrays take through a model's hooks; the first and the last are optional."""
 
     def __init__(self, model: object) -> None:
         self._preprocess = getattr(model, "preprocess", _same)
@@ -182,17 +182,17 @@ class _Hooks:
 
 
 def _new_module(file: Path) -> ModuleType:
-    """A package of the file's folder, so that `from . import x` finds the modules beside it."""
+    """A package for the file's folder, so that `from . import x` finds the modules beside it."""
     name = f"headrace_model_{next(_NUMBERS)}"
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
     assert spec is not None  # its name ends in .py
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    sys.modules[name] = module  # dataclasses and pickle look up a class's module there
     return module
 
 
 def _run(file: Path, module: ModuleType) -> object:
-    """Runs a new module; what its hooks are found on."""
+    """Runs a new module and returns the object that has its hooks."""
     spec = module.__spec__
     assert spec is not None
     assert spec.loader is not None
@@ -216,12 +216,12 @@ def _find_predict(model: object) -> Predict:
     if hasattr(model, "stream"):
         return _streams_only
     raise invalid(
-        "must define predict(inputs), inference(data) or stream(inputs), at module level or in a class Handler"
+        "must define predict(inputs), inference(data) or stream(inputs) at module level or in a class Handler"
     )
 
 
 def _streams_only(_inputs: dict[str, Array]) -> Mapping[str, Any]:
-    """For a model that has nothing but a generator."""
+    """The function of a model that has only a generator."""
     raise unimplemented("the model streams its answers: call it by ModelStreamInfer or generate_stream")
 
 
@@ -230,7 +230,7 @@ def _unloaded() -> ServingError:
 
 
 def _own(inputs: Arrays) -> dict[str, Array]:
-    """Arrays that a model may write into; a lone request's are views of its message."""
+    """Arrays that a model may write into; those of a single request are views of its message."""
     return {alias: np.require(array, requirements=["C", "W"]) for alias, array in inputs.items()}
 
 
@@ -262,7 +262,7 @@ def _data_type(dtype: Any) -> DataType:
 
 
 def _call(folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a model's code; what it raises names the line of its file, unless it is a ServingError, which is as it is.
+    """Calls a model's code. An exception names the line of the model's file; a ServingError is passed on unchanged.
 
     Raises:
         ServingError: The model's own, or INTERNAL.

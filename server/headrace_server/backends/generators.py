@@ -1,4 +1,4 @@
-"""A Python model's generator, run step by step: each answer is made when the one before it has been taken."""
+"""Runs a Python model's generator step by step: each answer is computed when the one before it has been taken."""
 
 import asyncio
 import inspect
@@ -11,39 +11,39 @@ from typing import Any, Protocol
 from headrace_batching.task import Arrays
 
 Call = Callable[..., Any]
-"""Calls the model's code with arguments, and turns what it raises into a ServingError."""
+"""Calls the model's code with arguments, and converts its exceptions into a ServingError."""
 
 Convert = Callable[[Any], Arrays]
 
 MAX_THREADS = 16
-"""Steps of one model that run at once, if it says that it is THREAD_SAFE."""
+"""Steps of one model that run at the same time, if it declares that it is THREAD_SAFE."""
 
 _END = object()
 
 
 class Steps(Protocol):
-    """Runs the steps of generators elsewhere than in the server's event loop."""
+    """Runs the steps of generators outside the server's event loop."""
 
     def begin(self, inputs: Any) -> "Future[Any]":
         """A new generator."""
 
     def next(self, generator: Any, convert: Convert) -> "Future[Any]":
-        """Its next answer, converted where no other step can write into it; or the end."""
+        """The next answer, converted before another step can overwrite it, or the end."""
 
     def end(self, generator: Any) -> None:
-        """Closes it; its last step has ended. Any thread, without waiting."""
+        """Closes it after its last step has ended. Any thread, without waiting."""
 
     def close(self) -> None:
         """Runs no more steps."""
 
 
 class Generators:
-    """The generators of one model, each the answers to one request.
+    """The generators of one model; each one answers one request.
 
     Args:
         function: The model's `stream`: a generator function, or an asynchronous one.
         call: Calls the model's code.
-        thread_safe: Whether steps of several generators may run at once.
+        thread_safe: Whether steps of several generators may run at the same time.
     """
 
     def __init__(self, function: Callable[[Any], Any], call: Call, *, thread_safe: bool) -> None:
@@ -53,11 +53,11 @@ class Generators:
             self._steps = _OnThreads(function, call, MAX_THREADS if thread_safe else 1)
 
     async def answers(self, inputs: Any, convert: Convert) -> AsyncGenerator[Arrays, None]:
-        """What a generator yields, each asked for when the caller asks; closed when the caller closes this.
+        """Yields what a generator yields, as the caller asks; closes the generator when the caller closes this.
 
         Args:
-            inputs: What the function is called with.
-            convert: Makes an answer of what it yields.
+            inputs: The arguments of the function.
+            convert: Converts what it yields into an answer.
 
         Raises:
             ServingError: The model raised.
@@ -71,7 +71,7 @@ class Generators:
                     break
                 yield answer
         finally:
-            # The caller may leave in the midst of a step, which must end first.
+            # The caller may leave in the middle of a step, which must end first.
             if step is None or step.done():
                 self._steps.end(generator)
             else:
@@ -105,7 +105,7 @@ class _OnThreads:
 
 
 class _InLoop:
-    """Asynchronous generators, in an event loop of the model's own: the server's must never wait for a model."""
+    """Runs asynchronous generators in an event loop of their own: the server's must never wait for a model."""
 
     def __init__(self, function: Callable[[Any], AsyncGenerator[Any, None]], call: Call) -> None:
         self._function = function
@@ -134,7 +134,7 @@ class _InLoop:
 
 
 class _Asynchronous:
-    """One asynchronous generator. A step that is cancelled takes a while to end, and only then may it be closed."""
+    """One asynchronous generator. A cancelled step takes a while to end, and only then may the generator be closed."""
 
     def __init__(self, generator: AsyncGenerator[Any, None], call: Call) -> None:
         self._generator = generator

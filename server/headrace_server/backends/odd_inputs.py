@@ -1,4 +1,4 @@
-"""Unusual requests that fit a signature's declaration, to test whether a runtime survives them."""
+"""Unusual requests that fit a signature's declaration, for testing whether a runtime survives them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError
 
 USUAL_SIZE = 4
-"""Of a dimension that varies."""
+"""The sizes of a dimension that varies."""
 
 _ANY_RANK = (2, 3)  # of an input without a declared rank
 
@@ -20,11 +20,11 @@ _TEXT = (b"", b"\0", b"-1", b"nan", b"\xff\xfe", b"9" * 5000, b"x" * 100_000)
 
 
 def odd_requests(signature: Signature, usual: Arrays | None = None) -> Iterator[tuple[str, Arrays]]:
-    """Requests that pass the signature's checks, each odd in one input, and what is odd about it.
+    """Requests that pass the signature's checks, each odd in one input, and what is odd about each.
 
     Args:
-        signature: What they have to fit.
-        usual: A request that is not odd; made up where there is none.
+        signature: The signature that they must fit.
+        usual: A normal request; generated if there is none.
     """
     request = usual_request(signature) if usual is None else usual
     for alias, array in request.items():
@@ -43,12 +43,12 @@ def fits(signature: Signature, request: Arrays) -> bool:
 
 
 def usual_request(signature: Signature) -> Arrays:
-    """A request of small numbers, or words; dimensions that vary are of one size."""
+    """A request of small numbers or words; all varying dimensions have one size."""
     return {alias: _usual(spec) for alias, spec in signature.inputs.items()}
 
 
 def odd_arrays(array: Array) -> Iterator[tuple[str, Array]]:
-    """The same array in other shapes, and others of its shape; each with what is odd about it."""
+    """The same array in other shapes, and other arrays of its shape, each with what is odd about it."""
     yield from _other_shapes(array)
     for value in _values(array.dtype):
         name = f"{value!r:.20}"
@@ -89,7 +89,7 @@ def _values(dtype: np.dtype[Any]) -> Iterator[Any]:
 
 def _with(array: Array, value: Any, where: slice) -> Array:
     changed = array.copy()
-    with np.errstate(all="ignore"):  # of a number that the dtype cannot hold
+    with np.errstate(all="ignore"):  # for a number that the dtype cannot hold
         changed.reshape(-1)[where] = value
     return changed
 

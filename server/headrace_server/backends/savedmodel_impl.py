@@ -1,4 +1,4 @@
-"""TensorFlow SavedModels in a TensorFlow session, which is how TF Serving runs them."""
+"""Runs TensorFlow SavedModels in a TensorFlow session, as TF Serving does."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,10 +27,10 @@ MAX_STEPS = 32
 
 
 def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBackend":
-    """Loads the graph with the tags wanted, restores its variables, and runs what it wants run first.
+    """Loads the graph with the wanted tags, restores its variables, and runs its initialisation.
 
     Raises:
-        LoadError: TF Serving: NOT_FOUND where no graph has the tags, DATA_LOSS where the file cannot be parsed; else
+        LoadError: TF Serving: NOT_FOUND if no graph has the tags, DATA_LOSS if the file cannot be parsed; otherwise
             TensorFlow's own code and text.
     """
     session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(options))
@@ -41,7 +41,7 @@ def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBacken
             with session.graph.as_default():
                 graph = loader.load(session, options.saved_model_tags)
         definitions = {name: SignatureDef.FromString(d.SerializeToString()) for name, d in graph.signature_def.items()}
-        # TensorFlow's operators check what they are given, arrays without elements included.
+        # TensorFlow's operators check their inputs, including arrays without elements.
         signatures = {name: replace(read_signature(d), empty=True) for name, d in definitions.items()}
         return SavedModelBackend(session, signatures)
     except Exception as error:
@@ -53,8 +53,8 @@ class SavedModelBackend:
     """One SavedModel in one session, with all its signatures.
 
     Args:
-        session: Owned from here on; its graph holds the model.
-        signatures: By name.
+        session: The session, which the backend now owns; its graph holds the model.
+        signatures: The signatures by name.
     """
 
     runtime = "tensorflow"
@@ -67,11 +67,11 @@ class SavedModelBackend:
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """All that the SavedModel has, `__saved_model_init_op` included."""
+        """All signatures of the SavedModel, including `__saved_model_init_op`."""
         return self._signatures
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Feeds the arrays to the graph as they are; the operators refuse shapes that they cannot take."""
+        """Feeds the arrays to the graph unchanged; the operators refuse shapes that they cannot use."""
         feeds = (inputs[alias] for alias in self._signatures[signature].inputs)
         computed = self._computed(signature, tuple(outputs))
         try:
@@ -89,13 +89,13 @@ class SavedModelBackend:
         self._session.close()
 
     def _computed(self, signature: str, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        """The outputs that are computed where some are asked for: all, once callers have asked for too many sets."""
+        """The outputs to compute if some are requested: all of them, once callers have requested too many sets."""
         if (signature, outputs) in self._steps or len(self._steps) < MAX_STEPS:
             return outputs
         return self._signatures[signature].every_output
 
     def _step(self, signature: str, outputs: tuple[str, ...]) -> Step:
-        """What runs a part of the graph, made at its first use."""
+        """What runs a part of the graph, created at its first use."""
         key = (signature, outputs)
         with self._lock:
             if key not in self._steps:
@@ -107,7 +107,7 @@ class SavedModelBackend:
             feed=[spec.name for spec in signature.inputs.values()],
             fetch=[signature.outputs[alias].name for alias in outputs],
         )
-        # What Session.run wraps: that would compare shapes, which TF Serving does not, and cost four times the CPU.
+        # What Session.run wraps: that would compare shapes, which TF Serving does not, and use four times the CPU.
         step: Step = self._session._make_callable_from_options(options)  # noqa: SLF001
         return step
 
@@ -121,7 +121,7 @@ def _session_config(options: BackendOptions) -> Any:
 
 @contextmanager
 def _path_in_utf8(folder: Path) -> Iterator[str]:
-    """A path to a folder that TensorFlow can be told, which takes none whose bytes are not UTF-8."""
+    """A path to a folder that TensorFlow can open, since it accepts no path that is not UTF-8."""
     if str(folder).isprintable():
         yield str(folder)
         return

@@ -1,4 +1,4 @@
-"""Objects that several loaded models share, each kept as long as one of them uses it."""
+"""Objects that several loaded models share; each lives as long as one of them uses it."""
 
 from collections.abc import Callable, Hashable
 from threading import Lock
@@ -9,21 +9,21 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Objects by what they were made of; one that nobody uses any more is forgotten. Any thread."""
+    """Objects by what they were made from; an unused one is forgotten. Any thread."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._objects: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[type["Shared"], tuple[()]]:
-        return Shared, ()  # another process has others
+        return Shared, ()  # another process has its own
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The object of a key: the one that is used already, or else a new one.
+        """The object for a key: the existing one, or else a new one.
 
         Args:
-            key: Equal for objects that are the same; its first part had better say of what kind.
-            make: Makes it. Two threads that ask at the same time may both make one; both get the same.
+            key: Equal for equal objects; its first part should name their kind.
+            make: Creates the object. Two threads that ask at the same time may both create one, but both get the same.
         """
         with self._lock:
             known: T | None = self._objects.get(key)

@@ -1,4 +1,4 @@
-"""The named, typed, shaped inputs and outputs of one entry of a model, and the checks of a request's."""
+"""The named, typed, shaped inputs and outputs of a model's signature, and the checks of requests against them."""
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ class TensorSpec:
     """One input or output.
 
     Attributes:
-        name: What the model calls it.
+        name: Its name in the model.
         dtype: Its element type on the wire.
-        shape: Its dimensions, None for one that varies.
-        dims: Names of the dimensions, "" for one without; as long as `shape`.
-        any_rank: Whether no rank is declared, so that any shape is as declared; `shape` is then empty.
+        shape: Its dimensions, None for a varying one.
+        dims: Names of the dimensions, "" for one without a name; as long as `shape`.
+        any_rank: Whether no rank is declared, so that any shape is accepted; `shape` is then empty.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TensorSpec:
 
     @cached_property
     def fixed(self) -> tuple[int, ...] | None:
-        """The shape beyond axis 0 where all of it is known."""
+        """The shape beyond axis 0 if all of it is known."""
         inner = tuple(size for size in self.shape[1:] if size is not None)
         return inner if len(inner) == len(self.shape) - 1 else None
 
@@ -54,7 +54,7 @@ class TensorSpec:
         return f"{dtype}[{'...' if self.any_rank else ','.join('?' if s is None else str(s) for s in self.shape)}]"
 
     def check_dtype(self, array: Array, position: int) -> None:
-        """Compares an array's dtype with what is declared.
+        """Compares an array's dtype with the declared one.
 
         Raises:
             ServingError: INVALID_ARGUMENT, in TensorFlow's words.
@@ -64,7 +64,7 @@ class TensorSpec:
             raise invalid(f"Expects arg[{position}] to be {dtype_name(self.dtype)} but {got} is provided")
 
     def misfit(self, array: Array) -> str:
-        """How an array's shape differs from what is declared, in ONNX Runtime's words; empty where it does not."""
+        """How an array's shape differs from what is declared, in ONNX Runtime's words; empty if it does not."""
         if self.any_rank:
             return ""
         if array.ndim != len(self.shape):
@@ -79,26 +79,26 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """One entry of a model.
+    """One signature of a model.
 
     Attributes:
-        inputs: By the alias that requests use.
-        outputs: By alias.
-        method_name: TF Serving: which calls it is meant for.
+        inputs: Inputs by the alias that requests use.
+        outputs: Outputs by alias.
+        method_name: The calls that the signature is meant for, as in TF Serving.
         batched: Whether axis 0 of all inputs is the batch.
-        any_shape: Whether the runtime takes whatever shape the operators take, as TF Serving's does: none is compared
-            with its declaration.
-        empty: Whether the runtime may be given arrays without elements. Some abort the process on them: a dimension of
-            0, other than the rows of a batch, is then refused unless it is declared.
-        definition: What GetModelMetadata answers, where the model's file has it word for word.
-        defaults: Arrays for inputs that a Predict may leave out, by alias.
-        features: Whether the inputs are features of tf.Examples, each under its alias, to be taken out of them before
-            the model runs; otherwise the one input `inputs` takes Examples as they are, and the graph does it.
-        labels: The classes of `scores`, by index, for a model that does not put them out; else empty.
-        optional: Further inputs, which the model has values of its own for. A request that sends one runs by itself.
-        padding: How requests whose inputs differ in length share batches; None where they do not.
-        bound: Only requests of which all floating-point numbers are finite and at most this large share batches; None
-            for all requests.
+        any_shape: Whether the runtime accepts any shape that the operators accept, as TF Serving's does; shapes are
+            then not compared with their declarations.
+        empty: Whether the runtime may be given arrays without elements. Some runtimes crash on them; a dimension of 0
+            that is not the batch is then refused unless it is declared.
+        definition: What GetModelMetadata answers, if the model's file contains it.
+        defaults: Default arrays for inputs that a Predict may leave out, by alias.
+        features: Whether the inputs are features of tf.Examples, each under its alias, which are extracted before the
+            model runs; otherwise the single input `inputs` takes serialized Examples, and the graph parses them.
+        labels: The classes of `scores`, by index, for a model that does not return them; otherwise empty.
+        optional: Further inputs, for which the model has values of its own. A request that sends one runs by itself.
+        padding: How requests whose inputs differ in length share batches; None if they do not.
+        bound: Only requests whose floating-point numbers are all finite and at most this large share batches; None for
+            all requests.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -127,16 +127,16 @@ class Signature:
 
     @cached_property
     def one_shape(self) -> bool:
-        """Whether all that passes the check has the same shape beyond axis 0."""
+        """Whether all requests that pass the check have the same shape beyond axis 0."""
         return not self.any_shape and all(spec.fixed is not None for spec in self.inputs.values())
 
     @cached_property
     def sendable(self) -> Mapping[str, TensorSpec]:
-        """All that a request may send, by alias."""
+        """Everything that a request may send, by alias."""
         return {**self.inputs, **self.optional} if self.optional else self.inputs
 
     def sends_optional(self, aliases: Collection[str]) -> bool:
-        """Whether any of a request's inputs is one that it might have left to the model."""
+        """Whether any of a request's inputs is one that could have been left to the model."""
         return bool(self.optional) and any(alias in self.optional for alias in aliases)
 
     def check_names(self, aliases: Collection[str]) -> None:
@@ -199,11 +199,10 @@ class Signature:
     def check_arrays(self, arrays: Arrays) -> str:
         """Compares every array with its declaration; the names have been checked.
 
-        Returns:
-            How the first shape that is not as declared differs; empty where none does.
+        Returns: How the first wrong shape differs from its declaration; empty if none does.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a dtype is not as declared.
+            ServingError: INVALID_ARGUMENT, a dtype differs from its declaration.
         """
         misfit = ""
         for position, (alias, spec) in enumerate(self.sendable.items()):
@@ -218,7 +217,7 @@ class Signature:
         return misfit
 
     def _emptiness(self, spec: TensorSpec, array: Array) -> str:
-        """Which dimension of 0 the runtime must not see, as `TensorSpec.misfit`."""
+        """Which dimension of 0 the runtime must not get, in the form of `TensorSpec.misfit`."""
         first = 1 if self.batched else 0
         declared = {i for i, size in enumerate(spec.shape) if size == 0}
         zeros = [i for i, size in enumerate(array.shape) if size == 0 and i >= first and i not in declared]
@@ -226,11 +225,11 @@ class Signature:
         return f"Got invalid dimensions for input: {spec.name} for the following indices {where}" if where else ""
 
     def is_as_declared(self, arrays: Arrays) -> bool:
-        """Whether shapes that were not compared with their declarations are as declared."""
+        """Whether all floating-point numbers of a request are within the bound, if there is one."""
         return not self.any_shape or not any(spec.misfit(arrays[alias]) for alias, spec in self.inputs.items())
 
     def is_bounded(self, arrays: Arrays) -> bool:
-        """Whether all floating-point numbers of a request are within the bound, where there is one."""
+        """How two dimensions to which the model gives the same name differ; empty if none do."""
         bound = self.bound
         return bound is None or all(_is_within(bound, array) for array in arrays.values())
 
@@ -244,11 +243,11 @@ class Signature:
         return ""
 
     def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
-        """What must be equal for two checked requests to share a batch; their dtypes are equal already.
+        """What must be equal for two checked requests to share a batch; their dtypes are known to be equal.
 
         Args:
             arrays: By alias.
-            pad: Whether inputs are padded with their first elements where there is no padding of its own.
+            pad: Whether inputs are padded with their first elements if the signature has no padding.
         """
         if self.one_shape:
             return ()
@@ -260,20 +259,20 @@ class Signature:
 
 
 def _is_within(bound: float, array: Array) -> bool:
-    """Whether no number is larger, NaN or infinite; integers never are."""
+    """Whether no number is larger than the limit, NaN or infinite; integers never are."""
     if array.dtype.kind not in "fV" or not array.size:
         return True
     own = array[tuple(slice(1) if step == 0 else slice(None) for step in array.strides)]  # each repeated value once
     if own.dtype.itemsize == 2:
-        own = own.astype(np.float32)  # numpy compares halves one by one, and knows nothing of bfloat16's NaN
+        own = own.astype(np.float32)  # numpy compares halves one by one, and does not know bfloat16's NaN
     return bool(own.max() <= bound and own.min() >= -bound)  # a NaN is both
 
 
 def find_signature(signatures: Mapping[str, Signature], name: str) -> tuple[str, Signature]:
-    """A signature by the name in a request; empty is `serving_default`.
+    """A signature by the name in a request; an empty name means `serving_default`.
 
     Raises:
-        ServingError: FAILED_PRECONDITION. TF Serving: predict_util.cc (other calls answer other codes).
+        ServingError: FAILED_PRECONDITION. TF Serving: predict_util.cc (other calls return other codes).
     """
     key = name or DEFAULT_SIGNATURE
     try:

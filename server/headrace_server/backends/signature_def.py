@@ -1,4 +1,4 @@
-"""Signatures from SignatureDefs, as SavedModels and TFLite models carry them."""
+"""Signatures from SignatureDefs, which SavedModels and TFLite models contain."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,10 +8,10 @@ from headrace_server.backends.signature import Signature, TensorSpec
 
 
 def read_signature(definition: SignatureDef) -> Signature:
-    """What a SignatureDef declares, which is kept word for word.
+    """What a SignatureDef declares; it is kept unchanged.
 
-    Inputs stand in the order of their tensors' names, which is that of TensorFlow's `arg[i]`. TF Serving: shapes are
-    not enforced, and with batching on, axis 0 is the batch; here it may be so where no input's shape speaks against it.
+    Inputs are in the order of their tensors' names, which is that of TensorFlow's `arg[i]`. TF Serving does not enforce
+    shapes, and with batching on, axis 0 is the batch; here it may be the batch unless an input's shape contradicts it.
     """
     return Signature(
         _specs(sorted(definition.inputs.items(), key=lambda item: item[1].name)),
@@ -35,7 +35,7 @@ def _spec(info: TensorInfo) -> TensorSpec:
 
 
 def _may_be_batched(info: TensorInfo) -> bool:
-    """Whether its rank is known, and its first dimension varies."""
+    """Whether its rank is known and its first dimension varies."""
     if not info.HasField("tensor_shape") or info.tensor_shape.unknown_rank:
         return False
     return bool(info.tensor_shape.dim) and info.tensor_shape.dim[0].size < 0

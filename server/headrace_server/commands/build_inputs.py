@@ -36,7 +36,7 @@ def read_inputs(file: Path, signature: Signature) -> dict[str, Array]:
         raise invalid(f"{file} has no {', '.join(sorted(missing))}; it has {', '.join(sorted(arrays)) or 'nothing'}")
     inputs = {alias: _fitting(file, alias, spec, arrays[alias]) for alias, spec in signature.inputs.items()}
     if signature.batched and len({len(array) for array in inputs.values()}) > 1:
-        raise invalid(f"the arrays in {file} have different numbers of rows")
+        raise invalid(f"{file}: the arrays have different numbers of rows")
     return inputs
 
 

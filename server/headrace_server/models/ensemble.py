@@ -1,4 +1,4 @@
-"""Models made of other models: arrays pass from step to step in the process, and each step batches with all its calls.
+"""Models composed of other models: arrays pass between steps in the process, and each step is batched.
 
 A step is a call of another model. It takes arrays by name, from the request or from other steps, and produces arrays by
 name. An array that no step produces is an input of the ensemble; one that no step takes is an output.

@@ -227,7 +227,7 @@ class Manager:
     def wait_settled(
         self, names: Collection[str], since: int = 0, *, timeout: float | None = None
     ) -> dict[str, VersionStatus]:
-        """Waits until each model has a version that is available or has failed; the highest such one of each.
+        """Waits until each model has a version that is available or has failed, and returns the highest of each.
 
         Args:
             names: The models' names.

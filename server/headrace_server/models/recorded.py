@@ -19,7 +19,7 @@ MOST = 16
 
 
 def recorded_inputs(folder: Path, signatures: Mapping[str, Signature]) -> dict[str, list[Arrays]]:
-    """Up to so many requests of each signature, by its name: those that fit it, and have as many rows in each input.
+    """Up to this many requests of each signature, by its name, whose inputs all have the same number of rows.
 
     A missing or corrupt file gives none: the warm-up reports the error.
     """

@@ -144,7 +144,7 @@ def fitted(batching: Options | None, backend: Backend) -> Options | None:
 
 
 def may_share(inputs: Arrays, rows: int | None, options: Options) -> bool:
-    """Whether a request of a batched signature can be in a batch at all; else it runs by itself, as without batching.
+    """Whether a request of a batched signature can be in a batch at all. Otherwise it runs by itself.
 
     TF Serving refuses inputs with unequal rows, and more rows than its default limit. Here, a limit set by an operator
     is enforced; so is the default, if the request expands to more bytes than were sent.

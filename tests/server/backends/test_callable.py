@@ -195,7 +195,7 @@ def test_what_fails_as_it_loads(tmp_path: Path, code: str, failure: str) -> None
         ("INPUTS = OUTPUTS = {'x': 'float32'}", "INPUTS['x'] is 'float32', not a dtype and a shape: "),
         ("INPUTS = OUTPUTS = {'x': ('float33', [2])}", "INPUTS['x'] is ('float33', [2]), not a dtype and a shape: "),
         ("INPUTS = OUTPUTS = {'x': ('object', ['n'])}", "INPUTS['x'] is ('object', ['n']), not a dtype and a shape: "),
-        (SPECS, "must define predict(inputs), inference(data) or stream(inputs), at module level or in a class Han"),
+        (SPECS, "must define predict(inputs), inference(data) or stream(inputs) at module level or in a class Hand"),
     ],
 )
 def test_what_declares_nothing_that_can_be_served(tmp_path: Path, specs: str, failure: str) -> None:

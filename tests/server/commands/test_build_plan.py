@@ -124,9 +124,9 @@ class TestInputs:
         ("arrays", "said"),
         [
             ({"a": np.ones((2, 2))}, "has no b; it has a"),
-            ({"a": np.ones((2, 2)), "b": np.ones((3, 2))}, "its arrays have different numbers of rows"),
+            ({"a": np.ones((2, 2)), "b": np.ones((3, 2))}, "the arrays have different numbers of rows"),
             ({"a": np.ones((2, 2)), "b": np.ones((2, 3))}, "Got invalid dimensions for input: b"),
-            ({"a": np.ones((2, 2)), "b": np.ones((2, 2), np.int64)}, "b is int64, and the model takes float"),
+            ({"a": np.ones((2, 2)), "b": np.ones((2, 2), np.int64)}, "b has dtype int64, and the model takes float"),
             ({"a": np.ones((0, 2)), "b": np.ones((0, 2))}, "a is empty"),
         ],
     )
@@ -163,7 +163,7 @@ class TestRefusals:
     def test_a_folder_without_a_model(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["build", str(tmp_path)]) == 1
         assert capsys.readouterr().err == (
-            f"headrace: cannot build: NOT_FOUND: {tmp_path} holds no model.onnx: name the folder of one version\n"
+            f"headrace: cannot build: NOT_FOUND: {tmp_path} holds no model.onnx: give the folder of one version\n"
         )
 
     @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_requests_that_are_unlike_the_first_are_left_out(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "No such file"), (b"", "no Predict of that model"), (b"no log at all", "corrupted record")],
+    [(None, "No such file"), (b"", "no Predict for this model"), (b"no log at all", "corrupted record")],
 )
 def test_what_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, says: str) -> None:
     log = tmp_path / "log"

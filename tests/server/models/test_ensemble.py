@@ -162,7 +162,7 @@ def test_a_member_that_goes_and_comes_back(caller: InferenceCaller) -> None:
         (("sum", "both"), "steps: a cycle: both -> both"),
         (("y =", "z ="), "steps: model sum has no output z; it has y"),
         (("x =", "z ="), "steps: model sum needs its input x"),
-        (('x = "features"', 'x = "length"'), "steps: length does not fit on its way from words to sum: it is int64"),
+        (('x = "features"', 'x = "length"'), "steps: length does not fit from words to sum: it is int64"),
         (('y = "score"', 'y = "length"'), "steps: length is an output of both sum and words"),
         (('model = "sum"\n', 'model = "sum"\nsignature = "other"\n'), "steps: model sum has no signature other"),
         (("[[steps]]", "[[step]]"), "step: unknown key; did you mean steps?"),

@@ -83,7 +83,7 @@ def test_a_name_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("none", "{root}/none: there is no such file or folder"),
+        ("none", "there is no file or folder {root}/none"),
         ("notes.txt", "{root}/notes.txt is not a model: a model is a file"),
         ("empty", "{root}/empty holds no model: it holds nothing; a model is"),
         ("other", "{root}/other holds no model: it holds a.csv, notes.md; a model is"),

@@ -134,7 +134,7 @@ def test_what_can_never_fit_says_so(build: Build) -> None:
     town.aspire("large", 1, mb=20)
     town.aspire("small", 1)
     town.call("small")
-    with pytest.raises(ServingError, match=r"model large version 1 takes 24 MB.*--model_memory_mb.*\(10\)") as raised:
+    with pytest.raises(ServingError, match=r"model large version 1 needs 24 MB.*--model_memory_mb.*\(10\)") as raised:
         town.call("large")
     assert raised.value.code == Code.RESOURCE_EXHAUSTED
     assert town.in_memory() == {("small", 1)}

@@ -137,7 +137,7 @@ def test_predict_over_grpc(running: Run) -> None:
         ('[state.nope]\ninput = "before"\n', "state.nope: the model has no output nope; it has y, total"),
         ('[state.total]\ninput = "nope"\n', "state.total.input: the model has no input nope; it has x, before"),
         ("[state.total]\n", "state.total.input must be given"),
-        (f"{STATE}shape = [2]\n", "state.total.shape: the input before does not take [2]"),
+        (f"{STATE}shape = [2]\n", "state.total.shape: the input before does not accept [2]"),
         (
             f"{STATE}[sequences]\nmax_sequences = 0\n",
             "sequences.max_sequences must be a whole number of at least 1",

@@ -1,7 +1,8 @@
-"""The few CUDA calls that backends need, by pycuda: one device's context, memory on both sides, streams and events.
+"""The CUDA calls that backends need, through pycuda: contexts, host and device memory, streams and events.
 
-Every call belongs into a `with device:` block, which makes the device's primary context the thread's: the one that ONNX
-Runtime and TensorRT use, too. What a device gave out is dropped inside one as well, since dropping it frees it.
+Every call must be made inside a `with device:` block, which makes the device's primary context current in the thread:
+the one that ONNX Runtime and TensorRT also use. Objects from a device must also be dropped inside such a block, since
+dropping one frees it.
 """
 
 from collections.abc import Iterator
@@ -17,20 +18,21 @@ from headrace_server.backends.buffer_pool import LIMIT, Block, BufferPool
 from headrace_server.errors import LoadError, ServingError
 
 Stream = Any
-"""A `pycuda.driver.Stream`; `handle` is what other libraries call it by."""
+"""A `pycuda.driver.Stream`; other libraries refer to it by `handle`."""
 
 Event = Any
 """A `pycuda.driver.Event`."""
 
 
 class Device:
-    """One GPU. Any thread; whoever keeps it calls `retain`, and `release` once for each and once for its making.
+    """One GPU. Any thread; an owner calls `retain`, and `release` once for each `retain` and once for its creation.
 
     Args:
-        ordinal: Its number, as CUDA counts.
+        ordinal: The GPU's number in CUDA.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: there is no driver or no such device. ModuleNotFoundError: there is no pycuda.
+        LoadError: FAILED_PRECONDITION: there is no driver or no such device. ModuleNotFoundError: pycuda is not
+            installed.
     """
 
     def __init__(self, ordinal: int) -> None:
@@ -48,18 +50,18 @@ class Device:
         self._users = 1
 
     def retain(self) -> Self:
-        """One user more."""
+        """Adds a user."""
         with self._lock:
             self._users += 1
         return self
 
     def release(self) -> None:
-        """One user less; with the last, the primary context is given back."""
+        """Removes a user; after the last one, the primary context is released."""
         with self._lock:
             self._users -= 1
             last = not self._users
         if last:
-            # pycuda gives a primary context back only where it is current, and leaves it current there.
+            # pycuda releases a primary context only where it is current, and leaves it current there.
             thread = Thread(target=self._detach, name=f"cuda-{self.ordinal}")
             with suppress(RuntimeError):  # the interpreter is ending, and the driver frees what the process had
                 thread.start()
@@ -76,24 +78,24 @@ class Device:
         """A stream that the default one does not wait for.
 
         Raises:
-            ServingError: As for all calls here: RESOURCE_EXHAUSTED without memory, INTERNAL for other failures.
+            ServingError: As for all calls here: RESOURCE_EXHAUSTED if memory is missing, INTERNAL for other failures.
         """
         with self._failures():
             return self._driver.Stream(_NON_BLOCKING)
 
     def event(self, *, spin: bool = False) -> Event:
-        """An event whose `synchronize` lets the thread sleep, or keeps it awake."""
+        """An event whose `synchronize` either lets the thread sleep or makes it spin."""
         flags = self._driver.event_flags
         with self._failures():
             return self._driver.Event(flags.DISABLE_TIMING | (0 if spin else flags.BLOCKING_SYNC))
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Lets an event stand for all that has been put into a stream until now."""
+        """Records an event after everything that has been put into a stream so far."""
         with self._failures():
             event.record(stream)
 
     def wait(self, event: Event) -> None:
-        """Returns when the event has come, without the interpreter lock meanwhile."""
+        """Returns when the event has occurred; the interpreter lock is released meanwhile."""
         with self._failures():
             event.synchronize()
 
@@ -103,27 +105,27 @@ class Device:
             stream.synchronize()
 
     def settle(self, stream: Stream) -> None:
-        """As `finish`, whatever came of it: after a failure."""
+        """Like `finish`, but ignores errors: for use after a failure."""
         with suppress(self._driver.Error):
             stream.synchronize()
 
     def copy_in(self, address: int, array: Array, stream: Stream) -> None:
-        """Copies a contiguous array of page-locked memory to the device; it must not change until the stream has."""
+        """Copies page-locked memory to the device; it must not change until the stream has finished."""
         with self._failures():
             self._driver.memcpy_htod_async(address, _bytes(array), stream)
 
     def copy_out(self, array: Array, address: int, stream: Stream) -> None:
-        """Copies from the device to a contiguous array of page-locked memory; it is there when the stream has."""
+        """Copies from the device to page-locked memory; the data are there when the stream has finished."""
         with self._failures():
             self._driver.memcpy_dtoh_async(_bytes(array), address, stream)
 
     def allocate(self, size: int) -> Any:
-        """Memory of the device: an int of it is its address, `free` frees it."""
+        """Device memory: its int value is its address, and `free` frees it."""
         with self._failures(f"{size:,} bytes"):
             return self._driver.mem_alloc(max(size, 1))
 
     def open_shared(self, handle: bytes) -> Any:
-        """Memory that another process has shared: an int of it is its address."""
+        """Memory that another process has shared: its int value is its address."""
         with self._failures():
             return self._driver.IPCMemoryHandle(bytearray(handle), self._driver.ipc_mem_flags.LAZY_ENABLE_PEER_ACCESS)
 
@@ -151,12 +153,12 @@ class Device:
                 self._driver.memcpy_htod(address, data)
 
     def free_memory(self) -> int:
-        """Bytes of the device that nobody has taken."""
+        """Bytes of free device memory."""
         with self._failures():
             return int(self._driver.mem_get_info()[0])
 
     def page_locked(self, size: int) -> Block:
-        """Bytes of page-locked memory, for all devices."""
+        """Allocates page-locked memory, for all devices."""
         with self._failures(f"{size:,} bytes of page-locked memory"):
             flags = self._driver.host_alloc_flags.PORTABLE
             block: Block = self._driver.pagelocked_empty((size,), np.uint8, mem_flags=flags)
@@ -164,7 +166,7 @@ class Device:
 
     @contextmanager
     def _failures(self, wanted: str = "") -> Iterator[None]:
-        """CUDA's errors as what a caller is told."""
+        """CUDA's errors as the server reports them."""
         driver = self._driver
         try:
             yield
@@ -182,13 +184,13 @@ class Device:
 
 
 class PageLockedPool(BufferPool):
-    """Arrays of page-locked memory: from any other, a copy to a device would be two, and keep its thread waiting.
+    """Arrays in page-locked memory: a copy from other memory would be two copies, and would block its thread.
 
-    It keeps the device until its last block has come back, which may be after `close`.
+    The pool keeps the device until its last block has returned, which may be after `close`.
 
     Args:
-        device: In whose context it allocates.
-        limit: Bytes above which what lies idle is freed before more is allocated.
+        device: The device in whose context it allocates.
+        limit: The number of bytes above which idle blocks are freed before more is allocated.
     """
 
     def __init__(self, device: Device, limit: int = LIMIT) -> None:
@@ -197,7 +199,7 @@ class PageLockedPool(BufferPool):
         self._kept = True
 
     def trim(self) -> bool:
-        """Frees what lies idle; whether anything did."""
+        """Frees idle blocks; returns whether there were any."""
         freed = super().trim()
         with self._lock:
             leave = self._kept and self._closed and not self._held
@@ -207,7 +209,7 @@ class PageLockedPool(BufferPool):
         return freed
 
     def page_locked(self, array: Array) -> Array:
-        """The same values in this pool's memory, contiguous: the array itself where it is."""
+        """The same values in this pool's memory, contiguous; the array itself if it is there already."""
         if self.owns(array) and array.flags.c_contiguous:
             return array
         copy = self.empty(array.shape, array.dtype)
@@ -225,7 +227,7 @@ class PageLockedPool(BufferPool):
 
 
 def _driver() -> Any:
-    """The driver interface of pycuda, ready.
+    """The driver interface of pycuda, initialised.
 
     Raises:
         LoadError: FAILED_PRECONDITION: no NVIDIA driver, or no GPU.
@@ -244,8 +246,8 @@ def _driver() -> Any:
 
 
 def _bytes(array: Array) -> Array:
-    """The same memory as bytes: pycuda takes buffers, and not every dtype of ours has a buffer format."""
+    """The same memory as bytes: pycuda takes buffers, and some dtypes have no buffer format."""
     return array.reshape(-1).view(np.uint8)
 
 
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which pycuda has no name for
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, for which pycuda has no name

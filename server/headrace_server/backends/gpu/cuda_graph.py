@@ -1,4 +1,4 @@
-"""CUDA graphs, by the driver's own interface since pycuda has no calls for them: work captured once, launched whole."""
+"""CUDA graphs through the driver's own interface, since pycuda has no calls for them."""
 
 import ctypes
 from collections.abc import Callable
@@ -8,18 +8,18 @@ from typing import Any
 from headrace_protos import Code
 from headrace_server.errors import ServingError
 
-_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do meanwhile is none of its business
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: calls of other threads do not affect the capture
 
 
 class Graph:
-    """Work of one stream. Its addresses and shapes are those of the capture, and must stay.
+    """The work of one stream. Its addresses and shapes are those of the capture, and must not change.
 
     Args:
         stream: The handle of an idle stream, whose device's context is current.
         work: Puts the work into the stream.
 
     Raises:
-        ServingError: INTERNAL: the work, or the driver, is not made for capture. The stream is as before.
+        ServingError: INTERNAL: the work or the driver does not support capture. The stream is unchanged.
     """
 
     def __init__(self, stream: int, work: Callable[[], None]) -> None:
@@ -42,11 +42,11 @@ class Graph:
             raise
 
     def launch(self, stream: int) -> None:
-        """Puts all of it into a stream."""
+        """Puts the whole graph into a stream."""
         self._call(self._library.cuGraphLaunch, self._launchable, ctypes.c_void_p(stream))
 
     def close(self) -> None:
-        """Frees it; nothing of it may be running."""
+        """Frees the graph; none of it may be running."""
         if self._launchable.value:
             self._call(self._library.cuGraphExecDestroy, self._launchable)
             self._launchable = ctypes.c_void_p()
@@ -61,5 +61,5 @@ class Graph:
 
 
 def _library() -> Any:
-    """The driver's library, which whoever uses pycuda has loaded already."""
+    """The driver's library, which pycuda has loaded already."""
     return ctypes.CDLL("libcuda.so.1")

@@ -1,4 +1,4 @@
-"""Asks the NVIDIA driver for its devices, with nothing but the driver's own library: whether there is a GPU at all."""
+"""Asks the NVIDIA driver for its devices, using only the driver's own library: is there a GPU at all?"""
 
 import ctypes
 
@@ -6,11 +6,11 @@ _DRIVER = "libcuda.so.1"
 
 
 class NoDriverError(Exception):
-    """There is no driver, or it refuses; the text says which."""
+    """There is no driver, or it reports an error; the text says which."""
 
 
 def device_count() -> int:
-    """GPUs that this process may use.
+    """The number of GPUs that this process may use.
 
     Raises:
         NoDriverError: There is no driver, or it finds no GPU.
@@ -22,10 +22,10 @@ def device_count() -> int:
 
 
 def device_memory(device: int) -> int:
-    """All bytes of a GPU's memory, those in use included.
+    """The size of a GPU's memory in bytes, including memory in use.
 
     Args:
-        device: Its number, from 0.
+        device: The GPU's number, from 0.
 
     Raises:
         NoDriverError: There is no driver, or no such GPU.
@@ -38,7 +38,7 @@ def device_memory(device: int) -> int:
 
 
 def _driver() -> ctypes.CDLL:
-    """The library, initialised: what it does only once, however often it is asked."""
+    """The initialised library; it initialises only once, however often this is called."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError as error:
@@ -52,4 +52,4 @@ def _check(driver: ctypes.CDLL, status: int) -> None:
         text = ctypes.c_char_p()
         driver.cuGetErrorString(status, ctypes.byref(text))
         reason = (text.value or b"unknown").decode()
-        raise NoDriverError(f"the NVIDIA driver refuses: {reason} (CUDA error {status})")
+        raise NoDriverError(f"the NVIDIA driver reports an error: {reason} (CUDA error {status})")

@@ -1,4 +1,4 @@
-"""Says which libraries a shared library needs and the system cannot load, without loading that library itself."""
+"""Finds the libraries that a shared library needs and the system cannot load, without loading that library itself."""
 
 import ctypes
 import mmap
@@ -12,9 +12,9 @@ _ELF64_LITTLE = b"\x7fELF\x02\x01"
 
 
 def why_not_loadable(library: Path) -> str:
-    """What the first library that it needs and that cannot be loaded lacks; empty where all can be.
+    """What is missing for the first needed library that cannot be loaded; empty if all can be loaded.
 
-    Those that can be are loaded, and stay so.
+    Libraries that can be loaded are loaded, and stay loaded.
     """
     for name in needed(library):
         try:
@@ -25,13 +25,13 @@ def why_not_loadable(library: Path) -> str:
 
 
 def needed(library: Path) -> tuple[str, ...]:
-    """The names of the libraries that it was linked with, in order; none for a file that is not of 64-bit Linux."""
+    """The names of the libraries that it was linked with, in order; empty for a file that is not 64-bit Linux."""
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as elf:
         return tuple(_needed(elf)) if elf[: len(_ELF64_LITTLE)] == _ELF64_LITTLE else ()
 
 
 def _needed(elf: mmap.mmap) -> Iterator[str]:
-    """ELF: the dynamic segment lists offsets into a table of names, whose place is an address."""
+    """ELF: the dynamic segment lists offsets into a table of names, whose location is given as an address."""
     (start,) = struct.unpack_from("<Q", elf, 32)
     size, count = struct.unpack_from("<HH", elf, 54)
     segments = [struct.unpack_from("<IIQQQQ", elf, start + index * size) for index in range(count)]
@@ -53,7 +53,7 @@ def _entries(elf: mmap.mmap, offset: int) -> Iterator[tuple[int, int]]:
 
 
 def _offset(segments: list[tuple[int, ...]], address: int) -> int:
-    """Where in the file lies what is loaded at an address."""
+    """The file offset of what is loaded at an address."""
     for kind, _, offset, start, _, size in segments:
         if kind == _PT_LOAD and start <= address < start + size:
             return offset + address - start

@@ -8,15 +8,15 @@ HANDLE_BYTES = 64
 
 
 class SharedMemory:
-    """Memory of one GPU, mapped from another process until it is closed. Any thread.
+    """Memory of one GPU that belongs to another process, mapped until it is closed. Any thread.
 
     Args:
         ordinal: The GPU's number.
-        handle: HANDLE_BYTES bytes.
+        handle: The handle, HANDLE_BYTES bytes long.
 
     Raises:
-        ServingError: The handle is not one, or CUDA does not open it.
-        LoadError: FAILED_PRECONDITION, there is no such GPU. ModuleNotFoundError: there is no pycuda.
+        ServingError: The handle is invalid, or CUDA cannot open it.
+        LoadError: FAILED_PRECONDITION, there is no such GPU. ModuleNotFoundError: pycuda is not installed.
     """
 
     def __init__(self, ordinal: int, handle: bytes) -> None:
@@ -32,10 +32,10 @@ class SharedMemory:
             raise
 
     def read(self, offset: int, size: int) -> bytearray:
-        """A copy of some of its bytes.
+        """A copy of some of the memory's bytes.
 
         Raises:
-            ServingError: CUDA failed: the memory's owner may have gone.
+            ServingError: CUDA failed: the memory's owner may have exited.
         """
         data = bytearray(size)
         with self._device as device:

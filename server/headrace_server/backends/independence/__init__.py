@@ -1,4 +1,4 @@
-"""Finds out, by running the model, whether the rows of a batch influence each other."""
+"""Determines by running a model whether the rows of a batch influence each other."""
 
 from headrace_server.backends.independence.evidence import Evidence, repeated_batch_name
 from headrace_server.backends.independence.subject import Subject

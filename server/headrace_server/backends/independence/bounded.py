@@ -1,8 +1,7 @@
-"""Tells rows that leave each other alone as long as their numbers are ordinary: of which magnitude, found by trying.
+"""Finds the magnitude up to which rows do not influence each other, by testing.
 
-A model that adds 0 times the sum of all rows keeps them apart, until one of them is NaN or infinite: 0 times that
-is NaN for all. Its requests may share batches where all their numbers are finite and not larger than what has
-been tried.
+A model that adds 0 times the sum of all rows keeps them independent until one of them is NaN or infinite, since 0 times
+that is NaN for all. Its requests may share batches if all their numbers are finite and not larger than those tested.
 """
 
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from headrace_server.backends.independence.values import Recipe, Rows
 from headrace_server.backends.independence.verdict import Decided, Finding
 
 BOUNDS = (1e30, 1e15, 1e6)
-"""Magnitudes that are tried, the largest first."""
+"""Magnitudes to test, the largest first."""
 
 MARGIN = 1e3
-"""Numbers that are tried are so many times larger than the bound: a batch may have more rows to sum than the trial."""
+"""Tested numbers are this many times larger than the bound, since a batch may have more rows to sum than the test."""
 
 _PASSES: Sequence[Pass] = (
     ((1, 3), Rows.HUGE),
@@ -30,12 +29,12 @@ _SHORT: Sequence[Pass] = (((1,), Rows.HUGE), ((0,), Rows.HIGHEST), ((1,), Rows.L
 
 
 def may_be_bounded(subject: Subject, recipe: Recipe, decided: Decided) -> bool:
-    """Whether a bound on numbers may keep rows apart that others change which are not ordinary.
+    """Whether a bound on numbers may make rows independent that are changed only by unusual numbers.
 
     Args:
-        subject: The signature. A request's numbers have to be seen: they must not be in strings, nor be complex.
-        recipe: Makes inputs that the model takes.
-        decided: What was found beside such rows.
+        subject: The signature. A request's numbers must be readable: neither in strings nor complex.
+        recipe: Makes inputs that the model accepts.
+        decided: What was found next to such rows.
     """
     kinds = {spec.array_dtype.kind for spec in subject.inputs.values()}
     dependent = decided.verdict.finding is Finding.DEPENDENT
@@ -43,20 +42,20 @@ def may_be_bounded(subject: Subject, recipe: Recipe, decided: Decided) -> bool:
 
 
 def bound_of(neighbours: Neighbours, batch: Batch, *, slow: bool) -> float | None:
-    """The largest of the bounds within which no row changes with the others; None where none is proved.
+    """The largest bound within which no row changes with the others; None if none is proved.
 
     Args:
         neighbours: Runs the signature.
-        batch: Of four rows with usual numbers, or two where the model is slow.
-        slow: Whether each run takes long.
+        batch: Four rows with usual numbers, or two if the model is slow.
+        slow: Whether each run takes a long time.
     """
     return next((bound for bound in BOUNDS if _holds(neighbours, batch, bound * MARGIN, slow=slow)), None)
 
 
 def _holds(neighbours: Neighbours, batch: Batch, limit: float, *, slow: bool) -> bool:
-    """Whether every row stays the same, bit for bit, beside rows of numbers up to the limit, and so do rows of zeros.
+    """Whether every row, also of zeros, stays the same bit for bit beside rows of numbers up to the limit.
 
-    Zeros have no digits in which a small change could be lost, and the sum of all of them is one that divides.
+    In zeros no digit can hide a small change, and their sum is one that a division fails on.
     """
     recipe = replace(batch.recipe, limit=limit)
     passes = _SHORT if slow else _PASSES
@@ -67,7 +66,7 @@ def _holds(neighbours: Neighbours, batch: Batch, limit: float, *, slow: bool) ->
         places = passes[0][0]
         changes = [(batch, change) for change in passes]
         changes += [(zeros, change) for change in (passes[0], (places, Rows.USUAL))]
-        # What a model refuses at this magnitude has not been tried.
+        # Values that the model refuses at this magnitude were not tested.
         return all(neighbours.vary_once(own, recipe, change) for own, change in changes) and neighbours.exact
     except Decided:
         return False

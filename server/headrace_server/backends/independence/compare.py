@@ -9,12 +9,12 @@ from headrace_batching.task import Array, Arrays
 
 
 class Change(NamedTuple):
-    """How an output changed that ought not to have.
+    """How an output changed that should not have changed.
 
     Attributes:
-        output: Its alias.
-        by: The largest difference, as a part of the output's largest value; infinite where it cannot be one.
-        text: The same in words.
+        output: The output's alias.
+        by: The largest difference, as a fraction of the output's largest value; infinite if there is no such fraction.
+        text: The same as text.
     """
 
     output: str
@@ -22,19 +22,19 @@ class Change(NamedTuple):
     text: str
 
 
-# Sums of some thousand terms in another order differ by so many units in the last place; of the largest value, since
-# small ones may be what is left of large ones. Types of few bits round every intermediate result.
+# Sums of some thousand terms in another order differ by this many units in the last place of the largest value, since
+# small values may be the remainder of large ones. Types with few bits round every intermediate result.
 _UNITS = {8: 4096.0, 4: 1024.0, 2: 32.0}
 
 
 def first_change(before: Arrays, after: Arrays, rows: Sequence[int], *, exact: bool) -> Change | None:
-    """The first output of which one of these rows differs; None where none does.
+    """The first output in which one of these rows differs; None if there is none.
 
     Args:
         before: Outputs by alias, all with the same axis 0.
-        after: The same outputs of another run.
-        rows: Which rows ought to be the same.
-        exact: Whether they ought to be the same bit for bit, or only within the rounding of the dtype.
+        after: The same outputs from another run.
+        rows: The rows that should be the same.
+        exact: Whether they should be the same bit for bit, or only within the rounding of the dtype.
     """
     for alias, old in before.items():
         if change := _change(alias, old, after[alias], list(rows), exact=exact):
@@ -65,11 +65,11 @@ def _same(was: Array, now: Array) -> bool:
 
 
 def tolerance(dtype: np.dtype[Any]) -> float:
-    """The part of an output's largest value by which rounding alone may change it; 0 for whole numbers."""
+    """The fraction of an output's largest value by which rounding alone may change it; 0 for integers."""
     if dtype.kind in "iu":
         return 0.0
     units = _UNITS.get(dtype.itemsize, 1024.0)
-    epsilon = 2.0**-7 if dtype.kind == "V" else float(np.finfo(dtype).eps)  # bfloat16, of which numpy knows nothing
+    epsilon = 2.0**-7 if dtype.kind == "V" else float(np.finfo(dtype).eps)  # bfloat16, which numpy does not know
     return units * epsilon if dtype.kind != "V" else 8 * epsilon
 
 

@@ -1,4 +1,4 @@
-"""Makes up tf.Examples for a model that parses them itself, from what it says is missing in those that it refuses."""
+"""Makes tf.Examples for a model that parses them itself, by learning from the errors for Examples that it refuses."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Features = dict[str, Feature]
 
 
 def learn(features: Features, refusal: str) -> bool:
-    """Adds to what is known of a model's features; whether there was anything new in why it has refused."""
+    """Learns from an error about a model's features; returns whether there was anything new in it."""
     if found := _REQUIRED.search(refusal) or _OTHER_KIND.search(refusal):
         new = Feature(found["name"], found["kind"])
     elif (found := _OTHER_SIZE.search(refusal)) and found["name"] in features:
@@ -50,9 +50,9 @@ def serialized(
     """An Example that has these features.
 
     Args:
-        features: Its own.
-        reals: Draws so many floating-point numbers.
-        random: Draws all else.
+        features: Its own features.
+        reals: Draws this many floating-point numbers.
+        random: Draws everything else.
     """
     example = Example()
     for feature in features:

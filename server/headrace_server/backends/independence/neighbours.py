@@ -1,4 +1,4 @@
-"""Replaces some rows of a batch, and compares the answers to the rows that stayed the same."""
+"""Replaces some rows of a batch, and compares the answers for the rows that stayed the same."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,15 +14,15 @@ from headrace_server.backends.independence.values import Maker, Recipe, Rows
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
 
 _DRAWS = 3
-_WHOLE = 8  # whole numbers of other rows are below this where the model takes them
-_TIE = 0.5  # rounding may break a tie, which changes a class, but not every time
+_WHOLE = 8  # integers of other rows are below this if the model accepts them
+_TIE = 0.5  # rounding may break a tie and so change a class, but not every time
 
 Pass = tuple[tuple[int, ...], Rows]
-"""The rows that others take the place of, and what the others hold."""
+"""The rows that are replaced, and what replaces them."""
 
 
 class Batch(NamedTuple):
-    """A batch that the model has taken: what its rows were made by, and what was answered."""
+    """A batch that the model has accepted: what its rows were made from, and the answer."""
 
     recipe: Recipe
     inputs: Arrays
@@ -30,16 +30,16 @@ class Batch(NamedTuple):
 
 
 class Neighbours:
-    """Each method raises `Decided` where the rows are not independent, or it cannot be told.
+    """Each method raises `Decided` if the rows are not independent, or if this cannot be determined.
 
     Args:
         subject: The signature.
         runs: Its runs.
-        random: Where numbers come from.
-        records: Real requests that the recipes are for; may be empty.
+        random: The source of random numbers.
+        records: Real requests for the recipes; may be empty.
 
     Attributes:
-        exact: Whether answers have to be the same bit for bit; not any more once the model has not repeated them so.
+        exact: Whether answers must be the same bit for bit; turned off once the model has not repeated them exactly.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Neighbours:
         self.exact = subject.exact
 
     def batch(self, rows: int, choices: Sequence[Recipe]) -> Batch:
-        """A batch by the first of some recipes that the model takes."""
+        """A batch from the first of some recipes that the model accepts."""
         refused: Exception | None = None
         for recipe in choices:
             inputs = self._maker(recipe).rows(rows, pointing=True)
@@ -66,7 +66,7 @@ class Neighbours:
         raise Decided(Finding.DEPENDENT, reason, advice=EXPORT_AGAIN)
 
     def vary(self, batch: Batch, passes: Sequence[Pass]) -> None:
-        """Puts other rows into the places of some; those that are left must stay as they are."""
+        """Replaces some rows by others; the remaining rows must not change."""
         recipe = batch.recipe
         for places, kind in passes:
             wide = recipe if recipe.most is not None else replace(recipe, most=_WHOLE)
@@ -75,7 +75,7 @@ class Neighbours:
                 raise Decided(Finding.UNDECIDED, "the model refuses nearly all values", advice=RECORD_REQUESTS)
 
     def vary_once(self, batch: Batch, recipe: Recipe, change: Pass) -> bool:
-        """Whether the model takes the others: in all inputs at once, or else in some inputs by themselves."""
+        """Whether the model accepts the others: in all inputs at the same time, or in single inputs."""
         places, kind = change
         made = self._maker(recipe).rows(rows_of(batch.inputs), kind)
         after = self._runs.outputs_if_taken(_with_rows(batch.inputs, made, places))
@@ -91,7 +91,7 @@ class Neighbours:
         return taken
 
     def batch_of(self, rows: int, recipe: Recipe, kind: Rows) -> Batch | None:
-        """A batch of which all rows hold this; None where the model refuses it."""
+        """A batch in which all rows hold this value; None if the model refuses it."""
         inputs = self._maker(recipe).rows(rows, kind)
         outputs = self._runs.outputs_if_taken(inputs)
         return None if outputs is None else Batch(recipe, inputs, outputs)
@@ -115,7 +115,7 @@ class Neighbours:
             raise Decided(Finding.DEPENDENT, reason, (change.output, change.by))
 
     def check_one_alone(self, batch: Batch) -> None:
-        """Compares the second row with itself alone, which shows what the first does to it, too."""
+        """Compares the second row with itself alone, which also shows what the first row does to it."""
         rows = rows_of(batch.inputs)
         change = self._change_alone(batch.inputs, batch.outputs, 1)
         if change is not None and change.by > _TIE:
@@ -156,7 +156,7 @@ def _not_alone(change: Change, count: int) -> Decided:
 
 
 def _with_rows(inputs: Arrays, other: Arrays, places: Sequence[int]) -> Arrays:
-    """The inputs, with other rows in these places."""
+    """The inputs, with other rows at these positions."""
     changed: dict[str, Array] = {alias: array.copy() for alias, array in inputs.items()}
     for alias, array in other.items():
         changed[alias][list(places)] = array[list(places)]

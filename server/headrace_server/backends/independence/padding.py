@@ -1,7 +1,7 @@
-"""Finds out how inputs of different lengths may be padded so that a padded row is answered as the bare one.
+"""Determines how inputs of different lengths may be padded so that a padded row is answered like the bare one.
 
-Rows are made, run as they are, and run again with more elements behind each length that varies. What the model answers
-then, cut back, must be what it answered before, within the rounding of the dtype: other kernels may run.
+Rows are made, run as they are, and run again with more elements after each length that varies. The model's answers, cut
+back, must then equal the earlier ones within the rounding of the dtype, since other kernels may run.
 """
 
 import re
@@ -18,15 +18,15 @@ from headrace_server.backends.independence.subject import Runs, Subject, rows_of
 from headrace_server.backends.independence.values import Maker, Reals, Recipe
 from headrace_server.backends.signature import TensorSpec
 
-_AMOUNTS, _LARGE_AMOUNTS = (3, 4, 5), (27, 30, 34)  # elements behind each length, a different number for each
+_AMOUNTS, _LARGE_AMOUNTS = (3, 4, 5), (27, 30, 34)  # elements after each length, a different number for each
 QUICK = 200
-"""A model of which so many of the quickest runs fit into the budget is tried with more rows, values and lengths."""
+"""A model for which this many of the fastest runs fit into the budget is tested with more rows, values and lengths."""
 
-_LARGER = 5  # what a comparison with large amounts may take, as a multiple of one with small ones
+_LARGER = 5  # the time of a comparison with large amounts, as a multiple of one with small amounts
 _ROWS, _FEW_ROWS = 9, 3
 _CHOICES, _FEW_CHOICES = 24, 3
-_WIDE = 8  # whole numbers are below this in a second draw
-_FAR = 5.0  # by which numbers lie beyond all finite pad values that are tried
+_WIDE = 8  # integers are below this in a second draw
+_FAR = 5.0  # how far numbers lie beyond all finite pad values that are tested
 
 _CANDIDATES: Mapping[str, Sequence[float]] = {
     "i": (0, 1, -1),
@@ -38,7 +38,7 @@ _CANDIDATES: Mapping[str, Sequence[float]] = {
 
 
 class NotPadded(Exception):
-    """No padding leaves answers as they are; the text says why, as the end of a sentence."""
+    """Raised if no padding leaves answers unchanged; the text says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class PaddingTrial:
 
     Attributes:
         subject: The signature.
-        runs: Its runs.
-        recipe: Makes inputs that the model takes.
-        random: Where numbers come from.
-        records: Real requests that the recipe is for; may be empty.
-        budget: Seconds that it should take, and the trial before it. A model that is slow is tried with fewer rows.
+        runs: The signature's runs.
+        recipe: Makes inputs that the model accepts.
+        random: The source of random numbers.
+        records: Real requests for the recipe; may be empty.
+        budget: Seconds that this and the trial before it should take. A slow model is tested with fewer rows.
     """
 
     subject: Subject
@@ -67,10 +67,10 @@ class PaddingTrial:
         return self.runs.quickest * QUICK < self.budget
 
     def find(self) -> Padding | None:
-        """The padding; None where no length varies.
+        """The padding; None if no length varies.
 
         Raises:
-            NotPadded: There is none, or it cannot be told.
+            NotPadded: There is none, or it cannot be determined.
         """
         lengths = lengths_of(self.subject)
         if not any(number is not None for axes in lengths.values() for number in axes):
@@ -88,7 +88,7 @@ class PaddingTrial:
         raise NotPadded(refused or "strings are not padded")
 
     def _choices(self) -> Iterator[Arrays]:
-        """Pad values for all inputs, the likeliest first: zeros, then one of them another value, and so on."""
+        """Pad values for all inputs, the most likely first: zeros, then one of them replaced, and so on."""
         inputs, told = self.subject.inputs, self.subject.padding.pad_values
         candidates = [
             (told[alias],) if alias in told else _CANDIDATES.get(spec.array_dtype.kind, ())
@@ -103,10 +103,10 @@ class PaddingTrial:
             }
 
     def _try(self, padding: Padding) -> Padding:
-        """The padding with its cuts, and with the inputs that tell it apart.
+        """The padding with its cuts, and with the inputs that reveal it.
 
         Raises:
-            NotPadded: It changes an answer.
+            NotPadded: The padding changes an answer.
         """
         narrow = replace(self.recipe, most=self.recipe.most or 2)
         began = self.runs.spent
@@ -121,7 +121,7 @@ class PaddingTrial:
         return padding
 
     def _usual(self, padding: Padding, recipe: Recipe) -> Arrays:
-        """Rows of which none holds its pad value alone: floating-point numbers about 0, about 5 and about -5."""
+        """Rows that never hold only their pad value: floating-point numbers around 0, 5 and -5."""
         made = Maker(self.subject.inputs, recipe, self.random, self.records).rows(_ROWS if self.quick else _FEW_ROWS)
         rows = {}
         for alias, array in made.items():
@@ -132,7 +132,7 @@ class PaddingTrial:
         return rows
 
     def _others(self, padding: Padding, recipe: Recipe) -> Iterator[Arrays]:
-        """Rows of small numbers, and with other whole numbers in one input at a time; the model may refuse them."""
+        """Rows of small numbers, and with other integers in one input at a time; the model may refuse them."""
         usual, kinds = self._usual(padding, recipe), {a: s.array_dtype.kind for a, s in self.subject.inputs.items()}
         for alias, kind in kinds.items():
             if kind in "iu":
@@ -144,7 +144,7 @@ class PaddingTrial:
             yield self._usual(padding, replace(recipe, reals=Reals.SMALL))
 
     def _compare(self, padding: Padding, usual: Arrays, amounts: Sequence[int], *, optional: bool = False) -> Padding:
-        """The padding, with what was learned from these rows and from some that hold pad values alone."""
+        """The padding, with what was learned from these rows and from some that hold only pad values."""
         count = rows_of(usual)
         inputs = _with_pad_rows(usual, padding)
         bare = self.runs.outputs_if_taken(inputs)
@@ -166,7 +166,7 @@ class PaddingTrial:
         return replace(padding, told_apart=padding.told_apart | told_apart)
 
     def _told_apart(self, padding: Padding, bare: Arrays, cut: Arrays, count: int) -> frozenset[str]:
-        """The inputs of which a row of pad values is answered otherwise; these rows stand behind `count` others."""
+        """The inputs for which a row of pad values is answered differently; these rows follow `count` others."""
         varying = _varying(padding)
         found = {a for i, a in enumerate(varying) if first_change(bare, cut, [count + i], exact=False)}
         if found or self.subject.padding.pad_values:
@@ -176,7 +176,7 @@ class PaddingTrial:
         return frozenset()
 
     def _padded(self, padding: Padding, inputs: Arrays, amounts: Sequence[int]) -> Arrays:
-        """The outputs of the inputs with so much behind each length."""
+        """The outputs for the inputs with this much after each length."""
         longer = {number: length + _of(amounts, number) for number, length in padding.lengths(inputs).items()}
         wide = {}
         for alias, axes in padding.inputs.items():
@@ -196,9 +196,10 @@ def _tells_nothing(outputs: Arrays, count: int) -> bool:
 
 
 def lengths_of(subject: Subject) -> dict[str, Axes]:
-    """Where the inputs' lengths stand: dimensions that vary, the same number for the same name, or axis without one.
+    """The positions of the inputs' lengths: varying dimensions, numbered by name, or by axis if they have no name.
 
-    A name that is part of another dimension's, such as `past + tokens`, is no length: what is behind it moves.
+    A name that is part of another dimension's name, such as `past + tokens`, is not a length, since what follows it
+    moves.
     """
     specs = (*subject.inputs.values(), *subject.outputs.values())
     batch = {spec.dims[0] for spec in subject.inputs.values() if spec.dims}
@@ -218,7 +219,7 @@ def lengths_of(subject: Subject) -> dict[str, Axes]:
 
 
 def _terms(name: str) -> list[str]:
-    """The names and numbers that an exporter's dimension is computed from."""
+    """The names and numbers from which an exporter's dimension is computed."""
     return [name] if name.startswith("axis ") else [term for term in re.split(r"[^\w.:/]+", name) if term]
 
 
@@ -232,7 +233,7 @@ def _varying(padding: Padding) -> list[str]:
 
 
 def _with_pad_rows(usual: Arrays, padding: Padding) -> Arrays:
-    """The rows, and behind them the first one with pad values alone in one input after the other, and then in all."""
+    """The rows, then copies of the first one with only pad values in each input in turn, and then in all."""
     varying = _varying(padding)
     rows: dict[str, Array] = {}
     for alias, array in usual.items():
@@ -244,7 +245,7 @@ def _with_pad_rows(usual: Arrays, padding: Padding) -> Arrays:
 
 
 def _not_all(array: Array, value: Array) -> Array:
-    """The array, each row with another value in it where it holds this value alone."""
+    """The array, changed in each row that holds only this value."""
     flat = array.reshape(len(array), -1).copy()
     if flat.shape[1]:
         flat[(flat == value).all(axis=1), 0] = np.array(1 if value == 0 else 0).astype(array.dtype)
@@ -254,10 +255,10 @@ def _not_all(array: Array, value: Array) -> Array:
 def _cuts(
     padding: Padding, runs: tuple[Arrays, Arrays], added: tuple[Mapping[int, int], Sequence[int]], subject: Subject
 ) -> dict[str, Axes]:
-    """Where the lengths stand in the outputs, learned from what has grown with them.
+    """The positions of the lengths in the outputs, learned from what has grown with them.
 
     Raises:
-        NotPadded: An output has grown otherwise.
+        NotPadded: An output has grown in another way.
     """
     lengths, amounts = added
     bare, padded = runs

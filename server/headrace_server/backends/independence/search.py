@@ -11,19 +11,19 @@ from headrace_server.backends.independence.subject import Runs, Subject
 from headrace_server.backends.independence.values import Maker, Recipe, recipes
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
 
-_ATTEMPTS = 40  # kinds of inputs that a model may refuse before it is left alone
+_ATTEMPTS = 40  # kinds of inputs that a model may refuse before the search ends
 _MOST_FEATURES = 1000  # runs in which a model may say what is missing in an Example
-_SHOWN = 200  # characters of an error
+_SHOWN = 200  # the most characters of an error
 
 
 class Found(NamedTuple):
-    """Inputs that a model has taken.
+    """Inputs that a model has accepted.
 
     Attributes:
-        recipe: What they were made by.
-        records: The real requests that the recipe is for; may be empty.
-        inputs: By alias.
-        outputs: What the model has answered, each output with as many rows as the inputs.
+        recipe: What made them.
+        records: The real requests for the recipe; may be empty.
+        inputs: Arrays by alias.
+        outputs: The model's answer, in which each output has as many rows as the inputs.
     """
 
     recipe: Recipe
@@ -33,12 +33,12 @@ class Found(NamedTuple):
 
 
 class Search:
-    """Finds the first inputs that a model takes.
+    """Finds the first inputs that a model accepts.
 
     Args:
         subject: The signature.
-        runs: Its runs.
-        random: Where numbers come from.
+        runs: The signature's runs.
+        random: The source of random numbers.
     """
 
     def __init__(self, subject: Subject, runs: Runs, random: np.random.Generator) -> None:
@@ -50,7 +50,7 @@ class Search:
         """Inputs of this many rows.
 
         Raises:
-            Decided: There are none, or an output has other rows.
+            Decided: There are none, or an output has a different number of rows.
         """
         refused: Exception | None = None
         for recipe, records in self._recipes():
@@ -70,7 +70,7 @@ class Search:
         raise Decided(Finding.UNDECIDED, reason, advice=RECORD_REQUESTS)
 
     def _find_examples(self, rows: int, refused: str) -> Found | None:
-        """The same for a model that parses tf.Examples, and says what is missing in them."""
+        """As `find`, for a model that parses tf.Examples and says what is missing in them."""
         features: Features = {}
         while learn(features, refused) and self._runs.count < _MOST_FEATURES:
             recipe = Recipe(examples=tuple(features.values()))

@@ -1,4 +1,4 @@
-"""The signature that is tried, and its runs: copies in, copies out, and what the outputs have shown so far."""
+"""The signature that is tested, and its runs: copies in, copies out, and what the outputs have shown so far."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +17,17 @@ Run = Callable[[Arrays], Arrays]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is tried.
+    """What is tested.
 
     Attributes:
-        run: Arrays by input alias to arrays by output alias. May raise anything for inputs that the model refuses.
+        run: Computes arrays by output alias from arrays by input alias. May raise anything for inputs that the model
+            refuses.
         inputs: By alias; the first dimension of each varies.
         outputs: By alias.
-        exact: Whether equal rows in equal places of batches of one size give equal bits, as on a CPU.
-        evidence: What the model's description says against independent rows.
-        records: Real requests, the best inputs there are: each has an array with rows for every input.
-        most_rows: Rows that a batch of it may have; None for any number.
+        exact: Whether equal rows at equal positions in batches of equal size give equal bits, as on a CPU.
+        evidence: What in the model's description speaks against independent rows.
+        records: Real requests, which are the best inputs: each has an array with rows for every input.
+        most_rows: The most rows of a batch; None for any number.
         padding: How inputs of different lengths may share a batch.
     """
 
@@ -44,10 +45,10 @@ class Runs:
     """Runs a subject.
 
     Attributes:
-        count: Runs so far.
-        quickest: Seconds that the quickest of them took, of those that the model has not refused.
-        quickest_row: Seconds for a row in the run that was the quickest for its rows.
-        spent: Seconds that all of these took.
+        count: The number of runs so far.
+        quickest: The duration in seconds of the fastest run that the model did not refuse.
+        quickest_row: The seconds per row in the run that was fastest per row.
+        spent: The seconds that all runs took.
     """
 
     def __init__(self, subject: Subject, clock: Callable[[], float]) -> None:
@@ -55,13 +56,13 @@ class Runs:
         self.quickest = self.quickest_row = float("inf")
         self.spent = 0.0
         self._subject = subject
-        self._constant = set(subject.outputs)  # outputs of which no two rows have differed
+        self._constant = set(subject.outputs)  # outputs in which no two rows have differed
         self._not_finite = set(subject.outputs)
         self.count = 0
 
     @property
     def blind(self) -> str:
-        """Why nothing can be told from the outputs so far, as the end of a sentence; empty where it can."""
+        """Why the outputs so far prove nothing, as the end of a sentence; empty if they can prove something."""
         if self._not_finite:
             return f"output {min(self._not_finite)!r} was not finite for any input that was tried"
         if self._constant == set(self._subject.outputs):
@@ -69,10 +70,10 @@ class Runs:
         return ""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The outputs, whatever rows they have. On copies: a Python model may write into either later.
+        """The outputs, whatever their rows. Copies are used, since a Python model may write into either later.
 
         Raises:
-            Decided: The run has ended the model's process; more of them would do so again.
+            Decided: The run has crashed the model's process; further runs would do so again.
             Exception: Anything else: the model refuses the inputs.
         """
         self.count += 1
@@ -88,10 +89,10 @@ class Runs:
         return {alias: np.array(outputs[alias]) for alias in self._subject.outputs}
 
     def outputs(self, inputs: Arrays) -> Arrays:
-        """The outputs, each of as many rows as the inputs.
+        """The outputs, each with as many rows as the inputs.
 
         Raises:
-            Decided: One has other rows.
+            Decided: An output has a different number of rows.
             Exception: Anything else: the model refuses the inputs.
         """
         rows, outputs = rows_of(inputs), self.run(inputs)
@@ -104,7 +105,7 @@ class Runs:
         return outputs
 
     def outputs_if_taken(self, inputs: Arrays) -> Arrays | None:
-        """As `outputs`; None where the model refuses the inputs."""
+        """As `outputs`; None if the model refuses the inputs."""
         try:
             return self.outputs(inputs)
         except Decided:
@@ -120,13 +121,13 @@ class Runs:
 
 
 def rows_of(inputs: Arrays) -> int:
-    """The rows of inputs that all have as many."""
+    """The number of rows of inputs that all have the same."""
     return len(next(iter(inputs.values())))
 
 
 def _rows_differ(array: Array) -> bool:
-    """Whether some row is not the first one again."""
-    if array.dtype.hasobject:  # a row of one string is that string
+    """Whether some row differs from the first one."""
+    if array.dtype.hasobject:  # a row of one string is the string itself
         first, *others = array.tolist()
         return any(row != first for row in others)
     return any(row.tobytes() != array[0].tobytes() for row in array[1:])

@@ -1,7 +1,8 @@
-"""Runs a model on made-up rows to find out whether any row changes with the others.
+"""Runs a model on generated rows to determine whether any row changes with the others.
 
-The same row, in the same place of a batch of the same size, beside *other* rows must give the same bits on a CPU: the
-kernels are the same. Alone, or in a batch of another size, other kernels may run, and it must agree within rounding.
+The same row, at the same position in a batch of the same size, beside *other* rows must give the same bits on a CPU,
+since the kernels are the same. Alone, or in a batch of another size, other kernels may run, and it must agree within
+rounding.
 """
 
 import time
@@ -20,15 +21,15 @@ from headrace_server.backends.independence.values import Reals, Recipe, Rows
 from headrace_server.backends.independence.verdict import RECORD_REQUESTS, Decided, Finding, Verdict
 
 SHORT_OF = 20
-"""A model of which so many times the first run takes longer than the budget gets a short trial, of five rows."""
+"""A model whose first run takes longer than the budget divided by this gets a short trial of five rows."""
 
 MANY = 40
-"""Rows of the largest batch of a full trial."""
+"""The rows of the largest batch in a full trial."""
 
 _SEED = 2024
-_TIMED = 3  # runs after the first that may show that a model is quicker than that
+_TIMED = 3  # runs after the first that may show that a model is faster
 
-# Each row of four is kept beside each other one that changes, by the bits of its number.
+# Each of four rows is kept beside every other changing row, by the bits of its number.
 _USUAL: Sequence[Pass] = (((1, 3), Rows.USUAL), ((0, 2), Rows.USUAL), ((0, 2), Rows.SMALL))
 _BESIDE_ZEROS: Sequence[Pass] = (((1, 3), Rows.USUAL),)
 _EXTREME: Sequence[Pass] = (((2, 3), Rows.HUGE), ((0, 1), Rows.NAN), ((1, 3), Rows.INFINITE))
@@ -39,11 +40,11 @@ _BRIEF: Sequence[Pass] = (((0, 2), Rows.USUAL),)
 
 
 def try_rows(subject: Subject, budget: float, clock: Callable[[], float] = time.perf_counter) -> Verdict:
-    """Finds out whether the rows of a signature are independent.
+    """Determines whether the rows of a signature are independent.
 
     Args:
-        subject: The signature, and how it is run.
-        budget: Seconds that a trial should take. A model that is slow gets a short one, of five rows in all.
+        subject: The signature and its runs.
+        budget: Seconds that a trial should take. A slow model gets a short trial of five rows in all.
         clock: In seconds.
     """
     began = clock()
@@ -64,12 +65,12 @@ def try_rows(subject: Subject, budget: float, clock: Callable[[], float] = time.
 def try_padding(
     subject: Subject, verdict: Verdict, budget: float, clock: Callable[[], float] = time.perf_counter
 ) -> Verdict:
-    """Finds out how inputs of different lengths may share a batch, for rows that are known to be independent.
+    """Determines how inputs of different lengths may share a batch, for rows that are known to be independent.
 
     Args:
-        subject: The signature, and how it is run.
-        verdict: What is known of it.
-        budget: Seconds that it should take.
+        subject: The signature and its runs.
+        verdict: What is known of the signature.
+        budget: Seconds that the test should take.
         clock: In seconds.
     """
     began = clock()
@@ -83,10 +84,10 @@ def try_padding(
 
 
 class _Trial:
-    """The steps of one trial. Each raises `Decided` where the rows are not independent, or it cannot be told.
+    """The steps of one trial. Each raises `Decided` if the rows are not independent, or if this cannot be determined.
 
     Attributes:
-        bounded: The verdict on rows that are independent as long as their numbers are ordinary; None for any others.
+        bounded: The verdict on rows that are independent as long as their numbers are ordinary; otherwise None.
     """
 
     def __init__(self, subject: Subject, runs: Runs) -> None:
@@ -96,7 +97,7 @@ class _Trial:
         self.bounded: Verdict | None = None
 
     def run(self, budget: float) -> Found:
-        """All of them; fewer where the model turns out to be slow. Returns inputs that it takes."""
+        """Runs all steps, or fewer if the model is slow, and returns inputs that it accepts."""
         found = self._find(rows=2)
         neighbours = Neighbours(self._subject, self._runs, self._random, found.records)
         slow = self._is_slow(found.inputs, budget)
@@ -112,7 +113,7 @@ class _Trial:
         return found
 
     def pad_alone(self, budget: float) -> Verdict:
-        """As `pad`, for a model of which nothing has been run."""
+        """As `pad`, for a model that has not been run."""
         return self.pad(self._find(rows=2), budget)
 
     def pad(self, found: Found, budget: float) -> Verdict:
@@ -134,11 +135,11 @@ class _Trial:
 
     @property
     def _only_real(self) -> bool:
-        """Whether all inputs can hold NaN and infinity, which tell more in one run than whole numbers do."""
+        """Whether all inputs can hold NaN and infinity, which reveal more in one run than integers do."""
         return all(spec.array_dtype.kind in "fV" for spec in self._subject.inputs.values())
 
     def _is_slow(self, inputs: Arrays, budget: float) -> bool:
-        """Whether a full trial would take too long, for reasons other than a first run or a busy machine."""
+        """Whether a full trial would take too long, not counting a slow first run or a busy machine."""
         for _ in range(_TIMED):
             if self._runs.quickest * SHORT_OF <= budget or self._runs.quickest > budget / 2:
                 break
@@ -146,7 +147,7 @@ class _Trial:
         return self._runs.quickest * SHORT_OF > budget
 
     def _run_few(self, neighbours: Neighbours, batch: Batch) -> None:
-        """Three runs where all numbers are real, or a few more."""
+        """Three runs if all numbers are real, or a few more."""
         neighbours.check_one_alone(batch)
         self._try_extremes(neighbours, batch, _ODD, usual=_EACH, slow=True)
         if not self._only_real and self.bounded is None:
@@ -156,12 +157,12 @@ class _Trial:
         batch = neighbours.batch(4, [recipe, replace(recipe, most=recipe.most or 2)])
         recipe = batch.recipe
         neighbours.vary(batch, _USUAL)
-        # What divides by a sum of all rows has none to divide by.
+        # A model that divides by the sum of all rows then divides by zero.
         if zeros := neighbours.batch_of(4, recipe, Rows.ZEROS):
             neighbours.vary(zeros, _BESIDE_ZEROS)
         neighbours.check_alone(recipe, 4, rows=(3, 0))
         if self._runs.spent + self._runs.quickest_row * MANY < budget:
-            # What depends on the number of rows shows best where there are many of them, and of small values.
+            # A dependence on the number of rows shows best with many rows of small values.
             neighbours.check_alone(replace(recipe, reals=Reals.SMALL), MANY, rows=(MANY - 1,))
         scaled = replace(recipe, reals=Reals.SCALED)
         neighbours.vary(neighbours.batch(3, [replace(scaled, size=recipe.size + 2), scaled]), _BRIEF)
@@ -176,14 +177,14 @@ class _Trial:
         usual: Sequence[Pass] = (),
         slow: bool = False,
     ) -> None:
-        """Puts rows beside others that hold NaN, infinities and huge numbers.
+        """Puts rows beside others that hold NaN, infinities and very large numbers.
 
         Args:
             neighbours: Runs the signature.
-            batch: Whose rows.
-            extremes: The passes.
-            usual: Passes that its rows have to bear before a bound is looked for; empty where they have.
-            slow: Whether each run takes long.
+            batch: The batch to use.
+            extremes: The runs with such values.
+            usual: Runs that the rows must pass before a bound is looked for; empty if they have passed.
+            slow: Whether each run takes a long time.
         """
         try:
             neighbours.vary(batch, extremes)

@@ -15,7 +15,7 @@ from headrace_server.backends.signature import TensorSpec
 
 
 class Rows(Enum):
-    """What a made-up row holds. Whole numbers stay small in all of them: they may be indices, or counts of steps."""
+    """What a generated row holds. Integers always stay small: they may be indices, or numbers of steps."""
 
     USUAL = "other values"
     HUGE = "huge values"
@@ -42,19 +42,19 @@ _WORDS = (b"one", b"two", b"three", b"a few words more", b"7")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How inputs are made up.
+    """How inputs are generated.
 
     Attributes:
-        size: The first of the inner sizes; never 1, which broadcasts, nor one of the numbers of rows that are tried.
+        size: The first of the inner sizes. Never 1, which broadcasts, nor one of the tested numbers of rows.
         distinct: Whether dimensions of different names have different sizes.
-        least: The smallest whole number.
-        most: The number that all whole numbers are below; None for the number of rows, so that they may be indices
-            into another input's rows.
+        least: The smallest integer.
+        most: The limit that all integers are below; None for the number of rows, so that they may be indices into
+            another input's rows.
         text: The strings to choose from.
         reals: How floating-point numbers are drawn.
         examples: Features of the tf.Examples that strings hold; empty for other strings.
         shuffled: Whether the values of a real request's row are put into another order.
-        limit: What huge numbers are, instead of numbers whose squares are finite; None for those.
+        limit: The value of very large numbers; None for numbers whose squares are finite.
     """
 
     size: int = 5
@@ -69,7 +69,7 @@ class Recipe:
 
 
 MAX_ROW_ELEMENTS = 1 << 20
-"""Of a row of all inputs: of four dimensions that may have any size, 224 each would be 19 GB."""
+"""Elements of a row of all inputs: with four open dimensions of 224 each, a row would be 19 GB."""
 
 _SIZES = ((5, True), (8, False), (32, False), (64, False), (224, False), (128, False), (16, False))
 _RANGES: tuple[tuple[int, int | None], ...] = ((0, None), (0, 2), (1, 3), (1, 2), (0, 1))
@@ -77,7 +77,7 @@ _TEXTS = (_WORDS, (b"1", b"2", b"3.5", b"40"), (b"",))
 
 
 def recipes(inputs: Mapping[str, TensorSpec]) -> Iterator[Recipe]:
-    """Recipes to be tried one after the other until the model takes what one makes, the likeliest first."""
+    """Recipes to try one after the other until the model accepts one, the most likely first."""
     specs = inputs.values()
     sizes = _SIZES if any(None in spec.shape[1:] for spec in specs) else _SIZES[:1]
     ranges = _RANGES if any(spec.array_dtype.kind in "iu" for spec in specs) else _RANGES[:1]
@@ -89,13 +89,13 @@ def recipes(inputs: Mapping[str, TensorSpec]) -> Iterator[Recipe]:
 
 
 class Maker:
-    """Makes rows of all inputs of one signature.
+    """Makes rows for all inputs of one signature.
 
     Args:
         inputs: By alias; the first dimension of each is the batch.
         recipe: How.
-        random: Where the numbers come from.
-        records: Real requests, by alias, whose values are used instead of made-up ones; may be empty.
+        random: The source of random numbers.
+        records: Real requests, by alias, whose values are used instead of generated ones; may be empty.
     """
 
     def __init__(
@@ -116,9 +116,9 @@ class Maker:
 
         Args:
             count: Rows.
-            kind: What they hold.
-            pointing: Whether the first whole number of each row is the number of the next row: should it be an index
-                into another input's rows, it is not of its own.
+            kind: What the rows hold.
+            pointing: Whether the first integer of each row is the number of the next row. If it is an index into
+                another input's rows, it then refers to another row.
         """
         record = self._records[int(self._random.integers(len(self._records)))] if self._records else None
         return {
@@ -160,7 +160,7 @@ class Maker:
         recipe, rows = self._recipe, shape[0]
         most = max(recipe.least + 1, rows if recipe.most is None else recipe.most)
         if dtype.itemsize == 1 and recipe.most is None:
-            most = 128  # pixels, or numbers that have been quantized
+            most = 128  # pixels, or quantized numbers
         numbers = self._random.integers(recipe.least, most, size=shape)
         if pointing and most <= rows:
             flat = numbers.reshape(rows, -1)
@@ -183,7 +183,7 @@ class Maker:
         if kind in others:
             picked = self._random.choice(others[kind], size=shape)
             usual = picked if kind is not Rows.INFINITE else np.where(self._random.random(shape) < 0.5, picked, usual)
-            usual.reshape(shape[0], -1)[:, :1] = others[kind][0]  # which chance must not leave out
+            usual.reshape(shape[0], -1)[:, :1] = others[kind][0]  # which must not be left out by chance
         return usual.astype(dtype)
 
     def _usual(self, shape: tuple[int, ...]) -> Array:
@@ -206,11 +206,11 @@ class Maker:
         return np.stack([self._random.permutation(row) for row in flat]).reshape(rows.shape)
 
 
-_ROWS = None  # an inner size that is the number of rows
+_ROWS = None  # an inner size that equals the number of rows
 
 
 def _inner_sizes(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> dict[str, tuple[int | None, ...]]:
-    """The sizes beyond axis 0 of each input: one for each name, or for each axis that has none."""
+    """The sizes of each input beyond axis 0: one per name, or per axis that has no name."""
     batch = {spec.dims[0] for spec in inputs.values() if spec.dims} - {""}
     sizes: dict[str, int | None] = dict.fromkeys(batch, _ROWS)
 
@@ -229,7 +229,7 @@ def _inner_sizes(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> dict[str, 
 
 
 def _elements(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> int:
-    """Of a row of all inputs."""
+    """Elements of a row of all inputs."""
     every = _inner_sizes(inputs, recipe).values()
     return sum(prod(1 if size is _ROWS else size for size in sizes) for sizes in every)
 
@@ -240,5 +240,5 @@ def _huge(dtype: np.dtype[Any]) -> float:
 
 
 def _largest(dtype: np.dtype[Any]) -> float:
-    """About the largest number of a dtype; numpy knows nothing of bfloat16's."""
+    """About the largest number of a dtype; numpy does not know bfloat16's."""
     return 3e38 if dtype.kind == "V" else float(np.finfo(dtype).max)

@@ -14,19 +14,19 @@ class Finding(StrEnum):
     """Whether requests may share a batch, in one word for logs and metrics."""
 
     INDEPENDENT = "independent"
-    """No row changed with any other in the trial: requests are batched."""
+    """No row changed with another one in the trial: requests are batched."""
     BOUNDED = "bounded"
     """No row did as long as all numbers were finite and within a bound: such requests are batched, others are not."""
     DEPENDENT = "dependent"
     """A row's answer changes with the other rows: requests run one by one."""
     UNDECIDED = "undecided"
-    """The trial found no inputs that tell: requests run one by one."""
+    """The trial found no inputs that prove anything: requests run one by one."""
     NO_BATCH_AXIS = "no_batch_axis"
     """The declared shapes leave nothing to join: requests run one by one."""
     ENABLED = "enabled"
-    """The operator says that requests are to be batched; nothing was tried."""
+    """The operator has set that requests are batched; nothing was tested."""
     DISABLED = "disabled"
-    """The operator says that requests run one by one; nothing was tried."""
+    """The operator has set that requests run one by one; nothing was tested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,18 @@ class Verdict:
     """What is known of one signature.
 
     Attributes:
-        finding: The word.
+        finding: The finding.
         reason: Why, as the end of a sentence; empty for rows that are independent.
-        advice: What an operator may do about it; empty where there is nothing to do.
-        output: The alias of the output that gave it away; empty where none did.
-        change: By how much that output changed, as a part of its largest value; infinite where it became NaN or
-            infinite, or took another shape.
-        runs: Runs of the model that the trial took.
+        advice: What an operator can do about it; empty if nothing.
+        output: The alias of the output that revealed it; empty if none did.
+        change: How much that output changed, as a fraction of its largest value; infinite if it became NaN or infinite,
+            or changed its shape.
+        runs: The number of runs in the trial.
         seconds: How long the trial took.
-        padding: How inputs of different lengths share a batch; None where they do not.
-        unpadded: Why they do not, as the end of a sentence; empty where no length varies.
-        bound: Only requests of which all floating-point numbers are finite and at most this large share batches; None
-            for all requests.
+        padding: How inputs of different lengths share a batch; None if they do not.
+        unpadded: Why they do not, as the end of a sentence; empty if no length varies.
+        bound: Only requests whose floating-point numbers are all finite and at most this large share batches; None for
+            all requests.
     """
 
     finding: Finding
@@ -61,12 +61,12 @@ class Verdict:
 
     @property
     def batched(self) -> bool:
-        """Whether requests may share a batch; with a bound, those within it."""
+        """Whether requests may share a batch; with a bound, only those within it."""
         return self.finding in (Finding.INDEPENDENT, Finding.BOUNDED, Finding.ENABLED)
 
     @property
     def effect(self) -> str:
-        """What becomes of requests, and why, in one line."""
+        """One line that says what happens to requests, and why."""
         if not self.batched:
             return f"one by one: {self.reason}"
         if self.bound is not None:
@@ -77,13 +77,13 @@ class Verdict:
 
 
 class Decided(Exception):
-    """Ends a trial: the rows are not independent, or it cannot be told whether they are.
+    """Ends a trial: the rows are not independent, or this cannot be determined.
 
     Args:
-        finding: Which of the two.
+        finding: Which of the two it is.
         reason: Why, as the end of a sentence.
-        change: The output that gave it away, and by how much it changed.
-        advice: What an operator may do about it, where the model's description does not say better.
+        change: The output that revealed it, and how much it changed.
+        advice: What an operator can do about it, if the model's description does not say more.
     """
 
     def __init__(

@@ -40,9 +40,9 @@ from headrace_server.errors import LoadError, ServingError, invalid
 
 log = logging.getLogger(__name__)
 
-_NOTHING = 4  # ONNX Runtime's severity of what ends the process, and is all that it then logs
+_NOTHING = 4  # ONNX Runtime's severity of fatal errors, which are then all that it logs
 
-# ONNX Runtime's own codes (OrtErrorCode) that have a canonical one; any other is INTERNAL.
+# Those of ONNX Runtime's codes (OrtErrorCode) that have a canonical one; any other is INTERNAL.
 _CODES: dict[str, Code] = {
     "INVALID_ARGUMENT": Code.INVALID_ARGUMENT,
     "INVALID_PROTOBUF": Code.INVALID_ARGUMENT,
@@ -57,7 +57,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     """Loads an ONNX file, with its external data if it has any.
 
     Raises:
-        LoadError: ONNX Runtime refuses it, or a provider is not there; the text names the file.
+        LoadError: ONNX Runtime refuses the file, or a provider is missing; the text names the file.
     """
     providers: Providers = ()
     try:
@@ -103,7 +103,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
 
 
 def _providers(model: Path, options: BackendOptions) -> Providers:
-    """The providers for a model, each with its options; says which one it is where there was a choice."""
+    """The providers for a model, each with its options; logs the choice if there was one."""
     onnxruntime, available = options.onnxruntime, ort.get_available_providers()
     choice = choose(
         onnxruntime.providers,
@@ -119,10 +119,10 @@ def _providers(model: Path, options: BackendOptions) -> Providers:
 def _session(
     files: ModelFiles, providers: Providers, options: BackendOptions
 ) -> tuple[ort.InferenceSession, tuple[object, ...]]:
-    """A session on the provider that goes first, which ONNX Runtime may pass over without a word; and what it needs.
+    """A session on the first provider, which ONNX Runtime may silently skip, and what the session needs.
 
     Raises:
-        ServingError: It did.
+        ServingError: ONNX Runtime skipped the provider.
     """
     pool = _pool(files, providers, options)
     session_options = _session_options(options, pool.threads)
@@ -136,7 +136,7 @@ def _session(
 
 
 def _session_again(files: ModelFiles, providers: Providers, options: BackendOptions) -> ort.InferenceSession:
-    """Another session of a model that has been loaded: of the same weights, or none."""
+    """Another session of a loaded model with the same weights, or an error."""
     files.check_unchanged()
     return _session(files, providers, options)[0]
 
@@ -146,14 +146,14 @@ class OnnxBackend:
 
     Args:
         session: The model.
-        signatures: By name; each names tensors of its graph.
-        on_gpu: What the model has on a GPU, owned from here on; None where ONNX Runtime sees to the copies.
-        at_once: Batches that should run at the same time; None for as many as there are threads.
+        signatures: The signatures by name; each names tensors of the graph.
+        on_gpu: What the model has on a GPU, which the backend now owns; None if ONNX Runtime makes the copies.
+        at_once: How many batches should run at the same time; None for as many as there are threads.
         steady: Whether a run's cost depends on the shapes of its inputs alone.
-        needs: What must be kept for as long as the session is.
-        evidence: What its graph says against independent rows.
-        risks: Its operators with which a request may end the process.
-        apart: The values of its graph of which each row is known to be made of the same row of the inputs alone.
+        needs: Objects that must live as long as the session.
+        evidence: What in its graph speaks against independent rows.
+        risks: Its operators with which a request can crash the process.
+        apart: The values of its graph in which each row is known to depend only on the same row of the inputs.
     """
 
     runtime = "onnxruntime"
@@ -184,27 +184,27 @@ class OnnxBackend:
         self._needs = needs
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         self._running: dict[int, ort.RunOptions] | None = None  # by thread
-        # These two ask for more than `session.run` can do with an array as it is.
+        # These two need more than `session.run` can do with a plain array.
         self._strings = _has(DataType.DT_STRING, signatures)
         self._bfloat16 = _has(DataType.DT_BFLOAT16, signatures)
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """`serving_default`, and those that its metadata or an operator name."""
+        """`serving_default`, and those that the metadata or an operator define."""
         return self._signatures
 
     @property
     def steady(self) -> bool:
-        """Whether only the CPU runs it, and the values that it is given do not decide for how long."""
+        """Whether it runs only on the CPU, and its duration does not depend on the values of the inputs."""
         return self._steady and self.exact
 
     @property
     def exact(self) -> bool:
-        """Whether only the CPU runs it."""
+        """Whether it runs only on the CPU."""
         return self._session is not None and self._session.get_providers() == ["CPUExecutionProvider"]
 
     def rows_are_apart(self, signature: str) -> bool:
-        """Whether the graph proves it, of each of the signature's outputs."""
+        """Whether the graph proves it for each of the signature's outputs."""
         return self.exact and all(spec.name in self._apart for spec in self._signatures[signature].outputs.values())
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
@@ -218,7 +218,7 @@ class OnnxBackend:
             del self._running[get_ident()]
 
     def expect_termination(self) -> None:
-        """Keeps the options of each run, by which ONNX Runtime can be told to end it."""
+        """Keeps the options of each run, through which ONNX Runtime can be told to end it."""
         self._running = {}
 
     def terminate(self, thread: int) -> None:
@@ -258,15 +258,15 @@ class OnnxBackend:
             raise _failure(declared, inputs, error) from error
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array for a joined input: of page-locked memory where the model is on a GPU.
+        """An array for a joined input: in page-locked memory if the model is on a GPU.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, there is none left.
+            ServingError: RESOURCE_EXHAUSTED, no memory is left.
         """
         return np.empty(shape, dtype) if self._on_gpu is None else self._on_gpu.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:
-        """On a GPU no more batches at once than its instances, so that what comes while all are busy makes the next."""
+        """On a GPU, no more batches at a time than instances, so that other requests form the next batch."""
         if self._on_gpu is not None:
             options = self._on_gpu.fit_batching(options)
         return options if self._at_once is None else replace(options, max_running_batches=self._at_once)
@@ -276,7 +276,7 @@ class OnnxBackend:
         return {} if self._on_gpu is None else self._on_gpu.memory
 
     def close(self) -> None:
-        """Frees the session; arrays that they gave out stay valid."""
+        """Frees the session; arrays from its runs stay valid."""
         if self._on_gpu is not None:
             self._on_gpu.close()
         self._session = self._on_gpu = None
@@ -300,7 +300,7 @@ def _has(dtype: DataType, signatures: Mapping[str, Signature]) -> bool:
 
 
 def _failure(signature: Signature, inputs: Arrays, error: Exception) -> ServingError:
-    """What a caller is told of a failed run: where its inputs do not go together, that the fault is theirs."""
+    """What a caller is told about a failed run; if its inputs contradict each other, that the fault is the caller's."""
     code = _code_of(error)
     if code == Code.INTERNAL and (disagreement := signature.disagreement(inputs)):
         return invalid(f"{disagreement}, and the model refuses it: {str(error).strip()}")
@@ -312,7 +312,7 @@ def _is_renamed(signature: Signature) -> bool:
 
 
 def _pool(files: ModelFiles, providers: Providers, options: BackendOptions) -> Pool:
-    """The threads of a session: as many as an operator asked for, or else what a model of this size gets."""
+    """The threads of a session: as many as an operator asked for, or as many as a model of this size gets."""
     if options.intra_op_threads or providers[0][0] in GPU_LIBRARIES:
         return Pool(options.intra_op_threads)
     return Pool(1) if files.size < SMALL else options.shared.get(Pools, Pools).take()
@@ -323,7 +323,7 @@ def _session_options(options: BackendOptions, threads: int) -> ort.SessionOption
     session.intra_op_num_threads = threads
     session.inter_op_num_threads = options.inter_op_threads
     session.enable_cpu_mem_arena = options.onnxruntime.cpu_memory_arena
-    # Between runs its threads sleep: a core that they spin on is one that the transport needs.
+    # Between runs its threads sleep: a core on which they spin would be missing for the transport.
     session.add_session_config_entry("session.force_spinning_stop", "1")
     for library in options.onnxruntime.custom_op_libraries:
         _register(session, library)
@@ -331,10 +331,10 @@ def _session_options(options: BackendOptions, threads: int) -> ort.SessionOption
 
 
 def _register(session: ort.SessionOptions, library: str) -> None:
-    """Makes the operators of a library known to a session.
+    """Registers a library's operators with a session.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, it cannot be loaded, or is no such library.
+        ServingError: FAILED_PRECONDITION, it cannot be loaded, or is not such a library.
     """
     try:
         session.register_custom_ops_library(library)

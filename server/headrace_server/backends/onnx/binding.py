@@ -1,6 +1,6 @@
-"""Runs an ONNX session on a GPU with one copy in and one copy out, each between page-locked memory and the device's.
+"""Runs an ONNX session on a GPU with one copy in and one copy out, both through page-locked memory.
 
-Given arrays as they are, ONNX Runtime would copy by way of the driver's own buffers, and hold the thread meanwhile.
+Given ordinary arrays, ONNX Runtime would copy through the driver's own buffers and block the thread meanwhile.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from headrace_server.backends.onnx.values import array_of, element_type, ort_val
 
 @dataclass
 class _Slot:
-    """What one run at a time has on the device: a stream, an event, and memory for each input."""
+    """What one run needs on the device: a stream, an event, and memory for each input."""
 
     stream: Stream
     event: Event
@@ -30,13 +30,13 @@ class _Slot:
 
 
 class Slots:
-    """So many runs at once: their copies wait for no other run's, and they overlap as far as the device lets them.
+    """A fixed number of slots for runs: their copies wait for no other run's, and overlap as far as the device allows.
 
-    Where all are taken the next run waits: more at once share the device, and are in each other's way on the host.
+    If all are taken, the next run waits: more runs would share the device and disturb each other on the host.
 
     Args:
         device: Retained until `close`.
-        count: Runs at once.
+        count: The number of slots.
     """
 
     def __init__(self, device: Device, count: int) -> None:
@@ -48,7 +48,7 @@ class Slots:
 
     @contextmanager
     def take(self) -> Iterator[_Slot]:
-        """The slot that was used last, whose memory is there, or a new one; within the device's context."""
+        """The most recently used slot, whose memory exists, or a new one; within the device's context."""
         leave = self._leave.get()
         try:
             try:
@@ -58,9 +58,9 @@ class Slots:
             try:
                 yield slot
             except BaseException as error:
-                # Its copies may not have ended, and what they read or write is about to be used for something else.
+                # Its copies may not have ended, and their memory is about to be used for something else.
                 self.device.settle(slot.stream)
-                let_go(error)  # else the stream is dropped later, and where the context is not current
+                let_go(error)  # otherwise the stream is dropped later, and where the context is not current
                 raise
             finally:
                 self._idle.append(slot)
@@ -68,7 +68,7 @@ class Slots:
             self._leave.put(leave)
 
     def close(self) -> None:
-        """Frees what they have on the device, when no run is under way any more."""
+        """Frees their device memory when no run is under way any more."""
         with self.device:
             while self._idle:
                 _free(self._idle.pop())
@@ -76,13 +76,13 @@ class Slots:
 
 
 class BoundSession:
-    """A session whose inputs and outputs are bound to memory on a device. Any thread, several at once.
+    """A session whose inputs and outputs are bound to memory on a device. Any thread, several at the same time.
 
     Args:
-        session: Runs on the device; it must not take or give strings.
-        slots: What its runs have on the device; several sessions may share them.
-        pool: Whence the outputs come.
-        kind: What ONNX Runtime calls the device's memory.
+        session: Runs on the device; it must not have string inputs or outputs.
+        slots: The slots of its runs on the device; several sessions may share them.
+        pool: The memory of the outputs.
+        kind: ONNX Runtime's name for the device's memory.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class BoundSession:
         self._pool = pool
         self._kind = kind
         self._dtypes = {output.name: dtype_of(data_type_of(output.type)) for output in session.get_outputs()}
-        # What an operator on the CPU takes or gives does not travel.
+        # Inputs and outputs of operators on the CPU are not copied.
         self._taken_at_home = _at_home(session, "input", kind)
         self._given_at_home = _at_home(session, "output", kind)
 
@@ -107,11 +107,10 @@ class BoundSession:
         """Computes the outputs of these names.
 
         Args:
-            names: Of the graph's outputs.
-            inputs: By the graph's names; copied first where they are not of the pool's memory.
+            names: Names of the graph's outputs.
+            inputs: Arrays by the graph's names; copied first if they are not in the pool's memory.
 
-        Returns:
-            Arrays of page-locked memory, which goes back to the pool with their last view.
+        Returns: Arrays in page-locked memory, which returns to the pool with their last view.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, there is no memory for a copy.
@@ -124,7 +123,8 @@ class BoundSession:
                 binding.bind_output(name, *place)
             self._finish(slot)
             del sources
-            # Comes back when the outputs are there, having let go of the interpreter; its streams are its own.
+            # Returns when the outputs are there, and releases the interpreter meanwhile; ONNX Runtime has streams of
+            # its own.
             self._session.run_with_iobinding(binding)
             values = binding.get_outputs()
             outputs = [self._fetch(name, value, slot) for name, value in zip(names, values, strict=True)]
@@ -132,7 +132,7 @@ class BoundSession:
             return outputs
 
     def _bind_inputs(self, binding: ort.IOBinding, inputs: Arrays, slot: _Slot) -> list[Array]:
-        """Starts the copies; their sources must be kept until they have ended."""
+        """Starts the copies; their sources must live until the copies have ended."""
         sources = []
         for name, array in inputs.items():
             if name in self._taken_at_home:
@@ -149,7 +149,7 @@ class BoundSession:
         return sources
 
     def _room(self, slot: _Slot, name: str, size: int) -> int:
-        """The address of a slot's memory for an input, which is replaced by larger one where it does not hold it."""
+        """The address of a slot's memory for an input; the memory is replaced if it is too small."""
         memory, held = slot.inputs.get(name, (None, -1))
         if held < size:
             if memory is not None:
@@ -178,11 +178,11 @@ def _free(slot: _Slot) -> None:
     for memory, _ in slot.inputs.values():
         memory.free()
     slot.inputs.clear()
-    slot.stream = slot.event = None  # now, and not when the last frame of an old failure goes
+    slot.stream = slot.event = None  # now, not when the last frame of an old failure is dropped
 
 
 def _at_home(session: ort.InferenceSession, which: str, kind: str) -> set[str]:
-    """The inputs or outputs in the CPU's memory, in a session on a device of another kind; older ones do not tell."""
+    """The inputs or outputs in the CPU's memory of a session on another device; old versions do not say."""
     if kind == "cpu":
         return set()
     values: Sequence[ort.NodeArg] = getattr(session, f"get_{which}s")()

@@ -1,4 +1,4 @@
-"""Finds operators in an ONNX graph that make an answer depend on its neighbours, or on chance."""
+"""Finds operators in an ONNX graph that make an answer depend on other rows, or on chance."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,7 +18,7 @@ def doubts(nodes: Iterable[Any]) -> tuple[Evidence, ...]:
     """What speaks against independent rows.
 
     Args:
-        nodes: Of the graph, of all inner ones and of the model's functions.
+        nodes: The nodes of the graph, of all inner graphs and of the model's functions.
     """
     return tuple(dict.fromkeys(found for node in nodes for found in _of_node(node)))
 

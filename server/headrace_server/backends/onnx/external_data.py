@@ -53,12 +53,12 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
 }
 
 KEY = b"location"
-"""Of the entry without which no tensor is external."""
+"""The key of the entry that every external tensor has."""
 
 _EXTERNAL = 1  # onnx.TensorProto.DataLocation
 
 _BITS = {14: 64, 15: 128, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
-"""Of the element types that numpy has no dtype for: complex, 8-bit floats, 4 and 2 bits. ONNX: onnx.proto."""
+"""The element types for which numpy has no dtype: complex, 8-bit floats, 4 and 2 bits. ONNX: onnx.proto."""
 
 _DTYPES = {
     1: DataType.DT_FLOAT,
@@ -82,13 +82,13 @@ class ExternalTensor:
     """One tensor in a file.
 
     Attributes:
-        name: The graph's for it.
-        file: Where it lies; links are followed.
-        offset: Of its first byte.
+        name: The tensor's name in the graph.
+        file: The tensor's file; links are followed.
+        offset: The offset of its first byte.
         dtype: Its element type.
         shape: Its shape.
-        only_gathered: Whether it is used as the table of Gather nodes alone, which read it as it is, so that sessions
-            may share it. The operators that multiply keep copies in an order of their own instead.
+        only_gathered: Whether only Gather nodes use it, as their table; they read it as it is, so that sessions may
+            share it. Operators that multiply keep copies in an order of their own instead.
     """
 
     name: str
@@ -104,7 +104,7 @@ class ExternalTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> Array:
-        """Its values, in memory that nothing else has.
+        """The tensor's values, in memory of its own.
 
         Raises:
             ServingError: The file cannot be read, or is too short.
@@ -116,13 +116,13 @@ class ExternalTensor:
 
 @dataclass(frozen=True, slots=True)
 class ExternalData:
-    """What a model has outside its own file.
+    """What a model holds outside its own file.
 
     Attributes:
-        model: The serialized model, to be loaded with `tensors` given; those in inner graphs and of types without a
-            dtype have been put into it.
-        tensors: The others.
-        files: All files that the tensors lie in.
+        model: The serialized model, to be loaded together with `tensors`; tensors in inner graphs, and those without a
+            dtype, are part of it.
+        tensors: The other tensors.
+        files: All files that hold the tensors.
     """
 
     model: bytes
@@ -131,16 +131,16 @@ class ExternalData:
 
 
 def external_data_of(folder: Path, content: bytes) -> ExternalData | None:
-    """What an ONNX model says of its external data; None where it has none.
+    """What an ONNX model says about its external data; None if it has none.
 
     Args:
-        folder: Where they are.
-        content: The serialized model. One without the word KEY has none.
+        folder: The folder of the external data.
+        content: The serialized model. A model without the word KEY has no external data.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a tensor is said to lie outside the model's folder, or makes no sense; or a file
-            cannot be read.
-        google.protobuf.message.DecodeError: It is no ONNX model.
+        ServingError: INVALID_ARGUMENT: a tensor's file lies outside the model's folder, or its entry is invalid;
+            another code if a file cannot be read.
+        google.protobuf.message.DecodeError: It is not an ONNX model.
     """
     message = message_class("headrace.onnx_external", _MESSAGES).FromString(content)
     external = [tensor for tensor in _tensors(message) if tensor.data_location == _EXTERNAL]
@@ -161,7 +161,7 @@ def external_data_of(folder: Path, content: bytes) -> ExternalData | None:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor of a model, those of inner graphs and functions included."""
+    """Every tensor of a model, including those of inner graphs and functions."""
     yield from _in_graph(message.graph)
     for function in message.functions:
         yield from _in_nodes(function.node)
@@ -196,7 +196,7 @@ def _graphs(attribute: Any) -> list[Any]:
 
 
 def _only_gathered(graph: Any) -> set[str]:
-    """The names that the nodes of a graph use as Gather's table, and for nothing else."""
+    """The names that a graph's nodes use as Gather's table, and for nothing else."""
     gathered: Counter[str] = Counter()
     for node in graph.node:
         if node.op_type == "Gather" and not node.domain and node.input:
@@ -224,7 +224,7 @@ def _external(folder: Path, tensor: Any, *, only_gathered: bool) -> ExternalTens
 
 
 def _put_in(folder: Path, tensor: Any) -> None:
-    """Makes an external tensor an ordinary one."""
+    """Converts an external tensor into an ordinary one."""
     bits = _BITS[tensor.data_type] if tensor.data_type in _BITS else _bits(tensor)
     size = -(-math.prod(tensor.dims) * bits // 8)
     _check_length(tensor, size)
@@ -246,7 +246,7 @@ def _entries(tensor: Any) -> Mapping[str, str]:
 
 
 def _file(folder: Path, tensor: Any) -> Path:
-    """The file that a tensor says that it lies in, which may be a link to elsewhere, but may not name elsewhere."""
+    """The file that a tensor names: it may be a link to another folder, but must not name another folder."""
     location = _entries(tensor).get(KEY.decode(), "")
     normal = os.path.normpath(location)
     if not location or os.path.isabs(location) or normal.split(os.sep)[0] == os.pardir:

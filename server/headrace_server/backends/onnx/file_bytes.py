@@ -1,4 +1,4 @@
-"""The bytes of a file, read piece by piece as they are asked for: a large file takes no memory, and is not mapped."""
+"""A file's bytes, read piece by piece as they are needed, so that a large file uses no memory and is not mapped."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ _WINDOW = 1 << 20
 class FileBytes:
     """A file that can be indexed and sliced as bytes can.
 
-    A file that is mapped ends the process if somebody cuts it short (SIGBUS); from this one then come fewer bytes.
+    A mapped file crashes the process if somebody truncates it (SIGBUS); this one then returns fewer bytes.
 
     Args:
         path: The file, open until `close`, or for the length of a `with` block.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:

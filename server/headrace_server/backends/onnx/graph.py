@@ -1,4 +1,4 @@
-"""What an ONNX file's graph is made of, as far as it decides how safely and how steadily it runs; not its weights."""
+"""Reads an ONNX file's graph, as far as it decides how safely and steadily it runs, without its weights."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from headrace_server.backends.onnx.rowwise import FEW, constant_of, rows_apart
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
 Content = bytes | FileBytes
-_AT_ONCE = 1 << 20  # bytes of a file that are read together
+_AT_ONCE = 1 << 20  # bytes of a file that are read at a time
 
 _KEPT = 16 * FEW  # bytes of a field of a tensor that are read
 _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
@@ -28,13 +28,14 @@ _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
 _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}  # bytes of a value, by wire type
 
-# How long these run, or how much they put out, the values decide: what they find in them, or how often they go round.
+# Their duration, or the size of their output, depends on values: on what they find in them, or on the number of
+# iterations.
 _BY_VALUES = frozenset(
     "Compress If Loop NonMaxSuppression NonZero RegexFullMatch Scan SequenceMap StringSplit Tokenizer Unique".split()
 )
 
-# The inputs, by number, of which the values decide the size of an output. Where these come from shapes or constants
-# alone, as in most exported graphs, the size is the same for all inputs of one shape.
+# The inputs, by number, whose values decide the size of an output. If these depend only on shapes or constants, as in
+# most exported graphs, the size is the same for all inputs of one shape.
 _SIZES: Mapping[str, tuple[int, ...]] = {
     **GROWING,
     "Col2Im": (1, 2),
@@ -51,25 +52,25 @@ _SIZES: Mapping[str, tuple[int, ...]] = {
 _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 
 BEARS_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
-"""Operators that run on arrays without elements, and make none larger; some others abort the process on one."""
+"""Operators that run on arrays without elements, and enlarge none; some others crash the process on one."""
 
-# Operators with outputs that no value of their inputs decides, from which number on; and those of which such an output
-# is an index that is in range.
+# Operators with outputs that depend on no value of their inputs, with the number of the first one; or whose output is
+# an index that is in range.
 _SHAPES_ALONE: Mapping[str, int] = {"Shape": 0, "Size": 0}
 _BOUNDED: Mapping[str, int] = {**_SHAPES_ALONE, "ArgMax": 0, "ArgMin": 0, "TopK": 1}
 
 
 @dataclass(frozen=True)
 class Graph:
-    """What is known of a model's graph, the inner ones and its functions included.
+    """What is known of a model's graph, including inner graphs and functions.
 
     Attributes:
-        steady: Whether a run's cost depends on the shapes of its inputs alone, and not on their values.
-        any_rank: Inputs of no declared rank; a scalar has one.
-        bears_empty: Whether ONNX Runtime's own operators for the CPU run it on arrays without elements.
-        risks: Its operators with which a request may end the process.
-        evidence: What its operators say against independent rows.
-        rows_apart: The values of which each row is made of the same row of the inputs alone, as far as it is known.
+        steady: Whether a run's cost depends only on the shapes of its inputs, not on their values.
+        any_rank: Inputs without a declared rank; a scalar has one.
+        bears_empty: Whether ONNX Runtime's own CPU operators can run it on arrays without elements.
+        risks: Its operators with which a request can crash the process.
+        evidence: What in its operators speaks against independent rows.
+        rows_apart: The values in which each row is known to depend only on the same row of the inputs.
     """
 
     steady: bool = False
@@ -81,7 +82,7 @@ class Graph:
 
 
 def read_graph(model: Path) -> Graph | None:
-    """Reads a file that a runtime has taken; its weights are passed over. None for one in another format.
+    """Reads a file that a runtime has accepted, skipping its weights. None for a file in another format.
 
     Raises:
         OSError: The file cannot be read.
@@ -114,7 +115,7 @@ def _read(content: Content) -> Graph | None:
     inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
     return Graph(
-        steady=not functions and _is_steady(nodes, sent),  # what functions do is not followed
+        steady=not functions and _is_steady(nodes, sent),  # the content of functions is not followed
         any_rank=any_rank,
         bears_empty=not functions and all(map(_bears_empty, nodes)),
         risks=_risks(nodes, inner, {function.name for function in functions}, sent, any_rank=bool(any_rank & sent)),
@@ -126,7 +127,7 @@ def _read(content: Content) -> Graph | None:
 
 
 class _Function:
-    """One that a model defines: its name, as nodes refer to it, and its nodes."""
+    """A function that a model defines: its name, as nodes refer to it, and its nodes."""
 
     def __init__(self, content: Content, start: int, end: int) -> None:
         node_class, text = message_class("NodeProto"), {_FUNCTION_NAME: "", _FUNCTION_DOMAIN: ""}
@@ -140,7 +141,7 @@ class _Function:
 
 
 def _without_data(content: Content, start: int, end: int) -> Any:
-    """A weight's message, without any field that is larger than those that tell its name and shape."""
+    """A weight's message, without any field that is too large to be its name or shape."""
     kept, at = bytearray(), start
     for _, begins, ends in fields(content, start, end):
         kept += content[at:ends] if ends - begins <= _KEPT else b""
@@ -149,7 +150,7 @@ def _without_data(content: Content, start: int, end: int) -> Any:
 
 
 def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The number of each field of a message, and where its value begins and ends."""
+    """The number of each field of a message, and the start and end of its value."""
     while at < end:
         key, at = read_varint(content, at)
         kind = key & 7
@@ -175,7 +176,7 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
 
 
 def _risks(nodes: list[Any], inner: list[Any], functions: set[str], inputs: set[str], *, any_rank: bool) -> Risks:
-    """Those of a graph, of its inner ones, and of its functions, of which these are the names."""
+    """The nodes of a graph, of its inner graphs, and of its functions, whose names are given."""
     fatal = {node.op_type for node in inner if node.op_type in FATAL_VALUES}
     fatal |= _told(nodes, inputs, FATAL_VALUES)
     used = {_full_name(node.domain, node.op_type) for node in (*nodes, *inner)}
@@ -186,7 +187,7 @@ def _risks(nodes: list[Any], inner: list[Any], functions: set[str], inputs: set[
 
 
 def _told(nodes: list[Any], inputs: set[str], by: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """Those of some operators that values reach at the inputs named for them."""
+    """The nodes of some operators for which values reach the named inputs."""
     followed = _followed(nodes, inputs, bounded=_BOUNDED)
     return {node.op_type for node, told in followed if told.intersection(by.get(node.op_type, ()))}
 
@@ -194,12 +195,12 @@ def _told(nodes: list[Any], inputs: set[str], by: Mapping[str, tuple[int, ...]])
 def _followed(
     nodes: list[Any], inputs: set[str], *, bounded: Mapping[str, int] = _SHAPES_ALONE
 ) -> Iterator[tuple[Any, set[int]]]:
-    """Each node, and which of its inputs, by number, come from the values of the graph's.
+    """Each node, and the numbers of those of its inputs that depend on the values of the graph's inputs.
 
     Args:
-        nodes: In the order in which they run. What inner graphs make of values is not followed: it may be anything.
+        nodes: In the order in which they run. What inner graphs do with values is not followed: it may be anything.
         inputs: The graph's.
-        bounded: Operators of which outputs do not come from values, and from which one on.
+        bounded: Operators with outputs that do not depend on values, and the first such output.
     """
     from_values = set(inputs)
     for node in nodes:
@@ -223,7 +224,7 @@ def _full_name(domain: str, name: str) -> str:
 
 
 def _bears_empty(node: Any) -> bool:
-    """A sum of everything is one number. One along an axis may be of any size where the input has no elements."""
+    """A sum of everything is one number. A sum along an axis may have any size if the input has no elements."""
     sums_all = node.op_type == "ReduceSum" and len(node.input) == 1
     sums_all = sums_all and all(attribute.name == "keepdims" for attribute in node.attribute)
     return node.domain == "" and (node.op_type in BEARS_EMPTY or sums_all)

@@ -1,4 +1,4 @@
-"""Reads from a serialized ONNX model what it says of itself: inputs, outputs, metadata, types; not its weights."""
+"""Reads from a serialized ONNX model its inputs, outputs, metadata and types, but not its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from headrace_server.backends.onnx.schema import BYTES, INT, MANY, ONE, TEXT, Fi
 from headrace_server.backends.signature import TensorSpec
 from headrace_server.errors import invalid
 
-# The fields that are read, by ONNX's names and numbers; all others pass as fields that protobuf does not know.
+# The fields that are read, by ONNX's names and numbers; protobuf treats all others as unknown fields.
 _MESSAGES: dict[str, tuple[Field, ...]] = {
     "ModelProto": (("graph", 7, "GraphProto", ONE), ("metadata_props", 14, "Entry", MANY)),
     "Entry": (("key", 1, TEXT, ONE), ("value", 2, TEXT, ONE)),
@@ -73,14 +73,14 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class OnnxHeader:
-    """What a model says of itself.
+    """What a model says about itself.
 
     Attributes:
-        inputs: By name, those left out that its weights have values for.
-        outputs: By name.
-        metadata: Its own, by key.
+        inputs: By name, without those for which its weights have values.
+        outputs: Outputs by name.
+        metadata: The model's metadata, by key.
         operators: The types of its nodes.
-        types: Those of its inputs, outputs and weights.
+        types: The types of its inputs, outputs and weights.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -97,7 +97,8 @@ def read_header(model: bytes) -> OnnxHeader:
         model: A serialized ModelProto.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: it is none, or has an input or output that is no tensor of a known type.
+        ServingError: INVALID_ARGUMENT: it is not a model, or has an input or output that is not a tensor of a known
+            type.
     """
     try:
         message: Any = message_class("ModelProto").FromString(model)
@@ -126,5 +127,5 @@ def _spec(value: Any) -> TensorSpec:
 
 @cache
 def message_class(name: str) -> Any:
-    """The class of one of ONNX's messages, which knows the fields that are read here."""
+    """The class of one of ONNX's messages with only the fields that are read here."""
     return schema.message_class("headrace.onnx_header", _MESSAGES, name)

@@ -1,7 +1,7 @@
-"""The files that an ONNX model is made of, and what a session is made of: copies in memory, whatever becomes of them.
+"""The files of an ONNX model, and what sessions are made from: copies in memory, whatever happens to the files.
 
-ONNX Runtime maps external data. Whoever writes over a mapped file changes the answers of a model that is loaded, and
-whoever cuts it short ends the process (SIGBUS). So they are read here instead, and given to it.
+ONNX Runtime maps external data. Overwriting a mapped file would change the answers of a loaded model, and truncating it
+would crash the process (SIGBUS). So headrace reads the data and passes them to ONNX Runtime.
 """
 
 import logging
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 
 SHARED_FROM = 1 << 20
-"""Bytes from which a table is worth sharing."""
+"""The size in bytes from which a table is worth sharing."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What a file is like from outside.
+    """A snapshot of a file's metadata.
 
     Attributes:
-        device: Of its file system.
-        inode: Its number there.
-        size: Its bytes.
-        modified_ns: When its content was last written, or is said to have been.
-        touched_ns: When anything of it was last changed, which also a new link to it does.
+        device: The device number of its file system.
+        inode: Its inode number.
+        size: Its size in bytes.
+        modified_ns: When its content was last written, as far as the file system says.
+        touched_ns: When anything about it last changed; a new link to it counts, too.
     """
 
     device: int
@@ -48,7 +48,7 @@ class FileState:
 
 
 class SharedTensor:
-    """A tensor that several sessions use at the same time, without a copy of their own."""
+    """A tensor that several sessions use at the same time, without copies of their own."""
 
     def __init__(self, tensor: ExternalTensor) -> None:
         self.value = ort_value(tensor.read())
@@ -56,11 +56,11 @@ class SharedTensor:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Weights that a session has been given.
+    """Weights that have been passed to a session.
 
     Attributes:
-        values: All of them, of which it makes copies.
-        shared: Those that it uses as they are, and that must be kept for as long as it is.
+        values: All of them; the session copies these.
+        shared: Those that it uses in place, which must live as long as the session.
     """
 
     values: tuple[ort.OrtValue, ...] = ()
@@ -69,14 +69,14 @@ class Given:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """One model's own files, as they were when it was loaded.
+    """One model's own files as they were when it was loaded.
 
     Attributes:
         model: The ONNX file.
-        states: What each of its own files was, by path; other files of the folder do not count.
-        content: The serialized model, where it is not to be loaded from its file as it is; else None.
-        external: What it has outside that file; None for nothing.
-        shared: Where sessions find what they share.
+        states: The snapshot of each of its own files, by path; other files in the folder do not matter.
+        content: The serialized model, if it is not loaded directly from its file; otherwise None.
+        external: What lies outside that file; None if nothing does.
+        shared: The objects that sessions share.
     """
 
     model: Path
@@ -87,11 +87,11 @@ class ModelFiles:
 
     @classmethod
     def of(cls, model: Path, shared: Shared) -> "ModelFiles":
-        """Reads where a model's data are, not yet the data.
+        """Reads where a model's data are, but not the data.
 
         Raises:
-            ServingError: A file cannot be read, or makes no sense.
-            google.protobuf.message.DecodeError: It is no ONNX model.
+            ServingError: A file cannot be read, or is invalid.
+            google.protobuf.message.DecodeError: It is not an ONNX model.
         """
         try:
             state = _state(model)
@@ -104,23 +104,22 @@ class ModelFiles:
 
     @property
     def size(self) -> int:
-        """Its bytes on disk."""
+        """The size of the files on disk."""
         return sum(state.size for state in self.states.values())
 
     @property
     def source(self) -> str | bytes:
-        """What ONNX Runtime is to load: the path where it can be told one, which spares a copy."""
+        """What ONNX Runtime should load: the path if possible, which saves a copy."""
         return str(self.model) if self.content is None else self.content
 
     def give(self, options: ort.SessionOptions, *, share: bool) -> Given:
-        """Reads the external data and gives them to a session that is about to be made.
+        """Reads the external data and passes them to a session that is about to be created.
 
         Args:
-            options: The session's.
-            share: Whether it may use memory that other sessions use, too: it must run on the CPU.
+            options: The session's options.
+            share: Whether it may use memory that other sessions also use; it must then run on the CPU.
 
-        Returns:
-            What was given, which must be kept until the session has been made.
+        Returns: What was passed, which must live until the session has been created.
 
         Raises:
             ServingError: A file cannot be read, or is too short.
@@ -132,14 +131,14 @@ class ModelFiles:
             tensor.name: shared[tensor.name].value if tensor.name in shared else ort_value(tensor.read())
             for tensor in self.external.tensors
         }
-        # It copies these, and so never opens a file; of those that it is then given once more it keeps the memory.
+        # ONNX Runtime copies these, and so never opens a file; tensors passed a second time it uses in place.
         options.add_external_initializers(list(values), list(values.values()))
         for name, tensor in shared.items():
             options.add_initializer(name, tensor.value)
         return Given(tuple(values.values()), tuple(shared.values()))
 
     def check_unchanged(self) -> None:
-        """Makes sure that what is read again is what was read before.
+        """Checks that what is read again is what was read before.
 
         Raises:
             LoadError: FAILED_PRECONDITION, one of its own files has changed.
@@ -150,10 +149,10 @@ class ModelFiles:
             raise LoadError(Code.FAILED_PRECONDITION, message)
 
     def check_whole(self) -> None:
-        """Makes sure that nobody wrote into the files while they were read.
+        """Checks that nobody wrote into the files while they were read.
 
         Raises:
-            LoadError: FAILED_PRECONDITION, somebody did, so that what was read may be part old and part new.
+            LoadError: FAILED_PRECONDITION, somebody did, so that the data may be partly old and partly new.
         """
         changed = [path.name for path, state in self.states.items() if _state_or_none(path) != state]
         if changed:
@@ -166,12 +165,12 @@ class ModelFiles:
 
 
 def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
-    """What of a model is to be loaded from memory, and what it has outside; its weights are not copied for nothing.
+    """What to load from memory, and what lies outside; weights are not copied without need.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
-    if not str(model).isprintable():  # ONNX Runtime takes no path that is not UTF-8
+    if not str(model).isprintable():  # ONNX Runtime accepts no path that is not UTF-8
         words = {KEY, OPERATOR}
     elif not (words := _mentioned(model, {KEY, OPERATOR})):
         return None, None
@@ -191,7 +190,7 @@ def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
 
 
 def _mentioned(path: Path, words: Collection[bytes]) -> set[bytes]:
-    """Which of some words a file holds, read piece by piece: it may be large."""
+    """Which of some words occur in a file, which is read piece by piece, since it may be large."""
     found: set[bytes] = set()
     longest = max(map(len, words))
     with path.open("rb") as file:

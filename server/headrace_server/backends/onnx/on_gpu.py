@@ -1,4 +1,4 @@
-"""What an ONNX model has on a GPU beside its session: the device, page-locked memory for batches, bound runs."""
+"""What an ONNX model has on a GPU besides its session: the device, page-locked memory for batches, bound runs."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ Open = Callable[[], ort.InferenceSession]
 
 
 def device_for(providers: Providers, ordinal: int) -> Device | None:
-    """The GPU that the preferred provider computes on, to be released; None for the CPU, or where there is no pycuda.
+    """The GPU of the preferred provider, which must be released; None for the CPU, or without pycuda.
 
     Raises:
         LoadError: FAILED_PRECONDITION: there is no such GPU.
@@ -41,19 +41,19 @@ def device_for(providers: Providers, ordinal: int) -> Device | None:
 
 
 def free_memory(device: Device) -> int:
-    """Bytes of the device that nobody has taken."""
+    """Bytes of free device memory."""
     with device:
         return device.free_memory()
 
 
 class OnGpu:
-    """A model's part of a GPU, from its load to its `close`. Any thread.
+    """A model's share of a GPU, from its load to its `close`. Any thread.
 
     Args:
-        session: The model, loaded there; it must not take or give strings.
+        session: The model, loaded there; it must not have string inputs or outputs.
         device: Retained.
-        free_before: Bytes that were free there before the session was made.
-        instances: Batches that run at once.
+        free_before: Bytes that were free before the session was created.
+        instances: The number of batches that run at the same time.
     """
 
     def __init__(self, session: ort.InferenceSession, device: Device, free_before: int, instances: int) -> None:
@@ -69,20 +69,20 @@ class OnGpu:
 
     @property
     def memory(self) -> Mapping[int, int]:
-        """The bytes by which the device had less to give after the load, by the device's number.
+        """The bytes by which the device's free memory shrank during the load, by the device's number.
 
-        Whatever was loaded there meanwhile is counted, too; what the first runs add is not.
+        This includes anything else that was loaded there meanwhile, but not what the first runs add.
         """
         return {self._ordinal: self._taken}
 
     def open_sizes(
         self, model: Path, signatures: Mapping[str, Signature], batching: Options, open_session: Open
     ) -> None:
-        """Lets batches of each size have a session, opened when the first one runs, where a model is slow otherwise.
+        """If changing shapes make a model slow, gives each batch size a session, opened when its first batch runs.
 
         Args:
-            model: The file.
-            signatures: All that it has.
+            model: The model's file.
+            signatures: All of its signatures.
             batching: The operator's parameters.
             open_session: Loads the model once more.
         """
@@ -94,27 +94,27 @@ class OnGpu:
             log.info("%s has convolutions: each of these batch sizes has a session of its own: %s", model, shown)
 
     def fit_batching(self, options: Options) -> Options:
-        """Parameters under which batches have the sizes that there are sessions for."""
+        """The parameters under which batches have only the sizes that have a session."""
         return padded_to(options, self._sizes) if self._sizes else options
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array of page-locked memory, which goes back with its last view.
+        """An array in page-locked memory, which returns to the pool with its last view.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, there is no memory left.
+            ServingError: RESOURCE_EXHAUSTED, no memory is left.
         """
         return self._pool.empty(shape, dtype)
 
     def run(self, names: Sequence[str], inputs: Arrays) -> list[Array]:
-        """Computes the outputs of these names, from inputs by the graph's names.
+        """Computes the outputs with these names, from inputs by the graph's names.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, there is no memory left.
+            ServingError: RESOURCE_EXHAUSTED, no memory is left.
         """
         return self._bound_for(inputs).run(names, inputs)
 
     def close(self) -> None:
-        """Frees it, when nothing runs any more; arrays that were given out stay valid."""
+        """Frees it when nothing runs any more; arrays that were handed out stay valid."""
         self._sized.clear()
         self._slots.close()
         self._pool.close()

@@ -1,7 +1,7 @@
-"""What ONNX Runtime's operators bear: which of them have ended the process on a request, and which never have.
+"""Which of ONNX Runtime's operators have crashed the process on a request, and which never have.
 
-An operator that does not check its inputs ends the process: it divides by a zero that a caller has sent, or reads past
-an array's end. `make fuzz-models` sends odd requests to models of nearly every operator.
+An operator that does not check its inputs crashes the process: it divides by a zero that a caller has sent, or reads
+past the end of an array. `make fuzz-models` sends odd requests to models of nearly every operator.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ FATAL_VALUES: Mapping[str, tuple[int, ...]] = {
     "STFT": (1, 3),
     "Trilu": (1,),
 }
-"""Operators that have ended it on some values, and of which inputs, by number: indices out of range, sizes of 0.
+"""Operators that have crashed on some values, and the numbers of those inputs: indices out of range, sizes of 0.
 
-Tried with ONNX Runtime 1.32 and 1.20, of which the older bears less: it ends on a division of integers by 0 and on
-GatherND's batches of unequal sizes, too.
+Tested with ONNX Runtime 1.32 and 1.20. The older one tolerates less: it also crashes on an integer division by 0 and on
+GatherND's batches of unequal sizes.
 """
 
 GROWING: Mapping[str, tuple[int, ...]] = {
@@ -36,13 +36,13 @@ GROWING: Mapping[str, tuple[int, ...]] = {
     "Tile": (1,),
     "Upsample": (1,),
 }
-"""Operators that put out as much as the values of some inputs say, by number: eight bytes can ask for all memory."""
+"""Operators whose output is as large as the values of some inputs (by number) say, up to all memory."""
 
 BEAR_ANY_RANK = frozenset(
     "Abs Add And Cast Ceil Clip Constant Cos Div Equal Erf Exp Floor Greater Identity IsNaN Less Log Max Min Mul Neg "
     "Not Or Pow Reciprocal Relu Reshape Round Shape Sigmoid Sign Sin Size Sqrt Sub Sum Tanh Where Xor".split()
 )
-"""Operators that run on arrays of any rank. Of the others some have ended it where a rank was not the one they want."""
+"""Operators that run on arrays of any rank. Some of the others have crashed on an unexpected rank."""
 
 _STANDARD = """
 Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization
@@ -79,4 +79,4 @@ TRIED = frozenset(
         *(f"{domain}.{name}" for domain in _DOMAINS for name in _DOMAINS[domain].split()),
     )
 )
-"""Operators that have been sent odd requests, those of other domains than ONNX's own behind the domain's name."""
+"""Operators that have been sent odd requests; those outside ONNX's own domain follow the domain's name."""

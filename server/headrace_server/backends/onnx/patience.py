@@ -1,4 +1,4 @@
-"""Ends runs of a trial that take too long: a generated value may be a loop's number of steps."""
+"""Ends runs of a trial that take too long: a generated value may be a loop's number of iterations."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,21 +8,21 @@ from threading import Timer
 import onnxruntime as ort
 
 FIRST = 30.0
-"""Seconds that the first run may take, of which nothing is known."""
+"""Seconds that the first run may take, when nothing is known about the model."""
 
 LEAST = 1.0
 """Seconds that any run may take."""
 
 TIMES = 20
-"""How many times as long as the longest run before it a run may take."""
+"""How many times longer than the longest run before it a run may take."""
 
 
 class Patience:
-    """How long the next run may take, by those that have ended by themselves. One thread at a time.
+    """How long the next run may take, judging by the runs that ended by themselves. One thread at a time.
 
     Args:
         clock: In seconds.
-        make_timer: As `threading.Timer`.
+        make_timer: Like `threading.Timer`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, make_timer: Callable[..., Timer] = Timer) -> None:
@@ -33,7 +33,7 @@ class Patience:
 
     @contextmanager
     def ends(self, options: ort.RunOptions) -> Iterator[None]:
-        """Tells the run that has these options to end, once it has taken too long: it then fails."""
+        """Ends the run with these options once it has taken too long; the run then fails."""
         began = self._clock()
         timer = self._make_timer(self._limit, setattr, (options, "terminate", True))
         timer.daemon = True

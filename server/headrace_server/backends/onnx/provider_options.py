@@ -1,4 +1,4 @@
-"""Translates options into those of ONNX Runtime's providers for GPUs."""
+"""Translates options into those of ONNX Runtime's GPU providers."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
     """The options of one provider for one model; none for a provider that does not use the GPU.
 
     Raises:
-        NoDriverError: A part of the GPU's memory was asked for, and there is no GPU.
-        OSError: The model cannot be read, or a folder for what is kept cannot be made.
+        NoDriverError: A share of the GPU's memory was asked for, but there is no GPU.
+        OSError: The model cannot be read, or a cache folder cannot be created.
     """
     if name == CUDA:
         return cuda_options(options.onnxruntime, memory_limit(options))
@@ -40,7 +40,7 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
 
 
 def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
-    """The CUDA provider's; the limit in bytes, 0 for none."""
+    """The options of the CUDA provider; the limit is in bytes, 0 means none."""
     told = {
         "device_id": str(options.device_id),
         "arena_extend_strategy": _ARENA[options.gpu_arena_strategy],
@@ -52,15 +52,15 @@ def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
 
 
 def for_one_shape(providers: Providers) -> Providers:
-    """The same for a session that sees one shape: its arena need not grow, so it may be no larger than it must."""
+    """The same for a session that sees only one shape: its arena need not grow, so it is kept as small as possible."""
     exact = {"arena_extend_strategy": _ARENA["same_as_requested"]}
     return [(name, {**told, **exact} if name == CUDA else told) for name, told in providers]
 
 
 def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
-    """The TensorRT provider's, without those that the model decides; the limit in bytes, 0 for none.
+    """The options of the TensorRT provider that do not depend on the model; the limit is in bytes, 0 means none.
 
-    Of switches it knows `True` and `False` alone, unlike the CUDA provider.
+    For switches, it accepts only `True` and `False`, unlike the CUDA provider.
     """
     told = {
         "device_id": str(options.device_id),
@@ -75,10 +75,10 @@ def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
 
 
 def memory_limit(options: BackendOptions) -> int:
-    """Bytes of GPU memory that a model may take; 0 is no limit.
+    """Bytes of GPU memory that a model may use; 0 means no limit.
 
     Raises:
-        NoDriverError: A part of the GPU's memory was asked for, and there is no GPU.
+        NoDriverError: A share of the GPU's memory was asked for, but there is no GPU.
     """
     if options.onnxruntime.gpu_memory_limit_mb:
         return options.onnxruntime.gpu_memory_limit_mb << 20
@@ -88,14 +88,13 @@ def memory_limit(options: BackendOptions) -> int:
 
 
 def profile_shapes(inputs: Mapping[str, Sequence[int | None]], most_rows: int) -> dict[str, str]:
-    """The shapes that TensorRT is to build for: 1 to `most_rows` rows, best at the most.
+    """The shapes that TensorRT builds for: 1 to `most_rows` rows, optimised for the most.
 
     Args:
         inputs: The shape of each input, None for a dimension that varies.
-        most_rows: Of a batch.
+        most_rows: The most rows of a batch.
 
-    Returns:
-        Nothing where a dimension other than the first varies: TensorRT then builds for what comes, as it comes.
+    Returns: Nothing if a dimension other than the first varies: TensorRT then builds for each shape as it comes.
     """
     if not all(shape and shape[0] is None and None not in shape[1:] for shape in inputs.values()):
         return {}
@@ -104,7 +103,7 @@ def profile_shapes(inputs: Mapping[str, Sequence[int | None]], most_rows: int) -
 
 
 def engine_key(folder: Path, options: Mapping[str, str]) -> str:
-    """A name for the engines of one model under the same options: ONNX Runtime's own does not tell weights apart.
+    """A name for the engines of one model with the same options: ONNX Runtime's own ignores the weights.
 
     Raises:
         OSError: A file of the model cannot be read.
@@ -125,7 +124,7 @@ def _shapes(inputs: Mapping[str, Sequence[int | None]], rows: int) -> str:
 
 
 def _declared_inputs(model: Path) -> dict[str, tuple[int | None, ...]]:
-    """Read from a session on the CPU that optimises nothing, which is nothing beside an engine's build."""
+    """Read from an unoptimised session on the CPU, which is fast compared with building an engine."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     inputs = open_session(str(model), options, [(CPU, {})]).get_inputs()

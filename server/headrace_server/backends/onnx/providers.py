@@ -1,4 +1,4 @@
-"""Chooses ONNX Runtime's execution providers for a model: the best that works, or those named, and why not another."""
+"""Chooses ONNX Runtime's execution providers for a model: the best one that works, or the named ones."""
 
 import io
 import logging
@@ -33,7 +33,7 @@ _REMEDIES = {
 _NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory", "ALLOC_FAILED")
 
 _FULL = 256 << 20
-"""Bytes; with less, CUDA's libraries cannot start, and do not say that this is why."""
+"""Bytes. With less free memory, CUDA's libraries cannot start, and do not report that as the reason."""
 
 # A serialized ModelProto: `y` = Identity(`x`), float [N].
 _PROBE = (
@@ -43,7 +43,7 @@ _PROBE = (
 )
 
 WhyNot = Callable[[str], str]
-"""Why a provider that is there does not work; empty where it does."""
+"""Why an available provider does not work; empty if it works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Choice:
 
     Attributes:
         providers: Their names, the preferred one first.
-        passed_over: Those that would have gone before them, each with why it does not work.
+        passed_over: Better providers that do not work, each with the reason.
     """
 
     providers: tuple[str, ...]
@@ -68,14 +68,14 @@ def choose(wanted: Sequence[str], available: Sequence[str], why_not: WhyNot, *, 
 
     Args:
         wanted: `auto` alone, or names, the preferred one first.
-        available: Those that this ONNX Runtime was built with.
+        available: The providers that this ONNX Runtime was built with.
         why_not: Asked only of providers for GPUs that are available and might be chosen.
-        keeps_engines: Whether TensorRT's engines are kept. Where they are not, `auto` leaves TensorRT out: it would
-            build one for minutes at every load.
+        keeps_engines: Whether TensorRT's engines are kept. If not, `auto` skips TensorRT, which would take minutes to
+            build an engine at every load.
 
     Raises:
-        ServingError: FAILED_PRECONDITION: one that was named is not there, or does not work. INVALID_ARGUMENT: none
-            was named, or `auto` and another one.
+        ServingError: FAILED_PRECONDITION: a named provider is missing or does not work. INVALID_ARGUMENT: none was
+            named, or `auto` together with another one.
     """
     if not wanted or (AUTO in wanted and len(wanted) > 1):
         raise invalid(f"ONNX Runtime's providers must be {AUTO} alone, or names; were {', '.join(wanted) or 'none'}")
@@ -116,17 +116,17 @@ def _installed(distribution: str) -> bool:
 
 
 def why_not(provider: str, device: int) -> str:
-    """Tries a provider for GPUs: the driver, the device, the libraries, then a session of one operator.
+    """Tests a GPU provider: the driver, the device, the libraries, then a session with one operator.
 
-    ONNX Runtime itself would only write to stderr what is wrong, and go on with the CPU.
+    ONNX Runtime by itself would only write the problem to stderr, and continue on the CPU.
 
     Args:
         provider: CUDA or TENSORRT.
         device: The GPU's number.
 
     Raises:
-        ServingError: RESOURCE_EXHAUSTED: it would work, were the GPU not full; the CPU is no place for a model that
-            belongs there.
+        ServingError: RESOURCE_EXHAUSTED: it would work if the GPU were not full; a model for the GPU must not silently
+            run on the CPU.
     """
     try:
         count = device_count()
@@ -139,8 +139,8 @@ def why_not(provider: str, device: int) -> str:
 
 
 def _load_installed_libraries() -> None:
-    """Loads NVIDIA's libraries where pip put them, which the system's loader does not know."""
-    with redirect_stdout(io.StringIO()) as said, suppress(AttributeError):  # older ones have no such function
+    """Loads NVIDIA's libraries from pip's folder, which the system's loader does not search."""
+    with redirect_stdout(io.StringIO()) as said, suppress(AttributeError):  # older versions have no such function
         ort.preload_dlls()
     log.debug("%s", said.getvalue().rstrip())
     with suppress(ImportError, OSError):
@@ -159,19 +159,19 @@ def _probe(provider: str, device: int) -> str:
 
 
 def _in_a_line(error: Exception) -> str:
-    """What CUDA said, without what ONNX Runtime wraps it in; all that ONNX Runtime said where it was not CUDA."""
+    """What CUDA reported, without ONNX Runtime's additions; the whole text if the error was not CUDA's."""
     text = " ".join(str(error).split())
     cuda = re.search(r"(CUDA|CUBLAS|CUDNN) failure \d+: [^;]*[^; ]", text)
     return cuda[0] if cuda else text
 
 
 def says_no_memory(error: Exception) -> bool:
-    """Whether ONNX Runtime says, under whatever code, that an arena or CUDA has no memory left."""
+    """Whether an error of ONNX Runtime, whatever its code, means that an arena or CUDA has no memory left."""
     return any(words in str(error) for words in _NO_MEMORY)
 
 
 def lacks_memory(error: Exception, device: int) -> bool:
-    """Whether that is why something on a GPU has not begun: by what it says, or because the GPU is full."""
+    """Whether something on a GPU failed for lack of memory, by the error's text or because the GPU is full."""
     if says_no_memory(error):
         return True
     try:
@@ -190,7 +190,7 @@ def lacks_memory(error: Exception, device: int) -> bool:
 def open_session(
     model: str | bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, Mapping[str, str]]]
 ) -> ort.InferenceSession:
-    """A session on these providers, each with its options; one that raises does not make way for the next."""
-    options.log_severity_level = 4  # fatal ones only: errors reach the caller as exceptions
+    """A session on these providers, each with its options; if one raises, the next is not tried."""
+    options.log_severity_level = 4  # fatal errors only: others reach the caller as exceptions
     ort.set_default_logger_severity(3)  # errors: it warns of every session with options for a GPU
     return ort.InferenceSession(model, sess_options=options, providers=list(providers), enable_fallback=0)

@@ -1,4 +1,4 @@
-"""Which ONNX operators compute each row of a batch by itself, and under which conditions.
+"""Defines which ONNX operators compute each row of a batch by itself, and under which conditions.
 
 The rules are those of ONNX's Operators.md and Broadcasting.md.
 """
@@ -10,18 +10,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A value whose axis 0 is the batch, of this rank: a row of it is made of the same row of the inputs."""
+    """A value of this rank whose axis 0 is the batch: each row depends only on the same row of the inputs."""
 
     rank: int
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A value that no input decides.
+    """A value that depends on no input.
 
     Attributes:
-        dims: Its shape.
-        values: Its elements where they are a few integers; None for others.
+        dims: The value's shape.
+        values: Its elements if they are a few integers; otherwise None.
     """
 
     dims: tuple[int, ...]
@@ -36,16 +36,16 @@ class Constant:
         return size
 
 
-Value = Rows | Constant | None  # None for one of which nothing is known, or for an input that is left out
+Value = Rows | Constant | None  # None for an unknown value, or for an input that is left out
 Values = Mapping[str, Rows | Constant]
 
 
 class Node:
-    """One node of the graph, as the rules see it.
+    """One node of the graph, as seen by the rules.
 
     Args:
         node: ONNX's message.
-        values: What is known by name.
+        values: What is known of values, by name.
     """
 
     def __init__(self, node: Any, values: Values) -> None:
@@ -62,33 +62,33 @@ class Node:
         return int(self._attributes[name].i) if name in self._attributes else default
 
     def integers(self, name: str, number: int | None = None) -> tuple[int, ...] | None:
-        """An attribute, or the constant input of that number; None where it is neither."""
+        """An attribute, or the constant input with that number; None if it is neither."""
         if name in self._attributes:
             return tuple(self._attributes[name].ints)
         value = None if number is None else self.input(number)
         return value.values if isinstance(value, Constant) else None
 
     def tensor(self) -> Any:
-        """The attribute `value`, a tensor; None where it has none."""
+        """The attribute `value`, a tensor; None if there is none."""
         return self._attributes["value"].t if "value" in self._attributes else None
 
     @property
     def rank(self) -> int:
-        """That of its first input; 0 for one that has no rows."""
+        """The rank of its first input; 0 if it has no rows."""
         first = self.input(0)
         return first.rank if isinstance(first, Rows) else 0
 
     def constants_from(self, number: int) -> bool:
-        """Whether all inputs from this one on are constants, or left out."""
+        """Whether all inputs from this one on are constants or left out."""
         return not any(isinstance(value, Rows) for value in self.inputs[number:])
 
 
 Rule = Callable[[Node], tuple[int, ...]]
-"""The ranks of a node's outputs, whose rows are apart; no ranks where that is not known."""
+"""The ranks of a node's outputs if their rows are independent; no ranks if that is not known."""
 
 
 def _same(node: Node) -> tuple[int, ...]:
-    """Each element by itself; what else there is are constants that are not as long as the batch."""
+    """Element by element; any other inputs are constants that are not as long as the batch."""
     return (node.rank,) if all(_is_scalar(value) for value in node.inputs[1:]) else ()
 
 
@@ -97,7 +97,7 @@ def _is_scalar(value: Value) -> bool:
 
 
 def _broadcast(node: Node) -> tuple[int, ...]:
-    """Elements of several values, of which none moves along axis 0."""
+    """Moves elements of several values, but never along axis 0."""
     ranks = {value.rank for value in node.inputs if isinstance(value, Rows)}
     if len(ranks) != 1:
         return ()
@@ -136,7 +136,7 @@ def _dropped(node: Node) -> tuple[int, ...]:
 
 
 def _along(default: int) -> Rule:
-    """Along one axis, which must not be the batch; other inputs are constants."""
+    """Along one axis, which must not be the batch; the other inputs are constants."""
 
     def rule(node: Node) -> tuple[int, ...]:
         inside = _is_inside(node.integer("axis", default), node.rank) and node.constants_from(1)
@@ -146,7 +146,7 @@ def _along(default: int) -> Rule:
 
 
 def _is_inside(axis: int, rank: int) -> bool:
-    """Whether an axis is another than the batch."""
+    """Whether an axis is not the batch."""
     return 0 < (axis + rank if axis < 0 else axis) < rank
 
 
@@ -178,7 +178,7 @@ def _transpose(node: Node) -> tuple[int, ...]:
 
 
 def _reshape(node: Node) -> tuple[int, ...]:
-    """A shape that begins with 0 keeps axis 0 as it is."""
+    """A shape that begins with 0 keeps axis 0 unchanged."""
     shape = node.integers("shape", 1)
     keeps = bool(shape) and shape is not None and shape[0] == 0 and not node.integer("allowzero", 0)
     return (len(shape),) if node.rank and keeps and shape else ()
@@ -227,7 +227,7 @@ def _quantized_matmul(node: Node) -> tuple[int, ...]:
 
 
 def _table(*ranks: int) -> Rule:
-    """Operators of classical models, of a matrix of features; of a vector they make one row."""
+    """Operators of classical models on a matrix of features; they treat a vector as one row."""
     return lambda node: ranks if node.rank == 2 else ()
 
 
@@ -277,4 +277,4 @@ def _made() -> dict[tuple[str, str], Rule]:
 
 
 RULES = _made()
-"""By domain and operator."""
+"""The rules by domain and operator."""

@@ -1,6 +1,6 @@
-"""Proves from an ONNX graph that no row of a batch changes another: all its operators compute each row by itself.
+"""Proves from an ONNX graph that no row of a batch affects another, because all operators work row by row.
 
-What is not proved may be independent all the same, and has to be tried.
+Rows without a proof may still be independent; a test must decide.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,12 @@ from headrace_server.backends.onnx.row_rules import RULES, Constant, Node, Rows
 
 
 def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mapping[str, Constant]) -> frozenset[str]:
-    """The names of the values whose rows are made of the same row of the inputs alone.
+    """The names of the values whose rows depend only on the same row of the inputs.
 
     Args:
         nodes: In the order in which they run.
         inputs: The ranks of the graph's inputs, by name. Axis 0 of each is the batch.
-        constants: Its weights.
+        constants: The graph's weights.
     """
     values: dict[str, Rows | Constant] = {**{name: Rows(rank) for name, rank in inputs.items() if rank}, **constants}
     for message in nodes:
@@ -31,9 +31,9 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
 
 
 FEW = 64
-"""Elements of a constant that are read: axes and shapes have no more."""
+"""The number of elements of a constant that are read: axes and shapes have no more."""
 
-_INT64, _BYTES = 7, 8  # onnx.TensorProto.DataType, and what an element takes
+_INT64, _BYTES = 7, 8  # onnx.TensorProto.DataType, and the bytes of an element
 
 
 def constant_of(tensor: Any) -> Constant:
@@ -44,11 +44,11 @@ def constant_of(tensor: Any) -> Constant:
     raw = tensor.raw_data
     read = (int.from_bytes(raw[at : at + _BYTES], "little", signed=True) for at in range(0, len(raw), _BYTES))
     values = tuple(read) if raw else tuple(tensor.int64_data)
-    return Constant(known.dims, values if len(values) == known.size else None)  # else they lie in another file
+    return Constant(known.dims, values if len(values) == known.size else None)  # otherwise they lie in another file
 
 
 def _folded(message: Any, node: Node) -> Constant | None:
-    """What becomes of weights before they are used, as in a graph that has been quantized."""
+    """What is done to weights before they are used, as in a quantized graph."""
     first = node.input(0)
     if not isinstance(first, Constant) or not node.constants_from(1):
         return None

@@ -1,4 +1,4 @@
-"""Classes for the parts of ONNX's messages that are read here; all other fields pass as ones that protobuf keeps."""
+"""Classes for the parts of ONNX's messages that are read here; protobuf keeps all other fields as unknown."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,16 +11,16 @@ ONE, MANY = FieldDescriptorProto.LABEL_OPTIONAL, FieldDescriptorProto.LABEL_REPE
 INT, TEXT, BYTES = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.TYPE_BYTES
 
 Field = tuple[str, int, str | FieldDescriptorProto.Type.ValueType, Any]
-"""A field's name and number, its scalar type or the message that it holds, and ONE or MANY."""
+"""A field's name, number, scalar type or message type, and ONE or MANY."""
 
 
 def message_class(package: str, messages: Mapping[str, tuple[Field, ...]], name: str = "ModelProto") -> Any:
     """The class of one of these messages, in a descriptor pool of its own.
 
     Args:
-        package: A name for them all.
-        messages: The fields of each.
-        name: Which one.
+        package: The package of the messages.
+        messages: The fields of each message.
+        name: The message to return.
     """
     file = FileDescriptorProto(name=f"{package}.proto", package=package)
     for message, fields in messages.items():

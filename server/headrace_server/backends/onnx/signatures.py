@@ -1,4 +1,4 @@
-"""The signatures of an ONNX model: its graph's own inputs and outputs, or what metadata or an operator make of them."""
+"""The signatures of an ONNX model: its graph's inputs and outputs, or those that its metadata or an operator define."""
 
 import json
 import logging
@@ -23,10 +23,10 @@ from headrace_server.errors import ServingError, invalid
 log = logging.getLogger(__name__)
 
 METADATA_KEY = "headrace.signatures"
-"""The model's own metadata under this key: a JSON object of the shape of the `signatures` tables of `model.toml`."""
+"""The key of the model's own metadata that holds a JSON object like the `signatures` tables of `model.toml`."""
 
 EXAMPLES = "inputs"
-"""TF Serving: the alias of the one input that takes serialized tf.Examples."""
+"""TF Serving: the alias of the single input that takes serialized tf.Examples."""
 
 _METHODS = {"predict": PREDICT_METHOD, "classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 
@@ -49,26 +49,26 @@ _DTYPES: dict[str, DataType] = {
 
 
 def data_type_of(kind: str) -> DataType:
-    """The type of a tensor, of which ONNX Runtime writes `tensor(float)`."""
+    """A tensor's type, which ONNX Runtime writes as `tensor(float)`."""
     return _DTYPES[kind]
 
 
 def signatures_of(
     session: ort.InferenceSession, told: Mapping[str, SignatureOptions], any_rank: Collection[str] | None = None
 ) -> dict[str, Signature]:
-    """The signatures of a model, by name: `serving_default`, its whole graph, unless another is told under that name.
+    """The signatures of a model, by name: `serving_default` is the whole graph unless it is defined otherwise.
 
-    Whether they have a batch axis is not said yet.
+    Whether they have a batch axis is decided later.
 
     Args:
-        session: The model, loaded.
-        told: What an operator says of it; empty leaves the word to the model's metadata.
-        any_rank: Inputs without a declared rank, which ONNX Runtime describes as it does scalars; None where nobody
-            knows, so that what looks like a scalar may be of any shape.
+        session: The loaded model.
+        told: What an operator has set; if empty, the model's metadata decide.
+        any_rank: Inputs without a declared rank, which ONNX Runtime describes like scalars; None if unknown, so that
+            what looks like a scalar may have any shape.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a tensor is of no type that a request can carry, or a signature names one that
-            is not there; the text names them.
+        ServingError: INVALID_ARGUMENT: a tensor has a type that a request cannot carry, or a signature names one that
+            does not exist; the text names it.
     """
     inputs = {arg.name: _input(_spec(arg), any_rank) for arg in session.get_inputs()}
     outputs = _tensors(session.get_outputs(), told)
@@ -78,16 +78,17 @@ def signatures_of(
 
 
 def _with_optional(signature: Signature, optional: Mapping[str, TensorSpec]) -> Signature:
-    """The same, with the inputs that the model has values for; a request calls them by their names in the graph."""
+    """The same signatures with the inputs for which the model has values; requests use their names in the graph."""
     others = {name: spec for name, spec in optional.items() if name not in signature.inputs}
     return replace(signature, optional=others) if others else signature
 
 
 def _tensors(outputs: Sequence[ort.NodeArg], told: Mapping[str, SignatureOptions]) -> dict[str, TensorSpec]:
-    """Those of a model's outputs that a tensor can carry; the others are served to nobody, and a line says so.
+    """The outputs that a tensor can carry; the others are not served, and a log line says so.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: no tensor can carry any, or one that an operator's signature names.
+        ServingError: INVALID_ARGUMENT: a tensor can carry none of them, or not the one that an operator's signature
+            names.
     """
     others = [arg for arg in outputs if arg.type not in _DTYPES]
     named = {name for options in told.values() for name in options.outputs.values()}
@@ -104,7 +105,7 @@ def make_signatures(
     metadata: Mapping[str, str],
     told: Mapping[str, SignatureOptions],
 ) -> dict[str, Signature]:
-    """As `signatures_of`, from the inputs and outputs by name, and the model's metadata."""
+    """As `signatures_of`, given the inputs and outputs by name, and the model's metadata."""
     told = told or _in_metadata(metadata.get(METADATA_KEY, ""))
     told = {DEFAULT_SIGNATURE: SignatureOptions(), **told}
     return {name: _signature(name, options, inputs, outputs) for name, options in told.items()}

@@ -1,8 +1,7 @@
-"""Which batch sizes have an ONNX session of their own on a GPU, pure.
+"""Decides which batch sizes get their own ONNX session on a GPU. Pure functions.
 
-ONNX Runtime's CUDA provider has a plan of each convolution for the shape that it saw last, and makes another when the
-shape changes, which takes longer than many batches. So each size that batches may have gets a session that sees no
-other.
+ONNX Runtime's CUDA provider plans each convolution for the shape that it saw last, and plans again when the shape
+changes, which takes longer than many batches. So each batch size gets a session that sees no other size.
 """
 
 from collections.abc import Iterable, Set
@@ -14,11 +13,11 @@ from headrace_server.backends.signature import Signature
 MAX_SIZES = 16
 
 _PLANNED = frozenset({"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"})
-_SHARE = 4  # of the memory that is free, the part that all these sessions' weights may take is one such
+_SHARE = 4  # the fraction of free memory that the weights of all these sessions may use is one in this many
 
 
 def wants_sizes(operators: Set[str], signatures: Iterable[Signature]) -> bool:
-    """Whether a model is slow where its shapes change, and the size of the batch is all that changes in them."""
+    """Whether a model is slow when shapes change, and the batch size is all that changes in them."""
     if _PLANNED.isdisjoint(operators):
         return False
     return all(
@@ -28,17 +27,17 @@ def wants_sizes(operators: Set[str], signatures: Iterable[Signature]) -> bool:
 
 
 def most_sizes(weights: int, free: int) -> int:
-    """The sessions that a GPU has room for.
+    """The number of sessions for which a GPU has room.
 
     Args:
-        weights: Bytes that each takes, at least.
-        free: Bytes that nobody has taken.
+        weights: The bytes that each needs at least.
+        free: Free bytes.
     """
     return max(1, min(MAX_SIZES, free // _SHARE // max(weights, 1)))
 
 
 def sizes_for(options: Options, most: int) -> tuple[int, ...]:
-    """The operator's where there are any, else powers of two: no more than `most`, the largest among them."""
+    """The operator's sizes if there are any, otherwise powers of two: no more than `most`, including the largest."""
     limit = options.execution_limit
     sizes = [size for size in options.allowed_batch_sizes if size < limit]
     if not options.allowed_batch_sizes:
@@ -49,7 +48,7 @@ def sizes_for(options: Options, most: int) -> tuple[int, ...]:
 
 
 def padded_to(options: Options, sizes: tuple[int, ...]) -> Options:
-    """The parameters under which batches have these sizes, where the operator names none."""
+    """The parameters that give batches these sizes, if the operator sets none."""
     if options.allowed_batch_sizes:
         return options
     beyond = () if sizes[-1] == options.max_batch_size else (options.max_batch_size,)

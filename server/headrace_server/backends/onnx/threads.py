@@ -1,9 +1,9 @@
-"""How many threads each ONNX model computes an operator on, so that thousands of models do not have thousands.
+"""Decides how many threads each ONNX model uses for an operator, so that thousands of models do not use thousands.
 
-ONNX Runtime gives each session a pool of a thread for each core. Its one pool for all sessions is no alternative from
-Python: its threads cannot be kept from spinning after each run, on cores that the transport needs, and no session can
-have a pool of its own beside it. So models whose operators are too small to be shared among threads get none, and the
-others get the smaller ones the more there are of them.
+ONNX Runtime gives each session a pool with a thread per core. Its global pool for all sessions is not an alternative
+in Python: its threads cannot be kept from spinning after each run, on cores that the transport needs, and no session
+can have its own pool besides it. So models whose operators are too small to be split among threads get no pool, and the
+other models get smaller pools the more of them there are.
 """
 
 import weakref
@@ -12,19 +12,19 @@ from threading import Lock
 from headrace_batching.cpus import schedulable_cpus
 
 SMALL = 1 << 20
-"""Bytes below which a model gets no threads: sharing out its operators would cost more than it gains."""
+"""The size in bytes below which a model gets no threads: splitting its operators would cost more than it gains."""
 
 PER_CPU = 8
-"""Threads of all pools together, for each CPU."""
+"""The threads of all pools together, per CPU."""
 
-_PART = 4  # of what is left, that a pool may have at most
+_PART = 4  # the largest share of the remaining threads that a pool may have
 
 
 class Pool:
-    """The threads of one session; given back when nothing holds this any more.
+    """The threads of one session; returned when nothing refers to this object any more.
 
     Attributes:
-        threads: How many compute an operator, the caller's own among them.
+        threads: How many compute an operator, including the caller's own.
     """
 
     def __init__(self, threads: int) -> None:
@@ -32,10 +32,10 @@ class Pool:
 
 
 class Pools:
-    """Deals out threads to sessions. Any thread.
+    """Distributes threads among sessions. Any thread.
 
     Args:
-        cpus: Those that there are.
+        cpus: The number of CPUs.
     """
 
     def __init__(self, cpus: int | None = None) -> None:
@@ -45,11 +45,11 @@ class Pools:
 
     @property
     def left(self) -> int:
-        """Threads that nobody has."""
+        """Threads that no session has."""
         return self._left
 
     def take(self) -> Pool:
-        """A pool: of a thread for each CPU for the first models, of fewer for later ones, down to the caller's own."""
+        """A pool: one thread per CPU for the first models, fewer for later ones, down to the caller's own thread."""
         with self._lock:
             more = min(self._cpus - 1, self._left // _PART)
             self._left -= more

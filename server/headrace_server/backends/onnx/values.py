@@ -1,4 +1,4 @@
-"""Arrays to ONNX Runtime's values and back, those included that numpy alone has no dtype for."""
+"""Converts arrays to ONNX Runtime's values and back, including dtypes that numpy does not have."""
 
 import ctypes
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _BFLOAT16: np.dtype[Any] = dtype_of(DataType.DT_BFLOAT16)
 
 
 def element_type(dtype: np.dtype[Any]) -> Any:
-    """A dtype as ONNX Runtime takes it: numpy's, or a number of ONNX's where numpy has none."""
+    """A dtype as ONNX Runtime expects it: numpy's, or ONNX's number if numpy has none."""
     return _ONNX_BFLOAT16 if dtype == _BFLOAT16 else dtype
 
 
 def ort_value(array: Array) -> ort.OrtValue:
-    """An array of numbers as a value, without a copy where it is contiguous."""
+    """An array of numbers as a value, without a copy if it is contiguous."""
     array = np.ascontiguousarray(array)
     if array.dtype == _BFLOAT16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
@@ -39,15 +39,15 @@ def array_of(value: ort.OrtValue) -> Array:
     count = int(np.prod(shape, dtype=np.int64))
     if not count:
         return np.empty(shape, _BFLOAT16)
-    # A copy: a view would have to keep `value` alive behind numpy's back.
+    # A copy: a view would need to keep `value` alive without numpy's knowledge.
     return np.frombuffer(ctypes.string_at(value.data_ptr(), count * _BFLOAT16.itemsize), _BFLOAT16).reshape(shape)
 
 
 def as_text(alias: str, array: Array) -> Array:
-    """Strings as ONNX Runtime takes them: it would give a bytes object its Python spelling.
+    """Strings as ONNX Runtime expects them: it would convert a bytes object to its Python repr.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: one is not UTF-8.
+        ServingError: INVALID_ARGUMENT: a string is not UTF-8.
     """
     try:
         text = [item.decode() for item in array.flat]
@@ -57,6 +57,6 @@ def as_text(alias: str, array: Array) -> Array:
 
 
 def run_ort_values(session: ort.InferenceSession, outputs: Sequence[str], inputs: Arrays) -> list[Array]:
-    """A run whose arrays numpy alone has no dtype for."""
+    """A run with arrays for which numpy has no dtype."""
     feed = {name: ort_value(array) for name, array in inputs.items()}
     return [array_of(value) for value in session.run_with_ort_values(outputs, feed)]

@@ -1,4 +1,4 @@
-"""Takes out of an ONNX model the operators that make dictionaries of its probabilities, which no tensor can carry."""
+"""Removes the operators from an ONNX model that turn probabilities into dictionaries, which no tensor can carry."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,16 +26,16 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
 }
 
 _FLOAT = 1  # onnx.TensorProto.DataType
-_IDENTITY_SINCE = 13  # a version of ONNX's own operators, for a model that uses none of them so far
+_IDENTITY_SINCE = 13  # a version of ONNX's own operators, for a model that did not use any of them
 
 
 @dataclass(frozen=True, slots=True)
 class ZipMap:
-    """One that was taken out.
+    """A removed operator.
 
     Attributes:
-        output: The model's output that it made; now the float tensor that it made it of, one column for each class.
-        classes: Their names, in the order of the columns.
+        output: The model's output that it produced; now its input, a float tensor with one column per class.
+        classes: The names of the classes, in the order of the columns.
     """
 
     output: str
@@ -43,13 +43,13 @@ class ZipMap:
 
 
 def without_zipmaps(content: bytes) -> tuple[bytes, list[ZipMap]]:
-    """The same model with, for each output that a ZipMap makes, the tensor that it is made of.
+    """The same model, in which each output of a ZipMap is replaced by the ZipMap's input.
 
     Args:
         content: A serialized ModelProto.
 
     Raises:
-        google.protobuf.message.DecodeError: It is none.
+        google.protobuf.message.DecodeError: It is not a model.
     """
     model: Any = message_class("headrace.onnx_zipmaps", _MESSAGES).FromString(content)
     outputs = {value.name: value for value in model.graph.output}

@@ -1,4 +1,4 @@
-"""TensorRT engines, on one GPU or several: plans as they are, and ONNX models that are built into such."""
+"""TensorRT engines on one or several GPUs: plans as they are, and ONNX models from which plans are built."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,14 +38,14 @@ def load_plan(plan: Path, options: BackendOptions) -> "TensorrtBackend":
     """Loads a serialized engine.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: there is no GPU, or the plan is for another one or another TensorRT;
-            RESOURCE_EXHAUSTED: the GPU has not the memory. The text names the file, and says what to do.
+        LoadError: FAILED_PRECONDITION: there is no GPU, or the plan is for another GPU or TensorRT version;
+            RESOURCE_EXHAUSTED: the GPU lacks memory. The text names the file, and says what to do.
     """
     return _named(plan, lambda: TensorrtBackend(plan.read_bytes(), options))
 
 
 def load_onnx(model: Path, options: BackendOptions) -> "TensorrtBackend":
-    """Loads an ONNX model: the engine that was built of it before, or one that is built now.
+    """Loads an ONNX model: uses the engine that was built from it before, or builds one now.
 
     Raises:
         LoadError: As `load_plan`; and INVALID_ARGUMENT: TensorRT cannot parse the model, or an option does not fit it.
@@ -54,7 +54,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "TensorrtBackend":
 
 
 def planned(model: Path, options: BackendOptions) -> tuple[bytes, "TensorrtBackend"]:
-    """As `load_onnx`, with the plan."""
+    """As `load_onnx`, also returning the plan."""
 
     def load() -> tuple[bytes, TensorrtBackend]:
         header = read_header(model.read_bytes())
@@ -73,16 +73,16 @@ def planned(model: Path, options: BackendOptions) -> tuple[bytes, "TensorrtBacke
 
 
 class CachedPlan:
-    """A model's plan for the first of its GPUs, as it is kept under a key of all that it depends on.
+    """A model's plan for the first of its GPUs, stored under a key of everything that it depends on.
 
     Args:
         model: The ONNX file.
-        header: What it says of itself.
+        header: What the ONNX file says about itself.
         options: The model's.
 
     Attributes:
-        file: Where it is kept.
-        plan: It itself; None where it has not been built yet.
+        file: The file that holds the plan.
+        plan: The plan itself; None if it has not been built yet.
 
     Raises:
         ServingError: INVALID_ARGUMENT: an option does not fit the model.
@@ -99,10 +99,10 @@ class CachedPlan:
         self.plan = tensorrt_cache.read(self.file)
 
     def build(self) -> bytes:
-        """Builds the plan, and keeps it.
+        """Builds and stores the plan.
 
         Raises:
-            ServingError: It cannot be built.
+            ServingError: The plan cannot be built.
         """
         with self._device() as device:
             log.info("building an engine of %s with TensorRT %s on %s", self._model, trt.__version__, device.name)
@@ -123,15 +123,14 @@ class CachedPlan:
 
 
 class TensorrtBackend:
-    """One model as TensorRT engines, one on each of its GPUs, with instances that run a batch each.
+    """One model as TensorRT engines, one on each of its GPUs, with instances that each run one batch.
 
     Args:
         plan: A serialized engine.
         options: The model's.
-        header: What the ONNX file that it was built of says of itself: names of dimensions, and metadata.
+        header: What the ONNX file that it was built from says about itself: names of dimensions, and metadata.
 
-    Raises:
-        LoadError, ServingError: It cannot be loaded.
+    Raises: LoadError, ServingError: The engine cannot be loaded.
     """
 
     runtime = "tensorrt"
@@ -148,14 +147,14 @@ class TensorrtBackend:
             self._most_rows = _most_rows(self._tensors)
             self._pool = PageLockedPool(engines[0].device)
             owned.callback(self._pool.close)
-            # In turns, so that what comes to one GPU leaves the others free.
+            # Takes turns, so that requests to one GPU leave the others free.
             for engine in chain.from_iterable([engines] * options.tensorrt.instances):
                 graphs = self._graph_sizes(options.batching)
                 instance = Instance(engine, self._pool, graphs, spin=options.tensorrt.spin)
                 owned.callback(instance.close)
                 self._free.put(instance)
             self._signatures = _signatures(self._tensors, options, header)
-            # What others take and free meanwhile is counted with it.
+            # What others allocate and free meanwhile is included.
             self._device_memory = {d.ordinal: max(0, free[d.ordinal] - _free_memory(d)) for d in devices}
             self._signatures = {
                 name: replace(each, batched=may_be_batched(each.inputs)) for name, each in self._signatures.items()
@@ -164,43 +163,43 @@ class TensorrtBackend:
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """`serving_default`, and those that the ONNX file's metadata or an operator name."""
+        """`serving_default`, and those that the ONNX file's metadata or an operator define."""
         return self._signatures
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Runs a batch on the next instance that is free. The outputs' memory is used again once they have gone."""
+        """Runs a batch on the next free instance. The outputs' memory is reused once they are gone."""
         if self._owned is None:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
         declared = self._signatures[signature]
         return self._run(declared, inputs, outputs, pad=declared.batched)
 
-    try_run = run  # TensorRT's log is our own, and says at most why a shape is refused
+    try_run = run  # TensorRT logs to our log, and at most says why a shape is refused
 
     @property
     def exact(self) -> bool:
-        """False: tactics differ between shapes, and sums may be made in any order."""
+        """False: tactics differ between shapes, and the order of sums is not fixed."""
         return False
 
     @property
     def evidence(self) -> Sequence[Evidence]:
-        """Nothing: a plan cannot be looked into."""
+        """Nothing, since a plan cannot be inspected."""
         return ()
 
     @property
     def most_rows(self) -> int | None:
-        """Rows that the profiles take."""
+        """The most rows that the profiles accept."""
         return self._most_rows
 
     def settle(self, batched: Mapping[str, bool]) -> None:
-        """Rows are added to a batch that is too short for the profiles only where they change no other row."""
+        """Rows are added to a batch that is too short for the profiles only if they change no other row."""
         self._signatures = {name: replace(each, batched=batched[name]) for name, each in self._signatures.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Page-locked memory for a batch to be joined in."""
+        """Page-locked memory in which a batch is joined."""
         return self._pool.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:
-        """No more batches at once than instances, of no more rows than the profiles take; few sizes for CUDA graphs."""
+        """Limits batches to the number of instances, the rows of the profiles, and few sizes for CUDA graphs."""
         if self._most_rows is None:
             return replace(options, max_running_batches=self._instances)
         fitting = replace(fitted(options, self._most_rows, graphs=self._graphs), max_running_batches=self._instances)
@@ -213,11 +212,11 @@ class TensorrtBackend:
         return fitting
 
     def device_memory(self) -> Mapping[int, int]:
-        """By how much each GPU's free memory became less as the engine and its contexts were made."""
+        """How much each GPU's free memory shrank when the engine and its contexts were created."""
         return self._device_memory
 
     def close(self) -> None:
-        """Frees all memory, on the GPUs and page-locked; answers that are still held keep theirs until they go."""
+        """Frees all GPU and page-locked memory; answers that are still held keep theirs until they are dropped."""
         owned, self._owned = self._owned, None
         if owned is not None:
             owned.close()
@@ -268,7 +267,7 @@ def _signatures(tensors: Tensors, options: BackendOptions, header: OnnxHeader | 
 
 
 def _with_names(specs: Mapping[str, TensorSpec], named: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
-    """The same tensors, their dimensions under the names that the ONNX file has for them."""
+    """The same tensors, with the names of dimensions from the ONNX file."""
 
     def dims(spec: TensorSpec) -> tuple[str, ...]:
         names = named[spec.name].dims if spec.name in named else ()
@@ -278,27 +277,27 @@ def _with_names(specs: Mapping[str, TensorSpec], named: Mapping[str, TensorSpec]
 
 
 def _most_rows(tensors: Tensors) -> int | None:
-    """The rows that a batch may have; None where the first dimension of an input does not vary."""
+    """The rows that a batch may have; None if the first dimension of an input does not vary."""
     if not tensors.inputs or any(not spec.shape or spec.shape[0] is not None for spec in tensors.inputs.values()):
         return None
     return max(min(bounds.most[0] for bounds in profile.values()) for profile in tensors.profiles)
 
 
 def _missing_rows(tensors: Tensors, arrays: Arrays) -> int:
-    """Rows by which a batch is too short for every profile."""
+    """The number of rows by which a batch is too short for every profile."""
     shapes = {name: array.shape for name, array in arrays.items()}
     rows = {shape[0] for shape in shapes.values()}
     return least_rows(tensors.profiles, shapes) - rows.pop() if len(rows) == 1 else 0
 
 
 def _longer(array: Array, rows: int) -> Array:
-    """With rows more: the last one again, which the model is known to take, or zeros where there is none."""
+    """Adds rows: the last one again, which the model is known to accept, or zeros if there is none."""
     last = array[-1:] if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)
     return np.concatenate([array, *[last] * rows])
 
 
 def _named(model: Path, load: Callable[[], T]) -> T:
-    """Loads, and names the file in what goes wrong."""
+    """Loads, and names the file in errors."""
     try:
         return load()
     except ServingError as error:

@@ -1,4 +1,4 @@
-"""Builds a TensorRT plan of an ONNX model, which takes minutes: parsed, strongly typed, tuned on the GPU at hand."""
+"""Builds a TensorRT plan of an ONNX model, which takes minutes: parsed, strongly typed, tuned on the current GPU."""
 
 import logging
 import tempfile
@@ -26,7 +26,7 @@ from headrace_server.errors import LoadError, invalid
 log = logging.getLogger(__name__)
 
 SAY_EVERY = 5.0
-"""Seconds between two lines of a build's progress."""
+"""Seconds between two progress messages of a build."""
 
 
 def build_plan(
@@ -36,14 +36,14 @@ def build_plan(
 
     Args:
         model: An ONNX file, with external data beside it if it has any.
-        header: What it says of itself.
-        profiles: Those that the engine shall have; none where no input varies.
+        header: What the ONNX file says about itself.
+        profiles: The profiles of the engine; empty if no input varies.
         options: Precision and the rest.
-        device: Where it is tuned, and will run.
+        device: The device on which it is tuned and will run.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: TensorRT cannot parse it, or it has not the types that the precision demands;
-            RESOURCE_EXHAUSTED: the GPU has not the memory; INTERNAL: TensorRT fails otherwise.
+        ServingError: INVALID_ARGUMENT: TensorRT cannot parse it, or it lacks the types that the precision needs;
+            RESOURCE_EXHAUSTED: the GPU lacks memory; INTERNAL: TensorRT fails in another way.
     """
     check_precision(header, options.precision)
     timings = _timings(device, options)
@@ -51,7 +51,7 @@ def build_plan(
         try:
             return _build(file, Progress(str(model)), profiles, options, timings)
         except BaseException as error:
-            let_go(error)  # else the builder is freed later, and where the context is not current
+            let_go(error)  # otherwise the builder is freed later, and where the context is not current
             raise
 
 
@@ -73,10 +73,10 @@ def _build(
 
 
 def check_precision(header: OnnxHeader, precision: str) -> None:
-    """Whether a model has the types that a precision demands: strongly typed, an engine computes in the file's own.
+    """Whether a model has the types that a precision needs: a strongly typed engine computes in the file's own types.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: it has not; the text says how to get such a file.
+        ServingError: INVALID_ARGUMENT: it does not have them; the text says how to get such a file.
     """
     if precision == "bf16" and DataType.DT_BFLOAT16 not in header.types:
         raise invalid(
@@ -91,10 +91,10 @@ def check_precision(header: OnnxHeader, precision: str) -> None:
 
 
 class Progress(trt.IProgressMonitor):  # type: ignore[misc]
-    """Says every few seconds how far a build is.
+    """Reports every few seconds how far a build is.
 
     Args:
-        what: What is built.
+        what: What is being built.
         clock: In seconds.
     """
 
@@ -112,7 +112,7 @@ class Progress(trt.IProgressMonitor):  # type: ignore[misc]
             self._phases[phase_name] = _Phase(parent_phase, num_steps)
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """Called by TensorRT, for the innermost phases above all; whether it is to go on."""
+        """Called by TensorRT, mostly for the innermost phases; returns whether the build should go on."""
         with self._lock:
             phase, now = self._phases.get(phase_name), self._clock()
             if phase is None:
@@ -131,7 +131,7 @@ class Progress(trt.IProgressMonitor):  # type: ignore[misc]
             self._phases.pop(phase_name, None)
 
     def _path(self, name: str | None) -> list[str]:
-        """A phase and those around it, the outermost one first."""
+        """A phase and the phases around it, the outermost first."""
         path: list[str] = []
         while name is not None and (phase := self._phases.get(name)) and len(path) < len(self._phases):
             path.insert(0, f"{name}, {phase.done} of {phase.steps} steps")
@@ -141,7 +141,7 @@ class Progress(trt.IProgressMonitor):  # type: ignore[misc]
 
 @dataclass
 class _Phase:
-    """A part of a build, within another one or by itself."""
+    """A part of a build, alone or within another one."""
 
     parent: str | None
     steps: int
@@ -149,7 +149,7 @@ class _Phase:
 
 
 def _network_flags() -> int:
-    """Networks are strongly typed from TensorRT 11 on, whatever is said; before, that is to be asked for."""
+    """TensorRT 11 and later always build strongly typed networks; earlier versions must be asked to."""
     if int(trt.__version__.partition(".")[0]) >= 11:
         return 0
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -185,7 +185,7 @@ def _add_profiles(builder: Any, config: Any, profiles: Sequence[Profile]) -> Non
 
 
 def _timings(device: Device, options: TensorrtOptions) -> Path:
-    """TensorRT's timings of layers, which are good for its version and the kind of GPU."""
+    """TensorRT's timings of layers, which are valid for its version and the kind of GPU."""
     major, minor = device.compute_capability
     name = f"{device.name} {major}.{minor} TensorRT {trt.__version__}".replace("/", " ").replace(" ", "-")
     return options.cache / f"{name}.timings"
@@ -201,13 +201,13 @@ def _keep_timings(config: Any, file: Path) -> None:
     try:
         tensorrt_cache.write(file, bytes(config.get_timing_cache().serialize()))
     except OSError as error:
-        # As a text: whoever keeps the record would keep the builder, by the frames of the error.
+        # As text: a log record with the error would keep the builder alive through the error's frames.
         log.warning("timings cannot be saved for the next build: %s", str(error))
 
 
 @contextmanager
 def _in_precision(model: Path, precision: str) -> Iterator[Path]:
-    """The file to parse: the model's own, or one with half floats for its floats."""
+    """The file to parse: the model's own, or one whose floats are converted to half floats."""
     if precision != "fp16":
         yield model
         return

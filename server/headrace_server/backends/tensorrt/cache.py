@@ -1,4 +1,4 @@
-"""Built engines in a folder: each under a key of all that it depends on, written whole or not at all."""
+"""Stores built engines in a folder, each complete and under a key of everything that it depends on."""
 
 import hashlib
 import os
@@ -12,12 +12,12 @@ _BUILT = {".plan", ".engine"}
 
 
 def model_key(folder: Path, parts: Iterable[object]) -> str:
-    """What an engine is kept under: a hash of the model's files, names and bytes, and of what else it depends on.
+    """The key of an engine: a hash of the model's files and of everything else that it depends on.
 
-    A plan beside them is what came of them, and no part of it.
+    A plan next to them was built from them, and does not count.
 
     Args:
-        folder: The version's, with the model and its external data.
+        folder: The version's folder, with the model and its external data.
         parts: TensorRT's version, the GPU, the options; each by its repr.
 
     Raises:
@@ -35,7 +35,7 @@ def model_key(folder: Path, parts: Iterable[object]) -> str:
 
 
 def read(path: Path) -> bytes | None:
-    """A file's bytes; None where there is none, or none that may be read."""
+    """A file's bytes; None if it does not exist or may not be read."""
     try:
         return path.read_bytes()
     except OSError:
@@ -43,10 +43,10 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Puts a file in its place, whole, whoever else writes or reads it meanwhile.
+    """Writes a complete file into place, whoever else writes or reads it meanwhile.
 
     Raises:
-        OSError: It cannot be written; what was there stays.
+        OSError: The file cannot be written; an existing file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -1,4 +1,4 @@
-"""A TensorRT engine on one GPU: made of a plan, described by its tensors and profiles, with contexts to run it."""
+"""A TensorRT engine on one GPU: created from a plan, described by its tensors and profiles, with contexts to run it."""
 
 import logging
 import threading
@@ -34,7 +34,7 @@ _DTYPES: Mapping[str, DataType] = {
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """TensorRT's log: its warnings go to ours, its errors are kept for whoever finds that a call has failed."""
+    """TensorRT's log: warnings go to headrace's log, errors are kept for the code whose call has failed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,22 +50,22 @@ class Log(trt.ILogger):  # type: ignore[misc]
             log.warning("TensorRT: %s", msg)
 
     def made(self, make: Callable[["Log"], T]) -> T:
-        """What stands at the beginning of all else, a runtime or a builder, with the plugins that TensorRT comes with.
+        """Creates a runtime or a builder, with TensorRT's own plugins.
 
-        Errors of earlier calls are forgotten.
+        Errors of earlier calls are discarded.
 
         Raises:
-            ServingError: TensorRT, or CUDA below it, is not in order.
+            ServingError: TensorRT, or CUDA below it, does not work.
         """
         self._take()
         trt.init_libnvinfer_plugins(self, "")
         try:
             return make(self)
-        except TypeError as error:  # what pybind11 makes of a null pointer
+        except TypeError as error:  # how pybind11 returns a null pointer
             raise self.failure("TensorRT cannot be started") from error
 
     def failure(self, what: str, hint: str = "") -> ServingError:
-        """What has failed, with what TensorRT said about it: RESOURCE_EXHAUSTED for want of memory, else INTERNAL."""
+        """An error with what TensorRT said about it: RESOURCE_EXHAUSTED if memory is missing, otherwise INTERNAL."""
         text = "; ".join(self._take()) or "TensorRT gives no reason"
         if "out of memory" in text.lower() or "outofmemory" in text.lower():
             advice = "fewer instances, a smaller max_batch_size or another GPU would need less"
@@ -73,7 +73,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
         return ServingError(Code.INTERNAL, f"{what}: {text}" + (f" ({hint})" if hint else ""))
 
     def _take(self) -> list[str]:
-        """The errors of this thread and of TensorRT's own threads, which are then gone; others' stay for them."""
+        """Takes out the errors of this thread and of TensorRT's own threads; those of other threads stay."""
         with self._lock:
             others = {thread.ident for thread in threading.enumerate()} - {get_ident()}
             taken = [msg for thread, msg in self._errors if thread not in others]
@@ -84,7 +84,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 
 LOG = Log()
-"""The one of this process: TensorRT ignores any other while a builder or a runtime lives, and keeps its pointer."""
+"""The logger of this process: TensorRT ignores any other while a builder or a runtime exists, and keeps its pointer."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Tensors:
     """What an engine reads and writes.
 
     Attributes:
-        inputs: By name.
-        outputs: By name.
-        on_host: Those that TensorRT reads or writes in the host's memory, because shapes depend on them.
-        profiles: Each with the bounds of every input; where none varies, one that says so.
+        inputs: Inputs by name.
+        outputs: Outputs by name.
+        on_host: Those that TensorRT reads or writes in host memory, because shapes depend on them.
+        profiles: Each with the bounds of every input; if no input varies, a single profile that says so.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -105,15 +105,15 @@ class Tensors:
 
 
 class Engine:
-    """One engine on one GPU; several instances may run it at once.
+    """One engine on one GPU; several instances may run it at the same time.
 
     Args:
-        device: Where it is. Nothing here enters its context but this class.
+        device: The engine's GPU. Only this class enters its context.
         plan: A serialized engine.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: the plan is for another TensorRT or another GPU, or is damaged;
-            RESOURCE_EXHAUSTED: there is no memory left; UNIMPLEMENTED: it has a tensor that no request can carry.
+        LoadError: FAILED_PRECONDITION: the plan is for another TensorRT version or another GPU, or is damaged;
+            RESOURCE_EXHAUSTED: no memory is left; UNIMPLEMENTED: it has a tensor that no request can carry.
     """
 
     def __init__(self, device: Device, plan: bytes) -> None:
@@ -133,7 +133,7 @@ class Engine:
                 raise
 
     def context(self, profile: int, stream: Stream) -> Any:
-        """A new context in one of the profiles. The device's context must be current, now and when it is dropped.
+        """A new context in one of the profiles. The device's context must be current now, and when it is dropped.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED: there is no memory for it.
@@ -148,11 +148,11 @@ class Engine:
             context.set_optimization_profile_async(profile, stream.handle)
         except RuntimeError as error:
             raise self.log.failure(failed) from error
-        self.device.finish(stream)  # the switch to the profile is work in the stream, too
+        self.device.finish(stream)  # switching to the profile is also work in the stream
         return context
 
     def close(self) -> None:
-        """Frees it; its contexts have been dropped."""
+        """Frees the engine; its contexts must have been dropped."""
         with self.device:
             self._engine = None
             self._runtime = None

@@ -1,4 +1,4 @@
-"""Makes half floats of an ONNX model's floats, for engines that compute in the types that the file says."""
+"""Converts an ONNX model's floats to half floats, for engines that compute in the file's own types."""
 
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -8,14 +8,14 @@ from typing import Any
 from headrace_protos import Code
 from headrace_server.errors import LoadError
 
-_MOST_IN_ONE_FILE = 1 << 30  # bytes; a protobuf message ends at two gigabytes
+_MOST_IN_ONE_FILE = 1 << 30  # bytes; a protobuf message is limited to two gigabytes
 
 
 def half(model: Path, folder: Path) -> Path:
-    """Writes a copy of a model that computes in half floats, its inputs and outputs excepted, and returns its path.
+    """Writes a copy of a model that computes in half floats, except for its inputs and outputs, and returns its path.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: what converts it is not installed; INVALID_ARGUMENT: it cannot be converted.
+        LoadError: FAILED_PRECONDITION: the converter is not installed; INVALID_ARGUMENT: the model cannot be converted.
     """
     try:
         import onnx
@@ -35,7 +35,7 @@ def half(model: Path, folder: Path) -> Path:
 
 
 def _sort(graph: Any) -> None:
-    """Puts each node behind those it needs, as ONNX demands: the converter leaves its casts at the end."""
+    """Puts each node after those it needs, as ONNX requires; the converter leaves its casts at the end."""
     nodes = list(graph.node)
     for node in nodes:
         for inner in _graphs(node):
@@ -51,7 +51,7 @@ def _sort(graph: Any) -> None:
 
 
 def _needed(node: Any) -> Iterator[str]:
-    """What a node takes, and what the graphs within it take from around them."""
+    """What a node uses, including what the graphs within it use from outside."""
     yield from node.input
     for inner in _graphs(node):
         yield from (output.name for output in inner.output)

@@ -1,4 +1,4 @@
-"""One instance of an engine: contexts, a stream and device memory of its own, for one batch at a time."""
+"""One instance of an engine with its own contexts, stream and device memory, for one batch at a time."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,22 +24,22 @@ MAX_GRAPHS = 32
 
 
 class Captured(NamedTuple):
-    """A graph, and the context that it was captured of: to change that one would change what the graph does."""
+    """A graph and the context that it was captured from; a change to that context would change what the graph does."""
 
     context: Any
     graph: Graph
 
 
 class Instance:
-    """Runs one batch at a time: copy in, compute, copy out, one behind the other in its stream.
+    """Runs one batch at a time: copy in, compute, copy out, in sequence in its stream.
 
-    Those of several instances overlap, each on a batch thread of its own: while one waits for its event, without the
-    interpreter lock, the next fills page-locked memory.
+    Batches of several instances overlap, each on a batch thread of its own: while one waits for its event without the
+    interpreter lock, the next one fills page-locked memory.
 
     Args:
-        engine: What it runs.
-        pool: Where what comes and goes is page-locked.
-        graph_rows: Batches of these many rows are launched as CUDA graphs.
+        engine: The engine to run.
+        pool: The page-locked memory of inputs and outputs.
+        graph_rows: The numbers of rows of batches that are launched as CUDA graphs.
         spin: Whether its thread stays awake while the GPU runs a batch.
 
     Raises:
@@ -64,7 +64,7 @@ class Instance:
                 for index in range(len(engine.tensors.profiles)):
                     self._contexts.append(engine.context(index, self._stream))
             except BaseException as error:
-                let_go(error)  # else what they hold is freed later, and where the context is not current
+                let_go(error)  # otherwise what they hold is freed later, and where the context is not current
                 self._drop()
                 raise
 
@@ -75,11 +75,10 @@ class Instance:
             inputs: An array for every input, by the engine's names.
             outputs: Names of outputs.
 
-        Returns:
-            Arrays of page-locked memory, each of which goes back to the pool with its last view.
+        Returns: Arrays in page-locked memory, which returns to the pool with their last view.
 
         Raises:
-            ServingError: INVALID_ARGUMENT: no profile takes the shapes; RESOURCE_EXHAUSTED: there is no memory left;
+            ServingError: INVALID_ARGUMENT: no profile accepts the shapes; RESOURCE_EXHAUSTED: no memory is left;
                 INTERNAL: the GPU, or TensorRT, failed.
         """
         shapes = {name: array.shape for name, array in inputs.items()}
@@ -90,13 +89,13 @@ class Instance:
             try:
                 return self._run(index, inputs, outputs)
             except BaseException as error:
-                # What has been put into the stream still uses this batch's memory.
+                # Work in the stream still uses this batch's memory.
                 self._device.settle(self._stream)
                 let_go(error)
                 raise
 
     def close(self) -> None:
-        """Frees all that it has; nothing runs."""
+        """Frees everything that it has; nothing may be running."""
         with self._device:
             self._drop()
 
@@ -119,7 +118,7 @@ class Instance:
         return results
 
     def _prepare(self, context: Any, held: Arrays) -> None:
-        """Tells a context the shapes, and where everything is."""
+        """Tells a context the shapes and all addresses."""
         for name, array in held.items():
             if not context.set_input_shape(name, array.shape):
                 raise self._engine.log.failure(f"input {name} cannot have the shape {list(array.shape)}")
@@ -132,7 +131,7 @@ class Instance:
         shape, spec = tuple(context.get_tensor_shape(name)), self._engine.tensors.outputs[name]
         output.begin(data_decide=any(size < 0 for size in shape))
         if output.data_decide:
-            if context.get_output_allocator(name) is None:  # each call would keep the allocator once more
+            if context.get_output_allocator(name) is None:  # each call would keep the allocator alive once more
                 context.set_output_allocator(name, output)
         elif name in self._engine.tensors.on_host:
             output.array = self._pool.empty(shape, spec.array_dtype)
@@ -141,7 +140,7 @@ class Instance:
             context.set_tensor_address(name, self._address(name, _size(spec, shape)))
 
     def _copied_out(self, context: Any, name: str) -> Array:
-        """The array that an output is on its way to."""
+        """The array into which an output is being copied."""
         output, spec = self._outputs[name], self._engine.tensors.outputs[name]
         if output.array is not None:
             return output.array
@@ -165,7 +164,7 @@ class Instance:
         return handle
 
     def _address(self, name: str, size: int) -> int:
-        """Where a tensor of so many bytes lies on the device."""
+        """The device address of a tensor with this many bytes."""
         memory = self._memory.setdefault(name, _DeviceMemory(self._device.allocate))
         if memory.size < size or not memory.size:
             self._drop_graphs()  # they know the old address
@@ -173,7 +172,7 @@ class Instance:
         return memory.address
 
     def _graph(self, index: int, held: Arrays) -> Captured | None:
-        """The graph for these shapes, captured at their first use; None where there is none to be."""
+        """The graph for these shapes, captured at their first use; None if there is none."""
         if not self._graph_rows or not all(array.ndim and len(array) in self._graph_rows for array in held.values()):
             return None
         key = tuple((name, array.shape) for name, array in held.items())
@@ -189,7 +188,7 @@ class Instance:
             self._prepare(context, held)
             if self._engine.tensors.on_host or any(output.data_decide for output in self._outputs.values()):
                 raise ServingError(Code.UNIMPLEMENTED, "its shapes depend on data")
-            self._execute(context)  # once as usual, in which TensorRT does what it had put off
+            self._execute(context)  # one normal run, in which TensorRT does work that it had postponed
             self._device.finish(self._stream)
             return Captured(context, Graph(self._handle, lambda: self._execute(context)))
         except ServingError as error:
@@ -215,7 +214,7 @@ class Instance:
 
 
 class _DeviceMemory:
-    """Device memory that grows as it has to."""
+    """Device memory that grows as needed."""
 
     def __init__(self, allocate: Any) -> None:
         self._allocate = allocate
@@ -227,7 +226,7 @@ class _DeviceMemory:
         return int(self._allocation)
 
     def reserve(self, size: int) -> None:
-        """Makes it at least so large; what it held is lost."""
+        """Makes it at least this large; its content is lost."""
         self.free()
         self._allocation = self._allocate(size)
         self.size = max(size, 1)
