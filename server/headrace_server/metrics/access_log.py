@@ -1,4 +1,4 @@
-"""A line in the log for every call that has ended."""
+"""A log line for every call that has ended."""
 
 import logging
 from contextvars import ContextVar
@@ -9,24 +9,24 @@ from headrace_server.metrics.series import Tally
 log = logging.getLogger(__name__)
 
 REQUEST_ID: ContextVar[str] = ContextVar("headrace-request-id", default="-")
-"""The id of the call that the running task answers."""
+"""The ID of the call that the current task answers."""
 
 
 class Counts(Protocol):
-    """Who counts the calls of one method; `calls.GrpcMethod`, whose docstrings say more."""
+    """Counts the calls of one method; see the docstrings of `calls.GrpcMethod`."""
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
         """One call."""
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Calls that have ended alike."""
+        """Calls that have ended the same way."""
 
 
 class LoggedMethod:
-    """Logs the calls of one method, and has them counted.
+    """Logs the calls of one method, and passes them on to be counted.
 
     Args:
-        name: The method's, with its service.
+        name: The method's name, with its service.
         counts: Counts them.
     """
 
@@ -40,10 +40,10 @@ class LoggedMethod:
         self._counts(model, code, seconds)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Calls that nobody has seen one by one, of which there are none while every call is logged."""
+        """Calls that were not seen one by one; there are none while every call is logged."""
         self._counts.several(model, code, tally, total)
 
 
 def log_call(method: str, model: str, code: str, seconds: float) -> None:
-    """Logs a call that has ended; a caller's name of a model is cut."""
+    """Logs a call that has ended; a model's name from a caller is truncated."""
     log.info("%s model=%.100s code=%s ms=%.3f id=%s", method, model or "-", code, seconds * 1e3, REQUEST_ID.get())

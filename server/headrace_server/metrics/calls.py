@@ -10,11 +10,11 @@ COUNTED = ("Predict", "Classify", "Regress")
 """The methods that TF Serving counts."""
 
 Tallied = tuple[Tally, float]
-"""Calls that have been answered, tallied by LATENCY, and how long they took together, in microseconds."""
+"""Calls that have been answered, counted by the buckets of LATENCY, and their total duration in microseconds."""
 
 
 class CountCalls(Protocol):
-    """What counts the calls of one method."""
+    """Counts the calls of one method."""
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
         """As `GrpcMethod.several`."""
@@ -23,7 +23,7 @@ class CountCalls(Protocol):
 class GrpcMethod:
     """Counts the calls of one method. In one event loop.
 
-    A call costs one look-up and one histogram: what else counts calls follows that histogram, or shows it again.
+    A call costs one look-up and one histogram: all other counts of calls follow that histogram, or show it again.
     """
 
     def __init__(self, families: Families, label: Callable[[str], str], service: str, method: str) -> None:
@@ -40,16 +40,19 @@ class GrpcMethod:
         latency.observe(seconds * 1e6)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Counts calls that have ended alike, tallied by LATENCY; the total in microseconds. Any thread."""
+        """Counts calls that have ended the same way, by the buckets of LATENCY; the total is in microseconds.
+
+        Any thread.
+        """
         latency = self._latencies.get((model, code)) or self._find(model, code)
         latency.add(tally, total)
 
     def keep(self, models: Collection[str]) -> None:
-        """Forgets what it knows of any other model: its series have been dropped. Any thread."""
+        """Forgets the cells of all other models, since their series have been dropped. Any thread."""
         self._latencies = {labels: own for labels, own in list(self._latencies.items()) if labels[0] in models}
 
     def forget(self, model: str) -> None:
-        """Forgets what it knows of a model: its series have been dropped. Any thread."""
+        """Forgets the cells of a model, since its series have been dropped. Any thread."""
         for code in list(self._codes):
             self._latencies.pop((model, code), None)
 
@@ -74,8 +77,8 @@ class RestCalls:
     A call costs one look-up and one histogram, as over gRPC.
 
     Args:
-        families: Where they are counted.
-        label: From a model's name to its label.
+        families: The families in which calls are counted.
+        label: Maps a model's name to its label.
         verb: Such as `predict` or `infer`; empty for calls that run no model.
     """
 
@@ -89,7 +92,7 @@ class RestCalls:
         self._latency(self._label(model), code).observe(seconds * 1e6)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """As `GrpcMethod.several`; those whose callers have left are not counted, as in `Metrics.rest_call`."""
+        """As `GrpcMethod.several`; calls whose callers have left are not counted, as in `Metrics.rest_call`."""
         if code != "CANCELLED":
             self._latency(self._label(model), code).add(tally, total)
 

@@ -1,4 +1,4 @@
-"""Everything that one server counts: the families, who counts in them, and what is read anew for each page."""
+"""Everything that one server counts: the families, the code that counts, and what is read anew for each page."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -14,13 +14,13 @@ from headrace_server.metrics.series import Gauges, Labels
 from headrace_server.metrics.versions import Listen, Now, ServableMetrics
 
 OTHER = "(other)"
-"""The label of all models that are neither configured nor loaded: callers may invent names without end."""
+"""The label of all models that are neither configured nor loaded, since callers may invent any number of names."""
 
 NOTHING = Now()
-"""Of a version that never waits for anything and never runs."""
+"""For a version that never waits for anything and never runs."""
 
 AS_EXPECTED = "independent"
-"""The verdict on a signature's rows that is shown only of versions that have been called."""
+"""The verdict on a signature's rows, shown only for versions that have been called."""
 
 READINGS: Mapping[str, nvml.Reading] = {
     "utilization": nvml.utilization,
@@ -29,17 +29,17 @@ READINGS: Mapping[str, nvml.Reading] = {
     "power_milliwatts": nvml.power,
     "temperature_celsius": nvml.temperature,
 }
-"""What is asked of each GPU, by the name behind `/headrace/gpu_`."""
+"""What is read from each GPU, by the name after `/headrace/gpu_`."""
 
 
 class Metrics(Families):
     """Everything that one server counts, latencies and delays in microseconds. Any thread.
 
     Args:
-        gpus: What the GPUs are asked through.
+        gpus: Reads the GPUs.
 
     Attributes:
-        listen: Who is told of each run of the versions that are loaded from now on; None for nobody.
+        listen: Called for each run of the versions that are loaded from now on; None for no listener.
     """
 
     def __init__(self, gpus: nvml.Gpus | None = None) -> None:
@@ -75,20 +75,20 @@ class Metrics(Families):
         )
 
     def show(self, *gauges: Gauges) -> None:
-        """Shows more gauges on its page. Before it is asked for."""
+        """Adds more gauges to its page. Before the page is requested."""
         self._gauges += gauges
 
     def configure(self, models: Collection[str]) -> None:
-        """Says which models are configured: only they, and those still loaded, are told apart. Any thread.
+        """Sets which models are configured: only these, and those still loaded, have labels of their own. Any thread.
 
-        Series of a model that is no longer either are dropped.
+        The series of models that are no longer either are dropped.
         """
         with self._lock:
             self._configured = frozenset(models)
         self._forget_unknown()
 
     def label(self, model: str) -> str:
-        """The label of a model that a caller has named: OTHER unless it is known, or empty, as where none is named."""
+        """The label of a model that a caller has named: OTHER unless it is known; empty if no model is named."""
         return model if model in self._known or not model else OTHER
 
     def page(self, gauges: Iterable[Gauges] = ()) -> bytes:
@@ -97,27 +97,27 @@ class Metrics(Families):
         return super().page((*self._gauges, *gauges))
 
     def read_counter(self, path: str) -> int:
-        """As that of `Families`, with what has not been counted yet."""
+        """As in `Families`, after counting what has not been counted yet."""
         self.count_reports()
         return super().read_counter(path)
 
     def grpc_method(self, service: str, method: str) -> GrpcMethod:
-        """Who counts the calls of one method over gRPC."""
+        """Counts the calls of one method over gRPC."""
         counts = GrpcMethod(self, self.label, service, method)
         self._methods.append(counts)
         return counts
 
     def fetched(self, model: str, size: int) -> None:
-        """Counts bytes of a model that have come from its store."""
+        """Counts bytes of a model that were fetched from its store."""
         self.store_fetched_bytes.of(model).add(size)
 
     def store_failed(self, model: str) -> None:
-        """Counts a look at a model's store that gave an error."""
+        """Counts a look at a model's store that failed."""
         self.store_failures.of(model).add()
 
     def load_waited(self, model: str, version: int, seconds: float) -> None:
         """Counts a call that has waited until its version was in memory."""
-        del version  # whose series would go with it
+        del version  # its series would be dropped with it
         self.model_load_wait.of(model).observe(seconds * 1e6)
 
     def evicted(self, model: str, version: int) -> None:
@@ -129,15 +129,15 @@ class Metrics(Families):
         """Counts a call over REST that has ended. TF Serving: http_server.cc.
 
         Args:
-            model: Its name as the path has it; empty where the path has none.
+            model: The model's name in the path; empty if the path has none.
             verb: Such as `predict` or `infer`; empty for a call that does not run a model.
             code: The canonical status code's name.
-            seconds: From the first byte to the answer.
+            seconds: The time from the first byte to the answer.
         """
         self.rest_verb(verb)(model, code, seconds)
 
     def rest_verb(self, verb: str) -> RestCalls:
-        """Who counts the calls of one verb over REST; of these there are few, and callers invent none."""
+        """Counts the calls of one verb over REST; there are few verbs, and callers cannot invent any."""
         counts = self._rest.get(verb)
         return counts or self._rest.setdefault(verb, RestCalls(self, self.label, verb))
 
@@ -147,12 +147,12 @@ class Metrics(Families):
         version: int,
         now: Now = NOTHING,
     ) -> ServableMetrics:
-        """Who counts what one version does, until it is closed.
+        """Counts what one version does until it is closed.
 
         Args:
             model: Its name.
             version: Its number.
-            now: What can be asked of it at any time.
+            now: What the version can report at any time.
         """
         own = ServableMetrics(self, model, version, now, self._closed)
         own.listen = self.listen
@@ -188,7 +188,7 @@ class Metrics(Families):
             method.keep(shown)
 
     def close(self) -> None:
-        """Lets go of what GPUs are asked through."""
+        """Closes the access to the GPUs."""
         self._gpus.close()
 
     def _device_gauges(self, name: str, reading: nvml.Reading) -> Gauges:
@@ -227,18 +227,18 @@ class Metrics(Families):
                 yield own.labels, rows
 
     def count_reports(self) -> None:
-        """Counts what has run and has not been counted yet."""
+        """Counts the runs that have not been counted yet."""
         for own in self.every_servable():
             own.count_reports()
 
     def now(self, *labels: str) -> Now:
-        """What can be asked of a version at any time, by its model's name and its number."""
+        """What a version can report at any time, by its model's name and its number."""
         with self._lock:
             found = self._servables.get(labels)
         return NOTHING if found is None else found.now
 
     def every_servable(self) -> Iterator[ServableMetrics]:
-        """Those of the versions that are loaded. Any thread."""
+        """The counts of all loaded versions. Any thread."""
         with self._lock:
             every = list(self._servables.values())
         return unhurried(every)

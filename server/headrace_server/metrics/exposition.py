@@ -1,4 +1,4 @@
-"""Metrics as the text that Prometheus reads: TF Serving's way, and with units and explanations."""
+"""Writes metrics as text for Prometheus: in TF Serving's form, or with units and explanations."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_AT_ONCE = 100  # lines, or versions, that a scrape looks at without a break: some 0.1 ms
+_AT_ONCE = 100  # lines, or versions, that a scrape handles without a pause: about 0.1 ms
 
 
 class Lines(Protocol):
@@ -22,25 +22,25 @@ class Lines(Protocol):
         """The metric's."""
 
     def lines(self) -> Iterator[str]:
-        """The type and every line of every series."""
+        """The lines for the type and for every series."""
 
 
 class Samples(Protocol):
     """Series that can be written under any name."""
 
     def samples(self, form: Form) -> Iterator[str]:
-        """Every line of every series, without their type."""
+        """The lines for every series, without the type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where series of a metric come from.
+    """The source of a metric's series.
 
     Attributes:
         series: The series.
         labels: The names of their labels.
         fixed: Labels that all of them have as well, each as `name="value"`.
-        scale: What their values are multiplied with, such as 1e-6 for microseconds.
+        scale: The factor of their values, such as 1e-6 for microseconds.
     """
 
     series: Samples
@@ -51,13 +51,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric with its type and its explanation, by the rules that `promtool check metrics` knows.
+    """A metric with its type and its explanation, by the rules that `promtool check metrics` checks.
 
     Attributes:
         name: Ends with its unit, and with `_total` if it is a counter.
         kind: counter, gauge or histogram.
         explanation: A sentence without a full stop.
-        sources: Where its series come from.
+        sources: The sources of its series.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Metric:
     sources: Sequence[Source]
 
     def lines(self) -> Iterator[str]:
-        """Explanation, type and the line of every sample; nothing where there is no sample."""
+        """The explanation, the type and a line for every sample; nothing if there are no samples."""
         begun = False
         for source in self.sources:
             for line in source.series.samples(Form(self.name, tuple(source.labels), source.fixed, source.scale)):
@@ -84,8 +84,8 @@ def page(families: Iterable[Lines]) -> bytes:
 
 
 def unhurried(items: Iterable[T]) -> Iterator[T]:
-    """The same items, but every so often another thread may go on: a scrape is long, and calls are in a hurry."""
+    """The same items, with pauses in which other threads may run: a scrape takes long, and calls must not wait."""
     for number, item in enumerate(items):
         if number % _AT_ONCE == 0:
-            time.sleep(0)  # lets go of the interpreter, which a thread that waits for it otherwise gets after 5 ms
+            time.sleep(0)  # releases the interpreter lock; a waiting thread would otherwise get it after 5 ms
         yield item

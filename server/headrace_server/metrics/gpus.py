@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says of this machine's GPUs, when somebody asks; nothing where there is none."""
+"""Reads NVIDIA's management library for numbers about this machine's GPUs on request; none if it is missing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -7,28 +7,28 @@ from threading import Lock
 from typing import Any
 
 Reading = Callable[[Any, Any], int]
-"""Asks the library (`pynvml`) for one number of one device, by its handle."""
+"""Asks the library (`pynvml`) for one number of one device, given its handle."""
 
 _TEMPERATURE_GPU = 0  # nvmlTemperatureSensors_t
 
 
 def utilization(nvml: Any, device: Any) -> int:
-    """Percent of the time, over the driver's last sample period, in which a kernel ran."""
+    """The percentage of the driver's last sample period in which a kernel ran."""
     return int(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
 
 
 def memory_used(nvml: Any, device: Any) -> int:
-    """Bytes in use, by every process and the driver."""
+    """Bytes in use by all processes and the driver."""
     return int(nvml.nvmlDeviceGetMemoryInfo(device).used)
 
 
 def memory_total(nvml: Any, device: Any) -> int:
-    """Bytes that it has."""
+    """Bytes of memory in all."""
     return int(nvml.nvmlDeviceGetMemoryInfo(device).total)
 
 
 def power(nvml: Any, device: Any) -> int:
-    """Milliwatts that it draws."""
+    """The power drawn, in milliwatts."""
     return int(nvml.nvmlDeviceGetPowerUsage(device))
 
 
@@ -36,17 +36,17 @@ def temperature(nvml: Any, device: Any) -> int:
     """Degrees Celsius."""
     try:
         return int(nvml.nvmlDeviceGetTemperatureV(device, _TEMPERATURE_GPU))
-    except (AttributeError, nvml.NVMLError_FunctionNotFound):  # a package, or a driver, of before 2025
+    except (AttributeError, nvml.NVMLError_FunctionNotFound):  # a package or a driver from before 2025
         return int(nvml.nvmlDeviceGetTemperature(device, _TEMPERATURE_GPU))
 
 
 class Gpus:
     """The GPUs that the driver knows, by number and UUID. Any thread.
 
-    The library is looked for at the first reading, and not again where it is not there.
+    The library is loaded at the first reading; if it is missing, it is not looked for again.
 
     Args:
-        load: Gives the library.
+        load: Returns the library.
     """
 
     def __init__(self, load: Callable[[], Any] = lambda: import_module("pynvml")) -> None:
@@ -56,7 +56,7 @@ class Gpus:
         self._closed = False
 
     def read(self, reading: Reading) -> list[tuple[tuple[str, str], int]]:
-        """The number and the UUID of each GPU, with what is read of it; none of one that cannot tell."""
+        """The number and the UUID of each GPU, with the value read; devices that cannot report it are left out."""
         found: list[tuple[tuple[str, str], int]] = []
         with self._lock:
             if self._opened():
@@ -65,7 +65,7 @@ class Gpus:
         return found
 
     def close(self) -> None:
-        """Lets go of the library; there is nothing to read any more."""
+        """Closes the library; nothing can be read afterwards."""
         with self._lock:
             self._closed = True
             if self._nvml is not None:
@@ -85,7 +85,7 @@ class Gpus:
             return None
         try:
             nvml.nvmlInit()
-        except nvml.NVMLError:  # the package is there, and no driver
+        except nvml.NVMLError:  # the package is installed, but no driver
             return None
         return nvml
 

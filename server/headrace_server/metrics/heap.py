@@ -1,4 +1,4 @@
-"""The memory of this process: what the system says that it has, and what C's heap holds of it, in use and free."""
+"""The memory of this process: what the system counts, and how much of C's heap is in use and free."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 _ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
 
 ARENAS = 2
-"""Heaps that threads share: glibc makes up to eight a core, and keeps what is free in each."""
+"""Heaps that threads share: by default, glibc creates up to eight per core, and keeps free memory in each."""
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -31,10 +31,10 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def read_memory(process: Path = Path("/proc/self")) -> dict[str, int]:
-    """Bytes by kind: `resident`, and where C's library is glibc, `heap_used`, `heap_free` and `heap_mapped`.
+    """Bytes by kind: `resident`, and, if the C library is glibc, `heap_used`, `heap_free` and `heap_mapped`.
 
     Args:
-        process: Its folder.
+        process: The folder of the process in /proc.
     """
     found = {"resident": int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")}
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform.startswith("linux") else None
@@ -46,9 +46,9 @@ def read_memory(process: Path = Path("/proc/self")) -> dict[str, int]:
 
 
 def bound_arenas(environment: Mapping[str, str] = os.environ) -> None:
-    """Has all threads share few heaps, where C's library is glibc and the user has not said how many.
+    """Makes all threads share a few heaps, if the C library is glibc and the user has not set their number.
 
-    Before there are threads: one that has a heap keeps it.
+    Must be called before there are threads: a thread that has a heap keeps it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is not None and "MALLOC_ARENA_MAX" not in environment:

@@ -1,4 +1,4 @@
-"""How often a version was asked, and where the time went: what the Open Inference Protocol calls statistics.
+"""How often a version was called, and where the time went: the statistics of the Open Inference Protocol.
 
 Source for what each number counts: Triton's infer_stats.cc. Times are summed by run, not by request, so that counting
 costs a request nothing.
@@ -17,27 +17,27 @@ NANOSECONDS = 1e9
 
 @dataclass(slots=True)
 class Spent:
-    """How often something was done, and the nanoseconds that it took in all."""
+    """How often something was done, and the total of nanoseconds that it took."""
 
     count: int = 0
     nanoseconds: int = 0
 
     def add(self, count: int, nanoseconds: int) -> None:
-        """Counts some more of it."""
+        """Adds to the count and the total."""
         self.count += count
         self.nanoseconds += nanoseconds
 
 
 @dataclass(slots=True)
 class Computing:
-    """The three parts of a run: inputs joined, the model run, outputs split."""
+    """The three parts of a run: joining inputs, running the model, splitting outputs."""
 
     inputs: Spent = field(default_factory=Spent)
     model: Spent = field(default_factory=Spent)
     outputs: Spent = field(default_factory=Spent)
 
     def add(self, count: int, inputs: int, model: int, outputs: int) -> None:
-        """Counts some more of each part; the nanoseconds are sums."""
+        """Adds to each part; the nanoseconds are sums."""
         self.inputs.add(count, inputs)
         self.model.add(count, model)
         self.outputs.add(count, outputs)
@@ -48,14 +48,14 @@ class Inferences:
     """What one version has done.
 
     Attributes:
-        rows: Rows that it has answered; a request without a batch axis is one.
-        runs: Runs that have not failed.
-        last: When the last of them ended, in seconds since 1970; 0 for none.
+        rows: The number of rows answered; a request without a batch axis is one.
+        runs: The number of runs that did not fail.
+        last: When the last run ended, in seconds since 1970; 0 if there was none.
         success: Requests answered, from their arrival in the queue to the end of their run.
         fail: Requests that failed after they had been accepted.
         queue: Requests answered, from their arrival to the beginning of their run.
-        computing: Requests answered; each is charged with the whole of its run.
-        by_rows: Runs by their rows, each charged once.
+        computing: Requests answered; each one counts the whole of its run.
+        by_rows: Runs by their number of rows, each counted once.
     """
 
     rows: int = 0
@@ -72,7 +72,7 @@ class InferenceCounts:
     """Counts what one version does. Any thread.
 
     Attributes:
-        counted: What has been counted; to be read by who knows that nobody counts.
+        counted: The counts so far; to be read only while nothing is being counted.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class InferenceCounts:
 
         Args:
             runs: At least one.
-            waited: Seconds that their requests waited in the queue, in all.
+            waited: The total of seconds that their requests waited in the queue.
         """
         tasks, rows = runs.tasks, runs.rows
         parts = (runs.parts * NANOSECONDS).astype(np.int64)
@@ -118,7 +118,7 @@ class InferenceCounts:
         """Counts a request that failed after it had been accepted, in the queue or in its run.
 
         Args:
-            seconds: From its arrival to its failure, where that is known.
+            seconds: The time from its arrival to its failure, if known.
         """
         with self._lock:
             self.counted.fail.add(1, round(seconds * NANOSECONDS))

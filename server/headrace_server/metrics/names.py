@@ -1,4 +1,4 @@
-"""The names of all counters and histograms, and the buckets of each."""
+"""The names of all counters and histograms, and the buckets of each histogram."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -20,13 +20,13 @@ MODEL = ("model_name", "model")
 DEVICE = ("device", "uuid")
 
 SIZES_SHOWN = 100
-"""Sizes of batches that `padding_size` tells apart; callers choose them where no sizes are configured."""
+"""The number of batch sizes that `padding_size` distinguishes; callers choose them if no sizes are configured."""
 
 PARTS = ("join", "run", "split")
-"""What a run of a batch is made of: inputs joined, the model run, outputs cut and, on the native transport, encoded."""
+"""The parts of a batch's run: join inputs, run the model, split (and natively encode) outputs."""
 
 WARMUPS_SHOWN = 1000
-"""Warm-ups that are shown, the newest ones: a server that runs for months loads new versions without end."""
+"""The number of warm-ups that are shown, the newest: a server that runs for months loads ever new versions."""
 
 
 class Families:
@@ -72,12 +72,12 @@ class Families:
         """What Prometheus scrapes.
 
         Args:
-            gauges: What is read anew for each page.
+            gauges: The values that are read anew for each page.
         """
         return page((*(family for family in self._families if family is not self.batch_parts), *gauges))
 
     def read_counter(self, path: str) -> int:
-        """The first cell of a counter by its name, as `/tensorflow/serving/request_count`; 0 for none of ours.
+        """The first cell of a counter by its name; 0 if it is not one of ours.
 
         TF Serving: model_service_impl.cc reads it for the metrics of a ReloadConfigRequest.
         """
@@ -86,12 +86,12 @@ class Families:
         return first.value if isinstance(first, Counter) else 0
 
     def forget(self, model: str, labels: Mapping[str, str] = {}) -> None:
-        """Drops all series of a model that have these labels, whatever the name of the label with the model's."""
+        """Drops all series of a model with these labels, whichever label holds the model's name."""
         for family in self._families:
             family.forget(model, labels)
 
     def keep(self, models: Collection[str]) -> None:
-        """Drops all series of any other model."""
+        """Drops all series of all other models."""
         for family in self._families:
             family.keep(models)
 

@@ -1,4 +1,4 @@
-"""The server's own metrics once more, in seconds and bytes, each explained: what `/metrics` serves."""
+"""The server's own metrics in seconds and bytes, with explanations, as served at `/metrics`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -21,8 +21,8 @@ def own_metrics(metrics: Metrics, threads: int) -> tuple[Metric, ...]:
     """The metrics of calls, batches, versions, GPUs and the process.
 
     Args:
-        metrics: Where all of it is counted.
-        threads: Batches that run at once at most.
+        metrics: The counts.
+        threads: The most batches that run at the same time.
     """
     return (
         *_of_calls(metrics),
@@ -35,26 +35,26 @@ def own_metrics(metrics: Metrics, threads: int) -> tuple[Metric, ...]:
 
 
 def own_page(metrics: Metrics, explained: Sequence[Metric]) -> bytes:
-    """The text of the metrics, with what has run until now."""
+    """The text of the metrics, including all runs so far."""
     metrics.count_reports()
     return page(explained)
 
 
 def gauge(name: str, explanation: str, read: Numbers, labels: Sequence[str] = (), kind: str = "gauge") -> Metric:
-    """A metric whose numbers are asked for when it is scraped.
+    """A metric whose numbers are read when it is scraped.
 
     Args:
-        name: With its unit.
+        name: The name, with its unit.
         explanation: A sentence without a full stop.
-        read: Gives every series' labels and number. Any thread.
-        labels: Their names.
+        read: Returns every series' labels and number. Any thread.
+        labels: The names of the labels.
         kind: `gauge`, or `counter` for numbers that only grow.
     """
     return Metric(name, kind, explanation, [Source(Gauges(name, tuple(labels), read), labels)])
 
 
 def info(name: str, explanation: str, facts: Mapping[str, str]) -> Metric:
-    """A metric that is always 1, and says something by its labels."""
+    """A metric that is always 1; its labels hold the information."""
     values = tuple(facts.values())
     return gauge(name, explanation, lambda: [(values, 1)], tuple(facts))
 
@@ -69,7 +69,7 @@ def _of_calls(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_request_seconds",
         "histogram",
-        "Time from a request's bytes to the answer's",
+        "Time from the arrival of a request to its answer",
         [
             Source(metrics.grpc_latency, _CALL, [_GRPC], MICROSECONDS),
             Source(metrics.rest_latency, _CALL, [_REST], MICROSECONDS),
@@ -109,7 +109,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
         [Source(metrics.batch_rows, _VERSION)],
     )
     counted = {
-        "headrace_batch_failures_total": ("Runs that raised, runs in halves included", metrics.batch_failures),
+        "headrace_batch_failures_total": ("Runs that failed, including runs in halves", metrics.batch_failures),
         "headrace_padding_rows_total": ("Rows added to reach an allowed size", metrics.padding_rows),
         "headrace_worker_restarts_total": ("Worker processes that ended unexpectedly", metrics.worker_restarts),
     }
@@ -124,26 +124,27 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_batching_verdict",
         "gauge",
-        "Always 1: whether a signature's requests share batches, in a word",
+        "Always 1; the label says whether a signature's requests share batches",
         [Source(metrics.verdicts, (*_VERSION, "signature", "verdict"))],
     )
     signature = (*_VERSION, "signature")
     yield Metric(
         "headrace_latency_objective_seconds",
         "gauge",
-        "Of a model with a latency objective: it, the latency at its percentile, and the wait of its batches",
+        "For a model with a latency objective: the objective, the latency at its percentile, and the wait of its "
+        "batches",
         [Source(metrics.objective_times, (*signature, "kind"), scale=1e-6)],
     )
     yield Metric(
         "headrace_latency_objective_batch_rows",
         "gauge",
-        "Rows with which a batch is full, of a model with a latency objective",
+        "Rows that fill a batch of a model with a latency objective",
         [Source(metrics.objective_rows, signature)],
     )
 
 
 def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
-    """What an autoscaler looks at: it rises before latency does."""
+    """The figures for an autoscaler: they rise before latency does."""
 
     def rows() -> int:
         return sum(own.now.waiting() for own in metrics.every_servable())
@@ -151,17 +152,17 @@ def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
     def busy() -> int:
         return sum(own.now.running() for own in metrics.every_servable())
 
-    yield Metric("headrace_queue_rows", "gauge", "Rows that wait now", [Source(metrics.queue_rows, _VERSION)])
-    yield gauge("headrace_batch_threads", "Batches that may run at once", lambda: [((), threads)])
-    yield gauge("headrace_batch_threads_busy", "Batches that run now", lambda: [((), busy())])
+    yield Metric("headrace_queue_rows", "gauge", "Rows that are waiting now", [Source(metrics.queue_rows, _VERSION)])
+    yield gauge("headrace_batch_threads", "Batches that may run at the same time", lambda: [((), threads)])
+    yield gauge("headrace_batch_threads_busy", "Batches that are running now", lambda: [((), busy())])
     yield gauge(
         "headrace_batch_threads_busy_ratio",
-        "Share of the batch threads that run a batch now",
+        "Share of the batch threads that are running a batch now",
         lambda: [((), min(1.0, busy() / threads))],
     )
     yield gauge(
         "headrace_queue_rows_per_busy_thread",
-        "Rows that wait now for each batch that runs now, or in all where none runs",
+        "Rows that are waiting now, divided by the batches that are running now, if there are any",
         lambda: [((), rows() / max(1, busy()))],
     )
 
@@ -169,7 +170,7 @@ def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
 def _of_stores(metrics: Metrics) -> Iterator[Metric]:
     counted = {
         "headrace_store_fetched_bytes_total": ("Bytes of models fetched from stores", metrics.store_fetched_bytes),
-        "headrace_store_failures_total": ("Looks at models' stores that gave an error", metrics.store_failures),
+        "headrace_store_failures_total": ("Looks at models' stores that failed", metrics.store_failures),
     }
     for name, (explanation, family) in counted.items():
         yield _plain(name, explanation, family, ("model",))
@@ -180,22 +181,22 @@ def _of_gpus(metrics: Metrics) -> Iterator[Metric]:
     units = {
         "utilization": ("headrace_gpu_utilization_ratio", "Share of the time in which a kernel ran", 0.01),
         "memory_used_bytes": ("headrace_gpu_memory_used_bytes", "Memory in use, by every process", 1.0),
-        "memory_total_bytes": ("headrace_gpu_memory_bytes", "Memory that the GPU has", 1.0),
+        "memory_total_bytes": ("headrace_gpu_memory_bytes", "Memory of the GPU in all", 1.0),
         "power_milliwatts": ("headrace_gpu_power_watts", "Power that the GPU draws", 0.001),
-        "temperature_celsius": ("headrace_gpu_temperature_celsius", "How hot the GPU is", 1.0),
+        "temperature_celsius": ("headrace_gpu_temperature_celsius", "Temperature of the GPU", 1.0),
     }
     for reading, (name, explanation, scale) in units.items():
         yield Metric(name, "gauge", explanation, [Source(metrics.gpus[reading], device, scale=scale)])
     yield Metric(
         "headrace_gpu_model_memory_bytes",
         "gauge",
-        "Memory that a version takes on a GPU",
+        "Memory that a version uses on a GPU",
         [Source(metrics.gpu_model_memory, (*_VERSION, "device"))],
     )
     yield Metric(
         "headrace_process_memory_bytes",
         "gauge",
-        "Memory of the process by kind: resident, and used, free and mapped parts of C's heap",
+        "Memory of the process by kind: resident, and the used, free and mapped parts of C's heap",
         [Source(metrics.process_memory, ("kind",))],
     )
 

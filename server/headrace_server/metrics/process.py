@@ -1,4 +1,4 @@
-"""What Prometheus's clients in every language tell of their process: `process_*`. Read from /proc when asked for."""
+"""The process metrics of Prometheus's clients in every language, `process_*`. Read from /proc on request."""
 
 import os
 import resource
@@ -15,10 +15,10 @@ _SIZE, _RESIDENT = 0, 1  # of proc(5)'s statm
 
 
 def read_process(proc: Path = Path("/proc")) -> dict[str, float]:
-    """Numbers of this process by the names of their metrics; those that the system does not tell are left out.
+    """Numbers of this process by the names of their metrics, without those that the system does not report.
 
     Args:
-        proc: Where the system tells them.
+        proc: The folder in which the system reports them.
     """
     return {name: number for name in _EXPLAINED for _, number in _only(name, proc)}
 
@@ -48,7 +48,7 @@ def _max_fds(proc: Path) -> float:
 
 
 def _open_fds(proc: Path) -> float:
-    return len(os.listdir(proc / "self/fd")) - 1  # without the one that lists them
+    return len(os.listdir(proc / "self/fd")) - 1  # without the descriptor that lists them
 
 
 def _pages(column: int, proc: Path) -> float:
@@ -57,7 +57,7 @@ def _pages(column: int, proc: Path) -> float:
 
 def _started(proc: Path) -> float:
     stat = (proc / "self/stat").read_text()
-    ticks = int(stat.rpartition(")")[2].split()[_STARTED])  # a command's name may hold blanks
+    ticks = int(stat.rpartition(")")[2].split()[_STARTED])  # a command's name may contain spaces
     booted = next(line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime "))
     return int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
 
@@ -70,9 +70,9 @@ _EXPLAINED: Mapping[str, tuple[str, str, Callable[[Path], float]]] = {
         "gauge", "Memory of the server's process that is in RAM", partial(_pages, _RESIDENT)
     ),
     "process_virtual_memory_bytes": (
-        "gauge", "Addresses that the server's process has mapped", partial(_pages, _SIZE)
+        "gauge", "Address space that the server's process has mapped", partial(_pages, _SIZE)
     ),
-    "process_open_fds": ("gauge", "File descriptors that are open", _open_fds),
-    "process_max_fds": ("gauge", "File descriptors that may be open", _max_fds),
+    "process_open_fds": ("gauge", "Open file descriptors", _open_fds),
+    "process_max_fds": ("gauge", "Limit on open file descriptors", _max_fds),
     "process_start_time_seconds": ("gauge", "When the process started, in seconds since 1970", _started),
 }  # fmt: skip

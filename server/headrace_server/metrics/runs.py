@@ -1,4 +1,4 @@
-"""Reports of many runs as columns: an array for each of their numbers, which is counted without a loop in Python."""
+"""Reports of many runs as columns: an array for each number, so that they are counted without a Python loop."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class RunColumns:
-    """The numbers of several runs, as `BatchReport` has them.
+    """The numbers of several runs, as in `BatchReport`.
 
     Attributes:
         tasks: Requests of each run.
-        rows: Rows of each.
-        padding: Rows added to each.
-        ran: Seconds that each took.
-        parts: Seconds of these that took its inputs, the backend, and its outputs; of shape [runs, 3].
+        rows: Rows of each run.
+        padding: Rows added to each run.
+        ran: The duration of each run in seconds.
+        parts: How many of these seconds went into inputs, backend and outputs; of shape [runs, 3].
         ended: When the last of them ended, in seconds on the queue's clock.
         waited: Seconds that each request, of all runs, waited in the queue.
         sizes: Rows of each request.
@@ -39,7 +39,7 @@ class RunColumns:
 
     @classmethod
     def of(cls, reports: Sequence[BatchReport]) -> "RunColumns":
-        """Those of some reports, at least one."""
+        """The columns for one or more reports."""
         tasks, rows, padding, begins, ran, _, arrivals, sizes, joined, computed = zip(*reports, strict=True)
         began, took = _seconds(begins), _seconds(ran)
         waited = np.repeat(began, _counts(map(len, arrivals))) - _seconds(chain.from_iterable(arrivals))

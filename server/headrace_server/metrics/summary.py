@@ -1,4 +1,4 @@
-"""What one signature's batches were, for the line that is logged when a version is unloaded."""
+"""The batches of one signature, for the line that is logged when a version is unloaded."""
 
 from collections import Counter as CounterOf
 from threading import Lock

@@ -19,26 +19,26 @@ from headrace_server.metrics.series import Counter, Histogram, Labels, Tally, ta
 from headrace_server.metrics.summary import BatchCounts
 
 RUNTIME = "TF1"
-"""TF Serving's word for how a model runs, by which its users filter."""
+"""TF Serving's name for how a model runs, which its users filter by."""
 
 REPORTS = 128
-"""Runs that are counted together: one by one they would cost a third of what a small model's run does."""
+"""The number of runs that are counted together: one by one, they would cost a third of a small model's run."""
 
 Listen = Callable[[Labels, BatchReport], None]
-"""Told of each run of a version at once, on its batch thread; must not wait, and must not raise."""
+"""Called for each run of a version, on its batch thread; must not wait or raise."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What can be asked of a version at any time.
+    """What a version can report at any time.
 
     Attributes:
-        waiting: Gives the rows that wait in its queues.
-        running: Gives the batches that run now.
-        on_devices: Gives the bytes that it takes on each GPU, by its number.
-        beliefs: Gives what is done for the latency objective of each signature, by its name.
+        waiting: Returns the rows that wait in its queues.
+        running: Returns the batches that are running now.
+        on_devices: Returns the bytes that it uses on each GPU, by its number.
+        beliefs: Returns the state of the latency objective of each signature, by its name.
     """
 
     waiting: Callable[[], int] = int
@@ -49,7 +49,7 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """What a version counts of each of its runs."""
+    """What a version counts for each of its runs."""
 
     rows: Histogram
     latency: Histogram
@@ -63,9 +63,9 @@ class ServableMetrics:
 
     Attributes:
         labels: Its model's name and its number.
-        now: What can be asked of it at any time.
-        listen: Who is told of each run; None for nobody.
-        verdicts: Whether each signature's requests are batched, in a word, by its name.
+        now: What the version can report at any time.
+        listen: Called for each run; None for no listener.
+        verdicts: A word that says whether each signature's requests are batched, by its name.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ServableMetrics:
         self._answers: dict[str, Histogram] = {}
         self._runs: list[Runs] = []
         self._tallied: dict[tuple[CountCalls, str], deque[Tallied]] = {}
-        self._counting = Lock()  # who finds nothing left to count finds it counted
+        self._counting = Lock()  # a caller that finds nothing left to count may rely on everything being counted
         self._closed = False
 
     def ran(self, api: str, seconds: float) -> None:
@@ -96,20 +96,20 @@ class ServableMetrics:
         self._answer(api).observe(seconds * 1e6)
 
     def answers(self, observe: CountCalls, api: str) -> Callable[[Tallied], None]:
-        """Who takes note of plain calls that have been answered, which costs next to nothing; counted as runs are.
+        """Returns a cheap way to record plain calls that have been answered; they are counted when runs are.
 
         Args:
-            observe: Counts them as calls; the same for all of a transport's routes, of which there are ever more.
+            observe: Counts them as calls; the same for all of a transport's routes, whose number grows.
             api: The method's name.
         """
         return self._tallied.setdefault((observe, api), deque()).append
 
     def runs(self, signature: BatchCounts, *, batched: bool) -> "Runs":
-        """Who counts the runs of one scheduler.
+        """Counts the runs of one scheduler.
 
         Args:
-            signature: Where they are counted, too.
-            batched: Whether several requests may share a run: only such runs does TF Serving count.
+            signature: The signature that also counts them.
+            batched: Whether several requests may share a run; TF Serving counts only such runs.
         """
         runs = Runs(self, signature, batched=batched)
         self._runs.append(runs)
@@ -117,11 +117,11 @@ class ServableMetrics:
 
     @property
     def called(self) -> bool:
-        """Whether it has run anything: until then it has no series, and takes no room on the page."""
+        """Whether it has run anything; until then it has no series and no lines on the page."""
         return self._series is not None
 
     def _own_series(self) -> "_Series":
-        """Those with the version's labels, made for the first run."""
+        """The counters with the version's labels, created for the first run."""
         if self._series is None:
             families = self._families
             every = (families.batch_rows, families.batch_latency, families.queue_delay)
@@ -142,9 +142,9 @@ class ServableMetrics:
         self._families.example_count_total.of(self._model).add(count)
 
     def refused(self, error: BatchingError) -> None:
-        """Counts a request that was turned away, by the name of its error, as in `queue_full`.
+        """Counts a request that was turned away, by the name of its error, such as `queue_full`.
 
-        One that is heard of when the version has gone brings none of its series back.
+        A refusal reported after the version has gone does not bring its series back.
         """
         if self._closed:
             return
@@ -154,7 +154,7 @@ class ServableMetrics:
         self._families.refusals.of(*self.labels, reason).add()
 
     def failed(self, report: BatchReport) -> None:
-        """Counts a run that has failed, which is a failure and nothing else; one of a single request is its end."""
+        """Counts a run that has failed; the failure of a single request is that request's end."""
         self._families.batch_failures.of(*self.labels).add()
         if report.tasks <= 1:
             self._inferences.failed(report.waited + report.ran)
@@ -167,7 +167,7 @@ class ServableMetrics:
             self._inferences.ran_alone(seconds)
 
     def inferences(self) -> Inferences:
-        """What the version has done until now."""
+        """What the version has done so far."""
         self.count_reports()
         return self._inferences.counted
 
@@ -175,7 +175,7 @@ class ServableMetrics:
         """Counts the answers and the runs that have not been counted yet."""
         left = any(self._tallied.values()) or any(runs.waiting for runs in self._runs)
         if not left and not self._counting.locked():
-            return  # as of most versions of a server of many
+            return  # true of most versions of a server with many
         with self._counting:
             for (observe, api), tallied in list(self._tallied.items()):
                 if taken := _taken(tallied):
@@ -192,7 +192,7 @@ class ServableMetrics:
             self._count_batching_session(runs, waited, total)
 
     def _count(self, runs: RunColumns) -> tuple[Tally, float]:
-        """Counts runs under the version's own names; how long their tasks waited, tallied, and the total."""
+        """Counts runs under the version's own names: how long their tasks waited, by buckets, and the total."""
         waits = runs.waited * 1e6
         waited, total = tally(waits, QUEUING), float(waits.sum())
         series = self._own_series()
@@ -218,7 +218,7 @@ class ServableMetrics:
             families.padding_size.of(str(size)).add([(bisect_left(SIZES, padding), count)], padding * count)
 
     def close(self) -> None:
-        """Counts what has run, for the series that are not the version's own, and drops those that are."""
+        """Counts all runs for series that are not the version's own, and drops those that are."""
         self.count_reports()
         self._closed = True
         self._tell_closed(self.labels)
@@ -226,11 +226,11 @@ class ServableMetrics:
 
 
 class Runs:
-    """Counts the runs of one scheduler, when many have come or the counts are asked for. Any thread.
+    """Counts the runs of one scheduler once there are many, or when the counts are requested. Any thread.
 
     Args:
         servable: The version's counts.
-        signature: The signature's.
+        signature: The signature's counts.
         batched: Whether several requests may share a run.
     """
 
@@ -243,7 +243,7 @@ class Runs:
         self._reports: deque[BatchReport] = deque()
 
     def __call__(self, report: BatchReport) -> None:
-        """Takes note of a run. The callers of the next one wait for this, so it does no more than it must."""
+        """Records a run. The callers of the next run wait for this, so it does no more than necessary."""
         if (listen := self._servable.listen) is not None:
             listen(self._servable.labels, report)
         if report.failed:
@@ -255,11 +255,11 @@ class Runs:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are some that have not been counted yet."""
+        """Whether some runs have not been counted yet."""
         return bool(self._reports)
 
     def count(self) -> None:
-        """Counts those that have not been counted yet; for the servable, which does so on one thread at a time."""
+        """Counts the runs that have not been counted yet; called by the servable, on one thread at a time."""
         if reports := _taken(self._reports):
             runs = RunColumns.of(reports)
             self._servable.count(runs, batched=self._batched)
@@ -275,9 +275,9 @@ def _sum(tallied: Sequence[Tallied]) -> Tallied:
 
 
 def _taken(waiting: deque[T]) -> list[T]:
-    """All of them, each once however many threads take them."""
+    """Takes all of them, each once, however many threads do so."""
     taken: list[T] = []
-    if not waiting:  # as of most versions of a server of many
+    if not waiting:  # true of most versions of a server with many
         return taken
     with suppress(IndexError):
         while True:

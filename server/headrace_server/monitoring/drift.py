@@ -1,7 +1,7 @@
-"""Drift: sampled rows of what a model is asked, and of what it answers, compared with the profile beside the model.
+"""Drift: compares sampled rows of a model's inputs and outputs with the profile beside the model.
 
-A batch thread copies the first row of a sampled batch, and no more; rows are compared when somebody asks, for metrics
-or for the live page.
+A batch thread only copies the first row of a sampled batch; rows are compared when the metrics or the live page ask for
+it.
 """
 
 import logging
@@ -28,16 +28,16 @@ from headrace_server.monitoring.profiles import PROFILE_FILE, Bins, read_profile
 log = logging.getLogger(__name__)
 
 LEAST_ROWS = 200
-"""Rows before anything is said of them: the index of fewer is large by chance alone."""
+"""Rows before anything is reported: with fewer, the index is large by chance alone."""
 
 MEMORY_ROWS = 5000.0
-"""After so many rows all counts are halved, so that what is told is of late."""
+"""After this many rows all counts are halved, so that recent rows weigh more."""
 
 WAITING_ROWS = 1000
 WAITING_BYTES = 16 << 20
 
 CLASSES = 32
-"""Different values up to which an output of whole numbers or texts counts as one of classes."""
+"""Different values up to which an output of integers or strings is treated as classes."""
 
 
 class _Column:
@@ -75,9 +75,9 @@ class Watch:
     """Compares the rows of one version. Any thread.
 
     Args:
-        profile: The bins of each input's columns.
-        ratio: Share of the batches of which a row is taken.
-        chance: Evenly from 0 to 1, 1 excluded.
+        profile: The bins of the columns of each input.
+        ratio: The share of batches from which a row is taken.
+        chance: Uniform random numbers from 0 to 1, excluding 1.
     """
 
     def __init__(
@@ -93,17 +93,20 @@ class Watch:
         self._told: dict[str, Any] | None = None
 
     def take(self, inputs: Arrays, outputs: Arrays) -> None:
-        """Takes the first row of a batch that has run, if it is in the sample. On the batch thread."""
+        """Takes the first row of a batch that has run, if the batch is sampled. On the batch thread."""
         if self._chance() < self._ratio:
             row = _first(inputs)
             self._taken.append((row, _first(outputs)))
             self._keep_within(sum(array.nbytes for array in row.values()))
 
     def told(self) -> dict[str, Any] | None:
-        """Rows, and for each input its index and shares; for each output of classes their shares. None for too few."""
+        """The number of rows, the index and shares of each input, and the shares of each output of classes.
+
+        None for too few rows.
+        """
         with self._lock:
             if self._compare() and self._rows >= LEAST_ROWS:
-                # Kept until there are further rows: a scrape asks once for each of the metrics.
+                # Kept until there are further rows, since a scrape asks once for each of the metrics.
                 self._told = {
                     "rows": round(self._rows),
                     "inputs": {alias: _input(columns) for alias, columns in self._columns.items()},
@@ -117,7 +120,7 @@ class Watch:
                 self._taken.popleft()
 
     def _compare(self) -> bool:
-        """Counts the rows that have been taken; whether there were any."""
+        """Counts the rows that have been taken; returns whether there were any."""
         taken: list[tuple[Arrays, Arrays]] = []
         with suppress(IndexError):
             while True:
@@ -147,7 +150,7 @@ class Watch:
                 counts = self._classes.setdefault(alias, Counter())
                 counts[_name(row.reshape(-1)[0])] += 1
                 if len(counts) > CLASSES:
-                    self._classes[alias] = Counter()  # it is none of classes
+                    self._classes[alias] = Counter()  # it is not an output of classes
 
     def _halve(self) -> None:
         self._rows /= 2
@@ -161,7 +164,7 @@ class Drift:
     """Watches every version that has a profile beside it. Any thread.
 
     Args:
-        ratio: Share of the batches of which a row is taken; 0 watches nothing.
+        ratio: The share of batches from which a row is taken; 0 watches nothing.
     """
 
     def __init__(self, ratio: float) -> None:
@@ -169,7 +172,7 @@ class Drift:
         self._watches: dict[Labels, Watch] = {}
 
     def watch(self, name: str, version: int, folder: Path) -> Take | None:
-        """Who takes rows of a version that is loaded; None where it has no profile."""
+        """Returns what takes rows of a loaded version; None if it has no profile."""
         self._watches.pop((name, str(version)), None)
         try:
             profile = read_profile(folder) if self._ratio else {}
@@ -183,7 +186,7 @@ class Drift:
         return watch.take
 
     def after(self, load: LoadVersion) -> LoadVersion:
-        """The same way to load a version, which is watched from then on."""
+        """Loads versions in the same way, and watches them from then on."""
 
         def load_and_watch(name: str, version: int, path: Path) -> Servable:
             servable = load(name, version, path)
@@ -201,7 +204,7 @@ class Drift:
         """The metrics of all versions.
 
         Args:
-            loaded: Gives the model and the version of each that is loaded.
+            loaded: Returns the model and the version of each loaded version.
         """
 
         def every() -> Iterator[tuple[Labels, dict[str, Any]]]:
@@ -227,7 +230,7 @@ class Drift:
             ]
 
         explained = {
-            "index": ("stability_index", "Population stability index of the input's column that has moved the most"),
+            "index": ("stability_index", "Population stability index of the input's column that has changed the most"),
             "missing": ("missing_ratio", "Share of an input's values that are NaN or infinite"),
             "outside": ("out_of_range_ratio", "Share of an input's values outside of the profile's range"),
         }
@@ -238,7 +241,7 @@ class Drift:
             ),
             gauge(
                 "headrace_drift_class_ratio",
-                "Share of each class among an output's values",
+                "Share of each class in an output's values",
                 of_classes,
                 ("model", "version", "output", "class"),
             ),

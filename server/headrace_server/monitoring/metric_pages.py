@@ -1,4 +1,4 @@
-"""What Prometheus may scrape, and what of it only a whole server knows."""
+"""The pages that Prometheus may scrape, and the metrics that only the whole server knows."""
 
 import logging
 import platform
@@ -23,7 +23,7 @@ PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 OWN_PATH = "/metrics"
 
 MANY = 100
-"""Models up to which each has lines of its own on the page, whatever its state."""
+"""The number of models up to which each has lines of its own on the page, whatever its state."""
 
 Page = Callable[[], bytes]
 
@@ -32,15 +32,15 @@ def metric_pages(config: Config, metrics: Metrics, own: Page) -> dict[str, Page]
     """What the REST port serves for Prometheus, by path. TF Serving: server.cc, http_server.cc.
 
     Args:
-        config: What the server is told.
-        metrics: Give the page with TF Serving's names.
-        own: Gives the page with headrace's own.
+        config: The server's configuration.
+        metrics: Returns the page with TF Serving's names.
+        own: Returns the page with headrace's own names.
 
     Raises:
-        ServingError: The monitoring file cannot be read, or does not parse.
+        ServingError: The monitoring file cannot be read or parsed.
     """
     if config.monitoring_config_file and not config.rest_api_port:
-        log.warning("--monitoring_config_file is ignored: metrics are served on the REST port, and there is none")
+        log.warning("--monitoring_config_file is ignored: metrics are served on the REST port, which is off")
     if not config.rest_api_port:
         return {}
     pages = {OWN_PATH: own, PROMETHEUS_PATH: metrics.page} if config.enable_metrics else {}
@@ -56,7 +56,7 @@ def metric_pages(config: Config, metrics: Metrics, own: Page) -> dict[str, Page]
 
 
 def model_states(manager: Manager) -> Metric:
-    """The state of every version that has not ended as it should; of many models, only where one is not available."""
+    """The state of every version that has not ended normally; with many models, only if not available."""
 
     def read() -> list[tuple[Labels, float]]:
         names = manager.names()
@@ -67,18 +67,18 @@ def model_states(manager: Manager) -> Metric:
                 lines += [((name, str(status.version), status.state.name.lower()), 1.0) for status in known]
         return lines
 
-    explanation = "Always 1: the state of a version; `end` is one that has failed to load"
+    explanation = "Always 1; the label is the state of a version, where `end` means that it failed to load"
     return gauge("headrace_model_state", explanation, read, ("model", "version", "state"))
 
 
 def build_info(transport: str) -> Metric:
-    """The versions of what serves, and the transport by its name."""
+    """The versions of the software that serves, and the name of the transport."""
     facts = {"version": version("headrace"), "python": platform.python_version(), "transport": transport}
-    return info("headrace_build_info", "Always 1: what this server is", facts)
+    return info("headrace_build_info", "Always 1; the labels describe this server", facts)
 
 
 def memory_gauges(transport: BoundsMemory) -> tuple[Gauges, ...]:
-    """What callers make a transport hold, the most that it may be, and how often there was too little left."""
+    """How much memory a transport holds for callers, the limit, and how often too little was left."""
     kinds, limit, refusals = _held(transport)
     return (
         Gauges("/headrace/request_memory_bytes", ("kind",), kinds),
@@ -91,11 +91,11 @@ def memory_metrics(transport: BoundsMemory) -> tuple[Metric, ...]:
     """The same under the names of headrace's own metrics."""
     kinds, limit, refusals = _held(transport)
     return (
-        gauge("headrace_request_memory_bytes", "Memory that callers make the server hold, by kind", kinds, ("kind",)),
-        gauge("headrace_request_memory_limit_bytes", "The most that it may be, of all kinds together", limit),
+        gauge("headrace_request_memory_bytes", "Memory that the server holds for callers, by kind", kinds, ("kind",)),
+        gauge("headrace_request_memory_limit_bytes", "Limit on the memory held for callers, all kinds together", limit),
         gauge(
             "headrace_request_memory_refusals_total",
-            "Calls that were refused because there was too little of it left",
+            "Calls that were refused because too little of this memory was left",
             refusals,
             kind="counter",
         ),

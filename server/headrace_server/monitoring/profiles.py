@@ -1,4 +1,4 @@
-"""How far rows are from a profile of a model's inputs: `profile.json`, as the toolkit writes it beside a model."""
+"""How much rows differ from a profile of a model's inputs: `profile.json`, which the toolkit writes beside a model."""
 
 import json
 import math
@@ -15,19 +15,19 @@ from headrace_batching.task import Array
 PROFILE_FILE = "profile.json"
 
 LEAST_SHARE = 1e-3
-"""Of a bin, so that one that the profile has nothing in does not make the index infinite."""
+"""The smallest share of a bin, so that a bin which is empty in the profile does not make the index infinite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Bins of one column's values, each with the share of rows that the profile has in it.
+    """The bins of one column's values, each with its share of rows in the profile.
 
     Attributes:
-        edges: Upper ends of the bins of numbers, but for the last one; empty for categories.
-        categories: The values that have a bin each; the last bin is for any other.
-        shares: One for each bin; together 1.
-        low: The least value of the profile.
-        high: The largest.
+        edges: Upper ends of the bins of numbers, except the last one; empty for categories.
+        categories: The values with bins of their own; the last bin is for all others.
+        shares: The share of each bin; their sum is 1.
+        low: The smallest value in the profile.
+        high: The largest value in the profile.
     """
 
     edges: npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Bins:
 
     @classmethod
     def of(cls, column: Mapping[str, Any], levels: Sequence[float]) -> "Bins | None":
-        """Those of a column of a profile; None for one that says nothing of its values."""
+        """The bins for a column of a profile; None if the profile says nothing about its values."""
         if "categories" in column:
             names = {name: number for number, name in enumerate(column["categories"])}
             return cls(np.empty(0), names, _shares([*column["categories"].values(), 0.0]))
@@ -46,14 +46,15 @@ class Bins:
             return None
         quantiles = np.array(column["quantiles"], np.float64)
         values, times = np.unique(quantiles, return_counts=True)
-        # Of a value that many rows have, the quantiles do not tell how many: it has no edge, unless it is the largest.
+        # Quantiles do not say how many rows have a very frequent value, so such a value is not an edge unless it is the
+        # largest.
         edges = values[(times == 1) | (values == values[-1])]
         below = [max(level for level, value in zip(levels, quantiles, strict=True) if value == edge) for edge in edges]
         shares = np.diff([0.0, *below, 1.0])
         return cls(edges, {}, _shares(shares), float(values[0]), float(values[-1]))
 
     def count(self, values: Array) -> npt.NDArray[np.float64]:
-        """How many values are in each bin; those that are missing are in none."""
+        """How many values are in each bin; missing values are in none."""
         if self.categories:
             other = len(self.categories)
             numbers = np.array([self.categories.get(_text(value), other) for value in values.tolist()], np.int64)
@@ -68,13 +69,13 @@ class Bins:
 
 
 def read_profile(folder: Path) -> dict[str, list[Bins | None]]:
-    """The bins of each input's columns, by the input's alias; none where the folder has no profile.
+    """The bins of each input's columns, by the input's alias; empty if the folder has no profile.
 
     Args:
         folder: The version's; a model that is served from a single file has that file here, and no profile.
 
     Raises:
-        ValueError: The file is no profile.
+        ValueError: The file is not a profile.
     """
     try:
         profile = json.loads((folder / PROFILE_FILE).read_bytes())

@@ -1,4 +1,4 @@
-"""What `/metrics` tells of the versions in memory, where not all may be there."""
+"""The metrics of versions in memory on `/metrics`, if not all versions may be in memory."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ def room_metrics(manager: Manager, rooms: Rooms, metrics: Metrics) -> tuple[Metr
     """The metrics.
 
     Args:
-        manager: Whose versions they are.
-        rooms: Which of them are in memory.
-        metrics: Where calls that waited, and versions that had to go, are counted.
+        manager: The manager of the versions.
+        rooms: The versions in memory.
+        metrics: Counts calls that waited and versions that were evicted.
     """
 
     def sizes() -> list[tuple[Labels, float]]:
@@ -32,7 +32,7 @@ def room_metrics(manager: Manager, rooms: Rooms, metrics: Metrics) -> tuple[Metr
         Metric(
             "headrace_model_load_wait_seconds",
             "histogram",
-            "Time that a call waited until its version was in memory; only calls that had to wait",
+            "Time that a call waited until its version was in memory, for calls that had to wait",
             [Source(metrics.model_load_wait, ("model",), scale=MICROSECONDS)],
         ),
         Metric(
@@ -41,9 +41,9 @@ def room_metrics(manager: Manager, rooms: Rooms, metrics: Metrics) -> tuple[Metr
             "Versions that were unloaded to make room for others",
             [Source(metrics.model_evictions, ("model",))],
         ),
-        gauge("headrace_model_memory_bytes", "Memory that a version in memory counts as", sizes, ("model", "version")),
-        _number("headrace_model_memory_limit_bytes", "Bound of the same for all versions; 0 is none", memory),
-        _number("headrace_models_loaded_limit", "Versions that may be in memory at once; 0 is any number", count),
+        gauge("headrace_model_memory_bytes", "Estimated memory of a version in memory", sizes, ("model", "version")),
+        _number("headrace_model_memory_limit_bytes", "Limit on that memory for all versions; 0 means none", memory),
+        _number("headrace_models_loaded_limit", "Versions that may be in memory at once; 0 means any number", count),
         _number("headrace_models_at_rest", "Versions that are loaded when they are called", manager.at_rest),
     )
 

@@ -1,4 +1,4 @@
-"""Which requests are traced, where the native transport has not decided it: by W3C's traceparent, else by chance."""
+"""Decides which requests are traced if the native transport has not: by W3C's traceparent, otherwise by chance."""
 
 import random
 import re
@@ -16,8 +16,8 @@ class Parent:
     """The caller's span.
 
     Attributes:
-        trace_id: Of 128 bits.
-        span_id: Of 64 bits.
+        trace_id: The ID, of 128 bits.
+        span_id: The ID, of 64 bits.
         sampled: Whether the caller traces it.
     """
 
@@ -27,7 +27,7 @@ class Parent:
 
     @classmethod
     def of(cls, header: str) -> "Parent | None":
-        """What a `traceparent` says; None for one that says nothing. Source: W3C Trace Context, 3.2."""
+        """Parses a `traceparent`; None if it is invalid. Source: W3C Trace Context, 3.2."""
         found = _PARENT.fullmatch(header)
         if found is None:
             return None
@@ -35,14 +35,14 @@ class Parent:
 
 
 class Sampler:
-    """Takes a share of all requests, and those whose callers trace them; no more than so many a second.
+    """Samples a share of all requests, and those whose callers trace them, up to a number per second.
 
     In one event loop.
 
     Args:
-        ratio: Share of the requests without a traceparent.
-        rate: Requests a second at most.
-        chance: Evenly from 0 to 1, 1 excluded.
+        ratio: The share of requests without a traceparent.
+        rate: The most requests per second.
+        chance: Uniform random numbers from 0 to 1, excluding 1.
         clock: In seconds.
     """
 

@@ -1,4 +1,4 @@
-"""Spans of traced requests by OpenTelemetry's names, and their way to a collector (extra `otel`)."""
+"""Creates the spans of traced requests with OpenTelemetry's names, and sends them to a collector (extra `otel`)."""
 
 import random
 import time
@@ -25,9 +25,9 @@ class Batch:
     """A batch that a traced request was in.
 
     Attributes:
-        version: Its model's name and its version.
-        report: What the run was.
-        spans: The batch's span in the trace of each request of it, once it is known.
+        version: The name of the model, and the version.
+        report: The report of the run.
+        spans: The batch's span in the trace of each of its requests, once it is known.
     """
 
     version: Labels
@@ -37,17 +37,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A traced request that has ended, and its batches by when its tasks joined their queues."""
+    """A traced request that has ended, and its batches by the times when its tasks joined their queues."""
 
     trace: Trace
     batches: Mapping[float, Batch]
 
 
 class SpanMaker:
-    """Makes spans and sends them. One thread.
+    """Creates spans and sends them. One thread.
 
-    A request has a tree of its own: request > queue > batch > join, run, split. A batch that several traced requests
-    were in has a span in each tree, and each of these links to the others.
+    Each request has a tree of spans: request > queue > batch > join, run, split. A batch with several traced requests
+    has a span in each tree, and each of these links to the others.
 
     Args:
         exporter: An OpenTelemetry `SpanExporter`.
@@ -65,7 +65,7 @@ class SpanMaker:
         self._offset = time.time() - time.monotonic()
 
     def send(self, requests: Sequence[Ran]) -> None:
-        """Makes the spans of requests that have ended, and sends them."""
+        """Creates and sends the spans of requests that have ended."""
         contexts = {id(each): _Contexts(each) for each in requests}
         for each in requests:
             for arrival, batch in each.batches.items():
@@ -73,7 +73,7 @@ class SpanMaker:
         self._exporter.export([span for each in requests for span in self._spans(each, contexts[id(each)])])
 
     def close(self) -> None:
-        """Lets go of the collector."""
+        """Closes the connection to the collector."""
         self._exporter.shutdown()
 
     def _spans(self, ran: Ran, own: "_Contexts") -> "list[ReadableSpan]":
@@ -101,7 +101,7 @@ class SpanMaker:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A span that is to be made; `between` is when it began and ended, on the monotonic clock."""
+    """A span to create; `between` holds its start and end on the monotonic clock."""
 
     name: str
     context: "SpanContext"
@@ -134,7 +134,7 @@ def _planned(ran: Ran, own: "_Contexts") -> Iterator[_Planned]:
 
 
 class _Contexts:
-    """The identities of a request's spans, known before any is made: spans link to each other."""
+    """The IDs of a request's spans, which must be known before any is created, since spans link to each other."""
 
     def __init__(self, ran: Ran) -> None:
         trace = ran.trace
@@ -145,13 +145,13 @@ class _Contexts:
 
 
 def otlp_exporter(endpoint: str) -> Any:
-    """What sends spans to a collector, by OTLP over gRPC; OTEL_EXPORTER_OTLP_* say how, where they are set.
+    """An exporter of spans by OTLP over gRPC, which OTEL_EXPORTER_OTLP_* configure if they are set.
 
     Args:
-        endpoint: Such as `http://localhost:4317`; `https` is TLS.
+        endpoint: Such as `http://localhost:4317`; `https` means TLS.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, the extra `otel` is not installed; INVALID_ARGUMENT, it is no such URL.
+        ServingError: FAILED_PRECONDITION, the extra `otel` is not installed; INVALID_ARGUMENT, the URL is invalid.
     """
     if not endpoint.startswith(("http://", "https://")):
         raise invalid(f"--trace_endpoint must be a URL such as http://localhost:4317; was '{endpoint}'")

@@ -1,4 +1,4 @@
-"""Traces: spans of sampled requests, made after the answer on a thread of their own, for an OpenTelemetry collector."""
+"""Traces: spans of sampled requests for an OpenTelemetry collector, created on a thread of their own."""
 
 import logging
 import random
@@ -17,20 +17,20 @@ from headrace_server.monitoring.spans import Batch, Ran, SpanMaker, otlp_exporte
 log = logging.getLogger(__name__)
 
 SECONDS = 0.25
-"""Between two looks at what has ended."""
+"""Seconds between two looks at requests that have ended."""
 
 PATIENCE = 5.0
-"""Seconds after the end of a request for which its batches are waited for: a failed task has none."""
+"""Seconds after the end of a request for which its batches are awaited; a failed task has none."""
 
 WAITING = 4096
-"""Traces that may wait to be sent; one more is dropped."""
+"""The most traces that may wait to be sent; further ones are dropped."""
 
 
 def make_tracer(config: Config, *, marked: bool) -> "Tracer | None":
-    """What a configuration asks for; None for no traces.
+    """The tracer that a configuration asks for; None for no traces.
 
     Args:
-        config: What the server is told.
+        config: The server's configuration.
         marked: Whether the transport decides which requests are traced, and marks them.
 
     Raises:
@@ -43,12 +43,12 @@ def make_tracer(config: Config, *, marked: bool) -> "Tracer | None":
 
 
 class Tracer:
-    """Takes note of traced requests and of the batches that ran meanwhile, and puts them together later.
+    """Records traced requests and the batches that ran meanwhile, and combines them later.
 
     Args:
-        sampler: Says which requests are traced; None where the transport has marked them.
-        spans: Makes spans and sends them, on the tracer's own thread.
-        clock: In seconds, that of the queues.
+        sampler: Decides which requests are traced; None if the transport marks them.
+        spans: Creates and sends spans, on the tracer's own thread.
+        clock: The queues' clock, in seconds.
     """
 
     def __init__(self, sampler: Sampler | None, spans: SpanMaker, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,11 +66,11 @@ class Tracer:
         self.dropped = 0
 
     def begin(self, header: str, *, marked: bool) -> Trace | None:
-        """A request has come; None where it is not traced.
+        """Records that a request has arrived; None if it is not traced.
 
         Args:
-            header: Its `traceparent`; empty for none.
-            marked: Whether the transport has decided that it is.
+            header: Its `traceparent`; empty if there is none.
+            marked: Whether the transport has decided that it is traced.
         """
         parent = Parent.of(header) if header else None
         if not (marked if self._sampler is None else self._sampler.takes(parent)):
@@ -85,23 +85,23 @@ class Tracer:
         return Trace(parent.trace_id, parent.span_id)
 
     def end(self, trace: Trace) -> None:
-        """A traced request has been answered."""
+        """Records that a traced request has been answered."""
         trace.ended = self._clock()
         with self._lock:
             self._ended.append(trace)
 
     def ran(self, version: Labels, report: BatchReport) -> None:
-        """A batch has run. On a batch thread; costs a look at a number while no request is traced."""
+        """Records that a batch has run. On a batch thread; costs almost nothing while no request is traced."""
         if self._open:
             self._reports.append((version, report))
 
     def start(self) -> None:
-        """Sends spans from now on."""
+        """Starts sending spans."""
         self._thread = Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends what has ended, and nothing any more."""
+        """Sends the remaining spans and stops."""
         self._stopping = True
         self._due.set()
         if self._thread is not None:
@@ -109,7 +109,7 @@ class Tracer:
         self._spans.close()
 
     def flush(self) -> None:
-        """Sends the requests whose batches are known, or will not be. On the tracer's thread."""
+        """Sends the requests whose batches are known, or never will be. On the tracer's thread."""
         with self._lock:
             ended, self._ended = self._ended, []
         self._learn(ended)
@@ -132,13 +132,13 @@ class Tracer:
             self._due.wait(SECONDS)
             try:
                 self.flush()
-            except Exception:  # a collector that cannot be reached must not end the thread
+            except Exception:  # an unreachable collector must not end the thread
                 log.exception("traces could not be sent")
             if self._stopping:
                 return
 
     def _learn(self, ended: Iterable[Trace]) -> None:
-        """Finds the batches of tasks that have arrived, in the reports that have come."""
+        """Finds the batches of tasks in the reports that have come, by the arrival of the tasks."""
         wanted = {arrival for trace in ended for arrival in trace.arrivals}
         kept: deque[tuple[Labels, BatchReport]] = deque()
         oldest = self._clock() - PATIENCE

@@ -1,4 +1,4 @@
-"""A process of ours beside the server, and the socket between them, seen from both."""
+"""A child process of the server, and the socket between them, for both sides."""
 
 import os
 import re
@@ -10,44 +10,44 @@ import sys
 from pathlib import Path
 
 NICENESS = 10
-"""Calls that wait in the server go before what is done beside it."""
+"""The child runs at a lower priority, so that calls in the server are served first."""
 
 
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(256 << 20)}
-"""For glibc: to give memory back after each body and ask for it anew keeps a core in the kernel for milliseconds."""
+"""For glibc: returning memory after each body would keep a core in the kernel for milliseconds."""
 
 
 class ChildProcess:
-    """A process that runs a module of ours, and ends when the socket to it is closed.
+    """A process that runs one of headrace's modules, and ends when its socket is closed.
 
     Args:
-        module: Its `main` calls `come_up` and is the process.
-        kind: Of the socket.
-        memory: Bytes that it may take beside what it comes up with, and files; 0 for no limit.
+        module: The module whose `main` calls `come_up` and is the process.
+        kind: The kind of the socket.
+        memory: Bytes that it may use beyond its memory at the start and files; 0 means no limit.
 
     Attributes:
-        socket: To the process; does not block.
+        socket: The socket to the process; it does not block.
     """
 
     def __init__(self, module: str, kind: socket.SocketKind = socket.SOCK_STREAM, *, memory: int = 0) -> None:
         self.socket, other = socket.socketpair(type=kind)
         with other:
-            # -P: the working directory, where anybody may be able to write, is not looked at for modules.
+            # -P: do not look for modules in the working directory, which anybody may be able to write to.
             command = [sys.executable, "-P", "-m", module, str(other.fileno()), str(memory)]
             self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env=_environment())
         self.socket.setblocking(False)
 
     def close(self) -> None:
-        """Ends it, whatever it is doing."""
+        """Ends the process, whatever it is doing."""
         self.socket.close()
         self._process.kill()
         self._process.wait()
 
 
 def come_up() -> socket.socket:
-    """What such a process does first; the socket to the server, named by its first argument."""
+    """The first thing that the process does: returns the socket to the server, which its first argument names."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # meant for the server, whose end this process sees
+        signal.signal(number, signal.SIG_IGN)  # meant for the server; this process sees the server's end
     os.nice(NICENESS)
     if memory := int(sys.argv[2]):
         limit_data(memory)
@@ -55,14 +55,14 @@ def come_up() -> socket.socket:
 
 
 def limit_data(more: int) -> None:
-    """Lets this process have so many bytes more than it has now, beside files and shared memory."""
+    """Limits this process to this many bytes more than it uses now, not counting files and shared memory."""
     found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None  # Linux says it
+    assert found is not None  # Linux reports it
     limit = (int(found[1]) << 10) + more
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _environment() -> dict[str, str]:
-    """As here; what this process can import, that one can."""
+    """The same paths as here: the child can import what this process can."""
     path = os.pathsep.join(filter(None, sys.path))
     return {**_KEEP_MEMORY, **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -22,27 +22,27 @@ from headrace_server.processes.streams import Stream
 from headrace_server.processes.worker import Worker
 
 PATIENCE = 5.0
-"""Seconds that a run waits for a process to come up again."""
+"""Seconds that a run waits for a process to be restarted."""
 
 ASKED_AT_MOST = 3
-"""Processes that are asked how a model batches, one after the other, before that is given up."""
+"""The number of processes that are asked, one after the other, how a model batches, before giving up."""
 
 ENDS_WITHIN = 0.5
-"""Seconds from the end of a process's sockets to its own."""
+"""Seconds between the end of a process's sockets and its own end."""
 
 TRY_SECONDS = 60.0
-"""Seconds that a run of a trial may take at most: the values that it makes up may keep a model going for ever."""
+"""Seconds that a run of a trial may take: its generated values may keep a model busy forever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """How a model is kept apart.
+    """How a model is isolated.
 
     Attributes:
-        name: The model's and its version, for errors and the log.
-        workers: Processes, at least 1; each runs as many batches at once as the model bears.
-        run_timeout: Seconds after which a run is ended together with its process; 0 for never.
-        restarted: Called whenever a process has ended that was not told to.
+        name: The model's name and its version, for errors and the log.
+        workers: The number of processes, at least 1; each runs as many batches at the same time as the model supports.
+        run_timeout: Seconds after which a run is ended together with its process; 0 means never.
+        restarted: Called whenever a process has ended unexpectedly.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Isolation:
 
 
 class IsolatedBackend:
-    """A model that is loaded, and run, in processes of its own. Inputs are joined right in the memory they share.
+    """A model that is loaded and run in processes of its own. Inputs are joined directly in shared memory.
 
     Args:
-        job: What each process is to do.
-        isolation: How many there are, and what else is asked of them.
+        job: What each process must do.
+        isolation: The number of processes and the other options.
 
     Attributes:
-        runtime: What runs the model; empty where its backend does not say.
+        runtime: The name of the model's runtime; empty if its backend does not say.
         streams: Whether the model answers requests many times.
         answers_once: Whether it can answer a request once.
 
@@ -80,7 +80,7 @@ class IsolatedBackend:
         except BaseException:
             self.close()
             raise
-        # Arrays without elements end nobody else there, so the model may see them.
+        # In its own process, a crash on arrays without elements harms nothing else, so the model may see them.
         self._signatures = {name: replace(own, empty=True) for name, own in every[0].signatures.items()}
         self.runtime = every[0].runtime
         self.streams, self.answers_once = every[0].streams, every[0].answers_once
@@ -88,32 +88,32 @@ class IsolatedBackend:
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """The model's own."""
+        """The model's own signatures."""
         return self._signatures
 
     @property
     def is_down(self) -> bool:
-        """Whether no process is up, nor soon will be."""
+        """Whether no process is up or about to be."""
         return self._places.hopeless
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Runs a batch in a process; the outputs are views of memory that it shares.
+        """Runs a batch in a process; the outputs are views of shared memory.
 
         Raises:
-            ServingError: The model's own; UNAVAILABLE, no process is up.
+            ServingError: The model's own error; UNAVAILABLE if no process is up.
             RunLost: The process has ended, or was ended because the run took too long.
         """
         return self._ask("run", signature, inputs, outputs)
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """As `run`, by the model's own `try_run`; what the runtime writes of a refusal is its process's affair."""
+        """As `run`, through the model's own `try_run`; what the runtime prints on a refusal stays in the process."""
         return self._ask("try", signature, inputs, outputs)
 
     async def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:
-        """The answers that the model gives to one request in one process, each made when the caller asks for it.
+        """The answers that the model gives to one request in one process, each computed when the caller asks for it.
 
         Raises:
-            ServingError: As `run`; the seconds of a run are those of one answer.
+            ServingError: As for `run`; the time limit of a run applies to each answer.
         """
         placed, held = await asyncio.to_thread(self._memory.place, inputs)
         try:
@@ -136,7 +136,7 @@ class IsolatedBackend:
                         raise ServingError(code, text)
                     yield stream.copy(message)
         except TimeoutError as error:
-            self._places.drop(worker)  # it takes a while to end, and nobody else is to be answered by it
+            self._places.drop(worker)  # ending takes a while, and it should answer nobody else meanwhile
             worker.kill()
             text = f"an answer took more than {seconds:g} s, and its worker process was ended"
             raise self._lost(Code.DEADLINE_EXCEEDED, text) from error
@@ -147,7 +147,7 @@ class IsolatedBackend:
             stream.close()
 
     def _open_stream(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> tuple[Stream, Worker]:
-        """Asks a process for the answers to a request; the next one where it has ended before it could be asked."""
+        """Asks a process for the answers to a request; the next one if it ended before it could be asked."""
         for _ in range(ASKED_AT_MOST):
             place = self._places.for_stream(PATIENCE)
             if place is None:
@@ -156,7 +156,7 @@ class IsolatedBackend:
                 return place.streams.ask(signature, outputs, placed), place.worker
             except Ended as error:
                 if not place.worker.ended.wait(ENDS_WITHIN):
-                    raise self._lost(Code.UNAVAILABLE, "its worker process takes no more requests") from error
+                    raise self._lost(Code.UNAVAILABLE, "its worker process accepts no more requests") from error
                 self._places.drop(place.worker)
             except OSError as error:
                 raise ServingError(Code.RESOURCE_EXHAUSTED, f"{self._isolation.name}: {error}") from error
@@ -180,27 +180,27 @@ class IsolatedBackend:
         return answers
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array for a joined input, in memory that the processes share.
+        """An array for a joined input, in shared memory.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, there is none left.
+            ServingError: RESOURCE_EXHAUSTED, no memory is left.
         """
         return self._memory.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:
-        """As the model's own, as many batches at once as all processes run together."""
+        """As the model's own parameters, with as many batches at a time as all processes run together."""
         fitted = self._fit(options)
         at_once = fitted.max_running_batches or options.num_batch_threads
         return replace(fitted, max_running_batches=at_once * len(self._keepers))
 
     def close(self) -> None:
-        """Lets the model close in each process, and ends them all."""
+        """Lets the model close in each process, and ends all processes."""
         for keeper in self._keepers:
             keeper.close()
         self._memory.close()
 
     def _fit(self, options: Options) -> Options:
-        """Asks a process, in a place that no run has; the next one where it has ended, since asking changes nothing."""
+        """Asks a process, outside the places for runs; tries the next one if it has ended."""
         for _ in range(ASKED_AT_MOST):
             place = self._places.take(PATIENCE)
             if place is None:
@@ -216,7 +216,7 @@ class IsolatedBackend:
         raise self._lost(Code.UNAVAILABLE, "no worker process is running")
 
     def _converse(self, question: tuple[Any, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
-        """Asks a process for a run, and hears from it; another one where it had ended before it could begin."""
+        """Asks a process for a run and waits for the result; uses another one if it had ended before it could begin."""
         seconds = self._isolation.run_timeout or (TRY_SECONDS if question[0] == "try" else None)
         while (place := self._places.take(PATIENCE)) is not None:
             try:

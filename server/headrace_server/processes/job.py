@@ -1,4 +1,4 @@
-"""What a worker process is asked to do, as both sides know it."""
+"""The instructions for a worker process, as both sides know them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from headrace_server.backends.signature import Signature
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A model to load and to run.
+    """A model to load and run.
 
     Attributes:
-        folder: The version's.
-        options: For the runtime.
-        memory_limit: Bytes that the process may have beside shared memory and files; 0 for no limit.
-        headroom: Bytes that it may have beyond what it has when the model is loaded; 0 for no limit.
+        folder: The version's folder.
+        options: Options of the runtime.
+        memory_limit: Bytes that the process may use, not counting shared memory and files; 0 means no limit.
+        headroom: Bytes that it may use beyond those after the load; 0 means no limit.
     """
 
     folder: Path
@@ -28,16 +28,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a worker process says of the model that it has loaded.
+    """What a worker process reports about the model that it has loaded.
 
     Attributes:
         signatures: The model's own, by name.
-        runtime: What runs it; empty where its backend does not say.
+        runtime: The name of its runtime; empty if its backend does not say.
         streams: Whether it answers requests many times.
         answers_once: Whether it can answer a request once.
-        evidence: What the model's file says against independent rows.
-        exact: Whether equal rows in equal places of batches of one size give equal bits.
-        most_rows: Rows that a batch may have; None for any number.
+        evidence: What in the model's file speaks against independent rows.
+        exact: Whether equal rows at equal positions in batches of equal size give equal bits.
+        most_rows: The most rows of a batch; None for any number.
     """
 
     signatures: Mapping[str, Signature]

@@ -1,4 +1,4 @@
-"""Keeps one worker process up, and says which of its slots are free for a run."""
+"""Keeps one worker process running, and tracks which of its slots are free for a run."""
 
 import logging
 import time
@@ -18,18 +18,18 @@ from headrace_server.processes.worker import Worker
 log = logging.getLogger(__name__)
 
 PAUSES = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds before a process is started again: after the first that has not lasted, after the second, and so on."""
+"""Seconds before a process is restarted: after the first one that ended early, after the second, and so on."""
 
 LASTING = 10.0
-"""Seconds after which a process has lasted."""
+"""Seconds after which a process does not count as having ended early."""
 
 
 class Place(NamedTuple):
-    """Where a run may go.
+    """A place for a run.
 
     Attributes:
         worker: A process that was up when the place was taken.
-        slot: The conversation with it.
+        slot: The slot for messages to it.
     """
 
     worker: Worker
@@ -37,11 +37,11 @@ class Place(NamedTuple):
 
 
 class StreamPlace(NamedTuple):
-    """Where a request may be answered many times.
+    """A place for requests that are answered many times.
 
     Attributes:
-        worker: A process that was up when it was asked for.
-        streams: What goes on in it.
+        worker: A process that was up when the place was requested.
+        streams: The requests that it is answering.
     """
 
     worker: Worker
@@ -49,10 +49,10 @@ class StreamPlace(NamedTuple):
 
 
 class Places:
-    """Those that no run has taken, and those of streams. Any thread.
+    """The places that no run has taken, and those for streams. Any thread.
 
     Attributes:
-        hopeless: Whether none is there, and none to be expected soon.
+        hopeless: Whether there is no place, and none is expected soon.
     """
 
     def __init__(self) -> None:
@@ -64,32 +64,31 @@ class Places:
         self.hopeless = False
 
     def take(self, patience: float) -> Place | None:
-        """One of a process that is up.
+        """Takes a place in a process that is up.
 
         Args:
-            patience: Seconds to wait for it while a process may come up.
+            patience: Seconds to wait for a place while a process may start.
 
-        Returns:
-            None where there is none in time, or none to be expected soon.
+        Returns: None if there is none in time, or none is expected soon.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._free or self.hopeless, patience)
             return self._free.pop() if self._free else None
 
     def for_stream(self, patience: float) -> StreamPlace | None:
-        """The process that answers the fewest streams now; as `take`."""
+        """The process with the fewest current streams; parameters as for `take`."""
         with self._streams_changed:
             self._streams_changed.wait_for(lambda: self._streams or self.hopeless, patience)
             return min(self._streams, key=lambda place: place.streams.open, default=None)
 
     def add_streams(self, place: StreamPlace) -> None:
-        """One more process answers streams."""
+        """Adds a process that answers streams."""
         with self._streams_changed:
             self._streams.append(place)
             self._streams_changed.notify_all()
 
     def put(self, place: Place) -> None:
-        """The place is free; or gone, where its process has ended."""
+        """Frees the place, or drops it if its process has ended."""
         with self._changed:
             if place.worker.ended.is_set():
                 place.slot.close()
@@ -99,7 +98,7 @@ class Places:
             self._changed.notify()
 
     def drop(self, worker: Worker) -> None:
-        """Closes the free places of a process that has ended; who has taken one of the others closes it."""
+        """Closes the free places of a process that has ended; whoever holds another one closes it."""
         with self._changed:
             for place in [place for place in self._free if place.worker is worker]:
                 self._free.remove(place)
@@ -109,7 +108,7 @@ class Places:
                 stream_place.streams.close()
 
     def give_up(self) -> None:
-        """Nobody need wait: there is none to be expected soon."""
+        """Ends all waits, because no place is expected soon."""
         with self._changed:
             self.hopeless = True
             self._changed.notify_all()
@@ -117,17 +116,17 @@ class Places:
 
 
 class Keeper:
-    """A thread that starts a process with a model, and another one when it has ended.
+    """A thread that starts a process with a model, and a new one whenever it has ended.
 
     Args:
-        name: The model's, for the log.
-        job: What the process is to do.
+        name: The model's name, for the log.
+        job: What the process must do.
         memory: Holds the inputs of runs.
-        places: Told of the process's slots.
-        restarted: Called whenever a process has ended that was not told to.
+        places: Receives the process's slots.
+        restarted: Called whenever a process has ended unexpectedly.
 
     Attributes:
-        loaded: What the process says of the model, or why the first process could not load it.
+        loaded: What the process reports about the model, or why the first process could not load it.
     """
 
     def __init__(self, name: str, job: Job, memory: OwnedMemory, places: Places, restarted: Callable[[], None]) -> None:
@@ -143,7 +142,7 @@ class Keeper:
         self._thread.start()
 
     def close(self) -> None:
-        """Lets the model close, and ends the process; no run is under way, nor begins."""
+        """Lets the model close, and ends the process; no run is under way or begins."""
         self._closing.set()
         worker = self._worker
         if worker is not None:
@@ -163,7 +162,7 @@ class Keeper:
                 worker.kill()
             try:
                 self._bring_up(worker)
-            except Exception as error:  # of whatever kind: a thread that ended would leave the model without a process
+            except Exception as error:  # any exception: if this thread ended, the model would have no process
                 worker.kill()
                 worker.wait()
                 worker.close_slots()
@@ -174,14 +173,14 @@ class Keeper:
                 self._places.give_up()
             else:
                 worker.wait()
-                if self._closing.is_set():  # whoever closes it may be using its slots
+                if self._closing.is_set():  # the thread that closes it may be using its slots
                     return
                 self._places.drop(worker)
                 self._report(worker.how_it_ended())
             failures = 0 if time.monotonic() - began > LASTING else failures + 1
 
     def _bring_up(self, worker: Worker) -> None:
-        """Loads the model, with a slot for each run that it bears at the same time."""
+        """Loads the model, with a slot for each run that it supports at the same time."""
         loaded = worker.load(self._job)
         options = self._job.options.batching or Options(max_batch_size=1)
         at_once = worker.fit(options).max_running_batches or options.num_batch_threads

@@ -1,4 +1,4 @@
-"""Values in files without a name, in memory: how large ones cross from process to process without a copy on arrival."""
+"""Values in anonymous files in memory, with which large ones pass between processes without a copy on arrival."""
 
 import mmap
 import os
@@ -13,15 +13,15 @@ _STEP = 256 << 10
 
 
 def create() -> int:
-    """An empty file; its descriptor, which the caller closes."""
+    """Creates an empty file and returns its descriptor, which the caller closes."""
     return os.memfd_create("headrace")
 
 
 def append(descriptor: int, data: bytes | memoryview) -> None:
-    """Writes where the last write ended, whoever wrote: the place is the file's, and not a descriptor's.
+    """Writes after the last write, whoever made it: the position belongs to the file, not to a descriptor.
 
     Raises:
-        OSError: There is no memory for it.
+        OSError: Memory is missing.
     """
     left = memoryview(data)
     while left:
@@ -29,9 +29,9 @@ def append(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def take(descriptor: int) -> bytes:
-    """The bytes of a file, which is emptied.
+    """Returns the bytes of a file and empties it.
 
-    Step by step: what a process asks of the kernel at once is done to its end, whoever waits for the core.
+    In steps: the kernel completes each request of a process in one go, whoever waits for the core.
     """
     steps = range(0, os.fstat(descriptor).st_size, _STEP)
     data = b"".join([os.pread(descriptor, _STEP, start) for start in steps])
@@ -41,7 +41,7 @@ def take(descriptor: int) -> bytes:
 
 
 def pack(value: Any) -> int:
-    """Writes a value that can be pickled; the descriptor of its file. The bytes of arrays are written as they are."""
+    """Writes a picklable value and returns its file's descriptor. The bytes of arrays are written as they are."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
@@ -55,7 +55,7 @@ def pack(value: Any) -> int:
 
 
 def unpack(descriptor: int) -> Any:
-    """The value in a file that `pack` wrote; its arrays are views of the file, which stays for as long as they do."""
+    """The value in a file that `pack` wrote; its arrays are views of the file, which lives as long as they do."""
     view = contents(descriptor)
     (count,) = _SIZE.unpack_from(view)
     sizes = [_SIZE.unpack_from(view, _SIZE.size * (1 + part))[0] for part in range(count)]

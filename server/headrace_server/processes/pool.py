@@ -1,8 +1,8 @@
-"""A few processes beside the server, started when they are first needed, that run functions of large JSON bodies.
+"""Some processes beside the server, started when they are first needed, that run functions on large JSON bodies.
 
-What they buy: while one client posts bodies of 9 MB, one after the other, to a server that uses grpcio and uvicorn, the
-p99 of a caller over gRPC is 9 ms; it is 390 ms where a thread of the server reads the bodies (two quiet cores,
-2026-11-27). The native transport sends only those bodies here that it cannot read by itself.
+The benefit: while one client posts bodies of 9 MB one after the other to a server with grpcio and uvicorn, the p99 of a
+caller over gRPC is 9 ms; it is 390 ms if a thread of the server reads the bodies (two quiet cores, 2026-11-27). The
+native transport sends only those bodies here that it cannot read itself.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ T = TypeVar("T")
 CHILD = "headrace_server.processes.pool_child"
 
 LARGE_BYTES = 4 << 20
-"""A body from here on, expanded, is large: it takes a tenth of a second and more."""
+"""An expanded body of this size or more is large: it takes a tenth of a second or more."""
 
 ELEMENT_BYTES = 8
-"""About how many an element takes, written."""
+"""About the number of bytes of a written element."""
 
 GRACE_SECONDS = 0.5
-"""That a job may go on after its caller has left: a process takes about as long to start anew."""
+"""Seconds that a job may continue after its caller has left: starting a new process takes about as long."""
 
 
 class JsonProcesses:
-    """Runs functions elsewhere, as many at once as there are processes, the small ones first. In one event loop.
+    """Runs functions in other processes, the small ones first. In one event loop.
 
     Args:
-        count: Processes for large bodies, beside one that never has to do with them.
-        memory: Bytes that each may take for a body; 0 for any number.
+        count: The number of processes for large bodies, besides one that never handles them.
+        memory: Bytes that each may use for a body; 0 means any number.
     """
 
     def __init__(self, count: int, memory: int = 0) -> None:
@@ -47,16 +47,16 @@ class JsonProcesses:
         self._jobs: set[asyncio.Task[Any]] = set()
 
     async def run(self, function: Callable[..., T], *arguments: Any, size: int, body: int | None = None) -> T:
-        """The result of a function of some module; who stops waiting for it ends it.
+        """The result of a function of a module; if the caller stops waiting, the function is stopped.
 
         Args:
             function: Called with the body, if there is one, and the arguments.
-            arguments: Whatever can be pickled; the bytes of arrays cross without being.
-            size: About how many bytes it has to read or write.
-            body: Descriptor of a file that is not empty, closed once it is not needed any more.
+            arguments: Picklable values; the bytes of arrays are passed without pickling.
+            size: About how many bytes it must read or write.
+            body: The descriptor of a file that is not empty; closed when it is no longer needed.
 
         Raises:
-            ServingError: As the function; UNAVAILABLE, the process ended, or could not be started.
+            ServingError: As the function raises; UNAVAILABLE if the process ended, or could not be started.
         """
         descriptors = [memory_file.pack((function, arguments)), *([] if body is None else [body])]
         job = _Job(descriptors, size)
@@ -66,7 +66,7 @@ class JsonProcesses:
         try:
             answer = await asyncio.shield(running)
         except asyncio.CancelledError:
-            # A process that is nearly done is worth more than one to be started anew.
+            # Letting a process finish is better than starting a new one if it is nearly done.
             running.get_loop().call_later(GRACE_SECONDS if job.begun else 0, running.cancel)
             raise
         if len(answer) == 1:
@@ -75,7 +75,7 @@ class JsonProcesses:
         raise ServingError(*answer)
 
     async def close(self) -> None:
-        """Ends the processes, and what they may be doing."""
+        """Ends the processes, whatever they are doing."""
         for process in self._idle:
             process.close()
         for job in self._jobs:
@@ -102,7 +102,7 @@ class JsonProcesses:
 
 @dataclass(slots=True)
 class _Job:
-    """What a process is to do: its files, about how many bytes it is about, and whether it has been begun."""
+    """A job for a process: its files, about how many bytes it concerns, and whether it has begun."""
 
     descriptors: list[int]
     size: int
@@ -110,16 +110,16 @@ class _Job:
 
 
 class _Process(ChildProcess):
-    """One of them; does one job at a time."""
+    """One of the processes; it does one job at a time."""
 
     def __init__(self, memory: int) -> None:
         super().__init__(CHILD, memory=memory)
 
     async def ask(self, descriptors: list[int]) -> Any:
-        """Sends a job, whose descriptors are closed here, so that its files are freed there; what the process answers.
+        """Sends a job, closes its descriptors here so that the files are freed there, and returns the process's answer.
 
         Raises:
-            ConnectionError: It ended.
+            ConnectionError: The process ended.
         """
         socket.send_fds(self.socket, [b"q"], descriptors)
         _close(descriptors)

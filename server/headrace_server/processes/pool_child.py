@@ -10,7 +10,7 @@ from headrace_server.errors import status_of
 from headrace_server.processes import memory_file
 from headrace_server.processes.child import come_up
 
-NO_MEMORY = "the body takes more memory to read, or the answer to write, than a process may have (--request_memory_mb)"
+NO_MEMORY = "reading the body or writing the answer needs more memory than a process may use (--request_memory_mb)"
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def _send(server: socket.socket, descriptor: int) -> None:
 
 
 def _answer(job: Sequence[int]) -> tuple[object, ...]:
-    """The result, alone, or the code and text of a failure."""
+    """The result alone, or the code and text of an error."""
     try:
         function, arguments = memory_file.unpack(job[0])
         bodies = [memory_file.take(body) for body in job[1:]]

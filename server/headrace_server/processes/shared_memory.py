@@ -1,4 +1,4 @@
-"""Arrays in memory that two processes share: one side owns the blocks, the other one uses them where they lie."""
+"""Arrays in memory that two processes share: one side owns the blocks, the other uses them in place."""
 
 import mmap
 import os
@@ -16,19 +16,19 @@ from headrace_server.backends.buffer_pool import BufferPool
 from headrace_server.errors import ServingError
 
 NOWHERE = 0
-"""The number of no block: that of arrays without elements."""
+"""The block number of arrays without elements, which have no block."""
 
 
 class Placed(NamedTuple):
-    """Where an array lies.
+    """The location of an array.
 
     Attributes:
         alias: The array's name.
         block: The number of its block.
         offset: Bytes from the block's beginning.
-        size: Bytes that it takes there.
-        dtype: A text that numpy reads, or the dtype itself where numpy has no text for it; "O" for strings.
-        shape: As it is.
+        size: Its size in bytes.
+        dtype: A text that numpy understands, or the dtype itself if numpy has no text for it; "O" for strings.
+        shape: The array's shape.
     """
 
     alias: str
@@ -40,13 +40,13 @@ class Placed(NamedTuple):
 
 
 class OwnedMemory:
-    """The side that allocates. Its blocks are files without a name, which the other side maps as well.
+    """The side that allocates. Its blocks are anonymous files, which the other side maps as well.
 
-    Any thread, several at once. Memory is used again once nobody here holds an array on it, so an array has to be held
-    for as long as the other side uses it.
+    Any thread, several at the same time. Memory is reused once no array on it is held here, so an array must be held as
+    long as the other side uses it.
 
     Attributes:
-        freed: Blocks that there were and are no more.
+        freed: Blocks that existed and no longer do.
     """
 
     def __init__(self) -> None:
@@ -56,14 +56,14 @@ class OwnedMemory:
         self.freed = 0
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array whose elements are not set; as `BufferPool.empty`."""
+        """An array with uninitialised elements, as for `BufferPool.empty`."""
         return self._pool.empty(shape, dtype)
 
     def place(self, arrays: Arrays) -> tuple[list[Placed], list[Array]]:
-        """Where arrays lie, each of those in other memory copied into a block; and what to hold while they are used.
+        """The locations of arrays, after copying those in other memory, and what to hold while they are used.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, there is no memory left.
+            ServingError: RESOURCE_EXHAUSTED, no memory is left.
         """
         both = [self._place(alias, array) for alias, array in arrays.items()]
         return [placed for placed, _ in both], [held for _, held in both]
@@ -73,17 +73,17 @@ class OwnedMemory:
         return self._descriptors[number]
 
     def abandon(self, arrays: Sequence[Array]) -> None:
-        """Never uses the memory of arrays again, since the other side has kept it."""
+        """Never reuses the memory of arrays, because the other side has kept it."""
         for block in map(self._pool.block_of, arrays):
             if isinstance(block, _Block):
                 block.abandoned = True
 
     def has(self, number: int) -> bool:
-        """Whether a block is still there."""
+        """Whether a block still exists."""
         return number in self._descriptors
 
     def close(self) -> None:
-        """Frees what is idle now, and the rest once nobody holds it."""
+        """Frees idle memory now, and the rest once it is no longer held."""
         self._pool.close()
 
     def _place(self, alias: str, array: Array) -> tuple[Placed, Array]:
@@ -105,7 +105,7 @@ class OwnedMemory:
     def _allocate(self, size: int) -> "_Block":
         descriptor = os.memfd_create("headrace-arrays")
         try:
-            os.posix_fallocate(descriptor, 0, size)  # else a lack of memory would end the process, and later
+            os.posix_fallocate(descriptor, 0, size)  # otherwise a lack of memory would end the process later
             block = _Block(size, np.uint8, mmap.mmap(descriptor, size))
         except OSError as error:
             os.close(descriptor)
@@ -121,11 +121,11 @@ class OwnedMemory:
 
 
 class MappedMemory:
-    """The side that uses blocks of the other one. One thread at a time.
+    """The side that uses blocks of the other side. One thread at a time.
 
     Attributes:
-        released: Numbers of arrays that nobody here uses any more, as they were given to `lend`. Whoever tells the
-            other side takes them out.
+        released: Numbers passed to `lend`, of arrays that are no longer used here. The code that tells the other side
+            removes them.
     """
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class MappedMemory:
             self._maps.pop(number, None)
 
     def array(self, placed: Placed) -> Array:
-        """The array that lies there, which may be written; it lives as long as a view of it. Strings are a copy."""
+        """The writable array at a location; it lives as long as a view of it. Strings are copied."""
         if placed.block == NOWHERE:
             return np.empty(placed.shape, placed.dtype)
         if placed.dtype == "O":
@@ -153,7 +153,7 @@ class MappedMemory:
         return np.ndarray(placed.shape, placed.dtype, self._maps[placed.block], placed.offset)
 
     def lend(self, placed: Placed, number: int) -> Array:
-        """The array that lies there; once nobody uses it any more its number is in `released`."""
+        """The array at a location; once it is no longer used, its number is in `released`."""
         if placed.block == NOWHERE or placed.dtype == "O":
             self.released.append(number)
             return self.array(placed)
@@ -166,8 +166,8 @@ class _Block(np.ndarray[Any, Any]):
     """The bytes of a file in memory.
 
     Attributes:
-        number: The file's, to the other side.
-        abandoned: Whether the other side has kept it.
+        number: The file's number on the other side.
+        abandoned: Whether the other side has kept the file.
     """
 
     number: int
@@ -175,10 +175,10 @@ class _Block(np.ndarray[Any, Any]):
 
 
 class _Pool(BufferPool):
-    """One that leaves some blocks alone."""
+    """A pool that never frees some of its blocks."""
 
     def take_back(self, block: Array) -> None:
-        """As the base class; an abandoned block is freed here, and stays where the other side has mapped it."""
+        """As in the base class; an abandoned block is freed here, and stays where the other side has mapped it."""
         if isinstance(block, _Block) and block.abandoned:
             self.discard(block)
         else:
@@ -186,7 +186,7 @@ class _Pool(BufferPool):
 
 
 class _Lent(np.ndarray[Any, Any]):
-    """The base of all arrays on memory of the other side, which goes when the last of them does."""
+    """The base of all arrays on the other side's memory; it ends with the last of them."""
 
     number: int
     released: deque[int]

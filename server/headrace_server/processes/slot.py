@@ -1,4 +1,4 @@
-"""What crosses between the server and a worker process: messages over a socket, with arrays in shared memory."""
+"""The messages between the server and a worker process: over a socket, with arrays in shared memory."""
 
 import asyncio
 import pickle
@@ -13,33 +13,33 @@ from headrace_server.errors import ServingError
 from headrace_server.processes.shared_memory import NOWHERE, MappedMemory, OwnedMemory, Placed
 
 MAX_MESSAGE = 192 << 10
-"""Bytes; Linux's default for a socket's buffer is somewhat more."""
+"""Bytes; Linux's default size of a socket's buffer is somewhat larger."""
 
 MAX_TEXT = 16 << 10
-"""Characters of an error that cross."""
+"""The most characters of an error that are sent."""
 
-MAX_DESCRIPTORS = 200  # the kernel takes 253 in a message
+MAX_DESCRIPTORS = 200  # the kernel allows 253 in a message
 _CONTROL = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
 
 _SHARE = "share"
 
 
 class Ended(ConnectionError):
-    """The other side has ended, or broken off."""
+    """The other side has ended, or closed the connection."""
 
 
 class Unread(Ended):
-    """It has ended without having read what was sent."""
+    """The other side has ended without reading what was sent."""
 
 
 class Message(NamedTuple):
-    """What the other side says.
+    """A message from the other side.
 
     Attributes:
-        kind: What it is about.
-        placed: Where its arrays lie.
+        kind: The kind of message.
+        placed: The locations of its arrays.
         content: The rest.
-        descriptors: Of files that came with it, owned by whoever receives it.
+        descriptors: Descriptors of files that came with it; the receiver owns them.
     """
 
     kind: str
@@ -49,14 +49,14 @@ class Message(NamedTuple):
 
 
 class Slot:
-    """One side of a conversation. One thread at a time.
+    """One side of a connection. One thread at a time.
 
     Args:
-        connection: SOCK_SEQPACKET; owned from here on.
+        connection: A SOCK_SEQPACKET socket, which the slot now owns.
         memory: Holds the arrays that are sent.
 
     Attributes:
-        mapped: The memory of those that are received.
+        mapped: The memory of received arrays.
     """
 
     def __init__(self, connection: socket.socket, memory: OwnedMemory) -> None:
@@ -64,20 +64,21 @@ class Slot:
         self._memory = memory
         self._sent: set[int] = set()
         self._freed = 0
-        self._room = memoryview(bytearray(MAX_MESSAGE))  # new room for each message would cost more than all else
+        self._room = memoryview(bytearray(MAX_MESSAGE))  # a new buffer per message would cost more than all else
         self.mapped = MappedMemory()
 
     def send(self, kind: str, *content: Any, placed: Sequence[Placed] = (), descriptors: Sequence[int] = ()) -> None:
         """Sends a message.
 
         Args:
-            kind: What it is about.
-            content: Whatever can be pickled.
-            placed: Where arrays lie in this side's memory, to be held for as long as the other side uses them.
-            descriptors: Of files to go with it.
+            kind: The kind of message.
+            content: Any picklable value.
+            placed: The locations of arrays in this side's memory, which must be held as long as the other side uses
+                them.
+            descriptors: Descriptors of files to send with it.
 
         Raises:
-            Unread: Nobody is there any more.
+            Unread: The other side has ended.
             ServingError: RESOURCE_EXHAUSTED, there are too many arrays.
         """
         new = [own.block for own in placed if own.block != NOWHERE and own.block not in self._sent]
@@ -86,25 +87,25 @@ class Slot:
         self._send((kind, [tuple(own) for own in placed], self._dropped(), *content), descriptors)
 
     def receive(self, timeout: float | None = None) -> Message:
-        """The next message.
+        """Receives the next message.
 
         Args:
-            timeout: Seconds that it may take; None for ever.
+            timeout: Seconds to wait; None means forever.
 
         Raises:
-            Ended: Nobody is there any more.
-            TimeoutError: It did not come.
+            Ended: The other side has ended.
+            TimeoutError: No message came in time.
         """
         self._connection.settimeout(timeout)
         while (message := self._take()) is None:
-            pass  # that one only shared memory
+            pass  # that message only shared memory
         return message
 
     async def receive_in_loop(self) -> Message:
-        """The next message, for which the event loop does not wait.
+        """Receives the next message without blocking the event loop.
 
         Raises:
-            Ended: Nobody is there any more.
+            Ended: The other side has ended.
         """
         while True:
             try:
@@ -120,7 +121,7 @@ class Slot:
         self._connection.close()
 
     def _take(self, flags: int = 0) -> Message | None:
-        """Reads a message; None where all that it did was to share memory."""
+        """Parses a message; None if it only shared memory."""
         data, descriptors = self._receive(flags)
         kind, placed, dropped, *content = pickle.loads(data)
         self.mapped.drop(dropped)
@@ -135,7 +136,7 @@ class Slot:
         self._sent.update(numbers)
 
     def _dropped(self) -> tuple[int, ...]:
-        """Blocks that the other side need not map any more."""
+        """Blocks that the other side no longer needs to map."""
         if self._freed == self._memory.freed:
             return ()
         self._freed = self._memory.freed
@@ -160,7 +161,7 @@ class Slot:
             size, control, _, _ = self._connection.recvmsg_into([self._room], _CONTROL, flags)
         except (TimeoutError, BlockingIOError):
             raise
-        except ConnectionResetError as error:  # Linux: unix(7) says so where the other side has not read everything
+        except ConnectionResetError as error:  # Linux: see unix(7); the other side has not read everything
             raise Unread(str(error)) from error
         except OSError as error:
             raise Ended(str(error)) from error
@@ -173,7 +174,7 @@ class Slot:
 
 
 class Lender:
-    """Keeps the arrays that the other side still uses, until it gives their numbers back."""
+    """Holds the arrays that the other side still uses, until it returns their numbers."""
 
     def __init__(self) -> None:
         self.next = 0
@@ -185,13 +186,13 @@ class Lender:
         self.next += len(arrays)
 
     def give_back(self, numbers: Sequence[int]) -> None:
-        """Lets go of arrays."""
+        """Releases arrays."""
         for number in numbers:
             self._lent.pop(number, None)
 
 
 async def _readable(descriptor: int) -> None:
-    """Waits until there is something to read, or the other side has broken off."""
+    """Waits until there is something to read, or the other side has closed the connection."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
     loop.add_reader(descriptor, _set, ready)

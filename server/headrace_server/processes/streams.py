@@ -1,4 +1,4 @@
-"""Requests that a worker process answers many times, each over a socket of its own on which an event loop waits."""
+"""Requests that a worker process answers many times, each over a socket of its own in an event loop."""
 
 import asyncio
 import socket
@@ -18,12 +18,12 @@ class WorkerStreams:
     """The requests that one process answers many times.
 
     Args:
-        connection: SOCK_SEQPACKET, to the process's `streams_child`; owned from here on.
+        connection: A SOCK_SEQPACKET socket to the process's `streams_child`, which this object now owns.
         memory: Holds the inputs.
 
     Attributes:
-        open: How many are being answered.
-        last_answer: When the process last answered one of them, by the monotonic clock.
+        open: The number of requests being answered.
+        last_answer: When the process last answered one of them, on the monotonic clock.
     """
 
     def __init__(self, connection: socket.socket, memory: OwnedMemory) -> None:
@@ -35,10 +35,10 @@ class WorkerStreams:
         self.last_answer = 0.0
 
     def ask(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> "Stream":
-        """Asks for the answers to a request. Any thread; may wait for the process.
+        """Asks for the answers to a request. Any thread; may block on the process.
 
         Raises:
-            Ended: The process has, or does not read.
+            Ended: The process has ended, or does not read.
         """
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         slot = Slot(ours, self._memory)
@@ -52,7 +52,7 @@ class WorkerStreams:
         return Stream(self, slot)
 
     def close(self) -> None:
-        """Opens no more; those that are open end with the process."""
+        """Opens no more requests; open ones end with the process."""
         self._door.close()
 
 
@@ -65,22 +65,23 @@ class Stream:
         streams.open += 1
 
     async def messages(self, step_timeout: float | None) -> AsyncGenerator[Message, None]:
-        """What the process says; each message but the first is asked for when the caller asks for it.
+        """The process's messages; each one except the first is requested when the caller asks for it.
 
         Args:
-            step_timeout: Seconds that the process may take for an answer; None for ever. A model that makes one answer
-                at a time is busy with other requests first, so they are counted from its last answer to any of them.
+            step_timeout: Seconds that the process may take for an answer; None means forever. A model that computes one
+                answer at a time may be busy with other requests, so the time is counted from its last answer to any of
+                them.
 
         Raises:
-            Ended: The process has.
-            TimeoutError: It has made no answer in time.
+            Ended: The process has ended.
+            TimeoutError: There was no answer in time.
         """
         while True:
             yield await self._receive(step_timeout)
             self._slot.send("next")
 
     def copy(self, message: Message) -> Arrays:
-        """The arrays of an answer, out of memory that the process uses again."""
+        """The arrays of an answer, copied from memory that the process reuses."""
         return {own.alias: _own(self._slot.mapped.array(own)) for own in message.placed}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The side of a worker process that answers requests many times: an event loop on a thread of its own."""
+"""The worker process's side of requests that are answered many times: an event loop on a thread of its own."""
 
 import asyncio
 import socket
@@ -15,13 +15,13 @@ Fail = Callable[[Slot, BaseException], None]
 
 
 def serve_streams(connection: socket.socket, backend: Streaming, fail: Fail) -> None:
-    """Answers the requests that the server opens, until it has gone."""
+    """Answers the requests that the server opens until the server has gone."""
     with suppress(Ended):
         asyncio.run(_Streams(connection, backend, fail).serve())
 
 
 class _Streams:
-    """All requests that are answered many times, at once."""
+    """All requests that are answered many times, in one event loop."""
 
     def __init__(self, connection: socket.socket, backend: Streaming, fail: Fail) -> None:
         self._outputs = OwnedMemory()
@@ -34,13 +34,13 @@ class _Streams:
         """Answers until the server has gone."""
         while True:
             message = await self._door.receive_in_loop()
-            for descriptor in message.descriptors:  # none where this process may open no more
+            for descriptor in message.descriptors:  # none if this process may open no more files
                 task = asyncio.create_task(self._answer(socket.socket(fileno=descriptor)))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, connection: socket.socket) -> None:
-        """Answers one request until the server breaks off, which it does after the last answer, too."""
+        """Answers one request until the server closes the connection, which it also does after the last answer."""
         slot = Slot(connection, self._outputs)
         wanted = asyncio.Semaphore(1)
         answering: asyncio.Task[None] | None = None
@@ -64,7 +64,7 @@ class _Streams:
                 slot.send("end")
             except (asyncio.CancelledError, Ended):
                 raise
-            except BaseException as error:  # a model that calls sys.exit fails its request, and ends nothing
+            except BaseException as error:  # a model that calls sys.exit fails its request, but ends nothing else
                 self._fail(slot, error)
 
     async def _send_each(self, slot: Slot, answers: AsyncGenerator[Arrays, None], wanted: asyncio.Semaphore) -> None:
@@ -75,7 +75,7 @@ class _Streams:
                 placed, held = self._outputs.place(answer)
                 slot.send("answer", placed=placed)
                 await wanted.acquire()
-        del held  # until here the server may have been reading it
+        del held  # the server may have been reading it until now
 
     def _answers(self, slot: Slot, request: Message) -> AsyncGenerator[Arrays, None]:
         signature, outputs = request.content

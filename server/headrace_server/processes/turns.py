@@ -1,4 +1,4 @@
-"""Who may run next, of jobs that are large and small: the smallest first, and never large ones alone."""
+"""Decides which of large and small jobs runs next: the smallest first, and never only large ones."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,11 +8,11 @@ from itertools import count
 
 
 class Turns:
-    """Lets a number of jobs run at once; the others wait, the smallest at the front. In one event loop.
+    """Lets a number of jobs run at the same time; the others wait, the smallest first. In one event loop.
 
     Args:
-        most: Jobs that run at once.
-        large: The size from which on a job is large.
+        most: The number of jobs that run at the same time.
+        large: The size from which a job is large.
         most_large: How many of those that run may be large.
     """
 
@@ -25,7 +25,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, size: int) -> AsyncIterator[None]:
-        """Waits for its turn, and has it until the end of the block."""
+        """Waits for its turn, and keeps it until the end of the block."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heappush(self._waiting, (size, next(self._order), turn))
         self._begin()
@@ -40,7 +40,10 @@ class Turns:
             self._begin()
 
     def _begin(self) -> None:
-        """Begins what may begin: the smallest is looked at first, so that all behind one that may not are as large."""
+        """Starts the jobs that may start.
+
+        The smallest comes first: if a job may not start, all after it are as large.
+        """
         while self._waiting and self._free:
             size, _, turn = self._waiting[0]
             if not turn.done() and size >= self._large and not self._free_large:

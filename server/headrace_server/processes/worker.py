@@ -1,4 +1,4 @@
-"""One worker process, as the server sees it: started, asked to load a model, and ended."""
+"""One worker process, as seen by the server: started, asked to load a model, and ended."""
 
 import logging
 import os
@@ -26,14 +26,14 @@ CLOSE_WITHIN = 5.0
 """Seconds that a model's own `close` may take."""
 
 MAX_LINE = 8 << 10
-"""Bytes of a line of a model's output that is logged as one."""
+"""The most bytes of a line of a model's output that are logged as one line."""
 
 
 class Worker:
     """A process with a model. What it prints is logged under the model's name.
 
     Args:
-        name: The model's, for the log.
+        name: The model's name, for the log.
         memory: Holds the inputs of its runs.
     """
 
@@ -54,14 +54,14 @@ class Worker:
 
     @property
     def first(self) -> Slot:
-        """The slot that it is asked to load in."""
+        """The slot through which it is asked to load."""
         return self._slots[0]
 
     def load(self, job: Job) -> Loaded:
-        """Loads a model there.
+        """Loads a model in the process.
 
         Raises:
-            LoadError: The model cannot be loaded, or has ended the process.
+            LoadError: The model cannot be loaded, or has crashed the process.
         """
         file = memory_file.pack(job)
         try:
@@ -83,59 +83,59 @@ class Worker:
         """As the model's own `fit_batching`.
 
         Raises:
-            Ended: The process has.
+            Ended: The process has ended.
         """
         self.first.send("fit", options)
         fitted: Options = self.first.receive().content[0]
         return fitted
 
     def open_slot(self) -> Slot:
-        """A slot for one more run at the same time.
+        """Creates a slot for one more run at the same time.
 
         Raises:
-            Ended: The process has.
+            Ended: The process has ended.
         """
         slot = Slot(self._connect("slot"), self._memory)
         self._slots.append(slot)
         return slot
 
     def open_streams(self) -> WorkerStreams:
-        """A way to requests that are answered many times, of a model that does so.
+        """Opens a connection for requests that are answered many times, if the model does that.
 
         Raises:
-            Ended: The process has.
+            Ended: The process has ended.
         """
         return WorkerStreams(self._connect("streams"), self._memory)
 
     def close(self) -> None:
-        """Lets the model close, and ends the process; none of its slots is in use."""
+        """Lets the model close, and ends the process; none of its slots may be in use."""
         with suppress(OSError):  # it has ended, or does not answer
             self.first.send("close")
             self.first.receive(CLOSE_WITHIN)
         self.kill()
 
     def kill(self) -> None:
-        """Ends the process and what it has started, whatever they are doing."""
+        """Ends the process and its children, whatever they are doing."""
         if self.ended.is_set():
-            return  # its number may be another's by now
+            return  # its number may belong to another process by now
         with suppress(ProcessLookupError):  # nothing of it is left
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self) -> None:
         """Returns when the process has ended, and nothing of it is left."""
         self._process.wait()
-        self.kill()  # what it has started, and left behind
+        self.kill()  # children that it left behind
         self.ended.set()
         os.close(self._lifeline)
         self._logger.join(1.0)
 
     def close_slots(self) -> None:
-        """Closes its slots, where nobody else has them."""
+        """Closes its slots, if nothing else holds them."""
         for slot in self._slots:
             slot.close()
 
     def how_it_ended(self) -> str:
-        """Such as "was ended by SIGSEGV"; ends it first if it goes on without its socket."""
+        """How it ended, such as "was ended by SIGSEGV"; ends it first if it still runs without its socket."""
         if not self.ended.wait(0.5):
             self.kill()
         status = self._process.wait()
@@ -146,7 +146,7 @@ class Worker:
         return f"was ended by signal {-status}"
 
     def _connect(self, kind: str) -> socket.socket:
-        """One more socket to the process, which learns what it is for."""
+        """Opens one more socket to the process, which is told its purpose."""
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         with theirs:
             self.first.send(kind, descriptors=[theirs.fileno()])
@@ -166,7 +166,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=_environment(),
-                start_new_session=True,  # a Ctrl-C at the terminal is for the server
+                start_new_session=True,  # a Ctrl-C at the terminal is meant for the server
             )
         finally:
             theirs.close()
@@ -180,7 +180,7 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """As here, but for what would have modules imported from the working directory."""
+    """The same environment as here, except for what would import modules from the working directory."""
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(folder for folder in folders if os.path.isabs(folder))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""A process that runs one model: whatever the model does to its process, it does to no other model."""
+"""A process that runs one model, so that whatever the model does to its process affects no other model."""
 
 import fcntl
 import logging
@@ -31,7 +31,7 @@ F_SETSIG = 10  # of <fcntl.h> on Linux
 Run = Callable[[str, Arrays, Sequence[str]], Arrays]
 
 OUT_OF_MEMORY = 75
-"""The status of a process that ends because its model found no memory: what has leaked goes with it."""
+"""The status of a process that ends because its model ran out of memory: what it has leaked is freed with it."""
 
 
 def main() -> None:
@@ -42,19 +42,19 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     with suppress(Ended):
         _serve_first(socket.socket(fileno=int(sys.argv[1])))
-    os._exit(0)  # threads that the model has started do not matter any more
+    os._exit(0)  # threads that the model has started no longer matter
 
 
 def end_with_server(lifeline: int) -> None:
-    """Lets the kernel kill this process when the other end of a pipe is closed, whatever it is doing then.
+    """Makes the kernel kill this process when the other end of a pipe is closed, whatever the process is doing then.
 
-    A thread that waits for that end would not do: a model may hold the interpreter for ever.
+    A thread that waits for that would not suffice, since a model may hold the interpreter forever.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):
-        os.read(lifeline, 1)  # which never has anything to read, so the server has gone already
+        os.read(lifeline, 1)  # which never has anything to read, so the server is already gone
         os._exit(0)
 
 
@@ -89,7 +89,7 @@ def _described(backend: Backend) -> Loaded:
 
 
 class _Conversation:
-    """Answers one slot's messages; there are as many as runs may go on at once, each on a thread of its own."""
+    """Answers one slot's messages; there is a slot and a thread for each run that may go on at the same time."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._outputs = OwnedMemory()
@@ -128,7 +128,7 @@ class _Conversation:
         watched = {alias: weakref.ref(inputs[alias]) for alias in shared}
         try:
             results, held = self._outputs.place(run(signature, inputs, outputs))
-        except BaseException as error:  # a model that calls sys.exit fails its batch, and ends nothing
+        except BaseException as error:  # a model that calls sys.exit fails its batch, but ends nothing else
             inputs = {}
             _fail(self.slot, error)
             let_go(error)
@@ -148,7 +148,7 @@ def _begin(serve: Callable[..., None], *arguments: object) -> None:
 
 
 def _fail(slot: Slot, error: BaseException) -> None:
-    """Says that what was asked for has failed; ends the process if it was for a lack of memory."""
+    """Reports that a request has failed; ends the process if memory was missing."""
     code, text = _status(error)
     slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error))
     if _is_out_of_memory(error):

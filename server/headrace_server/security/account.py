@@ -1,4 +1,4 @@
-"""What one caller may use: calls and rows per second, and calls at once."""
+"""What one caller may use: calls and rows per second, and calls at the same time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from time import monotonic
 from typing import Protocol
 
 SOON = 0.1
-"""Seconds after which a caller with too many calls at once may try again: when one of them ends is not known."""
+"""Seconds after which a caller with too many calls at the same time may try again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a rule of the policy lets each of its callers use; 0 is no limit.
+    """What a rule of the policy allows each of its callers; 0 means no limit.
 
     Attributes:
-        calls_per_second: Calls.
-        rows_per_second: Rows of their inputs, or Examples.
-        concurrent_calls: Calls that run at once.
+        calls_per_second: Calls per second.
+        rows_per_second: Rows of inputs, or Examples, per second.
+        concurrent_calls: Calls that run at the same time.
     """
 
     calls_per_second: float = 0.0
@@ -34,27 +34,27 @@ NO_LIMITS = Limits()
 
 
 class Account(Protocol):
-    """What one caller has left. Any thread."""
+    """What remains of one caller's limits. Any thread."""
 
     def admit(self) -> float | None:
-        """Admits a call, which counts as running until `release`: None, or the seconds after which to try again."""
+        """Admits a call, which counts as running until `release`: None, or the seconds to wait before a retry."""
 
     def charge(self, rows: int) -> None:
-        """Takes the rows of a call that has been admitted."""
+        """Charges for the rows of a call that has been admitted."""
 
     def release(self) -> None:
-        """A call that was admitted has ended."""
+        """Records that an admitted call has ended."""
 
 
 class LocalAccount:
-    """An account in Python; `headrace_native.Account` is the other, and does the same.
+    """An account in Python; `headrace_native.Account` does the same.
 
-    A bucket is filled at its rate, up to what a second brings (at least one). A call is admitted while there is
-    anything in both buckets, and takes what it needs, so that a bucket may be overdrawn: a call of many rows is
-    admitted, and the ones after it wait longer.
+    Each bucket fills at its rate, up to what one second brings (at least one). A call is admitted while neither bucket
+    is empty, and then takes what it needs, so a bucket may be overdrawn: a call with many rows is admitted, and the
+    calls after it wait longer.
 
     Args:
-        limits: What it gives.
+        limits: The limits of the account.
         clock: Seconds.
     """
 

@@ -1,4 +1,4 @@
-"""The audit log: a line of JSON for every call, with who made it and how it ended; never what was in it."""
+"""The audit log: a line of JSON for every call, with its caller and how it ended, but never its content."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 from headrace_server.errors import unreadable
 
 MAX_NAME = 256
-"""Letters of a caller's name of a model that are written."""
+"""The most characters of a model's name from a caller that are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class Entry:
     """One call that has ended, or was refused.
 
     Attributes:
-        who: The principal; empty where it is not known.
+        who: The principal; empty if it is not known.
         peer: The caller's address.
         method: A gRPC method with its service, or an HTTP method and the call's name.
-        model: What the caller calls it; empty for none.
-        rows: That were run.
+        model: The model's name from the caller; empty if there is none.
+        rows: The number of rows that were run.
         code: How it ended: the name of gRPC's status code.
-        seconds: That it took.
+        seconds: The duration in seconds.
     """
 
     who: str
@@ -40,13 +40,13 @@ class Entry:
 
 
 class AuditLog:
-    """Writes entries to a file of mode 0600, which is opened anew where another has taken its name. Any thread.
+    """Appends entries to a file of mode 0600, which is reopened when another file has taken its name. Any thread.
 
     Args:
-        path: The file, which is added to.
+        path: The file, which is appended to.
 
     Raises:
-        ServingError: It cannot be written.
+        ServingError: The file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:

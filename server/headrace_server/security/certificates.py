@@ -1,4 +1,4 @@
-"""The name of a client's certificate, which the transport has verified."""
+"""The name in a client's certificate, which the transport has verified."""
 
 from functools import lru_cache
 
@@ -7,13 +7,13 @@ from headrace_server.security.principal import Principal, unauthenticated
 
 
 def check_certificate(certificate: bytes) -> Principal:
-    """Who a certificate stands for: `cert:` and its first URI (as SPIFFE has it), or else its common name.
+    """The principal of a certificate: `cert:` and its first URI (as in SPIFFE), or else its common name.
 
     Args:
-        certificate: In DER. The transport has verified who signed it, and until when.
+        certificate: The certificate in DER. The transport has verified its signature and its dates.
 
     Raises:
-        Refused: UNAUTHENTICATED, it has neither.
+        Refused: UNAUTHENTICATED, the certificate has neither.
     """
     name, expires = _read(certificate)
     if not name:

@@ -14,17 +14,17 @@ T = TypeVar("T")
 
 
 class FollowedFile(Generic[T]):
-    """What a file says, as of the last look at which it could be read.
+    """The content of a file, as of the last time when it could be read.
 
     Args:
         path: The file.
-        read: Reads it.
+        read: Reads the file.
 
     Raises:
-        ServingError: It cannot be read at the start.
+        ServingError: The file cannot be read at the start.
 
     Attributes:
-        value: What it says.
+        value: The content.
     """
 
     def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
@@ -34,7 +34,7 @@ class FollowedFile(Generic[T]):
         self.value = read(path)
 
     def look(self) -> bool:
-        """Whether it says something else since the last look; a file that cannot be read changes nothing."""
+        """Whether the content has changed since the last look; a file that cannot be read changes nothing."""
         state = _state(self._path)
         if state == self._seen:
             return False

@@ -1,4 +1,4 @@
-"""The one decision: whether a call may be made. Both transports, gRPC and HTTP ask here, and nowhere else."""
+"""The single decision on whether a call is allowed. Both transports, gRPC and HTTP, ask here and nowhere else."""
 
 import asyncio
 import logging
@@ -25,22 +25,22 @@ from headrace_server.security.visit import Visit
 log = logging.getLogger(__name__)
 
 CHECKING_THREADS = 4
-"""That check tokens, or wait for their issuer's keys."""
+"""Threads that check tokens, or wait for their issuer's keys."""
 
 LOOK_SECONDS = 1.0
-"""Between two looks at the files, after which a revoked key is refused."""
+"""Seconds between two looks at the files, after which a revoked key is refused."""
 
 
 class CheckCertificate(Protocol):
-    """From a client's certificate, which has been verified, to who it stands for."""
+    """Maps a client's verified certificate to its principal."""
 
     def __call__(self, certificate: bytes) -> Principal:
-        """Raises `Refused` where it stands for nobody."""
+        """Raises `Refused` if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """The ways by which callers can be known; None for one that is not taken.
+    """The ways in which callers can authenticate; None for a way that is not accepted.
 
     Attributes:
         keys: API keys.
@@ -54,19 +54,19 @@ class Ways:
 
     @property
     def are_none(self) -> bool:
-        """Whether nobody can be known."""
+        """Whether no caller can authenticate."""
         return self.keys is None and self.tokens is None and self.certificates is None
 
 
 class Gate:
-    """Decides about calls. Any thread, but for `enter`, which is for the event loop.
+    """Decides about calls. Any thread, except for `enter`, which is for the event loop.
 
     Args:
-        ways: How callers are known; where there are none, all are anonymous, and `anonymous` is who rules speak of.
-        policy: What they may do.
-        open_actions: What anybody may do.
-        verdicts: Where verdicts are kept for the transport.
-        audit: Where calls are written down; None for nowhere.
+        ways: How callers authenticate; without any, all are anonymous, and rules refer to them as `anonymous`.
+        policy: What callers may do.
+        open_actions: The actions that anybody may do.
+        verdicts: Keeps verdicts for the transport.
+        audit: The audit log; None if there is none.
     """
 
     def __init__(
@@ -83,22 +83,22 @@ class Gate:
         self.verdicts = verdicts
         self._accounts = Accounts(verdicts.account)
         self._audit = audit
-        # Threads of its own: an issuer that does not answer must hold up nobody else.
+        # threads of its own: an issuer that does not answer must not delay anything else
         self._checking = ThreadPoolExecutor(CHECKING_THREADS, "gate-tokens")
         self._stopping = Event()
         self._thread = Thread(target=self._watch, name="gate", daemon=True)
 
     @property
     def audits(self) -> bool:
-        """Whether every call is written down, so that a transport must not answer any unseen."""
+        """Whether every call is logged, so that a transport must not answer any by itself."""
         return self._audit is not None
 
     def start(self) -> None:
-        """Begins to look at its files."""
+        """Starts watching its files."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Looks at nothing any more."""
+        """Stops watching."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -107,17 +107,17 @@ class Gate:
             self._audit.close()
 
     async def enter(self, visit: Visit, action: Action | None) -> None:
-        """Finds out who makes a call.
+        """Determines who makes a call.
 
         Args:
             visit: The call.
-            action: What it does; credentials that are not good are as good as none for what anybody may do.
+            action: What the call does; for actions that anybody may do, invalid credentials count as none.
 
         Raises:
-            Refused: UNAUTHENTICATED, the credentials are not good.
-            ServingError: UNAVAILABLE, they cannot be checked now.
+            Refused: UNAUTHENTICATED, the credentials are invalid.
+            ServingError: UNAVAILABLE, the credentials cannot be checked now.
         """
-        visit.generation = self.verdicts.generation  # before anything that a verdict follows from
+        visit.generation = self.verdicts.generation  # read before anything that a verdict depends on
         try:
             visit.principal = await self._principal(visit.credentials)
         except ServingError:
@@ -126,11 +126,11 @@ class Gate:
             visit.principal = ANONYMOUS
 
     def admit(self, visit: Visit, need: Need) -> None:
-        """Lets a call go on that has entered, or not.
+        """Decides whether a call that has entered may continue.
 
         Args:
-            visit: The call, which holds what it is given until it leaves.
-            need: What it needs.
+            visit: The call, which holds its quota until it leaves.
+            need: What the call needs.
 
         Raises:
             Refused: UNAUTHENTICATED, PERMISSION_DENIED, or RESOURCE_EXHAUSTED with the time after which to try again.
@@ -151,15 +151,15 @@ class Gate:
                 self._keep(visit, principal, Verdict(visit.credentials, model, None, account, rule.is_low))
 
     def write(self, visit: Visit, method: str, model: str, code: str, seconds: float) -> None:
-        """Writes down a call that has ended."""
+        """Logs a call that has ended."""
         if self._audit is not None:
             peer = visit.credentials.peer
             self._audit.write(Entry(visit.who, peer, method, model, visit.rows, code, seconds))
 
     def look(self) -> None:
-        """Looks whether anything that verdicts follow from has changed."""
+        """Checks whether anything has changed that verdicts depend on."""
         looks = (self._ways.keys, self._policy, self._ways.tokens)
-        changed = [each.look() for each in looks if each is not None]  # each is to look
+        changed = [each.look() for each in looks if each is not None]  # every file must be checked
         if any(changed):
             self.verdicts.clear()
 
@@ -174,7 +174,7 @@ class Gate:
         return self._known(credentials, token)
 
     def _known(self, credentials: Credentials, token: str) -> Principal:
-        """Who shows an API key, a certificate, or nothing."""
+        """The principal of an API key, a certificate, or no credentials."""
         keys, certificates = self._ways.keys, self._ways.certificates
         if token:
             if keys is None:
@@ -185,7 +185,7 @@ class Gate:
         return ANONYMOUS
 
     def _rules(self, principal: Principal, action: Action, models: Models) -> list[Grant | None]:
-        """The rules that let a call be made, for each of its models; None for each for which there is none."""
+        """The rules that allow a call, for each of its models; None for a model without such a rule."""
         policy = self._in_force
         if not models:
             return [policy.rule_without_model(principal, action)]
@@ -198,7 +198,7 @@ class Gate:
         return NOBODY_IS_KNOWN if self._ways.are_none else WITHOUT_A_FILE
 
     def _draw(self, visit: Visit, principal: Principal, rule: Grant) -> Account | None:
-        """Has the account under a rule admit a call."""
+        """Lets the account under a rule admit a call."""
         visit.priority = max(visit.priority, rule.priority)
         account = self._accounts.of(principal.name, rule.number, rule.limits)
         if account is not None:
@@ -210,7 +210,7 @@ class Gate:
         return account
 
     def _keep(self, visit: Visit, principal: Principal, verdict: Verdict) -> None:
-        """Keeps a verdict for calls to come, while its credentials are good."""
+        """Keeps a verdict for later calls, as long as their credentials are valid."""
         if principal.expires is not None:
             left = principal.expires - time.time()
             if left <= 0:
@@ -219,7 +219,7 @@ class Gate:
         self.verdicts.put(visit.generation, verdict)
 
     def _refusal(self, principal: Principal, need: Need) -> Refused:
-        """Says the same whether or not there is such a model."""
+        """The same text whether or not the model exists."""
         if principal.is_anonymous and not self._ways.are_none:
             return unauthenticated("credentials are missing: send the header `authorization: Bearer ...`")
         about = "".join(f" of model {model}" if model is not None else " of all models" for model in need.models[:1])
@@ -230,16 +230,16 @@ class Gate:
             try:
                 self.look()
             except Exception:
-                log.exception("the files of the gate cannot be looked at")
+                log.exception("the files with keys and policy cannot be read")
 
 
 def _bearer(authorization: str) -> str:
     """The token of an authorization header.
 
     Raises:
-        Refused: UNAUTHENTICATED, it has none.
+        Refused: UNAUTHENTICATED, there is no token in it.
     """
     scheme, _, token = authorization.strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise unauthenticated("the authorization header must be `Bearer` and a token")
+        raise unauthenticated("the authorization header must consist of `Bearer` and a token")
     return token.strip()

@@ -1,4 +1,4 @@
-"""API keys: a file of their hashes, what makes and revokes them, and how a call's key is checked.
+"""API keys: a file with their hashes, their creation and revocation, and the check of a call's key.
 
 A key is `hrk_ID_SECRET`: a public ID, and 256 random bits. The file holds the SHA-256 of the secret. No slow hash is
 needed: nobody can guess 256 random bits, however fast they try.
@@ -31,15 +31,15 @@ INVALID = "the API key is not valid"
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key, as the file has it.
+    """One key, as stored in the file.
 
     Attributes:
-        id: Its public part.
-        name: Whose it is; the principal is `key:NAME`.
+        id: The key's public part.
+        name: The owner; the principal is `key:NAME`.
         hash: SHA-256 of its secret, in hexadecimal digits.
         created: Seconds since 1970.
-        expires: Seconds since 1970; None for never.
-        revoked: When it was revoked; None for a key that is good.
+        expires: Seconds since 1970; None means never.
+        revoked: When it was revoked; None for a valid key.
     """
 
     id: str
@@ -51,14 +51,14 @@ class ApiKey:
 
 
 Keys = Mapping[str, ApiKey]
-"""By their public part."""
+"""The keys by their public part."""
 
 
 def read_keys(path: Path) -> Keys:
-    """The keys of a file.
+    """The keys in a file.
 
     Raises:
-        ServingError: It cannot be read, or is not such a file.
+        ServingError: The file cannot be read, or is not a file of keys.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -74,15 +74,15 @@ def read_keys(path: Path) -> Keys:
 
 
 def create_key(path: Path, name: str, *, expires: int | None = None) -> str:
-    """Makes a key and adds its hash to a file, which is made if there is none; the key, which is shown only now.
+    """Creates a key, adds its hash to a file, and returns the key, which is shown only now.
 
     Args:
         path: The file.
-        name: Whose key it is; one may have several.
-        expires: Seconds since 1970; None for never.
+        name: The key's owner, who may have several keys.
+        expires: Seconds since 1970; None means never.
 
     Raises:
-        ServingError: The name is not one, or the file cannot be read or written.
+        ServingError: The name is invalid, or the file cannot be read or written.
     """
     if not _NAME.fullmatch(name):
         raise invalid(f"the name must be letters, digits, and any of . _ @ - inside; was {name!r}")
@@ -93,10 +93,10 @@ def create_key(path: Path, name: str, *, expires: int | None = None) -> str:
 
 
 def revoke_keys(path: Path, which: str) -> list[ApiKey]:
-    """Revokes the key with an ID, or every key with a name; those that were good before.
+    """Revokes the key with an ID, or every key with a name; returns those that were valid before.
 
     Raises:
-        ServingError: There is none, or the file cannot be read or written.
+        ServingError: There is no such key, or the file cannot be read or written.
     """
     with _changed(path, must_exist=True) as keys:
         found = [key for key in keys.values() if which in (key.id, key.name) and key.revoked is None]
@@ -108,10 +108,10 @@ def revoke_keys(path: Path, which: str) -> list[ApiKey]:
 
 
 def check_key(token: str, keys: Keys, now: float) -> Principal:
-    """Who a key stands for.
+    """The principal of a key.
 
     Raises:
-        Refused: UNAUTHENTICATED. Only who knows the secret hears that the key is revoked or has expired.
+        Refused: UNAUTHENTICATED. Only a caller that knows the secret is told that the key is revoked or has expired.
     """
     found = _KEY.fullmatch(token)
     key = keys.get(found[1]) if found else None
@@ -131,7 +131,7 @@ def _hash(secret: str) -> str:
 
 @contextmanager
 def _changed(path: Path, *, must_exist: bool = False) -> Iterator[dict[str, ApiKey]]:
-    """The keys of a file, which is replaced as a whole at the end; nobody else changes it meanwhile."""
+    """The keys of a file, which is replaced as a whole at the end; no other process changes it meanwhile."""
     try:
         with _locked(path):
             keys = dict(read_keys(path)) if must_exist or path.exists() else {}
@@ -159,7 +159,7 @@ def _replace(path: Path, write: Callable[[Any], None]) -> None:
         write(file)
         file.flush()
         os.fsync(file.fileno())
-    if path.exists():  # the server may run as another user, whom the operator lets read it
+    if path.exists():  # the server may run as another user, to whom the operator gives read access
         known = path.stat()
         os.chmod(new, known.st_mode & 0o777)
         if known.st_uid != os.geteuid() or known.st_gid != os.getegid():

@@ -1,6 +1,6 @@
-"""What each call asks to do, and to which models: for every method of every gRPC service, and every call over HTTP.
+"""What each call does, and to which models: for every method of every gRPC service, and every call over HTTP.
 
-A call that stands in no table here is refused to everybody, and `tests/server/security/test_coverage.py` fails.
+A call that is in none of these tables is refused to everybody, and `tests/server/security/test_coverage.py` fails.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,17 +10,17 @@ from typing import Any
 
 
 class Action(StrEnum):
-    """What a caller asks to do; the names are those of the policy file.
+    """What a call does; the names are those of the policy file.
 
     Attributes:
         PREDICT: Run a model.
-        METADATA: Learn what a model is, in which state it is, and what it has done.
-        ADMIN: Change which models are served, shared memory and settings, or see all of them.
+        METADATA: Read a model's description, state and statistics.
+        ADMIN: Change which models are served, shared memory and settings, or list all of them.
         HEALTH: Ask whether the server is up and ready.
-        REFLECTION: Ask for the protocols' descriptions.
+        REFLECTION: Read the descriptions of the protocols.
         METRICS: Read the metrics.
-        PAGE: Look at what the server's page shows.
-        PUBLIC: Read files that are the same on every server, which anybody may.
+        PAGE: Read what the server's page shows.
+        PUBLIC: Read files that are the same on every server; anybody may do so.
     """
 
     PREDICT = "predict"
@@ -34,7 +34,7 @@ class Action(StrEnum):
 
 
 Models = tuple[str | None, ...]
-"""The names of the models that a call is about: none for one that is about none; None stands for every model."""
+"""The names of the models that a call concerns: empty if it concerns none; None means every model."""
 
 NO_MODEL: Models = ()
 EVERY_MODEL: Models = (None,)
@@ -45,8 +45,8 @@ class Need:
     """What a call needs.
 
     Attributes:
-        action: What it does; None for what nobody may do.
-        models: The models that it is about.
+        action: What the call does; None for calls that nobody may make.
+        models: The models that it concerns.
     """
 
     action: Action | None
@@ -58,15 +58,15 @@ class MethodNeed:
     """What the calls of a gRPC method need.
 
     Attributes:
-        action: What they do; None for what nobody may do.
-        models: From a request's message to the models that it is about.
+        action: What the calls do; None for calls that nobody may make.
+        models: Returns the models that a request's message concerns.
     """
 
     action: Action | None
     models: Callable[[Any], Models] = lambda _: NO_MODEL
 
     def of(self, request: Any) -> Need:
-        """What a call needs, by its message."""
+        """What a call needs, given its message."""
         return Need(self.action, self.models(request))
 
 
@@ -78,9 +78,9 @@ SERVER_NAMES = (
     "tensorflow.serving.PredictionService",
     "inference.GRPCInferenceService",
 )
-"""Names under which grpc.health.v1 tells of the server as a whole; any other is a model's.
+"""Names by which grpc.health.v1 refers to the whole server; any other name is a model's.
 
-TF Serving sets the two bare names; the full ones are what other servers' clients ask for.
+TF Serving sets the two bare names; clients of other servers ask for the full ones.
 """
 
 
@@ -123,7 +123,7 @@ def _under(service: str, methods: Mapping[str, MethodNeed]) -> dict[str, MethodN
 _EVERYTHING = MethodNeed(Action.ADMIN, _every)
 
 NOBODY = MethodNeed(None)
-"""Of a method that stands in no table."""
+"""For a method that is in no table."""
 
 GRPC: Mapping[str, MethodNeed] = {
     **_under(
@@ -170,7 +170,7 @@ GRPC: Mapping[str, MethodNeed] = {
     **_under("grpc.reflection.v1alpha.ServerReflection", {"ServerReflectionInfo": MethodNeed(Action.REFLECTION)}),
     **_under("tensorflow.ProfilerService", dict.fromkeys(("Profile", "Terminate", "Monitor"), _EVERYTHING)),
 }
-"""By the full path of each method."""
+"""The needs of methods, by their full path."""
 
 V1: Mapping[str, Action] = {
     "predict": Action.PREDICT,
@@ -179,7 +179,7 @@ V1: Mapping[str, Action] = {
     "metadata": Action.METADATA,
     "status": Action.METADATA,
 }
-"""Calls of TensorFlow Serving's REST API by their verb; each names its model."""
+"""The calls of TensorFlow Serving's REST API by their verb; each names its model."""
 
 V2: Mapping[str, Callable[[str], Need]] = {
     "server": lambda _: Need(Action.METADATA),
@@ -202,4 +202,4 @@ V2: Mapping[str, Callable[[str], Need]] = {
     "logging": lambda _: Need(Action.ADMIN, EVERY_MODEL),
     "trace": lambda model: Need(Action.ADMIN, (model or None,)),
 }
-"""Calls of the Open Inference Protocol over HTTP, by name: from the model that the path names to what they need."""
+"""The calls of the Open Inference Protocol over HTTP, by name: what each needs, given the model in its path."""

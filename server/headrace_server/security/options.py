@@ -1,4 +1,4 @@
-"""Builds the gate that flags ask for."""
+"""Creates the gate that flags ask for."""
 
 from pathlib import Path
 
@@ -20,16 +20,16 @@ from headrace_server.security.tokens import KeySet, TokenOptions, Tokens, secure
 from headrace_server.security.verdicts import Verdicts
 
 MODEL_KEYS_VARIABLE = "HEADRACE_MODEL_KEYS"
-"""Of the environment: model keys."""
+"""The environment variable with model keys."""
 
 
 def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
-    """The gate that all calls pass.
+    """The gate that all calls pass through.
 
     Args:
-        options: Of a server that has one.
-        audit_log: The file of the audit log; empty for none.
-        verdicts: The transport's.
+        options: Options of a server that has a gate.
+        audit_log: The file of the audit log; empty if there is none.
+        verdicts: The transport's verdicts.
 
     Raises:
         ServingError: A file cannot be read, or a package is missing.
@@ -53,12 +53,12 @@ def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
 
 
 def make_opener(options: SigningOptions, variable: str, beside: tuple[str, ...]) -> Opener | None:
-    """What verifies and unseals versions; None where nothing is to be.
+    """What verifies and unseals versions; None if nothing must be.
 
     Args:
-        options: Whose signatures are taken, and where keys come from.
-        variable: The environment's, with model keys; empty for none.
-        beside: Names of files next to versions that belong to their model.
+        options: The trusted signatures, and the source of keys.
+        variable: The environment variable's value, with model keys; empty if there is none.
+        beside: Names of files next to versions that belong to the same model.
 
     Raises:
         ServingError: A file cannot be read, or a package is missing.
@@ -68,7 +68,7 @@ def make_opener(options: SigningOptions, variable: str, beside: tuple[str, ...])
     keys = KeySource(options.model_keys_file, options.model_keys_command, variable)
     if signers is None and not roots and not any((keys.file, keys.command, keys.variable)):
         return None
-    keys.keys()  # what is wrong with them is said now, and not at the first load
+    keys.keys()  # report errors in them now, not at the first load
     return Opener(Trust(Root(Path("/"), options.require_signatures, signers), roots), keys, beside)
 
 

@@ -1,4 +1,4 @@
-"""Packages that an extra brings, which may not be installed."""
+"""Imports packages that an extra installs, and that may be missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from headrace_server.errors import ServingError
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Imports in a block; the error for one that is not installed names the extra.
+    """Imports in a block; the error for a missing package names the extra.
 
     Raises:
         ServingError: FAILED_PRECONDITION.
@@ -17,5 +17,5 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        text = f"the package {error.name} is not installed: pip install 'headrace[{extra}]' brings it"
+        text = f"the package {error.name} is not installed: pip install 'headrace[{extra}]' installs it"
         raise ServingError(Code.FAILED_PRECONDITION, text) from error

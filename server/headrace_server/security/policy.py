@@ -1,4 +1,4 @@
-"""The policy file: who may do what to which models, and how much of it."""
+"""The policy file: who may do what with which models, and how much."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,23 +28,26 @@ def _are_actions(names: Sequence[str]) -> bool:
     return bool(names) and all(name in _ACTIONS for name in names)
 
 
-_NAMES = f"a list of names that begin with {', '.join(KINDS)}, or are * or anonymous"
+_NAMES = f"a list of names that begin with {', '.join(KINDS)}, or that are * or anonymous"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleOptions:
     """Keys of a `[[rules]]` table."""
 
-    who: tuple[str, ...] = option((), "principals and groups that it is about", fits=_are_names, words=_NAMES)
-    models: tuple[str, ...] = option(("*",), "names of models, with * and ? for any letters")
+    who: tuple[str, ...] = option((), "principals and groups that the rule applies to", fits=_are_names, words=_NAMES)
+    models: tuple[str, ...] = option(("*",), "names of models, with * and ? as wildcards")
     methods: tuple[str, ...] = option(
-        ("predict", "metadata"), "what it is about", fits=_are_actions, words=f"a list of {', '.join(_ACTIONS)}"
+        ("predict", "metadata"),
+        "actions that the rule applies to",
+        fits=_are_actions,
+        words=f"a list of {', '.join(_ACTIONS)}",
     )
-    allow: bool = option(True, "whether they may, or may not")
-    calls_per_second: float = option(0.0, "calls of each principal; 0 is no limit", least=0)
-    rows_per_second: float = option(0.0, "rows, or Examples, of each principal; 0 is no limit", least=0)
-    concurrent_calls: int = option(0, "calls of each principal at once; 0 is no limit", least=0)
-    priority: str = option("normal", "low lets other calls go first", choices=("normal", "low"))
+    allow: bool = option(True, "whether the actions are allowed or forbidden")
+    calls_per_second: float = option(0.0, "calls of each principal per second; 0 means no limit", least=0)
+    rows_per_second: float = option(0.0, "rows, or Examples, of each principal per second; 0 means no limit", least=0)
+    concurrent_calls: int = option(0, "calls of each principal at the same time; 0 means no limit", least=0)
+    priority: str = option("normal", "low lets the calls of others go first", choices=("normal", "low"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,13 @@ class Grant:
     """A rule.
 
     Attributes:
-        number: Its place in the file, from 1.
+        number: The rule's position in the file, from 1.
         who: Names of principals and groups.
         models: Patterns.
-        actions: What it is about.
-        allow: Whether they may.
-        limits: For each of its principals.
-        priority: Of their calls.
+        actions: The actions that the rule applies to.
+        allow: Whether the actions are allowed.
+        limits: The limits for each of its principals.
+        priority: The priority of their calls.
     """
 
     number: int
@@ -70,14 +73,14 @@ class Grant:
     priority: Priority = Priority.NORMAL
 
     def covers(self, model: str | None) -> bool:
-        """Whether it is about a model; only `*` covers every model."""
+        """Whether it applies to a model; only `*` covers every model."""
         if model is None:
             return "*" in self.models
         return any(fnmatchcase(model, pattern) for pattern in self.models)
 
     @property
     def is_low(self) -> bool:
-        """Whether its calls let others go first."""
+        """Whether its calls let the calls of others go first."""
         return self.priority is Priority.LOW
 
 
@@ -86,7 +89,7 @@ class Policy:
     """What callers may do.
 
     Attributes:
-        rules: In their order: the first that is about a call decides it.
+        rules: The rules in order: the first one that applies to a call decides.
         groups: Names of groups of the file, by the name of a principal or a group that is a member.
     """
 
@@ -94,7 +97,7 @@ class Policy:
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def rule_for(self, principal: Principal, action: Action, model: str | None) -> Grant | None:
-        """The rule that lets a principal do something to a model; None where it may not.
+        """The rule that lets a principal do something to a model; None if it may not.
 
         Args:
             principal: Who.
@@ -108,14 +111,14 @@ class Policy:
         return None
 
     def rule_without_model(self, principal: Principal, action: Action) -> Grant | None:
-        """The rule that lets a principal do something that is about no model."""
+        """The rule that lets a principal do something that concerns no model."""
         names = self._names(principal)
         about = (rule for rule in self.rules if action in rule.actions and not names.isdisjoint(rule.who))
         first = next((rule for rule in about if rule.allow or "*" in rule.models), None)
         return first if first is not None and first.allow else None
 
     def _decides(self, rule: Grant, model: str | None) -> bool:
-        """A rule that forbids one model forbids to see every model."""
+        """A rule that forbids one model also forbids listing every model."""
         return rule.covers(model) or (model is None and not rule.allow)
 
     def _names(self, principal: Principal) -> set[str]:
@@ -126,24 +129,24 @@ class Policy:
 
 
 WITHOUT_A_FILE = Policy((Grant(0, frozenset((ANYBODY_KNOWN,)), ("*",), frozenset(Action) - {Action.ADMIN}),))
-"""Who is known may do everything but administer."""
+"""Authenticated callers may do everything except administer the server."""
 
 NOBODY_IS_KNOWN = Policy((Grant(0, frozenset((ANONYMOUS_NAME,)), ("*",), frozenset(Action)),))
-"""Of a server that only writes calls down: anybody may do everything."""
+"""For a server that only logs calls: anybody may do everything."""
 
 
 def read_policy(path: Path) -> Policy:
-    """The policy of a file.
+    """The policy in a file.
 
     Raises:
-        ServingError: It cannot be read, or is not a policy; the text names the key.
+        ServingError: The file cannot be read, or is not a policy; the text names the key.
     """
     document = read_toml(path)
     if unknown := next((key for key in document if key not in ("rules", "groups")), None):
         raise invalid(f"{path}: unknown key {unknown!r}: a policy has [groups] and [[rules]]")
     rules = document.get("rules", [])
     if not are_tables(rules):
-        raise invalid(f"{path}: rules must be tables: write [[rules]] above each")
+        raise invalid(f"{path}: rules must be tables: write [[rules]] above each rule")
     groups = _groups(path, document.get("groups", {}))
     made = [_rule(path, number, rule) for number, rule in enumerate(rules, start=1)]
     known = frozenset[str]().union(*groups.values())
@@ -174,7 +177,7 @@ def _rule(path: Path, number: int, table: Mapping[str, Any]) -> Grant:
     where = f"{path}: rule {number}: "
     read = read_table(RuleOptions, where, table)
     if not read.who:
-        raise invalid(f"{where}who must be {_NAMES}; there is none")
+        raise invalid(f"{where}who must be {_NAMES}; it is missing")
     return Grant(
         number,
         frozenset(read.who),

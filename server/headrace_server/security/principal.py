@@ -1,4 +1,4 @@
-"""Who calls, and what they have shown to prove it."""
+"""Callers, and the credentials that they have shown."""
 
 from dataclasses import dataclass, field
 
@@ -10,11 +10,11 @@ ANONYMOUS_NAME = "anonymous"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What comes with a call.
+    """The credentials of a call.
 
     Attributes:
-        authorization: The header of that name; empty for none. Never shown.
-        certificate: The client's own, in DER, which the transport has verified; empty for none.
+        authorization: The header of that name; empty if there is none. Never shown.
+        certificate: The client's certificate in DER, which the transport has verified; empty if there is none.
         peer: The caller's address, for the audit log.
     """
 
@@ -25,13 +25,13 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who is known.
+    """An authenticated caller.
 
     Attributes:
-        name: With its kind in front, such as `key:shop`, `jwt:alice`, `cert:trainer`: names of one kind cannot be taken
-            for those of another. `anonymous` for a call without credentials.
-        groups: Also with their kind, as `jwt-group:analysts`.
-        expires: Seconds since 1970 at which the credentials end; None for never.
+        name: The name with its kind in front, such as `key:shop`, `jwt:alice`, `cert:trainer`: names of one kind cannot
+            be taken for those of another. `anonymous` for a call without credentials.
+        groups: The groups, also with their kind, such as `jwt-group:analysts`.
+        expires: Seconds since 1970 at which the credentials end; None means never.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Principal:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether nobody knows who it is."""
+        """Whether the caller is not authenticated."""
         return self.name == ANONYMOUS_NAME
 
 
@@ -51,7 +51,7 @@ class Refused(ServingError):
     """A call that its caller may not make, or not now.
 
     Attributes:
-        retry_after: Seconds after which it may be made; None where time changes nothing.
+        retry_after: Seconds after which it may be made; None if waiting does not help.
     """
 
     def __init__(self, code: Code, message: str, retry_after: float | None = None) -> None:
@@ -60,5 +60,5 @@ class Refused(ServingError):
 
 
 def unauthenticated(message: str) -> Refused:
-    """An UNAUTHENTICATED: it is not known who calls."""
+    """An UNAUTHENTICATED: the caller is not known."""
     return Refused(Code.UNAUTHENTICATED, message)

@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds.
+    """The content of a TOML file.
 
     Raises:
-        ServingError: It cannot be read, or is not TOML.
+        ServingError: The file cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text())
@@ -26,20 +26,20 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def are_tables(value: Any) -> bool:
-    """Whether a value is what `[[name]]` makes."""
+    """Whether a value is a list of tables, as `[[name]]` creates."""
     return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def read_table(kind: type[T], where: str, table: Mapping[str, Any]) -> T:
-    """The options of a table.
+    """The options in a table.
 
     Args:
         kind: The dataclass that declares them.
-        where: What errors begin with.
-        table: Its values, by key.
+        where: The beginning of errors.
+        table: The table's values, by key.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a key is unknown, or has a value that it cannot have.
+        ServingError: INVALID_ARGUMENT, a key is unknown, or has an invalid value.
     """
     options = options_of(kind)
     for name in table:

@@ -1,4 +1,4 @@
-"""JSON Web Tokens of an OpenID Connect provider: its keys, and how a call's token is checked."""
+"""JSON Web Tokens of an OpenID Connect provider: the provider's keys, and the check of a call's token."""
 
 import hashlib
 import json
@@ -21,34 +21,34 @@ from headrace_server.security.principal import Principal, Refused, unauthenticat
 log = logging.getLogger(__name__)
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Those whose keys can be published; a token must never choose one whose key is a secret, or none."""
+"""Algorithms with public keys; a token must never choose one whose key is a secret, or none at all."""
 
 REFRESH_SECONDS = 300.0
-"""After which the keys are fetched again: a key that its issuer has withdrawn is refused by then."""
+"""Seconds after which the keys are fetched again, so that a withdrawn key is refused by then."""
 
 PAUSE_SECONDS = 10.0
-"""Between two fetches, whatever tokens say: anybody can send one with an unknown key."""
+"""Seconds between two fetches, whatever tokens say: anybody can send a token with an unknown key."""
 
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 16 << 10
 FETCH_SECONDS = 10.0
 MAX_KNOWN = 10_000
-"""Tokens whose check is remembered."""
+"""The number of tokens whose check is remembered."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenOptions:
-    """Which tokens are taken.
+    """Which tokens are accepted.
 
     Attributes:
         issuer: The `iss` that they must have; without a `jwks_url`, its discovery document is read there.
-        audience: One of these must be among the token's `aud`.
-        jwks_url: Where the issuer's keys are; empty to ask its discovery document.
+        audience: One of these must be in the token's `aud`.
+        jwks_url: The URL of the issuer's keys; empty to ask its discovery document.
         name_claim: The claim that is the principal's name.
-        groups_claim: The claim with the names of its groups.
-        leeway: Seconds that clocks may differ.
+        groups_claim: The claim that lists the principal's groups.
+        leeway: Seconds by which clocks may differ.
     """
 
     issuer: str
@@ -63,7 +63,7 @@ def fetch_json(url: str) -> Any:
     """The JSON document at a URL.
 
     Raises:
-        ServingError: UNAVAILABLE, it cannot be fetched, or is not one.
+        ServingError: UNAVAILABLE, it cannot be fetched, or is not JSON.
     """
     try:
         request = Request(url, headers={"Accept": "application/json"})
@@ -80,8 +80,8 @@ class KeySet:
     """The keys of an issuer, fetched when they are needed. Any thread.
 
     Args:
-        options: Where they are.
-        fetch: From a URL to its JSON.
+        options: The options of tokens.
+        fetch: Returns the JSON document at a URL.
         clock: Seconds.
     """
 
@@ -104,7 +104,7 @@ class KeySet:
         self._tried: float | None = None
 
     def key(self, key_id: str) -> Any:
-        """A key by its ID; the only one for an empty ID. An unknown one has the keys fetched again, now and then.
+        """A key by its ID; an empty ID means the only key. An unknown ID has the keys fetched again.
 
         Raises:
             ServingError: UNAVAILABLE, there are no keys, and they cannot be fetched.
@@ -119,7 +119,7 @@ class KeySet:
         return found
 
     def look(self) -> bool:
-        """Fetches the keys again when it is time to; whether they have changed."""
+        """Fetches the keys again if it is time to; returns whether they have changed."""
         if self._document is None:
             return False
         before = self._document
@@ -136,7 +136,7 @@ class KeySet:
         return keys.get(key_id)
 
     def _refresh(self, pause: float) -> None:
-        """Fetches the keys, unless that was tried lately; while somebody else does, nobody waits who has some."""
+        """Fetches the keys, unless that was tried lately; during a fetch, only callers without any keys wait."""
         if not self._lock.acquire(blocking=self._document is None):
             return
         try:
@@ -156,7 +156,7 @@ class KeySet:
             self._lock.release()
 
     def _discovered(self) -> str:
-        """OpenID Connect Discovery 1.0, section 4: the document must name the issuer that it is asked for."""
+        """OpenID Connect Discovery 1.0, section 4: the document must name the issuer that was asked for."""
         url = self._options.issuer.rstrip("/") + "/.well-known/openid-configuration"
         document = self._fetch(url)
         named, keys = (document.get(name) if isinstance(document, dict) else None for name in ("issuer", "jwks_uri"))
@@ -166,11 +166,11 @@ class KeySet:
 
 
 class Tokens:
-    """Checks tokens, each once until it expires. Any thread.
+    """Checks tokens, each only once until it expires. Any thread.
 
     Args:
-        options: Which are taken.
-        keys: Of their issuer.
+        options: The accepted tokens.
+        keys: The keys of their issuer.
         clock: Seconds since 1970.
     """
 
@@ -185,18 +185,18 @@ class Tokens:
         self._known: OrderedDict[bytes, Principal] = OrderedDict()
 
     def known(self, token: str) -> Principal | None:
-        """Who a token stands for that has been checked before, and is still good."""
+        """The principal of a token that has been checked before and is still valid."""
         with self._lock:
             principal = self._known.get(_digest(token))
         good = principal is not None and principal.expires is not None and self._clock() < principal.expires
         return principal if good else None
 
     def check(self, token: str) -> Principal:
-        """Who a token stands for. It may wait for the issuer's keys.
+        """The principal of a token. May wait for the issuer's keys.
 
         Raises:
             Refused: UNAUTHENTICATED.
-            ServingError: UNAVAILABLE, the issuer's keys cannot be had.
+            ServingError: UNAVAILABLE, the issuer's keys cannot be fetched.
         """
         claims = self._claims(token)
         name, groups = claims.get(self._options.name_claim), claims.get(self._options.groups_claim, ())
@@ -212,7 +212,7 @@ class Tokens:
         return principal
 
     def look(self) -> bool:
-        """Looks after the issuer's keys; whether they have changed, and every token is to be checked again."""
+        """Refreshes the issuer's keys; returns whether they have changed, so that every token must be checked again."""
         changed = self._keys.look()
         if changed:
             with self._lock:
@@ -242,7 +242,7 @@ class Tokens:
 
 
 def _refusal(error: Exception, jwt: Any) -> Refused:
-    """Says what is wrong only of tokens whose signature is good."""
+    """Says what is wrong only for tokens whose signature is valid."""
     said = {
         jwt.ExpiredSignatureError: "the token has expired",
         jwt.ImmatureSignatureError: "the token is not valid yet",
@@ -253,16 +253,16 @@ def _refusal(error: Exception, jwt: Any) -> Refused:
 
 
 def secure_url(name: str, url: str) -> str:
-    """A URL that nobody on the way can change: https, or of this machine.
+    """A URL that cannot be tampered with on the way: https, or on this machine.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not one.
+        ServingError: INVALID_ARGUMENT, it is not such a URL.
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme not in ("https", "http"):
         raise invalid(f"{name} must be a URL that begins with https://; was {url!r}")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise invalid(f"{name} must be a URL that begins with https://, unless it is of this machine; was {url!r}")
+        raise invalid(f"{name} must be a URL that begins with https://, unless it is on this machine; was {url!r}")
     return url
 
 

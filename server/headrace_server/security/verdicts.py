@@ -1,4 +1,4 @@
-"""Verdicts that a transport keeps, so that it need not ask for each call; and the accounts that they draw on."""
+"""Verdicts that a transport keeps, so that it need not ask for each call, and the accounts that they charge."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from headrace_server.security.account import Account, Limits, LocalAccount
 from headrace_server.security.principal import Credentials
 
 MAX_ACCOUNTS = 100_000
-"""Accounts that are kept; beyond them those that were not used for longest begin anew."""
+"""The most accounts that are kept; beyond them, the least recently used ones start over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """That calls with some credentials may run a model.
+    """Says that calls with certain credentials may run a model.
 
     Attributes:
-        credentials: Of such calls.
-        model: Its name.
-        seconds: For how long; None for ever.
-        account: What they draw on; None for as much as they want.
+        credentials: The credentials of these calls.
+        model: The model's name.
+        seconds: How long it is valid; None means forever.
+        account: The account to charge; None means no limits.
         low: Whether they let other calls go first.
     """
 
@@ -37,20 +37,20 @@ class Verdicts(Protocol):
 
     @property
     def generation(self) -> int:
-        """To be read before what a verdict follows from."""
+        """The generation, to be read before anything that a verdict depends on."""
 
     def account(self, limits: Limits) -> Account:
-        """A new account, which this can draw on, too."""
+        """A new account that the transport can also charge."""
 
     def put(self, generation: int, verdict: Verdict) -> None:
-        """Keeps a verdict, unless all has been forgotten since that generation."""
+        """Keeps a verdict, unless all have been forgotten since that generation."""
 
     def clear(self) -> None:
-        """Forgets all: what they followed from has changed."""
+        """Forgets all verdicts, because what they depend on has changed."""
 
 
 class NoVerdicts:
-    """Keeps none: every call is looked at."""
+    """Keeps no verdicts: every call is checked."""
 
     generation = 0
 
@@ -69,7 +69,7 @@ class Accounts:
     """One account for each principal and rule that has limits. Any thread.
 
     Args:
-        make: Makes a new one.
+        make: Creates a new account.
     """
 
     def __init__(self, make: Callable[[Limits], Account]) -> None:
@@ -78,7 +78,7 @@ class Accounts:
         self._accounts: OrderedDict[tuple[str, int, Limits], Account] = OrderedDict()
 
     def of(self, principal: str, rule: int, limits: Limits) -> Account | None:
-        """That of a principal under a rule; None where the rule has no limits."""
+        """The account of a principal under a rule; None if the rule has no limits."""
         if limits.are_none:
             return None
         key = (principal, rule, limits)

@@ -1,4 +1,4 @@
-"""One call on its way through the gate: who makes it, under which rule, and how many rows it has."""
+"""One call on its way through the gate: who makes it, under which rule, and with how many rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ class Visit:
     """One call.
 
     Args:
-        credentials: What came with it.
+        credentials: The call's credentials.
 
     Attributes:
-        principal: Who makes it; None until that is known.
-        priority: Of its tasks.
-        rows: That it has run until now.
-        generation: That of the transport's verdicts when it entered.
+        principal: The caller; None until it is known.
+        priority: The priority of its tasks.
+        rows: The rows that it has run so far.
+        generation: The generation of the transport's verdicts when the call entered.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -36,14 +36,14 @@ class Visit:
         return "" if self.principal is None else self.principal.name
 
     def hold(self, account: Account) -> None:
-        """Has been admitted by an account, until it leaves; a stream counts as one call, however many are in it."""
+        """Records that an account has admitted it, until it leaves; a stream counts as one call."""
         if account in self._accounts:
             account.release()
         else:
             self._accounts.append(account)
 
     def charge(self, rows: int) -> None:
-        """Has rows run."""
+        """Charges for rows that are run."""
         self.rows += rows
         for account in self._accounts:
             account.charge(rows)
@@ -58,18 +58,18 @@ _VISIT: ContextVar[Visit | None] = ContextVar("visit", default=None)
 
 
 def visit_now() -> Visit | None:
-    """The call that this runs for; None where nobody guards calls."""
+    """The call that this code runs for; None if calls are not guarded."""
     return _VISIT.get()
 
 
 def begin_visit(visit: Visit) -> None:
-    """Lets the rest of this task, which is one call's, run for it."""
+    """Lets the rest of this task, which belongs to one call, run for it."""
     _VISIT.set(visit)
 
 
 @contextmanager
 def within_a_call() -> Iterator[None]:
-    """Runs a block whose runs of models are parts of one that has been charged for."""
+    """Runs a block in which runs of models are parts of one that has been charged already."""
     token = _VISIT.set(None)
     try:
         yield

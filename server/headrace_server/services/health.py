@@ -1,4 +1,4 @@
-"""grpc.health.v1: serving once every configured model has a version ready, and no longer once the server drains."""
+"""grpc.health.v1: SERVING once every configured model has a version ready, until the server drains."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -17,10 +17,10 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
     """The state of the whole server under each of its own names, and of a model under the model's name.
 
     Args:
-        answers: Whether a model answers requests; None for a name that is no model's.
-        changed: Told whenever the state of the server has changed.
+        answers: Whether a model answers requests; None if there is no model with that name.
+        changed: Called whenever the state of the server has changed.
 
-    grpcio's own servicer would not do: its watchers hold up a drain, and the first who leaves silences the others.
+    grpcio's own servicer is not suitable: its watchers delay a drain, and the first one to leave silences the others.
     """
 
     name = "grpc.health.v1.Health"
@@ -38,34 +38,34 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
         add_HealthServicer_to_server(self, server)
 
     def serving(self) -> None:
-        """Says SERVING from now on."""
+        """Reports SERVING from now on."""
         self._serving = True
         self._changed()
 
     @property
     def is_serving(self) -> bool:
-        """Whether it says SERVING now."""
+        """Whether it reports SERVING now."""
         return self._serving
 
     def draining(self) -> None:
-        """Says NOT_SERVING from now on, to those who watch at once."""
+        """Reports NOT_SERVING from now on, immediately to all watchers."""
         self._serving = False
         self._changed()
         self._draining.set()
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802
-        """The state now; NOT_FOUND for a name that is neither one of its own nor a model's."""
+        """The current state; NOT_FOUND for a name that is neither one of its own nor a model's."""
         if request.service not in SERVER_NAMES and self._answers(request.service) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service}")
-        # A model's state changes unnoticed: a run that hangs, a worker process that has ended.
+        # A model's state can change without a notification: a run that hangs, or a worker process that has ended.
         if request.service in SERVER_NAMES and isinstance(context, KeepsAnswers):
             context.keep(not_counted)
         return self._response(request)
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:  # noqa: N802
-        """The state now and at the drain, with which it ends."""
+        """Sends the state now and at the drain, which ends the watch."""
         del context
-        already = self._draining.is_set()  # not afterwards: the drain may begin while the first answer is sent
+        already = self._draining.is_set()  # not afterwards, because the drain may begin while the first answer is sent
         yield self._response(request)
         if not already:
             await self._draining.wait()

@@ -1,4 +1,4 @@
-"""An HTTP request, whose body lies in memory while it is small and in a file once it is not, and its answer."""
+"""An HTTP request, whose body is in memory if it is small and otherwise in a file, and its answer."""
 
 import os
 from collections.abc import AsyncGenerator, Mapping
@@ -9,7 +9,7 @@ from headrace_server.processes import memory_file
 from headrace_server.services.kept import Count
 
 SMALL_BYTES = 64 << 10
-"""A body up to here is kept in memory, and is parsed where it came in."""
+"""A body up to this size is kept in memory, and is parsed there."""
 
 
 CORS = {
@@ -23,12 +23,12 @@ _SIZE_BYTES = 4
 
 
 def gzip_size(data: bytes) -> int:
-    """The size that gzip data says it expands to, in its last four bytes."""
+    """The expanded size that gzip data claim in their last four bytes."""
     return int.from_bytes(data[-_SIZE_BYTES:], "little")
 
 
 class Body:
-    """The body of a request, as it comes in.
+    """The body of a request, filled as it arrives.
 
     Args:
         is_gzip: Whether it is compressed.
@@ -42,13 +42,13 @@ class Body:
 
     @classmethod
     def in_file(cls, file: int, size: int, *, is_gzip: bool) -> Self:
-        """One that lies as a whole in a file, by its descriptor, which is closed with it."""
+        """A body that is complete in a file, given by its descriptor, which is closed with it."""
         body = cls(is_gzip=is_gzip)
         body._file, body.size = file, size
         return body
 
     def add(self, chunk: bytes) -> None:
-        """Takes the next bytes of it."""
+        """Adds the next bytes."""
         self.size += len(chunk)
         if self._file is None and self.size <= SMALL_BYTES:
             self._chunks.append(chunk)
@@ -59,12 +59,12 @@ class Body:
 
     @property
     def data(self) -> bytes | None:
-        """All of it; None if it lies in a file."""
+        """The whole body; None if it is in a file."""
         return b"".join(self._chunks) if self._file is None else None
 
     @property
     def expanded_size(self) -> int:
-        """Bytes of it once it is expanded, if it is compressed and says the truth."""
+        """The size of the expanded body, if it is compressed and claims its true size."""
         if not self.is_gzip:
             return self.size
         data = self.data
@@ -74,7 +74,10 @@ class Body:
         return max(self.size, gzip_size(data))
 
     def detach(self) -> int:
-        """The descriptor of a file with all of it, for the caller to close. Once, and not for an empty body."""
+        """The descriptor of a file with the whole body, which the caller closes.
+
+        Only once, and not for an empty body.
+        """
         if self._file is None:
             self._spill()
         file, self._file = self._file, None
@@ -82,7 +85,7 @@ class Body:
         return file
 
     def close(self) -> None:
-        """Frees the file, unless it was handed on."""
+        """Frees the file, unless it was passed on."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -103,14 +106,14 @@ class HttpRequest:
     """A request.
 
     Attributes:
-        method: In capitals.
-        path: As it was sent, percent-encoded, without the query.
-        query: What follows the path, with its question mark; empty for none.
-        origin: The header of that name; empty for none.
-        body: Closed by who made it.
-        headers: By name, in lower case.
-        certificate: The client's own, in DER, which the transport has verified; empty for none.
-        peer: The caller's address; empty where it is not known.
+        method: The method, in capitals.
+        path: The path as it was sent, percent-encoded, without the query.
+        query: The query with its question mark; empty if there is none.
+        origin: The header of that name; empty if there is none.
+        body: The body; the code that created it closes it.
+        headers: Headers by name, in lower case.
+        certificate: The client's certificate in DER, which the transport has verified; empty if there is none.
+        peer: The caller's address; empty if unknown.
     """
 
     method: str
@@ -123,7 +126,7 @@ class HttpRequest:
     peer: str = ""
 
     def header(self, name: str) -> str:
-        """The value of a header, by its name in lower case; empty for one that was not sent."""
+        """The value of a header, by its name in lower case; empty if it was not sent."""
         return self.headers.get(name.encode(), b"").decode("latin-1").strip()
 
     @property
@@ -134,16 +137,16 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What is sent back; Date and Content-Length come from the transport.
+    """An answer; the transport adds Date and Content-Length.
 
     Attributes:
-        status: A number of HTTP's.
-        body: All of it, or the beginning.
-        headers: The others.
-        chunks: What follows the body, each part sent when it is there; the transport closes it, also where the caller
-            has left. None for an answer that is whole.
-        keep: Where it answers every GET of the same path and query until the server's state changes: who counts those
-            that get it.
+        status: The HTTP status code.
+        body: The whole body, or its beginning.
+        headers: Further headers.
+        chunks: Further parts, each sent as soon as it exists; the transport closes the iterator, even if the caller has
+            left. None for a complete answer.
+        keep: If this answers every GET of the same path and query until the server's state changes, what counts those
+            GETs.
     """
 
     status: int

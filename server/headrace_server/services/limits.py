@@ -12,15 +12,15 @@ from headrace_server.models.call import Call
 
 @asynccontextmanager
 async def limited_call(delivery: LoopDelivery, seconds: float | None, api: str) -> AsyncIterator[Call]:
-    """A call that ends in time.
+    """The time limit of a call.
 
     Args:
-        delivery: Of the event loop that this runs in.
-        seconds: How long it may take; None for no limit.
+        delivery: Resolves futures in the event loop that this runs in.
+        seconds: How long the call may take; None means no limit.
         api: The method's name, for metrics.
 
     Raises:
-        ServingError: DEADLINE_EXCEEDED, it did not end in time.
+        ServingError: DEADLINE_EXCEEDED, the call did not end in time.
     """
     deadline = deadline_after(seconds)
     async with timed(seconds):
@@ -28,16 +28,16 @@ async def limited_call(delivery: LoopDelivery, seconds: float | None, api: str) 
 
 
 def deadline_after(seconds: float | None) -> float | None:
-    """When so many seconds are over, on the monotonic clock; None for no limit."""
+    """When this many seconds are over, on the monotonic clock; None means no limit."""
     return None if seconds is None else time.monotonic() + seconds
 
 
 @asynccontextmanager
 async def timed(seconds: float | None) -> AsyncIterator[None]:
-    """Ends what takes longer; None for no limit.
+    """Cancels what takes longer; None means no limit.
 
     Raises:
-        ServingError: DEADLINE_EXCEEDED, it did.
+        ServingError: DEADLINE_EXCEEDED, it took longer.
     """
     try:
         async with asyncio.timeout(seconds):

@@ -201,9 +201,7 @@ def test_without_rest_there_is_no_page(tmp_path: Path, caplog: pytest.LogCapture
     server = server_with(tmp_path, "not even read", rest_api_port=0)
 
     assert server._pages == {}
-    assert caplog.messages == [
-        "--monitoring_config_file is ignored: metrics are served on the REST port, and there is none"
-    ]
+    assert caplog.messages == ["--monitoring_config_file is ignored: metrics are served on the REST port, which is off"]
 
 
 def server_with(tmp_path: Path, text: str, rest_api_port: int = 1, *, enable_metrics: bool = True) -> Server:

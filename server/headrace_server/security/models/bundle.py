@@ -1,8 +1,8 @@
 """Signatures of models in the format of OpenSSF Model Signing 1.0: a Sigstore bundle around an in-toto statement.
 
 The format is read and written here, offline and with `cryptography` alone. The package `model-signing` would do the
-same, and brings the clients of Sigstore's services with it: 36 packages, 51 MB. Either verifies what the other signs
-with a key or a certificate.
+same, but installs the clients of Sigstore's services too: 36 packages, 51 MB. Each of the two verifies what the other
+signs with a key or a certificate.
 """
 
 import base64
@@ -19,7 +19,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 
 WHOLE_FILE = "."
-"""The name of the only file of a model that is a file by itself."""
+"""The name of a model that consists of a single file."""
 
 MAX_BUNDLE_BYTES = 64 << 20
 
@@ -30,13 +30,13 @@ class BadSignature(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A signature, as it was found.
+    """A signature as it was found.
 
     Attributes:
         payload: What was signed: a statement.
-        signature: Of the payload's encoding.
-        certificates: In DER: the signer's, and those that lead to an authority; empty for a bare key.
-        key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty for none.
+        signature: The signature of the encoded payload.
+        certificates: In DER: the signer's, and those that lead from it to an authority; empty for a bare key.
+        key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty if there is none.
     """
 
     payload: bytes
@@ -46,20 +46,20 @@ class Bundle:
 
     @property
     def signed_bytes(self) -> bytes:
-        """What the signature is of. Source: DSSE 1.0, protocol.md."""
+        """The bytes that the signature covers. Source: DSSE 1.0, protocol.md."""
         return signed_bytes(self.payload)
 
 
 def signed_bytes(payload: bytes) -> bytes:
-    """What is signed for a payload."""
+    """The bytes to sign for a payload."""
     return f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(payload)} ".encode() + payload
 
 
 def read_bundle(content: bytes) -> Bundle:
-    """A signature that a file holds.
+    """Parses the signature in a file.
 
     Raises:
-        BadSignature: It holds none.
+        BadSignature: The file holds no signature.
     """
     try:
         document = json.loads(content)
@@ -87,12 +87,12 @@ def _chain(material: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
 
 
 def write_bundle(payload: bytes, signature: bytes, material: Mapping[str, Any]) -> bytes:
-    """A signature as a file holds it.
+    """The content of a signature file.
 
     Args:
         payload: What was signed.
-        signature: Of its `signed_bytes`.
-        material: What says whose it is, as the bundle has it.
+        signature: The signature of its `signed_bytes`.
+        material: The signer's key or certificates, as in the bundle.
     """
     envelope = {
         "payload": base64.b64encode(payload).decode(),
@@ -109,11 +109,11 @@ def write_bundle(payload: bytes, signature: bytes, material: Mapping[str, Any]) 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a statement says of a model.
+    """What a statement says about a model.
 
     Attributes:
         digests: SHA-256 of each file, by its name within the model, with slashes.
-        ignored: Names that the model may hold beside them; they are not vouched for.
+        ignored: Names of further files that the model may hold; they are not covered by the signature.
     """
 
     digests: Mapping[str, bytes]
@@ -121,10 +121,10 @@ class Manifest:
 
 
 def read_manifest(payload: bytes) -> Manifest:
-    """What a statement says, which has been verified.
+    """Parses a statement that has been verified.
 
     Raises:
-        BadSignature: It says something else, or in another way.
+        BadSignature: The statement has another kind or form.
     """
     try:
         statement = json.loads(payload)
@@ -149,8 +149,8 @@ def write_manifest(name: str, manifest: Manifest) -> bytes:
     """A statement.
 
     Args:
-        name: The model's.
-        manifest: What it says.
+        name: The model's name.
+        manifest: The content of the statement.
     """
     names = sorted(manifest.digests)
     together = hashlib.sha256(b"".join(manifest.digests[each] for each in names)).hexdigest()

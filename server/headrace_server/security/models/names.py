@@ -1,6 +1,6 @@
-"""The names of files by which a version is known to be signed or sealed."""
+"""The names of files that show that a version is signed or sealed."""
 
 SIGNATURE_FILE = "model.sig"
-"""Of a version's folder; that of a version that is one file is called like the file, with `.sig` behind."""
+"""The signature's name in a version's folder; for a version that is one file, it is the file's name with `.sig`."""
 
 SEALED_FILE = "model.sealed"

@@ -1,4 +1,4 @@
-"""Opens a version before it is loaded: verifies what has arrived, unseals it, and hands on what nobody can change."""
+"""Opens a version before it is loaded: verifies and unseals it, and passes on files that nobody can change."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from headrace_server.security.models.trust import Root, Trust
 
 
 def signature_path(version: Path) -> Path:
-    """Where the signature of a version is."""
+    """The path of a version's signature."""
     return version.with_name(f"{version.name}.sig") if version.is_file() else version / SIGNATURE_FILE
 
 
@@ -31,10 +31,10 @@ class Opened:
     """A version that may be loaded.
 
     Attributes:
-        original: Where it was found.
-        path: Where it is to be loaded from; the original itself where nothing had to be verified or unsealed.
-        signed: Whether a signature that had to be there vouches for it.
-        close: Frees what it takes, once the version is unloaded.
+        original: The path where it was found.
+        path: The path to load it from; the original if nothing had to be verified or unsealed.
+        signed: Whether a required signature covers it.
+        close: Frees its resources after the version is unloaded.
     """
 
     original: Path
@@ -43,7 +43,7 @@ class Opened:
     close: Callable[[], None] = field(default=lambda: None)
 
     def as_original(self, text: str) -> str:
-        """A text that names what was found, and not where it was loaded from."""
+        """Text that mentions the path where the version was found, not the path that it was loaded from."""
         if self.path == self.original:
             return text
         text = text.replace(str(self.path), str(self.original))
@@ -54,9 +54,9 @@ class Opener:
     """Opens versions. Any thread.
 
     Args:
-        trust: Whose signatures are taken where.
-        keys: Where model keys come from.
-        beside: Names of files next to versions that belong to their model.
+        trust: Which signatures are trusted for which folders.
+        keys: The source of model keys.
+        beside: Names of files next to versions that belong to the same model.
     """
 
     def __init__(self, trust: Trust, keys: KeySource, beside: tuple[str, ...] = ()) -> None:
@@ -68,11 +68,11 @@ class Opener:
         """Verifies and unseals a version.
 
         Args:
-            version: Its folder, or the file that it is.
+            version: The version's folder or file.
 
         Raises:
             LoadError: FAILED_PRECONDITION, it must not be loaded; the text names the file.
-            ServingError: It cannot be read.
+            ServingError: The version cannot be read.
         """
         root, signature = self._trust.of(version), signature_path(version)
         is_signed = root.signers is not None and signature.exists()
@@ -92,7 +92,7 @@ class Opener:
             return Opened(version, folder.version, root is not None and root.required, folder.close)
 
     def _names(self, version: Path, root: Root | None) -> Mapping[str, bytes | None]:
-        """The names of the files to copy, with the digests that they must have; None for any."""
+        """The names of the files to copy, with the digests that they must have; None for any digest."""
         if root is None or root.signers is None:
             return {SEALED_FILE: None}
         path = signature_path(version)
@@ -104,7 +104,7 @@ class Opener:
         return manifest.digests
 
     def _unsealed(self, files: Mapping[str, MemoryFile]) -> dict[str, MemoryFile]:
-        """The files that a sealed one holds, in place of it: there must be no others."""
+        """The files inside a sealed file, in place of it; there must be no others."""
         others = [name for name in files if name != SEALED_FILE]
         try:
             if others:
@@ -119,7 +119,7 @@ class Opener:
 
 
 def _copies(version: Path, names: Mapping[str, bytes | None]) -> dict[str, MemoryFile]:
-    """Copies of files, each of which has the digest that it must have."""
+    """Copies of files, each checked against its digest."""
     copies: dict[str, MemoryFile] = {}
     try:
         for name, digest in names.items():
@@ -133,15 +133,15 @@ def _copies(version: Path, names: Mapping[str, bytes | None]) -> dict[str, Memor
 
 
 def _check_whole(version: Path, manifest: Manifest) -> None:
-    """Refuses files that were not signed, and those that are gone.
+    """Refuses files that were not signed, and missing files that were.
 
     Raises:
-        BadSignature: There is one.
+        BadSignature: There is such a file.
     """
     there = {WHOLE_FILE} if version.is_file() else set(files_of(version))
     expected = set(manifest.digests)
     if missing := sorted(expected - there):
-        raise BadSignature(f"{missing[0]} was signed, and is not there")
+        raise BadSignature(f"{missing[0]} was signed but is missing")
     ignored = manifest.ignored | {SIGNATURE_FILE}
     for name in sorted(there - expected):
         if name not in ignored and name.partition("/")[0] not in ignored:
@@ -149,7 +149,7 @@ def _check_whole(version: Path, manifest: Manifest) -> None:
 
 
 def files_of(version: Path) -> Iterator[str]:
-    """The names of a version's files, wherever links lead."""
+    """The names of a version's files, following links."""
     for folder, folders, files in os.walk(version, followlinks=True):
         del folders
         for name in files:
@@ -167,7 +167,7 @@ def _small(path: Path) -> bytes:
 
 @contextmanager
 def _named(version: Path) -> Iterator[None]:
-    """What is wrong with a version, as an error that names it."""
+    """Turns a problem of a version into an error that names the version."""
     try:
         yield
     except (BadSignature, BadSeal) as error:

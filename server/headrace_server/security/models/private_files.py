@@ -1,4 +1,4 @@
-"""Files in memory that nobody can change any more: what was verified is what is loaded."""
+"""Files in memory that nobody can change: what was verified is what is loaded."""
 
 import fcntl
 import hashlib
@@ -15,19 +15,19 @@ from headrace_server.errors import unreadable
 CHUNK = 1 << 20
 
 SHARED_MEMORY = Path("/dev/shm")
-"""A file system in memory, on most machines; there are only names on it, the files themselves are anonymous."""
+"""A file system in memory on most machines; it only holds names, the files themselves are anonymous."""
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class MemoryFile:
-    """An anonymous file in memory, to be written once.
+    """An anonymous file in memory that is written once.
 
     Args:
-        name: What it is called in /proc.
+        name: The file's name in /proc.
 
     Attributes:
-        descriptor: Open until `close`.
+        descriptor: The descriptor, open until `close`.
     """
 
     def __init__(self, name: str) -> None:
@@ -36,12 +36,12 @@ class MemoryFile:
 
     @property
     def path(self) -> Path:
-        """Where this process and its children, which run as the same user, can open it."""
+        """The path by which this process and its children with the same user can open it."""
         return Path(f"/proc/{os.getpid()}/fd/{self.descriptor}")
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of what was written."""
+        """The SHA-256 of what was written."""
         return self._hash.digest()
 
     def write(self, chunk: bytes | memoryview) -> None:
@@ -52,19 +52,19 @@ class MemoryFile:
             rest = rest[os.write(self.descriptor, rest) :]
 
     def finish(self) -> None:
-        """From now on nobody can change it, whoever they are."""
+        """Makes the file unchangeable for everybody."""
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
 
     def close(self) -> None:
-        """Frees it, once nobody has it open."""
+        """Frees it once nothing has it open."""
         os.close(self.descriptor)
 
 
 def copy_of(path: Path) -> MemoryFile:
-    """A file's bytes as they are now, in memory.
+    """A copy of a file's current bytes in memory.
 
     Raises:
-        ServingError: It cannot be read.
+        ServingError: The file cannot be read.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -74,11 +74,11 @@ def copy_of(path: Path) -> MemoryFile:
 
 
 def kept(name: str, source: IO[bytes]) -> MemoryFile:
-    """What can be read from a source, in memory.
+    """A copy of a source's bytes in memory.
 
     Args:
-        name: What it is called in /proc.
-        source: Read to its end.
+        name: The file's name in /proc.
+        source: The source, read to its end.
     """
     copy = MemoryFile(name)
     try:
@@ -92,7 +92,7 @@ def kept(name: str, source: IO[bytes]) -> MemoryFile:
 
 
 def close_all(files: Iterable[MemoryFile]) -> None:
-    """Frees files, each once nobody has it open."""
+    """Frees files, each once nothing has it open."""
     for file in files:
         file.close()
 
@@ -101,11 +101,11 @@ class PrivateFolder:
     """A folder of mode 0700 whose files are in memory, until it is closed.
 
     Args:
-        base: The name of the folder in it that stands for a model's base path.
-        version: The name of the version's folder, or of the file that it is, in that.
+        base: The name of the inner folder that stands for a model's base path.
+        version: The name of the version's folder or file within it.
 
     Attributes:
-        version: Its path.
+        version: The version's path.
     """
 
     def __init__(self, base: str, version: str) -> None:
@@ -125,7 +125,7 @@ class PrivateFolder:
             self.close()
 
     def add(self, files: Mapping[str, MemoryFile]) -> None:
-        """Takes files, by their names below the version's folder; the name `.` is for the version itself."""
+        """Adds files by their names below the version's folder; the name `.` stands for the version itself."""
         if "." not in files:
             self.version.mkdir(mode=0o700)
         for name, file in files.items():
@@ -142,7 +142,7 @@ class PrivateFolder:
             (self.version.parent / path.name).symlink_to(file.path)
 
     def close(self) -> None:
-        """Removes the names, and frees the memory of what nobody uses any more."""
+        """Removes the names, and frees the memory of files that nothing uses."""
         shutil.rmtree(self._folder, ignore_errors=True)
         while self._files:
             self._files.pop().close()

@@ -1,4 +1,4 @@
-r"""Models that are sealed: a version's files as one encrypted archive, which is opened in memory alone.
+r"""Sealed models: a version's files as one encrypted archive, which is opened only in memory.
 
 The format, all numbers big-endian:
 
@@ -10,8 +10,8 @@ The format, all numbers big-endian:
 
 The key of the chunks is HKDF-SHA256(model key, salt, info = the 25 bytes before the salt). The nonce of a chunk is its
 number in 11 bytes, from 0, and a byte that is 1 for the last chunk and 0 for any other; the associated data are the 57
-bytes before the first chunk. So no chunk can be changed, left out, repeated, moved, or taken from another archive, and
-an archive cannot be cut short. The plain bytes are a tar archive of regular files.
+bytes before the first chunk. So a chunk cannot be changed, left out, repeated, moved, or taken from another archive,
+and an archive cannot be cut short. The plain bytes are a tar archive of regular files.
 """
 
 import base64
@@ -45,12 +45,12 @@ class BadSeal(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """Where model keys come from. Asked at each load: keys may be added.
+    """The source of model keys. It is asked at each load, since keys may be added.
 
     Attributes:
-        file: A file of them.
-        command: A command that prints them, such as one that asks a KMS; run without a shell where it has no spaces.
-        variable: The value of the environment's variable.
+        file: A file of keys.
+        command: A command that prints them, such as one that asks a KMS; run without a shell if it has no spaces.
+        variable: The value of the environment variable.
     """
 
     file: str = ""
@@ -58,10 +58,10 @@ class KeySource:
     variable: str = field(default="", repr=False)
 
     def keys(self) -> dict[bytes, bytes]:
-        """The keys, by their ID. One a line, in base64; lines that begin with # are comments.
+        """The keys by their ID. The text has one key per line, in base64; lines that begin with # are comments.
 
         Raises:
-            ServingError: They cannot be had, or are none.
+            ServingError: The keys cannot be read, or are invalid.
         """
         found: dict[bytes, bytes] = {}
         for name, text in self._texts():
@@ -88,9 +88,9 @@ def _run(command: str) -> str:
     try:
         done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=COMMAND_SECONDS)
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError) as error:
-        raise invalid(f"--model_keys_command has failed: {type(error).__name__}") from error
+        raise invalid(f"--model_keys_command failed: {type(error).__name__}") from error
     if done.returncode != 0:
-        raise invalid(f"--model_keys_command has ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise invalid(f"--model_keys_command ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
     return done.stdout
 
 
@@ -105,7 +105,7 @@ def _key(name: str, number: int, line: str) -> bytes:
 
 
 def key_id(key: bytes) -> bytes:
-    """What a key is known by."""
+    """The ID of a key."""
     return hashlib.sha256(b"headrace model key" + key).digest()[:_ID_BYTES]
 
 
@@ -132,7 +132,7 @@ class _Cipher:
         """The next chunk, decrypted.
 
         Raises:
-            BadSeal: It is not the one that was sealed.
+            BadSeal: The chunk is not the one that was sealed.
         """
         number = self._number
         try:
@@ -148,11 +148,11 @@ class _Cipher:
 
 
 class Sealing(io.RawIOBase):
-    """A file to write plain bytes to, whose chunks go encrypted to another one.
+    """A file for plain bytes, whose chunks are encrypted and written to another file.
 
     Args:
         key: A model key.
-        out: Where they go.
+        out: The file that they are written to.
     """
 
     def __init__(self, key: bytes, out: BinaryIO) -> None:
@@ -168,9 +168,9 @@ class Sealing(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        """Takes plain bytes."""
+        """Writes plain bytes."""
         self._waiting += data
-        while len(self._waiting) > CHUNK:  # the last may be a whole one
+        while len(self._waiting) > CHUNK:  # the last chunk may be a full one
             self._out.write(self._cipher.seal(bytes(self._waiting[:CHUNK]), last=False))
             del self._waiting[:CHUNK]
         return len(data)
@@ -185,7 +185,7 @@ def seal_files(files: Mapping[str, Path], key: bytes, out: BinaryIO) -> None:
     """Seals files, by their names within the version.
 
     Raises:
-        OSError: One cannot be read, or the archive cannot be written.
+        OSError: A file cannot be read, or the archive cannot be written.
     """
     sealing = Sealing(key, out)
     with tarfile.open(fileobj=sealing, mode="w|", format=tarfile.PAX_FORMAT) as archive:
@@ -199,7 +199,7 @@ def seal_files(files: Mapping[str, Path], key: bytes, out: BinaryIO) -> None:
 
 
 class _Opening(io.RawIOBase):
-    """A file to read plain bytes from, each of which has been authenticated."""
+    """A file of plain bytes to read, each of which has been authenticated."""
 
     def __init__(self, file: BinaryIO, keys: Callable[[], Mapping[bytes, bytes]]) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class _Opening(io.RawIOBase):
         return True
 
     def readinto(self, target: Any) -> int:
-        """Fills a buffer, as far as the chunk goes that is being read; nothing at the end."""
+        """Fills a buffer up to the end of the current chunk; with nothing at the end."""
         while not self._plain and not self._ended:
             chunk, self._next = self._next, self._file.read(CHUNK + _TAG_BYTES)
             self._ended = not self._next
@@ -237,11 +237,11 @@ def open_sealed(file: BinaryIO, keys: Callable[[], Mapping[bytes, bytes]]) -> di
 
     Args:
         file: The archive.
-        keys: Gives the model keys by their ID.
+        keys: Returns the model keys by their ID.
 
     Raises:
-        BadSeal: It was not sealed so, or with another key.
-        ServingError: The keys cannot be had.
+        BadSeal: The archive was changed, or sealed with another key.
+        ServingError: The keys cannot be read.
     """
     opened: dict[str, MemoryFile] = {}
     try:
@@ -253,10 +253,10 @@ def open_sealed(file: BinaryIO, keys: Callable[[], Mapping[bytes, bytes]]) -> di
                 assert source is not None  # it is a regular file
                 opened[name] = kept(PurePosixPath(name).name, source)
         while stream.read(CHUNK):
-            pass  # to the end, which has to be there
+            pass  # to the end, which must exist
     except tarfile.TarError as error:
         close_all(opened.values())
-        raise BadSeal(f"it holds no archive: {error}") from error
+        raise BadSeal(f"it does not hold an archive: {error}") from error
     except BaseException:
         close_all(opened.values())
         raise

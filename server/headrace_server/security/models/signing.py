@@ -1,4 +1,4 @@
-"""Signs a version: with a private key, or with a certificate's."""
+"""Signs a version with a private key, or with a key that has a certificate."""
 
 import base64
 import hashlib
@@ -16,14 +16,14 @@ from headrace_server.security.packages import needs
 
 
 def sign(version: Path, key: Path, certificates: Path | None = None, password: str = "") -> Path:
-    """Writes the signature of a version as it is now; where it is.
+    """Writes the signature of a version as it is now, and returns the signature's path.
 
     Args:
-        version: Its folder, or the file that it is.
-        key: A PEM file of an ECDSA private key on P-256, P-384 or P-521.
-        certificates: A PEM file: the key's certificate, then those that lead from it to an authority; None for the key
-            alone.
-        password: The key's; empty for none.
+        version: The version's folder or file.
+        key: A PEM file with an ECDSA private key on P-256, P-384 or P-521.
+        certificates: A PEM file: the key's certificate, then those that lead from it to an authority; None for a bare
+            key.
+        password: The key's password; empty if there is none.
 
     Raises:
         ServingError: A file cannot be read or used; the text names it.

@@ -1,4 +1,4 @@
-"""Whose signatures are taken for the models in which folders."""
+"""Which signatures are trusted for models in which folders."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ MAX_CHAIN = 8
 
 
 class Signers:
-    """The public keys and the authorities whose signatures are taken.
+    """The public keys and the authorities whose signatures are trusted.
 
     Args:
         paths: PEM files, each of public keys or of authorities' certificates.
 
     Raises:
-        ServingError: A file cannot be read, or holds neither.
+        ServingError: A file cannot be read, or holds neither of these.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -35,10 +35,10 @@ class Signers:
             self._read(path)
 
     def verify(self, bundle: Bundle) -> Manifest:
-        """What a signature vouches for.
+        """The files that a signature covers, after verifying it.
 
         Raises:
-            BadSignature: It is nobody's of these.
+            BadSignature: It was made by none of these.
         """
         with needs("signing"):
             from cryptography.exceptions import InvalidSignature
@@ -74,10 +74,10 @@ class Signers:
 
 
 def _checked(key: Any) -> Any:
-    """A key whose signatures the format has."""
+    """A key of a kind that the format supports."""
     curve = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     if curve not in HASHES:
-        raise ValueError(f"it is a key of {curve}")
+        raise ValueError(f"it is a key on the curve {curve}")
     return key
 
 
@@ -90,12 +90,12 @@ def public_pem(key: Any) -> bytes:
 
 
 def key_hint(key: Any) -> str:
-    """What a signature names a public key by."""
+    """The hint by which a signature names a public key."""
     return hashlib.sha256(public_pem(key)).hexdigest()
 
 
 def algorithm_of(key: Any) -> Any:
-    """How a key signs: ECDSA, with the hash that belongs to its curve."""
+    """How a key signs: ECDSA with the hash that belongs to its curve."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -103,10 +103,10 @@ def algorithm_of(key: Any) -> Any:
 
 
 def _signer(certificates: Sequence[bytes], authorities: Sequence[Any]) -> Any:
-    """The key of the first certificate, which the others lead from to an authority.
+    """The key of the first certificate, after the others have led from it to an authority.
 
-    A signature has no time that anybody vouches for, so that all are looked at as of when the signer's began to be
-    valid; model-signing does the same. A signer whose certificate has expired may have signed before.
+    A signature has no trusted time, so all certificates are checked as of the moment when the signer's became valid, as
+    model-signing does. A signer whose certificate has expired may have signed before.
     """
     from cryptography import x509
 
@@ -121,10 +121,10 @@ def _signer(certificates: Sequence[bytes], authorities: Sequence[Any]) -> Any:
 
 
 def _lead(chain: list[Any], authorities: Sequence[Any], at: datetime) -> None:
-    """Walks from the first certificate to an authority.
+    """Follows the certificates from the first one to an authority.
 
     Raises:
-        BadSignature: There is no way.
+        BadSignature: They lead to no trusted authority.
     """
     current, left = chain[0], chain[1:]
     for _ in range(MAX_CHAIN):
@@ -165,17 +165,19 @@ def _check_usage(certificate: Any) -> None:
     except x509.ExtensionNotFound:
         usage = ()
     if ExtendedKeyUsageOID.CODE_SIGNING not in usage:
-        raise BadSignature("its certificate is not for signing: it lacks the usages digitalSignature and codeSigning")
+        raise BadSignature(
+            "its certificate is not for signing code: it lacks the usages digitalSignature and codeSigning"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """What holds for the models in a folder.
+    """The rules for the models in a folder.
 
     Attributes:
         path: The folder.
         required: Whether their versions must be signed.
-        signers: Whose signatures are taken; None for anybody's, which are not looked at.
+        signers: The trusted signers; None means that signatures are not checked.
     """
 
     path: Path
@@ -193,11 +195,11 @@ class RootOptions:
 
 
 class Trust:
-    """What holds for the models of each folder: the innermost root that it is in, wherever links lead.
+    """The rules for the models of each folder: those of the innermost root that contains it, after following links.
 
     Args:
-        everywhere: What holds in no root.
-        roots: The others.
+        everywhere: The rules outside all roots.
+        roots: The roots.
     """
 
     def __init__(self, everywhere: Root, roots: Sequence[Root]) -> None:
@@ -205,20 +207,20 @@ class Trust:
         self._roots = sorted(roots, key=lambda root: len(root.path.parts), reverse=True)
 
     def of(self, version: Path) -> Root:
-        """The root that a version is in."""
+        """The root that contains a version."""
         real = version.resolve()
         return next((root for root in self._roots if real.is_relative_to(root.path)), self._everywhere)
 
 
 def read_roots(path: Path) -> list[Root]:
-    """The roots of a TOML file.
+    """The roots in a TOML file.
 
     Raises:
-        ServingError: It cannot be read, or is wrong; the text names the key.
+        ServingError: The file cannot be read, or is invalid; the text names the key.
     """
     document = read_toml(path)
     if set(document) != {"roots"} or not are_tables(document["roots"]):
-        raise invalid(f"{path} must hold [[roots]] tables, and nothing else")
+        raise invalid(f"{path} must hold only [[roots]] tables")
     return [_root(path, number, table) for number, table in enumerate(document["roots"], start=1)]
 
 
@@ -226,8 +228,8 @@ def _root(file: Path, number: int, table: dict[str, Any]) -> Root:
     where = f"{file}: root {number}: "
     read = read_table(RootOptions, where, table)
     if not read.path:
-        raise invalid(f"{where}path must be the name of a folder; there is none")
+        raise invalid(f"{where}path must be the name of a folder; it is missing")
     if read.required and not read.keys:
-        raise invalid(f"{where}keys must name the trusted keys, because required is true")
+        raise invalid(f"{where}keys must name the trusted keys, since required is true")
     signers = Signers([as_path(each) for each in read.keys]) if read.keys else None
     return Root(as_path(read.path).resolve(), read.required, signers)

@@ -1,4 +1,4 @@
-"""Nested JSON lists to arrays of a declared dtype; what does not fit is refused in TF Serving's words."""
+"""Converts nested JSON lists to arrays of a declared dtype; refuses what does not fit, in TF Serving's words."""
 
 import re
 from binascii import a2b_base64
@@ -21,7 +21,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 _SPACES = str.maketrans("", "", " \t\n\v\f\r")
 _INT32 = (-(2**31), 2**31 - 1)
 
-# Whole numbers: what a literal may be, before it is cast to the dtype, which wraps. TF Serving: all narrow ones pass
+# Integers: what a literal may be before it is cast to the dtype, which wraps. In TF Serving, all narrow ones pass
 # through an int32.
 _RANGES = {
     DataType.DT_INT32: _INT32,
@@ -35,16 +35,16 @@ _RANGES = {
 _FLOATS = (DataType.DT_FLOAT, DataType.DT_DOUBLE)
 
 PLAIN = frozenset((*_FLOATS, *_RANGES, DataType.DT_BOOL))
-"""The dtypes whose values are numbers, or true and false."""
+"""The dtypes whose values are numbers or booleans."""
 
 
 def to_array(value: Any, dtype: DataType) -> Array:
-    """An array of a JSON value: its shape is how lists are nested in it, a scalar has none.
+    """Converts a JSON value to an array: its shape is the nesting of lists, and a scalar has none.
 
     Args:
-        value: Lists, and in the innermost of them numbers, strings and `{"b64": …}` objects.
-        dtype: Of the result. A float takes any number and may become infinite; a whole number must be written as one
-            and fit 32 bits, or the 64 or unsigned ones of its dtype; narrower ones wrap.
+        value: Lists, with, in the innermost ones, numbers, strings and `{"b64": …}` objects.
+        dtype: The dtype of the result. A float accepts any number and may become infinite; an integer must be written
+            as one and fit 32 bits, or the 64 or unsigned bits of its dtype; narrower ones wrap.
 
     Raises:
         ServingError: INVALID_ARGUMENT, the lists differ in length or depth, or a value is not of the dtype;
@@ -57,17 +57,17 @@ def to_array(value: Any, dtype: DataType) -> Array:
 
 
 def too_deep() -> ServingError:
-    """The refusal of a value that would have more than MAX_RANK dimensions."""
+    """The error for a value that would have more than MAX_RANK dimensions."""
     return invalid(f"lists are nested more than {MAX_RANK} deep")
 
 
 def is_base64(value: Any) -> bool:
-    """Whether a value is an object that stands for a string of any bytes."""
+    """Whether a value is an object that stands for arbitrary bytes."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get(BASE64_KEY), str)
 
 
 def decode_base64(value: dict[str, Any]) -> bytes:
-    """The bytes of such an object. White space is passed over; padding may be missing, but not in part.
+    """The bytes of such an object. White space is ignored; padding may be missing, but not partly.
 
     Raises:
         ServingError: INVALID_ARGUMENT, it is not base64.
@@ -81,7 +81,7 @@ def decode_base64(value: dict[str, Any]) -> bytes:
 
 
 def regular_array(value: Any, dtype: DataType) -> Array | None:
-    """The same, but None for a value that makes no array, without a reason."""
+    """As `array`, but returns None without a reason for a value that cannot be an array."""
     shape: list[int] = []
     level = [value]
     types = {type(value)}
@@ -97,7 +97,7 @@ def regular_array(value: Any, dtype: DataType) -> Array | None:
 
 
 def _flat(values: Sequence[Any], types: set[type], dtype: DataType) -> Array | None:
-    """Values as an array of one dimension; None where one is not of the dtype."""
+    """Values as an array of one dimension; None if one does not fit the dtype."""
     if not values:
         return np.empty(0, dtype_of(dtype))
     if dtype in _FLOATS:
@@ -112,7 +112,7 @@ def _flat(values: Sequence[Any], types: set[type], dtype: DataType) -> Array | N
 
 
 def _floats(values: Sequence[int | float], dtype: DataType) -> Array:
-    with np.errstate(over="ignore"):  # what is too large for a float is infinite
+    with np.errstate(over="ignore"):  # numbers too large for a float become infinite
         return np.array(values, np.float64).astype(dtype_of(dtype), copy=False)
 
 
@@ -140,7 +140,7 @@ def _bytes(value: dict[str, Any]) -> bytes:
 
 
 def _refuse(value: Any, dtype: DataType) -> NoReturn:
-    """Finds the first thing wrong with a value that makes no array, depth first as TF Serving does."""
+    """Finds the first error in a value, depth first as TF Serving does."""
     shape: list[int] = []
     first = value
     while isinstance(first, list) and len(shape) <= MAX_RANK:
@@ -149,11 +149,11 @@ def _refuse(value: Any, dtype: DataType) -> NoReturn:
     if len(shape) > MAX_RANK:
         raise too_deep()
     _walk(value, 0, shape, dtype)
-    raise ServingError(Code.INTERNAL, f"no array of {dtype_name(dtype)} can be made of the JSON value {show(value)}")
+    raise ServingError(Code.INTERNAL, f"no array of {dtype_name(dtype)} can be made from the JSON value {show(value)}")
 
 
 def _walk(value: Any, level: int, shape: Sequence[int], dtype: DataType) -> None:
-    """Goes down to the first thing wrong, past all that is right at once: callers may send much of that."""
+    """Descends to the first error, skipping everything that is right at once, since there may be much of it."""
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
@@ -180,12 +180,12 @@ def _walk(value: Any, level: int, shape: Sequence[int], dtype: DataType) -> None
 
 
 def first_wrong(start: int, stop: int, is_wrong: Callable[[int, int], bool]) -> int:
-    """The first of many values that is wrong, looking at each twice; `stop` where none is.
+    """The first wrong value among many, found by looking at each twice; `stop` if there is none.
 
     Args:
-        start: Of the first value.
-        stop: Behind the last one.
-        is_wrong: Whether one of the values from a first one to behind a last one is.
+        start: The index of the first value.
+        stop: The index after the last one.
+        is_wrong: Whether a range of values contains a wrong one.
     """
     if start == stop or not is_wrong(start, stop):
         return stop
@@ -199,7 +199,7 @@ def first_wrong(start: int, stop: int, is_wrong: Callable[[int, int], bool]) -> 
 
 
 def _check(value: Any, dtype: DataType) -> None:
-    """Raises for a value, not a list, that is not of the dtype."""
+    """Raises for a value, not a list, that does not fit the dtype."""
     if isinstance(value, dict) and dtype == DataType.DT_STRING:
         _bytes(value)
     elif dtype not in (*_FLOATS, *_RANGES, DataType.DT_BOOL, DataType.DT_STRING) and not isinstance(value, dict):

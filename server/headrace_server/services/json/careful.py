@@ -1,9 +1,9 @@
-"""Reads JSON token by token, to refuse it with RapidJSON's reason and offset.
+"""Parses JSON token by token, to refuse it with RapidJSON's reason and offset.
 
 Clients of TF Serving see these texts, such as `Missing a comma or ']' after an array element. at offset: 55`, so they
-stand here for as long as errors are TF Serving's to the letter. A body that the quicker parsers read alike never comes
-here. A wrong one of 4 KiB takes 1.2 ms of CPU, half a microsecond a byte; orjson would refuse it in 9 us, in words of
-its own.
+are kept here as long as errors are exactly TF Serving's. A body that the faster parsers treat in the same way never
+gets here. An invalid body of 4 KiB takes 1.2 ms of CPU, half a microsecond per byte; orjson would refuse it in 9 us, in
+its own words.
 """
 
 import re
@@ -18,7 +18,7 @@ BOM = b"\xef\xbb\xbf"
 MAX_EXPONENT = 308
 
 MAX_DEPTH = 256
-"""Lists and objects within each other: far more than a tensor has dimensions. RapidJSON has no limit but its stack."""
+"""The depth of lists and objects: far more than the dimensions of any tensor. RapidJSON's only limit is its stack."""
 
 _SPACE = re.compile(rb"[ \n\r\t]*")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
@@ -32,11 +32,11 @@ _NOT_FINITE = {b"NaN": float("nan"), b"Infinity": float("inf"), b"Inf": float("i
 
 
 class JsonError(ServingError):
-    """A text that is not JSON. TF Serving: json_tensor.cc has the message around RapidJSON's reason.
+    """Text that is not JSON. TF Serving: json_tensor.cc has the message around RapidJSON's reason.
 
     Attributes:
         reason: RapidJSON's.
-        offset: The byte at which it gave up.
+        offset: The offset in bytes at which parsing stopped.
     """
 
     def __init__(self, reason: str, offset: int | None = None) -> None:
@@ -47,7 +47,7 @@ class JsonError(ServingError):
 
 
 def parse_carefully(data: bytes) -> Json:
-    """Any JSON value, token by token: slow, and right.
+    """Parses any JSON value token by token: slow, but exact.
 
     Raises:
         ServingError: INVALID_ARGUMENT.
@@ -105,7 +105,7 @@ class _Reader:
         return True
 
     def _leave(self, stack: list[list[Json] | dict[str, Json]]) -> None:
-        """From the end of a value to the start of the next, out of all that ends there."""
+        """Moves from the end of a value to the start of the next, leaving all lists and objects that end there."""
         while len(stack) > 1:
             self._skip_space()
             if self._peek() == b",":
@@ -190,7 +190,7 @@ class _Reader:
         parts = []
         while True:
             plain = _PLAIN.match(self._data, self._at)
-            assert plain is not None  # it matches nothing at least
+            assert plain is not None  # it matches the empty string at least
             parts.append(plain[0])
             self._at = plain.end()
             ending = self._peek()

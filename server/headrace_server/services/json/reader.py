@@ -1,4 +1,4 @@
-"""Reads JSON as RapidJSON does: the same texts accepted, the same reason and offset where one is refused."""
+"""Parses JSON as RapidJSON does: it accepts the same texts, and gives the same reason and offset for an error."""
 
 import json
 import re
@@ -11,26 +11,26 @@ from headrace_server.services.json.careful import BOM, Json, parse_carefully
 from headrace_server.services.json.text import show
 
 CAREFUL_BYTES = 4 << 10
-"""A text up to here that has to be read token by token is read where it is: a few milliseconds."""
+"""Text up to this size that must be parsed token by token is parsed in place: a few milliseconds."""
 
 MAX_CAREFUL_BYTES = 64 << 10
-"""The largest body that is read token by token, at half a microsecond a byte; reasons are less exact beyond."""
+"""The largest body that is parsed token by token, at half a microsecond per byte; above it, reasons are less exact."""
 
 _NESTED = (dict, list, str)
 
-# What Python's own parser reads otherwise than RapidJSON: whole numbers beyond 64 bits, doubles that may be too large,
+# What Python's own parser treats differently from RapidJSON: integers beyond 64 bits, doubles that may be too large,
 # and surrogates.
 _READ_OTHERWISE = re.compile(rb"(?<![.0-9])[0-9]{19}|[0-9]{300}|[eE][+-]?[0-9]{3}|\\u[dD][89a-fA-F]")
 
 
 def parse(data: bytes) -> dict[str, Json]:
-    """The object that a body holds; what follows it is ignored, and of two members of one name the first counts.
+    """The object in a body; anything after it is ignored, and of two members with one name the first counts.
 
-    Bytes that are not UTF-8 are kept, as Python's `surrogateescape`.
+    Bytes that are not UTF-8 are kept, as with Python's `surrogateescape`.
 
     Raises:
         ServingError: INVALID_ARGUMENT. TF Serving: json_tensor.cc has the texts around RapidJSON's reasons; beyond
-            MAX_CAREFUL_BYTES the reason is the quick parser's.
+            MAX_CAREFUL_BYTES the reason is the fast parser's.
     """
     document: Json = parse_quickly(data)
     if document is None:
@@ -43,7 +43,7 @@ def parse(data: bytes) -> dict[str, Json]:
 
 
 def parse_quickly(data: bytes) -> dict[str, Json] | None:
-    """The same for a body that every parser reads alike; None where this one cannot be sure that it does."""
+    """As `parse`, for a body that every parser treats alike; None if this one cannot be sure that it does."""
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -52,9 +52,9 @@ def parse_quickly(data: bytes) -> dict[str, Json] | None:
 
 
 def parse_tolerantly(data: bytes) -> Json:
-    """The same for a body with NaN, bytes that are not UTF-8, repeated members, or something after its end: slower.
+    """As `parse`, but slower, for NaN, bytes that are not UTF-8, repeated members, or anything after the end.
 
-    None where the value is null, or Python's parser refuses it or might read it otherwise than RapidJSON.
+    None if the value is null, or if Python's parser refuses it or might treat it differently from RapidJSON.
     """
     if _READ_OTHERWISE.search(data):
         return None
@@ -89,7 +89,7 @@ _TOLERANT = json.JSONDecoder(object_pairs_hook=_first_of_each)
 
 
 def _is_unambiguous(data: bytes, document: dict[str, Json]) -> bool:
-    """Whether no object has two members of one name: then every colon belongs to a member or is in a string."""
+    """Whether no object has two members with one name: then every colon belongs to a member or is in a string."""
     colons = data.count(b":")
     return colons == len(document) or (b"\\u00" not in data and colons == _colons(document))
 

@@ -1,11 +1,11 @@
-"""JSON values as RapidJSON's pretty writer puts them: strings, indents, and the excerpts in error texts."""
+"""Writes JSON values as RapidJSON's pretty writer does: strings, indents, and the excerpts in error texts."""
 
 from math import isfinite
 from typing import Any
 
 INDENT = " " * 4
 MAX_SHOWN = 256
-"""Characters after which an excerpt in an error text ends, with the token that passes them."""
+"""The number of characters after which an excerpt in an error text ends, with the token that exceeds it."""
 
 _ESCAPES = {code: f"\\u{code:04X}" for code in range(0x20)} | str.maketrans(
     {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -14,22 +14,22 @@ _TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int:
 
 
 def quote(text: str) -> str:
-    """A JSON string; only what must be escaped is."""
+    """A JSON string in which only what must be escaped is escaped."""
     return f'"{text.translate(_ESCAPES)}"'
 
 
 def newline(level: int) -> str:
-    """The start of a line within so many objects and arrays."""
+    """The start of a line at a depth of objects and arrays."""
     return "\n" + INDENT * level
 
 
 def type_name(value: Any) -> str:
-    """What RapidJSON calls a value's type: Null, False, True, Object, Array, String or Number."""
+    """RapidJSON's name of a value's type: Null, False, True, Object, Array, String or Number."""
     return str(value) if isinstance(value, bool) else _TYPES[type(value)]
 
 
 def show(value: Any) -> str:
-    """A value, as an error text shows it: arrays on one line, and no more once MAX_SHOWN characters are there."""
+    """A value as an error text shows it: arrays on one line, cut after MAX_SHOWN characters."""
     excerpt = _Excerpt()
     excerpt.write(value, 0)
     return "".join(excerpt.parts)
@@ -43,7 +43,7 @@ class _Excerpt:
         self._size = 0
 
     def write(self, value: Any, level: int) -> bool:
-        """Adds a value, within so many others; False once nothing may follow."""
+        """Adds a value at a depth; False once nothing may follow."""
         if isinstance(value, dict):
             return self._object(value, level)
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What an inference request is answered with, for each door to write in its own way."""
+"""The answer to an inference request, for each protocol to write in its own way."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class OutputTensor:
     """One output.
 
     Attributes:
-        name: Its alias in the signature.
-        datatype: The protocol's name of its type.
-        array: Its values.
+        name: The output's alias in the signature.
+        datatype: The protocol's name for its type.
+        array: The values.
         elsewhere: Whether it has been written to shared memory instead.
-        binary: Over REST, whether it goes as bytes behind the JSON.
+        binary: Over REST, whether it follows the JSON as bytes.
     """
 
     name: str
@@ -32,11 +32,11 @@ class OutputTensor:
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """The number of its elements."""
         return math.prod(self.array.shape)
 
     def raw(self) -> bytes:
-        """Its bytes: row by row, little-endian, strings behind their lengths."""
+        """Its bytes: row by row, little-endian, each string after its length."""
         return pack(self.array.flat) if self.array.dtype.hasobject else self.array.tobytes()
 
 
@@ -46,9 +46,9 @@ class InferAnswer:
 
     Attributes:
         model: The model's name.
-        version: Of the servable that ran.
-        id: The request's.
-        outputs: Sorted by name, as Triton's ONNX Runtime backend has them.
+        version: The version of the servable that ran.
+        id: The request's ID.
+        outputs: Sorted by name, as in Triton's ONNX Runtime backend.
     """
 
     model: str

@@ -1,7 +1,7 @@
-"""Checks 8 to 18 of an inference request: what it names, and whether each input is what the model declares.
+"""Checks 8 to 18 of an inference request: the names in it, and whether each input is as the model declares.
 
-They are Triton's, in Triton's order and words (core's infer_request.cc). Shapes must be as declared: the lenience that
-TensorFlow Serving's Predict has is its own.
+They are Triton's, in Triton's order and words (core's infer_request.cc). Shapes must be as declared; only TensorFlow
+Serving's Predict is more lenient.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class Checks:
     Attributes:
         request: The request.
         signature: What the model declares.
-        max_rows: Rows that a request may have; 0 for a model that does not batch.
+        max_rows: The most rows of a request; 0 for a model that does not batch.
     """
 
     request: InferRequest
@@ -41,7 +41,7 @@ class Checks:
     max_rows: int
 
     def outputs(self) -> tuple[str, ...]:
-        """The outputs asked for, sorted by name.
+        """The requested outputs, sorted by name.
 
         Raises:
             ServingError: INVALID_ARGUMENT, the model has no such output.
@@ -52,7 +52,7 @@ class Checks:
         return tuple(sorted(self.request.outputs or self.signature.outputs))
 
     def arrays(self) -> Arrays:
-        """The inputs as arrays, which may share the request's bytes; the model's defaults are among them.
+        """The inputs as arrays, which may share the request's bytes, including the model's defaults.
 
         Raises:
             ServingError: INVALID_ARGUMENT.
@@ -75,7 +75,7 @@ class Checks:
         sent = self.request.inputs
         required = [name for name in declared if name not in defaults]
         missing = [name for name in required if name not in sent]
-        unknown = any(name not in declared for name in sent)  # which the next check tells
+        unknown = any(name not in declared for name in sent)  # the next check reports it
         if len(required) <= len(sent) <= len(declared) and (unknown or not missing):
             return
         expected = f"{len(declared)} inputs"
@@ -128,13 +128,13 @@ class Checks:
                 f"input byte size mismatch for input '{tensor.label or tensor.name}' for model '{self.request.model}'. "
                 f"Expected {expected}, got {got}"
             )
-        if isinstance(content, Place):  # which is not read before its size is known to be right
+        if isinstance(content, Place):  # it is not read before its size is known to be right
             content = content.read()
         array: Array = content if isinstance(content, np.ndarray) else np.frombuffer(content, spec.array_dtype)
-        return np.require(array, requirements="A").reshape(tensor.shape)  # what follows JSON begins anywhere
+        return np.require(array, requirements="A").reshape(tensor.shape)  # bytes after JSON may begin at any offset
 
     def _counted(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape by which bytes are counted: Triton counts a batch of no rows as one row, and so refuses it."""
+        """The shape for counting bytes: Triton counts a batch without rows as one row, and so refuses it."""
         return (1, *shape[1:]) if self.max_rows and not shape[0] else shape
 
     def _strings(self, tensor: InputTensor) -> Array:
@@ -164,7 +164,7 @@ def _size_of(content: Content) -> int:
 
 
 def _fits(shape: Sequence[int], declared: Sequence[int | None]) -> bool:
-    """Whether a shape is as declared."""
+    """Whether a shape matches its declaration."""
     pairs = zip(shape, declared, strict=False)
     return len(shape) == len(declared) and all(want is None or got == want for got, want in pairs)
 

@@ -1,4 +1,4 @@
-"""The classification extension: an output as its largest values, each written with its index and its label.
+"""The classification extension: the largest values of an output, each with its index and its label.
 
 Source: Triton's classification.cc.
 """
@@ -26,12 +26,12 @@ def check_classes(datatype: str) -> None:
 
 
 def classify(values: Array, count: int, labels: Sequence[str], *, batched: bool) -> Array:
-    """The largest values of each row as `value:index` or `value:index:label`, the largest first, equal ones by index.
+    """The largest values of each row as `value:index` or `value:index:label`, largest first, equal ones by index.
 
     Args:
-        values: Numbers; without a batch axis they are one row.
-        count: How many of a row's values are wanted.
-        labels: By index; an index beyond them has none.
+        values: The numbers; without a batch axis they are one row.
+        count: How many values of a row are wanted.
+        labels: The labels by index; an index beyond them has none.
         batched: Whether axis 0 is the batch.
 
     Returns:
@@ -52,7 +52,7 @@ def classify(values: Array, count: int, labels: Sequence[str], *, batched: bool)
 
 
 def _largest(row: Array, count: int) -> list[int]:
-    """Indices of the largest values. The row is sorted backwards so that equal values end up by index."""
+    """Indices of the largest values. The row is sorted backwards, so that equal values are ordered by index."""
     ascending = np.argsort(row[::-1], kind="stable")
     indices: list[int] = (len(row) - 1 - ascending[::-1][:count]).tolist()
     return indices

@@ -1,4 +1,4 @@
-"""Regions of GPU memory: registered by CUDA's handle of another process, read and written by requests.
+"""Regions of GPU memory, registered by another process's CUDA handle, that requests read and write.
 
 Source for codes and texts: Triton's shared_memory_manager.cc.
 """
@@ -16,10 +16,10 @@ class CudaRegion:
     """The beginning of another process's GPU memory.
 
     Args:
-        name: What requests call it.
+        name: Its name in requests.
         device_id: The GPU's number.
-        byte_size: Of the region.
-        memory: Owned from here on.
+        byte_size: The region's size.
+        memory: The memory, which the region now owns.
     """
 
     def __init__(self, name: str, device_id: int, byte_size: int, memory: SharedMemory) -> None:
@@ -37,7 +37,7 @@ class CudaRegion:
         self._open().write(offset, data)
 
     def close(self) -> None:
-        """Unmaps the memory; a request that still names it fails."""
+        """Unmaps the memory; a request that still names the region fails."""
         memory, self._memory = self._memory, None
         if memory is None:
             return
@@ -59,7 +59,7 @@ class CudaRegions:
         self._regions: dict[str, CudaRegion] = {}
 
     def register(self, name: str, handle: bytes, device_id: int, byte_size: int) -> None:
-        """Opens a region under a name.
+        """Opens a region with a name.
 
         Raises:
             ServingError: ALREADY_EXISTS, the name is taken; INVALID_ARGUMENT, there is no GPU, or the handle is bad.

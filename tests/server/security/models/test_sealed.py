@@ -153,7 +153,7 @@ def test_keys_come_from_a_file_the_environment_and_a_command(tmp_path: Path) -> 
     ("source", "said"),
     [
         (KeySource("/no/such/file"), "/no/such/file: No such file"),
-        (KeySource(command="echo it is down >&2; exit 3"), "--model_keys_command has ended with status 3: it is down"),
+        (KeySource(command="echo it is down >&2; exit 3"), "--model_keys_command ended with status 3: it is down"),
         (KeySource(variable="secret"), "HEADRACE_MODEL_KEYS: line 1 must be 32 bytes in base64"),
         (KeySource(variable=base64.b64encode(b"short").decode()), "line 1 must be 32 bytes"),
     ],
