@@ -63,7 +63,7 @@ def test_devices_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, 80 << 30)
-    with pytest.raises(NoDriverError, match="the NVIDIA driver refuses: invalid device ordinal"):
+    with pytest.raises(NoDriverError, match="the NVIDIA driver reports an error: invalid device ordinal"):
         device_memory(1)
 
 

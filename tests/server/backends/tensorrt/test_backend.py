@@ -524,7 +524,7 @@ class TestLoading:
         assert error.code == Code.FAILED_PRECONDITION
         assert "libnvinfer.so.10: cannot open shared object file" in error.message
         if package == "tensorrt":
-            assert error.message.startswith(f"{model} needs TensorRT, which is installed and does not work: ")
+            assert error.message.startswith(f"{model} needs TensorRT, which is installed but does not work: ")
 
 
 def _importing(package: str, error: Exception) -> Callable[..., Any]:
