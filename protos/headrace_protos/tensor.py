@@ -72,6 +72,14 @@ def to_proto(values: npt.ArrayLike, into: TensorProto | None = None, *, as_conte
     return proto
 
 
+def shape_of(proto: TensorProto) -> tuple[int, ...]:
+    """The shape that a tensor says it has; its content is not looked at.
+
+    Raises TensorError if it is not one.
+    """
+    return _shape(proto)[0]
+
+
 def _shape(proto: TensorProto) -> tuple[tuple[int, ...], int]:
     # Serializing a shape and looking it up takes a third of the time that going through its dimensions does.
     serialized = proto.tensor_shape.SerializeToString()

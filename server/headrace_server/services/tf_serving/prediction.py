@@ -1,8 +1,5 @@
 """PredictionService: turns messages into arrays for the model, and its arrays into messages."""
 
-import asyncio
-from collections.abc import Mapping
-
 from google.protobuf.message import DecodeError
 
 from headrace_batching.task import Array, Arrays
@@ -10,7 +7,6 @@ from headrace_protos import (
     ClassificationRequest,
     ClassificationResponse,
     Code,
-    DataType,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     ModelSpec,
@@ -20,9 +16,8 @@ from headrace_protos import (
     PredictResponse,
     RegressionRequest,
     RegressionResponse,
-    TensorProto,
 )
-from headrace_protos.tensor import TensorError, to_array, to_proto
+from headrace_protos.tensor import to_proto
 from headrace_server.backends.signature import (
     CLASSIFY_METHOD,
     DEFAULT_SIGNATURE,
@@ -40,16 +35,13 @@ from headrace_server.services.tf_serving.examples.decoding import read_examples
 from headrace_server.services.tf_serving.examples.multi_inference import infer
 from headrace_server.services.tf_serving.metadata import signature_map
 from headrace_server.services.tf_serving.model_spec import asked_version, require_model_spec
+from headrace_server.services.tf_serving.tensors import decoded
 
 SIGNATURE_DEF = "signature_def"
 
 MAX_PREDICT_FIELDS = 4096
 """Inputs, and outputs asked for, that a PredictRequest may hold: far more than a model has, in whatever order."""
 
-STRINGS_AT_ONCE = 64 << 10
-"""The largest tensor of strings, in bytes, that is decoded in the event loop: a few milliseconds."""
-
-_STRING = DataType.DT_STRING  # protobuf looks it up by name, each time
 _METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
 
 
@@ -99,7 +91,7 @@ class PredictionService:
             if self._check_method:
                 _check_predictable(signature)
             signature.check_names(request.inputs)
-            inputs = signature.complete(await _decoded(request.inputs))
+            inputs = signature.complete(await decoded(request.inputs, servable, name))
             outputs = signature.check_outputs(request.output_filter)
             results = await servable.run(name, inputs, outputs, call)
             return self._response(spec, servable, results)
@@ -242,27 +234,3 @@ def _check_predictable(signature: Signature) -> None:
             f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. "
             f"Was: {signature.method_name}",
         )
-
-
-async def _decoded(tensors: Mapping[str, TensorProto]) -> Arrays:
-    """The tensors as arrays; many strings are decoded on another thread.
-
-    TF Serving: predict_util.cc parses every tensor before any dtype is compared, so a tensor that does not parse is
-    reported as such whatever its dtype.
-    """
-    strings = 0
-    for alias in tensors:
-        tensor = tensors[alias]
-        if tensor.dtype == _STRING:
-            strings += tensor.ByteSize()
-    return await asyncio.to_thread(_decode, tensors) if strings > STRINGS_AT_ONCE else _decode(tensors)
-
-
-def _decode(tensors: Mapping[str, TensorProto]) -> Arrays:
-    arrays = {}
-    for alias in tensors:
-        try:
-            arrays[alias] = to_array(tensors[alias])
-        except TensorError as error:
-            raise invalid(f"tensor parsing error: {alias}") from error
-    return arrays

@@ -241,3 +241,39 @@ def test_such_an_output_of_a_model_that_is_batched_untried(running: Run) -> None
 def test_a_scalar_of_a_model_that_is_batched_untried(running: Run) -> None:
     caller = running(believed(models.scalar_output)).caller
     assert caller.predict({"x": floats([1, 2], [3, 4])})["total"].shape == ()
+
+
+MANY = 100_000
+
+
+@pytest.fixture(scope="module")
+def words(running: Run) -> Caller:
+    texts = partial(models.identity, dtype=onnx.TensorProto.STRING, dims=("N", "M"))
+    return running(texts, batching=Options(max_batch_size=8)).caller
+
+
+class TestManyStrings:
+    """They are refused by their dtype and their number: that they do not parse is not found out."""
+
+    @staticmethod
+    def many(shape: tuple[int, ...]) -> PredictRequest:
+        request = predict_request({})
+        dims = [TensorShapeProto.Dim(size=size) for size in shape]
+        content = STRING_LENGTHS + bytes(MANY)
+        tensor = TensorProto(dtype=DataType.DT_STRING, tensor_shape=TensorShapeProto(dim=dims), tensor_content=content)
+        request.inputs["x"].CopyFrom(tensor)
+        return request
+
+    def test_for_a_model_that_takes_numbers(self, linear: Caller) -> None:
+        refusal = linear.refusal(self.many((MANY,)))
+        assert refusal.code is StatusCode.INVALID_ARGUMENT
+        assert refusal.text == "Expects arg[0] to be float but string is provided"
+
+    def test_of_more_rows_than_a_batch_has(self, words: Caller) -> None:
+        refusal = words.refusal(self.many((MANY, 1)))
+        assert refusal.code is StatusCode.INVALID_ARGUMENT
+        assert f"Task size {MANY} is larger than maximum input batch size 8" in refusal.text
+
+    @pytest.mark.parametrize("shape", [(1, MANY), (2**40, 2**40), (MANY + 3,) * 8, (1,) * 300])
+    def test_what_nothing_speaks_against_is_decoded(self, words: Caller, shape: tuple[int, ...]) -> None:
+        assert "tensor parsing error: x" in words.refusal(self.many(shape)).text

@@ -1,0 +1,75 @@
+"""The tensors of a request as arrays; many strings are not decoded before it is known that the model takes them."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_protos import DataType, TensorProto
+from headrace_protos.tensor import TensorError, shape_of, to_array
+from headrace_server.errors import invalid
+from headrace_server.models.servable import Servable
+
+STRINGS_AT_ONCE = 64 << 10
+"""The largest tensors of strings, in bytes, that are decoded in the event loop: a few milliseconds."""
+
+_STRING = DataType.DT_STRING  # protobuf looks it up by name, each time
+_A_STRING = np.array(b"", object)
+
+
+async def decoded(tensors: Mapping[str, TensorProto], servable: Servable, signature: str) -> Arrays:
+    """The tensors as arrays, many strings on another thread.
+
+    TF Serving: predict_util.cc parses every tensor before any dtype is compared, so a tensor that does not parse is
+    reported as such whatever its dtype. Of many strings, dtypes and rows come first: each string costs time and memory.
+
+    Args:
+        tensors: By alias; their names have been checked.
+        servable: The model.
+        signature: The name of the one that is to be run.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, a tensor does not parse, or many strings are not what the model takes.
+        TaskTooLarge: Many strings are too many rows.
+    """
+    if not _are_many_strings(tensors):
+        return _decode(tensors, to_array)
+    _check(_decode(tensors, _without_strings), servable, signature)
+    return await asyncio.to_thread(_decode, tensors, to_array)
+
+
+def _are_many_strings(tensors: Mapping[str, TensorProto]) -> bool:
+    strings = 0
+    for alias in tensors:
+        tensor = tensors[alias]
+        if tensor.dtype == _STRING:
+            strings += tensor.ByteSize()
+    return strings > STRINGS_AT_ONCE
+
+
+def _check(arrays: Arrays, servable: Servable, name: str) -> None:
+    signature = servable.signatures[name]
+    signature.check_arrays(signature.complete(arrays))  # a shape may be another one than declared
+    if signature.batched:
+        servable.check_rows(name, max((len(array) for array in arrays.values() if array.ndim), default=1))
+
+
+def _without_strings(tensor: TensorProto) -> Array:
+    """As `to_array`, but that one string stands for all."""
+    if tensor.dtype != _STRING:
+        return to_array(tensor)
+    try:
+        return np.broadcast_to(_A_STRING, shape_of(tensor))
+    except ValueError as error:  # more elements than numpy counts
+        raise TensorError(str(error)) from error
+
+
+def _decode(tensors: Mapping[str, TensorProto], to_array: Callable[[TensorProto], Array]) -> Arrays:
+    arrays = {}
+    for alias in tensors:
+        try:
+            arrays[alias] = to_array(tensors[alias])
+        except TensorError as error:
+            raise invalid(f"tensor parsing error: {alias}") from error
+    return arrays
