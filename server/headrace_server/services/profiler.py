@@ -1,4 +1,4 @@
-"""tensorflow.ProfilerService: passes what TensorBoard and its like ask on to TensorFlow's own profiler."""
+"""tensorflow.ProfilerService: forwards calls of TensorBoard and similar tools to TensorFlow's own profiler."""
 
 import asyncio
 import logging
@@ -20,10 +20,10 @@ _NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 
 
 class ProfilerService:
-    """A proxy: TensorFlow's profiler can only listen on a port of its own, which it does from the first call on.
+    """A proxy: TensorFlow's profiler can only listen on a port of its own, which it opens at the first call.
 
-    That port is open on all interfaces, whatever secures the server's; TensorFlow cannot do otherwise, nor close it
-    before the process ends.
+    That port is open on all interfaces, however the server's port is secured; TensorFlow can neither avoid that nor
+    close the port before the process ends.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class ProfilerService:
 
     @property
     def useful(self) -> bool:
-        """Whether there is something to profile: a model has brought TensorFlow into this process."""
+        """Whether there is something to profile: a model has loaded TensorFlow into this process."""
         return "tensorflow" in sys.modules
 
     def register(self, server: grpc.aio.Server) -> None:

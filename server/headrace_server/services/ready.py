@@ -1,4 +1,4 @@
-"""Whether the server is ready, over HTTP: what load balancers and orchestrators ask."""
+"""Whether the server is ready, over HTTP, for load balancers and orchestrators."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ from headrace_server.services.http import HttpAnswer, HttpRequest
 from headrace_server.services.kept import not_counted
 
 PATHS = ("/healthz", "/v1/ready")
-"""TF Serving has none; its users ask for the status of a model, which they have to name."""
+"""TF Serving has no such path; its users ask for the status of a model, which they must name."""
 
 _PLAIN = {"Content-Type": "text/plain"}
 
 
 class ReadyApi:
-    """Answers 200 while every configured model has a version ready and the server does not drain, else 503.
+    """Answers 200 while every configured model has a version ready and the server is not draining, otherwise 503.
 
     Args:
         is_ready: Whether that is so.

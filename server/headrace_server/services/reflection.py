@@ -1,4 +1,4 @@
-"""grpc.reflection, v1 and v1alpha: clients such as grpcurl and ghz learn the services from the server itself."""
+"""grpc.reflection, v1 and v1alpha: clients such as grpcurl and ghz get the services' descriptions from the server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -42,12 +42,12 @@ class ReflectionService:
             reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
         name, methods = f"{_PACKAGES[0]}.{_SERVICE}", {"ServerReflectionInfo": method}
-        # Both, as generated code does: a transport may hear of one of them only.
+        # Both versions, as in generated code: a transport may know only one of them.
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
         server.add_registered_method_handlers(name, methods)
 
     def draining(self) -> None:
-        """Ends the streams, which their clients keep open whether they have something to ask or not."""
+        """Ends the streams, which their clients keep open even when they have nothing to ask."""
         self._draining.set()
 
     async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
@@ -70,7 +70,7 @@ class ReflectionService:
 
 
 def _v1_file() -> bytes:
-    """What describes v1: as v1alpha, which it equals on the wire, under another name."""
+    """The description of v1: that of v1alpha, which is equal on the wire, with another name."""
     file = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     v1, v1alpha = _PACKAGES
     text = text_format.MessageToString(file).replace(v1alpha, v1).replace("/v1alpha/", "/v1/")
@@ -78,7 +78,7 @@ def _v1_file() -> bytes:
 
 
 class _Symbols:
-    """A pool that finds the files of methods, too, which protobuf's does not: ghz asks for them."""
+    """A pool that also finds the files of methods, which protobuf's does not: ghz asks for them."""
 
     def __init__(self, pool: DescriptorPool) -> None:
         self._pool = pool

@@ -11,21 +11,21 @@ class HttpApi(Protocol):
     """An API over HTTP."""
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The answer to a request, whatever it is; must not raise.
+        """Answers any request; must not raise.
 
         Args:
             request: Whole.
-            delivery: Of the event loop that this runs in.
+            delivery: Resolves futures in the event loop that this runs in.
         """
 
 
 class Router:
-    """Several APIs under one address, each of which has the paths under a prefix, or single ones.
+    """Several APIs on one address, each with the paths under a prefix, or with single paths.
 
     Args:
         apis: By prefix, such as `/v2`.
-        otherwise: Has every other path.
-        pages: By the whole path, which is not looked for under a prefix.
+        otherwise: The API for every other path.
+        pages: APIs by the whole path, which take precedence over prefixes.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Router:
         return (*self._apis, *self._pages)
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """What the request's API answers."""
+        """The answer of the request's API."""
         first = "/" + request.path[1:].partition("/")[0]
         api = self._pages.get(request.path) or self._apis.get(first, self._otherwise)
         return await api.answer(request, delivery)

@@ -1,4 +1,4 @@
-"""A service as a transport sees it: its name and, for each method, a message type and a function."""
+"""A service as seen by a transport: its name and, for each method, a message type and a function."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from headrace_server.errors import invalid
 from headrace_server.models.call import Call
 
 MAX_CONCURRENT_STREAMS = 1000
-"""Calls at once over a connection, unless an operator says otherwise: gRPC has no bound of its own."""
+"""Calls at the same time on one connection, unless an operator sets another limit: gRPC itself has none."""
 
 MAX_MESSAGE_BYTES = 2**31 - 1
-"""What a message may have at most, in any language: protobuf counts bytes with 31 bits."""
+"""The largest size of a message in any language: protobuf counts bytes with 31 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class Method:
     Attributes:
         name: As in the service's .proto file.
         request: The message type that its bytes are parsed as.
-        answer: From a request to its response; raises what `errors.status_of` maps to a status.
+        answer: Returns the response to a request; raises what `errors.status_of` maps to a status.
         max_fields: Fields that a large request may have at its top, which would else cost more to parse than it could
             mean: a map's entry takes a microsecond, and two bytes. None for any number.
-        lasting: Whether an answer holds until the server's state changes, and the call does nothing else.
+        lasting: Whether an answer is valid until the server's state changes, and the call has no other effect.
     """
 
     name: str
@@ -56,8 +56,8 @@ class StreamMethod:
     Attributes:
         name: As in the service's .proto file.
         request: The message type that the bytes of each request are parsed as.
-        answer: From the requests, as they come, to the responses; raises what `errors.status_of` maps to a status. It
-            is closed when nobody reads any more.
+        answer: Returns responses to requests as they come; raises what `errors.status_of` maps to a status. It is
+            closed when its responses are no longer read.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Where a service finds the servable that a request names."""
+"""How a service finds the servable that a request names."""
 
 from typing import Protocol
 
@@ -7,47 +7,47 @@ from headrace_server.models.versions import VersionStatus
 
 
 class Servables(Protocol):
-    """What a service asks of the manager."""
+    """What a service needs from the manager."""
 
     def servable(self, name: str, version: int | str | None = None) -> Servable:
-        """A version, leased: it stays loaded until the end of the `with` block that it is to be used in.
+        """Leases a version: it stays loaded until the end of the `with` block.
 
         Args:
-            name: The model's.
+            name: The model's name.
             version: Which one, by number or by label; None for the highest that is ready.
 
         Raises:
-            ServingError: There is none.
+            ServingError: There is no such version.
         """
 
     async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
-        """As `servable`, after a wait for a version that is not in memory.
+        """As `servable`, after waiting for a version that is not in memory.
 
         Args:
-            name: The model's.
+            name: The model's name.
             version: Which one, by number or by label; None for the highest that can be called.
-            deadline: When to give up, on the monotonic clock; None for never.
+            deadline: When to give up, on the monotonic clock; None means never.
 
         Raises:
-            ServingError: There is none, or it could not be loaded in time.
+            ServingError: There is no such version, or it could not be loaded in time.
         """
 
 
 class Repository(Servables, Protocol):
-    """What a service asks of the manager that tells of every version, not of those alone that can be called."""
+    """What a service needs from the manager to report every version, not only those that can be called."""
 
     def names(self) -> list[str]:
-        """Every model that there ever was."""
+        """Every model that ever existed."""
 
     def statuses(self, name: str) -> list[VersionStatus]:
-        """Every version of a model that there ever was, the highest first; empty for a model never seen."""
+        """Every version of a model that ever existed, the highest first; empty for an unknown model."""
 
 
 class OneServable:
-    """One servable, whatever is asked for: how a service answers with a version that is not served yet.
+    """A single servable, whatever is requested, with which a service can answer for a version that is not served yet.
 
     Args:
-        servable: Loaded for longer than this is used.
+        servable: The servable, which outlives this object.
     """
 
     def __init__(self, servable: Servable) -> None:

@@ -1,4 +1,4 @@
-"""`https://` archives: one file that is a model, or a base path of versions, packed."""
+"""`https://` archives: one packed file that is a model, or a base path of versions."""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -23,10 +23,10 @@ class ArchiveStore:
         self._name = urlsplit(uri).path.rpartition("/")[2] or "model"
 
     def list(self) -> Listing:
-        """The file, told by its ETag, or by when it was last changed.
+        """The file, identified by its ETag or its modification time.
 
         Raises:
-            StoreError: It cannot be asked.
+            StoreError: The server cannot be asked.
         """
         headers = self._web.head(self._uri)
         tag = headers.get("ETag") or headers.get("Last-Modified") or ""
@@ -36,5 +36,5 @@ class ArchiveStore:
         return Listing([RemoteFile(self._name, size, tag, unpack=is_archive(self._name), key=self._uri)])
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """Its bytes from an offset on."""
+        """The file's bytes from an offset on."""
         return self._web.read(file.key, offset, file.tag)

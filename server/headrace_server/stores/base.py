@@ -10,15 +10,15 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of a store.
+    """One file in a store.
 
     Attributes:
-        path: Below the store's URI, with slashes.
-        size: Its bytes; -1 where the store does not say.
-        tag: Another one for other bytes: an ETag or a digest.
-        sha256: What its bytes must hash to, in hexadecimal; empty where the store does not say.
-        unpack: Whether it is an archive of the files that are meant.
-        key: How the store itself calls it.
+        path: The path below the store's URI, with slashes.
+        size: Its size in bytes; -1 if the store does not say.
+        tag: An ETag or a digest, which differs for other bytes.
+        sha256: The expected SHA-256 of its bytes, in hexadecimal; empty if the store does not say.
+        unpack: Whether it is an archive of the model's files.
+        key: The store's own name for it.
     """
 
     path: str
@@ -31,12 +31,12 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is below a store's URI.
+    """The content below a store's URI.
 
     Attributes:
         files: All files.
-        version: The version that they are, where the store numbers them; None where folders do, or nobody.
-        settled: Whether nobody can be in the midst of writing them.
+        version: The version number of the files if the store has one; None if folders have numbers, or nothing does.
+        settled: Whether nobody can still be writing them.
     """
 
     files: Sequence[RemoteFile]
@@ -48,23 +48,23 @@ class Store(Protocol):
     """One URI. Its methods block, and are called by one thread at a time."""
 
     def list(self) -> Listing:
-        """What is there now.
+        """The current content.
 
         Raises:
-            StoreError: It cannot be asked.
+            StoreError: The store cannot be asked.
         """
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
         """The bytes of a file from an offset on.
 
         Raises:
-            StoreError: They cannot be read; `Changed` where the file is gone, or is another one than was listed.
+            StoreError: They cannot be read; `Changed` if the file is gone, or differs from the listed one.
         """
 
 
 class StoreError(Exception):
-    """Why a store gives nothing; the text names the URI."""
+    """An error of a store; the text names the URI."""
 
 
 class Changed(StoreError):
-    """What was listed is not there any more: another look tells what is."""
+    """A listed file is gone or has changed; another look shows what exists now."""

@@ -1,4 +1,4 @@
-"""Fetched files on disk: whole ones by what they are, parts of others to be resumed, and a bound on all of them.
+"""Fetched files on disk: complete ones by their content, and parts of others that can be resumed.
 
 contents/KEY/            the files of one fetch, complete; KEY is a hash of their names, sizes and tags
 contents/KEY.json        their sizes; beside them, so that a signature of the folder still fits
@@ -20,7 +20,7 @@ from headrace_server.stores.base import RemoteFile, StoreError
 
 
 def key_of(uri: str, files: Sequence[RemoteFile]) -> str:
-    """What tells the files of one fetch from any others."""
+    """The key of a fetch, which differs for different files."""
     listed = sorted((file.path, file.size, file.tag) for file in files)
     return hashlib.sha256(json.dumps([uri, listed]).encode()).hexdigest()[:32]
 
@@ -29,8 +29,8 @@ class Cache:
     """A folder for fetched files. Used by several threads, each for models of its own.
 
     Args:
-        root: The folder; made where it is missing.
-        most_bytes: What all contents may take together; 0 for what the disk has.
+        root: The folder, which is created if missing.
+        most_bytes: The limit on all contents together; 0 means what the disk has.
     """
 
     def __init__(self, root: Path, most_bytes: int = 0) -> None:
@@ -39,21 +39,21 @@ class Cache:
         self._used: set[str] = set()
 
     def start(self) -> None:
-        """Makes the folders.
+        """Creates the folders.
 
         Raises:
-            OSError: They cannot be made.
+            OSError: They cannot be created.
         """
         for name in ("contents", "partial", "models"):
             (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def model(self, name: str, uri: str) -> Path:
-        """The base path of a model that is at a URI."""
+        """The base path of a model at a URI."""
         plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:80]
         return self.root / "models" / f"{plain}-{hashlib.sha256(f'{name} {uri}'.encode()).hexdigest()[:12]}"
 
     def content(self, key: str) -> Path | None:
-        """The folder of a fetch that is complete; None where it is not."""
+        """The folder of a complete fetch; None if it is not complete."""
         folder = self.root / "contents" / key
         try:
             sizes = json.loads(_manifest(folder).read_text())
@@ -68,7 +68,7 @@ class Cache:
 
     @contextmanager
     def partial(self, key: str) -> Iterator[Path | None]:
-        """The folder of a fetch that is under way; None where another process is at it."""
+        """The folder of a fetch in progress; None if another process is fetching."""
         folder = self.root / "partial" / key
         folder.mkdir(parents=True, exist_ok=True)
         with (self.root / "partial" / f"{key}.lock").open("w") as lock:
@@ -80,7 +80,7 @@ class Cache:
             yield folder
 
     def complete(self, key: str, folder: Path) -> Path:
-        """Makes a fetch known as complete; its folder from now on."""
+        """Marks a fetch as complete, and returns its folder."""
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
         target = self.root / "contents" / key
         _remove(target)
@@ -90,18 +90,18 @@ class Cache:
         return target
 
     def drop_partial(self, key: str) -> None:
-        """Forgets a fetch that is not complete."""
+        """Deletes an incomplete fetch."""
         shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
 
     def use(self, keys: Collection[str], before: Collection[str]) -> None:
-        """Keeps contents from being removed, instead of others that a model has used before."""
+        """Protects contents from being removed, instead of those that a model used before."""
         self._used = (self._used - set(before)) | set(keys)
 
     def make_room(self, uri: str, size: int) -> int:
-        """Removes what nobody uses until a fetch fits; the bytes that there are then.
+        """Removes unused contents until a fetch fits; returns the bytes that are then used.
 
         Raises:
-            StoreError: It does not fit.
+            StoreError: The fetch does not fit.
         """
         every = ((age, folder, taken) for folder, age, taken in self._contents())
         unused = sorted(each for each in every if each[1].name not in self._used)
@@ -129,7 +129,7 @@ class Cache:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Writes a file of which nobody ever sees a part."""
+    """Writes a file in one step, so that nobody ever sees a part of it."""
     new = file.with_suffix(".new")
     new.write_bytes(content)
     new.rename(file)

@@ -1,4 +1,4 @@
-"""Fetches the files of a version: resumed where it was cut, checked, unpacked, and known only when it is whole."""
+"""Fetches the files of a version: resumes, checks and unpacks them, and publishes only complete versions."""
 
 import hashlib
 import logging
@@ -14,7 +14,7 @@ from headrace_server.stores.cache import Cache, key_of
 from headrace_server.stores.unpacking import safe_path, unpack
 
 SUMS = "SHA256SUMS"
-"""A file of checksums, as `sha256sum` writes it, that others of its folder are compared with."""
+"""A file of checksums in the format of `sha256sum`, with which the other files of its folder are compared."""
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ class Fetching:
 
     Args:
         uri: The store's.
-        store: Asked for bytes.
-        cache: Where they go.
-        fetched: Told how many bytes have come, again and again.
-        stopping: Whether to give up.
+        store: The store to read from.
+        cache: The cache to write to.
+        fetched: Called repeatedly with the number of bytes that have arrived.
+        stopping: Returns whether to give up.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Fetching:
         self._stopping = stopping
 
     def fetch(self, files: Sequence[RemoteFile]) -> Path | None:
-        """The folder that holds the files; None where another process fetches them now.
+        """The folder with the files; None if another process is fetching them now.
 
         Raises:
-            StoreError: They cannot be fetched, or are not what they should be.
+            StoreError: They cannot be fetched, or differ from what they should be.
         """
         key = key_of(self._uri, files)
         if (found := self._cache.content(key)) is not None:
@@ -118,11 +118,13 @@ class Fetching:
             raise StoreError(f"{self._uri}: {file.path} has {size} bytes, not {file.size}")
         if file.sha256 and digest.hexdigest() != file.sha256:
             part.unlink()
-            raise StoreError(f"{self._uri}: {file.path} is not what it should be: its SHA-256 is {digest.hexdigest()}")
+            raise StoreError(
+                f"{self._uri}: {file.path} differs from what was expected: its SHA-256 is {digest.hexdigest()}"
+            )
 
 
 def _read_so_far(part: Path) -> "tuple[hashlib._Hash, int]":
-    """The hash and the size of what a file holds until now."""
+    """The hash and the size of a file's current content."""
     with part.open("rb") as file:
         return hashlib.file_digest(file, "sha256"), file.tell()
 
@@ -131,7 +133,7 @@ def _check_sums(uri: str, folder: Path) -> None:
     """Compares files with the checksums beside them.
 
     Raises:
-        StoreError: A file is missing, or another one.
+        StoreError: A file is missing or differs.
     """
     for sums in folder.rglob(SUMS):
         for digest, name in _SUM.findall(sums.read_text(errors="replace")):

@@ -18,10 +18,10 @@ class HuggingFaceStore:
     """A repository at a revision, and the folder in it that is the model.
 
     Args:
-        uri: `hf://owner/name@revision/folder`; without a revision that of `main`, without a folder all of it.
+        uri: `hf://owner/name@revision/folder`; without a revision, `main`; without a folder, the whole repository.
 
     Raises:
-        StoreError: The URI is none.
+        StoreError: The URI is invalid.
     """
 
     def __init__(self, uri: str) -> None:
@@ -46,7 +46,7 @@ class HuggingFaceStore:
         return Listing(files)
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """Its bytes from an offset on."""
+        """The file's bytes from an offset on."""
         return self._web.read(file.key, offset)
 
     def _api(self, rest: str) -> str:

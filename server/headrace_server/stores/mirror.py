@@ -1,4 +1,4 @@
-"""One model's store as a base path on this machine, which shows whole versions and nothing else."""
+"""One model's store as a base path on this machine that shows only complete versions."""
 
 import json
 import os
@@ -18,12 +18,12 @@ NUMBERS = "numbers.json"
 ONE_FILE = (".onnx", ".plan", ".engine", ".tflite")
 
 Choose = Callable[[Collection[int]], Sequence[int]]
-"""From the versions that are there to those that are wanted, the highest first."""
+"""Chooses from the versions that exist those that are wanted, the highest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The versions that a listing shows.
+    """The versions in a listing.
 
     Attributes:
         versions: The files of each, with paths below the version's folder.
@@ -35,7 +35,7 @@ class Found:
 
 
 def numbered(files: Sequence[RemoteFile]) -> Found | None:
-    """The versions of a base path: what is in folders with numbers; None where there are none."""
+    """The versions of a base path: the content of folders with numbers; None if there are none."""
     versions: dict[int, list[RemoteFile]] = {}
     beside = []
     for file in files:
@@ -50,7 +50,7 @@ def numbered(files: Sequence[RemoteFile]) -> Found | None:
 
 
 def _with_a_known_name(files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
-    """The files of one version, of which the only model is called as a version's model is: `iris.onnx` `model.onnx`."""
+    """The files of one version; a single model file is renamed, such as `iris.onnx` to `model.onnx`."""
     models = [file for file in files if PurePosixPath(file.path).suffix in ONE_FILE and "/" not in file.path]
     if len(models) != 1:
         return tuple(files)
@@ -59,15 +59,15 @@ def _with_a_known_name(files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
 
 
 class Mirror:
-    """A model's versions, as they are in its store. Used by one thread at a time.
+    """A model's versions as they are in its store. Used by one thread at a time.
 
     Args:
         uri: The store's.
-        fetching: Fetches from it.
-        list_store: Lists it.
+        fetching: Fetches from the store.
+        list_store: Lists the store.
         cache: Holds what was fetched.
-        base_path: Where the versions are shown.
-        choose: Says which versions are wanted.
+        base_path: The base path that shows the versions.
+        choose: Chooses the wanted versions.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class Mirror:
         self._pinned: set[str] = set()
 
     def look(self) -> bool:
-        """Fetches what is wanted and not here, shows it, and shows no more what is gone; whether anything changed.
+        """Fetches wanted versions, shows them, and removes those that are gone; returns whether anything changed.
 
         Raises:
-            StoreError: The store cannot be read; what is shown stays.
+            StoreError: The store cannot be read; the base path stays as it is.
         """
         self._base_path.mkdir(parents=True, exist_ok=True)
         listing = self._list()
@@ -115,7 +115,7 @@ class Mirror:
         folders = {}
         for version in wanted:
             if not (settled or before.get(version) == keys[version] or self._cache.content(keys[version])):
-                continue  # somebody may be writing it: the next look tells
+                continue  # somebody may still be writing it: the next look decides
             folder = self._fetching.fetch(found.versions[version])
             if folder is not None:
                 folders[version] = folder
@@ -139,7 +139,7 @@ class Mirror:
         )
 
     def _bring_beside(self, files: Sequence[RemoteFile]) -> None:
-        """Fetches `model.toml` from beside the versions; no other file there means anything."""
+        """Fetches `model.toml` from beside the versions; no other file there has a meaning."""
         for file in files:
             if file.path == MODEL_FILE:
                 folder = self._fetching.fetch([file])
@@ -173,7 +173,7 @@ class Mirror:
         return {int(name) for name in os.listdir(self._base_path) if _VERSION.fullmatch(name)}
 
     def _pin(self) -> None:
-        """Keeps the contents that are shown."""
+        """Protects the shown contents from being removed."""
         contents = self._cache.root / "contents"
         used = set()
         for version in self._shown():
@@ -184,7 +184,7 @@ class Mirror:
         self._pinned = used
 
     def _number_of(self, key: str) -> int:
-        """The version number of contents that nobody numbers: each new one gets the next, and keeps it."""
+        """The version number of contents without a number: new contents get the next number, and keep it."""
         file = self._base_path / NUMBERS
         try:
             numbers: dict[str, int] = json.loads(file.read_text())
@@ -196,6 +196,6 @@ class Mirror:
         return numbers[key]
 
     def forget(self) -> None:
-        """Shows nothing any more, of a model that is not served."""
+        """Shows nothing any more, for a model that is no longer served."""
         self._cache.use((), self._pinned)
         shutil.rmtree(self._base_path, ignore_errors=True)

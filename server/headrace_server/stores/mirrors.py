@@ -1,4 +1,4 @@
-"""Scans the stores of all models periodically, a few at once, and waits longer after an error."""
+"""Scans the stores of all models periodically, several at a time, and waits longer after an error."""
 
 import logging
 import math
@@ -21,16 +21,16 @@ from headrace_server.stores.uris import open_store
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 300.0
-"""Seconds between two looks at a store that gives errors."""
+"""Seconds between two looks at a store that returns errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """Who is told what stores give. Any thread.
+    """Listeners for what stores return. Any thread.
 
     Attributes:
-        fetched: A model's name, and bytes that have come.
-        failed: The name of a model whose store gave an error.
+        fetched: Called with a model's name and the number of bytes that have arrived.
+        failed: Called with the name of a model whose store returned an error.
     """
 
     fetched: Callable[[str, int], None] = lambda _name, _size: None
@@ -39,7 +39,7 @@ class StoreCounts:
 
 @dataclass(slots=True)
 class _Watched:
-    """One model's store, and when it is looked at next."""
+    """One model's store, and the time of the next look at it."""
 
     uri: str
     choose: Choose
@@ -52,12 +52,12 @@ class _Watched:
 
 
 class Mirrors:
-    """Keeps a base path on this machine for each model that is in a store.
+    """Maintains a base path on this machine for each model that is in a store.
 
     Args:
-        options: How often, how many at once, and where to.
-        changed: Told that a base path has changed.
-        counts: Who counts.
+        options: How often, how many at a time, and where to.
+        changed: Called when a base path has changed.
+        counts: The listeners.
         clock: In seconds.
     """
 
@@ -84,14 +84,14 @@ class Mirrors:
         return self._cache.model(name, uri)
 
     def watch(self, name: str, uri: str, choose: Choose) -> None:
-        """Looks at a model's store from now on, and fetches from it; one that is watched so is not looked at earlier.
+        """Watches a model's store from now on; a store that is watched already is not looked at earlier.
 
         Any thread.
 
         Args:
-            name: The model's.
-            uri: Where it is.
-            choose: Says which versions are wanted; equal to another one that wants the same.
+            name: The model's name.
+            uri: The URI of the model.
+            choose: Chooses the wanted versions; equal to another choice with the same result.
         """
         with self._woken:
             known = self._watched.get(name)
@@ -104,7 +104,7 @@ class Mirrors:
             self._woken.notify_all()
 
     def keep(self, names: Collection[str]) -> None:
-        """Watches no other models than these. Any thread."""
+        """Stops watching all models except these. Any thread."""
         with self._woken:
             for name in self._watched.keys() - set(names):
                 gone = self._watched.pop(name)
@@ -112,7 +112,7 @@ class Mirrors:
                     gone.mirror.forget()
 
     def stop(self) -> None:
-        """Looks no more, and gives up what is being fetched; it is resumed by the next run."""
+        """Stops watching and cancels fetches, which the next run resumes."""
         with self._woken:
             self._stopping = True
             self._woken.notify_all()
@@ -145,7 +145,7 @@ class Mirrors:
             if watched.mirror is None:
                 watched.mirror = self._mirror(name, watched)
             changed = watched.mirror.look()
-        except Exception as error:  # whatever a store does, the models that are served go on
+        except Exception as error:  # whatever happens to a store, the served models must go on
             self._failed(name, watched, error)
             return
         if watched.said:
@@ -181,7 +181,7 @@ class Mirrors:
 
 
 def cache_folder(options: StoreOptions) -> Path:
-    """Where fetched models are kept."""
+    """The folder of fetched models."""
     if options.cache:
         return Path(options.cache)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

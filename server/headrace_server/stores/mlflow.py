@@ -23,7 +23,7 @@ class MlflowStore:
         uri: `models:/name@alias` or `models:/name/7`.
 
     Raises:
-        StoreError: The URI is none, or MLFLOW_TRACKING_URI is not set.
+        StoreError: The URI is invalid, or MLFLOW_TRACKING_URI is not set.
     """
 
     def __init__(self, uri: str) -> None:
@@ -39,7 +39,7 @@ class MlflowStore:
         self._objects: dict[str, Store] = {}
 
     def list(self) -> Listing:
-        """The artifacts of the version that the alias names now."""
+        """The artifacts of the version to which the alias points now."""
         version = self._version or self._named()
         source = self._registry("model-versions/get-download-uri", name=self._name, version=version)["artifact_uri"]
         return Listing(list(self._files(str(source))), int(version))

@@ -9,20 +9,20 @@ from typing import Any
 from headrace_server.stores.base import CHUNK, Changed, Listing, RemoteFile, StoreError
 
 _REFUSED = re.compile(r"status code: 40[13]|credential", re.IGNORECASE)
-"""What is said by errors of listings, which have no kind of their own."""
+"""The text of listings' errors, which have no class of their own."""
 
 SETTLED_AFTER = timedelta(seconds=60)
-"""After this time without a change, nobody is taken to be in the midst of writing a version."""
+"""After this time without a change, a version counts as completely written."""
 
 
 class ObjectStore:
-    """A prefix of a bucket. Credentials and endpoints come from the environment, as the clouds' own tools have them.
+    """A prefix of a bucket. Credentials and endpoints come from the environment, as for the clouds' own tools.
 
     Args:
         uri: `s3://bucket/prefix`, and the like.
 
     Raises:
-        StoreError: obstore is not installed, or makes nothing of the URI.
+        StoreError: obstore is not installed, or does not accept the URI.
     """
 
     def __init__(self, uri: str) -> None:

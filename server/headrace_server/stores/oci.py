@@ -27,14 +27,14 @@ LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 class OciStore:
-    """A tag, or a digest, of a repository of a registry.
+    """A tag or a digest in a repository of a registry.
 
     Args:
-        uri: `oci://host/repository:tag` or `oci://host/repository@sha256:...`. Hosts of this machine are spoken to
+        uri: `oci://host/repository:tag` or `oci://host/repository@sha256:...`. Hosts on this machine are contacted
             without TLS.
 
     Raises:
-        StoreError: The URI is none.
+        StoreError: The URI is invalid.
     """
 
     def __init__(self, uri: str) -> None:
@@ -51,7 +51,7 @@ class OciStore:
     def list(self) -> Listing:
         """The layers of the manifest."""
         manifest = self._manifest(self._reference)
-        for child in manifest.get("manifests", ())[:1]:  # of an index, the first
+        for child in manifest.get("manifests", ())[:1]:  # the first manifest of an index
             manifest = self._manifest(str(child["digest"]))
         layers = manifest.get("layers", ())
         return Listing([self._layer(layer, number) for number, layer in enumerate(layers)])
@@ -72,7 +72,7 @@ class OciStore:
         return document
 
     def _authorize(self, refused: Unauthorized) -> None:
-        """Does as the registry asks: sends a password, or gets a token for one.
+        """Authenticates as the registry asks: with a password, or with a token obtained for it.
 
         Raises:
             StoreError: There is no token.
@@ -105,7 +105,7 @@ def _ending(kind: str) -> str:
 
 
 def _credentials(host: str) -> str:
-    """What Docker's configuration has for a registry, in base64; empty for nothing."""
+    """The credentials for a registry in Docker's configuration, in base64; empty if there are none."""
     user, password = os.environ.get("HEADRACE_OCI_USER"), os.environ.get("HEADRACE_OCI_PASSWORD")
     if user and password:
         return base64.b64encode(f"{user}:{password}".encode()).decode()

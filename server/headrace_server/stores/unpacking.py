@@ -1,4 +1,4 @@
-"""Unpacks untrusted archives: no file may leave the folder, be a link, or grow without bound."""
+"""Unpacks untrusted archives: no file may leave the folder, be a link, or grow without limit."""
 
 import os
 import shutil
@@ -14,19 +14,19 @@ from headrace_server.stores.base import CHUNK, StoreError
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
 MOST_FILES = 100_000
-"""Files and folders that an archive may hold."""
+"""The most files and folders of an archive."""
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of this name is unpacked."""
+    """Whether a file with this name is unpacked."""
     return name.lower().endswith(ENDINGS)
 
 
 def safe_path(uri: str, path: str) -> PurePosixPath:
-    """A file's path, which leads to a place below the folder that it is joined to.
+    """Checks that a file's path stays below the folder that it is joined to, and returns it.
 
     Raises:
-        StoreError: It leads elsewhere, or nowhere.
+        StoreError: It leads elsewhere, or is empty.
     """
     made = PurePosixPath(path)
     odd = "\0" in path or "\\" in path or made.is_absolute() or ".." in made.parts or not made.parts
@@ -36,16 +36,16 @@ def safe_path(uri: str, path: str) -> PurePosixPath:
 
 
 def unpack(uri: str, archive: Path, into: Path, most_bytes: int) -> None:
-    """Unpacks an archive; the one folder that may be around all of its content is left out.
+    """Unpacks an archive; a single folder around all of its content is left out.
 
     Args:
-        uri: Where it is from, for errors.
+        uri: Its origin, for errors.
         archive: The file.
         into: A folder that exists.
-        most_bytes: What its files may have together.
+        most_bytes: The limit on the total size of its files.
 
     Raises:
-        StoreError: It is no archive, is too large, or holds something that is neither a file nor a folder.
+        StoreError: The file is not an archive, is too large, or holds something that is neither a file nor a folder.
     """
     budget = _Budget(uri, most_bytes)
     try:
@@ -63,7 +63,7 @@ def unpack(uri: str, archive: Path, into: Path, most_bytes: int) -> None:
 
 
 class _Budget:
-    """What an archive may still take."""
+    """What remains of an archive's limits."""
 
     def __init__(self, uri: str, most_bytes: int) -> None:
         self._uri = uri
@@ -72,13 +72,13 @@ class _Budget:
         self._files = MOST_FILES
 
     def take_file(self) -> None:
-        """One file or folder more."""
+        """Counts one more file or folder."""
         self._files -= 1
         if self._files < 0:
             raise StoreError(f"{self._uri}: its archive holds more than {MOST_FILES} files")
 
     def take(self, size: int) -> None:
-        """Some bytes more."""
+        """Counts more bytes."""
         self._bytes -= size
         if self._bytes < 0:
             raise StoreError(
@@ -113,7 +113,7 @@ def _unpack_tar(uri: str, tar: tarfile.TarFile, into: Path, budget: _Budget) -> 
             target.mkdir(parents=True, exist_ok=True)
             continue
         source = tar.extractfile(entry)
-        assert source is not None  # of a regular file
+        assert source is not None  # for a regular file
         _write(source, target, budget)
 
 
@@ -131,7 +131,7 @@ def _chunks(source: IO[bytes]) -> Iterator[bytes]:
 
 
 def _leave_out_folder(into: Path) -> None:
-    """Moves the content of a lone folder up, unless the folder is a version."""
+    """Moves the content of a single folder up, unless the folder is a version."""
     names = os.listdir(into)
     if len(names) != 1 or names[0].isdecimal() or not (into / names[0]).is_dir():
         return

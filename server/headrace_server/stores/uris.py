@@ -1,4 +1,4 @@
-"""Tells whether a base path is the URI of a store, and which store it is."""
+"""Determines whether a base path is the URI of a store, and which store it is."""
 
 import re
 
@@ -8,18 +8,18 @@ OBJECT_STORES = ("s3", "gs", "az", "abfs", "abfss")
 SCHEMES = (*OBJECT_STORES, "hf", "oci", "https", "http")
 
 STORES = ", ".join((*(f"{scheme}://" for scheme in SCHEMES), "models:/"))
-"""As they are named to people."""
+"""The stores as messages name them."""
 
 _URI = re.compile(rf"(?:{'|'.join(SCHEMES)})://.+|models:/.+")
 
 
 def is_remote(base_path: str) -> bool:
-    """Whether a base path is in a store, and not a folder of this machine."""
+    """Whether a base path is in a store rather than a folder on this machine."""
     return _URI.fullmatch(base_path) is not None
 
 
 def open_store(uri: str) -> Store:
-    """The store of a URI; what it needs is imported only now.
+    """The store of a URI; its dependencies are imported only now.
 
     Raises:
         StoreError: The URI, or the environment, lacks something.
@@ -49,7 +49,7 @@ def open_store(uri: str) -> Store:
 
 
 def name_of(uri: str) -> str:
-    """What a model at a URI is called, where nobody says: the last part, without a revision or an ending."""
+    """The default name of a model at a URI: the last part, without a revision or an extension."""
     last = uri.rstrip("/").rpartition("/")[2].partition("?")[0]
     last = last.partition("@")[0] if not last.startswith("@") else last
     if uri.startswith("oci://"):

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 from headrace_server.stores.base import CHUNK, Changed, StoreError
 
 TIMEOUT = 30.0
-"""Seconds without a byte after which a server is given up."""
+"""Seconds without a byte after which a server counts as unreachable."""
 
 LARGEST_DOCUMENT = 64 << 20
-"""Bytes that a listing may have."""
+"""The most bytes of a listing."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects; a token stays with the host that it was given for, and nothing leaves HTTP."""
+    """Follows redirects; a token stays with its host, and nothing leaves HTTP."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -40,7 +40,7 @@ class Web:
 
     Args:
         uri: The store's, for errors.
-        headers: Sent with each request.
+        headers: Headers that are sent with each request.
     """
 
     def __init__(self, uri: str, headers: Mapping[str, str] | None = None) -> None:
@@ -52,21 +52,21 @@ class Web:
         """The headers of a resource.
 
         Raises:
-            StoreError: It cannot be had.
+            StoreError: The resource cannot be fetched.
         """
         with self.open(url, method="HEAD") as answer:
             return answer.headers
 
     def document(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
-        """A resource in JSON.
+        """A resource as JSON.
 
         Raises:
-            StoreError: It cannot be had, or is none.
+            StoreError: The resource cannot be fetched, or is not JSON.
         """
         return self.document_of(url, headers)[0]
 
     def document_of(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[Any, Message]:
-        """The same with its headers."""
+        """As `json`, with the headers."""
         with self.open(url, headers) as answer:
             body = answer.read(LARGEST_DOCUMENT)
             try:
@@ -79,19 +79,19 @@ class Web:
 
         Args:
             url: The resource's.
-            offset: Bytes to leave out.
+            offset: The number of bytes to skip.
             tag: The ETag that it must have; empty for any.
 
         Raises:
-            Changed: It is gone, or has another ETag.
-            StoreError: It cannot be read.
+            Changed: The resource is gone, or has another ETag.
+            StoreError: The resource cannot be read.
         """
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         with self.open(url, {**headers, "Accept-Encoding": "identity"}) as answer:
             got = answer.headers.get("ETag", "")
             if tag and got and got != tag:
                 raise Changed(f"{self.uri}: {url} changed while it was fetched")
-            skip = offset if offset and answer.status != 206 else 0  # a server may know no ranges
+            skip = offset if offset and answer.status != 206 else 0  # a server may not support ranges
             try:
                 while chunk := answer.read(CHUNK):
                     if skip >= len(chunk):
@@ -103,10 +103,10 @@ class Web:
                 raise StoreError(f"{self.uri}: {url}: {error!r}") from error
 
     def open(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> HTTPResponse:
-        """Sends a request; its answer, whose body has not been read.
+        """Sends a request and returns its answer, whose body has not been read.
 
         Raises:
-            StoreError: There is no good answer; `Changed` for 404, 410 and 412; `Unauthorized` for 401.
+            StoreError: There is no successful answer; `Changed` for 404, 410 and 412; `Unauthorized` for 401.
         """
         request = urllib.request.Request(url, headers={**self.headers, **(headers or {})}, method=method)
         try:
@@ -136,7 +136,7 @@ class Unauthorized(StoreError):
     """A request without credentials, or with wrong ones.
 
     Attributes:
-        headers: The answer's, which say how to get them.
+        headers: The answer's headers, which say how to authenticate.
     """
 
     def __init__(self, text: str, headers: Message) -> None:
@@ -145,6 +145,6 @@ class Unauthorized(StoreError):
 
 
 def bearer(*variables: str) -> dict[str, str]:
-    """The header for the token in the first of some environment variables that is set; empty for none."""
+    """The header with the token from the first of some environment variables that is set; empty if none is."""
     token = next(filter(None, (os.environ.get(name, "") for name in variables)), "")
     return {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,4 +1,4 @@
-"""What callers may make the server hold on transports that are not the native one: bytes, of all calls together."""
+"""A limit on the memory that the server holds for callers, for transports other than the native one."""
 
 from typing import Self
 
@@ -6,22 +6,22 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError
 
 COPIES = 2
-"""Times that a message is in memory once it has been parsed, as on the native transport."""
+"""How many times a message is in memory once it has been parsed, as on the native transport."""
 
 
 class Budget:
-    """Bytes that calls hold. In one event loop.
+    """The bytes that calls hold. In one event loop.
 
-    A call may take as much as it leaves free, so that there is room for one that comes later; connections have no
-    parts of their own, as they have on the native transport.
+    A call may take as much as it leaves free, so that there is room for one that comes later. Connections have no share
+    of their own, unlike on the native transport.
 
     Args:
         limit: The most that all calls may hold together.
 
     Attributes:
         limit: That.
-        used: Bytes that are held.
-        refusals: Calls for which there was too little left, ever.
+        used: The bytes that are held.
+        refusals: The total of calls for which too little was left.
     """
 
     def __init__(self, limit: int) -> None:
@@ -30,10 +30,10 @@ class Budget:
         self.refusals = 0
 
     def hold(self, size: int = 0) -> "Held":
-        """What one call holds, to be grown and released.
+        """What one call holds, which can grow and is released.
 
         Raises:
-            ServingError: As `Held.grow`.
+            ServingError: As for `Held.grow`.
         """
         held = Held(self)
         held.grow(size)
@@ -41,17 +41,17 @@ class Budget:
 
 
 class Held:
-    """The bytes that one call holds of a budget, until they are released."""
+    """The bytes that one call holds in a budget until they are released."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Takes so many bytes more.
+        """Takes more bytes.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, they may not be had. In the native transport's words.
+            ServingError: RESOURCE_EXHAUSTED, too little is left. In the native transport's words.
         """
         budget = self._budget
         if self.size + size > budget.limit - budget.used - size:
@@ -65,7 +65,7 @@ class Held:
         self.size += size
 
     def release(self, *_: object) -> None:
-        """Gives all back; it may be called again."""
+        """Returns all bytes; it may be called again."""
         self._budget.used -= self.size
         self.size = 0
 

@@ -1,4 +1,4 @@
-"""The id of each call in the access log: the caller's `x-request-id`, or one that is made here."""
+"""The ID of each call in the access log: the caller's `x-request-id`, or one created here."""
 
 import random
 import re
@@ -15,19 +15,19 @@ from headrace_server.services.router import HttpApi
 HEADER = "x-request-id"
 
 _FIT = re.compile(r"[!-~]{1,128}")
-"""What may stand in a line of the log: printable, without blanks, and not too long."""
+"""The characters allowed in a log line: printable, without blanks, and not too long."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
 
 
 def request_id(sent: str) -> str:
-    """A caller's id where it fits into a line of the log, else a new one."""
+    """A caller's ID if it fits into a log line, otherwise a new one."""
     return sent if _FIT.fullmatch(sent) else f"{random.getrandbits(64):016x}"
 
 
 def identified_handler(handle: Handle) -> Handle:
-    """The same handler, its calls with an id."""
+    """The same handler, whose calls have an ID."""
 
     async def identified(data: bytes, context: Context) -> bytes:
         metadata: Any = context.invocation_metadata()
@@ -42,7 +42,7 @@ def identified_handler(handle: Handle) -> Handle:
 
 
 class IdentifiedApi:
-    """An API whose requests have an id.
+    """An API whose requests have an ID.
 
     Args:
         api: It.

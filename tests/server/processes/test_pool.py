@@ -72,7 +72,7 @@ def test_work_is_ended_when_its_caller_has_left(tmp_path: Path, monkeypatch: pyt
 
 def test_no_body_takes_more_memory_than_a_process_may_have() -> None:
     async def scene(processes: JsonProcesses) -> None:
-        with pytest.raises(ServingError, match=r"takes more memory .* \(--request_memory_mb\)") as refused:
+        with pytest.raises(ServingError, match=r"needs more memory .* \(--request_memory_mb\)") as refused:
             await processes.run(hoard, 1 << 30, size=1)
         assert refused.value.code == Code.RESOURCE_EXHAUSTED
         assert await processes.run(hoard, 32 << 20, size=1) == 32 << 20

@@ -252,7 +252,7 @@ class TestHuggingFace:
         assert shown(mirror) == {"1": {"model.onnx": model}}
 
         files.content["/me/iris/resolve/c0ffee/onnx/model.onnx"] = b"wrongly"
-        with pytest.raises(StoreError, match=r"hf://me/iris@main/onnx: model.onnx is not what it should be"):
+        with pytest.raises(StoreError, match=r"hf://me/iris@main/onnx: model.onnx differs from what was expected"):
             watch("hf://me/iris@main/onnx").look()
 
     def test_a_uri_that_is_none(self, watch: Watch) -> None:

@@ -73,7 +73,7 @@ class CudaRegions:
         self._regions[name] = CudaRegion(name, device_id, byte_size, memory)
 
     def find(self, name: str) -> CudaRegion | None:
-        """A region by its name."""
+        """Finds a region by its name."""
         return self._regions.get(name)
 
     def status(self, name: str) -> list[CudaRegion]:
@@ -89,7 +89,7 @@ class CudaRegions:
         return [self._regions[name]]
 
     def unregister(self, name: str) -> None:
-        """Forgets a region, or all of them if the name is empty; an unknown one is forgotten already."""
+        """Removes a region, or all of them if the name is empty; an unknown name is ignored."""
         for each in [name] if name else list(self._regions):
             if (region := self._regions.pop(each, None)) is not None:
                 region.close()

@@ -1,4 +1,4 @@
-"""The protocol's datatypes: their names, their numbers in a ModelConfig, and which of TensorFlow's each one is."""
+"""The protocol's datatypes: their names, their numbers in a ModelConfig, and TensorFlow's equivalents."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class Datatype:
     """One datatype.
 
     Attributes:
-        name: As requests and answers write it.
-        data_type: The same type among TensorFlow's, by which signatures declare tensors.
-        number: The same type in a ModelConfig.
-        fields: The fields of an InferTensorContents that may carry its values; none for one that only travels raw.
+        name: As in requests and answers.
+        data_type: The equivalent type of TensorFlow's, which signatures use.
+        number: The equivalent number in a ModelConfig.
+        fields: The fields of an InferTensorContents that may carry its values; none for a type that is only sent raw.
     """
 
     name: str
@@ -48,7 +48,7 @@ BY_NAME: Mapping[str, Datatype] = {datatype.name: datatype for datatype in _EVER
 BYTES = BY_NAME["BYTES"]
 
 HALVES = frozenset({"FP16", "BF16"})
-"""Those that have no values in JSON."""
+"""Datatypes without values in JSON."""
 
 _BY_DATA_TYPE = {datatype.data_type: datatype for datatype in _EVERY}
 
@@ -57,7 +57,7 @@ def datatype_of(data_type: DataType) -> Datatype:
     """The datatype of a declared tensor.
 
     Raises:
-        ServingError: UNIMPLEMENTED, the protocol has none for it, so that it cannot serve the model.
+        ServingError: UNIMPLEMENTED, the protocol has no such datatype, so it cannot serve the model.
     """
     if data_type not in _BY_DATA_TYPE:
         raise unimplemented(f"the Open Inference Protocol has no datatype for {dtype_name(data_type)}")

@@ -21,11 +21,11 @@ from headrace_server.services.open_inference.request import InferRequest, Wanted
 
 
 class RunError(ServingError):
-    """A request was taken, and its run or its wait for one failed."""
+    """A request was accepted, but its run, or its wait for one, failed."""
 
 
 def max_rows(servable: Servable, signature: Signature) -> int:
-    """Rows that a request may have, as `max_batch_size` of a ModelConfig has it: 0 where requests run one by one."""
+    """The most rows of a request, in the form of a ModelConfig's `max_batch_size`: 0 if requests run one by one."""
     return servable.batching.max_batch_size if servable.batching is not None and signature.batched else 0
 
 
@@ -33,7 +33,7 @@ def signature_of(servable: Servable, name: str) -> tuple[str, Signature]:
     """The signature that a request names, and its name.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the model has none of that name.
+        ServingError: INVALID_ARGUMENT, the model has no signature with that name.
     """
     try:
         return servable.signature(name)
@@ -46,11 +46,11 @@ class _Prepared:
     """A request that has passed all checks.
 
     Attributes:
-        request: What it was made of.
-        name: The signature's.
+        request: The original request.
+        name: The signature's name.
         signature: The signature.
         arrays: The inputs.
-        outputs: Aliases of those asked for.
+        outputs: The aliases of the wanted outputs.
         batched: Whether axis 0 is the batch.
     """
 
@@ -62,7 +62,7 @@ class _Prepared:
     batched: bool
 
     def answer(self, servable: Servable, results: Arrays) -> InferAnswer:
-        """The answer that the model's outputs make."""
+        """The answer with the model's outputs."""
         outputs = tuple(self._output(alias, results[alias]) for alias in self.outputs)
         return InferAnswer(self.request.model, servable.version, self.request.id, outputs)
 
@@ -82,26 +82,26 @@ async def infer(servable: Servable, request: InferRequest, call: Call) -> InferA
     """The answer to a request.
 
     Args:
-        servable: Leased; it answers once.
-        request: What its door has read.
-        call: Where to answer, and until when.
+        servable: The leased servable, which answers once.
+        request: The parsed request.
+        call: How to deliver the answer, and the deadline.
 
     Raises:
-        ServingError: It is refused, or has failed; in Triton's words where it has them.
+        ServingError: The request was refused or has failed; in Triton's words if it has any.
     """
     prepared = _prepare(servable, request)
     return prepared.answer(servable, await _run(servable, prepared, call))
 
 
 async def infer_many(servable: Servable, request: InferRequest) -> AsyncGenerator[InferAnswer, None]:
-    """The answers to a request, each made when it is asked for.
+    """The answers to a request, each computed when it is asked for.
 
     Args:
-        servable: Leased until the end; it streams.
-        request: What its door has read.
+        servable: The servable, leased until the end, which streams.
+        request: The parsed request.
 
     Raises:
-        ServingError: It is refused, or has failed, perhaps after some answers.
+        ServingError: The request was refused or has failed, possibly after some answers.
     """
     prepared = _prepare(servable, request)
     try:
@@ -142,7 +142,7 @@ def run_status(error: Exception, request_id: str = "") -> tuple[Code, str]:
 
     Args:
         error: Why.
-        request_id: The request's; empty for none.
+        request_id: The request's ID; empty if it has none.
     """
     if isinstance(error, ObjectiveMissed):
         return Code.UNAVAILABLE, f"{tag(request_id)}Exceeds maximum queue size: {error.reason}"
@@ -157,7 +157,7 @@ def run_status(error: Exception, request_id: str = "") -> tuple[Code, str]:
 
 
 def _limited(call: Call, request: InferRequest) -> Call:
-    """The call with what the request says of its priority, of its time in the queue, and of its sequence."""
+    """The call with the request's priority, its time limit in the queue, and its sequence."""
     asked = request.parameters
     priority, timeout, sequence = asked.priority, asked.timeout, asked.sequence
     if priority is None and timeout is None and sequence is None:

@@ -1,4 +1,4 @@
-"""The ModelConfig that a call to load a model may bring, as JSON: as much of it as can be changed for one model."""
+"""The ModelConfig, as JSON, that a call to load a model may contain, as far as it can be changed for one model."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from headrace_server.config.run import All, Latest, Specific, VersionPolicy
 from headrace_server.errors import invalid
 
 _CHANGED = ("max_batch_size", "dynamic_batching", "version_policy")
-# What says nothing new, or nothing that changes an answer, and so may be sent back as it was read.
+# Fields that say nothing new or change no answer, and so may be sent back as they were read.
 _RESTATED = (
     "backend",
     "default_model_filename",
@@ -25,11 +25,11 @@ _RESTATED = (
 
 @dataclass(frozen=True, slots=True)
 class LoadConfig:
-    """What a configuration changes.
+    """The changes in a configuration.
 
     Attributes:
         batching: Fields of `Options`; empty for the operator's own.
-        policy: Which versions are served; None as before.
+        policy: Which versions are served; None means as before.
     """
 
     batching: Mapping[str, Any] = field(default_factory=dict)
@@ -40,8 +40,8 @@ def read_load_config(text: str) -> LoadConfig:
     """Reads a configuration.
 
     Raises:
-        ValueError: It is not a JSON object, or a value has another type than ModelConfig gives it.
-        ServingError: INVALID_ARGUMENT, it would change what cannot be changed.
+        ValueError: The text is not a JSON object, or a value has the wrong type.
+        ServingError: INVALID_ARGUMENT, it would change something that cannot be changed.
     """
     document = json.loads(text)
     if not isinstance(document, dict):

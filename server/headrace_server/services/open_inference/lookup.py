@@ -8,31 +8,31 @@ from headrace_server.models.servable import Servable
 from headrace_server.services.servables import Repository
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9]+", re.ASCII)
-_LONGEST = 100  # characters: Python's int() refuses very long ones
+_LONGEST = 100  # characters, since Python's int() refuses very long ones
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
 class Lookup:
-    """Names and versions, as this protocol writes them, to servables.
+    """Finds servables by names and versions as this protocol writes them.
 
     Args:
-        models: Where servables come from, and what is known of every version.
+        models: Finds servables and knows every version.
     """
 
     def __init__(self, models: Repository) -> None:
         self._models = models
 
     async def lease(self, name: str, version: str = "", label: str = "", *, deadline: float | None = None) -> Servable:
-        """A version, leased until the end of the `with` block that it is to be used in.
+        """Leases a version: it stays loaded until the end of the `with` block.
 
         Args:
-            name: The model's.
+            name: The model's name.
             version: A number; empty for the highest version that can be called.
             label: A version label instead.
-            deadline: When to wait no longer for a version that is not in memory; None for never.
+            deadline: When to stop waiting for a version that is not in memory; None means never.
 
         Raises:
-            ServingError: There is none.
+            ServingError: There is no such version.
         """
         number = _asked(version, label)
         try:
@@ -44,7 +44,7 @@ class Lookup:
         """Refuses a version that cannot be called.
 
         Raises:
-            ServingError: As `lease`.
+            ServingError: As for `lease`.
         """
         if self.is_ready(name, version):
             return
@@ -70,7 +70,7 @@ class Lookup:
         return sorted(status.version for status in self._models.statuses(name) if status.state.can_be_called)
 
     def _refusal(self, error: ServingError, name: str, version: str, number: int | str | None) -> ServingError:
-        """Why a call finds no version, in this protocol's words."""
+        """The reason in this protocol's words why a call finds no version."""
         if error.code != Code.NOT_FOUND:
             return error
         return self._absent(name, version, number)
@@ -94,10 +94,10 @@ def _asked(version: str, label: str) -> int | str | None:
 
 
 def version_number(version: str) -> int | None:
-    """The number that a version is written as; None for the empty text, which leaves the choice to the server.
+    """The number written in a version; None for empty text, which lets the server choose.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. Triton takes what follows the number, too; this does not.
+        ServingError: INVALID_ARGUMENT. Triton accepts text after the number; this does not.
     """
     if not version:
         return None

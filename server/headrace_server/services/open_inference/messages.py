@@ -1,4 +1,7 @@
-"""gRPC messages to requests, and answers to messages. Source for checks and texts: Triton's infer_handler.cc."""
+"""Converts gRPC messages to requests, and answers to messages.
+
+Source for checks and texts: Triton's infer_handler.cc.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,11 +27,11 @@ _KINDS = {
     "fp64_contents": "FP64",
     "bytes_contents": "BYTES",
 }
-_SENT = {"int_contents": np.int32, "uint_contents": np.uint32}  # taken by their low bytes where the tensor is narrower
+_SENT = {"int_contents": np.int32, "uint_contents": np.uint32}  # only their low bytes count if the tensor is narrower
 
 
 def read_request(message: ModelInferRequest, regions: Regions) -> InferRequest:
-    """What a message asks for, its checks 3 to 7: parameters, names given twice, contents and raw contents.
+    """What a message asks for, with checks 3 to 7: parameters, duplicate names, contents and raw contents.
 
     Raises:
         ServingError: INVALID_ARGUMENT or NOT_FOUND.
@@ -46,11 +49,11 @@ def read_request(message: ModelInferRequest, regions: Regions) -> InferRequest:
 
 
 def write_answer(answer: InferAnswer, message: ModelInferResponse | None = None) -> ModelInferResponse:
-    """An answer as a message: each output has an entry in `raw_output_contents`, an empty one if it went elsewhere.
+    """An answer as a message: each output has an entry in `raw_output_contents`, empty if it was written elsewhere.
 
     Args:
-        answer: What the model said.
-        message: One to fill; a new one if there is none.
+        answer: The model's answer.
+        message: The message to fill; a new one if not given.
     """
     message = ModelInferResponse() if message is None else message
     message.model_name, message.model_version, message.id = answer.model, str(answer.version), answer.id

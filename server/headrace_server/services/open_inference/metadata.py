@@ -1,4 +1,4 @@
-"""What a model says of itself: its metadata and its configuration, made of what is loaded."""
+"""A model's description of itself: its metadata and its configuration, derived from the loaded version."""
 
 from collections.abc import Callable, Mapping
 
@@ -36,8 +36,8 @@ def metadata(servable: Servable, versions: list[int], signature: str = "") -> Mo
 
     Args:
         servable: Leased.
-        versions: Those to list.
-        signature: The name of the one to describe; empty for the default.
+        versions: The versions to list.
+        signature: The name of the signature to describe; empty means the default.
 
     Raises:
         ServingError: INVALID_ARGUMENT, there is no such signature; UNIMPLEMENTED, the protocol has no such type.
@@ -55,7 +55,7 @@ def metadata(servable: Servable, versions: list[int], signature: str = "") -> Mo
 
 
 def configuration(servable: Servable, policy: VersionPolicy, signature: str = "") -> messages.ModelConfig:
-    """A model's ModelConfig: where it batches, dimensions without the batch axis, and how batches form.
+    """A model's ModelConfig: if it batches, dimensions without the batch axis, and how batches form.
 
     Args:
         servable: Leased.

@@ -1,4 +1,4 @@
-"""What the protocol tells of the server and of its models, in messages that both doors write in their own way."""
+"""What the protocol says about the server and its models, in messages that gRPC and HTTP write in their own way."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ EXTENSIONS = (
     "statistics",
     "logging",
 )
-"""Those of Triton's that work here, whatever is installed."""
+"""Triton's extensions that work here, whatever is installed."""
 
 CUDA_EXTENSION = "cuda_shared_memory"
-"""That which needs pycuda."""
+"""The extension that needs pycuda."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Models:
     """The server and its models.
 
     Attributes:
-        repository: Where servables come from, and what is known of every version.
-        policy_of: From a model's name to which of its versions are served; None for a model that is not configured.
+        repository: Finds servables, and knows every version.
+        policy_of: Returns which versions of a model are served; None for a model that is not configured.
         is_ready: Whether every configured model can be called.
-        extensions: What the server says that it can do.
+        extensions: The extensions that the server announces.
     """
 
     repository: Repository
@@ -65,7 +65,7 @@ class Models:
         return sorted(name for name in self.repository.names() if self.lookup.ready_versions(name))
 
     async def metadata(self, name: str, asked: str, signature: str = "") -> messages.ModelMetadataResponse:
-        """A model's metadata, which lists the version that is asked for, or all that are ready.
+        """A model's metadata, which lists the requested version, or all that are ready.
 
         Raises:
             ServingError: There is no such version; the others as for `metadata.metadata`.
@@ -84,10 +84,10 @@ class Models:
             return configuration(servable, self.policy_of(name) or Latest(), signature)
 
     def statistics(self, name: str, asked: str) -> messages.ModelStatisticsResponse:
-        """The statistics of one version, of all ready ones of a model, or of every model for the empty name.
+        """The statistics of one version, of all ready versions of a model, or of every model if the name is empty.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, there is none that is ready.
+            ServingError: INVALID_ARGUMENT, no version is ready.
         """
         number = version_number(asked)
         response = messages.ModelStatisticsResponse()
@@ -105,5 +105,5 @@ class Models:
     def _held(self, name: str, number: int) -> Servable | None:
         try:
             return self.repository.servable(name, number)
-        except ServingError:  # it has been unloaded meanwhile
+        except ServingError:  # it has been unloaded in the meantime
             return None

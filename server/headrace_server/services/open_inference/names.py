@@ -1,4 +1,4 @@
 """What this server adds to the Open Inference Protocol, by name."""
 
 BATCHING = "headrace.batching."
-"""Before a signature's name, the parameter of a ModelConfig that says what becomes of its requests, and why."""
+"""The prefix, before a signature's name, of the ModelConfig parameter that says how its requests run, and why."""

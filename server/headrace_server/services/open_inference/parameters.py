@@ -17,7 +17,7 @@ CLASSIFICATION = "classification"
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
 LOW_LEVEL = 2
-"""The priority of calls that wait behind the others; 1 is that of the others, and any other number is the default."""
+"""The priority of calls that wait behind the others; any number except 1 and this means the default."""
 
 MICROSECONDS = 1e6
 
@@ -27,10 +27,10 @@ Sent = Mapping[str, InferParameter]
 
 
 def read_parameters(sent: Sent) -> Parameters:
-    """A request's parameters; those that mean nothing here are only checked.
+    """A request's parameters; those without a meaning here are only checked.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, one has another type than it must have, or a reserved name.
+        ServingError: INVALID_ARGUMENT, a parameter has the wrong type, or a reserved name.
     """
     for name, parameter in sent.items():
         _check(name, parameter)
@@ -46,7 +46,7 @@ def read_parameters(sent: Sent) -> Parameters:
 
 
 def priority_of(level: int) -> Priority | None:
-    """How a request of a priority level waits; None for as its call says."""
+    """How a request with a priority level waits; None means as its call says."""
     return Priority.LOW if level == LOW_LEVEL else Priority.NORMAL if level == 1 else None
 
 
@@ -54,7 +54,7 @@ def text_of(sent: Sent, name: str) -> str:
     """A parameter that is a string.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not one.
+        ServingError: INVALID_ARGUMENT, it is not a string.
     """
     if name not in sent:
         return ""
@@ -83,7 +83,7 @@ def read_place(sent: Sent, tensor: str, regions: Regions) -> Place | None:
 
 
 def read_classes(sent: Sent) -> int:
-    """How many classes an output is wanted as; 0 if it is wanted as it is.
+    """How many classes an output is wanted as; 0 means the output itself.
 
     Raises:
         ServingError: INVALID_ARGUMENT.

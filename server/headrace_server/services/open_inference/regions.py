@@ -1,8 +1,8 @@
-"""Regions of system shared memory: registered by name, read and written by requests.
+"""Regions of system shared memory, registered by name, that requests read and write.
 
-A region is read and written through its file, not through a mapping: where another process shrinks the object, the
-kernel then answers with fewer bytes, while touching a mapping beyond its end would end this process with SIGBUS.
-Source for codes and texts: Triton's shared_memory_manager.cc.
+A region is read and written through its file, not through a mapping: if another process shrinks the object, the kernel
+then returns fewer bytes, while access to a mapping beyond the end would crash this process with SIGBUS. Source for
+codes and texts: Triton's shared_memory_manager.cc.
 """
 
 import errno
@@ -18,7 +18,7 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid, not_found
 from headrace_server.services.open_inference.cuda_regions import CudaRegions
 
-FOLDER = Path("/dev/shm")  # where Linux has what shm_open opens
+FOLDER = Path("/dev/shm")  # where Linux keeps what shm_open opens
 
 _RESERVED = "triton_python_backend_shm"
 
@@ -33,14 +33,14 @@ class Region(Protocol):
         """A copy of some of its bytes.
 
         Raises:
-            ServingError: They are not there any more.
+            ServingError: The bytes no longer exist.
         """
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Writes bytes into it.
 
         Raises:
-            ServingError: There is no room for them any more.
+            ServingError: There is no longer room for them.
         """
 
 
@@ -49,7 +49,7 @@ class Place:
     """A part of a region.
 
     Attributes:
-        region: Registered when the request came, and usable until the last request that names it has ended.
+        region: The region, registered when the request came and usable until the last request that names it has ended.
         offset: In bytes from the region's start.
         size: In bytes.
     """
@@ -68,16 +68,16 @@ class Place:
 
 
 class SystemRegion:
-    """A part of a POSIX shared memory object, open for as long as anybody holds this.
+    """A part of a POSIX shared memory object, open as long as this object lives.
 
     Args:
-        name: What requests call it.
+        name: Its name in requests.
         key: The object's name.
         offset: In bytes, where the region begins in the object.
-        byte_size: Of the region.
+        byte_size: The region's size.
 
     Raises:
-        ServingError: INTERNAL, there is no such object; INVALID_ARGUMENT, it is smaller than that.
+        ServingError: INTERNAL, there is no such object; INVALID_ARGUMENT, the object is smaller than that.
     """
 
     def __init__(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -108,10 +108,10 @@ class SystemRegion:
         os.pwrite(self._file, data, start)
 
     def show(self, mirror: "Mirror") -> None:
-        """Tells somebody of it.
+        """Announces the region to a listener.
 
         Raises:
-            ServingError: INTERNAL, its object cannot be opened again.
+            ServingError: INTERNAL, the object cannot be opened again.
         """
         try:
             mirror.put(self.name, self._file, self.offset, self.byte_size)
@@ -123,17 +123,17 @@ class SystemRegion:
 
 
 class Mirror(Protocol):
-    """Who is told of every region: a transport that reads them itself."""
+    """A listener for every region: a transport that reads them itself."""
 
     def put(self, name: str, descriptor: int, offset: int, size: int) -> None:
-        """A region: its name, its object's descriptor, and where it lies in the object, in bytes.
+        """Adds a region: its name, its object's descriptor, and its position in the object, in bytes.
 
         Raises:
             OSError: The object cannot be opened again.
         """
 
     def remove(self, name: str) -> None:
-        """Forgets one, if it is there."""
+        """Removes a region, if it exists."""
 
     def clear(self) -> None:
         """Forgets all."""
@@ -143,7 +143,7 @@ class Regions:
     """The regions of system shared memory that callers have registered. In one event loop.
 
     Args:
-        cuda: Those of GPU memory, which requests name alike.
+        cuda: The regions of GPU memory, which share the namespace.
     """
 
     def __init__(self, cuda: CudaRegions | None = None) -> None:
@@ -152,7 +152,7 @@ class Regions:
         self._mirrors: list[Mirror] = []
 
     def mirror(self, mirror: Mirror) -> None:
-        """Has somebody told of every region that is registered from now on."""
+        """Announces every region that is registered from now on to a listener."""
         self._mirrors.append(mirror)
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -169,7 +169,7 @@ class Regions:
         self._regions[name] = region
 
     def unregister(self, name: str) -> None:
-        """Forgets a region, or all of them if the name is empty; an unknown one is forgotten already."""
+        """Removes a region, or all of them if the name is empty; an unknown name is ignored."""
         if name:
             self._regions.pop(name, None)
         else:
@@ -193,7 +193,7 @@ class Regions:
         """A part of a region.
 
         Raises:
-            ServingError: NOT_FOUND, there is no such region; INVALID_ARGUMENT, it has no such part.
+            ServingError: NOT_FOUND, there is no such region; INVALID_ARGUMENT, the part lies outside it.
         """
         region: Region | None = self._regions.get(name) or self.cuda.find(name)
         if region is None:
@@ -206,7 +206,7 @@ class Regions:
 
 
 def _open(key: str) -> int:
-    """As shm_open, which takes a name with or without a leading slash, and no other slash."""
+    """Opens as shm_open does, which takes a name with or without a leading slash, and no other slash."""
     bare = key.lstrip("/")
     unusable = not bare or "/" in bare or "\0" in bare or bare in (".", "..")
     try:

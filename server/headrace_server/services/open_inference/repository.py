@@ -39,15 +39,15 @@ _STATES = {
 
 
 class Configured(Protocol):
-    """What is asked of the configuration; `models.configuration.Configuration`, whose docstrings say more."""
+    """What is needed of the configuration; see the docstrings of `models.configuration.Configuration`."""
 
     models: Overlay
 
     def serve(self, model: ModelConfig, *, anew: bool = False) -> VersionStatus | None:
-        """Serves one model as told; its version that settled."""
+        """Serves one model as given, and returns its settled version."""
 
     def withdraw(self, name: str) -> None:
-        """Serves a model no more."""
+        """Stops serving a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class IndexEntry:
         name: The model's.
         version: Its number.
         state: READY, UNAVAILABLE, LOADING or UNLOADING.
-        reason: Why it is unavailable, or that its next call loads it; else empty.
+        reason: Why it is unavailable, or that its next call loads it; otherwise empty.
     """
 
     name: str
@@ -69,10 +69,10 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """What a call to load a model brings.
+    """The content of a call to load a model.
 
     Attributes:
-        config: A ModelConfig as JSON; None for none.
+        config: A ModelConfig as JSON; None if there is none.
         files: The model's files, by their paths below its folder, version first.
     """
 
@@ -81,13 +81,13 @@ class LoadRequest:
 
 
 class ModelRepository:
-    """The models, as callers may see and change them.
+    """The models as callers may see and change them.
 
     Args:
         models: Knows every version.
         configured: Changes which of them are served.
-        override_batching: Batches one model otherwise, from its next load on.
-        rights: How much callers may do.
+        override_batching: Sets other batching parameters for a model, from its next load on.
+        rights: What callers may do.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class ModelRepository:
         self._changing = asyncio.Lock()
 
     def close(self) -> None:
-        """Removes the files that came with calls."""
+        """Removes the files that came in calls."""
         for folder in self._folders.values():
             shutil.rmtree(folder, ignore_errors=True)
 
     def index(self, *, ready: bool) -> list[IndexEntry]:
-        """Every version that there ever was, or those alone that can be called."""
+        """Every version that ever existed, or only those that can be called."""
         self._rights.require(Rights.READ, "the repository's index")
         entries = [
             IndexEntry(name, str(status.version), _STATES[status.state], _reason(status))
@@ -119,7 +119,8 @@ class ModelRepository:
         """Loads a model, and returns when it can be called.
 
         Raises:
-            ServingError: UNAVAILABLE, callers may not; INTERNAL, there is no such model; INVALID_ARGUMENT, it fails.
+            ServingError: UNAVAILABLE, callers may not do so; INTERNAL, there is no such model; INVALID_ARGUMENT, the
+                load fails.
         """
         self._require_write()
         if request.files:
@@ -128,10 +129,10 @@ class ModelRepository:
             await asyncio.to_thread(self._load, name, request)
 
     async def unload(self, name: str) -> None:
-        """Unloads a model, and returns when no new call can find it; an unknown one is unloaded already.
+        """Unloads a model, and returns when no new call can find it; an unknown model counts as unloaded.
 
         Raises:
-            ServingError: UNAVAILABLE, callers may not.
+            ServingError: UNAVAILABLE, callers may not do so.
         """
         self._require_write()
         async with self._changing:
@@ -162,7 +163,7 @@ class ModelRepository:
             )
 
     def _model(self, name: str, request: LoadRequest) -> ModelConfig:
-        """Where the model is, and which of its versions are to be served."""
+        """The model's place, and which of its versions are to be served."""
         if request.files:
             return ModelConfig(name, self._write_files(name, request.files), Latest())
         model = self._configured.models.served(name) or self._configured.models.listed(name)
@@ -188,7 +189,7 @@ class ModelRepository:
 
 
 def check_repository(name: str) -> None:
-    """Refuses the name of a repository: there is one, without a name.
+    """Refuses the name of a repository, since there is only one, without a name.
 
     Raises:
         ServingError: UNIMPLEMENTED.
@@ -210,7 +211,7 @@ def _read_config(name: str, request: LoadRequest) -> LoadConfig:
 
 
 def _checked(name: str, path: str) -> PurePosixPath:
-    """A file's path below the model's folder, which it must not leave; its first part is the version."""
+    """A file's path below the model's folder, which it must not leave. Its first part is the version."""
     parts = PurePosixPath(path).parts
     if len(parts) < 2 or not parts[0].isdecimal() or ".." in parts or "\0" in path:
         raise invalid(

@@ -1,4 +1,4 @@
-"""An inference request, whichever door it came through: what is left to check is the same for all."""
+"""An inference request, from gRPC or HTTP alike: the remaining checks are the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ Content = bytes | bytearray | memoryview | Array | Place
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a request asks for beside its tensors.
+    """What a request asks for besides its tensors.
 
     Attributes:
         signature: The name of the model's signature; empty for the default.
-        priority: How it waits; None as the call says.
+        priority: How it waits; None means as the call says.
         timeout: Seconds that it may wait in the queue; None for no limit.
-        empty_final_response: Whether a model that answers many times is to send an empty last answer.
-        sequence: Where in which sequence of a stateful model it is; None for in none.
+        empty_final_response: Whether a model that answers many times should send an empty last answer.
+        sequence: Its sequence of a stateful model, and the place in it; None if it has none.
     """
 
     signature: str = ""
@@ -38,8 +38,8 @@ class InputTensor:
         name: As sent.
         datatype: As sent, so perhaps unknown.
         shape: As sent.
-        content: Its bytes, its values in an array of one dimension, or where its bytes lie in shared memory.
-        label: What errors about its bytes call it; its name if empty.
+        content: Its bytes, its values in an array of one dimension, or the location of its bytes in shared memory.
+        label: Its name in errors about its bytes; `name` if empty.
     """
 
     name: str
@@ -55,9 +55,9 @@ class WantedOutput:
 
     Attributes:
         name: As sent.
-        classes: How many of the largest values are wanted instead of all; 0 for all.
-        place: Where in shared memory it is to be written; None for in the answer.
-        binary: Over REST, whether it comes as bytes behind the JSON.
+        classes: How many of the largest values are wanted instead of all; 0 means all.
+        place: The location in shared memory to write it to; None means in the answer.
+        binary: Over REST, whether it follows the JSON as bytes.
     """
 
     name: str
@@ -75,7 +75,7 @@ class InferRequest:
         id: As sent; empty for none.
         inputs: By name.
         outputs: By name; empty for all.
-        parameters: The rest.
+        parameters: All other parameters.
     """
 
     model: str
@@ -86,10 +86,10 @@ class InferRequest:
 
     @property
     def tag(self) -> str:
-        """What Triton's core begins its errors with."""
+        """The beginning of errors from Triton's core."""
         return tag(self.id)
 
 
 def tag(request_id: str) -> str:
-    """What Triton's core begins its errors with, from a request's id."""
+    """The beginning of errors from Triton's core, given a request's ID."""
     return f"[request id: {request_id or '<id_unknown>'}] "

@@ -1,4 +1,4 @@
-"""What callers may do beside inference: read what is served, or administer it."""
+"""What callers may do besides inference: read what is served, or administer it."""
 
 from enum import IntEnum
 
@@ -6,7 +6,7 @@ from headrace_server.errors import ServingError, unimplemented
 
 
 class Rights(IntEnum):
-    """How much callers may do; each includes what stands before it.
+    """The rights of callers; each includes the ones before it.
 
     Attributes:
         NONE: Inference, health and metadata.
@@ -29,8 +29,8 @@ class Rights(IntEnum):
         """Refuses what callers may not do.
 
         Args:
-            needed: To do it.
-            what: A noun phrase for it.
+            needed: The right that is needed.
+            what: A noun phrase for the action.
 
         Raises:
             ServingError: UNIMPLEMENTED, as for a method that the server does not have.

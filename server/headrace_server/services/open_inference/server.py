@@ -1,4 +1,4 @@
-"""What both doors of the protocol answer from: the models, and what may be administered."""
+"""The state from which gRPC and HTTP answer: the models, and what can be administered."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +13,15 @@ from headrace_server.services.open_inference.settings import LogSettings, TraceS
 
 @dataclass(frozen=True, slots=True)
 class OpenInference:
-    """What both doors of the protocol answer from.
+    """The state from which gRPC and HTTP answer.
 
     Attributes:
         models: The server and its models.
         repository: Loads and unloads them.
-        regions: Of system shared memory.
+        regions: The regions of system shared memory.
         logs: The log settings.
         traces: The trace settings.
-        rights: How much callers may do.
+        rights: What callers may do.
     """
 
     models: Models
@@ -32,7 +32,7 @@ class OpenInference:
     rights: Rights
 
     def close(self) -> None:
-        """Lets go of what calls have brought: files, and GPU memory."""
+        """Frees what calls have brought: files and GPU memory."""
         self.repository.close()
         self.regions.cuda.unregister("")
 
@@ -40,7 +40,7 @@ class OpenInference:
         """The trace settings of a model, or of all, after a change if there is one.
 
         Raises:
-            ServingError: It is refused.
+            ServingError: The change is refused.
         """
         self.rights.require(Rights.WRITE if changes else Rights.READ, "trace settings")
         if model and not self.models.repository.statuses(model):
@@ -53,7 +53,7 @@ class OpenInference:
         """The log settings, after a change if there is one.
 
         Raises:
-            ServingError: It is refused.
+            ServingError: The change is refused.
         """
         self.rights.require(Rights.WRITE if changes else Rights.READ, "log settings")
         self.logs.update(changes)
@@ -63,7 +63,7 @@ class OpenInference:
         """Registers a region of system shared memory.
 
         Raises:
-            ServingError: It is refused.
+            ServingError: The region is refused.
         """
         self.rights.require(Rights.WRITE, "registering shared memory")
         self.regions.register(name, key, offset, byte_size)
@@ -72,7 +72,7 @@ class OpenInference:
         """Registers a region of GPU memory.
 
         Raises:
-            ServingError: It is refused.
+            ServingError: The region is refused.
         """
         self.rights.require(Rights.WRITE, "registering shared memory")
         self.regions.cuda.register(name, handle, device_id, byte_size)

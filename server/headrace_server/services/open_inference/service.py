@@ -19,10 +19,10 @@ from headrace_server.services.rpc import Method, Service, StreamMethod
 
 
 class GrpcInferenceService:
-    """The service; its methods are named after the protocol's, and answer as Triton does.
+    """The service; its methods are named after the protocol's, and answer like Triton.
 
     Args:
-        server: What it answers from.
+        server: The state of the protocol.
     """
 
     name = "inference.GRPCInferenceService"
@@ -63,7 +63,7 @@ class GrpcInferenceService:
         return Service(self.name, unary, (stream,))
 
     async def server_live(self, request: messages.ServerLiveRequest, call: Call) -> messages.ServerLiveResponse:
-        """Whether the process is up: it has answered."""
+        """Whether the process is up; any answer shows that."""
         del request, call
         return messages.ServerLiveResponse(live=True)
 
@@ -73,14 +73,14 @@ class GrpcInferenceService:
         return messages.ServerReadyResponse(ready=self._models.is_ready())
 
     async def model_ready(self, request: messages.ModelReadyRequest, call: Call) -> messages.ModelReadyResponse:
-        """Whether a model can be called; an unknown one cannot, which is no error."""
+        """Whether a model can be called; an unknown one cannot, which is not an error."""
         del call
         return messages.ModelReadyResponse(ready=self._models.lookup.is_ready(request.name, request.version))
 
     async def server_metadata(
         self, request: messages.ServerMetadataRequest, call: Call
     ) -> messages.ServerMetadataResponse:
-        """What the server is, and which extensions it has."""
+        """The server's name, version and extensions."""
         del request, call
         return self._models.server()
 
@@ -99,7 +99,7 @@ class GrpcInferenceService:
     async def model_statistics(
         self, request: messages.ModelStatisticsRequest, call: Call
     ) -> messages.ModelStatisticsResponse:
-        """What models have done."""
+        """The statistics of models."""
         del call
         return self._models.statistics(request.name, request.version)
 
@@ -114,11 +114,11 @@ class GrpcInferenceService:
             return write_answer(await infer(servable, asked, call))
 
     def model_stream_infer(self, requests: Any, call: Call) -> Any:
-        """Runs models as requests come."""
+        """Runs models as requests arrive."""
         return Stream(self._answers, call).responses(requests)
 
     async def _answers(self, request: messages.ModelInferRequest, call: Call) -> AsyncGenerator[StreamAnswer, None]:
-        """The answers to one request of a stream; after those of a generator, an empty one if it is asked for."""
+        """The answers to one request of a stream; after those of a generator, an empty one if requested."""
         label = text_of(request.parameters, VERSION_LABEL)
         name, version = request.model_name, request.model_version
         with await self._models.lookup.lease(name, version, label, deadline=call.deadline) as servable:
@@ -189,7 +189,7 @@ class GrpcInferenceService:
     async def system_unregister(
         self, request: messages.SystemSharedMemoryUnregisterRequest, call: Call
     ) -> messages.SystemSharedMemoryUnregisterResponse:
-        """Forgets a region, or all of them."""
+        """Removes a region, or all of them."""
         del call
         self._server.regions.unregister(request.name)
         return messages.SystemSharedMemoryUnregisterResponse()
@@ -217,13 +217,13 @@ class GrpcInferenceService:
     async def cuda_unregister(
         self, request: messages.CudaSharedMemoryUnregisterRequest, call: Call
     ) -> messages.CudaSharedMemoryUnregisterResponse:
-        """Forgets a region of GPU memory, or all of them."""
+        """Removes a region of GPU memory, or all of them."""
         del call
         self._server.regions.cuda.unregister(request.name)
         return messages.CudaSharedMemoryUnregisterResponse()
 
     async def trace_setting(self, request: messages.TraceSettingRequest, call: Call) -> messages.TraceSettingResponse:
-        """Reads trace settings, and sets those that are given."""
+        """Returns trace settings after applying the given ones."""
         del call
         changes = {name: list(setting.value) for name, setting in request.settings.items()}
         response = messages.TraceSettingResponse()
@@ -232,7 +232,7 @@ class GrpcInferenceService:
         return response
 
     async def log_settings(self, request: messages.LogSettingsRequest, call: Call) -> messages.LogSettingsResponse:
-        """Reads log settings, and sets those that are given."""
+        """Returns log settings after applying the given ones."""
         del call
         changes = {name: _setting(value) for name, value in request.settings.items()}
         response = messages.LogSettingsResponse()

@@ -1,6 +1,6 @@
-"""Trace and log settings: kept and told, as Triton's clients expect. Source for codes and texts: Triton's server.
+"""Trace and log settings, stored and returned as Triton's clients expect. Source for codes and texts: Triton's server.
 
-Only the log level means something here: nothing traces yet.
+Only the log level has an effect here, since nothing writes such traces.
 """
 
 import logging
@@ -48,11 +48,11 @@ class LogSettings:
         return dict(self._values)
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Sets some of them, or none; those that are unknown are ignored, and None leaves one as it is.
+        """Sets some of them, or none; unknown ones are ignored, and None leaves a setting unchanged.
 
         Raises:
-            ServingError: UNIMPLEMENTED for the log file, which is not for the network; INVALID_ARGUMENT for a value of
-                another type.
+            ServingError: UNIMPLEMENTED for the log file, which must not be set over the network; INVALID_ARGUMENT for a
+                value of another type.
         """
         if values.get("log_file") is not None:
             raise unimplemented("log file location can not be updated through network protocol")
@@ -90,10 +90,10 @@ class TraceSettings:
         return {**self._every, **self._own.get(model, {})}
 
     def update(self, model: str, values: TraceValues) -> None:
-        """Sets some of them; one without a value goes back to what it was.
+        """Sets some of them; a setting without a value returns to its previous one.
 
         Raises:
-            ServingError: UNIMPLEMENTED for the trace file, INVALID_ARGUMENT for a value that makes no sense.
+            ServingError: UNIMPLEMENTED for the trace file, INVALID_ARGUMENT for an invalid value.
         """
         known = {name: tuple(value) for name, value in values.items() if name in _TRACE_DEFAULTS}
         for name, value in known.items():

@@ -1,4 +1,4 @@
-"""ModelStatistics, from the counts that Prometheus' series are made of, too."""
+"""ModelStatistics, from the same counts as Prometheus's series."""
 
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_server.metrics.inferences import Computing, Inferences, Spent

@@ -1,8 +1,8 @@
 """ModelStreamInfer: requests and answers on one call. Source: Triton's stream_infer_handler.cc.
 
-The requests run at the same time. Answers of models that answer once come in the order of their requests; those of
-a model that answers many times come as they are made. A request that fails gets an answer that says so, and the stream
-goes on.
+The requests run at the same time. Answers of models that answer once are sent in the order of their requests; those of
+a model that answers many times are sent as they are computed. A failed request gets an answer that says so, and the
+stream continues.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ class StreamAnswer:
     """One answer to a request of a stream.
 
     Attributes:
-        message: What is sent, but for whether it is the last.
+        message: The message, without the mark of the last one.
         is_last: Whether no other answer to the request follows.
-        is_only: Whether the model answers once, so that the answer has to wait for its turn.
+        is_only: Whether the model answers once, so that the answer must wait for its turn.
     """
 
     message: messages.ModelInferResponse
@@ -37,13 +37,13 @@ Responses = AsyncGenerator[messages.ModelStreamInferResponse, None]
 
 FINAL_RESPONSE = "triton_final_response"
 ENDS_BY_STATUS = ("triton_grpc_error", "true")
-"""Metadata of a call whose first failed run ends the stream."""
+"""The metadata of a call whose first failed run should end the stream."""
 
 MAX_RUNNING = 64
-"""Requests of one stream that run at once; the next is not read before one has been answered."""
+"""Requests of one stream that run at the same time; the next one is read only after one has been answered."""
 
 MAX_UNREAD = 16
-"""Answers that wait for a caller who reads slowly; whoever has the next one waits with it."""
+"""Answers that wait for a caller that reads slowly; further ones block their requests."""
 
 
 class Stream:
@@ -51,7 +51,7 @@ class Stream:
 
     Args:
         infer: Answers one request.
-        call: Where to answer, and until when.
+        call: How to deliver the answer, and the deadline.
     """
 
     def __init__(self, answers: Answers, call: Call) -> None:
@@ -66,7 +66,7 @@ class Stream:
         """The answers to the requests, as they come.
 
         Raises:
-            Exception: The requests could not be read; or a run failed, and the caller wants to hear of it so.
+            Exception: The requests could not be read; or a run failed, and the caller asked for an error.
         """
         reading = asyncio.create_task(self._read(requests))
         try:
@@ -94,7 +94,7 @@ class Stream:
         await self._unread.put(None)
 
     def _begin(self, request: messages.ModelInferRequest, turn: asyncio.Event) -> asyncio.Event:
-        """Begins to answer a request, whose turn comes; when the next one's turn comes."""
+        """Starts to answer a request in its turn; returns when it is the next one's turn."""
         following = asyncio.Event()
         task = asyncio.create_task(self._answer(request, turn, following))
         self._tasks.add(task)
@@ -109,7 +109,7 @@ class Stream:
                     if answer.is_only:
                         await turn.wait()
                     elif passing is None:
-                        passing = asyncio.create_task(_pass(turn, following))  # nobody waits for what never ends
+                        passing = asyncio.create_task(_pass(turn, following))  # it may never end
                     answer.message.parameters[FINAL_RESPONSE].bool_param = answer.is_last
                     await self._unread.put(messages.ModelStreamInferResponse(infer_response=answer.message))
         except Exception as error:
@@ -134,6 +134,6 @@ class Stream:
 
 
 async def _pass(turn: asyncio.Event, following: asyncio.Event) -> None:
-    """Gives the turn on when it comes."""
+    """Passes the turn on when it comes."""
     await turn.wait()
     following.set()

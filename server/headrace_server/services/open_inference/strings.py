@@ -1,4 +1,4 @@
-"""BYTES tensors as bytes: each element behind its length, four bytes, little-endian. Source: Triton's core."""
+"""BYTES tensors as bytes: each element after its length, four bytes, little-endian. Source: Triton's core."""
 
 import struct
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def pack(elements: Iterable[str | bytes]) -> bytes:
-    """The bytes of a tensor's elements; texts are written as UTF-8."""
+    """The bytes of a tensor's elements; strings are encoded as UTF-8."""
     parts = []
     for element in elements:
         data = element.encode(errors="surrogateescape") if isinstance(element, str) else bytes(element)
@@ -25,17 +25,17 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tup
 
     Args:
         raw: Their bytes.
-        count: How many there must be.
+        count: The expected number of elements.
         name: The input's.
-        told: What an error begins with (the request's id) and ends with (the model's name).
+        told: What an error begins with (the request's ID) and ends with (the model's name).
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the bytes do not hold so many elements.
+        ServingError: INVALID_ARGUMENT, the bytes do not hold this many elements.
     """
     begin, model = told
     where = f"inference input '{name}' for model '{model}'"
     view, at = memoryview(raw), 0
-    found: list[bytes] = []  # as many as there are bytes for: a shape may claim any number
+    found: list[bytes] = []  # as many as there are bytes for, since a shape may claim any number
     while at < len(view):
         left = len(view) - at
         if left < _LENGTH.size:

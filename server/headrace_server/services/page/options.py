@@ -10,13 +10,13 @@ from headrace_server.config.flag import name_of_flag
 from headrace_server.config.run import Config
 
 _SECRET = re.compile("token|secret|password|api_key|_command$")
-"""In the names of flags whose values are not shown."""
+"""Parts of the names of flags whose values are not shown."""
 
 HIDDEN = "(not shown)"
 
 
 def options_in_force(config: Config) -> Iterator[dict[str, Any]]:
-    """Each flag that means something: its name, its value, its default and its help text."""
+    """Each flag that has an effect: its name, its value, its default and its help text."""
     groups = ((getattr(config, own.name), own.metadata["prefix"]) for own in fields(config) if "prefix" in own.metadata)
     for holder, prefix in ((config, ""), *groups):
         for own in fields(holder):

@@ -1,4 +1,4 @@
-"""The live page: a few files, and what they ask for once a second while somebody looks."""
+"""The live page: a few files, and the state that they request once a second while the page is open."""
 
 import asyncio
 import re
@@ -16,10 +16,10 @@ from headrace_server.services.page.state import PageState
 STATE_PATH = "/page/state"
 
 FRESH_SECONDS = 0.5
-"""How old an answer may be: however many look, it is made no more than twice a second for each model looked at."""
+"""The age up to which an answer is reused: it is computed at most twice a second per model, however many look."""
 
 KEPT = 64
-"""Answers that are kept, each of another model."""
+"""The number of answers that are kept, each for another model."""
 
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -46,11 +46,11 @@ _MODEL = re.compile(r"[?&]model=([^&]*)")
 class PageApi:
     """Answers the paths of the live page. In one event loop.
 
-    The files hold nothing about this server, so a server that asks callers for a token may give them to anybody: it is
-    `STATE_PATH`, and the calls of models that the page makes, that need one. The page asks its user for it on a 401.
+    The files say nothing about this server, so a server that requires a token may send them to anybody: only
+    `STATE_PATH`, and the page's calls of models, need one. The page asks its user for it on a 401.
 
     Args:
-        state: Says what there is to show.
+        state: Returns what to show.
         clock: In seconds.
     """
 

@@ -1,4 +1,4 @@
-"""What the live page shows, read from what is counted anyway: nothing is kept, or done, for it beforehand."""
+"""What the live page shows, read from counters that exist anyway: nothing is stored or computed for it beforehand."""
 
 import os
 import time
@@ -26,17 +26,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Where the page looks.
+    """The sources of the page.
 
     Attributes:
-        config: What the server was told.
-        transport: What carries gRPC, by its name.
-        metrics: What is counted.
+        config: The server's configuration.
+        transport: The name of the transport.
+        metrics: The counters.
         models: The versions.
-        threads: Batches that run at once at most.
-        grpc_port: Gives the port for gRPC; 0 for none.
-        held: Gives what callers make the server hold: `kinds`, `limit`, `refusals`; None where nobody counts it.
-        more: Further facts about one version, by a name: each from the model's name and the version's number.
+        threads: The most batches that run at the same time.
+        grpc_port: Returns the gRPC port; 0 if there is none.
+        held: Returns what the server holds for callers: `kinds`, `limit`, `refusals`; None if it is not counted.
+        more: Functions that return further facts about one version, given the model's name and the version's number.
     """
 
     config: Config
@@ -50,10 +50,10 @@ class Shown:
 
 
 class PageState:
-    """Reads what there is to show. Any thread.
+    """Collects what the page shows. Any thread.
 
     Args:
-        shown: Where it looks.
+        shown: The sources of the page.
     """
 
     def __init__(self, shown: Shown) -> None:
@@ -61,14 +61,14 @@ class PageState:
         self._options = list(options_in_force(shown.config))
 
     def known(self, model: str) -> str:
-        """The name of a model that there is; else that of the first, or none."""
+        """The name of an existing model: the given one, otherwise the first, or none."""
         return model if self._statuses(model) else next(iter(self._names()), "")
 
     def read(self, model: str) -> Json:
-        """All that is shown: the server, a line for each model, and one model as a whole.
+        """Everything that is shown: the server, a line for each model, and one model in detail.
 
         Args:
-            model: The name of that one; what is not known shows none.
+            model: The name of the model in detail; an unknown name shows none.
         """
         self._shown.metrics.count_reports()
         names = self._names()
@@ -100,7 +100,7 @@ class PageState:
         return sorted(name for name in self._shown.models.names() if self._statuses(name))
 
     def _statuses(self, name: str) -> list[VersionStatus]:
-        """Those of the versions that are there, come or go, or have failed to come."""
+        """The versions that exist, come or go, or have failed to load."""
         return [status for status in self._shown.models.statuses(name) if not status.has_ended_well]
 
     def _line(self, name: str) -> Json:
@@ -166,7 +166,7 @@ class PageState:
 
 
 def _about(servable: Servable) -> Json:
-    """What is known of a version that is loaded."""
+    """What is known of a loaded version."""
     options = servable.batching
     return {
         "runtime": servable.runtime,
@@ -176,7 +176,7 @@ def _about(servable: Servable) -> Json:
 
 
 def _batching(options: Options) -> Json:
-    # What the queue refuses tasks by: whole batches, which may all be full.
+    # What the queue's limit counts: whole batches, all of which may be full.
     return {**asdict(options), "queue_rows": options.enqueued_limit * options.execution_limit}
 
 

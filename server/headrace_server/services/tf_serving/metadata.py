@@ -15,7 +15,7 @@ def signature_map(signatures: Mapping[str, Signature]) -> SignatureDefMap:
 
 
 def signature_def(signature: Signature) -> SignatureDef:
-    """One signature: as the model's file has it, or made from what it declares."""
+    """One signature: as in the model's file, or made from its declaration."""
     if signature.definition is not None:
         return signature.definition
     message = SignatureDef(
@@ -29,7 +29,7 @@ def signature_def(signature: Signature) -> SignatureDef:
 
 
 def signature_text(signature: Signature) -> str:
-    """One signature as text proto: how TF Serving's errors show what they found wanting."""
+    """One signature as a text proto, as TF Serving's errors show it."""
     return str(text_format.MessageToString(signature_def(signature), descriptor_pool=POOL))
 
 

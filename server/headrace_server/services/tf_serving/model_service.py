@@ -32,7 +32,7 @@ class ModelService:
 
     Args:
         manager: Knows the versions.
-        announce: Gives what replaces the configuration, and blocks until its new models are there.
+        announce: Returns a function that replaces the configuration, and blocks until its new models are loaded.
         read_counter: The first cell of a counter, by its name; 0 for an unknown one.
     """
 
@@ -40,11 +40,11 @@ class ModelService:
         self._manager = manager
         self._announce = announce
         self._read_counter = read_counter
-        # One thread: reloads come one after the other, and one that waits for its models takes no other call's thread.
+        # One thread: reloads run one after the other, and one that waits for its models blocks no other call's thread.
         self._reloads = ThreadPoolExecutor(1, "reload")
 
     def close(self) -> None:
-        """Forgets the reloads that have not begun, and waits for the one that has: it must have been let go."""
+        """Discards the reloads that have not begun, and waits for the one that has, which must have been released."""
         self._reloads.shutdown(cancel_futures=True)
 
     @property
@@ -59,7 +59,7 @@ class ModelService:
         )
 
     async def get_model_status(self, request: GetModelStatusRequest, call: Call) -> GetModelStatusResponse:
-        """Lists every version there ever was, the highest first, or the one asked for; a label is ignored.
+        """Lists every version that ever existed, the highest first, or the requested one; a label is ignored.
 
         TF Serving: get_model_status_impl.cc.
         """
@@ -75,9 +75,9 @@ class ModelService:
         return GetModelStatusResponse(model_version_status=[_message(status) for status in statuses])
 
     async def handle_reload_config_request(self, request: ReloadConfigRequest, call: Call) -> ReloadConfigResponse:
-        """Replaces the models as a whole, and answers once those that are new are there.
+        """Replaces the models as a whole, and answers once the new ones are loaded.
 
-        TF Serving: model_service_impl.cc. There is no limit to how long that takes but the caller's own.
+        TF Serving: model_service_impl.cc. Only the caller limits how long that may take.
         """
         del call
         if request.config.WhichOneof("config") != "model_config_list":
@@ -102,7 +102,7 @@ class ModelService:
 
 def _message(status: VersionStatus) -> ModelVersionStatus:
     message = ModelVersionStatus(version=status.version, state=status.state.on_the_wire)
-    message.status.SetInParent()  # present, though empty, where all is well
+    message.status.SetInParent()  # present even if empty, when all is well
     if status.state is State.AT_REST:
         message.status.error_message = AT_REST
     if status.error is not None:

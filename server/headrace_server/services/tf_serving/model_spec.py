@@ -11,7 +11,7 @@ class HasModelSpec(Protocol):
 
     @property
     def model_spec(self) -> ModelSpec:
-        """Which model, and which version of it."""
+        """The requested model and version."""
 
     def HasField(self, field_name: str) -> bool:  # noqa: N802 - protobuf's name
         """Whether a message field is set."""

@@ -40,7 +40,7 @@ from headrace_server.services.tf_serving.tensors import decoded
 SIGNATURE_DEF = "signature_def"
 
 MAX_PREDICT_FIELDS = 4096
-"""Inputs, and outputs asked for, that a PredictRequest may hold: far more than a model has, in whatever order."""
+"""The most inputs, and outputs, that a PredictRequest may name: far more than a model has."""
 
 _METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
 
@@ -49,11 +49,11 @@ class PredictionService:
     """`tensorflow.serving.PredictionService`.
 
     Args:
-        manager: Where servables come from.
+        manager: Finds servables.
         as_content: Whether answers carry `tensor_content`; TF Serving fills the typed `*_val` fields by default.
         check_method: Whether a signature answers only the calls that its method name is for; otherwise those that its
             inputs and outputs fit.
-        max_answer_bytes: What an answer to Predict may have, as far as its transport sends longer ones to nobody.
+        max_answer_bytes: The largest answer to Predict, if its transport sends no longer ones.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class PredictionService:
             return self._response(spec, servable, results)
 
     async def lease(self, spec: ModelSpec, deadline: float | None) -> Servable:
-        """The version that a ModelSpec asks for, leased until the end of the `with` block that it is to be used in.
+        """Leases the version that a ModelSpec asks for, until the end of the `with` block.
 
         Args:
-            spec: The model, and which of its versions.
-            deadline: When to wait no longer for a version that is not in memory; None for never.
+            spec: The model and the version.
+            deadline: When to stop waiting for a version that is not in memory; None means never.
 
         Raises:
             ServingError: INVALID_ARGUMENT or NOT_FOUND; others as for `Manager.lease`.
@@ -109,13 +109,13 @@ class PredictionService:
         return await self._manager.lease(spec.name, asked_version(spec), deadline)
 
     async def predict_arrays(self, servable: Servable, name: str, inputs: Arrays, call: Call) -> Arrays:
-        """Runs a signature on arrays: Predict, for those who have no messages; all outputs.
+        """Runs a signature on arrays: a Predict without messages, with all outputs.
 
         Args:
             servable: Leased.
-            name: The signature's; empty for the default.
-            inputs: By alias.
-            call: Where to answer, and until when.
+            name: The signature's name; empty means the default.
+            inputs: Arrays by alias.
+            call: How to deliver the answer, and the deadline.
         """
         name, signature = servable.signature(name)
         if self._check_method:
@@ -126,7 +126,7 @@ class PredictionService:
     def predict_messages(
         self, spec: ModelSpec, servable: Servable, inputs: Arrays, outputs: Arrays
     ) -> tuple[PredictRequest, PredictResponse]:
-        """The request and the response of such a Predict, for a record; arrays travel as `tensor_content`."""
+        """The request and the response of such a Predict, for a record; arrays are in `tensor_content`."""
         request = PredictRequest(model_spec=spec)
         response = PredictResponse(model_spec=_effective(spec, servable))
         for arrays, tensors in ((inputs, request.inputs), (outputs, response.outputs)):
@@ -192,20 +192,20 @@ class PredictionService:
         try:
             for alias, array in results.items():
                 to_proto(array, response.outputs[alias], as_content=self._as_content)
-        except DecodeError as error:  # a tensor that does not fit: whole numbers may take more bytes than in memory
+        except DecodeError as error:  # a tensor that does not fit: integers may take more bytes than in memory
             raise _too_large(results, self._max_answer_bytes) from error
         return response
 
 
 def _effective(spec: ModelSpec, servable: Servable) -> ModelSpec:
-    """What a response says of the model that ran. TF Serving: util.cc, MakeModelSpec; a label is not repeated."""
+    """What a response says about the model that ran. TF Serving: util.cc, MakeModelSpec; a label is not repeated."""
     effective = ModelSpec(name=spec.name, signature_name=spec.signature_name or DEFAULT_SIGNATURE)
     effective.version.value = servable.version
     return effective
 
 
 def _too_large(results: Arrays, limit: int) -> ServingError:
-    """Why an answer is not sent, in gRPC's words, and which output takes most of it."""
+    """Why an answer is not sent, in gRPC's words, and which output is the largest."""
     sizes = {alias: _bytes_of(array) for alias, array in results.items()}
     largest = max(sizes, key=sizes.__getitem__)
     return ServingError(
@@ -220,7 +220,7 @@ def _bytes_of(array: Array) -> int:
 
 
 def _named(servable: Servable, spec: ModelSpec) -> tuple[str, Signature]:
-    """The signature that Classify or Regress names; Predict has another code for one that is not there."""
+    """The signature that Classify or Regress names; Predict has another code for a missing one."""
     name = spec.signature_name or DEFAULT_SIGNATURE
     if name not in servable.signatures:
         raise invalid(f"No signature was found with the name: {name}")

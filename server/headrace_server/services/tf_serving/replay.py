@@ -13,12 +13,12 @@ from headrace_server.services.tf_serving.request_log.messages import LOG_TYPES, 
 
 
 def warmup_answers(make: Callable[[Servables], PredictionService], servable: Servable) -> Mapping[str, Answer]:
-    """For each kind of PredictionLog, by its `log_type`, the function that answers its request with one servable.
+    """The functions that answer a record's request with one servable, by the record's `log_type`.
 
-    TF Serving: the model and the version that a request names do not count.
+    TF Serving: the model and the version that a request names are ignored.
 
     Args:
-        make: The service on top of the servables that it is given.
+        make: Creates the service on top of some servables.
         servable: Answers.
     """
     methods = make(OneServable(servable)).service.methods

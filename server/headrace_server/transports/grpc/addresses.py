@@ -14,12 +14,12 @@ def addresses(config: Config) -> list[str]:
 
 
 def address_of(host: str, port: int) -> str:
-    """A host and port as one text; no host stands for all interfaces, of both families."""
+    """A host and port as text; without a host, all interfaces of both families."""
     return f"[{host}]:{port}" if ":" in host else f"{host or '0.0.0.0'}:{port}"
 
 
 def channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    """Reads `k=v,k=v`; a value that is an int32 is passed as one. TF Serving: server.cc.
+    """Parses `k=v,k=v`; a value that is an int32 is passed as one. TF Serving: server.cc.
 
     Raises:
         ServingError: INVALID_ARGUMENT, there is an item without `=`.
@@ -34,7 +34,7 @@ def channel_arguments(text: str) -> list[tuple[str, int | str]]:
 
 
 def max_send_bytes(text: str) -> int:
-    """The bytes that a message to a caller may have, by the same arguments.
+    """The largest message to a caller, in bytes, by the same arguments.
 
     Raises:
         ServingError: As for `channel_arguments`.

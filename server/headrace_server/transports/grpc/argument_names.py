@@ -1,4 +1,4 @@
-"""The channel arguments of gRPC that mean something to a server, and what is wrong with those that are given."""
+"""gRPC's channel arguments that have an effect on a server, and the errors in given ones."""
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -35,16 +35,16 @@ NUMBERS = (
     "grpc.tcp_read_chunk_size",
     "grpc.tcp_user_timeout_ms",
 )
-"""Those whose value is a whole number."""
+"""The arguments whose value is an integer."""
 
 TEXTS = ("grpc.primary_user_agent", "grpc.secondary_user_agent", "grpc.ssl_target_name_override")
 
 
 def complaints(arguments: Sequence[tuple[str, int | str]]) -> Iterator[str]:
-    """A sentence for each argument that changes nothing, because of its name or of its value."""
+    """A sentence for each argument that has no effect, because of its name or its value."""
     for name, value in arguments:
         if name in NUMBERS and not isinstance(value, int):
-            yield f"{name} must be a whole number of 32 bits; was {value!r}"
+            yield f"{name} must be an integer of 32 bits; was {value!r}"
         elif name not in (*NUMBERS, *TEXTS):
             close = get_close_matches(name, (*NUMBERS, *TEXTS), n=1)
             yield f"{name} is unknown" + (f"; did you mean {close[0]}?" if close else "")

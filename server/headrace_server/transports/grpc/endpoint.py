@@ -1,4 +1,4 @@
-"""The Transport protocol: what carries calls to the services."""
+"""The Transport protocol, between sockets and services."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,27 +22,30 @@ Register = Callable[[grpc.aio.Server], None]
 
 
 class ObserveCall(Protocol):
-    """Told of a call that has ended: its model's name, the name of its status code, and the seconds that it took."""
+    """Called for a call that has ended: its model's name, the name of its status code, and the seconds it took."""
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
         """One call, in the event loop."""
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Calls of one model and one code, tallied by metrics.LATENCY; the total in microseconds. Any thread."""
+        """Calls of one model and one code, sorted into the buckets of metrics.LATENCY; the total is in microseconds.
+
+        Any thread.
+        """
 
 
 ObserveMethod = Callable[[str, str], ObserveCall]
-"""From the names of a service and a method to who is told of its calls."""
+"""Returns, for a service and a method, the function to call for each of its calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallerBounds:
-    """What callers may make a transport hold.
+    """What a transport may hold for callers.
 
     Attributes:
-        memory: Bytes, of all callers together.
-        expanded: Bytes that a compressed request may become.
-        stall_seconds: After which a connection ends that does not go on with what it owes; 0 for never.
+        memory: Bytes for all callers together.
+        expanded: The size that a compressed request may expand to, in bytes.
+        stall_seconds: Seconds after which a connection that stalls is closed; 0 means never.
     """
 
     memory: int = 1 << 30
@@ -51,35 +54,35 @@ class CallerBounds:
 
     @classmethod
     def of(cls, config: Config) -> "CallerBounds":
-        """Those that flags give: of memory by default a quarter of what the container has."""
+        """The limits that flags give: for memory, by default a quarter of the container's."""
         memory = config.request_memory_mb << 20 or available_memory() // 4
         return cls(memory, config.request_expanded_mb << 20, config.connection_stall_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a transport listens, and what it serves there.
+    """A transport's addresses, and what it serves there.
 
     Attributes:
-        addresses: Each a host and port, or `unix:` and a path, of which at most one is a host and port.
-        services: Ours, each method a function from message to message.
-        observe: Who is told of the calls of each method.
+        addresses: Host and port, or `unix:` and a path; at most one has a host and port.
+        services: headrace's services, whose methods are functions from message to message.
+        observe: Called for the calls of each method.
         servicers: grpcio's own (health, reflection), each as the function that registers it.
-        queue: Where tasks wait, for a transport that puts them there itself.
+        queue: The queue of tasks, for a transport that fills it itself.
         arguments: gRPC channel arguments for the server, by name.
         as_content: Whether answers carry `tensor_content`, for a transport that encodes them itself.
         ssl_config_file: The SSLConfig that secures all addresses; empty for none.
         alts: Whether Google's ALTS secures them.
-        threads: How many a transport that has threads for connections spreads them over.
-        observe_rest: Who is told of Predicts over REST that a transport answers itself.
+        threads: The number of threads that connections are spread over, if the transport has such threads.
+        observe_rest: Called for Predicts over REST that a transport answers itself.
         observe_rest_infer: The same for the Open Inference Protocol.
         regions: Shared memory, for a transport that reads it itself.
-        tracing: Who takes note of traced requests; None for no traces.
-        trace_ratio: Share of the requests without a traceparent that a transport marks which decides by itself.
-        trace_rate: Requests a second that it marks at most.
-        identified: Whether the id of each call is noted, for the access log.
-        bounds: What callers may make a transport hold that bounds it.
-        gate: Decides which calls may be made; None lets all be made.
+        tracing: Records traced requests; None if there are no traces.
+        trace_ratio: The share of requests without a traceparent that a transport marks, if it decides by itself.
+        trace_rate: The most requests per second that it marks.
+        identified: Whether the ID of each call is recorded, for the access log.
+        bounds: What a transport that enforces limits may hold for callers.
+        gate: Decides which calls are allowed; None allows all.
     """
 
     addresses: Sequence[str]
@@ -104,49 +107,50 @@ class Endpoint:
 
 
 class Tracing(Protocol):
-    """Who takes note of traced requests. In the event loop of the services."""
+    """Records traced requests. In the event loop of the services."""
 
     def begin(self, header: str, *, marked: bool) -> Trace | None:
-        """A request has come, with this `traceparent`, marked as traced by its transport or not; None for no trace."""
+        """A request has arrived with this `traceparent`, marked by its transport or not; None if not traced."""
 
     def end(self, trace: Trace) -> None:
-        """It has been answered."""
+        """The request has been answered."""
 
 
 class Transport(Protocol):
-    """Sockets on one side, services on the other. Made, started and stopped in the event loop of its services."""
+    """Connects sockets and services. Created, started and stopped in the event loop of its services."""
 
     async def start(self) -> int:
-        """Listens; the TCP port that it got, 0 where there is none.
+        """Listens, and returns its TCP port; 0 if there is none.
 
         Raises:
-            ServingError: It cannot listen there.
+            ServingError: It cannot listen on an address.
         """
 
     def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
-        """Says which versions of a model a transport may answer for itself, from now on. Any thread.
+        """Sets which versions of a model a transport may answer by itself, from now on. Any thread.
 
         Args:
-            name: The model's.
+            name: The model's name.
             versions: Those versions, by number.
-            latest: The version of a request that names none; one that is not among them is not the transport's.
+            latest: The version for requests that name none; if it is not among them, the transport does not answer
+                those.
         """
 
     def forget_answers(self) -> None:
-        """The server's state has changed: what was answered to a lasting method before may not hold. Any thread."""
+        """The server's state has changed: kept answers to lasting methods may no longer be valid. Any thread."""
 
     async def stop(self, grace: float) -> None:
-        """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+        """Accepts no more calls, and returns when those in flight have ended, or after `grace` seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldMemory:
-    """What callers make a transport hold now, in bytes.
+    """What a transport holds for callers now, in bytes.
 
     Attributes:
-        by_kind: For each kind of memory.
-        limit: The most that all may be together.
-        refusals: Calls for which there was too little left, ever.
+        by_kind: The bytes by kind of memory.
+        limit: The limit for all kinds together.
+        refusals: The total of calls for which too little was left.
     """
 
     by_kind: Mapping[str, int]
@@ -156,7 +160,7 @@ class HeldMemory:
 
 @runtime_checkable
 class BoundsMemory(Protocol):
-    """A transport that bounds what callers make it hold."""
+    """A transport that limits what it holds for callers."""
 
     @property
     def held(self) -> HeldMemory | None:
@@ -165,7 +169,7 @@ class BoundsMemory(Protocol):
 
 @runtime_checkable
 class SharesBudget(Protocol):
-    """A transport whose budget counts for HTTP beside it, too."""
+    """A transport whose budget also counts HTTP beside it."""
 
     budget: Budget
 
@@ -175,10 +179,10 @@ class CarriesHttp(Protocol):
     """A transport that serves HTTP on the threads of its gRPC connections."""
 
     def listen_http(self, address: str, endpoint: Any, ssl_config_file: str) -> int:
-        """Serves a `headrace_native.HttpEndpoint` at an address, once the transport has started; the port that it got.
+        """Serves a `headrace_native.HttpEndpoint` at an address after the transport has started; returns its port.
 
-        The SSLConfig file secures it; an empty name is for none.
+        The SSLConfig file secures it; an empty name means no TLS.
 
         Raises:
-            OSError: It cannot listen there.
+            OSError: It cannot listen on the address.
         """

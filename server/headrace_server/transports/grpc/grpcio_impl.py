@@ -1,4 +1,4 @@
-"""gRPC on grpc.aio: its server, with our handlers in it."""
+"""gRPC on grpc.aio: its server with headrace's handlers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,17 +18,17 @@ from headrace_server.transports.grpc.guard import Guard, guard_of
 from headrace_server.transports.grpc.tls import Followed
 
 LET_GO = 0.5
-"""Seconds; since a server stops, twice as long without a call ends it: what has been answered has left by then."""
+"""Seconds. While a server stops, twice this time without a call ends it; by then, all answers have been sent."""
 
 
 class GrpcioTransport:
     """One grpc.aio server.
 
     Args:
-        endpoint: Where it listens, and what it serves.
+        endpoint: The addresses and services.
 
     Attributes:
-        budget: What its callers, and those of HTTP beside it, may make it hold.
+        budget: The limit on what it holds for callers, including those of HTTP.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -43,10 +43,10 @@ class GrpcioTransport:
         return HeldMemory({"received": self.budget.used}, self.budget.limit, self.budget.refusals)
 
     async def start(self) -> int:
-        """Listens; the TCP port that it got, 0 where there is none.
+        """Listens, and returns its TCP port; 0 if there is none.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, an address is taken or no address at all. The text begins as TF Serving's.
+            ServingError: INVALID_ARGUMENT, an address is taken or invalid. The text begins as TF Serving's.
         """
         self._server = server = grpc.aio.server(options=_options(self._endpoint))
         delivery = LoopDelivery(asyncio.get_running_loop())
@@ -59,13 +59,13 @@ class GrpcioTransport:
             register(_ByPath(server, guard))  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
         ports = [self._add(server, address) for address in self._endpoint.addresses]
         await server.start()
-        return max(ports) if max(ports) > 1 else 0  # gRPC says 1 for a UNIX socket
+        return max(ports) if max(ports) > 1 else 0  # gRPC returns 1 for a UNIX socket
 
     def forget_answers(self) -> None:
-        """Nothing: it keeps none."""
+        """Does nothing, since it keeps no answers."""
 
     async def stop(self, grace: float) -> None:
-        """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+        """Accepts no more calls, and returns when those in flight have ended, or after `grace` seconds."""
         if self._server is None:
             return
         stopping = asyncio.ensure_future(self._server.stop(grace))
@@ -73,15 +73,15 @@ class GrpcioTransport:
         while not stopping.done():
             await asyncio.wait((stopping,), timeout=LET_GO)
             if rested and not self._calls.count:
-                await self._server.stop(0)  # a client that is gone or hung would have to say that it knows of the end
+                await self._server.stop(0)  # a client that is gone or hangs would have to confirm the end
             rested = not self._calls.count
         await stopping
 
     def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
-        """Nothing: every call goes to its service, which asks."""
+        """Does nothing: every call goes to its service."""
 
     def _add(self, server: grpc.aio.Server, address: str) -> int:
-        credentials = _credentials(self._endpoint)  # gRPC wants others for each address
+        credentials = _credentials(self._endpoint)  # gRPC needs separate ones for each address
         try:
             if credentials is None:
                 return server.add_insecure_port(address)
@@ -91,14 +91,14 @@ class GrpcioTransport:
 
 
 class _Calls:
-    """Counts the calls in flight, and the memory that they hold. In one event loop."""
+    """Counts the calls in flight and the memory that they hold. In one event loop."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.count = 0
 
     def counted(self, handler: "grpc.RpcMethodHandler[bytes, bytes]") -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """The same handler, its calls counted."""
+        """The same handler, with its calls counted."""
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(self._counted(handler.unary_unary))
         return grpc.stream_stream_rpc_method_handler(self._counted_stream(handler.stream_stream))
@@ -108,7 +108,7 @@ class _Calls:
             self.count += 1
             try:
                 held = self._budget.hold(COPIES * len(data))
-                context.add_done_callback(held.release)  # when its client has taken the answer, or has gone
+                context.add_done_callback(held.release)  # when its client has received the answer, or has gone
                 response = await handle(data, context)
                 held.grow(len(response))
             except ServingError as error:
@@ -140,20 +140,20 @@ class _Calls:
 
 
 def _credentials(endpoint: Endpoint) -> grpc.ServerCredentials | None:
-    """What secures an address; None for nothing. TF Serving: server.cc."""
+    """The credentials of an address; None if it is not secured. TF Serving: server.cc."""
     if endpoint.alts:
         return grpc.alts_server_credentials()
     return tls_credentials(endpoint.ssl_config_file) if endpoint.ssl_config_file else None
 
 
 def tls_credentials(path: str) -> grpc.ServerCredentials:
-    """Credentials that follow an SSLConfig file: a client that connects gets the certificate that it holds then.
+    """Credentials that follow an SSLConfig file: a client gets the certificate that is in the file when it connects.
 
     Raises:
         ServingError: As for `Followed`.
     """
     followed = Followed(path, _certificates)
-    # It may return None, whatever grpcio's type stubs say.
+    # It may return None, despite grpcio's type stubs.
     fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", followed.changed)
     return grpc.dynamic_ssl_server_credentials(followed.first, fetch, followed.client_verify)
 
@@ -164,7 +164,7 @@ def _certificates(config: SSLConfig) -> grpc.ServerCertificateConfiguration:
 
 
 class _ByPath:
-    """A server in which generated code registers its methods by their paths alone.
+    """A server in which generated code registers its methods only by their paths.
 
     For each method that it knows by name grpc.aio waits apart, and it sets all these waits up anew with every call that
     comes: with those of health, reflection and the profiler, an eighth of the CPU that a small Predict takes.
@@ -175,11 +175,11 @@ class _ByPath:
         self._guard = guard
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """As the server's own."""
+        """The server's own method."""
         self._server.add_generic_rpc_handlers(tuple(map(self._guard.generic, handlers)))
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
-        """Nothing: generated code has given the same methods by their paths."""
+        """Does nothing: generated code has registered the same methods by their paths."""
 
 
 def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
@@ -187,6 +187,6 @@ def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
         "grpc.max_receive_message_length": min(MAX_MESSAGE_BYTES, endpoint.bounds.memory),
         "grpc.max_send_message_length": -1,
         "grpc.max_concurrent_streams": MAX_CONCURRENT_STREAMS,
-        "grpc.so_reuseport": 0,  # a port that is taken is an error, not a share of its calls
+        "grpc.so_reuseport": 0,  # a port that is taken is an error; calls must not be shared
     }
-    return list((ours | dict(endpoint.arguments)).items())  # of two with one name, gRPC takes the first
+    return list((ours | dict(endpoint.arguments)).items())  # if two have the same name, gRPC uses the first

@@ -1,4 +1,4 @@
-"""The gate on gRPC: who calls is known before a message is parsed, and whether it may call before it is answered."""
+"""The gate for gRPC: the caller is known before a message is parsed, and checked before it is answered."""
 
 import ssl
 import time
@@ -20,25 +20,25 @@ from headrace_server.services.rpc import Method, Service, StreamMethod
 from headrace_server.transports.grpc.endpoint import Endpoint, ObserveCall
 from headrace_server.transports.grpc.handlers import CODE_NAMES, STATUS, rpc_handlers, trailers_of, truncated
 
-Handler = Any  # grpc.RpcMethodHandler, whose fields its type stubs do not tell
+Handler = Any  # grpc.RpcMethodHandler, whose fields its type stubs omit
 Handlers = Mapping[str, Handler]
 
 
 class Guard(Protocol):
-    """Makes the handlers that a transport registers."""
+    """Creates the handlers that a transport registers."""
 
     def handlers(self, service: Service, delivery: LoopDelivery) -> Handlers:
-        """Those of a service, by method."""
+        """The handlers of a service, by method."""
 
     def servicer(self, path: str, handler: Handler) -> Handler:
-        """For one of grpcio's own servicers."""
+        """The handlers of one of grpcio's own servicers."""
 
     def generic(self, handlers: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
-        """The same for those that are found by path."""
+        """The same for handlers that are found by path."""
 
 
 def guard_of(endpoint: Endpoint) -> Guard:
-    """The guard of an endpoint, which does nothing where all calls may be made."""
+    """The guard of an endpoint, which does nothing if all calls are allowed."""
     return _Open(endpoint) if endpoint.gate is None else _Guarded(endpoint.gate, endpoint)
 
 
@@ -89,7 +89,7 @@ class _Guarded:
         return replace(method, answer=answer)
 
     def _stream(self, service: str, method: StreamMethod) -> StreamMethod:
-        """Admits each request of a stream, whose caller is looked at again: it may be a long one."""
+        """Admits each request of a stream; the caller is checked again each time, since a stream may be long."""
         need, gate = _need(f"/{service}/{method.name}"), self._gate
 
         async def admitted(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -108,7 +108,7 @@ class _Guarded:
         return _Audited(self._gate, f"{service}/{method}", self._observe(service, method))
 
     def _entering(self, path: str, handler: Handler, *, admits: bool) -> Handler:
-        """A handler that asks first who calls."""
+        """A handler that first checks the caller."""
         entrance = _Entrance(self._gate, path, admits=admits)
         wrap, behaviour, make = _parts(handler)
         guarded = entrance.stream if wrap == "stream" else entrance.once
@@ -116,7 +116,7 @@ class _Guarded:
 
 
 class _Entrance:
-    """Where the calls of one method come in: who makes them, and whether they may be made where `admits` says so."""
+    """The entry of calls of one method: it identifies callers, and checks them if `admits` says so."""
 
     def __init__(self, gate: Gate, path: str, *, admits: bool) -> None:
         self._gate = gate
@@ -163,7 +163,7 @@ class _Entrance:
 
 
 class _Audited:
-    """Writes each call of a method down, and has it counted."""
+    """Logs each call of a method, and passes it on to be counted."""
 
     def __init__(self, gate: Gate, name: str, counts: ObserveCall) -> None:
         self._gate = gate
@@ -177,7 +177,7 @@ class _Audited:
 
 
 class _Generic(grpc.GenericRpcHandler):
-    """Handlers that are found by their path, guarded."""
+    """Guarded handlers that are found by their path."""
 
     def __init__(self, handlers: grpc.GenericRpcHandler, guard: _Guarded) -> None:
         self._handlers = handlers
@@ -195,7 +195,7 @@ class _Generic(grpc.GenericRpcHandler):
 
 
 def _need(path: str) -> MethodNeed:
-    """What a method needs; nobody has it where the table does not say."""
+    """What a method needs; a method missing in the table is refused to everybody."""
     return GRPC.get(path, NOBODY)
 
 
@@ -206,7 +206,7 @@ def _visit() -> Visit:
 
 
 def _parts(handler: Handler) -> tuple[str, Callable[..., Any], Callable[..., Handler]]:
-    """How a handler answers, its function, and what makes one like it."""
+    """How a handler answers, its function, and a constructor for one like it."""
     if handler.request_streaming:
         return "stream", handler.stream_stream, grpc.stream_stream_rpc_method_handler
     if handler.response_streaming:
@@ -215,10 +215,10 @@ def _parts(handler: Handler) -> tuple[str, Callable[..., Any], Callable[..., Han
 
 
 def _credentials(context: Any) -> Credentials:
-    """What came with a call.
+    """The credentials of a call.
 
     Raises:
-        Refused: UNAUTHENTICATED, several authorization headers.
+        Refused: UNAUTHENTICATED, there are several authorization headers.
     """
     shown = [value for name, value in context.invocation_metadata() if name == "authorization"]
     if len(shown) > 1:

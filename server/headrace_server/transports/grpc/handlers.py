@@ -1,4 +1,4 @@
-"""What every transport does with a call: bytes to messages, timeouts to deadlines, failures to status codes."""
+"""What every transport does with a call: converts bytes, timeouts and failures."""
 
 import asyncio
 import math
@@ -29,10 +29,10 @@ Trailers = tuple[tuple[str, str], ...]
 HandleStream = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
 
 LOW_PRIORITY = ("headrace-priority", "low")
-"""The metadata by which a call lets the others go first."""
+"""The metadata with which a call lets others go first."""
 
 PUSHBACK = "grpc-retry-pushback-ms"
-"""Of a call's trailers: milliseconds after which to send it again."""
+"""In a call's trailers: milliseconds after which to send it again."""
 
 MAX_TEXT_BYTES = 1024
 CODE_NAMES = {code: name for name, code in Code.items()}
@@ -50,9 +50,9 @@ def rpc_handlers(
 ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
     """A handler for each method of a service, by the method's name.
 
-    Those that are `identified` note the id of each call for the access log.
+    If `identified`, they record the ID of each call for the access log.
 
-    Without (de)serialisers they are handed the bytes, and what cannot be parsed gets our answer, not the transport's.
+    Without (de)serialisers they receive the bytes, and bytes that cannot be parsed get headrace's error.
     """
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
     for method in service.methods:
@@ -92,13 +92,13 @@ def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Han
         finally:
             observe(model, CODE_NAMES[code], time.monotonic() - began)
         await context.abort(STATUS[code], truncated(text), trailers)
-        raise AssertionError  # abort has raised
+        raise AssertionError  # abort raises
 
     return handle
 
 
 def _handle_stream(method: StreamMethod, delivery: LoopDelivery, observe: ObserveCall) -> HandleStream:
-    """Counts the stream as one call, of no model: each of its requests may name another."""
+    """Counts the stream as one call without a model, since each of its requests may name another model."""
     parse, answer = method.request.FromString, method.answer
 
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -138,7 +138,7 @@ def _code_of_cancelled(context: Context) -> Code:
 
 
 def _model_of(method: Method) -> Callable[[Any], str]:
-    """How to read a request's model; no name for a method that is not about one."""
+    """How to read a request's model; an empty name for a method that concerns none."""
     fields = method.request.DESCRIPTOR.fields_by_name
     if "model_spec" in fields:
         return lambda request: str(request.model_spec.name)
@@ -148,7 +148,7 @@ def _model_of(method: Method) -> Callable[[Any], str]:
 
 
 def _call(context: Context, delivery: LoopDelivery, api: str) -> Call:
-    remaining = cast("float | None", context.time_remaining())  # None without a deadline, whatever its stubs say
+    remaining = cast("float | None", context.time_remaining())  # None without a deadline, despite its stubs
     deadline = None if remaining is None else time.monotonic() + remaining
     return Call(delivery, deadline, _priority(context), api)
 
@@ -158,7 +158,7 @@ def _priority(context: Context) -> Priority:
 
 
 def _metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:
-    # A tuple of pairs, whatever grpcio's type stubs say.
+    # A tuple of pairs, despite grpcio's type stubs.
     return cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata())
 
 
@@ -169,14 +169,14 @@ def status(error: Exception) -> tuple[Code, str]:
 
 
 def trailers_of(error: Exception) -> Trailers:
-    """What is sent with the status of a failed call: when gRPC's own retries may send it again, if time will help."""
+    """The trailers of a failed call: when gRPC's own retries may send it again, if time will help."""
     if not isinstance(error, Refused) or error.retry_after is None:
         return ()
     return ((PUSHBACK, str(math.ceil(error.retry_after * 1e3))),)
 
 
 def truncated(text: str) -> str:
-    """A text that is not too long for a status. TF Serving: grpc_status_util.cc."""
+    """The text, cut to the length that a status may have. TF Serving: grpc_status_util.cc."""
     raw = text.encode()
     if len(raw) <= MAX_TEXT_BYTES:
         return text

@@ -1,4 +1,4 @@
-"""The native transport's calls in the event loop: events to tasks, and what grpcio's handlers want of a call."""
+"""The native transport's calls in the event loop, in the form that grpcio's handlers expect."""
 
 import asyncio
 import logging
@@ -14,15 +14,15 @@ from headrace_server.services.kept import Count
 log = logging.getLogger(__name__)
 
 Metadata = Sequence[tuple[str, str | bytes]]
-RpcHandler = Any  # grpc.RpcMethodHandler, whose fields its type stubs do not tell
+RpcHandler = Any  # grpc.RpcMethodHandler, whose fields its type stubs omit
 
 
 class Exchanges:
-    """The calls that are in Python's hands, each a task of the running event loop.
+    """The calls that Python code answers, each a task of the running event loop.
 
     Args:
-        server: Where they come from.
-        handlers: By the number of their method.
+        server: The source of calls.
+        handlers: The handlers by the number of their method.
     """
 
     def __init__(self, server: native.Server, handlers: Sequence[RpcHandler]) -> None:
@@ -33,7 +33,7 @@ class Exchanges:
         self._drained = asyncio.Event()
 
     def start(self) -> None:
-        """Takes calls, many at each turn of the loop that there are any."""
+        """Takes calls; if there are any, many in each iteration of the loop."""
         self._loop.add_reader(self._server.fileno(), self._take)
 
     async def stop(self, grace: float) -> None:
@@ -78,7 +78,7 @@ class Exchange:
     """One call, as grpcio's handlers know it: as much of a `grpc.aio.ServicerContext` as a servicer may want.
 
     Args:
-        call: The native side of it.
+        call: The native side of the call.
     """
 
     def __init__(self, call: native.Call) -> None:
@@ -93,23 +93,23 @@ class Exchange:
         self._writing: asyncio.Future[None] | None = None
 
     def cancel(self) -> None:
-        """Ends the handler: nobody waits for it any more."""
+        """Cancels the handler, because nothing waits for it any more."""
         self._call.owner = None
         if self.task is not None:
             self.task.cancel()
 
     def received(self, message: bytes | None) -> None:
-        """Wakes whoever reads: the next message has come, or None at the end."""
+        """Wakes the reader: the next message has come, or None at the end."""
         if self._reading is not None and not self._reading.done():
             self._reading.set_result(message)
 
     def sent(self) -> None:
-        """Wakes whoever writes: the message has left."""
+        """Wakes the writer: the message has been sent."""
         if self._writing is not None and not self._writing.done():
             self._writing.set_result(None)
 
     def succeed(self, message: bytes | None) -> None:
-        """Ends the call with the handler's last message, and the status that it has set, OK if none."""
+        """Ends the call with the handler's last message and the status that it has set, OK if it set none."""
         keep = None if self._trailers else self._keep
         self._call.finish(message if self._code == 0 else None, self._code, self._text, list(self._trailers), keep)
 
@@ -118,7 +118,7 @@ class Exchange:
         self._keep = count
 
     def fail(self, code: int, text: str) -> None:
-        """Ends the call with a status alone."""
+        """Ends the call with only a status."""
         self._call.finish(None, code, text, list(self._trailers))
 
     async def read_bytes(self) -> bytes | None:
@@ -128,17 +128,17 @@ class Exchange:
         return await self._reading
 
     async def write_bytes(self, message: bytes) -> None:
-        """Sends a message, and returns when it has left."""
+        """Sends a message, and returns when it has been sent."""
         self._writing = asyncio.get_running_loop().create_future()
         self._call.send(message)
         await self._writing
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What the caller sent beside its messages."""
+        """The metadata of the call."""
         return self._call.metadata
 
     def time_remaining(self) -> float | None:
-        """Seconds that the caller still waits; None for ever."""
+        """The seconds that the caller still waits; None means forever."""
         return self._call.time_remaining()
 
     def peer(self) -> str:
@@ -146,7 +146,7 @@ class Exchange:
         return self._call.peer
 
     def auth_context(self) -> dict[str, tuple[bytes, ...]]:
-        """The client's certificate, in PEM, as grpcio has it; nothing where it has shown none."""
+        """The client's certificate in PEM, as in grpcio; empty if the client has shown none."""
         certificate = self._call.certificate
         return {"x509_pem_cert": (ssl.DER_cert_to_PEM_cert(certificate).encode(),)} if certificate else {}
 
@@ -159,11 +159,11 @@ class Exchange:
         self._text = details
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """What will be sent with the status."""
+        """The trailing metadata."""
         self._trailers = metadata
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
-        """Sends what comes before the first message."""
+        """Sends the initial metadata."""
         self._call.send_metadata(list(metadata))
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
@@ -175,7 +175,7 @@ class Exchange:
 
 
 async def _answer(handler: RpcHandler, exchange: Exchange, message: bytes | None) -> None:
-    """Runs a handler to its end, which is the call's."""
+    """Runs a handler to its end, which ends the call."""
     try:
         await _run(handler, exchange, message)
     except grpc.aio.AbortError:
@@ -199,7 +199,7 @@ async def _run(handler: RpcHandler, exchange: Exchange, message: bytes | None) -
         async for response in responses:
             await exchange.write_bytes(serialise(response))
     finally:
-        # A caller may leave between two responses: what the handler has to tidy up is not left to the collector.
+        # A caller may leave between two responses: the handler's cleanup must not be left to the garbage collector.
         if isinstance(responses, AsyncGenerator):
             await responses.aclose()
     exchange.succeed(None)

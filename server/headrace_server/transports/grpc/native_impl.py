@@ -1,4 +1,4 @@
-"""gRPC on headrace_native: its server, with our handlers and grpcio's own servicers in it."""
+"""gRPC on headrace_native: its server with headrace's handlers and grpcio's own servicers."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
 INTERFACE = 21
 
-_NEVER = 2**31 - 1  # milliseconds, to gRPC
+_NEVER = 2**31 - 1  # milliseconds, in gRPC's options
 
 _ARGUMENTS = {
     "max_receive_message_length": MAX_MESSAGE_BYTES,
     "max_send_message_length": MAX_MESSAGE_BYTES,
-    "max_concurrent_streams": MAX_CONCURRENT_STREAMS,  # clients keep back what goes beyond it
+    "max_concurrent_streams": MAX_CONCURRENT_STREAMS,  # clients hold back any calls beyond this
     "max_metadata_size": 16 * 1024,
     "keepalive_time_ms": 7_200_000,
     "keepalive_timeout_ms": 20_000,
@@ -43,10 +43,10 @@ _ARGUMENTS = {
 
 
 def check_interface() -> None:
-    """Compares the installed native package with what this one was written for.
+    """Checks that the installed native package fits this one.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, they do not fit.
+        ServingError: FAILED_PRECONDITION, it does not fit.
     """
     if native.INTERFACE != INTERFACE:
         text = f"headrace-native speaks interface {native.INTERFACE}, this headrace {INTERFACE}: install one to match"
@@ -54,15 +54,15 @@ def check_interface() -> None:
 
 
 def make_queue() -> TaskQueue:
-    """A queue that holds tasks of both kinds: Python's, and those that were decoded outside the interpreter."""
+    """A queue with two kinds of tasks: Python's, and those decoded outside the interpreter."""
     return native.Queue()
 
 
 class NativeTransport:
-    """One native server, its calls answered in the event loop.
+    """One native server whose calls are answered in the event loop.
 
     Args:
-        endpoint: Where it listens, and what it serves.
+        endpoint: The addresses and services.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -78,10 +78,10 @@ class NativeTransport:
             endpoint.regions.mirror(self._regions)
 
     async def start(self) -> int:
-        """Listens; the TCP port that it got, 0 where there is none.
+        """Listens, and returns its TCP port; 0 if there is none.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, an address is taken or no address at all. The text begins as TF Serving's.
+            ServingError: INVALID_ARGUMENT, an address is taken or invalid. The text begins as TF Serving's.
         """
         methods = self._methods()
         paths = [(path, handler.request_streaming) for path, handler in methods.handlers.items()]
@@ -114,7 +114,7 @@ class NativeTransport:
 
     @property
     def held(self) -> HeldMemory | None:
-        """What callers make it hold now; None before it has started. Any thread."""
+        """What it holds for callers now; None before it has started. Any thread."""
         if self._server is None:
             return None
         by_kind, limit, refusals = self._server.memory()
@@ -128,18 +128,18 @@ class NativeTransport:
         return port
 
     def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
-        """Says which versions are ready: their plain requests are decoded and answered outside the interpreter."""
+        """Sets which versions are ready: their plain requests are decoded and answered outside the interpreter."""
         routes = {version: self._plain.of(servable) for version, servable in versions.items()}
         self._routes.publish(name, latest, routes)
 
     def forget_answers(self) -> None:
-        """The server's state has changed, and with it what callers are told of it. Any thread."""
+        """The server's state has changed, and so has what callers are told about it. Any thread."""
         for keeper in (self._server, *self._http):
             if keeper is not None:
                 keeper.forget_answers()
 
     async def stop(self, grace: float) -> None:
-        """Takes no more calls, and returns when those in flight have ended, or after `grace` seconds."""
+        """Accepts no more calls, and returns when those in flight have ended, or after `grace` seconds."""
         if self._exchanges is not None:
             await self._exchanges.stop(grace)
             self._exchanges = None
@@ -163,7 +163,7 @@ class NativeTransport:
 
 
 class _Methods:
-    """As much of a `grpc.aio.Server` as generated code registers its handlers with."""
+    """The parts of `grpc.aio.Server` that generated code needs to register its handlers."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, RpcHandler] = {}
@@ -172,7 +172,7 @@ class _Methods:
         self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
-        """Nothing: generated code registers the same methods by name, too."""
+        """Does nothing: generated code also registers the same methods by name."""
 
 
 def _verdicts(endpoint: Endpoint) -> "native.Verdicts | None":
@@ -183,10 +183,10 @@ def _verdicts(endpoint: Endpoint) -> "native.Verdicts | None":
 
 
 def check_tls(path: str) -> None:
-    """Finds out whether an SSLConfig's key and certificates can be used.
+    """Checks that an SSLConfig's key and certificates can be used.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, they cannot, such as an RSA key of 8192 bits.
+        ServingError: INVALID_ARGUMENT, they cannot be used, such as an RSA key of 8192 bits.
     """
     _certificates(path, read_ssl_config(path))
 
@@ -214,7 +214,7 @@ def _bounds(bounds: CallerBounds) -> dict[str, int]:
 
 
 def limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:
-    """What the channel arguments say that means something here; a negative number stands for the default."""
+    """The channel arguments that have an effect here; a negative number stands for the default."""
     values = dict(_ARGUMENTS)
     for name, value in arguments:
         short = name.removeprefix("grpc.").replace(".", "_")

@@ -1,4 +1,4 @@
-"""Routes: what headrace_native must know of a signature to decode and answer its plain requests."""
+"""Routes: what headrace_native needs to know of a signature to decode and answer its plain requests."""
 
 from collections.abc import Callable
 from concurrent import futures
@@ -29,11 +29,11 @@ Status = Callable[[Exception], tuple[Code, str]]
 
 
 class PlainRoutes:
-    """Makes the routes of versions that serve.
+    """Creates the routes of versions that serve.
 
     Args:
-        endpoint: Who counts calls, and how answers are written.
-        max_send: Bytes that an answer may have.
+        endpoint: Counts calls, and says how answers are written.
+        max_send: The largest answer in bytes.
     """
 
     def __init__(self, endpoint: Endpoint, max_send: int) -> None:
@@ -46,7 +46,7 @@ class PlainRoutes:
         self._observe_infer = endpoint.observe(INFERENCE, "ModelInfer")
 
     def of(self, servable: Servable) -> dict[str, native.Route]:
-        """A route for each signature whose requests need no second look, by name."""
+        """A route for each signature whose requests need no further check, by name."""
         plain = {name: servable.plain(name, native.DTYPES) for name in servable.signatures}
         return {name: self._route(servable, name, found) for name, found in plain.items() if found is not None}
 
@@ -113,7 +113,7 @@ class PlainRoutes:
         }
 
     def _rest_counts(self, name: str, plain: Plain) -> "tuple[Callable[[Tallied], None], _Failed] | None":
-        """Who is told of a signature's calls over REST that were answered and that failed; None where JSON has none."""
+        """Counts a signature's answered and failed calls over REST; None if JSON has none."""
         observe = self._endpoint.observe_rest
         if observe is None or not _is_json(plain.signature):
             return None
@@ -127,13 +127,13 @@ _CLIENT_GONE: dict[type[Exception], tuple[Code, str]] = {
 
 
 class _Failed:
-    """Counts plain calls of one version that have failed alike, and says how they end. Any thread.
+    """Counts plain calls of one version that failed in the same way, and returns how they end. Any thread.
 
     Args:
-        name: The model's.
+        name: The model's name.
         plain: Counts what the version does.
         observe: Counts calls.
-        status: The code and the text of a failure.
+        status: Returns the code and the text of a failure.
     """
 
     def __init__(self, name: str, plain: Plain, observe: CountCalls, status: Status) -> None:
@@ -161,19 +161,19 @@ class _Failed:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """Who counts the calls of one signature."""
+    """Counts the calls of one signature."""
 
     model: str
     plain: Plain
 
     def of(self, observe: CountCalls, api: str, status: Status = status) -> "tuple[Callable[[Tallied], None], _Failed]":
-        """Those of one method: who is told of the answered, and of the failed, whose code and text `status` knows."""
+        """The counters of one method: for answered calls, and for failed ones, whose code and text `status` returns."""
         return self.plain.answers(observe, api), _Failed(self.model, self.plain, observe, status)
 
     def inference(
         self, inference: PlainInference | None, observe: CountCalls, api: str
     ) -> "native.InferenceFields | None":
-        """What Classify or Regress makes of the outputs; None for a signature that it does not take."""
+        """How Classify or Regress uses the outputs; None for a signature that it cannot use."""
         if inference is None:
             return None
         answered, failed = self.of(observe, api)

@@ -1,4 +1,4 @@
-"""Verdicts that the native transport keeps, so that it answers plain calls of callers who are known."""
+"""Verdicts that the native transport keeps, so that it can answer plain calls of known callers."""
 
 import headrace_native as native
 

@@ -1,4 +1,4 @@
-"""Chooses the transport by its name: the one file that knows which there are."""
+"""Chooses the transport by its name; the only file that knows which transports exist."""
 
 import logging
 from importlib.util import find_spec
@@ -20,12 +20,13 @@ def choose(name: str, *, alts: bool = False, ssl_config_file: str = "") -> str:
     """The transport that a name stands for: `grpcio` or `native`.
 
     Args:
-        name: `auto` for the fastest that is installed and can do what is asked for; or one of the two.
-        alts: Whether Google's ALTS secures connections, which the native transport does not know.
-        ssl_config_file: The SSLConfig that does; the native transport cannot use every key that grpcio can.
+        name: `auto` for the fastest installed transport that supports the options; or one of the two.
+        alts: Whether Google's ALTS secures connections, which the native transport does not support.
+        ssl_config_file: The SSLConfig that secures connections; the native transport cannot use every key that grpcio
+            can.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the native one cannot do what is asked for.
+        ServingError: INVALID_ARGUMENT, the native one does not support the options.
     """
     if name == "native" and alts:
         raise invalid("the native transport does not support ALTS: use --transport=auto or --transport=grpcio")
@@ -48,10 +49,10 @@ def _can_secure(ssl_config_file: str) -> bool:
 
 
 def make_transport(name: str, endpoint: Endpoint) -> Transport:
-    """The transport that was chosen.
+    """The chosen transport.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, the native one is absent, broken or of another version.
+        ServingError: FAILED_PRECONDITION, the native one is missing, broken or has another version.
     """
     if name == "native":
         native: Transport = _native().NativeTransport(endpoint)
@@ -62,7 +63,7 @@ def make_transport(name: str, endpoint: Endpoint) -> Transport:
 
 
 def make_queue(name: str) -> TaskQueue:
-    """The queue that the transport wants tasks to wait in.
+    """The queue in which the transport's tasks wait.
 
     Raises:
         ServingError: As for `make_transport`.
@@ -72,7 +73,7 @@ def make_queue(name: str) -> TaskQueue:
 
 
 def make_verdicts(name: str) -> Verdicts:
-    """What keeps the verdicts that the transport need not ask for again.
+    """What keeps the verdicts, so that the transport need not ask again.
 
     Raises:
         ServingError: As for `make_transport`.

@@ -30,14 +30,14 @@ def read_ssl_config(path: str) -> SSLConfig:
 
 
 class Followed(Generic[T]):
-    """An SSLConfig file, made into what a transport wants of it: once, and again when it has changed.
+    """The content of an SSLConfig file, converted for a transport once, and again when it has changed.
 
-    Whether clients must show a certificate is decided once; TF Serving reads the file once (server.cc,
+    Whether clients must show a certificate is fixed at the start; TF Serving reads the file only once (server.cc,
     BuildServerCredentials).
 
     Args:
         path: The file.
-        make: Makes something of its contents.
+        make: Converts its contents.
 
     Raises:
         ServingError: NOT_FOUND or INVALID_ARGUMENT: the file cannot be read, or its contents cannot be used.
@@ -52,7 +52,10 @@ class Followed(Generic[T]):
         self.first = make(config)
 
     def changed(self) -> T | None:
-        """What is made of it, if it has changed since it was read and can be used. Asked when a client connects."""
+        """The converted content, if it has changed since it was last read and can be used.
+
+        Called when a client connects.
+        """
         state = _state(self._path)
         if state == self._seen:
             return None
@@ -71,7 +74,7 @@ class Followed(Generic[T]):
 
 
 def _state(path: str) -> State:
-    """What tells one state of a file from the next; nothing where there is no file."""
+    """Identifies a state of a file; empty if there is no file."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -80,11 +83,11 @@ def _state(path: str) -> State:
 
 
 def _check(path: str, config: SSLConfig) -> None:
-    """GRPC itself would say only that it cannot listen."""
+    """By itself, gRPC would only report that it cannot listen."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         with _in_memory(config.server_key + "\n" + config.server_cert) as pair:
-            context.load_cert_chain(pair, password="")  # an encrypted key is refused, not asked for
+            context.load_cert_chain(pair, password="")  # an encrypted key is refused instead of asking for its password
     except ssl.SSLError as error:
         raise invalid(f"{path}: server_key and server_cert cannot be used together: {error}") from error
     try:
@@ -96,7 +99,7 @@ def _check(path: str, config: SSLConfig) -> None:
 
 @contextmanager
 def _in_memory(text: str) -> Iterator[str]:
-    """The path of a file that holds a text and is on no disk, for a function that wants a path."""
+    """The path of a file in memory with some text, for a function that needs a path."""
     descriptor = os.memfd_create("pem")
     try:
         os.write(descriptor, text.encode())

@@ -19,7 +19,7 @@ SERVERS_FAULT = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INT
 
 
 def traced_handler(handle: Handle, tracing: Tracing | None) -> Handle:
-    """The same handler, its traced calls noted."""
+    """The same handler, with its traced calls recorded."""
     if tracing is None:
         return handle
 
@@ -40,12 +40,12 @@ def traced_handler(handle: Handle, tracing: Tracing | None) -> Handle:
 
 
 def noted(observe: ObserveCall, name: str, tracing: Tracing | None) -> ObserveCall:
-    """Who is told of calls that have ended; the model and the code are noted of those that are traced.
+    """Called for calls that have ended; records the model and the code of traced ones.
 
     Args:
-        observe: Told of all.
-        name: The method's, with its service.
-        tracing: None for no traces.
+        observe: Called for all calls.
+        name: The method's name, with its service.
+        tracing: None if there are no traces.
     """
     return observe if tracing is None else _Noted(observe, name)
 
@@ -71,5 +71,5 @@ class _Noted:
         self.observe(model, code, seconds)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Calls that nobody has seen one by one."""
+        """Calls that were not seen one by one."""
         self.observe.several(model, code, tally, total)

@@ -1,4 +1,4 @@
-"""The REST API as an ASGI application: bounded bodies, answers in slices, callers that disconnect."""
+"""The REST API as an ASGI application: limited bodies, answers in slices, callers that disconnect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,14 +18,14 @@ Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
 SLICE_BYTES = 256 << 10
-"""Of an answer, at a time: what a slow caller has not read yet is not copied."""
+"""Bytes of an answer per `send`: what a slow caller has not read yet is not copied."""
 
 TOO_MANY_REQUESTS = 429
 
 AUTHORIZATION = b"authorization"
 
 INTAKE_PAUSE = 0.001
-"""Seconds between two chunks of large bodies, of all callers together: taking them in must leave the loop to others."""
+"""Seconds between two chunks of large bodies, of all callers together: reading them must leave time for others."""
 
 
 class _Left(Exception):
@@ -36,9 +36,9 @@ class RestApplication:
     """An ASGI application.
 
     Args:
-        answer: From a request to its answer; must not raise.
+        answer: Returns the answer to a request; must not raise.
         max_body_bytes: A larger body, as it is sent, is refused.
-        budget: What bodies and answers may take, of all callers.
+        budget: The limit on bodies and answers of all callers.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class RestApplication:
         return waits and int(headers.get(b"content-length", b"0")) > self._max_body_bytes
 
     async def _receive(self, receive: Receive, body: Body, held: Held) -> None:
-        """Takes in a body, up to the chunk that makes it too large."""
+        """Reads a body, up to the chunk that makes it too large."""
         more = True
         while more and body.size <= self._max_body_bytes:
             message = await receive()
@@ -101,7 +101,7 @@ class RestApplication:
 
 
 def _by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Headers by their name: of several of one name the last, but of credentials all, which are no good then."""
+    """Headers by their name: the last of several with one name, but all credentials, which are then invalid."""
     headers = dict(pairs)
     shown = [value for name, value in pairs if name == AUTHORIZATION]
     return {**headers, AUTHORIZATION: b", ".join(shown)} if len(shown) > 1 else headers
@@ -121,7 +121,7 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
 
 
 async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
-    """The result, unless nobody waits for it any more: then what it was to come from is cancelled."""
+    """The result, unless the caller leaves first: then the computation is cancelled."""
     answer = asyncio.ensure_future(answering)
     leaving = asyncio.ensure_future(receive())
     try:
@@ -135,7 +135,7 @@ async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
 
 
 async def _send_chunks(send: Send, answer: HttpAnswer, chunks: AsyncIterator[bytes]) -> None:
-    """Sends an answer as its parts come; a caller who reads slowly holds them up."""
+    """Sends an answer as its parts come; a caller that reads slowly delays them."""
     await send({"type": "http.response.start", "status": answer.status, "headers": _encoded(answer.headers)})
     await send({"type": "http.response.body", "body": bytes(answer.body), "more_body": True})
     async for chunk in chunks:

@@ -1,4 +1,4 @@
-"""What carries HTTP requests to the APIs, whichever implementation it is."""
+"""What every HTTP transport has in common."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,15 +11,15 @@ from headrace_server.services.tf_serving.rest.service import RestService
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """Where HTTP is served, and what is taken.
+    """The address of an HTTP server, and its limits.
 
     Attributes:
-        host: An address; empty for all interfaces.
-        port: There; 0 takes a free one.
+        host: An address; empty means all interfaces.
+        port: The port; 0 uses any free port.
         max_body_bytes: A larger body, as it is sent, is refused.
-        timeout: Seconds that a model may take for a call; None for no limit.
-        ssl_config_file: The SSLConfig that secures it; empty for none.
-        stall_seconds: After which a connection ends that does not go on with what it owes; 0 for never.
+        timeout: Seconds that a model may take for a call; None means no limit.
+        ssl_config_file: The SSLConfig that secures it; empty if there is none.
+        stall_seconds: Seconds after which a connection that stalls is closed; 0 means never.
     """
 
     host: str
@@ -32,11 +32,11 @@ class HttpOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlainApis:
-    """What plain requests are answered like by a transport that answers them itself.
+    """How a transport that answers plain requests itself should answer them.
 
     Attributes:
-        predict: Has TensorFlow Serving's :predict.
-        infer: Has the Open Inference Protocol's infer.
+        predict: Whether TensorFlow Serving's :predict is served.
+        infer: Whether the Open Inference Protocol's infer is served.
     """
 
     predict: RestService
@@ -44,17 +44,17 @@ class PlainApis:
 
 
 class HttpTransport(Protocol):
-    """A socket on one side, APIs on the other. Made, started and stopped in the event loop of its services."""
+    """Connects a socket and APIs. Created, started and stopped in the event loop of its services."""
 
     async def start(self) -> int:
-        """Listens; the port that it got.
+        """Listens, and returns the port.
 
         Raises:
             ServingError: UNKNOWN, the port is taken.
         """
 
     async def stop(self, grace: float) -> None:
-        """Takes no more requests, and returns when those in flight have ended, or after `grace` seconds."""
+        """Accepts no more requests, and returns when those in flight have ended, or after `grace` seconds."""
 
 
 def failed_to_listen(options: HttpOptions, error: OSError) -> ServingError:

@@ -1,4 +1,4 @@
-"""The gate on HTTP: who calls, and whether it may, is known before a request goes to its API."""
+"""The gate for HTTP: the caller is known and checked before a request reaches its API."""
 
 import math
 import time
@@ -23,14 +23,14 @@ from headrace_server.services.tf_serving.rest.routes import route as v1_route
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS
 
 NO_CALL = Need(Action.METADATA)
-"""Of a request that its API has no call for, which the API will say: to those who are known."""
+"""For a request that its API has no call for: the API says so, but only to known callers."""
 
 
 class Needs:
     """What requests need.
 
     Args:
-        pages: Paths of pages beside the APIs, and what each shows.
+        pages: The paths of pages besides the APIs, and what each shows.
         calls: Paths of calls beside the APIs, and what each needs.
     """
 
@@ -39,7 +39,7 @@ class Needs:
         self._calls = {**{path: Need(action) for path, action in shown.items()}, **(calls or {})}
 
     def of(self, request: HttpRequest) -> Need:
-        """What a request needs; nobody has it for a path that is not known here."""
+        """What a request needs; an unknown path is refused to everybody."""
         if request.path in self._calls:
             return self._calls[request.path]
         if request.path == "/v2" or request.path.startswith("/v2/"):
@@ -64,13 +64,13 @@ def _of_v2(request: HttpRequest) -> Need:
 
 
 class GuardedApi:
-    """Lets those requests through to an API that their callers may make.
+    """Passes requests on to an API if their callers may make them.
 
     Args:
         gate: Decides.
         needs: What each request needs.
         api: Answers.
-        cors: Whether refusals carry CORS headers, and a browser's question about them needs no credentials.
+        cors: Whether refusals carry CORS headers, and a browser's preflight request needs no credentials.
     """
 
     def __init__(self, gate: Gate, needs: Needs, api: HttpApi, *, cors: bool) -> None:
@@ -82,7 +82,7 @@ class GuardedApi:
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
         """As `HttpApi`."""
         if request.method == "OPTIONS" and self._cors:
-            return await self._api.answer(request, delivery)  # browsers send no credentials with it
+            return await self._api.answer(request, delivery)  # browsers send no credentials with a preflight request
         began = time.monotonic()
         visit = Visit(Credentials(request.header("authorization"), request.certificate, request.peer))
         need = NO_CALL
@@ -107,7 +107,7 @@ class GuardedApi:
             raise
         if answer.chunks is None:
             visit.leave()
-            return replace(answer, keep=None)  # it is for nobody else
+            return replace(answer, keep=None)  # it is meant for nobody else
         return replace(answer, chunks=_until_sent(answer.chunks, visit))
 
     def _refusal(self, error: ServingError, *, has_credentials: bool) -> HttpAnswer:
@@ -121,7 +121,7 @@ class GuardedApi:
 
 
 async def _until_sent(chunks: AsyncGenerator[bytes, None], visit: Visit) -> AsyncGenerator[bytes, None]:
-    """The rest of an answer, with which its call ends."""
+    """The rest of an answer, whose end is the end of the call."""
     try:
         async with aclosing(chunks):
             async for chunk in chunks:

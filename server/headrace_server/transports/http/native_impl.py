@@ -1,4 +1,4 @@
-"""HTTP on the native server, on the connection threads of gRPC; all but plain requests are answered here."""
+"""HTTP on the native server, on gRPC's connection threads; all requests except plain ones are answered here."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -27,10 +27,10 @@ class NativeHttpTransport:
     """HTTP on a port of the native server, which outlives it.
 
     Args:
-        options: Where it listens, and what it takes.
-        plain: What plain requests are answered like.
-        api: Answers all others.
-        listen: The server's.
+        options: The address and the limits.
+        plain: How plain requests are answered.
+        api: Answers all other requests.
+        listen: The native server's function.
     """
 
     def __init__(self, options: HttpOptions, plain: PlainApis, api: HttpApi, listen: Listen) -> None:
@@ -41,7 +41,7 @@ class NativeHttpTransport:
         self._exchanges: _Exchanges | None = None
 
     async def start(self) -> int:
-        """Listens; the port that it got.
+        """Listens, and returns the port.
 
         Raises:
             ServingError: UNKNOWN, the port is taken.
@@ -56,14 +56,14 @@ class NativeHttpTransport:
         return port
 
     async def stop(self, grace: float) -> None:
-        """Returns when the native server has drained, which is to be stopped at the same time."""
+        """Returns when the native server has drained; it must be stopped at the same time."""
         del grace
         if self._exchanges is not None:
             await self._exchanges.drained()
 
 
 class _Exchanges:
-    """The requests that are in Python's hands, each a task of the running event loop."""
+    """The requests that Python code answers, each a task of the running event loop."""
 
     def __init__(self, endpoint: native.HttpEndpoint, api: HttpApi) -> None:
         self._endpoint = endpoint
@@ -74,11 +74,11 @@ class _Exchanges:
         self._drained = asyncio.Event()
 
     def start(self) -> None:
-        """Takes requests, many at each turn of the loop that there are any."""
+        """Takes requests; if there are any, many in each iteration of the loop."""
         self._loop.add_reader(self._endpoint.fileno(), self._take)
 
     async def drained(self) -> None:
-        """Returns when no request is left, and none will come."""
+        """Returns when no request is left and none will come."""
         await self._drained.wait()
         self._loop.remove_reader(self._endpoint.fileno())
         for task in self._tasks:
@@ -109,8 +109,8 @@ class _Exchange:
     """One request that an API answers.
 
     Args:
-        request: The native side of it.
-        api: Answers it.
+        request: The native side of the request.
+        api: Answers the request.
     """
 
     def __init__(self, request: native.HttpRequest, api: HttpApi) -> None:
@@ -120,18 +120,18 @@ class _Exchange:
         self._api = api
 
     def cancel(self) -> None:
-        """Ends it: nobody waits for the answer any more."""
+        """Cancels it, because nothing waits for the answer any more."""
         self._request.owner = None
         if self.task is not None:
             self.task.cancel()
 
     async def run(self, delivery: LoopDelivery) -> None:
-        """Has it answered, and sends the answer."""
+        """Gets the answer and sends it."""
         body = _body(self._request)
         try:
             answer = await self._api.answer(_read(self._request, body), delivery)
         except Exception as error:
-            code, text = status_of(error)  # which logs what nobody foresaw
+            code, text = status_of(error)  # which logs unexpected exceptions
             answer = refusal(HTTP_STATUS.get(code, 500), text)
         finally:
             body.close()
@@ -152,7 +152,7 @@ class _Exchange:
             self._request.finish()
 
     async def _send_piece(self, piece: bytes) -> None:
-        """Returns when it has left: a caller who reads slowly holds up what follows."""
+        """Returns when it has been sent: a caller that reads slowly delays what follows."""
         if piece:
             self.sent.clear()
             self._request.send(piece)
@@ -200,7 +200,7 @@ def _infer_answers(infer: OpenInferenceRest) -> "native.InferAnswers":
 
 
 def _by_code(statuses: Mapping[Code, int]) -> list[int]:
-    """HTTP's statuses by gRPC's code; 500 for one that has none."""
+    """HTTP statuses by gRPC code; any other code is 500."""
     by_number = {int(code): status for code, status in statuses.items()}
     return [by_number.get(number, 500) for number in range(max(by_number) + 1)]
 

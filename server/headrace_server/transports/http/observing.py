@@ -1,4 +1,4 @@
-"""Who is told of each call over REST: the metrics, the access log, the audit log."""
+"""What is called for each REST call: the metrics, the access log, the audit log."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from headrace_server.security.gate import Gate
 from headrace_server.security.visit import visit_now
 
 ObserveRest = Callable[[str, str, str, float], None]
-"""Told of a model's name, what was asked of it, the code of the answer, and how many seconds it took."""
+"""Called with a model's name, the verb, the code of the answer, and its duration in seconds."""
 
 
 def logged(observe: ObserveRest) -> ObserveRest:
@@ -21,7 +21,7 @@ def logged(observe: ObserveRest) -> ObserveRest:
 
 
 def audited(observe: ObserveRest, gate: Gate | None) -> ObserveRest:
-    """The same, with each call written into the audit log where there is one."""
+    """The same, with an entry in the audit log for each call if there is one."""
     if gate is None or not gate.audits:
         return observe
 

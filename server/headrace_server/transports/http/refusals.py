@@ -5,7 +5,7 @@ from headrace_server.services.tf_serving.rest.outputs import write_error
 
 
 def too_large(most: int) -> HttpAnswer:
-    """The answer to a body of more than so many bytes."""
+    """The answer to a body that is too large."""
     return refusal(413, f"the body is larger than {most} bytes (--rest_api_max_body_mb)")
 
 

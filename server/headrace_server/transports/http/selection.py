@@ -1,4 +1,4 @@
-"""Chooses what carries HTTP: the native server where it carries gRPC, else uvicorn."""
+"""Chooses the HTTP transport: the native server if it carries gRPC, otherwise uvicorn."""
 
 from headrace_server.errors import invalid
 from headrace_server.services.router import HttpApi
@@ -8,16 +8,16 @@ from headrace_server.transports.http.base import HttpOptions, HttpTransport, Pla
 
 
 def make_http(options: HttpOptions, plain: PlainApis, api: HttpApi, carrier: Transport) -> HttpTransport:
-    """What carries HTTP.
+    """The HTTP transport.
 
     Args:
-        options: Where it listens, and what it takes.
-        plain: What a transport answers plain requests like that answers them itself.
-        api: Answers all others.
+        options: The address and the limits.
+        plain: How a transport that answers plain requests itself should answer them.
+        api: Answers all other requests.
         carrier: gRPC's transport.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, TLS is asked for, which uvicorn is not given.
+        ServingError: INVALID_ARGUMENT, TLS is requested, which is not supported with uvicorn.
     """
     if isinstance(carrier, CarriesHttp):
         from headrace_server.transports.http.native_impl import NativeHttpTransport

@@ -1,4 +1,4 @@
-"""Ends uvicorn's connections that stall: in the midst of a request, or with an answer that nobody reads."""
+"""Ends uvicorn's connections that stall: within a request, or with an answer that is not read."""
 
 import asyncio
 from collections.abc import Iterable
@@ -7,43 +7,43 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 LOOKS = 4
-"""Within the time after which a connection has stalled."""
+"""Looks within the time after which a connection has stalled."""
 
-_Mark = tuple[float, int]  # when bytes came last, and how many wait to be sent
+_Mark = tuple[float, int]  # when bytes last arrived, and how many wait to be sent
 
 
 class WatchedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which knows when bytes came last."""
+    """uvicorn's HTTP/1.1 protocol, extended to know when bytes last arrived."""
 
     came = 0.0
 
     def data_received(self, data: bytes) -> None:
-        """Takes in bytes."""
+        """Receives bytes."""
         self.came = self.loop.time()
         super().data_received(data)
 
     @property
     def owes(self) -> bool:
-        """Whether its client has to go on: with a request that is not whole, or by reading."""
+        """Whether its client must act: complete a request, or read an answer."""
         if self.transport.get_write_buffer_size():
             return True
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's own annotation leaves None out
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's own annotation lacks None
         if cycle is not None and not cycle.response_complete:
             return cycle.more_body
         return bool(self.conn.trailing_data[0])
 
     @property
     def mark(self) -> _Mark:
-        """What is another one when it has gone on."""
+        """A value that changes whenever the client has acted."""
         return self.came, self.transport.get_write_buffer_size()
 
 
 async def end_stalled(connections: Iterable[Any], seconds: float) -> None:
-    """Ends, until it is cancelled, each connection that owes something and has not gone on for so long.
+    """Until it is cancelled, ends each connection that has owed something for too long without acting.
 
     Args:
-        connections: Those that there are, whenever it looks.
-        seconds: How long.
+        connections: The current connections.
+        seconds: The time limit.
     """
     loop = asyncio.get_running_loop()
     marks: dict[WatchedProtocol, tuple[_Mark, float]] = {}

@@ -9,15 +9,15 @@ from headrace_server.transports.grpc.endpoint import Tracing
 _SERVERS_FAULT = 500
 
 _APIS = ("/v1/", "/v2")
-"""How the paths begin of which traces are made."""
+"""The prefixes of paths that are traced."""
 
 
 class TracedApi:
-    """An API whose traced requests are noted.
+    """An API whose traced requests are recorded.
 
     Args:
         api: It.
-        tracing: Takes note of them.
+        tracing: Records them.
     """
 
     def __init__(self, api: HttpApi, tracing: Tracing) -> None:

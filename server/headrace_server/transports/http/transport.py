@@ -37,12 +37,12 @@ CLASH = (
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What there is on the port beside the APIs.
+    """What is served on the port besides the APIs.
 
     Attributes:
         servables: Where the model of MLflow's protocol is found, if it is spoken.
-        page: The live page; None for none.
-        tracing: Who takes note of traced requests; None for no traces.
+        page: The live page; None if there is none.
+        tracing: Records traced requests; None if there are no traces.
         gate: Decides which requests are answered; None answers all.
     """
 
@@ -56,13 +56,13 @@ class RestTransport:
     """The REST API over HTTP, and the processes that parse for it.
 
     Args:
-        config: Its port, and how much it may take.
+        config: The port and the limits.
         prediction: Runs models.
         model: Knows their versions.
-        options: The rest.
-        open_inference: What the other API answers from.
+        options: All other options.
+        open_inference: The state of the other API.
         carrier: gRPC's transport, which carries HTTP as well if it is the native one.
-        beside: What else there is on the port.
+        beside: What else is served on the port.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class RestTransport:
         return mlflow.MlflowApi(servables, self._processes, told)
 
     async def start(self) -> None:
-        """Listens, if it can. TF Serving: server.cc serves gRPC alone where it cannot, and logs why."""
+        """Listens, if possible. TF Serving: server.cc serves only gRPC if it is not, and logs why."""
         if self._config.rest_api_port == self._config.port:
             log.error(CLASH)
             return
@@ -129,7 +129,7 @@ class RestTransport:
         log.info("Exporting HTTP/REST API at:localhost:%d ...", port)
 
     async def stop(self, grace: float) -> None:
-        """Takes no more requests, and returns when those in flight have ended, or after `grace` seconds."""
+        """Accepts no more requests, and returns when those in flight have ended, or after `grace` seconds."""
         await self._http.stop(grace)
         await self._processes.close()
 

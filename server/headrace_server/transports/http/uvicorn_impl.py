@@ -16,23 +16,23 @@ from headrace_server.transports.http.base import HttpOptions, failed_to_listen
 from headrace_server.transports.http.stalling import WatchedProtocol, end_stalled
 
 KEEP_ALIVE_SECONDS = 50
-"""That a connection may be idle: longer than the pools of most clients keep one."""
+"""Seconds that a connection may be idle: longer than the pools of most clients keep one."""
 
 MAX_HEAD_BYTES = 512 << 10
-"""Of a request's head."""
+"""The most bytes of a request's head."""
 
 
 HALF_SECONDS = 1.0
-"""Between two looks for requests that do not become whole while the server stops."""
+"""Seconds between two looks for incomplete requests while the server stops."""
 
 
 class UvicornTransport:
     """HTTP on a port of its own.
 
     Args:
-        options: Where it listens, and what it takes.
+        options: The address and the limits.
         api: Answers the requests.
-        budget: What callers may make it hold.
+        budget: The limit on what it holds for callers.
     """
 
     def __init__(self, options: HttpOptions, api: HttpApi, budget: Budget) -> None:
@@ -44,7 +44,7 @@ class UvicornTransport:
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Listens; the port that it got.
+        """Listens, and returns the port.
 
         Raises:
             ServingError: UNKNOWN, the port is taken.
@@ -65,7 +65,7 @@ class UvicornTransport:
         return port
 
     async def stop(self, grace: float) -> None:
-        """Takes no more requests, and returns when those in flight have ended, or after `grace` seconds."""
+        """Accepts no more requests, and returns when those in flight have ended, or after `grace` seconds."""
         if self._server is not None and self._serving is not None:
             self._server.config.timeout_graceful_shutdown = max(1, round(grace))
             self._server.should_exit = True
@@ -79,7 +79,7 @@ class UvicornTransport:
 
 
 class _Server(uvicorn.Server):
-    """One that leaves signals alone and says when it listens."""
+    """A uvicorn server that leaves signals alone and reports when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def end_halves(self) -> None:
-        """Ends the connections whose request is not whole by the second look: no call is in flight there."""
+        """Ends connections whose request is still incomplete at the second look: they have no call in flight."""
         known: set[object] = set()
         while True:
             await asyncio.sleep(HALF_SECONDS)
@@ -113,7 +113,7 @@ def _config(application: RestApplication) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         interface="asgi3",
-        http=WatchedProtocol,  # h11, the one of uvicorn's that bounds a head
+        http=WatchedProtocol,  # h11, which is uvicorn's only parser with a limit on the head
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         lifespan="off",
@@ -126,7 +126,7 @@ def _config(application: RestApplication) -> uvicorn.Config:
 
 
 def _listener(options: HttpOptions) -> socket.socket:
-    """TF Serving: on both families where there is IPv6, else on IPv4 alone; on one address where one is named."""
+    """TF Serving: on both families if there is IPv6, otherwise only on IPv4; on one address if one is named."""
     both = not options.host and socket.has_dualstack_ipv6()
     host = options.host or ("::" if both else "0.0.0.0")
     try:

@@ -15,8 +15,8 @@ CASES = {
     "grpc.max_recieve_message_length=5": f"grpc.max_recieve_message_length is unknown; did you mean {LENGTH}?",
     "max_concurrent_streams=5": "max_concurrent_streams is unknown; did you mean grpc.max_concurrent_streams?",
     "x=y": "x is unknown",
-    "grpc.max_concurrent_streams=many": "grpc.max_concurrent_streams must be a whole number of 32 bits; was 'many'",
-    f"{LENGTH}=4MB": f"{LENGTH} must be a whole number of 32 bits; was '4MB'",
+    "grpc.max_concurrent_streams=many": "grpc.max_concurrent_streams must be an integer of 32 bits; was 'many'",
+    f"{LENGTH}=4MB": f"{LENGTH} must be an integer of 32 bits; was '4MB'",
 }
 
 

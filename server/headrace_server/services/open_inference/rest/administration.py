@@ -1,4 +1,4 @@
-"""The calls over HTTP that are administration: the repository, shared memory, log and trace settings."""
+"""The administrative calls over HTTP: the repository, shared memory, log and trace settings."""
 
 import binascii
 from base64 import b64decode
@@ -17,10 +17,10 @@ Call = Callable[[Route, HttpRequest], Awaitable[Any]]
 
 
 class Administration:
-    """Answers those calls; None is an empty body.
+    """Answers these calls; None means an empty body.
 
     Args:
-        server: What they are answered from.
+        server: The state of the protocol.
     """
 
     def __init__(self, server: OpenInference) -> None:

@@ -1,4 +1,4 @@
-"""The body of a call over HTTP, as it was before it was compressed."""
+"""The body of a call over HTTP, decompressed."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from headrace_server.services.open_inference.rest.compression import inflate, is
 
 
 async def received(request: HttpRequest) -> memoryview:
-    """All of it; a large one is not read but mapped.
+    """The whole body; a large one is mapped, not read.
 
     Raises:
         ServingError: UNIMPLEMENTED, its encoding is not known; INVALID_ARGUMENT, it is not of that encoding.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from headrace_server.errors import ServingError, invalid
 
 MAX_INFLATED_BYTES = 64 << 20
-"""Triton: --http-max-input-size, beyond which a body may not expand."""
+"""Triton: --http-max-input-size, the limit on an expanded body."""
 
 ACCEPTED = "gzip, deflate"
 
@@ -19,12 +19,12 @@ _COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
 
 
 def is_known(encoding: str) -> bool:
-    """Whether a Content-Encoding can be read."""
+    """Whether a Content-Encoding is supported."""
     return encoding in ("", "identity", *_WINDOWS)
 
 
 def inflate(data: bytes | memoryview, encoding: str) -> bytes | memoryview:
-    """A body as it was before it was compressed.
+    """A body, decompressed.
 
     Raises:
         ServingError: INVALID_ARGUMENT, it is not of that encoding, or expands too far.
@@ -42,12 +42,12 @@ def inflate(data: bytes | memoryview, encoding: str) -> bytes | memoryview:
             f"{MAX_INFLATED_BYTES} bytes. Use --http-max-input-size to increase the limit."
         )
     if not inflater.eof:
-        raise _unreadable(encoding, "it is not whole")
+        raise _unreadable(encoding, "it is incomplete")
     return plain
 
 
 def chosen(accepted: str) -> str:
-    """The encoding for an answer, from an Accept-Encoding: the first of the highest weight; empty for none."""
+    """The encoding of an answer, from an Accept-Encoding: the first with the highest weight; empty if there is none."""
     best, weight = "", 0.0
     for part in accepted.split(","):
         name, _, parameters = part.strip().partition(";")
@@ -58,7 +58,7 @@ def chosen(accepted: str) -> str:
 
 
 def compress(data: bytes, encoding: str) -> bytes:
-    """An answer's body in an encoding that was chosen."""
+    """An answer's body in the chosen encoding."""
     return _COMPRESS[encoding](data)
 
 

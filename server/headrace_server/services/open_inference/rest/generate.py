@@ -1,6 +1,6 @@
-"""The generate extension over HTTP: one plain JSON object in, and one, or a stream of server-sent events, out.
+"""The generate extension over HTTP: one plain JSON object in; one object, or a stream of server-sent events, out.
 
-Source: Triton's http_server.cc. A member that is called like an input is that input's values; others are parameters.
+Source: Triton's http_server.cc. A member with the name of an input holds that input's values; others are parameters.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -37,8 +37,8 @@ class GenerateCalls:
     """Answers these calls.
 
     Args:
-        server: What they are answered from.
-        timeout: Seconds that a model may take for one answer to one call; None for no limit.
+        server: The state of the protocol.
+        timeout: Seconds that a model may take for one answer to one call; None means no limit.
     """
 
     def __init__(self, server: OpenInference, timeout: float | None) -> None:
@@ -46,10 +46,10 @@ class GenerateCalls:
         self._timeout = timeout
 
     async def once(self, asked: Route, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The one answer that a model gives.
+        """The single answer that a model gives.
 
         Raises:
-            ServingError: It is refused, has failed, or gives none, or several.
+            ServingError: The request was refused, or the model failed or gave no answer, or several.
         """
         async with (
             limited_call(delivery, self._timeout, "ModelInfer") as call,
@@ -61,10 +61,10 @@ class GenerateCalls:
         return HttpAnswer(200, _written(found[0]), {"Content-Type": "application/json"})
 
     async def stream(self, asked: Route, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """Every answer that a model gives, each as an event when it is there.
+        """Every answer that a model gives, each sent as an event as soon as it exists.
 
         Raises:
-            ServingError: It is refused, or has failed before the first answer.
+            ServingError: The request was refused, or failed before the first answer.
         """
         events = self._events(asked, request, Call(delivery, api="ModelStreamInfer"))
         return HttpAnswer(200, await anext(events, b""), _EVENTS, events)
@@ -124,9 +124,11 @@ def _input(alias: str, spec: TensorSpec, value: Any, *, batched: bool) -> InputT
 
 
 def _shape(alias: str, declared: tuple[int | None, ...], count: int) -> tuple[int, ...]:
-    """The shape of so many values: as declared, and one dimension that varies as long as it takes."""
+    """The shape of this many values: as declared, with one varying dimension as long as needed."""
     if declared.count(None) > 1:
-        raise invalid(f"the shape of input {alias} cannot be told from a flat list: it varies in several dimensions")
+        raise invalid(
+            f"the shape of input {alias} cannot be derived from a flat list, because several of its dimensions vary"
+        )
     known = 1
     for size in declared:
         known *= 1 if size is None else size
@@ -139,7 +141,7 @@ def _written(answer: InferAnswer) -> bytes:
 
 
 def _value(output: OutputTensor) -> bytes:
-    """One value as it is, several as a list."""
+    """One value by itself, or several as a list."""
     values = values_text(output)
     return values[1:-1] if output.size == 1 else values
 

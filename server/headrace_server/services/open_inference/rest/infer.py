@@ -1,4 +1,4 @@
-"""Infer calls over HTTP: bodies to requests, models run, and answers to bodies."""
+"""Infer calls over HTTP: converts bodies to requests, runs models, and converts answers to bodies."""
 
 import asyncio
 from collections.abc import Mapping
@@ -52,9 +52,9 @@ class InferCalls:
     """Answers infer calls.
 
     Args:
-        server: What they are answered from.
-        processes: Where large JSON is read and written.
-        timeout: Seconds that a model may take; None for no limit.
+        server: The state of the protocol.
+        processes: The processes that parse and write large JSON.
+        timeout: Seconds that a model may take; None means no limit.
     """
 
     def __init__(self, server: OpenInference, processes: JsonProcesses, timeout: float | None) -> None:
@@ -66,7 +66,7 @@ class InferCalls:
         """The answer to one call.
 
         Raises:
-            ServingError: It is refused, or has failed.
+            ServingError: The request was refused or has failed.
         """
         lookup = self._server.models.lookup
         deadline = deadline_after(self._timeout)
@@ -120,7 +120,7 @@ class InferCalls:
         if place is not None:
             return InputTensor(sent.name, sent.datatype, sent.shape, place)
         content = sent.raw.data if sent.raw is not None else sent.array
-        assert content is not None  # an input has one of the three
+        assert content is not None  # an input has one of these three
         return InputTensor(sent.name, sent.datatype, sent.shape, content)
 
     def _place(self, use: RegionUse | None) -> Place | None:
@@ -131,7 +131,7 @@ def _json_size(request: HttpRequest, size: int) -> int:
     """Bytes of JSON at the beginning of a body; 0 for a body that is one input's bytes."""
     value = request.header(HEADER_LENGTH.lower())
     if not value:
-        return size or 1  # an empty text is not JSON either
+        return size or 1  # empty text is not JSON either
     try:
         length = int(value)
     except ValueError as error:
@@ -142,7 +142,7 @@ def _json_size(request: HttpRequest, size: int) -> int:
 
 
 def _of_bytes(model: str, servable: Servable, data: memoryview) -> InferRequest:
-    """A request whose body is the model's one input; all outputs are wanted as bytes."""
+    """A request whose body is the model's single input; all outputs are returned as bytes."""
     _, signature = signature_of(servable, "")
     if len(signature.inputs) != 1:
         raise invalid(
@@ -161,13 +161,13 @@ def _of_bytes(model: str, servable: Servable, data: memoryview) -> InferRequest:
 
 
 def _deduced(signature: Signature, size: int, *, batched: bool) -> tuple[int, ...]:
-    """The shape of so many elements: one row, and one dimension that varies, if there is one, as long as it takes."""
+    """The shape of this many elements: one row, and one varying dimension, if any, as long as needed."""
     (spec,) = signature.inputs.values()
     sizes = [1 if batched and not axis else wanted for axis, wanted in enumerate(spec.shape)]
     known = int(np.prod([each for each in sizes if each is not None]))
     if sizes.count(None) > 1:
         raise invalid(
-            f"{tag('')}the shape of a raw request cannot be deduced: the model's input varies in several dimensions"
+            f"{tag('')}the shape of a raw request cannot be deduced: several dimensions of the model's input vary"
         )
     return tuple(size // max(1, known) if each is None else each for each in sizes)
 

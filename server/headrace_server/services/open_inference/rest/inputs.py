@@ -1,6 +1,6 @@
-"""The body of an infer call to tensors: JSON, and bytes behind it. Source: Triton's http_server.cc.
+"""Parses the body of an infer call to tensors: JSON, and bytes after it. Source: Triton's http_server.cc.
 
-All that is here can be done in another process: it knows the model's name and nothing else of the server.
+All of this can be done in another process: it needs only the model's name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ class BodyInput:
 
 @dataclass(frozen=True, slots=True)
 class BodyOutput:
-    """One output that is asked for."""
+    """One requested output."""
 
     name: str
     binary: bool = False
@@ -72,10 +72,10 @@ class InferBody:
     """What a body asks for.
 
     Attributes:
-        id: Empty for none.
+        id: The ID; empty if there is none.
         parameters: As sent; their types have been checked.
         inputs: In order.
-        outputs: In order; empty for all.
+        outputs: In order; empty means all.
     """
 
     id: str = ""
@@ -85,7 +85,7 @@ class InferBody:
 
     @property
     def binary_output(self) -> bool:
-        """Whether outputs that are not named come as bytes."""
+        """Whether outputs that are not named are returned as bytes."""
         return bool(self.parameters.get(BINARY_OUTPUT, False))
 
 
@@ -93,7 +93,7 @@ def read_infer(data: bytes | memoryview, json_size: int, model: str, document: A
     """Reads a body.
 
     Args:
-        data: All of it.
+        data: The whole body.
         json_size: Bytes of JSON at its beginning; the inputs' bytes follow.
         model: The model's name, for errors.
         document: The JSON, if it has been parsed already.
@@ -116,7 +116,7 @@ def read_infer(data: bytes | memoryview, json_size: int, model: str, document: A
 
 
 class _Inputs:
-    """Reads inputs one after the other.
+    """Parses inputs one after the other.
 
     Attributes:
         at: Where in the body the next input's bytes begin.
@@ -157,7 +157,7 @@ class _Inputs:
 
 
 def _kind_of_data(tensor: Any, parameters: Mapping[str, Any]) -> str:
-    """Which of the three ways an input's data come in."""
+    """Which of the three ways an input's data are sent in."""
     found = ["data"] if isinstance(tensor, dict) and "data" in tensor else []
     found += [name for name in (BINARY_SIZE, REGION) if name in parameters]
     if len(found) == 1:
@@ -209,7 +209,7 @@ def _check_twice(names: Sequence[str], what: str, identity: str) -> None:
 
 
 def _array(data: Any, name: str, datatype: str, shape: tuple[int, ...]) -> Array:
-    """The values of an input, in an array of one dimension; how they are nested is no matter."""
+    """The values of an input, in an array of one dimension; their nesting does not matter."""
     if datatype in HALVES:
         raise invalid(
             f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
@@ -232,7 +232,7 @@ def values_of(data: list[Any], dtype: DataType) -> Array:
     """The values in nested lists, in an array of one dimension.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, one is not of the dtype, or they are nested too deep.
+        ServingError: INVALID_ARGUMENT, a value does not fit the dtype, or the lists are nested too deeply.
     """
     return _converted(_flat(data), dtype)
 
@@ -241,7 +241,7 @@ def _flat(data: list[Any]) -> list[Any]:
     """The values in nested lists, in order.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, they are nested too deep.
+        ServingError: INVALID_ARGUMENT, the lists are nested too deeply.
     """
     flat, nested = [], [iter(data)]
     while nested:
@@ -276,9 +276,7 @@ def _converted(values: list[Any], dtype: DataType) -> Array:
     kind = "unsigned-integer" if unsigned_type else "signed-integer"
     whole = types <= {int} and (not values or (lowest <= min(values) and max(values) <= highest))
     _require(whole, f"attempt to access JSON non-{kind} as {kind}")
-    return np.array(values, np.uint64 if unsigned_type else np.int64).astype(
-        numpy
-    )  # narrower ones wrap, as Triton's do
+    return np.array(values, np.uint64 if unsigned_type else np.int64).astype(numpy)  # narrower ones wrap, as in Triton
 
 
 def _strings(values: list[Any], types: set[type]) -> Array:

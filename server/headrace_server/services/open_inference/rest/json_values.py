@@ -1,4 +1,4 @@
-"""Values of a JSON document, each of the type that it must have. The texts are Triton's, of its JSON reader."""
+"""Values of a JSON document, each with the type that it must have. The texts are those of Triton's JSON reader."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ _MAX_UINT64 = 2**64 - 1
 
 
 def read_document(data: bytes) -> Mapping[str, Any]:
-    """The object that a body holds.
+    """The object in a body.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not JSON, or not an object.
+        ServingError: INVALID_ARGUMENT, the body is not JSON, or not an object.
     """
     document: Any = parse_quickly(data)
     if document is None:
@@ -28,7 +28,7 @@ def read_document(data: bytes) -> Mapping[str, Any]:
 
 
 def member(document: Any, name: str) -> Any:
-    """A member that must be there.
+    """A required member.
 
     Raises:
         ServingError: INVALID_ARGUMENT.
@@ -55,12 +55,12 @@ def items(document: Any, name: str) -> list[Any]:
 
 
 def unsigned(document: Any, name: str, begin: str = "Unable to parse") -> int:
-    """A member that must be a whole number of at least 0."""
+    """A member that must be an integer of at least 0."""
     return checked_unsigned(member(document, name), name, begin)
 
 
 def checked_unsigned(value: Any, name: str, begin: str = "Unable to parse") -> int:
-    """A value that must be a whole number of at least 0."""
+    """A value that must be an integer of at least 0."""
     if type(value) is not int or not 0 <= value <= _MAX_UINT64:
         raise invalid(f"{begin} '{name}': attempt to access JSON non-unsigned-integer as unsigned-integer")
     return value
@@ -75,7 +75,7 @@ def boolean(document: Any, name: str) -> bool:
 
 
 def parameters_of(document: Any) -> Mapping[str, Any]:
-    """The parameters of a request or of a tensor; none where there are none.
+    """The parameters of a request or of a tensor; empty if there are none.
 
     Raises:
         ServingError: INVALID_ARGUMENT, they are not an object.
@@ -87,5 +87,5 @@ def parameters_of(document: Any) -> Mapping[str, Any]:
 
 
 def unreadable(name: str, why: str) -> ServingError:
-    """The refusal of a member."""
+    """The error for a member."""
     return invalid(f"Unable to parse '{name}': {why}")

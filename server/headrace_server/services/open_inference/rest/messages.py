@@ -1,6 +1,6 @@
 """Messages as JSON: the fields' own names, every default, and 64-bit numbers as numbers.
 
-protobuf's own writer makes strings of those, which perf_analyzer does not take.
+protobuf's own writer would write those as strings, which perf_analyzer does not accept.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 def to_json(message: Message) -> Json:
-    """A message as what JSON is written from; messages that are not set are left out."""
+    """A message as the values that JSON is written from; messages that are not set are left out."""
     fields = cast("Sequence[FieldDescriptor]", message.DESCRIPTOR.fields)  # one of two classes that do the same
     return {field.name: _field(message, field) for field in fields if _is_written(message, field)}
 

@@ -1,4 +1,4 @@
-"""An answer to the body of an infer call: JSON, and behind it the bytes of those outputs that want it so."""
+"""Converts an answer to the body of an infer call: JSON, followed by the bytes of outputs that are wanted as bytes."""
 
 import json
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from headrace_server.services.open_inference.datatypes import HALVES
 from headrace_server.services.open_inference.rest.inputs import BINARY_SIZE
 
 WRITTEN_ELEMENTS = 1 << 16
-"""Up to here values are written as JSON where they are: a few milliseconds."""
+"""Up to this many values are written as JSON in the event loop: a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class InferContent:
     """The body of an answer.
 
     Attributes:
-        body: All of it.
-        json_size: Bytes of JSON at its beginning; None where there is nothing else.
+        body: The whole body.
+        json_size: Bytes of JSON at its beginning; None if there is nothing else.
     """
 
     body: bytes
@@ -55,12 +55,12 @@ def write_infer(answer: InferAnswer) -> InferContent:
 
 
 def count_of_values(answer: InferAnswer) -> int:
-    """How many values are to be written as JSON."""
+    """The number of values to write as JSON."""
     return sum(output.size for output in answer.outputs if not output.elsewhere and not output.binary)
 
 
 def head_text(answer: InferAnswer) -> bytes:
-    """The beginning of an answer's object: whose it is."""
+    """The beginning of an answer's object: the model and the request."""
     head = {"model_name": answer.model, "model_version": str(answer.version)}
     if answer.id:
         head = {"id": answer.id, **head}
@@ -80,7 +80,7 @@ def values_text(output: OutputTensor) -> bytes:
     """The values of an output as a flat list.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, they have no form in JSON.
+        ServingError: INVALID_ARGUMENT, they cannot be written as JSON.
     """
     if output.datatype in HALVES:
         raise invalid(
@@ -98,7 +98,7 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 def _floats(flat: Array) -> bytes:
-    """As doubles; what is not a number is a bare word, as Triton and Python's json write it."""
+    """As doubles; a number that is not finite is a bare word, as in Triton and Python's json."""
     with np.errstate(invalid="ignore"):  # which a signalling NaN is
         doubles = np.ascontiguousarray(flat, np.float64)
     text = orjson.dumps(doubles, None, _NUMPY)

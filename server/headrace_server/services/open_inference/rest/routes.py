@@ -1,4 +1,4 @@
-"""Which call of the protocol a REST request's method and path ask for. Source: Triton's http_server.cc."""
+"""Determines the protocol's call from a REST request's method and path. Source: Triton's http_server.cc."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ _MODEL = r"/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = r"/repository(?:/(?P<repository>[^/]+))?"
 _REGIONS = r"/(?P<kind>system|cuda)sharedmemory(?:/region/(?P<region>[^/]+))?"
 
-# In this order: a model that is called `stats` has no metadata. Triton has the same.
+# The order matters: a model called `stats` has no metadata, as in Triton.
 _ROUTES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("server", ("GET",), ""),
     ("live", ("GET",), "/health/live"),

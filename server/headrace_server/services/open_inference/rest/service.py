@@ -1,6 +1,6 @@
-"""The Open Inference Protocol over HTTP: requests to calls, and their answers to JSON. Source: Triton's http_server.cc.
+"""The Open Inference Protocol over HTTP. Source: Triton's http_server.cc.
 
-Where Triton answers 500 for a caller's own mistake, this answers 400 with the same text.
+If Triton answers 500 for a caller's own mistake, this answers 400 with the same text.
 """
 
 import time
@@ -29,7 +29,7 @@ from headrace_server.services.open_inference.server import OpenInference
 Observe = Callable[[str, str, str, float], None]
 
 HTTP_STATUS = {
-    # Triton: http_server.cc has the first eight; whatever is not here is 500.
+    # Triton: http_server.cc has the first eight; any other code is 500.
     Code.INVALID_ARGUMENT: 400,
     Code.ALREADY_EXISTS: 400,
     Code.CANCELLED: 400,
@@ -52,12 +52,12 @@ _LASTING = frozenset(("server", "live", "ready", "models", "metadata", "model_re
 
 @dataclass(frozen=True, slots=True)
 class OpenInferenceRestOptions:
-    """What the REST half of the protocol is told.
+    """The options of the REST half of the protocol.
 
     Attributes:
-        timeout: Seconds that a model may take for a call; None for no limit.
+        timeout: Seconds that a model may take for a call; None means no limit.
         cors: Whether answers carry CORS headers.
-        observe: Told of each call that has ended: the model's name, the verb (empty for what does not run a model),
+        observe: Called for each call that has ended: the model's name, the verb (empty for what does not run a model),
             the status code's name, and seconds.
     """
 
@@ -70,9 +70,9 @@ class OpenInferenceRest:
     """Answers HTTP requests whose path begins with /v2.
 
     Args:
-        server: What it answers from.
-        processes: Where large JSON bodies are read and written.
-        options: The rest.
+        server: The state of the protocol.
+        processes: The processes that parse and write large JSON bodies.
+        options: All other options.
     """
 
     def __init__(self, server: OpenInference, processes: JsonProcesses, options: OpenInferenceRestOptions) -> None:
@@ -96,7 +96,7 @@ class OpenInferenceRest:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Those of answers in JSON."""
+        """The headers of answers in JSON."""
         return {**_JSON, **CORS} if self._options.cors else _JSON
 
     def refusal(self, error: Exception) -> HttpAnswer:
@@ -105,11 +105,11 @@ class OpenInferenceRest:
         return HttpAnswer(HTTP_STATUS.get(code, 500), write_error(text), self.headers)
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The answer to a request, whatever it is.
+        """Answers any request.
 
         Args:
             request: Whole.
-            delivery: Of the event loop that this runs in.
+            delivery: Resolves futures in the event loop that this runs in.
         """
         if request.method == "OPTIONS" and self._options.cors:
             return HttpAnswer(200, b"", CORS)
@@ -178,10 +178,10 @@ class OpenInferenceRest:
 
 
 def write_error(message: str) -> bytes:
-    """The body of an answer that is an error."""
+    """The body of an error."""
     return orjson.dumps({"error": message.encode(errors="surrogateescape").decode(errors="replace")})
 
 
 def _signature(request: HttpRequest) -> str:
-    """The signature that `?signature_name=` asks about; empty for the default."""
+    """The signature that `?signature_name=` asks about; empty means the default."""
     return parse_qs(request.query.removeprefix("?")).get("signature_name", [""])[0]

@@ -1,4 +1,4 @@
-"""Classify: which outputs of a signature it wants, and their arrays as classes with scores."""
+"""Classify: the outputs of a signature that it needs, and the conversion of their arrays to classes with scores."""
 
 from typing import NamedTuple
 
@@ -15,19 +15,19 @@ SCORES = "scores"
 
 
 class Wanted(NamedTuple):
-    """The aliases of the two outputs; at least one is there."""
+    """The aliases of the two outputs, of which at least one exists."""
 
     classes: str | None
     scores: str | None
 
 
 def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ...]:
-    """The aliases of the outputs that Classify asks a signature for; as `wanted`."""
+    """The aliases of the outputs that Classify needs; as `wanted`."""
     return tuple(alias for alias in wanted(signature, check_method=check_method) if alias is not None)
 
 
 def wanted(signature: Signature, *, check_method: bool) -> Wanted:
-    """The outputs that Classify asks a signature for.
+    """The outputs that Classify needs from a signature.
 
     Args:
         signature: Any.
@@ -57,7 +57,7 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
     Args:
         signature: Whose outputs these are.
         outputs: Those wanted, by alias: strings [examples, classes] and float [examples, classes].
-        examples: How many were sent.
+        examples: The number of examples that were sent.
 
     Raises:
         ServingError: INVALID_ARGUMENT, an output is not of its dtype and shape; FAILED_PRECONDITION, the model has

@@ -1,4 +1,4 @@
-"""The tf.Examples of a request: serialized, as a graph parses them, or taken apart into one array per feature."""
+"""The tf.Examples of a request: serialized, for a graph that parses them, or converted to one array per feature."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +19,9 @@ INPUTS = "inputs"
 """TF Serving: the alias of the one input that takes Examples as they are."""
 
 AT_ONCE = 256
-"""Examples that are decoded in the event loop: a few milliseconds."""
+"""The number of Examples that are decoded in the event loop: a few milliseconds."""
 
-# A feature's list, and what TensorFlow calls the type of its values.
+# A feature's list, and TensorFlow's name for the type of its values.
 _TYPES = {"float_list": "float", "int64_list": "int64", "bytes_list": "string"}
 
 _LISTS = {"b": "int64_list", "i": "int64_list", "u": "int64_list", "O": "bytes_list"}
@@ -38,7 +38,7 @@ class Examples:
         return len(self.examples)
 
     async def decoded(self, signature: Signature) -> Arrays:
-        """As `arrays`: many are decoded on another thread, which gives up once nobody waits any more."""
+        """As `arrays`, but many Examples are decoded on another thread, which stops once nothing waits any more."""
         if len(self) <= AT_ONCE:
             return self.arrays(signature)
         abandoned = Event()
@@ -51,8 +51,8 @@ class Examples:
         """The inputs of a signature: one row for each Example.
 
         Args:
-            signature: What its features become.
-            abandoned: Whether nobody waits for them any more; asked every so often.
+            signature: The signature that the features are inputs of.
+            abandoned: Whether nothing waits for them any more; checked at intervals.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a feature is missing or not what its input takes. TF Serving: the texts are
@@ -100,11 +100,11 @@ def shape_text(shape: Iterable[int]) -> str:
 
 
 class _Column:
-    """The values of one feature, Example by Example: the first that does not fit is refused, whatever follows.
+    """The values of one feature, Example by Example: the first one that does not fit is refused, whatever follows.
 
     Args:
         name: The feature's, which is the input's alias.
-        spec: What the input takes.
+        spec: The declaration of the input.
     """
 
     def __init__(self, name: str, spec: TensorSpec) -> None:
@@ -116,7 +116,7 @@ class _Column:
         self._rows: list[Sequence[Any]] = []
 
     def add(self, index: int, feature: Feature | None) -> None:
-        """Takes an Example's feature of its name, None for one that has none."""
+        """Adds an Example's feature with this name, None for an Example without it."""
         row = _values(self.name, self._kind, index, feature)
         if not self._rows:
             self._shape = _row_shape(self.name, self._spec, row)
@@ -150,11 +150,11 @@ def _wrong(name: str, index: int, text: str) -> Exception:
 
 
 def _row_shape(name: str, spec: TensorSpec, row: Sequence[Any]) -> tuple[int, ...]:
-    """The shape of one Example's values; one dimension that varies is as long as the first Example makes it."""
+    """The shape of one Example's values; one varying dimension is as long as in the first Example."""
     inner = spec.shape[1:]
     known = prod(size for size in inner if size is not None)
     if inner.count(None) > 1:
-        text = f"Feature: {name} has values for more than one dimension that varies: {spec.shape}"
+        text = f"Feature: {name} has values for more than one varying dimension: {spec.shape}"
         raise invalid(text)
     varying = len(row) // known if known else 0
     return tuple(varying if size is None else size for size in inner)
@@ -170,4 +170,4 @@ def _converted(name: str, spec: TensorSpec, rows: Sequence[Sequence[Any]]) -> Ar
     try:
         return np.array(rows, spec.array_dtype)
     except OverflowError as error:
-        raise invalid(f"Feature: {name} has a value that no {dtype_name(spec.dtype)} holds: {error}") from error
+        raise invalid(f"Feature: {name} has a value that {dtype_name(spec.dtype)} cannot hold: {error}") from error

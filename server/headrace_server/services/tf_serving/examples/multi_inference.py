@@ -21,10 +21,10 @@ _WANTED_OUTPUTS = {
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """One of the inferences asked for, checked.
+    """One of the requested inferences, after its checks.
 
     Attributes:
-        method: What is made of the outputs.
+        method: The method, which decides what the outputs become.
         name: Its signature's.
         signature: It.
         outputs: Aliases of the outputs it needs.
@@ -41,7 +41,7 @@ class Inference:
         return {self.signature.outputs[alias].name for alias in self.outputs}
 
     def covers(self, other: "Inference") -> bool:
-        """Whether a run of this one's signature can give all that the other needs."""
+        """Whether a run of this inference's signature provides everything that the other needs."""
         given = {spec.name for spec in self.signature.outputs.values()}
         return self.signature.inputs == other.signature.inputs and other.tensors <= given
 
@@ -54,11 +54,11 @@ async def infer(
     Args:
         servable: The version that they all run on.
         request: Tasks of one model, and the Examples.
-        call: Where to answer, and until when.
+        call: How to deliver the answer, and the deadline.
         check_method: Whether a signature must have been exported for the method asked of it.
 
     Raises:
-        ServingError: A task cannot be done; then none is. TF Serving: multi_inference.cc.
+        ServingError: If one task cannot be done, none is. TF Serving: multi_inference.cc.
     """
     inferences = list(_checked(servable, request.tasks, check_method))
     examples = read_examples(request.input)
@@ -92,7 +92,7 @@ def _inference(servable: Servable, name: str, method: str, check_method: bool) -
 
 
 async def _run(servable: Servable, inferences: Sequence[Inference], examples: Examples, call: Call) -> list[Arrays]:
-    """For each inference the arrays it needs, by the model's own names; one run serves as many as it can."""
+    """The arrays that each inference needs, by the model's own names; one run serves as many as possible."""
     sources = [_source(inference, inferences) for inference in inferences]
     needed: dict[str, set[str]] = {source.name: set() for source in sources}
     for inference, source in zip(inferences, sources, strict=True):
@@ -109,7 +109,7 @@ async def _run(servable: Servable, inferences: Sequence[Inference], examples: Ex
 
 
 def _source(inference: Inference, inferences: Sequence[Inference]) -> Inference:
-    """The one whose run gives this one's outputs: that with the most outputs, and so the same for many."""
+    """The inference whose run provides these outputs: the one with the most outputs, so that many share it."""
     covering = [other for other in inferences if other.covers(inference)]
     return max(covering, key=lambda other: len(other.signature.outputs))
 

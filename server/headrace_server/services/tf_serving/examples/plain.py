@@ -1,4 +1,4 @@
-"""What answers Classify and Regress outside this package: the output that they are made of, and how it is checked."""
+"""What answers Classify and Regress outside this package: the output they use, and how it is checked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from headrace_server.services.tf_serving.examples.decoding import INPUTS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainInference:
-    """How the answers of one method are made of a signature's outputs.
+    """How the answers of one method are made from a signature's outputs.
 
     Attributes:
-        classes: The alias of the output with the classes, strings [n, classes]; None for none.
+        classes: The alias of the output with the classes, strings [n, classes]; None if there is none.
         values: The alias of the output with the scores, floats [n, classes], or the values, floats [n] or [n, 1].
-        check: Takes outputs by alias and the number of Examples; raises the ServingError of those that no answer can be
-            made of.
-        labels: The classes of the scores, by index, where the model does not give them; empty where they have no names.
+        check: Takes outputs by alias and the number of Examples; raises a ServingError if no answer can be made from
+            them.
+        labels: The classes of the scores, by index, if the model does not return them; empty if they have no names.
     """
 
     classes: str | None = None
@@ -32,14 +32,14 @@ class PlainInference:
 
 @dataclass(frozen=True, slots=True)
 class PlainExamples:
-    """A signature's answers to requests that carry tf.Examples; None for a method that it has no answer for."""
+    """A signature's answers to requests that carry tf.Examples; None for a method that it cannot answer."""
 
     classify: PlainInference | None
     regress: PlainInference | None
 
 
 def plain_examples(signature: Signature) -> PlainExamples | None:
-    """How a signature answers them; None where its inputs are neither features nor the Examples as they are."""
+    """How a signature answers them; None if its inputs are neither features nor serialized Examples."""
     if not signature.features and not _takes_serialized(signature):
         return None
     return PlainExamples(_classify(signature), _regress(signature))

@@ -1,4 +1,4 @@
-"""Regress: which output of a signature it wants, and its array as one value per example."""
+"""Regress: the output of a signature that it needs, and the conversion of its array to one value per example."""
 
 from headrace_batching.task import Array, Arrays
 from headrace_protos import DataType, Regression, RegressionResult
@@ -12,7 +12,7 @@ OUTPUTS = "outputs"
 
 
 def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ...]:
-    """The alias of the output that Regress asks a signature for, alone in a tuple.
+    """The alias of the output that Regress needs, alone in a tuple.
 
     Args:
         signature: Any.
@@ -35,12 +35,13 @@ def regression(signature: Signature, outputs: Arrays, examples: int) -> Regressi
     """The value of each example.
 
     Args:
-        signature: Whose output this is.
-        outputs: The one wanted, by alias: float [examples] or [examples, 1].
-        examples: How many were sent.
+        signature: The signature of the output.
+        outputs: The wanted output, by alias: float [examples] or [examples, 1].
+        examples: The number of examples that were sent.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not. TF Serving: regressor.cc, PostProcessRegressionResult.
+        ServingError: INVALID_ARGUMENT, the output has another form. TF Serving: regressor.cc,
+            PostProcessRegressionResult.
     """
     (alias,) = wanted_outputs(signature, check_method=False)
     array = outputs[alias]

@@ -1,4 +1,4 @@
-"""Appends records to TFRecord files from a thread of its own, by prefix, a new file whenever one is full."""
+"""Appends records to TFRecord files on a thread of its own, by prefix; a full file is followed by a new one."""
 
 import logging
 import os
@@ -28,15 +28,15 @@ class Entry(NamedTuple):
 
 
 class RecordWriter:
-    """Takes records from any thread, never waits for the disk, and drops what it is too slow for.
+    """Accepts records on any thread, never waits for the disk, and drops records for which it is too slow.
 
-    The thread starts with the first record, and looks for more a few times a second, so that `put` wakes nobody.
+    The thread starts with the first record, and looks for more several times a second, so that `put` need not wake it.
 
     Args:
-        metrics: Where records are counted, by model and by what became of them: OK, RESOURCE_EXHAUSTED for one that is
-            dropped, DATA_LOSS for one that the disk refuses.
-        waiting_bytes: That may wait for the disk; one record more is dropped.
-        file_bytes: After which a file is full.
+        metrics: Counts records by model and outcome: OK, RESOURCE_EXHAUSTED for a dropped one, DATA_LOSS for one that
+            could not be written.
+        waiting_bytes: The bytes that may wait for the disk; further records are dropped.
+        file_bytes: The size at which a file is full.
     """
 
     def __init__(self, metrics: Metrics, waiting_bytes: int = WAITING_BYTES, file_bytes: int = FILE_BYTES) -> None:
@@ -52,7 +52,7 @@ class RecordWriter:
         self._thread: Thread | None = None
 
     def put(self, prefix: str, model: str, record: bytes) -> None:
-        """Appends a record to the file of a prefix, some time soon. Any thread."""
+        """Appends a record to the file of a prefix, soon. Any thread."""
         with self._lock:
             if self._stopping or self._bytes + len(record) > self._waiting_bytes:
                 self._drop(model)
@@ -66,7 +66,7 @@ class RecordWriter:
             self._due.set()
 
     def stop(self) -> None:
-        """Writes what waits, and takes no more."""
+        """Writes the waiting records, and accepts no more."""
         with self._lock:
             self._stopping = True
         self._due.set()
@@ -108,7 +108,7 @@ class RecordFiles:
     Files are open only while they are written to, so that anybody may move or delete them.
 
     Args:
-        file_bytes: After which the next file is begun.
+        file_bytes: The size after which the next file is begun.
     """
 
     def __init__(self, file_bytes: int) -> None:
@@ -118,9 +118,9 @@ class RecordFiles:
         self._failing = False
 
     def append(self, prefix: str, records: list[bytes]) -> Code:
-        """Appends records: OK, or DATA_LOSS where the disk refuses.
+        """Appends records; returns OK, or DATA_LOSS if they cannot be written.
 
-        A file that has failed ends there, since what follows half a record could not be read.
+        A file ends at an error, since nothing after a partial record could be read.
         """
         path = self._paths.get(prefix) or self._next(prefix)
         try:
@@ -147,12 +147,12 @@ class RecordFiles:
 
 
 def _open_for_owner(path: str, flags: int) -> int:
-    """Opens a file that nobody else may read: it holds what callers have sent."""
+    """Opens a file that no other user may read, since it holds what callers have sent."""
     return os.open(path, flags, 0o600)
 
 
 def _remove_empty(path: str) -> None:
-    """Removes what a full disk has left of a file: a name without bytes."""
+    """Removes the empty file that a full disk has left."""
     with suppress(OSError):
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode) and not found.st_size:

@@ -26,17 +26,17 @@ from headrace_server.services.tf_serving.request_log.messages import LOG_TYPES, 
 COLLECTOR = "file"
 
 MakeMessages = Callable[[], tuple[Message, Message]]
-"""Makes the request and the response of a call that was answered."""
+"""Creates the request and the response of a call that was answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLog:
-    """What is written down of one model's calls, and where.
+    """What is logged of one model's calls, and where.
 
     Attributes:
-        prefix: How the paths of its files begin.
+        prefix: The beginning of its files' paths.
         rate: The share of calls, from 0 to 1.
-        metadata: What is the same for every call.
+        metadata: The metadata, which are the same for every call.
     """
 
     prefix: str
@@ -45,17 +45,17 @@ class RequestLog:
 
 
 class RequestLogger:
-    """Writes down calls, without ever making one wait: what the disk is too slow for is dropped, and counted.
+    """Logs calls without ever delaying one: records for which the disk is too slow are dropped and counted.
 
-    A call that is not in the sample costs a random number; one that is, its serialisation. TF Serving's own binary has
+    A call outside the sample costs one random number; a call in it costs its serialisation. TF Serving's own binary has
     no collector and refuses every `logging_config`; this one has the collector `file`.
 
     Args:
-        writer: Owned by whoever made it.
-        tags: What TF Serving notes as the tags of a SavedModel.
-        chance: Evenly from 0 to 1, 1 excluded.
+        writer: The writer, which its creator closes.
+        tags: What TF Serving records as the tags of a SavedModel.
+        chance: Uniform random numbers from 0 to 1, excluding 1.
         clock: In seconds since 1970.
-        changed: Told of the models whose calls are written down now, or not any more.
+        changed: Called with the models whose calls are logged now, or no longer.
     """
 
     def __init__(
@@ -75,29 +75,29 @@ class RequestLogger:
         self._logs: Mapping[str, RequestLog] = {}
 
     def prepare(self, models: Iterable[ModelConfig]) -> Callable[[], None]:
-        """Checks what a configuration wants to be written down; what it returns makes it so, instead of all before.
+        """Checks the logs that a configuration asks for; returns a function that puts them into effect.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a model asks for a collector that is not there, or for something that makes
-                no sense. TF Serving: server_request_logger.cc has the first text.
+            ServingError: INVALID_ARGUMENT, a model asks for an unknown collector, or has an invalid value. TF Serving:
+                server_request_logger.cc has the first text.
         """
         logs = {model.name: self._log(model) for model in models if model.HasField("logging_config")}
         return partial(self._use, logs)
 
     def logged(self, service: Service) -> Service:
-        """The same service, whose answered calls are written down."""
+        """The same service, with its answered calls logged."""
         return replace(service, methods=tuple(map(self._logged, service.methods)))
 
     def logs(self, name: str) -> bool:
-        """Whether calls of a model may be written down."""
+        """Whether calls of a model may be logged."""
         return name in self._logs
 
     def record(self, request: Any, response: Any) -> None:
-        """Writes down an answered call, if its model's are and it is in the sample. Any thread."""
+        """Logs an answered call, if its model's calls are logged and it is in the sample. Any thread."""
         self.record_made(asked_specs(request)[0].name, lambda: (request, response))
 
     def record_made(self, name: str, make: MakeMessages) -> None:
-        """The same for a call that has no messages: they are made once it is sure that they are written down."""
+        """As `log`, for a call without messages: they are created only if they will be logged."""
         found = self._logs.get(name)
         if found is not None and self._chance() < found.rate:
             self._writer.put(found.prefix, name, self._record(found, *make()))
@@ -144,7 +144,7 @@ class RequestLogger:
 
 
 def _sampling(config: LoggingConfig) -> SamplingConfig:
-    """With the rate of the first per-task configuration that is for every task, if there is one."""
+    """With the rate of the first per-task configuration that applies to every task, if there is one."""
     sampling = SamplingConfig()
     sampling.CopyFrom(config.sampling_config)
     for task in sampling.per_task_sampling_configs:

@@ -30,6 +30,6 @@ def asked_specs(request: Any) -> Sequence[ModelSpec]:
 
 
 def answering_spec(response: Any) -> ModelSpec:
-    """What a response says of the model that it came from; that of the first task where there are several."""
+    """What a response says about its model; that of the first task if there are several."""
     spec: ModelSpec = (response.results[0] if hasattr(response, "results") else response).model_spec
     return spec

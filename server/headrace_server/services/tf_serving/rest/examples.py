@@ -13,7 +13,7 @@ _INT64 = 2**63
 
 
 def read_input(document: dict[str, Any]) -> Input:
-    """The examples of a parsed body, with the context that all of them share if there is one.
+    """The examples of a parsed body, with their shared context if there is one.
 
     Raises:
         ServingError: INVALID_ARGUMENT. TF Serving: json_tensor.cc.
@@ -29,7 +29,7 @@ def read_input(document: dict[str, Any]) -> Input:
 
 
 def read_example_body(document: dict[str, Any]) -> tuple[str, bytes]:
-    """The signature that a parsed body names, and its Input, serialized: messages do not cross processes as they are.
+    """The signature that a parsed body names, and its Input, serialized, since messages cannot cross processes.
 
     Raises:
         ServingError: INVALID_ARGUMENT.
@@ -51,7 +51,7 @@ def _values(document: dict[str, Any]) -> list[Any]:
 def _fill(value: Any, example: Example) -> None:
     if not isinstance(value, dict):
         raise invalid(f"Example must be JSON object but got JSON {type_name(value)}")
-    example.SetInParent()  # a context without features is a context nevertheless
+    example.SetInParent()  # a context without features is still a context
     for name, content in value.items():
         feature = example.features.feature[name]
         if isinstance(content, list) and _fill_at_once(content, feature):
@@ -64,7 +64,7 @@ def _fill(value: Any, example: Example) -> None:
 
 
 def _fill_at_once(content: list[Any], feature: Feature) -> bool:
-    """Takes a list of numbers of one kind; False for any other."""
+    """Adds a list of numbers of one kind; False for any other list."""
     types = set(map(type, content))
     if types == {float}:
         feature.float_list.value.extend(content)
@@ -76,7 +76,7 @@ def _fill_at_once(content: list[Any], feature: Feature) -> bool:
 
 
 def _element(name: str, item: Any) -> tuple[str, Any]:
-    """The list of a feature that a value goes to, by how it is written, and what it is there."""
+    """The list of a feature that a value belongs to, judging by how it is written, and its value there."""
     if isinstance(item, str):
         return "bytes_list", item.encode(errors="surrogateescape")
     if isinstance(item, float):

@@ -22,8 +22,8 @@ class PredictBody:
 
     Attributes:
         signature_name: As in the body; empty for the default.
-        inputs: By alias; empty where no signatures were known.
-        by_row: Whether they were given row by row, as the outputs must then be.
+        inputs: Arrays by alias; empty if no signatures were known.
+        by_row: Whether they were given row by row, which the outputs must then be as well.
     """
 
     signature_name: str
@@ -34,12 +34,12 @@ class PredictBody:
 def read_predict(
     document: dict[str, Any], signatures: Mapping[str, DTypes] | None, optional: Mapping[str, DTypes] = {}
 ) -> PredictBody:
-    """Reads a body by the signature that it names.
+    """Parses a body with the signature that it names.
 
     Args:
         document: The parsed body.
         signatures: Inputs by the name of their signature; None reads no further than the name.
-        optional: Those that a body may leave out, likewise.
+        optional: The inputs that a body may leave out, in the same form.
 
     Raises:
         ServingError: INVALID_ARGUMENT or UNIMPLEMENTED. TF Serving: json_tensor.cc has the texts, and
@@ -61,7 +61,7 @@ def read_predict(
 
 
 def _sent(document: dict[str, Any], optional: DTypes, *, by_row: bool) -> DTypes:
-    """Those of the optional inputs that a body has values for."""
+    """The optional inputs for which a body has values."""
     value = document.get("instances" if by_row else "inputs")
     first = value[0] if by_row and isinstance(value, list) and value else value
     return {alias: dtype for alias, dtype in optional.items() if isinstance(first, dict) and alias in first}
@@ -130,7 +130,7 @@ def _from_rows(instances: list[Any], dtypes: DTypes) -> Arrays:
 
 
 def _stacked(instances: list[Any], dtypes: DTypes) -> Arrays | None:
-    """All rows at once; None where a row is not like the others."""
+    """All rows at the same time; None if a row differs from the others."""
     values: dict[str, list[Any]]
     if not _is_record(instances[0]):
         values = {next(iter(dtypes)): instances}
@@ -148,7 +148,7 @@ def _stacked(instances: list[Any], dtypes: DTypes) -> Arrays | None:
 
 
 def _all_records(instances: list[Any], dtypes: DTypes) -> bool:
-    """Whether each row is an object that names all inputs, and none that stands for a string."""
+    """Whether each row is an object that names all inputs, and does not stand for a string."""
     aliases = dtypes.keys()
     if set(map(type, instances)) != {dict} or not all(row.keys() == aliases for row in instances):
         return False
@@ -156,7 +156,7 @@ def _all_records(instances: list[Any], dtypes: DTypes) -> bool:
 
 
 def _refuse_rows(instances: list[Any], dtypes: DTypes) -> NoReturn:
-    """Finds the first row that is not like the first one, past all that are at once."""
+    """Finds the first row that differs from the first one, skipping all that do not."""
     first = instances[0]
     wrong = first_wrong(
         1, len(instances), lambda start, stop: _stacked([first, *instances[start:stop]], dtypes) is None
@@ -172,11 +172,11 @@ def _refuse_rows(instances: list[Any], dtypes: DTypes) -> NoReturn:
             rows.check_record(position, row)
         else:
             rows.check(f"element: {position}", next(iter(dtypes)), row)
-    raise too_deep()  # each row fits, but not all of them with one more dimension
+    raise too_deep()  # each row fits, but together they have one dimension too many
 
 
 class _Rows:
-    """The rows that have been looked at: what the following must be like."""
+    """The rows so far, which the following rows must match."""
 
     def __init__(self, dtypes: DTypes) -> None:
         self._dtypes = dtypes

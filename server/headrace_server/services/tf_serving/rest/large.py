@@ -1,4 +1,4 @@
-"""Decides where a JSON body is parsed or written: at once if that is quick, in another process if it is not."""
+"""Decides where a JSON body is parsed or written: at once if that is fast, otherwise in another process."""
 
 import zlib
 from collections.abc import Callable
@@ -15,31 +15,31 @@ from headrace_server.services.tf_serving.rest.outputs import write_predict
 T = TypeVar("T")
 
 WRITTEN_ELEMENTS = 4096
-"""Up to here outputs are written at once: a few milliseconds."""
+"""Outputs up to this size are written at once: a few milliseconds."""
 
 MAX_INFLATED_BYTES = 100 << 20
-"""TF Serving: gzip_zlib.h has this limit for a body that was compressed."""
+"""TF Serving: gzip_zlib.h has this limit for a compressed body."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class JsonWork:
-    """JSON bodies to values and back, without holding up the event loop.
+    """Converts JSON bodies to values and back without blocking the event loop.
 
     Args:
-        processes: Where what takes long is done.
+        processes: The processes for long conversions.
     """
 
     def __init__(self, processes: JsonProcesses) -> None:
         self._processes = processes
 
     async def read(self, body: Body, convert: Callable[..., T], *arguments: Any) -> T:
-        """What a function makes of the object that a body holds.
+        """The result of a function for the object in a body.
 
         Args:
-            body: Its file is handed on.
-            convert: A function of some module; called with the object and the arguments.
-            arguments: The others, which can be pickled.
+            body: The body, whose file is passed on.
+            convert: A module's function, called with the object and the arguments.
+            arguments: Further arguments, which can be pickled.
 
         Raises:
             ServingError: As `parse` and as the function.
@@ -61,9 +61,9 @@ class JsonWork:
 
 
 def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
-    """What gzip data holds: nothing if it is not whole, as TF Serving has it. None for more than so many bytes.
+    """The content of gzip data: empty if they are incomplete, as in TF Serving. None if it exceeds a size.
 
-    It is expanded no further than it says that it goes, and not at all where that is too far.
+    It is expanded no further than it claims, and not at all if that is too far.
     """
     size = gzip_size(data)
     if size > most:

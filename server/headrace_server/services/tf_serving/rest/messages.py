@@ -8,14 +8,15 @@ from headrace_server.services.tf_serving.prediction import SIGNATURE_DEF
 
 
 def write_status(response: GetModelStatusResponse) -> bytes:
-    """The body that answers a look at a model's status."""
+    """The body that answers a request for a model's status."""
     return f"{_json(response)}\n".encode()
 
 
 def write_metadata(response: GetModelMetadataResponse) -> bytes:
-    """The body that answers a look at a model's metadata.
+    """The body that answers a request for a model's metadata.
 
-    TF Serving: http_rest_api_util.cc writes the map of signatures without its Any, which doubles `signature_def`.
+    TF Serving: http_rest_api_util.cc writes the map of signatures without its Any, so that `signature_def` occurs
+    twice.
     """
     signatures = SignatureDefMap()
     response.metadata[SIGNATURE_DEF].Unpack(signatures)

@@ -1,4 +1,4 @@
-"""Arrays to the body of an answer: TF Serving's numbers, lists and white space."""
+"""Converts arrays to the body of an answer, with TF Serving's numbers, lists and white space."""
 
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
@@ -14,16 +14,16 @@ from headrace_server.services.json.arrays import BASE64_KEY
 from headrace_server.services.json.text import newline, quote
 
 BYTES_SUFFIX = "_bytes"
-"""TF Serving: an output of strings whose alias ends so is answered as base64."""
+"""TF Serving: a string output whose alias has this ending is answered in base64."""
 
 FLOAT_DIGITS = 9
-"""Digits that tell any two floats apart."""
+"""The digits that distinguish any two floats."""
 
 SCALAR = "Tensor name: {} has no shape information "
-"""Of an output without rows, in an answer row by row: its alias."""
+"""For an output without rows in an answer row by row: its alias."""
 
 OTHER_ROWS = "Tensor name: {} has inconsistent batch size: {} expecting: {}"
-"""Of one that has other rows than those before it: its alias, its rows, and theirs."""
+"""For an output whose number of rows differs from those before: its alias, its rows, and theirs."""
 
 _DIGITS = {DataType.DT_FLOAT: FLOAT_DIGITS, DataType.DT_DOUBLE: 17}
 _INTEGERS = (
@@ -42,8 +42,8 @@ def write_predict(outputs: Arrays, *, by_row: bool) -> bytes:
     """The body that answers a :predict: `predictions`, row by row, or `outputs`, each as a whole.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a dtype that JSON has no values of; by row, outputs without rows or with
-            different numbers of them, or none at all. TF Serving: json_tensor.cc.
+        ServingError: INVALID_ARGUMENT, a dtype without values in JSON; by row, outputs without rows or with different
+            numbers of rows, or no outputs. TF Serving: json_tensor.cc.
     """
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
@@ -68,12 +68,12 @@ def write_regressions(result: RegressionResult) -> bytes:
 
 
 def write_error(message: str) -> bytes:
-    """The body of an answer that is an error."""
+    """The body of an error."""
     return _encoded(_object("error", quote(message)))
 
 
 def _encoded(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")  # strings that are not UTF-8 go out as they are
+    return text.encode(errors="surrogateescape")  # strings that are not UTF-8 are sent unchanged
 
 
 def _by_row(outputs: Arrays) -> str:
@@ -112,7 +112,7 @@ def _by_column(outputs: Arrays) -> str:
 
 
 def _whole(alias: str, array: Array, level: int) -> str:
-    """An output as one value, within so many others; each number on a line of its own."""
+    """An output as one value, at a depth of nesting; each number on a line of its own."""
     (item,) = _lists(_elements(alias, array, array.ndim + level), array.shape, first=0, level=level)
     return item
 
@@ -122,7 +122,7 @@ def _object(name: str, value: str) -> str:
 
 
 def _lists(items: list[str], shape: Sequence[int], *, first: int, level: int | None) -> list[str]:
-    """Elements put together to lists, from the last axis to the `first`; on one line unless `level` says how deep."""
+    """Elements combined to lists, from the last axis to `first`; on one line unless `level` gives the depth."""
     for axis in reversed(range(first, len(shape))):
         size = shape[axis]
         between, start, end = ", ", "", ""
@@ -137,7 +137,7 @@ def _lists(items: list[str], shape: Sequence[int], *, first: int, level: int | N
 
 
 def _elements(alias: str, array: Array, level: int) -> list[str]:
-    """The elements of an output, within so many objects and lists."""
+    """The elements of an output, at a depth of objects and lists."""
     dtype, flat = enum_of(array.dtype), array.ravel()
     if dtype in _DIGITS:
         return _decimals(flat, _DIGITS[dtype])
@@ -161,7 +161,7 @@ def _strings(values: Iterable[str | bytes], *, as_base64: bool, level: int) -> l
 
 
 def _decimals(values: Array, digits: int) -> list[str]:
-    """Six digits where they read back the same, else as many as it takes; never without a point or an exponent."""
+    """Six digits if they read back the same, otherwise as many as needed; always with a point or an exponent."""
     numbers = values.astype(np.float64).tolist()
     texts = [f"{number:.6g}" for number in numbers]
     with np.errstate(over="ignore"):

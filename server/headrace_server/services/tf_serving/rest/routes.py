@@ -9,14 +9,14 @@ from headrace_server.errors import invalid
 
 UNDER_V1 = re.compile(r"/v1/.*", re.IGNORECASE)
 
-# TF Serving: http_rest_api_util.cc. The case of letters is no matter to the pattern, only to the word that is found.
+# TF Serving: http_rest_api_util.cc. The pattern ignores the case of letters, but the word found keeps it.
 _MODEL = r"/v1/models{0}(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL.format("/(?P<name>[^/:]+)") + ":(?P<verb>classify|regress|predict)", re.IGNORECASE)
 _LOOK = re.compile(_MODEL.format("(?:/(?P<name>[^/:]+))?") + "(?:/(?P<verb>metadata))?", re.IGNORECASE)
 _PATTERNS = {"POST": _CALL, "GET": _LOOK}
 _VERBS = ("classify", "regress", "predict", "metadata")
 _INT64_MAX = 2**63 - 1
-_INT64_DIGITS = len(str(_INT64_MAX))  # a caller may send thousands, of which Python makes no number
+_INT64_DIGITS = len(str(_INT64_MAX))  # a caller may send thousands of digits, which Python refuses to convert
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Route:
 
     @property
     def counted_verb(self) -> str:
-        """The verb as metrics have it: empty unless it runs the model."""
+        """The verb for metrics: empty unless it runs the model."""
         return self.verb if self.verb in ("classify", "regress", "predict") else ""
 
 
@@ -41,7 +41,7 @@ def route(method: str, target: str) -> Route:
     """The call that a path, with its query, and a method ask for.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. Its text is empty for a version that is no int64: TF Serving answers nothing.
+        ServingError: INVALID_ARGUMENT. Its text is empty for a version that is not an int64, as in TF Serving.
     """
     pattern = _PATTERNS.get(method)
     found = pattern.fullmatch(target) if pattern else None

@@ -40,10 +40,10 @@ Pages = Mapping[str, Page]
 Content = bytes | memoryview
 
 METHODS = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))
-"""Those that TF Serving's HTTP server knows."""
+"""The methods that TF Serving's HTTP server knows."""
 
 HTTP_STATUS = {
-    # TF Serving: http_server.cc; whatever is not here is 500.
+    # TF Serving: http_server.cc; any other code is 500.
     Code.OK: 200,
     Code.CANCELLED: 499,
     Code.INVALID_ARGUMENT: 400,
@@ -66,15 +66,16 @@ _LASTING = ("metadata", "status")
 
 @dataclass(frozen=True, slots=True)
 class RestOptions:
-    """What the REST API is told.
+    """The options of the REST API.
 
     Attributes:
-        timeout: Seconds that a model may take for a call; None for no limit.
+        timeout: Seconds that a model may take for a call; None means no limit.
         cors: Whether answers carry CORS headers.
-        pages: Others than the API's, each by its path: what gives their text.
-        observe: Told of each call of the API that has ended: the model's name, the verb (empty for a status or
+        pages: Pages besides the API's, by path: each is a function that returns its text.
+        observe: Called for each call of the API that has ended: the model's name, the verb (empty for a status or
             metadata), the status code's name, and seconds.
-        record: Told of each call that a model has answered: its name, and what makes the messages for a record.
+        record: Called for each call that a model has answered, with its name and a function that creates the messages
+            for a record.
         is_ready: Whether the server is ready to be called.
     """
 
@@ -93,7 +94,7 @@ class RestService:
         prediction: Runs models.
         model: Knows their versions.
         json: Reads and writes bodies.
-        options: The rest.
+        options: All other options.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class RestService:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Those of every answer that is JSON."""
+        """The headers of every JSON answer."""
         return self._headers(_JSON)
 
     def refusal(self, error: Exception) -> HttpAnswer:
@@ -116,11 +117,11 @@ class RestService:
         return HttpAnswer(HTTP_STATUS.get(code, 500), body, self.headers)
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The answer to a request, whatever it is.
+        """Answers any request.
 
         Args:
             request: Whole.
-            delivery: Of the event loop that this runs in.
+            delivery: Resolves futures in the event loop that this runs in.
         """
         if request.method not in METHODS:
             return _html(501, "Not Implemented")
@@ -171,7 +172,7 @@ class RestService:
                 servable = held.enter_context(await self._prediction.lease(spec, deadline))
             except ServingError:
                 async with timed(self._options.timeout):
-                    await self._json.read(body, read_predict, None)  # what is wrong with the body is said first
+                    await self._json.read(body, read_predict, None)  # errors in the body are reported first
                 raise
             signatures = {name: _dtypes(signature.inputs) for name, signature in servable.signatures.items()}
             optional = {name: _dtypes(signature.optional) for name, signature in servable.signatures.items()}
@@ -210,7 +211,7 @@ class RestService:
         examples.MergeFromString(serialized)
 
     def _limited(self, delivery: LoopDelivery, api: str) -> AbstractAsyncContextManager[Call]:
-        """A call that ends in time. TF Serving: the limit is on the run of the model alone."""
+        """A call that ends in time. TF Serving: the limit applies only to the run of the model."""
         return limited_call(delivery, self._options.timeout, api)
 
     def _preflight(self, request: HttpRequest) -> HttpAnswer:
@@ -230,7 +231,7 @@ async def _page(request: HttpRequest, page: Page) -> HttpAnswer:
     plain = {"Content-Type": "text/plain"}
     if request.query:
         return HttpAnswer(400, f"Unexpected path: {request.target}. Should be {request.path}".encode(), plain)
-    return HttpAnswer(200, await asyncio.to_thread(page), plain)  # which may ask a driver, in its own time
+    return HttpAnswer(200, await asyncio.to_thread(page), plain)  # it may ask a driver, which takes time
 
 
 def _html(status: int, reason: str) -> HttpAnswer:
