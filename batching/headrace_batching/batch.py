@@ -16,7 +16,7 @@ Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
 
 
 def shared_rows(inputs: Arrays) -> int | None:
-    """The length of axis 0 that all inputs share; None where they share none."""
+    """The length of axis 0 that all inputs share; None if they differ."""
     rows: int | None = None
     for array in inputs.values():
         if array.ndim == 0 or (rows is not None and len(array) != rows):
@@ -29,7 +29,7 @@ def rows_of(inputs: Arrays) -> int:
     """The length of axis 0 that all inputs share.
 
     Raises:
-        InvalidTask: There is none. TF Serving: `batching_session.cc` has the texts.
+        InvalidTask: They differ. TF Serving: `batching_session.cc` has the texts.
     """
     rows = shared_rows(inputs)
     if rows is not None:
@@ -55,16 +55,16 @@ def shape_key(inputs: Arrays, *, pad: bool = False) -> Hashable:
 
 
 class Batch:
-    """Pieces of tasks that leave the queue together; one batch thread owns it.
+    """Pieces of tasks that leave the queue together; a single batch thread owns it.
 
     Args:
         pieces: At least one, in order of arrival, all of one shape key.
-        options: Which sizes it may be padded to.
+        options: The batching options, with the sizes that it may be padded to.
         batched: Whether axis 0 is the batch; without it there is one piece, and nothing is checked or padded.
 
     Attributes:
         rows: Rows of all its pieces.
-        padded: Rows that the backend sees.
+        padded: Rows including padding.
     """
 
     __slots__ = ("_batched", "_options", "_pieces", "padded", "rows")
@@ -82,22 +82,22 @@ class Batch:
 
     @property
     def arrivals(self) -> list[float]:
-        """When each of its tasks came, on the queue's clock."""
+        """When each of its tasks arrived, on the queue's clock."""
         return [piece.task.arrived for piece in self._pieces]
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of each of its tasks, those in other batches included."""
+        """The rows of each of its tasks, including those in other batches."""
         return [piece.task.rows for piece in self._pieces]
 
     @property
     def tasks(self) -> list[Task]:
-        """Whose rows it holds."""
+        """The tasks whose rows it holds."""
         return [piece.task for piece in self._pieces]
 
     @property
     def choice(self) -> Hashable:
-        """The choice that its tasks have in common; None for none."""
+        """The choice that its tasks have in common; None if they have none."""
         return self._pieces[0].task.choice
 
     @property
@@ -105,10 +105,10 @@ class Batch:
         return len(self._pieces) == 1 and self.padded == self.rows and self._pieces[0].whole
 
     def join(self, empty: Empty) -> Arrays:
-        """One array per input, of `padded` rows. A task alone, unpadded, passes through without a copy.
+        """One array per input, of `padded` rows. A single task without padding is passed through without a copy.
 
         Args:
-            empty: Makes the array that the rows are copied into, from its shape and dtype.
+            empty: Creates the array that the rows are copied into, from its shape and dtype.
         """
         first = self._pieces[0]
         if len(self._pieces) == 1 and self.padded == self.rows:
@@ -116,13 +116,13 @@ class Batch:
         return {name: self._join_one(name, empty) for name in first.task.inputs}
 
     def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
-        """Gives every task its rows of the outputs, as views, and returns those that have all of theirs.
+        """Gives every task its rows of the outputs, as views, and returns the tasks that now have all of theirs.
 
-        A task that is alone in its batch, whole and not padded, gets the outputs as they are, whatever rows they have.
+        A task that is alone in its batch, whole and not padded, gets the outputs unchanged, whatever rows they have.
 
         Args:
             outputs: Arrays by output name, axis 0 as long as that of the joined inputs.
-            lock: Held while a task's pieces, which may run on several threads, are put together.
+            lock: Held while a task's pieces, which may run on several threads, are combined.
 
         Raises:
             BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
@@ -146,7 +146,7 @@ class Batch:
         return ended
 
     def fail(self, error: Exception, lock: Lock) -> list[Task]:
-        """Gives the error to every task that has not ended, and returns these; the lock is that of `split`."""
+        """Gives the error to every task that has not ended, and returns these tasks; the lock is the one of `split`."""
         with lock:
             waiting = [task for task in self.tasks if not task.ended]
             for task in waiting:
@@ -154,12 +154,12 @@ class Batch:
         return waiting
 
     def halves(self) -> tuple["Batch", "Batch"]:
-        """The same tasks in two batches."""
+        """Splits the tasks into two batches."""
         middle = len(self._pieces) // 2
         return Batch(self._pieces[:middle], self._options), Batch(self._pieces[middle:], self._options)
 
     def _padded(self) -> tuple[Padding | None, list[dict[int, int]]]:
-        """How the tasks have been padded, and the lengths of each; None where they are of one shape."""
+        """How the tasks are padded, and the lengths of each; None if all have one shape."""
         padding = self._pieces[0].task.padding
         if padding is None:
             return None, []
@@ -184,18 +184,18 @@ class Batch:
 def pad(joined: Array, rows: int, last: int) -> None:
     """Fills a joined input up to its end.
 
-    TF Serving repeats the last task's first row: a row that the model is known to accept.
+    TF Serving repeats the last task's first row, which the model is known to accept.
 
     Args:
-        joined: Of more than `rows` rows.
-        rows: Those that are there.
-        last: Rows of the last task that has any.
+        joined: The joined input, with more than `rows` rows.
+        rows: The number of rows that are filled.
+        last: The rows of the last task that has any.
     """
     joined[rows:] = joined[rows - last]
 
 
 def check_outputs(outputs: Arrays, rows: int) -> None:
-    """Compares the outputs' axis 0 with the rows that the backend was given.
+    """Compares the outputs' axis 0 with the rows that were passed to the backend.
 
     Raises:
         BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
@@ -213,12 +213,12 @@ def check_outputs(outputs: Arrays, rows: int) -> None:
 
 
 def give(piece: Piece, outputs: Arrays, lock: Lock) -> bool:
-    """Gives a task the outputs of one piece; true once it has them all and has ended.
+    """Gives a task the outputs of one piece; returns whether the task has all of them and has ended.
 
     Args:
-        piece: Whose rows they are.
+        piece: The piece.
         outputs: As many rows as the piece has.
-        lock: Held while a task's pieces, which may run on several threads, are put together.
+        lock: Held while a task's pieces, which may run on several threads, are combined.
     """
     if not piece.whole:
         return _return_part(piece, outputs, lock)
@@ -232,7 +232,7 @@ def rows_between(arrays: Arrays, start: int, stop: int) -> Arrays:
 
 
 def string_array(strings: Sequence[bytes], shape: tuple[int, ...]) -> Array:
-    """An object array of this shape: the strings, and None in the room behind them."""
+    """An object array of this shape: the strings, followed by None in the remaining space."""
     array = np.empty(prod(shape), np.object_)
     array[: len(strings)] = strings
     return array.reshape(shape)
@@ -248,13 +248,13 @@ def deliver(tasks: Sequence[Task]) -> None:
 
 
 def pad_into(joined: Array, parts: Sequence[Array], name: str, padding: Padding | None) -> None:
-    """Copies parts of different inner shapes one below the other, each padded at its end.
+    """Copies parts with different inner shapes one after the other, each padded at its end.
 
     Args:
-        joined: Has room for all, and may have more rows.
-        parts: Rows of one input.
+        joined: The target, which has room for all, and may have more rows.
+        parts: The rows of one input.
         name: The input's.
-        padding: What it is padded with; None for the part's own first element, as TF Serving pads.
+        padding: The pad value; None means the part's own first element, as in TF Serving.
     """
     offset = 0
     for part in parts:
@@ -268,7 +268,7 @@ def pad_into(joined: Array, parts: Sequence[Array], name: str, padding: Padding 
 
 
 def _return_part(piece: Piece, part: Arrays, lock: Lock) -> bool:
-    """Keeps one piece's outputs; true once the task has them all and has ended."""
+    """Stores one piece's outputs; returns whether the task has all of them and has ended."""
     task = piece.task
     with lock:
         task.parts = task.parts or {}
@@ -279,7 +279,7 @@ def _return_part(piece: Piece, part: Arrays, lock: Lock) -> bool:
     parts = [task.parts[start] for start in sorted(task.parts)]
     try:
         task.outputs = {name: np.concatenate([p[name] for p in parts], axis=0) for name in part}
-    except Exception as error:  # this task's alone: the others of the batch have their outputs
+    except Exception as error:  # only this task fails: the others of the batch have their outputs
         task.error = BatchOutputError(f"Outputs of a task's pieces cannot be put together: {error}")
     task.parts = None
     return True

@@ -1,7 +1,7 @@
-"""What `headrace_native` takes from Python: every name that its Rust code uses, and what both halves must agree on.
+"""What `headrace_native` uses from Python: every name in its Rust code, and what both halves must agree on.
 
-The native half looks names up here and nowhere else, all at once when the first queue is made. A number or a text that
-both halves need stands in Python, and crosses in `SHARED`.
+The native half looks up names only here, all at once when the first queue is created. A number or a text that both
+halves need is defined in Python, and passed in `SHARED`.
 """
 
 from concurrent.futures import CancelledError
@@ -65,16 +65,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """When a lone task may be run by the thread that took it in, instead of waking a batch thread.
+    """When a single task may be run by the thread that received it, instead of waking a batch thread.
 
-    A lane's trust grows by one with each run that is quick, and is lost to runs that are not.
+    A lane's trust grows by one with each fast run, and slow runs destroy it.
 
     Attributes:
-        quick: Seconds within which a run has ended before another thread would have got well under way.
-        slow: Seconds that nobody else should be kept waiting for: a run that takes longer loses all trust.
+        quick: Seconds within which a run ends before another thread would have started.
+        slow: Seconds that no other call should be kept waiting for: a run that takes longer loses all trust.
         most: The most trust that a lane can have.
-        enough: Trust with which the next run is expected to be quick.
-        lost: Trust that a run between the two costs, such as one that was interrupted.
+        enough: The trust with which the next run is expected to be fast.
+        lost: The trust lost by a run between the two, such as one that was interrupted.
     """
 
     quick: float
@@ -86,14 +86,14 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """Numbers and texts that the native queue has from this package.
+    """Numbers and texts that the native queue gets from this package.
 
     Attributes:
-        max_batch_bytes: Bytes that the joined inputs of a batch may take.
+        max_batch_bytes: The largest size of a batch's joined inputs in bytes.
         too_many_batches: Why a queue is full, with the names of numbers in braces.
-        too_many_rows: The same where large tasks are split.
+        too_many_rows: The same if large tasks are split.
         too_late: Why a task is refused that could not be answered within its latency objective.
-        pace: When a lone task is run by the thread that took it in.
+        pace: When a single task is run by the thread that received it.
     """
 
     max_batch_bytes: int

@@ -1,4 +1,4 @@
-"""The protocols of queues, lanes and batches; headrace_native implements them, too."""
+"""The protocols of queues, lanes and batches, which headrace_native also implements."""
 
 from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
@@ -15,7 +15,7 @@ RunChoice = Callable[[Arrays, Hashable], Arrays]
 
 
 class TaskBatch(Protocol):
-    """Tasks that left a queue together: `batch.Batch`, whose docstrings say more."""
+    """Tasks that left a queue together: see the docstrings of `batch.Batch`."""
 
     @property
     def rows(self) -> int:
@@ -23,11 +23,11 @@ class TaskBatch(Protocol):
 
     @property
     def padded(self) -> int:
-        """Rows that the backend sees."""
+        """Rows including padding."""
 
     @property
     def arrivals(self) -> Sequence[float]:
-        """When each of its tasks came."""
+        """When each of its tasks arrived."""
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -35,11 +35,11 @@ class TaskBatch(Protocol):
 
     @property
     def tasks(self) -> Sequence[Task]:
-        """Those of its tasks that are Python's."""
+        """Its tasks that were created in Python."""
 
     @property
     def choice(self) -> Hashable:
-        """What its tasks want beside what their inputs say; None for nothing."""
+        """What its tasks want besides what their inputs say; None for nothing."""
 
     is_series: bool
     """Whether it is a `TaskSeries` instead."""
@@ -50,35 +50,35 @@ class TaskBatch(Protocol):
         """One array per input, of `padded` rows."""
 
     def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
-        """Gives every task its rows, and returns those to be delivered: a task may know a way of its own."""
+        """Gives every task its rows, and returns the tasks to deliver; others deliver themselves."""
 
     def fail(self, error: Exception, lock: Lock) -> list[Task]:
-        """Gives the error to every task, and returns those to be delivered."""
+        """Gives the error to every task, and returns the tasks to deliver."""
 
     def halves(self) -> "tuple[TaskBatch, TaskBatch]":
-        """The same tasks in two batches; this one is not used again."""
+        """Splits the tasks into two batches; this one is not used again."""
 
 
 class TaskSeries(Protocol):
     """Tasks that left a queue together and run one by one, as some of headrace_native's do."""
 
     def __len__(self) -> int:
-        """How many have not run."""
+        """The number of tasks that have not run."""
 
     def run(self, run: Run, run_choice: RunChoice | None, empty: Empty) -> None:
-        """Runs and answers each. What one raises is raised, and ends this; those behind it have not run."""
+        """Runs and answers each task. An exception of one is raised and ends this; the tasks after it have not run."""
 
     def take_runs(self) -> Sequence[tuple[float, float, float, float, float]]:
-        """The runs that went well and have not been taken.
+        """The successful runs that have not been taken yet.
 
-        When each began, had its inputs, had its outputs and had ended, and when its task came.
+        When each run began, had its inputs, had its outputs and ended, and when its task arrived.
         """
 
     def failed(self) -> tuple[TaskBatch, float]:
-        """The task whose run has failed, as a batch, and when that run began."""
+        """The task whose run failed, as a batch, and when that run began."""
 
     def batches(self) -> list[TaskBatch]:
-        """Those that have not run, each as a batch of its own; none is left."""
+        """The tasks that have not run, each as a batch of its own; none is left here."""
 
 
 Execute = Callable[[TaskBatch], None]
@@ -97,23 +97,23 @@ class TaskLane(Protocol):
 
     @property
     def rows(self) -> int:
-        """Rows that wait."""
+        """Rows that are waiting."""
 
     @property
     def shed(self) -> int:
         """Tasks refused because they could not be answered in time."""
 
     def put(self, task: Task) -> bool:
-        """Adds a task; whether a `wake` of the queue is due."""
+        """Adds a task; returns whether the queue's `wake` must be called."""
 
     def steer(self, target: Target) -> None:
-        """Forms batches, and takes tasks, as the target says from now on."""
+        """From now on, forms batches and accepts tasks as the target says."""
 
     def finish(self) -> None:
-        """Says that a batch of it has ended."""
+        """Records that one of its batches has ended."""
 
     def close(self) -> None:
-        """Takes no more tasks, and returns when the last batch has ended."""
+        """Accepts no more tasks, and returns when the last batch has ended."""
 
 
 class TaskFormed(Protocol):
@@ -129,24 +129,24 @@ class TaskFormed(Protocol):
 
 
 class TaskQueue(Protocol):
-    """The bounded queue: `queue.Queue`, whose docstrings say more."""
+    """The bounded queue: see the docstrings of `queue.Queue`."""
 
     @property
     def clock(self) -> Clock:
-        """What deadlines are on, in seconds."""
+        """The clock of deadlines, in seconds."""
 
     @property
     def lock(self) -> Lock:
-        """Held while the pieces of a task are put together."""
+        """Held while the pieces of a task are combined."""
 
     def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> TaskLane:
-        """A new scheduler's part of it; `steady` says whether a run takes about as long as the one before."""
+        """Creates a scheduler's part of it; `steady` says whether a run takes about as long as the one before."""
 
     def wake(self) -> None:
-        """Calls an idle thread."""
+        """Wakes an idle thread."""
 
     def take(self) -> TaskFormed | None:
         """Waits for a batch, without the interpreter lock; None once the queue is closed and empty."""
 
     def close(self) -> None:
-        """Takes no more tasks at all."""
+        """Accepts no more tasks at all."""

@@ -1,22 +1,22 @@
-"""Linux's control groups, of either version, that limit this process: where their files are."""
+"""Linux's control groups, version 1 or 2, that limit this process: the location of their files."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 
 def groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the groups that the process is in, each with those above it.
+    """The folders of the groups that the process is in, each with its parents.
 
     Args:
-        root: Where `proc` and the control groups' file systems are.
-        controller: What they limit: `cpu` or `memory`.
+        root: The folder that holds `proc` and the control groups' file systems.
+        controller: The limited resource: `cpu` or `memory`.
     """
     paths = dict(_paths_of_groups(root, controller))
     for version, top, mount_point in _mounts(root, controller):
         if version not in paths:
             continue
         path = PurePosixPath(paths[version])
-        # A container sees its own group as the top of the file system, but often reads its path from the host's top.
+        # A container sees its own group as the top of the file system, but its path is often given from the host's top.
         inner = path.relative_to(top) if path.is_relative_to(top) else PurePosixPath()
         group = root / mount_point.lstrip("/") / inner
         yield group
@@ -48,7 +48,7 @@ def _mounts(root: Path, controller: str) -> Iterator[tuple[int, str, str]]:
 
 
 def lines(file: Path) -> list[str]:
-    """The lines of a file; none where it cannot be read."""
+    """The lines of a file; empty if it cannot be read."""
     try:
         return file.read_text().splitlines()
     except (OSError, ValueError):

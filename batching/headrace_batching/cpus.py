@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: those it may run on, or fewer where its container has a quota of CPU time."""
+"""How many CPUs this process may use: those that it may run on, or fewer if its container has a CPU quota."""
 
 import math
 import os
@@ -10,10 +10,10 @@ _ROOT = Path("/")
 
 
 def schedulable_cpus(root: Path = _ROOT) -> int:
-    """The CPUs that this process may keep busy, at least 1; a part of one counts as a whole.
+    """The CPUs that this process may keep busy, at least 1; a fraction counts as a whole one.
 
     Args:
-        root: Where `proc` and the control groups' file systems are.
+        root: The folder that holds `proc` and the control groups' file systems.
     """
     cpus = affine_cpus()
     quota = cpu_quota(root)
@@ -21,17 +21,17 @@ def schedulable_cpus(root: Path = _ROOT) -> int:
 
 
 def affine_cpus() -> int:
-    """The CPUs that this process may run on, whatever part of their time is its own."""
+    """The CPUs that this process may run on, ignoring quotas."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """The CPUs that Linux's control groups, of either version, let this process use on average; None for any number.
+    """The CPUs that Linux's control groups, version 1 or 2, allow this process on average; None means any number.
 
-    The least that its own group or any above it allows, as far as they can be seen from within a container.
+    The smallest limit of its own group and the groups above it, as far as a container can see them.
 
     Args:
-        root: Where `proc` and the control groups' file systems are.
+        root: The folder that holds `proc` and the control groups' file systems.
     """
     quotas = [quota for folder in groups(root, "cpu") if (quota := _quota_of(folder)) is not None]
     return min(quotas, default=None)

@@ -10,42 +10,42 @@ from typing import Protocol
 
 from headrace_batching.task import Arrays, Task
 
-_BUSY = 2.0  # a turn that took so many times the quickest had something to do
-_FORGET = 1.01  # by which the quickest turn grows at each look, lest a single one count for ever
-_PATIENCE = 0.005  # seconds that a busy loop may keep tasks from an idle thread
+_BUSY = 2.0  # an iteration that took this many times the fastest one had something to do
+_FORGET = 1.01  # by which the fastest iteration grows at each look, so that a single one does not count forever
+_PATIENCE = 0.005  # seconds for which a busy loop may keep tasks from an idle thread
 
 
 class TaskSink(Protocol):
-    """Where a task goes: a Scheduler."""
+    """The destination of a task: a Scheduler."""
 
     def enqueue(self, task: Task) -> bool:
-        """Puts a task into the queue; whether `wake` is due."""
+        """Puts a task into the queue; returns whether `wake` must be called."""
 
     def wake(self) -> None:
-        """Calls an idle thread."""
+        """Wakes an idle thread."""
 
 
 class LoopDelivery:
-    """The way of an event loop's tasks to the batch threads and back, with one wake-up a burst and one a batch.
+    """Passes an event loop's tasks to the batch threads and back, with one wake-up per burst and one per batch.
 
-    Waking a thread costs two context switches and contention for the interpreter lock, more than everything else
-    that a small request needs. So a thread is called when the loop rests. As long as it is busy, more tasks may be on
-    their way, and callers wait for the loop anyway; the loop of a single caller rests at once. The loop never runs a
-    task itself: grpc.aio takes calls in one by one, so that each would be run alone, however many are on their way.
+    Waking a thread costs two context switches and contention for the interpreter lock, more than everything else that a
+    small request needs. So a thread is woken when the loop becomes idle. While the loop is busy, more tasks may arrive,
+    and callers wait for the loop anyway; with a single caller, the loop is idle at once. The loop never runs a task
+    itself: grpc.aio accepts calls one by one, so each would run alone, however many are arriving.
 
-    With 64 callers of a small model on grpc.aio, a call costs the server 525 us of CPU with this and 635 us where a
-    thread is called in the loop's next turn; with one caller there is no difference beyond noise (medians of three
+    With 64 callers of a small model on grpc.aio, a call costs the server 525 us of CPU with this and 635 us if a thread
+    is woken in the loop's next iteration; with one caller there is no difference beyond noise (medians of three
     alternating runs beside a compiler).
 
     Args:
         loop: The loop of all callers.
-        clock: Times the turns of the loop, in seconds.
+        clock: Measures the iterations of the loop, in seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
         self._loop = loop
         self._clock = clock
-        self._to_wake: set[TaskSink] = set()  # whose threads are to be called when the loop rests
+        self._to_wake: set[TaskSink] = set()  # whose threads must be woken when the loop is idle
         self._since = self._last = 0.0
         self._quickest = inf
 
@@ -107,7 +107,7 @@ def _resolve(tasks: Sequence[Task]) -> None:
 
 
 def _raisable(error: Exception) -> Exception:
-    """The error, or a stand-in for the one kind that an asyncio future refuses to hold."""
+    """The error, or a substitute for the one kind that an asyncio future cannot hold."""
     if not isinstance(error, StopIteration):
         return error
     stand_in = RuntimeError("the batch function raised StopIteration")

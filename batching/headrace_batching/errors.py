@@ -3,16 +3,16 @@
 import traceback
 
 TOO_MANY_BATCHES = "currently {waiting} batches enqueued and max_enqueued_batches is {most}"
-"""Why a queue is full that counts batches. TF Serving: shared_batch_scheduler.h has the words of both."""
+"""Why a queue that counts batches is full. TF Serving: shared_batch_scheduler.h has the words of both."""
 
 TOO_MANY_ROWS = (
     "task size is {rows} but scheduling capacity is only {capacity} (num_enqueued_batches={waiting}, "
     "max_enqueued_batches={most}, open_batch_size={open}, max_execution_batch_size={size})"
 )
-"""Why a queue is full that counts rows, because large tasks are split."""
+"""Why a queue that counts rows, because large tasks are split, is full."""
 
 TOO_LATE = "an answer would come too late for the latency objective {objective}"
-"""Why a task is refused that could not be answered in time."""
+"""Why a task that could not be answered in time is refused."""
 
 
 class BatchingError(Exception):
@@ -82,7 +82,7 @@ class RunHangs(BatchingError):
 
 
 class NotRepeated(Exception):
-    """A mixin for errors of a run after which the batch fails as a whole, instead of being run again in halves."""
+    """A mixin for errors of a run after which the batch fails as a whole instead of being run again in halves."""
 
 
 def let_go(error: BaseException | None) -> None:

@@ -1,4 +1,4 @@
-"""The tasks of one scheduler that may share a batch: admitted in order, and taken in order, as many as fit."""
+"""The tasks of one scheduler that may share a batch: accepted and taken in order, as many as fit."""
 
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -10,9 +10,9 @@ from headrace_batching.options import Options
 from headrace_batching.task import Piece, Priority, Task
 
 MAX_BATCH_BYTES = 256 << 20
-"""Bytes that the joined inputs of a batch may take.
+"""The largest size of a batch's joined inputs in bytes.
 
-A few bytes of a request can stand for megabytes of equal values, and a batch would write them all out.
+A few bytes of a request can stand for megabytes of equal values, and a batch would expand all of them.
 """
 
 
@@ -20,13 +20,13 @@ class Group:
     """Waiting tasks of one shape key. Not thread-safe: the queue's lock guards it.
 
     The bound is TF Serving's: tasks are counted to waiting batches in order of arrival, and a task that would open
-    batch number `max_enqueued_batches` + 1 is refused. Batches themselves form only when a thread asks. Where tasks
-    are split, all batches but the last are full, and the bound is the lane's, in rows.
+    batch number `max_enqueued_batches` + 1 is refused. Batches themselves form only when a thread asks. If tasks are
+    split, all batches except the last are full, and the lane's bound in rows applies.
 
     Args:
-        key: What its tasks have in common.
-        options: How they become batches.
-        target: Gives what is aimed at in place of the options' size and timeout; None for nothing else.
+        key: The key that its tasks share.
+        options: How its tasks become batches.
+        target: Returns the size and wait to use instead of the options' size and timeout; None for the options'.
     """
 
     __slots__ = ("_last_slot", "_options", "_slots", "_target", "_tasks", "closing", "key", "rows")
@@ -37,8 +37,8 @@ class Group:
         self._target = target
         self._tasks: dict[Priority, deque[Task]] = {priority: deque() for priority in Priority}
         self._last_slot = 0
-        self._slots: dict[int, int] = {}  # rows that wait, by the batch they were counted to
-        self.rows = 0  # that wait; a task without rows counts as one, so that these are bounded, too
+        self._slots: dict[int, int] = {}  # waiting rows, by the batch to which they were counted
+        self.rows = 0  # waiting tasks; one without rows counts as one, so that these are bounded too
         self.closing = False
 
     def __bool__(self) -> bool:
@@ -46,12 +46,12 @@ class Group:
 
     @property
     def full(self) -> bool:
-        """Whether a batch is full, or would be if the next task had fitted."""
+        """Whether a batch is full, or would be if the next task fitted."""
         return self.rows >= self._size
 
     @property
     def due(self) -> float:
-        """When the oldest task has waited for long enough; in the past while the scheduler closes."""
+        """When the oldest task has waited long enough; in the past while the scheduler closes."""
         if self.closing:
             return -inf
         target = self._target()
@@ -59,14 +59,14 @@ class Group:
 
     @property
     def priority(self) -> Priority:
-        """The first priority of which a task waits."""
+        """The first priority that has a waiting task."""
         return next(priority for priority, tasks in self._tasks.items() if tasks)
 
     def add(self, task: Task) -> None:
-        """Puts a task at the end.
+        """Adds a task at the end.
 
         Raises:
-            QueueFull: It fits into no batch that may still wait.
+            QueueFull: The task fits into no batch that may still wait.
         """
         rows = task.rows or 1
         opened = self._slots.get(self._last_slot, 0)
@@ -79,15 +79,15 @@ class Group:
         self._tasks[task.priority].append(task)
 
     def take(self, now: float) -> tuple[list[Piece], list[Task]]:
-        """The next batch's pieces, and the tasks dropped on the way because nobody waits for them any more.
+        """The next batch's pieces, and the tasks dropped because nothing waits for them any more.
 
-        Order is kept: a task that does not fit ends the batch, unless it may be split, or is the first and larger than
-        an objective's batches are. So does one with which the joined inputs would take more than `MAX_BATCH_BYTES`.
+        Order is kept: a task that does not fit ends the batch, unless it may be split, or is the first one and larger
+        than an objective's batches. So does a task with which the joined inputs would exceed `MAX_BATCH_BYTES`.
         """
         pieces: list[Piece] = []
         dropped: list[Task] = []
         limit = room = self._size
-        widest = 0  # bytes of a row: of the joined one, when shorter ones are padded
+        widest = 0  # bytes of a row: of the joined row if shorter ones are padded
         for tasks in self._tasks.values():
             while tasks and room:
                 task = tasks[0]

@@ -1,10 +1,10 @@
-"""A latency objective, as `p99 20ms` says it: which share of requests is to be answered within which time."""
+"""A latency objective, such as `p99 20ms`: which share of requests must be answered within which time."""
 
 import re
 from dataclasses import dataclass
 
 EXPECTATION = 'a percentile from p50 to p99.99 and a time, such as "p99 20ms"'
-"""What follows "must be" where a text is none."""
+"""The text after "must be" for an invalid objective."""
 
 _FORM = re.compile(r"p(\d{2}(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*(us|ms|s)", re.ASCII)
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -13,16 +13,16 @@ _SHORTEST, _LONGEST = 50e-6, 3600.0
 
 
 class ObjectiveError(ValueError):
-    """A text is not a latency objective."""
+    """The text is not a latency objective."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyObjective:
-    """That a share of requests is answered within a time, counted from a request's arrival in the queue.
+    """The share of requests that must be answered within a time, counted from a request's arrival in the queue.
 
     Attributes:
-        text: As an operator has written it.
-        share: Of requests, from 0.5 to 0.9999.
+        text: The text as the operator wrote it.
+        share: The share of requests, from 0.5 to 0.9999.
         seconds: The time.
     """
 
@@ -32,10 +32,10 @@ class LatencyObjective:
 
     @classmethod
     def parse(cls, text: str) -> "LatencyObjective":
-        """Reads `p99 20ms`: a percentile, and a time in us, ms or s.
+        """Parses `p99 20ms`: a percentile, and a time in us, ms or s.
 
         Raises:
-            ObjectiveError: It is none.
+            ObjectiveError: The text is not an objective.
         """
         match = _FORM.fullmatch(text.strip())
         if match is not None:
@@ -46,7 +46,7 @@ class LatencyObjective:
 
 
 def is_objective(text: str) -> bool:
-    """Whether a text is an objective, or empty for none."""
+    """Whether a text is an objective, or empty, which means none."""
     try:
         return not text or bool(LatencyObjective.parse(text))
     except ObjectiveError:

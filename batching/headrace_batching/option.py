@@ -1,4 +1,4 @@
-"""How an option is declared: once, with its type, range, default and sentence; flags, TOML keys and checks follow."""
+"""Declares an option once, with its type, range, default and description; flags, TOML keys and checks are derived."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -8,17 +8,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What a value of an option must be.
+    """The values that an option may have.
 
     Attributes:
         kind: `bool`, `int`, `float`, `str`, `tuple` or `dict`.
         item: The kind of a tuple's items.
-        least: The smallest number; None for no bound. It bounds the items of a tuple, too.
-        most: The largest number; None for no bound.
+        least: The smallest number; None means no bound. It also applies to the items of a tuple.
+        most: The largest number; None means no bound.
         choices: The only values; empty for any.
         nullable: Whether None, for "not given", is a value.
-        fits: A further condition, which `words` then tells.
-        words: What follows "must be", for an option whose expectation does not follow from the rest.
+        fits: A further condition, which `words` describes.
+        words: What follows "must be", for an option whose expectation cannot be derived from the rest.
     """
 
     kind: type
@@ -32,7 +32,7 @@ class Rule:
 
     @property
     def expectation(self) -> str:
-        """What follows "must be" in a refusal, such as `a whole number of at least 1`."""
+        """The text after "must be" in an error, such as `a whole number of at least 1`."""
         if self.words:
             return self.words
         if self.choices:
@@ -49,7 +49,7 @@ class Rule:
         return "" if self.least is None else f" of at least {self.least}"
 
     def allows(self, value: Any) -> bool:
-        """Whether a value, of any type, may be the option's."""
+        """Whether a value of any type is valid for the option."""
         if value is None:
             return self.nullable
         if self.kind is tuple:
@@ -80,11 +80,11 @@ def option(
     """A field of a dataclass that is an option.
 
     Args:
-        default: Its value where none is given; a function gives one for each object.
+        default: The value if none is given; a function creates one for each object.
         help_text: One line, without a full stop.
-        kind: The type of its values where the default does not show it.
-        for_all: Whether it holds for all models of a server, so that one model cannot have another value.
-        metadata: What else the field's metadata hold.
+        kind: The type of its values, if the default does not show it.
+        for_all: Whether it applies to all models of a server, so that one model cannot differ.
+        metadata: Further metadata of the field.
         rule: Attributes of `Rule`.
     """
     made = default() if callable(default) else default
@@ -104,7 +104,7 @@ def options_of(kind: Any) -> dict[str, Field[Any]]:
 
 
 def per_model(kind: Any) -> dict[str, Field[Any]]:
-    """The options of a dataclass that one model may have otherwise than all others, by name, in order."""
+    """The options of a dataclass that may differ for one model, by name, in order."""
     return {name: own for name, own in options_of(kind).items() if not own.metadata["for_all"]}
 
 
@@ -114,16 +114,16 @@ def default_of(own: Field[Any]) -> Any:
 
 
 def refusal(name: str, rule: Rule, value: Any) -> str:
-    """The one sentence for a value that an option cannot have: `NAME must be a whole number of at least 1; was 0`."""
+    """The sentence for an invalid value: `NAME must be a whole number of at least 1; was 0`."""
     return f"{name} must be {rule.expectation}; was {value!r}"
 
 
 def refusals(options: Any, name_of: Callable[[Field[Any]], str] = lambda own: own.name) -> list[str]:
-    """What is wrong with the values of an object's options, each as one sentence.
+    """The errors in the values of an object's options, each as one sentence.
 
     Args:
         options: An instance of a dataclass with options.
-        name_of: The name that its user knows an option by.
+        name_of: Returns the name by which the user knows an option.
     """
     values = [(own, getattr(options, own.name)) for own in options_of(options).values()]
     return [

@@ -10,10 +10,10 @@ from headrace_batching.objective import EXPECTATION, LatencyObjective, is_object
 from headrace_batching.option import Rule, option, options_of, refusal
 
 MAX_VALUE = 2**63 - 1
-"""Of any parameter: TF Serving's are int64."""
+"""The largest value of any parameter: TF Serving's are int64."""
 
 MAX_BATCH_THREADS = 4096
-"""More would be a mistake: the operating system would refuse to start so many threads."""
+"""More would be a mistake: the operating system would refuse to start that many threads."""
 
 
 class OptionsError(ValueError):
@@ -29,18 +29,18 @@ class Options:
     """
 
     max_batch_size: int = option(
-        1000, "rows that one task may have, and that a batch may have unless splitting is on", least=1
+        1000, "largest number of rows of a task, and of a batch unless splitting is on", least=1
     )
     batch_timeout_micros: int = option(
         0,
-        "microseconds that a batch which is not full waits for more tasks, counted from the arrival of its first "
-        "task and only while a batch thread is idle; 0 runs what is there",
+        "microseconds that a batch which is not full waits for more tasks while a batch thread is idle, counted from "
+        "the arrival of its first task; 0 means no wait",
         least=0,
     )
     max_enqueued_batches: int = option(10, "batches that may wait for a thread; a task beyond them is refused", least=0)
     num_batch_threads: int = option(
         schedulable_cpus,
-        "batches that run at once, over all schedulers that share the threads",
+        "batches that run at the same time, over all schedulers that share the threads",
         least=1,
         most=MAX_BATCH_THREADS,
         for_all=True,
@@ -55,7 +55,7 @@ class Options:
     enable_large_batch_splitting: bool = option(False, "run a task that is too large in pieces, in several batches")
     max_execution_batch_size: int | None = option(
         None,
-        "rows that a batch may have when splitting is on; max_batch_size if not given",
+        "largest number of rows of a batch if splitting is on (default: max_batch_size)",
         kind=int,
         least=1,
         nullable=True,
@@ -67,7 +67,7 @@ class Options:
         kind=int,
         least=1,
         nullable=True,
-        for_all=True,  # the runtime knows it, and says so when it has loaded the model
+        for_all=True,  # the runtime knows it, and reports it after loading the model
     )
     latency_objective: str = option(
         "",
@@ -93,7 +93,7 @@ class Options:
 
     @cached_property
     def objective(self) -> LatencyObjective | None:
-        """`latency_objective`; None for none."""
+        """`latency_objective`; None if there is none."""
         return LatencyObjective.parse(self.latency_objective) if self.latency_objective else None
 
     @cached_property
@@ -110,16 +110,16 @@ class Options:
 
     @cached_property
     def enqueued_limit(self) -> int:
-        """Batches that may wait. TF Serving: 0 counts as 1 without splitting."""
+        """The number of batches that may wait. TF Serving: 0 counts as 1 without splitting."""
         return max(1, self.max_enqueued_batches)
 
     @cached_property
     def batches_at_once(self) -> int:
-        """Batches that are expected to run at once."""
+        """The number of batches that are expected to run at the same time."""
         return self.max_running_batches or self.num_batch_threads
 
     def padded_rows(self, rows: int) -> int:
-        """The smallest allowed size that holds `rows`; `rows` itself where none does, or none is given."""
+        """The smallest allowed size that holds `rows`; `rows` itself if none does, or none is given."""
         if not self.allowed_batch_sizes or not rows:
             return rows
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)

@@ -1,4 +1,4 @@
-"""How tasks whose inputs have different lengths share a batch: padded to the longest, and their outputs cut back."""
+"""How tasks whose inputs have different lengths share a batch: padded to the longest, with outputs cut back."""
 
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ from headrace_batching.errors import BatchOutputError
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 Axes = Sequence[int | None]
-"""For each axis beyond 0 the number of the length that stands there; None for a size that is not padded."""
+"""For each axis beyond 0, the number of the length in that place; None for a size that is not padded."""
 
 SHORTEST = 2
-"""The least length of a task that is padded: a dimension of 1 broadcasts, and may be squeezed away."""
+"""The smallest length of a task that is padded: a dimension of 1 broadcasts, and may be squeezed away."""
 
 _STEPS = 4  # from a power of two to the next
 _LEAST = 8
@@ -38,17 +38,17 @@ def limits_of_step(step: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """How the inputs of one function are padded. Whoever makes one has seen that answers stay as they are.
+    """How the inputs of one function are padded. Its creator has verified that answers stay unchanged.
 
     A length is a number of elements that several inputs and outputs may share, such as the tokens of a text.
 
     Attributes:
         inputs: By name.
-        values: What each input is padded with, of its dtype; an array without dimensions.
-        outputs: By name: where the lengths stand in the outputs, to be cut there.
-        told_apart: Inputs of which no row may hold its pad value alone: such a task, a text whose mask is all zeros, is
+        values: The pad value of each input, with its dtype, as an array without dimensions.
+        outputs: By name: the positions of the lengths in the outputs, which are cut there.
+        told_apart: Inputs in which no row may hold only its pad value; such a task, a text whose mask is all zeros, is
             not padded.
-        limits: Increasing lengths; those between the same two share a batch.
+        limits: Increasing lengths; tasks whose lengths lie between the same two share a batch.
     """
 
     inputs: Mapping[str, Axes]
@@ -58,12 +58,12 @@ class Padding:
     limits: tuple[int, ...] = default_limits()
 
     def key(self, inputs: Arrays) -> Hashable:
-        """What must be equal for two tasks to share a batch; their names and dtypes are equal already.
+        """What must be equal for two tasks to share a batch; their names and dtypes are known to be equal.
 
-        A task that is not padded shares batches with those of its own shapes.
+        A task that is not padded shares batches with tasks of the same shapes.
 
         Args:
-            inputs: By name, of the declared ranks.
+            inputs: By name, with the declared ranks.
         """
         lengths = self.lengths(inputs)
         shapes = tuple(inputs[name].shape[1:] for name in self.inputs)
@@ -74,7 +74,7 @@ class Padding:
         return ((), *(_replaced(shape, own, upper) for shape, own in axes))
 
     def lengths(self, inputs: Arrays) -> dict[int, int]:
-        """A task's lengths by their numbers; where two inputs do not agree, that of the first."""
+        """A task's lengths by their numbers; if two inputs disagree, the first one counts."""
         lengths: dict[int, int] = {}
         for name, axes in self.inputs.items():
             for number, size in zip(axes, inputs[name].shape[1:], strict=True):
@@ -83,11 +83,11 @@ class Padding:
         return lengths
 
     def fill(self, name: str, place: Array, part: Array) -> None:
-        """Copies a task's input into its rows of a batch, and pads it.
+        """Copies a task's input into its rows of a batch and pads it.
 
         Args:
             name: The input's.
-            place: As many rows as the part, each at least as large.
+            place: The rows in the batch, as many as the part has, and each at least as large.
             part: The task's input.
         """
         if place.shape != part.shape:
@@ -95,14 +95,14 @@ class Padding:
         place[tuple(slice(size) for size in part.shape)] = part
 
     def cut(self, outputs: Arrays, lengths: Mapping[int, int]) -> Arrays:
-        """A task's rows of the outputs, without what is of the padding; views."""
+        """A task's rows of the outputs without the padding, as views."""
         return {name: _cut(array, self.outputs.get(name, ()), lengths) for name, array in outputs.items()}
 
     def check(self, outputs: Arrays, lengths: Mapping[int, int]) -> None:
         """Compares the outputs of a padded batch with its lengths.
 
         Raises:
-            BatchOutputError: One has another size where a length ought to stand, so that nobody knows where to cut it.
+            BatchOutputError: An output has another size in the place of a length, so it cannot be cut.
         """
         for name, array in outputs.items():
             axes = self.outputs.get(name, ())
@@ -120,7 +120,7 @@ class Padding:
         return all(_replaced(shape, own, lengths) == shape for shape, own in axes)
 
     def _looks_padded(self, inputs: Arrays) -> bool:
-        """Whether a row of an input that tells the padding apart is padding from its beginning on."""
+        """Whether a row of an input that reveals the padding is padding from its beginning."""
         for name in self.told_apart:
             array = inputs[name]
             if (array == self.values[name]).reshape(len(array), -1).all(axis=1).any():
@@ -129,7 +129,7 @@ class Padding:
 
 
 def _replaced(shape: tuple[int, ...], axes: Axes, sizes: Mapping[int, int]) -> tuple[int, ...]:
-    """A shape with other sizes for its lengths."""
+    """A shape with other lengths."""
     return tuple(size if number is None else sizes[number] for size, number in zip(shape, axes, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The batching decision, pure: which group of waiting tasks gives a batch now, or when to look again."""
+"""The batching decision as a pure function: which group of waiting tasks forms a batch now, or when to look again."""
 
 from collections.abc import Iterable
 from math import inf
@@ -8,7 +8,7 @@ from headrace_batching.task import Priority
 
 
 class Waiting(Protocol):
-    """What the decision needs to know of tasks that wait together."""
+    """What the decision needs to know about tasks that wait together."""
 
     @property
     def full(self) -> bool:
@@ -20,22 +20,21 @@ class Waiting(Protocol):
 
     @property
     def priority(self) -> Priority:
-        """The first priority among them."""
+        """The highest priority among them."""
 
 
 W = TypeVar("W", bound=Waiting)
 
 
 def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
-    """The group whose turn it is, asked for by a free batch thread.
+    """The group whose turn it is, for a free batch thread.
 
     Args:
         groups: Those that hold tasks, the one longest without a turn first.
         now: The clock, in seconds.
 
-    Returns:
-        The first group that may run now, of the first priority that has one, and `now`; or None, and the time at
-        which the next batch falls due (infinity while nothing waits). A full batch never waits.
+    Returns: The first group that may run now, with the highest priority that has one, and `now`; or None and the time
+        when the next batch is due (infinity if nothing waits). A full batch never waits.
     """
     second: W | None = None
     wake = inf

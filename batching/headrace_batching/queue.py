@@ -27,13 +27,13 @@ class Lane:
     """One scheduler's part of a queue: its options, its bound, and its tasks in groups that may share a batch.
 
     Args:
-        queue: Whose part it is.
-        options: How its tasks become batches.
+        queue: The queue that it is a part of.
+        options: The batching options.
         execute: Runs a batch, on a batch thread.
         batched: Whether axis 0 is the batch.
 
     Attributes:
-        target: What is aimed at in place of the options' size and timeout; None for nothing else.
+        target: The size and wait to use instead of the options'; None means the options'.
         shed: Tasks refused because they could not be answered in time.
     """
 
@@ -52,20 +52,20 @@ class Lane:
 
     @property
     def idle(self) -> bool:
-        """Whether no task of it waits or runs."""
+        """Whether none of its tasks waits or runs."""
         return not self.groups and not self.running
 
     @property
     def free(self) -> bool:
-        """Whether one more batch of it may run."""
+        """Whether one more of its batches may run."""
         most = self.options.max_running_batches
         return most is None or self.running < most
 
     def check_bound(self, rows: int) -> None:
-        """Bounds what waits over all groups to what one group may hold.
+        """Limits the waiting tasks of all groups to what one group may hold.
 
         Raises:
-            QueueFull: There is no room for `rows` more.
+            QueueFull: There is no room for `rows` more rows.
         """
         size, most = self.options.execution_limit, self.options.enqueued_limit
         capacity = most * size - self.rows
@@ -83,42 +83,41 @@ class Lane:
         """Refuses a task that could not be answered in time.
 
         Raises:
-            ObjectiveMissed: It could not.
+            ObjectiveMissed: The task could not be answered in time.
         """
         if self.target is not None and not makes_it(self.target, self._slots, now, self.rows, rows):
             self.shed += 1
             raise ObjectiveMissed(self.options.latency_objective)
 
     def begin(self, rows: int, now: float) -> None:
-        """Says that a batch of it has left the queue. Under the queue's lock."""
+        """Records that one of its batches has left the queue. Under the queue's lock."""
         self.running += 1
         if self.target is not None:
             self._slots.begin(now, self.target.run_of(rows))
 
     def end(self) -> None:
-        """Says that a batch of it has ended. Under the queue's lock."""
+        """Records that one of its batches has ended. Under the queue's lock."""
         self.running -= 1
         self._slots.end()
 
     def steer(self, target: Target) -> None:
-        """Forms batches, and takes tasks, as the target says from now on. Any thread."""
+        """From now on, forms batches and accepts tasks as the target says. Any thread."""
         self._queue.steer(self, target)
 
     def put(self, task: Task) -> bool:
-        """Adds a task, at once or not at all. Any thread.
+        """Adds a task, or refuses it at once. Any thread.
 
-        Returns:
-            Whether it takes a call of the queue's `wake` for an idle thread to look at it.
+        Returns: Whether the queue's `wake` must be called, so that an idle thread looks at it.
 
         Raises:
-            Closed: The lane or the queue takes no more tasks.
-            QueueFull: It has no room for the task.
+            Closed: The lane or the queue accepts no more tasks.
+            QueueFull: There is no room for the task.
             ObjectiveMissed: The task could not be answered in time.
         """
         return self._queue.put(self, task)
 
     def finish(self) -> None:
-        """Says that a batch of it has ended."""
+        """Records that one of its batches has ended."""
         self._queue.finish(self)
 
     def close(self) -> None:
@@ -134,7 +133,7 @@ class Formed(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What one look at the queue gave: a batch or else when to look again, and who has waited in vain."""
+    """The result of one look at the queue: a batch or the time to look again, and the tasks that have expired."""
 
     formed: Formed | None
     expired: list[Task]
@@ -144,17 +143,17 @@ class Turn(NamedTuple):
 class Queue:
     """Tasks of any number of schedulers, waiting for the batch threads that these share.
 
-    A batch forms when a thread asks for it and not before, so that it holds all that has come until then.
-    Groups take turns, so that a busy model cannot starve a quiet one.
+    A batch forms only when a thread asks for it, so that it holds everything that has arrived by then. Groups take
+    turns, so that a busy model cannot starve a quiet one.
 
     Args:
-        clock: Gives the time in seconds that tasks' deadlines are on.
+        clock: The clock of tasks' deadlines, in seconds.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
         self.lock = Lock()
-        self._asleep: list[Condition] = []  # a bell of each thread that nobody has called; who came last is at the end
+        self._asleep: list[Condition] = []  # a bell of each idle thread, the most recent one last
         self._drained = Condition(self.lock)
         self._groups: dict[Group, Lane] = {}
         self._idle = 0
@@ -173,7 +172,7 @@ class Queue:
         batched: bool = True,
         steady: bool = False,  # noqa: ARG002 - for a queue that has lone tasks run without a batch thread
     ) -> Lane:
-        """A new scheduler's part of it; the arguments are those of `Lane`."""
+        """Creates a scheduler's part of it; the arguments are those of `Lane`."""
         return Lane(self, options, execute, batched=batched)
 
     def put(self, lane: Lane, task: Task) -> bool:
@@ -194,11 +193,11 @@ class Queue:
                 lane.groups[task.key] = group
                 self._groups[group] = lane
             lane.rows += rows
-            # One thread has been called for this group already unless it is new, or fills a batch more.
+            # A thread has already been woken for this group unless the group is new, or fills one more batch.
             return self._idle > 0 and (new or group.full) and lane.free
 
     def wake(self) -> None:
-        """Calls an idle thread to look at what has been put."""
+        """Wakes an idle thread to look at what has been added."""
         with self.lock:
             self._call_one()
 
@@ -217,8 +216,8 @@ class Queue:
                 return turn.formed
 
     def turn(self, now: float) -> Turn:
-        """One look at the queue at time `now`, under its lock: the batch that is due, if any, taken out of it."""
-        # A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
+        """One look at the queue at time `now`, under its lock: removes and returns the batch that is due, if any."""
+        # A lane that is not free is checked again by the thread that ends one of its batches.
         group, wake = choose((group for group, lane in self._groups.items() if lane.free), now)
         if group is None:
             return Turn(None, [], wake)
@@ -228,7 +227,7 @@ class Queue:
         expired = _expire(dropped)
         lane.rows -= before - group.rows
         if group:
-            self._groups[group] = lane  # behind all others: they take turns
+            self._groups[group] = lane  # after all others, since they take turns
         else:
             del lane.groups[group.key]
         if not pieces:
@@ -246,14 +245,14 @@ class Queue:
             lane.end()
             self._drained.notify_all()
             if self._closed:
-                self._call_all()  # who waits for a lane to be free may find that it was the last
+                self._call_all()  # a thread that waits for a lane to be free may find that it was the last
 
     def steer(self, lane: Lane, target: Target) -> None:
         """As `Lane.steer`."""
         with self.lock:
             lane.target = target
             if self._idle and lane.groups:
-                self._call_one()  # a batch may be due sooner than the idle threads think
+                self._call_one()  # a batch may be due earlier than the idle threads expect
 
     def close_lane(self, lane: Lane) -> None:
         """As `Lane.close`."""
@@ -265,7 +264,7 @@ class Queue:
             self._drained.wait_for(lambda: lane.idle)
 
     def close(self) -> None:
-        """Takes no more tasks at all; `take` hands out what waits, at once, and then None."""
+        """Accepts no more tasks at all; `take` returns what waits, at once, and then None."""
         with self.lock:
             self._closed = True
             for group in self._groups:
@@ -273,12 +272,12 @@ class Queue:
             self._call_all()
 
     def _notify_other(self) -> None:
-        """Calls another thread for what is left in the queue, if it may be a batch."""
+        """Wakes another thread for the rest of the queue, if it may be a batch."""
         if self._idle and any(lane.free for lane in self._groups.values()):
             self._call_one()
 
     def _call_one(self) -> None:
-        """Calls the thread that fell asleep last: its core is awake, and what it needs is in its caches."""
+        """Wakes the thread that fell asleep last: its core is awake, and its data are in the caches."""
         if self._asleep:
             self._asleep.pop().notify()
 
@@ -291,13 +290,13 @@ class Queue:
         self._idle += 1
         self._asleep.append(bell)
         bell.wait(None if wake == inf else min(max(0.0, wake - self.clock()), TIMEOUT_MAX))
-        if bell in self._asleep:  # nobody has called
+        if bell in self._asleep:  # not woken by anybody
             self._asleep.remove(bell)
         self._idle -= 1
 
 
 def _expire(dropped: list[Task]) -> list[Task]:
-    """Ends those whose deadline has passed, and returns them; who was cancelled or has ended has nobody waiting."""
+    """Ends and returns tasks whose deadline has passed; nothing waits for cancelled or ended ones."""
     expired = [task for task in dropped if not task.ended and not task.cancelled]
     for task in expired:
         task.error = DeadlineExceeded()

@@ -5,19 +5,19 @@ from typing import NamedTuple
 
 
 class BatchReport(NamedTuple):
-    """What one run of the backend was.
+    """The data of one run of the backend.
 
     Attributes:
         tasks: Requests, or pieces of them, in the batch.
-        rows: Their rows.
+        rows: The number of rows.
         padding: Rows added to reach an allowed size.
         began: When the run began, in seconds on the queue's clock.
         ran: Seconds that the run took, joining and splitting included.
         failed: Whether it raised; the tasks are then run again in halves, or have failed.
-        arrivals: When each of them came, on the same clock.
-        sizes: Rows of each of them.
-        joined: Seconds of `ran` that it took to join the inputs.
-        computed: Seconds of `ran` that the backend took.
+        arrivals: When each of the tasks arrived, on the same clock.
+        sizes: Rows of each of the tasks.
+        joined: Seconds of `ran` for joining the inputs.
+        computed: Seconds of `ran` in the backend.
     """
 
     tasks: int
@@ -33,7 +33,7 @@ class BatchReport(NamedTuple):
 
     @property
     def waited(self) -> float:
-        """Seconds that the oldest of them had waited in the queue when the run began."""
+        """The seconds that the oldest of the tasks had waited in the queue when the run began."""
         return self.began - min(self.arrivals)
 
 

@@ -1,4 +1,4 @@
-"""Runs batches on a bounded number of threads: each asks the queue for the next one when it is free."""
+"""Runs batches on a bounded number of threads: each one asks the queue for the next batch when it is free."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -25,11 +25,11 @@ from headrace_batching.watchdog import Abandoned
 
 @dataclass(frozen=True, slots=True)
 class RunLimit:
-    """How long a run may take.
+    """The time limit of a run.
 
     Attributes:
-        seconds: After which its callers fail.
-        terminate: Ends the run in a thread, given the thread's number; None if a run cannot be ended.
+        seconds: The seconds after which its callers get an error.
+        terminate: Ends the run in a thread, given the thread's number; None if runs cannot be ended.
     """
 
     seconds: float
@@ -40,25 +40,25 @@ class Scheduler:
     """Batches the calls of one function.
 
     Args:
-        threads: Where batches run.
-        run: Arrays by input name to arrays by output name, axis 0 the batch; called on batch threads, several at
-            once. Its errors reach only the callers whose task, by itself, causes them; a `NotRepeated` goes to
-            all callers of the batch.
-        options: How requests become batches.
+        threads: The threads that run batches.
+        run: Arrays by input name to arrays by output name, axis 0 the batch; called on batch threads, several at the
+            same time. Its errors reach only the callers whose task, by itself, causes them; a `NotRepeated` goes to all
+            callers of the batch.
+        options: The batching options.
         batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as
             one row, and tasks are run one by one, their arrays as they are.
-        empty: Makes the arrays that several tasks' rows are copied into. `run` may keep them until it returns; then, or
-            when it has raised, nobody holds them any more, so that their memory may be used again when they go.
-        steady: Whether a run takes about as long as the one before: a queue may then have a lone task of a function
-            that has been quick run by the thread that put it, as headrace_native's does.
+        empty: Creates the arrays that several tasks' rows are copied into. `run` may keep them until it returns or
+            raises; after that nothing refers to them, so their memory may be reused when they are dropped.
+        steady: Whether a run takes about as long as the one before: if that was fast, a queue may let the thread that
+            adds a single task run it, as headrace_native's does.
         observe: Called after every run, on its batch thread; must not raise. Answers do not wait for it.
-        limit: How long a run may take; None for no limit.
+        limit: How long a run may take; None means no limit.
         run_choice: As `run`, for tasks that have a choice, with that choice, which is the same for all of a batch.
-        name: For the log of what is done for a latency objective.
+        name: The name for the log about a latency objective.
 
     Attributes:
         lane: Its part of the threads' queue.
-        hanging: Runs that were abandoned and have not ended. No other starts meanwhile.
+        hanging: The abandoned runs that have not ended. No other run starts meanwhile.
     """
 
     def __init__(
@@ -94,49 +94,50 @@ class Scheduler:
 
     @property
     def beliefs(self) -> Beliefs | None:
-        """What it believes of its runs and arrivals, and what it does for its latency objective; None for none."""
+        """The state of its latency objective; None if there is none."""
         return None if self._controller is None else self._controller.beliefs
 
     @property
     def waiting(self) -> int:
-        """Rows that wait in its queue now. Any thread."""
+        """The rows that wait in its queue now. Any thread."""
         return self.lane.rows
 
     @property
     def running(self) -> int:
-        """Its batches that run now, including abandoned ones that have not ended. Any thread."""
+        """Its running batches, including abandoned ones that have not ended. Any thread."""
         return len(self._running)
 
     def submit(self, task: Task) -> None:
-        """Puts a task into the queue, at once or not at all, and calls an idle thread for it. Any thread.
+        """Adds a task to the queue, or refuses it at once, and wakes an idle thread for it. Any thread.
 
         Raises:
-            TaskTooLarge: It has more rows than `max_batch_size`.
+            TaskTooLarge: The task has more rows than `max_batch_size`.
             QueueFull: There is no room; the caller may try again later.
-            ObjectiveMissed: It could not be answered within the latency objective; the caller may try again later.
+            ObjectiveMissed: The task could not be answered within the latency objective; the caller may try again
+                later.
             Closed: The scheduler has been closed.
         """
         if self.enqueue(task):
             self.wake()
 
     def enqueue(self, task: Task) -> bool:
-        """As `submit`, but leaves the call to the caller: whether `wake` is due, now or soon."""
+        """As `submit`, but returns whether `wake` must be called, and leaves that to the caller."""
         if task.rows > self.options.max_batch_size:
             raise TaskTooLarge(task.rows, self.options.max_batch_size)
         return self.lane.put(task)
 
     def wake(self) -> None:
-        """Calls an idle batch thread to look at what has been enqueued."""
+        """Wakes an idle batch thread to look at what has been enqueued."""
         self._queue.wake()
 
     def call(
         self, inputs: Arrays, *, timeout: float | None = None, priority: Priority = Priority.NORMAL
     ) -> "Future[Arrays]":
-        """Submits one request for a caller that has threads, not an event loop.
+        """Submits one request, for a caller that has threads instead of an event loop.
 
         Args:
-            inputs: Arrays by name, with the same axis 0 where that is the batch.
-            timeout: Seconds that it may wait in the queue.
+            inputs: Arrays by name, with the same length of axis 0 if that is the batch.
+            timeout: The seconds that it may wait in the queue.
             priority: Which tasks leave the queue first.
 
         Raises:
@@ -170,7 +171,7 @@ class Scheduler:
             self._running.pop()
 
     def _attempt(self, batch: TaskBatch) -> None:
-        """Runs a batch; one that fails is run again in halves, so that only what cannot succeed fails."""
+        """Runs a batch; a failed batch is run again in halves, so that only tasks that cannot succeed fail."""
         if self.hanging:
             deliver(batch.fail(RunHangs(), self._queue.lock))
             return
@@ -179,10 +180,10 @@ class Scheduler:
             ended, joined, computed = self._compute(batch)
         except Abandoned:
             raise
-        except BaseException as error:  # a model that calls sys.exit must not end the thread, nor leave callers waiting
+        except BaseException as error:  # a model that calls sys.exit must not end the thread
             self._failed(batch, began, error)
         else:
-            deliver(ended)  # before the report: nobody waits for that
+            deliver(ended)  # before the report, since callers do not wait for that
             self._report(batch, (began, joined, computed), failed=False)
 
     def _attempt_each(self, series: TaskSeries) -> None:
@@ -210,9 +211,9 @@ class Scheduler:
                 self._attempt(half)
 
     def _compute(self, batch: TaskBatch) -> tuple[list[Task], float, float]:
-        """The tasks that have ended, and when the inputs were joined and the outputs there.
+        """The tasks that have ended, and the times when the inputs were joined and the outputs existed.
 
-        In a frame of its own, so that a failure leaves nobody who holds the arrays.
+        In a frame of its own, so that a failure leaves nothing that refers to the arrays.
         """
         inputs = batch.join(self._empty)
         joined = self._clock()
@@ -230,10 +231,10 @@ class Scheduler:
 
     @contextmanager
     def _within(self, limit: RunLimit, batch: TaskBatch) -> Iterator[None]:
-        """A run that is given up where it takes too long.
+        """A run that is abandoned if it takes too long.
 
         Raises:
-            Abandoned: It has ended after that.
+            Abandoned: The run ended after it had been abandoned.
         """
         watchdog = self._threads.watchdog
         number = watchdog.begin(limit.seconds, partial(self._give_up, limit, batch, current_thread()))
@@ -245,7 +246,7 @@ class Scheduler:
                 raise Abandoned
 
     def _give_up(self, limit: RunLimit, batch: TaskBatch, thread: Thread) -> None:
-        """Fails a batch whose run goes on; on the watchdog's thread."""
+        """Fails a batch whose run continues; on the watchdog's thread."""
         self.hanging += 1
         deliver(batch.fail(RunTimedOut(limit.seconds), self._queue.lock))
         if limit.terminate is not None and thread.ident is not None:

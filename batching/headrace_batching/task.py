@@ -1,4 +1,4 @@
-"""A task: one waiting request, which also holds its reply."""
+"""A task: one waiting request, which also holds its answer."""
 
 from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
@@ -22,20 +22,20 @@ class Task:
     """One waiting request.
 
     Its creator owns it until `Scheduler.submit`; from then on it belongs to the queue, and its creator may only
-    `cancel` it. When it has ended, `deliver` is called with it on a batch thread (once a batch, with all tasks of
-    the batch that name the same `deliver`), and exactly one of `outputs` and `error` is set.
+    `cancel` it. When it has ended, `deliver` is called with it on a batch thread (once per batch, with all its tasks
+    that have the same `deliver`), and exactly one of `outputs` and `error` is set.
 
     Args:
         inputs: Arrays by input name, all with the same axis 0. They must not change until the task has ended.
         deliver: Called with the ended tasks; must not block and must not raise.
         rows: The length of axis 0; 1 for a model that has no batch axis.
         key: What must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
-        deadline: On the scheduler's clock, in seconds; None for none.
+        deadline: On the scheduler's clock, in seconds; None if there is none.
         priority: Which tasks leave the queue first.
         choice: What the run should compute besides the inputs, for the scheduler's `run_choice`; None for `run`.
             Only tasks of equal choices share a batch.
-        padding: How it is padded if the key lets tasks of different lengths share a batch; without it, each input is
-            padded with its own first element.
+        padding: How the task is padded if the key lets tasks of different lengths share a batch; if missing, each input
+            is padded with its own first element.
     """
 
     __slots__ = (
@@ -79,14 +79,15 @@ class Task:
         self.deadline = deadline
         self.priority = priority
         self.cancelled = False
-        self.future: Any = None  # whatever `deliver` needs to find on the task
+        self.future: Any = None  # what `deliver` needs to find in the task
         self.outputs: Arrays | None = None
         self.error: Exception | None = None
-        # The queue's: when it came, the waiting batch it was counted to, and its rows that have left the queue.
+        # The queue's data: the arrival, the waiting batch to which it was counted, and how many rows have left the
+        # queue.
         self.arrived = 0.0
         self.slot = 0
         self.taken = 0
-        # The batches': outputs of its pieces by first row, and the rows they make up.
+        # The batches' data: the outputs of its pieces by first row, and their number of rows.
         self.parts: dict[int, Arrays] | None = None
         self.returned = 0
 
@@ -95,19 +96,19 @@ class Task:
         self.cancelled = True
 
     def take(self, rows: int) -> "Piece":
-        """The next `rows` rows of it, for a batch. Under the queue's lock."""
+        """Takes its next `rows` rows for a batch. Under the queue's lock."""
         start = self.taken
         self.taken = min(start + rows, self.rows)
         return Piece(self, start, self.taken)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one of its rows takes in a batch."""
+        """The bytes of one of its rows in a batch."""
         return sum(array.nbytes for array in self.inputs.values()) // (self.rows or 1)
 
     @property
     def ended(self) -> bool:
-        """Whether its answer, or its error, is there."""
+        """Whether it has an answer or an error."""
         return self.outputs is not None or self.error is not None
 
     def expired(self, now: float) -> bool:
@@ -116,7 +117,7 @@ class Task:
 
 
 class Piece(NamedTuple):
-    """The rows `start` to `stop` of a task, in one batch: all of them unless large tasks are split."""
+    """The rows `start` to `stop` of a task in one batch: all of them unless large tasks are split."""
 
     task: Task
     start: int
@@ -124,10 +125,10 @@ class Piece(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """How many rows of the batch it fills."""
+        """The number of rows that it fills in the batch."""
         return self.stop - self.start
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of its task."""
+        """Whether it is the whole task."""
         return self.start == 0 and self.stop == self.task.rows

@@ -1,4 +1,4 @@
-"""A bounded number of threads that run batches: each asks the queue for the next one when it is free."""
+"""A bounded number of threads that run batches: each one asks the queue for the next batch when it is free."""
 
 from threading import Lock, Thread
 
@@ -11,8 +11,8 @@ class BatchThreads:
     """The threads that run batches, shared by all schedulers. TF Serving: `num_batch_threads`.
 
     Args:
-        count: Batches that run at once.
-        queue: Where they take them from.
+        count: Batches that run at the same time.
+        queue: The queue of the batches.
 
     Attributes:
         watchdog: Abandons runs that take too long.
@@ -57,14 +57,14 @@ def _run_batches(queue: TaskQueue) -> None:
 
 
 def _run_next(queue: TaskQueue) -> bool:
-    """One batch, in a frame of its own: a thread that waits for the next must not keep this one's arrays alive."""
+    """One batch, in a frame of its own: a thread that waits for the next one must not keep this one's arrays alive."""
     formed = queue.take()
     if formed is None:
         return False
     try:
         formed.lane.execute(formed.batch)
     except Abandoned:
-        return False  # the lane has been told, and another thread is here
+        return False  # the lane knows already, and another thread has taken over
     except BaseException:
         formed.lane.finish()
         raise

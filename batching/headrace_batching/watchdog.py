@@ -9,11 +9,11 @@ from headrace_batching.contract import Clock
 
 
 class Abandoned(BaseException):
-    """Raised where a run that was given up has ended after all: its thread has been replaced, and ends."""
+    """Raised if an abandoned run has ended after all: its thread has been replaced, and ends."""
 
 
 class Watchdog:
-    """Waits for the ends of runs. Any thread; its own thread begins with the first run that may not take for ever.
+    """Waits for the ends of runs. Any thread; its own thread starts with the first run that has a time limit.
 
     Args:
         clock: In seconds.
@@ -28,11 +28,11 @@ class Watchdog:
         self._closed = False
 
     def begin(self, seconds: float, give_up: Callable[[], None]) -> int:
-        """A run begins; its number.
+        """Records that a run begins, and returns its number.
 
         Args:
-            seconds: That it may take.
-            give_up: Called on the watchdog's thread once it has taken longer.
+            seconds: The time limit in seconds.
+            give_up: Called on the watchdog's thread when the limit has passed.
         """
         with self._changed:
             number = next(self._numbers)
@@ -44,7 +44,7 @@ class Watchdog:
             return number
 
     def end(self, number: int) -> bool:
-        """A run has ended; false where it had been given up before."""
+        """Records that a run has ended; false if it had been abandoned before."""
         with self._changed:
             return self._runs.pop(number, None) is not None
 
@@ -62,7 +62,7 @@ class Watchdog:
                 give_up()
 
     def _next_late(self) -> list[Callable[[], None]] | None:
-        """Waits until runs are late, and takes them out; None at the end."""
+        """Waits until runs are late, and removes them; None at the end."""
         with self._changed:
             while not self._closed:
                 now = self._clock()

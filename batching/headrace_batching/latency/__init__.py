@@ -1,1 +1,1 @@
-"""Batching that is told a latency: what is learned of runs and arrivals, and the wait, size and admission chosen."""
+"""Batching for a latency objective: learns from runs and arrivals, and chooses wait, size and admission."""

@@ -1,4 +1,4 @@
-"""What a batcher with a latency objective believes, what it has chosen, and why: one object, for logs and pages."""
+"""What a batcher with a latency objective believes, what it has chosen, and why, for logs and pages."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -11,23 +11,23 @@ from headrace_batching.objective import LatencyObjective
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beliefs:
-    """What is believed of one queue at one time. Times are in seconds.
+    """What is believed about one queue at one time. Times are in seconds.
 
     Attributes:
-        objective: What is to be kept.
-        target: What the queue does for it.
+        objective: The objective.
+        target: What the queue does for the objective.
         reason: Why, in a sentence or two.
-        kept_within_reach: Whether a request alone is answered in time.
-        aimed: The time that is planned with.
-        curve: Run times by batch size; None while nothing has run.
-        threads: Batches that run at once.
-        rows_per_second: Rows that arrive and are taken.
-        rows_per_batch: Of the last batches.
-        refused: Tasks that were refused for the objective, since the start.
-        busy: Of the threads' time, the share in which they ran batches.
-        latency: From arrival to answer, at the objective's percentile, of the last answers.
-        late: Of the last answers, the share that took longer than the objective.
-        runs: Batches learned from, since the start.
+        kept_within_reach: Whether a single request is answered in time.
+        aimed: The time that the plan uses.
+        curve: Run times by batch size; None if nothing has run yet.
+        threads: Batches that run at the same time.
+        rows_per_second: Rows per second that arrive and are accepted.
+        rows_per_batch: The rows per batch of the last batches.
+        refused: Tasks refused because of the objective, since the start.
+        busy: The share of the threads' time in which they ran batches.
+        latency: The time from arrival to answer at the objective's percentile, for the last answers.
+        late: The share of the last answers that took longer than the objective.
+        runs: The number of batches learned from, since the start.
     """
 
     objective: LatencyObjective

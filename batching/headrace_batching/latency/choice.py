@@ -1,14 +1,14 @@
-"""The size with which a batch is full, and how long one may wait, for an objective: pure functions of what is known."""
+"""Chooses the batch size and the wait for an objective, in pure functions of what is known."""
 
 from dataclasses import dataclass
 
 from headrace_batching.latency.run_times import Curve
 
 _NEARLY = 0.99
-"""Of the best rate of rows, what is as good: the smallest size that reaches it is taken."""
+"""Sizes with this fraction of the best rate of rows count as equally good: the smallest of them is taken."""
 
 _OUT_OF_REACH = 2.5
-"""Where a single row runs for longer than the objective allows, what is aimed at instead: so many of its runs."""
+"""If a single row runs longer than the objective allows, the aim is this many of its runs instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,8 @@ class Limits:
     """What the operator allows.
 
     Attributes:
-        sizes: Batch sizes that may be chosen, increasing.
-        threads: Batches that run at once.
+        sizes: The batch sizes to choose from, increasing.
+        threads: Batches that run at the same time.
     """
 
     sizes: tuple[int, ...]
@@ -25,11 +25,11 @@ class Limits:
 
 
 def candidate_sizes(most: int, allowed: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """The sizes that are considered: those allowed, or all up to 8 and eight in each doubling beyond.
+    """The sizes to consider: those allowed, or all up to 8 and eight in each doubling above.
 
     Args:
-        most: Rows that a batch may have.
-        allowed: The sizes that batches are padded to; empty for none.
+        most: The most rows of a batch.
+        allowed: The sizes that batches are padded to; empty if there are none.
     """
     if allowed:
         return tuple(size for size in allowed if size <= most) or (most,)
@@ -42,19 +42,19 @@ def candidate_sizes(most: int, allowed: tuple[int, ...] = ()) -> tuple[int, ...]
 
 
 def within_reach(curve: Curve, seconds: float, limits: Limits) -> bool:
-    """Whether a batch of the smallest size, for which a thread is idle, ends in time."""
+    """Whether a batch of the smallest size ends in time if a thread is idle for it."""
     return curve.high_of(limits.sizes[0]) <= seconds
 
 
 def aimed(curve: Curve, seconds: float, limits: Limits) -> float:
-    """The time that is aimed at: the one wished for or, where no request could keep it, the nearest one."""
+    """The time to aim at: the objective's or, if no request could meet that, the nearest possible."""
     if within_reach(curve, seconds, limits):
         return seconds
     return _OUT_OF_REACH * curve.high_of(limits.sizes[0])
 
 
 def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
-    """The size that serves most rows a second among those whose batches end in time even when all threads are busy.
+    """The size that serves the most rows per second among those whose batches end in time even if all threads are busy.
 
     The next thread is free after a typical run divided by the threads, and then the batch itself runs. So the queue
     may always hold the next batch.
@@ -62,7 +62,7 @@ def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
     Args:
         curve: Run times.
         seconds: From a task's arrival to its answer.
-        limits: What is allowed.
+        limits: The operator's limits.
     """
     fitting = [size for size in limits.sizes if _ends_after(curve, size, limits) <= seconds]
     if not fitting:
@@ -72,7 +72,7 @@ def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
 
 
 def longest_wait(curve: Curve, seconds: float, rows: float, limits: Limits) -> float:
-    """How long a batch that will have so many rows may wait for them, in seconds."""
+    """How many seconds a batch that will have this many rows may wait for them."""
     return max(0.0, seconds - _ends_after(curve, rows, limits))
 
 

@@ -1,4 +1,4 @@
-"""Learns from a queue's runs, and a few times a second tells the queue the wait, the size and the admission to use."""
+"""Learns from a queue's runs, and several times per second sets the queue's wait, size and admission."""
 
 import logging
 from collections import deque
@@ -22,10 +22,10 @@ PERIOD = 0.25
 """Seconds between two looks."""
 
 _FIRST_RUNS = 32
-"""Runs after each of which there is a look, so that a model that has just been loaded is known soon."""
+"""The number of runs after each of which there is a look, so that a newly loaded model is known soon."""
 
 _SAMPLED = 64
-"""Batches of one look whose arrivals are looked at one by one."""
+"""Batches of one look whose arrivals are examined individually."""
 
 _ON_TIME = 1.5
 """A batch that left within this many waits left because of the wait."""
@@ -34,10 +34,10 @@ _SMOOTHING = 0.5
 
 
 class Steered(Protocol):
-    """A queue's lane that can be told what to do."""
+    """A queue's lane that can be steered."""
 
     def steer(self, target: Target) -> None:
-        """Forms batches, and takes tasks, as the target says from now on."""
+        """From now on, forms batches and accepts tasks as the target says."""
 
     @property
     def shed(self) -> int:
@@ -59,12 +59,12 @@ class Controller:
     """Steers one lane towards a latency objective. Its clock is that of the reports.
 
     Args:
-        objective: What is to be kept.
+        objective: The objective.
         options: What the operator allows: the largest size, the sizes that batches are padded to, the threads.
-        name: For the log.
+        name: The name for the log.
 
     Attributes:
-        beliefs: What it believes now. Any thread.
+        beliefs: The current beliefs. Any thread.
     """
 
     def __init__(self, objective: LatencyObjective, options: Options, name: str = "") -> None:
@@ -87,11 +87,11 @@ class Controller:
         )
 
     def start(self, lane: Steered) -> None:
-        """Tells the lane what to do until something has run."""
+        """The target of the lane until something has run."""
         lane.steer(self.beliefs.target)
 
     def observe(self, report: BatchReport, lane: Steered) -> None:
-        """Takes note of a run, and looks at what has been learned when it is time to. Any thread."""
+        """Records a run, and looks at what has been learned if it is time to. Any thread."""
         if report.failed:
             return
         size = report.rows + report.padding
@@ -118,7 +118,7 @@ class Controller:
         if curve is None:
             return
         self._count_late(counted)
-        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # looks that follow each other closely see few arrivals
+        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # looks at short intervals see few arrivals
         self._rate += (counted.rows / elapsed - self._rate) * weight
         before = self.beliefs
         self.beliefs = self._choose(curve, self._seen(counted, lane.shed), lane.shed, counted.ran / elapsed)
@@ -161,10 +161,10 @@ class Controller:
         )
 
     def _count_late(self, counted: _Counted) -> None:
-        """Compares the answers of the batches sampled with the objective."""
+        """Compares the answers of the sampled batches with the objective."""
         taken = [report.began + report.ran - arrival for report in counted.sampled for arrival in report.arrivals]
         late = sum(seconds > self._objective.seconds for seconds in taken)
-        if self.beliefs.kept_within_reach:  # else the plan itself is to be late
+        if self.beliefs.kept_within_reach:  # otherwise the plan itself expects to be late
             self._margin.look(len(taken), late)
         newest = quantile(taken, self._objective.share)
         self._latency += (newest - self._latency) * (_SMOOTHING if self._latency else 1.0)
@@ -189,7 +189,7 @@ class Controller:
 
 
 def _differs(new: Target, old: Target) -> bool:
-    """Whether a change is worth a line in the log: more than a tenth."""
+    """Whether a change is worth a log line: more than a tenth."""
     return any(abs(one - other) > 0.1 * max(one, other) for one, other in zip(new[:2], old[:2], strict=True))
 
 

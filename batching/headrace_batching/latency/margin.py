@@ -1,4 +1,4 @@
-"""How much of the objective's time is planned with: less after late answers, more while hardly any is late."""
+"""The fraction of the objective's time to plan with: less after late answers, more while hardly any is late."""
 
 from math import sqrt
 
@@ -6,20 +6,20 @@ _FIRST, _LEAST, _MOST = 0.9, 0.5, 1.0
 _LESS, _MORE = 0.95, 1.05
 
 _TELLING = 3.0
-"""Late answers that the objective allows among those counted, before few late ones mean anything."""
+"""Late answers that the objective allows among those counted, before a few late ones mean anything."""
 
 _KEPT = 0.98
-"""Of what has been counted, what is kept from one look to the next."""
+"""The fraction of the counts that is kept from one look to the next."""
 
 
 class Margin:
-    """The part of the objective's time that is planned with.
+    """The fraction of the objective's time to plan with.
 
-    What a plan does not see, such as other models on the same threads, or a machine that is busy with something else,
-    shows in answers that are late.
+    Influences that a plan does not see, such as other models on the same threads or other load on the machine, show in
+    late answers.
 
     Args:
-        share: Of requests, that the objective wants in time.
+        share: The share of requests that the objective wants in time.
     """
 
     def __init__(self, share: float) -> None:
@@ -30,11 +30,11 @@ class Margin:
 
     @property
     def late_share(self) -> float:
-        """Of the answers lately counted, those that were late."""
+        """The share of late answers among those counted recently."""
         return self._late / self._counted if self._counted else 0.0
 
     def look(self, counted: int, late: int) -> float:
-        """The part from now on.
+        """The fraction from now on.
 
         Args:
             counted: Answers since the last look.

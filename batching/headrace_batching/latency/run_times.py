@@ -1,4 +1,4 @@
-"""How long a batch runs by its size, learned from runs: robust against outliers, and drifting with the machine."""
+"""How long a batch runs by its size, learned from runs: robust against outliers, and adapting to the machine."""
 
 from bisect import bisect_left
 from collections import deque
@@ -9,26 +9,26 @@ from statistics import median
 from typing import NamedTuple
 
 _KEPT = 128
-"""Runs that are kept of each size."""
+"""The runs that are kept for each size."""
 
 _ENOUGH = 32
-"""Runs that are enough to tell how much they differ."""
+"""The number of runs that show how much they differ."""
 
 _TELLING = 1.25
 """Runs of one size that exceed the percentile, on average, when it is taken of that size; else it is taken of all."""
 
 _FEW = 8
-"""A size with fewer runs is forgotten after `_FEW_SECONDS`, so that one slow run does not rule it out for ever."""
+"""A size with fewer runs is forgotten after `_FEW_SECONDS`, so that one slow run does not rule it out forever."""
 
 _FEW_SECONDS = 30.0
 _STALE = 60.0
 """Seconds after which a run says little about how much runs differ."""
 
 _FORGOTTEN = 900.0
-"""Seconds after which a size is forgotten that has not been run again."""
+"""Seconds after which a size that has not been run again is forgotten."""
 
 _DRIFT = 1.25
-"""A change by more than this factor in the last `_DRIFTED` runs is applied to sizes that have not run since, too."""
+"""A change by more than this factor in the last `_DRIFTED` runs also applies to sizes that have not run since."""
 
 _DRIFTED = 16
 _AGREEING = 12
@@ -36,25 +36,25 @@ _AGREEING = 12
 _FIRST_SPREAD = 1.2
 
 _MOST_SPREAD = 2.0
-"""Times the median that a slow run is planned with at most: a machine that stalls does so whatever the size."""
+"""The factor above the median up to which a slow run is planned with: a machine that stalls does so at any size."""
 
 _GROWTH = 0.8
-"""The power of the size with which run times are expected to grow where nothing has been seen."""
+"""The power of the size with which run times are expected to grow if nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Run time by batch size. Between two sizes it is a line; beyond the largest one seen, a power of the size.
+    """Run time by batch size. It is linear between two sizes, and a power of the size beyond the largest one seen.
 
-    So a batch that is twice as large is believed to run 1.74 times as long: longer than with most models, of which a
-    run has a fixed part, but not by so much that larger sizes are never tried. One run of it tells more.
+    So a batch twice as large is believed to run 1.74 times as long: longer than for most models, whose runs have a
+    fixed part, but not so long that larger sizes are never tried. A single run corrects the belief.
 
     Attributes:
         sizes: Rows, padding included, increasing.
-        typical: The median run of each, in seconds; never decreasing.
-        high: The run of each that all but the objective's share of runs stay below, at most twice the median; never
-            decreasing.
-        hopeful: The shortest median run of each that the few runs seen do not rule out; never decreasing.
+        typical: The median run of each size, in seconds; never decreasing.
+        high: The run time of each size that all runs except the objective's share stay below, at most twice the median;
+            never decreasing.
+        hopeful: The shortest median of each size that the few runs do not rule out; never decreasing.
     """
 
     sizes: tuple[float, ...]
@@ -63,17 +63,17 @@ class Curve:
     hopeful: tuple[float, ...]
 
     def typical_of(self, size: float) -> float:
-        """The median run of a batch of so many rows, in seconds."""
+        """The median run time in seconds of a batch with this many rows."""
         return self._at(self.typical, size)
 
     def high_of(self, size: float) -> float:
-        """What runs of a batch of so many rows stay below, but for the objective's share."""
+        """The time that runs of a batch with this many rows stay below, except for the objective's share."""
         return self._at(self.high, size)
 
     def rate_of(self, size: float) -> float:
-        """Rows a second of one thread with batches of this size, in the best case that what was seen allows.
+        """Rows per second of one thread with batches of this size, in the best case that the data allow.
 
-        So that a size is tried again which a few slow runs have made look bad, and larger ones than were seen.
+        It makes sizes that a few slow runs have made look bad, and larger sizes, worth a try.
         """
         return size / self._at(self.hopeful, size)
 
@@ -90,7 +90,7 @@ class Curve:
 
 
 class _Run(NamedTuple):
-    """One run: when it ended, and its seconds."""
+    """One run: when it ended, and its duration in seconds."""
 
     at: float
     seconds: float
@@ -110,7 +110,7 @@ class _Runs:
         return self.runs[-1].at
 
     def add(self, members: list[tuple[int, float]], now: float) -> None:
-        """Takes note of rows and seconds of more runs, and drops old ones where there are enough without them."""
+        """Records rows and seconds of more runs, and drops old ones if there are enough without them."""
         self.runs.extend(_Run(now, seconds) for _, seconds in members)
         while len(self.runs) > _ENOUGH and now - self.runs[0].at > _STALE:
             self.runs.popleft()
@@ -118,12 +118,12 @@ class _Runs:
         self._set_typical()
 
     def scale(self, factor: float, expected: float, since: float) -> None:
-        """Multiplies the runs before a time, and those since then that are not what has changed.
+        """Scales the runs before a time, and later ones that the change does not affect.
 
         Args:
-            factor: By which runs have changed.
-            expected: What they took before.
-            since: When the first run ended that took another time.
+            factor: The factor of the change.
+            expected: The duration before the change.
+            since: When the first run with the new duration ended.
         """
         changed = expected * sqrt(factor)
 
@@ -135,7 +135,7 @@ class _Runs:
         self._set_typical()
 
     def high(self, share: float, spread: float, now: float) -> float:
-        """What all but a share of runs stay below."""
+        """The time that all runs except a share stay below."""
         if len(self.runs) * (1 - share) < _TELLING or now - self.last > _STALE:
             found = self.typical * spread
         else:
@@ -150,7 +150,7 @@ class RunTimes:
     """Learns run times. One thread at a time.
 
     Args:
-        share: Of runs, that `Curve.high` is to cover.
+        share: The share of runs that `Curve.high` must cover.
     """
 
     def __init__(self, share: float) -> None:
@@ -161,14 +161,14 @@ class RunTimes:
 
     @property
     def curve(self) -> Curve | None:
-        """What is known; None while nothing is."""
+        """What is known; None if nothing is."""
         return self._curve
 
     def learn(self, runs: Iterable[tuple[int, float]], now: float) -> None:
-        """Takes note of runs that have ended.
+        """Records runs that have ended.
 
         Args:
-            runs: Rows, padding included, and seconds of each.
+            runs: Rows, including padding, and seconds of each run.
             now: The clock, in seconds.
         """
         fresh: dict[int, list[tuple[int, float]]] = {}
@@ -192,20 +192,20 @@ class RunTimes:
         return Curve(tuple(runs.size for runs in known), typical, high, hopeful)
 
     def _spread(self, known: list[_Runs], now: float) -> float:
-        """By how much the slowest runs of all sizes exceed the typical one of their size."""
+        """How much the slowest runs of all sizes exceed the typical one of their size."""
         recent = [runs for runs in known if now - runs.last <= _STALE and runs.typical > 0]
         ratios = [run.seconds / runs.typical for runs in recent for run in runs.runs]
         return quantile(ratios, self._share) if len(ratios) >= _ENOUGH else _FIRST_SPREAD
 
     def _follow_drift(self, curve: Curve, fresh: dict[int, list[tuple[int, float]]], now: float) -> None:
-        """Scales what is known where the last runs agree that it is too high, or too low, by far.
+        """Scales what is known if the last runs agree that it is far too high or too low.
 
-        Sizes that have not run since keep their place among the others.
+        Sizes that have not run since keep their position relative to the others.
         """
         for members in fresh.values():
             for size, seconds in members:
                 ratio = seconds / curve.typical_of(min(size, curve.sizes[-1]))
-                if size <= curve.sizes[-1] or ratio < 1:  # a batch that is larger is slower, by how much is not known
+                if size <= curve.sizes[-1] or ratio < 1:  # a larger batch is slower, but how much is unknown
                     self._ratios.append(_Run(now, ratio))
         if len(self._ratios) < _DRIFTED:
             return
@@ -227,13 +227,13 @@ class RunTimes:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """What all but a share of the values do not exceed."""
+    """The value that all values except a share do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def _bucket(size: int) -> int:
-    """Sizes that are told apart: all up to 8, and four in each doubling beyond."""
+    """The sizes that are distinguished: all up to 8, and four in each doubling above."""
     if size <= 8:
         return size
     step = 1 << (size.bit_length() - 3)

@@ -1,4 +1,4 @@
-"""What a queue is told to do for an objective, in plain numbers, and whether a task can still make it."""
+"""The target of a queue for an objective, in plain numbers, and whether a task can still be in time."""
 
 from bisect import insort
 from math import inf
@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 
 class Target(NamedTuple):
-    """How one lane forms its batches, and which tasks it takes. The native queue has the same rules.
+    """How one lane forms its batches, and which tasks it accepts. The native queue has the same rules.
 
     Attributes:
         wait: Seconds that a batch which is not full waits for more tasks, counted from its first task's arrival.
-        size: Rows with which a batch is full. A task of more rows runs in a batch of its own.
+        size: The rows that make a batch full. A task with more rows runs in a batch of its own.
         start_within: Seconds after its arrival by which a task's run must begin for it to be answered in time;
             infinite to take every task.
-        run_one: Seconds that a batch of one row is expected to run.
-        run_full: Seconds that a full one is.
+        run_one: The expected seconds of a batch of one row.
+        run_full: The expected seconds of a full batch.
     """
 
     wait: float
@@ -24,14 +24,14 @@ class Target(NamedTuple):
     run_full: float = 0.0
 
     def run_of(self, rows: int) -> float:
-        """Seconds that a batch is expected to run, on the line through those of one row and of a full batch."""
+        """The expected seconds of a batch, by a line through one row and a full batch."""
         if self.size <= 1:
             return self.run_full * rows
         return self.run_one + (self.run_full - self.run_one) * (rows - 1) / (self.size - 1)
 
 
 class Slots:
-    """When the batches of one lane that run now are expected to end. Under the queue's lock."""
+    """When the running batches of one lane are expected to end. Under the queue's lock."""
 
     __slots__ = ("_ends", "_most")
 
@@ -44,12 +44,12 @@ class Slots:
         insort(self._ends, now + seconds)
 
     def end(self) -> None:
-        """A batch has ended: the one that was expected to end first."""
+        """Records that a batch has ended: the one that was expected to end first."""
         if self._ends:
             del self._ends[0]
 
     def start_of(self, now: float, batches: int, run_full: float) -> float:
-        """When a batch behind `batches` full ones is expected to begin; `now` if a thread is idle for it."""
+        """When a batch after `batches` full ones is expected to begin; `now` if a thread is idle for it."""
         rounds, place = divmod(batches, self._most)
         busy = place - (self._most - len(self._ends))
         free = self._ends[busy] if 0 <= busy < len(self._ends) else now
@@ -57,14 +57,14 @@ class Slots:
 
 
 def makes_it(target: Target, slots: Slots, now: float, waiting: int, rows: int) -> bool:
-    """Whether a task that comes now would be answered in time.
+    """Whether a task that arrives now would be answered in time.
 
     Args:
-        target: What is aimed at.
-        slots: What runs.
+        target: The target.
+        slots: The running batches.
         now: The clock, in seconds.
-        waiting: Rows that wait before it.
-        rows: Its own.
+        waiting: The rows that wait before it.
+        rows: The task's rows.
     """
     batches = max(0, waiting + rows - 1) // target.size if waiting else 0
     return slots.start_of(now, batches, target.run_full) <= now + target.start_within

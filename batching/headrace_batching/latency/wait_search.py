@@ -1,33 +1,33 @@
-"""Finds how long a batch should wait: as long as waiting brings rows that save the threads' time, and no longer."""
+"""Finds how long a batch should wait: as long as waiting brings rows that save the threads' time."""
 
 from dataclasses import dataclass
 
 from headrace_batching.latency.run_times import Curve
 
 _STEPS = 32
-"""The first wait that is tried is this part of the objective; each next one is twice as long."""
+"""The first wait to try, as a fraction of the objective; each next one is twice as long."""
 
 _WORTH = 0.02
-"""Of the threads' time, what the second half of a wait must save to be worth it."""
+"""The fraction of the threads' time that the second half of a wait must save to be worthwhile."""
 
 _ENOUGH = 16
 """Batches that must have waited before the wait is judged."""
 
 _LONGEST_PAUSE = 64
-"""Looks without a trial after trials that have failed."""
+"""Looks without a trial after failed trials."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What came since the last look.
+    """What happened since the last look.
 
     Attributes:
         rows_per_second: Rows that arrived.
-        rows_per_task: Of each request.
-        rows_per_batch: Of all batches.
-        waited: Batches that left because of the wait, not when a thread had become free.
-        rows_of_waited: Rows of each of these.
-        late_rows: Of these, those that came in the second half of the wait.
+        rows_per_task: Rows of each request.
+        rows_per_batch: Rows of each batch.
+        waited: Batches that left because of the wait, not because a thread became free.
+        rows_of_waited: Rows of each of these batches.
+        late_rows: Those of these rows that arrived in the second half of the wait.
         refusing: Whether tasks were refused that could not be answered in time.
     """
 
@@ -41,14 +41,14 @@ class Seen:
 
 
 class WaitSearch:
-    """Climbs from no wait by doubling, and halves a wait whose second half brings nothing.
+    """Starts with no wait and doubles it, and halves a wait whose second half brings nothing.
 
-    A caller that waits for its answer before it calls again sends nothing meanwhile, however many calls a second it
-    makes. That is why a wait is judged by what came in it, and not by a rate.
+    A caller that waits for its answer before it calls again sends nothing meanwhile, however many calls per second it
+    makes. So a wait is judged by what arrived in it, not by a rate.
 
     Args:
-        seconds: The objective's.
-        threads: Batches that run at once.
+        seconds: The objective's time.
+        threads: Batches that run at the same time.
     """
 
     def __init__(self, seconds: float, threads: int) -> None:
@@ -60,11 +60,11 @@ class WaitSearch:
 
     @property
     def wait(self) -> float:
-        """The wait in force, in seconds; a limit aside."""
+        """The current wait in seconds, ignoring any limit."""
         return self._wait
 
     def look(self, curve: Curve, seen: Seen, longest: float) -> float:
-        """The wait from now on.
+        """Returns the wait from now on.
 
         Args:
             curve: Run times.
@@ -81,13 +81,13 @@ class WaitSearch:
         return self._wait
 
     def _trial(self, curve: Curve, seen: Seen, longest: float) -> float:
-        """The first wait that makes batches clearly larger, if the longest one would be worth it."""
+        """The first wait that makes batches clearly larger, if the longest wait would be worthwhile."""
 
         def rows_after(wait: float) -> float:
             return seen.rows_per_task + seen.rows_per_second * wait
 
         if seen.refusing:
-            return longest  # a batch that leaves half full wastes what the others lack
+            return longest  # a batch that leaves half full wastes capacity that the others lack
         if self._saved(curve, seen, seen.rows_per_batch, rows_after(longest)) < _WORTH:
             return 0.0
         wait = self._first
@@ -110,7 +110,7 @@ class WaitSearch:
                 self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
 
     def _saved(self, curve: Curve, seen: Seen, few: float, many: float) -> float:
-        """Of the threads' time, what batches of `many` rows save compared with those of `few`."""
+        """The fraction of the threads' time that batches of `many` rows save compared with those of `few`."""
         few, many = max(few, 1.0), max(many, 1.0)
         if many <= few:
             return 0.0
