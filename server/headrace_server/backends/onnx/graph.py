@@ -17,15 +17,15 @@ from headrace_server.backends.onnx.operators import BEAR_ANY_RANK, FATAL_VALUES,
 from headrace_server.backends.onnx.rowwise import FEW, constant_of, rows_apart
 
 # Fields of ONNX's messages, by ONNX's numbers.
-_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
+MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
 Content = bytes | FileBytes
 _AT_ONCE = 1 << 20  # bytes of a file that are read at a time
 
 _KEPT = 16 * FEW  # bytes of a field of a tensor that are read
 _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
 
-_LENGTH_DELIMITED = 2
+_VARINT, _LENGTH_DELIMITED = 0, 2
 _FIXED = {1: 8, 5: 4}  # bytes of a value, by wire type
 
 # Their duration, or the size of their output, depends on values: on what they find in them, or on the number of
@@ -97,7 +97,7 @@ def read_graph(model: Path) -> Graph | None:
 
 def _read(content: Content) -> Graph | None:
     top = list(fields(content, 0, len(content)))
-    graphs = [(start, end) for number, start, end in top if number == _MODEL_GRAPH]
+    graphs = [(start, end) for number, start, end in top if number == MODEL_GRAPH]
     if len(graphs) != 1:
         return None
     node_class, value_class = message_class("NodeProto"), message_class("ValueInfoProto")
@@ -107,7 +107,7 @@ def _read(content: Content) -> Graph | None:
             nodes.append(node_class.FromString(content[start:end]))
         elif number == _GRAPH_INPUT:
             inputs.append(value_class.FromString(content[start:end]))
-        elif number == _GRAPH_INITIALIZER:
+        elif number == GRAPH_INITIALIZER:
             weight = _without_data(content, start, end)
             weights[weight.name] = constant_of(weight)
     functions = [_Function(content, start, end) for number, start, end in top if number == _MODEL_FUNCTIONS]
@@ -158,8 +158,10 @@ def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int]
             size, at = read_varint(content, at)
         elif kind in _FIXED:
             size = _FIXED[kind]
-        else:
+        elif kind == _VARINT:
             size = read_varint(content, at)[1] - at
+        else:
+            raise ValueError("a field is of a kind that ONNX has none of")
         if at + size > end:
             raise ValueError("a field is longer than its message")
         yield key >> 3, at, at + size

@@ -6,7 +6,7 @@ would crash the process (SIGBUS). So headrace reads the data and passes them to 
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,13 @@ import onnxruntime as ort
 
 from headrace_protos import Code
 from headrace_server.backends.onnx.external_data import KEY, ExternalData, ExternalTensor, external_data_of
+from headrace_server.backends.onnx.mentions import mentioned
 from headrace_server.backends.onnx.values import ort_value
 from headrace_server.backends.onnx.zipmaps import OPERATOR, without_zipmaps
 from headrace_server.backends.shared import Shared
 from headrace_server.errors import LoadError, unreadable
 
 log = logging.getLogger(__name__)
-
-_CHUNK = 1 << 20
 
 SHARED_FROM = 1 << 20
 """The size in bytes from which a table is worth sharing."""
@@ -172,7 +171,7 @@ def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
     """
     if not str(model).isprintable():  # ONNX Runtime accepts no path that is not UTF-8
         words = {KEY, OPERATOR}
-    elif not (words := _mentioned(model, {KEY, OPERATOR})):
+    elif not (words := mentioned(model, {KEY, OPERATOR})):
         return None, None
     content = model.read_bytes()
     if OPERATOR in words:
@@ -187,18 +186,6 @@ def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
             )
     external = external_data_of(model.parent, content) if KEY in words else None
     return (content if external is None else external.model), external
-
-
-def _mentioned(path: Path, words: Collection[bytes]) -> set[bytes]:
-    """Which of some words occur in a file, which is read piece by piece, since it may be large."""
-    found: set[bytes] = set()
-    longest = max(map(len, words))
-    with path.open("rb") as file:
-        before = b""
-        while piece := file.read(_CHUNK):
-            found.update(word for word in words if word in before + piece)
-            before = piece[-longest:]
-    return found
 
 
 def _is_shared(tensor: ExternalTensor) -> bool:

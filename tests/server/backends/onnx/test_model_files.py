@@ -28,6 +28,7 @@ from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
+from headrace_server.backends.onnx.mentions import mentioned
 from headrace_server.backends.onnx.model_files import ModelFiles, SharedTensor
 from headrace_server.backends.shared import Shared
 from headrace_server.errors import LoadError
@@ -307,3 +308,16 @@ def test_a_model_that_only_speaks_of_a_location_has_no_external_data(tmp_path: P
     onnx.save_model(model, str(tmp_path / models.FILE))
 
     assert ModelFiles.of(tmp_path / models.FILE, Shared()).external is None
+
+
+def test_words_in_the_data_of_weights_are_not_looked_for(tmp_path: Path) -> None:
+    weights = np.frombuffer(b"location" * (1 << 16), np.float32)
+    table = onnx.helper.make_node("Identity", ["weights"], ["y"])
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [weights.size])
+    graph = onnx.helper.make_graph([table], "g", [], [output], [onnx.numpy_helper.from_array(weights, "weights")])
+    file = tmp_path / models.FILE
+    onnx.save_model(onnx.helper.make_model(graph), str(file))
+    assert mentioned(file, {b"location", b"Identity"}) == {b"Identity"}
+
+    file.write_bytes(file.read_bytes() + b"\x0b")  # the key of a group, which ONNX has none of
+    assert mentioned(file, {b"location", b"Identity"}) == {b"location", b"Identity"}

@@ -1,0 +1,54 @@
+"""Finds words in an ONNX file without searching the data of its weights, which are most of the file."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from headrace_server.backends.onnx.file_bytes import FileBytes
+from headrace_server.backends.onnx.graph import GRAPH_INITIALIZER, MODEL_GRAPH, fields
+
+_RAW_DATA = 9  # the number of this field of a tensor
+_LARGE = 64 << 10  # bytes of a weight whose data are not searched
+_CHUNK = 1 << 20
+
+
+def mentioned(path: Path, words: Collection[bytes]) -> set[bytes]:
+    """Which of some words occur in a file outside the data of its weights; anywhere, if the file is not a valid model.
+
+    Searching 20 MB of weights takes most of the time that loading them takes. It also holds the interpreter lock, for
+    which the batches of other models wait.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with FileBytes(path) as file:
+        try:
+            data = list(_data_of_weights(file))
+        except (ValueError, IndexError):
+            data = []
+        found: set[bytes] = set()
+        for piece in _pieces(file, data, max(map(len, words)) - 1):
+            found.update(word for word in words if word in piece)
+        return found
+
+
+def _data_of_weights(file: FileBytes) -> Iterator[tuple[int, int]]:
+    """Where the data of each large weight begin and end, in the order of the file.
+
+    Raises:
+        ValueError: The file is not a model.
+        IndexError: Likewise.
+    """
+    for number, start, end in fields(file, 0, len(file)):
+        if number == MODEL_GRAPH:
+            for inner, begins, ends in fields(file, start, end):
+                if inner == GRAPH_INITIALIZER and ends - begins >= _LARGE:
+                    yield from ((at, to) for field, at, to in fields(file, begins, ends) if field == _RAW_DATA)
+
+
+def _pieces(file: FileBytes, left_out: Collection[tuple[int, int]], overlap: int) -> Iterator[bytes]:
+    """The rest of a file in pieces; each repeats the end of the piece before it, where a word may begin."""
+    at = 0
+    for begins, ends in (*left_out, (len(file), len(file))):
+        for start in range(at, begins, _CHUNK):
+            yield file[max(at, start - overlap) : min(start + _CHUNK, begins)]
+        at = ends
