@@ -45,7 +45,8 @@ from headrace_server.monitoring.metric_pages import (
 )
 from headrace_server.monitoring.room_metrics import room_metrics
 from headrace_server.monitoring.traces import make_tracer
-from headrace_server.security.options import MODEL_KEYS_VARIABLE, make_gate, make_opener
+from headrace_server.security.models.names import MODEL_KEYS_VARIABLE
+from headrace_server.security.options import make_gate, make_opener
 from headrace_server.services.health import HealthService
 from headrace_server.services.open_inference.models import Models
 from headrace_server.services.open_inference.regions import Regions

@@ -2,9 +2,29 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError, status_of
+
+
+def ending_of(command: str, act: Callable[[dict[str, Any]], object]) -> Callable[[Any, dict[str, Any]], int]:
+    """The function that a parser calls for a command; from the parsed values, it gives the exit status.
+
+    Args:
+        command: The command's name, which is printed before an error.
+        act: What the command does.
+    """
+
+    def run(_: Any, values: dict[str, Any]) -> int:
+        try:
+            act(values)
+        except ServingError as error:
+            print(f"{command}: {error.message}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run
 
 
 def status_of_run(failing: str, act: Callable[[], None]) -> int:

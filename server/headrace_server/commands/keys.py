@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from headrace_server.errors import ServingError
+from headrace_server.commands.ending import ending_of
 from headrace_server.security.keys import ApiKey, create_key, read_keys, revoke_keys
 
 DAY = 24 * 3600
@@ -36,7 +36,7 @@ def _add(verbs: Any, name: str, run: Callable[[dict[str, Any]], None], what: str
     parser = verbs.add_parser(
         name, help=what, usage=f"headrace keys {usage}", allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
-    parser.set_defaults(command=lambda _, values: _status_of(run, values), command_parser=parser)
+    parser.set_defaults(command=ending_of("headrace keys", run), command_parser=parser)
     parser.add_argument("file", metavar="FILE", type=Path, help="the file of keys")
     if name == "create":
         parser.add_argument("name", metavar="NAME", help="name of the key's owner; a policy refers to it as key:NAME")
@@ -52,15 +52,6 @@ def _days(text: str) -> float:
     if days <= 0:
         raise argparse.ArgumentTypeError(f"--days must be a number above 0; was {text!r}")
     return days
-
-
-def _status_of(run: Callable[[dict[str, Any]], None], values: dict[str, Any]) -> int:
-    try:
-        run(values)
-    except ServingError as error:
-        print(f"headrace keys: {error.message}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def _create(values: dict[str, Any]) -> None:

@@ -2,17 +2,15 @@
 
 import argparse
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headrace_server.errors import ServingError, invalid, not_found, unreadable
-from headrace_server.security.models.names import SEALED_FILE, SIGNATURE_FILE
+from headrace_server.commands.ending import ending_of
+from headrace_server.errors import invalid, not_found, unreadable
+from headrace_server.security.models.names import MODEL_KEYS_VARIABLE, SEALED_FILE, SIGNATURE_FILE
 from headrace_server.security.models.opening import files_of
 from headrace_server.security.models.sealed import KeySource, seal_files
 from headrace_server.security.models.signing import sign
-from headrace_server.security.options import MODEL_KEYS_VARIABLE
 
 PASSWORD_VARIABLE = "HEADRACE_SIGNING_KEY_PASSWORD"
 
@@ -33,7 +31,7 @@ def add_command(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    signing.set_defaults(command=lambda _, values: _status_of(_sign, values), command_parser=signing)
+    signing.set_defaults(command=ending_of("headrace sign", _sign), command_parser=signing)
     signing.add_argument("version", metavar="VERSION", type=Path, help="the version's folder, or the model's file")
     signing.add_argument("--key", metavar="FILE", type=Path, required=True, help="PEM file with an ECDSA private key")
     signing.add_argument(
@@ -53,28 +51,20 @@ def add_command(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    sealing.set_defaults(command=lambda _, values: _status_of(_seal, values), command_parser=sealing)
+    sealing.set_defaults(command=ending_of("headrace seal", _seal), command_parser=sealing)
     sealing.add_argument("version", metavar="VERSION", type=Path, help="the version's folder")
     sealing.add_argument("out", metavar="OUT", type=Path, help="the folder of the sealed version, which is created")
     sealing.add_argument("--model_keys_file", metavar="FILE", default="", help="file of keys")
     sealing.add_argument("--model_keys_command", metavar="COMMAND", default="", help="command that prints keys")
 
 
-def _status_of(run: Callable[[dict[str, Any]], Path], values: dict[str, Any]) -> int:
-    try:
-        print(run(values))
-    except ServingError as error:
-        print(f"headrace: {error.message}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _sign(values: dict[str, Any]) -> Path:
+def _sign(values: dict[str, Any]) -> None:
     _check_there(values["version"])
-    return sign(values["version"], values["key"], values.get("certificates"), os.environ.get(PASSWORD_VARIABLE, ""))
+    password = os.environ.get(PASSWORD_VARIABLE, "")
+    print(sign(values["version"], values["key"], values.get("certificates"), password))
 
 
-def _seal(values: dict[str, Any]) -> Path:
+def _seal(values: dict[str, Any]) -> None:
     version, out = values["version"], values["out"]
     _check_there(version)
     if not version.is_dir():
@@ -93,7 +83,7 @@ def _seal(values: dict[str, Any]) -> Path:
         os.replace(new, path)
     except OSError as error:
         raise unreadable(error.filename or path, error) from error
-    return path
+    print(path)
 
 
 def _check_there(version: Path) -> None:

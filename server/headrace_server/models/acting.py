@@ -299,7 +299,9 @@ class Acting:
             self._changed.notify_all()  # wakes those who wait until the version has left the map
         if free_in_time(servable):
             log.info("model %s version %d unloaded", name, version)
-        if not self._stopping:
+        # The load that an evicted version makes room for reuses its memory, and would otherwise wait for new pages.
+        # `memory.Trimmer` gives back what that load does not need.
+        if not self._stopping and version not in self._models.by_name[name].evicted:
             release_memory()
         with self._changed:
             self._models.by_name[name].end(version)

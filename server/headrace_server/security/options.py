@@ -19,9 +19,6 @@ from headrace_server.security.policy import read_policy
 from headrace_server.security.tokens import KeySet, TokenOptions, Tokens, secure_url
 from headrace_server.security.verdicts import Verdicts
 
-MODEL_KEYS_VARIABLE = "HEADRACE_MODEL_KEYS"
-"""The environment variable with model keys."""
-
 
 def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
     """The gate that all calls pass through.

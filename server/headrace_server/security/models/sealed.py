@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from headrace_server.errors import invalid, unreadable
+from headrace_server.security.models.names import MODEL_KEYS_VARIABLE
 from headrace_server.security.models.private_files import MemoryFile, close_all, kept
 from headrace_server.security.packages import needs
 
@@ -79,7 +80,7 @@ class KeySource:
             except OSError as error:
                 raise unreadable(self.file, error) from error
         if self.variable:
-            yield "HEADRACE_MODEL_KEYS", self.variable
+            yield MODEL_KEYS_VARIABLE, self.variable
         if self.command:
             yield "--model_keys_command", _run(self.command)
 
