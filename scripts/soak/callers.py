@@ -29,8 +29,8 @@ from .tally import Tally
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 DEADLINE = 20.0
 """Seconds that a call of no hurry may take."""
-SLACK = 5.0
-"""Seconds after its deadline when a call is stuck."""
+SLACK = 60.0
+"""Seconds after its deadline when a call is stuck: a busy machine may hold either side for ten."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .route import Route
 from .tally import Tally
 
 PATIENCE = 2.0
-TOLD_WITHIN = 15.0
+TOLD_WITHIN = 60.0
 """Seconds in which a deadline has ended a call, however late a busy machine lets either side run."""
 
 STREAMS = range(1, 4_000, 2)

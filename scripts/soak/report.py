@@ -9,6 +9,8 @@ from .watch import Reading, growth
 
 WARM = 0.5
 """The part of the time after which memory has to stay where it is: until then the threads' heaps find their size."""
+POOLED = 1
+"""Threads by which pools may have grown in the last quarter."""
 GROWTH = 0.01
 """The part of its memory that a server may have grown by from then on, by the line that fits."""
 
@@ -54,11 +56,12 @@ class Outcome:
     def threads_grew(self) -> bool:
         """Whether there were more threads in most of the last quarter than in most of the one before.
 
-        Some come for a moment and go: those that copy and inflate what is large.
+        Some come for a moment and go: those that copy and inflate what is large. Others come when a pool of a few
+        threads, which starts them one by one, has for the first time so much to do at once.
         """
         middle = len(self.warm) // 2
         first, second = ([each.threads for each in part] for part in (self.warm[:middle], self.warm[middle:]))
-        return bool(first) and median(second) > max(self.before.threads, median(first))
+        return bool(first) and median(second) > max(self.before.threads, median(first)) + POOLED
 
     @property
     def checks(self) -> list[tuple[str, bool]]:
