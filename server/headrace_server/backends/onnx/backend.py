@@ -80,7 +80,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     free_before = 0 if device is None else free_memory(device)
     files = ModelFiles.of(model, options.shared)
     session, needs = _session(files, providers, options)
-    graph = read_graph(model)
+    graph = read_graph(model, _runtime_version())
     files.check_whole()
     signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
     signatures = {name: replace(each, batched=may_be_batched(each.inputs)) for name, each in signatures.items()}
@@ -100,6 +100,11 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
         again = partial(_session_again, files, for_one_shape(providers), options)
         on_gpu.open_sizes(model, signatures, options.batching, again)
     return OnnxBackend(session, signatures, on_gpu, at_once=at_once, evidence=evidence)
+
+
+def _runtime_version() -> tuple[int, int]:
+    major, minor, *_ = ort.__version__.split(".")
+    return int(major), int(minor)
 
 
 def _providers(model: Path, options: BackendOptions) -> Providers:

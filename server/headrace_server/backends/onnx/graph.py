@@ -1,7 +1,7 @@
 """Reads an ONNX file's graph, as far as it decides how safely and steadily it runs, without its weights."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.header import message_class
-from headrace_server.backends.onnx.operators import BEAR_ANY_RANK, FATAL_VALUES, GROWING, TRIED
+from headrace_server.backends.onnx.integers import INTEGERS, may_be_integers
+from headrace_server.backends.onnx.operators import (
+    BEAR_ANY_RANK,
+    CHECKS_MORE,
+    FATAL_VALUES,
+    GROWING,
+    TRIED,
+    dividing,
+)
 from headrace_server.backends.onnx.rowwise import FEW, constant_of, rows_apart
 
 # Fields of ONNX's messages, by ONNX's numbers.
@@ -81,8 +89,12 @@ class Graph:
     rows_apart: frozenset[str] = frozenset()
 
 
-def read_graph(model: Path) -> Graph | None:
+def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE) -> Graph | None:
     """Reads a file that a runtime has accepted, skipping its weights. None for a file in another format.
+
+    Args:
+        model: The file.
+        runtime: The version of ONNX Runtime that runs it.
 
     Raises:
         OSError: The file cannot be read.
@@ -90,18 +102,18 @@ def read_graph(model: Path) -> Graph | None:
     with FileBytes(model) as file:
         content = file[: len(file)] if len(file) <= _AT_ONCE else file
         try:
-            return _read(content)
+            return _read(content, runtime)
         except (DecodeError, ValueError, IndexError, KeyError):
             return None
 
 
-def _read(content: Content) -> Graph | None:
+def _read(content: Content, runtime: tuple[int, int]) -> Graph | None:
     top = list(fields(content, 0, len(content)))
     graphs = [(start, end) for number, start, end in top if number == MODEL_GRAPH]
     if len(graphs) != 1:
         return None
     node_class, value_class = message_class("NodeProto"), message_class("ValueInfoProto")
-    nodes, inputs, weights = [], [], {}
+    nodes, inputs, weights, integers = [], [], {}, set()
     for number, start, end in fields(content, *graphs[0]):
         if number == _GRAPH_NODE:
             nodes.append(node_class.FromString(content[start:end]))
@@ -110,15 +122,21 @@ def _read(content: Content) -> Graph | None:
         elif number == GRAPH_INITIALIZER:
             weight = _without_data(content, start, end)
             weights[weight.name] = constant_of(weight)
+            integers.update([weight.name] if weight.data_type in INTEGERS else [])
     functions = [_Function(content, start, end) for number, start, end in top if number == _MODEL_FUNCTIONS]
     sent = {value.name for value in inputs} - weights.keys()
     inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
+    integers.update(value.name for value in inputs if value.type.tensor_type.elem_type in INTEGERS)
+    divisions = _Divisions(dividing(runtime), integers, weights.keys())
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
     return Graph(
         steady=not functions and _is_steady(nodes, sent),  # the content of functions is not followed
         any_rank=any_rank,
         bears_empty=not functions and all(map(_bears_empty, nodes)),
-        risks=_risks(nodes, inner, {function.name for function in functions}, sent, any_rank=bool(any_rank & sent)),
+        risks=_with_fatal(
+            _risks(nodes, inner, {function.name for function in functions}, sent, any_rank=bool(any_rank & sent)),
+            divisions.fatal(nodes, inner, sent) | _unequal(nodes, inner, runtime),
+        ),
         evidence=doubts([*nodes, *inner]),
         rows_apart=frozenset()
         if functions
@@ -186,6 +204,52 @@ def _risks(nodes: list[Any], inner: list[Any], functions: set[str], inputs: set[
         fatal |= used - BEAR_ANY_RANK
     untried = used - TRIED - functions
     return Risks(tuple(sorted(fatal)), tuple(sorted(untried)), tuple(sorted(_told(nodes, inputs, GROWING))))
+
+
+def _with_fatal(risks: Risks, fatal: set[str]) -> Risks:
+    return replace(risks, fatal=tuple(sorted({*risks.fatal, *fatal})))
+
+
+def _unequal(nodes: list[Any], inner: list[Any], runtime: tuple[int, int]) -> set[str]:
+    """GatherND, if the runtime does not check that both of its inputs have the same batches."""
+    if runtime >= CHECKS_MORE:
+        return set()
+    gathers = (node for node in (*nodes, *inner) if node.op_type == "GatherND")
+    return {node.op_type for node in gathers if any(a.name == "batch_dims" and a.i for a in node.attribute)}
+
+
+@dataclass(frozen=True)
+class _Divisions:
+    """The divisions of integers in a graph.
+
+    Attributes:
+        operators: Those that crash on some divisors.
+        integers: The graph's inputs and weights that are integers.
+        weights: All weights; no request decides what they are.
+    """
+
+    operators: frozenset[str]
+    integers: set[str]
+    weights: Container[str]
+
+    def fatal(self, nodes: list[Any], inner: list[Any], inputs: set[str]) -> set[str]:
+        """Those of the operators whose divisor may come from the values of a request."""
+        integers = may_be_integers(nodes, self.integers)
+        followed = _followed(nodes, inputs, bounded=_BOUNDED)
+        divides = [node for node, told in followed if 1 in told and node.op_type in self.operators]
+        return {node.op_type for node in divides if node.input[0] in integers} | self._fatal_inside(inner, integers)
+
+    def _fatal_inside(self, inner: list[Any], integers: set[str]) -> set[str]:
+        """Those in inner graphs. What these get is not followed: it may be an integer, and of any value."""
+        made = _names(inner, "output")
+        floats = made - may_be_integers(inner, integers | (_names(inner, "input") - made))
+        constants = _names([node for node in inner if node.op_type == "Constant"], "output")
+        divides = [node for node in inner if node.op_type in self.operators and not floats.intersection(node.input)]
+        return {n.op_type for n in divides if n.input[1] not in self.weights and n.input[1] not in constants}
+
+
+def _names(nodes: list[Any], which: str) -> set[str]:
+    return {name for node in nodes for name in getattr(node, which)}
 
 
 def _told(nodes: list[Any], inputs: set[str], by: Mapping[str, tuple[int, ...]]) -> set[str]:

@@ -17,9 +17,23 @@ FATAL_VALUES: Mapping[str, tuple[int, ...]] = {
 }
 """Operators that have crashed on some values, and the numbers of those inputs: indices out of range, sizes of 0.
 
-Tested with ONNX Runtime 1.32 and 1.20. The older one tolerates less: it also crashes on an integer division by 0 and on
-GatherND's batches of unequal sizes.
+Tested with ONNX Runtime 1.32 and 1.20.
 """
+
+CHECKS_MORE = (1, 32)
+"""The version of ONNX Runtime whose Mod and GatherND check their inputs. Of older ones, 1.20 was tested."""
+
+
+def dividing(runtime: tuple[int, int]) -> frozenset[str]:
+    """Operators that crash on some divisors if these are integers.
+
+    The smallest integer divided by -1 is a number that the dtype cannot hold. Older runtimes also crash on 0.
+
+    Args:
+        runtime: ONNX Runtime's version.
+    """
+    return frozenset(("Div",)) if runtime >= CHECKS_MORE else frozenset(("Div", "Mod"))
+
 
 GROWING: Mapping[str, tuple[int, ...]] = {
     "AffineGrid": (1,),

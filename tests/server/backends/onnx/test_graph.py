@@ -14,6 +14,9 @@ from onnx.numpy_helper import from_array
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.graph import BEARS_EMPTY, Graph, read_graph
+from headrace_server.errors import RunLost
+from headrace_server.processes.isolated import IsolatedBackend, Isolation
+from headrace_server.processes.job import Job
 from tests.support import models
 
 Make = Callable[[Path], Path]
@@ -145,3 +148,83 @@ def test_one_other_operator_keeps_them_away(tmp_path: Path) -> None:
     for position, make in enumerate((models.recurrent, models.row_sums)):
         backend = load_onnx(make(tmp_path / str(position)), BackendOptions())
         assert not backend.signatures["serving_default"].empty
+
+
+class TestDivisions:
+    """The smallest integer divided by -1 ends ONNX Runtime's process; an older one also bears neither 0 nor Mod's."""
+
+    OLD = (1, 20)
+    INT32, INT64, FLOAT = TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT
+
+    @staticmethod
+    def fatal(folder: Path, nodes: list[NodeProto], dtype: int, runtime: tuple[int, int] = (1, 32)) -> tuple[str, ...]:
+        folder.mkdir(parents=True, exist_ok=True)
+        inputs = [helper.make_tensor_value_info(name, dtype, ["N"]) for name in ("a", "b")]
+        outputs = [helper.make_tensor_value_info("y", dtype, None)]
+        two = from_array(np.array([2], helper.tensor_dtype_to_np_dtype(dtype)), "two")
+        model = helper.make_model(helper.make_graph(nodes, "graph", inputs, outputs, [two]))
+        onnx.save_model(model, folder / models.FILE)
+        graph = read_graph(folder / models.FILE, runtime)
+        assert graph is not None
+        return graph.risks.fatal
+
+    @pytest.mark.parametrize("dtype", [INT32, INT64])
+    def test_by_what_a_request_says(self, tmp_path: Path, dtype: int) -> None:
+        assert self.fatal(tmp_path, [helper.make_node("Div", ["a", "b"], ["y"])], dtype) == ("Div",)
+
+    def test_of_floats(self, tmp_path: Path) -> None:
+        assert self.fatal(tmp_path, [helper.make_node("Div", ["a", "b"], ["y"])], self.FLOAT) == ()
+
+    def test_by_a_weight(self, tmp_path: Path) -> None:
+        assert self.fatal(tmp_path, [helper.make_node("Div", ["a", "two"], ["y"])], self.INT64) == ()
+
+    def test_by_a_size(self, tmp_path: Path) -> None:
+        nodes = [helper.make_node("Shape", ["b"], ["size"]), helper.make_node("Div", ["a", "size"], ["y"])]
+        assert self.fatal(tmp_path, nodes, self.INT64) == ()
+
+    def test_of_what_becomes_an_integer(self, tmp_path: Path) -> None:
+        cast = [helper.make_node("Cast", [name], [f"{name}_whole"], to=self.INT64) for name in ("a", "b")]
+        nodes = [*cast, helper.make_node("Abs", ["b_whole"], ["divisor"])]
+        nodes += [helper.make_node("Div", ["a_whole", "divisor"], ["whole"])]
+        nodes += [helper.make_node("Cast", ["whole"], ["y"], to=self.FLOAT)]
+        assert self.fatal(tmp_path, nodes, self.FLOAT) == ("Div",)
+
+    @pytest.mark.parametrize(("dtype", "expected"), [(INT64, ("Div",)), (FLOAT, ("Div",))])
+    def test_in_a_loop(self, tmp_path: Path, dtype: int, expected: tuple[str, ...]) -> None:
+        """Of its own inputs nothing is known, floats included."""
+        assert self.fatal(tmp_path, self.loop([helper.make_node("Div", ["s", "b"], ["t"])], dtype), dtype) == expected
+
+    def test_of_floats_that_a_loop_makes(self, tmp_path: Path) -> None:
+        body = [helper.make_node("Cast", ["s"], ["f"], to=self.FLOAT), helper.make_node("Div", ["f", "b"], ["t"])]
+        assert self.fatal(tmp_path, self.loop(body, self.FLOAT), self.FLOAT) == ()
+
+    def test_mod_and_gather_of_an_older_runtime(self, tmp_path: Path) -> None:
+        nodes = [helper.make_node("Mod", ["a", "b"], ["m"])]
+        nodes += [helper.make_node("GatherND", ["m", "a"], ["y"], batch_dims=1)]
+        assert self.fatal(tmp_path, nodes, self.INT64) == ()
+        assert self.fatal(tmp_path, nodes, self.INT64, self.OLD) == ("GatherND", "Mod")
+
+    def test_it_is_so(self, tmp_path: Path) -> None:
+        """The model is contained: its process ends, and the next one answers."""
+        self.fatal(tmp_path / "1", [helper.make_node("Div", ["a", "b"], ["y"])], self.INT64)
+        backend = IsolatedBackend(Job(tmp_path / "1", BackendOptions()), Isolation(name="m"))
+        smallest = {"a": np.full(1, np.iinfo(np.int64).min), "b": np.full(1, -1)}
+        with pytest.raises(RunLost, match="SIGFPE"):
+            backend.run("serving_default", smallest, ["y"])
+        assert backend.run("serving_default", {"a": np.array([6]), "b": np.array([2])}, ["y"])["y"].tolist() == [3]
+        backend.close()
+
+    @staticmethod
+    def loop(body: list[NodeProto], dtype: int) -> list[NodeProto]:
+        inputs = [("i", TensorProto.INT64, ()), ("c", TensorProto.BOOL, ()), ("s", dtype, None)]
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["c"], ["d"]), *body],
+            "body",
+            [helper.make_tensor_value_info(*value) for value in inputs],
+            [helper.make_tensor_value_info(*value) for value in (("d", TensorProto.BOOL, ()), ("t", dtype, None))],
+        )
+        three = helper.make_tensor("three", TensorProto.INT64, [], [3])
+        return [
+            helper.make_node("Constant", [], ["three"], value=three),
+            helper.make_node("Loop", ["three", "", "a"], ["y"], body=graph),
+        ]
