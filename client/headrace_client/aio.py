@@ -1,6 +1,6 @@
 """The asyncio client."""
 
-# A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
+# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
 # ruff: noqa: ASYNC109
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,18 +23,16 @@ Answer = TypeVar("Answer")
 
 
 class AsyncClient(Connection[AsyncChannel]):
-    """A connection to one server, for any number of calls at once on the event loop it was built in.
+    """A connection to one server, for any number of calls at the same time, on the event loop in which it was created.
 
-    `target` is a gRPC target: `host:port`, `unix:/path`, `dns:///name:port`,
-    `ipv4:10.0.0.1:8500,10.0.0.2:8500`; the addresses of the latter two get calls in turn. By default calls are not
-    encrypted.
-    `timeout` is the default timeout of a call, in seconds; None means no timeout.
-    `convert` converts arrays of float64 and int64, numpy's defaults, to the dtypes that a model declares.
-    `metadata` goes with every call, such as `[("authorization", "Bearer ...")]`.
-    `options` are gRPC's channel arguments and take precedence over the defaults here: no bound on the size of a
-    message, and the retries that `retry` describes.
-    `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native where it is
-    installed and supports the arguments; it supports no TLS, no proxies, and only the options on sizes.
+    `target` is a gRPC target: `host:port`, `unix:/path`, `dns:///name:port`, `ipv4:10.0.0.1:8500,10.0.0.2:8500`; with
+    several addresses, as in the latter two forms, calls go to each in turn. By default calls are not encrypted.
+    `timeout` is the default timeout of a call, in seconds; None means no timeout. `convert` converts arrays of float64
+    and int64, numpy's defaults, to the dtypes that a model declares. `metadata` goes with every call, such as
+    `[("authorization", "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults
+    here: no bound on the size of a message, and the retries that `retry` describes. `transport` is `native` for
+    headrace-native, `grpcio`, or `auto` for headrace-native if it is installed and supports the arguments; it supports
+    no TLS, no proxies, and only the options on sizes.
 
     An asynchronous context manager. It connects at the first call; no call may follow `close`.
     Raises ValueError for a `transport` that does not support the arguments.
@@ -53,12 +51,12 @@ class AsyncClient(Connection[AsyncChannel]):
         outputs: Collection[str] = (),
         timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Run a model on `inputs` and return its outputs by name, all of them unless `outputs` names some.
+        """Run a model on `inputs` and return its outputs by name, or only those that `outputs` names.
 
-        Without a `version` or a `label` the newest version that is ready answers; without a `signature`,
-        `serving_default`. What is not an array yet (numbers, lists) becomes float32 or int32, and int64 where it must,
-        as in TF Serving. Arrays of numpy's default dtypes, float64 and int64, become what the model declares, unless
-        `convert` is False; the others go as they are. The arrays returned may be read-only.
+        Without a `version` or a `label`, the newest version that is ready answers; without a `signature`,
+        `serving_default` is used. Numbers and lists become arrays of float32 or int32, or of int64 if necessary, as in
+        TF Serving. Arrays of numpy's default dtypes, float64 and int64, are converted to the dtype that the model
+        declares, unless `convert` is False; other arrays are sent unchanged. The returned arrays may be read-only.
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """
@@ -85,11 +83,11 @@ class AsyncClient(Connection[AsyncChannel]):
         in_flight: int = 64,
         return_exceptions: bool = False,
     ) -> list[Any]:
-        """Run a model on each of `inputs`, some `in_flight` calls at a time, and return their outputs in order.
+        """Run a model on each of `inputs`, with up to `in_flight` calls at a time, and return their outputs in order.
 
-        Each is a separate call, as by `predict`; the server may put them into one batch.
-        `timeout` is that of each call, from when it is sent. All calls are made, even if some fail; then
-        the first failure is raised, or all are returned in place of their outputs if `return_exceptions`.
+        Each is a separate call, like `predict`; the server may put them into one batch. `timeout` applies to each call
+        from when it is sent. All calls are made, even if some fail; then the first failure is raised, or all are
+        returned in place of their outputs if `return_exceptions`.
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """
@@ -105,7 +103,7 @@ class AsyncClient(Connection[AsyncChannel]):
     async def metadata(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float | None = None
     ) -> ModelMetadata:
-        """Return a model's signatures, of the version that `predict` would run.
+        """Return the signatures of the version of a model that `predict` would run.
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """
@@ -123,7 +121,7 @@ class AsyncClient(Connection[AsyncChannel]):
         return await self._send(request.status(request.model_spec(model, version)), timeout)
 
     async def _learn(self, wanted: Wanted, timeout: float | None) -> None:
-        """Asks what a model declares; what is known stays where it cannot be asked."""
+        """Asks what a model declares; if that fails, what is known is kept."""
         with suppress(ServerError):
             metadata = await self.metadata(wanted.model, version=wanted.version, label=wanted.label, timeout=timeout)
             self._declared.learn(wanted, metadata)

@@ -1,4 +1,4 @@
-"""What the blocking and the asyncio client have in common: how a server is reached, and what its models declare."""
+"""What the blocking and the asyncio client have in common: the connection, and what models declare."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -40,7 +40,7 @@ class Connection(ABC, Generic[C]):
     @staticmethod
     @abstractmethod
     def _open(transport: str, settings: Settings) -> C:
-        """Return a channel; raises ValueError for a transport that cannot do what is asked for."""
+        """Return a channel; raises ValueError for a transport that does not support the arguments."""
 
     def _within(self, timeout: float | None) -> float | None:
         """Return the timeout of a call that is made now; raises ValueError once the client is closed."""

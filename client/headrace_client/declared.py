@@ -1,4 +1,4 @@
-"""What models declare: the server is asked once it has refused a request, to mend dtypes or to explain the refusal."""
+"""What models declare: the server is asked after it has refused a request, to correct dtypes or explain the refusal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ DEFAULT_SIGNATURE = "serving_default"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What one call runs: a model, a version or a label or neither, and a signature."""
+    """What one call runs: a model, optionally a version or a label, and a signature."""
 
     model: str
     version: int | None
@@ -25,8 +25,8 @@ class Wanted:
 class Declared:
     """The signatures of models that have refused a request of this client. Any number of threads.
 
-    numpy makes float64 of what most models take as float32. TF Serving refuses such an array; here it is rounded and
-    sent again, and later ones are rounded at once. Integers are narrowed where every value fits.
+    numpy creates float64 arrays where most models take float32. TF Serving refuses such an array; here it is rounded
+    and sent again, and later ones are rounded at once. Integers are narrowed where every value fits.
 
     Args:
         convert: Whether arrays are converted at all; if not, models are asked only to explain a refusal.
@@ -37,37 +37,37 @@ class Declared:
         self._signatures: dict[Wanted, Signature] = {}
 
     def fitted(self, wanted: Wanted, inputs: Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:
-        """The inputs in the dtypes that the model declares, as far as it has been asked."""
+        """The inputs in the dtypes that the model declares, as far as they are known."""
         signature = self._signatures.get(wanted)
         if signature is None or not self._convert:
             return inputs
         return {name: _converted(value, signature.inputs.get(name)) for name, value in inputs.items()}
 
     def should_ask(self, wanted: Wanted, error: ServerError, *, converted: bool) -> bool:
-        """Whether what the model declares may explain a refusal, and is not known, or may have changed.
+        """Whether the model's declaration may explain a refusal, and is unknown or may have changed.
 
         Args:
-            wanted: What was called.
+            wanted: The call's target.
             error: The refusal.
-            converted: Whether an array had been converted to what was known.
+            converted: Whether an array had been converted to a known dtype.
         """
         return error.code is grpc.StatusCode.INVALID_ARGUMENT and (converted or wanted not in self._signatures)
 
     def learn(self, wanted: Wanted, metadata: ModelMetadata) -> None:
-        """Keeps what a model declares."""
+        """Stores what a model declares."""
         signature = metadata.signatures.get(wanted.signature or DEFAULT_SIGNATURE)
         if signature is not None:
             self._signatures[wanted] = signature
 
     def explained(self, wanted: Wanted, inputs: Mapping[str, ArrayLike], error: ServerError) -> ServerError:
-        """The refusal, with each input that is not as the model declares it."""
+        """The refusal, with each input that differs from the model's declaration."""
         signature = self._signatures.get(wanted)
         differing = [] if signature is None else list(_differences(signature, inputs))
         return ServerError(error.code, error.message, "; ".join(differing))
 
 
 def _converted(value: ArrayLike, spec: TensorSpec | None) -> ArrayLike:
-    """An array in the declared dtype where numpy's default is the only difference; any other value as it is."""
+    """An array in the declared dtype if numpy's default is the only difference; any other value unchanged."""
     if spec is None or spec.dtype is None or not isinstance(value, np.ndarray | np.generic):
         return value
     if value.dtype == np.float64 and spec.dtype.kind == "f":

@@ -10,9 +10,9 @@ _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 
 
 def is_serving(target: str, *, timeout: float = 3.0) -> bool:
-    """Whether a server answers that every model it was told to serve has a version ready.
+    """Whether a server answers that every configured model has a version ready.
 
-    False where it says otherwise, has no health service, cannot be reached, or takes longer than `timeout` seconds.
+    False if it says otherwise, has no health service, cannot be reached, or takes longer than `timeout` seconds.
     `target` is gRPC's; nothing is encrypted.
     """
     with grpc.insecure_channel(target) as channel:
@@ -24,9 +24,11 @@ def is_serving(target: str, *, timeout: float = 3.0) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 0 for a server that is ready, 1 for any other."""
+    """The command; returns 0 for a server that is ready, 1 for any other."""
     parser = argparse.ArgumentParser(prog="headrace_client.health", description="Ask a server whether it is ready.")
-    parser.add_argument("target", nargs="?", default="localhost:8500", help="gRPC's, as localhost:8500 (the default)")
+    parser.add_argument(
+        "target", nargs="?", default="localhost:8500", help="gRPC target, such as localhost:8500 (the default)"
+    )
     parser.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="3 by default")
     told = parser.parse_args(arguments)
     return 0 if is_serving(told.target, timeout=told.timeout) else 1

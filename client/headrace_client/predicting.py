@@ -1,4 +1,4 @@
-"""Predict calls of one model, and what to do when the model refuses one; shared by both clients."""
+"""Predict calls of one model, and what to do if the model refuses one; shared by both clients."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ PredictCall = Call[Outputs]
 
 @dataclass(frozen=True, slots=True)
 class Predicting:
-    """Calls for what is `wanted`, which give the `outputs` named, or all."""
+    """Calls of what is `wanted`, which return the `outputs` named, or all."""
 
     declared: Declared
     wanted: Wanted
     outputs: Collection[str]
 
     def call(self, inputs: Inputs) -> PredictCall:
-        """Return the call for `inputs`, in the dtypes that the model declares, as far as it has been asked.
+        """Return the call for `inputs`, in the dtypes that the model declares, as far as they are known.
 
         Raises ValueError for an argument that cannot be sent.
         """
@@ -35,11 +35,11 @@ class Predicting:
         return request.predict(spec, self.declared.fitted(wanted, inputs), self.outputs)
 
     def should_ask(self, inputs: Inputs, call: PredictCall, error: ServerError) -> bool:
-        """Return whether what the model declares may explain a refusal, and is to be asked for first."""
+        """Return whether the model's declaration may explain a refusal, and must be asked for first."""
         return self.declared.should_ask(self.wanted, error, converted=not request.same_dtypes(inputs, _sent(call)))
 
     def again(self, inputs: Inputs, call: PredictCall, error: ServerError) -> PredictCall:
-        """Return the call to be made once more; raises the refusal, explained, where it would be the same."""
+        """Return the call to make once more; raises the refusal, explained, if it would be the same."""
         again = self.call(inputs)
         if request.same_dtypes(_sent(again), _sent(call)):
             raise self.declared.explained(self.wanted, _sent(call), error) from error.__cause__
@@ -47,7 +47,10 @@ class Predicting:
 
 
 class Many:
-    """Many Predicts of one model: `calls` are to be made, and what came of each is put into `answers`, in order."""
+    """Many Predicts of one model.
+
+    `calls` are the calls to make, and the result of each is stored in `answers`, in order.
+    """
 
     def __init__(self, predicting: Predicting, inputs: Sequence[Inputs]) -> None:
         self._predicting = predicting
@@ -57,12 +60,12 @@ class Many:
         self.answers: list[Outputs | ServerError] = []
 
     def should_ask(self) -> bool:
-        """Return whether the model is to be asked what it declares before refused calls are made again."""
+        """Return whether the model must be asked what it declares before refused calls are made again."""
         ask = self._predicting.should_ask
         return any(ask(self._inputs[place], self.calls[place], error) for place, error in self._refused())
 
     def again(self) -> dict[int, PredictCall]:
-        """Return the calls to be made once more, by their places; explains the refusals of the others."""
+        """Return the calls to make once more, by their places; explains the refusals of the others."""
         calls = {}
         for place, error in self._refused():
             try:
@@ -72,12 +75,12 @@ class Many:
         return calls
 
     def take(self, again: Mapping[int, PredictCall], answers: Sequence[Outputs | ServerError]) -> None:
-        """Put what came of the calls that were made once more in its places."""
+        """Store the results of the repeated calls in their places."""
         for place, answer in zip(again, answers, strict=True):
             self.answers[place] = answer
 
     def results(self, *, return_exceptions: bool) -> list[Any]:
-        """Return what came of each; raises the first failure unless failures are to be among them."""
+        """Return the result of each call; raises the first failure unless failures are to be returned."""
         refused = self._refused()
         if refused and not return_exceptions:
             raise refused[0][1]
@@ -88,7 +91,7 @@ class Many:
 
 
 def check_in_flight(in_flight: int) -> None:
-    """Raise ValueError unless some calls may be under way."""
+    """Raise ValueError unless `in_flight` is valid."""
     if in_flight < 1:
         message = f"in_flight must be a whole number of at least 1; was {in_flight}"
         raise ValueError(message)

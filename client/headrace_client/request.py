@@ -1,4 +1,4 @@
-"""Turns arrays into requests and responses into arrays; shared by both clients."""
+"""Converts arrays to requests and responses to arrays; shared by both clients."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ Answer = TypeVar("Answer")
 
 
 class ServerError(Exception):
-    """A call that failed: `code`, a grpc.StatusCode, and `message`, the server's own words or gRPC's.
+    """A failed call: `code` is a grpc.StatusCode, and `message` is the server's text or gRPC's.
 
-    UNAVAILABLE means that the server cannot be reached or, as in TF Serving, that its queue is
-    full; DEADLINE_EXCEEDED means that a timeout passed. The cause is a grpc.RpcError, which has the trailing metadata.
-    `hint` says which inputs are not as the model declares them, if that may be the reason; otherwise it is empty.
+    UNAVAILABLE means that the server cannot be reached or, as in TF Serving, that its queue is full; DEADLINE_EXCEEDED
+    means that a timeout passed. The cause is a grpc.RpcError, which has the trailing metadata. `hint` says which inputs
+    differ from the model's declaration, if that may be the reason; otherwise it is empty.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, hint: str = "") -> None:
@@ -56,7 +56,7 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How gRPC retries a call that ends UNAVAILABLE, within the call's timeout.
+    """How gRPC retries a call that ends with UNAVAILABLE, within the call's timeout.
 
     `attempts` includes the first one: 1 never retries, and gRPC allows at most 5. Before the second attempt
     it waits about `backoff` seconds, 0.01 or more, and twice as long before each further one, up to `max_backoff`.
@@ -73,9 +73,9 @@ class Retry:
         if not 1 <= self.attempts <= 5:
             message = f"attempts must be from 1 to 5; was {self.attempts}"
             raise ValueError(message)
-        # Below this gRPC itself has a fault: some of its releases lose a call whose backoff is about a millisecond.
+        # Below this, gRPC itself is faulty: some releases lose a call whose backoff is about a millisecond.
         if not 0.01 <= self.backoff <= self.max_backoff:
-            message = f"backoff must be 0.01 s to max_backoff, not {self.backoff}"
+            message = f"backoff must be from 0.01 s to max_backoff; was {self.backoff}"
             raise ValueError(message)
 
 
@@ -84,17 +84,17 @@ RETRY = Retry()
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output of a signature; None is a dimension, or a whole shape, left open.
+    """One input or output of a signature; None stands for an open dimension, or an open shape.
 
-    Strings have the dtype object, as the arrays that `predict` returns. TF Serving: an entry that is no tensor, such
-    as the operation that initialises a SavedModel, is among the signatures too; its dtype is None.
+    Strings have the dtype object, like the arrays that `predict` returns. TF Serving: the signatures also include
+    entries that are not tensors, such as the operation that initialises a SavedModel; their dtype is None.
     """
 
     dtype: np.dtype | None
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
-        """Such as `float32[?,4]`; `string[...]` where the shape is left open."""
+        """Such as `float32[?,4]`; `string[...]` if the shape is open."""
         dtype = "string" if self.dtype is None or self.dtype.kind in "SUO" else str(self.dtype)
         sizes = "..." if self.shape is None else ",".join("?" if size is None else str(size) for size in self.shape)
         return f"{dtype}[{sizes}]"
@@ -102,7 +102,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The inputs and outputs of one entry of a model, by name."""
+    """The inputs and outputs of one signature, by name."""
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
@@ -119,7 +119,7 @@ class ModelMetadata:
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """Where one version of a model is: `state` START, LOADING, AVAILABLE, UNLOADING or END.
+    """The state of one version of a model: `state` is START, LOADING, AVAILABLE, UNLOADING or END.
 
     `error_code` is OK and `error_message` empty unless the version failed to load.
     """
@@ -132,9 +132,9 @@ class VersionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
-    """One call yet to be made: where it goes, its message, and how to read the bytes that come back.
+    """One call to make: its method, its message, and how to read the answer's bytes.
 
-    `head` is the message, but for the `inputs` of a Predict. `read` makes an answer of the message that comes back.
+    `head` is the message without the `inputs` of a Predict. `read` converts the returned message to an answer.
     """
 
     path: str
@@ -143,7 +143,7 @@ class Call(Generic[Answer]):
     inputs: Mapping[str, ArrayLike] | None = None
 
     def message(self) -> bytes:
-        """Return the whole message; raises ValueError for inputs that no tensor can hold."""
+        """Return the whole message; raises ValueError for inputs that a tensor cannot hold."""
         if not self.inputs:
             return self.head
         request = PredictRequest()
@@ -152,14 +152,14 @@ class Call(Generic[Answer]):
         return self.head + request.SerializeToString()
 
     def arrays(self) -> dict[str, Any]:
-        """Return the inputs by name, arrays contiguous, and numbers that are no array yet as arrays."""
+        """Return the inputs by name as contiguous arrays."""
         return {name: _contiguous(typed(value)) for name, value in (self.inputs or {}).items()}
 
 
 def model_spec(
     model: str, version: int | None = None, label: str | None = None, signature: str | None = None
 ) -> ModelSpec:
-    """Return the message that names a model, or raise ValueError for arguments that name none."""
+    """Return the message that names a model, or raise ValueError for arguments that name no model."""
     if not model:
         message = "model must be a name, not empty"
         raise ValueError(message)
@@ -173,9 +173,9 @@ def model_spec(
 
 
 def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collection[str]) -> Call[dict[str, np.ndarray]]:
-    """Return the Predict call for `inputs`, which reads back the arrays that `outputs` names, or all.
+    """Return the Predict call for `inputs`, which returns the arrays that `outputs` names, or all.
 
-    `inputs` may be empty, for a model that has none. Raises ValueError for arguments of other types.
+    `inputs` may be empty, for a model without inputs. Raises ValueError for arguments of other types.
     """
     check_inputs(inputs)
     if isinstance(outputs, str):
@@ -193,7 +193,7 @@ def check_inputs(inputs: object) -> None:
 
 
 def same_dtypes(one: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> bool:
-    """Return whether two mappings hold the same arrays: what is converted is another object."""
+    """Return whether two mappings hold the same arrays: a converted array is another object."""
     return all(one[name] is other[name] or np.asarray(one[name]).dtype == np.asarray(other[name]).dtype for name in one)
 
 
@@ -218,7 +218,7 @@ def _fill(proto: TensorProto, name: str, value: ArrayLike) -> None:
 
 
 def typed(value: ArrayLike) -> ArrayLike:
-    """Give numbers that are no array yet the dtypes that TensorFlow gives them, where numpy would take 64 bits."""
+    """Give numbers that are not arrays yet TensorFlow's dtypes, where numpy would use 64 bits."""
     if isinstance(value, np.ndarray):
         return value
     array = np.asarray(value)

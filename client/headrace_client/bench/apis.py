@@ -1,4 +1,4 @@
-"""The two APIs, as a load generator needs them: what a model takes, and a request's message."""
+"""The two APIs as a load generator needs them: a model's inputs, and the message of a request."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -31,22 +31,22 @@ class Api(Protocol):
     name: str
 
     def signature(self, server: Any, model: str) -> Signature:
-        """What a model takes and gives.
+        """The inputs and outputs of a model.
 
         Raises:
-            BenchError: The server does not know it, or does not answer.
+            BenchError: The server does not know the model, or does not answer.
         """
 
     def request(self, model: str, inputs: Arrays) -> Any:
-        """A call's request, as the server's `send` takes it."""
+        """A call's request, in the form for the server's `send`."""
 
 
 class Predict:
     """TF Serving's Predict.
 
     Args:
-        signature: The one that is called.
-        version: None for the newest.
+        signature: The signature to call.
+        version: None means the newest.
     """
 
     name = "predict"
@@ -56,7 +56,7 @@ class Predict:
         self._version = version
 
     def signature(self, server: Server, model: str) -> Signature:
-        """What GetModelMetadata says."""
+        """The content of GetModelMetadata."""
         asked = request.metadata(request.model_spec(model, self._version))
         signatures = asked.read(server.ask(asked.path, asked.head)).signatures
         if self._signature not in signatures:
@@ -73,7 +73,7 @@ class Infer:
     """The Open Inference Protocol's ModelInfer.
 
     Args:
-        version: None for the newest.
+        version: None means the newest.
     """
 
     name = "infer"
@@ -82,7 +82,7 @@ class Infer:
         self._version = "" if version is None else str(version)
 
     def signature(self, server: Server, model: str) -> Signature:
-        """What ModelMetadata says."""
+        """The content of ModelMetadata."""
         asked = ModelMetadataRequest(name=model, version=self._version)
         told = ModelMetadataResponse.FromString(server.ask(f"{_SERVICE}ModelMetadata", asked.SerializeToString()))
         return Signature(
@@ -100,10 +100,10 @@ class Infer:
 
 
 def choose(name: str, server: Server, model: str, signature: str, version: int | None) -> Api:
-    """The API of that name; for `auto`, the one by which the server knows the model.
+    """The API with that name; for `auto`, the one by which the server knows the model.
 
     Raises:
-        BenchError: It knows it by neither.
+        BenchError: It knows the model by neither.
     """
     predict, infer = Predict(signature, version), Infer(version)
     if name != "auto":
@@ -123,7 +123,7 @@ def datatype(array: np.ndarray) -> str:
 
 
 def spec_of(datatype: str, shape: Iterable[int]) -> TensorSpec:
-    """What Open Inference's metadata say of a tensor."""
+    """A tensor as described by Open Inference's metadata."""
     code = _NUMPY.get(datatype)
     return TensorSpec(None if code is None else np.dtype(code), tuple(None if size < 0 else size for size in shape))
 

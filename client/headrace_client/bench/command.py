@@ -8,31 +8,32 @@ FLAGS = {
     "the requests": {
         "model": ("NAME[=WEIGHT]", "a model to call; if repeated, calls are mixed by weight"),
         "api": ("NAME", "predict (TF Serving's), infer (Open Inference's), rest-predict, rest-infer (default: auto)"),
-        "signature": ("NAME", "the signature of a Predict (default: serving_default)"),
-        "version": ("INT", "the version to call (default: the newest)"),
-        "inputs": ("[NAME=]FILE", "a .npz file with an array for each input (default: random ones)"),
+        "signature": ("NAME", "signature of a Predict (default: serving_default)"),
+        "version": ("INT", "version to call (default: the newest)"),
+        "inputs": ("[NAME=]FILE", ".npz file with an array for each input (default: random arrays)"),
         "rows": ("INT,...", "rows of a request; several sizes are mixed (default: 1)"),
         "log": ("FILE", "send the requests of a log: a TFRecord file of PredictionLogs, as headrace writes them"),
         "metadata": ("NAME=VALUE", "send this with every call, as in authorization='Bearer ...'; may be repeated"),
     },
     "the load": {
-        "concurrency": ("INT,...", "closed loop: callers that call again once answered (default: 1,4,16,64)"),
-        "rate": ("FLOAT,...", "open loop: calls a second, whatever the server does"),
+        "concurrency": ("INT,...", "closed loop: callers that call again as soon as they are answered (default: "
+        "1,4,16,64)"),
+        "rate": ("FLOAT,...", "open loop: calls per second, however fast the server answers"),
         "arrivals": ("poisson|constant|recorded", "how an open loop's calls are spread (default: poisson)"),
-        "speed": ("FLOAT,...", "how many times as fast a recorded load is replayed (default: 1)"),
+        "speed": ("FLOAT,...", "speed at which a recorded load is replayed, as a factor (default: 1)"),
         "seconds": ("TIME", "duration of each measurement (default: 5s)"),
         "warmup": ("TIME", "duration of the warm-up before it (default: 1s)"),
-        "timeout": ("TIME", "most time for a call (default: 10s)"),
+        "timeout": ("TIME", "timeout of a call (default: 10s)"),
         "connections": ("INT", "connections (default: up to 4)"),
         "threads": ("INT", "threads of the load generator (default: 1)"),
         "seed": ("INT", "seed for all random numbers (default: 1)"),
-        "rounds": ("INT", "how often each point is measured; the middle one counts (default: 1)"),
+        "rounds": ("INT", "number of measurements of each point; the median counts (default: 1)"),
     },
     "the results": {
-        "limit": ("TIME", "count the calls that are answered within this time, as in 20ms"),
-        "json": ("FILE", "write all numbers there"),
+        "limit": ("TIME", "count the calls that are answered within this time, such as 20ms"),
+        "json": ("FILE", "write all numbers to this file"),
         "png": ("FILE", "write a chart there"),
-        "html": ("FILE", "write a page there that needs nothing else"),
+        "html": ("FILE", "write a self-contained page to this file"),
     },
 }  # fmt: skip
 
@@ -50,14 +51,17 @@ def add_command(commands: Any) -> None:
         help="measure a server under load",
         usage="headrace bench [SERVER] --model=NAME [--concurrency=INT,...] [--rate=FLOAT,...] [flags]\n"
         "       headrace bench --compare A B --model=NAME [flags]",
-        description="Put load on a server, and say how many calls it answers, and how fast: headrace, "
-        "TensorFlow Serving, Triton, or any other of these APIs. Latencies count from when a call was to begin.",
+        description="Put load on a server and report how many calls it answers, and how fast. The server can be "
+        "headrace, TensorFlow Serving, Triton, or any other with their APIs. Latencies count from the planned start "
+        "of a call.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(command=_bench, command_parser=parser)
-    parser.add_argument("server", metavar="SERVER", nargs="?", help="its gRPC address (default: localhost:8500)")
-    parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="two servers, which take turns")
+    parser.add_argument(
+        "server", metavar="SERVER", nargs="?", help="the server's gRPC address (default: localhost:8500)"
+    )
+    parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="two servers, measured in turn")
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
         for name, (metavar, told) in flags.items():

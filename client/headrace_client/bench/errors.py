@@ -1,11 +1,11 @@
-"""The one failure that a user of the load generator sees: a sentence that names what is wrong."""
+"""The load generator's error for its user: a sentence that names what is wrong."""
 
 import importlib
 from typing import Any
 
 
 class BenchError(Exception):
-    """Something that the user gave cannot be used, or a server does not answer. The text is one line."""
+    """Something from the user cannot be used, or a server does not answer. The text is one line."""
 
 
 def require(module: str, purpose: str, install: str) -> Any:
@@ -13,8 +13,8 @@ def require(module: str, purpose: str, install: str) -> Any:
 
     Args:
         module: Its import name.
-        purpose: What it is needed for, as in "a chart".
-        install: What `pip install` is told.
+        purpose: What it is needed for, such as "a chart".
+        install: The argument of `pip install`.
 
     Raises:
         BenchError: It is not installed.

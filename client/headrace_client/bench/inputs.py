@@ -1,4 +1,4 @@
-"""Inputs of requests: from a file of arrays, or random ones by a model's signature."""
+"""Inputs of requests: from a file of arrays, or random ones for a model's signature."""
 
 import zipfile
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from headrace_client.bench.errors import BenchError
 from headrace_client.request import Signature, TensorSpec
 
 OPEN_SIZE = 16
-"""The size of a dimension that a model leaves open, other than that of the rows, in random inputs."""
+"""The size, in random inputs, of a dimension other than the rows that a model leaves open."""
 
 MOST_REQUESTS = 16
 _MOST_BYTES = 64 << 20
@@ -19,10 +19,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def random_inputs(model: str, signature: Signature, rows: int, seed: int) -> list[Arrays]:
-    """Some requests of so many rows each: normal numbers, small integers, short texts.
+    """Requests with this many rows each: normally distributed numbers, small integers, short texts.
 
     Raises:
-        BenchError: An input has a dtype that cannot be made.
+        BenchError: An input has a dtype without random values.
     """
     random = np.random.default_rng(seed)
 
@@ -39,7 +39,7 @@ def _random(random: np.random.Generator, what: str, spec: TensorSpec, rows: int)
     first = tuple(rows if size is None else size for size in declared[:1])
     shape = first + tuple(OPEN_SIZE if size is None else size for size in declared[1:])
     if spec.dtype is None or spec.dtype.kind not in "fiubO":
-        raise BenchError(f"{what} is {spec}, for which no random values are made: give some by --inputs")
+        raise BenchError(f"{what} is {spec}, which random inputs do not support: use --inputs")
     if spec.dtype.kind == "f":
         return random.standard_normal(shape).astype(spec.dtype)
     if spec.dtype.kind == "O":
@@ -49,10 +49,10 @@ def _random(random: np.random.Generator, what: str, spec: TensorSpec, rows: int)
 
 
 def read_inputs(path: Path, model: str, signature: Signature, rows: int) -> list[Arrays]:
-    """The rows of a `.npz` file, so many a request.
+    """The rows of an `.npz` file, with this many per request.
 
     Raises:
-        BenchError: The file cannot be read, or does not have what the model takes.
+        BenchError: The file cannot be read, or lacks an input of the model.
     """
     arrays = _load(path)
     for name in signature.inputs.keys() - arrays.keys():
@@ -71,7 +71,7 @@ def read_inputs(path: Path, model: str, signature: Signature, rows: int) -> list
 
 def _load(path: Path) -> Arrays:
     try:
-        # Opened here: numpy does not close what it has opened and cannot read.
+        # Opened here, because numpy does not close a file that it has opened and cannot read.
         with path.open("rb") as opened:
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):

@@ -1,4 +1,4 @@
-"""Latencies as a histogram has them: values and counts."""
+"""Latencies from histograms: values and counts."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Sorted pairs of seconds, to three digits, and how many calls took that long."""
+    """Sorted pairs of seconds, with three digits, and the number of calls that took that long."""
 
     pairs: Sequence[tuple[float, int]] = ()
 
     @property
     def count(self) -> int:
-        """How many calls there are."""
+        """The number of calls."""
         return sum(count for _, count in self.pairs)
 
     def percentile(self, percent: float) -> float | None:
-        """The seconds within which so many percent of the calls ended; None where there was no call."""
+        """The seconds within which this percentage of calls ended; None if there was no call."""
         wanted, seen = self.count * percent / 100, 0
         for seconds, count in self.pairs:
             seen += count
@@ -26,16 +26,16 @@ class Latencies:
         return None
 
     def mean(self) -> float | None:
-        """The mean in seconds; None where there was no call."""
+        """The mean in seconds; None if there was no call."""
         return sum(seconds * count for seconds, count in self.pairs) / self.count if self.pairs else None
 
     def within(self, seconds: float) -> int:
-        """How many calls took no longer."""
+        """The number of calls that took no longer."""
         return sum(count for took, count in self.pairs if took <= seconds)
 
 
 def of_nanoseconds(*lists: Iterable[tuple[int, int]]) -> Latencies:
-    """Those of several histograms together."""
+    """Several histograms combined."""
     counts: Counter[int] = Counter()
     for pairs in lists:
         for nanoseconds, count in pairs:

@@ -1,4 +1,4 @@
-"""Points as a chart of throughput and latency, and as one HTML page that needs nothing else."""
+"""Shows points as a chart of throughput and latency, and as one self-contained HTML page."""
 
 import base64
 import html
@@ -39,7 +39,7 @@ def require_charts() -> Any:
 
 
 def chart(points: Sequence[Point]) -> bytes:
-    """Latency by throughput, and latency by percentile of each point, as a PNG.
+    """Latency by throughput, and each point's latency by percentile, as a PNG.
 
     Raises:
         BenchError: matplotlib is not installed.
@@ -57,7 +57,7 @@ def _draw_curves(axes: Any, points: Sequence[Point]) -> None:
     servers = servers_of(points)
     mixed = len({point.stage.kind == "closed" for point in points}) > 1
     for place, server in enumerate(servers):
-        # A line goes through the stages in the order in which they were measured, of one kind of load.
+        # A line connects the stages of one kind of load in the order of measurement.
         own = [point for point in points if point.server == server and point.latencies.pairs]
         for percent, (style, alpha) in _SHADES.items():
             label = f"p{percent:g}" if len(servers) == 1 else f"{server} p{percent:g}"
@@ -76,7 +76,7 @@ def _draw_curves(axes: Any, points: Sequence[Point]) -> None:
             f"limit {milliseconds(points[0].limit)}", (0.99, points[0].limit * 1e3), (0, 3),
             xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=8, color="#666",
         )  # fmt: skip
-    axes.set(title="Latency by throughput", xlabel="calls that went well, per second", ylabel="latency in ms")
+    axes.set(title="Latency by throughput", xlabel="successful calls per second", ylabel="latency in ms")
     _finish(axes)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -112,7 +112,7 @@ def _finish(axes: Any) -> None:
 
 
 def page(settings: Settings, points: Sequence[Point]) -> str:
-    """The chart, a table and what is to be known of the run, as HTML.
+    """The chart, a table and the facts about the run, as HTML.
 
     Raises:
         BenchError: matplotlib is not installed.
@@ -123,7 +123,8 @@ def page(settings: Settings, points: Sequence[Point]) -> str:
     told = machine()
     facts = (
         f"{', '.join(settings.models) or settings.log}; {settings.seconds:g} s a point after {settings.warmup:g} s of "
-        f"warm-up; latencies are from when a call was to begin. The load came from a machine of {told['cpus']} CPUs "
+        f"warm-up; latencies count from the planned start of a call. The load came from a machine with "
+        f"{told['cpus']} CPUs "
         f"({told['architecture']})."
     )
     return (

@@ -1,4 +1,4 @@
-"""What has been measured: one point of a sweep, on one server."""
+"""The measurement of one point of a sweep, on one server."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from headrace_client.bench.settings import Stage
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 
 BUSY = 0.85
-"""The share of its time beyond which a thread of the load generator may be what limits the load."""
+"""The share of its time beyond which a thread of the load generator may limit the load."""
 LATE = 0.001
-"""Seconds that calls may begin late, in the 99th percentile, before that is worth a word."""
+"""The delay in seconds of calls' starts, at the 99th percentile, from which it is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,15 @@ class Point:
 
     Attributes:
         server: Its target.
-        stage: What it was told.
-        seconds: For how long calls counted.
+        stage: The stage that was measured.
+        seconds: The duration for which calls counted.
         kinds: The calls by kind.
-        lag: From when calls were to begin until they did.
-        texts: The first words of each code.
-        cpu: Seconds that the threads of the load generator have computed.
-        busy: The share of its time that the busiest of them did.
-        calls: All that were made, those of the warm-up, too.
-        limit: Seconds beyond which an answer is not good; None for any.
+        lag: The times from the planned start of calls to the actual one.
+        texts: The first message of each code.
+        cpu: The seconds that the load generator's threads have computed.
+        busy: The share of its time that the busiest thread computed.
+        calls: The number of all calls, including those of the warm-up.
+        limit: The seconds beyond which an answer does not count as good; None means any.
     """
 
     server: str
@@ -55,18 +55,18 @@ class Point:
 
     @property
     def latencies(self) -> Latencies:
-        """Those of all kinds, from when a call was to begin to its end, of calls that went well."""
+        """The latencies of all successful calls, from the planned start to the end."""
         pairs = [((round(seconds * 1e9), count) for seconds, count in kind.latencies.pairs) for kind in self.kinds]
         return of_nanoseconds(*pairs)
 
     @property
     def ok(self) -> int:
-        """How many went well."""
+        """The number of successful calls."""
         return sum(kind.codes.get("OK", 0) for kind in self.kinds)
 
     @property
     def failures(self) -> dict[str, int]:
-        """How many ended with each other code."""
+        """The number of calls with each other code."""
         found: dict[str, int] = {}
         for kind in self.kinds:
             for code, count in kind.codes.items():
@@ -76,33 +76,33 @@ class Point:
 
     @property
     def rate(self) -> float:
-        """Calls a second that went well."""
+        """Successful calls per second."""
         return self.ok / self.seconds
 
     @property
     def goodput(self) -> float:
-        """Calls a second that went well within the limit."""
+        """Successful calls per second within the limit."""
         return self.rate if self.limit is None else self.latencies.within(self.limit) / self.seconds
 
     @property
     def cpu_per_call(self) -> float:
-        """Seconds that the load generator computes for a call."""
+        """The load generator's CPU seconds per call."""
         return self.cpu / self.calls if self.calls else 0.0
 
     def doubt(self) -> str:
-        """Why the load generator itself may be what was measured; empty where it was not."""
+        """Why the load generator itself may have been measured; empty if it was not."""
         if self.busy > BUSY:
             return f"the load generator itself was busy {self.busy:.0%} of the time: use more --threads or machines"
         late = self.lag.percentile(99)
         if self.stage.kind != "closed" and late is not None and late > LATE:
             return (
                 f"1 call in 100 began {late * 1e3:,.1f} ms late or later: this machine, or the server's "
-                f"backlog, keeps the load generator from sending in time (the latencies include it)"
+                f"backlog, kept the load generator from sending in time (the latencies include it)"
             )
         return ""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, in numbers; times in seconds."""
+        """All data as numbers; times are in seconds."""
         latencies = self.latencies
         return {
             "server": self.server,
@@ -126,12 +126,12 @@ class Point:
 
 
 def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[str, Any], **told: Any) -> Point:
-    """The point that a `headrace_native.Load` has come to.
+    """The point from the result of a `headrace_native.Load`.
 
     Args:
         server: Its target.
-        stage: What the load was.
-        names: Of the kinds.
+        stage: The stage of the load.
+        names: The names of the kinds.
         result: Its `result()`.
         told: `seconds`, `calls` and `limit`.
     """

@@ -23,7 +23,7 @@ _METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One request: whom it asked, how, and in which second since 1970."""
+    """One request: the model, the method, and the second since 1970."""
 
     model: str
     path: str
@@ -35,7 +35,7 @@ def read_log(path: Path) -> list[Recorded]:
     """The requests of a log, in order.
 
     Raises:
-        BenchError: The file cannot be read, is no such log, or has no request in it.
+        BenchError: The file cannot be read, is not such a log, or has no request in it.
     """
     try:
         found = [request for record in _records(path) if (request := _request(record)) is not None]
@@ -49,13 +49,13 @@ def read_log(path: Path) -> list[Recorded]:
 
 
 def times(requests: list[Recorded], speed: float) -> list[float]:
-    """When each was sent, in seconds from the first on.
+    """When each was sent, in seconds since the first one.
 
-    A log says no more than the second: the requests of one are spread over it.
+    A log only records whole seconds: requests within one second are spread over it.
 
     Args:
         requests: In order.
-        speed: How many times as fast they are to be sent.
+        speed: The factor of the speed.
     """
     seconds: dict[int, int] = {}
     for request in requests:

@@ -13,7 +13,7 @@ COLUMNS = ("load", "calls/s", "p50", "p90", "p99", "p99.9", "max", "failed", "ow
 
 
 def table(points: Sequence[Point]) -> str:
-    """A row for each point, latencies in milliseconds; below it what failed, and what is to be doubted."""
+    """A row for each point, with latencies in milliseconds; below them the failures and the doubts."""
     limit = points[0].limit
     servers = servers_of(points)
     heads = [*(("server",) if len(servers) > 1 else ()), *COLUMNS]
@@ -50,7 +50,7 @@ def _line(row: Sequence[str], widths: Sequence[int], left: int) -> str:
 
 
 def _kinds(points: Sequence[Point]) -> list[str]:
-    """A line for each kind of request of each point, where there are several."""
+    """A line for each kind of request of each point, if there are several."""
     lines = []
     for point in points:
         for kind in point.kinds if len(point.kinds) > 1 else ():
@@ -62,7 +62,7 @@ def _kinds(points: Sequence[Point]) -> list[str]:
 
 
 def notes(points: Sequence[Point]) -> list[str]:
-    """What failed, and why the load generator itself may have been measured."""
+    """The failures, and why the load generator itself may have been measured."""
     lines = []
     for point in points:
         where = f"{point.server}, {point.stage}"
@@ -75,7 +75,7 @@ def notes(points: Sequence[Point]) -> list[str]:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """As `1.23 ms`; a dash for nothing."""
+    """Formatted as `1.23 ms`; a dash if there is no value."""
     if seconds is None:
         return "-"
     number = seconds * 1e3
@@ -83,7 +83,7 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def as_json(settings: Settings, points: Sequence[Point]) -> dict[str, Any]:
-    """All numbers, what was asked for, and the machine."""
+    """All numbers, the settings, and the machine."""
     return {
         "headrace": version("headrace"),
         "machine": machine(),
@@ -98,5 +98,5 @@ def as_json(settings: Settings, points: Sequence[Point]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Where the load came from."""
+    """The machine that the load came from."""
     return {"architecture": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}

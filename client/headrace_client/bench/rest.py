@@ -1,4 +1,4 @@
-"""REST: what a model takes, the bodies of requests, and a connection that sends them."""
+"""REST: a model's inputs, the bodies of requests, and a connection that sends them."""
 
 import base64
 import http.client
@@ -17,14 +17,14 @@ from headrace_client.request import Signature, TensorSpec
 from headrace_protos import DataType
 from headrace_protos.tensor import TensorError, dtype_of
 
-# gRPC's code for each of HTTP's, as the gateways of both APIs have them.
+# The gRPC code for each HTTP status, as in the gateways of both APIs.
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 499: 1, 500: 13, 501: 12, 503: 14, 504: 4}
 _OK, _UNKNOWN, _DEADLINE, UNAVAILABLE = 0, 2, 4, 14
 
 
 @dataclass(frozen=True, slots=True)
 class RestRequest:
-    """A request: GET without a body, else POST."""
+    """A request: GET without a body, otherwise POST."""
 
     path: str
     body: bytes = b""
@@ -34,12 +34,12 @@ class RestRequest:
 
 
 class RestConnection:
-    """One connection, which is made anew where it has ended.
+    """One connection, which is opened again when it has ended.
 
     Args:
         target: A host and a port.
-        headers: Sent with every request.
-        timeout: Seconds that a request may take.
+        headers: Headers that are sent with every request.
+        timeout: The timeout of a request in seconds.
     """
 
     def __init__(self, target: str, headers: Sequence[tuple[str, str]], timeout: float) -> None:
@@ -47,7 +47,7 @@ class RestConnection:
         self._connection = http.client.HTTPConnection(target.removeprefix("http://"), timeout=timeout)
 
     def send(self, request: RestRequest) -> tuple[int, bytes]:
-        """The code that a request ends with, as gRPC has it, and the body that answers it, or the failure's words."""
+        """The gRPC code with which a request ends, and the body of the answer, or the failure's message."""
         try:
             method = "POST" if request.body else "GET"
             self._connection.request(method, request.path, request.body or None, self._headers)
@@ -64,12 +64,12 @@ class RestConnection:
 
 
 class RestServer:
-    """A server that is asked, before a load begins, what its models take.
+    """A server that is asked before a load begins what its models take.
 
     Args:
-        target: A host and a port, as `localhost:8501` or `http://localhost:8501`.
+        target: A host and a port, such as `localhost:8501` or `http://localhost:8501`.
         metadata: Sent with every request, as headers.
-        timeout: Seconds that a request may take.
+        timeout: The timeout of a request in seconds.
 
     Raises:
         BenchError: There is no such address.
@@ -86,7 +86,7 @@ class RestServer:
         """The document at a path.
 
         Raises:
-            ServerFailure: There is none.
+            ServerFailure: There is no document.
         """
         body = self.send(RestRequest(path))
         try:
@@ -99,7 +99,7 @@ class RestServer:
         """The answer to a request.
 
         Raises:
-            ServerFailure: There is none.
+            ServerFailure: There is no answer.
         """
         code, body = self._connection.send(request)
         if code != _OK:
@@ -115,8 +115,8 @@ class RestPredict:
     """TF Serving's REST predict, in columns.
 
     Args:
-        signature: The one that is called.
-        version: None for the newest.
+        signature: The signature to call.
+        version: None means the newest.
     """
 
     name = "rest-predict"
@@ -126,7 +126,7 @@ class RestPredict:
         self._version = "" if version is None else f"/versions/{version}"
 
     def signature(self, server: RestServer, model: str) -> Signature:
-        """What the model's metadata says.
+        """The content of the model's metadata.
 
         Raises:
             BenchError: The server does not know it, or does not answer.
@@ -138,13 +138,11 @@ class RestPredict:
                 sides = (signatures[self._signature][side] for side in ("inputs", "outputs"))
                 return Signature(*({name: _info(told) for name, told in side.items()} for side in sides))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BenchError(
-                f"{server.target} does not say what {model} takes, as TF Serving's REST API does"
-            ) from error
+            raise BenchError(f"{server.target} does not describe {model} as TF Serving's REST API does") from error
         raise BenchError(f"{model} has no signature {self._signature}: it has {', '.join(sorted(signatures))}")
 
     def request(self, model: str, inputs: Arrays) -> RestRequest:
-        """A request of all inputs."""
+        """A request with all inputs."""
         body = {"signature_name": self._signature, "inputs": {name: _listed(each) for name, each in inputs.items()}}
         return RestRequest(f"/v1/models/{quote(model)}{self._version}:predict", json.dumps(body).encode())
 
@@ -153,7 +151,7 @@ class RestInfer:
     """The Open Inference Protocol's infer, in JSON.
 
     Args:
-        version: None for the newest.
+        version: None means the newest.
     """
 
     name = "rest-infer"
@@ -162,7 +160,7 @@ class RestInfer:
         self._version = "" if version is None else f"/versions/{version}"
 
     def signature(self, server: RestServer, model: str) -> Signature:
-        """What the model's metadata says.
+        """The content of the model's metadata.
 
         Raises:
             BenchError: The server does not know it, or does not answer.
@@ -175,10 +173,10 @@ class RestInfer:
             )
             return Signature(inputs, outputs)
         except (KeyError, TypeError) as error:
-            raise BenchError(f"{server.target} does not say what {model} takes, as Open Inference has it") from error
+            raise BenchError(f"{server.target} does not describe {model} as Open Inference does") from error
 
     def request(self, model: str, inputs: Arrays) -> RestRequest:
-        """A request of all inputs."""
+        """A request with all inputs."""
         tensors = [
             {"name": name, "datatype": datatype(each), "shape": each.shape, "data": _texts(each)}
             for name, each in inputs.items()
@@ -187,7 +185,7 @@ class RestInfer:
 
 
 def words(body: bytes) -> str:
-    """What a failure's body says, on one line."""
+    """The message in a failure's body, on one line."""
     try:
         text = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):

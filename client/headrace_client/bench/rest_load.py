@@ -1,7 +1,7 @@
-"""A load over REST, with what a `headrace_native.Load` has: threads of Python, one connection each.
+"""A load over REST with the interface of `headrace_native.Load`: Python threads with one connection each.
 
-Plain, and honest about it: it computes some ten times as much for a call as the native loop does, and a report says so
-where that is the limit.
+It is simple and slow: it uses about ten times as much CPU per call as the native loop, and a report says so if that is
+the limit.
 """
 
 import random
@@ -15,7 +15,7 @@ from headrace_client.bench.rest import UNAVAILABLE, RestConnection, RestRequest,
 
 MOST_THREADS = 256
 PAUSE = 0.01
-"""Seconds that a caller pauses whose call did not reach the server."""
+"""Seconds that a caller pauses after a call that did not reach the server."""
 
 _CODES = 17
 _DIGITS = 3
@@ -26,8 +26,8 @@ class RestLoad:
 
     Args:
         target: A host and a port.
-        kinds: Each a weight, and requests that take turns.
-        plan: As of a `headrace_native.Load`.
+        kinds: A weight for each, and requests that are sent in turn.
+        plan: As for a `headrace_native.Load`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RestLoad:
         self._spent = (0.0, 0.0)
 
     def start(self, metadata: Sequence[tuple[str, str]]) -> None:
-        """Begins, once; the metadata goes with every request as headers."""
+        """Starts the load, once; the metadata are sent with every request as headers."""
         closed = not self._plan["times"] and self._plan["rate"] <= 0
         callers = min(self._plan["concurrency"], MOST_THREADS)
         work = self._call_again if closed else self._call_when_due
@@ -66,11 +66,11 @@ class RestLoad:
             thread.start()
 
     def progress(self) -> tuple[float, int, int, int]:
-        """Seconds since the start, and the calls that have begun, ended, and failed."""
+        """The seconds since the start, and the numbers of calls that have begun, ended, and failed."""
         return time.perf_counter() - self._start, self._begun, self._ended, self._failed
 
     def wait(self, seconds: float) -> bool:
-        """Waits for so many seconds at most; whether it has ended."""
+        """Waits for at most this many seconds; returns whether the load has ended."""
         until = time.perf_counter() + seconds
         for thread in self._threads:
             thread.join(max(0.0, until - time.perf_counter()))
@@ -80,14 +80,14 @@ class RestLoad:
         return ended
 
     def stop(self) -> None:
-        """Ends it early."""
+        """Ends the load early."""
         with self._lock:
             self._stopping = True
             self._due.clear()
             self._lock.notify_all()
 
     def result(self) -> dict[str, Any]:
-        """What came of it, once it has ended."""
+        """The results, once the load has ended."""
         kinds = [
             {"latency": sorted(latency.items()), "codes": codes, "bytes": size}
             for latency, codes, size in zip(self._latency, self._codes, self._bytes, strict=True)
@@ -118,7 +118,7 @@ class RestLoad:
         for offset, kind in self._arrivals():
             due = self._start + offset
             with self._lock:
-                # Not a plain sleep: `stop` ends it.
+                # Not a plain sleep, because `stop` ends it.
                 self._lock.wait_for(lambda: self._stopping, max(0.0, due - time.perf_counter()))
                 if self._stopping:
                     return
@@ -129,7 +129,7 @@ class RestLoad:
             self._lock.notify_all()
 
     def _arrivals(self) -> Iterator[tuple[float, int]]:
-        """When calls begin, in seconds from the start on, and their kinds."""
+        """When calls begin, in seconds since the start, and their kinds."""
         if self._plan["times"]:
             yield from zip(self._plan["times"], self._plan["order"], strict=True)
             return
@@ -173,5 +173,5 @@ class RestLoad:
 
 
 def _rounded(seconds: float) -> int:
-    """Nanoseconds, to so many digits."""
+    """Nanoseconds, rounded to this many digits."""
     return int(float(f"{max(0.0, seconds) * 1e9:.{_DIGITS - 1}e}"))

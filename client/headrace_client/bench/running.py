@@ -1,4 +1,4 @@
-"""Runs the stages of a sweep, on one server or on two in turn."""
+"""Runs the stages of a sweep on one server, or on two in turn."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,12 +20,12 @@ _OPEN_CONNECTIONS = 4
 
 
 def run(settings: Settings, tell: Tell) -> Iterator[Point]:
-    """Measures every stage, and gives a point for each server and stage, in order.
+    """Measures every stage, and returns a point for each server and stage, in order.
 
-    Where there are several rounds, the one in the middle by calls a second counts. Servers take turns in each.
+    With several rounds, the median by calls per second counts. Servers take turns in each round.
 
     Raises:
-        BenchError: A server is not there, or refuses what is sent to it.
+        BenchError: A server cannot be reached, or refuses a request.
     """
     with ExitStack() as stack:
         servers = []
@@ -90,6 +90,6 @@ def _plan(workload: Workload, stage: Stage, settings: Settings) -> dict[str, Any
     }
     if stage.kind == "recorded":
         times, order = workload.schedule(stage.value)
-        # A recording is replayed as it was, and all of it counts.
+        # A recording is replayed unchanged, and all of it counts.
         plan |= {"times": times, "order": order, "rate": 0.0, "warmup": 0.0, "seconds": times[-1] + 1e-3}
     return plan

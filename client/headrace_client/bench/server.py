@@ -1,4 +1,4 @@
-"""A server that is asked, before a load begins, whether it is there and what its models take."""
+"""A server that is asked before a load begins whether it answers and what its models take."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _ONCE = {"attempts": 1, "backoff": 0.01, "max_backoff": 0.01, "max_send": _UNBOU
 
 
 class ServerFailure(BenchError):
-    """A call that failed: whom it went to, the code, and the server's words."""
+    """A failed call: the server, the code, and the server's message."""
 
     def __init__(self, target: str, code: int, text: str) -> None:
         super().__init__(f"{target}: {code_name(code)}: {' '.join(text.split())}")
@@ -27,8 +27,8 @@ class Server:
 
     Args:
         target: gRPC's.
-        metadata: Sent with every call.
-        timeout: Seconds that a call may take.
+        metadata: Metadata that are sent with every call.
+        timeout: The timeout of a call in seconds.
 
     Raises:
         BenchError: There is no such address, or headrace-native is missing.
@@ -47,7 +47,7 @@ class Server:
         """The answer to a message.
 
         Raises:
-            ServerFailure: There is none.
+            ServerFailure: There is no answer.
         """
         return self.send(self._native.ClientRequest(path, message))
 
@@ -55,7 +55,7 @@ class Server:
         """The answer to a `headrace_native.ClientRequest`.
 
         Raises:
-            ServerFailure: There is none.
+            ServerFailure: There is no answer.
         """
         answer = self._channel.call(request, self._timeout)
         if isinstance(answer, self._native.Failure):
@@ -71,11 +71,13 @@ def native() -> Any:
     """headrace-native.
 
     Raises:
-        BenchError: It is not installed, or of another version.
+        BenchError: headrace-native is not installed, or has another version.
     """
     module = require("headrace_native", "headrace bench", "headrace-native")
     if getattr(module, "CLIENT_INTERFACE", 0) != INTERFACE or not hasattr(module, "Load"):
-        raise BenchError("headrace bench needs another version of headrace-native: install the one of this headrace")
+        raise BenchError(
+            "headrace bench needs another version of headrace-native: install the version of this headrace"
+        )
     return module
 
 

@@ -1,4 +1,4 @@
-"""One run of `headrace bench`: reads what it is told, measures, shows how far it is, and writes the results."""
+"""One run of `headrace bench`: reads the settings, measures, shows the progress, and writes the results."""
 
 import json
 import sys
@@ -17,10 +17,10 @@ _CLEAR = "\r\x1b[K"
 
 
 def bench(values: Mapping[str, Any]) -> None:
-    """Does what a command line says; the table goes to stdout, progress to a terminal's stderr.
+    """Does what a command line asks for; the table goes to stdout, progress to stderr if that is a terminal.
 
     Raises:
-        BenchError: Something that was given cannot be used, or a server does not answer.
+        BenchError: A value from the user cannot be used, or a server does not answer.
     """
     settings = read(values)
     if not settings.over_rest:
@@ -41,10 +41,10 @@ def bench(values: Mapping[str, Any]) -> None:
 
 
 class Progress:
-    """A line that says how far a stage is, where somebody looks.
+    """A line that shows the progress of a stage on a terminal.
 
     Args:
-        stream: Where it goes, if that is a terminal.
+        stream: The stream to write to, if it is a terminal.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -52,7 +52,7 @@ class Progress:
         self._shown = stream.isatty()
 
     def tell(self, server: str, stage: Stage, elapsed: float, total: float, ended: int, failed: int) -> None:
-        """Shows it anew."""
+        """Shows the line anew."""
         if self._shown:
             rate = ended / elapsed if elapsed else 0.0
             line = f"{server}, {stage}: {elapsed:.1f} of {total:.1f} s, {ended:,} calls ({rate:,.0f}/s)"
@@ -60,7 +60,7 @@ class Progress:
             self._stream.flush()
 
     def clear(self) -> None:
-        """Takes it away."""
+        """Removes the line."""
         if self._shown:
             self._stream.write(_CLEAR)
             self._stream.flush()

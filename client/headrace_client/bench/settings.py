@@ -1,4 +1,4 @@
-"""What one run of the load generator is told."""
+"""The settings of one run of the load generator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ APIS = ("auto", "predict", "infer", "rest-predict", "rest-infer")
 ARRIVALS = ("poisson", "constant", "recorded")
 DEFAULT_CONCURRENCY = (1, 4, 16, 64)
 MOST_UNDER_WAY = 10_000
-"""Calls that an open loop has under way at once; those beyond wait, and their latency counts."""
+"""The most calls that an open loop has in flight; later ones wait, and the wait counts as latency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Stage:
 
     Attributes:
         kind: `closed`, `poisson`, `constant` or `recorded`.
-        value: The callers of a closed loop, the calls a second of an open one, the speed of a recorded one.
+        value: The callers of a closed loop, the calls per second of an open one, the speed of a recorded one.
     """
 
     kind: str
@@ -37,24 +37,24 @@ class Settings:
     """One run. Times are in seconds.
 
     Attributes:
-        servers: gRPC's targets; two take turns.
-        api: One of APIS.
+        servers: gRPC targets; two are measured in turn.
+        api: One of `APIS`.
         models: Names and weights.
-        signature: Of TF Serving's models.
-        version: None for the newest.
-        inputs: Files of arrays by the names of models; that of `""` is for all.
-        log: A file of requests that have been logged.
-        rows: Sizes of requests.
-        stages: What is measured, one after the other.
-        seconds: For how long each counts.
-        warmup: Before it counts.
-        timeout: That a call may take.
-        limit: A latency beyond which an answer is not good; None for any.
-        connections: None for what fits the stage.
-        threads: Of the load generator.
-        rounds: How often each stage is measured; the middle one counts.
-        seed: Of what is random.
-        metadata: Sent with every call.
+        signature: The signature of TF Serving's models.
+        version: None means the newest.
+        inputs: Files of arrays by the names of models; that of `""` applies to all.
+        log: A file with logged requests.
+        rows: The numbers of rows of requests.
+        stages: The stages to measure, in order.
+        seconds: How long each one counts.
+        warmup: How long each one runs before it counts.
+        timeout: The timeout of a call.
+        limit: A latency beyond which an answer does not count as good; None means any.
+        connections: The number of connections; None means what fits the stage.
+        threads: The threads of the load generator.
+        rounds: How often each stage is measured; the median counts.
+        seed: The seed of random numbers.
+        metadata: Metadata that are sent with every call.
     """
 
     servers: tuple[str, ...]
@@ -86,7 +86,7 @@ def read(given: Mapping[str, object]) -> Settings:
     """The settings that a command line gives, by the names of its flags.
 
     Raises:
-        BenchError: A value that cannot be used.
+        BenchError: A value cannot be used.
     """
     told = {name: value for name, value in given.items() if value is not None}
     single = {name: str(value) for name, value in told.items() if isinstance(value, str)}
@@ -145,7 +145,7 @@ def _stages(single: Mapping[str, str], log: Path | None) -> tuple[Stage, ...]:
     stages = [Stage("closed", number) for number in _given(single, "concurrency")]
     if arrivals == "recorded":
         if log is None:
-            raise BenchError("--arrivals=recorded needs the times of a --log")
+            raise BenchError("--arrivals=recorded needs the times in a --log")
         speeds = values.rates("speed", single.get("speed", "1"))
         return (*stages, *(Stage("recorded", speed) for speed in speeds))
     if "rate" in single:

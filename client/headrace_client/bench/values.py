@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from headrace_client.bench.errors import BenchError
 
 MOST_RATE = 10_000_000.0
-"""Calls a second that are certainly more than any machine makes."""
+"""Calls per second that certainly exceed any machine."""
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 def duration(flag: str, text: str) -> float:
-    """Seconds, of a text such as `20ms`, `1.5s`, `2m` or `3`, which is seconds.
+    """The seconds in a text such as `20ms`, `1.5s`, `2m` or `3`, which is seconds.
 
     Raises:
-        BenchError: It is none, or not above 0.
+        BenchError: The text is not a duration, or is not above 0.
     """
     unit = next((unit for unit in ("us", "ms", "s", "m") if text.endswith(unit)), "")
     seconds = _float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
@@ -25,10 +25,10 @@ def duration(flag: str, text: str) -> float:
 
 
 def rates(flag: str, text: str) -> tuple[float, ...]:
-    """Calls a second, with commas between them.
+    """Calls per second, separated by commas.
 
     Raises:
-        BenchError: One is no number, or impossible.
+        BenchError: An item is not a number, or is impossible.
     """
     numbers = tuple(_float(part) for part in text.split(","))
     if not all(0 < number <= MOST_RATE for number in numbers):
@@ -37,10 +37,10 @@ def rates(flag: str, text: str) -> tuple[float, ...]:
 
 
 def counts(flag: str, text: str, most: int = 1_000_000) -> tuple[int, ...]:
-    """Whole numbers of at least 1, with commas between them.
+    """Whole numbers of at least 1, separated by commas.
 
     Raises:
-        BenchError: One is none.
+        BenchError: An item is not such a number.
     """
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= most for part in parts):
@@ -52,7 +52,7 @@ def count(flag: str, text: str, most: int = 1_000_000) -> int:
     """One of them.
 
     Raises:
-        BenchError: It is none.
+        BenchError: The text is not such a number.
     """
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
         raise BenchError(f"--{flag} must be a whole number from 1 to {most:,}; was {text}")
@@ -63,7 +63,7 @@ def choice(flag: str, text: str, choices: Sequence[str]) -> str:
     """One of some words.
 
     Raises:
-        BenchError: It is none of them.
+        BenchError: The text is none of them.
     """
     if text not in choices:
         raise BenchError(f"--{flag} must be one of {', '.join(choices)}; was {text}")
@@ -74,7 +74,7 @@ def pair(flag: str, text: str) -> tuple[str, str]:
     """A name and a value.
 
     Raises:
-        BenchError: There is no name, or no value.
+        BenchError: The name or the value is missing.
     """
     name, _, value = text.partition("=")
     if not (name and value):

@@ -1,4 +1,4 @@
-"""The requests of a load, ready to be sent: some of each kind, with weights, or those of a log."""
+"""The requests of a load, ready to send: some of each kind, with weights, or those of a log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Kind:
     """Requests that are counted together.
 
     Attributes:
-        name: As a report has it.
-        weight: How often there is one, beside the other kinds.
-        requests: `headrace_native.ClientRequest`s, or `RestRequest`s, which take turns.
-        bytes: Of one of them.
+        name: The name in reports.
+        weight: The relative frequency of the kind.
+        requests: `headrace_native.ClientRequest`s, or `RestRequest`s, which are sent in turn.
+        bytes: The size of one of them.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one server is sent.
+    """The load for one server.
 
     Attributes:
-        api: By which it is called; `recorded` for the requests of a log.
-        kinds: At least one.
-        recorded: The requests of a log, in order; none without one.
+        api: The API for the calls; `recorded` for the requests of a log.
+        kinds: The kinds, at least one.
+        recorded: The requests of a log, in order; empty without a log.
     """
 
     api: str
@@ -52,10 +52,10 @@ class Workload:
 
 
 def prepare(server: Any, settings: Settings) -> Workload:
-    """The requests for a Server or a RestServer, one of each kind of which it has answered.
+    """The requests for a Server or a RestServer, which has answered one of each kind.
 
     Raises:
-        BenchError: The server is not there, does not know a model, or refuses a request; or inputs cannot be used.
+        BenchError: The server cannot be reached, does not know a model, or refuses a request; or inputs cannot be used.
     """
     workload = _of_log(settings) if settings.log is not None else _of_models(server, settings)
     for kind in workload.kinds:
@@ -103,7 +103,7 @@ def _of_log(settings: Settings) -> Workload:
     for request in requests:
         sent = native().ClientRequest(request.path, request.message)
         by_model.setdefault(request.model, []).append(sent)
-    # Without weights of their own, models are called as often as the log has them.
+    # Without weights, models are called as often as in the log.
     kinds = [_kind(name, settings.models.get(name, len(sent)), sent) for name, sent in by_model.items()]
     return Workload("recorded", kinds, requests)
 
@@ -113,5 +113,5 @@ def _kind(name: str, weight: float, requests: Sequence[Any]) -> Kind:
 
 
 def _try(server: Any, kind: Kind) -> None:
-    """Sends one request: whoever mistypes an input learns it before the load, and a cold model is warm."""
+    """Sends one request, so that a mistyped input is reported before the load, and a cold model is warmed up."""
     server.send(kind.requests[0])

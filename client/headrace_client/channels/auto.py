@@ -1,4 +1,4 @@
-"""Chooses what carries calls: headrace-native where it is installed and can do what is asked for, or else grpcio."""
+"""Chooses the transport of calls: headrace-native if it is installed and supports the arguments, otherwise grpcio."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 PACKAGE = "headrace_native"
 INTERFACE = 1
-"""The `CLIENT_INTERFACE` of the headrace-native that this fits."""
+"""The `CLIENT_INTERFACE` of the headrace-native that fits this package."""
 
 TRANSPORTS = ("auto", "native", "grpcio")
 
@@ -20,7 +20,7 @@ _NO_GRPC_PROXY = "no_grpc_proxy"
 
 
 def open_channel(transport: str, settings: Settings) -> Channel:
-    """Return a channel for calls that block; raises ValueError for a transport that cannot do what is asked for."""
+    """Return a channel for calls that block; raises ValueError for a transport that does not support the arguments."""
     if _chosen(transport, settings) == "native":
         from headrace_client.channels.native_impl import NativeChannel
 
@@ -55,7 +55,7 @@ def _chosen(transport: str, settings: Settings) -> str:
 
 
 def _obstacle(settings: Settings) -> str:
-    """Say why the native transport cannot be used; empty where it can."""
+    """Say why the native transport cannot be used; empty if it can."""
     if find_spec(PACKAGE) is None:
         return "headrace-native is not installed (pip install headrace-native)"
     import headrace_native
@@ -78,7 +78,7 @@ def _obstacle(settings: Settings) -> str:
 
 
 def _is_proxied(target: str) -> bool:
-    """Whether grpcio would go through a proxy: environment variables name one, and do not exempt the host."""
+    """Whether grpcio would use a proxy: environment variables name one, and do not exempt the host."""
     if target.startswith("unix:") or not any(os.environ.get(name) for name in _PROXIES):
         return False
     host = target.rpartition("/")[2].rpartition(":")[0]

@@ -1,6 +1,6 @@
 """The protocols of channels, and their settings."""
 
-# A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
+# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
 # ruff: noqa: ASYNC109
 
 import asyncio
@@ -19,9 +19,9 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where a channel leads, and how.
+    """The target of a channel, and its settings.
 
-    `metadata` goes with every call. `options` are gRPC's channel arguments, which take precedence over the defaults.
+    `metadata` is sent with every call. `options` are gRPC's channel arguments, which take precedence over the defaults.
     """
 
     target: str
@@ -32,20 +32,20 @@ class Settings:
 
 
 class Channel(Protocol):
-    """Calls that block, from any thread."""
+    """Calls that block, on any thread."""
 
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Make a call and return its answer; raises ServerError."""
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
 
     def close(self) -> None:
-        """End the connection and the calls under way."""
+        """Close the connection and cancel the calls in flight."""
 
 
 class AsyncChannel(Protocol):
-    """Calls on the event loop that runs when the first of them is made."""
+    """Calls on the event loop in which the first of them is made."""
 
     async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Make a call and return its answer; raises ServerError."""
@@ -56,10 +56,10 @@ class AsyncChannel(Protocol):
         timeout: float | None,
         in_flight: int,
     ) -> list[Any]:
-        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
 
     async def close(self) -> None:
-        """End the connection and the calls under way."""
+        """Close the connection and cancel the calls in flight."""
 
 
 async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_flight: int) -> list[Any]:
@@ -79,5 +79,5 @@ async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_f
 
 
 def has_addresses(target: str) -> bool:
-    """Say whether a target may stand for several addresses: a name that gRPC resolves, or a list."""
+    """Return whether a target may stand for several addresses: a name that gRPC resolves, or a list."""
     return target.startswith("dns:") or (target.startswith(("ipv4:", "ipv6:")) and "," in target)

@@ -1,6 +1,6 @@
 """Channels of grpcio."""
 
-# A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
+# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
 # ruff: noqa: ASYNC109
 
 import json
@@ -42,7 +42,7 @@ class GrpcioChannel:
         return call.read(response)
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
         answers: list[Any] = []
         waiting: deque[tuple[Call[Any], Any]] = deque()
         messages = [call.message() for call in calls]
@@ -54,7 +54,7 @@ class GrpcioChannel:
         return answers + [_result(call, begun) for call, begun in waiting]
 
     def close(self) -> None:
-        """End the connection and the calls under way."""
+        """Close the connection and cancel the calls in flight."""
         self._channel.close()
 
 
@@ -83,7 +83,7 @@ class AsyncGrpcioChannel:
         timeout: float | None,
         in_flight: int,
     ) -> list[Any]:
-        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
         messages = [call.message() for call in calls]
 
         async def send(place: int) -> Any:
@@ -99,7 +99,7 @@ class AsyncGrpcioChannel:
             raise _failed(error) from error
 
     async def close(self) -> None:
-        """End the connection and the calls under way."""
+        """Close the connection and cancel the calls in flight."""
         await self._channel.close()
 
 
@@ -115,7 +115,7 @@ def channel_options(settings: Settings) -> list[tuple[str, Any]]:
 
 
 def _balanced(target: str) -> dict[str, Any]:
-    """Each address in turn, where there are several; gRPC by itself sends every call to the first."""
+    """Each address in turn if there are several; by default, gRPC sends every call to the first."""
     return {"loadBalancingConfig": [{"round_robin": {}}]} if has_addresses(target) else {}
 
 
@@ -130,7 +130,7 @@ def _service_config(retry: Retry) -> dict[str, Any]:
         "backoffMultiplier": 2,
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
-    # Once half of these tokens are gone (one a failure, a tenth back a success) retries pause.
+    # Retries pause once half of these tokens are gone: a failure costs one, a success returns a tenth.
     throttling = {"maxTokens": 100, "tokenRatio": 0.1}
     return {"methodConfig": [{"name": methods, "retryPolicy": policy}], "retryThrottling": throttling}
 

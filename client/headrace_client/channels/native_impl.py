@@ -1,6 +1,6 @@
-"""Channels of headrace-native: HTTP/2 in Rust, and a Predict's arrays to bytes and back outside the interpreter."""
+"""Channels of headrace-native: HTTP/2 in Rust, and conversion of a Predict's arrays outside the interpreter."""
 
-# A `timeout` here is a deadline that the server is told too, which asyncio.timeout could not do.
+# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
 # ruff: noqa: ASYNC109
 
 import asyncio
@@ -21,7 +21,7 @@ _UNBOUNDED = sys.maxsize
 
 
 class CallError(grpc.RpcError):
-    """How a call over headrace-native failed; what it has is named as in a grpc.Call."""
+    """How a call over headrace-native failed, with the methods of a grpc.Call."""
 
     def __init__(self, code: grpc.StatusCode, details: str, metadata: Metadata = ()) -> None:
         super().__init__(code, details)
@@ -34,11 +34,11 @@ class CallError(grpc.RpcError):
         return self._code
 
     def details(self) -> str:
-        """Return the server's own words, or the client's."""
+        """Return the server's own message, or the client's."""
         return self._details
 
     def trailing_metadata(self) -> Any:
-        """Return what the server sent behind its answer: names and values, bytes where a name ends in `-bin`."""
+        """Return the trailing metadata: names and values, which are bytes if the name ends in `-bin`."""
         return self._metadata
 
     def __str__(self) -> str:
@@ -46,9 +46,9 @@ class CallError(grpc.RpcError):
 
 
 class NativeChannel:
-    """Calls that block. No thread is begun: the threads that call drive the connection.
+    """Calls that block. They start no thread: the calling threads drive the connection.
 
-    A process that is forked has a connection of its own, which it makes with its first call.
+    A forked process opens a connection of its own with its first call.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,12 +65,12 @@ class NativeChannel:
         return result
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
         answers = self._own().call_many([_request(call) for call in calls], timeout, in_flight)
         return [_answer(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def close(self) -> None:
-        """End the connection and the calls under way."""
+        """Close the connection and cancel the calls in flight."""
         self._own().close()
 
     def _own(self) -> native.ClientChannel:
@@ -82,7 +82,7 @@ class NativeChannel:
 
 
 class AsyncNativeChannel:
-    """Calls on an event loop. The first one begins a thread, which drives the connection without the interpreter."""
+    """Calls on an event loop. The first one starts a thread that drives the connection without the interpreter."""
 
     def __init__(self, settings: Settings) -> None:
         self._channel = _channel(settings)
@@ -103,7 +103,7 @@ class AsyncNativeChannel:
         timeout: float | None,
         in_flight: int,
     ) -> list[Any]:
-        """Make calls, some `in_flight` at a time; return what came of each, in order: an answer or a ServerError."""
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
         requests = [_request(call) for call in calls]
 
         async def send(place: int) -> Any:
@@ -121,12 +121,12 @@ class AsyncNativeChannel:
         try:
             return await waiting
         finally:
-            # Only one that nobody waits for any more is still there.
+            # Only a call that nothing waits for is still here.
             if self._waiting.pop(number, None) is not None:
                 self._channel.cancel(number)
 
     async def close(self) -> None:
-        """End the connection and the calls under way."""
+        """Close the connection and cancel the calls in flight."""
         if self._loop is not None:
             self._loop.remove_reader(self._channel.fileno())
         self._channel.close()
@@ -159,13 +159,13 @@ def _bound(given: int) -> int:
 
 
 def _request(call: Call[Any]) -> native.ClientRequest:
-    """Return the request of a call; what only protobuf can write is written by it."""
+    """Return the request of a call; anything that only protobuf can write is left to it."""
     arrays = call.path == PREDICT
     if call.inputs:
         try:
             return native.ClientRequest(call.path, call.head, call.arrays(), arrays)
         except (BufferError, TypeError, ValueError):
-            pass  # strings, scalars, dtypes of ml_dtypes; or nothing that can be sent, which is said below
+            pass  # strings, scalars, dtypes of ml_dtypes, or values that cannot be sent, which are reported below
     return native.ClientRequest(call.path, call.message(), None, arrays)
 
 

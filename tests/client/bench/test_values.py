@@ -63,7 +63,7 @@ def test_models_files_and_servers() -> None:
     ("given", "said"),
     [
         ({}, "--model must name the model to call"),
-        ({"model": ["m"], "arrivals": "recorded"}, "--arrivals=recorded needs the times of a --log"),
+        ({"model": ["m"], "arrivals": "recorded"}, "--arrivals=recorded needs the times in a --log"),
         ({"model": ["m"], "arrivals": "bursts"}, "--arrivals must be one of poisson, constant, recorded; was bursts"),
         (
             {"model": ["m"], "api": "rest"},
