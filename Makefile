@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples test-kubernetes test-stores wheels docs
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples test-kubernetes test-stores coverage wheels docs
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-gpu run the tests of GPU backends on a GPU, where there is one'
 	@echo 'make test-torch  run the toolkit'\''s tests of PyTorch, which is 5 GB, in .venv-torch'
 	@echo 'make test-keras  run the toolkit'\''s tests of Keras, SavedModels and TFLite, in .venv-tensorflow'
+	@echo 'make coverage measure which lines the tests of the batching library and the client reach; fail below the floor'
 	@echo 'make check    lint, types, import directions, generated code'
 	@echo 'make format   format the code'
 	@echo 'make fuzz     look for bytes that the native decoders do not bear, five minutes a decoder (needs cargo)'
@@ -47,6 +48,9 @@ test-torch:
 
 test-keras:
 	@scripts/test-keras
+
+coverage:
+	@scripts/coverage
 
 check:
 	@scripts/check

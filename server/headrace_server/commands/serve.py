@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 def add_command(commands: Any) -> None:
     """Adds the command to those of `headrace`.
@@ -79,5 +81,19 @@ def _say_what_serves(config: Config, server: "Server") -> None:
     else:
         why = "" if config.transport == "grpcio" else ": headrace-native, which is ten times as fast, is not installed"
         log.info("gRPC is carried by grpcio %s%s", version("grpcio"), why)
+    if is_open(config):
+        log.info(
+            "anybody on the network can call this server: --host=127.0.0.1 and --rest_api_host=127.0.0.1 limit it to "
+            "this machine, and --auth_keys_file asks callers for a key"
+        )
     for hint in hints(default_signatures(server.serving), config.port, config.rest_api_port):
         log.info(hint)
+
+
+def is_open(config: Config) -> bool:
+    """Whether callers on other machines need neither credentials nor a certificate."""
+    if config.auth.is_on or config.ssl_config_file:
+        return False
+    hosts = [config.host] if config.port else []
+    hosts += [config.rest_api_host] if config.rest_api_port else []
+    return any(host not in _LOOPBACK for host in hosts)

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from headrace_server import Config, Server
-from headrace_server.commands import process
+from headrace_server.commands import process, serve
 from headrace_server.commands.headrace import main
+from headrace_server.config.security import AuthOptions
 from headrace_server.errors import ServingError
 from tests.support.models import linear
 from tests.support.ports import free_port
@@ -52,6 +53,9 @@ class TestTheLog:
 
     def test_warns_of_nothing_where_nothing_is_wrong(self, log_and_address: tuple[str, str]) -> None:
         assert not re.search(r" (WARNING|ERROR) ", log_and_address[0])
+
+    def test_says_that_the_server_is_open_to_the_network(self, log_and_address: tuple[str, str]) -> None:
+        assert "anybody on the network can call this server: --host=127.0.0.1" in log_and_address[0]
 
     def test_names_the_transport(self, log_and_address: tuple[str, str]) -> None:
         assert re.search(r"gRPC is carried by (headrace-native|grpcio) \d", log_and_address[0])
@@ -214,6 +218,21 @@ def test_doctor_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^onnxruntime +\d", said, re.MULTILINE)
     assert re.search(r"^transport +(native|grpcio)$", said, re.MULTILINE)
     assert "ONNX Runtime's is off" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "is_open"),
+    [
+        (Config(port=8500), True),
+        (Config(port=8500, host="127.0.0.1"), False),
+        (Config(port=8500, host="127.0.0.1", rest_api_port=8501), True),
+        (Config(port=8500, host="::1", rest_api_port=8501, rest_api_host="localhost"), False),
+        (Config(port=8500, auth=AuthOptions(keys_file="keys.json")), False),
+        (Config(port=8500, ssl_config_file="ssl.pbtxt"), False),
+    ],
+)
+def test_a_server_is_open_where_others_need_no_credentials(options: Config, is_open: bool) -> None:
+    assert serve.is_open(options) == is_open
 
 
 class TestWithoutTheServersDependencies:
