@@ -95,7 +95,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     ended = tune(tmp_path / "nobody", "--objective=p99 1s")
 
     assert ended.returncode == 1
-    assert ended.stderr == f"headrace: {tmp_path}/nobody: there is no such version\n"
+    assert ended.stderr == f"headrace: there is no version {tmp_path}/nobody\n"
 
 
 def test_cpus_are_divided_in_powers_of_two() -> None:

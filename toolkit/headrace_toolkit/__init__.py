@@ -24,7 +24,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for: `headrace --help` imports this package, and must not wait for numpy's friends."""
+    """Imports only what is asked for.
+
+    `headrace --help` imports this package, and must not wait for numpy and the rest.
+    """
     from importlib import import_module
 
     if name not in _HOMES:

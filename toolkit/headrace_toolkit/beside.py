@@ -1,4 +1,4 @@
-"""Published versions side by side: the first one is what the others are compared with."""
+"""Published versions side by side: all others are compared with the first one."""
 
 import json
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
     """Measures versions beside the first of them.
 
     Args:
-        places: Version folders or ONNX files.
-        data: Rows; None takes random ones.
-        recipe: Which metric, the seed, and how long to time; the rest means nothing here.
-        progress: Who is told how far the work is.
+        places: Folders of versions, or ONNX files.
+        data: The rows; None means random rows.
+        recipe: The metric, the seed, and the time for timing; the other fields are not used.
+        progress: Called with the progress.
 
     Raises:
-        ToolkitError: A version cannot be read or run, or takes other inputs than the first one.
+        ToolkitError: A version cannot be read or run, or has other inputs than the first one.
     """
     told = Told()
     sources = [(name_of(place), load(model_of(place))) for place in places]
@@ -70,7 +70,7 @@ def name_of(place: str) -> str:
 
 
 def model_of(place: str) -> Path:
-    """The model's file of a version's folder, or of a file.
+    """The model's file in a version's folder, or the file itself.
 
     Raises:
         ToolkitError: The folder holds none.
@@ -92,7 +92,7 @@ def _check_alike(first: str, wanted: Signature, other: str, found: Signature) ->
 
 
 def changed_files(place: str) -> list[str]:
-    """A sentence for each file of a version that is no longer the one that its card names."""
+    """A sentence for each file of a version that differs from the one named in its card."""
     card = Path(place) / CARD_FILE
     if not card.is_file():
         return []

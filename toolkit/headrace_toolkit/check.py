@@ -1,4 +1,4 @@
-"""Two models on the same rows: differences and agreement. All of it is pure: arrays in, numbers out."""
+"""Compares two models on the same rows: differences and agreement. Pure functions: arrays in, numbers out."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,20 @@ from headrace_batching.task import Array, Arrays
 from headrace_toolkit.errors import ToolkitError
 
 ROW_TOLERANCE = 1e-4
-"""A row differs where an element is off by more than this, as a share of the output's largest value or 1."""
+"""A row differs if an element differs by more than this, as a fraction of the output's largest value or 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One output beside the expected one, over all rows.
+    """One output compared with the expected one, over all rows.
 
     Attributes:
-        output: Its name.
-        largest: The largest difference of two elements; infinity where one of them alone is finite, and 1 for strings
+        output: The output's name.
+        largest: The largest difference of two elements; infinity where only one of them is finite, and 1 for strings
             that differ.
         mean: The mean difference.
         scale: The largest finite element of the expected output.
-        differing: The share of rows with an element off by more than `ROW_TOLERANCE`.
+        differing: The share of rows in which an element differs by more than `ROW_TOLERANCE`.
     """
 
     output: str
@@ -32,10 +32,10 @@ class Difference:
 
 
 def compare(expected: Arrays, got: Arrays) -> tuple[Difference, ...]:
-    """Each expected output beside the one of the same name.
+    """Compares each expected output with the one of the same name.
 
     Raises:
-        ToolkitError: One is missing, or of another shape.
+        ToolkitError: An output is missing, or has another shape.
     """
     for name, array in expected.items():
         if name not in got:
@@ -53,13 +53,13 @@ def largest(differences: tuple[Difference, ...]) -> Difference:
 
 
 def decisions(outputs: Arrays, output: str = "") -> Array | None:
-    """The class that each row is given, [rows]; None where no output decides.
+    """The class that each row is given, [rows]; None if no output decides.
 
-    An output of whole numbers or strings, one a row, decides by itself; a float table decides by its largest column.
+    An output of integers or strings, one per row, decides by itself; a table of floats decides by its largest column.
 
     Args:
         outputs: Arrays by name, all with the same axis 0.
-        output: The one that decides; empty looks for one.
+        output: The output that decides; if empty, one is chosen.
     """
     chosen = {output: outputs[output]} if output else outputs
     vectors = [a for a in chosen.values() if a.dtype.kind in "iuOUSb" and (a.ndim == 1 or a.shape[1:] == (1,))]
@@ -71,7 +71,7 @@ def decisions(outputs: Arrays, output: str = "") -> Array | None:
 
 
 def agreement(expected: Arrays, got: Arrays, output: str = "") -> float | None:
-    """The share of rows that are given the same class; None where no output decides."""
+    """The share of rows that are given the same class; None if no output decides."""
     wanted, found = decisions(expected, output), decisions(got, output)
     if wanted is None or found is None:
         return None

@@ -1,6 +1,6 @@
 """The toolkit's commands: `headrace convert`, `optimize`, `report`, `explain`, `tune` and `package`, as one table.
 
-Importing this costs next to nothing: what a command needs is imported when it runs.
+Importing this costs almost nothing: what a command needs is imported when it runs.
 """
 
 import argparse
@@ -26,9 +26,9 @@ class Place:
     """An argument without a flag.
 
     Attributes:
-        name: Under which the command finds it.
-        metavar: What stands for it in `--help`.
-        help: For `--help`.
+        name: The name by which the command finds it.
+        metavar: Its placeholder in `--help`.
+        help: The text in `--help`.
         count: As argparse's `nargs`; None for exactly one.
     """
 
@@ -43,13 +43,13 @@ class Command:
     """One command.
 
     Attributes:
-        name: After `headrace`.
-        short: One line of `headrace --help`.
-        long: What its own `--help` says.
-        usage: What follows its name there.
-        places: Its arguments without flags.
-        groups: Its flags.
-        run: The function of `command_runs` that does it.
+        name: The command's name after `headrace`.
+        short: The line in `headrace --help`.
+        long: The description in its own `--help`.
+        usage: The usage after its name.
+        places: The arguments without flags.
+        groups: The groups of flags.
+        run: The function of `command_runs` that runs it.
     """
 
     name: str
@@ -82,8 +82,8 @@ COMMANDS = (
     Command(
         name="optimize",
         short="find the fastest, smallest form of a model that answers as well, and publish it",
-        long="Convert a model as `headrace convert` does, try what may make it faster or smaller, measure each, and "
-        "publish the best one that meets the limits. With a recipe, do the steps that it names instead.",
+        long="Convert a model as `headrace convert` does, try steps that may make it faster or smaller, measure "
+        "each, and publish the best one that meets the limits. With a recipe, do the steps that it names instead.",
         usage="SOURCE BASE_PATH [--data=FILE] [--labels=NAME] [flags]\n"
         "       headrace optimize RECIPE.toml [--dry_run]",
         places=(
@@ -121,8 +121,9 @@ COMMANDS = (
     Command(
         name="tune",
         short="find threads and batch sizes for a latency objective, on this machine",
-        long="Run a model at many batch sizes and thread counts, choose what serves most rows within a latency "
-        "objective, try it through headrace's batcher, and show the curves. Nothing is written unless asked for.",
+        long="Run a model at many batch sizes and thread counts, choose the combination that serves the most rows "
+        "within a latency objective, try it through headrace's batcher, and show the curves. Nothing is written "
+        "unless asked for.",
         usage="VERSION --objective='p99 20ms' [--data=FILE] [--seconds=FLOAT] [--write]",
         places=(Place(name="version", metavar="VERSION", help=VERSION_HELP),),
         groups={"the objective": flags.TUNE, "the report": flags.REPORT},

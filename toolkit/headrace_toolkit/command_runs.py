@@ -28,7 +28,7 @@ _DATA_FLAGS = ("rows", "labels", "calibration", "train", "metric", "output")
 
 
 def run_convert(given: Values) -> int:
-    """`headrace convert`; its exit status.
+    """Runs `headrace convert` and returns its exit status.
 
     Raises:
         ToolkitError: The model cannot be converted or published.
@@ -37,10 +37,11 @@ def run_convert(given: Values) -> int:
 
 
 def run_optimize(given: Values) -> int:
-    """`headrace optimize`; its exit status: 1 where nothing meets the limits.
+    """Runs `headrace optimize` and returns its exit status: 1 if nothing meets the limits.
 
     Raises:
-        ToolkitError: The model cannot be converted, or the recipe not be done, or the version not be published.
+        ToolkitError: The model cannot be converted, the recipe cannot be carried out, or the version cannot be
+            published.
     """
     if Path(given["source"]).suffix == ".toml":
         return _run(_over_recipe(Recipe.read(given["source"]), given), given)
@@ -50,7 +51,7 @@ def run_optimize(given: Values) -> int:
 
 
 def run_report(given: Values) -> int:
-    """`headrace report`; its exit status: 1 where a file is not the one that its card names.
+    """Runs `headrace report` and returns its exit status: 1 if a file differs from the one named in its card.
 
     Raises:
         ToolkitError: A version cannot be read or run.
@@ -68,7 +69,7 @@ def run_report(given: Values) -> int:
 
 
 def run_explain(given: Values) -> int:
-    """`headrace explain`; its exit status.
+    """Runs `headrace explain` and returns its exit status.
 
     Raises:
         ToolkitError: There are no rows, or the version cannot be read or run.
@@ -77,7 +78,7 @@ def run_explain(given: Values) -> int:
 
     options = _data_options(given)
     if not options.rows:
-        raise ToolkitError("explain shuffles rows of yours: give some with --data")
+        raise ToolkitError("explain shuffles your own rows: give some with --data")
     data = Data.read(options.rows, options.labels)
     recipe = Recipe(data=options, **_run_options(given))
     with _progress() as progress:
@@ -89,10 +90,10 @@ def run_explain(given: Values) -> int:
 
 
 def run_tune(given: Values) -> int:
-    """`headrace tune`; its exit status.
+    """Runs `headrace tune` and returns its exit status.
 
     Raises:
-        ToolkitError: The objective is none or out of reach, the model cannot be run, or a file not be written.
+        ToolkitError: The objective is invalid or out of reach, the model cannot be run, or a file cannot be written.
     """
     from headrace_batching import LatencyObjective, ObjectiveError
     from headrace_toolkit import tuned
@@ -104,7 +105,7 @@ def run_tune(given: Values) -> int:
         raise ToolkitError(str(error).replace("latency_objective", "--objective", 1)) from error
     place = Path(given["version"])
     if not place.exists():
-        raise ToolkitError(f"{place}: there is no such version")
+        raise ToolkitError(f"there is no version {place}")
     data = Data.read(given["rows"], "") if "rows" in given else None
     with _progress() as progress:
         found = tune(place, objective, data, given.get("seconds", 60.0), progress)
@@ -126,7 +127,7 @@ def run_tune(given: Values) -> int:
 
 
 def run_package(given: Values) -> int:
-    """`headrace package`; its exit status.
+    """Runs `headrace package` and returns its exit status.
 
     Raises:
         ToolkitError: The version cannot be read, or the folder not be written.
@@ -156,7 +157,7 @@ def _recipe(given: Values) -> Recipe:
 
 
 def _over_recipe(recipe: Recipe, given: Values) -> Recipe:
-    """A recipe with what flags say otherwise."""
+    """A recipe, changed by flags."""
     data = {name: given[name] for name in _DATA_FLAGS if name in given}
     limits = {name: given[name] for name in ("max_drop", "min_speedup") if name in given}
     output = {name: given[name] for name in ("base", "version", "target", "batch") if name in given}
@@ -223,7 +224,7 @@ def _verdict(result: Result, published: Path | None) -> str:
 
 
 def _write_reports(report: Report, given: Values) -> None:
-    """Writes what was asked for beside the table.
+    """Writes what was asked for besides the table.
 
     Raises:
         ToolkitError: A file cannot be written.
@@ -249,7 +250,7 @@ def _write(file: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
-    """Bars on a terminal, nothing elsewhere."""
+    """Bars on a terminal, otherwise nothing."""
     if not sys.stderr.isatty():
         yield Silent()
         return
@@ -264,7 +265,7 @@ def _progress() -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def _ends_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the work as an exception does, so that what was begun is removed."""
+    """SIGTERM ends the work like an exception, so that unfinished files are removed."""
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame

@@ -1,4 +1,4 @@
-"""The converted model beside its source: what exporters declare wrongly is mended, what is wrong is refused."""
+"""Compares the converted model with its source: corrects wrong declarations of exporters, and refuses wrong answers."""
 
 from pathlib import Path
 
@@ -14,22 +14,22 @@ from headrace_toolkit.workshop import WRONG_ROWS
 
 
 def try_rows(file: Path, grounds: Grounds) -> Verdict:
-    """Whether the rows of several callers may share a batch, by the server's own trial on the user's rows."""
+    """Whether the rows of several callers may share a batch, by the server's own test on the user's rows."""
     return try_model(file, None if grounds.random else grounds.rows(TRIED_ROWS))
 
 
 def check_rows(source: Source, file: Path, grounds: Grounds, told: Told, *, batch: bool) -> None:
-    """Mends what the exporter declared wrongly of the batch, and refuses a model whose rows influence each other.
+    """Corrects what the exporter declared wrongly about the batch, and refuses a model whose rows influence each other.
 
     Args:
-        source: What the file was made of.
+        source: The source of the file.
         file: The converted model; it is changed.
         grounds: The rows.
-        told: Takes what the user should know.
+        told: Collects messages for the user.
         batch: Whether the version may be batched; if not, rows may influence each other.
 
     Raises:
-        ToolkitError: They do.
+        ToolkitError: The rows influence each other.
     """
     told.notes += mend.mend_outputs(file, grounds.rows(mend.ROWS))
     verdict = try_rows(file, grounds)
@@ -51,7 +51,7 @@ def check_rows(source: Source, file: Path, grounds: Grounds, told: Told, *, batc
 
 
 def check_answers(source: Source, first: Variant, told: Told) -> None:
-    """Refuses a conversion that answers otherwise than its source.
+    """Refuses a conversion that gives other answers than its source.
 
     Raises:
         ToolkitError: More than a few rows differ.

@@ -1,4 +1,4 @@
-"""Rows and labels: from .npz, .npy or .csv files or a function; fitted to a model's inputs, and split."""
+"""Rows and labels from .npz, .npy or .csv files or a function, adapted to a model's inputs, and split."""
 
 import csv
 import math
@@ -19,26 +19,26 @@ from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.specs import write_spec
 
 ONE_ARRAY = ""
-"""The name of the array in a .npy file, which has none: it is for a model's only input."""
+"""The name of the unnamed array in an .npy file: it is for a model's only input."""
 
 _HEADS = (b"P", b"\x93", b"\x80")
-"""The first byte of a .npz file, of a .npy file, and of a pickle, for which there is a message of its own."""
+"""The first byte of an .npz file, of an .npy file, and of a pickle, which has an error message of its own."""
 
 _NAMED = 10
-"""Row numbers that a message lists at most."""
+"""The most row numbers that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Rows to check a model on, with labels or without.
+    """Rows to check a model with, with or without labels.
 
     Attributes:
         name: The file's name without the path before it, or `file.py:function`.
-        sha256: Of the file; hexadecimal.
+        sha256: The SHA-256 of the file, in hexadecimal.
         inputs: Arrays by name, all with the same axis 0.
-        labels: What each row should be answered with, [rows]; None where there are none.
-        columns: Whether `inputs` are the columns of a table, of which a model's input may take several.
-        numbers: Which rows of the file these are, [rows]; None for all of them.
+        labels: The correct answer for each row, [rows]; None if there are none.
+        columns: Whether `inputs` are the columns of a table, several of which may form one input of a model.
+        numbers: The numbers of the rows in the file, [rows]; None for all of them.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Data:
             labels: The name of the array, or of the column, that holds the labels; empty for none.
 
         Raises:
-            ToolkitError: It cannot be read, or its arrays do not go together.
+            ToolkitError: The source cannot be read, or its arrays do not fit each other.
         """
         text = str(source)
         if user_code.names_function(text):
@@ -74,7 +74,7 @@ class Data:
         return len(next(iter(self.inputs.values())))
 
     def fitted(self, signature: Signature) -> "Data":
-        """The same rows, with exactly the arrays that a model takes, of its dtypes.
+        """The same rows, with exactly the arrays and dtypes that a model takes.
 
         Raises:
             ToolkitError: An input has no array, or one of another shape or dtype; the text has both sides.
@@ -94,10 +94,10 @@ class Data:
         return replace(self, inputs=inputs, labels=labels, numbers=numbers)
 
     def split(self, calibration: int, seed: int) -> tuple["Data", "Data"]:
-        """The rows that are measured on, and others, drawn at random, that a step may calibrate on.
+        """The rows to measure on, and other randomly drawn ones that a step may calibrate on.
 
         Args:
-            calibration: How many; at most half of the rows are taken.
+            calibration: The number of calibration rows; at most half of the rows.
             seed: The same seed draws the same rows.
         """
         count = min(calibration, len(self) // 2)
@@ -105,7 +105,7 @@ class Data:
         return self.take(np.sort(order[count:])), self.take(np.sort(order[:count]))
 
     def some(self, count: int, seed: int) -> "Data":
-        """So many of the rows at most, drawn at random; the same seed draws the same ones."""
+        """At most this many of the rows, drawn at random; the same seed draws the same rows."""
         order = np.random.default_rng(seed).permutation(len(self))
         return self.take(np.sort(order[:count]))
 
@@ -113,10 +113,10 @@ class Data:
         """Refuses rows with a value that is not finite.
 
         Args:
-            purpose: What the rows are for, as in "calibration".
+            purpose: The purpose of the rows, such as "calibration".
 
         Raises:
-            ToolkitError: With the numbers of the rows.
+            ToolkitError: There are such rows; the text has their numbers.
         """
         bad = np.zeros(len(self), bool)
         for array in self.inputs.values():
@@ -151,7 +151,7 @@ class Data:
         raise ToolkitError(f"{self.name} has no array for the model's input {missing}; it has {holds}")
 
     def _joined(self) -> Array:
-        """All columns side by side, [rows, columns]."""
+        """All columns combined, [rows, columns]."""
         words = [name for name, array in self.inputs.items() if array.dtype.kind not in "iuf"]
         if words:
             raise ToolkitError(f"{self.name}: column {words[0]} is not numeric")
@@ -217,7 +217,7 @@ def _read_table(path: Path) -> dict[str, Array]:
 
 
 def _column(cells: Sequence[str]) -> Array:
-    """Whole numbers, numbers (NaN for an empty cell), or strings."""
+    """Integers, numbers (NaN for an empty cell), or strings."""
     try:
         return np.array([int(cell) for cell in cells], np.int64)
     except (ValueError, OverflowError):
@@ -280,7 +280,7 @@ def _dtype(array: Array) -> str:
 
 
 def _fits(array: Array, spec: TensorSpec) -> bool:
-    """Whether each row has the declared shape; how many rows a run takes is the runner's business."""
+    """Whether each row has the declared shape; the number of rows per run is left to the runner."""
     if array.ndim != len(spec.shape):
         return False
     return all(want is None or got == want for got, want in zip(array.shape[1:], spec.shape[1:], strict=True))

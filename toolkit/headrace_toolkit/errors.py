@@ -1,23 +1,23 @@
-"""The one failure that a user of the toolkit sees: a sentence that names what is wrong and what to do."""
+"""The toolkit's error for its user: a sentence that says what is wrong and what to do."""
 
 import importlib
 from typing import Any
 
 
 class ToolkitError(Exception):
-    """Something that the user gave cannot be used. The text is one line, and names the file, key or tensor."""
+    """Something from the user cannot be used. The text is one line, and names the file, key or tensor."""
 
 
 def require(module: str, purpose: str, extra: str) -> Any:
-    """Imports a library that an extra brings.
+    """Imports a library that an extra installs.
 
     Args:
         module: Its import name.
-        purpose: What it is needed for, as in "quantization".
+        purpose: What it is needed for, such as "quantization".
         extra: The extra of the `headrace` distribution.
 
     Raises:
-        ToolkitError: It is not installed. One that is installed and broken raises its own error.
+        ToolkitError: It is not installed. A broken installation raises its own error.
     """
     try:
         return importlib.import_module(module)
@@ -30,6 +30,6 @@ def require(module: str, purpose: str, extra: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text that says something; its type where there is none."""
+    """The first line of an exception's text that is not empty; the exception's type if there is none."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if line), type(error).__name__)

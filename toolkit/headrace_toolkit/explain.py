@@ -19,7 +19,7 @@ from headrace_toolkit.sources.auto import load
 from headrace_toolkit.steps.base import in_silence
 
 WIDE = 1024
-"""An input of more values a row is shuffled as a whole."""
+"""An input with more values per row than this is shuffled as a whole."""
 
 _SHOWN = 20
 
@@ -29,8 +29,8 @@ class Importance:
     """One feature.
 
     Attributes:
-        name: The input, and which of its values: `x[3]`.
-        mean: How much worse the metric is without it, as the metric counts: 0.01 is one point of a share.
+        name: The input and the position of the value: `x[3]`.
+        mean: How much worse the metric is without it, in the metric's unit: 0.01 is one percentage point of a share.
         deviation: The standard deviation over the repeats.
     """
 
@@ -46,11 +46,11 @@ class Explanation:
     Attributes:
         version: The model and the version.
         metric: The metric's name.
-        value: The metric of the rows as they are.
-        rows: How many.
+        value: The metric of the unchanged rows.
+        rows: The number of rows.
         repeats: How often each feature was shuffled.
         features: All of them, the most important first.
-        told: Sentences for the user.
+        told: Messages for the user.
     """
 
     version: str
@@ -90,13 +90,13 @@ class Explanation:
 
 
 def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats: int = 5) -> Explanation:
-    """Shuffles one feature after the other, by scikit-learn's `permutation_importance`.
+    """Shuffles one feature at a time, with scikit-learn's `permutation_importance`.
 
     Args:
         place: A version's folder, or an ONNX file.
         data: Rows, with labels unless the metric does without.
-        recipe: Which metric, and the seed; the rest means nothing here.
-        progress: Who is told how far the work is.
+        recipe: The metric and the seed; the other fields are not used.
+        progress: Called with the progress.
         repeats: How often each feature is shuffled.
 
     Raises:
@@ -106,7 +106,7 @@ def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats:
     source, told = load(model_of(place)), Told()
     grounds = settle(source, data, recipe.data, Plan(calibrates=False, classes=(), seed=recipe.seed), told, progress)
     if recipe.data.labels == "" and recipe.data.metric == "":
-        told.notes.append("without labels: compared with the model's own answers to the rows as they are")
+        told.notes.append("without labels: compared with the model's own answers to the unchanged rows")
     layout = _Layout.of(grounds.measured.inputs, data)
     model = _Model(OnnxModel(model_of(place)), layout, grounds)
     with progress.step(f"explain {name_of(place)}"):
@@ -152,7 +152,7 @@ class _Layout:
         return cls(np.concatenate(parts, axis=1), tuple(names), inputs, frozenset(whole))
 
     def inputs_of(self, table: Array) -> dict[str, Array]:
-        """The model's inputs out of a table."""
+        """The model's inputs from a table."""
         made, start = {}, 0
         for name, array in self.inputs.items():
             width = 1 if name in self.whole else int(np.prod(array.shape[1:], dtype=int))
@@ -166,7 +166,7 @@ class _Layout:
 
 
 class _Model:
-    """What scikit-learn takes for an estimator."""
+    """An estimator as scikit-learn expects it."""
 
     def __init__(self, model: OnnxModel, layout: _Layout, grounds: Grounds) -> None:
         self._model = model
@@ -174,14 +174,14 @@ class _Model:
         self._grounds = grounds
 
     def fit(self, *_: Any) -> None:
-        """scikit-learn asks whether there is such a method."""
+        """scikit-learn checks that this method exists."""
 
     def answers(self, table: Array) -> Arrays:
         """The outputs for a table of features."""
         return in_parts(self._model.run, self._model.signature, self._layout.inputs_of(table), in_silence)
 
     def score(self, table: Array, labels: Array) -> float:
-        """The metric; more is better. The labels are the metric's own."""
+        """The metric; higher is better. The labels are the metric's own."""
         del labels
         value = self._grounds.metric.score(self.answers(table))
         return -value if self._grounds.metric.lower_is_better else value

@@ -14,13 +14,13 @@ class Flag:
     """One flag.
 
     Attributes:
-        names: With the hyphens before them; the first one is the usual one.
-        help: For `--help`.
-        metavar: What stands for its value there.
-        read: Reads a value; None for a string.
+        names: The names with their hyphens; the first one is the usual one.
+        help: The text in `--help`.
+        metavar: The placeholder of its value.
+        read: Parses a value; None for a string.
         into: The name under which the command finds the value; empty for the flag's own.
-        choices: The values that there are; empty for any.
-        switch: Whether it may stand without a value, which is true.
+        choices: The allowed values; empty means any.
+        switch: Whether it may be given without a value, which means true.
         many: Whether it may be given several times.
         required: Whether it must be given.
     """
@@ -36,7 +36,7 @@ class Flag:
     required: bool = False
 
     def add_to(self, group: Any) -> None:
-        """Adds it to a group of an argparse parser."""
+        """Adds the flag to a group of an argparse parser."""
         told: dict[str, Any] = {"help": self.help, "metavar": self.metavar}
         told |= {"type": self.read} if self.read else {}
         told |= {"dest": self.into} if self.into else {}
@@ -48,7 +48,7 @@ class Flag:
 
 
 def boolean(flag: str) -> Read:
-    """Reads a flag that is true or false, as everywhere in headrace."""
+    """Parses a flag that is true or false, as everywhere in headrace."""
 
     def read(text: str) -> bool:
         try:
@@ -60,7 +60,7 @@ def boolean(flag: str) -> Read:
 
 
 def whole(flag: str, least: int) -> Read:
-    """Reads a flag that is a whole number."""
+    """Parses a flag that is an integer."""
 
     def read(text: str) -> int:
         if not text.isdigit() or int(text) < least:
@@ -71,7 +71,7 @@ def whole(flag: str, least: int) -> Read:
 
 
 def number(flag: str) -> Read:
-    """Reads a flag that is a finite number of at least 0."""
+    """Parses a flag that is a finite number of at least 0."""
 
     def read(text: str) -> float:
         try:
@@ -100,12 +100,12 @@ MODEL = (
         many=True,
         help="an input that the source does not describe itself, as in image=float32[N,1,8,8]; once for each input",
     ),
-    Flag(names=("--outputs",), metavar="NAMES", help="names for the outputs, in order, with commas between them"),
+    Flag(names=("--outputs",), metavar="NAMES", help="names for the outputs, in order, separated by commas"),
     Flag(names=("--build",), metavar="FILE.py:FUNCTION", help="function that returns the module for a file of weights"),
     _switch(
         "trust_pickle",
-        "load .pkl, .joblib and whole .pt files. Loading one runs any code that its author put into it: only for files "
-        "that you would run as a program (default: false)",
+        "load .pkl, .joblib and whole .pt files. Loading one runs any code that its author put into it: use it only "
+        "for files that you would run as a program (default: false)",
     ),
 )
 
@@ -147,8 +147,8 @@ SEARCH = (
         names=("--load",),
         read=whole("load", 1),
         metavar="INT",
-        help="measure through headrace's own batcher, with this many calls of one row each always in flight: "
-        "candidates are chosen by the CPU time of a row, and batch threads and sizes suggested (default: bare runs)",
+        help="measure through headrace's own batcher, with this many calls of one row each in flight: candidates are "
+        "chosen by CPU time per row, and batch threads and sizes are suggested (default: bare runs)",
     ),
     Flag(
         names=("--batching_file",),
@@ -178,12 +178,13 @@ SEARCH = (
         names=("--min_speedup",),
         read=number("min_speedup"),
         metavar="FLOAT",
-        help="speed that it must reach, as a multiple of the original's (default: not slower)",
+        help="speed that the model must reach, as a multiple of the original's (default: not slower)",
     ),
     Flag(
         names=("--target",),
         choices=("x86", "vnni", "arm64", "gpu"),
-        help="the machine that will run it: x86 takes 7-bit weights, which are exact on every CPU; vnni and arm64 take "
+        help="the machine that will run the model: x86 takes 7-bit weights, which are exact on every CPU; vnni and "
+        "arm64 take "
         "8-bit weights; gpu tries half floats (default: x86)",
     ),
 )
@@ -224,7 +225,7 @@ TUNE = (
     Flag(
         names=("--objective",),
         metavar="TEXT",
-        help="the share of requests that is to be answered within a time, such as 'p99 20ms'",
+        help="the share of requests to answer within a time, such as 'p99 20ms'",
         required=True,
     ),
     Flag(names=("--data",), into="rows", metavar="FILE", help="rows to run, .npz or .csv (default: random ones)"),
@@ -232,7 +233,7 @@ TUNE = (
         names=("--seconds",),
         read=number("seconds"),
         metavar="FLOAT",
-        help="how long it may take, about (default: 60)",
+        help="about how long it may take (default: 60)",
     ),
     _switch(
         "write",

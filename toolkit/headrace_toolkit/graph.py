@@ -1,4 +1,4 @@
-"""Reads, walks and writes ONNX files: whatever sources, steps and checks need of a graph."""
+"""Reads, walks and writes ONNX files, for sources, steps and checks."""
 
 import os
 from collections import Counter
@@ -16,17 +16,17 @@ MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 
 _EMBEDDED = 1_900_000_000
-"""Bytes of weights up to which one file holds them all; protobuf has its limit at 2 GiB."""
+"""The size of weights in bytes up to which a single file holds them; protobuf's limit is 2 GiB."""
 
 _QUANTIZED = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger",
               "MatMulNBits")  # fmt: skip
 
 
 def read(file: Path) -> Any:
-    """The model in a file, as an `onnx.ModelProto` whose external data has been checked and not read.
+    """The model in a file, as an `onnx.ModelProto` whose external data have been checked but not read.
 
     Raises:
-        ToolkitError: It is no ONNX file, or its external data is not where it may be.
+        ToolkitError: The file is not an ONNX file, or its external data lie in a forbidden place.
     """
     onnx = require("onnx", "ONNX models", "toolkit")
     try:
@@ -44,7 +44,7 @@ def read(file: Path) -> Any:
 
 
 def save(model: Any, folder: Path) -> Path:
-    """Writes a model, all weights in memory, as `model.onnx`; beyond protobuf's limit with a data file beside it."""
+    """Writes a model with all weights in memory as `model.onnx`; above protobuf's limit, with a data file beside it."""
     onnx = require("onnx", "ONNX models", "toolkit")
     file = folder / MODEL_FILE
     if model.ByteSize() > _EMBEDDED:
@@ -55,7 +55,7 @@ def save(model: Any, folder: Path) -> Path:
 
 
 def tensors_of(graph: Any) -> Iterator[Any]:
-    """All initializers and constants, those of the branches and bodies inside included."""
+    """All initializers and constants, including those of inner branches and bodies."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -69,7 +69,7 @@ def tensors_of(graph: Any) -> Iterator[Any]:
 
 
 def nodes_of(graph: Any) -> Iterator[Any]:
-    """All nodes, those of the branches and bodies inside included."""
+    """All nodes, including those of inner branches and bodies."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -78,7 +78,7 @@ def nodes_of(graph: Any) -> Iterator[Any]:
 
 
 def not_finite(model: Any, folder: Path) -> Iterator[tuple[str, int]]:
-    """Each float weight that has values which are not finite, and how many."""
+    """Each float weight with values that are not finite, and the number of them."""
     numpy_helper = require("onnx.numpy_helper", "ONNX models", "toolkit")
     kinds = require("onnx", "ONNX models", "toolkit").TensorProto
     for tensor in tensors_of(model.graph):
@@ -89,7 +89,10 @@ def not_finite(model: Any, folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def strip(model: Any) -> None:
-    """Takes out notes of nodes, values and functions: exporters write paths of the machine there. Changes `model`."""
+    """Removes notes of nodes, values and functions, since exporters write paths of the machine there.
+
+    Changes `model`.
+    """
     del model.metadata_props[:]
     model.doc_string = ""
     for function in model.functions:
@@ -127,10 +130,10 @@ def _check_external(file: Path, tensor: Any) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What steps and the search go by in a model.
+    """The facts about a model that steps and the search use.
 
     Attributes:
-        operators: How many nodes there are of each operator.
+        operators: The number of nodes of each operator.
         sizes: The number of values of each float weight.
     """
 
@@ -147,32 +150,32 @@ class Facts:
 
     @cached_property
     def quantized(self) -> bool:
-        """Whether it holds quantized operators already."""
+        """Whether it already holds quantized operators."""
         return any(self.operators[name] for name in _QUANTIZED)
 
     @property
     def convolutions(self) -> int:
-        """How many convolutions there are."""
+        """The number of convolutions."""
         return self.operators["Conv"] + self.operators["ConvTranspose"]
 
     @property
     def products(self) -> int:
-        """How many products with matrices there are."""
+        """The number of matrix products."""
         return self.operators["MatMul"] + self.operators["Gemm"]
 
     @property
     def transformer(self) -> bool:
-        """Whether it looks like a transformer: products of matrices with a softmax between them, and no convolution."""
+        """Whether it looks like a transformer: matrix products with a softmax between them, and no convolution."""
         return self.products > 0 and self.operators["Softmax"] > 1 and self.convolutions == 0
 
     @property
     def trees(self) -> int:
-        """How many tree ensembles there are."""
+        """The number of tree ensembles."""
         return sum(count for name, count in self.operators.items() if name.startswith("TreeEnsemble"))
 
 
 def rename(model: Any, names: Mapping[str, str]) -> None:
-    """Gives tensors of a model other names, wherever they are used. Changes `model`.
+    """Renames tensors of a model wherever they are used. Changes `model`.
 
     Args:
         model: An `onnx.ModelProto`.

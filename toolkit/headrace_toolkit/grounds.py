@@ -1,4 +1,4 @@
-"""What every variant of a model is judged on: the rows, the source's own answers on them, and the metric."""
+"""What every variant of a model is judged by: the rows, the source's answers to them, and the metric."""
 
 from dataclasses import dataclass, field, replace
 
@@ -15,15 +15,15 @@ from headrace_toolkit.sources.base import Source
 RANDOM_ROWS = 64
 
 FEW_ROWS = 300
-"""Fewer labelled rows than this say little about a drop of half a point."""
+"""With fewer labelled rows than this, a drop of half a point means little."""
 
 
 @dataclass(slots=True)
 class Told:
-    """Sentences for the user that come up on the way.
+    """Messages for the user that come up on the way.
 
     Attributes:
-        warnings: Those that should not be missed.
+        warnings: Messages that should not be missed.
         notes: Others.
     """
 
@@ -33,15 +33,15 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grounds:
-    """What every variant is judged on.
+    """What every variant is judged by.
 
     Attributes:
-        measured: The rows, fitted to the source.
-        calibration: Other rows; None where there are none, or nobody needs them.
-        training: Rows to train on, with their labels; None where there are none.
+        measured: The rows, adapted to the source.
+        calibration: Other rows; None if there are none, or they are not needed.
+        training: Rows to train on, with their labels; None if there are none.
         expected: The source's own answers on `measured`.
-        metric: How good answers are.
-        random: Whether the rows were drawn, since there was no data.
+        metric: The metric of answers.
+        random: Whether the rows are random because there were no data.
     """
 
     measured: Data
@@ -52,19 +52,19 @@ class Grounds:
     random: bool
 
     def rows(self, count: int) -> dict[str, Array]:
-        """So many of the measured rows, from the first one on again where they end."""
+        """This many of the measured rows, starting again at the first one after the last."""
         which = np.arange(count) % len(self.measured)
         return {name: array[which] for name, array in self.measured.inputs.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the division of the rows depends on.
+    """What the split of the rows depends on.
 
     Attributes:
         calibrates: Whether some step needs rows to calibrate on.
-        classes: The names of the classes by index, where the source knows them.
-        seed: For the draw.
+        classes: The names of the classes by index, if the source knows them.
+        seed: The seed of the draw.
     """
 
     calibrates: bool
@@ -85,10 +85,10 @@ class _Division:
 def settle(
     source: Source, data: Data | None, options: DataOptions, plan: Plan, told: Told, progress: Progress
 ) -> Grounds:
-    """Fits the rows to the source, keeps some to calibrate on, and asks the source for its answers.
+    """Adapts the rows to the source, keeps some for calibration, and asks the source for its answers.
 
     Raises:
-        ToolkitError: The rows do not fit the source, are not finite where they must be, or the labels are no classes.
+        ToolkitError: The rows do not fit the source, are not finite where they must be, or the labels are not classes.
     """
     if data is None:
         inputs = random_inputs(source.signature, RANDOM_ROWS, plan.seed)
@@ -122,7 +122,7 @@ def settle(
 
 
 def warn_of_shared(measured: Data, seen: Data, what: str, told: Told) -> None:
-    """Warns where rows that are measured on were calibrated or trained on, too."""
+    """Warns if rows to measure on were also calibrated or trained on."""
     if shared := measured.shared_with(seen):
         told.warnings.append(
             f"{shared} of the {len(measured)} rows measured on are {what} on, too: what is measured on them "
@@ -131,7 +131,7 @@ def warn_of_shared(measured: Data, seen: Data, what: str, told: Told) -> None:
 
 
 def _divide(data: Data, plan: Plan, division: _Division) -> tuple[Data, Data | None]:
-    """The rows to measure on, and others to calibrate on: some of the training rows where there are any."""
+    """The rows to measure on, and others to calibrate on: some of the training rows if there are any."""
     options, told = division.options, division.told
     if not plan.calibrates:
         return data, None
@@ -151,7 +151,7 @@ def _divide(data: Data, plan: Plan, division: _Division) -> tuple[Data, Data | N
 
 
 def _whole_batches(data: Data, source: Source) -> Data:
-    """Leaves out the rows at the end that do not fill a batch of a fixed size; repeats rows where one is not filled."""
+    """Drops the rows at the end that do not fill a batch of a fixed size; repeats rows if they do not fill one."""
     size = rows_at_once(source.signature)
     if not size:
         return data

@@ -1,4 +1,4 @@
-"""What the machine and its libraries are, as far as a measurement depends on it: no names of hosts or users."""
+"""Describes the machine and its libraries as far as measurements depend on them, without names of hosts or users."""
 
 import platform
 from collections.abc import Iterable, Mapping
@@ -19,8 +19,8 @@ class Machine:
     """The processor.
 
     Attributes:
-        architecture: As in `x86_64`.
-        flags: Those of its instruction sets that the speed of a model depends on.
+        architecture: The architecture, such as `x86_64`.
+        flags: Its instruction sets that affect the speed of models.
         threads: Threads that a measured run uses.
     """
 
@@ -40,7 +40,7 @@ class Machine:
 
 
 def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
-    """The processor at hand; without flags where the system does not tell them."""
+    """The current processor; without flags if the system does not report them."""
     try:
         words = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
     except OSError:

@@ -1,4 +1,4 @@
-"""Bytes, bytes compressed, load time and the time of a run; variants take turns, so that a busy machine is fair."""
+"""Size, compressed size, load time and run time; variants take turns, so that a busy machine affects all alike."""
 
 import gzip
 import statistics
@@ -16,11 +16,11 @@ _GZIP_LEVEL = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What a model takes before it answers anything.
+    """What a model costs before it answers anything.
 
     Attributes:
-        bytes: Of all its files.
-        gzip_bytes: Of each compressed, added up.
+        bytes: The size of all its files.
+        gzip_bytes: The sum of the files' compressed sizes.
         load_ms: CPU milliseconds of the calling thread to open a session.
     """
 
@@ -51,13 +51,13 @@ def seconds_of_runs(
 ) -> dict[str, float]:
     """CPU seconds of the calling thread for one run of each, by name: the median of rounds in which they take turns.
 
-    The CPU time of a thread says little about a loaded machine's other work, and what remains of it (caches, clock
-    rates) meets all variants alike, since no round is of one variant alone.
+    The thread's CPU time depends little on other work on the machine, and what remains (caches, clock rates) affects
+    all variants alike, since no round contains only one variant.
 
     Args:
         runs: Each runs one variant once, in the calling thread.
-        rounds: How often each takes its turn.
-        seconds: CPU seconds for all of it.
+        rounds: The number of turns of each.
+        seconds: CPU seconds for everything.
         clock: In seconds.
     """
     repeats: dict[str, int] = {}
@@ -77,7 +77,7 @@ def seconds_of_runs(
 
 
 def time_models(models: Mapping[str, OnnxModel], inputs: Arrays, seconds: float) -> dict[str, float]:
-    """CPU seconds of a run of each model over the same rows, by name; `seconds` are spent on finding out."""
+    """CPU seconds of a run of each model over the same rows, by name; `seconds` are spent on the measurement."""
     names = {name: list(model.signature.outputs) for name, model in models.items()}
     feeds = dict(inputs)
 

@@ -1,4 +1,4 @@
-"""Mends what exporters declare wrongly of a batch: an output of one row that has as many as came, names that differ."""
+"""Corrects what exporters declare wrongly about a batch: an output declared with one row, or differing names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from headrace_toolkit.running import OnnxModel, rows_at_once
 
 BATCH = "N"
 
-ROWS = 7  # a number that hardly any model answers with anyway
+ROWS = 7  # a number that hardly any model answers by itself
 
 
 def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:
 
 
 def name_batch(file: Path, signature: Signature) -> None:
-    """Gives the first dimension of all inputs and outputs one name, where rows are known to be independent."""
+    """Gives the first dimension of all inputs and outputs one name, if rows are known to be independent."""
     specs = [*signature.inputs.values(), *signature.outputs.values()]
     if all(spec.shape and spec.shape[0] is None for spec in specs) and len({spec.dims[0] for spec in specs}) > 1:
         _declare(file, [spec.name for spec in specs])
@@ -56,5 +56,5 @@ def _declare(file: Path, names: list[str]) -> None:
             dimension = value.type.tensor_type.shape.dim[0]
             dimension.Clear()
             dimension.dim_param = BATCH
-    del model.graph.value_info[:]  # they may repeat what was wrong; ONNX Runtime infers them anew
+    del model.graph.value_info[:]  # they may repeat the error; ONNX Runtime infers them again
     onnx.save(model, str(file))

@@ -1,4 +1,4 @@
-"""How good answers are: accuracy, r2, mean squared error, cosine, or a user's function, and what a drop of it is."""
+"""Metrics of answers: accuracy, r2, mean squared error, cosine, or a user's function, and how a drop is counted."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,14 +21,14 @@ Score = Callable[[Arrays], float]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a model is measured by.
+    """A metric of a model.
 
     Attributes:
-        name: For reports.
-        score: From a model's outputs on all measured rows to the number.
-        share: Whether it is a share of 1, shown in percent, of which a drop is counted in points.
-        lower_is_better: Whether it is an error.
-        rows: How many rows it is taken over, where it counts rows that are right; else 0.
+        name: The name in reports.
+        score: Computes the number from a model's outputs for all measured rows.
+        share: Whether it is a share of 1, shown in percent, whose drop is counted in percentage points.
+        lower_is_better: Whether lower is better, as for an error.
+        rows: The number of rows if it counts correct rows; otherwise 0.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Metric:
     rows: int = 0
 
     def drop(self, before: float, after: float) -> float:
-        """How much worse `after` is: in points of 100 for a share, else in percent of `before`."""
+        """How much worse `after` is: in percentage points for a share, otherwise in percent of `before`."""
         worse = after - before if self.lower_is_better else before - after
         if self.share:
             return 100 * worse
@@ -47,7 +47,7 @@ class Metric:
         return 100 * worse / abs(before)
 
     def interval(self, value: float) -> tuple[float, float] | None:
-        """Where the true share lies with 95%, by Wilson's score interval; None where rows are not counted."""
+        """The 95% interval of the true share, by Wilson's score interval; None if rows are not counted."""
         return wilson(value, self.rows) if self.rows else None
 
     def shown(self, value: float) -> str:
@@ -65,14 +65,14 @@ def wilson(share: float, rows: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a metric is made of.
+    """The arguments of a metric.
 
     Attributes:
         name: One of `NAMES`, `file.py:function`, or empty for the one that the labels suggest.
-        output: The output that is measured; empty looks for one.
-        labels: [rows]; None where there are none.
+        output: The output to measure; if empty, one is chosen.
+        labels: [rows]; None if there are none.
         expected: The source's own answers.
-        classes: The names of the classes by index; empty where they are not known.
+        classes: The names of the classes by index; empty if they are not known.
     """
 
     name: str = ""
@@ -83,10 +83,10 @@ class Asked:
 
 
 def choose(asked: Asked) -> Metric:
-    """The metric that was asked for, or that fits the labels and outputs.
+    """The requested metric, or the one that fits the labels and outputs.
 
-    Without a name: accuracy for labels that are whole numbers or strings, r2 for floats; without labels, the cosine
-    with the source's answers, or their r2 where an answer is a single number.
+    Without a name: accuracy for labels that are integers or strings, r2 for floats; without labels, the cosine with the
+    source's answers, or r2 if an answer is a single number.
 
     Raises:
         ToolkitError: There are no labels and the metric needs them, or they do not fit the outputs.
@@ -155,7 +155,7 @@ def _accuracy(asked: Asked) -> Metric:
 
 
 def _accuracy_of_one_score(asked: Asked, labels: Array) -> Metric:
-    """For an output of one float a row: a probability of more than a half, or a logit of more than 0, is class 1."""
+    """If an output has one float per row, a probability above 0.5, or a logit above 0, means class 1."""
     output, scores = _floats(asked)
     positive = _binary(labels, output, scores)
     edge = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0
@@ -176,10 +176,10 @@ def _binary(labels: Array, output: str, scores: Array) -> Array:
 
 
 def _as_decisions(asked: Asked, labels: Array, found: Array) -> Array:
-    """The labels, of the kind that the outputs decide in.
+    """The labels, in the kind of values that the outputs decide between.
 
     Raises:
-        ToolkitError: Some label is no class of the model.
+        ToolkitError: A label is not a class of the model.
     """
     if labels.dtype.kind in "US" and found.dtype.kind in "iu":
         index = {name: number for number, name in enumerate(asked.classes)}
@@ -196,7 +196,7 @@ def _as_decisions(asked: Asked, labels: Array, found: Array) -> Array:
 
 
 def _columns(asked: Asked) -> int:
-    """How many classes the outputs have scores for; 0 where that is not known."""
+    """The number of classes that the outputs have scores for; 0 if that is not known."""
     tables = [a for a in asked.expected.values() if a.dtype.kind == "f" and a.ndim == 2 and a.shape[1] > 1]
     return tables[0].shape[1] if len(tables) == 1 else 0
 
@@ -230,7 +230,7 @@ def _regression(name: str, asked: Asked) -> Metric:
 
 
 def _floats(asked: Asked) -> tuple[str, Array]:
-    """The output of floats that is measured."""
+    """The output of floats to measure."""
     chosen = {asked.output: asked.expected[asked.output]} if asked.output else asked.expected
     for output, array in chosen.items():
         if array.dtype.kind == "f":

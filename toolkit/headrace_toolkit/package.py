@@ -1,4 +1,4 @@
-"""A published version in a folder for others, with a Dockerfile or as MLflow keeps models; nothing is built or sent."""
+"""A published version as a folder for others, with a Dockerfile or in MLflow's format; nothing is built or sent."""
 
 import contextlib
 import json
@@ -38,11 +38,10 @@ def package(place: str, target: str, kind: str) -> tuple[str, ...]:
         target: The folder to write, which must not exist, or be empty.
         kind: `docker` or `mlflow`.
 
-    Returns:
-        What was written, by its name in the folder, in order.
+    Returns: The names of what was written in the folder, in order.
 
     Raises:
-        ToolkitError: The version cannot be read, or is not the one that its card names, or the folder is in use.
+        ToolkitError: The version cannot be read, or differs from its card, or the folder is in use.
     """
     version, folder = Path(place), Path(target)
     _check(version, folder, place)
@@ -85,7 +84,7 @@ def _docker(version: Path, folder: Path) -> None:
 
 
 def _mlflow(version: Path, folder: Path) -> None:
-    """As `mlflow.onnx.save_model` writes, with the card and the profile as metadata and a file beside it."""
+    """In the format of `mlflow.onnx.save_model`, with the card and the profile as metadata and a file beside it."""
     save_model = require("mlflow.onnx", "an MLflow folder", "mlflow").save_model
     onnx = require("onnx", "an MLflow folder", "toolkit")
     with quietly("writing the MLflow folder"):
@@ -102,7 +101,7 @@ def _mlflow(version: Path, folder: Path) -> None:
 
 
 def _signature(version: Path) -> object:
-    """Inputs and outputs for MLflow, of the card's words: float32[N,1,8,8] is [-1,1,8,8] there."""
+    """Inputs and outputs for MLflow, from the card's texts: float32[N,1,8,8] is [-1,1,8,8] there."""
     from headrace_toolkit.running import OnnxModel
 
     types = require("mlflow.types", "an MLflow folder", "mlflow")

@@ -1,4 +1,4 @@
-"""A report as a PNG chart, and as one HTML page that needs nothing else."""
+"""Shows a report as a PNG chart, and as one self-contained HTML page."""
 
 import base64
 import html
@@ -29,7 +29,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 
 
 def chart(report: Report) -> bytes:
-    """Size, time and metric of each file that was measured, as a PNG.
+    """The size, time and metric of each measured file, as a PNG.
 
     Raises:
         ToolkitError: matplotlib is not installed.
@@ -79,7 +79,7 @@ def _bars(axes: Any, lines: list[Line], ratios: list[float], title: str, form: s
 
 
 def _dots(axes: Any, report: Report, lines: list[Line]) -> None:
-    """The metric of each, with its interval where there is one."""
+    """The metric of each, with its interval if it has one."""
     for place, line in enumerate(lines):
         value, colour = line.metric or 0.0, _KEPT if line.kept else _OTHER
         if line.interval is not None:
@@ -97,7 +97,7 @@ def _dots(axes: Any, report: Report, lines: list[Line]) -> None:
 
 
 def _wrapped(name: str) -> str:
-    """A name in lines of some 30 characters, broken after commas."""
+    """A name in lines of about 30 characters, broken after commas."""
     lines = [""]
     for part in name.split(", "):
         if lines[-1] and len(lines[-1]) + len(part) > 30:

@@ -1,4 +1,4 @@
-"""Converts a source, checks it, does the steps of a recipe, measures them side by side, and says what is kept."""
+"""Converts a source, checks it, carries out a recipe's steps, measures them side by side, and decides what to keep."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,17 +27,17 @@ from headrace_toolkit.workshop import Workshop
 def optimize(
     source: Source, data: Data | None, recipe: Recipe | None = None, progress: Progress | None = None
 ) -> Result:
-    """Converts a source and does a recipe's steps; without a recipe it tries the candidates and keeps the best.
+    """Converts a source and carries out a recipe's steps; without a recipe, tries the candidates and keeps the best.
 
     Args:
-        source: As `load` gives it.
-        data: Rows, with labels if accuracy is to be measured; None takes random rows and compares with the source.
-        recipe: What is to be done. The source, the rows and the base path that it names are the caller's business.
-        progress: Who is told how far the work is.
+        source: The source, as returned by `load`.
+        data: Rows, with labels if accuracy is to be measured; None means random rows and a comparison with the source.
+        recipe: What to do. The source, the rows and the base path in it are left to the caller.
+        progress: Called with the progress.
 
     Raises:
-        ToolkitError: The source cannot be converted, or the converted model answers otherwise, or a step cannot be
-            done.
+        ToolkitError: The source cannot be converted, or the converted model gives other answers, or a step cannot be
+            carried out.
     """
     return _Run(source, recipe or Recipe(), progress or Silent()).result(data)
 
@@ -45,17 +45,17 @@ def optimize(
 def convert(
     source: Source, data: Data | None, recipe: Recipe | None = None, progress: Progress | None = None
 ) -> Result:
-    """As `optimize`, without any step."""
+    """Like `optimize`, without any steps."""
     return optimize(source, data, replace(recipe or Recipe(), steps=()), progress)
 
 
 class _Run:
-    """One run, and its folder of files in work.
+    """One run, and its folder of temporary files.
 
     Args:
-        source: What is converted.
-        recipe: What is done to it.
-        progress: Who is told how far the work is.
+        source: The source to convert.
+        recipe: The steps for it.
+        progress: Called with the progress.
     """
 
     def __init__(self, source: Source, recipe: Recipe, progress: Progress) -> None:
@@ -66,7 +66,7 @@ class _Run:
         self._folder = WorkFolder()
 
     def result(self, data: Data | None) -> Result:
-        """Does all of it."""
+        """Carries out the whole run."""
         self._refuse_steps_without_module()
         with self._progress.step(f"convert {self._source.origin.name}"):
             exported = self._source.export(self._folder.new())
@@ -89,13 +89,13 @@ class _Run:
                 )
 
     def _calibrates(self, model: Path) -> bool:
-        """Whether some step may calibrate, so that rows must be kept for it."""
+        """Whether a step may calibrate, so that rows must be kept for it."""
         return not Facts.of(model).trees and any(
             isinstance(step, Search) or step.needs.rows for step in self._recipe.steps
         )
 
     def _do_steps(self, first: Variant, grounds: Grounds) -> tuple[list[Variant], list[Line]]:
-        """The variants that stand on each other, and the lines of all that were tried, in order."""
+        """The variants that build on each other, and the lines of all that were tried, in order."""
         workshop = Workshop(
             recipe=self._recipe, grounds=grounds, folder=self._folder, told=self._told, progress=self._progress
         )
@@ -152,14 +152,14 @@ class _Run:
         )
 
     def _timed(self, chain: list[Variant], grounds: Grounds) -> list[Variant]:
-        """The chain with the times of those that no search has timed."""
+        """The chain with the times of variants that no search has timed."""
         untimed = [variant for variant in chain[1:] if not variant.line.time]
         first, made = timed(chain[0], untimed, grounds, self._recipe.timing_seconds)
         found = dict(zip([variant.file for variant in untimed], made, strict=True))
         return [first, *(found.get(variant.file, variant) for variant in chain[1:])]
 
     def _under_load(self, first: Variant, last: Variant, grounds: Grounds) -> tuple[Variant, Variant, Served | None]:
-        """The first and the last variant with what they serve, and how the last one serves best."""
+        """The first and the last variant with their throughput, and how the last one serves best."""
         recipe = self._recipe
         if not recipe.load:
             return first, last, None
@@ -175,13 +175,13 @@ class _Run:
         return first, last, best
 
     def _retimed(self, line: Line, chain: Sequence[Variant]) -> Line:
-        """A line whose times were taken at the end, with all of the chain."""
+        """A line whose times were measured at the end, together with the whole chain."""
         if line.time or line.bytes is None:
             return line
         return next((variant.line for variant in chain if variant.line.name == line.name), line)
 
     def _failure(self, first: Variant, last: Variant, grounds: Grounds) -> str:
-        """Why nothing is to be published; empty where the limits are met."""
+        """Why nothing may be published; empty if the limits are met."""
         searched = any(isinstance(step, Search) for step in self._recipe.steps)
         if searched and last is first:
             return "no candidate meets the limits: nothing is published; headrace convert publishes the model as it is"
@@ -199,7 +199,7 @@ class _Run:
         return ""
 
     def _mixing(self, last: Variant, verdict: Verdict) -> str:
-        """Why a model must not be published whose rows a step has mixed; empty where none has."""
+        """Why a model whose rows a step has mixed must not be published; empty if there is none."""
         if verdict.finding is not Finding.DEPENDENT or not self._recipe.output.batch:
             return ""
         return f"{last.line.name} mixes the rows of a batch: {verdict.reason}: nothing is published"

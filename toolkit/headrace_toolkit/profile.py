@@ -1,4 +1,4 @@
-"""A small profile of inputs (quantiles, missing values, categories) that traffic may be compared with later."""
+"""A small profile of inputs (quantiles, missing values, categories) for comparison with later traffic."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from headrace_toolkit.data import Data
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 _COLUMNS = 256
-"""Columns of an input that are profiled each by itself; a wider input is profiled as a whole."""
+"""The most columns of an input that are profiled one by one; a wider input is profiled as a whole."""
 
 _CATEGORIES = 32
-"""Different whole numbers or strings up to which they are counted one by one."""
+"""The number of different integers or strings up to which they are counted one by one."""
 
 
 def profile_of(data: Data) -> dict[str, Any]:
-    """The profile of the rows that a model was measured on.
+    """The profile of the rows on which a model was measured.
 
     Returns:
         For JSON: `rows`, `quantiles` (which ones), and for each input its dtype, the shape of a row, and its columns:
@@ -57,7 +57,7 @@ def _column(values: Array) -> dict[str, Any]:
 
 
 def _categories(values: Array) -> dict[str, Any]:
-    """Each different value with its share, the commonest first; only their number where there are many."""
+    """Each different value with its share, most frequent first; only the number of values if there are many."""
     found, counts = np.unique(values, return_counts=True)
     if len(found) > _CATEGORIES:
         return {"different": len(found)}

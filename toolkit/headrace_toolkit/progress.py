@@ -10,7 +10,7 @@ class Progress(Protocol):
     """Shows how far the work is."""
 
     def step(self, name: str) -> AbstractContextManager[Advance]:
-        """Begins a step, which ends with the context; its `Advance` is told how much of it is done."""
+        """Begins a step, which ends with the context; its `Advance` is called with the progress."""
 
 
 class Silent:
@@ -23,7 +23,7 @@ class Silent:
 
 
 class Bars:
-    """One bar a step, drawn by rich on a terminal's stderr.
+    """One bar per step, drawn by rich on stderr if it is a terminal.
 
     Args:
         bars: A `rich.progress.Progress` that has been started.

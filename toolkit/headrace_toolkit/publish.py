@@ -1,4 +1,4 @@
-"""Puts a version into a model's base path by one rename, so that a server that watches sees it whole or not at all."""
+"""Moves a version into a model's base path by one rename, so that a watching server sees all of it or nothing."""
 
 import contextlib
 import errno
@@ -23,12 +23,12 @@ _NEW = ".new-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a version holds.
+    """The content of a version.
 
     Attributes:
-        files: What is copied into it, by its name there.
-        documents: What is written into it as JSON, by name.
-        model_options: The text of `model.toml` beside the versions, for a base path that has none; empty for none.
+        files: The files to copy into it, by their names there.
+        documents: The JSON documents to write into it, by name.
+        model_options: The text of `model.toml` beside the versions, if the base path has none; empty means none.
     """
 
     files: Mapping[str, Path]
@@ -37,20 +37,20 @@ class Contents:
 
 
 def publish(base: Path, contents: Contents, version: int = 0) -> Path:
-    """Writes a version beside the others, syncs it, and renames it into its place.
+    """Writes a version beside the others, syncs it, and renames it into place.
 
-    What an earlier, killed run has left behind is removed first.
+    Leftovers of an earlier, killed run are removed first.
 
     Args:
-        base: The base path; made where it is not there.
-        contents: What the version holds.
-        version: Its number; 0 takes one more than the highest there is.
+        base: The base path, which is created if missing.
+        contents: The version's content.
+        version: Its number; 0 means one more than the highest.
 
     Returns:
         The version's folder.
 
     Raises:
-        ToolkitError: The base path cannot be written, the disk is full, or there is such a version. Nothing is left.
+        ToolkitError: The base path cannot be written, the disk is full, or the version exists. Nothing is left behind.
     """
     made = _missing_folders(base)
     try:
@@ -65,10 +65,10 @@ def publish(base: Path, contents: Contents, version: int = 0) -> Path:
 
 
 def check_base(base: Path, version: int = 0) -> None:
-    """Refuses a base path, before any work, that will not take a new version.
+    """Refuses, before any work, a base path that cannot take a new version.
 
     Raises:
-        ToolkitError: It cannot be written, is a file, or has such a version.
+        ToolkitError: It cannot be written, is a file, or has this version already.
     """
     nearest = next(folder for folder in (base, *base.absolute().parents) if folder.exists())
     if not nearest.is_dir():
@@ -109,8 +109,8 @@ def _publish(folder: Path, base: Path, contents: Contents, version: int) -> Path
 
 @contextlib.contextmanager
 def _folder_in_work(base: Path) -> Iterator[Path]:
-    """A new folder that is locked as long as it is written, and gone afterwards unless it was renamed."""
-    with _locked(base):  # or another writer might take it for abandoned before it is locked itself
+    """A new folder, which is locked while it is written, and removed afterwards unless it was renamed."""
+    with _locked(base):  # otherwise another writer might think that it is abandoned before it is locked
         _remove_abandoned(base)
         folder = base / f"{_NEW}{secrets.token_hex(8)}"
         folder.mkdir()
@@ -125,10 +125,10 @@ def _folder_in_work(base: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds the lock of a folder; the kernel releases it when the process ends, however it does.
+    """Holds a folder's lock; the kernel releases it when the process ends for any reason.
 
     Raises:
-        BlockingIOError: Another process holds it, and this one was not to wait.
+        BlockingIOError: Another process holds it, and this one must not wait.
     """
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -139,7 +139,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _remove_abandoned(base: Path) -> None:
-    """Removes folders in work whose writer has ended: nobody holds their lock."""
+    """Removes temporary folders whose writer has ended: their lock is free."""
     for folder in base.glob(f"{_NEW}*"):
         with contextlib.suppress(OSError), _locked(folder, wait=False):
             shutil.rmtree(folder)
@@ -150,7 +150,7 @@ def _rename(folder: Path, base: Path, version: int) -> Path:
     number = version or max(versions_of(base), default=0) + 1
     while True:
         target = base / str(number)
-        if not target.exists():  # a rename replaces an empty folder without a word
+        if not target.exists():  # a rename silently replaces an empty folder
             try:
                 return folder.rename(target)
             except OSError as error:
@@ -162,14 +162,14 @@ def _rename(folder: Path, base: Path, version: int) -> Path:
 
 
 def _write_model_options(folder: Path, base: Path, text: str) -> bool:
-    """Writes model.toml beside the versions unless there is one; whether it did."""
+    """Writes model.toml beside the versions unless it exists; returns whether it did."""
     if not text:
         return False
     new = folder / MODEL_OPTIONS_FILE
     new.write_text(text, encoding="utf-8")
     _sync(new)
     try:
-        os.link(new, base / MODEL_OPTIONS_FILE)  # whole or not at all, and never over another
+        os.link(new, base / MODEL_OPTIONS_FILE)  # completely or not at all, and never over another one
     except FileExistsError:
         return False
     finally:
@@ -178,7 +178,7 @@ def _write_model_options(folder: Path, base: Path, text: str) -> bool:
 
 
 def _missing_folders(base: Path) -> list[Path]:
-    """The folders that making `base` will make, the innermost first."""
+    """The folders that creating `base` will create, the innermost first."""
     missing = []
     for folder in (base, *base.absolute().parents):
         if folder.exists():

@@ -1,4 +1,4 @@
-"""Reads a recipe from a TOML file: each key is checked here, and each default is written here."""
+"""Reads a recipe from a TOML file; every key is checked, and every default defined, here."""
 
 import tomllib
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ class DataOptions:
     """The rows.
 
     Attributes:
-        rows: A file, or `file.py:function`; empty for none, and random inputs.
-        labels: The array in it that holds the labels; empty for none.
-        calibration: How many rows are kept from measuring to calibrate on, half of them at most, or taken
-            from those to train on where there are any; or another file.
-        train: A file of rows to train on, with labels of the same name; empty for none.
+        rows: A file, or `file.py:function`; empty means none, so that inputs are random.
+        labels: The array with the labels; empty if there is none.
+        calibration: How many rows are used for calibration instead of measuring, at most half of them, or are taken
+            from the training rows if there are any; or another file.
+        train: A file of rows to train on, with labels of the same name; empty if there are none.
         metric: `accuracy`, `r2`, `mean_squared_error`, `cosine`, `file.py:function`, or empty for what fits the labels.
-        output: The output that the metric is of; empty looks for one.
+        output: The output for the metric; if empty, one is chosen.
     """
 
     rows: str = ""
@@ -41,11 +41,11 @@ class DataOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a version must meet to be published.
+    """The conditions for publishing a version.
 
     Attributes:
-        max_drop: How much worse its metric may be than the source's: points of 100 for a share, else percent.
-        min_speedup: How many times as fast as the converted model it must be; None asks only that a search's winner
+        max_drop: How much worse its metric may be than the source's: percentage points for a share, otherwise percent.
+        min_speedup: How many times as fast as the converted model it must be; None only requires that a search's winner
             is not slower.
     """
 
@@ -59,10 +59,11 @@ class Output:
 
     Attributes:
         base: The model's base path, which holds its numbered versions; empty publishes nothing.
-        version: The version's number; 0 takes one more than the highest there is.
-        target: The machine that will run it: `x86` takes 7-bit weights, `vnni` and `arm64` 8, `gpu` half floats.
-        batch: Whether the version may be batched; without, one whose rows influence each other is published with
-            batching turned off rather than refused.
+        version: The version's number; 0 means one more than the highest.
+        target: The machine that will run it: `x86` takes 7-bit weights, `vnni` and `arm64` 8-bit weights, `gpu` half
+            floats.
+        batch: Whether the version may be batched; if not, a model whose rows influence each other is published with
+            batching turned off instead of being refused.
     """
 
     base: str = ""
@@ -73,20 +74,20 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What is to be done to a model.
+    """What to do with a model.
 
     Attributes:
-        source: A file, a folder, or `file.py:function`; empty where the model is handed over itself.
-        source_options: What the source does not say of itself.
+        source: A file, a folder, or `file.py:function`; empty if the model itself is passed.
+        source_options: What the source does not say about itself.
         data: The rows.
-        limits: What the result must meet.
-        output: Where it goes.
-        steps: What is done, one after the other; a search tries several and keeps one.
-        seed: For whatever is drawn at random.
-        timing_seconds: CPU seconds that are spent on the times of runs of one number of rows, all models together.
-        load: Calls of one row each that are always under way while variants are measured through headrace's own
-            batcher; 0 measures bare runs alone.
-        text: The TOML that it was read from; empty where it was made otherwise.
+        limits: The conditions for the result.
+        output: The target of the version.
+        steps: The steps in order; a search tries several and keeps one.
+        seed: The seed of random numbers.
+        timing_seconds: CPU seconds spent on timing runs with one number of rows, for all models together.
+        load: The number of calls of one row each in flight while variants are measured through headrace's own batcher;
+            0 measures only bare runs.
+        text: The TOML that it was read from; empty if it was made in another way.
     """
 
     source: str = ""
@@ -105,8 +106,8 @@ class Recipe:
         """Reads a TOML file. File names in it are relative to its own folder.
 
         Raises:
-            ToolkitError: It cannot be read, or a key is unknown or has a value that makes no sense; the text has the
-                file, the key and what was given.
+            ToolkitError: The file cannot be read, or a key is unknown or has an invalid value; the text has the file,
+                the key and the value.
         """
         path = Path(file)
         try:
@@ -124,8 +125,8 @@ class Recipe:
 
         Args:
             values: The table.
-            folder: What file names in it are relative to.
-            where: What messages begin with.
+            folder: The folder that file names are relative to.
+            where: The beginning of messages.
 
         Raises:
             ToolkitError: As `read`.
