@@ -1,7 +1,7 @@
-//! Answers that hold until the server's state changes, kept by their questions: Python is not asked the same twice.
+//! Keeps answers that are valid until the server's state changes, so that Python is not asked the same twice.
 //!
-//! Python says which answers these are, and when its state has changed. An answer is kept only if the state is still the
-//! one in which its question was asked: it may have been made of the state before.
+//! Python says which answers these are, and when its state has changed. An answer is kept only if the state is still
+//! the one in which the question was asked, since the answer may depend on the state.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

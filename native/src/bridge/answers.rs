@@ -18,10 +18,10 @@ use super::task::NativeTask;
 use crate::predict::Output;
 use crate::protobuf::{Dtype, texts};
 
-/// The most bytes that the answers of a batch are written into together.
+/// The most bytes of answers of a batch that are written into one buffer.
 const SHARED: usize = 64 * 1024;
 
-/// About what an answer has beside its values.
+/// About how many bytes an answer has besides its values.
 const ENVELOPE: usize = 128;
 
 /// One output of the backend.
@@ -30,14 +30,14 @@ pub struct Array {
     dtype: Dtype,
     buffer: Buffer,
     whole: bool,
-    /// Whether it has no dimensions: it is held as one of a single dimension.
+    /// Whether it has no dimensions: it is then held with a single dimension.
     scalar: bool,
-    /// Strings, as places and the text that they are in.
+    /// Strings, as places and the text that contains them.
     strings: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Array {
-    /// Of so many rows; without a number, of any shape, and for one task alone.
+    /// With this many rows; without a number, any shape, for a single task.
     ///
     /// Does not trust `array.shape`: the shape of the buffer, which is read later, counts.
     pub fn new(
@@ -59,7 +59,7 @@ impl Array {
         Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer, whole: rows.is_none(), scalar, strings })
     }
 
-    /// Why a padded batch's output cannot be cut; None where it can. `longest` are the batch's lengths.
+    /// Why a padded batch's output cannot be cut; None if it can. `longest` are the batch's lengths.
     pub fn misfit(&self, padding: &Padding, longest: &Lengths) -> Option<String> {
         padding.misfit(&self.alias, self.buffer.shape(), longest)
     }
@@ -74,7 +74,7 @@ impl Array {
     }
 }
 
-/// An array's strings, as places and the text that they are in.
+/// An array's strings, as places and the text that contains them.
 fn strings(alias: &Bound<'_, PyAny>, array: &Bound<'_, PyAny>) -> PyResult<(Vec<u8>, Vec<u8>)> {
     let wrong = || PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"));
     let (mut places, mut text) = (Vec::new(), Vec::new());
@@ -89,7 +89,7 @@ fn strings(alias: &Bound<'_, PyAny>, array: &Bound<'_, PyAny>) -> PyResult<(Vec<
     Ok((places, text))
 }
 
-/// The answers of one batch, which are delivered as if they were one task's.
+/// The answers of one batch, which are delivered like a single task's.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Answers {
     tasks: Mutex<Vec<NativeTask>>,
@@ -97,7 +97,7 @@ pub struct Answers {
 
 #[pymethods]
 impl Answers {
-    /// Counts them, so that whoever has an answer finds it counted, and sends them.
+    /// Counts them first, so that a caller with an answer finds it counted, and then sends them.
     fn deliver(&self, py: Python<'_>, _tasks: &Bound<'_, PyAny>) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.retain_mut(|task| task.call.claim());
@@ -106,7 +106,7 @@ impl Answers {
     }
 }
 
-/// Counts tasks by who counts those of their protocol; they are of one signature.
+/// Counts tasks for the metrics of their protocol; they have the same signature.
 pub fn count(py: Python<'_>, tasks: &[NativeTask]) {
     let mut counted: Vec<&Arc<Signature>> = Vec::new(); // one for each protocol
     for signature in tasks.iter().map(|task| &task.signature) {
@@ -123,7 +123,7 @@ pub fn count(py: Python<'_>, tasks: &[NativeTask]) {
     }
 }
 
-/// Encodes a task's rows of a padded batch's outputs, from `start` on, each as long as its inputs are.
+/// Encodes a task's rows of a padded batch's outputs, from `start` on, each cut to the length of its inputs.
 fn encode_cut(task: &mut NativeTask, outputs: &[Output<'_>], start: usize, padding: &Padding, out: &mut BytesMut) {
     let (rows, lengths) = (start..start + task.rows, task.lengths(padding));
     let own: Vec<_> = outputs.iter().map(|output| Own::of(output, &rows, padding, &lengths)).collect();
@@ -158,11 +158,10 @@ impl<'a> Own<'a> {
 }
 
 impl Answers {
-    /// Encodes every task's rows of the arrays, from the place on that stands beside the task, and leaves out what is of
-    /// a batch's padding.
+    /// Encodes every task's rows of the arrays, from the position given with the task, without the batch's padding.
     pub fn of(mut tasks: Vec<(usize, NativeTask)>, arrays: &[Array], padding: Option<&Padding>) -> Self {
         let outputs: Vec<_> = arrays.iter().map(Array::output).collect();
-        // A client that does not read its answer keeps all of the bytes that were written with it.
+        // A client that does not read its answer keeps all bytes alive that were written together with it.
         let values: usize = outputs.iter().map(|output| output.bytes.len()).sum();
         let mut out = BytesMut::with_capacity(SHARED.min(values + ENVELOPE * tasks.len()));
         for (start, task) in &mut tasks {

@@ -17,7 +17,7 @@ use super::task::NativeTask;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
-/// A batch that holds at least one task that was decoded here; those come first, Python's behind them.
+/// A batch with at least one task that was decoded here; those come first, followed by Python's.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Batch {
     native: Mutex<Vec<NativeTask>>,
@@ -26,7 +26,7 @@ pub struct Batch {
     native_rows: usize,
     /// Rows of the last piece that has any.
     last: usize,
-    /// How its tasks are padded, and to what lengths; None where all are of one shape.
+    /// How its tasks are padded, and to what lengths; None if all have one shape.
     padded_to: Option<(Arc<Padding>, Lengths)>,
     #[pyo3(get)]
     rows: usize,
@@ -76,8 +76,8 @@ impl Batch {
         Ok(joined)
     }
 
-    /// Encodes what the tasks that were decoded here are answered, each with its rows, and one that is alone with all;
-    /// returns these answers as one, and Python's tasks that have all their outputs.
+    /// Encodes the answers of the tasks that were decoded here, each with its rows, or, for a single one, with all
+    /// rows. Returns these answers as one, and Python's tasks that have all their outputs.
     fn split<'py>(
         &self,
         py: Python<'py>,
@@ -87,7 +87,7 @@ impl Batch {
         let expected = if self.lone() { None } else { Some(self.padded) };
         let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, expected));
         let arrays = arrays.collect::<PyResult<Vec<_>>>().or_else(|error| {
-            // What Python finds, it says as TF Serving does.
+            // Errors that Python finds are in TF Serving's words.
             python::names(py)?.check_outputs.call1(py, (outputs, self.padded)).and(Err(error))
         })?;
         if let Some((padding, longest)) = &self.padded_to
@@ -146,7 +146,7 @@ impl Batch {
         Ok((half(first, 0, cut, early)?, half(second, cut, pieces.len(), late)?))
     }
 
-    /// The outputs that its tasks want; None for all.
+    /// The outputs that its tasks want; None means all.
     #[getter]
     fn choice<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let native = self.native.lock();
@@ -189,7 +189,7 @@ impl Batch {
         Ok(Self { native, python, lane, native_rows, last, padded_to, rows, padded, arrivals, sizes })
     }
 
-    /// An input's dimensions beyond axis 0 in this batch, from those of one of its tasks.
+    /// An input's dimensions beyond axis 0 in this batch, derived from those of one of its tasks.
     fn inner(&self, input: usize, inner: &[usize]) -> Vec<usize> {
         match &self.padded_to {
             Some((padding, longest)) => padding.replaced(input, inner, longest),
@@ -197,12 +197,12 @@ impl Batch {
         }
     }
 
-    /// Whether there is one task, and nothing was added to it.
+    /// Whether there is one task, with nothing added to it.
     fn lone(&self) -> bool {
         self.sizes.len() == 1 && self.padded == self.rows
     }
 
-    /// The tasks that an answer can be made for, each with the place of its first row; the others are told why not.
+    /// The tasks for which an answer can be made, each with the position of its first row; the others get an error.
     fn fitting(
         &self,
         py: Python<'_>,
@@ -276,7 +276,7 @@ impl Batch {
     }
 }
 
-/// How tasks that leave the queue together are padded, and to what lengths; None where all are of one shape. `pieces` are
+/// How tasks that leave the queue together are padded, and to what lengths; None if all have one shape. `pieces` are
 /// Python's.
 fn padded_to(native: &[NativeTask], pieces: &Bound<'_, PyList>) -> PyResult<Option<(Arc<Padding>, Lengths)>> {
     let Some(padding) = native.first().and_then(|task| task.signature.padding.clone()) else { return Ok(None) };
@@ -311,8 +311,8 @@ pub fn join_strings<'py>(
     python::names(py)?.string_array.bind(py).call1((PyList::new(py, strings)?, shape))
 }
 
-/// A batch's tasks, out of their place for as long as Python's code may run, so that no lock is held meanwhile: who
-/// asks for them again finds none.
+/// A batch's tasks, taken out while Python code may run, so that no lock is held meanwhile; a second request finds
+/// none.
 struct Borrowed<'a> {
     tasks: Vec<NativeTask>,
     place: &'a Mutex<Vec<NativeTask>>,

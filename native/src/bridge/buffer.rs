@@ -31,12 +31,12 @@ impl Buffer {
         Ok(Self { raw })
     }
 
-    /// The shape of the buffer, which is not always that of the array that it was asked of.
+    /// The shape of the buffer, which can differ from that of the array it was requested from.
     pub fn shape(&self) -> &[usize] {
         self.raw.shape()
     }
 
-    /// Whether it has no dimensions: then `shape` must not be asked for.
+    /// Whether it has no dimensions: then `shape` must not be called.
     pub fn is_scalar(&self) -> bool {
         self.raw.dimensions() == 0
     }

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use super::python::names;
 
-/// Seconds: those of a function, or those of Python's monotonic clock.
+/// The clock: a function, or Python's monotonic clock. In seconds.
 pub enum Clock {
     Function(Py<PyAny>),
     Monotonic { then: Instant, reading: f64 },
@@ -23,7 +23,7 @@ impl Clock {
         }
     }
 
-    /// The time; not while the queue is locked.
+    /// The time; not to be called while the queue is locked.
     pub fn now(&self) -> f64 {
         self.at(Instant::now())
     }

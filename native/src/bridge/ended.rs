@@ -1,15 +1,14 @@
-//! Calls that have ended without Python, and are counted in its metrics when it comes by.
+//! Calls that have ended without Python; Python counts them in its metrics later.
 //!
 //! A client may leave, or its deadline may pass, while its task waits and no batch thread looks at it; and a full queue
-//! refuses calls faster than Python could count them. Every 20 ms the server looks for such calls, tells those that are
-//! late, and has Python count them all when it takes its events next.
+//! refuses calls faster than Python could count them. Every 20 ms the server looks for such calls, answers the late
+//! ones, and lets Python count all of them when it next takes events.
 //!
-//! What it buys: a deadline is answered within 20 ms while every batch thread is busy, and a call that a full queue
-//! refuses takes 15 us of CPU, where one that a handler in Python refuses takes 45. What it costs: nothing per call that
-//! is answered. An idle server, these looks and all other timers included, takes 2.7 ms of CPU per second (two busy
-//! cores, 2026-11-27).
+//! The benefit: a deadline is answered within 20 ms even if every batch thread is busy, and a call that a full queue
+//! refuses takes 15 us of CPU instead of 45 in a Python handler. The cost: nothing per answered call. An idle server,
+//! these looks and all other timers included, takes 2.7 ms of CPU per second (two busy cores, 2026-11-27).
 //!
-//! Calls that are answered as the same was before (`Count`) are counted in the same way.
+//! Calls that get a kept answer (`Count`) are counted in the same way.
 
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ use pyo3::prelude::*;
 use super::python::names;
 use super::signature::Signature;
 
-/// A task for which nobody waits any more, or whose deadline has passed, and how long it has waited.
+/// A task that nothing waits for, or whose deadline has passed, and how long it has waited.
 pub struct Abandoned {
     pub signature: Arc<Signature>,
     pub late: bool,
@@ -37,7 +36,7 @@ impl Abandoned {
 /// Calls of one signature that found the queue full, and how long each took.
 struct Refused {
     signature: Arc<Signature>,
-    /// Whether it was not full, but the call would have missed the latency objective.
+    /// Whether the queue was not full, but the call would have missed the latency objective.
     missed: bool,
     seconds: Vec<f64>,
 }
@@ -52,7 +51,7 @@ impl Refused {
 
 /// Counts calls that get an answer that is kept.
 pub struct Count {
-    /// Told of a list of seconds: how long each took.
+    /// Called with a list of the seconds that each call took.
     count: Py<PyAny>,
     seconds: Mutex<Vec<f64>>,
 }
@@ -77,7 +76,7 @@ pub struct EndedCalls {
 }
 
 impl EndedCalls {
-    /// Adds a call that found the queue full, or would have missed the objective: there may be very many.
+    /// Adds a call that found the queue full, or would have missed the objective; there may be very many.
     pub fn add_refused(&self, signature: &Arc<Signature>, missed: bool, seconds: f64) {
         let mut refused = self.refused.lock();
         let same = |known: &&mut Refused| known.missed == missed && Arc::ptr_eq(&known.signature, signature);
@@ -87,7 +86,7 @@ impl EndedCalls {
         }
     }
 
-    /// Adds a call whose client has been told that it took too long.
+    /// Adds a call whose client has been told that its deadline passed.
     pub fn add_late(&self, signature: &Arc<Signature>, seconds: f64) {
         self.abandoned.lock().push(Abandoned { signature: signature.clone(), late: true, seconds });
     }
@@ -103,7 +102,7 @@ impl EndedCalls {
         }
     }
 
-    /// Adds those for which nobody waits; whether there is anything to count.
+    /// Adds calls that nothing waits for; returns whether there is anything to count.
     pub fn add_abandoned(&self, more: Vec<Abandoned>) -> bool {
         let mut abandoned = self.abandoned.lock();
         abandoned.extend(more);

@@ -1,4 +1,4 @@
-//! One signature of one version, as plain requests that carry tf.Examples know it.
+//! One signature of one version, as needed for plain requests with tf.Examples.
 
 use std::sync::Arc;
 
@@ -9,48 +9,48 @@ use pyo3::prelude::*;
 use super::signature::{Counter, Signature};
 use crate::examples::Format;
 
-/// How the requests of one signature that carry tf.Examples are answered.
+/// How requests of one signature with tf.Examples are answered.
 pub struct Examples {
     pub format: Format,
     pub classify: Option<Arc<Inference>>,
     pub regress: Option<Arc<Inference>>,
-    /// For a MultiInference, whichever inferences it asks for.
+    /// For a MultiInference with any inferences.
     pub multi: Arc<Signature>,
-    /// What the model calls its outputs, in their order.
+    /// The model's names of its outputs, in their order.
     pub tensors: Vec<String>,
-    /// The same number for signatures of a version that have the same inputs.
+    /// Equal for signatures of a version that have the same inputs.
     pub inputs: usize,
-    /// Whether the one input takes Examples as they are; otherwise its inputs are their features.
+    /// Whether the single input takes serialized Examples; otherwise the inputs are their features.
     pub serialized: bool,
 }
 
-/// What Classify or Regress makes of a signature's outputs.
+/// How Classify or Regress uses a signature's outputs.
 pub struct Inference {
     pub signature: Arc<Signature>,
     pub classes: Option<Source>,
     /// The scores of Classify, or the values of Regress.
     pub values: Option<Source>,
     pub result: Kind,
-    /// Raises Python's exception where no answer can be made: takes arrays by alias, and the number of Examples.
+    /// Raises Python's exception if no answer can be made; takes arrays by alias and the number of Examples.
     pub check: Py<PyAny>,
 }
 
-/// An output: its alias, and its place among all outputs of its signature.
+/// An output: its alias, and its position among all outputs of its signature.
 pub struct Source {
     pub alias: String,
     pub output: usize,
 }
 
-/// Which result it is.
+/// Which kind of result it is.
 pub enum Kind {
-    /// Where the model gives no classes, there are as many as labels; any number where there are none of these either.
+    /// If the model returns no classes, there are as many as labels; if there are no labels either, any number.
     Classes {
         labels: Vec<Bytes>,
     },
     Values,
 }
 
-/// What Python says of it; `headrace_native.pyi` tells what each means.
+/// The fields as Python passes them; `headrace_native.pyi` describes each.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct ExamplesFields {
@@ -112,13 +112,13 @@ impl Inference {
         })
     }
 
-    /// The outputs that it is made of.
+    /// The outputs that it uses.
     pub fn sources(&self) -> impl Iterator<Item = &Source> + Clone {
         self.classes.iter().chain(&self.values)
     }
 }
 
-/// The same signature, for calls that are counted otherwise.
+/// The same signature, for calls that are counted differently.
 fn counted_by(signature: &Signature, counter: Counter) -> Signature {
     Signature { counter, answer_row: Arc::default(), ..signature.clone() }
 }

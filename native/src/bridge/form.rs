@@ -1,4 +1,4 @@
-//! What has left the queue in one look: a batch of its tasks, and those for whom it is too late.
+//! The result of one look at the queue: a batch of tasks, and those for which it is too late.
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -10,7 +10,7 @@ use super::series::Series;
 use super::task::Task;
 use crate::queue::Piece;
 
-/// Answers the tasks that were decoded here, and returns those of Python with their error set.
+/// Answers the tasks that were decoded here, and returns Python's with their error set.
 pub fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
     let tasks = PyList::empty(py);
     for task in expired {
@@ -29,7 +29,7 @@ pub fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>>
     Ok(tasks)
 }
 
-/// Counts those of the tasks decoded here whose callers have left; Python's count themselves.
+/// Counts those of the tasks decoded here whose callers have left; Python's tasks are counted in Python.
 pub fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
     for task in gone {
         if let Task::Native(mut task) = task
@@ -41,7 +41,7 @@ pub fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
     Ok(())
 }
 
-/// A batch of Python's tasks alone is Python's own; any other is ours, and a series where tasks run one by one.
+/// A batch with only Python's tasks is a Python object; any other is ours, and a series if tasks run one by one.
 pub fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResult<Bound<'py, PyAny>> {
     let (mut native, own) = (Vec::new(), PyList::empty(py));
     let mut arrivals = Vec::new();

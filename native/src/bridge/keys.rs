@@ -1,4 +1,4 @@
-//! What must be equal for two of Python's tasks to share a batch, as the queue compares it.
+//! What must be equal for two of Python's tasks to share a batch, in the form that the queue compares.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use pyo3::types::PyTuple;
 use super::python::names;
 use crate::queue::{self, Key};
 
-/// Python's keys that are not shapes, each by a token that lives while a task of that key waits.
+/// Python's keys that are not shapes, each with a token that lives while a task with that key waits.
 pub struct Keys(Py<PyAny>);
 
 impl Keys {
@@ -16,7 +16,8 @@ impl Keys {
         Ok(Self(names(py)?.weak_values.call0(py)?))
     }
 
-    /// `()` and tuples of shapes are read; another key is known by the number of a token that lives while it is used.
+    /// `()` and tuples of shapes are read; any other key is represented by the number of a token that lives while it is
+    /// used.
     pub fn key(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Key> {
         if let Ok(shapes) = key.extract::<Vec<Vec<usize>>>()
             && key.is_instance_of::<PyTuple>()
@@ -34,6 +35,6 @@ fn flat(shapes: &[Vec<usize>]) -> Vec<usize> {
     shapes.iter().flat_map(|shape| std::iter::once(shape.len()).chain(shape.iter().copied())).collect()
 }
 
-/// Stands for one of Python's keys as long as a task of that key waits.
+/// Represents one of Python's keys as long as a task with that key waits.
 #[pyclass(frozen, weakref, module = "headrace_native")]
 struct Token;

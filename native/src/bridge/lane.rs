@@ -1,4 +1,4 @@
-//! One scheduler's part of a queue, as Python has it and as the routes have it.
+//! One scheduler's part of a queue, for Python and for the routes.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,10 +22,10 @@ struct LaneParts {
     tasks: Arc<Tasks>,
     id: LaneId,
     options: Py<PyAny>,
-    /// Until the lane is closed: what it runs knows the lane, and would keep it alive.
+    /// Until the lane is closed: what it runs refers to the lane, and would keep it alive.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
-    /// Why a task is refused that could not be answered in time; empty without a latency objective.
+    /// Why a task that could not be answered in time is refused; empty without a latency objective.
     objective: String,
 }
 
@@ -56,7 +56,7 @@ impl Lane {
         self.0.tasks.queue.lane_state(self.0.id).idle
     }
 
-    /// Adds a task of Python's; whether a wake is due.
+    /// Adds one of Python's tasks; returns whether a wake is due.
     fn put(&self, py: Python<'_>, task: &Bound<'_, PyAny>) -> PyResult<bool> {
         let Tasks { queue, clock, keys, .. } = &*self.0.tasks;
         let now = clock.now();
@@ -72,7 +72,7 @@ impl Lane {
         queue.put(self.0.id, key, entry, now).or_else(|(refusal, _)| Err(self.exception(py, &refusal)?))
     }
 
-    /// Forms batches, and takes tasks, as a `headrace_batching.latency.target.Target` says from now on.
+    /// From now on, forms batches and accepts tasks as a `headrace_batching.latency.target.Target` says.
     fn steer(&self, target: (f64, usize, f64, f64, f64)) -> PyResult<()> {
         let (wait, size, start_within, run_one, run_full) = target;
         let times = [wait, start_within, run_one, run_full];
@@ -106,7 +106,7 @@ impl Lane {
 }
 
 impl Lane {
-    /// Opens a lane of the queue: `bounds` are those of one whose runs take about as long as the one before.
+    /// Opens a lane of the queue: `bounds` are for lanes whose runs take about as long as the one before.
     pub fn open(
         tasks: &Arc<Tasks>,
         options: &Bound<'_, PyAny>,
@@ -120,22 +120,22 @@ impl Lane {
         Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, objective })))
     }
 
-    /// Its number in the queue.
+    /// The lane's number in the queue.
     pub fn id(&self) -> LaneId {
         self.0.id
     }
 
-    /// Puts a task that was decoded here; whether a wake is due.
+    /// Adds a task that was decoded here; returns whether a wake is due.
     pub fn put_native(&self, key: Key, entry: Entry<Task>, now: Instant) -> Result<bool, (Refusal, Task)> {
         self.0.tasks.queue.put(self.0.id, key, entry, self.0.tasks.clock.at(now))
     }
 
-    /// Asks `Options.padded_rows`.
+    /// Calls `Options.padded_rows`.
     pub fn padded_rows(&self, py: Python<'_>, rows: usize) -> PyResult<usize> {
         self.0.options.bind(py).call_method1("padded_rows", (rows,))?.extract()
     }
 
-    /// The exception that says why a task was not put.
+    /// The exception that says why a task was not added.
     fn exception(&self, py: Python<'_>, refusal: &Refusal) -> PyResult<PyErr> {
         let names = names(py)?;
         let error = match refusal {
@@ -151,7 +151,7 @@ impl Lane {
         self.0.tasks.shared.reason(full, &self.0.objective)
     }
 
-    /// Says how long a run of one of its tasks has taken, in seconds, and the size of its inputs in bytes.
+    /// Records how long a run of one of its tasks took, in seconds, and the size of its inputs in bytes.
     pub fn ran(&self, seconds: f64, size: usize) {
         self.0.tasks.queue.ran(self.0.id, seconds, size);
     }

@@ -1,10 +1,10 @@
-//! A bound on a request's floating-point numbers, within which it may share a batch.
+//! A bound on a request's floating-point numbers, within which the request may share a batch.
 
 use crate::protobuf::Dtype;
 
-/// The largest number that there may be, of each floating-point type, as bits without a sign.
+/// The largest allowed number of each floating-point type, as bits without a sign.
 ///
-/// The bits of positive numbers are ordered as these are, and those of infinity and NaN come behind them all.
+/// The bits of positive numbers have the same order as the numbers, followed by infinity and NaN.
 #[derive(Clone, Copy, Debug)]
 pub struct Magnitude {
     half: u16,
@@ -15,7 +15,8 @@ pub struct Magnitude {
 const LARGEST_HALF: (f64, u16) = (65504.0, 0x7bff);
 
 impl Magnitude {
-    /// `bound` is finite and positive. One below the largest half means every finite one: none as small is ever tried.
+    /// `bound` is finite and positive. A bound below the largest half means every finite half: no smaller one is ever
+    /// tested.
     pub fn new(bound: f64) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "what is larger than all floats is limited to them")]
         let float = (bound as f32).min(f32::MAX);
@@ -38,7 +39,7 @@ impl Magnitude {
     }
 }
 
-/// The largest of the bits that are made of elements; without a branch, so that many are compared at once.
+/// The largest of the elements' bits; without a branch, so that many are compared at once.
 fn largest<const SIZE: usize, T: Ord + Default>(elements: &[u8], bits: impl Fn([u8; SIZE]) -> T) -> T {
     elements.as_chunks().0.iter().fold(T::default(), |most, bytes| most.max(bits(*bytes)))
 }

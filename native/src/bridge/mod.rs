@@ -1,5 +1,5 @@
-//! The boundary with `headrace_batching`: its queue, lanes and batches as Python has them, and the routes of plain
-//! requests. What it asks of a request that was decoded here is told by `PendingCall`; it knows no protocol and no transport.
+//! The boundary with `headrace_batching`: its queue, lanes and batches as Python sees them, and the routes of plain
+//! requests. It uses requests that were decoded here through `PendingCall`, and knows no protocol and no transport.
 
 mod answers;
 mod batch;

@@ -1,14 +1,14 @@
-//! How inputs of different lengths share a batch, outside the interpreter: `headrace_batching.padding` tells more, and says
-//! which lengths, with which values, and where outputs are cut.
+//! How inputs of different lengths share a batch outside the interpreter. `headrace_batching.padding` describes it, and
+//! decides the lengths, the values, and where outputs are cut.
 
 use std::collections::HashMap;
 
 use pyo3::prelude::*;
 
-/// For each axis beyond 0 the number of the length that stands there; None for a size that is not padded.
+/// For each axis beyond 0, the number of the length in that place; None for a size that is not padded.
 type Axes = Vec<Option<usize>>;
 
-/// What Python says of it, by these names.
+/// The fields as Python passes them, by these names.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct PaddingFields {
@@ -23,7 +23,7 @@ pub struct Padding {
     inputs: Vec<Padded>,
     outputs: HashMap<String, Axes>,
     limits: Vec<usize>,
-    /// The least length of a task that is padded.
+    /// The smallest length of a task that is padded.
     shortest: usize,
 }
 
@@ -31,7 +31,7 @@ struct Padded {
     axes: Axes,
     /// One element.
     value: Vec<u8>,
-    /// Whether a task is not padded if a row of this input holds nothing else.
+    /// Whether a task is left unpadded if a row of this input holds nothing but the pad value.
     told_apart: bool,
 }
 
@@ -47,7 +47,7 @@ impl From<PaddingFields> for Padding {
 }
 
 impl Padding {
-    /// A task's lengths; `inner` are the dimensions beyond axis 0 of each input. Where two do not agree, the first one's.
+    /// A task's lengths; `inner` are the dimensions beyond axis 0 of each input. If two disagree, the first one counts.
     pub fn lengths<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> Lengths {
         let mut lengths = Vec::new();
         for (input, inner) in self.inputs.iter().zip(inner) {
@@ -63,7 +63,7 @@ impl Padding {
         lengths
     }
 
-    /// The shapes that stand for a task of `rows` in its key; None for one that is not padded.
+    /// The shapes in the key of a task with `rows` rows; None for a task that is not padded.
     ///
     /// `copy` writes an input's elements.
     pub fn shapes(&self, rows: usize, inner: &[&[usize]], copy: impl Fn(usize, &mut [u8])) -> Option<Vec<Vec<usize>>> {
@@ -93,14 +93,15 @@ impl Padding {
         axes.map(|(size, number)| number.map_or(*size, |number| lengths[number])).collect()
     }
 
-    /// Writes an input into its rows of a batch, and pads it. The shapes have the same rows; `place` is of the shape `wide`.
+    /// Writes an input into its rows of a batch and pads it. The shapes have the same rows; `place` has the shape
+    /// `wide`.
     pub fn fill(&self, input: usize, place: &mut [u8], wide: &[usize], elements: &[u8], own: &[usize]) {
         let value = &self.inputs[input].value;
         place.chunks_exact_mut(value.len()).for_each(|element| element.copy_from_slice(value));
         put(place, wide, elements, own, value.len());
     }
 
-    /// An output's shape, rows first, with these lengths; None where it has none of them.
+    /// An output's shape, rows first, with these lengths; None if it has none of them.
     pub fn cut_shape(&self, alias: &str, shape: &[usize], lengths: &[usize]) -> Option<Vec<usize>> {
         let axes = self.outputs.get(alias).filter(|axes| axes.iter().any(Option::is_some))?;
         let cut = |(at, size): (usize, &usize)| match at.checked_sub(1).and_then(|at| axes.get(at)) {
@@ -110,7 +111,7 @@ impl Padding {
         Some(shape.iter().enumerate().map(cut).collect())
     }
 
-    /// Why an output of a padded batch cannot be cut, whose lengths are these; None where it can.
+    /// Why an output of a padded batch with these lengths cannot be cut; None if it can.
     pub fn misfit(&self, alias: &str, shape: &[usize], lengths: &[usize]) -> Option<String> {
         let rank = self.outputs.get(alias).map_or(1, |axes| axes.len() + 1);
         let fits = shape.len() >= rank && self.cut_shape(alias, shape, lengths).is_none_or(|whole| whole == shape);
@@ -120,7 +121,7 @@ impl Padding {
 }
 
 impl Padded {
-    /// Whether elements are all the pad value; zeros of either sign are the same.
+    /// Whether all elements are the pad value; zeros of either sign are equal.
     fn is_padding(&self, elements: &[u8]) -> bool {
         let zero = self.value.iter().all(|byte| *byte == 0);
         let is_value = |element: &[u8]| {

@@ -1,4 +1,4 @@
-//! What is asked of Python: the names of `headrace_batching.bridge`.
+//! The names of `headrace_batching.bridge` that are used from Python.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -56,7 +56,7 @@ pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
     NAMES.get_or_try_init(py, || module(py)?.extract())
 }
 
-/// What both halves must agree on, as it stands now.
+/// What both halves must agree on, with its current values.
 pub fn shared(py: Python<'_>) -> PyResult<Shared> {
     module(py)?.getattr("SHARED")?.extract()
 }
@@ -65,8 +65,8 @@ fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     py.import("headrace_batching.bridge")
 }
 
-/// Runs something, and turns a panic in it into an exception that `except Exception` sees. What the panic interrupted is
-/// lost; its message is on stderr.
+/// Runs a function, and turns a panic in it into an exception that `except Exception` catches. The interrupted work is
+/// lost; the panic's message is on stderr.
 pub fn catch_panic<T>(run: impl FnOnce() -> T) -> PyResult<T> {
     catch_unwind(AssertUnwindSafe(run))
         .map_err(|_| PyRuntimeError::new_err("headrace-native has panicked: this is a bug"))

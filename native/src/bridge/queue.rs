@@ -1,4 +1,4 @@
-//! The queue as Python has it: its own tasks and those that were decoded here, side by side.
+//! The queue as Python sees it: with Python's tasks and those that were decoded here.
 
 use std::sync::Arc;
 
@@ -110,8 +110,8 @@ impl Queue {
 }
 
 impl Queue {
-    /// Runs here and now what waits if that is one task, nothing else runs, and its lane's runs are quick. Not while the
-    /// interpreter lock is held, nor any other.
+    /// Runs the waiting task on this thread if it is the only one, nothing else runs, and its lane's runs are fast. Not
+    /// while the interpreter lock, or any other, is held.
     pub fn run_lone(&self) -> bool {
         let run = |py: Python<'_>| {
             self.run_lone_attached(py).unwrap_or_else(|error| {
@@ -124,17 +124,17 @@ impl Queue {
 
     fn run_lone_attached(&self, py: Python<'_>) -> PyResult<bool> {
         let Some((batch, lane)) = self.lone(py)? else { return Ok(false) };
-        // A panic in there would come back as one here, and end every connection of this thread.
+        // A panic in there would continue as one here, and end every connection of this thread.
         let ended =
             python::catch_panic(|| lane.get().execute(py).map_or(Ok(()), |run| run.call1(py, (batch,)).map(drop)));
         lane.get().finish();
         if lane.get().rows() > 0 {
-            self.wake(); // no thread was called for what came meanwhile if the lane was not free
+            self.wake(); // no thread was woken for tasks that arrived meanwhile if the lane was not free
         }
         ended.and_then(|ended| ended).map(|()| true)
     }
 
-    /// The batch of a lone task, if there is one whose lane's runs are quick.
+    /// The batch of a single task, if there is one whose lane's runs are fast.
     fn lone<'py>(&self, py: Python<'py>) -> PyResult<Option<Formed<'py>>> {
         match self.tasks.queue.take_lone(self.tasks.clock.now()) {
             Some(turn) => self.delivered(py, turn),

@@ -16,21 +16,21 @@ use crate::predict::{Format, Input, Spec};
 use crate::protobuf::Dtype;
 use crate::{examples, open_inference};
 
-/// One signature of one version, and the lane that its tasks wait in.
+/// One signature of one version, and the lane in which its tasks wait.
 #[pyclass(frozen, module = "headrace_native")]
 #[derive(Clone)]
 pub struct Route {
     pub signature: Arc<Signature>,
-    /// The same for calls over REST, which are counted otherwise; None where JSON has no values of its types.
+    /// The same for calls over REST, which are counted differently; None if JSON has no values of its types.
     pub rest: Option<Arc<Signature>>,
-    /// How a ModelInfer of the Open Inference Protocol is answered; None where it has to be seen.
+    /// How a ModelInfer of the Open Inference Protocol is answered; None if Python must see it.
     pub infer: Option<Arc<Infer>>,
-    /// How requests that carry tf.Examples are answered; None where they have to be seen.
+    /// How requests with tf.Examples are answered; None if Python must see them.
     pub examples: Option<Arc<Examples>>,
     pub lane: Lane,
 }
 
-/// One signature of one version, as the Open Inference Protocol's plain requests know it.
+/// One signature of one version, as needed for plain requests of the Open Inference Protocol.
 pub struct Infer {
     pub signature: Arc<Signature>,
     pub format: open_inference::Format,
@@ -40,13 +40,13 @@ pub struct Infer {
     pub rest: Option<Arc<OverRest>>,
 }
 
-/// One signature of one version, as the protocol's plain requests over REST know it.
+/// One signature of one version, as needed for plain requests of the protocol over REST.
 pub struct OverRest {
     pub signature: Arc<Signature>,
     pub common: Arc<open_inference::json::Common>,
 }
 
-/// What Python says of it, beside what it has in common with Predict.
+/// The fields besides those that it shares with Predict, as Python passes them.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct InferFields {
@@ -57,7 +57,7 @@ struct InferFields {
     rest: Option<(Py<PyAny>, Py<PyAny>)>,
 }
 
-/// What Python says of a route, by these names; `headrace_native.pyi` tells what each means.
+/// The fields of a route as Python passes them, by these names; `headrace_native.pyi` describes each.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Fields {
@@ -165,14 +165,15 @@ struct Versions {
     by_number: FxHashMap<i64, Signatures>,
 }
 
-/// Every route there is; those of a model are replaced together.
+/// All routes; those of a model are replaced together.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Routes {
     table: RwLock<FxHashMap<Vec<u8>, Versions>>,
     default_signature: Vec<u8>,
 }
 
-/// A model's routes as Python gives them: by version, by signature. A version without a plain signature is there, too.
+/// A model's routes as Python passes them: by version, then by signature. A version without a plain signature is
+/// included.
 type Published = FxHashMap<i64, FxHashMap<String, Py<Route>>>;
 
 #[pymethods]
@@ -182,7 +183,7 @@ impl Routes {
         Self { table: RwLock::default(), default_signature: default_signature.into_bytes() }
     }
 
-    /// Replaces those of one model, of which `latest` is what a request without a version asks for.
+    /// Replaces the routes of one model, where `latest` is the version for requests without a version.
     fn publish(&self, name: String, latest: i64, versions: Published) {
         let by_number: FxHashMap<_, _> = versions.into_iter().map(|(number, routes)| (number, table(routes))).collect();
         let mut models = self.table.write();
@@ -201,12 +202,12 @@ fn table(routes: FxHashMap<String, Py<Route>>) -> Signatures {
 }
 
 impl Routes {
-    /// Where a plain request for this model, version and signature goes; None where it is not plain after all.
+    /// The route of a plain request for this model, version and signature; None if it is not plain after all.
     pub fn find(&self, spec: &Spec) -> Option<Arc<Route>> {
         self.named(spec.name.bytes()?, spec.version, spec.signature.bytes()?)
     }
 
-    /// Those of several signatures of one version, which the first names.
+    /// The routes of several signatures of one version, which the first one names.
     pub fn several(&self, specs: &[&Spec]) -> Option<Vec<Arc<Route>>> {
         let first = specs.first()?;
         let table = self.table.read();
@@ -215,7 +216,7 @@ impl Routes {
         specs.iter().map(|spec| self.of_signature(signatures, spec.signature.bytes()?)).collect()
     }
 
-    /// The same by names; an empty one is the default signature's.
+    /// The same, by names; an empty name means the default signature.
     pub fn named(&self, model: &[u8], version: Option<i64>, signature: &[u8]) -> Option<Arc<Route>> {
         let table = self.table.read();
         let versions = table.get(model)?;

@@ -1,5 +1,5 @@
-//! Tasks that leave the queue together and run one by one, as a model without a batch axis has to: each is answered when
-//! its own run has ended, within a tenth of a millisecond, and no Python runs between two of them.
+//! Tasks that leave the queue together and run one by one, as for a model without a batch axis: each is answered when
+//! its own run has ended, within a tenth of a millisecond, and no Python code runs between two of them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,10 +19,11 @@ use super::task::NativeTask;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
-/// Values of up to this many bytes are encoded and sent without letting go of the interpreter: that takes less time.
+/// Values up to this size in bytes are encoded and sent while holding the interpreter lock: releasing it would take
+/// longer.
 const SMALL: usize = 16 << 10;
 
-/// For how long an answer may wait for those of the runs that follow, from the beginning of its own run.
+/// How long an answer may wait for those of the following runs, from the beginning of its own run.
 const HOLD: Duration = Duration::from_micros(100);
 
 /// Tasks that run one by one.
@@ -34,10 +35,10 @@ pub struct Series {
     failed: Mutex<Option<(NativeTask, f64, f64)>>,
 }
 
-/// A task that has not run, and when it came.
+/// A task that has not run, and when it arrived.
 pub type Waiting = (NativeTask, f64);
 
-/// When a run that went well began, had its inputs, had its outputs, and had ended; and when its task had come.
+/// When a successful run began, had its inputs, had its outputs, and ended; and when its task arrived.
 type Run = (f64, f64, f64, f64, f64);
 
 #[pymethods]
@@ -46,12 +47,12 @@ impl Series {
     #[pyo3(name = "is_series")]
     const IS_SERIES: bool = true;
 
-    /// Those that have not run.
+    /// The tasks that have not run.
     fn __len__(&self) -> usize {
         self.waiting.lock().len()
     }
 
-    /// Runs and answers them. Where one fails, it raises what was raised, and leaves those behind it.
+    /// Runs and answers them. If one fails, raises its exception, and keeps the tasks after it.
     fn run(
         &self,
         py: Python<'_>,
@@ -68,7 +69,7 @@ impl Series {
         more.map(drop)
     }
 
-    /// The runs that have gone well since the last time.
+    /// The successful runs since the last call.
     fn take_runs(&self) -> Vec<Run> {
         std::mem::take(&mut *self.runs.lock())
     }
@@ -80,7 +81,7 @@ impl Series {
         Ok((self.batch(py, task, came)?, began))
     }
 
-    /// Those that have not run, each as a batch of its own; they are no longer here.
+    /// The tasks that have not run, each as a batch of its own; they are removed here.
     fn batches(&self, py: Python<'_>) -> PyResult<Vec<Batch>> {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         waiting.into_iter().map(|(task, came)| self.batch(py, task, came)).collect()
@@ -96,7 +97,7 @@ impl Series {
         Batch::new(py, vec![task], PyList::empty(py), self.lane.clone(), vec![came])
     }
 
-    /// Runs the next task; whether there was one.
+    /// Runs the next task; returns whether there was one.
     fn run_next(
         &self,
         py: Python<'_>,
@@ -136,7 +137,7 @@ impl Series {
     }
 }
 
-/// The outputs of one task's run, and when its inputs were there, and the outputs.
+/// The outputs of one task's run, and the times when its inputs and its outputs existed.
 fn compute<'py>(
     py: Python<'py>,
     task: &NativeTask,
@@ -181,7 +182,7 @@ fn join_one<'py>(
     Ok(array)
 }
 
-/// Encodes what a task is answered; whether an answer can be made of the outputs.
+/// Encodes a task's answer; returns whether an answer can be made from the outputs.
 fn encode(py: Python<'_>, task: &mut NativeTask, outputs: &Bound<'_, PyDict>, out: &mut BytesMut) -> PyResult<bool> {
     let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, None));
     let arrays = arrays.collect::<PyResult<Vec<_>>>()?;
@@ -195,25 +196,25 @@ fn encode(py: Python<'_>, task: &mut NativeTask, outputs: &Bound<'_, PyDict>, ou
     Ok(true)
 }
 
-/// Tasks whose answers are encoded and not sent yet: a client that is told of several at once is woken once.
+/// Tasks whose answers are encoded but not sent: a client that gets several answers at the same time is woken once.
 #[derive(Default)]
 struct Ready {
     tasks: Vec<NativeTask>,
-    /// What their answers are written into.
+    /// The buffer that their answers are written into.
     bytes: BytesMut,
     /// When the run of the first of them began.
     since: Option<Instant>,
 }
 
 impl Ready {
-    /// Sends them if the first of them has waited long enough; a run has just ended.
+    /// Sends them if the first one has waited long enough; a run has just ended.
     fn send_if_due(&mut self, py: Python<'_>, began: Instant, ended: Instant) {
         if ended - *self.since.get_or_insert(began) >= HOLD {
             self.send(py);
         }
     }
 
-    /// Counts them and sends their answers, but of those for which nobody waits any more.
+    /// Counts them and sends their answers, except those that nothing waits for.
     fn send(&mut self, py: Python<'_>) {
         self.since = None;
         self.tasks.retain_mut(|task| task.call.claim());

@@ -1,4 +1,4 @@
-//! Numbers and texts that both halves must agree on; they stand in `headrace_batching.bridge`, and come from there.
+//! Numbers and texts that both halves must agree on; they are defined in `headrace_batching.bridge`.
 
 use pyo3::prelude::*;
 
@@ -14,7 +14,7 @@ pub struct Shared {
     pub pace: Pace,
 }
 
-/// When a lone task may be run by the thread that took it in: `headrace_batching.bridge.Pace` tells more.
+/// When a single task may be run by the thread that received it: see `headrace_batching.bridge.Pace`.
 #[derive(Clone, Copy, FromPyObject)]
 pub struct Pace {
     quick: f64,

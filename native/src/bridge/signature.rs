@@ -1,4 +1,4 @@
-//! One signature of one version, as plain requests know it: what they are checked against, and how they are counted.
+//! One signature of one version, for plain requests: what they are checked against, and how they are counted.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::grpc::Status;
 use crate::predict::{Format, Input};
 use crate::queue::Key;
 
-/// Times that an answer is in memory while it is encoded: as the model's arrays, and as a message.
+/// How many times an answer is in memory while it is encoded: as the model's arrays, and as a message.
 const ANSWER_COPIES: usize = 2;
 
-/// Bytes of a request whose numbers are compared with a bound; Python looks at larger ones, and at one value that stands for
-/// many.
+/// The most bytes of a request whose numbers are compared with a bound; Python handles larger ones, and single values
+/// that stand for many.
 const COMPARED: usize = 1 << 20;
 
-/// What a plain request of one signature is checked against, and what its answer looks like.
+/// What a plain request of one signature is checked against, and the form of its answer.
 #[derive(Clone)]
 pub struct Signature {
     /// The model's name.
@@ -29,43 +29,43 @@ pub struct Signature {
     pub outputs: Arc<[String]>,
     /// Whether axis 0 is the batch; otherwise each request runs by itself, and counts as one row.
     pub batched: bool,
-    /// Whether no dimension beyond axis 0 varies, or none needs to be equal.
+    /// Whether no dimension beyond axis 0 varies, or none must be equal.
     pub one_shape: bool,
-    /// How requests whose inputs differ in length share batches; None where they do not.
+    /// How requests whose inputs differ in length share batches; None if they do not.
     pub padding: Option<Arc<Padding>>,
-    /// Only requests whose numbers are within it share batches; None for all.
+    /// Only requests whose numbers are within it share batches; None means all.
     pub bound: Option<Magnitude>,
     pub max_rows: usize,
     pub max_send: usize,
     pub format: Format,
-    /// The code, and the text with `{}` for the reason, of a full queue.
+    /// The code of a full queue, and its text with `{}` for the reason.
     pub full: (u8, String),
     pub counter: Counter,
-    /// Bytes of an answer to one row, as the last one was.
+    /// The bytes of the last answer per row.
     pub answer_row: Arc<AtomicUsize>,
 }
 
-/// Some of a signature's outputs: a bit for each.
+/// A selection of a signature's outputs, with a bit for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice(NonZeroU64);
 
-/// A signature has more outputs than can be chosen from, or none is wanted.
+/// The signature has too many outputs for a selection, or none is wanted.
 pub struct NoChoice;
 
-/// Counts calls in Python's metrics, and learns from it how those end that fail.
+/// Counts calls in Python's metrics, and gets from it the errors of failed calls.
 #[derive(Clone)]
 pub struct Counter {
-    /// Microseconds up to which a latency belongs to each bucket, the last one left out.
+    /// The upper bounds of the latency buckets in microseconds, without the last one.
     pub bounds: Vec<f64>,
     pub answered: Arc<Py<PyAny>>,
     pub failed: Arc<Py<PyAny>>,
-    /// Told of the rows of each call that was answered, where they are counted, too.
+    /// Called with the rows of each answered call, if they are counted.
     pub rows: Option<Arc<Py<PyAny>>>,
 }
 
 impl Signature {
-    /// What must be equal for two of its requests to share a batch; None for one that may share none: Python runs it by
-    /// itself.
+    /// What must be equal for two of its requests to share a batch; None for a request that may share none and is run
+    /// by Python.
     ///
     /// `inner` are the dimensions beyond axis 0 of each input; `copy` writes the elements of one, which has `rows` rows.
     pub fn key<'a>(
@@ -106,17 +106,17 @@ impl Signature {
         inputs.filter(|(_, (input, _))| Magnitude::limits(input.dtype)).all(elements_hold)
     }
 
-    /// What stands for the inputs' shapes in a key.
+    /// What represents the inputs' shapes in a key.
     fn shapes(&self, rows: usize, inner: Vec<&[usize]>, copy: impl Fn(usize, &mut [u8])) -> Vec<usize> {
         match self.padding.as_ref().and_then(|padding| padding.shapes(rows, &inner, copy)) {
-            // Python's keys begin with `()` where tasks are padded.
+            // Python's keys begin with `()` if tasks are padded.
             Some(shapes) => std::iter::once(0).chain(shapes.iter().flat_map(|own| flat(own))).collect(),
             None => inner.into_iter().flat_map(flat).collect(),
         }
     }
 
-    /// The choice of those outputs that are wanted, by their aliases; None for all of them, and an error for more than
-    /// there are bits for, and for none.
+    /// The selection of the wanted outputs, given their aliases; None means all; an error if there are more than bits,
+    /// or none.
     pub fn choose(&self, wants: impl Fn(usize, &str) -> bool) -> Result<Option<Choice>, NoChoice> {
         if self.outputs.len() > u64::BITS as usize {
             return Err(NoChoice);
@@ -136,32 +136,32 @@ impl Signature {
             .map(|(_, alias)| &**alias)
     }
 
-    /// What one row of a request takes in a batch, in bytes; `inner` as for `key`.
+    /// The bytes that one row of a request takes in a batch; `inner` as for `key`.
     pub fn row_bytes<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> usize {
         self.inputs.iter().zip(inner).map(|(input, inner)| inner.iter().product::<usize>() * input.dtype.size()).sum()
     }
 
-    /// Rows that a request may have; None where axis 0 is not the batch.
+    /// The most rows of a request; None if axis 0 is not the batch.
     pub fn rows(&self) -> Option<usize> {
         self.batched.then_some(self.max_rows)
     }
 
-    /// About how many bytes an answer of so many rows will take until it is encoded; 0 before there was one.
+    /// About how many bytes an answer with this many rows takes until it is encoded; 0 before there was one.
     pub fn expected_answer(&self, rows: usize) -> usize {
         self.answer_row.load(Ordering::Relaxed).saturating_mul(rows).saturating_mul(ANSWER_COPIES)
     }
 
-    /// Takes note of how large an answer was.
+    /// Records the size of an answer.
     pub fn answered_with(&self, bytes: usize, rows: usize) {
         let row = bytes / rows.max(1);
-        // A store takes the number from the thread that reads it for every call, even if it stays the same.
+        // A store takes the cache line from the thread that reads the number for every call, even if it stays the same.
         if self.answer_row.load(Ordering::Relaxed) != row {
             self.answer_row.store(row, Ordering::Relaxed);
         }
     }
 
-    /// How a call ends that found the queue full. `named` takes the place of the braces; an objective that the call
-    /// would have missed is named in either case.
+    /// How a call ends that found the queue full. `named` replaces the braces; an objective that the call would have
+    /// missed is always named.
     pub fn full(&self, named: &str, missed: Option<&str>) -> Status {
         let text = self.full.1.replace("{}", named);
         match missed.filter(|missed| !text.contains(missed)) {
@@ -177,12 +177,12 @@ fn flat(shape: &[usize]) -> impl Iterator<Item = usize> {
 }
 
 impl Counter {
-    /// `failed` makes a code and a text of an exception.
+    /// `failed` makes a code and a text from an exception.
     pub fn new(bounds: Vec<f64>, answered: Py<PyAny>, failed: Py<PyAny>) -> Self {
         Self { bounds, answered: Arc::new(answered), failed: Arc::new(failed), rows: None }
     }
 
-    /// Counts calls that have ended with an answer: their rows, and how long they took.
+    /// Counts calls that ended with an answer: their rows, and their durations.
     pub fn answered(&self, py: Python<'_>, calls: impl Iterator<Item = (usize, f64)> + Clone) -> PyResult<()> {
         if let Some(rows) = &self.rows {
             rows.bind(py).call1((calls.clone().map(|(rows, _)| rows).collect::<Vec<_>>(),))?;
@@ -190,7 +190,7 @@ impl Counter {
         self.answered.bind(py).call1((self.tally(calls.map(|(_, seconds)| seconds)),)).map(|_| ())
     }
 
-    /// Counts calls that have ended with this error, and says how they end.
+    /// Counts calls that ended with this error, and returns how they end.
     pub fn failed(
         &self,
         py: Python<'_>,
@@ -202,7 +202,7 @@ impl Counter {
         Ok(Status::new(code, text))
     }
 
-    /// How many latencies fall into which bucket, and their sum in microseconds.
+    /// The number of latencies in each bucket, and their sum in microseconds.
     fn tally(&self, seconds: impl Iterator<Item = f64>) -> (Vec<(usize, usize)>, f64) {
         let (mut tally, mut total): (Vec<(usize, usize)>, f64) = (Vec::new(), 0.0);
         for micros in seconds.map(|each| each * 1e6) {

@@ -17,40 +17,41 @@ use crate::predict::Output;
 use crate::protobuf::Dtype;
 use crate::queue::Waits;
 
-/// A request that was decoded outside the interpreter, with its own reply in it. What protocol it came by, and how its
-/// answer is written, only its implementation knows.
+/// A request that was decoded outside the interpreter, together with its way to the client. Only its implementation
+/// knows its protocol and how its answer is written.
 ///
-/// It belongs to whoever holds its task: first the queue, then a batch thread. No method may call Python but `misfit`.
+/// It belongs to the holder of its task: first the queue, then a batch thread. No method except `misfit` may call
+/// Python.
 pub trait PendingCall: std::any::Any + Send + Sync {
     /// The dimensions of an input beyond axis 0.
     fn inner(&self, input: usize) -> &[usize];
 
-    /// Writes an input as an array's bytes; `target` has room for exactly all.
+    /// Writes an input as an array's bytes; `target` has exactly enough room.
     fn copy_to(&self, input: usize, dtype: Dtype, target: &mut [u8]);
 
-    /// Visits the strings of an input, in the order of its elements; no inputs of some protocols are strings.
+    /// Visits the strings of an input in the order of its elements; some protocols have no string inputs.
     fn strings(&self, _input: usize, _visit: &mut dyn FnMut(&[u8])) {}
 
-    /// Whether its client waits no more.
+    /// Whether its client no longer waits.
     fn client_gone(&mut self) -> bool;
 
-    /// Whether its client is still to be answered, and counts as answered from here on. Called once, before `send` or
+    /// Whether its client must still be answered; from here on it counts as answered. Called once, before `send` or
     /// `refuse`.
     fn claim(&mut self) -> bool {
         true
     }
 
-    /// How many Examples it carries; None for a call that carries none.
+    /// The number of its Examples; None for a call without Examples.
     fn examples(&self) -> Option<usize> {
         None
     }
 
-    /// Whether an answer can be made of these outputs, whose rows from `start` on are its own.
+    /// Whether an answer can be made from these outputs, whose rows from `start` on belong to it.
     fn fits(&self, _signature: &Signature, _outputs: &[Output<'_>], _start: usize, _rows: usize) -> bool {
         true
     }
 
-    /// Why none can, in Python's words: raises the exception. This alone calls Python.
+    /// Raises the exception that says in Python's words why it cannot. Only this method calls Python.
     fn misfit(
         &self,
         _signature: &Signature,
@@ -60,14 +61,14 @@ pub trait PendingCall: std::any::Any + Send + Sync {
         Ok(())
     }
 
-    /// Encodes its answer, rows `start` to `start + rows` of each output. `out` is where small answers of a batch are
-    /// written one after the other.
+    /// Encodes its answer from the rows `start` to `start + rows` of each output. Small answers of a batch are written
+    /// into `out`, one after the other.
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut);
 
-    /// Sends what `encode` has made. Any thread; must not block, and must not panic.
+    /// Sends what `encode` has produced. Any thread; must not block or panic.
     fn send(self: Box<Self>);
 
-    /// Answers with a status alone; as `send`.
+    /// Answers with only a status; otherwise like `send`.
     fn refuse(&mut self, status: &Status);
 }
 
@@ -75,7 +76,7 @@ pub trait PendingCall: std::any::Any + Send + Sync {
 pub struct NativeTask {
     pub signature: Arc<Signature>,
     pub rows: usize,
-    /// The outputs that it wants; None for all.
+    /// The wanted outputs; None means all.
     pub choice: Option<Choice>,
     pub call: Box<dyn PendingCall>,
     came: Instant,
@@ -83,17 +84,17 @@ pub struct NativeTask {
 }
 
 impl NativeTask {
-    /// Of a call that came then.
+    /// For a call that arrived then.
     pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>, came: Instant) -> Self {
         Self { signature, rows, choice: None, call, came, abandoned: false }
     }
 
-    /// The same, of a call that wants these outputs alone.
+    /// The same for a call that wants only these outputs.
     pub fn choosing(self, choice: Option<Choice>) -> Self {
         Self { choice, ..self }
     }
 
-    /// Its lengths, where it may be padded.
+    /// Its lengths, if it may be padded.
     pub fn lengths(&self, padding: &Padding) -> Lengths {
         padding.lengths((0..self.signature.inputs.len()).map(|input| self.call.inner(input)))
     }
@@ -103,7 +104,7 @@ impl NativeTask {
         self.came.elapsed().as_secs_f64()
     }
 
-    /// Counts it as one that has failed, and tells its client.
+    /// Counts it as failed, and tells its client.
     pub fn fail(mut self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         if !self.call.claim() {
             return Ok(());
@@ -113,7 +114,8 @@ impl NativeTask {
         Ok(())
     }
 
-    /// The same with why no answer can be made of the outputs, of which these rows are its own; None for all.
+    /// The same, with the reason why no answer can be made from the outputs, in which these rows are its own; None
+    /// means all.
     pub fn fail_misfit(self, py: Python<'_>, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
         let misfit = self.call.misfit(&self.signature, outputs, rows);
         let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
@@ -135,7 +137,7 @@ impl NativeTask {
         self.abandoned || self.call.client_gone()
     }
 
-    /// Ends it, once, if its client waits no more or is `late`; a late one is told.
+    /// Ends it once if its client no longer waits, or if it is `late`; a late client is told.
     pub fn abandon(&mut self, late: bool) -> Option<Abandoned> {
         if self.abandoned || !(late || self.call.client_gone()) {
             return None;
@@ -151,7 +153,7 @@ impl NativeTask {
 /// A task of either kind.
 pub enum Task {
     Native(NativeTask),
-    /// A `headrace_batching.Task`. Only touched by who holds the interpreter lock.
+    /// A `headrace_batching.Task`. Only touched while the interpreter lock is held.
     Python(Py<PyAny>),
 }
 
@@ -169,7 +171,7 @@ impl Waits for Task {
     fn abandon(&mut self, late: bool) -> Option<Abandoned> {
         match self {
             Self::Native(task) => task.abandon(late),
-            // It has a handler that finds out, and counts it.
+            // Its handler finds that out and counts it.
             Self::Python(_) => None,
         }
     }

@@ -20,7 +20,7 @@ impl Tasks {
         self.queue.wake();
     }
 
-    /// Tasks decoded here for which nobody waits any more, each once.
+    /// Tasks decoded here that nothing waits for, each once.
     pub fn abandoned(&self) -> Vec<Abandoned> {
         self.queue.abandoned(self.clock.now())
     }

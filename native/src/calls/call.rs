@@ -1,4 +1,4 @@
-//! A call in Python's hands: what it may read of it, and what it may command.
+//! A call that Python handles: what Python can read of it, and its commands.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use super::metadata;
 use crate::grpc::{OK, Status};
 use crate::security::Identity;
 
-/// What a call is to both sides.
+/// The state of a call that both sides share.
 pub struct CallState {
     pub method: usize,
     headers: HeaderMap,
@@ -26,7 +26,7 @@ pub struct CallState {
 }
 
 impl CallState {
-    /// Of a call whose headers have come; what Python commands goes to `commands`.
+    /// For a call whose headers have arrived; Python's commands go to `commands`.
     pub fn new(
         method: usize,
         headers: HeaderMap,
@@ -38,7 +38,7 @@ impl CallState {
     }
 }
 
-/// What the handler wants done with its call.
+/// A command of the handler for its call.
 pub enum Command {
     Read,
     Head(HeaderMap),
@@ -47,12 +47,12 @@ pub enum Command {
         message: Option<Bytes>,
         status: Status,
         trailers: HeaderMap,
-        /// Where the message answers the same call until the server's state changes: who is told of those that get it.
+        /// If the message answers the same call until the server's state changes: what counts the calls that get it.
         keep: Option<Py<PyAny>>,
     },
 }
 
-/// A call in Python's hands. Its owner, whatever Python wants to find again, is forgotten when it ends.
+/// A call that Python handles. Its owner, a reference for Python's own use, is dropped when the call ends.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Call {
     state: Arc<CallState>,
@@ -70,7 +70,7 @@ impl Call {
         &self.state.peer
     }
 
-    /// The client's certificate in DER; empty where it has shown none.
+    /// The client's certificate in DER; empty if it has shown none.
     #[getter]
     fn certificate<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.state.identity.certificate())
@@ -133,7 +133,7 @@ impl Call {
     }
 
     fn command(&self, command: Command) {
-        // A call that has ended meanwhile has nobody left to command.
+        // A call that has ended meanwhile ignores commands.
         let _ = self.state.commands.send(command);
     }
 }

@@ -1,4 +1,4 @@
-//! A call that Python answers: its bytes go across to the handler, and the handler's commands come back.
+//! A call that Python answers: its bytes go to the handler, and the handler's commands come back.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::grpc::{Messages, ReadError, Status};
 use crate::memory::{self, CallMemory};
 use crate::protobuf::Rope;
 
-/// Times that a message is in memory once Python has it.
+/// How many times a message is in memory once Python has it.
 const COPIES: usize = 2;
 
-/// How the exchange with the handler ended.
+/// How a call that Python answers ended.
 enum End {
     Finished,
     Gone,
@@ -28,7 +28,7 @@ enum End {
     Refused(Status),
 }
 
-/// Where calls go that Python answers, and what it has answered before.
+/// Where calls for Python go, and the kept answers.
 #[derive(Clone)]
 pub struct Handlers {
     pub inbox: Arc<Inbox>,
@@ -81,7 +81,7 @@ impl Exchange {
             Ok(message) => message,
             Err(error) => return error.into(),
         };
-        // Python has a copy of its own, and makes a message of it.
+        // Python has its own copy, and creates a message from it.
         let copied = message.as_ref().map_or(0, |message| COPIES * message.len());
         if !memory.grow(memory::Kind::Received, copied) {
             return End::Refused(Status::no_memory(memory.share().budget()));
@@ -95,7 +95,7 @@ impl Exchange {
         }
     }
 
-    /// Does what the handler says until it has finished or nobody waits for it.
+    /// Follows the handler's commands until it has finished, or nothing waits for it.
     async fn follow_commands(
         &mut self,
         messages: &mut Messages,
@@ -154,7 +154,7 @@ impl Exchange {
             End::Refused(status) => Some(status),
         };
         if let Some(status) = status {
-            // Fails only where the caller has gone, and then there is nobody to tell.
+            // Fails only if the caller has gone, and then nobody needs to be told.
             let _ = reply.finish(None, &status, HeaderMap::new());
         }
         if self.begun {

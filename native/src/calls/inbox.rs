@@ -1,4 +1,4 @@
-//! Events for the event loop, and the socket that tells it of them.
+//! Events for the event loop, and the socket that announces them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,31 +11,31 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::call::{Call, CallState};
 
-/// What the event loop is told; Python has it by the same names.
+/// The kinds of events; Python has them by the same names.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// A call begins; the payload is its only message, or None where messages are asked for.
+    /// A call begins; the payload is its only message, or None if messages are requested one by one.
     Begin = 0,
-    /// The next message that was asked for, or None at the end.
+    /// The next requested message, or None at the end.
     Message = 1,
-    /// A message that was sent has left.
+    /// A message has been sent.
     Sent = 2,
-    /// Nobody waits for the call any more.
+    /// Nothing waits for the call any more.
     Cancelled = 3,
     /// The server has drained.
     Drained = 4,
-    /// Calls have ended that are counted as events are taken.
+    /// Calls have ended that are counted when events are taken.
     Lapsed = 5,
 }
 
-/// Something for the event loop: a kind, the call it is about, and bytes.
+/// An event: a kind, the call that it concerns, and bytes.
 pub struct Event {
     kind: Kind,
     call: Option<Arc<CallState>>,
     payload: Option<Bytes>,
 }
 
-/// Events on their way to the event loop, which reads a byte from a socket when there are any, and takes them all.
+/// Events for the event loop, which reads a byte from a socket if there are any, and takes all of them.
 pub struct Inbox<E = Event> {
     events: Mutex<Vec<E>>,
     notify: UnixStream,
@@ -50,7 +50,7 @@ impl<E> Inbox<E> {
         Ok(Self { events: Mutex::new(Vec::new()), notify, readable })
     }
 
-    /// What is readable when there are events.
+    /// The socket that is readable if there are events.
     pub fn readable(&self) -> &UnixStream {
         &self.readable
     }

@@ -1,4 +1,4 @@
-//! Metadata: headers to pairs for Python, and back.
+//! Converts headers to metadata for Python, and back.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pyo3::exceptions::PyValueError;
@@ -31,7 +31,7 @@ fn pair_of<'py>(py: Python<'py>, (name, value): (&HeaderName, &HeaderValue)) -> 
     (name.as_str().to_owned(), value)
 }
 
-/// Headers of a response. Only names that end in -bin are encoded.
+/// The headers of a response. Only values of names that end in -bin are encoded.
 pub fn from_python(metadata: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(metadata.len());
     for (name, value) in metadata {

@@ -1,4 +1,4 @@
-//! What is known of a call when its headers have come.
+//! What is known of a call when its headers have arrived.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::memory::CallMemory;
 use crate::protobuf::Rope;
 use crate::security::Identity;
 
-/// What is known of a call when its headers have come.
+/// What is known of a call when its headers have arrived.
 pub struct Opening {
     pub method: usize,
     pub streaming: bool,
@@ -21,11 +21,11 @@ pub struct Opening {
     pub encoding: Encoding,
     pub max_send: usize,
     pub memory: Arc<CallMemory>,
-    /// Whether Python makes spans of it.
+    /// Whether Python creates spans for it.
     pub traced: bool,
 }
 
-/// What came of reading the only message of a unary call; None where it has not all come yet.
+/// The result of reading the only message of a unary call; None if it has not arrived completely.
 pub type Arrived = Option<Result<Rope, ReadError>>;
 
 /// Returns when a deadline has passed.

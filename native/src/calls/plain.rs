@@ -1,8 +1,8 @@
-//! Plain calls: decoded here, put into their queue, and answered without a handler in Python.
+//! Plain calls: decoded here, added to their queue, and answered without a Python handler.
 //!
-//! Whether a call is plain is decided here and nowhere else on this side: one of these methods whose answer is not
-//! compressed (`PlainCalls::may_take`), and whose message holds what its codec and a published route understand
-//! (`Understood`). Whatever is not, good or bad, is for Python to judge.
+//! On this side, only this file decides whether a call is plain: it must be one of these methods with an uncompressed
+//! answer (`PlainCalls::may_take`), and its message must contain only what its codec and a published route understand
+//! (`Understood`). Python handles everything else, valid or not.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,16 +24,16 @@ use crate::protobuf::Rope;
 use crate::queue::{Entry, Full, Refusal};
 use crate::security::{Admitted, Identity, Verdicts};
 
-/// Takes the plain calls of a server.
+/// Handles the plain calls of a server.
 pub struct PlainCalls {
-    /// The numbers of the methods that plain calls are of; those that the server does not have are left out.
+    /// The numbers of the methods with plain calls; methods that the server does not have are left out.
     methods: Vec<(usize, Method)>,
     names: MethodNames,
-    /// The metadata of a call that lets the others go first.
+    /// The metadata with which a call lets others go first.
     low_priority: (HeaderName, HeaderValue),
     routes: Py<Routes>,
     regions: Py<Regions>,
-    /// Who may call; None where anybody may.
+    /// Who may call; None if anybody may.
     verdicts: Option<Py<Verdicts>>,
 }
 
@@ -46,8 +46,8 @@ enum Method {
     MultiInference,
 }
 
-/// What Python says of plain calls: the methods' full paths, the names that signatures are exported under, and the name
-/// and value of the metadata by which a call lets the others go first.
+/// Python's settings for plain calls: the methods' full paths, the method names of signatures, and the name and value
+/// of the metadata with which a call lets others go first.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct PlainFields {
@@ -63,16 +63,16 @@ pub struct PlainFields {
     verdicts: Option<Py<Verdicts>>,
 }
 
-/// What has become of a call.
+/// What has happened to a call.
 pub enum Outcome {
-    /// It waits in its queue; whether a thread is to be woken for it.
+    /// It waits in its queue; whether a thread must be woken for it.
     Waits { wake: bool },
-    /// There is no memory for its answer, and its client has been told so.
+    /// There is no memory for its answer, and its client has been told.
     NoMemory,
-    /// Its queue was full, and its client has been told so, this many seconds after the call came.
-    /// `missed` if it was not full, but the call would have missed the latency objective.
+    /// Its queue was full, and its client has been told, this many seconds after the call arrived. `missed` if the
+    /// queue was not full, but the call would have missed the latency objective.
     Refused { signature: Arc<Signature>, missed: bool, seconds: f64 },
-    /// It is not plain or may share no batch, or its version is being unloaded and there may be another by now.
+    /// It is not plain, may share no batch, or its version is being unloaded and may have been replaced.
     ForPython(Rope, SendResponse<Bytes>),
 }
 
@@ -100,12 +100,12 @@ impl PlainCalls {
         })
     }
 
-    /// Where plain requests go.
+    /// The routes of plain requests.
     pub fn routes(&self) -> &Routes {
         self.routes.get()
     }
 
-    /// Whether a call may be plain, by what its headers say.
+    /// Whether a call may be plain, judging by its headers.
     pub fn may_take(&self, opening: &Opening) -> bool {
         !opening.traced && self.method(opening).is_some() && opening.encoding == Encoding::Identity
     }
@@ -114,7 +114,7 @@ impl PlainCalls {
         self.methods.iter().find(|(number, _)| *number == opening.method).map(|(_, method)| *method)
     }
 
-    /// Puts a call that may be plain into the queue of its route, if it is.
+    /// Adds a call to the queue of its route, if it is plain.
     pub fn put(&self, opening: &Opening, message: Rope, mut respond: SendResponse<Bytes>) -> Outcome {
         let Some(understood) = self.understand(opening, &message) else {
             return Outcome::ForPython(message, respond);
@@ -124,18 +124,18 @@ impl PlainCalls {
         let dtype = |input: usize| signature.inputs[input].dtype;
         let copy = |input: usize, target: &mut [u8]| arrays.copy_to(&message, input, dtype(input), target);
         let row_bytes = signature.row_bytes(shapes());
-        // What lies in shared memory may be another number when the batch is joined.
+        // Numbers in shared memory may have changed when the batch is joined.
         let may_change = signature.bound.is_some() && matches!(arrays, Arrays::Shared(_));
         let key = if may_change { None } else { signature.key(rows, shapes(), copy, choice) };
         let Some(key) = key else { return Outcome::ForPython(message, respond) };
-        // Only now, as it counts: Python admits what goes there.
+        // Only now, because it counts: Python admits the calls that it handles.
         let Some((mut admitted, low)) = self.admit(&opening.identity, &opening.headers, &signature, rows) else {
             return Outcome::ForPython(message, respond);
         };
         let memory = &opening.memory;
         if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
             let status = Status::no_memory(memory.share().budget());
-            let _ = respond.send_response(status.response(), true); // fails only where the client has gone
+            let _ = respond.send_response(status.response(), true); // fails only if the client has gone
             admitted.give_rows_back();
             return Outcome::NoMemory;
         }
@@ -168,12 +168,12 @@ impl PlainCalls {
         }
     }
 
-    /// Whether callers have to be known: then Python, or a verdict of its, is to see every call.
+    /// Whether callers must be known: then Python, or one of its verdicts, must see every call.
     pub fn is_guarded(&self) -> bool {
         self.verdicts.is_some()
     }
 
-    /// Admits a call of so many rows, and says whether it lets the others go first; None where Python is to decide.
+    /// Admits a call with this many rows, and returns whether it lets others go first; None if Python must decide.
     pub fn admit(
         &self,
         identity: &Identity,

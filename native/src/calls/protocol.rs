@@ -1,4 +1,4 @@
-//! How each kind of plain call is answered: its response is measured here, and written from the outputs of its batch.
+//! How each kind of plain call is answered: its response is measured, and then written from the outputs of its batch.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,17 +26,17 @@ pub enum Protocol {
     MultiInference(Vec<Answer>),
 }
 
-/// One inference, and what its signature's answers have in common.
+/// One inference, and the common data of its signature's answers.
 pub struct Answer {
     pub examples: Arc<Examples>,
     pub inference: Arc<Inference>,
-    /// How many Examples there are.
+    /// The number of Examples.
     pub rows: usize,
-    /// The places of its outputs, in the order of its sources, among those of the signature that is run.
+    /// The positions of its outputs, in the order of its sources, among those of the signature that is run.
     pub outputs: Vec<usize>,
 }
 
-/// A response that has been measured, and can be written.
+/// A response that has been measured, ready to be written.
 pub enum Response<'a> {
     Predict(predict::Response<'a>),
     Infer(open_inference::Response<'a>),
@@ -52,7 +52,7 @@ impl Response<'_> {
         }
     }
 
-    /// The output that takes most of it, in words.
+    /// The largest output, in words.
     pub fn largest(&self) -> String {
         match self {
             Self::Predict(response) => response.largest(),
@@ -71,7 +71,7 @@ impl Response<'_> {
 }
 
 impl Protocol {
-    /// What is put into the text of a full queue: its reason, or whose request found it so.
+    /// What is inserted into the text of a full queue: the reason, or the request.
     pub fn reason_of_full(&self, reason: &str) -> String {
         match self {
             Self::Infer { id, .. } if id.is_empty() => "<id_unknown>".to_owned(),
@@ -80,7 +80,7 @@ impl Protocol {
         }
     }
 
-    /// The response of these rows of a signature's outputs; None where `fits` says so.
+    /// The response for these rows of a signature's outputs; None if `fits` says so.
     pub fn response<'a>(
         &'a self,
         signature: &'a Signature,
@@ -113,17 +113,17 @@ impl Protocol {
         }
     }
 
-    /// How many Examples the call has; None for one that carries none.
+    /// The number of the call's Examples; None for a call without Examples.
     pub fn examples(&self) -> Option<usize> {
         self.answers().first().map(|answer| answer.rows)
     }
 
-    /// Whether the outputs are of the dtypes and shapes that an answer is made of.
+    /// Whether the outputs have the dtypes and shapes that an answer needs.
     pub fn fits(&self, signature: &Signature, outputs: &[Output<'_>], rows: &Range<usize>) -> bool {
         self.answers().iter().all(|answer| answer.result(signature, outputs, rows).is_some())
     }
 
-    /// Has Python raise what is wrong with the outputs; `rows` are the call's own, None for all.
+    /// Makes Python raise what is wrong with the outputs; `rows` are the call's own, None means all.
     pub fn misfit(
         &self,
         signature: &Signature,
@@ -154,7 +154,7 @@ struct Own<'a> {
 }
 
 impl Answer {
-    /// What the outputs say of these rows. TF Serving: classifier.cc and regressor.cc say which shapes are an answer.
+    /// What the outputs say for these rows. TF Serving: classifier.cc and regressor.cc define the shapes of an answer.
     fn result<'a>(
         &'a self,
         signature: &Signature,
@@ -181,7 +181,7 @@ impl Answer {
     }
 }
 
-/// The rows of an output that has the call's rows and is of this dtype.
+/// The rows of an output that has the call's rows and this dtype.
 fn own<'a>(alias: &str, dtype: Dtype, outputs: &[Output<'a>], rows: &Range<usize>) -> Option<Own<'a>> {
     let output = outputs.iter().find(|output| output.alias == alias)?;
     let own = output.rows(rows);
@@ -192,7 +192,7 @@ fn own<'a>(alias: &str, dtype: Dtype, outputs: &[Output<'a>], rows: &Range<usize
     (output.dtype == dtype).then_some(Own { count, rows: own, inner })
 }
 
-/// Classes and scores, of which one may be missing, as a table.
+/// Classes and scores, one of which may be missing, as a table.
 fn table<'a>(
     classes: Option<Own<'a>>,
     scores: Option<Own<'a>>,

@@ -1,4 +1,4 @@
-//! Calls that have been asked and answered before, and whose answers hold until the server's state changes.
+//! Calls that have been answered before, with answers that are valid until the server's state changes.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,14 +15,14 @@ use crate::grpc::{OK, Status};
 use crate::kept::{Kept, MAX_QUESTION};
 use crate::protobuf::Rope;
 
-/// A call as far as its answer depends on it.
+/// The parts of a call on which its answer depends.
 #[derive(PartialEq, Eq, Hash)]
 struct Question {
     method: usize,
     message: Bytes,
 }
 
-/// The last message of a call, and who counts those that get it.
+/// The last message of a call, and what counts the calls that get it.
 #[derive(Clone)]
 pub struct Answer {
     message: Bytes,
@@ -35,14 +35,14 @@ pub struct Questions {
     kept: Kept<Question, Answer>,
 }
 
-/// A call that is being answered by Python, and the state in which it was asked.
+/// A call that Python is answering, and the state in which it was asked.
 pub struct Asked {
     state: u64,
     question: Question,
 }
 
 impl Questions {
-    /// What has been answered before to the same call.
+    /// The kept answers to equal calls.
     pub fn find(&self, opening: &Opening, message: &Arrived) -> Option<Answer> {
         match message {
             Some(Ok(message)) if message.len() <= MAX_QUESTION => self.kept.find(&question(opening.method, message)),
@@ -50,17 +50,17 @@ impl Questions {
         }
     }
 
-    /// Takes note of a call before it is answered; None for one whose answer is never kept.
+    /// Records a call before it is answered; None for a call whose answer is never kept.
     pub fn ask(&self, method: usize, message: &Rope) -> Option<Asked> {
         let is_small = message.len() <= MAX_QUESTION;
         is_small.then(|| Asked { state: self.kept.state(), question: question(method, message) })
     }
 
-    /// Keeps an answer; `count` is told of how many seconds each call took that got it.
+    /// Keeps an answer; `count` is called with the seconds of each call that gets it.
     pub fn put(&self, asked: Asked, message: Bytes, count: Py<PyAny>) {
         let Asked { state, mut question } = asked;
         let size = question.message.len() + message.len();
-        // A copy: the message lies among all else that was read with it.
+        // A copy, because the message shares memory with everything else that was read with it.
         question.message = Bytes::copy_from_slice(&question.message);
         self.kept.put(state, question, Answer { message, count: Arc::new(Count::new(count)) }, size);
     }
@@ -79,7 +79,7 @@ impl Answer {
     /// Answers another call, and has it counted.
     pub fn send(self, opening: &Opening, respond: SendResponse<Bytes>, ended: &EndedCalls) {
         let came = Instant::now();
-        // Fails only where the client has gone.
+        // Fails only if the client has gone.
         let _ = Reply::new(respond, opening).end(Some(self.message), &Status::new(OK, ""), HeaderMap::new());
         ended.add_answered(&self.count, came.elapsed().as_secs_f64());
     }

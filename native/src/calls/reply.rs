@@ -42,7 +42,7 @@ impl Reply {
         }
     }
 
-    /// The stream to write to, behind the response's head.
+    /// The stream to write to, after the response's head.
     fn stream(&mut self) -> Result<&mut SendStream<Bytes>, h2::Error> {
         if self.stream.is_none() {
             let mut response = grpc::compressed_response(self.encoding);
@@ -52,7 +52,7 @@ impl Reply {
         Ok(self.stream.as_mut().expect("it has just been made"))
     }
 
-    /// Why a message is not sent; None for one that may be, for which there is memory then.
+    /// Why a message is not sent; None if it may be, after reserving memory for it.
     pub fn refuses(&self, message: &Bytes) -> Option<Status> {
         Status::too_large_to_send(message.len(), self.max_send, String::new).or_else(|| {
             let has_room = self.memory.set(Kind::Answers, message.len());
@@ -60,7 +60,7 @@ impl Reply {
         })
     }
 
-    /// Hands a message to the connection, which keeps it until the caller has room for it.
+    /// Passes a message to the connection, which keeps it until the caller has room for it.
     pub fn send(&mut self, message: Bytes) -> Result<(), h2::Error> {
         let Frame { head, tail } = self.encoding.frame(message);
         let count = |bytes| self.memory.count(bytes);
@@ -68,7 +68,7 @@ impl Reply {
         send_frame(self.stream()?, frame)
     }
 
-    /// Waits until all that was sent has left.
+    /// Waits until everything has been sent.
     pub async fn flushed(&mut self) -> Result<(), h2::Error> {
         let stream = self.stream()?;
         stream.reserve_capacity(1);
@@ -78,7 +78,8 @@ impl Reply {
         }
     }
 
-    /// Ends the call, with a last message if there is one and it may be sent; whether it was, or there was none.
+    /// Ends the call, with a last message if there is one and it may be sent; returns whether it was sent or there was
+    /// none.
     pub fn end(&mut self, message: Option<Bytes>, status: &Status, more: HeaderMap) -> Result<bool, h2::Error> {
         match message.as_ref().and_then(|message| self.refuses(message)) {
             Some(refusal) => self.finish(None, &refusal, HeaderMap::new()).map(|()| false),

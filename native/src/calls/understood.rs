@@ -1,4 +1,4 @@
-//! What is understood of a plain request: where it goes, its arrays, and how it is answered.
+//! The content of a plain request: its route, its arrays, and how it is answered.
 
 use std::sync::Arc;
 
@@ -12,29 +12,29 @@ use crate::open_inference::{self, Regions, SharedTensor, Tensors};
 use crate::predict::{Column, Input, Request, Tensor, Text, tensors};
 use crate::protobuf::{Cursor, Dtype, Rope};
 
-/// A plain request: where it goes, its arrays, its rows, and how it is answered.
+/// A plain request: its route, its arrays, its rows, and how it is answered.
 pub struct Understood {
     pub signature: Arc<Signature>,
     pub lane: Lane,
     pub arrays: Arrays,
     pub rows: usize,
-    /// The outputs that are wanted; None for all.
+    /// The wanted outputs; None means all.
     pub choice: Option<Choice>,
     pub protocol: Protocol,
 }
 
 /// A request's arrays, in the order of its signature's inputs.
 pub enum Arrays {
-    /// Where they lie in the message.
+    /// The positions of the arrays in the message.
     Tensors(Vec<Tensor>),
-    /// Made of features of the message's Examples.
+    /// Made from features of the message's Examples.
     Columns(Vec<Column>),
-    /// In shared memory, which the message names.
+    /// In shared memory that the message names.
     Shared(Vec<SharedTensor>),
 }
 
 impl Arrays {
-    /// The dimensions of one beyond axis 0.
+    /// The dimensions of one array beyond axis 0.
     pub fn inner(&self, input: usize) -> &[usize] {
         match self {
             Self::Tensors(tensors) => &tensors[input].inner,
@@ -43,12 +43,12 @@ impl Arrays {
         }
     }
 
-    /// Those of all.
+    /// The dimensions of all arrays.
     pub fn shapes(&self, inputs: usize) -> impl Iterator<Item = &[usize]> + Clone {
         (0..inputs).map(|input| self.inner(input))
     }
 
-    /// Bytes that they take beside the message.
+    /// The bytes that they need besides the message.
     pub fn held(&self) -> usize {
         match self {
             Self::Tensors(tensors) => tensors.iter().map(Tensor::held).sum(),
@@ -57,7 +57,7 @@ impl Arrays {
         }
     }
 
-    /// Writes one as an array's bytes; `target` has room for exactly all.
+    /// Writes one as an array's bytes; `target` has exactly enough room.
     pub fn copy_to(&self, message: &Rope, input: usize, dtype: Dtype, target: &mut [u8]) {
         match self {
             Self::Tensors(tensors) => tensors[input].copy_to(message, dtype, target),
@@ -66,7 +66,7 @@ impl Arrays {
         }
     }
 
-    /// Why the request cannot be answered although its batch has run, if it cannot.
+    /// Why the request cannot be answered although its batch has run, if so.
     pub fn refusal(&self) -> Option<Status> {
         match self {
             Self::Tensors(_) | Self::Columns(_) => None,
@@ -79,19 +79,19 @@ impl Arrays {
         match self {
             Self::Tensors(tensors) => tensors[input].strings(message, visit),
             Self::Columns(columns) => columns[input].strings(visit),
-            Self::Shared(_) => {} // which hold none
+            Self::Shared(_) => {} // these contain none
         }
     }
 }
 
-/// The names that signatures are exported under, by which a MultiInference says what it asks for.
+/// The method names of signatures, with which a MultiInference says what it asks for.
 pub struct MethodNames {
     pub classify: String,
     pub regress: String,
 }
 
 impl Understood {
-    /// Understands a plain Predict.
+    /// Parses a plain Predict.
     pub fn predict(routes: &Routes, at: Cursor<'_>) -> Option<Self> {
         let request = Request::read(at)?;
         let route = routes.find(&request.spec)?;
@@ -101,7 +101,7 @@ impl Understood {
         Some(Self { signature, lane, arrays: Arrays::Tensors(tensors), rows, choice, protocol: Protocol::Predict })
     }
 
-    /// Understands a plain ModelInfer, which is for the default signature.
+    /// Parses a plain ModelInfer, which is for the default signature.
     pub fn infer(routes: &Routes, regions: &Regions, at: Cursor<'_>) -> Option<Self> {
         let request = open_inference::Request::read(at)?;
         let route = routes.named(request.model, request.version, &[])?;
@@ -116,7 +116,7 @@ impl Understood {
         Some(Self { signature, lane: route.lane.clone(), arrays, rows, choice: None, protocol })
     }
 
-    /// Understands a plain Classify or Regress, whichever `inference` gives.
+    /// Parses a plain Classify or Regress, as `inference` says.
     pub fn examples(
         routes: &Routes,
         at: Cursor<'_>,
@@ -136,7 +136,7 @@ impl Understood {
         Some(Self { signature, lane, arrays, rows, choice, protocol })
     }
 
-    /// Understands a plain MultiInference of inferences that one run can serve.
+    /// Parses a plain MultiInference with inferences that one run can serve.
     pub fn multi_inference(routes: &Routes, at: Cursor<'_>, names: &MethodNames) -> Option<Self> {
         let request = examples::MultiRequest::read(at)?;
         let specs: Vec<_> = request.inferences.iter().map(|inference| &inference.spec).collect();
@@ -164,7 +164,7 @@ impl Understood {
     }
 }
 
-/// A signature's inputs, made of Examples.
+/// A signature's inputs, made from Examples.
 fn arrays(input: &examples::Input<'_>, examples: &Examples, signature: &Signature) -> Option<Arrays> {
     if signature.rows().is_some_and(|most| input.rows > most) {
         return None;
@@ -189,10 +189,10 @@ fn wanted(request: &Request<'_>, signature: &Signature) -> Option<Option<Choice>
     (found == named.len()).then(|| signature.choose(|_, alias| count(alias) > 0).ok())?
 }
 
-/// An inference that is asked for, and its signature.
+/// A requested inference, and its signature.
 type Asked<'a> = (&'a Arc<Examples>, &'a Arc<Inference>);
 
-/// The inferences of a MultiInference, each of another signature.
+/// The inferences of a MultiInference, each with another signature.
 fn asked<'a>(
     routes: &'a [Arc<Route>],
     inferences: &[examples::Inference<'_>],
@@ -213,14 +213,15 @@ fn asked<'a>(
     Some(asked)
 }
 
-/// The model's names of the outputs that one needs.
+/// The model's names of the outputs that one inference needs.
 fn tensors_of<'a>((examples, inference): &Asked<'a>) -> impl Iterator<Item = &'a str> + use<'a> {
     let examples: &'a Examples = examples;
     inference.sources().map(|source| examples.tensors[source.output].as_str())
 }
 
-/// The one whose run serves all; None where it takes several. As `services/tf_serving/examples/multi_inference.py`
-/// chooses it: of those that have the inputs and the outputs, the one with the most outputs, the first of these.
+/// The inference whose run serves all; None if several runs are needed. It is chosen as in
+/// `services/tf_serving/examples/multi_inference.py`: among those with the inputs and the outputs, the first one with
+/// the most outputs.
 fn source(asked: &[Asked<'_>]) -> Option<usize> {
     let of = |each: &Asked<'_>| {
         let has = |other: &Examples| {

@@ -18,7 +18,7 @@ use crate::predict::Output;
 use crate::protobuf::{Dtype, Rope};
 use crate::security::Admitted;
 
-/// An answer larger than this has a buffer of its own: it would keep the bytes of all others alive until it is sent.
+/// A larger answer has a buffer of its own: it would otherwise keep the bytes of all others alive until it is sent.
 const LARGE: usize = 64 * 1024;
 
 /// A plain call: its message, its arrays, and the way to its client.
@@ -29,12 +29,12 @@ pub struct Call {
     pub respond: SendResponse<Bytes>,
     pub memory: Arc<CallMemory>,
     pub admitted: Admitted,
-    /// The answer as a frame, or why there is none, once it is encoded.
+    /// The encoded answer as a frame, or why there is none.
     pub answer: Option<Result<Bytes, Box<Status>>>,
 }
 
 impl Call {
-    /// The call that a task was made of here.
+    /// The call of a task that was created here.
     pub fn of(task: NativeTask) -> Box<Self> {
         let call: Box<dyn std::any::Any> = task.call;
         call.downcast().expect("it was put here")
@@ -87,7 +87,7 @@ impl bridge::PendingCall for Call {
 
     fn client_gone(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        // Where a connection has broken down inside, its client is gone.
+        // If a connection has failed internally, its client is gone.
         catch_panic(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true)
     }
 
@@ -119,8 +119,8 @@ impl bridge::PendingCall for Call {
     }
 
     fn send(self: Box<Self>) {
-        // Fails only where the client has gone, or the connection has broken down inside, which concerns none of the
-        // others that this thread answers.
+        // Fails only if the client has gone, or if the connection has failed internally, which does not concern the
+        // other clients of this thread.
         let _ = catch_panic(|| self.try_send());
     }
 

@@ -1,4 +1,4 @@
-//! What becomes of a call: a message, or the status and the metadata that it ended with.
+//! The result of a call: a message, or its status and metadata.
 
 use h2::Reason;
 use http::{HeaderMap, StatusCode};
@@ -16,9 +16,9 @@ pub struct Answer {
     pub status: Status,
     /// The trailers.
     pub metadata: HeaderMap,
-    /// The message of a call that went well.
+    /// The message of a successful call.
     pub message: Rope,
-    /// Whether the server had begun to answer, after which nothing is tried again.
+    /// Whether the server had begun to answer, after which the call is not retried.
     pub begun: bool,
 }
 
@@ -29,14 +29,14 @@ impl From<Status> for Answer {
 }
 
 impl Answer {
-    /// Of a call's trailers, or of headers that are also its trailers.
+    /// From a call's trailers, or from headers that are also its trailers.
     pub fn ended(trailers: HeaderMap) -> Self {
         let status = status(&trailers).unwrap_or_else(|| Status::new(UNKNOWN, "the answer has no grpc-status"));
         Self { metadata: trailers, ..status.into() }
     }
 }
 
-/// The status that trailers hold, if they do.
+/// The status in trailers, if there is one.
 pub fn status(trailers: &HeaderMap) -> Option<Status> {
     let code = trailers.get("grpc-status")?.to_str().ok().and_then(|text| text.parse().ok());
     let code = code.filter(|code| *code <= LAST_CODE).unwrap_or(UNKNOWN);
@@ -44,7 +44,7 @@ pub fn status(trailers: &HeaderMap) -> Option<Status> {
     Some(Status { code, text })
 }
 
-/// What an HTTP status means where gRPC's is missing; None for one that means nothing.
+/// The meaning of an HTTP status if gRPC's is missing; None if it has none.
 pub fn status_of_http(code: StatusCode) -> Option<Status> {
     if code == StatusCode::OK {
         return None;
@@ -60,7 +60,7 @@ pub fn status_of_http(code: StatusCode) -> Option<Status> {
     Some(Status::new(meaning, format!("Received http2 header with status: {}", code.as_u16())))
 }
 
-/// What an error of HTTP/2 means for the call that it has ended.
+/// The meaning of an HTTP/2 error for the call that it has ended.
 pub fn status_of_error(error: &h2::Error) -> Status {
     let code = match error.reason() {
         _ if error.is_io() || error.is_go_away() => UNAVAILABLE,
@@ -73,12 +73,12 @@ pub fn status_of_error(error: &h2::Error) -> Status {
     Status::new(code, error.to_string())
 }
 
-/// Whether the server says that it has not looked at the call, which may then be sent anew.
+/// Whether the server says that it has not processed the call, so that it may be sent again.
 pub fn was_not_taken(error: &h2::Error) -> bool {
     error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
 }
 
-/// The one message of an answer, behind its prefix.
+/// The only message of an answer, after its prefix.
 pub fn only_message(mut body: Rope) -> Result<Rope, Status> {
     let wrong = |text: &str| Status::new(INTERNAL, text);
     let (flag, length) = prefix(&body).ok_or_else(|| wrong("the answer ended before its message"))?;
@@ -92,7 +92,7 @@ pub fn only_message(mut body: Rope) -> Result<Rope, Status> {
     Ok(body)
 }
 
-/// Refuses what is longer than `limit`, as soon as it says so.
+/// Refuses a message longer than `limit` as soon as its length is known.
 pub fn check_length(body: &Rope, limit: usize) -> Result<(), Status> {
     let claimed = prefix(body).map_or(0, |(_, length)| length).max(body.len().saturating_sub(PREFIX));
     if claimed > limit {
@@ -102,7 +102,7 @@ pub fn check_length(body: &Rope, limit: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// gRPC's percent-encoding undone; what is not encoded as it must be stays as it is.
+/// Undoes gRPC's percent-encoding; invalid sequences stay unchanged.
 pub fn percent_decoded(value: &[u8]) -> String {
     let mut decoded = Vec::with_capacity(value.len());
     let mut left = value;

@@ -1,4 +1,4 @@
-//! One attempt of a call, on a connection: the request goes out, the answer comes in.
+//! One attempt of a call on a connection: sends the request, and reads the answer.
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -10,10 +10,10 @@ use super::answer::{Answer, check_length, only_message, status, status_of_error,
 use crate::grpc::Status;
 use crate::protobuf::Rope;
 
-/// Why there is no answer: how the call ends, and the error that has ended it.
+/// Why there is no answer: how the call ends, and the error that ended it.
 pub struct Broken(pub h2::Error);
 
-/// Sends a request, the pieces of its body one behind the other, and reads the answer, of a message of at most `limit` bytes.
+/// Sends a request, whose body is in pieces, and reads the answer, a message of at most `limit` bytes.
 pub async fn attempt(
     sender: SendRequest<Bytes>,
     head: Request<()>,
@@ -23,7 +23,7 @@ pub async fn attempt(
     let mut sender = sender.ready().await.map_err(Broken)?;
     let (response, mut stream) = sender.send_request(head, false).map_err(Broken)?;
     for (place, piece) in body.iter().enumerate() {
-        // Fails where the server has answered already; what it says is read below.
+        // Fails if the server has answered already; the answer is read below.
         if stream.send_data(piece.clone(), place + 1 == body.len()).is_err() {
             break;
         }
@@ -39,7 +39,7 @@ pub async fn attempt(
     })
 }
 
-/// What an answer of headers alone says, or one that is not gRPC's.
+/// What an answer with only headers says, or one that is not gRPC's.
 fn ended_at_once(head: &Response<()>) -> Option<Answer> {
     if status(head.headers()).is_some() {
         return Some(Answer::ended(head.headers().clone()));
@@ -58,12 +58,12 @@ fn answered(body: Rope, trailers: HeaderMap) -> Answer {
     answer
 }
 
-/// All that comes, and the trailers.
+/// Everything that arrives, and the trailers.
 async fn read(mut body: RecvStream, limit: usize) -> Result<(Rope, HeaderMap), Status> {
     let mut came = Rope::default();
     while let Some(data) = body.data().await {
         let data = data.map_err(|error| status_of_error(&error))?;
-        // Only fails for more than has been received.
+        // Only fails for more bytes than have been received.
         let _ = body.flow_control().release_capacity(data.len());
         came.push(data);
         check_length(&came, limit)?;

@@ -1,4 +1,4 @@
-//! Calls to one server, over a connection that is made when it is needed and kept.
+//! Calls to one server, over a connection that is opened when needed and then kept.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -21,22 +21,22 @@ use super::target::Target;
 use crate::calls::until;
 use crate::grpc::{CANCELLED, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
 
-/// A connection on which nothing has gone on for so long may have ended unseen: nobody drives it between calls.
+/// A connection without activity for this long may have ended unnoticed, since nothing drives it between calls.
 const UNSEEN: Duration = Duration::from_millis(1);
 
-/// What a channel is told once.
+/// The settings of a channel.
 pub struct Settings {
     pub target: Target,
     pub authority: Authority,
-    /// Sent with every call.
+    /// Metadata that are sent with every call.
     pub metadata: HeaderMap,
     pub retry: Retry,
-    /// Bytes of a message, as it is sent and as it is received.
+    /// The largest size of a message, sent or received, in bytes.
     pub max_send: usize,
     pub max_receive: usize,
 }
 
-/// Calls to one server. Any thread of the runtime that it lives in.
+/// Calls to one server. Any thread of its runtime.
 pub struct Channel {
     settings: Settings,
     kept: Mutex<Kept>,
@@ -48,7 +48,7 @@ pub struct Channel {
 #[derive(Default)]
 struct Kept {
     sender: Option<SendRequest<Bytes>>,
-    /// Which connection it is of.
+    /// The connection that it belongs to.
     number: u64,
     used: Option<Instant>,
 }
@@ -74,12 +74,12 @@ impl Channel {
         }
     }
 
-    /// Connects now, and not with the first call.
+    /// Connects now, instead of with the first call.
     pub async fn connect(&self) -> Result<(), Status> {
         self.connection().await.map(drop)
     }
 
-    /// Ends the calls under way, and all that follow.
+    /// Cancels the calls in flight, and all that follow.
     pub fn close(&self) {
         self.closed.send_replace(true);
         self.kept.lock().sender = None;
@@ -91,7 +91,7 @@ impl Channel {
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
-    /// Calls, and tries again as the retry policy has it, until `timeout` has passed.
+    /// Calls, and retries by the retry policy, until `timeout` has passed.
     pub async fn call(&self, message: &Message, timeout: Option<Duration>) -> Answer {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         tokio::select! {
@@ -123,7 +123,7 @@ impl Channel {
         }
     }
 
-    /// One attempt; a second one at once where the server says that it has not looked at the first.
+    /// One attempt; a second one at once if the server says that it has not processed the first.
     async fn once(&self, message: &Message, deadline: Option<Instant>, failures: u32) -> Answer {
         let mut first = true;
         loop {
@@ -172,7 +172,7 @@ impl Channel {
         kept.sender.clone().map(|sender| (sender, kept.number))
     }
 
-    /// Lets the connection read what has come since the last call, among it perhaps its end.
+    /// Lets the connection read what has arrived since the last call, possibly its end.
     async fn catch_up(&self) {
         let idle = self.kept.lock().used.is_some_and(|used| used.elapsed() > UNSEEN);
         if idle && self.under_way.load(Ordering::Relaxed) == 0 {
@@ -180,7 +180,7 @@ impl Channel {
         }
     }
 
-    /// Lets go of a connection that has ended.
+    /// Drops a connection that has ended.
     fn forget(&self, number: u64, error: &h2::Error) {
         let mut kept = self.kept.lock();
         if kept.number == number && (error.is_io() || error.is_go_away()) {

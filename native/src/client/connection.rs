@@ -15,7 +15,7 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 const MAX_FRAME: u32 = 1 << 20;
 
-/// Connects; a task of the runtime that runs now carries the frames for as long as anybody holds the sender or a call.
+/// Connects; a task of the current runtime handles the frames as long as the sender or a call exists.
 pub async fn connect(target: &Target) -> Result<SendRequest<Bytes>, Status> {
     let failed = |reason: String| {
         let text = format!("failed to connect to {}: {reason}", target.authority());
@@ -30,14 +30,14 @@ pub async fn connect(target: &Target) -> Result<SendRequest<Bytes>, Status> {
             .enable_push(false)
             .handshake::<_, Bytes>(socket);
         let (sender, connection) = http2.await.map_err(|error| failed(error.to_string()))?;
-        // Its end is seen by the calls that it ends.
+        // Its end is noticed by the calls that it ends.
         tokio::spawn(connection);
         Ok(sender)
     };
     timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(|_| Err(failed("timed out".into())))
 }
 
-/// Lets the tasks of connections run: the first time the sockets are looked at, the second time the tasks read from them.
+/// Lets the tasks of connections run: first the sockets are checked, then the tasks read from them.
 pub async fn give_way() {
     yield_now().await;
     yield_now().await;

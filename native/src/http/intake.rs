@@ -1,4 +1,4 @@
-//! Bodies as they come in, in bounds.
+//! Request bodies as they arrive, with limits.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,16 +17,16 @@ use tokio::time::timeout;
 
 use crate::memory::{CallMemory, Kind};
 
-/// A body up to here is read where its connection lives: a tenth of a millisecond.
+/// A body up to this size is parsed on its connection's thread: a tenth of a millisecond.
 pub const SMALL: usize = 64 << 10;
 
-/// The most that is reserved for a body before it has come: memory that is not written to costs nothing.
+/// The most bytes that are reserved for a body before it has arrived: unwritten memory costs nothing.
 const RESERVED: usize = 64 << 20;
 
 /// TF Serving: gzip_zlib.h has this limit for a body that was compressed.
 const MAX_INFLATED: u32 = 100 << 20;
 
-/// Nothing has come for so long: a server that stops waits for no more.
+/// The time without a byte after which a stopping server no longer waits.
 const STALLED: Duration = Duration::from_secs(2);
 
 /// A body as it was sent.
@@ -38,7 +38,7 @@ pub struct Body {
     pub memory: Arc<CallMemory>,
 }
 
-/// How much may come, and how long nothing may come before its end.
+/// How much may arrive, and how long nothing may arrive before the end.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub size: usize,
@@ -50,19 +50,19 @@ pub enum Missing {
     TooLarge,
     /// The server holds too much for its callers.
     NoMemory,
-    /// The connection has broken, or what came over it is no HTTP.
+    /// The connection has failed, or its content is not HTTP.
     Gone,
 }
 
 impl Body {
-    /// Writes it to a file in memory without a name: how Python hands it on to another process.
+    /// Writes it to an anonymous file in memory, for passing it to another process.
     pub fn into_file(self) -> io::Result<OwnedFd> {
         let mut file = File::from(rustix::fs::memfd_create("headrace", MemfdFlags::CLOEXEC)?);
         file.write_all(&self.bytes)?;
         Ok(file.into())
     }
 
-    /// Takes in a body. Once the server stops, one of which nothing more comes is given up.
+    /// Reads a body. Once the server stops, a body of which nothing more arrives is abandoned.
     pub async fn take(
         headers: &HeaderMap,
         incoming: Incoming,
@@ -78,7 +78,7 @@ impl Body {
         Ok(Self { bytes, is_gzip, memory })
     }
 
-    /// What it holds; None if it is compressed and does not hold what it says, or too much.
+    /// Its content; None if it is compressed and invalid or too large.
     pub fn content(&self) -> Option<Bytes> {
         if !self.is_gzip {
             return Some(self.bytes.clone());
@@ -98,14 +98,14 @@ fn gzip_size(data: &[u8]) -> Option<u32> {
     data.last_chunk().copied().map(u32::from_le_bytes)
 }
 
-/// Whether a client waits to be told to send a body that it need not send.
+/// Whether a client waits for permission to send a body.
 fn is_announced_too_large(headers: &HeaderMap, most: usize) -> bool {
     let waits = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let length = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();
     waits && length().is_some_and(|length| length > most as u64)
 }
 
-/// The next piece of a body, if it comes before the client has done nothing for too long, or the server stops.
+/// The next piece of a body, unless the client has done nothing for too long, or the server stops.
 async fn next(incoming: &mut Incoming, bounds: Bounds, stopping: &impl Fn() -> bool) -> Result<Option<Piece>, Missing> {
     let began = Instant::now();
     let step = bounds.stall.map_or(STALLED, |stall| stall.min(STALLED));

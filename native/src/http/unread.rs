@@ -1,4 +1,4 @@
-//! Answers that count as memory of their callers until these have taken them.
+//! Answers that count as memory of their callers until these have read them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// The same bytes, for which memory is held until they have gone; None where there is too little.
+    /// The same bytes, with memory reserved until they are sent; None if too little is left.
     pub fn hold(bytes: Bytes, memory: Arc<CallMemory>) -> Option<Bytes> {
         memory.drop_request();
         memory.set(Kind::Answers, bytes.len()).then(|| Bytes::from_owner(Self { bytes, _memory: memory }))

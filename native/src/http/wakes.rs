@@ -1,4 +1,4 @@
-//! Wakes many tasks of a thread at the price of one: waking a task from another thread takes a system call.
+//! Wakes many tasks of a thread at the cost of one: waking a task from another thread takes a system call.
 
 use std::task::Waker;
 

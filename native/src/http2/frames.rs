@@ -1,4 +1,4 @@
-//! The frames of a connection as they pass: where each begins, and what is counted of them.
+//! Observes the frames of a connection: where each begins, and what is counted.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

@@ -1,7 +1,7 @@
 //! How long a connection lives: keepalive, age, idleness, and too many pings.
 //!
-//! What it buys: the channel arguments of gRPC's servers (`--grpc_channel_arguments`) mean the same on this transport as
-//! on grpcio's. Nothing here runs per request: it is asked once for each time that all that has come has been read.
+//! The benefit: the channel arguments of gRPC's servers (`--grpc_channel_arguments`) mean the same on this transport as
+//! on grpcio's. Nothing here runs per request: it is called whenever everything that has arrived has been read.
 
 use std::collections::hash_map::RandomState;
 use std::future::Future;
@@ -18,10 +18,10 @@ use tokio::time::Sleep;
 use super::frames::FrameStats;
 use super::watched::Watched;
 
-/// Between two pings of a caller who has no call in flight and may not ping then.
+/// The least time between two pings of a caller without a call in flight that may not ping then.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(2 * 3600);
 
-/// What may end a connection before its client does. A time that is None never comes.
+/// What may end a connection before its client does. A time of None never comes.
 #[derive(Clone, Debug)]
 pub struct LifetimeLimits {
     pub keepalive_time: Option<Duration>,
@@ -41,7 +41,7 @@ pub enum Due {
     Drain,
     /// The end, at once.
     Close,
-    /// The same, and the caller is told that it sends too many pings.
+    /// The same, after telling the caller that it sends too many pings.
     TooManyPings,
 }
 
@@ -71,7 +71,7 @@ impl Lifetime {
         }
     }
 
-    /// To be asked whenever all that has come has been read.
+    /// To be called whenever everything that has arrived has been read.
     pub fn poll(&mut self, context: &mut Context<'_>, http2: &Http2) -> Poll<Due> {
         let (count, answered) = self.stats.take();
         if answered {
@@ -146,7 +146,7 @@ impl Keepalive {
     /// Ready when the caller has not answered in time.
     fn poll(&mut self, context: &mut Context<'_>, http2: &Http2) -> Poll<()> {
         loop {
-            // An error ends the connection anyhow.
+            // An error ends the connection anyway.
             if self.waits && self.pings.poll_pong(context).is_ready() {
                 self.waits = false;
                 again(&mut self.timer, self.time);
@@ -162,7 +162,7 @@ impl Keepalive {
     }
 }
 
-/// Tells how long there has been no call.
+/// Measures how long there has been no call.
 struct Idle {
     rests: bool,
     timer: Pin<Box<Sleep>>,

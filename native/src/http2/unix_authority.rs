@@ -5,9 +5,9 @@
 //! reads an authority. Only headers that are not Huffman-coded are rewritten, which is how those clients send this one.
 //! Every other header passes as it is, and what is malformed is left for h2 to refuse.
 //!
-//! What it buys: calls of grpcio over a UNIX socket, each of which is reset with PROTOCOL_ERROR without it. Connections
-//! over TCP do not come here. It can go when h2 accepts such an authority (hyperium/h2 pull request 487, still open)
-//! or when the clients no longer send it (grpc/grpc issue 38142).
+//! The benefit: calls of grpcio over a UNIX socket, each of which is reset with PROTOCOL_ERROR without it. Connections
+//! over TCP do not come here. It can go when h2 accepts such an authority (hyperium/h2 pull request 487, still open) or
+//! when the clients no longer send it (grpc/grpc issue 38142).
 
 const NAME: &[u8] = b":authority";
 const STATIC_INDEX: u8 = 1;

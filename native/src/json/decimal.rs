@@ -1,4 +1,5 @@
-//! Floating-point numbers as TF Serving spells them: six digits where they read back the same, else as many as it takes.
+//! Writes floating-point numbers as TF Serving does: six digits if they read back the same, otherwise as many as
+//! needed.
 //!
 //! TF Serving: json_tensor.cc, WriteDecimal, which is `printf("%.6g")`, and `%.9g` or `%.17g` for a float or a double. The digits
 //! here are computed exactly, with whole numbers of 128 bits; the few numbers that these cannot hold are left to the

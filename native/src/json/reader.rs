@@ -1,4 +1,4 @@
-//! Reads JSON where every reader agrees on what it says; what they differ on is None, and for a more careful one to judge.
+//! Parses JSON that every parser treats alike; anything that parsers differ on is None, for a more careful parser.
 
 /// Digits that always fit 64 bits.
 const FITTING: usize = 19;
@@ -141,7 +141,7 @@ impl<'a> Reader<'a> {
         Some(value)
     }
 
-    /// A whole number that is written as one. A zero with a sign is none: readers differ on it.
+    /// An integer that is written as one. A zero with a sign is refused, since parsers differ on it.
     pub fn integer(&mut self) -> Option<Integer> {
         let negative = self.sign()?;
         let (magnitude, digits) = self.whole()?;

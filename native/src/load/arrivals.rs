@@ -1,4 +1,4 @@
-//! When calls are to begin: planned before any is made, so that a slow server does not slow them down.
+//! When calls should begin: planned before any is made, so that a slow server does not slow them down.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ pub enum Arrivals {
 }
 
 impl Arrivals {
-    /// At `rate` calls a second in all, of which this thread, the how-manieth of so many, makes its share.
+    /// At `rate` calls per second in all, of which this thread, given its index and the number of threads, makes its
+    /// share.
     pub fn constant(rate: f64, (thread, threads): (usize, usize), seconds: f64) -> Self {
         Self::Constant { first: thread as f64 / rate, interval: threads as f64 / rate, begun: 0, end: seconds }
     }

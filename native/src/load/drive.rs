@@ -60,7 +60,7 @@ struct Callers {
     next_channel: AtomicUsize,
 }
 
-/// Runs a thread's part to its end.
+/// Runs a thread's part of the load to its end.
 pub async fn run(part: Part) -> Result<Spent, String> {
     for channel in &part.channels {
         channel.connect().await.map_err(|status| status.text)?;
@@ -93,7 +93,7 @@ pub async fn run(part: Part) -> Result<Spent, String> {
     Ok(spent.read())
 }
 
-/// So many callers, each of which makes a call as soon as its last one has ended.
+/// A fixed number of callers, each of which calls again as soon as its last call has ended.
 async fn closed_loop(callers: &Arc<Callers>) {
     let plan = &callers.part.plan;
     let mut all = JoinSet::new();
@@ -109,7 +109,7 @@ async fn closed_loop(callers: &Arc<Callers>) {
     all.join_all().await;
 }
 
-/// Calls begin when they are due, whatever has become of those before.
+/// Calls begin when they are due, whatever has happened to earlier ones.
 async fn open_loop(callers: &Arc<Callers>, arrivals: Arrivals) -> io::Result<()> {
     let pacer = Pacer::new()?;
     for offset in arrivals {
@@ -159,7 +159,7 @@ impl Callers {
         part.record.begin();
         let answer = channel.call(message, Some(part.plan.timeout())).await;
         let ended = Instant::now();
-        // Calls of a closed loop count by their end, those of an open one by when they were to begin.
+        // Calls of a closed loop count by their end, those of an open loop by their planned start.
         let counted = (if closed { ended } else { due.at }).saturating_duration_since(self.start);
         part.record.end(&Outcome {
             kind: due.kind,

@@ -1,7 +1,7 @@
-//! The memory that callers make the server hold: one budget for all, a share of it for each connection, by kind.
+//! The memory that the server holds for callers: one budget for all, a share of it per connection, by kind.
 //!
-//! A connection may take as much as it leaves free: one alone gets half of the budget, and of two that want all each gets
-//! a third. So there is always room for one that comes later.
+//! A connection may take as much as it leaves free: a single one gets half of the budget, and of two that want
+//! everything each gets a third. So there is always room for a later one.
 
 mod outgoing;
 
@@ -28,10 +28,11 @@ pub enum Kind {
 
 type ByKind = [AtomicUsize; KINDS.len()];
 
-/// So little is not given back before its call has ended: two threads that count the same bytes wait for each other.
+/// So little is not returned before its call has ended, since two threads that count the same bytes would wait for each
+/// other.
 const LITTLE: usize = 4 << 10;
 
-/// What all callers together may make the server hold, in bytes.
+/// What the server may hold for all callers together, in bytes.
 pub struct Budget {
     limit: usize,
     kinds: ByKind,

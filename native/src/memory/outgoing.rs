@@ -1,5 +1,5 @@
-//! What has been answered over one connection and not been taken by its caller yet: while that is too much, its next
-//! calls wait.
+//! What has been answered on one connection and not yet read by its caller: while that is too much, its next calls
+//! wait.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const ENOUGH: usize = 16 << 20;
 /// What an answer takes beside its bytes: a stream, its trailers, its place in line.
 const STREAM: usize = 1024;
 
-/// The calls that may wait so; a caller who goes on calling does not read.
+/// The number of calls that may wait in this way; a caller that keeps calling does not read.
 const MOST_HELD: usize = 1000;
 
 /// Counts the bytes that the HTTP/2 library keeps for a caller. Any thread.
@@ -91,7 +91,7 @@ impl Place {
         let outgoing = &self.0.share.outgoing;
         loop {
             let mut room = pin!(outgoing.room.notified());
-            // From here on it sees what is notified, so that none is missed between the look and the wait.
+            // From here on it sees notifications, so that none is missed between the check and the wait.
             room.as_mut().enable();
             if !outgoing.is_full() {
                 return;

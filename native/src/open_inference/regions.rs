@@ -1,7 +1,7 @@
 //! Regions of system shared memory that callers have registered, and the parts of them that hold a request's tensors.
 //!
-//! A region is read through its file, not through a mapping: where another process shrinks the object, the kernel then
-//! gives fewer bytes, while touching a mapping beyond its end would end this process with SIGBUS.
+//! A region is read through its file, not through a mapping: if another process shrinks the object, the kernel then
+//! returns fewer bytes, while access to a mapping beyond the end would crash this process with SIGBUS.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -72,10 +72,10 @@ pub struct Part {
 }
 
 impl Part {
-    /// Reads it; what is not there any more reads as zeros, and its request is to be refused.
+    /// Reads it; bytes that no longer exist read as zeros, and the request must be refused.
     pub fn copy_to(&self, target: &mut [u8]) {
         if self.region.file.read_exact_at(target, self.offset).is_err() {
-            target.fill(0); // nothing of what was in this memory before goes into a batch
+            target.fill(0); // nothing that was in this memory before may get into a batch
             self.was_short.store(true, Ordering::Relaxed);
         }
     }

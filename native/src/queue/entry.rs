@@ -43,17 +43,17 @@ impl Hash for Token {
 pub trait Waits: Sized {
     type Abandoned;
 
-    /// Whether nobody waits for its answer any more. Under the queue's lock.
+    /// Whether nothing waits for its answer any more. Under the queue's lock.
     fn gone(&mut self) -> bool;
 
-    /// What is to be said of a task for which nobody waits any more, the first time that this is found out; `late` if
-    /// its deadline has passed. Under the queue's lock, without the interpreter's.
+    /// What must be reported of a task that nothing waits for, the first time this is found; `late` if its deadline has
+    /// passed. Under the queue's lock, without the interpreter's.
     fn abandon(&mut self, late: bool) -> Option<Self::Abandoned>;
 
-    /// Whether it may leave the queue together with others that run one by one as it does.
+    /// Whether it may leave the queue together with others that run one by one.
     fn in_series(&self) -> bool;
 
-    /// Another hold on it, for some of its rows; None for a task that is only ever run as a whole.
+    /// Another reference to it for some of its rows; None for a task that is only run as a whole.
     fn share(&self) -> Option<Self>;
 }
 

@@ -1,4 +1,4 @@
-//! The tasks of one lane that may share a batch: admitted in order, and taken in order, as many as fit.
+//! The tasks of one lane that may share a batch: accepted and taken in order, as many as fit.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -98,8 +98,8 @@ impl<T: Waits> Group<T> {
             && next.is_some_and(|next| next.task.in_series() && brief(next.size_of(next.left())))
     }
 
-    /// The next batch; a task that does not fit ends it, unless it may be split, or is the first and larger than an
-    /// objective's batches are. So does one with which the joined inputs would take too many bytes.
+    /// The next batch. A task that does not fit ends it, unless it may be split, or is the first one and larger than an
+    /// objective's batches. So does one with which the joined inputs would exceed the limit in bytes.
     pub fn take(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
         let (rules, limit) = (&lane.rules, lane.size());
         let mut room = limit;

@@ -57,7 +57,7 @@ pub struct Lane {
     pub groups: usize,
     pub pace: Pace,
     pub closed: bool,
-    /// What is aimed at in place of the rules' size and timeout.
+    /// The size and wait to use instead of the rules'.
     pub target: Option<Target>,
     pub slots: Slots,
     /// Tasks refused because they could not be answered in time.
@@ -109,7 +109,7 @@ impl Lane {
         self.pace.running < self.rules.running_limit && !(self.rules.one_by_one && self.pace.is_briefly_busy())
     }
 
-    /// Bounds what waits over all groups to what one group may hold.
+    /// Limits the waiting tasks of all groups to what one group may hold.
     pub fn check_bound(&self, rows: usize) -> Result<(), Refusal> {
         let (size, most) = (self.rules.execution_limit, self.rules.enqueued_limit);
         let capacity = most.saturating_mul(size) - self.rows;

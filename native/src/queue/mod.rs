@@ -33,7 +33,8 @@ thread_local! {
     static WAKE_UP: Arc<Condvar> = Arc::default();
 }
 
-/// The queue. Whoever holds the interpreter lock may wait for its lock; whoever holds its lock waits for nothing.
+/// The queue. A thread that holds the interpreter lock may wait for the queue's lock; a thread that holds the queue's
+/// lock waits for nothing.
 pub struct Queue<T> {
     state: Mutex<State<T>>,
     drained: Condvar,
@@ -56,7 +57,7 @@ impl<T: Waits> Queue<T> {
         id
     }
 
-    /// Adds a task at `now`, at once or not at all; whether it takes a call of `wake` for an idle thread to look at it.
+    /// Adds a task at `now`, or refuses it at once; returns whether `wake` must be called for an idle thread.
     pub fn put(&self, lane: LaneId, key: Key, mut entry: Entry<T>, now: f64) -> Result<bool, (Refusal, T)> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -152,7 +153,7 @@ impl<T: Waits> Queue<T> {
             lane.groups -= 1;
             turn.spent = Some(key.1);
         } else {
-            state.groups.insert(key, group); // behind all others: they take turns
+            state.groups.insert(key, group); // after all others, since they take turns
         }
         let free = |(lane, _): &(LaneId, Key)| state.lanes.get(lane).is_some_and(Lane::free);
         if state.idle > 0 && state.groups.keys().any(free) {
@@ -164,7 +165,7 @@ impl<T: Waits> Queue<T> {
         turn
     }
 
-    /// Finds those for whom nobody waits any more. They leave the queue as the next batch forms.
+    /// Finds tasks that nothing waits for. They leave the queue when the next batch forms.
     pub fn abandoned(&self, now: f64) -> Vec<T::Abandoned> {
         let mut state = self.state.lock();
         let waiting = state.groups.values_mut().flat_map(|group| group.tasks.iter_mut().flatten());
@@ -173,7 +174,7 @@ impl<T: Waits> Queue<T> {
             .collect()
     }
 
-    /// Says that a batch of the lane has ended, at `now`.
+    /// Records that a batch of the lane has ended, at `now`.
     pub fn finish(&self, lane: LaneId, now: f64) {
         let mut state = self.state.lock();
         if let Some(lane) = state.lanes.get_mut(&lane) {
@@ -182,11 +183,11 @@ impl<T: Waits> Queue<T> {
         }
         self.drained.notify_all();
         if state.closed {
-            state.call_all(); // who waits for a lane to be free may find that it was the last
+            state.call_all(); // a thread that waits for a lane to be free may find that it was the last
         }
     }
 
-    /// Says how long a run of one of a lane's tasks has taken, and the task's size, where they run one by one.
+    /// Records how long a run of one of a lane's tasks took, and the task's size, if they run one by one.
     pub fn ran(&self, lane: LaneId, seconds: f64, size: usize) {
         if let Some(lane) = self.state.lock().lanes.get_mut(&lane) {
             lane.pace.ran(seconds, size);
@@ -206,17 +207,17 @@ impl<T: Waits> Queue<T> {
         }
     }
 
-    /// Forms batches of the lane, and takes its tasks, as the target says from now on.
+    /// From now on, forms batches of the lane and accepts its tasks as the target says.
     pub fn steer(&self, lane: LaneId, target: Target) {
         let mut state = self.state.lock();
         let Some(lane) = state.lanes.get_mut(&lane) else { return };
         lane.target = Some(target);
         if lane.groups > 0 && state.idle > 0 {
-            state.call_one(); // a batch may be due sooner than the idle threads think
+            state.call_one(); // a batch may be due earlier than the idle threads expect
         }
     }
 
-    /// Takes no more tasks of the lane, runs at once what waits, and returns when the last batch has ended.
+    /// Accepts no more tasks of the lane, runs the waiting ones at once, and returns when the last batch has ended.
     pub fn close_lane(&self, lane: LaneId) {
         let mut state = self.state.lock();
         if let Some(lane) = state.lanes.get_mut(&lane) {
@@ -228,7 +229,7 @@ impl<T: Waits> Queue<T> {
         state.lanes.remove(&lane);
     }
 
-    /// Takes no more tasks at all; what waits is due at once.
+    /// Accepts no more tasks at all; the waiting ones are due at once.
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;

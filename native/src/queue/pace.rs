@@ -1,6 +1,6 @@
-//! How long the runs of one lane take: whether the next one is worth the call of a thread.
+//! How long the runs of one lane take, which decides whether waking a thread for the next one is worthwhile.
 
-/// What makes runs quick, and how fast a lane earns and loses trust; a lane without them is never quick. Seconds.
+/// What counts as a fast run, and how fast a lane gains and loses trust; without it, a lane is never fast. Seconds.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub quick: f64,
@@ -10,14 +10,14 @@ pub struct Bounds {
     pub lost: usize,
 }
 
-/// By which the shortest run grows with each run that follows, lest a single one count for ever.
+/// The factor by which the shortest run grows with each further run, so that a single one does not count forever.
 const FORGET: f64 = 1.02;
 
-/// The part of a quick run's time that a brief one takes at most.
+/// The fraction of a fast run's time that a brief one takes at most.
 const BRIEF: f64 = 0.2;
 
 /// How long the runs of one lane take. A size is in bytes of input and only used for comparison: that a small batch was
-/// quick says nothing about a larger one. Runs that overlap count as one, as long as all of them and as large as the
+/// fast says nothing about a larger one. Runs that overlap count as one, as long as all of them and as large as the
 /// largest.
 pub struct Pace {
     bounds: Option<Bounds>,
@@ -30,7 +30,7 @@ pub struct Pace {
     trust: usize,
     /// The size of the largest run that was quick.
     most: usize,
-    /// How long a run takes by itself, the shortest of late; 0 before there was one.
+    /// How long a single run takes, the shortest recently; 0 before there was one.
     each: f64,
     /// The size of the largest task whose run by itself was brief.
     briefest: usize,
@@ -45,7 +45,7 @@ impl Pace {
         self.bounds.is_some_and(|bounds| self.trust >= bounds.enough) && size <= self.most
     }
 
-    /// Takes note of a run by itself, as `Series` has them: of how long it took and how large its task was.
+    /// Records a single run, as in `Series`: its duration, and the size of its task.
     ///
     /// The shortest of late counts: others are longer because their thread had to wait.
     pub fn ran(&mut self, seconds: f64, size: usize) {
@@ -55,7 +55,8 @@ impl Pace {
         }
     }
 
-    /// Whether runs of tasks of this size are so short that two at once would rather wait for the interpreter than run.
+    /// Whether runs of tasks of this size are so short that two at the same time would rather wait for the interpreter
+    /// than run.
     pub fn brief(&self, size: usize) -> bool {
         let is_brief = |bounds: Bounds| self.each > 0.0 && self.each <= bounds.quick * BRIEF;
         self.bounds.is_some_and(is_brief) && size <= self.briefest
@@ -66,7 +67,7 @@ impl Pace {
         self.running > 0 && self.brief(self.size)
     }
 
-    /// A turn begins: so many runs, one after the other, the largest of that size.
+    /// A turn begins: this many runs, one after the other, the largest of that size.
     pub fn begin(&mut self, now: f64, size: usize, runs: usize) {
         if self.running == 0 {
             (self.began, self.size, self.runs) = (now, 0, 0);

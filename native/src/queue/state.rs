@@ -37,7 +37,7 @@ impl<T> State<T> {
         }
     }
 
-    /// Calls the thread that fell asleep last: its core is awake, and what it needs is in its caches.
+    /// Wakes the thread that fell asleep last: its core is awake, and its data are in the caches.
     pub fn call_one(&mut self) {
         if let Some(sleeper) = self.asleep.pop() {
             sleeper.notify_one();
@@ -66,7 +66,7 @@ impl<T: Waits> State<T> {
 pub fn choose<T: Waits>(state: &State<T>, now: f64) -> (Option<usize>, f64) {
     let (mut second, mut wake) = (None, f64::INFINITY);
     for (index, ((lane, _), group)) in state.groups.iter().enumerate() {
-        // A lane that is not free is looked at by the thread that ends one of its batches, when it comes for the next.
+        // A lane that is not free is checked again by the thread that ends one of its batches.
         let Some(lane) = state.lanes.get(lane).filter(|lane| lane.free()) else { continue };
         let due = group.due(lane);
         if due > now {

@@ -1,5 +1,5 @@
-//! What a lane is told to do for a latency objective, and whether a task can still make it: `headrace_batching.latency`
-//! decides it, a few times a second, and its `target.py` has the same rules.
+//! The target of a lane for a latency objective, and whether a task can still be in time. `headrace_batching.latency`
+//! decides it several times per second, and its `target.py` has the same rules.
 
 /// How a lane forms its batches, and which tasks it takes. Seconds.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,8 @@
 use super::entry::{Key, Piece};
 use super::lane::LaneId;
 
-/// What one look at the queue gave: a lane and its batch, or else when to look again; and who has waited in vain.
+/// The result of one look at the queue: a lane and its batch, or the time to look again, and the tasks that have
+/// expired.
 pub struct Turn<T> {
     pub lane: Option<LaneId>,
     pub pieces: Vec<Piece<T>>,
@@ -12,6 +13,6 @@ pub struct Turn<T> {
     pub expired: Vec<T>,
     pub gone: Vec<T>,
     pub wake: f64,
-    /// Of a group that is no more. What Python does at its end must not happen while the queue is locked.
+    /// For a group that no longer exists. What Python does at its end must not happen while the queue is locked.
     pub spent: Option<Key>,
 }

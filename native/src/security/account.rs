@@ -8,9 +8,9 @@ use pyo3::prelude::*;
 
 /// What one caller may use. Zero means that there is no limit.
 ///
-/// A bucket is filled at its rate, up to what a second brings (at least one). A call is admitted while there is anything
-/// in both buckets, and takes what it needs, so that a bucket may be overdrawn: a call of many rows is admitted, and the
-/// ones after it wait longer. `security/account.py` has the same in Python.
+/// Each bucket fills at its rate, up to what one second brings (at least one). A call is admitted while neither bucket
+/// is empty, and then takes what it needs, so a bucket may be overdrawn: a call with many rows is admitted, and the
+/// calls after it wait longer. `security/account.py` does the same in Python.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Account(Arc<Limits>);
 
@@ -75,7 +75,7 @@ impl Account {
         Self(Arc::new(Limits { calls: calls_per_second, rows: rows_per_second, concurrent: concurrent_calls, state }))
     }
 
-    /// Admits a call, which counts as running until `release`: None, or the seconds after which to try again.
+    /// Admits a call, which counts as running until `release`: None, or the seconds to wait before a retry.
     fn admit(&self) -> Option<f64> {
         self.0.admit(0, Instant::now())
     }
@@ -100,7 +100,7 @@ impl Account {
 
 impl Limits {
     fn admit(&self, rows: usize, now: Instant) -> Option<f64> {
-        /// Seconds after which a caller with too many calls at once may try again: when one ends is not known.
+        /// Seconds after which a caller with too many calls at the same time may try again: when one ends is not known.
         const SOON: f64 = 0.1;
         let mut state = self.state.lock();
         let seconds = now.saturating_duration_since(state.filled).as_secs_f64();

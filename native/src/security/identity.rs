@@ -1,4 +1,4 @@
-//! What a connection shows of its caller: the client's certificate, and the credentials of each call.
+//! What a connection shows about its caller: the client's certificate, and the credentials of each call.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
@@ -7,7 +7,7 @@ use ring::digest::{Context, SHA256};
 
 use crate::http2::Stream;
 
-/// Of a certificate and the bytes of an authorization header; nobody can make another pair that has the same.
+/// Of a certificate and the bytes of an authorization header; no other pair can be found that has the same digest.
 pub type Digest = [u8; 32];
 
 /// The caller at the other end of a connection.
@@ -28,7 +28,8 @@ impl Identity {
         &self.certificate
     }
 
-    /// The digest of a call's credentials; None for several authorization headers, of which nobody knows which counts.
+    /// The digest of a call's credentials; None for several authorization headers, since it is unclear which one
+    /// counts.
     pub fn digest(&self, headers: &HeaderMap) -> Option<Digest> {
         let mut shown = headers.get_all(AUTHORIZATION).iter();
         let Some(header) = shown.next() else { return Some(digest(&self.certificate, b"")) };
@@ -58,7 +59,7 @@ pub fn digest(certificate: &[u8], authorization: &[u8]) -> Digest {
     digest
 }
 
-/// Takes as long wherever the first difference is: several callers may share a connection, behind a proxy.
+/// Takes the same time wherever the first difference is: several callers may share a connection, behind a proxy.
 fn equal(one: &[u8], other: &[u8]) -> bool {
     let differs = one.iter().zip(other).fold(0, |differs, (one, other)| differs | (one ^ other));
     one.len() == other.len() && std::hint::black_box(differs) == 0

@@ -1,7 +1,7 @@
 //! Who may call what, as Python has decided: verdicts by credentials and model, and what each caller may still use.
 //!
-//! Nothing is decided here. A plain call is answered without Python only where Python has put a verdict that allows it;
-//! every other call goes to Python, which decides, refuses, and puts the verdict that the next call finds.
+//! Nothing is decided here. A plain call is answered without Python only if Python has stored a verdict that allows it;
+//! every other call goes to Python, which decides, refuses, and stores the verdict for the next call.
 
 mod account;
 mod identity;

@@ -51,8 +51,8 @@ impl Verdicts {
         self.0.read().generation
     }
 
-    /// Allows calls with these credentials to run a model, for so many seconds or for ever; nothing where all has been
-    /// forgotten since `generation`.
+    /// Allows calls with these credentials to run a model, for a number of seconds or forever; does nothing if all
+    /// verdicts have been forgotten since `generation`.
     #[pyo3(signature = (generation, credentials, model, *, seconds, account, low))]
     fn put(
         &self,
@@ -93,7 +93,8 @@ impl Verdicts {
 }
 
 impl Verdicts {
-    /// Admits a call of so many rows of a model, and says whether it lets others go first; None where Python is to decide.
+    /// Admits a call with this many rows of a model, and returns whether it lets others go first; None if Python must
+    /// decide.
     pub fn admit(
         &self,
         identity: &Identity,

@@ -20,7 +20,7 @@ use crate::calls::{Event, Kind};
 use crate::http::{self, Endpoint};
 use crate::http2::{Accepted, Address};
 
-/// How often the server looks for calls that have ended unnoticed, and for threads that never come to rest.
+/// How often the server looks for calls that have ended unnoticed, and for threads that never become idle.
 const LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// A connection that has just been accepted.
@@ -78,7 +78,7 @@ async fn accept_until<T>(
     endpoints
 }
 
-/// Looks now and then after what nobody else does.
+/// Does periodically what nothing else does.
 async fn watch(shared: &Shared, threads: &[Arc<ConnectionThread>]) {
     loop {
         tokio::time::sleep(LOOK_AFTER).await;
@@ -99,7 +99,7 @@ async fn accept(address: Address, service: Service, handles: Vec<ThreadHandle>) 
                 // Fails only where the server is at its end.
                 let _ = fewest.arrivals.send((accepted, service.clone()));
             }
-            // Out of file descriptors, most likely: there will be some when a connection has ended.
+            // Probably out of file descriptors: there will be some when a connection has ended.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -117,7 +117,7 @@ pub async fn run_thread(
     let wakes = thread.wakes.clone();
     tokio::spawn(async move { wakes.run().await });
     if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
-        // On the only core, whoever stays awake keeps the others from what they wait for.
+        // With only one core, a thread that spins keeps the others from what they wait for.
         let thread = thread.clone();
         tokio::spawn(async move { thread.busy_poll.run().await });
     }

@@ -1,4 +1,4 @@
-//! Lone calls: a connection thread runs them itself, and looks for the next one before it sleeps.
+//! Single calls: a connection thread runs them itself, and looks for the next one before it sleeps.
 //!
 //! # The problem
 //!

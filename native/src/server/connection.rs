@@ -21,12 +21,12 @@ use crate::http2::{Accepted, Certified, Due, FrameStats, Lifetime, Stream, Watch
 use crate::security::Identity;
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
-/// Since a server stops, twice this long without a call ends a connection: what has been answered has left by then.
+/// While a server stops, a connection without a call ends after twice this time; by then, all answers have been sent.
 const LET_GO: Duration = Duration::from_millis(500);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 256 << 10;
-/// Calls that come together with their cancellation: a client that gives up on a fan-out is no attacker yet.
+/// Calls that arrive together with their cancellation: a client that abandons a fan-out is not yet an attacker.
 const CANCELLED_AT_ONCE: usize = 200;
 /// Times the metadata that a call may have: so much is read, to be refused in gRPC's words; h2 ends a connection over more.
 const METADATA_HEARD: u32 = 16;
@@ -60,7 +60,7 @@ async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc
         Some((client, handshake(limits, stream, stats.clone()).await?))
     };
     if let Some((client, http2)) = in_time(handshake, limits, &stop).await {
-        // What breaks a connection is the client's affair, and has ended its calls.
+        // A connection's failure is the client's affair, and has ended its calls.
         let _ = serve(&client, http2, stats, stop).await;
     }
 }
@@ -97,11 +97,11 @@ async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> O
         .ok()
 }
 
-/// Watches whether a client does what it owes: sends the rest of a message, takes an answer.
+/// Watches whether a client does what it must: send the rest of a message, or read an answer.
 struct Stall<'a> {
     client: &'a Client,
     limit: Duration,
-    /// What it owed at the last look, and had done until then.
+    /// What it owed at the last look, and had done by then.
     seen: (bool, bool, (usize, usize)),
     since: Instant,
 }

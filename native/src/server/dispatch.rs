@@ -1,4 +1,4 @@
-//! What becomes of each call of a connection: begun at once where its message has come, refused, or held back.
+//! What happens to each call of a connection: begun at once if its message has arrived, refused, or held back.
 
 use std::future::Future;
 use std::pin::pin;
@@ -49,7 +49,7 @@ impl Client {
     pub fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
         let shared = &self.thread.shared;
         if shared.stopping.load(Ordering::Relaxed) {
-            // It was sent before the caller knew; gRPC sends it again, elsewhere.
+            // It was sent before the caller knew; gRPC sends it again to another server.
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             return;
         }
@@ -115,8 +115,8 @@ impl Client {
     }
 }
 
-/// A call of a caller for whom too many answers wait. Its message is not read, so that the caller can send no more than
-/// the connection's window meanwhile.
+/// A call of a caller that has too many unread answers. Its message is not read, so that the caller can meanwhile send
+/// no more than the connection's window.
 async fn hold(
     place: Place,
     thread: Arc<ConnectionThread>,
@@ -136,7 +136,7 @@ async fn hold(
     }
 }
 
-/// Answers who does not speak gRPC, in HTTP's words, when all has come that it says or enough of it.
+/// Answers, in HTTP's words, a client that does not speak gRPC, when all or enough of its request has arrived.
 async fn refuse(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let mut received = 0;
     while let Some(data) = body.data().await {
@@ -170,7 +170,8 @@ async fn dispatch_late(
     dispatch(&thread, opening, messages, respond, Some(message));
 }
 
-/// Puts a plain call into the queue, answers what has been answered before, and gives every other call to its handler.
+/// Adds a plain call to the queue, answers a call that has been answered before, and gives every other call to its
+/// handler.
 fn dispatch(
     thread: &ConnectionThread,
     opening: Opening,

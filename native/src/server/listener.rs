@@ -67,8 +67,8 @@ impl Server {
         self.serve_at(address, tls, Protocol::Grpc)
     }
 
-    /// Hands a share of all requests to Python, marked as traced, and those whose callers trace them; no more than so many
-    /// a second. Once, before it starts.
+    /// Passes a share of all requests to Python, marked as traced, and those whose callers trace them, up to a number
+    /// per second. Once, before it starts.
     fn sample_traces(&self, ratio: f64, rate: f64) {
         let _ = self.shared.traces.set(Sampler::new(ratio, rate)); // fails only where it is said twice
     }
@@ -84,7 +84,7 @@ impl Server {
         self.serve_at(address, tls, Protocol::Http(endpoint.get().0.clone()))
     }
 
-    /// Accepts connections on a thread of its own; they live on so many others.
+    /// Accepts connections on a thread of its own; they are spread over this many others.
     fn start(&self, threads: usize) -> PyResult<()> {
         let mut running = self.threads.lock();
         let (alive, ended) = channel(1);
@@ -130,12 +130,12 @@ impl Server {
         PyList::new(py, events)
     }
 
-    /// Forgets the answers that were kept until Python's state changes: it has.
+    /// Forgets the kept answers, because Python's state has changed.
     fn forget_answers(&self) {
         self.shared.handlers.questions.forget();
     }
 
-    /// Takes no more calls; a Drained event follows when those in flight have ended, or after `grace` seconds.
+    /// Accepts no more calls; a Drained event follows when those in flight have ended, or after `grace` seconds.
     fn stop(&self, grace: f64) -> PyResult<()> {
         let grace = Duration::try_from_secs_f64(grace).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         self.shared.stopping.store(true, Ordering::Relaxed);
@@ -143,8 +143,7 @@ impl Server {
         Ok(())
     }
 
-    /// The memory that callers make the server hold: bytes by kind, the most that they may be, and how often there was too
-    /// little left.
+    /// The memory that the server holds for callers: bytes by kind, the limit, and how often too little was left.
     fn memory(&self) -> (Vec<(&'static str, usize)>, usize, u64) {
         let budget = &self.shared.budget;
         (KINDS.into_iter().zip(budget.by_kind()).collect(), budget.limit(), budget.refusals())
@@ -163,13 +162,13 @@ impl Server {
         let address = Address::take(address)?;
         let port = address.port()?;
         let service = Service { tls: tls.map(|tls| tls.get().0.clone()), protocol };
-        // Fails only where the server has ended, and nobody would be served.
+        // Fails only if the server has ended, and nobody would be served.
         let _ = self.addresses.send((address, service));
         Ok(port)
     }
 }
 
-/// Lowers the priority of this thread, as far as the system knows those of threads.
+/// Lowers the priority of this thread, if the system has priorities of threads.
 fn let_others_go_first() {
     const LOWER: i32 = 10;
     // It may be as low already.
@@ -181,7 +180,7 @@ fn spawn(
     runtime: Runtime,
     serving: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    // Attached to the interpreter for as long as it lives: attaching for every task would be expensive.
+    // Attached to the interpreter as long as it lives, because attaching for every task would be expensive.
     let serve = move || Python::attach(|py| py.detach(|| runtime.block_on(serving)));
     thread::Builder::new().name(name.into()).spawn(serve)
 }

@@ -1,4 +1,5 @@
-//! What becomes of each request of an HTTP port: a plain :predict or infer goes into its queue, all else to Python.
+//! What happens to each request of an HTTP port: a plain :predict or infer goes into its queue, everything else to
+//! Python.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -91,7 +92,7 @@ impl Rest {
         }
     }
 
-    /// What the same request was answered, where that holds still.
+    /// The kept answer to the same request, if it is still valid.
     fn answered_before(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
         if self.thread.shared.plain.is_guarded() {
             return None;
@@ -228,7 +229,7 @@ impl Pending {
         }
         let call = call(self.mailbox.clone());
         let task = NativeTask::new(self.signature.clone(), rows, call, self.came);
-        // Its deadline is for who waits: a call that nobody waits for leaves the queue by itself.
+        // The deadline only matters to a waiting caller: a call that nothing waits for leaves the queue by itself.
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
         match lane.put_native(key, entry, Instant::now()) {
             Ok(true) => self.rest.thread.busy_poll.wake_before_park(),

@@ -1,5 +1,5 @@
-//! Which requests are traced: decided by their headers before any is decoded. A traced one goes to Python, which makes
-//! spans of it; all others pay a look at two headers, and nothing at all while nobody asks for traces.
+//! Decides by their headers which requests are traced, before any is decoded. A traced one goes to Python, which
+//! creates its spans; all others cost a look at two headers, and nothing while there are no traces.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ const PARENT: &str = "traceparent";
 const FLAGS_AT: usize = 53;
 const SAMPLED: u8 = 1;
 
-/// Takes a share of all requests, and those whose callers trace them; no more than so many a second.
+/// Samples a share of all requests, and those whose callers trace them, up to a number per second.
 pub struct Sampler {
     ratio: f64,
     rate: f64,
@@ -50,7 +50,7 @@ impl Sampler {
     }
 }
 
-/// What a caller says of its own trace; None for what is no traceparent.
+/// A caller's own trace; None if the traceparent is invalid.
 fn sampled(parent: &HeaderValue) -> Option<bool> {
     let flags = std::str::from_utf8(parent.as_bytes().get(FLAGS_AT..FLAGS_AT + 2)?).ok()?;
     Some(u8::from_str_radix(flags, 16).ok()? & SAMPLED != 0)
