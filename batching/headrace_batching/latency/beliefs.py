@@ -50,6 +50,7 @@ class Beliefs:
         curve, start_within = self.curve, self.target.start_within
         return {
             "objective": self.objective.text,
+            "objective_ms": _ms(self.objective.seconds),
             "reason": self.reason,
             "within_reach": self.kept_within_reach,
             "chosen": {

@@ -182,6 +182,7 @@ def test_health_is_open_and_a_models_is_not(running: Run, tmp_path: Path) -> Non
     assert own.target.http("GET", "/").outcome is Outcome.OK
     assert own.target.http("GET", "/page/state").outcome is Outcome.UNAUTHENTICATED
     assert own.target.http("GET", "/page/state", header=own.header).outcome is Outcome.OK
+    assert own.target.http("GET", "/page/options").outcome is Outcome.UNAUTHENTICATED
     assert own.target.http("GET", "/metrics").outcome is Outcome.UNAUTHENTICATED
     assert own.target.http("GET", "/healthz").outcome is Outcome.OK
     assert own.target.http("GET", "/v2/health/ready").outcome is Outcome.OK

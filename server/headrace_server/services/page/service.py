@@ -1,4 +1,4 @@
-"""The live page: a few files, and the state that they request once a second while the page is open."""
+"""The live page: a few files, the options that they request once, and the state that they request once a second."""
 
 import asyncio
 import re
@@ -14,6 +14,10 @@ from headrace_server.services.http import HttpAnswer, HttpRequest
 from headrace_server.services.page.state import PageState
 
 STATE_PATH = "/page/state"
+OPTIONS_PATH = "/page/options"
+
+GUARDED_PATHS = (STATE_PATH, OPTIONS_PATH)
+"""The paths that say something about this server; the others are files that are the same everywhere."""
 
 FRESH_SECONDS = 0.5
 """The age up to which an answer is reused: it is computed at most twice a second per model, however many look."""
@@ -26,11 +30,11 @@ _FILES = {
     "/page/style.css": ("style.css", "text/css; charset=utf-8"),
     **{
         f"/page/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("app", "call", "charts", "dom", "numbers", "panels", "snippets")
+        for name in ("app", "call", "charts", "dom", "numbers", "objective", "panels", "snippets")
     },
 }
 
-PATHS = (*_FILES, STATE_PATH)
+PATHS = (*_FILES, *GUARDED_PATHS)
 
 _SAFE = {
     "Cache-Control": "no-cache",
@@ -47,7 +51,7 @@ class PageApi:
     """Answers the paths of the live page. In one event loop.
 
     The files say nothing about this server, so a server that requires a token may send them to anybody: only
-    `STATE_PATH`, and the page's calls of models, need one. The page asks its user for it on a 401.
+    `GUARDED_PATHS`, and the page's calls of models, need one. The page asks its user for it on a 401.
 
     Args:
         state: Returns what to show.
@@ -66,8 +70,9 @@ class PageApi:
         if request.method not in ("GET", "HEAD"):
             return HttpAnswer(405, b"ask with GET\n", {"Content-Type": "text/plain", "Allow": "GET, HEAD"})
         if request.path == STATE_PATH:
-            headers = {**_SAFE, "Cache-Control": "no-store", "Content-Type": "application/json"}
-            return HttpAnswer(200, await self._fresh(_model_of(request.query)), headers)
+            return _json(await self._fresh(_model_of(request.query)))
+        if request.path == OPTIONS_PATH:
+            return _json(orjson.dumps(self._state.options))
         name, kind = _FILES[request.path]
         return HttpAnswer(200, _read(name), {**_SAFE, "Content-Type": kind})
 
@@ -82,6 +87,10 @@ class PageApi:
                 if len(self._kept) > KEPT:
                     del self._kept[next(iter(self._kept))]
         return body
+
+
+def _json(body: bytes) -> HttpAnswer:
+    return HttpAnswer(200, body, {**_SAFE, "Cache-Control": "no-store", "Content-Type": "application/json"})
 
 
 def _read(name: str) -> bytes:

@@ -54,11 +54,14 @@ class PageState:
 
     Args:
         shown: The sources of the page.
+
+    Attributes:
+        options: The options in force, which do not change while the server runs.
     """
 
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
-        self._options = list(options_in_force(shown.config))
+        self.options = list(options_in_force(shown.config))
 
     def known(self, model: str) -> str:
         """The name of an existing model: the given one, otherwise the first, or none."""
@@ -81,7 +84,6 @@ class PageState:
             "models": [self._line(name) for name in names],
             "model": self._model(model) if model in names else None,
             "bounds": {"latency": LATENCY, "queue": QUEUING, "rows": SIZES},
-            "options": self._options,
         }
 
     def _server(self) -> Json:
@@ -172,6 +174,7 @@ def _about(servable: Servable) -> Json:
         "runtime": servable.runtime,
         "signatures": [_signature(servable, name, each) for name, each in servable.signatures.items()],
         "batching": None if options is None else _batching(options),
+        "objectives": {signature: each.document() for signature, each in servable.beliefs().items()},
     }
 
 

@@ -11,8 +11,8 @@ from headrace_server.security.methods import Action, Need
 from headrace_server.services.mlflow import service as mlflow
 from headrace_server.services.open_inference.rest.service import OpenInferenceRest, OpenInferenceRestOptions
 from headrace_server.services.open_inference.server import OpenInference
+from headrace_server.services.page.service import GUARDED_PATHS, PageApi
 from headrace_server.services.page.service import PATHS as PAGE_PATHS
-from headrace_server.services.page.service import STATE_PATH, PageApi
 from headrace_server.services.ready import PATHS, ReadyApi
 from headrace_server.services.router import HttpApi, Router
 from headrace_server.services.servables import Servables
@@ -92,7 +92,7 @@ class RestTransport:
             api = IdentifiedApi(api)
         if beside.gate is not None:
             others = dict.fromkeys(options.pages, Action.METRICS) | dict.fromkeys(PAGE_PATHS, Action.PUBLIC)
-            others[STATE_PATH] = Action.PAGE
+            others |= dict.fromkeys(GUARDED_PATHS, Action.PAGE)
             calls = _mlflow_needs(config.mlflow.model) if config.mlflow.model else {}
             api = GuardedApi(beside.gate, Needs(others, calls), api, cors=options.cors)
         http = HttpOptions(

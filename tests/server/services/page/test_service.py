@@ -12,7 +12,7 @@ from headrace_server import Config
 from headrace_server.config.signing import SigningOptions
 from headrace_server.services.http import HttpRequest
 from headrace_server.services.page.options import HIDDEN, options_in_force
-from headrace_server.services.page.service import PATHS, STATE_PATH, PageApi
+from headrace_server.services.page.service import GUARDED_PATHS, OPTIONS_PATH, PATHS, STATE_PATH, PageApi
 from headrace_server.services.page.state import PageState
 from tests.conftest import Rest, Run
 from tests.support import models
@@ -46,7 +46,7 @@ def test_every_path(caller: RestCaller, path: str) -> None:
 
 
 def test_nothing_is_loaded_from_elsewhere(caller: RestCaller) -> None:
-    texts = {path: caller.get(path).text for path in PATHS if path != STATE_PATH}
+    texts = {path: caller.get(path).text for path in PATHS if path not in GUARDED_PATHS}
     loaded = re.findall(r"""(?:src|href)="([^"]+)"|url\(|from "([^"]+)"|import\(""", "\n".join(texts.values()))
     elsewhere = [link for link in map("".join, loaded) if re.match(r"\w+:|//", link) and link != "data:,"]
     assert loaded
@@ -103,7 +103,13 @@ def test_a_version_that_has_failed_says_why(running: Run) -> None:
 
 def test_off(resting: Rest) -> None:
     caller = resting(models.linear, enable_page=False)
-    assert [caller.get(path).status for path in ("/", STATE_PATH)] == [404, 404]
+    assert [caller.get(path).status for path in ("/", *GUARDED_PATHS)] == [404, 404, 404]
+
+
+def test_the_options_are_told_once_and_not_with_every_state(caller: RestCaller) -> None:
+    options = {option["name"]: option for option in caller.get(OPTIONS_PATH).value}
+    assert options["model_name"]["value"] == "model"
+    assert "options" not in state(caller)
 
 
 def test_options_in_force() -> None:

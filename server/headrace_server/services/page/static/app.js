@@ -3,6 +3,7 @@
 import { TryIt } from "./call.js";
 import { byId, el, show } from "./dom.js";
 import { rate, short } from "./numbers.js";
+import { objectivePanel } from "./objective.js";
 import * as panels from "./panels.js";
 
 const EVERY = 1000; // milliseconds between two looks
@@ -15,6 +16,7 @@ let selected = new URLSearchParams(location.hash.slice(1)).get("model") ?? "";
 let timer = 0;
 let paused = false;
 let allOptions = false;
+let allOfThem = null; // the options in force, which do not change while a server runs
 
 const token = () => sessionStorage.getItem(TOKEN) ?? "";
 const tryIt = new TryIt(send, () => token() !== "");
@@ -33,6 +35,7 @@ async function look() {
     if (response.status === 401 || response.status === 403) return askForToken(response.status);
     if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
     const state = await response.json();
+    await fetchOptions(state);
     byId("token").hidden = true;
     if (asked === selected) take(state);
     link("live", "live");
@@ -48,6 +51,15 @@ function take(state) {
   if (last && last.process.process_start_time_seconds !== state.process.process_start_time_seconds) looks = []; // started anew
   looks = [...looks, state].slice(-LOOKS);
   render();
+}
+
+async function fetchOptions(state) {
+  const started = state.process.process_start_time_seconds;
+  if (allOfThem?.started === started) return;
+  const response = await send("page/options");
+  if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
+  allOfThem = { started, options: await response.json() };
+  show(byId("options-panel"), panels.optionsPanel(allOfThem.options, allOptions));
 }
 
 function askForToken(status) {
@@ -67,7 +79,6 @@ function render() {
   byId("about").textContent = `${state.server.version}, ${state.server.transport} transport`;
   models(state);
   show(byId("server-panel"), panels.serverPanel(state, looks.at(-1 - WINDOW) ?? (looks.length > 1 ? looks[0] : null)));
-  options(state);
   byId("model").hidden = state.model === null;
   byId("none").hidden = state.model !== null;
   if (state.model === null) return;
@@ -98,6 +109,9 @@ function draw(state, own) {
   const drift = panels.driftPanel(state);
   byId("drift").hidden = drift.length === 0;
   show(byId("drift-panel"), drift);
+  const objective = objectivePanel(own, charts);
+  byId("objective").hidden = objective.length === 0;
+  show(byId("objective-panel"), objective);
   show(byId("versions-panel"), panels.versionsPanel(state));
 }
 
@@ -126,15 +140,10 @@ function choose(name) {
   look();
 }
 
-function options(state) {
-  if (byId("options").contains(document.activeElement) && byId("options-panel").childElementCount) return; // it does not change
-  show(byId("options-panel"), panels.optionsPanel(state.options, allOptions));
-}
-
 byId("options-all").addEventListener("click", () => {
   allOptions = !allOptions;
   byId("options-all").textContent = allOptions ? "Only what differs from its default" : "Show all options";
-  if (looks.length) show(byId("options-panel"), panels.optionsPanel(looks.at(-1).options, allOptions));
+  if (allOfThem) show(byId("options-panel"), panels.optionsPanel(allOfThem.options, allOptions));
 });
 
 byId("pause").addEventListener("click", () => {

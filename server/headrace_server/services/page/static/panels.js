@@ -7,7 +7,7 @@ import { age, between, bytes, duration, mean, percent, quantile, rate, short, to
 const PARTS = [["join", "assembly"], ["run", "run"], ["split", "split and encode"]];
 const REASONS = {
   queue_full: "the queue was full", deadline_exceeded: "the deadline had passed", task_too_large: "more rows than a batch may have",
-  invalid_task: "inputs of unequal rows", closed: "the version was unloading",
+  objective_missed: "an answer would come too late", invalid_task: "inputs of unequal rows", closed: "the version was unloading",
 };
 
 /** What happened to a model between two looks, all versions together. `earlier` may be null: since the start. */
@@ -141,7 +141,7 @@ export function versionsPanel(state) {
     String(version.version),
     el("span", { class: `state ${version.state.toLowerCase()}` }, version.error ? "failed" : version.state.toLowerCase()),
     version.error ?? version.runtime ?? "",
-    version.batching ? `up to ${short(version.batching.max_batch_size)} rows, waits ${duration(version.batching.batch_timeout_micros)}` : version.signatures ? "one by one" : "",
+    batchesOf(version),
     bytes(version.gpu_memory && Object.values(version.gpu_memory).length ? Object.values(version.gpu_memory).reduce((a, b) => a + b, 0) : null),
   ]);
   const signatures = versions.flatMap(version => (version.signatures ?? []).map(each => [
@@ -155,6 +155,12 @@ export function versionsPanel(state) {
     table("Versions", ["version", "state", "runtime", "batches", "GPU memory"], rows),
     table("Signatures", ["signature", "inputs", "outputs", "requests", "verdict"], signatures),
   ];
+}
+
+function batchesOf({ batching, signatures }) {
+  if (!batching) return signatures ? "one by one" : "";
+  const waits = batching.latency_objective ? `objective ${batching.latency_objective}` : `waits ${duration(batching.batch_timeout_micros)}`;
+  return `up to ${short(batching.max_batch_size)} rows, ${waits}`;
 }
 
 /** How far sampled rows are from the profile beside the model; nothing where there is none. */
