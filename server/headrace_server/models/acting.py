@@ -17,6 +17,7 @@ from headrace_server.models.ensemble import Unready
 from headrace_server.models.files_state import files_state
 from headrace_server.models.freeing import free, free_in_time
 from headrace_server.models.manager_options import ManagerOptions
+from headrace_server.models.memory import Remains
 from headrace_server.models.memory import release as release_memory
 from headrace_server.models.room import NoRoom, Rooms, TooLarge
 from headrace_server.models.servable import Servable
@@ -79,6 +80,7 @@ class Acting:
     ) -> None:
         self._models = models
         self._rooms = rooms
+        self._remains = Remains()
         self._agenda = Agenda(models.by_name, models.touched)
         self._changed = models.changed
         self._load = load
@@ -292,6 +294,12 @@ class Acting:
             return " (tried again when its files change)"
         return f" (tried {left} more times, {self._options.load_retry_interval:g} s apart, then when its files change)"
 
+    def _give_back(self, name: str, version: int) -> None:
+        if version in self._models.by_name[name].evicted and self._rooms is not None:
+            self._remains.add(self._rooms.held[name, version].size)
+        elif not self._stopping:
+            release_memory()
+
     def _unload_version(self, name: str, version: int) -> None:
         with self._changed:
             servable = self._models.by_name[name].serving.pop(version)
@@ -299,10 +307,7 @@ class Acting:
             self._changed.notify_all()  # wakes those who wait until the version has left the map
         if free_in_time(servable):
             log.info("model %s version %d unloaded", name, version)
-        # The load that an evicted version makes room for reuses its memory, and would otherwise wait for new pages.
-        # `memory.Trimmer` gives back what that load does not need.
-        if not self._stopping and version not in self._models.by_name[name].evicted:
-            release_memory()
+        self._give_back(name, version)
         with self._changed:
             self._models.by_name[name].end(version)
 

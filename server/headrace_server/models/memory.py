@@ -10,6 +10,9 @@ from headrace_server.metrics.heap import read_memory
 
 LOOK_SECONDS = 5.0
 
+REUSED_BYTES = 32 << 20
+"""The memory of versions that made room from which on it is given back: what is less is left to the next loads."""
+
 WORTH_BYTES = 64 << 20
 """Bytes that must be free before they are returned, and at least a quarter of what is used: it may be needed again."""
 
@@ -23,6 +26,25 @@ def release() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+class Remains:
+    """The memory of versions that made room: loads reuse a little of it, since new pages take them much time.
+
+    Args:
+        release: Gives back what is free.
+    """
+
+    def __init__(self, release: Callable[[], None] = release) -> None:
+        self._release = release
+        self._bytes = 0
+
+    def add(self, size: int) -> None:
+        """A version of `size` bytes has been unloaded to make room. Free memory is given back if it may be too much."""
+        self._bytes += size
+        if self._bytes >= REUSED_BYTES:
+            self._bytes = 0
+            self._release()
 
 
 class Trimmer:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_server.models.memory import release
+from headrace_server.models.memory import REUSED_BYTES, Remains, release
 
 BLOCKS, SIZE = 2000, 64 * 1024  # each below what the allocator takes from the system by itself
 
@@ -33,3 +33,14 @@ def test_freed_memory_goes_back() -> None:
     c.free(blocks[-1])
 
     assert given_back > BLOCKS * SIZE / 2
+
+
+def test_a_little_of_what_made_room_is_left_to_the_next_loads() -> None:
+    released: list[bool] = []
+    remains = Remains(lambda: released.append(True))
+
+    counts = []
+    for size in (REUSED_BYTES // 2, REUSED_BYTES // 2, 1, REUSED_BYTES):
+        remains.add(size)
+        counts.append(len(released))
+    assert counts == [0, 1, 1, 2]
