@@ -9,6 +9,9 @@ import pytest
 from headrace_client import Client
 from headrace_client.channels.base import has_addresses
 from tests.client.service import Service, start
+from tests.conftest import Run
+from tests.support import models
+from tests.support.calls import MODEL
 
 
 @pytest.fixture
@@ -33,6 +36,13 @@ def test_calls_go_round_and_an_end_fails_none(servers: list[tuple[Service, grpc.
         servers[0][1].stop(None).wait()
         for _ in range(20):
             assert client.predict("half_plus_two", {"x": x})["y"].tolist() == [2.5]
+
+
+def test_a_list_of_addresses_is_taken_by_the_server(running: Run) -> None:
+    ports = [running(models.linear).port for _ in range(2)]
+    with Client(f"ipv4:{','.join(f'127.0.0.1:{port}' for port in ports)}", timeout=30) as client:
+        for _ in range(4):
+            assert client.predict(MODEL, {"x": [[1.0, 2.0, 3.0, 4.0]]})["y"].tolist() == [[10]]
 
 
 @pytest.mark.parametrize(

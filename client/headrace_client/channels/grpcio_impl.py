@@ -111,7 +111,15 @@ def channel_options(settings: Settings) -> list[tuple[str, Any]]:
         "grpc.enable_retries": 1,
         "grpc.service_config": json.dumps(_balanced(settings.target) | _service_config(settings.retry)),
     }
-    return list({**defaults, **dict(settings.options)}.items())
+    return list({**defaults, **_authority(settings), **dict(settings.options)}.items())
+
+
+def _authority(settings: Settings) -> dict[str, Any]:
+    """The first of a list of addresses: gRPC itself would send the whole list, which HTTP/2 does not allow."""
+    kind, _, addresses = settings.target.partition(":")
+    if kind == "dns" or not has_addresses(settings.target) or "grpc.ssl_target_name_override" in dict(settings.options):
+        return {}
+    return {"grpc.default_authority": addresses.partition(",")[0]}
 
 
 def _balanced(target: str) -> dict[str, Any]:
