@@ -37,4 +37,4 @@ class ArchiveStore:
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
         """The file's bytes from an offset on."""
-        return self._web.read(file.key, offset, file.tag)
+        return self._web.read(file.key, offset, file.tag, file.size)

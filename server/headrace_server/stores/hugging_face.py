@@ -47,7 +47,7 @@ class HuggingFaceStore:
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
         """The file's bytes from an offset on."""
-        return self._web.read(file.key, offset)
+        return self._web.read(file.key, offset, size=file.size)
 
     def _api(self, rest: str) -> str:
         return f"{self._endpoint}/api/models/{self._repository}/{rest}"

@@ -49,7 +49,7 @@ class MlflowStore:
         for location, store in self._objects.items():
             if file.key.startswith(f"{location}\0"):
                 return store.read(replace(file, key=file.key.partition("\0")[2]), offset)
-        return self._web.read(file.key, offset)
+        return self._web.read(file.key, offset, size=file.size)
 
     def _named(self) -> str:
         version = self._registry("registered-models/alias", name=self._name, alias=self._alias)["model_version"]

@@ -8,6 +8,11 @@ from typing import Any
 
 from headrace_server.stores.base import CHUNK, Changed, Listing, RemoteFile, StoreError
 
+_URI = re.compile(r"\w+://[^/]+(/.*)?")
+
+_NO_ACCOUNT = "Account must be specified"
+"""What obstore says of an Azure container without an account."""
+
 _REFUSED = re.compile(r"status code: 40[13]|credential", re.IGNORECASE)
 """The text of listings' errors, which have no class of their own."""
 
@@ -31,6 +36,8 @@ class ObjectStore:
             from obstore.store import from_url
         except ImportError as error:
             raise StoreError(f"{uri}: object stores need obstore: pip install 'headrace[stores]'") from error
+        if not _URI.fullmatch(uri):
+            raise StoreError(f"{uri} must be {uri.partition('://')[0]}://BUCKET/PREFIX")
         self._uri, self._obstore = uri, obstore
         self._store: Any = self._asked(partial(from_url, uri.rstrip("/")))
 
@@ -68,6 +75,7 @@ class ObjectStore:
         except (errors.BaseError, OSError, ValueError) as error:
             text = _first_line(error)
             hint = "are the credentials right? " if _REFUSED.search(text) else ""
+            hint = "set AZURE_STORAGE_ACCOUNT_NAME and a key: " if _NO_ACCOUNT in text else hint
             raise StoreError(f"{self._uri}: {hint}{text}") from error
 
 

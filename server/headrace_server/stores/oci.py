@@ -14,7 +14,7 @@ from headrace_server.stores.unpacking import is_archive
 from headrace_server.stores.web import Unauthorized, Web
 
 _URI = re.compile(
-    r"oci://(?P<registry>[^/]+)/(?P<repo>[^@:]+)(?::(?P<tag>[^@/]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+    r"oci://(?P<registry>[^/]+)/(?P<repo>[^@:]+)(?::(?P<tag>[^@/:]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _MANIFESTS = (
@@ -58,7 +58,7 @@ class OciStore:
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
         """The bytes of a layer from an offset on."""
-        return self._web.read(file.key, offset)
+        return self._web.read(file.key, offset, size=file.size)
 
     def _manifest(self, reference: str) -> dict[str, Any]:
         url, headers = f"{self._base}/manifests/{reference}", {"Accept": _MANIFESTS}

@@ -74,20 +74,20 @@ class Web:
             except ValueError as error:
                 raise StoreError(f"{self.uri}: {url} is not JSON: {error}") from error
 
-    def read(self, url: str, offset: int, tag: str = "") -> Iterator[bytes]:
+    def read(self, url: str, offset: int, tag: str = "", size: int = -1) -> Iterator[bytes]:
         """The bytes of a resource from an offset on.
 
         Args:
             url: The resource's.
             offset: The number of bytes to skip.
             tag: The ETag that it must have; empty for any.
+            size: Its bytes; -1 where that is not known.
 
         Raises:
             Changed: The resource is gone, or has another ETag.
             StoreError: The resource cannot be read.
         """
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        with self.open(url, {**headers, "Accept-Encoding": "identity"}) as answer:
+        with self._open_from(url, offset, size) as answer:
             got = answer.headers.get("ETag", "")
             if tag and got and got != tag:
                 raise Changed(f"{self.uri}: {url} changed while it was fetched")
@@ -101,6 +101,17 @@ class Web:
                     skip = 0
             except (OSError, HTTPException) as error:
                 raise StoreError(f"{self.uri}: {url}: {error!r}") from error
+
+    def _open_from(self, url: str, offset: int, size: int) -> HTTPResponse:
+        """The resource from an offset on, or all of it where the server knows no such range."""
+        plain = {"Accept-Encoding": "identity"}
+        if not offset:
+            return self.open(url, plain)
+        last = size - 1 if size > 0 else ""  # some registries know no range without an end
+        try:
+            return self.open(url, {**plain, "Range": f"bytes={offset}-{last}"})
+        except NoSuchRange:
+            return self.open(url, plain)
 
     def open(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> HTTPResponse:
         """Sends a request and returns its answer, whose body has not been read.
@@ -126,10 +137,16 @@ class Web:
                 return Unauthorized(f"{text}: are the credentials right?", error.headers)
             case 403:
                 return StoreError(f"{text}: are the credentials right?")
-            case 404 | 410 | 412 | 416:
+            case 404 | 410 | 412:
                 return Changed(text)
+            case 416:
+                return NoSuchRange(text)
             case _:
                 return StoreError(text)
+
+
+class NoSuchRange(StoreError):
+    """A resource cannot be read from where it was to be read."""
 
 
 class Unauthorized(StoreError):

@@ -25,6 +25,7 @@ class Files:
         asked: Each request: its method, its path and its range.
         tokens: What came as the Authorization of each request.
         redirect: Where a path leads.
+        no_ranges: Whether every range is refused.
         modified: When all objects were written.
     """
 
@@ -36,6 +37,7 @@ class Files:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     redirect: dict[str, str] = field(default_factory=dict)
+    no_ranges: bool = False
     modified: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     port: int = 0
 
@@ -104,7 +106,10 @@ class _Answers(BaseHTTPRequestHandler):
             return self._send(412, b"", {})
         headers = {"ETag": files.tag(path), "Last-Modified": _date(files.modified), **files.headers.get(path, {})}
         status, begin = 200, 0
-        if asked := self.headers.get("Range"):
+        asked = self.headers.get("Range")
+        if asked and files.no_ranges:
+            return self._send(416, b"", {})
+        if asked:
             begin, status = int(asked.removeprefix("bytes=").split("-")[0]), 206
             headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
         return self._send(status, data[begin:], headers, cut=files.cut.pop(path, None) if body else None, body=body)

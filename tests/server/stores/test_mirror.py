@@ -83,8 +83,20 @@ def test_a_fetch_that_is_cut_is_resumed_where_it_was(files: Files, watch: Watch,
     mirror = watch(uri)  # of the next run
     mirror.look()
     assert shown(mirror) == {"1": {"model.onnx": content}}
-    begun = int(files.asked[-1][2].removeprefix("bytes=").rstrip("-"))
+    begun = int(files.asked[-1][2].removeprefix("bytes=").split("-")[0])
     assert 0 < begun <= 2_500_000
+
+
+def test_a_server_that_knows_no_ranges_sends_all_again(files: Files, watch: Watch) -> None:
+    content = bytes(3_000_000)
+    files.content, files.cut, files.no_ranges = {"/m.onnx": content}, {"/m.onnx": 2_500_000}, True
+    uri = f"{files.url}/m.onnx"
+    with pytest.raises(StoreError, match=uri):
+        watch(uri).look()
+    mirror = watch(uri)
+    mirror.look()
+    assert shown(mirror) == {"1": {"model.onnx": content}}
+    assert [range_ for method, _, range_ in files.asked[-2:] if method == "GET"][-1] == ""
 
 
 def test_an_outage_keeps_what_is_shown_and_names_the_uri(files: Files, watch: Watch) -> None:
@@ -95,6 +107,30 @@ def test_an_outage_keeps_what_is_shown_and_names_the_uri(files: Files, watch: Wa
     with pytest.raises(StoreError, match=rf"{files.url}/m.onnx: HTTP 503"):
         mirror.look()
     assert shown(mirror) == {"1": {"model.onnx": b"one"}}
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3:///x", "must be s3://BUCKET/PREFIX"),
+        ("gs:///x", "must be gs://BUCKET/PREFIX"),
+        ("az://container/x", "set AZURE_STORAGE_ACCOUNT_NAME and a key"),
+        ("hf://iris", "must be hf://OWNER/NAME"),
+        ("oci://host", "must be oci://HOST/REPOSITORY:TAG"),
+        ("oci://host/iris:a:b", "must be oci://HOST/REPOSITORY:TAG"),
+        ("models:/iris/latest", "must be models:/NAME@ALIAS or models:/NAME/VERSION"),
+        ("https:///m.onnx", "cannot be reached: no host given"),
+    ],
+)
+def test_a_wrong_uri_is_named_with_what_it_should_be(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, uri: str, said: str
+) -> None:
+    for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StoreError) as refused:
+        watch(uri).look()
+    assert str(refused.value).startswith(uri)
+    assert said in str(refused.value)
 
 
 def test_nobody_there(watch: Watch) -> None:

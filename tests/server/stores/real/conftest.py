@@ -1,0 +1,19 @@
+"""Each kind of real store in turn, with its server, a proxy before it, and the environment that headrace needs."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server.stores.real.kinds import KINDS, RealStore
+
+
+@pytest.fixture(params=[*KINDS])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RealStore]:
+    """A store without a version."""
+    with KINDS[request.param](tmp_path_factory.mktemp("store")) as store:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        yield store

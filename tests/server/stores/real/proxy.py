@@ -1,0 +1,86 @@
+"""A TCP proxy before a real server, which can be gone, or cut a connection after so many bytes."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Proxy:
+    """Passes bytes on to a server on this machine.
+
+    Attributes:
+        port: Where it listens.
+        target: The server's port.
+        is_down: Whether connections are closed as soon as they are made.
+        cut_after: Bytes of answers after which everything is closed and `is_down` is set; None for never.
+        passed: Bytes of answers that have passed.
+    """
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self.target = 0
+        self.is_down = False
+        self.cut_after: int | None = None
+        self.passed = 0
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join()
+        self._close_all()
+
+    def go_down(self) -> None:
+        """Nobody is reached any more."""
+        self.is_down = True
+        self._close_all()
+
+    def come_up(self) -> None:
+        """The server is reached again, and nothing is cut."""
+        self.cut_after, self.is_down = None, False
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                if self.is_down:
+                    client.close()
+                    continue
+                server = socket.create_connection(("127.0.0.1", self.target))
+                self._open += [client, server]
+                for source, sink, counts in ((client, server, False), (server, client, True)):
+                    threading.Thread(target=self._pass_on, args=(source, sink, counts), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, counts: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 18):
+                if counts:
+                    self.passed += len(data)
+                    if self.cut_after is not None and self.passed > self.cut_after:
+                        self.go_down()
+                        return
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def _close_all(self) -> None:
+        while self._open:
+            each = self._open.pop()
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+@contextmanager
+def proxied() -> Iterator[Proxy]:
+    """One, until the end of the block; who makes it says where to."""
+    proxy = Proxy()
+    try:
+        yield proxy
+    finally:
+        proxy.close()
