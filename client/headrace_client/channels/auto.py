@@ -15,6 +15,9 @@ INTERFACE = 1
 TRANSPORTS = ("auto", "native", "grpcio")
 
 _KNOWN_OPTIONS = {"grpc.max_receive_message_length", "grpc.max_send_message_length"}
+_LISTS = ("ipv4:", "ipv6:")
+"""gRPC's names of lists, also of one address, which only grpcio reads."""
+
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_GRPC_PROXY = "no_grpc_proxy"
 
@@ -72,7 +75,7 @@ def _obstacle(settings: Settings) -> str:
         return f"it does not support the option {unknown[0]}"
     if has_addresses(settings.target):
         return f"it sends every call to one address, and {settings.target} may stand for several"
-    if not headrace_native.ClientChannel.knows(settings.target):
+    if settings.target.startswith(_LISTS) or not headrace_native.ClientChannel.knows(settings.target):
         return f"it cannot reach {settings.target}"
     return "a proxy is set in the environment" if _is_proxied(settings.target) else ""
 
