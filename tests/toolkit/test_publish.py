@@ -5,15 +5,18 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 import pytest
 
 from headrace_toolkit import ToolkitError
-from headrace_toolkit.publish import Contents, check_base, publish, versions_of
+from headrace_toolkit.publish import Contents, check_base, check_key, publish, versions_of
+from tests.support.running import COMMAND
+from tests.support.signing import key_pair
 
 
-def contents(made: Path, **more: str) -> Contents:
+def contents(made: Path, **more: Any) -> Contents:
     return Contents(files={"model.onnx": made / "mlp.onnx"}, documents={"card.json": {"model": "m"}}, **more)
 
 
@@ -40,6 +43,25 @@ def test_model_options_are_written_once(tmp_path: Path, made: Path) -> None:
     publish(tmp_path, contents(made, model_options="other"))
     assert (tmp_path / "model.toml").read_text() == "[batching]\nenabled = false\n"
     assert sorted(os.listdir(tmp_path)) == ["1", "2", "model.toml"]
+
+
+def test_a_signed_version_loads_where_signatures_are_required(tmp_path: Path, made: Path) -> None:
+    ours, other = key_pair(tmp_path), key_pair(tmp_path, "other")
+    flags = [f"--signature_keys={ours.public}", "--require_signatures"]
+    for key, good in ((ours, True), (other, False)):
+        base = publish(tmp_path / "m", contents(made, key=key.private)).parent
+        done = subprocess.run([COMMAND, "serve", "--check", base, *flags], capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) is good, done.stderr
+
+
+def test_what_cannot_sign_is_refused_and_leaves_nothing(tmp_path: Path, made: Path) -> None:
+    (tmp_path / "no.key").write_text("nothing")
+    for name, told in (("no.key", "no.key cannot be used as a private key"), ("missing.key", "missing.key")):
+        with pytest.raises(ToolkitError, match=told):
+            check_key(tmp_path / name)
+        with pytest.raises(ToolkitError, match=told):
+            publish(tmp_path / "m", contents(made, key=tmp_path / name))
+        assert not [file for file in tmp_path.rglob("*") if file.name not in ("no.key", "m")]
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+LARGEST = {"float": 1e-4, "dynamic": 0.1, "half": 0.01, "int8": 0.1}
+"""How far probabilities may be from the source's, by the form of the TFLite file."""
+
 KINDS = {"model.keras": "keras", "model.h5": "keras", "saved_model": "savedmodel", "model.tflite": "tflite"}
 
 
@@ -32,3 +35,14 @@ def test_one_model_in_four_formats(tensorflow_python: Path, tmp_path: Path) -> N
         assert told["rows"] == "independent"
         assert told["inputs"] == ["image"], name
     assert found["model.keras"]["outputs"] == ["digit"]
+    assert set(found["forms"]) == set(LARGEST)
+    for form, told in found["forms"].items():
+        assert told["largest_difference"] <= LARGEST[form], form
+        assert told["served_difference"] <= LARGEST[form], form
+        assert told["files"] == ["card.json", "model.tflite", "profile.json"]
+        assert told["inputs"] == ["image"], form
+        assert told["outputs"] == (["output_0"] if form == "half" else ["digit"])
+        assert told["batched"], form
+        assert told["rows"] == "independent", form
+    size = found["forms"]["float"]["bytes"]
+    assert all(told["bytes"] < size for form, told in found["forms"].items() if form != "float")

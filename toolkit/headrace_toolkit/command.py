@@ -66,14 +66,15 @@ _SOURCE = Place(name="source", metavar="SOURCE", help=SOURCE_HELP)
 COMMANDS = (
     Command(
         name="convert",
-        short="turn a trained model into ONNX, compare, and publish it",
-        long="Convert a trained model to ONNX, compare the answers with its framework's own, and publish it as a "
-        "version.",
+        short="convert a trained model to ONNX or TFLite, compare, and publish it",
+        long="Convert a trained model to ONNX or TFLite, compare its answers with those of its framework, and publish "
+        "it as a version.",
         usage="SOURCE BASE_PATH [--data=FILE] [--labels=NAME] [flags]",
         places=(_SOURCE, Place(name="base", metavar="BASE_PATH", help=BASE_HELP)),
         groups={
             "the model": flags.MODEL,
             "the rows": flags.ROWS + flags.TIMES,
+            "the format": flags.FORMAT,
             "the version": flags.VERSION,
             "the report": flags.REPORT,
         },

@@ -14,12 +14,12 @@ from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError, require
 from headrace_toolkit.pipeline import optimize
 from headrace_toolkit.progress import Bars, Progress, Silent
-from headrace_toolkit.publish import check_base
+from headrace_toolkit.publish import check_base, check_key
 from headrace_toolkit.recipe import DataOptions, Limits, Output, Recipe
 from headrace_toolkit.report import Report
 from headrace_toolkit.result import Result
 from headrace_toolkit.sources.auto import load
-from headrace_toolkit.sources.base import SourceOptions
+from headrace_toolkit.sources.base import Source, SourceOptions
 from headrace_toolkit.specs import read_spec
 
 Values = dict[str, Any]
@@ -198,24 +198,36 @@ def _run(recipe: Recipe, given: Values) -> int:
         raise ToolkitError(
             "--batching_file writes what --load has found best: give --load, the number of calls in flight"
         )
+    if "form" in given and given.get("to") != "tflite":
+        raise ToolkitError("--form is the form of a TFLite file: give --to=tflite as well")
     publishes = not given.get("dry_run", False)
     if publishes:
         check_base(Path(recipe.output.base), recipe.output.version)
+        if "sign" in given:
+            check_key(Path(given["sign"]))
     data = Data.read(recipe.data.rows, recipe.data.labels) if recipe.data.rows else None
     options = replace(recipe.source_options, example=None if data is None else data.inputs)
     source = load(recipe.source, options)
     with _ends_on_sigterm():
         with _progress() as progress:
-            result = optimize(source, data, recipe, progress)
-        published = (
-            result.publish(recipe.output.base, recipe.output.version) if publishes and not result.failed else None
-        )
+            result = _made(source, data, recipe, given, progress)
+        published = None
+        if publishes and not result.failed:
+            published = result.publish(recipe.output.base, recipe.output.version, key=given.get("sign", ""))
     report = replace(result.report, verdict=_verdict(result, published))
     _write_reports(report, given)
     if "batching_file" in given and report.suggested is not None:
         _write(given["batching_file"], report.suggested.setting.text().encode())
     print(report.table())
     return 1 if result.failed else 0
+
+
+def _made(source: Source, data: Data | None, recipe: Recipe, given: Values, progress: Progress) -> Result:
+    if given.get("to") != "tflite":
+        return optimize(source, data, recipe, progress)
+    from headrace_toolkit.to_tflite import convert_to_tflite
+
+    return convert_to_tflite(source, data, given.get("form", "float"), recipe, progress)
 
 
 def _verdict(result: Result, published: Path | None) -> str:

@@ -6,10 +6,10 @@ from headrace_server.backends.independence import Finding, Verdict
 from headrace_toolkit import mend
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.grounds import Grounds, Told
+from headrace_toolkit.report import Line
 from headrace_toolkit.rows import TRIED_ROWS, try_model
 from headrace_toolkit.running import OnnxModel
 from headrace_toolkit.sources.base import Source
-from headrace_toolkit.variants import Variant
 from headrace_toolkit.workshop import WRONG_ROWS
 
 
@@ -42,25 +42,36 @@ def check_rows(source: Source, file: Path, grounds: Grounds, told: Told, *, batc
             "have them batched"
         )
     elif verdict.finding is Finding.DEPENDENT and batch:
-        raise ToolkitError(
-            f"{source.origin.name} mixes the rows of a batch: {verdict.reason}. Batched, one caller's rows "
-            "would change another's answers; mend the model, or publish it with --batch=false"
-        )
+        raise refusal_of_mixed(source, verdict)
     else:
         told.warnings.append(f"requests will run one by one: {verdict.reason}")
 
 
-def check_answers(source: Source, first: Variant, told: Told) -> None:
+def refusal_of_mixed(source: Source, verdict: Verdict) -> ToolkitError:
+    """The error for a model whose rows influence each other."""
+    return ToolkitError(
+        f"{source.origin.name} mixes the rows of a batch: {verdict.reason}. Batched, one caller's rows "
+        "would change another's answers; mend the model, or publish it with --batch=false"
+    )
+
+
+def check_answers(source: Source, line: Line, told: Told, *, form: str = "ONNX") -> None:
     """Refuses a conversion that gives other answers than its source.
+
+    Args:
+        source: What was converted.
+        line: What the conversion answers.
+        told: Takes what the user should know.
+        form: What it was converted to.
 
     Raises:
         ToolkitError: More than a few rows differ.
     """
-    differing = first.line.differing or 0.0
+    differing = line.differing or 0.0
     if differing > WRONG_ROWS:
         raise ToolkitError(
-            f"{source.origin.name}: converted to ONNX, it answers {differing:.0%} of the rows differently from "
-            f"{source.origin.framework} itself, by up to {first.line.largest_difference:.3g}"
+            f"{source.origin.name}: converted to {form}, it answers {differing:.0%} of the rows differently from "
+            f"{source.origin.framework} itself, by up to {line.largest_difference:.3g}"
         )
     if differing:
         told.notes.append(f"{differing:.2%} of the rows differ from the source's answers by more than rounding")

@@ -142,6 +142,29 @@ TIMES = (
     ),
 )
 
+_CALIBRATION = Flag(
+    names=("--calibration",),
+    read=_rows_or_file,
+    metavar="INT|FILE",
+    help="number of rows to calibrate on instead of measuring on them, at most half; or a file "
+    "of other rows (default: 256)",
+)
+
+FORMAT = (
+    Flag(
+        names=("--to",),
+        choices=("onnx", "tflite"),
+        help="the format of the version; tflite is for Keras models and SavedModels (default: onnx)",
+    ),
+    Flag(
+        names=("--form",),
+        choices=("float", "dynamic", "half", "int8"),
+        help="with --to=tflite: float; dynamic, with 8-bit weights; half, with 16-bit weights; int8, with 8-bit "
+        "weights and activations, which needs --data (default: float)",
+    ),
+    _CALIBRATION,
+)
+
 SEARCH = (
     Flag(
         names=("--load",),
@@ -155,13 +178,7 @@ SEARCH = (
         metavar="FILE",
         help="write the suggested batching parameters to this file, for --batching_parameters_file; needs --load",
     ),
-    Flag(
-        names=("--calibration",),
-        read=_rows_or_file,
-        metavar="INT|FILE",
-        help="number of rows to calibrate on instead of measuring on them, at most half; or a file "
-        "of other rows (default: 256)",
-    ),
+    _CALIBRATION,
     Flag(
         names=("--train",),
         metavar="FILE",
@@ -199,6 +216,11 @@ VERSION = (
     _switch(
         "batch",
         "false publishes a model whose rows influence each other, with batching turned off (default: true)",
+    ),
+    Flag(
+        names=("--sign",),
+        metavar="KEY",
+        help="sign the version with the private key in this PEM file, as `headrace sign` does",
     ),
     _switch("dry_run", "publish nothing (default: false)"),
 )

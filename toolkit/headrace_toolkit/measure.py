@@ -3,7 +3,7 @@
 import gzip
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,23 @@ class Size:
 
 
 def size_of(model: Path, clock: Callable[[], float] = time.thread_time) -> Size:
-    """Measures a model file, alone in its folder with its external data."""
+    """Measures an ONNX file, alone in its folder with its external data."""
     files = [file for file in model.parent.iterdir() if file.is_file() and file.name.startswith(model.stem)]
+    return size_in_files(files, lambda: OnnxModel(model), clock)
+
+
+def size_in_files(
+    files: Sequence[Path], load: Callable[[], object], clock: Callable[[], float] = time.thread_time
+) -> Size:
+    """Measures a model of some files.
+
+    Args:
+        files: All of them.
+        load: Opens the model.
+        clock: In seconds.
+    """
     began = clock()
-    OnnxModel(model)
+    load()
     load_ms = (clock() - began) * 1e3
     return Size(
         bytes=sum(file.stat().st_size for file in files),

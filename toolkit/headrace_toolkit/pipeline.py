@@ -13,8 +13,8 @@ from headrace_toolkit.grounds import Grounds, Plan, Told, settle
 from headrace_toolkit.machine import this_machine
 from headrace_toolkit.progress import Progress, Silent
 from headrace_toolkit.recipe import Recipe
-from headrace_toolkit.report import Line, Report, Rows, size
-from headrace_toolkit.result import Result
+from headrace_toolkit.report import Line, Report, size
+from headrace_toolkit.result import Result, rows_of, too_far
 from headrace_toolkit.search import Search
 from headrace_toolkit.searching import search
 from headrace_toolkit.sources.base import Source, Trainable
@@ -76,7 +76,7 @@ class _Run:
         check_rows(self._source, exported.model, grounds, self._told, batch=self._recipe.output.batch)
         with self._progress.step("check convert to ONNX") as advance:
             first = examine("convert to ONNX", exported.model, self._source, grounds, advance)
-        check_answers(self._source, first, self._told)
+        check_answers(self._source, first.line, self._told)
         chain, lines = self._do_steps(first, grounds)
         return self._conclude(chain, lines, grounds, exported.labels)
 
@@ -129,9 +129,9 @@ class _Run:
             machine=this_machine(),
             metric=grounds.metric.name,
             share=grounds.metric.share,
-            rows=_rows(grounds.measured),
-            calibration=None if grounds.calibration is None else _rows(grounds.calibration),
-            training=None if grounds.training is None else _rows(grounds.training),
+            rows=rows_of(grounds.measured),
+            calibration=None if grounds.calibration is None else rows_of(grounds.calibration),
+            training=None if grounds.training is None else rows_of(grounds.training),
             lines=(source, replace(first.line, kept=True), *lines),
             warnings=tuple(self._told.warnings),
             notes=tuple(self._told.notes),
@@ -188,9 +188,7 @@ class _Run:
         limits = self._recipe.limits
         drop = grounds.metric.drop(grounds.metric.score(grounds.expected), last.line.metric or 0.0)
         if drop > limits.max_drop:
-            return (
-                f"{grounds.metric.name} is {drop:.2f} points lower, more than {limits.max_drop:g}: nothing is published"
-            )
+            return too_far(grounds, drop, limits.max_drop)
         if limits.min_speedup is not None and last.time() * limits.min_speedup > 1:
             return (
                 f"a run takes {last.time():.2f} of the time, and must be {limits.min_speedup:g} times as fast: "
@@ -203,10 +201,6 @@ class _Run:
         if verdict.finding is not Finding.DEPENDENT or not self._recipe.output.batch:
             return ""
         return f"{last.line.name} mixes the rows of a batch: {verdict.reason}: nothing is published"
-
-
-def _rows(data: Data) -> Rows:
-    return Rows(name=data.name, sha256=data.sha256, count=len(data))
 
 
 def _sentence(first: Variant, last: Variant, grounds: Grounds, allowed: float) -> str:

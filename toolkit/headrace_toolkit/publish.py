@@ -29,11 +29,13 @@ class Contents:
         files: The files to copy into it, by their names there.
         documents: The JSON documents to write into it, by name.
         model_options: The text of `model.toml` beside the versions, if the base path has none; empty means none.
+        key: The PEM file of a private key that signs the version; None for no signature.
     """
 
     files: Mapping[str, Path]
     documents: Mapping[str, Any] = field(default_factory=dict)
     model_options: str = ""
+    key: Path | None = None
 
 
 def publish(base: Path, contents: Contents, version: int = 0) -> Path:
@@ -79,6 +81,32 @@ def check_base(base: Path, version: int = 0) -> None:
         raise ToolkitError(f"{base / str(version)} exists; a version that is published is never changed")
 
 
+def check_key(key: Path) -> None:
+    """Refuses, before any work, a file that cannot sign a version.
+
+    Raises:
+        ToolkitError: It cannot be read, is no private key that signs versions, or `cryptography` is not installed.
+    """
+    from headrace_server.errors import ServingError
+    from headrace_server.security.models import signing
+
+    try:
+        signing.check_key(key, os.environ.get(signing.PASSWORD_VARIABLE, ""))
+    except ServingError as error:
+        raise ToolkitError(error.message) from error
+
+
+def _sign(folder: Path, key: Path) -> None:
+    """Signs a folder before it is renamed, so that no server sees the version without its signature."""
+    from headrace_server.errors import ServingError
+    from headrace_server.security.models import signing
+
+    try:
+        signing.sign(folder, key, password=os.environ.get(signing.PASSWORD_VARIABLE, ""))
+    except ServingError as error:
+        raise ToolkitError(error.message) from error
+
+
 def versions_of(base: Path) -> list[int]:
     """The numbers of the versions there, in order."""
     if not base.is_dir():
@@ -91,6 +119,8 @@ def _publish(folder: Path, base: Path, contents: Contents, version: int) -> Path
         shutil.copyfile(file, folder / name)
     for name, document in contents.documents.items():
         (folder / name).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if contents.key is not None:
+        _sign(folder, contents.key)
     for file in folder.iterdir():
         file.chmod(0o644)
         _sync(file)

@@ -10,14 +10,15 @@ from headrace_server.backends.independence import Finding, Verdict
 from headrace_server.backends.signature import Signature
 from headrace_server.config.model_toml import MODEL_FILE as MODEL_OPTIONS_FILE
 from headrace_server.config.model_toml import read_model_options
+from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
-from headrace_toolkit.graph import DATA_FILE, MODEL_FILE
+from headrace_toolkit.graph import DATA_FILE
 from headrace_toolkit.grounds import Grounds
 from headrace_toolkit.machine import versions
 from headrace_toolkit.profile import profile_of
 from headrace_toolkit.publish import CARD_FILE, PROFILE_FILE, Contents, publish
 from headrace_toolkit.recipe import Recipe
-from headrace_toolkit.report import Report
+from headrace_toolkit.report import Report, Rows
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.specs import write_spec
 from headrace_toolkit.work_folder import WorkFolder
@@ -53,12 +54,13 @@ class Result:
         """The report for a terminal or a notebook."""
         return self.report.table()
 
-    def publish(self, base: str | Path, version: int = 0) -> Path:
+    def publish(self, base: str | Path, version: int = 0, *, key: str | Path = "") -> Path:
         """Puts the model into a base path as a new version, with its card and the profile of its inputs.
 
         Args:
             base: The model's base path.
             version: The version's number; 0 takes one more than the highest there is.
+            key: The PEM file of a private key that signs the version; empty for no signature.
 
         Returns:
             The version's folder.
@@ -71,13 +73,19 @@ class Result:
             raise ToolkitError(self.failed)
         base = Path(base)
         self._check_model_options(base)
-        files = {MODEL_FILE: self.model}
+        files = {self.model.name: self.model}
         if (self.model.parent / DATA_FILE).exists():
             files[DATA_FILE] = self.model.parent / DATA_FILE
         documents = {CARD_FILE: self.card(base.name)}
         if not self.grounds.random:
             documents[PROFILE_FILE] = profile_of(self.grounds.measured)
-        return publish(base, Contents(files=files, documents=documents, model_options=self._model_options()), version)
+        contents = Contents(
+            files=files,
+            documents=documents,
+            model_options=self._model_options(),
+            key=Path(key) if key else None,
+        )
+        return publish(base, contents, version)
 
     def card(self, name: str) -> dict[str, Any]:
         """Where the version comes from, for `card.json`. It names no folder, no user and no host.
@@ -128,3 +136,14 @@ class Result:
                 f"{base / MODEL_OPTIONS_FILE} lets requests be batched, and the rows of this model influence each "
                 "other: write [batching] enabled = false there"
             )
+
+
+def rows_of(data: Data) -> Rows:
+    """Rows, as a report names them."""
+    return Rows(name=data.name, sha256=data.sha256, count=len(data))
+
+
+def too_far(grounds: Grounds, drop: float, allowed: float) -> str:
+    """Why a model that loses too much is not published."""
+    unit = "points" if grounds.metric.share else "percent"
+    return f"{grounds.metric.name} is {drop:.2f} {unit} lower, more than the {allowed:g} allowed: nothing is published"

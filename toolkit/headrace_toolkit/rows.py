@@ -11,7 +11,7 @@ from headrace_toolkit.running import OnnxModel, rows_at_once
 TRIED_ROWS = 16
 """Rows of the user's that the trial is given to make its batches of."""
 
-_SECONDS = 5.0
+TRIAL_SECONDS = 5.0
 """What a trial may take before it is cut short."""
 
 
@@ -37,4 +37,4 @@ def try_model(file: Path, rows: Mapping[str, Array] | None) -> Verdict:
         evidence=[*(graph.evidence if graph else ()), *([repeated] if repeated else [])],
         records=[] if rows is None else [rows],
     )
-    return try_rows(subject, _SECONDS)
+    return try_rows(subject, TRIAL_SECONDS)

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from headrace_batching.task import Arrays
 from headrace_toolkit import check
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.grounds import Grounds
-from headrace_toolkit.measure import size_of, time_models
+from headrace_toolkit.measure import Size, size_of, time_models
 from headrace_toolkit.report import Line
 from headrace_toolkit.running import OnnxModel, in_parts, rows_at_once
 from headrace_toolkit.sources.base import Source
@@ -51,13 +52,22 @@ def examine(name: str, file: Path, source: Source | None, grounds: Grounds, adva
     size = size_of(file)
     model = OnnxModel(file)
     answers = in_parts(model.run, model.signature, grounds.measured.inputs, advance)
+    return Variant(line=line_of(name, answers, grounds, size), file=file, source=source, model=model)
+
+
+def line_of(name: str, answers: Arrays, grounds: Grounds, size: Size) -> Line:
+    """A line of the report on answers beside the source's, without times.
+
+    Raises:
+        ToolkitError: The outputs are not the source's.
+    """
     try:
         differences = check.compare(grounds.expected, answers)
     except ToolkitError as error:
         raise ToolkitError(f"{name}: {error}") from error
     worst = check.largest(differences)
     metric = grounds.metric.score(answers)
-    line = Line(
+    return Line(
         name=name,
         metric=metric,
         interval=grounds.metric.interval(metric),
@@ -69,7 +79,6 @@ def examine(name: str, file: Path, source: Source | None, grounds: Grounds, adva
         gzip_bytes=size.gzip_bytes,
         load_ms=size.load_ms,
     )
-    return Variant(line=line, file=file, source=source, model=model)
 
 
 def under_load(variants: Sequence[Variant], grounds: Grounds, calls: int, seconds: float) -> list[Variant]:

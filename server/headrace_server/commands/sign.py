@@ -10,9 +10,7 @@ from headrace_server.errors import invalid, not_found, unreadable
 from headrace_server.security.models.names import MODEL_KEYS_VARIABLE, SEALED_FILE, SIGNATURE_FILE
 from headrace_server.security.models.opening import files_of
 from headrace_server.security.models.sealed import KeySource, seal_files
-from headrace_server.security.models.signing import sign
-
-PASSWORD_VARIABLE = "HEADRACE_SIGNING_KEY_PASSWORD"
+from headrace_server.security.models.signing import PASSWORD_VARIABLE, sign
 
 
 def add_command(commands: Any) -> None:

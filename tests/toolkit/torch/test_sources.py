@@ -169,7 +169,7 @@ def test_a_batch_that_is_mixed_is_refused(folder: Path) -> None:
     [
         ("Data", r"net\.py:Data cannot be exported to ONNX: .*data-dependent.* \(net\.py, line \d+\)"),
         ("Rows", r"net\.py:Rows: converted to ONNX, it answers 100% of the rows differently from PyTorch"),
-        ("Nested", r"net\.py:Nested: its answer output_1 is a list, and must be a tensor"),
+        ("Nested", r"net\.py:Nested: its answer output_1 is a list; it must be a tensor"),
         ("number", r"net\.py:number is a builtins\.int; it must be a PyTorch module"),
         ("words", r"net\.py:words: its forward takes ids, mask, and the data has x, z: name the arrays as the arg"),
     ],

@@ -25,6 +25,19 @@ Answer = Callable[[Arrays], Sequence[Array]]
 """The framework's own outputs, in the order of the graph's."""
 
 
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """A model in TensorFlow's format.
+
+    Attributes:
+        folder: That holds `saved_model.pb`.
+        signature: The one of its signatures that the model is.
+    """
+
+    folder: Path
+    signature: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
     """A model and its graph.
@@ -36,6 +49,7 @@ class Converted:
         signature: The graph's inputs and outputs.
         notes: What the user should know of the conversion.
         labels: The classes by index, where they are known.
+        saved_model: Gives a SavedModel of it, for TensorFlow's own converter; None for a framework that has none.
     """
 
     origin: Origin
@@ -44,6 +58,7 @@ class Converted:
     signature: Signature
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    saved_model: "Callable[[Path], SavedModel] | None" = None
 
     def run(self, inputs: Arrays) -> Arrays:
         """The framework's own answers."""
@@ -58,7 +73,7 @@ class Converted:
         return Exported(model=save(self.model, folder), notes=self.notes, labels=self.labels)
 
 
-def converted(origin: Origin, model: Any, answer: Answer, options: SourceOptions, **more: tuple[str, ...]) -> Converted:
+def converted(origin: Origin, model: Any, answer: Answer, options: SourceOptions, **more: Any) -> Converted:
     """The source of a graph, its outputs named as the user wants.
 
     Args:
@@ -66,7 +81,7 @@ def converted(origin: Origin, model: Any, answer: Answer, options: SourceOptions
         model: The graph; it is changed.
         answer: The framework's own answers.
         options: The names.
-        more: `notes` and `labels`.
+        more: `notes`, `labels` and `saved_model`.
     """
     _rename_outputs(origin, model, options.outputs)
     answer = _users_name(model, answer, options)

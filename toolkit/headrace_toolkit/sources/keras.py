@@ -10,12 +10,15 @@ from headrace_batching.task import Array, Arrays
 from headrace_toolkit.errors import ToolkitError, first_line, require
 from headrace_toolkit.graph import read as read_graph
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
-from headrace_toolkit.sources.converted import converted
+from headrace_toolkit.sources.converted import SavedModel, converted
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.sources.tensorflow import name_tensors, require_tensorflow
 from headrace_toolkit.steps.quiet import quietly, stderr_aside
 
 _SAFE_MODE = "safe_mode"
+
+_EXPORTED = "serving_default"
+"""What Keras calls the signature of a SavedModel that it exports."""
 
 
 def read(file: Path, options: SourceOptions) -> Source:
@@ -65,7 +68,12 @@ def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
     def answer(rows: Arrays) -> list[Array]:
         return called([keras.ops.convert_to_tensor(rows[name]) for name in inputs])
 
-    return converted(origin, graph, answer, options)
+    def saved_model(folder: Path) -> SavedModel:
+        with stderr_aside(), quietly(f"{origin.name}: writing it as a SavedModel"):
+            model.export(str(folder), verbose=False)
+        return SavedModel(folder, _EXPORTED)
+
+    return converted(origin, graph, answer, options, saved_model=saved_model)
 
 
 def _output_names(model: Any) -> list[str]:

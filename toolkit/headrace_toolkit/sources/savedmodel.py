@@ -8,7 +8,7 @@ import numpy as np
 from headrace_batching.task import Array, Arrays
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
-from headrace_toolkit.sources.converted import converted
+from headrace_toolkit.sources.converted import SavedModel, converted
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.sources.tensorflow import by_tf2onnx, require_tensorflow
 from headrace_toolkit.steps.quiet import loading
@@ -41,7 +41,8 @@ def read(folder: Path, options: SourceOptions) -> Source:
         answers = run(**{name: tensorflow.constant(array) for name, array in rows.items()})
         return [np.asarray(answers[name]) for name in outputs]
 
-    return converted(origin, graph, answer, options)
+    saved = SavedModel(folder, signature)
+    return converted(origin, graph, answer, options, saved_model=lambda _: saved)
 
 
 def _signature(folder: Path, loaded: Any) -> str:

@@ -11,7 +11,7 @@ from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import converted
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.sources.tensorflow import by_tf2onnx, name_tensors
-from headrace_toolkit.steps.quiet import loading
+from headrace_toolkit.steps.quiet import loading, stderr_aside
 
 
 def read(file: Path, options: SourceOptions) -> Source:
@@ -23,7 +23,7 @@ def read(file: Path, options: SourceOptions) -> Source:
     interpreter_of = require("ai_edge_litert.interpreter", "TFLite files", "keras").Interpreter
     from importlib.metadata import version
 
-    with loading(file, "a model that LiteRT loads"):
+    with stderr_aside(), loading(file, "a model that LiteRT loads"):
         interpreter = interpreter_of(model_path=str(file))
     origin = Origin(
         name=file.name, kind="tflite", framework=f"LiteRT {version('ai-edge-litert')}", sha256=sha256_of(file)

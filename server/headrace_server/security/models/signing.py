@@ -14,6 +14,18 @@ from headrace_server.security.models.opening import files_of, signature_path
 from headrace_server.security.models.trust import HASHES, algorithm_of, key_hint, public_pem
 from headrace_server.security.packages import needs
 
+PASSWORD_VARIABLE = "HEADRACE_SIGNING_KEY_PASSWORD"
+"""The environment variable that holds the password of an encrypted private key."""
+
+
+def check_key(key: Path, password: str = "") -> None:
+    """Refuses a file that `sign` could not sign with.
+
+    Raises:
+        ServingError: It cannot be read or used; the text names it.
+    """
+    _private_key(key, password)
+
 
 def sign(version: Path, key: Path, certificates: Path | None = None, password: str = "") -> Path:
     """Writes the signature of a version as it is now, and returns the signature's path.
