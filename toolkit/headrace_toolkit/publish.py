@@ -59,11 +59,13 @@ def publish(base: Path, contents: Contents, version: int = 0) -> Path:
         base.mkdir(parents=True, exist_ok=True)
         with _folder_in_work(base) as folder:
             return _publish(folder, base, contents, version)
-    except OSError as error:
+    except BaseException as error:  # an interruption, too, leaves no folder that was made for nothing
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        raise ToolkitError(f"{base} cannot be written: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise ToolkitError(f"{base} cannot be written: {error.strerror}") from error
+        raise
 
 
 def check_base(base: Path, version: int = 0) -> None:
