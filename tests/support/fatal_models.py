@@ -60,5 +60,12 @@ FATAL: Mapping[str, Fatal] = {
         {"x": np.ones((1, 3000), np.float32)},
         {"x": np.eye(4, dtype=np.float32)},
     ),
+    "a quotient too large": Fatal(
+        Graph(
+            [make_node("Div", ["x", "d"], ["y"])], {"x": (INT64, ("N",)), "d": (INT64, ("N",))}, {"y": (INT64, None)}
+        ),
+        {"x": np.full(1, np.iinfo(np.int64).min), "d": np.full(1, -1)},
+        {"x": np.full(1, 6), "d": np.full(1, -2)},
+    ),
 }
 """By what is wrong with the request."""

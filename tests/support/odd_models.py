@@ -159,7 +159,7 @@ def found() -> Iterator[OddModel]:
     """Those in the folder HEADRACE_FUZZ_MODELS."""
     folder = os.environ.get("HEADRACE_FUZZ_MODELS")
     for file in sorted(Path(folder).rglob("*.onnx")) if folder else ():
-        yield OddModel(folder_name(file.stem), onnx.load(file))
+        yield OddModel(folder_name(str(file.relative_to(folder or "").with_suffix(""))), onnx.load(file))
 
 
 def folder_name(text: str) -> str:
