@@ -4,6 +4,7 @@ these are refused by their number. Counted in calls of functions, since time on 
 import gc
 import gzip
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -16,6 +17,7 @@ from headrace_protos.tensor import TensorError, to_array
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError
 from headrace_server.services.json.reader import parse
+from headrace_server.services.open_inference.rest.inputs import read_infer
 from headrace_server.services.rpc import Method
 from headrace_server.services.tf_serving.examples.decoding import read_examples
 from headrace_server.services.tf_serving.prediction import MAX_PREDICT_FIELDS
@@ -141,3 +143,30 @@ def test_a_bomb_is_not_touched() -> None:
     bomb = gzip.compress(bytes(200 << 20), 1)
 
     assert work(lambda: inflate(bomb)) <= 20
+
+
+def inferred(body: bytes) -> object:
+    return read_infer(body, len(body), "m")
+
+
+TENSOR = b'{"name":"%d","shape":[%s],"datatype":"FP32","data":[0]}'
+MANY_TENSORS = {
+    "inputs": lambda n: b'{"inputs":[' + b",".join(TENSOR % (i, b"1") for i in range(n)) + b"]}",
+    "outputs": lambda n: b'{"inputs":[],"outputs":[' + b",".join(b'{"name":"%d"}' % i for i in range(n)) + b"]}",
+    "dimensions": lambda n: b'{"inputs":[' + TENSOR % (0, b"4611686018427387904," * n + b"1") + b"]}",
+}
+
+
+@pytest.mark.parametrize("what", MANY_TENSORS)
+def test_tensors_are_counted_before_they_are_read(what: str) -> None:
+    body = MANY_TENSORS[what](20_000)
+    document = parse(body)
+    assert work(lambda: read_infer(body, len(body), "m", document)) < CONSTANT
+    with pytest.raises(ServingError, match=f"at most \\d+ {what}; has 2000"):
+        inferred(body)
+
+
+def test_names_are_compared_in_linear_time() -> None:
+    began = time.process_time()
+    inferred(MANY_TENSORS["outputs"](4000))
+    assert time.process_time() - began < 1

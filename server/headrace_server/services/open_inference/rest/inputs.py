@@ -57,6 +57,13 @@ class BodyInput:
     region: RegionUse | None = None
 
 
+MAX_TENSORS = 4096
+"""Inputs, and outputs, of a request: each costs microseconds, and the bytes of a name."""
+
+MAX_RANK = 254
+"""Dimensions of an input, as in a TensorProto."""
+
+
 @dataclass(frozen=True, slots=True)
 class BodyOutput:
     """One requested output."""
@@ -107,10 +114,10 @@ def read_infer(data: bytes | memoryview, json_size: int, model: str, document: A
     parameters = parameters_of(document)
     _check_parameters(parameters)
     reader = _Inputs(model, identity, data, json_size)
-    inputs = [reader.read(each) for each in items(document, "inputs")]
+    inputs = [reader.read(each) for each in _few(document, "inputs")]
     if reader.at != len(data):
         raise invalid(f"unexpected additional input data for model '{model}'")
-    outputs = [_output(each) for each in items(document, "outputs")] if "outputs" in document else []
+    outputs = [_output(each) for each in _few(document, "outputs")] if "outputs" in document else []
     _check_twice([output.name for output in outputs], "output", identity)
     return InferBody(identity, parameters, inputs, outputs)
 
@@ -136,7 +143,10 @@ class _Inputs:
         datatype = text(tensor, "datatype")
         if datatype not in BY_NAME:
             raise invalid(f"invalid datatype for input {name}")
-        shape = tuple(checked_unsigned(size, "shape") for size in items(tensor, "shape"))
+        sizes = items(tensor, "shape")
+        if len(sizes) > MAX_RANK:
+            raise invalid(f"input '{name}' must have at most {MAX_RANK} dimensions; has {len(sizes)}")
+        shape = tuple(checked_unsigned(size, "shape") for size in sizes)
         if name in self._seen:
             raise invalid(f"{self._tag}input '{name}' already exists in request")
         self._seen.add(name)
@@ -202,10 +212,20 @@ def _check_parameters(parameters: Mapping[str, Any]) -> None:
             raise invalid(f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'.")
 
 
+def _few(document: Any, what: str) -> Sequence[Any]:
+    """The inputs or outputs: more than any model has are not read."""
+    every = items(document, what)
+    if len(every) > MAX_TENSORS:
+        raise invalid(f"a request must have at most {MAX_TENSORS} {what}; has {len(every)}")
+    return every
+
+
 def _check_twice(names: Sequence[str], what: str, identity: str) -> None:
-    for position, name in enumerate(names):
-        if name in names[:position]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
             raise invalid(f"{tag(identity)}{what} '{name}' already exists in request")
+        seen.add(name)
 
 
 def _array(data: Any, name: str, datatype: str, shape: tuple[int, ...]) -> Array:
