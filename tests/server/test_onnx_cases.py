@@ -16,8 +16,9 @@ import pytest
 
 from headrace_batching.task import Array, Arrays
 from headrace_server import Config
+from headrace_server.config.isolation import IsolationOptions
 from tests.support.calls import Caller
-from tests.support.onnx_cases import Case, Outcome, cases, compare, sendable, served
+from tests.support.onnx_cases import IN_PROCESS, Case, Outcome, cases, compare, sendable, served
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
 from tests.support.running import LoopThread, RunningServer
@@ -49,7 +50,9 @@ def server_of(
     file = base_path / "models.pbtxt"
     file.write_text("model_config_list {\n" + "\n".join(entries) + "\n}\n")
     port = free_port()
-    config = Config(port=0, model_config_file=str(file), rest_api_port=port, transport=transport)
+    # What runs in processes of its own does so on any transport alike: once is enough.
+    isolation = IN_PROCESS if transport == "grpcio" else IsolationOptions()
+    config = Config(port=0, model_config_file=str(file), rest_api_port=port, transport=transport, isolation=isolation)
     server = RunningServer(loop, config)
     try:
         yield server, port

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from headrace_batching import BatchThreads, Options
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.base import BackendOptions
+from headrace_server.config.isolation import IsolationOptions
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
@@ -24,6 +25,9 @@ from headrace_server.models.loader import Loader
 KINDS = ("simple", "pytorch-converted", "pytorch-operator")
 
 Made = tuple[str, onnx.ModelProto, Arrays]
+
+IN_PROCESS = IsolationOptions(workers=0)
+"""No process is started for a model, nor for a trial of it: hundreds of them take minutes to start."""
 
 RTOL, ATOL = 1e-3, 1e-5
 
@@ -164,7 +168,9 @@ def write(case: Case, base_path: Path) -> None:
 
 def served(every: Sequence[Case], base_path: Path, outcome: Outcome) -> list[Case]:
     """Those whose models load; the reasons of the others are noted."""
-    loader = Loader(BackendOptions(), BatchThreads(1), Options(), Metrics(), per_model_batching=False)
+    loader = Loader(
+        BackendOptions(), BatchThreads(1), Options(), Metrics(), isolation=IN_PROCESS, per_model_batching=False
+    )
     good = []
     for case in every:
         write(case, base_path)
