@@ -3,6 +3,7 @@
 Random stacks of layers, some of which mix rows, are served with default flags to many callers at once.
 """
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +29,12 @@ from tests.support.running import LoopThread, RunningServer
 CALLERS = 24
 SEVERAL = 150
 
+GRAPHS = int(os.environ.get("HEADRACE_GRAPHS", "25"))
+"""Random graphs that each test serves."""
+
 stacks = st.lists(st.sampled_from([*APART, *MIXES]), min_size=1, max_size=6)
 leaks = st.lists(st.sampled_from(APART), max_size=3)
-serves = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+serves = settings(max_examples=GRAPHS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(layers=stacks, seed=st.integers(0, 1000))
