@@ -51,6 +51,12 @@ def wanted(signature: Signature, *, check_method: bool) -> Wanted:
     return found
 
 
+def outputs_of(signature: Signature) -> Wanted | None:
+    """The outputs that Classify asks a signature for; None where it cannot classify."""
+    found = _wanted(signature) if signature.features or _is_graph(signature) else (None, None)
+    return None if found == (None, None) else Wanted(*found)
+
+
 def classification(signature: Signature, outputs: Arrays, examples: int) -> ClassificationResult:
     """The classes of each example, in the order that the model gives them in.
 
@@ -75,6 +81,10 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
             f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
     return ClassificationResult(classifications=_rows(classes, scores, signature.labels))
+
+
+def _is_graph(signature: Signature) -> bool:
+    return len(signature.inputs) == 1 and len(signature.outputs) in (1, 2) and INPUTS in signature.inputs
 
 
 def _check_graph(signature: Signature) -> None:

@@ -7,7 +7,6 @@ from functools import partial
 from headrace_batching.task import Arrays
 from headrace_protos import DataType
 from headrace_server.backends.signature import Signature
-from headrace_server.errors import ServingError
 from headrace_server.services.tf_serving.examples import classification, regression
 from headrace_server.services.tf_serving.examples.decoding import INPUTS
 
@@ -51,9 +50,8 @@ def _takes_serialized(signature: Signature) -> bool:
 
 
 def _classify(signature: Signature) -> PlainInference | None:
-    try:
-        wanted = classification.wanted(signature, check_method=False)
-    except ServingError:
+    wanted = classification.outputs_of(signature)
+    if wanted is None:
         return None
     return PlainInference(
         classes=wanted.classes,
@@ -64,8 +62,7 @@ def _classify(signature: Signature) -> PlainInference | None:
 
 
 def _regress(signature: Signature) -> PlainInference | None:
-    try:
-        (output,) = regression.wanted_outputs(signature, check_method=False)
-    except ServingError:
+    output = regression.output_of(signature)
+    if output is None:
         return None
     return PlainInference(values=output, check=partial(regression.regression, signature))

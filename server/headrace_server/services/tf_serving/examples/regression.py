@@ -11,6 +11,11 @@ from headrace_server.services.tf_serving.metadata import signature_text
 OUTPUTS = "outputs"
 
 
+def output_of(signature: Signature) -> str | None:
+    """The alias of the output that Regress asks a signature for; None where it cannot regress."""
+    return _wanted(signature) if signature.features or _is_graph(signature) else None
+
+
 def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ...]:
     """The alias of the output that Regress needs, alone in a tuple.
 
@@ -47,6 +52,10 @@ def regression(signature: Signature, outputs: Arrays, examples: int) -> Regressi
     array = outputs[alias]
     _check_output(array, examples)
     return RegressionResult(regressions=[Regression(value=value) for value in array.ravel().tolist()])
+
+
+def _is_graph(signature: Signature) -> bool:
+    return len(signature.inputs) == 1 and len(signature.outputs) == 1 and INPUTS in signature.inputs
 
 
 def _check_graph(signature: Signature) -> None:
