@@ -162,6 +162,8 @@ class ModelOptions:
         """
         if options is None or self.batching is None:
             return None
+        if not self.batching:
+            return options
         larger_alone = options.larger_alone and "max_batch_size" not in self.batching
         return replace(options, larger_alone=larger_alone, **self.batching)
 

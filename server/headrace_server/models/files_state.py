@@ -1,6 +1,7 @@
 """A snapshot of a version's files, to detect later whether any of them has changed."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,26 +21,33 @@ def files_state(version: Path) -> FilesState:
     Args:
         version: The folder `<base path>/<version>`.
     """
-    return (_state(version.parent / MODEL_FILE), *_states(str(version), frozenset()))
+    return (_state(str(version.parent / MODEL_FILE)), *_states(str(version), frozenset()))
 
 
 def _states(path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[object, ...]]:
-    yield _state(path)
     try:
-        stat = os.stat(path)
-        identity = (stat.st_dev, stat.st_ino)
-        if identity in above:  # a link to a folder that contains it
-            return
+        found = os.stat(path)
+    except OSError as error:
+        yield (path, error.errno)
+        return
+    yield _told(path, found)
+    identity = (found.st_dev, found.st_ino)
+    if not stat.S_ISDIR(found.st_mode) or identity in above:  # a file, or a link to a folder that contains it
+        return
+    try:
         names = sorted(set(os.listdir(path)) - _PASSED_OVER)
-    except OSError:  # a file, or a folder that cannot be listed
+    except OSError:  # the folder's state is that it cannot be listed
         return
     for name in names:
         yield from _states(os.path.join(path, name), above | {identity})
 
 
-def _state(path: str | Path) -> tuple[object, ...]:
+def _state(path: str) -> tuple[object, ...]:
     try:
-        stat = os.stat(path)
+        return _told(path, os.stat(path))
     except OSError as error:
-        return (os.fspath(path), error.errno)
-    return (os.fspath(path), stat.st_ino, stat.st_mode, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        return (path, error.errno)
+
+
+def _told(path: str, found: os.stat_result) -> tuple[object, ...]:
+    return (path, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

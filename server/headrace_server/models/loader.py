@@ -178,7 +178,7 @@ class Loader:
         try:
             batching = model.batching_over(batching)
             overrides = self._overrides.get(name, {})
-            batching = replace(batching, **overrides) if batching is not None else None
+            batching = replace(batching, **overrides) if batching is not None and overrides else batching
         except OptionsError as error:
             raise invalid(f"{path.parent / MODEL_FILE}: batching: {error}") from error
         if batching is None or not batching.pad_variable_length_inputs or self._pad_unproved:

@@ -107,7 +107,7 @@ class Schedulers:
         declared = self._signatures[signature]
         batched = self._batching is not None and declared.batched and not alone
         options, backend = self._batching or _unbatched(self._backend), self._backend
-        options = replace(options, max_running_batches=_leaving_one(options))
+        options = _leaving_one(options)
         run = partial(backend.run, signature, outputs=declared.every_output)
         return Scheduler(
             self._threads,
@@ -123,9 +123,10 @@ class Schedulers:
         )
 
 
-def _leaving_one(options: Options) -> int:
-    """Batches of one scheduler at the same time: `BatchThreads` has one thread more for other models."""
-    return min(options.max_running_batches or options.num_batch_threads, options.num_batch_threads)
+def _leaving_one(options: Options) -> Options:
+    """Fewer batches of one scheduler at once than `BatchThreads` has threads: the last one is for other models."""
+    at_once = min(options.max_running_batches or options.num_batch_threads, options.num_batch_threads)
+    return options if options.max_running_batches == at_once else replace(options, max_running_batches=at_once)
 
 
 def limit_of(backend: Backend, seconds: float) -> RunLimit | None:

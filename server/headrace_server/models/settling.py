@@ -1,6 +1,7 @@
 """Waits until models have settled: each has a version that is available, or one that has failed to load."""
 
 from collections.abc import Callable, Collection
+from itertools import chain
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
@@ -72,7 +73,8 @@ class Settling:
         with self._models.changed:
             unsettled = list(names)
             while self._some_unsettled(unsettled, names, since):
-                if given_up() and not any(map(self._models.aspires, self._every_unsettled(names, since))):
+                # The last of `unsettled` is likely to do: only where it does not, each model is looked at.
+                if given_up() and not any(self._is_on_its_way(name, since) for name in chain(unsettled[-1:], names)):
                     break
                 self._clock.wait(self._models.changed, None)
             return self._settled(names, since)
@@ -106,6 +108,10 @@ class Settling:
         if unsettled and self._let_go:
             raise ServingError(Code.UNAVAILABLE, "the server is stopping")
         return bool(unsettled)
+
+    def _is_on_its_way(self, name: str, since: int) -> bool:
+        """Whether a model has not settled and has a version that is wanted."""
+        return self._models.settled(name, since) is None and self._models.aspires(name)
 
     def _drop_settled(self, unsettled: list[str], since: int) -> None:
         while unsettled and self._models.settled(unsettled[-1], since) is not None:

@@ -83,10 +83,13 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     graph = read_graph(model, _runtime_version())
     files.check_whole()
     signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
-    signatures = {name: replace(each, batched=may_be_batched(each.inputs)) for name, each in signatures.items()}
+    on_cpu = session.get_providers() == ["CPUExecutionProvider"]
+    empty = graph is not None and graph.bears_empty and on_cpu
+    signatures = {
+        name: replace(each, batched=may_be_batched(each.inputs), empty=empty or each.empty)
+        for name, each in signatures.items()
+    }
     evidence = () if graph is None else graph.evidence
-    if graph is not None and graph.bears_empty and session.get_providers() == ["CPUExecutionProvider"]:
-        signatures = {name: replace(signature, empty=True) for name, signature in signatures.items()}
     if providers[0][0] not in GPU_LIBRARIES:
         steady = graph is not None and graph.steady
         risks = NO_RISKS if graph is None else graph.risks
