@@ -237,12 +237,15 @@ class _Divisions:
         integers = may_be_integers(nodes, self.integers)
         followed = _followed(nodes, inputs, bounded=_BOUNDED)
         divides = [node for node, told in followed if 1 in told and node.op_type in self.operators]
-        return {node.op_type for node in divides if node.input[0] in integers} | self._fatal_inside(inner, integers)
+        return {node.op_type for node in divides if node.input[0] in integers} | self._fatal_inside(
+            inner, integers, inputs | _names(nodes, "output")
+        )
 
-    def _fatal_inside(self, inner: list[Any], integers: set[str]) -> set[str]:
+    def _fatal_inside(self, inner: list[Any], integers: set[str], outer: set[str]) -> set[str]:
         """Those in inner graphs. What these get is not followed: it may be an integer, and of any value."""
-        made = _names(inner, "output")
-        floats = made - may_be_integers(inner, integers | (_names(inner, "input") - made))
+        made = _names(inner, "output") | outer
+        unknown = {name for name in _names(inner, "input") - made if name not in self.weights}
+        floats = made - may_be_integers(inner, integers | unknown)
         constants = _names([node for node in inner if node.op_type == "Constant"], "output")
         divides = [node for node in inner if node.op_type in self.operators and not floats.intersection(node.input)]
         return {n.op_type for n in divides if n.input[1] not in self.weights and n.input[1] not in constants}

@@ -13,8 +13,9 @@ _ALWAYS = frozenset(
 """Operators with an output of integers, whatever they get."""
 
 _NEVER = frozenset(
-    "And DequantizeLinear Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or RandomNormal "
-    "RandomNormalLike RandomUniform RandomUniformLike Xor".split()
+    "And BatchNormalization Conv DequantizeLinear Equal Erf Exp GRU Greater GreaterOrEqual IsInf IsNaN LSTM "
+    "LayerNormalization Less LessOrEqual Log LogSoftmax Not Or RNN RandomNormal RandomNormalLike RandomUniform "
+    "RandomUniformLike Reciprocal Sigmoid Softmax Sqrt Tanh Xor".split()
 )
 
 _SAME_AS: Mapping[str, tuple[int, ...]] = {"CastLike": (1,), "OneHot": (2,), "Where": (1, 2)}
