@@ -146,4 +146,4 @@ def rows_of(data: Data) -> Rows:
 def too_far(grounds: Grounds, drop: float, allowed: float) -> str:
     """Why a model that loses too much is not published."""
     unit = "points" if grounds.metric.share else "percent"
-    return f"{grounds.metric.name} is {drop:.2f} {unit} lower, more than the {allowed:g} allowed: nothing is published"
+    return f"{grounds.metric.name} is {drop:.2f} {unit} lower, more than {allowed:g}: nothing is published"
