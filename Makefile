@@ -3,7 +3,7 @@
 # ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples test-kubernetes test-stores coverage wheels docs
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples test-kubernetes test-stores test-ray coverage wheels docs
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -24,7 +24,8 @@ help:
 	@echo 'make open-inference-acceptance  serve an ensemble, streams with state and generators to many callers, a few minutes'
 	@echo 'make test-examples run every program in examples/, that in Java too'
 	@echo 'make test-kubernetes  check the chart and the manifests in deploy/ by helm and kubernetes-validate'
-	@echo 'make test-stores  fetch models from moto, a real S3 API, in .venv-stores'
+	@echo 'make test-stores  fetch models from real stores (S3, GCS, Azure, OCI, MLflow), ten minutes'
+	@echo 'make test-ray  run two replicas on Ray Serve and replace them under load, in .venv-ray'
 	@echo 'make wheels   build the wheels of a release into dist/ (needs cargo)'
 	@echo 'make docs     build the documentation as a site into build/site'
 	@echo 'make toolkit-table  measure what each of the toolkit'\''s steps makes of four models, into docs/toolkit/table.md'
@@ -102,3 +103,6 @@ test-kubernetes:
 
 test-stores:
 	@scripts/test-stores
+
+test-ray:
+	@scripts/test-ray

@@ -99,7 +99,7 @@ class Server:
             config.transport, alts=config.use_alts_credentials, ssl_config_file=config.ssl_config_file
         )
         self._own_metrics: tuple[Metric, ...] = ()
-        self._pages = metric_pages(config, self._metrics, lambda: own_page(self._metrics, self._own_metrics))
+        self._pages = metric_pages(config, self._metrics, self.metrics)
         self._queue = make_queue(self._transport_name)
         guards = config.auth.guards or bool(config.audit_log)
         self._gate = make_gate(config.auth, config.audit_log, make_verdicts(self._transport_name)) if guards else None
@@ -151,6 +151,10 @@ class Server:
     def serving(self) -> Mapping[str, Mapping[int, Servable]]:
         """The versions that are being served, by model and by number."""
         return self._publishing.serving
+
+    def metrics(self) -> bytes:
+        """The text of `/metrics`, for programs that run a server without REST. Any thread."""
+        return own_page(self._metrics, self._own_metrics)
 
     def awaited(self) -> list[ModelConfig]:
         """The configured models for which no version was ever found."""
