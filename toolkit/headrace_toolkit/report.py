@@ -11,12 +11,12 @@ from headrace_toolkit.under_load import Served
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows that were used.
+    """The rows that were used.
 
     Attributes:
         name: The file, without the path before it; empty for random ones.
         sha256: Of the file.
-        count: How many.
+        count: The number of rows.
     """
 
     name: str
@@ -34,19 +34,19 @@ class Line:
 
     Attributes:
         name: The step.
-        kept: Whether what follows, or the version that is published, stands on it.
+        kept: Whether later steps, or the published version, build on it.
         why: Why it was not kept, or not tried; or what is special about it.
-        metric: As the report's metric has it; None where nothing was measured.
-        interval: Where the true share lies with 95%; None for what is no share of rows.
-        agreement: The share of rows that are given the same class as by the source; None where nothing decides.
-        largest_difference: From the source's answers.
-        mean_difference: From the source's answers.
+        metric: The report's metric; None if nothing was measured.
+        interval: The 95% interval of the true share; None if the metric is not a share of rows.
+        agreement: The share of rows with the same class as the source's; None if no output decides.
+        largest_difference: The largest difference from the source's answers.
+        mean_difference: The mean difference from the source's answers.
         differing: The share of rows that differ.
-        bytes: Of the files.
-        gzip_bytes: Of the files, compressed.
+        bytes: The size of the files.
+        gzip_bytes: The compressed size of the files.
         load_ms: CPU milliseconds of a load.
-        time: CPU time of a run beside the converted model's, by its number of rows.
-        served: Through headrace's batcher, at the load that was asked for; None where none was.
+        time: The CPU time of a run as a multiple of the converted model's, by the number of rows.
+        served: Through headrace's batcher, at the requested load; None without a load.
         notes: Sentences.
     """
 
@@ -89,22 +89,22 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All of a run.
+    """All results of a run.
 
     Attributes:
         source: What was read.
-        machine: What it was measured on.
+        machine: The machine that it was measured on.
         metric: The metric's name.
         share: Whether it is a share, shown in percent.
-        rows: What was measured on.
-        calibration: What was calibrated on; None where nothing was.
-        training: What was trained on; None where nothing was.
+        rows: The rows that were measured on.
+        calibration: The calibration rows; None if there were none.
+        training: The training rows; None if there were none.
         lines: The source, the converted model, and each step, in order.
-        warnings: Sentences that a user should not miss.
-        notes: Other sentences.
-        suggested: What serves the last model best at the load that was asked for; None where none was.
+        warnings: Messages that a user should not miss.
+        notes: Other messages.
+        suggested: What serves the last model best at the requested load; None without a load.
         verdict: The sentence at the end.
-        changed_files: Whether a file is no longer the one that its card names.
+        changed_files: Whether a file differs from the one in its card.
     """
 
     source: Origin
@@ -158,7 +158,7 @@ class Report:
 
     @property
     def converted(self) -> Line | None:
-        """The line that the others are ratios to: the first with a file."""
+        """The line that the others are relative to: the first one with a file."""
         return next((line for line in self.lines if line.bytes), None)
 
     @property
@@ -200,7 +200,7 @@ def _served(line: Line) -> tuple[str, str, str]:
 
 
 def remark(line: Line) -> str:
-    """What the last column says of a line."""
+    """The text in the last column of a line."""
     return line.why or ("kept" if line.kept and line.bytes is not None else "")
 
 

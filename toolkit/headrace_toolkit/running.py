@@ -1,4 +1,4 @@
-"""Runs ONNX files for checks and measurements: on the CPU, with one thread, many rows in parts."""
+"""Runs ONNX files for checks and measurements: on the CPU, with one thread, and many rows in parts."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ class OnnxModel:
 
     Args:
         file: The model, with its external data beside it.
-        optimized: Whether ONNX Runtime may change the graph, as the server lets it; without, its answers are those of
-            the graph as it is written.
+        optimized: Whether ONNX Runtime may optimise the graph, as in the server; if not, its answers are those of the
+            unchanged graph.
 
     Raises:
-        ToolkitError: ONNX Runtime does not load it, or a tensor is of a type that no request can carry.
+        ToolkitError: ONNX Runtime does not load it, or a tensor has a type that a request cannot carry.
     """
 
     def __init__(self, file: Path, *, optimized: bool = True) -> None:
@@ -41,7 +41,7 @@ class OnnxModel:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ToolkitError(f"{file.name}: ONNX Runtime does not load it: {_said(error)}") from error
         self.signature = _signature(file.name, self.session)
 
@@ -59,7 +59,7 @@ class OnnxModel:
 
 
 def in_parts(run: Run, signature: Signature, inputs: Arrays, advance: Callable[[int, int], None]) -> Arrays:
-    """Runs all rows, as many at once as the model takes, and joins the outputs.
+    """Runs all rows, as many at a time as the model accepts, and joins the outputs.
 
     A model with a fixed first dimension is run that many rows at a time.
 
@@ -67,10 +67,10 @@ def in_parts(run: Run, signature: Signature, inputs: Arrays, advance: Callable[[
         run: The model.
         signature: The model's.
         inputs: Arrays by name, all with the same axis 0.
-        advance: Told the rows done, and of how many.
+        advance: Called with the number of finished rows and of all rows.
 
     Raises:
-        ToolkitError: The rows cannot be divided by a fixed batch, or an output has another number of rows.
+        ToolkitError: The rows cannot be divided by a fixed batch, or an output has a different number of rows.
     """
     rows = len(next(iter(inputs.values())))
     size = rows_at_once(signature) or PART
@@ -84,13 +84,13 @@ def in_parts(run: Run, signature: Signature, inputs: Arrays, advance: Callable[[
 
 
 def rows_at_once(signature: Signature) -> int | None:
-    """The fixed first dimension of a model's inputs; None where it varies."""
+    """The fixed first dimension of a model's inputs; None if it varies."""
     sizes = {spec.shape[0] if spec.shape else None for spec in signature.inputs.values()}
     return next(iter(sizes)) if len(sizes) == 1 else None
 
 
 def random_inputs(signature: Signature, rows: int, seed: int) -> dict[str, Array]:
-    """Inputs for a model that came without data: normally distributed floats, 0 and 1 for all else.
+    """Inputs for a model that came without data: normally distributed floats, 0 and 1 for other types.
 
     Raises:
         ToolkitError: An input is a string.

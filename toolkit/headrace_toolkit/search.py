@@ -1,4 +1,7 @@
-"""Which candidates are tried, in which order, and which one wins: pure functions of a model and of measurements."""
+"""Decides which candidates are tried, in which order, and which one wins.
+
+Pure functions of a model and measurements.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +29,10 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
     "channels 50": {"kind": "channels", "amount": 0.5, "finetune": {"epochs": 16}},
     "channels 25": {"kind": "channels", "amount": 0.25, "finetune": {"epochs": 16}},
 }
-"""Steps that train a smaller network, tried before the others: the first within the limits is what those stand on."""
+"""Steps that train a smaller network, tried before the others, which then build on the first one within the limits."""
 
 AS_FAST = 1.1
-"""A candidate is as fast as another up to this ratio of their times; measured ratios are not sharper than that."""
+"""Up to this ratio of their times, two candidates count as equally fast; measured ratios are not more precise."""
 
 
 CLIPPING = 2.0
@@ -65,13 +68,13 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What was measured of a candidate, beside the converted model.
+    """The measurements of a candidate, compared with the converted model.
 
     Attributes:
-        name: For sentences.
+        name: The name in messages.
         drop: How much worse its metric is.
         bytes: Its size as a share of the converted model's.
-        time: Of a run of many rows, as a share.
+        time: The time of a run with many rows, as a fraction.
         difference: The largest one from the source's answers.
     """
 
@@ -86,7 +89,7 @@ def build_search(table: Table) -> Search:
     """The search that a table of a recipe describes.
 
     Raises:
-        ToolkitError: A key has a value that makes no sense.
+        ToolkitError: A key has an invalid value.
     """
     names = table.strings("candidates")
     for name in names:
@@ -97,7 +100,7 @@ def build_search(table: Table) -> Search:
 
 
 def why_not(candidate: str, facts: Facts, given: Circumstances) -> str:
-    """Why a candidate is not worth trying on a model; empty where it is."""
+    """Why a candidate is not worth trying on a model; empty if it is."""
     if facts.quantized:
         return "the model is quantized already"
     if facts.trees:
@@ -116,17 +119,16 @@ def why_not(candidate: str, facts: Facts, given: Circumstances) -> str:
 
 
 def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: float | None) -> tuple[str, dict[str, str]]:
-    """Which candidate wins, and why each other one does not.
+    """Which candidate wins, and why the others do not.
 
-    Of those that meet both limits, the fastest wins; of those that are as fast as it, the smallest.
+    Of those that meet both limits, the fastest wins; of equally fast ones, the smallest.
 
     Args:
         outcomes: By candidate, in the order of preference.
         max_drop: How much worse the metric may be.
-        min_speedup: How many times as fast as what it was made of a winner must be; None asks that it is as fast.
+        min_speedup: How many times as fast as its origin a winner must be; None requires that it is as fast.
 
-    Returns:
-        The winner's name, empty where none meets the limits; and a reason for each other candidate.
+    Returns: The winner's name, empty if none meets the limits; and a reason for each other candidate.
     """
     reasons = {name: over_limit(outcome, max_drop, min_speedup) for name, outcome in outcomes.items()}
     reasons[STATIC] = reasons.get(STATIC, "") or _clips_for_little(outcomes, reasons)
@@ -144,7 +146,7 @@ def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: floa
 
 
 def _clips_for_little(outcomes: Mapping[str, Outcome], reasons: Mapping[str, str]) -> str:
-    """Why static int8 gives way to dynamic int8; empty where it does not."""
+    """Why static int8 loses to dynamic int8; empty if it does not."""
     static, dynamic = outcomes.get(STATIC), outcomes.get(DYNAMIC)
     if static is None or dynamic is None or reasons[DYNAMIC] or static.time * CLIPPING <= dynamic.time:
         return ""
@@ -160,12 +162,12 @@ def _short(outcome: Outcome) -> str:
 
 
 def _size_of(outcomes: Mapping[str, Outcome], order: Sequence[str]) -> Any:
-    """Sizes within a twentieth count as one; the first in the order of preference then wins."""
+    """Sizes within a twentieth count as equal; the first one in the order of preference then wins."""
     return lambda name: (round(outcomes[name].bytes * 20), order.index(name))
 
 
 def over_limit(outcome: Outcome, max_drop: float, min_speedup: float | None) -> str:
-    """Why a measurement does not meet the limits; empty where it does."""
+    """Why a measurement does not meet the limits; empty if it does."""
     if outcome.drop > max_drop:
         return f"loses {outcome.drop:.2f} points, more than {max_drop:g}"
     if min_speedup is None:

@@ -1,4 +1,4 @@
-"""Runs a search: makes the candidates, measures them in turn, and gives the reason why each is kept or not."""
+"""Runs a search: creates the candidates, measures them in turn, and says why each is kept or not."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from headrace_toolkit.workshop import Workshop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a search has come to.
+    """The outcome of a search.
 
     Attributes:
-        kept: What it has made that is kept, each made of the one before it.
+        kept: The variants that are kept, each made from the one before it.
         lines: Of all candidates, in order.
     """
 
@@ -35,9 +35,9 @@ def search(asked: Search, base: Variant, before: Variant, workshop: Workshop) ->
 
     Args:
         asked: What to try.
-        base: The converted model, which times are ratios to.
-        before: What the candidates are made of.
-        workshop: Where they are made.
+        base: The converted model, to which times are relative.
+        before: The origin of the candidates.
+        workshop: The place where they are made.
     """
     searching = _Searching(asked, base, workshop)
     smaller, first_lines = searching.smaller(before)

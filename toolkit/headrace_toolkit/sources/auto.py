@@ -1,4 +1,4 @@
-"""Finds the framework of a source, and imports only that one."""
+"""Determines the framework of a source, and imports only that one."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -71,7 +71,7 @@ def of_object(model: Any, origin: Origin, options: SourceOptions) -> Source:
         options: What its framework does not record.
 
     Raises:
-        ToolkitError: It is of no known framework.
+        ToolkitError: The model belongs to no known framework.
     """
     packages = [base.__module__.split(".")[0] for base in type(model).__mro__]
     for package in packages:

@@ -11,7 +11,7 @@ from headrace_server.backends.signature import Signature, TensorSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a model came from, as reports and cards name it.
+    """The origin of a model, as in reports and cards.
 
     Attributes:
         name: The file or folder without the path before it, and the function: `model.onnx`, `net.py:trained`.
@@ -31,15 +31,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """What a user says about a source beyond its name.
+    """What a user says about a source besides its name.
 
     Attributes:
         inputs: The inputs by name, for a framework that does not record them; the first axis is the batch. A source
             that has inputs of its own refuses others.
-        outputs: Names for the outputs, in order; empty keeps the source's own.
+        outputs: Names for the outputs, in order; empty means the source's own.
         build: `file.py:function` that makes the module which a state dict's weights belong to.
-        trust_pickle: Whether files may be loaded that run code of their author's.
-        example: Rows to trace the model with, by input name; None where the user gave no data.
+        trust_pickle: Whether files that run their author's code may be loaded.
+        example: Rows to trace the model with, by input name; None if the user gave no data.
     """
 
     inputs: Mapping[str, TensorSpec] = field(default_factory=dict)
@@ -51,11 +51,11 @@ class SourceOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What an export wrote.
+    """The result of an export.
 
     Attributes:
         model: The ONNX file, which has no external data unless it would be too large without.
-        notes: What the user should know of it, one sentence each.
+        notes: Messages for the user, one sentence each.
         labels: The classes by index, where the source knows them.
     """
 

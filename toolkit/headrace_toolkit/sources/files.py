@@ -154,7 +154,7 @@ def _told_by_names(path: Path) -> str:
 
 
 def _only_weights(path: Path, names: list[str]) -> bool:
-    """Whether a file of torch.save holds tensors alone."""
+    """Whether a file of torch.save holds only tensors."""
     (pickled,) = [name for name in names if name.split("/", 1)[-1] == "data.pkl"][:1]
     try:
         with zipfile.ZipFile(path) as archive:

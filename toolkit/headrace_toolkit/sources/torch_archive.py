@@ -1,4 +1,4 @@
-"""Looks through PyTorch's archives for what would run code when torch opens or runs them, before it does.
+"""Checks PyTorch's archives for anything that would run code when torch opens or runs them.
 
 torch.export.load unpickles weights, constants and sample inputs that an archive marks so, evaluates its symbolic sizes
 as Python, and looks up any attribute of torch that a node names. A TorchScript file may read and write files.

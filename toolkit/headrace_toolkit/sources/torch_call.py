@@ -1,4 +1,4 @@
-"""Calls a PyTorch module with arrays by name: which argument each is, and what the answers are called."""
+"""Calls a PyTorch module with arrays by name: maps arguments and answers."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The Step protocol: a model file in, a model file out, and what the step needs besides."""
+"""The Step protocol: from one model file to another, and what the step needs besides."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from headrace_toolkit.data import Data
 from headrace_toolkit.sources.base import Source
 
 Advance = Callable[[int, int], None]
-"""Told how many rows, or epochs, are done, and of how many."""
+"""Called with the number of finished rows or epochs, and of all."""
 
 
 def in_silence(done: int, total: int) -> None:
@@ -18,7 +18,7 @@ def in_silence(done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a step works with besides the model.
+    """What a step needs besides the model.
 
     Attributes:
         rows: Rows to calibrate on, which are then kept from being measured on. One that cannot do without refuses.
@@ -31,7 +31,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a step is given.
+    """The input of a step.
 
     Attributes:
         model: The ONNX file that the step before made. It is not changed.
@@ -59,12 +59,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What a step made.
+    """The result of a step.
 
     Attributes:
         model: The new file, in the work's folder.
         source: The source around the new module, for a step that changed one; None for a step that changed the file.
-        notes: What the user should know of it, one sentence each.
+        notes: Messages for the user, one sentence each.
         trained_on: The rows that the model has now seen; None where it was not trained.
         name: What reports call it, where settings followed from the model or the target; empty for the step's name.
     """
@@ -81,14 +81,14 @@ class Step(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it, with its settings: `static int8, per channel, 7 bit`."""
+        """Its name in reports, with its settings: `static int8, per channel, 7 bit`."""
 
     @property
     def needs(self) -> Needs:
         """What it works with besides the model."""
 
     def run(self, work: Work) -> Made:
-        """Makes the new model.
+        """Creates the new model.
 
         Raises:
             ToolkitError: The model cannot be changed in this way; nothing outside the work's folder was touched.

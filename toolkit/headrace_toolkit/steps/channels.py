@@ -40,7 +40,7 @@ class Channels:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         words = [f"{self.amount:.4g} of the channels out"] + ([] if self.by == "magnitude" else [f"by {self.by}"])
         return ", ".join([*words, *([self.finetune.shown] if self.finetune else [])])
 

@@ -1,4 +1,4 @@
-"""Distillation: a smaller module learns the answers of the model before it, and the labels where they are known."""
+"""Distillation: a smaller module learns the answers of the model before it, and the labels if they are known."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Distil:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         told = f"alpha {self.alpha:g}, temperature {self.temperature:g}, {self.how.epochs} epochs"
         return f"distilled into {self.student.rpartition('/')[2]}, {told}"
 
@@ -49,7 +49,8 @@ class Distil:
         """The student, taught and exported.
 
         Raises:
-            ToolkitError: It is no module, or answers otherwise than the teacher, or the rows do not fit.
+            ToolkitError: The student is not a module, its answers have another form than the teacher's, or the rows do
+                not fit.
         """
         torch = require("torch", "distil", "torch")
         teacher = OnnxModel(work.model)
@@ -85,7 +86,7 @@ class Distil:
         return rows
 
     def _answers(self, teacher: OnnxModel, rows: Data) -> Array:
-        """What the teacher gives each row, [rows, classes]."""
+        """The teacher's answer for each row, [rows, classes]."""
         answers = in_parts(teacher.run, teacher.signature, rows.inputs, in_silence)
         if len(answers) != 1:
             raise ToolkitError(

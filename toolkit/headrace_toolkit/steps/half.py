@@ -1,4 +1,4 @@
-"""Half floats: half of the bytes, for GPUs; on a CPU no gain in speed."""
+"""Half floats: half of the bytes, for GPUs; no gain in speed on a CPU."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Half:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         return "half" + (f", {len(self.keep)} nodes kept" if self.keep else "")
 
     def run(self, work: Work) -> Made:

@@ -14,7 +14,7 @@ from headrace_toolkit.errors import ToolkitError, first_line
 
 @contextlib.contextmanager
 def quietly(what: str) -> Iterator[None]:
-    """Runs a library that prints and logs; what it raises becomes one sentence.
+    """Runs a library that prints and logs; its exception becomes one sentence.
 
     Args:
         what: What it is asked to do, as the beginning of that sentence: `dynamic quantization`.
@@ -42,11 +42,11 @@ def quietly(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loading(path: Path, what: str) -> Iterator[None]:
-    """Has a library load a file or folder, as `quietly` does.
+    """Makes a library load a file or folder, like `quietly`.
 
     Args:
         path: That.
-        what: What it is not where the library raises, as the end of that sentence: `a model that XGBoost loads`.
+        what: What the file is not if the library raises, as the end of the sentence: `a model that XGBoost loads`.
 
     Raises:
         ToolkitError: The library raised.
