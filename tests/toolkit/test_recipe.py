@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace_server.commands.headrace import main
 from headrace_toolkit import Recipe, ToolkitError
 from headrace_toolkit.search import Search
 from headrace_toolkit.steps.half import Half
@@ -130,3 +131,19 @@ def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match=r"none\.toml: No such file"):
         Recipe.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("key", ["source", "base", "rows"])
+def test_a_name_that_no_file_can_have(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    tables = {"source": "model", "base": "output", "rows": "data"}
+    names = {"source": "a.onnx", "base": "b", "rows": "c.npz"} | {key: "x" * 5000}
+    text = "\n".join(f'[{tables[name]}]\n{name} = "{value}"' for name, value in names.items())
+    assert main(["optimize", str(written(tmp_path, text))]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("headrace: ")
+    assert said.count("\n") == 1
+
+
+def test_nesting_that_is_too_deep(tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match="is not TOML"):
+        Recipe.read(written(tmp_path, "x = " + "[" * 3000 + "]" * 3000))

@@ -183,6 +183,9 @@ def _lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
         except ToolkitError as error:
             print(f"headrace: {error}", file=sys.stderr)
             return 1
+        except OSError as error:  # a disk that is full, or a name that no file can have: wherever it comes up
+            print(f"headrace: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("headrace: interrupted, and nothing published", file=sys.stderr)
             return 130

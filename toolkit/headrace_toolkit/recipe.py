@@ -115,7 +115,7 @@ class Recipe:
             values = tomllib.loads(text)
         except OSError as error:
             raise ToolkitError(f"{path}: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise ToolkitError(f"{path} is not TOML: {error}") from error
         return replace(cls.of(values, path.parent, f"{path.name}: "), text=text)
 
