@@ -58,7 +58,12 @@ def limit_data(more: int) -> None:
     """Limits this process to this many bytes more than it uses now, not counting files and shared memory."""
     found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None  # Linux reports it
-    limit, most = (int(found[1]) << 10) + more, resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit_data_to((int(found[1]) << 10) + more)
+
+
+def limit_data_to(limit: int) -> None:
+    """Lets this process have so many bytes beside files and shared memory, or fewer if it is limited already."""
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = limit if most == resource.RLIM_INFINITY else min(limit, most)  # nobody may raise what is limited already
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 

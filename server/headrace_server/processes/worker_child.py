@@ -3,7 +3,6 @@
 import fcntl
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -20,7 +19,7 @@ from headrace_server.backends import auto as backends
 from headrace_server.backends.base import Backend, FitsBatching, NamesRuntime, Streaming, Triable
 from headrace_server.errors import ServingError, status_of
 from headrace_server.processes import memory_file
-from headrace_server.processes.child import limit_data
+from headrace_server.processes.child import limit_data, limit_data_to
 from headrace_server.processes.job import Job, Loaded
 from headrace_server.processes.shared_memory import NOWHERE, OwnedMemory, Placed
 from headrace_server.processes.slot import MAX_TEXT, Ended, Lender, Slot
@@ -65,7 +64,7 @@ def _serve_first(connection: socket.socket) -> None:
     os.close(message.descriptors[0])
     try:
         if job.memory_limit:
-            resource.setrlimit(resource.RLIMIT_DATA, (job.memory_limit, job.memory_limit))
+            limit_data_to(job.memory_limit)
         backend = backends.load(job.folder, job.options)
         if job.headroom:
             limit_data(job.headroom)

@@ -338,3 +338,16 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("asked", ["limit_data", "limit_data_to"])
+def test_a_limit_that_is_there_already_is_not_raised(asked: str) -> None:
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_DATA, (1 << 32, 1 << 32))
+from headrace_server.processes import child
+child.{asked}(1 << 40)
+print(resource.getrlimit(resource.RLIMIT_DATA))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == [f"({1 << 32},", f"{1 << 32})"]
