@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headrace_native::fuzzing::{Encoding, Status, decode_binary, encode_binary, is_grpc, timeout};
+use headrace_native::fuzzing::{CallHeaders, Encoding, Status, decode_binary, encode_binary};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::allocation::at_most;
@@ -28,10 +28,11 @@ pub fn check(data: &[u8]) {
 }
 
 fn read(headers: &HeaderMap) {
-    assert_eq!(timeout(headers).map_err(|status| status.code), plainest_timeout(headers));
+    let said = CallHeaders::of(headers);
+    assert_eq!(said.timeout().map_err(|status| status.code), plainest_timeout(headers));
     let named = headers.get("grpc-encoding").map_or(&b"identity"[..], HeaderValue::as_bytes);
     let known = matches!(named, b"identity" | b"deflate" | b"gzip");
-    assert_eq!(Encoding::of_request(headers).map_err(|status| status.code).is_ok(), known);
+    assert_eq!(said.encoding.is_ok(), known);
     let agreed = Encoding::of_response(headers, Encoding::Gzip);
     let accepted = headers
         .get_all("grpc-accept-encoding")
@@ -43,7 +44,7 @@ fn read(headers: &HeaderMap) {
         Some(rest) => rest.is_empty() || rest.starts_with(['+', ';']),
         None => false,
     });
-    assert_eq!(is_grpc(headers), says);
+    assert_eq!(said.is_grpc, says);
 }
 
 /// At most eight digits and a unit, by way of text and nanoseconds.

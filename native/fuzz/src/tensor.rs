@@ -1,7 +1,7 @@
 //! A tensor's values: read as prost reads them, however they are cut; and written so that prost reads them back.
 
 use bytes::BytesMut;
-use headrace_native::fuzzing::{Dtype, Rope, Rows, Values};
+use headrace_native::fuzzing::{Dtype, Rope, Rows, Values, Writer};
 use prost::Message;
 
 use crate::allocation::at_most;
@@ -69,7 +69,7 @@ fn written(values: &[u8], dtype: Dtype) {
     for as_content in [false, true] {
         let length = answer.encoded_len(as_content);
         let mut out = BytesMut::with_capacity(length);
-        at_most(0, || answer.encode(as_content, &mut out));
+        at_most(0, || answer.encode(as_content, &mut Writer::new(&mut out)));
         assert_eq!(out.len(), length);
         let proto = TensorProto::decode(out).expect("an answer is well-formed");
         let sizes: Vec<_> =

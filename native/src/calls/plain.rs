@@ -201,6 +201,7 @@ impl PlainCalls {
     /// 1 for a call that lets the others go first.
     fn priority(&self, headers: &HeaderMap) -> usize {
         let (name, low) = &self.low_priority;
-        usize::from(headers.get_all(name).iter().any(|value| value == low))
+        // Compared with each: a name that is looked up is hashed first.
+        usize::from(headers.iter().any(|(each, value)| each == name && value == low))
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySlice};
 
@@ -11,7 +11,7 @@ use crate::bridge::{Examples, Infer, Inference, InferenceKind, Signature};
 use crate::examples::{self, Table};
 use crate::open_inference;
 use crate::predict::{self, Output};
-use crate::protobuf::{Dtype, Rows};
+use crate::protobuf::{Dtype, Rows, Writer};
 
 /// How a call is answered.
 pub enum Protocol {
@@ -61,7 +61,7 @@ impl Response<'_> {
         }
     }
 
-    pub fn encode(&self, out: &mut BytesMut) {
+    pub fn encode(&self, out: &mut Writer<'_>) {
         match self {
             Self::Predict(response) => response.encode(out),
             Self::Infer(response) => response.encode(out),

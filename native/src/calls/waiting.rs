@@ -15,7 +15,7 @@ use crate::bridge::{self, NativeTask, Signature, catch_panic};
 use crate::grpc::{self, INTERNAL, PREFIX, Status};
 use crate::memory::{CallMemory, Kind};
 use crate::predict::Output;
-use crate::protobuf::{Dtype, Rope};
+use crate::protobuf::{Dtype, Rope, Writer};
 use crate::security::Admitted;
 
 /// A larger answer has a buffer of its own: it would otherwise keep the bytes of all others alive until it is sent.
@@ -53,8 +53,10 @@ impl Call {
             *out = BytesMut::with_capacity(PREFIX + len);
         }
         out.reserve(PREFIX + len);
-        grpc::put_prefix(out, false, len);
-        response.encode(out);
+        let mut writer = Writer::new(out);
+        writer.slice(&grpc::prefix_of(false, len));
+        response.encode(&mut writer);
+        drop(writer);
         Ok(self.memory.count(out.split().freeze()))
     }
 

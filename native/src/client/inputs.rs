@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::bridge::Buffer;
-use crate::protobuf::{Dtype, Rows, wire};
+use crate::protobuf::{Dtype, Rows, Writer, wire};
 
 /// Arrays of up to this many bytes are copied.
 const COPIED: usize = 16 * 1024;
@@ -96,11 +96,12 @@ impl Input {
     }
 
     fn encode_before_content(&self, out: &mut BytesMut) {
+        let out = &mut Writer::new(out);
         let tensor = self.tensor();
-        wire::put_field(out, INPUTS, self.entry_len());
-        wire::put_field(out, 1, self.alias.len());
-        out.put_slice(self.alias.as_bytes());
-        wire::put_field(out, 2, tensor.encoded_len(true));
+        out.field(INPUTS, self.entry_len());
+        out.field(1, self.alias.len());
+        out.slice(self.alias.as_bytes());
+        out.field(2, tensor.encoded_len(true));
         tensor.encode_before_content(out);
     }
 }

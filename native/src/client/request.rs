@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::inputs::Inputs;
-use crate::grpc::{PREFIX, put_prefix};
+use crate::grpc::{PREFIX, prefix_of};
 
 /// A message on its way to a method.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl ClientRequest {
         }
         let path = PathAndQuery::try_from(path).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let mut out = BytesMut::with_capacity(PREFIX + message.len() + inputs.copied_len());
-        put_prefix(&mut out, false, length);
+        out.put_slice(&prefix_of(false, length));
         out.put_slice(message);
         Ok(Self { message: Message { path, body: inputs.encode(out), length }, arrays })
     }

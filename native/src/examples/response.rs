@@ -1,9 +1,9 @@
 //! Outputs to the answers of Classify, Regress and MultiInference.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::protobuf::texts::{SPAN, strings};
-use crate::protobuf::wire;
+use crate::protobuf::{Writer, wire};
 
 /// What all answers of one signature have in common.
 pub struct Format {
@@ -21,9 +21,9 @@ impl Format {
         wire::field_len(field, self.spec.len())
     }
 
-    fn put_spec(&self, field: u32, out: &mut BytesMut) {
-        wire::put_field(out, field, self.spec.len());
-        out.put_slice(&self.spec);
+    fn put_spec(&self, field: u32, out: &mut Writer<'_>) {
+        out.field(field, self.spec.len());
+        out.slice(&self.spec);
     }
 }
 
@@ -59,10 +59,10 @@ fn float_len(bits: u32) -> usize {
     if bits == 0 { 0 } else { 5 }
 }
 
-fn put_float(out: &mut BytesMut, field: u32, bits: u32) {
+fn put_float(out: &mut Writer<'_>, field: u32, bits: u32) {
     if bits != 0 {
-        wire::put_tag(out, field, wire::FIXED32);
-        out.put_u32_le(bits);
+        out.tag(field, wire::FIXED32);
+        out.slice(&bits.to_le_bytes());
     }
 }
 
@@ -87,14 +87,14 @@ impl<'a> Table<'a> {
         (0..self.rows).map(|row| wire::field_len(1, self.row_len(row))).sum()
     }
 
-    fn encode(self, out: &mut BytesMut) {
+    fn encode(self, out: &mut Writer<'_>) {
         for row in 0..self.rows {
-            wire::put_field(out, 1, self.row_len(row));
+            out.field(1, self.row_len(row));
             for (len, label, score) in self.classes(row) {
-                wire::put_field(out, 1, len);
+                out.field(1, len);
                 if !label.is_empty() {
-                    wire::put_field(out, 1, label.len());
-                    out.put_slice(label);
+                    out.field(1, label.len());
+                    out.slice(label);
                 }
                 put_float(out, 2, score);
             }
@@ -114,11 +114,11 @@ impl Result<'_> {
         }
     }
 
-    fn encode(self, out: &mut BytesMut) {
+    fn encode(self, out: &mut Writer<'_>) {
         match self {
             Self::Classes(table) => table.encode(out),
             Self::Values(values) => floats(values).for_each(|bits| {
-                wire::put_field(out, 1, float_len(bits));
+                out.field(1, float_len(bits));
                 put_float(out, 1, bits);
             }),
         }
@@ -155,15 +155,15 @@ impl<'a> Response<'a> {
     }
 
     /// Writes it.
-    pub fn encode(&self, out: &mut BytesMut) {
+    pub fn encode(&self, out: &mut Writer<'_>) {
         for part in &self.parts {
             if self.multi {
-                wire::put_field(out, 1, part.len);
+                out.field(1, part.len);
                 part.format.put_spec(1, out);
-                wire::put_field(out, part.field(), part.result_len);
+                out.field(part.field(), part.result_len);
                 part.result.encode(out);
             } else {
-                wire::put_field(out, 1, part.result_len);
+                out.field(1, part.result_len);
                 part.result.encode(out);
                 part.format.put_spec(2, out);
             }
@@ -195,6 +195,7 @@ pub fn multi_response<'a>(results: impl Iterator<Item = (&'a Format, Result<'a>)
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
 
     #[test]
@@ -208,8 +209,7 @@ mod tests {
             let mut responses: Vec<_> = results.iter().map(|result| Response::new(&format, *result)).collect();
             responses.push(multi_response(results.iter().map(|result| (&format, *result))));
             for response in responses {
-                let mut out = BytesMut::new();
-                response.encode(&mut out);
+                let out = Writer::message(|out| response.encode(out));
                 assert_eq!(out.len(), response.encoded_len());
             }
         }

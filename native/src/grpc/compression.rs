@@ -32,13 +32,10 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// What a request's compressed messages are compressed with.
-    pub fn of_request(headers: &HeaderMap) -> Result<Self, Status> {
-        let Some(value) = headers.get(&GRPC_ENCODING) else {
-            return Ok(Self::Identity);
-        };
-        Self::named(value.as_bytes()).ok_or_else(|| {
-            let name = String::from_utf8_lossy(value.as_bytes());
+    /// What a request's compressed messages are compressed with, by its grpc-encoding.
+    pub fn of_request(name: &[u8]) -> Result<Self, Status> {
+        Self::named(name).ok_or_else(|| {
+            let name = String::from_utf8_lossy(name);
             Status::new(UNIMPLEMENTED, format!("Compression algorithm '{name}' not supported."))
         })
     }
@@ -54,6 +51,9 @@ impl Encoding {
 
     /// `wanted`, if the caller can read it.
     pub fn of_response(headers: &HeaderMap, wanted: Self) -> Self {
+        if wanted == Self::Identity {
+            return wanted; // as everywhere by default: the headers need not be searched
+        }
         let mut accepted =
             headers.get_all(&GRPC_ACCEPT_ENCODING).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
         if accepted.any(|name| Self::named(name.trim_ascii()) == Some(wanted)) { wanted } else { Self::Identity }

@@ -18,11 +18,11 @@ const COPIED: usize = 16 * 1024;
 /// Compressed messages of up to this many bytes are expanded where they are read.
 const LIGHT: usize = 2 * 1024;
 
-/// Writes the prefix of a message that follows.
-pub fn put_prefix(out: &mut impl BufMut, compressed: bool, length: usize) {
-    out.put_u8(compressed.into());
+/// The prefix of a message that follows.
+pub fn prefix_of(compressed: bool, length: usize) -> [u8; PREFIX] {
     // A message longer than a prefix can say has been refused before.
-    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [compressed.into(), a, b, c, d]
 }
 
 /// The flag of a prefix, and the length that it claims; None until all of it has come.
@@ -56,7 +56,7 @@ impl Frame {
     fn of(compressed: bool, message: Bytes) -> Self {
         let copied = if message.len() <= COPIED { message.len() } else { 0 };
         let mut head = BytesMut::with_capacity(PREFIX + copied);
-        put_prefix(&mut head, compressed, message.len());
+        head.put_slice(&prefix_of(compressed, message.len()));
         if copied == message.len() {
             head.put_slice(&message);
             return Self { head: head.freeze(), tail: None };

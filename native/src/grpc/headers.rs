@@ -8,6 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::compression::Encoding;
 use super::status::{INTERNAL, RESOURCE_EXHAUSTED, Status, UNIMPLEMENTED};
 
 static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -16,7 +17,6 @@ static ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip")
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 impl Status {
     /// The trailers that say so.
@@ -62,35 +62,63 @@ pub fn http_refusal(status: StatusCode) -> Response<()> {
     response
 }
 
-/// Whether a request says that it is gRPC.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(CONTENT_TYPE) else {
-        return false;
-    };
-    let kind = kind.as_bytes();
+/// What the headers of a request declare to gRPC itself.
+pub struct CallHeaders {
+    pub is_grpc: bool,
+    /// By HTTP/2's count, in bytes.
+    size: usize,
+    /// The time that a caller gives a call, None where it gives none; an error where it is malformed.
+    timeout: Result<Option<Duration>, Malformed>,
+    /// What the messages are compressed with.
+    pub encoding: Result<Encoding, Status>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Malformed;
+
+impl CallHeaders {
+    /// In one pass over the headers: looking each name up would hash it, at several times the cost.
+    pub fn of(headers: &HeaderMap) -> Self {
+        const EACH: usize = 32;
+        let (mut size, mut kind, mut timeout, mut encoding) = (0, None, None, None);
+        for (name, value) in headers {
+            let name = name.as_str();
+            size += name.len() + value.len() + EACH;
+            let declared = match name {
+                "content-type" => &mut kind,
+                "grpc-timeout" => &mut timeout,
+                "grpc-encoding" => &mut encoding,
+                _ => continue,
+            };
+            declared.get_or_insert(value.as_bytes());
+        }
+        Self {
+            is_grpc: kind.is_some_and(is_grpc),
+            size,
+            timeout: timeout.map(|value| parse_timeout(value).ok_or(Malformed)).transpose(),
+            encoding: encoding.map_or(Ok(Encoding::Identity), Encoding::of_request),
+        }
+    }
+
+    /// Refuses metadata that is larger than `limit`.
+    pub fn check_size(&self, limit: u32) -> Result<(), Status> {
+        let size = self.size;
+        if size > limit as usize {
+            let text = format!("received metadata size exceeds hard limit ({size} vs. {limit})");
+            return Err(Status::new(RESOURCE_EXHAUSTED, text));
+        }
+        Ok(())
+    }
+
+    /// The time that a caller gives a call; None where it gives none.
+    pub fn timeout(&self) -> Result<Option<Duration>, Status> {
+        self.timeout.map_err(|Malformed| Status::new(INTERNAL, "grpc-timeout is malformed"))
+    }
+}
+
+/// Whether a content type is gRPC's.
+fn is_grpc(kind: &[u8]) -> bool {
     kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';'))
-}
-
-/// Refuses metadata that, by HTTP/2's count, is larger than `limit`.
-pub fn check_size(headers: &HeaderMap, limit: u32) -> Result<(), Status> {
-    const EACH: usize = 32;
-    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH).sum();
-    if size > limit as usize {
-        let text = format!("received metadata size exceeds hard limit ({size} vs. {limit})");
-        return Err(Status::new(RESOURCE_EXHAUSTED, text));
-    }
-    Ok(())
-}
-
-/// The time that a caller gives a call; None where it gives none.
-pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get(&GRPC_TIMEOUT) else {
-        return Ok(None);
-    };
-    match parse_timeout(value.as_bytes()) {
-        Some(timeout) => Ok(Some(timeout)),
-        None => Err(Status::new(INTERNAL, "grpc-timeout is malformed")),
-    }
 }
 
 fn parse_timeout(value: &[u8]) -> Option<Duration> {
@@ -159,8 +187,33 @@ mod tests {
 
     #[test]
     fn content_types() {
-        let says = |kind| is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]));
+        let says =
+            |kind| CallHeaders::of(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))])).is_grpc;
         assert!(says("application/grpc") && says("application/grpc+proto") && says("application/grpc;x"));
-        assert!(!says("application/grpc-web") && !says("text/html") && !is_grpc(&HeaderMap::new()));
+        assert!(!says("application/grpc-web") && !says("text/html") && !CallHeaders::of(&HeaderMap::new()).is_grpc);
+    }
+
+    #[test]
+    fn the_first_of_several_values_counts() {
+        let mut headers = HeaderMap::new();
+        for value in ["1S", "nonsense"] {
+            headers.append("grpc-timeout", HeaderValue::from_static(value));
+        }
+        headers.append("grpc-encoding", HeaderValue::from_static("gzip"));
+        let declared = CallHeaders::of(&headers);
+        assert_eq!(declared.timeout, Ok(Some(Duration::from_secs(1))));
+        assert!(matches!(declared.encoding, Ok(Encoding::Gzip)));
+        assert!(declared.check_size(2 * (12 + 32) + 2 + 8 + 13 + 4 + 32).is_ok());
+        assert!(declared.check_size(2 * (12 + 32) + 2 + 8 + 13 + 4 + 31).is_err());
+    }
+
+    #[test]
+    fn what_is_malformed_is_said() {
+        let says = |name: &'static str, value| {
+            CallHeaders::of(&HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]))
+        };
+        assert!(says("grpc-timeout", "soon").timeout().is_err());
+        assert!(says("grpc-encoding", "br").encoding.is_err());
+        assert_eq!(says("x-other", "1S").timeout, Ok(None));
     }
 }

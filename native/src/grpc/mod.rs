@@ -9,8 +9,8 @@ mod status;
 pub use compression::{Encoding, compressed_response};
 #[cfg(feature = "fuzzing")]
 pub use frame::Framed;
-pub use frame::{Frame, PREFIX, prefix, put_prefix};
-pub use headers::{check_size, decode_binary, encode_binary, http_refusal, is_grpc, ok_trailers, response, timeout};
+pub use frame::{Frame, PREFIX, prefix, prefix_of};
+pub use headers::{CallHeaders, decode_binary, encode_binary, http_refusal, ok_trailers, response};
 pub use messages::{MessageLimits, Messages, ReadError};
 pub use status::{
     CANCELLED, INTERNAL, INVALID_ARGUMENT, OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED, Status, UNAUTHENTICATED,

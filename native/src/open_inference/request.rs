@@ -218,16 +218,17 @@ fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::{BufMut, Bytes, BytesMut};
+    use bytes::Bytes;
 
     use super::*;
-    use crate::protobuf::Rope;
+    use crate::protobuf::{Rope, Writer};
 
     fn field(number: u32, value: &[u8]) -> Vec<u8> {
-        let mut out = BytesMut::new();
-        wire::put_field(&mut out, number, value.len());
-        out.put_slice(value);
-        out.to_vec()
+        let message = Writer::message(|out| {
+            out.field(number, value.len());
+            out.slice(value);
+        });
+        message.to_vec()
     }
 
     fn input(name: &str, datatype: &str, shape: &[u8]) -> Vec<u8> {

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::datatype;
 use crate::predict::Output;
-use crate::protobuf::{Rows, wire};
+use crate::protobuf::{Rows, Writer, wire};
 
 /// What all responses of one version have in common.
 pub struct Format {
@@ -16,10 +16,11 @@ pub struct Format {
 
 impl Format {
     pub fn new(name: &str, version: i64) -> Self {
-        let mut model = BytesMut::new();
-        put(&mut model, 1, name.as_bytes());
-        put(&mut model, 2, version.to_string().as_bytes());
-        Self { model: model.freeze() }
+        let model = Writer::message(|out| {
+            put(out, 1, name.as_bytes());
+            put(out, 2, version.to_string().as_bytes());
+        });
+        Self { model }
     }
 }
 
@@ -63,16 +64,16 @@ impl<'a> Response<'a> {
     }
 
     /// Writes it.
-    pub fn encode(&self, out: &mut BytesMut) {
-        out.put_slice(&self.format.model);
+    pub fn encode(&self, out: &mut Writer<'_>) {
+        out.slice(&self.format.model);
         put(out, 3, self.id);
         for tensor in &self.tensors {
             tensor.describe(out);
         }
         for tensor in &self.tensors {
             // Also an empty one: there is an entry for every output.
-            wire::put_field(out, 6, tensor.rows.bytes.len());
-            out.put_slice(tensor.rows.bytes);
+            out.field(6, tensor.rows.bytes.len());
+            out.slice(tensor.rows.bytes);
         }
     }
 }
@@ -88,13 +89,13 @@ impl<'a> Tensor<'a> {
         wire::field_len(5, self.described) + wire::field_len(6, self.rows.bytes.len())
     }
 
-    fn describe(&self, out: &mut BytesMut) {
-        wire::put_field(out, 5, self.described);
+    fn describe(&self, out: &mut Writer<'_>) {
+        out.field(5, self.described);
         put(out, 1, self.name.as_bytes());
         put(out, 2, datatype(self.rows.dtype).as_bytes());
         if self.shape > 0 {
-            wire::put_field(out, 3, self.shape);
-            self.rows.shape().for_each(|size| wire::put_varint(out, size as u64));
+            out.field(3, self.shape);
+            self.rows.shape().for_each(|size| out.varint(size as u64));
         }
     }
 }
@@ -105,10 +106,10 @@ fn field_len(field: u32, len: usize) -> usize {
 }
 
 /// Writes such a field.
-fn put(out: &mut BytesMut, field: u32, value: &[u8]) {
+fn put(out: &mut Writer<'_>, field: u32, value: &[u8]) {
     if !value.is_empty() {
-        wire::put_field(out, field, value.len());
-        out.put_slice(value);
+        out.field(field, value.len());
+        out.slice(value);
     }
 }
 
@@ -124,8 +125,7 @@ mod tests {
         let other = Output { alias: "a", dtype: Dtype::Int64, shape: &[2], bytes: &[1; 16], text: &[], whole: false };
         for id in [&b""[..], b"seven"] {
             let response = Response::new(&format, id, &[one.clone(), other.clone()], 1..2);
-            let mut out = BytesMut::new();
-            response.encode(&mut out);
+            let out = Writer::message(|out| response.encode(out));
             assert_eq!(out.len(), response.encoded_len());
             let names: Vec<_> = response.tensors.iter().map(|tensor| tensor.name).collect();
             assert_eq!(names, ["a", "y"]);

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
-use crate::protobuf::{Dtype, Rows, wire};
+use crate::protobuf::{Dtype, Rows, Writer, wire};
 
 /// One output of a batch: its alias, its shape, and its bytes.
 #[derive(Clone)]
@@ -49,10 +49,10 @@ impl Format {
 /// The effective ModelSpec, as a field of the response.
 fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
     let spec = wire::model_spec(name, version, signature);
-    let mut field = BytesMut::new();
-    wire::put_field(&mut field, 2, spec.len());
-    field.put_slice(&spec);
-    field.freeze()
+    Writer::message(|out| {
+        out.field(2, spec.len());
+        out.slice(&spec);
+    })
 }
 
 /// A PredictResponse that has been measured, and can be written.
@@ -89,15 +89,15 @@ impl<'a> Response<'a> {
     }
 
     /// Writes it.
-    pub fn encode(&self, out: &mut BytesMut) {
+    pub fn encode(&self, out: &mut Writer<'_>) {
         for (alias, rows, len) in &self.tensors {
-            wire::put_field(out, 1, entry_len(alias, *len));
-            wire::put_field(out, 1, alias.len());
-            out.put_slice(alias.as_bytes());
-            wire::put_field(out, 2, *len);
+            out.field(1, entry_len(alias, *len));
+            out.field(1, alias.len());
+            out.slice(alias.as_bytes());
+            out.field(2, *len);
             rows.encode(self.format.as_content, out);
         }
-        out.put_slice(&self.format.model_spec);
+        out.slice(&self.format.model_spec);
     }
 }
 

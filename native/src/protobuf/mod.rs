@@ -5,7 +5,9 @@ mod rope;
 mod tensor;
 pub mod texts;
 pub mod wire;
+mod writer;
 
 pub use dtype::Dtype;
 pub use rope::{Cursor, Rope};
 pub use tensor::{CONTENT, Rows, Values};
+pub use writer::Writer;

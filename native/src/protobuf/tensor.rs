@@ -1,10 +1,8 @@
 //! Tensors on the wire: where a request's values lie, and an answer's arrays to bytes.
 
-use bytes::{BufMut, BytesMut};
-
 use super::dtype::Dtype::{self, Bool, Int8, Int16, Int32, Int64, String};
 use super::rope::{Cursor, Rope};
-use super::{texts, wire};
+use super::{Writer, texts, wire};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensor_content is little-endian, and is copied as it is");
@@ -96,45 +94,45 @@ impl<'a> Rows<'a> {
     }
 
     /// Writes the TensorProto. TF Serving: every dimension, and all values in the `*_val` field unless told otherwise.
-    pub fn encode(&self, as_content: bool, out: &mut BytesMut) {
+    pub fn encode(&self, as_content: bool, out: &mut Writer<'_>) {
         self.encode_dtype_and_shape(out);
         if self.bytes.is_empty() {
             return;
         }
         if self.dtype == String && !as_content {
             return self.strings().for_each(|string| {
-                wire::put_field(out, String.field(), string.len());
-                out.put_slice(string);
+                out.field(String.field(), string.len());
+                out.slice(string);
             });
         }
-        wire::put_field(out, self.field(as_content), self.values_len(as_content));
+        out.field(self.field(as_content), self.values_len(as_content));
         if self.dtype == String {
-            self.strings().for_each(|string| wire::put_varint(out, string.len() as u64));
-            self.strings().for_each(|string| out.put_slice(string));
+            self.strings().for_each(|string| out.varint(string.len() as u64));
+            self.strings().for_each(|string| out.slice(string));
         } else if as_content || self.dtype.raw() {
-            out.put_slice(self.bytes);
+            out.slice(self.bytes);
         } else {
-            self.values().for_each(|value| wire::put_varint(out, value));
+            self.values().for_each(|value| out.varint(value));
         }
     }
 
     /// Writes the TensorProto of numbers up to their bytes, which belong behind it as they are.
-    pub fn encode_before_content(&self, out: &mut BytesMut) {
+    pub fn encode_before_content(&self, out: &mut Writer<'_>) {
         self.encode_dtype_and_shape(out);
         if !self.bytes.is_empty() {
-            wire::put_field(out, CONTENT, self.bytes.len());
+            out.field(CONTENT, self.bytes.len());
         }
     }
 
-    fn encode_dtype_and_shape(&self, out: &mut BytesMut) {
-        wire::put_tag(out, 1, wire::VARINT);
-        wire::put_varint(out, self.dtype.number());
-        wire::put_field(out, 2, self.shape_len());
+    fn encode_dtype_and_shape(&self, out: &mut Writer<'_>) {
+        out.tag(1, wire::VARINT);
+        out.varint(self.dtype.number());
+        out.field(2, self.shape_len());
         for size in self.shape() {
-            wire::put_field(out, 2, dim_len(size));
+            out.field(2, dim_len(size));
             if size > 0 {
-                wire::put_tag(out, 1, wire::VARINT);
-                wire::put_varint(out, size as u64);
+                out.tag(1, wire::VARINT);
+                out.varint(size as u64);
             }
         }
     }
@@ -208,9 +206,7 @@ mod tests {
         {
             let count = bytes.len() / dtype.size();
             let rows = Rows { dtype, rows: Some(count), inner: &[], bytes, text: &[] };
-            let mut out = BytesMut::new();
-            rows.values().for_each(|value| wire::put_varint(&mut out, value));
-            let message = rope(&out);
+            let message = rope(&Writer::message(|out| rows.values().for_each(|value| out.varint(value))));
             let mut back = vec![0; bytes.len()];
             Values::packed(dtype, count, message.cursor()).unwrap().copy_to(&message, dtype, &mut back);
             assert_eq!(back, bytes);
@@ -222,8 +218,7 @@ mod tests {
         for as_content in [false, true] {
             for (dtype, bytes) in [(Float, &[0; 8][..]), (Int32, &[0xff; 8]), (Uint32, &[0xff; 8]), (Float, &[])] {
                 let rows = Rows { dtype, rows: Some(bytes.len() / 4), inner: &[1, 0], bytes, text: &[] };
-                let mut out = BytesMut::new();
-                rows.encode(as_content, &mut out);
+                let out = Writer::message(|out| rows.encode(as_content, out));
                 assert_eq!(out.len(), rows.encoded_len(as_content));
             }
         }

@@ -1,12 +1,15 @@
 //! Protobuf's wire format: as much of it as the plain Predict needs.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::rope::Cursor;
+use super::writer::Writer;
 
 pub const VARINT: u8 = 0;
 pub const LENGTH: u8 = 2;
 pub const FIXED32: u8 = 5;
+/// The most bytes that a varint takes.
+pub const VARINT_ROOM: usize = 10;
 
 /// The next varint; None if there is no whole one.
 pub fn varint(at: &mut Cursor<'_>) -> Option<u64> {
@@ -44,37 +47,22 @@ pub fn field_len(field: u32, len: usize) -> usize {
     varint_len(u64::from(field) << 3) + varint_len(len as u64) + len
 }
 
-pub fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
-}
-
-pub fn put_tag(out: &mut BytesMut, field: u32, kind: u8) {
-    put_varint(out, u64::from(field << 3 | u32::from(kind)));
-}
-
-/// The head of a length-delimited field.
-pub fn put_field(out: &mut BytesMut, field: u32, len: usize) {
-    put_tag(out, field, LENGTH);
-    put_varint(out, len as u64);
-}
-
 /// A ModelSpec, as an answer has it.
 pub fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
-    let mut number = BytesMut::new();
-    if version != 0 {
-        put_tag(&mut number, 1, VARINT);
-        put_varint(&mut number, version as u64);
-    }
-    let mut spec = BytesMut::new();
-    for (field, value) in [(1, name.as_bytes()), (2, &number), (3, signature.as_bytes())] {
-        put_field(&mut spec, field, value.len());
-        spec.put_slice(value);
-    }
-    spec.freeze()
+    Writer::message(|out| {
+        out.field(1, name.len());
+        out.slice(name.as_bytes());
+        let number = Writer::message(|number| {
+            if version != 0 {
+                number.tag(1, VARINT);
+                number.varint(version as u64);
+            }
+        });
+        out.field(2, number.len());
+        out.slice(&number);
+        out.field(3, signature.len());
+        out.slice(signature.as_bytes());
+    })
 }
 
 #[cfg(test)]
@@ -85,10 +73,9 @@ mod tests {
     #[test]
     fn varints_there_and_back() {
         for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
-            let mut out = BytesMut::new();
-            put_varint(&mut out, value);
+            let out = Writer::message(|out| out.varint(value));
             assert_eq!(out.len(), varint_len(value));
-            let rope = Rope::from(out.freeze());
+            let rope = Rope::from(out);
             assert_eq!(varint(&mut rope.cursor()), Some(value));
         }
     }

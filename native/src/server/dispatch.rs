@@ -13,7 +13,7 @@ use http::{Method, Request, StatusCode};
 
 use super::thread::ConnectionThread;
 use crate::calls::{self, Arrived, Opening, Outcome, until};
-use crate::grpc::{self, Encoding, Messages, Status, UNIMPLEMENTED};
+use crate::grpc::{self, CallHeaders, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::memory::{CallMemory, Kind, Place, Share};
 use crate::security::Identity;
 
@@ -54,11 +54,12 @@ impl Client {
             return;
         }
         let (head, body) = request.into_parts();
-        if head.method != Method::POST || !grpc::is_grpc(&head.headers) {
+        let said = CallHeaders::of(&head.headers);
+        if head.method != Method::POST || !said.is_grpc {
             tokio::spawn(refuse(body, respond));
             return;
         }
-        let (opening, encoding) = match self.opening(head) {
+        let (opening, encoding) = match self.opening(head, said) {
             Ok(opening) => opening,
             Err(status) => {
                 let _ = respond.send_response(status.response(), true);
@@ -86,14 +87,14 @@ impl Client {
         }
     }
 
-    fn opening(&self, mut head: http::request::Parts) -> Result<(Opening, Encoding), Status> {
+    fn opening(&self, mut head: http::request::Parts, said: CallHeaders) -> Result<(Opening, Encoding), Status> {
         let shared = &self.thread.shared;
         let Some(&(method, streaming)) = shared.methods.get(head.uri.path()) else {
             return Err(Status::new(UNIMPLEMENTED, "Method not found!"));
         };
-        grpc::check_size(&head.headers, shared.limits.max_metadata_size)?;
-        let deadline = grpc::timeout(&head.headers)?.map(|timeout| Instant::now() + timeout);
-        let encoding = Encoding::of_request(&head.headers)?;
+        said.check_size(shared.limits.max_metadata_size)?;
+        let deadline = said.timeout()?.map(|timeout| Instant::now() + timeout);
+        let encoding = said.encoding?;
         let memory = Arc::new(CallMemory::new(self.share.clone()));
         if !memory.grow(Kind::Calls, CALL + HEADER * head.headers.len()) {
             return Err(Status::no_memory(self.share.budget()));
