@@ -9,7 +9,7 @@ use crate::bridge::{Choice, Examples, Inference, Lane, Route, Routes, Signature}
 use crate::examples::{self, columns, serialized};
 use crate::grpc::Status;
 use crate::open_inference::{self, Regions, SharedTensor, Tensors};
-use crate::predict::{Column, Input, Request, Tensor, Text, tensors};
+use crate::predict::{self, Column, Input, Request, Text, tensors};
 use crate::protobuf::{Cursor, Dtype, Rope};
 
 /// A plain request: its route, its arrays, its rows, and how it is answered.
@@ -26,7 +26,7 @@ pub struct Understood {
 /// A request's arrays, in the order of its signature's inputs.
 pub enum Arrays {
     /// The positions of the arrays in the message.
-    Tensors(Vec<Tensor>),
+    Tensors(predict::Tensors),
     /// Made from features of the message's Examples.
     Columns(Vec<Column>),
     /// In shared memory that the message names.
@@ -51,7 +51,7 @@ impl Arrays {
     /// The bytes that they need besides the message.
     pub fn held(&self) -> usize {
         match self {
-            Self::Tensors(tensors) => tensors.iter().map(Tensor::held).sum(),
+            Self::Tensors(tensors) => tensors.iter().map(predict::Tensor::held).sum(),
             Self::Columns(columns) => columns.iter().map(Column::held).sum(),
             Self::Shared(_) => 0,
         }

@@ -1,7 +1,7 @@
 //! A plain ModelInferRequest's bytes: raw contents for every input, or every input in shared memory.
 
 use super::{Part, Regions, datatype};
-use crate::predict::{Input, Tensor};
+use crate::predict::{self, Input, Tensor};
 use crate::protobuf::{Cursor, Dtype, Values, wire};
 
 /// More inputs than these are not plain: each takes a few bytes of a request and many more in memory.
@@ -57,7 +57,7 @@ pub struct SharedTensor {
 
 /// A request's tensors in the order of their declarations.
 pub enum Tensors {
-    Raw(Vec<Tensor>),
+    Raw(predict::Tensors),
     Shared(Vec<SharedTensor>),
 }
 
@@ -80,13 +80,13 @@ impl Tensors {
 }
 
 /// What is made of each input, in the order of their declarations, and the rows that all have.
-fn in_order<T>(
+fn in_order<T, Several: Extend<T> + Default>(
     request: &Request<'_>,
     declared: &[Input],
     max_rows: usize,
     make: impl Fn(usize, &Input) -> Option<(T, usize)>,
-) -> Option<(Vec<T>, usize)> {
-    let mut tensors = Vec::with_capacity(declared.len());
+) -> Option<(Several, usize)> {
+    let mut tensors = Several::default();
     let mut rows = None;
     for input in declared {
         let at = request.inputs.iter().position(|tensor| tensor.name == input.alias.as_slice())?;
@@ -94,7 +94,7 @@ fn in_order<T>(
         if *rows.get_or_insert(own) != own || own > max_rows {
             return None;
         }
-        tensors.push(tensor);
+        tensors.extend([tensor]);
     }
     Some((tensors, rows?))
 }

@@ -1,5 +1,7 @@
 //! A plain request's bytes: fields, each at most once, and tensors that fit their declarations.
 
+use smallvec::SmallVec;
+
 use crate::protobuf::{CONTENT, Cursor, Dtype, Rope, Values, texts, wire};
 
 /// An input that a signature declares: its alias, its type, and its dimensions beyond axis 0.
@@ -26,8 +28,11 @@ impl Input {
 /// One input's values in a request, and its dimensions beyond axis 0.
 pub struct Tensor {
     pub values: Contents,
-    pub inner: Vec<usize>,
+    pub inner: SmallVec<[usize; 4]>,
 }
+
+/// Those of a request.
+pub type Tensors = SmallVec<[Tensor; 1]>;
 
 /// Where they lie in the message.
 pub enum Contents {
@@ -39,7 +44,7 @@ pub enum Contents {
 impl Tensor {
     /// Of numbers.
     pub fn of(values: Values, inner: &[usize]) -> Self {
-        Self { values: Contents::Numbers(values), inner: inner.to_vec() }
+        Self { values: Contents::Numbers(values), inner: SmallVec::from_slice(inner) }
     }
 
     /// Bytes that it takes beside its message.
@@ -88,11 +93,11 @@ impl Column {
 
 /// A request's tensors in the order of their declarations, and their rows; None unless all fit. Without a number of rows
 /// there is no batch axis: a declaration has all dimensions, and the request counts as one row.
-pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize>) -> Option<(Vec<Tensor>, usize)> {
+pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize>) -> Option<(Tensors, usize)> {
     if request.inputs.len() != declared.len() {
         return None;
     }
-    let mut tensors = Vec::with_capacity(declared.len());
+    let mut tensors = Tensors::with_capacity(declared.len());
     let mut rows = None;
     for input in declared {
         let mut named = request.inputs.iter().filter(|(alias, _)| alias.bytes() == Some(&input.alias));
@@ -130,7 +135,7 @@ impl Input {
         }
         if self.dtype == Dtype::String {
             let places = proto.strings(count)?;
-            return Some(Tensor { values: Contents::Strings(places), inner: inner.to_vec() });
+            return Some(Tensor { values: Contents::Strings(places), inner: SmallVec::from_slice(inner) });
         }
         let (field, at) = proto.values.clone()?;
         let values = if field == CONTENT {

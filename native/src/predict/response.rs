@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::protobuf::{Dtype, Rows, Writer, wire};
 
@@ -59,7 +60,7 @@ fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
 pub struct Response<'a> {
     format: &'a Format,
     /// Each output's alias, its rows, and the bytes that these take.
-    tensors: Vec<(&'a str, Rows<'a>, usize)>,
+    tensors: SmallVec<[(&'a str, Rows<'a>, usize); 1]>,
     len: usize,
 }
 
@@ -71,7 +72,7 @@ impl<'a> Response<'a> {
             let len = rows.encoded_len(format.as_content);
             (output.alias, rows, len)
         };
-        let tensors: Vec<_> = outputs.iter().map(tensor).collect();
+        let tensors: SmallVec<[_; 1]> = outputs.iter().map(tensor).collect();
         let entries = tensors.iter().map(|(alias, _, len)| wire::field_len(1, entry_len(alias, *len)));
         let len = entries.sum::<usize>() + format.model_spec.len();
         Self { format, tensors, len }
