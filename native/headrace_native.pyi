@@ -128,6 +128,8 @@ class LoadOutcomes(TypedDict):
 
     latency: list[tuple[int, int]]
     """Nanoseconds from when a call was to begin to its end, and how many took so long; of those that went well."""
+    failures: list[tuple[int, int]]
+    """Nanoseconds from when a call was sent to its end, and how many took so long; of those that failed."""
     codes: list[int]
     """How many ended with each of gRPC's codes."""
     bytes: int

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.what == "record":
         return record(options.seconds)
-    plan = Ramp(seconds=options.seconds, steps=options.steps, transport=options.transport)
+    plan = Ramp(options.seconds, options.fixed_seconds, options.steps, options.transport)
     return ramp(plan, options.fixed, options.out)
 
 
@@ -29,13 +29,14 @@ def _parser() -> argparse.ArgumentParser:
     simulated = what.add_parser("simulate", help="traces on a virtual clock, compared with a sweep of fixed settings")
     simulated.add_argument("--seconds", type=float, default=60.0, help="length of each trace")
     real = what.add_parser("ramp", help="a real server, from idle to twice what it can serve, beside fixed settings")
-    real.add_argument("--seconds", type=float, default=600.0, help="length of each ramp")
+    real.add_argument("--seconds", type=float, default=600.0, help="length of the ramp with the objective")
+    real.add_argument("--fixed_seconds", type=float, default=120.0, help="length of the ramp with each fixed setting")
     real.add_argument("--steps", type=int, default=10, help="rates from idle to twice the capacity")
     real.add_argument("--transport", choices=("native", "grpcio"), default="native")
     real.add_argument(
         "--fixed",
         nargs="*",
-        default=["16/0/10", "32/0/1", "32/60000/1", "32/0/10"],
+        default=["16/0/10", "32/0/1", "32/60000/1"],
         help="settings to compare with, as max_batch_size/batch_timeout_micros/max_enqueued_batches",
     )
     recorded = what.add_parser("record", help="arrivals at a real server with callers of several kinds")

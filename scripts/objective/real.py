@@ -5,12 +5,15 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import headrace_native
 import numpy as np
 
+from headrace_client.bench.latencies import Latencies, of_nanoseconds, together
+from headrace_client.bench.settings import MOST_UNDER_WAY
 from headrace_protos import PredictRequest
 from headrace_protos.tensor import to_proto
 from tests.support.calls import MODEL, PREDICT
@@ -21,6 +24,12 @@ from tests.support.running import ServerProcess
 Send = Callable[..., Awaitable[bytes]]
 
 OBJECTIVE, SECONDS = "p99 150ms", 0.150
+
+REFUSED_WITHIN = 0.005
+"""Seconds in which 99 of 100 refusals are to come."""
+
+LEAST_GOODPUT = 0.95
+"""Of the best fixed setting's answers in time, at every step."""
 
 MODEL_OF = Model(noise=0.0, stalls=0.0)
 """What the served model takes: it sleeps, so that the client has the CPUs."""
@@ -50,12 +59,14 @@ class Ramp:
     """What is sent.
 
     Attributes:
-        seconds: How long.
+        seconds: How long, with the objective.
+        fixed_seconds: How long, with each fixed setting.
         steps: Rates, the last of which is twice the capacity.
         transport: The server's.
     """
 
     seconds: float
+    fixed_seconds: float
     steps: int
     transport: str
 
@@ -66,28 +77,45 @@ class Ramp:
         return [most * (step + 1) / self.steps for step in range(self.steps)]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Step:
-    """What came of one rate. Latencies count from when a request was due, not from when it was sent."""
+    """What came of one rate.
 
-    rate: float
-    sent: int = 0
-    answered: list[float] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)
-    failed: int = 0
+    Attributes:
+        seconds: How long it was.
+        answered: Latencies of the answers, from when a request was due, not from when it was sent.
+        refused: How long refusals took, from when the request was sent.
+        failed: Calls that ended otherwise.
+    """
+
+    seconds: float
+    answered: Latencies
+    refused: Latencies
+    failed: int
+
+    @property
+    def sent(self) -> int:
+        """All requests."""
+        return self.answered.count + self.refused.count
 
     @property
     def good(self) -> int:
         """Answered in time."""
-        return sum(took <= SECONDS for took in self.answered)
+        return self.answered.within(SECONDS)
+
+    @property
+    def good_rate(self) -> float:
+        """Answered in time, a second."""
+        return self.good / self.seconds
 
 
 def ramp(plan: Ramp, fixed: Sequence[str], out: Path) -> int:
     """Runs the ramp with the objective and with each setting; 1 where the objective is not kept."""
-    runs = {OBJECTIVE: _run(plan, [f"--latency_objective={OBJECTIVE}", "--batching_parameters_file={}"], None)}
+    flags = [f"--latency_objective={OBJECTIVE}", "--batching_parameters_file={}"]
+    runs = {OBJECTIVE: _run(plan, plan.seconds, flags, None)}
     for text in fixed:
         setting = Fixed(*map(int, text.split("/")))
-        runs[str(setting)] = _run(plan, ["--batching_parameters_file={}"], setting)
+        runs[str(setting)] = _run(plan, plan.fixed_seconds, flags[1:], setting)
     text = _report(plan, runs)
     (out / f"latency-objective-{plan.transport}.md").write_text(text)
     print(text)
@@ -104,13 +132,13 @@ def record(seconds: float) -> int:
     return 0
 
 
-def _run(plan: Ramp, flags: Sequence[str], setting: Fixed | None) -> list[Step]:
+def _run(plan: Ramp, seconds: float, flags: Sequence[str], setting: Fixed | None) -> list[Step]:
     with tempfile.TemporaryDirectory(prefix="headrace-objective-") as folder:
         parameters = Path(folder) / "batching.pbtxt"
         parameters.write_text(_parameters(setting))
         told = [flag.format(parameters) for flag in flags]
         with _served(Path(folder) / "model", f"--transport={plan.transport}", *told) as port:
-            return asyncio.run(_ramp(port, plan))
+            return _ramp(f"127.0.0.1:{port}", plan.rates, seconds / plan.steps)
 
 
 @contextmanager
@@ -146,37 +174,44 @@ def _parameters(setting: Fixed | None) -> str:
     )
 
 
-async def _ramp(port: int, plan: Ramp) -> list[Step]:
-    draws, data = np.random.default_rng(1), _request()
-    steps = [Step(rate) for rate in plan.rates]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        send: Send = channel.unary_unary(PREDICT)
-        await send(data)  # connects
-        under_way: set[asyncio.Task[None]] = set()
-        due = time.perf_counter()
-        for step in steps:
-            end = due + plan.seconds / plan.steps
-            while (due := due + float(draws.exponential(1 / step.rate))) < end:
-                if (early := due - time.perf_counter()) > 0:
-                    await asyncio.sleep(early)
-                call = asyncio.create_task(_call(send, data, step, due))
-                under_way.add(call)
-                call.add_done_callback(under_way.discard)
-        await asyncio.gather(*under_way)
+def _ramp(target: str, rates: Sequence[float], seconds: float) -> list[Step]:
+    """So many seconds of each rate, one after the other."""
+    kinds = [(1.0, [headrace_native.ClientRequest(PREDICT, _request())])]
+    steps = []
+    for number, rate in enumerate(rates):
+        load = headrace_native.Load(target, kinds, _open_loop(rate, seconds, seed=number))
+        load.start([])
+        while not load.wait(60.0):
+            pass
+        steps.append(_step(seconds, load.result()))
     return steps
 
 
-async def _call(send: Send, data: bytes, step: Step, due: float) -> None:
-    step.sent += 1
-    began = time.perf_counter()
-    try:
-        await send(data, timeout=30.0)
-        step.answered.append(time.perf_counter() - due)
-    except grpc.aio.AioRpcError as error:
-        if error.code() == grpc.StatusCode.UNAVAILABLE:
-            step.refused.append(time.perf_counter() - began)
-        else:
-            step.failed += 1
+def _open_loop(rate: float, seconds: float, seed: int) -> "headrace_native.LoadPlan":
+    return {
+        "threads": 1,
+        "connections": 4,
+        "concurrency": MOST_UNDER_WAY,
+        "rate": rate,
+        "poisson": True,
+        "times": [],
+        "order": [],
+        "warmup": 0.0,
+        "seconds": seconds,
+        "timeout": 30.0,
+        "seed": seed,
+    }
+
+
+def _step(seconds: float, result: "headrace_native.LoadResult") -> Step:
+    (kind,) = result["kinds"]
+    ok, unavailable = kind["codes"][0], kind["codes"][grpc.StatusCode.UNAVAILABLE.value[0]]
+    return Step(
+        seconds=seconds,
+        answered=of_nanoseconds(kind["latency"]),
+        refused=of_nanoseconds(kind["failures"]),
+        failed=sum(kind["codes"]) - ok - unavailable,
+    )
 
 
 async def _crowd(seconds: float) -> list[float]:
@@ -209,48 +244,56 @@ async def _crowd(seconds: float) -> list[float]:
 
 def _kept(runs: dict[str, list[Step]]) -> bool:
     ours = runs[OBJECTIVE]
-    taken = [took for step in ours for took in step.answered]
-    if not taken or float(np.quantile(taken, 0.99)) > 1.05 * SECONDS:
-        return False
-    others = [run for name, run in runs.items() if name != OBJECTIVE]
-    return all(
-        step.good >= 0.95 * max((run[place].good for run in others), default=0) for place, step in enumerate(ours)
+    return (
+        _milliseconds(together(step.answered for step in ours), 99) <= 1.05e3 * SECONDS
+        and _milliseconds(together(step.refused for step in ours), 99) <= 1e3 * REFUSED_WITHIN
+        and _least(runs) >= LEAST_GOODPUT
     )
 
 
 def _report(plan: Ramp, runs: dict[str, list[Step]]) -> str:
     ours = runs[OBJECTIVE]
-    part = plan.seconds / plan.steps
-    taken = [took for step in ours for took in step.answered]
-    refused = [took for step in ours for took in step.refused]
+    taken, refused = together(step.answered for step in ours), together(step.refused for step in ours)
     head = ["requests/s", "p99", "refused/s", "refusals: median, p99", *(f"in time/s: {name}" for name in runs)]
-    rows = []
-    for place, step in enumerate(ours):
-        cells = [
-            f"{step.sent / part:,.0f}",
-            f"{_quantile(step.answered, 0.99):.0f} ms",
-            f"{len(step.refused) / part:,.0f}",
-            f"{_quantile(step.refused, 0.5):.1f}, {_quantile(step.refused, 0.99):.1f} ms" if step.refused else "",
-            *(f"{run[place].good / part:,.0f}" for run in runs.values()),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
+    rows = [_row([run[place] for run in runs.values()]) for place in range(len(ours))]
     table = "\n".join([f"| {' | '.join(head)} |", f"|{' ---: |' * len(head)}", *rows])
     return f"""# A latency objective on a real server
 
 Made by `python -m scripts.objective ramp --transport={plan.transport}`: {plan.seconds:g} s from idle to twice the
-capacity, in {plan.steps} steps, Poisson arrivals, once with the objective `{OBJECTIVE}` and once with each fixed
-setting (`max_batch_size`, `batch_timeout_micros`, `max_enqueued_batches`). The model sleeps for
+capacity, in {plan.steps} steps, Poisson arrivals, with the objective `{OBJECTIVE}`; and {plan.fixed_seconds:g} s of the
+same with each fixed setting (`max_batch_size`, `batch_timeout_micros`, `max_enqueued_batches`). The model sleeps for
 {MODEL_OF.fixed * 1e3:g} ms and {MODEL_OF.per_row * 1e3:g} ms for each row, in two processes. Latencies are the
-client's, counted from when a request was due.
+client's, counted from when a request was due; refusals are counted from when a request was sent.
 
 {table}
 
-Over the whole ramp the p99 of the answers is {_quantile(taken, 0.99):.0f} ms, and refusals took
-{_quantile(refused, 0.5):.2f} ms at the median and {_quantile(refused, 0.99):.2f} ms at the p99. Calls that failed
-otherwise: {sum(step.failed for step in ours)}. In time over the whole ramp:
-{", ".join(f"{name}: {sum(step.good for step in run):,}" for name, run in runs.items())}.
+Over the whole ramp the p99 of the answers is {_milliseconds(taken, 99):.0f} ms, and refusals took
+{_milliseconds(refused, 50):.2f} ms at the median and {_milliseconds(refused, 99):.2f} ms at the p99. Calls that failed
+otherwise: {sum(step.failed for step in ours)}. At the least, the objective has {_least(runs):.3f} times the answers in
+time of the setting that is best at a step.
 """
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
-    return float(np.quantile(values, share)) * 1e3 if values else 0.0
+def _row(steps: Sequence[Step]) -> str:
+    ours = steps[0]
+    refused = f"{_milliseconds(ours.refused, 50):.2f}, {_milliseconds(ours.refused, 99):.2f} ms"
+    cells = [
+        f"{ours.sent / ours.seconds:,.0f}",
+        f"{_milliseconds(ours.answered, 99):.0f} ms",
+        f"{ours.refused.count / ours.seconds:,.0f}",
+        refused if ours.refused.count else "",
+        *(f"{step.good_rate:,.0f}" for step in steps),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _least(runs: dict[str, list[Step]]) -> float:
+    """Of the best setting's answers in time at any step, what the objective has."""
+    others = [run for name, run in runs.items() if name != OBJECTIVE]
+    best = [max((run[place].good_rate for run in others), default=0.0) for place in range(len(runs[OBJECTIVE]))]
+    shares = [step.good_rate / most for step, most in zip(runs[OBJECTIVE], best, strict=True) if most]
+    return min(shares, default=1.0)
+
+
+def _milliseconds(latencies: Latencies, percent: float) -> float:
+    return (latencies.percentile(percent) or 0.0) * 1e3

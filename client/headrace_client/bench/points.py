@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace_client.bench.latencies import Latencies, of_nanoseconds
+from headrace_client.bench.latencies import Latencies, of_nanoseconds, together
 from headrace_client.bench.server import code_name
 from headrace_client.bench.settings import Stage
 
@@ -18,10 +18,11 @@ LATE = 0.001
 
 @dataclass(frozen=True, slots=True)
 class KindPoint:
-    """The calls of one kind."""
+    """The calls of one kind: `failed_after` counts from when a call was sent."""
 
     name: str
     latencies: Latencies
+    failed_after: Latencies
     codes: Mapping[str, int]
 
 
@@ -56,8 +57,12 @@ class Point:
     @property
     def latencies(self) -> Latencies:
         """The latencies of all successful calls, from the planned start to the end."""
-        pairs = [((round(seconds * 1e9), count) for seconds, count in kind.latencies.pairs) for kind in self.kinds]
-        return of_nanoseconds(*pairs)
+        return together(kind.latencies for kind in self.kinds)
+
+    @property
+    def failed_after(self) -> Latencies:
+        """The time that failed calls took, from when they were sent: a refusal should come at once."""
+        return together(kind.failed_after for kind in self.kinds)
 
     @property
     def ok(self) -> int:
@@ -115,8 +120,9 @@ class Point:
             "calls_per_second": self.rate,
             "goodput_per_second": self.goodput,
             "latency_mean": latencies.mean(),
-            "latency_percentiles": {f"{percent:g}": latencies.percentile(percent) for percent in PERCENTILES},
+            "latency_percentiles": _percentiles(latencies),
             "latency_histogram": [[seconds, count] for seconds, count in latencies.pairs],
+            "failed_after_percentiles": _percentiles(self.failed_after),
             "lag_p99": self.lag.percentile(99),
             "own_cpu_per_call": self.cpu_per_call,
             "own_busy": self.busy,
@@ -139,6 +145,7 @@ def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[s
         KindPoint(
             name,
             of_nanoseconds(kind["latency"]),
+            of_nanoseconds(kind["failures"]),
             {code_name(code): count for code, count in enumerate(kind["codes"]) if count},
         )
         for name, kind in zip(names, result["kinds"], strict=True)
@@ -157,5 +164,8 @@ def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[s
 
 
 def _kind_json(kind: KindPoint) -> dict[str, Any]:
-    percentiles = {f"{percent:g}": kind.latencies.percentile(percent) for percent in PERCENTILES}
-    return {"codes": dict(kind.codes), "latency_percentiles": percentiles}
+    return {"codes": dict(kind.codes), "latency_percentiles": _percentiles(kind.latencies)}
+
+
+def _percentiles(latencies: Latencies) -> dict[str, float | None]:
+    return {f"{percent:g}": latencies.percentile(percent) for percent in PERCENTILES}

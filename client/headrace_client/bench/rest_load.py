@@ -43,6 +43,7 @@ class RestLoad:
         self._turns = [0] * len(kinds)
         self._begun = self._ended = self._failed = 0
         self._latency: list[Counter[int]] = [Counter() for _ in kinds]
+        self._failures: list[Counter[int]] = [Counter() for _ in kinds]
         self._codes = [[0] * _CODES for _ in kinds]
         self._bytes = [0] * len(kinds)
         self._lag: Counter[int] = Counter()
@@ -89,8 +90,10 @@ class RestLoad:
     def result(self) -> dict[str, Any]:
         """The results, once the load has ended."""
         kinds = [
-            {"latency": sorted(latency.items()), "codes": codes, "bytes": size}
-            for latency, codes, size in zip(self._latency, self._codes, self._bytes, strict=True)
+            {"latency": sorted(latency.items()), "failures": sorted(failures.items()), "codes": codes, "bytes": size}
+            for latency, failures, codes, size in zip(
+                self._latency, self._failures, self._codes, self._bytes, strict=True
+            )
         ]
         cpu, wall = self._spent
         lag = sorted(self._lag.items())
@@ -166,7 +169,9 @@ class RestLoad:
             if self._plan["warmup"] <= counted < self._plan["warmup"] + self._plan["seconds"]:
                 self._codes[kind][code] += 1
                 self._lag[_rounded(begun - due)] += 1
-                if not code:
+                if code:
+                    self._failures[kind][_rounded(ended - begun)] += 1
+                else:
                     self._latency[kind][_rounded(ended - due)] += 1
                     self._bytes[kind] += len(body)
         return code

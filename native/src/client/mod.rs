@@ -14,6 +14,7 @@ mod request;
 mod retry;
 mod target;
 
+pub use answer::Answer;
 pub use channel::Channel;
 pub use python::{ClientChannel, Failure, new_channel};
 pub use request::{ClientRequest, Message};

@@ -15,8 +15,8 @@ use super::arrivals::Arrivals;
 use super::pacer::Pacer;
 use super::plan::{Chooser, Kind, Plan};
 use super::record::{Outcome, Record};
-use crate::client::Channel;
-use crate::grpc::{Status, UNAVAILABLE};
+use crate::client::{Answer, Channel};
+use crate::grpc::UNAVAILABLE;
 
 /// Calls that are due within this time begin together: waking up for each would cost more than the calls.
 const TOGETHER: Duration = Duration::from_micros(20);
@@ -166,17 +166,19 @@ impl Callers {
             status: &answer.status,
             latency: ended.saturating_duration_since(due.at),
             lag: begun.saturating_duration_since(due.at),
+            took: ended.saturating_duration_since(begun),
             bytes: answer.message.len(),
             measured: counted >= part.plan.warmup() && counted < part.plan.length(),
         });
-        if closed && not_reached(&answer.status) {
+        if closed && not_reached(&answer) {
             tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
-fn not_reached(status: &Status) -> bool {
-    status.code == UNAVAILABLE && status.text.starts_with("failed to connect")
+/// Whether no server has begun to answer: a full queue is UNAVAILABLE, too, but somebody has said so.
+fn not_reached(answer: &Answer) -> bool {
+    answer.status.code == UNAVAILABLE && !answer.begun
 }
 
 /// Measures what this thread spends.

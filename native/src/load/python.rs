@@ -114,7 +114,7 @@ impl Load {
         self.stopped.send_replace(true);
     }
 
-    /// What came of it, once it has ended: the kinds, each with `latency` and `codes` and `bytes`; `lag`; `texts` by code;
+    /// What came of it, once it has ended: the kinds, each with `latency`, `failures`, `codes` and `bytes`; `lag`; `texts` by code;
     /// `cpu` and `wall` of each thread, in seconds. Latencies are pairs of nanoseconds and counts. ConnectionError where it
     /// could not connect.
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -165,6 +165,7 @@ impl Load {
 fn to_python<'py>(py: Python<'py>, outcomes: &Outcomes) -> PyResult<Bound<'py, PyDict>> {
     let kind = PyDict::new(py);
     kind.set_item("latency", values(&outcomes.latency))?;
+    kind.set_item("failures", values(&outcomes.failures))?;
     kind.set_item("codes", outcomes.codes.to_vec())?;
     kind.set_item("bytes", outcomes.bytes)?;
     Ok(kind)

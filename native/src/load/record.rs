@@ -21,6 +21,8 @@ const CODES: usize = 17;
 pub struct Outcomes {
     /// From when a call was to begin to its end; of those that went well.
     pub latency: Histogram<u64>,
+    /// From when a call was sent to its end; of those that failed.
+    pub failures: Histogram<u64>,
     /// How many ended with each code.
     pub codes: [u64; CODES],
     /// Bytes of the answers of those that went well.
@@ -51,6 +53,8 @@ pub struct Outcome<'a> {
     pub status: &'a Status,
     pub latency: Duration,
     pub lag: Duration,
+    /// Since it was sent.
+    pub took: Duration,
     pub bytes: usize,
     /// Whether it counts, and is not of the time before or after.
     pub measured: bool,
@@ -58,7 +62,7 @@ pub struct Outcome<'a> {
 
 impl Kept {
     fn new(kinds: usize) -> Self {
-        let outcomes = || Outcomes { latency: histogram(), codes: [0; CODES], bytes: 0 };
+        let outcomes = || Outcomes { latency: histogram(), failures: histogram(), codes: [0; CODES], bytes: 0 };
         let kinds = std::iter::repeat_with(outcomes).take(kinds).collect();
         Self { kinds, lag: histogram(), texts: Vec::new() }
     }
@@ -76,6 +80,7 @@ impl Kept {
         self.texts.extend(other.texts.iter().cloned());
         for (own, more) in self.kinds.iter_mut().zip(&other.kinds) {
             let _ = own.latency.add(&more.latency);
+            let _ = own.failures.add(&more.failures);
             own.codes.iter_mut().zip(more.codes).for_each(|(code, more)| *code += more);
             own.bytes += more.bytes;
         }
@@ -113,6 +118,8 @@ impl Record {
         if went_well {
             kind.latency.saturating_record(nanoseconds(outcome.latency));
             kind.bytes += outcome.bytes as u64;
+        } else {
+            kind.failures.saturating_record(nanoseconds(outcome.took));
         }
     }
 }
@@ -143,7 +150,7 @@ mod tests {
         let ends = |kind, status, millis, measured| {
             record.begin();
             let latency = Duration::from_millis(millis);
-            record.end(&Outcome { kind, status, latency, lag: Duration::ZERO, bytes: 8, measured });
+            record.end(&Outcome { kind, status, latency, lag: Duration::ZERO, took: latency, bytes: 8, measured });
         };
         ends(0, &well, 5, true);
         ends(1, &well, 7, true);
@@ -153,6 +160,7 @@ mod tests {
         assert_eq!((kept.kinds[0].codes[0], kept.kinds[1].codes[0], kept.kinds[1].codes[14]), (1, 1, 1));
         let [(value, count)] = values(&kept.kinds[1].latency)[..] else { panic!("one was measured") };
         assert!(count == 1 && (7_000_000..7_010_000).contains(&value), "{value}");
+        assert_eq!(values(&kept.kinds[1].failures).len(), 1);
         assert_eq!(kept.texts, [(14, "full".to_owned())]);
         assert_eq!((record.ended.load(Ordering::Relaxed), record.failed.load(Ordering::Relaxed)), (4, 1));
     }

@@ -30,7 +30,7 @@ def point(*, busy: float = 0.1, lag: int = 0, kind: str = "poisson", limit: floa
         server="s",
         stage=Stage(kind, 100),
         seconds=2.0,
-        kinds=[KindPoint("m", HUNDRED, {"OK": 100, "UNAVAILABLE": 20})],
+        kinds=[KindPoint("m", HUNDRED, Latencies(), {"OK": 100, "UNAVAILABLE": 20})],
         lag=of_nanoseconds([(lag, 100)]),
         texts={"UNAVAILABLE": "full"},
         cpu=0.0024,
