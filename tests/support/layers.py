@@ -163,6 +163,12 @@ def row_before(s: Stack) -> None:
     s.put("Add", s.top, before)
 
 
+def fifth_row_after(s: Stack) -> None:
+    """Which nothing shows in a batch of fewer than six."""
+    after = s.add("Pad", s.top, s.constant(np.array([-5, 0, 5, 0])))
+    s.put("Add", s.top, after)
+
+
 def sort_batch(s: Stack) -> None:
     rows = s.add("Shape", s.top, start=0, end=1)
     s.put("TopK", s.top, rows, axis=0, outputs=2)
@@ -203,6 +209,7 @@ MIXES: Sequence[Layer] = (
     running_over_batch,
     backwards_over_batch,
     row_before,
+    fifth_row_after,
     sort_batch,
     attend_over_batch,
     by_count,

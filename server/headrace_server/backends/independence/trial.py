@@ -38,6 +38,11 @@ _EACH: Sequence[Pass] = (((0,), Rows.USUAL), ((1,), Rows.USUAL))
 _LAST: Sequence[Pass] = (((0,), Rows.USUAL), ((1,), Rows.ODD))
 _BRIEF: Sequence[Pass] = (((0, 2), Rows.USUAL),)
 
+# Of many rows, all before a row are changed, or all after it: those next to it, and those far from it.
+_HALVES = (tuple(range(MANY // 2)), tuple(range(MANY // 2, MANY)))
+_FAR: Sequence[Pass] = tuple((half, Rows.USUAL) for half in _HALVES)
+_FAR_AND_ODD: Sequence[Pass] = tuple((half, Rows.ODD) for half in _HALVES)
+
 
 def try_rows(subject: Subject, budget: float, clock: Callable[[], float] = time.perf_counter) -> Verdict:
     """Determines whether the rows of a signature are independent.
@@ -161,12 +166,21 @@ class _Trial:
         if zeros := neighbours.batch_of(4, recipe, Rows.ZEROS):
             neighbours.vary(zeros, _BESIDE_ZEROS)
         neighbours.check_alone(recipe, 4, rows=(3, 0))
-        if self._runs.spent + self._runs.quickest_row * MANY < budget:
-            # A dependence on the number of rows shows best with many rows of small values.
-            neighbours.check_alone(replace(recipe, reals=Reals.SMALL), MANY, rows=(MANY - 1,))
+        # A dependence on the number of rows shows best with many rows of small values.
+        for row in (MANY - 1, 0):
+            if self._has_time_for_many(budget):
+                neighbours.check_alone(replace(recipe, reals=Reals.SMALL), MANY, rows=(row,))
+        many = neighbours.batch_of(MANY, recipe, Rows.USUAL) if self._has_time_for_many(budget) else None
+        if many is not None:
+            neighbours.vary(many, _FAR)
         scaled = replace(recipe, reals=Reals.SCALED)
         neighbours.vary(neighbours.batch(3, [replace(scaled, size=recipe.size + 2), scaled]), _BRIEF)
         self._try_extremes(neighbours, batch, _EXTREME)
+        if many is not None and self.bounded is None and self._has_time_for_many(budget):
+            neighbours.vary(many, _FAR_AND_ODD)
+
+    def _has_time_for_many(self, budget: float) -> bool:
+        return self._runs.spent + self._runs.quickest_row * MANY < budget
 
     def _try_extremes(
         self,
