@@ -1,0 +1,64 @@
+"""How far rounding alone may change a model's answer: the model with every intermediate value a few digits off."""
+
+import numpy as np
+import onnxruntime as ort
+from onnx import NodeProto
+from onnx.helper import make_node
+
+from headrace_batching.task import Array
+from tests.support.graphs import Graph
+
+UNITS = 8
+"""Units in the last place by which each value may be off: a sum in another order, or a fused multiply and add."""
+
+DRAWS = 300
+"""Enough for each side of a tie to be drawn several times."""
+
+_NOT_REAL = {"ArgMax", "Shape", "QuantizeLinear", "DynamicQuantizeLinear"}
+
+
+class Rounding:
+    """The answers that a graph of float32 gives to one request by itself, rounded one way and another.
+
+    A batch of another size runs other kernels, which round otherwise. That is little of the values that are rounded,
+    but it may be much of the answer: the difference of two large values, a step of a quantization, or another of two
+    equal largest values. The answers are those of the request's own rows, so another caller's rows in an answer are
+    never taken for rounding.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        nodes = [node for own in graph.nodes for node in _rounded(own)]
+        rounded = Graph(nodes, graph.inputs, graph.outputs, graph.constants)
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = ort.InferenceSession(rounded.model().SerializeToString(), options)
+
+    def assert_explains(self, answer: Array, expected: Array, x: Array) -> None:
+        """Every number must lie within what was drawn, or a little outside of it.
+
+        Args:
+            answer: What was answered.
+            expected: What the model alone gives.
+            x: The request.
+        """
+        drawn = np.stack([expected, *(self._session.run(["y"], {"x": x})[0] for _ in range(DRAWS))])
+        assert answer.shape == expected.shape
+        with np.errstate(all="ignore"):
+            least, most = np.nanmin(drawn, axis=0), np.nanmax(drawn, axis=0)
+            spread, size = most - least, np.abs(expected)
+            beyond = np.maximum(np.nan_to_num(spread, posinf=0), 1e-4 + 1e-3 * np.nan_to_num(size, posinf=0))
+            within = (answer >= least - beyond) & (answer <= most + beyond)
+        within |= np.isnan(answer) & np.isnan(drawn).any(axis=0)
+        assert within.all(), f"{answer[~within]} instead of {expected[~within]}, or with rounding {drawn[:9, ~within]}"
+
+
+def _rounded(node: NodeProto) -> list[NodeProto]:
+    """The node, and its first output times numbers next to 1."""
+    if node.op_type in _NOT_REAL:
+        return [node]
+    exact, near, off = node.output[0] + "_exact", node.output[0] + "_near", UNITS * float(np.finfo(np.float32).eps)
+    own = NodeProto()
+    own.CopyFrom(node)
+    own.output[0] = exact
+    factors = make_node("RandomUniformLike", [exact], [near], low=1 - off, high=1 + off, seed=1.0)
+    return [own, factors, make_node("Mul", [exact, near], [node.output[0]])]
