@@ -25,6 +25,7 @@ from tests.support.frames import (
     PING,
     PREFACE,
     SETTINGS,
+    WINDOW_UPDATE,
     Connection,
     call,
     frame,
@@ -74,6 +75,7 @@ def limit(server: RunningServer) -> int:
 def agreed(client: Connection) -> None:
     """From here on a client may send megabytes before it reads."""
     client.next(SETTINGS)
+    client.next(WINDOW_UPDATE)  # the connection's, which may come later than the settings
     client.say(frame(SETTINGS, ACK, 0))
 
 

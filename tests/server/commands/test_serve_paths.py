@@ -254,7 +254,7 @@ class TestWithoutTheServersDependencies:
         )
         assert ran.returncode == 1
         assert ran.stderr.splitlines()[-1] == (
-            "headrace: the package google_crc32c is not installed: pip install 'headrace[cpu]' brings what a server "
+            "headrace: the package google_crc32c is not installed: pip install 'headrace[cpu]' installs what a server "
             "needs (extras: cpu, gpu, tensorflow, tflite or server)"
         )
 

@@ -102,7 +102,7 @@ def test_every_bit_of_the_signature_counts_or_says_the_same(version: Path, signe
         (lambda version: (version / "inner" / "x").symlink_to("/etc/passwd"), "inner/x has not been signed"),
         (
             lambda version: (version / "inner" / "weights.bin").unlink(),
-            "weights.bin was signed, and is not there",
+            "weights.bin was signed but is missing",
         ),
         (lambda version: (version / "model.sig").write_text("{}"), "it is not a signature of a model"),
         (lambda version: (version / "model.sig").write_text("["), "it is not a signature of a model"),
@@ -201,7 +201,7 @@ def test_each_root_has_rules_of_its_own(version: Path, signer: KeyFiles, tmp_pat
 @pytest.mark.parametrize(
     ("text", "culprit"),
     [
-        ("", "must hold [[roots]] tables"),
+        ("", "must hold only [[roots]] tables"),
         ("[[roots]]", "root 1: path must be the name of a folder"),
         ('[[roots]]\npath = "/m"', "root 1: keys must name the trusted keys"),
         ('[[roots]]\npath = "/m"\nkey = "k"', "root 1: unknown key 'key'"),

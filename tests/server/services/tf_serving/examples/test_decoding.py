@@ -134,7 +134,7 @@ WRONG = {
         INT64,
         (None, None, None),
         [example(x=[1])],
-        "Feature: x has values for more than one dimension that varies: (None, None, None)",
+        "Feature: x has values for more than one varying dimension: (None, None, None)",
     ),
 }
 
@@ -148,7 +148,7 @@ def test_wrong_features(name: str) -> None:
 @pytest.mark.parametrize(("dtype", "value"), [(DataType.DT_INT8, 128), (DataType.DT_UINT8, -1)])
 def test_a_number_that_its_input_cannot_hold(dtype: DataType, value: int) -> None:
     text = refusal(takes(dtype, None), example(x=[value]))
-    assert text.startswith(f"Feature: x has a value that no {DataType.Name(dtype)[3:].lower()} holds: ")
+    assert text.startswith(f"Feature: x has a value that {DataType.Name(dtype)[3:].lower()} cannot hold: ")
 
 
 @pytest.mark.parametrize(
