@@ -22,7 +22,25 @@ pub struct Queue {
     pub tasks: Arc<Tasks>,
     lock: Py<PyAny>,
     clock: Py<PyAny>,
-    lanes: Mutex<FxHashMap<LaneId, Py<Lane>>>,
+    lanes: Mutex<Lanes>,
+}
+
+/// The lanes by number. Those that are closed are dropped whenever the others may have doubled, so that opening one takes
+/// as long with thousands of them as with few.
+#[derive(Default)]
+struct Lanes {
+    open: FxHashMap<LaneId, Py<Lane>>,
+    swept_at: usize,
+}
+
+impl Lanes {
+    fn insert(&mut self, id: LaneId, lane: Py<Lane>) {
+        if self.open.len() >= self.swept_at {
+            self.open.retain(|_, lane| !lane.get().closed());
+            self.swept_at = 2 * self.open.len() + 1;
+        }
+        self.open.insert(id, lane);
+    }
 }
 
 #[pymethods]
@@ -68,9 +86,7 @@ impl Queue {
         let lane = Lane::open(&self.tasks, options.bind(py), execute, batched, bounds)?;
         let id = lane.id();
         let lane = Py::new(py, lane)?;
-        let mut lanes = self.lanes.lock();
-        lanes.retain(|_, lane| !lane.get().closed());
-        lanes.insert(id, lane.clone_ref(py));
+        self.lanes.lock().insert(id, lane.clone_ref(py));
         Ok(lane)
     }
 
@@ -163,7 +179,7 @@ impl Queue {
         let Turn { lane, pieces, expired, gone, wake, .. } = turn;
         form::count_cancelled(py, gone)?;
         let expired = form::expire(py, expired)?;
-        let lane = lane.and_then(|id| self.lanes.lock().get(&id).map(|lane| lane.clone_ref(py).into_bound(py)));
+        let lane = lane.and_then(|id| self.lanes.lock().open.get(&id).map(|lane| lane.clone_ref(py).into_bound(py)));
         let Some(lane) = lane else { return Ok((None, expired, wake)) };
         let batch = form::batch(py, lane.get(), pieces)?;
         Ok((Some((batch, lane)), expired, wake))
