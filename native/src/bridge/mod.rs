@@ -1,6 +1,7 @@
 //! The boundary with `headrace_batching`: its queue, lanes and batches as Python sees them, and the routes of plain
 //! requests. It uses requests that were decoded here through `PendingCall`, and knows no protocol and no transport.
 
+mod activity;
 mod answers;
 mod batch;
 mod buffer;

@@ -20,6 +20,11 @@ impl Tasks {
         self.queue.wake();
     }
 
+    /// Whether any wait.
+    pub fn wait(&self) -> bool {
+        self.queue.waits()
+    }
+
     /// Tasks decoded here that nothing waits for, each once.
     pub fn abandoned(&self) -> Vec<Abandoned> {
         self.queue.abandoned(self.clock.now())

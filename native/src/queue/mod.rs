@@ -174,6 +174,11 @@ impl<T: Waits> Queue<T> {
             .collect()
     }
 
+    /// Whether any task waits.
+    pub fn waits(&self) -> bool {
+        !self.state.lock().groups.is_empty()
+    }
+
     /// Records that a batch of the lane has ended, at `now`.
     pub fn finish(&self, lane: LaneId, now: f64) {
         let mut state = self.state.lock();

@@ -78,12 +78,17 @@ async fn accept_until<T>(
     endpoints
 }
 
-/// Does periodically what nothing else does.
+/// Does periodically what nothing else does, as long as there may be anything to do.
 async fn watch(shared: &Shared, threads: &[Arc<ConnectionThread>]) {
+    let activity = &shared.ended.activity;
     loop {
         tokio::time::sleep(LOOK_AFTER).await;
-        shared.look_for_ended();
+        let happened = activity.take();
+        let waits = shared.look_for_ended();
         threads.iter().for_each(|thread| thread.busy_poll.wake_at_last());
+        if !happened && !waits {
+            activity.comes().await;
+        }
     }
 }
 

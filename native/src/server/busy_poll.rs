@@ -66,6 +66,7 @@ impl BusyPoll {
     /// Wakes an idle batch thread when all that has come has been read: the batch is as large as it gets then.
     pub fn wake_before_park(&self) {
         self.wake_due.store(true, Ordering::Relaxed);
+        self.shared.ended.activity.note();
     }
 
     /// Wakes it even though more is being read: that may not end soon. Any thread.

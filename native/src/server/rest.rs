@@ -233,7 +233,7 @@ impl Pending {
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
         match lane.put_native(key, entry, Instant::now()) {
             Ok(true) => self.rest.thread.busy_poll.wake_before_park(),
-            Ok(false) => {}
+            Ok(false) => self.rest.thread.shared.ended.activity.note(),
             Err((Refusal::Full(full), _)) => {
                 let (reason, missed) = (lane.reason(&full), matches!(full, Full::Objective));
                 let named = self.api.reason_of_full(&reason);

@@ -68,11 +68,12 @@ impl Shared {
         self.traces.get().is_some_and(|sampler| sampler.mark(headers))
     }
 
-    /// Looks for plain Predicts that nobody waits for, and has calls counted that have ended.
-    pub fn look_for_ended(&self) {
-        let abandoned = self.queue.get().tasks.abandoned();
-        if self.ended.add_abandoned(abandoned) {
+    /// Looks for plain Predicts that nobody waits for, and has calls counted that have ended; whether tasks still wait.
+    pub fn look_for_ended(&self) -> bool {
+        let tasks = &self.queue.get().tasks;
+        if self.ended.add_abandoned(tasks.abandoned()) {
             self.handlers.inbox.push(Event::new(Kind::Lapsed, None, None));
         }
+        tasks.wait()
     }
 }

@@ -1,0 +1,72 @@
+//! Tells the server's watcher that there may be something to look for, so that an idle server does not look at all.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+
+/// Whether anything has happened since the watcher last looked. Any thread.
+#[derive(Default)]
+pub struct Activity {
+    noted: AtomicBool,
+    came: Notify,
+}
+
+impl Activity {
+    /// Something has happened: a task waits, or a call is to be counted. Costs one load where that is known already.
+    pub fn note(&self) {
+        if !self.noted.load(Ordering::Relaxed) && !self.noted.swap(true, Ordering::AcqRel) {
+            self.came.notify_one();
+        }
+    }
+
+    /// Whether anything has happened since the last `take`; the watcher is about to look.
+    pub fn take(&self) -> bool {
+        self.noted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Returns once something has happened since the last `take`.
+    pub async fn comes(&self) {
+        while !self.noted.load(Ordering::Acquire) {
+            self.came.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::Activity;
+
+    fn has_come(activity: &Activity) -> bool {
+        matches!(pin!(activity.comes()).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(()))
+    }
+
+    #[test]
+    fn who_waits_is_told_of_what_happened_before() {
+        let activity = Activity::default();
+        activity.note();
+        assert!(has_come(&activity));
+    }
+
+    #[test]
+    fn nothing_comes_while_nothing_happens() {
+        let activity = Activity::default();
+        activity.note();
+        assert!(activity.take());
+        assert!(!activity.take());
+        assert!(!has_come(&activity));
+    }
+
+    #[test]
+    fn who_waits_is_woken() {
+        let activity = Activity::default();
+        let mut comes = pin!(activity.comes());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(comes.as_mut().poll(&mut context).is_pending());
+        activity.note();
+        assert!(comes.as_mut().poll(&mut context).is_ready());
+    }
+}
