@@ -10,11 +10,10 @@ from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.graph import Facts
 from headrace_toolkit.grounds import Grounds, Plan, Told, settle
-from headrace_toolkit.machine import this_machine
 from headrace_toolkit.progress import Progress, Silent
 from headrace_toolkit.recipe import Recipe
-from headrace_toolkit.report import Line, Report, size
-from headrace_toolkit.result import Result, rows_of, too_far
+from headrace_toolkit.report import Line, size
+from headrace_toolkit.result import Result, report_of, too_far
 from headrace_toolkit.search import Search
 from headrace_toolkit.searching import search
 from headrace_toolkit.sources.base import Source, Trainable
@@ -118,29 +117,15 @@ class _Run:
         first, last, suggested = self._under_load(first, last, grounds)
         others = [*others[:-1], last] if others else []
         lines = [self._retimed(line, others) for line in lines]
-        source = Line(
-            name=f"source: {self._source.origin}",
-            metric=grounds.metric.score(grounds.expected),
-            interval=grounds.metric.interval(grounds.metric.score(grounds.expected)),
-            kept=True,
-        )
-        report = Report(
-            source=self._source.origin,
-            machine=this_machine(),
-            metric=grounds.metric.name,
-            share=grounds.metric.share,
-            rows=rows_of(grounds.measured),
-            calibration=None if grounds.calibration is None else rows_of(grounds.calibration),
-            training=None if grounds.training is None else rows_of(grounds.training),
-            lines=(source, replace(first.line, kept=True), *lines),
-            warnings=tuple(self._told.warnings),
-            notes=tuple(self._told.notes),
-            suggested=suggested,
-        )
+        report = report_of(self._source.origin, grounds, (replace(first.line, kept=True), *lines), self._told)
         verdict = try_rows(last.file, grounds)
         failed = self._failure(first, last, grounds) or self._mixing(last, verdict)
         return Result(
-            report=replace(report, verdict=failed or _sentence(first, last, grounds, self._recipe.limits.max_drop)),
+            report=replace(
+                report,
+                suggested=suggested,
+                verdict=failed or _sentence(first, last, grounds, self._recipe.limits.max_drop),
+            ),
             failed=failed,
             model=last.file,
             signature=last.model.signature,

@@ -1,6 +1,7 @@
 """The result of a run: the report, the model that is kept, and its publication under a base path."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +14,13 @@ from headrace_server.config.model_toml import read_model_options
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.graph import DATA_FILE
-from headrace_toolkit.grounds import Grounds
-from headrace_toolkit.machine import versions
+from headrace_toolkit.grounds import Grounds, Told
+from headrace_toolkit.machine import this_machine, versions
 from headrace_toolkit.profile import profile_of
 from headrace_toolkit.publish import CARD_FILE, PROFILE_FILE, Contents, publish
 from headrace_toolkit.recipe import Recipe
-from headrace_toolkit.report import Report, Rows
+from headrace_toolkit.report import Line, Report, Rows
+from headrace_toolkit.sources.base import Origin
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.specs import write_spec
 from headrace_toolkit.work_folder import WorkFolder
@@ -136,6 +138,31 @@ class Result:
                 f"{base / MODEL_OPTIONS_FILE} lets requests be batched, and the rows of this model influence each "
                 "other: write [batching] enabled = false there"
             )
+
+
+def report_of(source: Origin, grounds: Grounds, lines: Iterable[Line], told: Told) -> Report:
+    """The report of a run, without its verdict: the line of the source comes first, before those of what was made.
+
+    Args:
+        source: The file or the object that the run began with.
+        grounds: The rows and the answers that all were judged by.
+        lines: What was made, in its order.
+        told: The warnings and notes that came up.
+    """
+    score = grounds.metric.score(grounds.expected)
+    first = Line(name=f"source: {source}", metric=score, interval=grounds.metric.interval(score), kept=True)
+    return Report(
+        source=source,
+        machine=this_machine(),
+        metric=grounds.metric.name,
+        share=grounds.metric.share,
+        rows=rows_of(grounds.measured),
+        calibration=None if grounds.calibration is None else rows_of(grounds.calibration),
+        training=None if grounds.training is None else rows_of(grounds.training),
+        lines=(first, *lines),
+        warnings=tuple(told.warnings),
+        notes=tuple(told.notes),
+    )
 
 
 def rows_of(data: Data) -> Rows:

@@ -14,12 +14,11 @@ from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.grounds import Grounds, Plan, Told, settle
 from headrace_toolkit.lite import LITE_FILE, Aliases, LiteModel, open_lite, write_aliases
-from headrace_toolkit.machine import this_machine
 from headrace_toolkit.measure import seconds_of_runs, size_in_files
 from headrace_toolkit.progress import Progress, Silent
 from headrace_toolkit.recipe import Recipe
-from headrace_toolkit.report import Line, Report, size
-from headrace_toolkit.result import Result, rows_of, too_far
+from headrace_toolkit.report import Line, size
+from headrace_toolkit.result import Result, report_of, too_far
 from headrace_toolkit.rows import TRIAL_SECONDS, TRIED_ROWS
 from headrace_toolkit.running import in_parts, rows_at_once
 from headrace_toolkit.sources.base import Source
@@ -147,26 +146,13 @@ class _Run:
 
     def _conclude(self, made: list[_Made], grounds: Grounds, verdict: Verdict) -> Result:
         score = grounds.metric.score(grounds.expected)
-        source = Line(
-            name=f"source: {self._source.origin}", metric=score, interval=grounds.metric.interval(score), kept=True
-        )
         first, last = made[0], made[-1]
         drop, allowed = grounds.metric.drop(score, last.line.metric or 0.0), self._recipe.limits.max_drop
         failed = too_far(grounds, drop, allowed) if drop > allowed else ""
-        report = Report(
-            source=self._source.origin,
-            machine=this_machine(),
-            metric=grounds.metric.name,
-            share=grounds.metric.share,
-            rows=rows_of(grounds.measured),
-            calibration=None if grounds.calibration is None else rows_of(grounds.calibration),
-            lines=(source, *(replace(one.line, kept=one is last) for one in made)),
-            warnings=tuple(self._told.warnings),
-            notes=tuple(self._told.notes),
-            verdict=failed or _summary(first.line, last.line),
-        )
+        lines = (replace(one.line, kept=one is last) for one in made)
+        report = report_of(self._source.origin, grounds, lines, self._told)
         return Result(
-            report=report,
+            report=replace(report, verdict=failed or _summary(first.line, last.line)),
             failed=failed,
             model=last.file,
             signature=last.model.signature,
