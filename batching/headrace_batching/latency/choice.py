@@ -71,6 +71,22 @@ def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
     return next(size for size in fitting if curve.rate_of(size) >= _NEARLY * best)
 
 
+def size_to_try(curve: Curve, seconds: float, limits: Limits) -> int:
+    """The next size above those that have run, if a typical run is believed to end in time after the one before it.
+
+    Otherwise the smallest. What is believed of larger sizes is a cautious guess, which a single run corrects. So a
+    queue that serves single rows, and refuses most of them, finds out whether it can serve more.
+
+    Args:
+        curve: Run times.
+        seconds: From a task's arrival to its answer, without any margin.
+        limits: The operator's limits.
+    """
+    size = next((size for size in limits.sizes if size > curve.sizes[-1]), limits.sizes[0])
+    typical = curve.typical_of(size)
+    return size if typical + typical / limits.threads <= seconds else limits.sizes[0]
+
+
 def longest_wait(curve: Curve, seconds: float, rows: float, limits: Limits) -> float:
     """How many seconds a batch that will have this many rows may wait for them."""
     return max(0.0, seconds - _ends_after(curve, rows, limits))

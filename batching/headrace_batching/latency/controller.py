@@ -7,7 +7,15 @@ from threading import Lock
 from typing import Protocol
 
 from headrace_batching.latency.beliefs import Beliefs
-from headrace_batching.latency.choice import Limits, aimed, candidate_sizes, full_size, longest_wait, within_reach
+from headrace_batching.latency.choice import (
+    Limits,
+    aimed,
+    candidate_sizes,
+    full_size,
+    longest_wait,
+    size_to_try,
+    within_reach,
+)
 from headrace_batching.latency.margin import Margin
 from headrace_batching.latency.run_times import Curve, RunTimes, quantile
 from headrace_batching.latency.target import Target
@@ -113,24 +121,30 @@ class Controller:
         counted, self._counted = self._counted, _Counted()
         elapsed = max(now - self._last_look, 1e-6) if self._last_look is not None else PERIOD
         self._last_look = now
-        self._times.learn(counted.runs, now)
+        refused = lane.shed
+        self._times.learn(counted.runs, now, refusing_most=refused - self.beliefs.refused > counted.tasks)
         curve = self._times.curve
         if curve is None:
             return
-        self._count_late(counted)
+        self._count_late(counted, now)
         weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # looks at short intervals see few arrivals
         self._rate += (counted.rows / elapsed - self._rate) * weight
         before = self.beliefs
-        self.beliefs = self._choose(curve, self._seen(counted, lane.shed), lane.shed, counted.ran / elapsed)
+        self.beliefs = self._choose(curve, self._seen(counted, refused), refused, counted.ran / elapsed)
         if self.beliefs.target != before.target:
             lane.steer(self.beliefs.target)
         if _differs(self.beliefs.target, before.target):
             log.debug("%s%s", self._name and f"{self._name}: ", self.beliefs)
 
     def _choose(self, curve: Curve, seen: Seen, refused: int, busy: float) -> Beliefs:
-        limits, wished = self._limits, self._objective.seconds * self._margin.part
-        seconds = aimed(curve, wished, limits)
+        limits, whole = self._limits, self._objective.seconds
+        reachable = within_reach(curve, whole, limits)
+        seconds = aimed(curve, whole, limits)
+        if reachable:  # the margin leaves time for one run of the smallest size
+            seconds = max(whole * self._margin.part, curve.high_of(limits.sizes[0]))
         size = full_size(curve, seconds, limits)
+        if seen.refusing_most and size == limits.sizes[0]:
+            size = size_to_try(curve, whole, limits)
         expected = max(seen.rows_per_batch, seen.rows_per_task + seen.rows_per_second * self._search.wait)
         longest = longest_wait(curve, seconds, min(size, 1.25 * expected), limits)
         wait = self._search.look(curve, seen, longest)
@@ -142,7 +156,6 @@ class Controller:
             run_one=min(curve.typical_of(1), run_full),
             run_full=run_full,
         )
-        reachable = within_reach(curve, wished, limits)
         return Beliefs(
             objective=self._objective,
             target=target,
@@ -160,12 +173,13 @@ class Controller:
             runs=self._runs,
         )
 
-    def _count_late(self, counted: _Counted) -> None:
+    def _count_late(self, counted: _Counted, now: float) -> None:
         """Compares the answers of the sampled batches with the objective."""
-        taken = [report.began + report.ran - arrival for report in counted.sampled for arrival in report.arrivals]
-        late = sum(seconds > self._objective.seconds for seconds in taken)
+        answers = [(came, report.began + report.ran - came) for report in counted.sampled for came in report.arrivals]
+        taken = [seconds for _, seconds in answers]
         if self.beliefs.kept_within_reach:  # otherwise the plan itself expects to be late
-            self._margin.look(len(taken), late)
+            telling = [seconds for came, seconds in answers if came > self._margin.changed]
+            self._margin.look(len(telling), sum(seconds > self._objective.seconds for seconds in telling), now)
         newest = quantile(taken, self._objective.share)
         self._latency += (newest - self._latency) * (_SMOOTHING if self._latency else 1.0)
 
@@ -185,6 +199,7 @@ class Controller:
             rows_of_waited=sum(report.rows for report in waited) / max(1, len(waited)),
             late_rows=late / max(1, len(waited)),
             refusing=refused > self.beliefs.refused,
+            refusing_most=refused - self.beliefs.refused > counted.tasks,
         )
 
 

@@ -1,12 +1,18 @@
 """The fraction of the objective's time to plan with: less after late answers, more while hardly any is late."""
 
-from math import sqrt
+from math import inf, sqrt
 
 _FIRST, _LEAST, _MOST = 0.9, 0.5, 1.0
 _LESS, _MORE = 0.95, 1.05
 
 _TELLING = 3.0
-"""Late answers that the objective allows among those counted, before a few late ones mean anything."""
+"""Late answers that the objective allows among those counted, before few late ones are a reason to exceed `_FIRST`."""
+
+_RECOVERY = 2.0
+"""Seconds in which few answers are late, after which a fraction below `_FIRST` grows, however few answers there are.
+
+From `_LEAST` it is back at `_FIRST` after 13 steps: 26 seconds.
+"""
 
 _KEPT = 0.98
 """The fraction of the counts that is kept from one look to the next."""
@@ -16,10 +22,15 @@ class Margin:
     """The fraction of the objective's time to plan with.
 
     Influences that a plan does not see, such as other models on the same threads or other load on the machine, show in
-    late answers.
+    late answers. Only tasks that came after the last change show what the change does: those that waited through a
+    stall end late over several looks, and that is one reason to plan with less, not several.
 
     Args:
         share: The share of requests that the objective wants in time.
+
+    Attributes:
+        part: The fraction.
+        changed: When it was last changed, in seconds of the clock; tasks that came before this are not to be counted.
     """
 
     def __init__(self, share: float) -> None:
@@ -27,28 +38,34 @@ class Margin:
         self._counted = 0.0
         self._late = 0.0
         self.part = _FIRST
+        self.changed = -inf
 
     @property
     def late_share(self) -> float:
         """The share of late answers among those counted recently."""
         return self._late / self._counted if self._counted else 0.0
 
-    def look(self, counted: int, late: int) -> float:
+    def look(self, counted: int, late: int, now: float) -> float:
         """The fraction from now on.
 
         Args:
-            counted: Answers since the last look.
+            counted: Answers since the last look to tasks that came after `changed`.
             late: Those of them that took longer than the objective.
+            now: The clock, in seconds.
         """
         self._counted = self._counted * _KEPT + counted
         self._late = self._late * _KEPT + late
         expected = self._allowed * self._counted
         if self._late > expected + 2 * sqrt(expected) + 1:
-            self._set(max(_LEAST, self.part * _LESS))
-        elif expected >= _TELLING and self._late < expected / 2:
-            self._set(min(_MOST, self.part * _MORE))
+            self._set(max(_LEAST, self.part * _LESS), now)
+        elif self._late < expected / 2:
+            if expected >= _TELLING:
+                self._set(min(_MOST, self.part * _MORE), now)
+            elif self.part < _FIRST and now - self.changed >= _RECOVERY:
+                self._set(min(_FIRST, self.part * _MORE), now)
         return self.part
 
-    def _set(self, part: float) -> None:
+    def _set(self, part: float, now: float) -> None:
         self.part = part
+        self.changed = now
         self._counted = self._late = 0.0

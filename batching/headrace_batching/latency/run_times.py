@@ -21,6 +21,11 @@ _FEW = 8
 """A size with fewer runs is forgotten after `_FEW_SECONDS`, so that one slow run does not rule it out forever."""
 
 _FEW_SECONDS = 30.0
+
+_DOUBTED_SECONDS = 2.0
+"""Instead of `_FEW_SECONDS` for sizes above the one in use while most tasks are refused: the few runs may have met a
+stall. It doubles with each use, so that a size which really is slow is not tried for ever."""
+
 _STALE = 60.0
 """Seconds after which a run says little about how much runs differ."""
 
@@ -158,18 +163,20 @@ class RunTimes:
         self._known: dict[int, _Runs] = {}
         self._ratios: deque[_Run] = deque(maxlen=_DRIFTED)
         self._curve: Curve | None = None
+        self._doubted_seconds = _DOUBTED_SECONDS
 
     @property
     def curve(self) -> Curve | None:
         """What is known; None if nothing is."""
         return self._curve
 
-    def learn(self, runs: Iterable[tuple[int, float]], now: float) -> None:
+    def learn(self, runs: Iterable[tuple[int, float]], now: float, *, refusing_most: bool = False) -> None:
         """Records runs that have ended.
 
         Args:
             runs: Rows, including padding, and seconds of each run.
             now: The clock, in seconds.
+            refusing_most: Whether most tasks are refused, so that larger sizes with few runs are soon tried again.
         """
         fresh: dict[int, list[tuple[int, float]]] = {}
         for size, seconds in runs:
@@ -178,7 +185,7 @@ class RunTimes:
             self._known.setdefault(bucket, _Runs()).add(members, now)
         if self._curve is not None:
             self._follow_drift(self._curve, fresh, now)
-        self._forget(now)
+        self._forget(now, refusing_most=refusing_most)
         self._curve = self._drawn(now)
 
     def _drawn(self, now: float) -> Curve | None:
@@ -218,12 +225,18 @@ class RunTimes:
             runs.scale(factor, curve.typical_of(runs.size), self._ratios[0].at)
         self._ratios.clear()
 
-    def _forget(self, now: float) -> None:
-        newest = max(self._known.values(), key=lambda runs: runs.last, default=None)
+    def _forget(self, now: float, *, refusing_most: bool) -> None:
+        newest = max(self._known.items(), key=lambda item: item[1].last, default=(0, None))[0]
+        doubted = False
         for bucket, runs in list(self._known.items()):
-            kept = _FEW_SECONDS if len(runs.runs) < _FEW else _FORGOTTEN
-            if now - runs.last > kept and runs is not newest:
+            doubt = refusing_most and bucket > newest
+            few_kept = self._doubted_seconds if doubt else _FEW_SECONDS
+            few = len(runs.runs) < _FEW
+            if bucket != newest and now - runs.last > (few_kept if few else _FORGOTTEN):
                 del self._known[bucket]
+                doubted = doubted or (few and doubt)
+        if doubted:
+            self._doubted_seconds = min(2 * self._doubted_seconds, _FEW_SECONDS)
 
 
 def quantile(values: Iterable[float], share: float) -> float:

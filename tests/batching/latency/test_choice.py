@@ -121,10 +121,10 @@ def test_no_wait_is_longer_than_what_is_left() -> None:
 def test_late_answers_make_the_margin_larger_and_early_ones_smaller() -> None:
     margin = Margin(0.99)
     before = margin.part
-    margin.look(1000, 50)
+    margin.look(1000, 50, 0.0)
     assert margin.part < before
     for _ in range(20):
-        margin.look(1000, 0)
+        margin.look(1000, 0, 0.0)
     assert margin.part == 1.0
 
 
@@ -132,7 +132,7 @@ def test_as_many_late_answers_as_are_allowed_change_nothing() -> None:
     margin = Margin(0.99)
     before = margin.part
     for _ in range(50):
-        margin.look(1000, 9)
+        margin.look(1000, 9, 0.0)
 
     assert margin.part == before
 
@@ -140,6 +140,16 @@ def test_as_many_late_answers_as_are_allowed_change_nothing() -> None:
 def test_the_margin_has_an_end() -> None:
     margin = Margin(0.99)
     for _ in range(100):
-        margin.look(1000, 1000)
+        margin.look(1000, 1000, 0.0)
 
     assert margin.part == 0.5
+
+
+def test_the_margin_recovers_within_26_seconds_however_few_answers_there_are() -> None:
+    margin = Margin(0.99)
+    for _ in range(100):
+        margin.look(1000, 1000, 0.0)
+    for second in range(1, 27):
+        margin.look(1, 0, float(second))
+
+    assert margin.part == 0.9

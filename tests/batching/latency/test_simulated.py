@@ -9,7 +9,7 @@ import pytest
 
 from headrace_batching import Options
 from tests.support.latency.arrivals import Arrivals, traces
-from tests.support.latency.simulation import Model, Simulation
+from tests.support.latency.simulation import Model, Outcome, Simulation
 from tests.support.latency.sweep import Comparison, Fixed, best_over_all, compare
 
 MODEL = Model(fixed=0.040, per_row=0.004)
@@ -69,3 +69,22 @@ def test_a_model_that_becomes_three_times_slower_is_found_out() -> None:
     after = [good for came, good in zip(outcome.answered_at, outcome.latencies, strict=True) if came > 17.0]
 
     assert sum(seconds <= SECONDS for seconds in after) > 0.98 * len(after)
+
+
+def after_stalls(*stalls: tuple[float, float]) -> Outcome:
+    overload = traces(2.0 * MODEL.capacity(SECONDS), 30.0)[2]
+    arrivals = Arrivals("stalls", overload.times, overload.rows, stalls=stalls)
+    return Simulation(MODEL, Options(latency_objective=OBJECTIVE, num_batch_threads=2)).run(arrivals)
+
+
+def test_a_stall_is_one_reason_to_plan_with_less_not_several() -> None:
+    aims = [beliefs.aimed for at, beliefs in after_stalls((0.5, 0.5)).beliefs if 0.5 < at < 2.0]
+
+    assert min(aims) == pytest.approx(0.95 * aims[0])
+
+
+def test_stalls_at_the_start_do_not_keep_batches_small() -> None:
+    outcome = after_stalls(*((0.2 + 0.8 * number, 0.5) for number in range(8)))
+    later = [took for came, took in zip(outcome.answered_at, outcome.latencies, strict=True) if 15.0 <= came < 25.0]
+
+    assert sum(took <= SECONDS for took in later) > 0.6 * 10.0 * MODEL.capacity(SECONDS)

@@ -23,12 +23,14 @@ class Arrivals:
         times: When each comes, in seconds from the beginning; increasing.
         rows: Of each.
         slow_start: Seconds from the beginning in which runs take five times as long.
+        stalls: When nothing on the machine goes on: the beginning and the seconds of each time.
     """
 
     name: str
     times: Array
     rows: Array
     slow_start: float = 0.0
+    stalls: tuple[tuple[float, float], ...] = ()
 
 
 def traces(capacity: float, seconds: float, seed: int = 1) -> list[Arrivals]:

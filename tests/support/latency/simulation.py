@@ -90,6 +90,7 @@ class Simulation:
         self._number = 0
         self._wake = float("inf")
         self._slow_until = 0.0
+        self._stalls: tuple[tuple[float, float], ...] = ()
         objective = options.objective
         self._controller = None if objective is None else Controller(objective, options)
         if self._controller is not None:
@@ -98,7 +99,7 @@ class Simulation:
     def run(self, arrivals: Arrivals) -> Outcome:
         """Lets the requests come, and everything end."""
         outcome = Outcome(len(arrivals.times))
-        self._slow_until = arrivals.slow_start
+        self._slow_until, self._stalls = arrivals.slow_start, arrivals.stalls
         for time, rows in zip(_floats(arrivals.times), _ints(arrivals.rows), strict=True):
             self._until(time, outcome)
             self.now = time
@@ -141,7 +142,7 @@ class Simulation:
     def _begin(self, formed: Formed, outcome: Outcome) -> None:
         batch, began = formed.batch, self.now
         slow = 5.0 if began < self._slow_until else 1.0
-        ran = slow * self._model.seconds(batch.padded, self._rng)
+        ran = self._stalled(began, slow * self._model.seconds(batch.padded, self._rng))
         outcome.busy += ran
         outcome.batches += 1
 
@@ -154,6 +155,13 @@ class Simulation:
                                      batch.arrivals, batch.sizes), outcome)  # fmt: skip
 
         self._at(began + ran, end)
+
+    def _stalled(self, began: float, ran: float) -> float:
+        """A run's seconds together with those in which it did not go on."""
+        for at, seconds in self._stalls:
+            if began < at + seconds and at < began + ran:
+                ran += at + seconds - max(began, at)
+        return ran
 
     def _report(self, report: BatchReport, outcome: Outcome) -> None:
         if self._controller is None:
