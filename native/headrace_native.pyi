@@ -683,6 +683,9 @@ class InferenceFields(TypedDict):
     answered: _Answered
     failed: _Failed
 
+    rest: tuple[_Answered, _Failed] | None
+    """The last two for calls over REST; None where there are none."""
+
 class ExamplesFields(TypedDict):
     """The same signature for plain requests that carry tf.Examples."""
 
@@ -721,3 +724,6 @@ class Routes:
     def __init__(self, default_signature: str) -> None: ...
     def publish(self, name: str, latest: int, versions: Mapping[int, Mapping[str, Route]]) -> None:
         """Replaces a model's: by version, by signature. A version without a plain signature is named, too."""
+
+    def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Replaces the labels of all models: by model, by label, their versions."""

@@ -22,7 +22,7 @@ from headrace_server.models.config_poll import ConfigPoll
 from headrace_server.models.configuration import Configuration, first_models
 from headrace_server.models.ensemble import Members
 from headrace_server.models.loader import Loader
-from headrace_server.models.manager import Manager, Tallies
+from headrace_server.models.manager import Labels, Manager, Tallies
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.memory import Trimmer
 from headrace_server.models.opened import opened_before
@@ -229,8 +229,7 @@ class Server:
             alts=config.use_alts_credentials,
             threads=config.transport_threads,
             bounds=CallerBounds.of(config),
-            observe_rest=self._metrics.rest_predicts if config.rest_api_port else None,
-            observe_rest_infer=self._metrics.rest_infers if config.rest_api_port else None,
+            observe_rest=self._metrics.rest_verb if config.rest_api_port else None,
             regions=self._open_inference.regions,
             gate=self._gate,
             tracing=self._tracer,
@@ -317,6 +316,7 @@ class Server:
             ManagerOptions.of(config),
             publish=self._publishing.publish,
             changed=self._changed,
+            labelled=self._labelled,
             tallies=Tallies(self._metrics.load_waited, self._metrics.evicted),
         )
 
@@ -391,6 +391,9 @@ class Server:
 
     def _changed(self) -> None:
         self._transport.forget_answers()
+
+    def _labelled(self, labels: Labels) -> None:
+        self._transport.assign_labels(labels)
 
     def _tell_transport(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
         self._transport.publish(name, versions, latest)

@@ -27,6 +27,8 @@ pub struct Examples {
 /// How Classify or Regress uses a signature's outputs.
 pub struct Inference {
     pub signature: Arc<Signature>,
+    /// The same for calls over REST, which are counted otherwise; None where there are none.
+    pub rest: Option<Arc<Signature>>,
     pub classes: Option<Source>,
     /// The scores of Classify, or the values of Regress.
     pub values: Option<Source>,
@@ -71,6 +73,7 @@ struct InferenceFields {
     check: Py<PyAny>,
     answered: Py<PyAny>,
     failed: Py<PyAny>,
+    rest: Option<(Py<PyAny>, Py<PyAny>)>,
 }
 
 impl Examples {
@@ -97,14 +100,16 @@ impl Examples {
 
 impl Inference {
     fn new(signature: &Signature, fields: InferenceFields, result: Kind) -> PyResult<Self> {
-        let counter = Counter::new(signature.counter.bounds.clone(), fields.answered, fields.failed);
+        let counted =
+            |answered, failed| counted_by(signature, Counter::new(signature.counter.bounds.clone(), answered, failed));
         let source = |alias: String| {
             let output = signature.outputs.iter().position(|output| *output == alias);
             let output = output.ok_or_else(|| PyValueError::new_err(format!("there is no output {alias}")))?;
             Ok::<_, PyErr>(Source { alias, output })
         };
         Ok(Self {
-            signature: Arc::new(counted_by(signature, counter)),
+            signature: Arc::new(counted(fields.answered, fields.failed)),
+            rest: fields.rest.map(|(answered, failed)| Arc::new(counted(answered, failed))),
             classes: fields.classes.map(source).transpose()?,
             values: fields.values.map(source).transpose()?,
             result,

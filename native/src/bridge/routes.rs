@@ -12,7 +12,7 @@ use super::lane::Lane;
 use super::magnitude::Magnitude;
 use super::padding::PaddingFields;
 use super::signature::{Counter, Signature};
-use crate::predict::{Format, Input, Spec};
+use crate::predict::{Format, Input, Spec, Version};
 use crate::protobuf::Dtype;
 use crate::{examples, open_inference};
 
@@ -159,6 +159,9 @@ fn input((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<I
 
 type Signatures = FxHashMap<Vec<u8>, Arc<Route>>;
 
+/// The versions of a model's labels.
+type Labels = FxHashMap<String, i64>;
+
 struct Versions {
     /// The version of a request that names none.
     latest: i64,
@@ -169,6 +172,8 @@ struct Versions {
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Routes {
     table: RwLock<FxHashMap<Vec<u8>, Versions>>,
+    /// By model.
+    labels: RwLock<FxHashMap<String, Labels>>,
     default_signature: Vec<u8>,
 }
 
@@ -180,7 +185,7 @@ type Published = FxHashMap<i64, FxHashMap<String, Py<Route>>>;
 impl Routes {
     #[new]
     fn new(default_signature: String) -> Self {
-        Self { table: RwLock::default(), default_signature: default_signature.into_bytes() }
+        Self { table: RwLock::default(), labels: RwLock::default(), default_signature: default_signature.into_bytes() }
     }
 
     /// Replaces the routes of one model, where `latest` is the version for requests without a version.
@@ -195,6 +200,15 @@ impl Routes {
         drop(models);
         drop(before);
     }
+
+    /// Replaces the labels of all models.
+    fn assign_labels(&self, labels: FxHashMap<String, Labels>) {
+        *self.labels.write() = labels;
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
 }
 
 fn table(routes: FxHashMap<String, Py<Route>>) -> Signatures {
@@ -211,17 +225,29 @@ impl Routes {
     pub fn several(&self, specs: &[&Spec]) -> Option<Vec<Arc<Route>>> {
         let first = specs.first()?;
         let table = self.table.read();
-        let versions = table.get(first.name.bytes()?)?;
-        let signatures = versions.by_number.get(&first.version.unwrap_or(versions.latest))?;
+        let signatures = self.of_version(&table, first.name.bytes()?, first.version)?;
         specs.iter().map(|spec| self.of_signature(signatures, spec.signature.bytes()?)).collect()
     }
 
     /// The same, by names; an empty name means the default signature.
-    pub fn named(&self, model: &[u8], version: Option<i64>, signature: &[u8]) -> Option<Arc<Route>> {
+    pub fn named(&self, model: &[u8], version: Version<'_>, signature: &[u8]) -> Option<Arc<Route>> {
         let table = self.table.read();
+        self.of_signature(self.of_version(&table, model, version)?, signature)
+    }
+
+    fn of_version<'a>(
+        &self,
+        table: &'a FxHashMap<Vec<u8>, Versions>,
+        model: &[u8],
+        version: Version<'_>,
+    ) -> Option<&'a Signatures> {
         let versions = table.get(model)?;
-        let signatures = versions.by_number.get(&version.unwrap_or(versions.latest))?;
-        self.of_signature(signatures, signature)
+        let number = match version {
+            Version::Latest => versions.latest,
+            Version::Number(number) => number,
+            Version::Label(label) => *self.labels.read().get(text(model)?)?.get(text(label)?)?,
+        };
+        versions.by_number.get(&number)
     }
 
     fn of_signature(&self, signatures: &Signatures, name: &[u8]) -> Option<Arc<Route>> {

@@ -18,3 +18,5 @@ pub use inbox::{Event, Inbox, Kind};
 pub use metadata::{from_python as metadata_from_python, to_python as metadata_to_python};
 pub use opening::{Arrived, Opening, until};
 pub use plain::{Outcome, PlainCalls, PlainFields};
+pub use protocol::{Answer as InferenceAnswer, Protocol};
+pub use understood::{Arrays, Understood};

@@ -130,19 +130,7 @@ impl Protocol {
         outputs: &Bound<'_, PyDict>,
         rows: Option<Range<usize>>,
     ) -> PyResult<()> {
-        let py = outputs.py();
-        for answer in self.answers() {
-            let arrays = PyDict::new(py);
-            for (source, place) in answer.inference.sources().zip(&answer.outputs) {
-                let mut array = outputs.as_any().get_item(&signature.outputs[*place])?;
-                if let Some(rows) = &rows {
-                    array = array.get_item(PySlice::new(py, rows.start as isize, rows.end as isize, 1))?;
-                }
-                arrays.set_item(&source.alias, array)?;
-            }
-            answer.inference.check.call1(py, (arrays, answer.rows))?;
-        }
-        Ok(())
+        self.answers().iter().try_for_each(|answer| answer.misfit(signature, outputs, rows.as_ref()))
     }
 }
 
@@ -154,8 +142,28 @@ struct Own<'a> {
 }
 
 impl Answer {
-    /// What the outputs say for these rows. TF Serving: classifier.cc and regressor.cc define the shapes of an answer.
-    fn result<'a>(
+    /// Makes Python raise the reason why the outputs have no result for these rows; `None` means all rows.
+    pub fn misfit(
+        &self,
+        signature: &Signature,
+        outputs: &Bound<'_, PyDict>,
+        rows: Option<&Range<usize>>,
+    ) -> PyResult<()> {
+        let py = outputs.py();
+        let arrays = PyDict::new(py);
+        for (source, place) in self.inference.sources().zip(&self.outputs) {
+            let mut array = outputs.as_any().get_item(&signature.outputs[*place])?;
+            if let Some(rows) = rows {
+                array = array.get_item(PySlice::new(py, rows.start as isize, rows.end as isize, 1))?;
+            }
+            arrays.set_item(&source.alias, array)?;
+        }
+        self.inference.check.call1(py, (arrays, self.rows)).map(drop)
+    }
+
+    /// What the outputs say for these rows; `None` if their shapes are no answer. TF Serving: classifier.cc and
+    /// regressor.cc define the shapes of an answer.
+    pub fn result<'a>(
         &'a self,
         signature: &Signature,
         outputs: &[Output<'a>],

@@ -104,7 +104,7 @@ impl Understood {
     /// Parses a plain ModelInfer, which is for the default signature.
     pub fn infer(routes: &Routes, regions: &Regions, at: Cursor<'_>) -> Option<Self> {
         let request = open_inference::Request::read(at)?;
-        let route = routes.named(request.model, request.version, &[])?;
+        let route = routes.named(request.model, request.version.into(), &[])?;
         let infer = route.infer.clone().filter(|infer| request.wants(&infer.outputs))?;
         let signature = infer.signature.clone();
         let (tensors, rows) = Tensors::of(&request, &signature.inputs, signature.max_rows, regions)?;
@@ -124,16 +124,25 @@ impl Understood {
     ) -> Option<Self> {
         let request = examples::Request::read(at)?;
         let route = routes.find(&request.spec)?;
-        let (examples, lane) = (route.examples.clone()?, route.lane.clone());
-        let inference = inference(&examples)?.clone();
-        let signature = inference.signature.clone();
+        let inference = inference(route.examples.as_ref()?)?;
+        Self::of_examples(&route, &request.input, inference, &inference.signature)
+    }
+
+    /// Understands Examples that one inference of a route is asked for, wherever they come from: `signature` is that of
+    /// the inference for calls of their protocol.
+    pub fn of_examples(
+        route: &Route,
+        input: &examples::Input<'_>,
+        inference: &Arc<Inference>,
+        signature: &Arc<Signature>,
+    ) -> Option<Self> {
+        let (examples, inference, signature) = (route.examples.clone()?, inference.clone(), signature.clone());
         let outputs: Vec<_> = inference.sources().map(|source| source.output).collect();
         let choice = signature.choose(|number, _| outputs.contains(&number)).ok()?;
-        let arrays = arrays(&request.input, &examples, &signature)?;
-        let rows = request.input.rows;
-        let protocol = Protocol::Examples(Answer { examples, inference, rows, outputs });
-        let rows = if signature.batched { rows } else { 1 };
-        Some(Self { signature, lane, arrays, rows, choice, protocol })
+        let arrays = arrays(input, &examples, &signature)?;
+        let protocol = Protocol::Examples(Answer { examples, inference, rows: input.rows, outputs });
+        let rows = if signature.batched { input.rows } else { 1 };
+        Some(Self { signature, lane: route.lane.clone(), arrays, rows, choice, protocol })
     }
 
     /// Parses a plain MultiInference with inferences that one run can serve.

@@ -77,7 +77,8 @@ pub struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn read(mut at: Cursor<'a>) -> Option<Self> {
+    /// Of an Input.
+    pub fn read(mut at: Cursor<'a>) -> Option<Self> {
         let (field, wire::LENGTH) = wire::tag(&mut at)? else { return None };
         let list = wire::delimited(&mut at)?;
         if at.left() > 0 || !matches!(field, 1 | 2) {

@@ -67,16 +67,23 @@ fn put_float(out: &mut Writer<'_>, field: u32, bits: u32) {
 }
 
 impl<'a> Table<'a> {
-    /// The bytes of each Class of a row, and its label and score.
-    fn classes(self, row: usize) -> impl Iterator<Item = (usize, &'a [u8], u32)> {
+    /// The label and the score of each class of a row.
+    pub fn pairs(self, row: usize) -> impl Iterator<Item = (&'a [u8], f32)> {
         (row * self.columns..(row + 1) * self.columns).map(move |at| {
             let label = match self.classes {
                 Some((places, text)) => strings(&places[at * SPAN..(at + 1) * SPAN], text).next().unwrap_or_default(),
                 None => self.labels.get(at % self.columns).map_or(&[][..], |label| label),
             };
             let score = self.scores.and_then(|scores| floats(&scores[4 * at..]).next()).unwrap_or_default();
-            (label_len(label) + float_len(score), label, score)
+            (label, f32::from_bits(score))
         })
+    }
+
+    /// The bytes of each Class of a row, and its label and score.
+    fn classes(self, row: usize) -> impl Iterator<Item = (usize, &'a [u8], u32)> {
+        let sized =
+            |(label, score): (&'a [u8], f32)| (label_len(label) + float_len(score.to_bits()), label, score.to_bits());
+        self.pairs(row).map(sized)
     }
 
     fn row_len(self, row: usize) -> usize {
@@ -106,7 +113,21 @@ fn label_len(label: &[u8]) -> usize {
     if label.is_empty() { 0 } else { wire::field_len(1, label.len()) }
 }
 
-impl Result<'_> {
+impl<'a> Result<'a> {
+    /// The values of a regression.
+    pub fn values(self) -> impl Iterator<Item = f32> {
+        let values: &'a [u8] = if let Self::Values(values) = self { values } else { &[] };
+        floats(values).map(f32::from_bits)
+    }
+
+    /// Its values, or its pairs of a class and a score.
+    pub fn elements(self) -> usize {
+        match self {
+            Self::Classes(table) => table.rows * table.columns,
+            Self::Values(values) => values.len() / 4,
+        }
+    }
+
     fn len(self) -> usize {
         match self {
             Self::Classes(table) => table.len(),

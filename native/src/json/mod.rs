@@ -5,5 +5,5 @@ mod reader;
 mod text;
 
 pub use decimal::write_decimal;
-pub use reader::Reader;
+pub use reader::{Number, Reader, once};
 pub use text::{write_compact_string, write_line, write_string};

@@ -25,6 +25,13 @@ pub struct Reader<'a> {
 /// for its core, whatever its priority.
 const STRETCH: usize = 64 << 10;
 
+/// A number, by how it is written.
+pub enum Number {
+    Whole(Integer),
+    /// With a point or an exponent.
+    Decimal(f64),
+}
+
 /// A whole number of at most 64 bits, and its sign.
 pub struct Integer {
     pub negative: bool,
@@ -44,6 +51,11 @@ impl Integer {
     pub fn unsigned(&self) -> Option<u64> {
         (!self.negative).then_some(self.magnitude)
     }
+}
+
+/// Fills a place for what may be given once.
+pub fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
+    place.replace(value).is_none().then_some(())
 }
 
 impl<'a> Reader<'a> {
@@ -103,6 +115,24 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// An object, each of its members read by a function that is told the key.
+    pub fn object(&mut self, mut member: impl FnMut(&'a [u8], &mut Self) -> Option<()>) -> Option<()> {
+        self.expect(b'{')?;
+        if self.peek()? == b'}' {
+            return self.expect(b'}');
+        }
+        loop {
+            let key = self.string()?;
+            self.expect(b':')?;
+            member(key, self)?;
+            match self.next()? {
+                b',' => {}
+                b'}' => return Some(()),
+                _ => return None,
+            }
+        }
+    }
+
     /// Passes over a list or an object, well-formed or not: who reads it later finds that out.
     pub fn skip(&mut self) -> Option<()> {
         let mut depth = 0_usize;
@@ -133,6 +163,60 @@ impl<'a> Reader<'a> {
         (rest[end] == b'"').then_some(&rest[..end])
     }
 
+    /// Adds a string with its escapes undone; its bytes may be no UTF-8.
+    pub fn text(&mut self, out: &mut Vec<u8>) -> Option<()> {
+        self.expect(b'"')?;
+        loop {
+            let rest = &self.data[self.at..];
+            let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))?;
+            out.extend_from_slice(&rest[..end]);
+            self.at += end + 1;
+            match rest[end] {
+                b'"' => return Some(()),
+                b'\\' => self.escape(out)?,
+                _ => return None,
+            }
+        }
+    }
+
+    /// What stands behind a backslash.
+    fn escape(&mut self, out: &mut Vec<u8>) -> Option<()> {
+        let letter = self.byte()?;
+        self.at += 1;
+        out.push(match letter {
+            b'"' | b'\\' | b'/' => letter,
+            b'b' => 0x08,
+            b'f' => 0x0c,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                out.extend_from_slice(self.scalar()?.encode_utf8(&mut [0; 4]).as_bytes());
+                return Some(());
+            }
+            _ => return None,
+        });
+        Some(())
+    }
+
+    /// The character that one code unit of UTF-16 stands for, or two; half a pair stands for none.
+    fn scalar(&mut self) -> Option<char> {
+        let first = self.code_unit()?;
+        if !matches!(first, 0xd800..=0xdbff) {
+            return char::from_u32(first);
+        }
+        self.data[self.at..].starts_with(b"\\u").then(|| self.at += 2)?;
+        let second = self.code_unit().filter(|second| matches!(second, 0xdc00..=0xdfff))?;
+        char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00))
+    }
+
+    /// Four hexadecimal digits.
+    fn code_unit(&mut self) -> Option<u32> {
+        let digits = self.data.get(self.at..self.at + 4)?;
+        self.at += 4;
+        digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | char::from(*digit).to_digit(16)?))
+    }
+
     /// `true` or `false`.
     pub fn boolean(&mut self) -> Option<bool> {
         let value = self.peek()? == b't';
@@ -147,6 +231,19 @@ impl<'a> Reader<'a> {
         let (magnitude, digits) = self.whole()?;
         let fits = digits <= FITTING && !matches!(self.byte(), Some(b'.' | b'e' | b'E'));
         (fits && !(negative && magnitude == 0)).then_some(Integer { negative, magnitude })
+    }
+
+    /// A number of either kind.
+    pub fn number(&mut self) -> Option<Number> {
+        let mut whole = self.clone();
+        if let Some(integer) = whole.integer() {
+            *self = whole;
+            return Some(Number::Whole(integer));
+        }
+        let start = self.at;
+        let decimal = self.decimal()?;
+        let is_whole = !self.data[start..self.at].iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
+        (!is_whole).then_some(Number::Decimal(decimal))
     }
 
     /// A number as the nearest double. A whole zero with a sign is none.
@@ -294,6 +391,42 @@ mod tests {
         assert_eq!(Reader::new(b" \"a\xff\"").string(), Some(&b"a\xff"[..]));
         for text in ["\"a", "\"\\n\"", "\"\n\"", "a\"", ""] {
             assert_eq!(Reader::new(text.as_bytes()).string(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_have_their_escapes_undone() {
+        let read = |text: &str| {
+            let mut out = vec![b'-'];
+            Reader::new(text.as_bytes()).text(&mut out).map(|()| String::from_utf8(out).unwrap())
+        };
+        assert_eq!(read(r#" "a\"\\\/\b\f\n\r\t\u00e9\uD83D\ude00\u0000""#).unwrap(), "-a\"\\/\u{8}\u{c}\n\r\té😀\0");
+        for text in [
+            r#""\x""#,
+            r#""\u12""#,
+            r#""\u+123""#,
+            r#""\ud83d""#,
+            r#""\ud83dx""#,
+            r#""\ude00""#,
+            r#""\ud83d\u0041""#,
+            "\"\n\"",
+            "\"a",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_told_apart_by_how_they_are_written() {
+        let read = |text: &str| match Reader::new(text.as_bytes()).number()? {
+            Number::Whole(integer) => Some(format!("{}", integer.signed()?)),
+            Number::Decimal(value) => Some(format!("{value:?}")),
+        };
+        for (text, expected) in [("7", "7"), ("-7", "-7"), ("7.0", "7.0"), ("7e0", "7.0"), ("-0.0", "-0.0")] {
+            assert_eq!(read(text).as_deref(), Some(expected), "{text}");
+        }
+        for text in ["-0", "123456789012345678901", "01", "x", "NaN"] {
+            assert_eq!(read(text), None, "{text}");
         }
     }
 

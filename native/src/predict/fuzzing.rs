@@ -1,6 +1,6 @@
 //! The plain Predict's decoder by itself: declarations without an interpreter, and what it understood as owned bytes.
 
-use super::request::{Input, Request, Tensor, tensors};
+use super::request::{Input, Request, Tensor, Version, tensors};
 use crate::protobuf::{Dtype, Rope};
 
 /// A signature's inputs, as a route has them; for the Open Inference Protocol's decoder too.
@@ -40,7 +40,7 @@ impl Declared {
         let (tensors, rows) = tensors(&request, &self.inputs, Some(self.max_rows))?;
         Some(Understood {
             name: name.to_vec(),
-            version: request.spec.version,
+            version: number(request.spec.version)?,
             signature: signature.to_vec(),
             tensors: self.contents(message, &tensors, rows),
         })
@@ -65,4 +65,13 @@ fn read(message: &Rope, input: &Input, tensor: &Tensor, rows: usize) -> (Vec<usi
     let mut bytes = vec![0; shape.iter().product::<usize>() * input.dtype.size()];
     tensor.copy_to(message, input.dtype, &mut bytes);
     (shape, bytes)
+}
+
+/// The number of a version; None for a label, which only a route knows.
+fn number(version: Version<'_>) -> Option<Option<i64>> {
+    match version {
+        Version::Latest => Some(None),
+        Version::Number(number) => Some(Some(number)),
+        Version::Label(_) => None,
+    }
 }

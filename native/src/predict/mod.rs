@@ -5,5 +5,5 @@ pub mod fuzzing;
 mod request;
 mod response;
 
-pub use request::{Column, Input, Request, Spec, Tensor, Tensors, Text, tensors};
+pub use request::{Column, Input, Request, Spec, Tensor, Tensors, Text, Version, tensors};
 pub use response::{Format, Output, Response};

@@ -248,25 +248,50 @@ impl<'a> Text<'a> {
     }
 }
 
+/// Which version a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version<'a> {
+    #[default]
+    Latest,
+    Number(i64),
+    Label(&'a [u8]),
+}
+
+impl From<Option<i64>> for Version<'_> {
+    fn from(number: Option<i64>) -> Self {
+        number.map_or(Self::Latest, Self::Number)
+    }
+}
+
 /// What a plain ModelSpec says.
 pub struct Spec<'a> {
     pub name: Text<'a>,
-    pub version: Option<i64>,
+    pub version: Version<'a>,
     pub signature: Text<'a>,
 }
 
 impl<'a> Spec<'a> {
     pub fn read(mut at: Cursor<'a>) -> Option<Self> {
-        let mut spec = Self { name: Text(None), version: None, signature: Text(None) };
+        let mut spec = Self { name: Text(None), version: Version::Latest, signature: Text(None) };
         while at.left() > 0 {
             match wire::tag(&mut at)? {
                 (1, wire::LENGTH) => spec.name.fill(&mut at)?,
                 (3, wire::LENGTH) => spec.signature.fill(&mut at)?,
-                (2, wire::LENGTH) if spec.version.is_none() => spec.version = Some(int64(wire::delimited(&mut at)?)?),
+                (field @ (2 | 4), wire::LENGTH) if spec.version == Version::Latest => {
+                    spec.version = version(field, wire::delimited(&mut at)?)?;
+                }
                 _ => return None,
             }
         }
         Some(spec)
+    }
+}
+
+/// The version that one of the two fields names.
+fn version(field: u32, at: Cursor<'_>) -> Option<Version<'_>> {
+    match field {
+        2 => int64(at).map(Version::Number),
+        _ => at.contiguous().filter(|label| std::str::from_utf8(label).is_ok()).map(Version::Label),
     }
 }
 

@@ -1,14 +1,19 @@
-//! A plain :predict that waits: its arrays, and the way to its client.
+//! A plain call that waits: its arrays, and the way to its client.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::outputs::{Misfit, Part, is_written, write_error, write_predict};
+use super::results::write_results;
 use crate::bridge::{PendingCall, Signature};
+use crate::calls::InferenceAnswer;
 use crate::grpc::{INTERNAL, Status};
 use crate::http::{Answer, Endpoint, Unread, Wakes, answer};
 use crate::memory::CallMemory;
@@ -102,10 +107,18 @@ impl Mailbox {
     }
 }
 
-/// A plain :predict.
+/// What a call is answered with.
+pub enum Reply {
+    /// A :predict gets outputs, row by row or each as a whole.
+    Outputs { by_row: bool },
+    /// A :classify or a :regress gets what one inference makes of them.
+    Results(InferenceAnswer),
+}
+
+/// A plain call.
 pub struct Call {
     pub columns: Vec<Column>,
-    pub by_row: bool,
+    pub reply: Reply,
     pub endpoint: Arc<Endpoint>,
     pub mailbox: Arc<Mailbox>,
     pub memory: Arc<CallMemory>,
@@ -138,6 +151,30 @@ fn misfit_status(endpoint: &Endpoint, misfit: &Misfit<'_>) -> Status {
     Status::new(template.0, text)
 }
 
+impl Call {
+    /// The body of the answer.
+    fn write(&self, signature: &Signature, outputs: &[Output<'_>], rows: Range<usize>) -> Result<BytesMut, Status> {
+        match &self.reply {
+            Reply::Outputs { by_row } => self.write_outputs(outputs, &rows, *by_row),
+            Reply::Results(answer) => {
+                let taken = || Status::new(INTERNAL, "outputs were taken for others than they are");
+                answer.result(signature, outputs, &rows).map(write_results).ok_or_else(taken)
+            }
+        }
+    }
+
+    fn write_outputs(&self, outputs: &[Output<'_>], rows: &Range<usize>, by_row: bool) -> Result<BytesMut, Status> {
+        if let Some(output) = outputs.iter().find(|output| !is_written(output.dtype)) {
+            let text = format!("output {} is of a dtype that its signature does not declare", output.alias);
+            return Err(Status::new(INTERNAL, text));
+        }
+        let parts: Vec<_> = outputs.iter().map(|output| Part::of(output, rows)).collect();
+        let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(Part::about).sum::<usize>());
+        let written = write_predict(&parts, by_row, &mut out);
+        written.map(|()| out).map_err(|misfit| misfit_status(&self.endpoint, &misfit))
+    }
+}
+
 impl PendingCall for Call {
     fn inner(&self, input: usize) -> &[usize] {
         &self.columns[input].inner
@@ -159,18 +196,31 @@ impl PendingCall for Call {
         self.mailbox.claim()
     }
 
-    fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
-        if let Some(output) = outputs.iter().find(|output| !is_written(output.dtype)) {
-            let text = format!("output {} is of a dtype that its signature does not declare", output.alias);
-            self.encoded = Some(Err(Status::new(INTERNAL, text)));
-            return;
+    fn examples(&self) -> Option<usize> {
+        match &self.reply {
+            Reply::Outputs { .. } => None,
+            Reply::Results(answer) => Some(answer.rows),
         }
-        let parts: Vec<_> = outputs.iter().map(|output| Part::of(output, &(start..start + rows))).collect();
-        let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(Part::about).sum::<usize>());
-        let written = write_predict(&parts, self.by_row, &mut out);
-        let written = written.map_err(|misfit| misfit_status(&self.endpoint, &misfit));
-        self.encoded = Some(written.and_then(|()| {
-            let body = out.freeze();
+    }
+
+    fn fits(&self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize) -> bool {
+        match &self.reply {
+            Reply::Outputs { .. } => true,
+            Reply::Results(answer) => answer.result(signature, outputs, &(start..start + rows)).is_some(),
+        }
+    }
+
+    fn misfit(&self, signature: &Signature, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
+        match &self.reply {
+            Reply::Outputs { .. } => Ok(()),
+            Reply::Results(answer) => answer.misfit(signature, outputs, rows.as_ref()),
+        }
+    }
+
+    fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
+        let written = self.write(signature, outputs, start..start + rows);
+        self.encoded = Some(written.and_then(|written| {
+            let body = written.freeze();
             signature.answered_with(body.len(), rows);
             let no_memory = || Status::no_memory(self.memory.share().budget());
             Unread::hold(body, self.memory.clone()).ok_or_else(no_memory)

@@ -12,6 +12,10 @@ impl Declares for &Declared {
     fn max_rows(&self) -> usize {
         self.max_rows
     }
+
+    fn batched(&self) -> bool {
+        true
+    }
 }
 
 /// What was read of a body: by row or not, its rows, and the dimensions beyond axis 0 and the bytes of each input.

@@ -1,7 +1,10 @@
 //! The body of a plain :predict to arrays, without an object for each number: rows under `instances`, or whole inputs
 //! under `inputs`.
 //!
-//! What is not plain is None, good or bad: `services/tf_serving/rest/inputs.py` judges it, in TF Serving's words.
+//! A body that is not plain, valid or not, is None: `services/tf_serving/rest/inputs.py` answers it, with TF Serving's texts.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::json::Reader;
 use crate::predict::{Column, Input};
@@ -15,7 +18,13 @@ pub trait Declares {
     fn inputs(&self) -> &[Input];
 
     fn max_rows(&self) -> usize;
+
+    /// Whether axis 0 is the batch; otherwise inputs are declared with it, and a request counts as one row.
+    fn batched(&self) -> bool;
 }
+
+/// TF Serving: an object with this key alone is a string, as base64.
+pub const BASE64_KEY: &[u8] = b"b64";
 
 /// A body that has been understood: whose signature it names, and an array for each of its inputs, in their order.
 pub struct Body<S> {
@@ -73,16 +82,24 @@ impl<S: Declares> Body<S> {
 
 impl Place<'_> {
     fn read<S: Declares>(&self, reader: &mut Reader<'_>, signature: S) -> Option<Body<S>> {
-        let mut columns: Vec<_> = signature.inputs().iter().map(Filling::new).collect();
+        let skipped = usize::from(!signature.batched());
+        let filling = |input| Filling::new(input, skipped);
+        let mut columns = signature.inputs().iter().map(filling).collect::<Option<Vec<_>>>()?;
         match (self.by_row, reader.peek()?, columns.as_mut_slice()) {
             (true, _, _) => read_rows(reader, &mut columns)?,
-            (false, b'{', _) => read_record(reader, &mut columns, |column, reader| column.whole(reader))?,
+            (false, b'{', _) if !is_base64(reader) => {
+                read_record(reader, &mut columns, |column, reader| column.whole(reader))?
+            }
             (false, _, [only]) => only.whole(reader)?,
             _ => return None,
         }
         let rows = columns.first()?.rows;
-        let fits = columns.iter().all(|column| column.rows == rows) && rows <= signature.max_rows();
-        let columns = columns.into_iter().map(Filling::filled).collect();
+        let fits = match signature.batched() {
+            true => columns.iter().all(|column| column.rows == rows) && rows <= signature.max_rows(),
+            false => columns.iter().all(Filling::fits_alone),
+        };
+        let columns = columns.into_iter().map(|column| column.filled(skipped)).collect();
+        let rows = if signature.batched() { rows } else { 1 };
         fits.then_some(Body { signature, by_row: self.by_row, rows, columns })
     }
 }
@@ -91,10 +108,16 @@ impl Place<'_> {
 fn read_rows(reader: &mut Reader<'_>, columns: &mut [Filling<'_>]) -> Option<()> {
     let mut start = reader.clone();
     start.expect(b'[')?;
-    if start.peek()? != b'{' {
+    if start.peek()? != b'{' || is_base64(&start) {
         return if let [only] = columns { only.whole(reader) } else { None };
     }
     reader.list(|reader| read_record(reader, columns, |column, reader| column.row(reader))).map(|_| ())
+}
+
+/// Whether the object that comes next has a string's key first.
+fn is_base64(reader: &Reader<'_>) -> bool {
+    let mut ahead = reader.clone();
+    ahead.expect(b'{').and_then(|()| ahead.string()) == Some(BASE64_KEY)
 }
 
 /// An object that has a value for each input, and nothing else.
@@ -132,10 +155,17 @@ struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
-    fn new(input: &'a Input) -> Self {
-        let row = input.inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
+    /// The first `skipped` dimensions of a declaration are not those of a row; None where there are fewer.
+    fn new(input: &'a Input, skipped: usize) -> Option<Self> {
+        let inner = input.inner.get(skipped..)?.to_vec();
+        let row = inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
         let bytes = Vec::with_capacity(row.unwrap_or_default().min(RESERVED));
-        Self { input, inner: input.inner.clone(), rows: 0, bytes, text: Vec::new() }
+        Some(Self { input, inner, rows: 0, bytes, text: Vec::new() })
+    }
+
+    /// Whether it has the rows that its declaration says.
+    fn fits_alone(&self) -> bool {
+        self.input.inner.first().is_some_and(|declared| declared.is_none_or(|rows| rows == self.rows))
     }
 
     /// All rows, as one list.
@@ -181,9 +211,12 @@ impl<'a> Filling<'a> {
     }
 
     /// All dimensions are known where there is a row; a list within is never empty.
-    fn filled(self) -> Column {
+    ///
+    /// Rows are a dimension like any other where they have been skipped.
+    fn filled(self, skipped: usize) -> Column {
+        let rows = (skipped > 0).then_some(self.rows);
         Column {
-            inner: self.inner.into_iter().map(Option::unwrap_or_default).collect(),
+            inner: rows.into_iter().chain(self.inner.into_iter().map(Option::unwrap_or_default)).collect(),
             bytes: self.bytes,
             text: self.text,
         }
@@ -207,11 +240,25 @@ fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> O
     }
 }
 
-/// A string without escapes.
+/// A string, as text or as base64.
 fn put_string(reader: &mut Reader<'_>, places: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<()> {
-    let string = reader.string()?;
-    std::str::from_utf8(string).ok()?;
-    texts::put_text(string, places, text)
+    let start = text.len();
+    read_string(reader, text)?;
+    texts::put_span(start, text.len() - start, places)
+}
+
+/// Adds the bytes of a string.
+pub fn read_string(reader: &mut Reader<'_>, text: &mut Vec<u8>) -> Option<()> {
+    if reader.peek()? == b'{' {
+        reader.expect(b'{')?;
+        (reader.string()? == BASE64_KEY).then_some(())?;
+        reader.expect(b':')?;
+        STANDARD.decode_vec(reader.string()?, text).ok()?;
+        return reader.expect(b'}');
+    }
+    let start = text.len();
+    reader.text(text)?;
+    std::str::from_utf8(&text[start..]).ok().map(drop)
 }
 
 fn narrow(reader: &mut Reader<'_>) -> Option<i32> {
@@ -227,7 +274,7 @@ fn put<const SIZE: usize>(bytes: &mut Vec<u8>, element: [u8; SIZE]) -> Option<()
 mod tests {
     use super::*;
 
-    struct Declared(Vec<Input>);
+    struct Declared(Vec<Input>, bool);
 
     impl Declares for Declared {
         fn inputs(&self) -> &[Input] {
@@ -236,6 +283,10 @@ mod tests {
 
         fn max_rows(&self) -> usize {
             3
+        }
+
+        fn batched(&self) -> bool {
+            self.1
         }
     }
 
@@ -249,9 +300,11 @@ mod tests {
             b"" => vec![input("x", Dtype::Float, &[Some(2)])],
             b"s" => vec![input("b", Dtype::Bool, &[]), input("n", Dtype::Int8, &[])],
             b"any" => vec![input("x", Dtype::Int64, &[None, None])],
+            b"text" => vec![input("t", Dtype::String, &[])],
+            b"alone" => vec![input("a", Dtype::Uint8, &[Some(4)]), input("b", Dtype::Uint8, &[None, Some(1)])],
             _ => return None,
         };
-        Some(Declared(inputs))
+        Some(Declared(inputs, name != b"alone"))
     }
 
     fn read(text: &str) -> Option<(bool, usize, Vec<Column>)> {
@@ -289,6 +342,36 @@ mod tests {
         let behind = |values: &str| read(&format!("{{\"instances\":{values},\"signature_name\":\"any\"}}"));
         assert_eq!(behind("[[1,2]]"), None, "one list too few for the signature that it names");
         assert!(behind("[[[1]]]").is_some_and(|read| read.2[0].inner == [1, 1]));
+    }
+
+    #[test]
+    fn strings_as_text_and_as_base64() {
+        let texts = |values: &str| {
+            let read = read(&format!("{{\"signature_name\":\"text\",\"instances\":{values}}}"))?;
+            Some(texts::strings(&read.2[0].bytes, &read.2[0].text).map(<[u8]>::to_vec).collect::<Vec<_>>())
+        };
+        assert_eq!(texts(r#"["a\n", {"b64": "/wA="}]"#), Some(vec![b"a\n".to_vec(), vec![255, 0]]));
+        assert_eq!(texts(r#"[{"b64":""}, "b"]"#), Some(vec![vec![], b"b".to_vec()]));
+        assert_eq!(texts(r#"[{"t":{"b64":"YQ=="}}]"#), Some(vec![b"a".to_vec()]));
+        for values in [r#"[{"b64":"YQ"}]"#, r#"[{"b64":"Y Q=="}]"#, r#"[{"b64":"YQ==","t":""}]"#, r#"[{"b64":1}]"#] {
+            assert_eq!(texts(values), None, "{values}");
+        }
+    }
+
+    #[test]
+    fn without_a_batch_axis_rows_are_a_dimension() {
+        let alone = |values: &str| {
+            let (_, rows, columns) = read(&format!("{{\"signature_name\":\"alone\",{values}}}"))?;
+            assert_eq!(rows, 1);
+            Some(columns.into_iter().map(|column| (column.inner, column.bytes)).collect::<Vec<_>>())
+        };
+        let expected = vec![(vec![4], vec![1, 2, 3, 4]), (vec![2, 1], vec![5, 6])];
+        assert_eq!(alone(r#""inputs":{"a":[1,2,3,4],"b":[[5],[6]]}"#), Some(expected));
+        assert_eq!(alone(r#""inputs":{"a":[1,2,3],"b":[[5],[6]]}"#), None);
+        assert_eq!(alone(r#""inputs":{"a":[1,2,3,4],"b":[[5,6]]}"#), None);
+        let rows = r#""instances":[{"a":1,"b":[5]},{"a":2,"b":[6]},{"a":3,"b":[7]},{"a":4,"b":[8]}]"#;
+        assert_eq!(alone(rows), Some(vec![(vec![4], vec![1, 2, 3, 4]), (vec![4, 1], vec![5, 6, 7, 8])]));
+        assert_eq!(alone(r#""instances":[{"a":1,"b":[5]}]"#), None);
     }
 
     #[test]

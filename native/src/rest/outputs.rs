@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
 
+use super::inputs::BASE64_KEY;
 use crate::json::{write_decimal, write_line, write_string};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows, texts};
@@ -16,7 +17,6 @@ const TEXT: usize = 16;
 
 /// TF Serving: an output of strings whose alias ends so is answered as base64, under this key.
 const BYTES_SUFFIX: &str = "_bytes";
-const BASE64_KEY: &[u8] = b"b64";
 
 /// Whether JSON has values of a type.
 pub fn is_written(dtype: Dtype) -> bool {

@@ -1,33 +1,65 @@
 //! Which plain call a path asks for, where it needs no second look.
 
+use crate::predict::Version;
+
 /// The model and the version that the path of a plain call names.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ModelPath<'a> {
     pub model: &'a str,
-    pub version: Option<i64>,
+    pub version: Version<'a>,
+}
+
+/// What a plain call of TensorFlow Serving's API asks of its model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Predict,
+    Classify,
+    Regress,
 }
 
 impl<'a> ModelPath<'a> {
-    /// Of a :predict. None for any other call, and for one in unusual letters: `services/tf_serving/rest/routes.py` knows
-    /// them all.
-    pub fn of_predict(path: &'a str) -> Option<Self> {
-        Self::of(path, "/v1/models/", ":predict", b"/:%")
+    /// Of a :predict, :classify or :regress. None for any other call, and for one in unusual letters:
+    /// `services/tf_serving/rest/routes.py` knows them all.
+    pub fn of_call(path: &'a str) -> Option<(Self, Verb)> {
+        let (named, verb) = path.strip_prefix("/v1/models/")?.rsplit_once(':')?;
+        let verb = match verb {
+            "predict" => Verb::Predict,
+            "classify" => Verb::Classify,
+            "regress" => Verb::Regress,
+            _ => return None,
+        };
+        let unusual = b"/:%";
+        let asked = match named.split_once("/labels/") {
+            Some((model, label)) if is_plain(label, unusual) => {
+                Self { model, version: Version::Label(label.as_bytes()) }.plain(unusual)
+            }
+            _ => Self::numbered(named, unusual),
+        };
+        Some((asked?, verb))
     }
 
     /// Of an infer, in the same way: `services/open_inference/rest/routes.py` knows them all.
     pub fn of_infer(path: &'a str) -> Option<Self> {
-        Self::of(path, "/v2/models/", "/infer", b"/%")
+        Self::numbered(path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?, b"/%")
     }
 
-    fn of(path: &'a str, before: &str, behind: &str, unusual: &[u8]) -> Option<Self> {
-        let named = path.strip_prefix(before)?.strip_suffix(behind)?;
+    /// The version by its number, if it is named.
+    fn numbered(named: &'a str, unusual: &[u8]) -> Option<Self> {
         let (model, version) = match named.split_once("/versions/") {
-            Some((model, digits)) => (model, Some(number(digits)?)),
-            None => (named, None),
+            Some((model, digits)) => (model, Version::Number(number(digits)?)),
+            None => (named, Version::Latest),
         };
-        let plain = !model.is_empty() && !model.bytes().any(|byte| unusual.contains(&byte));
-        plain.then_some(Self { model, version })
+        Self { model, version }.plain(unusual)
     }
+
+    fn plain(self, unusual: &[u8]) -> Option<Self> {
+        is_plain(self.model, unusual).then_some(self)
+    }
+}
+
+/// Whether a name is there, and has none of these letters.
+fn is_plain(name: &str, unusual: &[u8]) -> bool {
+    !name.is_empty() && !name.bytes().any(|byte| unusual.contains(&byte))
 }
 
 fn number(digits: &str) -> Option<i64> {
@@ -39,33 +71,39 @@ mod tests {
     use super::*;
 
     fn named(model: &str, version: Option<i64>) -> Option<ModelPath<'_>> {
-        Some(ModelPath { model, version })
+        Some(ModelPath { model, version: version.into() })
     }
 
     #[test]
-    fn predicts_by_model_and_version() {
-        assert_eq!(ModelPath::of_predict("/v1/models/m:predict"), named("m", None));
-        assert_eq!(ModelPath::of_predict("/v1/models/a.b-c/versions/007:predict"), named("a.b-c", Some(7)));
+    fn calls_by_model_and_version() {
+        let of = |path| ModelPath::of_call(path);
+        assert_eq!(of("/v1/models/m:predict"), named("m", None).map(|asked| (asked, Verb::Predict)));
+        assert_eq!(of("/v1/models/a/versions/007:regress"), named("a", Some(7)).map(|asked| (asked, Verb::Regress)));
+        let labelled = ModelPath { model: "a.b-c", version: Version::Label(b"stable") };
+        assert_eq!(of("/v1/models/a.b-c/labels/stable:classify"), Some((labelled, Verb::Classify)));
     }
 
     #[test]
-    fn no_predict() {
+    fn no_call() {
         for path in [
             "/v1/models/m",
             "/v1/models/:predict",
             "/v1/models/a%20b:predict",
             "/v1/models/a:b:predict",
-            "/v1/models/m/labels/l:predict",
+            "/v1/models/m/labels/:predict",
+            "/v1/models/m/labels/a%20b:predict",
+            "/v1/models/m/labels/l/versions/1:predict",
+            "/v1/models/m/versions/1/labels/l:predict",
             "/v1/models/m/versions/:predict",
             "/v1/models/m/versions/+1:predict",
             "/v1/models/m/versions/9223372036854775808:predict",
             "/v1/models/m:PREDICT",
             "/V1/models/m:predict",
             "/v1/models/m:predict/",
-            "/v1/models/m:classify",
+            "/v1/models/m:classifies",
             "/v2/models/m/infer",
         ] {
-            assert_eq!(ModelPath::of_predict(path), None, "{path}");
+            assert_eq!(ModelPath::of_call(path), None, "{path}");
         }
     }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, Method};
 use tokio::task::spawn_blocking;
 
-use super::rest::{Api, Pending, Rest};
+use super::pending::{Api, Pending, Place};
+use super::rest::Rest;
 use super::shared::Shared;
 use crate::bridge::{Lane, OverRest};
 use crate::http::{self as transport, Answer, SMALL};
@@ -25,11 +26,10 @@ struct Understood {
 }
 
 impl Rest {
-    /// The answer to a plain infer; None for any other request.
+    /// The answer to a plain infer, of a POST without a query; None for any other request.
     pub(super) async fn infer(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
         let came = Instant::now();
-        let is_plain = head.method == Method::POST && head.uri.query().is_none();
-        let asked = ModelPath::of_infer(head.uri.path()).filter(|_| is_plain && !is_encoded(&head.headers))?;
+        let asked = ModelPath::of_infer(head.uri.path()).filter(|_| !is_encoded(&head.headers))?;
         let (shared, memory) = (&self.thread.shared, body.memory.clone());
         let json = json_size(&head.headers, body.bytes.len())?;
         let understood = if json <= SMALL {
@@ -59,7 +59,7 @@ impl Rest {
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came, admitted);
         let (rows, common, endpoint) = (body.rows, common.clone(), self.endpoint.clone());
-        pending.put(&lane, key, (rows, row_bytes), memory.clone(), |mailbox| {
+        pending.put(Place { lane, key, rows, row_bytes, choice: None }, memory.clone(), |mailbox| {
             Box::new(Call { body, common, endpoint, mailbox, memory, encoded: None })
         })
     }

@@ -7,6 +7,7 @@ mod dispatch;
 mod infer;
 mod limits;
 mod listener;
+mod pending;
 mod rest;
 mod service;
 mod shared;

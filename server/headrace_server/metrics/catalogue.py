@@ -48,7 +48,6 @@ class Metrics(Families):
         self._servables: dict[Labels, ServableMetrics] = {}
         self._methods: list[GrpcMethod] = []
         self._rest: dict[str, RestCalls] = {}
-        self.rest_predicts, self.rest_infers = self.rest_verb("predict"), self.rest_verb("infer")
         self._configured: Collection[str] = frozenset()
         self.listen: Listen | None = None
         self._known: set[str] = set()

@@ -48,6 +48,7 @@ class Manager:
         clock: Measures pauses between tries, and timeouts; None for the system's clock.
         publish: Called with a model's versions that are ready, whenever they have changed and before any is closed.
         changed: Called at every change of what the manager can be asked. Any thread.
+        labelled: Called with the labels of all models, whenever they have been assigned.
         tallies: Listeners for the case that not all versions fit in memory.
     """
 
@@ -58,12 +59,14 @@ class Manager:
         clock: Clock | None = None,
         publish: Publish | None = None,
         changed: Callable[[], None] = lambda: None,
+        labelled: Callable[[Labels], None] = lambda _: None,
         tallies: Tallies | None = None,
     ) -> None:
         options, clock, tallies = options or ManagerOptions(), clock or Clock(), tallies or Tallies()
         self._tell = publish
         on_demand = bool(options.bounds)
         self._changed = changed
+        self._tell_labels = labelled
         self._served_of = served_on_demand if on_demand else served_at_once
         told = self._publish if on_demand else lambda _: changed()
         self._models = Models(options.policy, told, on_demand=on_demand)
@@ -208,6 +211,7 @@ class Manager:
                             "which is not currently available for inference",
                         )
             self._labels = labels
+            self._tell_labels(labels)
             self._changed()
 
     def statuses(self, name: str) -> list[VersionStatus]:

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::values::read_values;
-use crate::json::Reader;
+use crate::json::{Reader, once};
 use crate::open_inference::datatype;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
@@ -65,7 +65,7 @@ struct Sent<'a> {
 impl<'a> Sent<'a> {
     fn read(reader: &mut Reader<'a>, declared: &[Input]) -> Option<Self> {
         let (mut id, mut binary, mut inputs, mut outputs) = (None, None, None, None);
-        read_object(reader, |key, reader| match key {
+        reader.object(|key, reader| match key {
             b"id" => once(&mut id, reader.string()?),
             b"parameters" => once(&mut binary, read_flag(reader, b"binary_data_output")?),
             b"inputs" => once(&mut inputs, read_some(reader, |reader| SentInput::read(reader, declared))?),
@@ -130,7 +130,7 @@ enum Values<'a> {
 impl<'a> SentInput<'a> {
     fn read(reader: &mut Reader<'a>, declared: &[Input]) -> Option<Self> {
         let (mut name, mut datatype, mut shape, mut values) = (None, None, None, None);
-        read_object(reader, |key, reader| match key {
+        reader.object(|key, reader| match key {
             b"name" => once(&mut name, reader.string()?),
             b"datatype" => once(&mut datatype, reader.string()?),
             b"shape" => once(&mut shape, read_shape(reader)?),
@@ -193,7 +193,7 @@ fn read_shape(reader: &mut Reader<'_>) -> Option<([usize; MAX_RANK], usize)> {
 /// The parameters of an input whose values are bytes: how many there are, and nothing else.
 fn read_size(reader: &mut Reader<'_>) -> Option<usize> {
     let mut size = None;
-    read_object(reader, |key, reader| match key {
+    reader.object(|key, reader| match key {
         b"binary_data_size" => once(&mut size, reader.integer()?.unsigned()?.try_into().ok()?),
         _ => None,
     })?;
@@ -203,7 +203,7 @@ fn read_size(reader: &mut Reader<'_>) -> Option<usize> {
 /// The name of an output, and whether it is wanted as bytes.
 fn read_output<'a>(reader: &mut Reader<'a>) -> Option<(&'a [u8], bool)> {
     let (mut name, mut binary) = (None, None);
-    read_object(reader, |key, reader| match key {
+    reader.object(|key, reader| match key {
         b"name" => once(&mut name, reader.string()?),
         b"parameters" => once(&mut binary, read_flag(reader, b"binary_data")?),
         _ => None,
@@ -214,7 +214,7 @@ fn read_output<'a>(reader: &mut Reader<'a>) -> Option<(&'a [u8], bool)> {
 /// Parameters of which there may be one, a flag.
 fn read_flag(reader: &mut Reader<'_>, name: &[u8]) -> Option<bool> {
     let mut flag = None;
-    read_object(reader, |key, reader| if key == name { once(&mut flag, reader.boolean()?) } else { None })?;
+    reader.object(|key, reader| if key == name { once(&mut flag, reader.boolean()?) } else { None })?;
     Some(flag.unwrap_or_default())
 }
 
@@ -227,32 +227,6 @@ fn read_some<'a, T>(reader: &mut Reader<'a>, read: impl Fn(&mut Reader<'a>) -> O
         Some(())
     })?;
     Some(items)
-}
-
-/// An object, each of its members read by a function that is told the key.
-fn read_object<'a>(
-    reader: &mut Reader<'a>,
-    mut read: impl FnMut(&'a [u8], &mut Reader<'a>) -> Option<()>,
-) -> Option<()> {
-    reader.expect(b'{')?;
-    if reader.peek()? == b'}' {
-        return reader.expect(b'}');
-    }
-    loop {
-        let key = reader.string()?;
-        reader.expect(b':')?;
-        read(key, reader)?;
-        match reader.next()? {
-            b',' => {}
-            b'}' => return Some(()),
-            _ => return None,
-        }
-    }
-}
-
-/// Fills what may be given once.
-fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
-    place.replace(value).is_none().then_some(())
 }
 
 #[cfg(test)]

@@ -74,8 +74,8 @@ class Endpoint:
         ssl_config_file: The SSLConfig that secures all addresses; empty for none.
         alts: Whether Google's ALTS secures them.
         threads: The number of threads that connections are spread over, if the transport has such threads.
-        observe_rest: Called for Predicts over REST that a transport answers itself.
-        observe_rest_infer: The same for the Open Inference Protocol.
+        observe_rest: Returns, for a verb (predict, classify, regress or infer), the listener for the calls over REST
+            that a transport answers itself; None if there is no REST API.
         regions: Shared memory, for a transport that reads it itself.
         tracing: Records traced requests; None if there are no traces.
         trace_ratio: The share of requests without a traceparent that a transport marks, if it decides by itself.
@@ -95,8 +95,7 @@ class Endpoint:
     ssl_config_file: str = ""
     alts: bool = False
     threads: int = 1
-    observe_rest: CountCalls | None = None
-    observe_rest_infer: CountCalls | None = None
+    observe_rest: Callable[[str], CountCalls] | None = None
     regions: Regions | None = None
     bounds: CallerBounds = CallerBounds()
     gate: Gate | None = None
@@ -135,6 +134,9 @@ class Transport(Protocol):
             latest: The version for requests that name none; if it is not among them, the transport does not answer
                 those.
         """
+
+    def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Sets the version that each label of each model stands for, and forgets all earlier labels. Any thread."""
 
     def forget_answers(self) -> None:
         """The server's state has changed: kept answers to lasting methods may no longer be valid. Any thread."""

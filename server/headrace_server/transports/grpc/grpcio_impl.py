@@ -80,6 +80,9 @@ class GrpcioTransport:
     def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
         """Does nothing: every call goes to its service."""
 
+    def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Does nothing: every call goes to its service."""
+
     def _add(self, server: grpc.aio.Server, address: str) -> int:
         credentials = _credentials(self._endpoint)  # gRPC needs separate ones for each address
         try:

@@ -21,7 +21,7 @@ from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION,
 from headrace_server.transports.grpc.native_verdicts import NativeVerdicts
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 21
+INTERFACE = 22
 
 _NEVER = 2**31 - 1  # milliseconds, in gRPC's options
 
@@ -131,6 +131,10 @@ class NativeTransport:
         """Sets which versions are ready: their plain requests are decoded and answered outside the interpreter."""
         routes = {version: self._plain.of(servable) for version, servable in versions.items()}
         self._routes.publish(name, latest, routes)
+
+    def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Sets the version that each label of each model stands for. Any thread."""
+        self._routes.assign_labels(labels)
 
     def forget_answers(self) -> None:
         """The server's state has changed, and so has what callers are told about it. Any thread."""

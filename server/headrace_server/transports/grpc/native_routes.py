@@ -71,7 +71,7 @@ class PlainRoutes:
                 "bounds": LATENCY,
                 "answered": plain.answers(self._observe, "Predict"),
                 "failed": _Failed(servable.name, plain, self._observe, status),
-                "rest": self._rest_counts(servable.name, plain) if batched else None,
+                "rest": self._rest_counts(servable.name, plain),
                 "infer": self._infer(servable.name, plain) if batched else None,
                 "padding": _padding(plain.signature) if batched else None,
                 "bound": plain.signature.bound if batched else None,
@@ -82,14 +82,14 @@ class PlainRoutes:
     def _infer(self, name: str, plain: Plain) -> "native.InferFields | None":
         if any(spec.dtype == DataType.DT_STRING for spec in _specs(plain.signature)):
             return None
-        counts, over_rest = _Counts(name, plain), self._endpoint.observe_rest_infer
+        counts, observe_rest = _Counts(name, plain), self._endpoint.observe_rest
         answered, failed = counts.of(self._observe_infer, "ModelInfer", run_status)
         return {
             "outputs": [(alias, spec.dtype) for alias, spec in plain.signature.outputs.items()],
             "full": run_status(QueueFull("{}"), "{}"),
             "answered": answered,
             "failed": failed,
-            "rest": None if over_rest is None else counts.of(over_rest, "ModelInfer", run_status),
+            "rest": None if observe_rest is None else counts.of(observe_rest("infer"), "ModelInfer", run_status),
         }
 
     def _examples(self, servable: Servable, plain: Plain) -> "native.ExamplesFields | None":
@@ -104,12 +104,30 @@ class PlainRoutes:
                 servable.count_examples(examples)
 
         return {
-            "classify": counts.inference(found.classify, self._observe_classify, "Classify"),
-            "regress": counts.inference(found.regress, self._observe_regress, "Regress"),
+            "classify": self._inference(counts, found.classify, self._observe_classify, "Classify"),
+            "regress": self._inference(counts, found.regress, self._observe_regress, "Regress"),
             "multi": (*counts.of(self._observe_multi, "MultiInference"), count_examples),
             "serialized": not plain.signature.features,
             "tensors": [spec.name for spec in plain.signature.outputs.values()],
             "inputs": alike.index(list(plain.signature.inputs.items())),
+        }
+
+    def _inference(
+        self, counts: "_Counts", inference: PlainInference | None, observe: CountCalls, api: str
+    ) -> "native.InferenceFields | None":
+        """How Classify or Regress uses the outputs; None for a signature that it cannot use."""
+        if inference is None:
+            return None
+        answered, failed = counts.of(observe, api)
+        observe_rest = self._endpoint.observe_rest
+        return {
+            "classes": inference.classes,
+            "values": inference.values,
+            "labels": inference.labels,
+            "check": inference.check,
+            "answered": answered,
+            "failed": failed,
+            "rest": None if observe_rest is None else counts.of(observe_rest(api.lower()), api, status_of),
         }
 
     def _rest_counts(self, name: str, plain: Plain) -> "tuple[Callable[[Tallied], None], _Failed] | None":
@@ -117,7 +135,7 @@ class PlainRoutes:
         observe = self._endpoint.observe_rest
         if observe is None or not _is_json(plain.signature):
             return None
-        return plain.answers(observe, "Predict"), _Failed(name, plain, observe, status_of)
+        return _Counts(name, plain).of(observe("predict"), "Predict", status_of)
 
 
 _CLIENT_GONE: dict[type[Exception], tuple[Code, str]] = {
@@ -169,22 +187,6 @@ class _Counts:
     def of(self, observe: CountCalls, api: str, status: Status = status) -> "tuple[Callable[[Tallied], None], _Failed]":
         """The counters of one method: for answered calls, and for failed ones, whose code and text `status` returns."""
         return self.plain.answers(observe, api), _Failed(self.model, self.plain, observe, status)
-
-    def inference(
-        self, inference: PlainInference | None, observe: CountCalls, api: str
-    ) -> "native.InferenceFields | None":
-        """How Classify or Regress uses the outputs; None for a signature that it cannot use."""
-        if inference is None:
-            return None
-        answered, failed = self.of(observe, api)
-        return {
-            "classes": inference.classes,
-            "values": inference.values,
-            "labels": inference.labels,
-            "check": inference.check,
-            "answered": answered,
-            "failed": failed,
-        }
 
 
 class _OfNoModel:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from headrace_server import Config
 from tests.conftest import TRANSPORTS
-from tests.support import models
+from tests.support import feature_models, models
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
 from tests.support.running import LoopThread, RunningServer
@@ -39,6 +39,12 @@ DTYPES = [
     T.FLOAT16,
     T.STRING,
 ]
+SIGNATURES = {
+    "classes": {"method": "classify", "labels": ["lo", "größer"], "outputs": {"scores": "scores"}},
+    "short": {"method": "classify", "labels": ["lo"], "outputs": {"scores": "scores"}},
+    "values": {"method": "regress", "outputs": {"outputs": "price"}},
+    "wide": {"method": "regress", "outputs": {"outputs": "scores"}},
+}
 MODELS: dict[str, Callable[[Path], Path]] = {
     **{T.DataType.Name(dtype).lower(): partial(models.identity, dtype=dtype) for dtype in DTYPES},
     "linear": models.linear,
@@ -50,41 +56,64 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "scalar": models.scalar_output,
     "positive": models.positive,
     "positions": partial(models.positions, in_rows=True),
+    "square": partial(models.identity, dims=(2, 2)),
+    "few": partial(models.identity, dims=(3,), dtype=T.STRING),
+    "tariff": partial(feature_models.tariff, signatures=SIGNATURES),
+    "words": feature_models.words,
+    "serialized": feature_models.serialized,
 }
+LABELS = 'version_labels { key: "stable" value: 1 } version_labels { key: "gone" value: 7 }'
 
 pytestmark = pytest.mark.skipif("native" not in TRANSPORTS, reason="headrace-native is not installed")
 
 
 @pytest.fixture(scope="module")
 def both(loop_thread: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    """Sends a request to both; the status and the body that both answered."""
-    folder = tmp_path_factory.mktemp("models")
+    """Sends a request to both transports; the status and the body that both answered."""
+    with ExitStack() as stack:
+        yield _both(stack, loop_thread, tmp_path_factory.mktemp("models"), enable_batching=True)
+
+
+@pytest.fixture(scope="module")
+def both_alone(loop_thread: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """The same without batching: each request runs by itself."""
+    with ExitStack() as stack:
+        yield _both(stack, loop_thread, tmp_path_factory.mktemp("models"), enable_batching=False)
+
+
+def _both(stack: ExitStack, loop_thread: LoopThread, folder: Path, **options: Any) -> Both:
     configs = "".join(
-        f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" }}\n' for name in MODELS
+        f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" {LABELS} }}\n'
+        for name in MODELS
     )
     (folder / "models.config").write_text(f"model_config_list {{ {configs} }}")
     for name, make in MODELS.items():
         make(folder / name / "1")
-    with ExitStack() as stack:
-        callers = []
-        for transport in ("grpcio", "native"):
-            port = free_port()
-            told = {"port": 0, "rest_api_port": port, "model_config_file": str(folder / "models.config")}
-            server = RunningServer(loop_thread, Config(**told, transport=transport))  # type: ignore[arg-type]
-            stack.callback(server.close)
-            callers.append(RestCaller(port))
-            stack.callback(callers[-1].close)
+    callers = [
+        _caller(stack, loop_thread, folder, transport=transport, **options) for transport in ("grpcio", "native")
+    ]
 
-        def send(path: str, body: bytes | str, method: str = "POST", **headers: str) -> tuple[int, str]:
-            body = body.encode() if isinstance(body, str) else body
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            python, native = (caller.send(method, f"/v1/models/{path}", body, named) for caller in callers)
-            assert (native.status, native.text) == (python.status, python.text), body
-            for name in ("content-type", "content-length"):
-                assert native.headers.get(name) == python.headers.get(name)
-            return native.status, native.text
+    def send(path: str, body: bytes | str, method: str = "POST", **headers: str) -> tuple[int, str]:
+        body = body.encode() if isinstance(body, str) else body
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        python, native = (caller.send(method, f"/v1/models/{path}", body, named) for caller in callers)
+        assert (native.status, native.text) == (python.status, python.text), body
+        for name in ("content-type", "content-length"):
+            assert native.headers.get(name) == python.headers.get(name)
+        return native.status, native.text
 
-        yield send
+    return send
+
+
+def _caller(stack: ExitStack, loop_thread: LoopThread, folder: Path, **options: Any) -> RestCaller:
+    port = free_port()
+    told = {"port": 0, "rest_api_port": port, "model_config_file": str(folder / "models.config")}
+    told["allow_version_labels_for_unavailable_models"] = True
+    server = RunningServer(loop_thread, Config(**told, **options))  # type: ignore[arg-type]
+    stack.callback(server.close)
+    caller = RestCaller(port)
+    stack.callback(caller.close)
+    return caller
 
 
 SCALARS = (
@@ -192,17 +221,52 @@ BODIES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "model",
-    ["float", "linear", "pair", "flat", "deep", "sums", "lookup", "scalar", "string", "positive", "positions"],
-)
+BODIED = ("float", "linear", "pair", "flat", "deep", "sums", "lookup", "scalar", "string", "positive", "positions")
+TEXTS = [
+    f'{{"instances":[{",".join(f"[{text},{text}]" for text in texts)}]}}'
+    for texts in (
+        [r'"a\"\\\/\b\f\n\r\t"', r'"\u00e9\u0000\u20AC"', r'"\ud83d\ude00"'],
+        ['{"b64":""}', '{"b64":"YQ=="}', '{"b64":"/+8="}', '"plain"'],
+        *([text] for text in (r'"\ud83d"', r'"\ude00"', r'"\x"', r'"\u12"', r'"\ud83d\u0041"', '"\n"')),
+        *([f'{{"b64":{text}}}'] for text in ('"YQ"', '"Y Q=="', '"YR=="', '"YQ="', '"?"', "1", r'"YQ=\u003d"')),
+        ['{"b64":"YQ==","x":1}'],
+        ['{"b64":"YQ==","b64":"Yg=="}'],
+    )
+]
+
+
+@pytest.mark.parametrize("model", BODIED)
 def test_bodies_good_and_bad(both: Both, model: str) -> None:
     statuses = [both(f"{model}:predict", body)[0] for body in BODIES]
     assert {200, 400} <= set(statuses)
 
 
+@pytest.mark.parametrize("model", ["square", *BODIED])
+def test_the_same_bodies_without_batching(both_alone: Both, model: str) -> None:
+    statuses = [both_alone(f"{model}:predict", body)[0] for body in BODIES]
+    assert {200, 400} <= set(statuses)
+
+
+@pytest.mark.parametrize("model", ["square", "few"])
+def test_bodies_for_models_without_a_batch_axis(both: Both, model: str) -> None:
+    statuses = [both(f"{model}:predict", body)[0] for body in (*BODIES, '{"instances":["a","b","c"]}')]
+    assert {200, 400} <= set(statuses)
+
+
+@pytest.mark.parametrize("model", ["string", "few", "words", "float"])
+def test_texts(both: Both, model: str) -> None:
+    for body in TEXTS:
+        both(f"{model}:predict", body)
+        both(f"{model}:predict", body.replace("instances", "inputs"))
+        both(f"{model}:predict", body.replace("[[", "[").replace("]]", "]").replace("],[", ","))
+
+
 @pytest.mark.parametrize(
-    "path", ["float", "float/versions/1", "float/versions/01", "float/versions/2", "nobody", "Float"]
+    "path",
+    [
+        *("float", "float/versions/1", "float/versions/01", "float/versions/2", "nobody", "Float"),
+        *("float/labels/stable", "float/labels/gone", "float/labels/none", "float/labels/st%61ble", "float/labels/"),
+    ],
 )
 @pytest.mark.parametrize("verb", [":predict", ":Predict", ":predict?x", ":predict/", "", "/metadata", ":regress"])
 def test_paths(both: Both, path: str, verb: str) -> None:
@@ -255,6 +319,76 @@ DOCUMENTS = st.lists(MEMBERS, min_size=1, max_size=3).map(
 @given(model=st.sampled_from(sorted(MODELS)), body=DOCUMENTS)
 def test_any_document(both: Both, model: str, body: str) -> None:
     both(f"{model}:predict", body)
+
+
+EXAMPLES = [
+    '{"examples":[{"age":1,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":[1],"weights":[0.5,1.5]},{"weights":[-2e0,3.25],"age":-7,"more":"x"}]}',
+    '{"signature_name":"classes","examples":[{"age":1,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":1,"weights":[0.5,1.5]}],"signature_name":"values"}',
+    '{"signature_name":"short","examples":[{"age":1,"weights":[0.5,1.5]}]}',
+    '{"signature_name":"wide","examples":[{"age":1,"weights":[0.5,1.5]}]}',
+    '{"signature_name":"nobody","examples":[{"age":1,"weights":[0.5,1.5]}]}',
+    '{"context":{"age":3},"examples":[{"weights":[0.5,1.5]},{"weights":[1.0,2.0],"age":1}]}',
+    '{"examples":[{"weights":[0.5,1.5]}],"context":{"age":true}}',
+    '{"context":{},"examples":[{"age":1,"weights":[0.5,1.5]}]}',
+    '{"context":[],"examples":[{"age":1,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":true,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":1.0,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":1,"weights":[0.5,1]}]}',
+    '{"examples":[{"age":1,"weights":[0,1]}]}',
+    '{"examples":[{"age":1,"weights":[0.5,1.5,2.5]}]}',
+    '{"examples":[{"age":1,"weights":[1e39,-1e39]}]}',
+    '{"examples":[{"age":1,"weights":[1e-46,0.30471707880496979]}]}',
+    '{"examples":[{"age":1,"weights":[-0.0,NaN]}]}',
+    '{"examples":[{"age":-0,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":9223372036854775807,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":9223372036854775808,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":1,"weights":[]}]}',
+    '{"examples":[{"age":1,"weights":null}]}',
+    '{"examples":[{"age":1,"weights":[[0.5,1.5]]}]}',
+    '{"examples":[{"age":1,"age":2,"weights":[0.5,1.5]}]}',
+    '{"examples":[{"age":1}]}',
+    '{"examples":[{}]}',
+    '{"examples":[]}',
+    '{"examples":{}}',
+    '{"examples":[1]}',
+    '{"examples":[{"age":1,"weights":[0.5,1.5]}],"other":[]}',
+    '{"instances":[[1,2]]}',
+    '{"examples":[{"words":["a","b"],"numbers":[0.5,0.25]}]}',
+    r'{"examples":[{"words":["\u00e9\"",{"b64":"w6k="}],"numbers":[0.5,0.25]}]}',
+    '{"examples":[{"words":["a",{"b64":"/w=="}],"numbers":[0.5,0.25]}]}',
+    '{"examples":[{"words":["a",1],"numbers":[0.5,0.25]}]}',
+    '{"examples":[{"x":1}]}',
+    '{"examples":[' + ",".join(['{"age":1,"weights":[0.5,1.5]}'] * 2000) + "]}",
+]
+CALLS = [f"{path}:{verb}" for path in ("tariff", "words", "serialized", "float") for verb in ("classify", "regress")]
+
+
+@pytest.mark.parametrize("call", [*CALLS, "tariff/labels/stable:classify", "tariff/versions/1:regress"])
+def test_examples_good_and_bad(both: Both, both_alone: Both, call: str) -> None:
+    for body in EXAMPLES:
+        both(call, body)
+        both_alone(call, body)
+
+
+FEATURES = st.dictionaries(st.sampled_from(["age", "weights", "words", "numbers", "x"]), LISTS, max_size=3).map(
+    lambda members: "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
+)
+EXAMPLE_DOCUMENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["examples", "context", "signature_name", "other"]),
+        st.one_of(FEATURES, st.lists(FEATURES, max_size=3).map(lambda items: f"[{','.join(items)}]"), LEAVES),
+    ),
+    min_size=1,
+    max_size=3,
+).map(lambda members: "{" + ",".join(f'"{name}":{value}' for name, value in members) + "}")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=st.sampled_from(CALLS), body=EXAMPLE_DOCUMENTS)
+def test_any_document_of_examples(both: Both, call: str, body: str) -> None:
+    both(call, body)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,149 @@
+//! A call of an HTTP port that waits in a queue for its answer.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::rest::Rest;
+use crate::bridge::{Choice, Lane, NativeTask, PendingCall, Signature, Task};
+use crate::calls::until;
+use crate::grpc::{RESOURCE_EXHAUSTED, Status};
+use crate::http::{Answer, Endpoint};
+use crate::memory::{CallMemory, Kind};
+use crate::queue::{Entry, Full, Key, Refusal};
+use crate::rest::{self, Mailbox};
+use crate::security::Admitted;
+
+/// The API whose format and texts a call is answered with.
+pub(super) enum Api {
+    TfServing,
+    /// With the request's id.
+    OpenInference(String),
+}
+
+impl Api {
+    fn refusal(&self, endpoint: &Endpoint, status: &Status) -> Answer {
+        match self {
+            Self::TfServing => rest::refusal(endpoint, status),
+            Self::OpenInference(_) => rest::infer::refusal(endpoint, status),
+        }
+    }
+
+    fn late(&self, endpoint: &Endpoint) -> Answer {
+        match self {
+            Self::TfServing => endpoint.late.answer(),
+            Self::OpenInference(_) => endpoint.infer.late.answer(),
+        }
+    }
+
+    /// What is inserted into the text of a full queue: the reason, or the request's id.
+    fn reason_of_full(&self, reason: &str) -> String {
+        match self {
+            Self::TfServing => reason.to_owned(),
+            Self::OpenInference(id) if id.is_empty() => "<id_unknown>".to_owned(),
+            Self::OpenInference(id) => id.clone(),
+        }
+    }
+}
+
+/// Where a call goes, and how large it is.
+pub(super) struct Place {
+    pub lane: Lane,
+    pub key: Key,
+    pub rows: usize,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// The outputs that are wanted; None for all.
+    pub choice: Option<Choice>,
+}
+
+/// A call that waits.
+pub(super) struct Pending {
+    rest: Rest,
+    api: Api,
+    signature: Arc<Signature>,
+    mailbox: Arc<Mailbox>,
+    came: Instant,
+    /// The status of a call that was not put into the queue, and whether the latency objective refused it.
+    refused: Option<(Status, bool)>,
+    admitted: Admitted,
+    priority: usize,
+}
+
+impl Pending {
+    pub(super) fn new(
+        rest: &Rest,
+        api: Api,
+        signature: Arc<Signature>,
+        came: Instant,
+        (admitted, low): (Admitted, bool),
+    ) -> Self {
+        let mailbox = Arc::new(Mailbox::new(rest.thread.wakes.clone()));
+        let priority = usize::from(low);
+        Self { rest: rest.clone(), api, signature, mailbox, came, refused: None, admitted, priority }
+    }
+
+    /// Puts a call that answers into the mailbox into its queue.
+    ///
+    /// None if the version is being unloaded: there may be another by now.
+    pub(super) fn put(
+        mut self,
+        place: Place,
+        memory: Arc<CallMemory>,
+        call: impl FnOnce(Arc<Mailbox>) -> Box<dyn PendingCall>,
+    ) -> Option<Self> {
+        let Place { lane, key, rows, row_bytes, choice } = place;
+        if !memory.set(Kind::Answers, self.signature.expected_answer(rows)) {
+            self.admitted.give_rows_back();
+            self.refused = Some((Status::no_memory(self.rest.budget()), false));
+            return Some(self);
+        }
+        let call = call(self.mailbox.clone());
+        let task = NativeTask::new(self.signature.clone(), rows, call, self.came).choosing(choice);
+        // The deadline only matters to a waiting caller: a call that nothing waits for leaves the queue by itself.
+        let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
+        match lane.put_native(key, entry, Instant::now()) {
+            Ok(true) => self.rest.thread.busy_poll.wake_before_park(),
+            Ok(false) => self.rest.thread.shared.ended.activity.note(),
+            Err((Refusal::Full(full), _)) => {
+                let (reason, missed) = (lane.reason(&full), matches!(full, Full::Objective));
+                let named = self.api.reason_of_full(&reason);
+                self.admitted.give_rows_back();
+                self.refused = Some((self.signature.full(&named, missed.then_some(&reason)), missed));
+            }
+            Err((Refusal::Closed, _)) => {
+                std::mem::take(&mut self.admitted).undo();
+                return None;
+            }
+        }
+        Some(self)
+    }
+
+    pub(super) async fn answer(self) -> Option<Answer> {
+        let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
+        if let Some((status, missed)) = &self.refused {
+            if status.code != RESOURCE_EXHAUSTED {
+                ended.add_refused(&self.signature, *missed, self.came.elapsed().as_secs_f64());
+            }
+            return Some(self.api.refusal(endpoint, status));
+        }
+        let mut comes = poll_fn(|context| self.mailbox.poll(context));
+        let deadline = endpoint.timeout.map(|timeout| Instant::now() + timeout);
+        tokio::select! {
+            biased;
+            answer = &mut comes => return Some(answer),
+            () = until(deadline) => {}
+        }
+        if !self.mailbox.close() {
+            return Some(comes.await);
+        }
+        ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
+        Some(self.api.late(endpoint))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
