@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import prod
-from pickle import PickleBuffer
-from typing import Any
 
 from headrace_batching import LoopDelivery
 from headrace_batching.task import Arrays
 from headrace_protos import Code
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import NotInMemory, ServingError, invalid, status_of, unimplemented
+from headrace_server.models.call import Call
 from headrace_server.models.servable import Servable
-from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
+from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.http import CORS, Body, HttpAnswer, HttpRequest
+from headrace_server.services.json.writing import written
 from headrace_server.services.kept import not_counted
 from headrace_server.services.limits import deadline_after, limited_call, timed
 from headrace_server.services.mlflow.inputs import Declared, Scoring, read_csv_scoring, read_json_scoring
@@ -29,9 +28,6 @@ INVOCATIONS = "/invocations"
 HEALTH = ("/ping", "/health")
 VERSION = "/version"
 PATHS = (INVOCATIONS, *HEALTH, VERSION)
-
-WRITTEN_ELEMENTS = 4096
-"""Up to here outputs are written at once: a few milliseconds."""
 
 _CONTENT_TYPES = {"text/csv": read_csv_scoring, "application/json": read_json_scoring}
 
@@ -137,15 +133,15 @@ class MlflowApi:
         with await self._servables.lease(self._options.model, None, deadline) as servable:
             name, signature = servable.signature("")
             self._check_output(signature)
-            read = _CONTENT_TYPES[_mime_type(request)]
+            read, declared = _CONTENT_TYPES[_mime_type(request)], _declared(signature)
             async with timed(self._options.timeout):
-                scoring = await self._read(read, request.body, signature)
-            _check_names(signature, scoring)
+                scoring = await self._read(read, request.body, declared)
+            _check_names(declared, scoring)
             wanted = (self._options.output,) if self._options.output else signature.every_output
             async with limited_call(delivery, self._options.timeout, "Predict") as call:
                 outputs = await _run(servable, name, signature.complete(scoring.inputs), wanted, call)
         rows = _rows(scoring.inputs) if scoring.by_record else None
-        return await self._write(outputs, rows)
+        return await written(self._processes, outputs, write_predictions, self._options.output, rows)
 
     def _check_output(self, signature: Signature) -> None:
         output = self._options.output
@@ -153,22 +149,14 @@ class MlflowApi:
             names = ", ".join(signature.outputs)
             raise ServingError(Code.INTERNAL, f"--mlflow_output must be one of {names}; was {output}")
 
-    async def _read(self, read: Read, body: Body, signature: Signature) -> Scoring:
-        declared = _declared(signature)
+    async def _read(self, read: Read, body: Body, declared: Declared) -> Scoring:
         data = body.data
         try:
             if data is not None:
                 return read(data, declared)
-            return await self._processes.run(_read_elsewhere, read, declared, size=body.size, body=body.detach())
+            return await self._processes.run(read, declared, size=body.size, body=body.detach())
         except ServingError as error:
             raise (_BadBody(error.code, error.message) if error.code == Code.INVALID_ARGUMENT else error) from error
-
-    async def _write(self, outputs: Arrays, rows: int | None) -> bytes | memoryview:
-        elements = sum(prod(array.shape) for array in outputs.values())
-        if elements <= WRITTEN_ELEMENTS:
-            return write_predictions(outputs, self._options.output, rows)
-        size = elements * ELEMENT_BYTES
-        return await self._processes.run(_write_elsewhere, dict(outputs), self._options.output, rows, size=size)
 
     def _refusal(self, error: Exception) -> HttpAnswer:
         code, text = status_of(error)
@@ -181,7 +169,7 @@ class MlflowApi:
         return HttpAnswer(status, body, {**headers, **CORS} if self._options.cors else headers)
 
 
-async def _run(servable: Servable, name: str, inputs: Arrays, wanted: tuple[str, ...], call: Any) -> Arrays:
+async def _run(servable: Servable, name: str, inputs: Arrays, wanted: tuple[str, ...], call: Call) -> Arrays:
     if not servable.answers_once:
         raise unimplemented("the model answers with a stream, which /invocations cannot carry")
     return await servable.run(name, inputs, wanted, call)
@@ -192,11 +180,11 @@ def _declared(signature: Signature) -> Declared:
     return Declared(inputs, {name: spec for name, spec in signature.sendable.items() if name not in inputs})
 
 
-def _check_names(signature: Signature, scoring: Scoring) -> None:
+def _check_names(declared: Declared, scoring: Scoring) -> None:
     """Refuses a body that lacks an input, in MLflow's words; what the model does not have is ignored, as there."""
-    missing = [name for name in _declared(signature).inputs if name not in scoring.inputs]
+    missing = [name for name in declared.inputs if name not in scoring.inputs]
     if missing:
-        others = [name for name in scoring.names if name not in signature.sendable]
+        others = [name for name in scoring.names if name not in declared.every]
         extra = f" Note that there were extra inputs: {others}." if others else ""
         raise invalid(f"Model is missing inputs {missing}.{extra}")
 
@@ -225,11 +213,3 @@ def _unsupported(request: HttpRequest) -> str:
             f"This predictor only supports bodies that are not compressed. Got '{request.header('content-encoding')}'."
         )
     return ""
-
-
-def _read_elsewhere(data: bytes, read: Read, declared: Declared) -> Scoring:
-    return read(data, declared)
-
-
-def _write_elsewhere(outputs: Arrays, output: str, rows: int | None) -> Any:
-    return PickleBuffer(write_predictions(outputs, output, rows))

@@ -2,20 +2,17 @@
 
 import zlib
 from collections.abc import Callable
-from math import prod
-from pickle import PickleBuffer
+from functools import partial
 from typing import Any, TypeVar
 
 from headrace_batching.task import Arrays
-from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
+from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.http import SMALL_BYTES, Body, gzip_size
 from headrace_server.services.json.reader import CAREFUL_BYTES, parse, parse_quickly
+from headrace_server.services.json.writing import written
 from headrace_server.services.tf_serving.rest.outputs import write_predict
 
 T = TypeVar("T")
-
-WRITTEN_ELEMENTS = 4096
-"""Outputs up to this size are written at once: a few milliseconds."""
 
 MAX_INFLATED_BYTES = 100 << 20
 """TF Serving: gzip_zlib.h has this limit for a compressed body."""
@@ -54,10 +51,7 @@ class JsonWork:
 
     async def write_predict(self, outputs: Arrays, *, by_row: bool) -> bytes | memoryview:
         """The body that answers a :predict; see the function of that name."""
-        elements = sum(prod(array.shape) for array in outputs.values())
-        if elements <= WRITTEN_ELEMENTS:
-            return write_predict(outputs, by_row=by_row)
-        return await self._processes.run(_write_predict, dict(outputs), by_row, size=elements * ELEMENT_BYTES)
+        return await written(self._processes, outputs, partial(write_predict, by_row=by_row))
 
 
 def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
@@ -78,7 +72,3 @@ def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
 
 def _read(data: bytes, is_gzip: bool, convert: Callable[..., T], *arguments: Any) -> T:
     return convert(parse(inflate(data) or b"" if is_gzip else data), *arguments)
-
-
-def _write_predict(outputs: Arrays, by_row: bool) -> Any:
-    return PickleBuffer(write_predict(outputs, by_row=by_row))

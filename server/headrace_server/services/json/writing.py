@@ -1,0 +1,36 @@
+"""Decides where the JSON of a model's outputs is written: at once if that is fast, otherwise in another process."""
+
+from collections.abc import Callable
+from math import prod
+from pickle import PickleBuffer
+from typing import Any
+
+from headrace_batching.task import Arrays
+from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
+
+WRITTEN_ELEMENTS = 4096
+"""Outputs up to this size are written at once: a few milliseconds."""
+
+
+async def written(
+    processes: JsonProcesses, outputs: Arrays, write: Callable[..., bytes], *arguments: Any
+) -> bytes | memoryview:
+    """What a function writes, without blocking the event loop.
+
+    Args:
+        processes: The processes for long work.
+        outputs: By alias.
+        write: A module's function, called with the outputs and the arguments.
+        arguments: Further arguments, which can be pickled.
+
+    Raises:
+        ServingError: As `JsonProcesses.run` and as the function.
+    """
+    elements = sum(prod(array.shape) for array in outputs.values())
+    if elements <= WRITTEN_ELEMENTS:
+        return write(outputs, *arguments)
+    return await processes.run(_written, write, dict(outputs), *arguments, size=elements * ELEMENT_BYTES)
+
+
+def _written(write: Callable[..., bytes], outputs: Arrays, *arguments: Any) -> Any:
+    return PickleBuffer(write(outputs, *arguments))
