@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from headrace_server.commands.ending import status_of_run
 from headrace_server.commands.flags import FLAGS, argument, config_of, value_of, warn_of_ignored
 from headrace_server.config.run import Config
+from headrace_server.config.security import LOOPBACK
 from headrace_server.errors import invalid
 
 if TYPE_CHECKING:
     from headrace_server.server import Server
 
 log = logging.getLogger(__name__)
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def add_command(commands: Any) -> None:
@@ -96,4 +95,4 @@ def is_open(config: Config) -> bool:
         return False
     hosts = [config.host] if config.port else []
     hosts += [config.rest_api_host] if config.rest_api_port else []
-    return any(host not in _LOOPBACK for host in hosts)
+    return any(host not in LOOPBACK for host in hosts)

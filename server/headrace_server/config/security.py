@@ -8,6 +8,9 @@ from headrace_server.errors import invalid
 
 OPEN = ("health", "reflection", "metrics", "page")
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""The hosts that stand for this machine."""
+
 
 def _are_open(names: Any) -> bool:
     return all(name in OPEN for name in names)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from headrace_protos import Code
+from headrace_server.config.security import LOOPBACK
 from headrace_server.errors import ServingError, invalid
 from headrace_server.security.packages import needs
 from headrace_server.security.principal import Principal, Refused, unauthenticated
@@ -34,8 +35,6 @@ MAX_TOKEN_BYTES = 16 << 10
 FETCH_SECONDS = 10.0
 MAX_KNOWN = 10_000
 """The number of tokens whose check is remembered."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
