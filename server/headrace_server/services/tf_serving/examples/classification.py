@@ -53,8 +53,10 @@ def wanted(signature: Signature, *, check_method: bool) -> Wanted:
 
 def outputs_of(signature: Signature) -> Wanted | None:
     """The outputs that Classify asks a signature for; None where it cannot classify."""
-    found = _wanted(signature) if signature.features or _is_graph(signature) else (None, None)
-    return None if found == (None, None) else Wanted(*found)
+    if not (signature.features or _is_graph(signature)):
+        return None
+    found = _wanted(signature)
+    return None if found == (None, None) else found
 
 
 def classification(signature: Signature, outputs: Arrays, examples: int) -> ClassificationResult:
