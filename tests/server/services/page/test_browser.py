@@ -16,7 +16,6 @@ from headrace_protos.tensor import to_array
 from headrace_server.config.run import ModelConfig
 from tests.conftest import TRANSPORTS, Run
 from tests.support import models
-from tests.support.browser import chromium
 from tests.support.calls import floats, predict_request
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
@@ -63,12 +62,6 @@ def site(running: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
     site = Site(server, port)
     yield site
     site.rest.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """The live page of a model with a latency objective, on every transport: what its queue believes, and what it chose."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.conftest import Run
 from tests.support import models
-from tests.support.browser import chromium
 from tests.support.calls import floats, predict_request
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
@@ -38,12 +36,6 @@ def objectives(server: RunningServer, rest_port: int) -> dict[str, Any]:
     rest.close()
     found: dict[str, Any] = version["objectives"]
     return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def opened(browser: Any, port: int, **context: Any) -> Any:
