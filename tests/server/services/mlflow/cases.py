@@ -1,9 +1,10 @@
 """Requests in MLflow's scoring protocol, and a caller of them."""
 
 import json
-import urllib.error
-import urllib.request
+from contextlib import closing
 from typing import NamedTuple
+
+from tests.support.rest_calls import RestCaller
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -96,11 +97,8 @@ REFUSED = (
 """Those that are refused."""
 
 
-def ask(url: str, case: Case) -> tuple[int, str, str]:
+def ask(port: int, case: Case) -> tuple[int, str, str]:
     """Sends one; the status, the content type and the text of the answer."""
-    request = urllib.request.Request(f"{url}/invocations", case.body.encode(), {"Content-Type": case.content_type})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.headers["Content-Type"], answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers["Content-Type"], error.read().decode()
+    with closing(RestCaller(port)) as caller:
+        answer = caller.send("POST", "/invocations", case.body.encode(), {"Content-Type": case.content_type})
+    return answer.status, answer.headers["content-type"], answer.text

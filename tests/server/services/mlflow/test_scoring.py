@@ -16,19 +16,20 @@ from tests.conftest import Rest
 from tests.server.services.mlflow.cases import CASES, REFUSED, Case, ask
 from tests.support import models
 from tests.support.calls import MODEL
+from tests.support.programs import mlflow_python, started
 
 RECORD = Path(__file__).with_name("recorded.json")
 """Answers of MLflow 3.17.2, recorded by `test_mlflow_itself` with HEADRACE_RECORD set."""
 
-Urls = Mapping[str, str]
+Ports = Mapping[str, int]
 
 
 @pytest.fixture(scope="module")
-def urls(resting: Rest) -> Urls:
+def ports(resting: Rest) -> Ports:
     """Of a server for each model."""
     one = resting(models.linear, mlflow=MlflowOptions(model=MODEL)).port
     two = resting(models.two_inputs, mlflow=MlflowOptions(model=MODEL)).port
-    return {"one": f"http://127.0.0.1:{one}", "bare": f"http://127.0.0.1:{one}", "two": f"http://127.0.0.1:{two}"}
+    return {"one": one, "bare": one, "two": two}
 
 
 @pytest.fixture(scope="module")
@@ -38,46 +39,25 @@ def recorded() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def mlflow_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
+def mlflow_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
     """Of MLflow's own server for each model."""
-    python = os.environ.get("HEADRACE_MLFLOW_PYTHON")
-    if not python:
-        pytest.skip("HEADRACE_MLFLOW_PYTHON names no Python with mlflow: run `make test-stores`")
     root = tmp_path_factory.mktemp("mlflow")
+    command = [str(mlflow_python()), str(Path(__file__).with_name("reference.py")), str(root)]
     models.linear(root / "1").rename(root / "one.onnx")
     models.two_inputs(root / "2").rename(root / "two.onnx")
-    command = [python, str(Path(__file__).with_name("reference.py")), str(root)]
     subprocess.run(command, check=True, timeout=300)
     with ExitStack() as stack:
-        started = {}
-        for name in ("one", "two", "bare"):
-            server = subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True)
-            stack.callback(_end, server)
-            started[name] = server
-        ports = {name: _first_line(server) for name, server in started.items()}
-        yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-
-
-def _first_line(server: "subprocess.Popen[str]") -> str:
-    assert server.stdout is not None
-    return server.stdout.readline().strip()
-
-
-def _end(server: "subprocess.Popen[str]") -> None:
-    server.kill()
-    server.wait()
-    assert server.stdout is not None
-    server.stdout.close()
+        yield {name: stack.enter_context(started([*command, name], r"^(\d+)$")) for name in ("one", "two", "bare")}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_answer_is_mlflows_to_the_byte(urls: Urls, recorded: dict[str, Any], case: Case) -> None:
-    assert list(ask(urls[case.model], case)) == recorded[case.name]
+def test_an_answer_is_mlflows_to_the_byte(ports: Ports, recorded: dict[str, Any], case: Case) -> None:
+    assert list(ask(ports[case.model], case)) == recorded[case.name]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_a_refusal_has_mlflows_status_and_error(urls: Urls, recorded: dict[str, Any], case: Case) -> None:
-    status, kind, text = ask(urls[case.model], case)
+def test_a_refusal_has_mlflows_status_and_error(ports: Ports, recorded: dict[str, Any], case: Case) -> None:
+    status, kind, text = ask(ports[case.model], case)
     assert [status, kind] == recorded[case.name][:2]
     if status == 415:
         assert _shortened(text) == _shortened(recorded[case.name][2].replace(", 'application/vnd.apache.parquet'", ""))
@@ -92,8 +72,8 @@ def test_a_refusal_has_mlflows_status_and_error(urls: Urls, recorded: dict[str, 
         assert "x" in ours["message"]  # the input
 
 
-def test_mlflow_itself(mlflow_urls: Urls) -> None:
-    answers = {case.name: [*ask(mlflow_urls[case.model], case)] for case in (*CASES, *REFUSED)}
+def test_mlflow_itself(mlflow_ports: Ports) -> None:
+    answers = {case.name: [*ask(mlflow_ports[case.model], case)] for case in (*CASES, *REFUSED)}
     if os.environ.get("HEADRACE_RECORD"):
         RECORD.write_text(json.dumps(_without_traces(answers), indent=1) + "\n")
     known = json.loads(RECORD.read_text())

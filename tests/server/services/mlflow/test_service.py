@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto
-from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
-from onnx.numpy_helper import from_array
+from onnx.helper import make_node
 
 from headrace_server import Config
 from headrace_server.config.mlflow import MlflowOptions
@@ -18,6 +16,7 @@ from headrace_server.errors import ServingError
 from tests.conftest import Rest
 from tests.support import models
 from tests.support.calls import MODEL
+from tests.support.graphs import FLOAT, Graph
 from tests.support.rest_calls import RestCaller
 
 SPOKEN = MlflowOptions(model=MODEL)
@@ -173,14 +172,8 @@ def test_params_are_inputs_that_the_model_has_values_for(resting: Rest) -> None:
 
 def _scaled(folder: Path) -> Path:
     """`y` float [N, 1] = the sum of each row of `x` float [N, 2], times `scale` float [1], which is 2 by default."""
-    ones = from_array(np.ones((2, 1), np.float32), "ones")
-    default = from_array(np.array([2], np.float32), "scale")
     nodes = [make_node("MatMul", ["x", "ones"], ["sums"]), make_node("Mul", ["sums", "scale"], ["y"])]
-    values = [make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in _SHAPES.items()]
-    graph = make_graph(nodes, "scaled", values[:2], values[2:], [ones, default])
-    folder.mkdir(parents=True)
-    onnx.save_model(make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=8), str(folder / models.FILE))
-    return folder
-
-
-_SHAPES: dict[str, list[str | int | None]] = {"x": ["N", 2], "scale": [1], "y": ["N", 1]}
+    inputs, outputs = {"x": (FLOAT, ("N", 2)), "scale": (FLOAT, (1,))}, {"y": (FLOAT, ("N", 1))}
+    return Graph(
+        nodes, inputs, outputs, {"ones": np.ones((2, 1), np.float32), "scale": np.array([2], np.float32)}
+    ).write(folder)

@@ -15,9 +15,9 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.server.stores.real.programs import mlflow_python, program, started
 from tests.server.stores.real.proxy import Proxy, proxied
 from tests.support.ports import free_port
+from tests.support.programs import mlflow_python, program, started
 
 AZURITE = "devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """The account, and the key, that Azurite publishes for everybody."""

@@ -1,4 +1,4 @@
-"""The real servers' programs: where `make test-stores` has put them, and how they are started."""
+"""Programs that are no part of headrace: where `make test-stores` has put them, and how they are started."""
 
 import os
 import re
