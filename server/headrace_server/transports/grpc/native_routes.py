@@ -51,7 +51,8 @@ class PlainRoutes:
         return {name: self._route(servable, name, found) for name, found in plain.items() if found is not None}
 
     def _route(self, servable: Servable, name: str, plain: Plain) -> native.Route:
-        batched = plain.max_rows is not None
+        batched, counts = plain.max_rows is not None, _Counts(servable.name, plain)
+        answered, failed = counts.of(self._observe, "Predict")
         return native.Route(
             plain.lane,
             {
@@ -69,34 +70,34 @@ class PlainRoutes:
                 "as_content": self._endpoint.as_content,
                 "full": status(QueueFull("{}")),
                 "bounds": LATENCY,
-                "answered": plain.answers(self._observe, "Predict"),
-                "failed": _Failed(servable.name, plain, self._observe, status),
-                "rest": self._rest_counts(servable.name, plain),
-                "infer": self._infer(servable.name, plain) if batched else None,
+                "answered": answered,
+                "failed": failed,
+                "rest": self._over_rest(counts, "predict", "Predict") if _is_json(plain.signature) else None,
+                "infer": self._infer(counts) if batched else None,
                 "padding": _padding(plain.signature) if batched else None,
                 "bound": plain.signature.bound if batched else None,
-                "examples": self._examples(servable, plain),
+                "examples": self._examples(servable, counts),
             },
         )
 
-    def _infer(self, name: str, plain: Plain) -> "native.InferFields | None":
-        if any(spec.dtype == DataType.DT_STRING for spec in _specs(plain.signature)):
+    def _infer(self, counts: "_Counts") -> "native.InferFields | None":
+        signature = counts.plain.signature
+        if any(spec.dtype == DataType.DT_STRING for spec in _specs(signature)):
             return None
-        counts, observe_rest = _Counts(name, plain), self._endpoint.observe_rest
         answered, failed = counts.of(self._observe_infer, "ModelInfer", run_status)
         return {
-            "outputs": [(alias, spec.dtype) for alias, spec in plain.signature.outputs.items()],
+            "outputs": [(alias, spec.dtype) for alias, spec in signature.outputs.items()],
             "full": run_status(QueueFull("{}"), "{}"),
             "answered": answered,
             "failed": failed,
-            "rest": None if observe_rest is None else counts.of(observe_rest("infer"), "ModelInfer", run_status),
+            "rest": self._over_rest(counts, "infer", "ModelInfer", run_status),
         }
 
-    def _examples(self, servable: Servable, plain: Plain) -> "native.ExamplesFields | None":
-        found = plain_examples(plain.signature)
+    def _examples(self, servable: Servable, counts: "_Counts") -> "native.ExamplesFields | None":
+        own = counts.plain.signature
+        found = plain_examples(own)
         if found is None:
             return None
-        counts = _Counts(servable.name, plain)
         alike = [list(signature.inputs.items()) for signature in servable.signatures.values()]
 
         def count_examples(calls: list[int]) -> None:
@@ -107,9 +108,9 @@ class PlainRoutes:
             "classify": self._inference(counts, found.classify, self._observe_classify, "Classify"),
             "regress": self._inference(counts, found.regress, self._observe_regress, "Regress"),
             "multi": (*counts.of(self._observe_multi, "MultiInference"), count_examples),
-            "serialized": not plain.signature.features,
-            "tensors": [spec.name for spec in plain.signature.outputs.values()],
-            "inputs": alike.index(list(plain.signature.inputs.items())),
+            "serialized": not own.features,
+            "tensors": [spec.name for spec in own.outputs.values()],
+            "inputs": alike.index(list(own.inputs.items())),
         }
 
     def _inference(
@@ -119,7 +120,6 @@ class PlainRoutes:
         if inference is None:
             return None
         answered, failed = counts.of(observe, api)
-        observe_rest = self._endpoint.observe_rest
         return {
             "classes": inference.classes,
             "values": inference.values,
@@ -127,15 +127,13 @@ class PlainRoutes:
             "check": inference.check,
             "answered": answered,
             "failed": failed,
-            "rest": None if observe_rest is None else counts.of(observe_rest(api.lower()), api, status_of),
+            "rest": self._over_rest(counts, api.lower(), api),
         }
 
-    def _rest_counts(self, name: str, plain: Plain) -> "tuple[Callable[[Tallied], None], _Failed] | None":
-        """Counts a signature's answered and failed calls over REST; None if JSON has none."""
+    def _over_rest(self, counts: "_Counts", verb: str, api: str, status: Status = status_of) -> "_Counters | None":
+        """The counters of one verb over REST; None if there is no REST."""
         observe = self._endpoint.observe_rest
-        if observe is None or not _is_json(plain.signature):
-            return None
-        return _Counts(name, plain).of(observe("predict"), "Predict", status_of)
+        return None if observe is None else counts.of(observe(verb), api, status)
 
 
 _CLIENT_GONE: dict[type[Exception], tuple[Code, str]] = {
@@ -177,6 +175,9 @@ class _Failed:
         return self._status(error)
 
 
+_Counters = tuple[Callable[[Tallied], None], _Failed]
+
+
 @dataclass(frozen=True, slots=True)
 class _Counts:
     """Counts the calls of one signature."""
@@ -184,7 +185,7 @@ class _Counts:
     model: str
     plain: Plain
 
-    def of(self, observe: CountCalls, api: str, status: Status = status) -> "tuple[Callable[[Tallied], None], _Failed]":
+    def of(self, observe: CountCalls, api: str, status: Status = status) -> _Counters:
         """The counters of one method: for answered calls, and for failed ones, whose code and text `status` returns."""
         return self.plain.answers(observe, api), _Failed(self.model, self.plain, observe, status)
 
