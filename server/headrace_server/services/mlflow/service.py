@@ -184,7 +184,8 @@ def _check_names(declared: Declared, scoring: Scoring) -> None:
     """Refuses a body that lacks an input, in MLflow's words; what the model does not have is ignored, as there."""
     missing = [name for name in declared.inputs if name not in scoring.inputs]
     if missing:
-        others = [name for name in scoring.names if name not in declared.every]
+        every = declared.every
+        others = [name for name in scoring.names if name not in every]
         extra = f" Note that there were extra inputs: {others}." if others else ""
         raise invalid(f"Model is missing inputs {missing}.{extra}")
 
