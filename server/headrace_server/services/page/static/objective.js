@@ -18,13 +18,13 @@ export function objectivePanel(looks, options) {
 }
 
 function facts(beliefs) {
-  const { chosen } = beliefs, share = latency => latency > beliefs.objective_ms;
+  const { chosen } = beliefs, late = beliefs.latency_ms > beliefs.objective_ms;
   const every = [
     ["a batch is full with", `${short(chosen.batch_size)} rows`],
     ["else it waits", milliseconds(chosen.wait_ms)],
     ["refused if it cannot run within", milliseconds(chosen.start_within_ms)],
     ["planned with", `${milliseconds(beliefs.aimed_ms)} of ${milliseconds(beliefs.objective_ms)}`],
-    ["latency now", el("span", { class: share(beliefs.latency_ms) ? "bad" : "good" }, milliseconds(beliefs.latency_ms))],
+    ["latency now", el("span", { class: late ? "bad" : "good" }, milliseconds(beliefs.latency_ms))],
     ["answers too late", percent(beliefs.late_share)],
     ["rows come", `${short(beliefs.rows_per_second)}/s`],
     ["rows a batch", short(beliefs.rows_per_batch)],
