@@ -16,6 +16,7 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.processes import memory_file
 from headrace_server.processes.child import ChildProcess
+from headrace_server.processes.readable import readable
 from headrace_server.processes.turns import Turns
 
 T = TypeVar("T")
@@ -123,13 +124,7 @@ class _Process(ChildProcess):
         """
         socket.send_fds(self.socket, [b"q"], descriptors)
         _close(descriptors)
-        loop = asyncio.get_running_loop()
-        readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self.socket, _resolve, readable)
-        try:
-            await readable
-        finally:
-            loop.remove_reader(self.socket)
+        await readable(self.socket.fileno())
         _, answers, _, _ = socket.recv_fds(self.socket, 1, 1)
         if not answers:
             raise ConnectionResetError("it ended")
@@ -142,8 +137,3 @@ class _Process(ChildProcess):
 def _close(descriptors: list[int]) -> None:
     while descriptors:
         os.close(descriptors.pop())
-
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)

@@ -1,6 +1,5 @@
 """The messages between the server and a worker process: over a socket, with arrays in shared memory."""
 
-import asyncio
 import pickle
 import socket
 from array import array
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.errors import ServingError
+from headrace_server.processes.readable import readable
 from headrace_server.processes.shared_memory import NOWHERE, MappedMemory, OwnedMemory, Placed
 
 MAX_MESSAGE = 192 << 10
@@ -111,7 +111,7 @@ class Slot:
             try:
                 message = self._take(socket.MSG_DONTWAIT)
             except BlockingIOError:
-                await _readable(self._connection.fileno())
+                await readable(self._connection.fileno())
             else:
                 if message is not None:
                     return message
@@ -189,19 +189,3 @@ class Lender:
         """Releases arrays."""
         for number in numbers:
             self._lent.pop(number, None)
-
-
-async def _readable(descriptor: int) -> None:
-    """Waits until there is something to read, or the other side has closed the connection."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(descriptor, _set, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(descriptor)
-
-
-def _set(ready: "asyncio.Future[None]") -> None:
-    if not ready.done():
-        ready.set_result(None)
