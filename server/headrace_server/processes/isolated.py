@@ -19,16 +19,13 @@ from headrace_server.processes.keeper import Keeper, Place, Places
 from headrace_server.processes.shared_memory import OwnedMemory, Placed
 from headrace_server.processes.slot import Ended, Message, Unread
 from headrace_server.processes.streams import Stream
-from headrace_server.processes.worker import Worker
+from headrace_server.processes.worker import ENDS_WITHIN, Worker
 
 PATIENCE = 5.0
 """Seconds that a run waits for a process to be restarted."""
 
 ASKED_AT_MOST = 3
 """The number of processes that are asked, one after the other, how a model batches, before giving up."""
-
-ENDS_WITHIN = 0.5
-"""Seconds between the end of a process's sockets and its own end."""
 
 TRY_SECONDS = 60.0
 """Seconds that a run of a trial may take: its generated values may keep a model busy forever."""

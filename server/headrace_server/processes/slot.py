@@ -116,6 +116,22 @@ class Slot:
                 if message is not None:
                     return message
 
+    def connect(self, kind: str) -> socket.socket:
+        """Opens one more connection to the other side, which gets its end in a message of this kind.
+
+        Raises:
+            Unread: The other side has ended.
+            OSError: This process may open no more files.
+        """
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self.send(kind, descriptors=[theirs.fileno()])
+            except BaseException:
+                ours.close()
+                raise
+        return ours
+
     def close(self) -> None:
         """Breaks off."""
         self._connection.close()

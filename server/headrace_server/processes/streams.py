@@ -40,11 +40,10 @@ class WorkerStreams:
         Raises:
             Ended: The process has ended, or does not read.
         """
-        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        slot = Slot(ours, self._memory)
+        with self._lock:
+            connection = self._door.connect("slot")
+        slot = Slot(connection, self._memory)
         try:
-            with theirs, self._lock:
-                self._door.send("slot", descriptors=[theirs.fileno()])
             slot.send("stream", signature, tuple(outputs), placed=placed)
         except BaseException:
             slot.close()

@@ -25,6 +25,9 @@ CHILD = "headrace_server.processes.worker_child"
 CLOSE_WITHIN = 5.0
 """Seconds that a model's own `close` may take."""
 
+ENDS_WITHIN = 0.5
+"""Seconds between the end of a process's sockets and its own end."""
+
 MAX_LINE = 8 << 10
 """The most bytes of a line of a model's output that are logged as one line."""
 
@@ -95,7 +98,7 @@ class Worker:
         Raises:
             Ended: The process has ended.
         """
-        slot = Slot(self._connect("slot"), self._memory)
+        slot = Slot(self.first.connect("slot"), self._memory)
         self._slots.append(slot)
         return slot
 
@@ -105,7 +108,7 @@ class Worker:
         Raises:
             Ended: The process has ended.
         """
-        return WorkerStreams(self._connect("streams"), self._memory)
+        return WorkerStreams(self.first.connect("streams"), self._memory)
 
     def close(self) -> None:
         """Lets the model close, and ends the process; none of its slots may be in use."""
@@ -136,7 +139,7 @@ class Worker:
 
     def how_it_ended(self) -> str:
         """How it ended, such as "was ended by SIGSEGV"; ends it first if it still runs without its socket."""
-        if not self.ended.wait(0.5):
+        if not self.ended.wait(ENDS_WITHIN):
             self.kill()
         status = self._process.wait()
         if status >= 0:
@@ -144,13 +147,6 @@ class Worker:
         with suppress(ValueError):
             return f"was ended by {signal.Signals(-status).name}"
         return f"was ended by signal {-status}"
-
-    def _connect(self, kind: str) -> socket.socket:
-        """Opens one more socket to the process, which is told its purpose."""
-        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        with theirs:
-            self.first.send(kind, descriptors=[theirs.fileno()])
-        return ours
 
     def _start(self) -> "subprocess.Popen[bytes]":
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
