@@ -1,7 +1,7 @@
 """Reads an ONNX file's graph, as far as it decides how safely and steadily it runs, without its weights."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from headrace_server.backends.onnx.rowwise import FEW, constant_of, rows_apart
 MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
 Content = bytes | FileBytes
+Followed = Sequence[tuple[Any, set[int]]]  # as `_followed` gives it
 _AT_ONCE = 1 << 20  # bytes of a file that are read at a time
 
 _KEPT = 16 * FEW  # bytes of a field of a tensor that are read
@@ -128,14 +129,18 @@ def _read(content: Content, runtime: tuple[int, int]) -> Graph | None:
     inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
     integers.update(value.name for value in inputs if value.type.tensor_type.elem_type in INTEGERS)
     divisions = _Divisions(dividing(runtime), integers, weights.keys())
+    followed = list(_followed(nodes, sent, bounded=_BOUNDED))
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
     return Graph(
         steady=not functions and _is_steady(nodes, sent),  # the content of functions is not followed
         any_rank=any_rank,
         bears_empty=not functions and all(map(_bears_empty, nodes)),
-        risks=_with_fatal(
-            _risks(nodes, inner, {function.name for function in functions}, sent, any_rank=bool(any_rank & sent)),
-            divisions.fatal(nodes, inner, sent) | _unequal(nodes, inner, runtime),
+        risks=_risks(
+            followed,
+            inner,
+            {function.name for function in functions},
+            divisions.fatal(followed, inner, sent) | _unequal(nodes, inner, runtime),
+            any_rank=bool(any_rank & sent),
         ),
         evidence=doubts([*nodes, *inner]),
         rows_apart=frozenset()
@@ -195,19 +200,23 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
     return True
 
 
-def _risks(nodes: list[Any], inner: list[Any], functions: set[str], inputs: set[str], *, any_rank: bool) -> Risks:
-    """The nodes of a graph, of its inner graphs, and of its functions, whose names are given."""
-    fatal = {node.op_type for node in inner if node.op_type in FATAL_VALUES}
-    fatal |= _told(nodes, inputs, FATAL_VALUES)
-    used = {_full_name(node.domain, node.op_type) for node in (*nodes, *inner)}
+def _risks(followed: Followed, inner: list[Any], functions: set[str], crashing: set[str], *, any_rank: bool) -> Risks:
+    """The risks of a graph, of its inner graphs, and of its functions.
+
+    Args:
+        followed: The graph's nodes.
+        inner: The nodes of inner graphs and of functions.
+        functions: The names of the functions.
+        crashing: Operators of the graph that crash for another reason than `FATAL_VALUES`.
+        any_rank: Whether an input may be of any rank.
+    """
+    fatal = crashing | {node.op_type for node in inner if node.op_type in FATAL_VALUES}
+    fatal |= _told(followed, FATAL_VALUES)
+    used = {_full_name(node.domain, node.op_type) for node in (*(node for node, _ in followed), *inner)}
     if any_rank:
         fatal |= used - BEAR_ANY_RANK
     untried = used - TRIED - functions
-    return Risks(tuple(sorted(fatal)), tuple(sorted(untried)), tuple(sorted(_told(nodes, inputs, GROWING))))
-
-
-def _with_fatal(risks: Risks, fatal: set[str]) -> Risks:
-    return replace(risks, fatal=tuple(sorted({*risks.fatal, *fatal})))
+    return Risks(tuple(sorted(fatal)), tuple(sorted(untried)), tuple(sorted(_told(followed, GROWING))))
 
 
 def _unequal(nodes: list[Any], inner: list[Any], runtime: tuple[int, int]) -> set[str]:
@@ -232,10 +241,10 @@ class _Divisions:
     integers: set[str]
     weights: Container[str]
 
-    def fatal(self, nodes: list[Any], inner: list[Any], inputs: set[str]) -> set[str]:
+    def fatal(self, followed: Followed, inner: list[Any], inputs: set[str]) -> set[str]:
         """Those of the operators whose divisor may come from the values of a request."""
+        nodes = [node for node, _ in followed]
         integers = may_be_integers(nodes, self.integers)
-        followed = _followed(nodes, inputs, bounded=_BOUNDED)
         divides = [node for node, told in followed if 1 in told and node.op_type in self.operators]
         return {node.op_type for node in divides if node.input[0] in integers} | self._fatal_inside(
             inner, integers, inputs | _names(nodes, "output")
@@ -255,9 +264,8 @@ def _names(nodes: list[Any], which: str) -> set[str]:
     return {name for node in nodes for name in getattr(node, which)}
 
 
-def _told(nodes: list[Any], inputs: set[str], by: Mapping[str, tuple[int, ...]]) -> set[str]:
+def _told(followed: Followed, by: Mapping[str, tuple[int, ...]]) -> set[str]:
     """The nodes of some operators for which values reach the named inputs."""
-    followed = _followed(nodes, inputs, bounded=_BOUNDED)
     return {node.op_type for node, told in followed if told.intersection(by.get(node.op_type, ()))}
 
 
