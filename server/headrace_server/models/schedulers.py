@@ -125,7 +125,7 @@ class Schedulers:
 
 def _leaving_one(options: Options) -> Options:
     """Fewer batches of one scheduler at once than `BatchThreads` has threads: the last one is for other models."""
-    at_once = min(options.max_running_batches or options.num_batch_threads, options.num_batch_threads)
+    at_once = min(options.batches_at_once, options.num_batch_threads)
     return options if options.max_running_batches == at_once else replace(options, max_running_batches=at_once)
 
 

@@ -187,8 +187,7 @@ class IsolatedBackend:
     def fit_batching(self, options: Options) -> Options:
         """As the model's own parameters, with as many batches at a time as all processes run together."""
         fitted = self._fit(options)
-        at_once = fitted.max_running_batches or options.num_batch_threads
-        return replace(fitted, max_running_batches=at_once * len(self._keepers))
+        return replace(fitted, max_running_batches=fitted.batches_at_once * len(self._keepers))
 
     def close(self) -> None:
         """Lets the model close in each process, and ends all processes."""

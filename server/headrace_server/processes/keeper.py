@@ -183,7 +183,7 @@ class Keeper:
         """Loads the model, with a slot for each run that it supports at the same time."""
         loaded = worker.load(self._job)
         options = self._job.options.batching or Options(max_batch_size=1)
-        at_once = worker.fit(options).max_running_batches or options.num_batch_threads
+        at_once = worker.fit(options).batches_at_once
         slots = [worker.first, *(worker.open_slot() for _ in range(at_once - 1))]
         if not self.loaded.done():
             self.loaded.set_result(loaded)
