@@ -232,7 +232,6 @@ class Acting:
             return
         if not admitted:
             self._end_cancelled(name, version, servable)
-            return
 
     def _admit(self, name: str, version: int, attempt: Attempt, servable: Servable) -> bool:
         """Makes a version available to requests, unless it is no longer wanted."""
