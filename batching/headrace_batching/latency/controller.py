@@ -61,6 +61,12 @@ class _Counted:
     rows: int = 0
     tasks: int = 0
     ran: float = 0.0
+    refused: int = 0
+
+    @property
+    def refusing_most(self) -> bool:
+        """Whether more tasks were refused than answered."""
+        return self.refused > self.tasks
 
 
 class Controller:
@@ -122,7 +128,8 @@ class Controller:
         elapsed = max(now - self._last_look, 1e-6) if self._last_look is not None else PERIOD
         self._last_look = now
         refused = lane.shed
-        self._times.learn(counted.runs, now, refusing_most=refused - self.beliefs.refused > counted.tasks)
+        counted.refused = refused - self.beliefs.refused
+        self._times.learn(counted.runs, now, refusing_most=counted.refusing_most)
         curve = self._times.curve
         if curve is None:
             return
@@ -130,7 +137,7 @@ class Controller:
         weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # looks at short intervals see few arrivals
         self._rate += (counted.rows / elapsed - self._rate) * weight
         before = self.beliefs
-        self.beliefs = self._choose(curve, self._seen(counted, refused), refused, counted.ran / elapsed)
+        self.beliefs = self._choose(curve, self._seen(counted), refused, counted.ran / elapsed)
         if self.beliefs.target != before.target:
             lane.steer(self.beliefs.target)
         if _differs(self.beliefs.target, before.target):
@@ -183,7 +190,7 @@ class Controller:
         newest = quantile(taken, self._objective.share)
         self._latency += (newest - self._latency) * (_SMOOTHING if self._latency else 1.0)
 
-    def _seen(self, counted: _Counted, refused: int) -> Seen:
+    def _seen(self, counted: _Counted) -> Seen:
         wait = self._search.wait
         waited = [report for report in counted.sampled if wait and report.waited <= _ON_TIME * wait]
         late = 0.0
@@ -198,8 +205,8 @@ class Controller:
             waited=len(waited),
             rows_of_waited=sum(report.rows for report in waited) / max(1, len(waited)),
             late_rows=late / max(1, len(waited)),
-            refusing=refused > self.beliefs.refused,
-            refusing_most=refused - self.beliefs.refused > counted.tasks,
+            refusing=counted.refused > 0,
+            refusing_most=counted.refusing_most,
         )
 
 
