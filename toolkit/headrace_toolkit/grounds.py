@@ -51,6 +51,10 @@ class Grounds:
     metric: Metric
     random: bool
 
+    def drop(self, metric: float | None) -> float:
+        """How much lower a variant's metric is than the source's: in points of a share, otherwise in percent."""
+        return self.metric.drop(self.metric.score(self.expected), metric or 0.0)
+
     def rows(self, count: int) -> dict[str, Array]:
         """This many of the measured rows, starting again at the first one after the last."""
         which = np.arange(count) % len(self.measured)

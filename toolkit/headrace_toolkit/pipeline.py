@@ -171,9 +171,8 @@ class _Run:
         if searched and last is first:
             return "no candidate meets the limits: nothing is published; headrace convert publishes the model as it is"
         limits = self._recipe.limits
-        drop = grounds.metric.drop(grounds.metric.score(grounds.expected), last.line.metric or 0.0)
-        if drop > limits.max_drop:
-            return too_far(grounds, drop, limits.max_drop)
+        if failed := too_far(grounds, last.line.metric, limits.max_drop):
+            return failed
         if limits.min_speedup is not None and last.time() * limits.min_speedup > 1:
             return (
                 f"a run takes {last.time():.2f} of the time, and must be {limits.min_speedup:g} times as fast: "
@@ -192,7 +191,7 @@ def _sentence(first: Variant, last: Variant, grounds: Grounds, allowed: float) -
     """The result in one sentence."""
     if last is first:
         return f"{size(first.line.bytes or 0)}, answers as the source does"
-    drop = grounds.metric.drop(grounds.metric.score(grounds.expected), last.line.metric or 0.0)
+    drop = grounds.drop(last.line.metric)
     count = max(last.line.time)
     unit = "points" if grounds.metric.share else "percent"
     return (

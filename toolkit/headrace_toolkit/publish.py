@@ -89,22 +89,27 @@ def check_key(key: Path) -> None:
     Raises:
         ToolkitError: It cannot be read, is no private key that signs versions, or `cryptography` is not installed.
     """
-    from headrace_server.errors import ServingError
-    from headrace_server.security.models import signing
+    with _refusals():
+        from headrace_server.security.models import signing
 
-    try:
         signing.check_key(key, os.environ.get(signing.PASSWORD_VARIABLE, ""))
-    except ServingError as error:
-        raise ToolkitError(error.message) from error
 
 
 def _sign(folder: Path, key: Path) -> None:
     """Signs a folder before it is renamed, so that no server sees the version without its signature."""
+    with _refusals():
+        from headrace_server.security.models import signing
+
+        signing.sign(folder, key, password=os.environ.get(signing.PASSWORD_VARIABLE, ""))
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns the server's errors into the toolkit's."""
     from headrace_server.errors import ServingError
-    from headrace_server.security.models import signing
 
     try:
-        signing.sign(folder, key, password=os.environ.get(signing.PASSWORD_VARIABLE, ""))
+        yield
     except ServingError as error:
         raise ToolkitError(error.message) from error
 

@@ -170,7 +170,10 @@ def rows_of(data: Data) -> Rows:
     return Rows(name=data.name, sha256=data.sha256, count=len(data))
 
 
-def too_far(grounds: Grounds, drop: float, allowed: float) -> str:
-    """Why a model that loses too much is not published."""
+def too_far(grounds: Grounds, metric: float | None, allowed: float) -> str:
+    """Why a model with this metric loses too much to be published; empty if it does not."""
+    drop = grounds.drop(metric)
+    if drop <= allowed:
+        return ""
     unit = "points" if grounds.metric.share else "percent"
     return f"{grounds.metric.name} is {drop:.2f} {unit} lower, more than {allowed:g}: nothing is published"

@@ -138,10 +138,9 @@ class _Searching:
         return others, start
 
     def _outcome(self, variant: Variant, start: Variant) -> Outcome:
-        metric = self._workshop.grounds.metric
         return Outcome(
             name=variant.line.name,
-            drop=metric.drop(metric.score(self._workshop.grounds.expected), variant.line.metric or 0.0),
+            drop=self._workshop.grounds.drop(variant.line.metric),
             bytes=(variant.line.bytes or 0) / (start.line.bytes or 1),
             time=_time(variant, start),
             difference=variant.line.largest_difference or 0.0,

@@ -20,12 +20,12 @@ from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Line, size
 from headrace_toolkit.result import Result, report_of, too_far
 from headrace_toolkit.rows import TRIAL_SECONDS, TRIED_ROWS
-from headrace_toolkit.running import in_parts, rows_at_once
+from headrace_toolkit.running import in_parts
 from headrace_toolkit.sources.base import Source
 from headrace_toolkit.sources.converted import Converted, SavedModel
 from headrace_toolkit.sources.tensorflow import require_tensorflow
 from headrace_toolkit.steps.quiet import quietly, stderr_aside
-from headrace_toolkit.variants import MANY_ROWS, line_of
+from headrace_toolkit.variants import counts_of, line_of, time_ratios
 from headrace_toolkit.work_folder import WorkFolder
 
 FLOAT, DYNAMIC, HALF, INT8 = FORMS = ("float", "dynamic", "half", "int8")
@@ -145,10 +145,8 @@ class _Run:
         return verdict
 
     def _conclude(self, made: list[_Made], grounds: Grounds, verdict: Verdict) -> Result:
-        score = grounds.metric.score(grounds.expected)
         first, last = made[0], made[-1]
-        drop, allowed = grounds.metric.drop(score, last.line.metric or 0.0), self._recipe.limits.max_drop
-        failed = too_far(grounds, drop, allowed) if drop > allowed else ""
+        failed = too_far(grounds, last.line.metric, self._recipe.limits.max_drop)
         lines = (replace(one.line, kept=one is last) for one in made)
         report = report_of(self._source.origin, grounds, lines, self._told)
         return Result(
@@ -227,14 +225,12 @@ def _check_calibration(grounds: Grounds) -> None:
 
 def _timed(made: list[_Made], grounds: Grounds, seconds: float) -> list[_Made]:
     """All files with the CPU time of a run beside the first one's, in turns."""
-    fixed = rows_at_once(made[0].model.signature)
-    ratios: list[dict[int, float]] = [{} for _ in made]
-    for count in (fixed,) if fixed else (1, MANY_ROWS):
-        rows = grounds.rows(count)
+
+    def measure(rows: _Rows) -> Mapping[str, float]:
         runs = {str(number): partial(one.model.run, rows) for number, one in enumerate(made)}
-        taken = list(seconds_of_runs(runs, seconds=seconds).values())
-        for number, value in enumerate(taken):
-            ratios[number][count] = value / max(taken[0], 1e-9)
+        return seconds_of_runs(runs, seconds=seconds)
+
+    ratios = time_ratios(measure, counts_of(made[0].model.signature), grounds)
     return [replace(one, line=replace(one.line, time=time)) for one, time in zip(made, ratios, strict=True)]
 
 

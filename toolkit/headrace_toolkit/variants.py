@@ -1,10 +1,11 @@
 """Model files that were made, and what is found of each: answers beside the source's, size, and the time of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headrace_batching.task import Arrays
+from headrace_server.backends.signature import Signature
 from headrace_toolkit import check
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.grounds import Grounds
@@ -120,19 +121,31 @@ def timed(
     Returns:
         All of them with their times.
     """
-    fixed = rows_at_once(base.model.signature)
-    counts = (fixed,) if fixed else (1, MANY_ROWS)
+    counts = counts_of(base.model.signature)
     if not variants:  # a ratio to itself
         return base.with_line(time=dict.fromkeys(counts, 1.0)), []
     models = {str(number): variant.model for number, variant in enumerate((base, *variants))}
-    ratios: list[dict[int, float]] = [{} for _ in models]
-    for count in counts:
-        for number, ratio in enumerate(_ratios(time_models(models, grounds.rows(count), seconds))):
-            ratios[number][count] = ratio
+    ratios = time_ratios(lambda rows: time_models(models, rows, seconds), counts, grounds)
     first, *others = [v.with_line(time=r) for v, r in zip((base, *variants), ratios, strict=True)]
     return first, others
 
 
-def _ratios(seconds: Mapping[str, float]) -> list[float]:
-    base = max(seconds["0"], 1e-9)
-    return [value / base for value in seconds.values()]
+def counts_of(signature: Signature) -> tuple[int, ...]:
+    """The numbers of rows that runs of a model are timed with."""
+    fixed = rows_at_once(signature)
+    return (fixed,) if fixed else (1, MANY_ROWS)
+
+
+def time_ratios(
+    measure: Callable[[Arrays], Mapping[str, float]], counts: Sequence[int], grounds: Grounds
+) -> list[dict[int, float]]:
+    """The times of runs beside the first model's, by the number of rows, for each model.
+
+    Args:
+        measure: The seconds of a run of each model over some rows, in the models' order.
+        counts: The numbers of rows.
+        grounds: The rows.
+    """
+    taken = {count: list(measure(grounds.rows(count)).values()) for count in counts}
+    models = range(len(taken[counts[0]]))
+    return [{count: seconds[model] / max(seconds[0], 1e-9) for count, seconds in taken.items()} for model in models]
