@@ -1,48 +1,27 @@
 //! A connection that breaks when its client has taken nothing of what it is sent for too long, or sent nothing more of a head.
 
-use std::future::Future;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
 
 use super::progress::Progress;
-use crate::http2::Unfinished;
+use crate::http2::Stall;
 
 /// A stream whose writes may wait only so long, and reads in the midst of a head of HTTP/1.
 pub struct Stalling<S> {
     stream: S,
-    limit: Option<Duration>,
     progress: Option<Progress>,
-    unfinished: Unfinished,
-    /// From when a write began to wait.
-    waits: Option<Pin<Box<Sleep>>>,
+    reads: Stall,
+    writes: Stall,
 }
 
 impl<S: AsyncWrite + Unpin> Stalling<S> {
     /// `progress` is that of HTTP/1; None for a protocol whose heads are seen to elsewhere.
     pub fn new(stream: S, limit: Option<Duration>, progress: Option<Progress>) -> Self {
-        Self { stream, limit, progress, unfinished: Unfinished::new(limit), waits: None }
-    }
-
-    /// What comes of a write, unless it has waited for too long.
-    fn timed<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match (&written, self.limit) {
-            (Poll::Pending, Some(limit)) => {
-                let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(limit)));
-                match waits.as_mut().poll(context) {
-                    Poll::Ready(()) => Poll::Ready(Err(ErrorKind::TimedOut.into())),
-                    Poll::Pending => Poll::Pending,
-                }
-            }
-            _ => {
-                self.waits = None;
-                written
-            }
-        }
+        Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit) }
     }
 }
 
@@ -54,14 +33,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
         if into.filled().len() > before {
             progress.came();
         }
-        this.unfinished.timed(context, progress.in_head(), read)
+        this.reads.timed(context, progress.in_head(), read)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.timed(context, written)
+        self.writes.timed(context, true, written)
     }
 
     fn poll_write_vectored(
@@ -70,7 +49,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.timed(context, written)
+        self.writes.timed(context, true, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -79,7 +58,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.timed(context, flushed)
+        self.writes.timed(context, true, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,9 +4,9 @@ mod frames;
 mod lifetime;
 mod read_ahead;
 mod socket;
+mod stall;
 mod stream;
 mod tls;
-mod unfinished;
 mod unix_authority;
 mod watched;
 
@@ -15,9 +15,9 @@ pub use frames::FrameStats;
 pub use frames::Frames;
 pub use lifetime::{Due, Lifetime, LifetimeLimits};
 pub use socket::{Accepted, Address, Socket};
+pub use stall::Stall;
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, Tls};
-pub use unfinished::Unfinished;
 #[cfg(feature = "fuzzing")]
 pub use unix_authority::UnixAuthority;
 pub use watched::Watched;

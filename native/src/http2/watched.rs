@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{FrameStats, Frames, PREFACE};
 use super::read_ahead::ReadAhead;
+use super::stall::Stall;
 use super::stream::Stream;
-use super::unfinished::Unfinished;
 use super::unix_authority::UnixAuthority;
 
 const DATA: u8 = 0;
@@ -39,7 +39,7 @@ pub struct Watched {
     last_stream: u32,
     /// Whether the frames of a head have begun, and more of them must come.
     in_head: bool,
-    unfinished: Unfinished,
+    reads: Stall,
     stats: Arc<FrameStats>,
     authority: Option<UnixAuthority>,
 }
@@ -55,7 +55,7 @@ impl Watched {
             outbound: Frames::after(0),
             last_stream: 0,
             in_head: false,
-            unfinished: Unfinished::new(stall),
+            reads: Stall::new(stall),
             stats,
             authority,
         }
@@ -110,7 +110,7 @@ impl AsyncRead for Watched {
         let (before, this) = (into.filled().len(), &mut *self);
         let read = this.read_ahead.poll_read(Pin::new(&mut this.stream), context, into);
         let midway = this.in_head || this.inbound.within_one();
-        ready!(this.unfinished.timed(context, midway, read))?;
+        ready!(this.reads.timed(context, midway, read))?;
         self.on_read(&mut into.filled_mut()[before..]);
         Poll::Ready(Ok(()))
     }

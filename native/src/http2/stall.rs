@@ -1,4 +1,4 @@
-//! Ends a connection whose client has begun something and sends nothing more of it.
+//! Ends a connection whose client has begun something and sends nothing more of it, or takes nothing of what it is sent.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -8,34 +8,35 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-/// How long reads have waited for the rest of what was begun.
-pub struct Unfinished {
+/// How long the reads, or the writes, of a connection have waited for its client.
+pub struct Stall {
     limit: Option<Duration>,
     since: Option<Instant>,
     /// Kept from one wait to the next: most waits are short, and a timer that is set again and again costs more than one look.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Unfinished {
+impl Stall {
     /// `limit` is None for ever.
     pub fn new(limit: Option<Duration>) -> Self {
         Self { limit, since: None, timer: None }
     }
 
-    /// Passes on what came of a read; an error where reads have waited for too long in the midst of something.
+    /// Passes on what came of a read or a write; an error where it has waited for too long. Only waiting `midway` counts: in
+    /// the midst of what the client owes.
     pub fn timed<T>(
         &mut self,
         context: &mut Context<'_>,
         midway: bool,
-        read: Poll<io::Result<T>>,
+        done: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match self.limit {
-            Some(limit) if midway && read.is_pending() => {
+            Some(limit) if midway && done.is_pending() => {
                 self.wait(context, limit).map(|()| Err(ErrorKind::TimedOut.into()))
             }
             _ => {
                 self.since = None;
-                read
+                done
             }
         }
     }
@@ -61,38 +62,38 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(20);
 
-    fn waits(unfinished: &mut Unfinished, context: &mut Context<'_>, midway: bool) -> Poll<io::Result<()>> {
-        unfinished.timed(context, midway, Poll::Pending)
+    fn waits(stall: &mut Stall, context: &mut Context<'_>, midway: bool) -> Poll<io::Result<()>> {
+        stall.timed(context, midway, Poll::Pending)
     }
 
     #[tokio::test]
     async fn only_what_was_begun_is_waited_for_in_bounds() {
-        let mut unfinished = Unfinished::new(Some(LIMIT));
-        let rests = poll_fn(|context| waits(&mut unfinished, context, false));
+        let mut stall = Stall::new(Some(LIMIT));
+        let rests = poll_fn(|context| waits(&mut stall, context, false));
         assert!(tokio::time::timeout(3 * LIMIT, rests).await.is_err());
-        let ended = poll_fn(|context| waits(&mut unfinished, context, true)).await;
+        let ended = poll_fn(|context| waits(&mut stall, context, true)).await;
         assert_eq!(ended.unwrap_err().kind(), ErrorKind::TimedOut);
     }
 
     #[tokio::test]
     async fn the_time_begins_anew_with_what_comes() {
-        let mut unfinished = Unfinished::new(Some(LIMIT));
+        let mut stall = Stall::new(Some(LIMIT));
         let began = Instant::now();
         poll_fn(|context| {
-            assert!(waits(&mut unfinished, context, true).is_pending());
+            assert!(waits(&mut stall, context, true).is_pending());
             Poll::Ready(())
         })
         .await;
         tokio::time::sleep(LIMIT / 2).await;
-        poll_fn(|context| unfinished.timed(context, true, Poll::Ready(Ok(())))).await.unwrap();
-        poll_fn(|context| waits(&mut unfinished, context, true)).await.unwrap_err();
+        poll_fn(|context| stall.timed(context, true, Poll::Ready(Ok(())))).await.unwrap();
+        poll_fn(|context| waits(&mut stall, context, true)).await.unwrap_err();
         assert!(began.elapsed() >= LIMIT + LIMIT / 2);
     }
 
     #[tokio::test]
     async fn without_a_limit_it_waits_for_ever() {
-        let mut unfinished = Unfinished::new(None);
-        let waiting = poll_fn(|context| waits(&mut unfinished, context, true));
+        let mut stall = Stall::new(None);
+        let waiting = poll_fn(|context| waits(&mut stall, context, true));
         assert!(tokio::time::timeout(LIMIT, waiting).await.is_err());
     }
 }
