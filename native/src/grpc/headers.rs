@@ -68,18 +68,16 @@ pub struct CallHeaders {
     /// By HTTP/2's count, in bytes.
     size: usize,
     /// The time that a caller gives a call, None where it gives none; an error where it is malformed.
-    timeout: Result<Option<Duration>, Malformed>,
+    pub timeout: Result<Option<Duration>, Status>,
     /// What the messages are compressed with.
     pub encoding: Result<Encoding, Status>,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Malformed;
 
 impl CallHeaders {
     /// In one pass over the headers: looking each name up would hash it, at several times the cost.
     pub fn of(headers: &HeaderMap) -> Self {
         const EACH: usize = 32;
+        let malformed = || Status::new(INTERNAL, "grpc-timeout is malformed");
         let (mut size, mut kind, mut timeout, mut encoding) = (0, None, None, None);
         for (name, value) in headers {
             let name = name.as_str();
@@ -95,7 +93,7 @@ impl CallHeaders {
         Self {
             is_grpc: kind.is_some_and(is_grpc),
             size,
-            timeout: timeout.map(|value| parse_timeout(value).ok_or(Malformed)).transpose(),
+            timeout: timeout.map(|value| parse_timeout(value).ok_or_else(malformed)).transpose(),
             encoding: encoding.map_or(Ok(Encoding::Identity), Encoding::of_request),
         }
     }
@@ -108,11 +106,6 @@ impl CallHeaders {
             return Err(Status::new(RESOURCE_EXHAUSTED, text));
         }
         Ok(())
-    }
-
-    /// The time that a caller gives a call; None where it gives none.
-    pub fn timeout(&self) -> Result<Option<Duration>, Status> {
-        self.timeout.map_err(|Malformed| Status::new(INTERNAL, "grpc-timeout is malformed"))
     }
 }
 
@@ -212,7 +205,7 @@ mod tests {
         let says = |name: &'static str, value| {
             CallHeaders::of(&HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]))
         };
-        assert!(says("grpc-timeout", "soon").timeout().is_err());
+        assert!(says("grpc-timeout", "soon").timeout.is_err());
         assert!(says("grpc-encoding", "br").encoding.is_err());
         assert_eq!(says("x-other", "1S").timeout, Ok(None));
     }

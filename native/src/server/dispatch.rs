@@ -93,7 +93,7 @@ impl Client {
             return Err(Status::new(UNIMPLEMENTED, "Method not found!"));
         };
         said.check_size(shared.limits.max_metadata_size)?;
-        let deadline = said.timeout()?.map(|timeout| Instant::now() + timeout);
+        let deadline = said.timeout?.map(|timeout| Instant::now() + timeout);
         let encoding = said.encoding?;
         let memory = Arc::new(CallMemory::new(self.share.clone()));
         if !memory.grow(Kind::Calls, CALL + HEADER * head.headers.len()) {
