@@ -9,8 +9,10 @@ use pyo3::prelude::*;
 
 use super::clock::Clock;
 use super::python::names;
+use super::signature::Signature;
 use super::task::Task;
 use super::tasks::Tasks;
+use crate::grpc::Status;
 use crate::queue::{Bounds, Entry, Full, Key, LaneId, Refusal, Rules, Target};
 
 /// One scheduler's part of a queue.
@@ -149,6 +151,13 @@ impl Lane {
     /// Why it is full, in Python's words.
     pub fn reason(&self, full: &Full) -> String {
         self.0.tasks.shared.reason(full, &self.0.objective)
+    }
+
+    /// How a call of this signature ends that found it full, and whether it would have missed the latency objective.
+    /// `named` says what the signature's text names, by the reason.
+    pub fn refusal(&self, full: &Full, signature: &Signature, named: impl FnOnce(&str) -> String) -> (Status, bool) {
+        let (reason, missed) = (self.reason(full), matches!(full, Full::Objective));
+        (signature.full(&named(&reason), missed.then_some(&reason)), missed)
     }
 
     /// Records how long a run of one of its tasks took, in seconds, and the size of its inputs in bytes.

@@ -21,7 +21,7 @@ use crate::grpc::{Encoding, Status};
 use crate::memory::Kind;
 use crate::open_inference::Regions;
 use crate::protobuf::Rope;
-use crate::queue::{Entry, Full, Refusal};
+use crate::queue::{Entry, Refusal};
 use crate::security::{Admitted, Identity, Verdicts};
 
 /// Handles the plain calls of a server.
@@ -154,10 +154,9 @@ impl PlainCalls {
         let mut call = Call::of(task);
         match refusal {
             Refusal::Full(full) => {
-                let (reason, missed) = (lane.reason(&full), matches!(full, Full::Objective));
-                let named = call.protocol.reason_of_full(&reason);
+                let (status, missed) = lane.refusal(&full, &signature, |reason| call.protocol.reason_of_full(reason));
                 call.admitted.give_rows_back();
-                bridge::PendingCall::refuse(&mut *call, &signature.full(&named, missed.then_some(&reason)));
+                bridge::PendingCall::refuse(&mut *call, &status);
                 Outcome::Refused { signature, missed, seconds }
             }
             Refusal::Closed => {

@@ -9,7 +9,7 @@
 //!
 //! # What happens here
 //!
-//! 1. While a connection thread reads, it only notes that a batch thread is to be woken (`wake_before_park`). The wake
+//! 1. While a connection thread reads, it only notes that a batch thread is to be woken (`task_waits`). The wake
 //!    itself waits until all that has come has been read (`on_park`, called by tokio before the thread sleeps), so that
 //!    calls which come together become one batch. Reading may not end soon, so the server also calls `wake_at_last`
 //!    every 20 ms.
@@ -63,9 +63,12 @@ impl BusyPoll {
         Self { shared, wake_due: AtomicBool::new(false), answered: Notify::new() }
     }
 
-    /// Wakes an idle batch thread when all that has come has been read: the batch is as large as it gets then.
-    pub fn wake_before_park(&self) {
-        self.wake_due.store(true, Ordering::Relaxed);
+    /// A task has been put into the queue. Where a batch thread must be woken for it, that happens when all that has come
+    /// has been read: the batch is as large as it gets then.
+    pub fn task_waits(&self, wake: bool) {
+        if wake {
+            self.wake_due.store(true, Ordering::Relaxed);
+        }
         self.shared.ended.activity.note();
     }
 

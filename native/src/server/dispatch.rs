@@ -183,8 +183,7 @@ fn dispatch(
     let shared = &thread.shared;
     let (message, respond) = match message {
         Some(Ok(message)) if shared.plain.may_take(&opening) => match shared.plain.put(&opening, message, respond) {
-            Outcome::Waits { wake: true } => return thread.busy_poll.wake_before_park(),
-            Outcome::Waits { wake: false } => return shared.ended.activity.note(),
+            Outcome::Waits { wake } => return thread.busy_poll.task_waits(wake),
             Outcome::NoMemory => return,
             Outcome::Refused { signature, missed, seconds } => {
                 return shared.ended.add_refused(&signature, missed, seconds);

@@ -10,7 +10,7 @@ use crate::calls::until;
 use crate::grpc::{RESOURCE_EXHAUSTED, Status};
 use crate::http::{Answer, Endpoint};
 use crate::memory::{CallMemory, Kind};
-use crate::queue::{Entry, Full, Key, Refusal};
+use crate::queue::{Entry, Key, Refusal};
 use crate::rest::{self, Mailbox};
 use crate::security::Admitted;
 
@@ -103,13 +103,10 @@ impl Pending {
         // The deadline only matters to a waiting caller: a call that nothing waits for leaves the queue by itself.
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
         match lane.put_native(key, entry, Instant::now()) {
-            Ok(true) => self.rest.thread.busy_poll.wake_before_park(),
-            Ok(false) => self.rest.thread.shared.ended.activity.note(),
+            Ok(wake) => self.rest.thread.busy_poll.task_waits(wake),
             Err((Refusal::Full(full), _)) => {
-                let (reason, missed) = (lane.reason(&full), matches!(full, Full::Objective));
-                let named = self.api.reason_of_full(&reason);
                 self.admitted.give_rows_back();
-                self.refused = Some((self.signature.full(&named, missed.then_some(&reason)), missed));
+                self.refused = Some(lane.refusal(&full, &self.signature, |reason| self.api.reason_of_full(reason)));
             }
             Err((Refusal::Closed, _)) => {
                 std::mem::take(&mut self.admitted).undo();
