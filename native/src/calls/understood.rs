@@ -9,7 +9,7 @@ use crate::bridge::{Choice, Examples, Inference, Lane, Route, Routes, Signature}
 use crate::examples::{self, columns, serialized};
 use crate::grpc::Status;
 use crate::open_inference::{self, Regions, SharedTensor, Tensors};
-use crate::predict::{self, Column, Input, Request, Text, tensors};
+use crate::predict::{self, Column, Request, Text, tensors};
 use crate::protobuf::{Cursor, Dtype, Rope};
 
 /// A plain request: its route, its arrays, its rows, and how it is answered.
@@ -183,8 +183,7 @@ fn arrays(input: &examples::Input<'_>, examples: &Examples, signature: &Signatur
         if examples.serialized { vec![serialized(input)?] } else { columns(input, &signature.inputs, skipped)? };
     if !signature.batched {
         // Their rows are a dimension like any other.
-        let fits = |own: &Input| own.inner.first().is_some_and(|size| size.is_none_or(|size| size == input.rows));
-        signature.inputs.iter().all(fits).then_some(())?;
+        signature.inputs.iter().all(|own| own.takes_rows(input.rows)).then_some(())?;
         columns.iter_mut().for_each(|column| column.inner.insert(0, input.rows));
     }
     Some(Arrays::Columns(columns))

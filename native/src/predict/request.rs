@@ -18,6 +18,11 @@ impl Input {
         Some(Self { alias: alias.into_bytes(), dtype: Dtype::of_number(number)?, inner })
     }
 
+    /// Whether axis 0, where it is no batch axis but declared like any other, may be of this size.
+    pub fn takes_rows(&self, rows: usize) -> bool {
+        self.inner.first().is_some_and(|declared| declared.is_none_or(|declared| declared == rows))
+    }
+
     /// Its alias, and its type.
     pub fn named(&self) -> (&str, Dtype) {
         // It came as text.

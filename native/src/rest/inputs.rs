@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::json::Reader;
+use crate::json::{Reader, once};
 use crate::predict::{Column, Input};
 use crate::protobuf::{Dtype, texts};
 
@@ -47,30 +47,20 @@ impl<S: Declares> Body<S> {
     pub fn read(data: &[u8], find: impl Fn(&[u8]) -> Option<S>) -> Option<Self> {
         let mut reader = Reader::new(data);
         let (mut name, mut read) = (None, None);
-        reader.expect(b'{')?;
-        loop {
-            let key = reader.string()?;
-            reader.expect(b':')?;
-            match key {
-                b"signature_name" if name.is_none() => name = Some(reader.string()?),
-                b"instances" | b"inputs" if read.is_none() => {
-                    let place = Place { at: reader.clone(), by_row: key == b"instances" };
-                    let supposed = name.unwrap_or_default();
-                    let body = find(supposed).and_then(|signature| place.read(&mut reader, signature));
-                    if body.is_none() {
-                        reader = place.at.clone();
-                        reader.skip()?;
-                    }
-                    read = Some((body, supposed, place));
+        reader.object(|key, reader| match key {
+            b"signature_name" => once(&mut name, reader.string()?),
+            b"instances" | b"inputs" if read.is_none() => {
+                let place = Place { at: reader.clone(), by_row: key == b"instances" };
+                let supposed = name.unwrap_or_default();
+                let body = find(supposed).and_then(|signature| place.read(reader, signature));
+                if body.is_none() {
+                    *reader = place.at.clone();
+                    reader.skip()?;
                 }
-                _ => return None,
+                once(&mut read, (body, supposed, place))
             }
-            match reader.next()? {
-                b',' => {}
-                b'}' => break,
-                _ => return None,
-            }
-        }
+            _ => None,
+        })?;
         reader.peek().is_none().then_some(())?;
         let (body, supposed, place) = read?;
         match name {
@@ -96,7 +86,7 @@ impl Place<'_> {
         let rows = columns.first()?.rows;
         let fits = match signature.batched() {
             true => columns.iter().all(|column| column.rows == rows) && rows <= signature.max_rows(),
-            false => columns.iter().all(Filling::fits_alone),
+            false => columns.iter().all(|column| column.input.takes_rows(column.rows)),
         };
         let columns = columns.into_iter().map(|column| column.filled(skipped)).collect();
         let rows = if signature.batched() { rows } else { 1 };
@@ -127,20 +117,12 @@ fn read_record<'a>(
     read: impl Fn(&mut Filling<'_>, &mut Reader<'a>) -> Option<()>,
 ) -> Option<()> {
     let rows = columns.first()?.rows;
-    reader.expect(b'{')?;
-    loop {
-        let alias = reader.string()?;
-        reader.expect(b':')?;
+    reader.object(|alias, reader| {
         let column = columns.iter_mut().find(|column| column.input.alias == alias)?;
         // One that is named twice: the first counts, which is for another to see to.
         (column.rows == rows).then_some(())?;
-        read(column, reader)?;
-        match reader.next()? {
-            b',' => {}
-            b'}' => break,
-            _ => return None,
-        }
-    }
+        read(column, reader)
+    })?;
     columns.iter().all(|column| column.rows > rows).then_some(())
 }
 
@@ -161,11 +143,6 @@ impl<'a> Filling<'a> {
         let row = inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
         let bytes = Vec::with_capacity(row.unwrap_or_default().min(RESERVED));
         Some(Self { input, inner, rows: 0, bytes, text: Vec::new() })
-    }
-
-    /// Whether it has the rows that its declaration says.
-    fn fits_alone(&self) -> bool {
-        self.input.inner.first().is_some_and(|declared| declared.is_none_or(|rows| rows == self.rows))
     }
 
     /// All rows, as one list.

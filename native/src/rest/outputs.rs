@@ -145,7 +145,7 @@ pub fn write_error(text: &str, out: &mut BytesMut) {
 }
 
 /// The opening brace of an object, and the name of its first member.
-fn write_member(level: usize, name: &[u8], out: &mut BytesMut) {
+pub(super) fn write_member(level: usize, name: &[u8], out: &mut BytesMut) {
     out.put_u8(b'{');
     write_name(level + 1, name, out);
 }

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::outputs::write_member;
 use crate::examples::{Result, Table};
 use crate::json::{write_decimal, write_line, write_string};
 
@@ -11,10 +12,8 @@ const ELEMENT: usize = 24;
 /// The body that answers a :classify or a :regress.
 pub fn write_results(result: Result<'_>) -> BytesMut {
     let mut out = BytesMut::with_capacity(ELEMENT * (2 + result.elements()));
-    out.put_u8(b'{');
-    write_line(1, &mut out);
-    write_string(b"results", &mut out);
-    out.put_slice(b": [");
+    write_member(0, b"results", &mut out);
+    out.put_u8(b'[');
     match result {
         Result::Classes(table) => write_classes(table, &mut out),
         Result::Values(_) => {

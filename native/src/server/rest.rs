@@ -103,7 +103,7 @@ impl Rest {
             return None;
         }
         match ModelPath::of_call(head.uri.path()) {
-            Some(_) => self.call(head, body).await,
+            Some(asked) => self.call(asked, head, body).await,
             None => self.infer(head, body).await,
         }
     }
@@ -119,16 +119,16 @@ impl Rest {
         Some(prepared.answer())
     }
 
-    /// The answer to a plain call of TensorFlow Serving's API; None for any other request.
-    async fn call(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
+    /// The answer to a plain call of TensorFlow Serving's API; None for one that is not plain.
+    async fn call(&self, asked: (ModelPath<'_>, Verb), head: &Parts, body: &transport::Body) -> Option<Answer> {
         let came = Instant::now();
         let (shared, memory) = (&self.thread.shared, body.memory.clone());
         let plain = if body.bytes.len() <= SMALL && !body.is_gzip {
-            read(shared, head.uri.path(), body)?
+            read(shared, asked, body)?
         } else {
             // Other requests live on this thread.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
-            spawn_blocking(move || read(&shared, path.path(), &body)).await.ok()??
+            spawn_blocking(move || read(&shared, ModelPath::of_call(path.path())?, &body)).await.ok()??
         };
         self.put(&head.headers, plain, memory, came)?.answer().await
     }
@@ -163,9 +163,8 @@ impl Rest {
     }
 }
 
-/// What a body asks for at a path.
-fn read(shared: &Shared, path: &str, body: &transport::Body) -> Option<Plain> {
-    let (asked, verb) = ModelPath::of_call(path)?;
+/// What a body asks of a model.
+fn read(shared: &Shared, (asked, verb): (ModelPath<'_>, Verb), body: &transport::Body) -> Option<Plain> {
     let content = body.content()?;
     match verb {
         Verb::Predict => read_predict(shared, &asked, &content),
