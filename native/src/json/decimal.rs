@@ -9,17 +9,13 @@ use std::io::Write;
 
 use bytes::{BufMut, BytesMut};
 
+use super::TENS;
+
 /// Digits that are tried first.
 const SHORT: u32 = 6;
 
 /// Powers of five that fit 128 bits beside the 24 bits of a float.
 const FIVES: [u128; 56] = powers();
-
-/// Powers of ten that are exact as doubles.
-const TENS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
-    1e21, 1e22,
-];
 
 const fn powers() -> [u128; 56] {
     let mut table = [1_u128; 56];

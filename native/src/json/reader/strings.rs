@@ -1,0 +1,103 @@
+//! Strings: as they are written, or with their escapes undone.
+
+use super::Reader;
+
+impl<'a> Reader<'a> {
+    /// A string without escapes; its bytes may be no UTF-8.
+    pub fn string(&mut self) -> Option<&'a [u8]> {
+        self.expect(b'"')?;
+        let rest = &self.data[self.at..];
+        let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))?;
+        self.at += end + 1;
+        (rest[end] == b'"').then_some(&rest[..end])
+    }
+
+    /// Adds a string with its escapes undone; its bytes may be no UTF-8.
+    pub fn text(&mut self, out: &mut Vec<u8>) -> Option<()> {
+        self.expect(b'"')?;
+        loop {
+            let rest = &self.data[self.at..];
+            let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))?;
+            out.extend_from_slice(&rest[..end]);
+            self.at += end + 1;
+            match rest[end] {
+                b'"' => return Some(()),
+                b'\\' => self.escape(out)?,
+                _ => return None,
+            }
+        }
+    }
+
+    /// What stands behind a backslash.
+    fn escape(&mut self, out: &mut Vec<u8>) -> Option<()> {
+        let letter = self.byte()?;
+        self.at += 1;
+        out.push(match letter {
+            b'"' | b'\\' | b'/' => letter,
+            b'b' => 0x08,
+            b'f' => 0x0c,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                out.extend_from_slice(self.scalar()?.encode_utf8(&mut [0; 4]).as_bytes());
+                return Some(());
+            }
+            _ => return None,
+        });
+        Some(())
+    }
+
+    /// The character that one code unit of UTF-16 stands for, or two; half a pair stands for none.
+    fn scalar(&mut self) -> Option<char> {
+        let first = self.code_unit()?;
+        if !matches!(first, 0xd800..=0xdbff) {
+            return char::from_u32(first);
+        }
+        self.data[self.at..].starts_with(b"\\u").then(|| self.at += 2)?;
+        let second = self.code_unit().filter(|second| matches!(second, 0xdc00..=0xdfff))?;
+        char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00))
+    }
+
+    /// Four hexadecimal digits.
+    fn code_unit(&mut self) -> Option<u32> {
+        let digits = self.data.get(self.at..self.at + 4)?;
+        self.at += 4;
+        digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | char::from(*digit).to_digit(16)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_have_no_escapes() {
+        assert_eq!(Reader::new(b" \"a\xff\"").string(), Some(&b"a\xff"[..]));
+        for text in ["\"a", "\"\\n\"", "\"\n\"", "a\"", ""] {
+            assert_eq!(Reader::new(text.as_bytes()).string(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_have_their_escapes_undone() {
+        let read = |text: &str| {
+            let mut out = vec![b'-'];
+            Reader::new(text.as_bytes()).text(&mut out).map(|()| String::from_utf8(out).unwrap())
+        };
+        assert_eq!(read(r#" "a\"\\\/\b\f\n\r\t\u00e9\uD83D\ude00\u0000""#).unwrap(), "-a\"\\/\u{8}\u{c}\n\r\té😀\0");
+        for text in [
+            r#""\x""#,
+            r#""\u12""#,
+            r#""\u+123""#,
+            r#""\ud83d""#,
+            r#""\ud83dx""#,
+            r#""\ude00""#,
+            r#""\ud83d\u0041""#,
+            "\"\n\"",
+            "\"a",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}
