@@ -6,7 +6,7 @@
 use bytes::{BufMut, BytesMut};
 use rustc_hash::FxHashSet;
 
-use super::inputs::read_string;
+use super::elements::read_string;
 use crate::json::{Number, Reader, once};
 use crate::protobuf::{Rope, Writer, wire};
 

@@ -3,15 +3,10 @@
 //!
 //! A body that is not plain, valid or not, is None: `services/tf_serving/rest/inputs.py` answers it, with TF Serving's texts.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
+use super::elements::is_base64;
+use super::filling::Filling;
 use crate::json::{Reader, once};
 use crate::predict::{Column, Input};
-use crate::protobuf::{Dtype, texts};
-
-/// The most bytes that are reserved for a row before it has been read.
-const RESERVED: usize = 4 << 10;
 
 /// What a body's values are read by.
 pub trait Declares {
@@ -22,9 +17,6 @@ pub trait Declares {
     /// Whether axis 0 is the batch; otherwise inputs are declared with it, and a request counts as one row.
     fn batched(&self) -> bool;
 }
-
-/// TF Serving: an object with this key alone is a string, as base64.
-pub const BASE64_KEY: &[u8] = b"b64";
 
 /// A body that has been understood: whose signature it names, and an array for each of its inputs, in their order.
 pub struct Body<S> {
@@ -104,12 +96,6 @@ fn read_rows(reader: &mut Reader<'_>, columns: &mut [Filling<'_>]) -> Option<()>
     reader.list(|reader| read_record(reader, columns, |column, reader| column.row(reader))).map(|_| ())
 }
 
-/// Whether the object that comes next has a string's key first.
-fn is_base64(reader: &Reader<'_>) -> bool {
-    let mut ahead = reader.clone();
-    ahead.expect(b'{').and_then(|()| ahead.string()) == Some(BASE64_KEY)
-}
-
 /// An object that has a value for each input, and nothing else.
 fn read_record<'a>(
     reader: &mut Reader<'a>,
@@ -126,130 +112,10 @@ fn read_record<'a>(
     columns.iter().all(|column| column.rows > rows).then_some(())
 }
 
-/// A column that is being read.
-struct Filling<'a> {
-    input: &'a Input,
-    /// Those that are known.
-    inner: Vec<Option<usize>>,
-    rows: usize,
-    bytes: Vec<u8>,
-    text: Vec<u8>,
-}
-
-impl<'a> Filling<'a> {
-    /// The first `skipped` dimensions of a declaration are not those of a row; None where there are fewer.
-    fn new(input: &'a Input, skipped: usize) -> Option<Self> {
-        let inner = input.inner.get(skipped..)?.to_vec();
-        let row = inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
-        let bytes = Vec::with_capacity(row.unwrap_or_default().min(RESERVED));
-        Some(Self { input, inner, rows: 0, bytes, text: Vec::new() })
-    }
-
-    /// All rows, as one list.
-    fn whole(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        match self.inner.len() {
-            0 => self.rows = self.elements(reader)?,
-            _ => drop(reader.list(|reader| self.row(reader))?),
-        }
-        Some(())
-    }
-
-    /// The value of one row.
-    fn row(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        self.rows += 1;
-        if self.inner.is_empty() {
-            match self.input.dtype {
-                Dtype::String => put_string(reader, &mut self.bytes, &mut self.text),
-                dtype => read_element(dtype, reader, &mut self.bytes),
-            }
-        } else {
-            self.lists(0, reader)
-        }
-    }
-
-    /// Lists within a row, from this level on.
-    fn lists(&mut self, level: usize, reader: &mut Reader<'_>) -> Option<()> {
-        let size = match level + 1 == self.inner.len() {
-            true => self.elements(reader)?,
-            false => reader.list(|reader| self.lists(level + 1, reader))?,
-        };
-        (*self.inner[level].get_or_insert(size) == size).then_some(())
-    }
-
-    /// A list of elements; how many they are.
-    fn elements(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
-        let bytes = &mut self.bytes;
-        match self.input.dtype {
-            Dtype::Float => reader.list(|reader| put(bytes, (reader.decimal()? as f32).to_le_bytes())),
-            Dtype::Double => reader.list(|reader| put(bytes, reader.decimal()?.to_le_bytes())),
-            Dtype::String => reader.list(|reader| put_string(reader, bytes, &mut self.text)),
-            dtype => reader.list(|reader| read_element(dtype, reader, bytes)),
-        }
-    }
-
-    /// All dimensions are known where there is a row; a list within is never empty.
-    ///
-    /// Rows are a dimension like any other where they have been skipped.
-    fn filled(self, skipped: usize) -> Column {
-        let rows = (skipped > 0).then_some(self.rows);
-        Column {
-            inner: rows.into_iter().chain(self.inner.into_iter().map(Option::unwrap_or_default)).collect(),
-            bytes: self.bytes,
-            text: self.text,
-        }
-    }
-}
-
-/// One element. TF Serving: json_tensor.cc reads narrow whole numbers as those of 32 bits, and cuts them.
-fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
-    match dtype {
-        Dtype::Float => put(bytes, (reader.decimal()? as f32).to_le_bytes()),
-        Dtype::Double => put(bytes, reader.decimal()?.to_le_bytes()),
-        Dtype::Int64 => put(bytes, reader.integer()?.signed()?.to_le_bytes()),
-        Dtype::Uint64 => put(bytes, reader.integer()?.unsigned()?.to_le_bytes()),
-        Dtype::Uint32 => put(bytes, u32::try_from(reader.integer()?.unsigned()?).ok()?.to_le_bytes()),
-        Dtype::Int32 => put(bytes, narrow(reader)?.to_le_bytes()),
-        Dtype::Int16 => put(bytes, (narrow(reader)? as i16).to_le_bytes()),
-        Dtype::Int8 | Dtype::Uint8 => put(bytes, (narrow(reader)? as u8).to_le_bytes()),
-        Dtype::Bool => put(bytes, [u8::from(reader.boolean()?)]),
-        // JSON has no values of the first two; strings are read by `put_string`.
-        Dtype::Uint16 | Dtype::Half | Dtype::String => None,
-    }
-}
-
-/// A string, as text or as base64.
-fn put_string(reader: &mut Reader<'_>, places: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<()> {
-    let start = text.len();
-    read_string(reader, text)?;
-    texts::put_span(start, text.len() - start, places)
-}
-
-/// Adds the bytes of a string.
-pub fn read_string(reader: &mut Reader<'_>, text: &mut Vec<u8>) -> Option<()> {
-    if reader.peek()? == b'{' {
-        reader.expect(b'{')?;
-        (reader.string()? == BASE64_KEY).then_some(())?;
-        reader.expect(b':')?;
-        STANDARD.decode_vec(reader.string()?, text).ok()?;
-        return reader.expect(b'}');
-    }
-    let start = text.len();
-    reader.text(text)?;
-    std::str::from_utf8(&text[start..]).ok().map(drop)
-}
-
-fn narrow(reader: &mut Reader<'_>) -> Option<i32> {
-    reader.integer()?.signed()?.try_into().ok()
-}
-
-fn put<const SIZE: usize>(bytes: &mut Vec<u8>, element: [u8; SIZE]) -> Option<()> {
-    bytes.extend_from_slice(&element);
-    Some(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protobuf::{Dtype, texts};
 
     struct Declared(Vec<Input>, bool);
 

@@ -1,8 +1,10 @@
-//! The plain calls of the REST APIs: TensorFlow Serving's :predict, from its body to arrays and from rows of outputs to
-//! JSON, and the infer of the Open Inference Protocol, whose codec is in `open_inference/json/`.
+//! The plain calls of the REST APIs: TensorFlow Serving's :predict, :classify and :regress, from their bodies to arrays
+//! and from outputs to JSON, and the infer of the Open Inference Protocol, whose codec is in `open_inference/json/`.
 
 mod call;
+mod elements;
 mod examples;
+mod filling;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod infer;

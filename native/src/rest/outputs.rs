@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
 
-use super::inputs::BASE64_KEY;
+use super::elements::BASE64_KEY;
 use crate::json::{write_decimal, write_line, write_string};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows, texts};

@@ -1,0 +1,84 @@
+//! One input of a plain :predict while its rows are read: a column that is being filled, and the dimensions that it has turned
+//! out to have.
+
+use super::elements::{put, put_string, read_element};
+use crate::json::Reader;
+use crate::predict::{Column, Input};
+use crate::protobuf::Dtype;
+
+/// The most bytes that are reserved for a row before it has been read.
+const RESERVED: usize = 4 << 10;
+
+/// A column that is being read.
+pub struct Filling<'a> {
+    pub input: &'a Input,
+    /// Those that are known.
+    inner: Vec<Option<usize>>,
+    pub rows: usize,
+    bytes: Vec<u8>,
+    text: Vec<u8>,
+}
+
+impl<'a> Filling<'a> {
+    /// The first `skipped` dimensions of a declaration are not those of a row; None where there are fewer.
+    pub fn new(input: &'a Input, skipped: usize) -> Option<Self> {
+        let inner = input.inner.get(skipped..)?.to_vec();
+        let row = inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
+        let bytes = Vec::with_capacity(row.unwrap_or_default().min(RESERVED));
+        Some(Self { input, inner, rows: 0, bytes, text: Vec::new() })
+    }
+
+    /// All rows, as one list.
+    pub fn whole(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        match self.inner.len() {
+            0 => self.rows = self.elements(reader)?,
+            _ => drop(reader.list(|reader| self.row(reader))?),
+        }
+        Some(())
+    }
+
+    /// The value of one row.
+    pub fn row(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.rows += 1;
+        if self.inner.is_empty() {
+            match self.input.dtype {
+                Dtype::String => put_string(reader, &mut self.bytes, &mut self.text),
+                dtype => read_element(dtype, reader, &mut self.bytes),
+            }
+        } else {
+            self.lists(0, reader)
+        }
+    }
+
+    /// Lists within a row, from this level on.
+    fn lists(&mut self, level: usize, reader: &mut Reader<'_>) -> Option<()> {
+        let size = match level + 1 == self.inner.len() {
+            true => self.elements(reader)?,
+            false => reader.list(|reader| self.lists(level + 1, reader))?,
+        };
+        (*self.inner[level].get_or_insert(size) == size).then_some(())
+    }
+
+    /// A list of elements; how many they are.
+    fn elements(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
+        let bytes = &mut self.bytes;
+        match self.input.dtype {
+            Dtype::Float => reader.list(|reader| put(bytes, (reader.decimal()? as f32).to_le_bytes())),
+            Dtype::Double => reader.list(|reader| put(bytes, reader.decimal()?.to_le_bytes())),
+            Dtype::String => reader.list(|reader| put_string(reader, bytes, &mut self.text)),
+            dtype => reader.list(|reader| read_element(dtype, reader, bytes)),
+        }
+    }
+
+    /// All dimensions are known where there is a row; a list within is never empty.
+    ///
+    /// Rows are a dimension like any other where they have been skipped.
+    pub fn filled(self, skipped: usize) -> Column {
+        let rows = (skipped > 0).then_some(self.rows);
+        Column {
+            inner: rows.into_iter().chain(self.inner.into_iter().map(Option::unwrap_or_default)).collect(),
+            bytes: self.bytes,
+            text: self.text,
+        }
+    }
+}
