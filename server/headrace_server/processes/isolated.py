@@ -114,12 +114,20 @@ class IsolatedBackend:
         """
         placed, held = await asyncio.to_thread(self._memory.place, inputs)
         try:
-            stream, worker = await asyncio.to_thread(self._open_stream, signature, outputs, placed)
+            stream, worker = await self._opened(signature, outputs, placed)
             async with aclosing(self._answers(stream, worker)) as answers:
                 async for answer in answers:
                     yield answer
         finally:
             self._memory.abandon(held)  # the model may have kept them
+
+    async def _opened(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> tuple[Stream, Worker]:
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open_stream, signature, outputs, placed))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unread)  # the thread goes on, and its caller has left
+            raise
 
     async def _answers(self, stream: Stream, worker: Worker) -> AsyncGenerator[Arrays, None]:
         seconds = self._isolation.run_timeout or None
@@ -245,3 +253,8 @@ def _taken(numbers: deque[int]) -> list[int]:
         while True:
             taken.append(numbers.popleft())
     return taken
+
+
+def _close_unread(opening: "asyncio.Future[tuple[Stream, Worker]]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].close()

@@ -22,7 +22,6 @@ class WorkerStreams:
         memory: Holds the inputs.
 
     Attributes:
-        open: The number of requests being answered.
         last_answer: When the process last answered one of them, on the monotonic clock.
     """
 
@@ -31,8 +30,13 @@ class WorkerStreams:
         self._memory = memory
         self._door = Slot(connection, memory)
         self._lock = Lock()
-        self.open = 0
+        self._open: set[Stream] = set()
         self.last_answer = 0.0
+
+    @property
+    def open(self) -> int:
+        """The number of requests being answered. Any thread."""
+        return len(self._open)
 
     def ask(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> "Stream":
         """Asks for the answers to a request. Any thread; may block on the process.
@@ -48,7 +52,13 @@ class WorkerStreams:
         except BaseException:
             slot.close()
             raise
-        return Stream(self, slot)
+        stream = Stream(self, slot)
+        self._open.add(stream)
+        return stream
+
+    def forget(self, stream: "Stream") -> None:
+        """No longer counts a request, which has been closed."""
+        self._open.discard(stream)
 
     def close(self) -> None:
         """Opens no more requests; open ones end with the process."""
@@ -61,7 +71,6 @@ class Stream:
     def __init__(self, streams: WorkerStreams, slot: Slot) -> None:
         self._streams = streams
         self._slot = slot
-        streams.open += 1
 
     async def messages(self, step_timeout: float | None) -> AsyncGenerator[Message, None]:
         """The process's messages; each one except the first is requested when the caller asks for it.
@@ -85,7 +94,7 @@ class Stream:
 
     def close(self) -> None:
         """Asks for no more answers, which closes the model's generator."""
-        self._streams.open -= 1
+        self._streams.forget(self)
         self._slot.close()
 
     async def _receive(self, step_timeout: float | None) -> Message:

@@ -90,6 +90,25 @@ def test_answers_are_the_callers_to_keep(model: IsolatedBackend) -> None:
     assert heard[1]["y"].max() == 1
 
 
+def test_a_caller_who_leaves_while_it_is_asked_for_leaves_nothing_open(model: IsolatedBackend) -> None:
+    async def leave(steps: int) -> None:
+        asking = asyncio.ensure_future(anext(ask(model, FOREVER)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    async def talk() -> None:
+        await answers(model, FINE)
+        before = len(os.listdir("/proc/self/fd"))
+        for steps in range(40):
+            await leave(steps)
+        assert len(await answers(model, FINE)) == 3
+        await asyncio.to_thread(eventually, lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+    asyncio.run(talk())
+
+
 ENDS = {EXITS: "ended with status 7", CRASHES: "was ended by SIGSEGV", IS_KILLED: "was ended by SIGKILL"}
 
 
