@@ -1,4 +1,4 @@
-"""Servers on every transport, in this process and as the command; and a Python that has TensorFlow."""
+"""Servers on every transport, in this process and as the command, and a Python with TensorFlow."""
 
 import gc
 import logging
@@ -30,14 +30,14 @@ Stop = Callable[[RunningServer], Served]
 
 
 def pytest_collection_finish() -> None:
-    """Spares each collection of garbage what the imports have left: half a million objects, a third of a second."""
+    """Excludes imported modules from garbage collection: half a million objects, a third of a second per collection."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def no_log_of_a_command_left() -> Iterator[None]:
-    """A command that ran in this process logs to the stderr of its own test alone, and as much as it wants there."""
+    """A command that ran in this process must log only to its own test's stderr, without a limit."""
     logging.root.setLevel(logging.WARNING)
     for name in ("headrace_server", "headrace_batching", "headrace_toolkit"):
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -58,7 +58,7 @@ def tensorflow_python() -> Path:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpu]:
-    """A GPU with TensorRT, or two: the double, unless HEADRACE_TEST_GPU is set."""
+    """One GPU with TensorRT, or two: the double, unless HEADRACE_TEST_GPU is set."""
     with gpu_of(monkeypatch, tmp_path_factory.mktemp("gpu"), devices=2) as gpu:
         yield gpu
 
@@ -73,7 +73,7 @@ def loop_thread() -> Iterator[LoopThread]:
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> str:
-    """Each transport in turn: what one answers, all must."""
+    """Each transport in turn: all must answer alike."""
     return str(request.param)
 
 
@@ -81,8 +81,8 @@ def transport(request: pytest.FixtureRequest) -> str:
 def running(transport: str, loop_thread: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Starts a server in this process: `running(*makers, **config)`.
 
-    Each maker writes a version of the one model into the folder that it is given: the first is version 1. All servers
-    are stopped at the end, and must leave no thread behind.
+    Each maker writes a version of the model into the folder that it gets; the first one writes version 1. At the end
+    all servers are stopped and must not leave a thread behind.
     """
     before = threads_of_servers()
     with ExitStack() as stack:
@@ -92,7 +92,7 @@ def running(transport: str, loop_thread: LoopThread, tmp_path_factory: pytest.Te
             for version, make in enumerate(makers, start=1):
                 make(base_path / str(version))
             told = {"port": 0, "model_name": MODEL, "model_base_path": str(base_path), "transport": transport}
-            once = {"max_num_load_retries": 0}  # else a broken model takes five minutes to fail
+            once = {"max_num_load_retries": 0}  # otherwise a broken model takes five minutes to fail
             server = RunningServer(loop_thread, Config(**{**told, **once, **config}))  # type: ignore[arg-type]
             stack.callback(server.close)
             return server
@@ -103,7 +103,7 @@ def running(transport: str, loop_thread: LoopThread, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def resting(running: Run) -> Iterator[Rest]:
-    """Starts a server in this process that has the REST API, too: `resting(*makers, **config)`; a connection to it."""
+    """Starts a server with the REST API in this process, as `resting(*makers, **config)`, and connects to it."""
     with ExitStack() as stack:
 
         def run(*makers: Make, **config: object) -> RestCaller:
@@ -118,7 +118,7 @@ def resting(running: Run) -> Iterator[Rest]:
 
 @pytest.fixture
 def served(caplog: pytest.LogCaptureFixture) -> Stop:
-    """Stops a server and reads what it has run."""
+    """Stops a server and reads what its model ran."""
     caplog.set_level(logging.INFO, "headrace_server")
 
     def stop(server: RunningServer) -> Served:
@@ -131,7 +131,7 @@ def served(caplog: pytest.LogCaptureFixture) -> Stop:
 
 @pytest.fixture
 def serving(transport: str) -> Iterator[Serve]:
-    """Starts the command: `serving(base_path, *flags)`. What still runs at the end is killed."""
+    """Starts the command: `serving(base_path, *flags)`. Processes that still run at the end are killed."""
     with ExitStack() as stack:
 
         def serve(base_path: Path, *flags: str) -> ServerProcess:

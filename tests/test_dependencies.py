@@ -1,4 +1,4 @@
-"""What is said of dependencies: where they come from, and under which licence."""
+"""What is documented about dependencies: their origin and their licence."""
 
 import runpy
 from email.message import Message
@@ -37,7 +37,7 @@ def test_crates(fields: dict[str, Any], fault: str | None) -> None:
 
 
 class Installed:
-    """A distribution, as far as its metadata go."""
+    """A distribution, reduced to its metadata."""
 
     def __init__(self, **fields: str) -> None:
         self.metadata = Message()

@@ -1,4 +1,4 @@
-"""Tasks joined, padded, and split back."""
+"""Joining tasks into a batch, padding it, and splitting it again."""
 
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -34,7 +34,7 @@ def a_batch(*arrays: Array, options: Options = OPTIONS) -> Batch:
 
 
 def dirty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Memory that somebody has used before."""
+    """An array that holds the remains of an earlier use."""
     return np.full(shape, None if dtype.hasobject else np.nan, dtype)
 
 

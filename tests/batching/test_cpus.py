@@ -1,4 +1,4 @@
-"""Quotas of CPU time, as the kernel, Docker and Kubernetes show them to a process in a container or out of one."""
+"""CPU quotas as the kernel, Docker and Kubernetes show them to a process, inside and outside a container."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ V1_MOUNT = (
 
 
 def machine(root: Path, groups: str, mounts: str, **files: str) -> Path:
-    """A machine's `proc` and `sys`: a file's `__` stands for a slash, and its `_` for a dot or itself."""
+    """Fake `proc` and `sys` folders: in a file's name `__` stands for a slash, and `_` for a dot or itself."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(groups)
     (root / "proc/self/mountinfo").write_text("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n" + mounts)
@@ -48,7 +48,7 @@ class TestVersion2:
         assert v2(tmp_path, cpu_max=content) == quota
 
     def test_the_least_of_all_groups_above(self, tmp_path: Path) -> None:
-        """As Kubernetes nests them: a pod's limit, and a container's."""
+        """As Kubernetes nests them: the limit of a pod, and that of a container in it."""
         quota = v2(
             tmp_path,
             "/kubepods/pod1/c1",

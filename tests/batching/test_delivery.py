@@ -1,4 +1,4 @@
-"""How an ended task reaches its caller: one loop wake-up a batch, and nobody is told twice."""
+"""How finished tasks reach their callers: one wake-up of the event loop per batch, and one answer per caller."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ OUTPUTS: Arrays = {"y": np.ones(1)}
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
-    """A real loop that counts how often another thread wakes it."""
+    """An event loop that counts how often another thread wakes it."""
 
     woken = 0
 
@@ -43,7 +43,7 @@ def delivery(loop: CountingLoop) -> LoopDelivery:
 
 
 class Sink:
-    """Where tasks go in these tests: it notes who came, and how often a thread was called."""
+    """A stand-in for the queue: it records the tasks, and how often a batch thread was called."""
 
     def __init__(self, *, wanted: bool = True) -> None:
         self.tasks: list[Task] = []
@@ -113,10 +113,10 @@ class TestLoopDelivery:
 
 
 class TestTheCallOfAThread:
-    """On a clock that the test turns: `turns` are the seconds between two looks at it."""
+    """Uses a fake clock: `turns` are the seconds between two readings of it."""
 
     def calls_after(self, loop: CountingLoop, turns: list[float], *, tasks: int = 1) -> list[int]:
-        """How often a thread had been called after each turn of the loop."""
+        """How often a thread had been called after each iteration of the loop."""
         sink, calls = Sink(), []
         now = iter(itertools.accumulate(turns, initial=0.0))
 
@@ -132,7 +132,8 @@ class TestTheCallOfAThread:
         return calls
 
     def test_comes_once_the_loop_rests(self, loop: CountingLoop) -> None:
-        # The first turn is the quickest ever seen, so it counts as rest: a lone caller waits for no second one.
+        # The first iteration is the fastest so far, so the loop counts as idle: a single caller does not wait for a
+        # second one.
         assert self.calls_after(loop, [5e-6]) == [1]
 
     def test_waits_while_the_loop_is_busy(self, loop: CountingLoop) -> None:
@@ -175,7 +176,7 @@ class TestTheCallOfAThread:
         assert self.calls_after(loop, [5e-6, 5e-6, 5e-6], tasks=10) == [1, 1, 1]
 
     def test_comes_to_every_scheduler(self, loop: CountingLoop, delivery: LoopDelivery) -> None:
-        # They may have threads of their own, which no other's call reaches.
+        # Schedulers may have threads of their own, and a call to one scheduler does not wake those of another.
         sinks = [Sink(), Sink()]
 
         async def submit() -> None:

@@ -1,4 +1,4 @@
-"""Tasks of one shape key: how many may wait, and which leave together."""
+"""Tasks with one shape key: how many may wait, and which of them leave together."""
 
 import random
 from typing import Any
@@ -29,7 +29,7 @@ def filled(group: Group, *tasks: Task) -> Group:
 
 
 def batches_of(group: Group) -> list[list[int]]:
-    """Rows of the pieces of each batch, until nothing is left."""
+    """The rows of the pieces of each batch, until the group is empty."""
     batches = []
     while group:
         batches.append([piece.rows for piece in group.take(0.0)[0]])
@@ -37,7 +37,7 @@ def batches_of(group: Group) -> list[list[int]]:
 
 
 class Counted:
-    """TF Serving's rule without splitting, no thread taking: an open batch behind closed ones."""
+    """TF Serving's rule without splitting while no thread takes batches: one open batch behind the closed ones."""
 
     def __init__(self, size: int, most: int) -> None:
         self.size = size
@@ -119,7 +119,7 @@ def test_keeps_order_and_fills_no_hole() -> None:
 
 
 def a_wide_task(row_bytes: int, rows: int = 1) -> Task:
-    """A task whose few bytes stand for many."""
+    """A task whose input uses few bytes of memory but expands to many."""
     return Task({"x": np.broadcast_to(np.uint8(7), (rows, row_bytes))}, lambda _: None, rows=rows)
 
 

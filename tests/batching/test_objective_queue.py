@@ -1,4 +1,4 @@
-"""Every queue that is told a target: how long its batches wait, how large they are, and which tasks it refuses."""
+"""Queues with a latency objective: how long batches wait, how large they are, and which tasks are refused."""
 
 from math import inf
 from typing import Any
@@ -71,21 +71,21 @@ def test_the_options_remain_the_bound(bench: Bench) -> None:
 
 
 RUN = Target(wait=0.0, size=4, start_within=0.015, run_one=0.004, run_full=0.010)
-"""Runs of 10 ms, of which one may begin up to 15 ms after a task has come."""
+"""Runs of 10 ms; a run may begin at most 15 ms after its task arrived."""
 
 
 def test_a_task_is_refused_when_no_thread_is_free_in_time(bench: Bench) -> None:
     lane = lane_of(bench, RUN)
     bench.put(lane, 4)
-    assert bench.batch()  # runs until 10 ms
+    assert bench.batch()  # this run lasts until 10 ms
     for _ in range(4):  # the next batch, from 10 to 20 ms
         bench.put(lane, 1)
 
     with pytest.raises(ObjectiveMissed, match=f"too late for the latency objective {OBJECTIVE}"):
-        bench.put(lane, 1)  # it would begin after 20 ms
+        bench.put(lane, 1)  # it could not begin before 20 ms
     assert lane.shed == 1
     bench.clock.now += 0.006
-    bench.put(lane, 1)  # in 14 ms now
+    bench.put(lane, 1)  # it begins in 14 ms now
 
 
 def test_it_is_taken_when_a_second_thread_is_free(bench: Bench) -> None:
@@ -98,7 +98,7 @@ def test_it_is_taken_when_a_second_thread_is_free(bench: Bench) -> None:
 
     with pytest.raises(ObjectiveMissed):
         bench.put(lane, 1)
-    lane.finish()  # sooner than expected
+    lane.finish()  # earlier than expected
     bench.put(lane, 1)
 
 

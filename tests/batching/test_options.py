@@ -1,4 +1,4 @@
-"""The batching parameters: TF Serving's defaults, its rules, and its words when one is broken."""
+"""The batching parameters: TF Serving's defaults, rules and error messages."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_a_value_that_makes_no_sense_is_refused(values: dict[str, Any], text: st
         ({"max_batch_size": 16}, 16),
         ({"max_batch_size": 16, "enable_large_batch_splitting": True}, 16),
         ({"max_batch_size": 16, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}, 4),
-        ({"max_batch_size": 16, "max_execution_batch_size": 4}, 16),  # ignored without splitting
+        ({"max_batch_size": 16, "max_execution_batch_size": 4}, 16),  # has no effect without splitting
         ({"max_batch_size": 16, "max_execution_batch_size": 64}, 16),
         ({"enable_large_batch_splitting": True}, 1000),
     ],

@@ -1,4 +1,4 @@
-"""Padding: which tasks share a padded batch, what the model sees of them, and what each is answered."""
+"""Padding: which tasks share a padded batch, what the model gets, and what each caller is answered."""
 
 from itertools import pairwise
 from threading import Lock
@@ -45,7 +45,7 @@ def test_a_padded_task_never_shares_a_batch_with_one_that_is_not() -> None:
 
 
 def test_a_length_of_one_is_not_padded() -> None:
-    """The model may broadcast it, or squeeze it away."""
+    """The model may broadcast this dimension, or squeeze it away."""
     assert TEXTS.key(text(1)) == ((1,), (1,))
 
 

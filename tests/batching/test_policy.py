@@ -15,7 +15,7 @@ NORMAL, LOW = Priority.NORMAL, Priority.LOW
 
 @dataclass
 class Waiting:
-    """Tasks that wait together, as the decision sees them."""
+    """A group of waiting tasks, as the batching decision sees it."""
 
     due: float
     full: bool = False
@@ -49,7 +49,7 @@ def test_choose(groups: list[Waiting], chosen: int | None, wake: float) -> None:
 
 
 def modelled(groups: list[Waiting], now: float) -> tuple[Waiting | None, float]:
-    """The same decision, said differently."""
+    """A second, simpler implementation of the decision."""
     ready = [group for group in groups if group.full or group.due <= now]
     for priority in (NORMAL, LOW):
         for group in ready:
@@ -61,7 +61,7 @@ def modelled(groups: list[Waiting], now: float) -> tuple[Waiting | None, float]:
 waiting = st.builds(Waiting, due=st.integers(0, 20), full=st.booleans(), priority=st.sampled_from(Priority))
 
 
-# A busy machine, or coverage, makes the first draws slow.
+# The first examples are slow to draw on a busy machine or with coverage.
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(groups=st.lists(waiting, max_size=6), now=st.integers(0, 20))
 def test_choose_agrees_with_its_model(groups: list[Waiting], now: int) -> None:

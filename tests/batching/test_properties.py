@@ -1,4 +1,4 @@
-"""Whatever is submitted, cancelled and taken, in whatever order: no task is lost, doubled or mixed up."""
+"""Random sequences of submitting, cancelling and taking: no task is lost, duplicated or mixed up with another."""
 
 from collections import Counter
 from collections.abc import Hashable
@@ -36,7 +36,7 @@ def any_options(draw: st.DrawFn) -> Options:
 
 @dataclass
 class Request:
-    """What one caller asks for."""
+    """One caller's request."""
 
     rows: int
     width: int
@@ -56,12 +56,12 @@ any_request = st.builds(
 
 
 def unused(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array in which a row that nobody wrote shows."""
+    """An array in which unwritten rows can be recognised."""
     return np.full(shape, np.nan, dtype)
 
 
 class Lane:
-    """One scheduler, what it was given, and what must be true of the batches that it runs."""
+    """One scheduler, the tasks that it got, and what must hold for the batches that it runs."""
 
     def __init__(self, threads: BatchThreads, options: Options) -> None:
         self.options = options
@@ -79,12 +79,12 @@ class Lane:
         return self.function(x)
 
     def function(self, x: Array) -> Arrays:
-        """Row by row. Padding may lengthen rows, and then only their first column is every batch's."""
+        """Computes each row by itself. Padding may lengthen rows, so then only the first column is compared."""
         return {"y": 3 * x[:, :1] + 1} if self.options.pad_variable_length_inputs else {"y": 3 * x + 1}
 
 
 class Batching(RuleBasedStateMachine):
-    """Two schedulers on one queue, on a virtual clock; the test is the batch threads."""
+    """Two schedulers on one queue with a virtual clock; the test plays the batch threads."""
 
     @initialize(options=st.tuples(any_options(), any_options()))
     def start(self, options: tuple[Options, Options]) -> None:
@@ -123,7 +123,7 @@ class Batching(RuleBasedStateMachine):
 
     @rule()
     def ask(self) -> None:
-        """What a batch thread does first; the batch runs later, and others may overtake it."""
+        """Takes a batch, as a batch thread does; it runs later, and other batches may overtake it."""
         self.take()
 
     @rule(choice=st.integers(0, 50))
@@ -134,7 +134,7 @@ class Batching(RuleBasedStateMachine):
             formed.lane.finish()
 
     def take(self) -> bool:
-        """One turn of the queue; false if it says to wait."""
+        """One decision of the queue; false if it says to wait."""
         with self.queue.lock:
             turn = self.queue.turn(self.now)
         self.deliver(turn.expired)
@@ -164,7 +164,7 @@ class Batching(RuleBasedStateMachine):
             pass
         while self.running:
             self.run(0)
-        while self.take():  # what a piece that failed has left
+        while self.take():  # the remaining pieces of tasks of which one piece failed
             pass
         self.answers_once_and_rightly()
         for task in self.tasks:

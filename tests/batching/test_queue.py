@@ -1,4 +1,4 @@
-"""Every queue on a virtual clock: what a thread is given when it asks, and who is turned away."""
+"""Every queue on a virtual clock: which batch a thread gets, and which tasks are refused."""
 
 import importlib
 import time
@@ -21,7 +21,7 @@ MILLISECOND = 1000  # in microseconds
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that moves only when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -31,7 +31,7 @@ class Clock:
 
 
 def nothing(_: Batch) -> None:
-    """What a lane does with its batches where nobody asks."""
+    """Executes a lane's batches when no test asks for them."""
 
 
 def row(value: float) -> Arrays:
@@ -39,7 +39,7 @@ def row(value: float) -> Arrays:
 
 
 class Bench:
-    """A queue of some kind, its clock, and tasks that remember their end."""
+    """A queue of one kind, its clock, and tasks that record how they ended."""
 
     def __init__(self, kind: Callable[..., Any]) -> None:
         self.clock = Clock()
@@ -78,7 +78,7 @@ KINDS = ["headrace_batching.queue", *(["headrace_native"] if find_spec("headrace
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Any:
-    """Each queue in turn: what one does, all must."""
+    """Each kind of queue in turn: all must behave alike."""
     return importlib.import_module(request.param).Queue
 
 
@@ -116,7 +116,7 @@ class TestWaiting:
         assert bench.batch() == tasks
 
     def test_a_batch_writes_out_no_more_bytes_than_it_may(self, bench: Bench) -> None:
-        """Whatever few bytes the tasks' inputs are."""
+        """Even if the tasks' inputs use few bytes of memory."""
         lane = bench.lane()
         row = np.broadcast_to(np.uint8(7), (1, MAX_BATCH_BYTES // 2))
         for _ in range(3):
@@ -376,7 +376,7 @@ class TestThreads:
         threads.close()
 
     def take(self, bench: Bench) -> tuple[Thread, list[Task]]:
-        """Asks for a batch on a thread of its own; returns once that waits."""
+        """Asks for a batch on another thread; returns once that thread waits."""
         taken: list[Task] = []
 
         def run() -> None:
@@ -431,7 +431,7 @@ class TestThreads:
 
 
 class TestRunning:
-    """A lane may say how many of its batches run at once."""
+    """A lane may limit how many of its batches run at once."""
 
     def test_the_next_batch_forms_when_one_has_ended_of_all_that_waits_by_then(self, bench: Bench) -> None:
         lane = bench.lane(max_running_batches=2)
@@ -466,7 +466,7 @@ class TestRunning:
             with lock:
                 now += 1
                 most = max(most, now)
-            pair.wait()  # the other of two that run at once
+            pair.wait()  # waits for the other of the two that run at once
             with lock:
                 now -= 1
                 runs += len(batch)
@@ -484,7 +484,7 @@ class TestRunning:
 
 class TestClosing:
     def close_lane(self, lane: Any) -> Thread:
-        """Closes a lane, which waits until all of it has run; returns once the lane takes no more."""
+        """Closes a lane, which waits for its running batches; returns once the lane refuses new tasks."""
         closing = Thread(target=lane.close, daemon=True)
         closing.start()
         while not lane.closed:

@@ -1,4 +1,4 @@
-"""The scheduler on real threads, with a real function."""
+"""The scheduler with real threads and a real function."""
 
 import sys
 import time
@@ -74,7 +74,7 @@ def wait_for(event: Event) -> None:
 
 
 class Gate:
-    """A function whose first run lasts until it is let go, so that the others wait in the queue."""
+    """A function whose first run blocks until the test releases it, so that other tasks wait in the queue."""
 
     def __init__(self, run: Run = doubled) -> None:
         self._run = run
@@ -243,7 +243,7 @@ class TestFailures:
 
     def test_the_arrays_of_a_batch_that_failed_are_let_go_before_its_halves_run(self, threads: BatchThreads) -> None:
         alive: list[weakref.ref[Array]] = []
-        runs: list[tuple[int, int]] = []  # rows, and joined arrays that somebody still holds
+        runs: list[tuple[int, int]] = []  # the rows, and the joined arrays that something still references
 
         def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
             joined: Array = np.empty(shape, dtype)
@@ -457,7 +457,7 @@ class TestClose:
 
 
 def test_a_batch_that_has_lost_its_tasks_ends(threads: BatchThreads) -> None:
-    # As after a failure inside, with which the tasks went.
+    # As after an internal failure that also lost the tasks.
     Scheduler(threads, doubled, Options()).lane.execute(Batch([], Options()))
 
 

@@ -1,4 +1,4 @@
-"""Both clients on both transports, each connected to a model server in this process, under one fixture."""
+"""Both clients on both transports, each connected to a model server in this process, as one fixture."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Connect = Callable[..., Client]
 
 
 class Awaited:
-    """An AsyncClient on an event loop of its own, whose methods are called as those of a Client."""
+    """An AsyncClient on an event loop of its own, with blocking methods like those of Client."""
 
     def __init__(self, target: str, **arguments: Any) -> None:
         self._runner = asyncio.Runner()

@@ -1,4 +1,4 @@
-"""A small model server on grpcio, for the clients to be tested against: 0.5 x + 2, and an echo."""
+"""A small model server on grpcio for tests of the clients, with two models: 0.5 x + 2, and an echo."""
 
 import threading
 from collections.abc import Iterator
@@ -34,10 +34,10 @@ LOAD_ERROR = "no space left on device"
 
 
 class Service:
-    """Version 3 of the models `half_plus_two`, with an `echo` signature too, and `stuck`, which waits for `release`.
+    """Serves version 3 of `half_plus_two`, which also has an `echo` signature, and `stuck`, which waits for `release`.
 
-    Keeps the requests it got, the seconds each had left, and the metadata of the last one. Refuses the next `refusals`
-    calls as UNAVAILABLE, with metadata of its own. `most` is how many Predicts were there at once.
+    Records the requests, the seconds that each had left, and the metadata of the last one. Refuses the next `refusals`
+    calls as UNAVAILABLE, with some trailing metadata. `most` is the largest number of concurrent Predicts so far.
     """
 
     def __init__(self) -> None:
@@ -101,13 +101,13 @@ class Service:
 
 
 def half_plus_two(arrays: Arrays) -> Arrays:
-    """Return y = 0.5 x + 2, and how many rows there were; x is 0 where it is left out."""
+    """Return y = 0.5 x + 2 and the number of rows; x is 0 if it is left out."""
     y = arrays.get("x", np.zeros(1, np.float32)) * np.float32(0.5) + np.float32(2)
     return {"y": y, "rows": np.array([len(y)])}
 
 
 def signatures() -> dict[str, SignatureDef]:
-    """Return a signature with an open dimension, one with an open rank, and what TensorFlow adds to its exports."""
+    """Return a signature with an open dimension, one with an open rank, and TensorFlow's additional one."""
     x = TensorInfo(dtype=DataType.DT_FLOAT, tensor_shape=shape(-1, 4))
     rows = TensorInfo(dtype=DataType.DT_INT64, tensor_shape=shape(1))
     text = TensorInfo(dtype=DataType.DT_STRING, tensor_shape=TensorShapeProto(unknown_rank=True))
@@ -131,7 +131,7 @@ def start(
     credentials: grpc.ServerCredentials | None = None,
     address: str = "localhost:0",
 ) -> tuple[grpc.Server, str]:
-    """Serve on a free port, with gRPC's options, and return the server and its target."""
+    """Start the service on a free port, with gRPC's options, and return the server and its target."""
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1), *options])
     server.add_generic_rpc_handlers([prediction_service(service), model_service(service)])
     port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)

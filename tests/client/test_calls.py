@@ -1,4 +1,4 @@
-"""How calls fail, time out, are tried again and end, whatever they ask."""
+"""How calls fail, time out, are retried and end, for every kind of call."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""Arrays of numpy's default dtypes, sent to models that declare others, by both clients to a real server."""
+"""Arrays with numpy's default dtypes, sent to models that declare other dtypes, by both clients to a real server."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def expected(client: Client) -> np.ndarray:
 
 def test_float64_becomes_float32(client: Client) -> None:
     np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))
-    np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))  # known by now
+    np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))  # by cached metadata
 
 
 def test_is_not_done_unless_wanted(connect: Connect, server: RunningServer) -> None:

@@ -1,4 +1,4 @@
-"""Many Predicts at once: their order, their number at a time, their failures."""
+"""`predict_many`: the order of its results, its concurrency limit, and its failures."""
 
 from typing import Any
 

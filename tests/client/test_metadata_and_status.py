@@ -1,4 +1,4 @@
-"""What the clients tell of a model: its signatures, and where its versions are."""
+"""What the clients report about a model: its signatures, and the state of its versions."""
 
 import grpc
 import ml_dtypes

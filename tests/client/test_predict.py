@@ -1,4 +1,4 @@
-"""What arrays become on their way to the server, and on their way back."""
+"""How arrays are encoded in requests and decoded from responses."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which transport carries a client's calls, and what that of headrace-native does by itself."""
+"""Which transport a client uses, and what the one of headrace-native does differently."""
 
 import _thread
 import asyncio
@@ -164,13 +164,13 @@ def test_connections_that_the_server_ends_between_calls_are_replaced(connect: Co
     client = connect(target, retry=ONCE)
     for _ in range(6):
         client.predict("half_plus_two", X)
-        threading.Event().wait(0.06)  # the server's clock, which a test cannot set
+        threading.Event().wait(0.06)  # this waits on the server's clock, which a test cannot set
     server.stop(None).wait()
 
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, whatever handler a test before has left."""
+    """Makes Ctrl-C raise KeyboardInterrupt, even if an earlier test has left another handler."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
@@ -243,7 +243,7 @@ def test_closing_ends_the_calls_under_way(target: str, carrier: str, service: Se
 
 @contextmanager
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A listener on loopback that answers each connection in its own way; its target."""
+    """The target of a listener on loopback that answers each connection in a given way."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:

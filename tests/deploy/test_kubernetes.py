@@ -1,4 +1,4 @@
-"""The chart, the runtimes for KServe and the systemd unit, by the tools that know their formats."""
+"""The Helm chart, the KServe runtimes and the systemd unit, checked by the tools for their formats."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def test_kserve_takes_the_runtimes(kind: str) -> None:
     if not (crds / f"{kind}.yaml").exists():
         pytest.skip("HEADRACE_KSERVE_CRDS names no folder with KServe's definitions")
     file = "serving-runtime.yaml" if kind == "servingruntimes" else "cluster-serving-runtime.yaml"
-    python = Path(validate).with_name("python")  # which has jsonschema and yaml
+    python = Path(validate).with_name("python")  # this one has jsonschema and yaml
     program = """
 import json, sys, jsonschema, yaml
 definition, made = (yaml.safe_load(open(path)) for path in sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What the images run: an entry point as in TensorFlow Serving's, the health check; and what they install."""
+"""What the Docker images run: an entry point like TensorFlow Serving's and a health check; and what they install."""
 
 import os
 import re
@@ -25,7 +25,7 @@ HEALTHCHECK = re.compile(r"HEALTHCHECK .*\\\n    CMD \[(.*)\]")
 
 
 def entered(tmp_path: Path, *flags: str, **environment: str) -> list[str]:
-    """What the entry point starts: the arguments of `tensorflow_model_server`."""
+    """The arguments that the entry point passes to `tensorflow_model_server`."""
     server = tmp_path / "tensorflow_model_server"
     server.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     server.chmod(0o755)
@@ -66,7 +66,7 @@ class TestEntryPoint:
             assert caller.get("/v1/models/digits").status == 200
             caller.close()
             server.terminate()
-            assert server.wait(20) == 0  # it is the server, not a shell that waits for one
+            assert server.wait(20) == 0  # the process is the server itself, not a shell that waits for it
         finally:
             server.kill()
             server.wait()
@@ -74,7 +74,7 @@ class TestEntryPoint:
 
 @pytest.fixture
 def without_health(tmp_path: Path) -> Iterator[int]:
-    """The port of a server that has no health service."""
+    """The port of a server without a health service."""
     with ExitStack() as stack:
         models.linear(tmp_path / "1")
         server = ServerProcess(tmp_path, "--enable_grpc_healthcheck_service=false")

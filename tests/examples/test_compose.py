@@ -1,4 +1,4 @@
-"""The compose file of examples/monitoring: its shape, its files, and that its services fit each other."""
+"""The compose file of examples/monitoring: its structure, its files, and that its services fit together."""
 
 import subprocess
 from pathlib import Path
@@ -29,13 +29,13 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def ports_of(service: dict[str, Any]) -> dict[int, str]:
-    """The published ports of a service: the address of each on the host."""
+    """The published ports of a service: the address on the host by the port in the container."""
     published = [port.rpartition(":") for port in service["ports"]]
     return {int(inside): outside for outside, _, inside in published}
 
 
 def files_of(service: dict[str, Any]) -> dict[str, Path]:
-    """The mounted files and folders of a service: where each lies on the host."""
+    """The mounted files and folders of a service: the place on the host by the place in the container."""
     mounts = [mount.split(":") for mount in service.get("volumes", [])]
     assert all(mount[2] == "ro" for mount in mounts)
     return {inside: (FOLDER / outside).resolve() for outside, inside, _ in mounts}

@@ -1,4 +1,4 @@
-"""The programs in examples/, each run as its page says, against a server of the digits model."""
+"""The programs in examples/, each run as its page says, against a server with the digits model."""
 
 import os
 import shutil
@@ -18,14 +18,14 @@ from tests.support.tools import tool
 EXAMPLES = ROOT / "examples"
 
 READ = "a 1, 96% sure\n"
-"""What every program prints of the one image."""
+"""What every program prints for the image."""
 
 ENDS_WITHIN = 240.0
-"""Seconds for a program that may have to fetch its packages first."""
+"""Seconds for a program that may have to download its packages first."""
 
 
 class Addresses(NamedTuple):
-    """Of one server, for its two APIs."""
+    """The addresses of one server's two APIs."""
 
     grpc: str
     rest: str
@@ -33,7 +33,7 @@ class Addresses(NamedTuple):
 
 @pytest.fixture(scope="module")
 def digits() -> Iterator[Addresses]:
-    """A server of the digits model, as the page has it started."""
+    """A server with the digits model, started as the page says."""
     port, rest = free_port(), free_port()
     command = [COMMAND, "serve", str(ROOT / "models" / "digits"), f"--port={port}", f"--rest_api_port={rest}"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -102,7 +102,7 @@ def test_go(digits: Addresses, tmp_path: Path) -> None:
     fetched = run(folder, go, "mod", "download")
     if fetched.returncode:
         pytest.skip(f"go cannot fetch the modules: {fetched.stderr.strip().splitlines()[-1:]}")
-    # The flags of the other programs in Go, so that their packages are compiled once.
+    # The same flags as for the other Go programs, so that their packages are compiled only once.
     flags = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -tags=grpcnotrace -ldflags=-w"}
     written = run(folder, "sh", "generate.sh", PROTOC=f"{sys.executable} -m grpc_tools.protoc", **flags)
     assert written.returncode == 0, written.stderr

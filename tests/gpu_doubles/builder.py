@@ -1,4 +1,4 @@
-"""The part of `tensorrt` that builds: what is asked of it goes into a plan of the double's."""
+"""The building half of the `tensorrt` double: it writes the requested settings into a plan."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -104,7 +104,7 @@ class BuilderConfig(Owned):
 
 
 class Builder(Owned):
-    """The last configuration that something was built with is the machine's `built_with`."""
+    """The configuration of the last build is in the machine's `built_with`."""
 
     def __init__(self, machine: Machine, logger: Any, version: str) -> None:
         assert logger.initialized

@@ -1,4 +1,4 @@
-"""The execution contexts of the double of TensorRT: what may be asked of them when, and a run of the model."""
+"""The execution contexts of the TensorRT double: which calls are allowed when, and a run of the model."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Context(Owned):
-    """An execution context, which one thread uses at a time, and nobody once a graph has been captured of it."""
+    """An execution context: one thread uses it at a time, and nobody may use it after a graph was captured from it."""
 
     def __init__(self, machine: Machine, engine: "Engine") -> None:
         super().__init__(machine, "an execution context", 1)
@@ -46,7 +46,7 @@ class Context(Owned):
             return True
 
     def _allocate(self) -> bool:
-        """What the profile needs, in the place of what the last one did."""
+        """Sets the memory that the profile needs, instead of that of the profile before it."""
         self._free_activations()
         try:
             self._activations = self._machine.new_memory(self._engine.plan.context_bytes, self._device)
@@ -125,7 +125,7 @@ class Context(Owned):
             return True
 
     def _execute_now(self, stream: StreamState) -> bool:
-        """As TensorRT does where it must know the data before it knows a shape: it waits, and asks for memory."""
+        """As TensorRT does if an output's shape depends on the data: waits, and asks for memory."""
         self._machine.drain(stream)
         inputs = {name: self._place(name, self._shapes[name])[1] for name in self._engine.inputs}
         results = dict(zip(self._engine.outputs, self._engine.session.run(None, inputs), strict=True))

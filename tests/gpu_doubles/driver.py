@@ -1,4 +1,4 @@
-"""`pycuda.driver`, as far as headrace calls it, on a `Machine`."""
+"""The part of `pycuda.driver` that headrace calls, on a `Machine`."""
 
 import threading
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from .machine import CudaError, CudaMemoryError, Machine, Memory, StreamState, W
 
 
 class Driver:
-    """What `import pycuda.driver` gives; the names are pycuda's."""
+    """The module that `import pycuda.driver` returns; the names are pycuda's."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -85,7 +85,7 @@ class Driver:
         target = machine.page_locked(array, call)
         source = machine.memory_at(address, array.nbytes, call)
         read, written = source.at(address, array.nbytes), target.at(array.ctypes.data, array.nbytes)
-        written[:] = 0xEE  # what a reader who does not wait will find
+        written[:] = 0xEE  # what a reader that does not wait will find
         check = unchanged(machine, written, call)
 
         def run() -> None:
@@ -96,7 +96,7 @@ class Driver:
 
 
 class IPCMemoryHandle:
-    """Memory of another process, opened in this one; `Machine.shared` holds it by its handle."""
+    """Memory of another process, opened in this one; `Machine.shared` maps its handle to it."""
 
     machine: Machine
 
@@ -167,7 +167,7 @@ class Context:
         cls.machine.stack.pop()
 
     def detach(self) -> None:
-        """As pycuda does: on another thread than its maker's, only where it is current, and it stays so."""
+        """As in pycuda: works on another thread than the maker's only if current there, and leaves it current."""
         if not self.valid:
             raise self.machine.complain("detach: twice")
         self.valid = False
@@ -176,7 +176,7 @@ class Context:
 
 
 class _OfContext:
-    """What pycuda lets go only in the context it was made in: the very object, not another one of the same device."""
+    """A resource that pycuda frees only in the very context object that it was made in."""
 
     def belongs_to_current(self, machine: Machine) -> None:
         self._context = machine.stack[-1]
@@ -206,7 +206,7 @@ class DeviceAllocation(_OfContext):
 
 
 class HostAllocation(_OfContext):
-    """Page-locked memory: the base of the array on it."""
+    """Page-locked memory: the base object of the array on it."""
 
     def __init__(self, machine: Machine, memory: Memory, layout: dict[str, Any]) -> None:
         self.belongs_to_current(machine)
@@ -221,7 +221,7 @@ class HostAllocation(_OfContext):
 
 
 class Stream(_OfContext):
-    """A stream; dropping it destroys it."""
+    """A stream; it is destroyed when it is garbage collected."""
 
     machine: Machine
 
@@ -252,7 +252,7 @@ class Stream(_OfContext):
 
 
 class Event(_OfContext):
-    """An event; dropping it destroys it."""
+    """An event; it is destroyed when it is garbage collected."""
 
     machine: Machine
 

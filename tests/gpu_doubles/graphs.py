@@ -10,10 +10,10 @@ INVALID = 1  # CUDA_ERROR_INVALID_VALUE
 
 
 class Libcuda:
-    """What `ctypes.CDLL("libcuda.so.1")` gives: each call takes ctypes' objects, and returns a status.
+    """The library that `ctypes.CDLL("libcuda.so.1")` returns: each call takes ctypes objects and returns a status.
 
     Attributes:
-        launches: How many there were.
+        launches: The number of launches.
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -9,7 +9,7 @@ from headrace_batching.task import Array
 
 
 class HostDevice:
-    """What a GPU does at once, and with no rules: those are the other doubles'."""
+    """It does at once, and without checks, what a GPU does later; the other doubles check the rules."""
 
     ordinal = 0
 

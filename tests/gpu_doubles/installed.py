@@ -1,4 +1,4 @@
-"""Puts the doubles where `import` finds them."""
+"""Puts the doubles into the import system."""
 
 import sys
 from types import ModuleType
@@ -18,7 +18,7 @@ IMPORTERS = [f"headrace_server.backends.tensorrt.{part}" for part in ("engine", 
 
 
 def install_cuda(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Driver:
-    """From here on, `pycuda.driver` is the machine's."""
+    """Makes `pycuda.driver` the machine's from now on."""
     package: Any = ModuleType("pycuda")
     package.driver = driver = Driver(machine)
     modules: dict[str, Any] = {"pycuda": package, "pycuda.driver": driver}
@@ -28,7 +28,7 @@ def install_cuda(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Driver:
 
 
 def install_tensorrt(monkeypatch: pytest.MonkeyPatch, machine: Machine, version: str = VERSION) -> Libcuda:
-    """From here on, `tensorrt`, pycuda and libcuda's graphs are the machine's, for modules that are not loaded yet."""
+    """Makes `tensorrt`, pycuda and libcuda's graphs the machine's, for modules that are not loaded yet."""
     forget_importers(monkeypatch)
     install_cuda(monkeypatch, machine)
     double: Any = Tensorrt(machine, version)
@@ -39,7 +39,7 @@ def install_tensorrt(monkeypatch: pytest.MonkeyPatch, machine: Machine, version:
 
 
 def forget_importers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the modules that have imported TensorRT be loaded anew, now and afterwards."""
+    """Makes the modules that have imported TensorRT load again, now and after the test."""
     for name in IMPORTERS:
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # so that what is there now comes back
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # so that monkeypatch restores the current module
         del sys.modules[name]

@@ -1,7 +1,7 @@
-"""A machine with GPUs that does what CUDA may do at its latest, and complains of what CUDA would answer with nonsense.
+"""A machine with GPUs that acts as late as CUDA may, and complains where CUDA would return nonsense.
 
-Nothing that is put into a stream happens before somebody waits for it. So whoever reads too early reads what was there
-before, and whoever reuses memory too early is seen to have changed it.
+Work in a stream only happens when somebody waits for it. So a read that comes too early finds the old data, and memory
+that is reused too early is found to have changed.
 """
 
 import itertools
@@ -16,28 +16,28 @@ import numpy as np
 
 from headrace_batching.task import Array
 
-_ALIGNMENT = 256  # bytes; CUDA's is no less
+_ALIGNMENT = 256  # bytes; CUDA aligns at least as coarsely
 
 
 _UNSAFE = {"mem_alloc", "mem_free", "pagelocked_empty", "host_free"}
-"""Calls that a thread may not make while it captures."""
+"""Calls that a thread may not make while it captures a graph."""
 
 
 class Complaint(AssertionError):
-    """A rule of CUDA's, or of TensorRT's, has been broken."""
+    """A rule of CUDA or TensorRT was broken."""
 
 
 class CudaError(Exception):
-    """pycuda's base of all."""
+    """pycuda's base class of all errors."""
 
 
 class CudaMemoryError(CudaError):
-    """There is no room."""
+    """The device is out of memory."""
 
 
 @dataclass(eq=False)
 class Memory:
-    """Bytes at an address: a device's, or page-locked (device None)."""
+    """Bytes at an address, on a device or page-locked (device None)."""
 
     address: int
     bytes: Array
@@ -46,18 +46,18 @@ class Memory:
 
     @property
     def stop(self) -> int:
-        """The address behind it."""
+        """The first address behind the block."""
         return self.address + self.bytes.nbytes
 
     def at(self, address: int, size: int) -> Array:
-        """Some of its bytes. Whoever holds these keeps nothing alive, as a copy that is on its way does not."""
+        """A part of its bytes. They do not keep the block alive, just as a pending copy does not."""
         start = address - self.address
         return self.bytes[start : start + size]
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Something in a stream: what it does, and the memory that it needs until then."""
+    """An item of a stream: what it does, and the memory that it needs until then."""
 
     run: Callable[[], None]
     uses: tuple[Memory, ...] = ()
@@ -65,7 +65,7 @@ class Work:
 
 @dataclass(eq=False)
 class StreamState:
-    """A stream's work, in order, and whether it is being captured instead."""
+    """The work of a stream, in order, and whether it is being captured."""
 
     device: int
     handle: int
@@ -79,17 +79,17 @@ class Machine:
 
     Args:
         devices: GPUs.
-        memory: Bytes of memory of each.
+        memory: Each device's memory in bytes.
 
     Attributes:
-        complaints: All of them, those included that were raised where nobody listens.
-        failures: Names of calls that are to fail the next time, with what they raise.
+        complaints: All complaints, including those raised where nothing catches them.
+        failures: Names of calls that fail the next time, with what they raise.
         calls: How often each call was made.
-        built_with: TensorRT's last configuration of a build.
+        built_with: The configuration of TensorRT's last build.
         logger: TensorRT's.
-        plugins: Whether TensorRT's own ones have been registered.
-        shared: Memory of other processes, by the handle that they share it by.
-        before_work: Called by a thread that waits for a stream, before the stream does anything.
+        plugins: Whether TensorRT's own plugins have been registered.
+        shared: Memory of other processes, by its handle.
+        before_work: Called by a thread that waits for a stream, before the stream's work is done.
     """
 
     def __init__(self, devices: int = 1, memory: int = 1 << 30) -> None:
@@ -101,12 +101,12 @@ class Machine:
         self.built_with: Any = None
         self.logger: Any = None
         self.plugins = False
-        self.captures: dict[int, int] = {}  # by thread, the stream that it captures
+        self.captures: dict[int, int] = {}  # the stream that each thread is capturing
         self.shared: dict[bytes, Memory] = {}
         self.before_work: Callable[[], object] = lambda: None
-        self.may_spin = False  # whether a thread that waits for an event may keep a core busy
+        self.may_spin = False  # whether a thread that waits for an event may spin
         self.retained = [0] * devices
-        self.live: dict[int, str] = {}  # what must be gone after an unload, by a number of its own
+        self.live: dict[int, str] = {}  # what must be gone after an unload, by a number
         self.streams: dict[int, StreamState] = {}
         self.lock = threading.RLock()
         self.numbers = itertools.count(1)
@@ -115,7 +115,7 @@ class Machine:
         self._threads = threading.local()
 
     def complain(self, text: str) -> Complaint:
-        """Notes a broken rule; to be raised where somebody listens."""
+        """Records a broken rule; the caller raises it."""
         self.complaints.append(text)
         return Complaint(text)
 
@@ -128,7 +128,7 @@ class Machine:
         return stack
 
     def enter(self, call: str) -> int:
-        """Begins a call: the device whose context is current on this thread."""
+        """Begins a call; returns the device whose context is current on this thread."""
         with self.lock:
             self.calls[call] = self.calls.get(call, 0) + 1
             if call in self.failures:
@@ -145,7 +145,7 @@ class Machine:
 
     @contextmanager
     def alive(self, what: str) -> Iterator[int]:
-        """A number under which something is counted as live from here on, unless the block fails."""
+        """Counts something as alive from now on, unless the block fails; yields its number."""
         number = next(self.numbers)
         self.live[number] = what
         try:
@@ -155,17 +155,17 @@ class Machine:
             raise
 
     def one_logger(self, logger: Any) -> None:
-        """TensorRT has one logger a process, and ignores another one while a builder or a runtime lives."""
+        """TensorRT has one logger per process, and ignores others while a builder or a runtime is alive."""
         in_use = {"a builder", "a runtime"} & set(self.live.values())
         if in_use and logger is not self.logger:
             raise self.complain("another logger than the one of the builders and runtimes that live: it is ignored")
         self.logger = logger
 
     def new_memory(self, size: int, device: int | None) -> Memory:
-        """Memory whose bytes are no zeros.
+        """Memory whose bytes are not zero.
 
         Raises:
-            CudaMemoryError: The device has no room for it.
+            CudaMemoryError: The device is out of memory.
         """
         with self.lock:
             if device is not None and size > self.free(device):
@@ -179,12 +179,12 @@ class Machine:
             return memory
 
     def free(self, device: int) -> int:
-        """Bytes of a device that nobody has taken."""
+        """The free bytes of a device."""
         with self.lock:
             return self.memory - sum(memory.bytes.nbytes for memory in self._memories if memory.device == device)
 
     def free_memory(self, memory: Memory) -> None:
-        """Frees it, unless work that waits needs it."""
+        """Frees the memory, which no pending work may need."""
         with self.lock:
             if not memory.live:
                 raise self.complain("memory is freed twice")
@@ -195,11 +195,11 @@ class Machine:
             self._memories = [other for other in self._memories if other is not memory]
 
     def memory_at(self, address: int, size: int, what: str) -> Memory:
-        """The device's memory that holds these bytes."""
+        """The device's block with these bytes."""
         return self._find(address, size, f"{what}: {size} bytes at {address:#x} are not in one allocation of a device")
 
     def page_locked(self, array: Array, what: str) -> Memory:
-        """The page-locked memory that an array lies in."""
+        """The page-locked block that an array lies in."""
         if not array.flags.c_contiguous:
             raise self.complain(f"{what}: the array is not contiguous")
         memory = self._find(array.ctypes.data, array.nbytes, f"{what}: the array is not in page-locked memory")
@@ -208,7 +208,7 @@ class Machine:
         return memory
 
     def stream(self, handle: int, device: int, what: str) -> StreamState:
-        """A live stream of the device."""
+        """The device's live stream with this handle."""
         if not handle:
             raise self.complain(f"{what}: on the default stream, for which all others wait")
         stream = self.streams.get(handle)
@@ -219,7 +219,7 @@ class Machine:
         return stream
 
     def put(self, stream: StreamState, work: Work) -> None:
-        """Adds work to a stream, or to what is captured of it."""
+        """Adds work to a stream, or to the graph that is being captured from it."""
         with stream.lock:
             if stream.captured is not None:
                 stream.captured.append(work)
@@ -227,7 +227,7 @@ class Machine:
                 stream.work.append(work)
 
     def drain(self, stream: StreamState, until: Work | None = None) -> None:
-        """Does what waits in a stream, to the end or to one piece of work."""
+        """Does the pending work of a stream: all of it, or up to one item."""
         self.before_work()
         with stream.lock:
             if stream.captured is not None:
@@ -242,7 +242,7 @@ class Machine:
                     return
 
     def check_nothing_left(self) -> None:
-        """Complains of all that has not been freed."""
+        """Complains about everything that has not been freed."""
         left = sorted(self.live.values())
         left += [f"{m.bytes.nbytes} bytes of {'page-locked' if m.device is None else 'device'}" for m in self._memories]
         left += [f"{count} references to the context of GPU {n}" for n, count in enumerate(self.retained) if count]
@@ -258,7 +258,7 @@ class Machine:
 
 
 def unchanged(machine: Machine, array: Array, what: str) -> Callable[[], None]:
-    """A check, to be made when the work is done, that nobody has used the array in the meantime."""
+    """A check, called when the work is done, that nothing has changed the array in the meantime."""
     before = array.copy()
 
     def check() -> None:

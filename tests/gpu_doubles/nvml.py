@@ -1,4 +1,4 @@
-"""A double of `pynvml` that keeps NVML's rules, and complains where NVML would answer nonsense."""
+"""A double of `pynvml` that checks NVML's rules, and complains where NVML would return nonsense."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ class NVMLError_FunctionNotFound(NVMLError):  # noqa: N801
 
 @dataclass
 class Gpu:
-    """What one device answers; None is NOT_SUPPORTED."""
+    """The answers of one device; None is NOT_SUPPORTED."""
 
     uuid: str
     utilization: int | None = 0
@@ -30,10 +30,10 @@ class Nvml:
     """The library on a machine with these devices.
 
     Attributes:
-        driver: Whether there is one.
-        old: Whether it lacks what newer drivers have.
-        sessions: Initialisations that have not been shut down.
-        calls: Every function called, in order.
+        driver: Whether the machine has a driver.
+        old: Whether the driver lacks what newer ones have.
+        sessions: The number of initialisations that have not been shut down.
+        calls: Every function that was called, in order.
     """
 
     gpus: list[Gpu]
@@ -108,7 +108,7 @@ class Nvml:
 
 
 class OldPackage(Nvml):
-    """`nvidia-ml-py` as it was before the newer call for temperatures."""
+    """`nvidia-ml-py` before it had the newer call for temperatures."""
 
     def __getattribute__(self, name: str) -> Any:
         if name == "nvmlDeviceGetTemperatureV":

@@ -1,6 +1,6 @@
-"""Sessions as if on a GPU: what is bound lies in a `Machine`'s memory, and ONNX Runtime computes it on the CPU.
+"""Sessions as on a GPU: bound memory is a `Machine`'s, and ONNX Runtime computes on the CPU.
 
-Only what headrace calls, and with the rules kept: memory is the device's, live, and written before a run reads it.
+Has only what headrace calls, and checks the rules: memory is the device's, alive, and written before a run reads it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class Binding:
 
 
 class Value:
-    """As `onnxruntime.OrtValue`, of memory that goes back with it."""
+    """As `onnxruntime.OrtValue`; its memory is freed with it."""
 
     def __init__(self, machine: Machine, array: Array, device: int) -> None:
         self._machine = machine
@@ -90,14 +90,14 @@ class Value:
 class GpuSession:
     """As `onnxruntime.InferenceSession` on the CUDA provider.
 
-    As there, a convolution is planned for the shape that it saw last: what another costs is counted, as the machine's
+    As in the original, a convolution is planned for the last shape; a run with another shape counts as the machine's
     call `plan`.
 
     Args:
-        machine: Whose memory it uses; a part of it is the model's own, until the session goes.
-        model: A file, or what is in one.
+        machine: The machine whose memory it uses; some of it is the model's own until the session is closed.
+        model: A file, or the contents of one.
         device: The GPU.
-        at_home: Inputs and outputs that operators on the CPU take and give.
+        at_home: The inputs and outputs of operators that run on the CPU.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class GpuSession:
             self.machine.calls["plan"] = self.machine.calls.get("plan", 0) + 1
 
     def _check_ready(self, memory: Memory) -> None:
-        """A session's streams are its own: they wait for nobody else's."""
+        """A session has streams of its own, which do not wait for those of others."""
         if not memory.live:
             raise self.machine.complain("run_with_iobinding: an input's memory has been freed")
         if any(memory in work.uses for stream in self.machine.streams.values() for work in list(stream.work)):
@@ -176,6 +176,6 @@ class GpuSession:
 
 
 def has_convolutions(model: Path | str | bytes) -> bool:
-    """Whether a model, or a file of one, has any."""
+    """Whether a model, or the model in a file, has any convolution."""
     loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
     return any(node.op_type == "Conv" for node in loaded.graph.node)

@@ -1,15 +1,15 @@
-"""What TensorRT hands out and Python drops: it has to go where its device's context is current."""
+"""Objects of TensorRT that Python garbage collects: their device's context has to be current then."""
 
 from .machine import Machine
 
 
 class Owned:
-    """Something of TensorRT's, with memory of the device.
+    """An object of TensorRT with device memory.
 
     Args:
-        machine: Whose current context it is made in.
-        what: What it is called in complaints.
-        size: Bytes of device memory.
+        machine: The machine whose current context it is made in.
+        what: Its name in complaints.
+        size: Its device memory in bytes.
     """
 
     def __init__(self, machine: Machine, what: str, size: int) -> None:

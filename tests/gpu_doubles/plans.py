@@ -1,4 +1,4 @@
-"""The plans of the double: an ONNX model, what it was built for, and the profiles that it was built with."""
+"""The plans of the double: an ONNX model, the GPU that it was built for, and its profiles."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ GPU = "9.0"
 _MAGIC = b"DOUBLE-PLAN\n"
 
 DATA_DECIDE = {"NonZero", "Unique", "Compress", "NonMaxSuppression"}
-"""Operators after which no output's shape follows from the inputs' shapes."""
+"""Operators whose outputs' shapes cannot be derived from the inputs' shapes."""
 
 Bounds = Sequence[Sequence[int]]
 
@@ -26,10 +26,10 @@ class Plan:
         model: A serialized ModelProto.
         version: TensorRT's.
         gpu: The compute capability that it was built for.
-        profiles: The least, the usual and the largest shape of each input that varies.
-        host: Tensors that are read or written in the host's memory.
-        context_bytes: Device memory that each context takes.
-        plugin: One of TensorRT's own plugins, without which it cannot be read.
+        profiles: The smallest, usual and largest shape of each input that varies.
+        host: Tensors that are read or written in host memory.
+        context_bytes: The device memory of each context.
+        plugin: A plugin of TensorRT's own that the plan needs.
     """
 
     model: bytes
@@ -46,7 +46,7 @@ class Plan:
 
     @classmethod
     def parse(cls, data: bytes) -> "Plan":
-        """ValueError: It is none."""
+        """ValueError: The bytes are not a plan."""
         if not data.startswith(_MAGIC):
             raise ValueError("Serialization assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match")
         start = len(_MAGIC) + 4
@@ -65,7 +65,7 @@ class Tensor:
 
 
 def tensors(values: Iterable[Any], weights: Iterable[Any] = ()) -> dict[str, Tensor]:
-    """By name, those left out that are weights."""
+    """The inputs by name, without those that are weights."""
     known = {weight.name for weight in weights}
     return {value.name: _tensor(value) for value in values if value.name not in known}
 
@@ -77,5 +77,5 @@ def _tensor(value: Any) -> Tensor:
 
 
 def plan_of(model: onnx.ModelProto, *profiles: Mapping[str, Bounds], **more: Any) -> bytes:
-    """A plan as somebody else might have built it."""
+    """A plan as another program might have built it."""
     return Plan(model.SerializeToString(), [dict(profile) for profile in profiles], **more).serialize()

@@ -1,4 +1,4 @@
-"""`tensorrt`, as far as headrace calls it, on a `Machine`: keeps TensorRT's rules, and computes with ONNX Runtime."""
+"""The part of `tensorrt` that headrace calls: checks TensorRT's rules, and computes with ONNX Runtime."""
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, IntEnum
@@ -42,7 +42,7 @@ class Severity(IntEnum):
 
 
 class _Interface:
-    """What Python overrides; TensorRT cannot call one whose own `__init__` has not been called."""
+    """A base class for Python to override; TensorRT cannot call an object whose base `__init__` was not called."""
 
     initialized = False
 
@@ -66,7 +66,7 @@ class IProgressMonitor(_Interface):
 
 
 class Tensorrt:
-    """What `import tensorrt` gives."""
+    """The module that `import tensorrt` returns."""
 
     def __init__(self, machine: Machine, version: str = VERSION) -> None:
         self.machine = machine

@@ -1,4 +1,4 @@
-"""A server of two models for clients of any kind; command-line clients in Go, built once and kept in the checkout."""
+"""A server with two models for all kinds of clients, and Go command-line clients, built once per checkout."""
 
 import os
 import shutil
@@ -29,10 +29,10 @@ LABELS = {"stable": 1, "a/b:c": 2}
 
 
 class TwoModels(NamedTuple):
-    """Where `sums` and `tariff` are served, and where they lie.
+    """The ports of a server with `sums` and `tariff`, and the folder of the models.
 
-    `sums` adds 100 times its version to the sum of a row; it serves all `VERSIONS` and has `LABELS`. `tariff` has one
-    version and `SIGNATURES`.
+    `sums` adds 100 times its version to the sum of a row; all `VERSIONS` of it are served, with `LABELS`. `tariff` has
+    one version, with `SIGNATURES`.
     """
 
     port: int
@@ -42,7 +42,7 @@ class TwoModels(NamedTuple):
 
 @pytest.fixture(scope="module")
 def two_models(running: Run, tmp_path_factory: pytest.TempPathFactory) -> TwoModels:
-    """A server that has every door open: gRPC, REST with CORS, and monitoring."""
+    """A server with all its interfaces open: gRPC, REST with CORS, and monitoring."""
     root = tmp_path_factory.mktemp("models")
     for version in VERSIONS:
         models.linear(root / "sums" / str(version), bias=100 * version)
@@ -64,7 +64,7 @@ def two_models(running: Run, tmp_path_factory: pytest.TempPathFactory) -> TwoMod
 
 
 def both(root: Path) -> ModelServerConfig:
-    """The configuration of the two."""
+    """The configuration of the two models."""
     config = ModelServerConfig()
     for name in ("sums", "tariff"):
         model = config.model_config_list.config.add(name=name, base_path=str(root / name), model_platform="tensorflow")
@@ -74,7 +74,7 @@ def both(root: Path) -> ModelServerConfig:
 
 
 def serves_all(caller: Caller) -> bool:
-    """Whether every version of `sums` has been loaded: the start waits for one."""
+    """Whether every version of `sums` is loaded; the start of a server waits for only one."""
     states = [version.state for version in caller.call(status_request(name="sums")).model_version_status]
     return states == [ModelVersionStatus.AVAILABLE] * len(VERSIONS)
 
@@ -92,7 +92,7 @@ def grpcurl() -> Path:
 
 
 def installed(package: str) -> Path:
-    """The command of a Go package, which is built where it has not been before."""
+    """The command of a Go package, built if that has not been done yet."""
     name, version = Path(package).name.split("@")
     command = ROOT / ".cache" / f"{name}-{version}" / name
     if not command.exists():

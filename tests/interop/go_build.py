@@ -1,4 +1,4 @@
-"""Builds programs in Go: the client, with stubs that protoc and its plugins make, and tools that are only pinned."""
+"""Builds Go programs: the client, whose stubs come from protoc and its plugins, and tools with pinned versions."""
 
 import hashlib
 import os
@@ -12,16 +12,16 @@ from tests.conftest import ROOT
 SOURCE = Path(__file__).with_name("go_client")
 PROTOS = ROOT / "protos" / "headrace_protos"
 
-# The module that go.mod names, and the folder in it that the stubs go to.
+# The module name in go.mod, and the folder in the module for the stubs.
 MODULE = "headrace.test/client"
 STUBS = f"{MODULE}/protos"
 
-# What need not be made, since a build from nothing takes long enough: pages of traces, tables for debuggers; nor C.
+# Omits parts that make a first build slow: trace pages, debugger tables, and C.
 FLAGS = ("-tags=grpcnotrace", "-ldflags=-w")
 
 
 def built_client(go: str, scratch: Path) -> Path:
-    """The program, built anew where a source of it has changed.
+    """The program, built again if one of its sources has changed.
 
     Args:
         go: The go command.
@@ -44,12 +44,12 @@ def built_client(go: str, scratch: Path) -> Path:
 
 
 def built_tool(go: str, source: Path, package: str, scratch: Path) -> Path:
-    """A program that a module of ours only pins, built anew where the pins have changed.
+    """A third-party program whose version our go.mod pins, built again if the pins have changed.
 
     Args:
         go: The go command.
         source: The folder with go.mod and go.sum.
-        package: What to build.
+        package: The package to build.
         scratch: An empty folder to build in.
     """
     pins = [source / "go.mod", source / "go.sum"]
@@ -65,7 +65,7 @@ def built_tool(go: str, source: Path, package: str, scratch: Path) -> Path:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """Some digits that change with any of the files."""
+    """A short hash of the files."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(ROOT)} {file.stat().st_size}\n".encode() + file.read_bytes())
@@ -73,7 +73,7 @@ def fingerprint(files: list[Path]) -> str:
 
 
 def generate(protos: list[Path], module: Path, plugins: Path) -> None:
-    """Writes the stubs of all services and messages into the module: one Go package for each folder."""
+    """Writes the stubs of all services and messages into the module: one Go package per folder."""
     names = [file.relative_to(PROTOS) for file in protos]
     paths = {plugin: plugins / f"protoc-gen-{plugin}" for plugin in ("go", "go-grpc")}
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}"]
@@ -87,7 +87,7 @@ def run(folder: Path, *command: str, **environment: str) -> None:
     """Runs a command in a folder.
 
     Raises:
-        RuntimeError: It failed; with what it has said.
+        RuntimeError: The command failed; the text has its output.
     """
     variables = {**os.environ, "CGO_ENABLED": "0", **environment}
     ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What a program with TensorFlow and tensorflow-serving-api sees; run with ports by name, and where two models lie."""
+"""What a program with TensorFlow and tensorflow-serving-api sees; run with ports by name and the models' folder."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
 END = get_model_status_pb2.ModelVersionStatus.END
 
 WITHIN = 10.0
-"""Seconds after which a change that a reload makes ought to be seen."""
+"""Seconds after which a change by a reload must be visible."""
 
 DTYPES: dict[str, list[Any]] = {
     "float32": [[0.5, -1.5], [float("inf"), 1e-45]],
@@ -46,7 +46,7 @@ DTYPES: dict[str, list[Any]] = {
 
 
 def main(ports: dict[str, int], root: str) -> None:
-    """Runs every check; the first that fails ends the program."""
+    """Runs every check; the first failure ends the program."""
     linear = channel_to(ports["linear"])
     check_predict(linear)
     check_metadata(linear)
@@ -61,12 +61,12 @@ def main(ports: dict[str, int], root: str) -> None:
 
 
 def channel_to(port: int) -> grpc.Channel:
-    """A plain channel to this machine."""
+    """An insecure channel to this machine."""
     return grpc.insecure_channel(f"127.0.0.1:{port}")
 
 
 def predict(channel: grpc.Channel, x: Any, *outputs: str, **spec: Any) -> predict_pb2.PredictResponse:
-    """One Predict of `x`, as TensorFlow's own programs write it."""
+    """One Predict of `x`, written as TensorFlow's own programs write it."""
     request = predict_pb2.PredictRequest(output_filter=outputs)
     request.model_spec.name = spec.get("name", "model")
     request.model_spec.signature_name = spec.get("signature_name", "serving_default")
@@ -79,7 +79,7 @@ def predict(channel: grpc.Channel, x: Any, *outputs: str, **spec: Any) -> predic
 
 
 def check_predict(channel: grpc.Channel) -> None:
-    """Every encoding that make_tensor_proto makes; answers are read as programs read them, from float_val."""
+    """Every encoding of make_tensor_proto; answers are read from float_val, as programs do."""
     rows = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
     for x, expected in [
         (tf.make_tensor_proto(rows, dtype=tf.float32), [10, 26]),  # tensor_content
@@ -102,7 +102,7 @@ def check_predict(channel: grpc.Channel) -> None:
 
 
 def check_dtype(channel: grpc.Channel, dtype: str, values: list[Any]) -> None:
-    """A model that answers what it gets, by tensor_content and by values."""
+    """A model that returns its input, sent as tensor_content and as values."""
     x = np.array(values, tf.as_dtype(dtype).as_numpy_dtype)
     made = tf.make_tensor_proto(x)
     listed = tf.make_tensor_proto(x[:1, :1], shape=[3, 2])
@@ -112,7 +112,7 @@ def check_dtype(channel: grpc.Channel, dtype: str, values: list[Any]) -> None:
 
 
 def check_metadata(channel: grpc.Channel) -> None:
-    """The signature, unpacked from its Any."""
+    """The signature, unpacked from the Any."""
     response = metadata(channel, "signature_def")
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
@@ -132,7 +132,7 @@ def metadata(channel: grpc.Channel, *fields: str, name: str = "model") -> Any:
 
 
 def check_metadata_errors(channel: grpc.Channel) -> None:
-    """Fields that are not to be had, and a model."""
+    """Metadata fields that cannot be requested, and an unknown model."""
     invalid, absent = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
     check_refused(lambda: metadata(channel), invalid, "must specify at least one metadata_field")
     check_refused(lambda: metadata(channel, "other"), invalid, "Metadata field other is not supported")
@@ -140,7 +140,7 @@ def check_metadata_errors(channel: grpc.Channel) -> None:
 
 
 def status(channel: grpc.Channel, name: str = "model", version: int | None = None) -> list[tuple[int, int, int]]:
-    """Version, state and error code of one GetModelStatus, in the order that they come in."""
+    """The version, state and error code of each status in a GetModelStatus response, in its order."""
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = name
     if version is not None:
@@ -150,7 +150,7 @@ def status(channel: grpc.Channel, name: str = "model", version: int | None = Non
 
 
 def check_status(channel: grpc.Channel) -> None:
-    """The one version is available; what is not there has no status."""
+    """The one version is available; unknown versions and models have no status."""
     assert status(channel) == status(channel, version=1) == [(1, AVAILABLE, 0)]
     absent = grpc.StatusCode.NOT_FOUND
     check_refused(lambda: status(channel, version=9), absent, "Could not find version 9 of model model")
@@ -158,7 +158,7 @@ def check_status(channel: grpc.Channel) -> None:
 
 
 def check_errors(channel: grpc.Channel) -> None:
-    """Codes and texts that programs look for."""
+    """Error codes and texts that programs check for."""
     good = tf.make_tensor_proto(np.zeros((1, 4), np.float32))
     wide = tf.make_tensor_proto(np.zeros((1, 5), np.float32))
     long = tf.make_tensor_proto(np.zeros((1, 4), np.int64))
@@ -174,7 +174,7 @@ def check_refusal(channel: grpc.Channel, x: Any, code: grpc.StatusCode, text: st
 
 
 def check_refused(call: Callable[[], Any], code: grpc.StatusCode, text: str) -> None:
-    """A call that must fail."""
+    """Asserts that a call fails with this code and text."""
     try:
         call()
     except grpc.RpcError as error:
@@ -186,7 +186,7 @@ def check_refused(call: Callable[[], Any], code: grpc.StatusCode, text: str) -> 
 
 
 def total(channel: grpc.Channel, **spec: Any) -> float:
-    """What `sums` makes of ten: a hundred times its version is in it."""
+    """What `sums` answers for rows whose sum is ten: it contains a hundred times the version."""
     response = predict(channel, tf.make_tensor_proto([[1.0, 2.0, 3.0, 4.0]]), name="sums", **spec)
     assert response.model_spec.version.value == response.outputs["y"].float_val[0] // 100
     assert not response.model_spec.version_label
@@ -194,14 +194,14 @@ def total(channel: grpc.Channel, **spec: Any) -> float:
 
 
 def check_versions(channel: grpc.Channel) -> None:
-    """Three versions side by side, by number and by label, listed from the highest."""
+    """Three versions served at the same time, by number and by label, listed from the highest."""
     assert status(channel, "sums") == [(3, AVAILABLE, 0), (2, AVAILABLE, 0), (1, AVAILABLE, 0)]
     assert status(channel, "sums", 2) == [(2, AVAILABLE, 0)]
     assert (total(channel), total(channel, version=2), total(channel, version_label="stable")) == (310, 210, 110)
 
 
 def configured(root: str, *names: str) -> Any:
-    """A ReloadConfigRequest that lists models, all with every version."""
+    """A ReloadConfigRequest that lists models, each with all versions."""
     request = model_management_pb2.ReloadConfigRequest()
     request.config.model_config_list.SetInParent()
     for name in names:
@@ -219,7 +219,7 @@ def reload(channel: grpc.Channel, request: Any) -> Any:
 
 
 def check_reload(channel: grpc.Channel, root: str) -> None:
-    """Labels, each version policy, models that go and come, and lists that are refused."""
+    """Labels, every version policy, models that are added and removed, and refused lists."""
     request = configured(root, "sums")
     request.metric_names.append("/not/counted")
     request.config.model_config_list.config[0].version_labels.update({"stable": 2, "canary": 3})
@@ -239,7 +239,7 @@ def check_reload(channel: grpc.Channel, root: str) -> None:
 
 
 def check_reload_errors(channel: grpc.Channel, root: str) -> None:
-    """What is refused leaves what serves."""
+    """A refused configuration leaves the served models unchanged."""
     unavailable = configured(root, "sums")
     unavailable.config.model_config_list.config[0].version_labels["stable"] = 9
     relative = configured(".", "sums")
@@ -254,7 +254,7 @@ def check_reload_errors(channel: grpc.Channel, root: str) -> None:
 
 
 def check_policies(channel: grpc.Channel, root: str) -> None:
-    """Versions that a policy leaves out end, and are listed on."""
+    """Versions that a policy drops are unloaded, and still listed."""
     policies: list[tuple[dict[str, Any], set[int]]] = [
         ({"specific": {"versions": [1, 3]}}, {1, 3}),
         ({"latest": {"num_versions": 2}}, {2, 3}),
@@ -270,7 +270,7 @@ def check_policies(channel: grpc.Channel, root: str) -> None:
 
 
 def await_states(channel: grpc.Channel, name: str, states: dict[int, int]) -> None:
-    """Asks until every version of a model is in its state."""
+    """Asks until every version of a model is in its expected state."""
     end = time.monotonic() + WITHIN
     while (seen := {version: state for version, state, _ in status(channel, name)}) != states:
         assert time.monotonic() < end, (seen, states)

@@ -17,12 +17,12 @@ from tensorflow_serving.apis import (
 CLASSIFY = tf.saved_model.CLASSIFY_METHOD_NAME
 REGRESS = tf.saved_model.REGRESS_METHOD_NAME
 
-# The features that the served model takes: its inputs, as a TensorFlow graph would declare them.
+# The served model's features: its inputs, as a TensorFlow graph would declare them.
 FEATURES = {"age": tf.io.FixedLenFeature([], tf.int64), "weights": tf.io.FixedLenFeature([2], tf.float32)}
 
 
 def feature(values: list[Any]) -> tf.train.Feature:
-    """The feature of the kind that the first value is of."""
+    """A feature of the kind that the first value has."""
     if isinstance(values[0], bytes):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
     if isinstance(values[0], int):
@@ -31,7 +31,7 @@ def feature(values: list[Any]) -> tf.train.Feature:
 
 
 def example(**features: list[Any]) -> tf.train.Example:
-    """Features by name."""
+    """An Example of features by name."""
     by_name = {name: feature(values) for name, values in features.items()}
     return tf.train.Example(features=tf.train.Features(feature=by_name))
 
@@ -58,7 +58,7 @@ WRONG = [
 
 
 def main(port: str) -> None:
-    """Runs every check; the first that fails ends the program."""
+    """Runs every check; the first failure ends the program."""
     stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(f"127.0.0.1:{port}"))
     for examples in (LIST, WITH_CONTEXT):
         check_classify(stub, examples)
@@ -76,7 +76,7 @@ def name_model(request: Any, signature: str = "") -> Any:
 
 
 def check_classify(stub: Any, examples: Any) -> None:
-    """Labels and scores, example by example."""
+    """Checks the labels and scores of each example."""
     request = name_model(classification_pb2.ClassificationRequest(input=examples), "classify")
     response = stub.Classify(request, timeout=10)
     assert labelled(response.result) == [[("lo", 1.5), ("hi", 2.5)], [("lo", 5), ("hi", 6)]], response
@@ -85,14 +85,14 @@ def check_classify(stub: Any, examples: Any) -> None:
 
 
 def check_regress(stub: Any, examples: Any) -> None:
-    """One value for each example."""
+    """Checks the value of each example."""
     response = stub.Regress(name_model(regression_pb2.RegressionRequest(input=examples)), timeout=10)
     assert [row.value for row in response.result.regressions] == [4, 11], response
     assert response.model_spec.signature_name == tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 
 def check_multi_inference(stub: Any, examples: Any) -> None:
-    """Both of one version, in the order asked for."""
+    """Checks both results, of one version, in the requested order."""
     regress = name_model(inference_pb2.InferenceTask(method_name=REGRESS), "regress")
     classify = name_model(inference_pb2.InferenceTask(method_name=CLASSIFY), "classify")
     request = inference_pb2.MultiInferenceRequest(tasks=[regress, classify], input=examples)
@@ -108,7 +108,7 @@ def labelled(result: Any) -> list[list[tuple[str, float]]]:
 
 
 def check_refusal(stub: Any, wrong: tf.train.Example) -> None:
-    """What TensorFlow's own parser says of an Example, the server says; TensorFlow names its operator around it."""
+    """The server's error for a bad Example is TensorFlow's own, without the operator's name around it."""
     examples = input_pb2.Input(example_list=input_pb2.ExampleList(examples=[ONE, wrong]))
     request = name_model(regression_pb2.RegressionRequest(input=examples))
     refused = raised(lambda: stub.Regress(request, timeout=10), grpc.RpcError)
@@ -119,7 +119,7 @@ def check_refusal(stub: Any, wrong: tf.train.Example) -> None:
 
 
 def raised(call: Callable[[], Any], kind: type[Any]) -> Any:
-    """What a call raises."""
+    """The error that a call raises."""
     try:
         answer = call()
     except kind as error:

@@ -1,4 +1,4 @@
-"""The curl command reaches every URL of the REST API, by each name that a model has."""
+"""The curl command reaches every URL of the REST API, by each of a model's names."""
 
 import gzip
 import json
@@ -14,10 +14,10 @@ METRICS = "/monitoring/prometheus/metrics"
 INSTANCES = '{"instances": [[1, 2, 3, 4]]}'
 EXAMPLES = '{"examples": [{"x": [1.0, 2.0, 3.0, 4.0]}]}'
 
-# What stands behind the model's name, and the version that it means.
+# What can follow the model's name in a URL, and the version that it selects.
 NAMES = {"": 3, "/versions/1": 1, "/VERSIONS/002": 2, "/labels/stable": 1, "/labels/a%2Fb%3Ac": 2}
 
-# Further arguments of curl, a path, the status, and some of the answer.
+# Further arguments of curl, a path, the status, and a part of the answer.
 ASIDE: list[tuple[list[str], str, int, str]] = [
     (["-d", INSTANCES], f"{MODEL}/labels/none:predict", 400, "Unrecognized servable version label: none"),
     (["-d", INSTANCES], f"{MODEL}/versions/9:predict", 404, "Servable not found for request: Specific(sums, 9)"),
@@ -47,7 +47,7 @@ def ask(served: TwoModels, path: str, *arguments: str, data: bytes = b"") -> tup
 
 
 def value(served: TwoModels, path: str, *arguments: str, data: bytes = b"") -> Any:
-    """The value of an answer, which must be a good one."""
+    """The JSON value of an answer with status 200."""
     status, body = ask(served, path, *arguments, data=data)
     assert status == 200, body
     return json.loads(body)
@@ -68,7 +68,7 @@ def test_every_call_by_every_name(two_models: TwoModels, name: str, version: int
 
 @pytest.mark.parametrize("name", NAMES)
 def test_status_by_every_name(two_models: TwoModels, name: str) -> None:
-    """A label is not asked about: TF Serving answers with all versions."""
+    """A label is ignored here: TF Serving answers with all versions."""
     listed = [NAMES[name]] if "versions" in name.lower() else sorted(VERSIONS, reverse=True)
     assert value(two_models, MODEL + name)["model_version_status"] == [
         {"version": str(version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}

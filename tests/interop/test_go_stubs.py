@@ -1,4 +1,4 @@
-"""A program of stubs that were generated from the .proto files in Go does every call."""
+"""A Go program with stubs generated from the .proto files makes every call."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from tests.interop.go_build import built_client
 
 @pytest.fixture(scope="session")
 def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, built."""
+    """The built program."""
     go = shutil.which("go")
     if go is None:
         pytest.skip("there is no go command to build the client with")

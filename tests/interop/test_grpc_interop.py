@@ -1,4 +1,4 @@
-"""grpc-go's interoperability client against a service of its own on each transport; grpcio's where it has no case."""
+"""grpc-go's interoperability client against a test service on each transport; grpcio's client for the other cases."""
 
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -41,7 +41,7 @@ SECURED = ["large_unary", "ping_pong", "custom_metadata"]
 
 
 class Serving(NamedTuple):
-    """Where the service is, and what it is made of."""
+    """The port of the service, and the service."""
 
     port: int
     service: InteropService
@@ -61,7 +61,7 @@ def types(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
 
 @pytest.fixture(scope="module")
 def start(transport: str, loop_thread: LoopThread, types: Mapping[str, Any]) -> Iterator[Callable[..., Serving]]:
-    """Serves the service, and nothing else: `start(**fields of the endpoint)`."""
+    """Serves only the test service: `start(**fields of the endpoint)`."""
     stops: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
     async def begin(**fields: Any) -> Serving:
@@ -84,7 +84,7 @@ def serving(start: Callable[..., Serving]) -> Serving:
 
 
 def said(client: Path, port: int, case: str, *flags: str) -> tuple[int, str]:
-    """How one case ended, and what was said."""
+    """How a case ended, and its output."""
     command = [str(client), "-server_host=localhost", f"-server_port={port}", f"-test_case={case}", *flags]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return ended.returncode, ended.stderr
@@ -94,8 +94,8 @@ def test_cases_of_grpc_go(serving: Serving, go_interop: Path, transport: str) ->
     with ThreadPoolExecutor(4) as pool:
         ended = dict(zip(CASES, pool.map(lambda case: said(go_interop, serving.port, case), CASES), strict=True))
     assert {case: text for case, (status, text) in ended.items() if status} == {}
-    # The call that is cancelled after its first response; others may end before their handlers have begun. To some
-    # handlers grpc.aio tells that as the end of their requests, or not at all.
+    # This waits for the call that is cancelled after its first response. Other calls may end before their handlers
+    # begin, and grpc.aio reports that to some handlers as the end of their requests, or not at all.
     assert transport == "grpcio" or eventually(lambda: serving.service.cancelled)
 
 
@@ -113,7 +113,7 @@ def test_cases_over_tls(start: Callable[..., Serving], go_interop: Path, tmp_pat
     assert {case: text for case, (status, text) in ended.items() if status} == {}
 
 
-# grpc-go's client has no cases of compression.
+# grpc-go's client has no cases for compression.
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_compressed_requests(serving: Serving, compression: grpc.Compression) -> None:
     types = serving.types
@@ -160,7 +160,7 @@ def test_slow_reader_holds_up_the_sender(start: Callable[..., Serving]) -> None:
         responses = streaming(request, timeout=ANSWER_WITHIN)
         next(responses)
         other: Any = channel.unary_unary(f"/{NAME}/EmptyCall")
-        for _ in range(200):  # long enough for all of them to be made
+        for _ in range(200):  # long enough for all calls to be made
             other(b"", timeout=ANSWER_WITHIN)
         assert service.sent < most // 4
         assert sum(1 for _ in responses) == most - 1

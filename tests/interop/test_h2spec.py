@@ -1,4 +1,4 @@
-"""h2spec, which knows what HTTP/2 asks of a server, against the native transport."""
+"""h2spec, which checks conformance to HTTP/2, against the native transport."""
 
 import shutil
 import subprocess
@@ -15,10 +15,10 @@ pytest.importorskip("headrace_native")
 
 H2SPEC = "github.com/summerwind/h2spec/cmd/h2spec"
 
-# More at a time would be refused; without any limit h2spec would try for ever to exceed it.
+# More streams would be refused; without a limit h2spec would try forever to exceed it.
 ARGUMENTS = "grpc.max_concurrent_streams=50"
 
-# Cases that may fail, by the number of their section and what they do, and why.
+# Cases that may fail, by their section number and description, with the reason.
 EXPLAINED = {
     ("http2/3.5", "Sends invalid connection preface"): (
         "The connection is ended, but with what h2spec sent behind the preface unread, which makes it a TCP reset; "

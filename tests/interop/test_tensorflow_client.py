@@ -1,4 +1,4 @@
-"""Programs written for TensorFlow Serving, with its own package of messages, work as they are."""
+"""Programs written for TensorFlow Serving, with its own message package, work unchanged."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from tests.support import models
 
 CLIENT = Path(__file__).with_name("tensorflow_client.py")
 
-# TensorFlow's name of each dtype, and ONNX's.
+# The name of each dtype in TensorFlow and in ONNX.
 DTYPES = {
     "float32": TensorProto.FLOAT,
     "float64": TensorProto.DOUBLE,

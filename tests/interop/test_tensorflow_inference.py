@@ -1,4 +1,4 @@
-"""Programs that send tf.Examples with TensorFlow Serving's own package of messages work as they are."""
+"""Programs that send tf.Examples with TensorFlow Serving's own message package work unchanged."""
 
 import subprocess
 from functools import partial

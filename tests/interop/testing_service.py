@@ -1,4 +1,4 @@
-"""grpc.testing.TestService, which gRPC's interoperability clients call, registered as health and reflection are."""
+"""grpc.testing.TestService, which gRPC's interoperability clients call, registered like health and reflection."""
 
 import asyncio
 import subprocess
@@ -37,10 +37,10 @@ def messages(scratch: Path) -> Mapping[str, Any]:
 
 
 class InteropService:
-    """Answers as gRPC's description of its interoperability tests asks; counts calls cancelled and messages sent.
+    """Answers as gRPC's description of its interoperability tests says; counts cancelled calls and sent messages.
 
     Args:
-        types: The messages.
+        types: The message types.
     """
 
     def __init__(self, types: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class InteropService:
     def _count_cancelled(self) -> Iterator[None]:
         try:
             yield
-        except (asyncio.CancelledError, GeneratorExit):  # the latter where a response was on its way
+        except (asyncio.CancelledError, GeneratorExit):  # the latter if a response was being sent
             self.cancelled += 1
             raise
 

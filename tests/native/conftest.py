@@ -1,4 +1,4 @@
-"""What shows that a call is answered without Python."""
+"""Fixtures that show whether a call is answered without Python."""
 
 from collections.abc import Iterator
 from threading import Event
@@ -10,7 +10,7 @@ from tests.support.running import LoopThread
 
 @pytest.fixture
 def blocked(loop_thread: LoopThread) -> Iterator[None]:
-    """The event loop of the servers stands still: no handler runs."""
+    """Blocks the event loop of the servers, so that no Python handler runs."""
     go_on = Event()
     loop_thread.loop.call_soon_threadsafe(go_on.wait)
     yield

@@ -1,4 +1,4 @@
-"""What both halves must agree on stands in Python alone, and crosses through one module."""
+"""Constants that both halves must agree on are declared in Python only, and Rust reads them through one module."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path i
 
 
 def product(text: str) -> str:
-    """A source without its comments and its tests."""
+    """A Rust source without its comments and tests."""
     return re.sub(r"//.*", "", text.split("#[cfg(test)]\nmod tests {", maxsplit=1)[0])
 
 
@@ -32,7 +32,7 @@ def test_rust_imports_one_module_of_python() -> None:
 
     assert {name: found for name, found in imports.items() if found} == {
         "bridge/python.rs": [f'"{bridge.__name__}"'],
-        "client/outputs.rs": ['"numpy"'],  # a client may be installed without the batching
+        "client/outputs.rs": ['"numpy"'],  # a client may be installed without the batching library
     }
 
 

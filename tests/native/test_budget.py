@@ -1,4 +1,4 @@
-"""What callers can make the native transport hold, and for how long: a budget for all, and nobody who stalls."""
+"""How much memory clients can make the native transport hold, and for how long: one budget, and no stalled clients."""
 
 import gzip
 import re
@@ -63,7 +63,7 @@ def repeated(running: Run) -> Iterator[RunningServer]:
 
 
 def held(server: RunningServer) -> dict[str, int]:
-    """What callers make a server hold, by kind."""
+    """The bytes that callers make a server hold, by kind."""
     page = server._server._metrics.page().decode()
     return {kind: int(size) for kind, size in re.findall(r':headrace:request_memory_bytes{kind="(\w+)"} (\d+)', page)}
 
@@ -73,9 +73,9 @@ def limit(server: RunningServer) -> int:
 
 
 def agreed(client: Connection) -> None:
-    """From here on a client may send megabytes before it reads."""
+    """After this a client may send megabytes before it reads."""
     client.next(SETTINGS)
-    client.next(WINDOW_UPDATE)  # the connection's, which may come later than the settings
+    client.next(WINDOW_UPDATE)  # the connection's window, which may come after the settings
     client.say(frame(SETTINGS, ACK, 0))
 
 
@@ -100,7 +100,7 @@ def test_a_request_larger_than_a_connections_part_is_refused(linear: RunningServ
 def test_unfinished_requests_of_one_connection_leave_room_for_others(linear: RunningServer) -> None:
     with Connection(linear.port) as greedy:
         agreed(greedy)
-        for stream in range(1, 25, 2):  # what a connection's window holds, whether or not it is read at once
+        for stream in range(1, 25, 2):  # fills the connection's window, even if it is not read at once
             greedy.say(frame(HEADERS, END_HEADERS, stream, head()), frame(DATA, 0, stream, b"\0" + b"\x7f" * 4))
             greedy.say(*[frame(DATA, 0, stream, bytes(16384))] * 64)
         eventually(lambda: held(linear)["received"] > limit(linear) // 3)
@@ -131,7 +131,7 @@ def test_answers_that_nobody_reads_stay_within_the_budget(repeated: RunningServe
     small = request.SerializeToString()
     repeated.caller.call(
         predict_request({"x": np.ones((1, 1), np.float32)})
-    )  # from which the size of an answer is known
+    )  # after this the server knows the size of an answer
     with Connection(repeated.port) as unread:
         unread.say(WINDOW_OF_NOTHING)
         unread.say(*[call(stream, small) for stream in range(1, 101, 2)])
@@ -223,7 +223,7 @@ class TestStalls:
     def test_who_owes_nothing_may_rest(self, impatient: RunningServer) -> None:
         with Connection(impatient.port) as rests, Connection(impatient.port) as stalls:
             stalls.say(frame(HEADERS, END_HEADERS, 1, head()))
-            list(stalls.hear())  # until that one has been ended
+            list(stalls.hear())  # until that connection has been ended
             rests.say(frame(PING, 0, 0, b"x" * 8))
             assert rests.next(PING, 1).payload == b"x" * 8
 

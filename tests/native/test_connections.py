@@ -1,4 +1,4 @@
-"""Connections of the native transport: the threads that they live on, and what only it does with their callers."""
+"""Connections of the native transport: the threads that serve them, and behaviour that only this transport has."""
 
 import socket
 import threading
@@ -35,7 +35,7 @@ def transport() -> str:
 
 
 def threads() -> set[str]:
-    """The names of this process's threads that carry connections."""
+    """The names of this process's connection threads."""
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     return {name for name in names if name.startswith("transport-")}
 
@@ -104,12 +104,12 @@ def test_what_comes_while_a_lone_call_runs_is_left_to_a_batch_thread(
     monkeypatch.setattr(OnnxBackend, "fit_batching", fit_batching, raising=False)
     monkeypatch.setattr(
         bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
-    )  # on a machine that is busy, too
+    )  # also on a busy machine
     server = running(models.linear, transport_threads=2)
-    held.clear()  # the warm-up was none
+    held.clear()  # ignores the warm-up run
     eventually(lambda: server.caller.predict({"x": X}) and held.is_set())
 
-    with Connection(server.port) as connection:  # on the other thread
+    with Connection(server.port) as connection:  # which the other thread serves
         go_on.clear()
         held.clear()
         first = server.caller.begin(predict_request({"x": X}))

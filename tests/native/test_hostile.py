@@ -1,4 +1,4 @@
-"""Callers who mean harm to the native transport: they are refused, and nobody else notices."""
+"""Hostile clients of the native transport: they are refused, and no other client notices."""
 
 import gzip
 import socket
@@ -44,7 +44,7 @@ def linear(running: Run) -> RunningServer:
 
 
 def said(server: RunningServer, data: bytes) -> bytes:
-    """What the server says to some bytes, until it closes or has nothing more to say."""
+    """The server's answer to some bytes, until it closes the connection or stays silent."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=0.3) as connection:
         connection.sendall(data)
         heard = b""
@@ -101,7 +101,7 @@ def test_bytes_of_all_kinds(linear: RunningServer, data: bytes) -> None:
 )
 def test_malformed_calls_are_told(linear: RunningServer, data: bytes, status: bytes) -> None:
     heard = said(linear, data)
-    # The value is a literal, in Huffman's code: the digits are 5 and 6 bits long, padded with ones.
+    # The value is a Huffman-coded literal: the digits take 5 and 6 bits, and the rest is padded with ones.
     assert huffman(status) in heard
 
 
@@ -147,7 +147,7 @@ def test_streams_that_are_reset_at_once(linear: RunningServer) -> None:
 def test_an_expansion_holds_up_no_other_call(running: Run) -> None:
     linear = running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=55000000")
     request = predict_request({"x": X}).SerializeToString()
-    bomb = gzip.compress(bytes(60_000_000))  # less than fits into a window that has not been widened yet
+    bomb = gzip.compress(bytes(60_000_000))  # fits into a window that has not been widened yet
     with socket.create_connection(("127.0.0.1", linear.port), timeout=10) as connection:
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, head(grpc_encoding="gzip")))
         connection.sendall(frame(DATA, 0, 1, b"\1" + struct.pack(">I", len(bomb)) + bomb[:16_000]))
@@ -165,13 +165,13 @@ def prefixed(message: bytes) -> bytes:
 
 
 def begun(connection: socket.socket, stream: int, *, before: int = 0) -> bool:
-    """Whether the answer to a stream begins, before the server has nothing more to say, and before another's does."""
+    """Whether the answer to a stream begins before that of another stream, and before the server falls silent."""
     streams = (stream for kind, stream in frames(connection) if kind == HEADERS)
     return next((each for each in streams if each in (stream, before)), None) == stream
 
 
 def frames(connection: socket.socket) -> Iterator[tuple[int, int]]:
-    """The kind and the stream of each frame that comes, until the server has nothing more to say."""
+    """The kind and the stream of each frame, until the server falls silent."""
     try:
         while True:
             start = exactly(connection, 9)
@@ -202,7 +202,7 @@ def test_a_caller_that_reads_no_answers_gets_no_more(running: Run) -> None:
             connection.sendall(frame(HEADERS, END_HEADERS, stream, head()) + frame(DATA, END_STREAM, stream, message))
             if not begun(connection, stream):
                 break
-        assert stream // 2 in {16, 17, 18}  # answers of a megabyte
+        assert stream // 2 in {16, 17, 18}  # answers of one megabyte
         assert server.caller.predict({"x": floats([2])})["y"].tolist() == [[2] * 250_000]
         more = b"".join(frame(8, 0, each, struct.pack(">I", 1 << 26)) for each in (0, *range(1, stream, 2)))
         connection.sendall(more)

@@ -1,4 +1,4 @@
-"""Python code that misuses the native batch: it gets an exception, and neither a deadlock nor a panic."""
+"""Python code that misuses the native batch gets an exception, not a deadlock or a panic."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -22,13 +22,13 @@ FLOAT = 1
 
 
 class Liar(np.ndarray):
-    """Says that it has one row."""
+    """Claims to have one row."""
 
     shape = property(lambda _: (1, 1))
 
 
 class LiarOfTwo(np.ndarray):
-    """Says that it has two."""
+    """Claims to have two rows."""
 
     shape = property(lambda _: (2, 1))
 
@@ -49,7 +49,7 @@ def lane(queue: Any) -> Any:
 
 @pytest.fixture
 def caller(queue: Any, lane: Any) -> Iterator[Caller]:
-    """Of a server whose Predicts wait in the queue for the test to take them."""
+    """The queue of a server from which the test takes the Predicts."""
     given: dict[str, Any] = {
         "model": MODEL,
         "version": 1,
@@ -108,7 +108,7 @@ def batch(call: Any, queue: Any) -> TaskBatch:
 
 
 def test_an_output_that_lies_about_its_rows(call: Any, batch: TaskBatch, queue: Any) -> None:
-    """A task that is alone gets an output of any shape: the one that its memory has."""
+    """A task that runs alone may get an output of any shape: that of its real memory."""
     liar: npt.NDArray[Any] = np.empty((0, 1), np.float32).view(Liar)
     answers: list[Any] = batch.split({"y": liar}, queue.lock)
     for answer in answers:

@@ -1,4 +1,4 @@
-"""What the native transport answers by itself: the same as the service would, and without it."""
+"""What the native transport answers by itself: the same as the service would answer."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ native = pytest.importorskip("headrace_native")
 X = floats([1, 2, 3, 4])
 SECOND = 1_000_000  # in microseconds
 
-# PredictRequest.client_id: read by nobody, and enough for a request not to be plain.
+# PredictRequest.client_id: ignored by the server, but enough to make a request not plain.
 SEEN = b"\x32\x01c"
 
 ELEMENTS = {
@@ -58,7 +58,7 @@ def linear(running: Run) -> RunningServer:
 
 
 def both_ways(caller: Caller, data: bytes) -> tuple[Any, Any]:
-    """A request's answer as it is, and its answer when the service has to see it."""
+    """A request's answer as it is, and its answer when it has to go through the service."""
     return answer(caller.send_bytes(PREDICT, data)), answer(caller.send_bytes(PREDICT, data + SEEN))
 
 
@@ -195,7 +195,7 @@ def test_damaged_requests_are_judged_alike(running: Run) -> None:
         for _ in range(chance.randrange(3)):
             data[chance.randrange(len(data))] = chance.randrange(256)
         plain, seen = both_ways(caller, bytes(data))
-        # With one field more, what cannot be parsed is that at another place.
+        # An extra field moves the offset at which parsing fails.
         if not (isinstance(plain, Refusal) and plain.text.startswith("Failed to parse")):
             assert plain == seen
         outcomes.add(plain.code if isinstance(plain, Refusal) else None)
@@ -210,7 +210,7 @@ def test_a_request_in_many_frames(running: Run) -> None:
 
 
 def together(caller: Caller, requests: list[bytes]) -> list[PredictResponse | Refusal]:
-    """Sends requests at once; their answers in order."""
+    """Sends requests at once; returns their answers in order."""
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = caller.channel.unary_unary(PREDICT)
     futures: list[Any] = [send.future(request, timeout=20) for request in requests]
     return [answer(refusal_of(f.exception()) if f.exception() else f.result()) for f in futures]
@@ -291,7 +291,7 @@ def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
     monkeypatch.setattr(OnnxBackend, "run", seen)
     monkeypatch.setattr(
         bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
-    )  # on a machine that is busy, too
+    )  # also on a busy machine
     server = running(models.linear)
     x = np.ones((1, 4), np.float32)
 
@@ -300,7 +300,7 @@ def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
         return not ran_on[-1].startswith("batch-")
 
     assert eventually(called)
-    assert any(name.startswith("batch-") for name in ran_on)  # until it was known to be quick
+    assert any(name.startswith("batch-") for name in ran_on)  # before the model was known to be fast
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux what a thread does")
@@ -318,9 +318,9 @@ def test_who_looks_for_the_next_lone_call_gives_up_when_none_comes(
 
 
 def transport_states() -> Iterator[str]:
-    """What each of the threads that connections live on does, as Linux writes it: S is asleep."""
+    """The state of each connection thread, in Linux's letters: S is asleep."""
     for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # another server's, which has just ended
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread of another server that has just stopped
             name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
             if name.startswith("transport-"):
                 yield rest.split()[0]

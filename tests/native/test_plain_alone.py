@@ -1,4 +1,4 @@
-"""What the native transport answers by itself of requests that run alone, and of those that name outputs."""
+"""What the native transport answers by itself: requests that run alone, and requests that name outputs."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ from tests.support.running import LoopThread, RunningServer
 
 pytest.importorskip("headrace_native")
 
-SEEN = b"\x32\x01c"  # a field that no request has: enough for it not to be plain
+SEEN = b"\x32\x01c"  # an unknown field: enough to make a request not plain
 X = floats([1, 2, 3, 4])
 
 
@@ -36,7 +36,7 @@ def transport() -> str:
 
 @pytest.fixture
 def blocked(loop_thread: LoopThread) -> Iterator[None]:
-    """The event loop of the servers stands still: no handler runs."""
+    """Blocks the event loop of the servers, so that no handler runs."""
     go_on = Event()
     loop_thread.loop.call_soon_threadsafe(go_on.wait)
     yield
@@ -44,7 +44,7 @@ def blocked(loop_thread: LoopThread) -> Iterator[None]:
 
 
 def same(caller: Caller, request: PredictRequest) -> PredictResponse | Refusal:
-    """A request's answer as it is, which is also its answer when the service has to see it."""
+    """A request's answer, which must equal its answer when it has to go through the service."""
     data = request.SerializeToString()
     plain, seen = (caller.send_bytes(PREDICT, data + more) for more in (b"", SEEN))
     if isinstance(plain, Refusal) or isinstance(seen, Refusal):
@@ -176,7 +176,7 @@ def test_many_callers_of_a_model_without_a_batch_axis(running: Run, served: Stop
 
 
 def test_requests_that_run_one_by_one_fail_alone(running: Run) -> None:
-    """Those behind one that fails, or that Python has to see, are answered as if it were not there."""
+    """Outputs behind one that fails, or that Python has to check, are answered as if it were not there."""
     server = running(models.lookup, enable_batching=False)
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
 

@@ -1,4 +1,4 @@
-"""What the native transport answers of tf.Examples by itself: the same bytes as the service."""
+"""What the native transport answers by itself to tf.Examples: the same bytes as the service."""
 
 import random
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ pytest.importorskip("headrace_native")
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 
-# A field that no request has, read by nobody: enough for a request not to be plain.
+# An unknown field, which is ignored: enough to make a request not plain.
 SEEN = b"\x32\x01c"
 
 ONE = example(age=[1], weights=[0.5, 1.5])
@@ -74,7 +74,7 @@ def method_of(request: Message) -> str:
 
 
 def both_ways(caller: Caller, request: Message) -> tuple[bytes | Refusal, bytes | Refusal]:
-    """A request's answer as it is, and its answer when the service has to see it."""
+    """A request's answer as it is, and its answer when it has to go through the service."""
     data = request.SerializeToString()
     return caller.send_bytes(method_of(request), data), caller.send_bytes(method_of(request), data + SEEN)
 
@@ -227,7 +227,7 @@ def test_a_dimension_that_varies(running: Run) -> None:
 
 
 def test_features_that_come_twice(tariff: RunningServer) -> None:
-    """The last of two features of one name counts, as in every map."""
+    """The last of two features with the same name counts, as in every protobuf map."""
     entries = ONE.features.SerializeToString(), example(age=[7]).features.SerializeToString()
     raw = _field(1, classify_request().model_spec.SerializeToString())
     raw += _field(2, _field(1, _field(1, _field(1, b"".join(entries)))))
@@ -243,7 +243,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def test_any_request_is_answered_as_by_the_service(tariff: RunningServer) -> None:
-    """Requests as they come, and with bytes that were changed: the same answer, the same refusal."""
+    """Requests as they are, and with changed bytes: both halves give the same answer or the same refusal."""
     random_ = random.Random(7)
     for _ in range(300):
         request = random_.choice(of_both(*[_some(random_) for _ in range(random_.randrange(1, 5))]))
@@ -297,7 +297,7 @@ def test_one_run_serves_several_inferences(running: Run, served: Stop) -> None:
 
 
 def test_a_large_context_is_for_the_service(tariff: RunningServer) -> None:
-    """A context is repeated for every Example: it must not make much of little."""
+    """A context is repeated for every Example: a small request must not expand to a huge one."""
     large = example(age=[1], weights=[0.5, 1.5], unasked=[0.5] * 10_000)
     assert isinstance(same(tariff.caller, classify_request(*[Example()] * 16, context=large)), bytes)
 

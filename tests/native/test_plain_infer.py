@@ -1,4 +1,4 @@
-"""What the native transport answers by itself of the Open Inference Protocol: the same as the service would."""
+"""What the native transport answers by itself of the Open Inference Protocol: the same as the service would answer."""
 
 import random
 from contextlib import suppress
@@ -63,7 +63,7 @@ def send(server: RunningServer, data: bytes, **options: Any) -> ModelInferRespon
 
 
 def both_ways(server: RunningServer, request: ModelInferRequest) -> tuple[Any, Any]:
-    """A request's answer as it is, and its answer when the service has to see it: a parameter is enough for that."""
+    """A request's answer as it is, and its answer through the service: any parameter is enough for that."""
     seen = ModelInferRequest()
     seen.CopyFrom(request)
     seen.parameters["mine"].bool_param = True
@@ -160,7 +160,7 @@ def test_what_is_refused(linear: RunningServer, request_: ModelInferRequest) -> 
 
 
 def test_bytes_at_random(linear: RunningServer) -> None:
-    """Neither half takes what the other does not."""
+    """Both halves refuse the same requests."""
     chance = random.Random(7)
     good = infer_request(id="a", outputs=[wanted()], model_version="1").SerializeToString()
     for _ in range(300):

@@ -1,4 +1,4 @@
-"""What the native transport answers of strings by itself: the same bytes as the service, over gRPC and REST."""
+"""What the native transport answers by itself to strings: the same bytes as the service, over gRPC and REST."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from tests.support.running import RunningServer
 pytest.importorskip("headrace_native")
 
 CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
-SEEN = b"\x32\x01c"  # a field that no request has: enough for it not to be plain
+SEEN = b"\x32\x01c"  # an unknown field: enough to make a request not plain
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def request_of(*rows: list[bytes]) -> bytes:
 
 
 def same(caller: Caller, data: bytes, method: str = PREDICT) -> bytes | Refusal:
-    """A request's answer as it is, which is also its answer when the service has to see it."""
+    """A request's answer, which must equal its answer when it has to go through the service."""
     plain, seen = caller.send_bytes(method, data), caller.send_bytes(method, data + SEEN)
     if method == PREDICT and isinstance(plain, bytes) and isinstance(seen, bytes):
         assert PredictResponse.FromString(plain) == PredictResponse.FromString(seen)
@@ -177,7 +177,7 @@ def strings(folder: Path, dims: models.Dims = ("N",), output: str = "y") -> Path
 
 
 def both_ways(caller: RestCaller, body: object) -> set[str]:
-    """What answers a body as it is, and with an escape in it, which is for the service to read."""
+    """The answers to a body as it is, and to one with an escape in it, which only the service reads."""
     text = json.dumps(body, ensure_ascii=False)
     return {caller.post("predict", each.encode()).text for each in (text, text.replace('{"i', '{"\\u0069', 1))}
 

@@ -1,4 +1,4 @@
-"""Small questions, of versions and signatures: what is kept is what the service answers, whatever has changed."""
+"""Metadata and status requests: a cached answer is always what the service would answer, even after changes."""
 
 import shutil
 import threading
@@ -75,9 +75,9 @@ class Asking:
     """A server that is asked over both protocols.
 
     Args:
-        loop: Where it runs.
-        folder: Holds the file of its models.
-        transport: What carries its calls.
+        loop: The event loop of the server.
+        folder: The folder with its configuration file.
+        transport: The transport of its calls.
     """
 
     def __init__(self, loop: LoopThread, folder: Path, transport: str) -> None:
@@ -121,7 +121,7 @@ def label(version: int) -> str:
 
 @pytest.fixture
 def pair(loop_thread: LoopThread, tmp_path: Path) -> Iterator[tuple[Path, Asking, Asking]]:
-    """A folder of one model, and two servers of it: on grpcio, and on the native transport."""
+    """A folder with one model, and two servers of it: one on grpcio, one on the native transport."""
     models.linear(tmp_path / MODEL / "1")
     (tmp_path / "models.config").write_text(config_of(tmp_path))
     with ExitStack() as stack:
@@ -132,7 +132,7 @@ def pair(loop_thread: LoopThread, tmp_path: Path) -> Iterator[tuple[Path, Asking
 
 
 def same(bare: Asking, native: Asking) -> None:
-    """Every question is answered alike by both, and so it is when it is asked again."""
+    """Both servers answer every request alike, and again when it is repeated."""
     for path, request in OVER_GRPC:
         expected = bare.ask(path, request)
         for _ in range(2):
@@ -179,7 +179,7 @@ KEPT: dict[str, Ask] = {
 
 
 NOT_KEPT = {f"{HEALTH} {HealthCheckRequest(service=MODEL)}"}
-"""The health of one model changes with no event: when a run hangs."""
+"""The health of one model can change without an event: when a run hangs."""
 
 
 def is_ok(answer: Any) -> bool:
@@ -200,7 +200,7 @@ def test_nobody_is_asked_twice(pair: tuple[Path, Asking, Asking], loop_thread: L
 
 
 def test_no_answer_is_older_than_a_reload(pair: tuple[Path, Asking, Asking]) -> None:
-    """Callers ask all the while; once a reload has been answered, nobody is told what was before it."""
+    """Callers ask all the time; once a reload has been answered, none of them gets an older answer."""
     folder, _, native = pair
     models.linear(folder / "new", columns=3)
     (folder / "new").rename(folder / MODEL / "2")

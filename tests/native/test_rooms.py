@@ -1,4 +1,4 @@
-"""The rooms of the native transport: no two of them need each other, be it by way of others."""
+"""The modules of the native transport: no two of them depend on each other, directly or indirectly."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _NAMES = re.compile(r"\bcrate::(?:\{([^}]*)\}|(\w+))")
 
 
 def imports() -> dict[str, set[str]]:
-    """The rooms that each room names, outside its tests."""
+    """The modules that each module uses, outside its tests."""
     rooms = {folder.name for folder in SOURCE.iterdir() if folder.is_dir()}
     return {room: _named_in(SOURCE / room) & rooms - {room} for room in rooms}
 
@@ -27,7 +27,7 @@ def _named_in(room: Path) -> set[str]:
 
 
 def circle(rooms: Mapping[str, set[str]]) -> list[str]:
-    """Rooms that need each other, in a row that ends where it begins; empty where there are none."""
+    """A cycle of modules that depend on each other; empty if there is none."""
     try:
         TopologicalSorter(rooms).prepare()
     except CycleError as error:

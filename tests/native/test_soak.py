@@ -1,4 +1,4 @@
-"""A second, over each way to the server, of what scripts/soak does for ten minutes."""
+"""Runs for one second, over each API, what scripts/soak does for ten minutes."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_callers_of_all_kinds_at_once(over: str) -> None:
 
 
 BEFORE = 11
-"""Threads before the run."""
+"""The threads before the run."""
 
 GREW = [
     pytest.param([12] * 40, False, id="as many as ever"),

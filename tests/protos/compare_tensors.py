@@ -1,4 +1,4 @@
-"""Compares, on random tensors, headrace's conversions with TensorFlow's; prints counts and differences as JSON."""
+"""Compares headrace's conversions of random tensors with TensorFlow's; prints counts and differences as JSON."""
 
 import json
 import math
@@ -26,9 +26,9 @@ BOUNDS = {
     "uint32_val": (0, 2**32 - 1),
     "uint64_val": (0, 2**64 - 1),
 }
-# Those that have elements would be allocated: only such as are none.
+# Only shapes without elements: TensorFlow would allocate others.
 IMPOSSIBLE_SHAPES = [[-1], [0, -1], [2, -1, 3], [2**62, 2], [2**62, 2, 0]]
-# What neither tf.make_ndarray nor tf.make_tensor_proto makes.
+# Types that neither tf.make_ndarray nor tf.make_tensor_proto supports.
 UNMADE = {DataType.DT_FLOAT8_E4M3FNUZ, DataType.DT_FLOAT8_E4M3B11FNUZ, DataType.DT_FLOAT8_E5M2FNUZ}
 FLOATS = [0.0, -0.0, math.inf, math.nan]
 
@@ -44,7 +44,7 @@ def random_value(field: str) -> Any:
 
 
 def random_message() -> TensorProto:
-    """A tensor that may be short of values, have them in another's field, or be of no shape at all."""
+    """A tensor that may lack values, have them in the wrong field, or have no shape."""
     number = RANDOM.choice(NUMBERS)
     shape = [RANDOM.choice([0, 1, 2, 3]) for _ in range(RANDOM.choice([0, 1, 1, 2, 3]))]
     if RANDOM.random() < 0.05:
@@ -89,7 +89,7 @@ def random_array() -> npt.NDArray[Any]:
 
 
 def told(array: npt.NDArray[Any]) -> tuple[Any, ...]:
-    """What is compared of an array: bits, but for the unused ones of elements that are narrower than a byte."""
+    """The compared form of an array: its bits, except for the unused bits of elements narrower than a byte."""
     if array.dtype.name in {"int2", "uint2", "int4", "uint4", "float4_e2m1fn"}:
         array = array.astype(np.float32)
     return str(array.dtype), array.shape, array.tolist() if array.dtype.hasobject else array.tobytes().hex()
@@ -103,7 +103,7 @@ def our_outcome(proto: TensorProto) -> tuple[Any, ...]:
 
 
 def their_outcome(proto: TensorProto) -> tuple[Any, ...]:
-    """What TensorFlow's own runtime makes of a message: the code that TF Serving decodes requests with."""
+    """What TensorFlow's own runtime makes of a message: TF Serving decodes requests with the same code."""
     try:
         return told(
             np.asarray(tf.io.parse_tensor(proto.SerializeToString(), proto.dtype).numpy(), dtype_of(proto.dtype))
@@ -113,7 +113,7 @@ def their_outcome(proto: TensorProto) -> tuple[Any, ...]:
 
 
 def comparisons() -> Iterator[tuple[str, tuple[Any, ...], tuple[Any, ...], object]]:
-    """Yield a kind of comparison, our side of it, their side, and what it was made on."""
+    """Yield a kind of comparison, our result, their result, and the input."""
     for _ in range(MESSAGES):
         message = random_message()
         yield "decoded", our_outcome(message), their_outcome(message), message

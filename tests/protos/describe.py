@@ -1,4 +1,4 @@
-"""Prints, as JSON, what headrace's messages are and what TensorFlow's packages have under the same names."""
+"""Prints, as JSON, headrace's message definitions and those of TensorFlow's packages under the same names."""
 
 import importlib
 import json
@@ -59,7 +59,7 @@ def messages_in(messages: Iterable[Descriptor]) -> Iterator[Descriptor]:
 
 
 def names_of_ours() -> dict[str, list[str]]:
-    """The full names of every message, enum and service that our sources declare."""
+    """The full names of every message, enum and service in our sources."""
     root = Path(headrace_protos.__path__[0])
     paths = [path.relative_to(root).as_posix() for path in root.glob("tensorflow*/**/*.proto")]
     files = [headrace_protos.POOL.FindFileByName(path) for path in paths]

@@ -1,4 +1,4 @@
-"""TensorFlow's own runtime decodes and encodes as we do."""
+"""TensorFlow's own runtime decodes and encodes as headrace does."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Our messages are TensorFlow's and TF Serving's, field by field."""
+"""Our messages equal those of TensorFlow and TF Serving, field by field."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-# In no published package: their numbers come from TF Serving's sources.
+# They are in no published package: their numbers come from TF Serving's sources.
 UNPUBLISHED = {
     "tensorflow.serving.BatchingParameters",
     "tensorflow.serving.ModelWarmupOptions",
@@ -18,10 +18,10 @@ UNPUBLISHED = {
     "tensorflow.serving.SessionBundleConfig",
 }
 
-# Of these we have the few fields that we read.
+# Of these we declare only the few fields that we read.
 IN_PART = {"tensorflow.ConfigProto"}
 
-# Fields left out on purpose; what they hold stays in the message as unknown fields.
+# Fields left out on purpose; their data stays in the message as unknown fields.
 LEFT_OUT = {
     "tensorflow.TypeSpecProto": {"type_state"},
     "tensorflow.serving.SessionRunLog": {"request", "response"},

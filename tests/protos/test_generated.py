@@ -1,4 +1,4 @@
-"""The generated modules are those that the sources make."""
+"""The generated modules are up to date with their sources."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The messages live in a pool of their own, beside TensorFlow's, under either implementation of protobuf."""
+"""The messages live in a pool of their own, next to TensorFlow's, with either implementation of protobuf."""
 
 import pickle
 import subprocess

@@ -1,4 +1,4 @@
-"""Arrays of every data type and shape come back as they were sent."""
+"""Arrays of every data type and shape survive a round trip."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ TWO_BITS = {DataType.DT_INT2, DataType.DT_UINT2}
 
 @st.composite
 def numeric_arrays(draw: st.DrawFn) -> npt.NDArray[Any]:
-    """An array of any bits at all, NaNs of every kind among them, in any strides."""
+    """An array of arbitrary bits, including every kind of NaN, with any strides."""
     number = draw(st.sampled_from(NUMERIC))
     dtype, shape = dtype_of(number), draw(SHAPES)
     size = int(np.prod(shape, dtype=int)) * dtype.itemsize
@@ -51,7 +51,7 @@ def test_numbers_come_back_bit_by_bit(array: npt.NDArray[Any], as_content: bool)
 
 
 def quiet(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same numbers in a dtype that numpy compares, without a warning for a signalling NaN."""
+    """The same numbers in a dtype that numpy compares without a warning about signalling NaNs."""
     with np.errstate(invalid="ignore"):
         return array.astype(np.complex128)
 

@@ -100,7 +100,7 @@ def test_many_values_are_read_as_few_are(dtype: str, field: str, count: int) -> 
 
 @pytest.mark.parametrize(("dtype", "field"), [("DT_FLOAT", "float_val"), ("DT_DOUBLE", "double_val")])
 def test_many_values_are_aligned(dtype: str, field: str) -> None:
-    # A dimension's name moves the values through the message byte by byte.
+    # A dimension's name shifts the offset of the values in the message byte by byte.
     values: Any = {field: [1.5] * 1000}
     for length in range(16):
         proto = tensor(dtype, **values)

@@ -1,4 +1,4 @@
-"""How a response's tensor is encoded, and which data types stand for which of numpy's."""
+"""How a response's tensor is encoded, and which data type each numpy dtype maps to."""
 
 from typing import Any
 

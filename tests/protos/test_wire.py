@@ -1,4 +1,4 @@
-"""Varints and payloads, as protobuf writes them."""
+"""Varints and payloads, as protobuf encodes them."""
 
 import pytest
 from google.protobuf import wrappers_pb2
@@ -29,7 +29,7 @@ def test_a_payload_is_found_behind_fields_of_every_kind() -> None:
         varint(1 << 3) + b"\x96\x01"  # a varint
         + varint(2 << 3 | 1) + b"\xff\xff\xff\xff" + opening(4, 2) + b"no"  # 64 bits
         + varint(3 << 3 | 5) + opening(4, 2) + b"no"  # 32 bits
-        + opening(5, 200) + b"\x2a" * 200  # bytes that look like keys
+        + opening(5, 200) + b"\x2a" * 200  # bytes that look like field keys
         + opening(4, 3) + b"abc"
     )  # fmt: skip
     assert bytes(find_payload(message, 4) or b"") == b"abc"

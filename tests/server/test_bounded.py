@@ -1,4 +1,4 @@
-"""A model whose rows only odd numbers mix: requests with those run alone, the others share batches, by every way in."""
+"""A model whose rows mix only for odd numbers: those requests run alone, the others share batches, in every API."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.conftest import Rest, Run, Stop
 from tests.support.calls import arrays, predict_request
 from tests.support.layers import WIDTH, leaky_sum, relu, stack
 
-# One thread, and company is waited for: what is sent at once shares a few batches.
+# With one thread that waits for more requests, concurrent requests share a few batches.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000)
 
 ODD = [np.nan, np.inf, -np.inf, 1.1e30, -3e38]
@@ -30,7 +30,7 @@ def rows(value: float, count: int = 1) -> Array:
 
 
 def answer_to(value: float) -> float:
-    """What the model alone makes of each element."""
+    """What the model alone computes for each element."""
     return float(value if value >= 0 else np.float32(0.1) * np.float32(value)) if np.isfinite(value) else np.nan
 
 
@@ -73,7 +73,7 @@ def test_one_line_says_so(running: Run, caplog: pytest.LogCaptureFixture) -> Non
 
 
 class TestSignature:
-    """Which requests are within a bound, as Python sees it; the native half has tests of its own."""
+    """Which requests are within a bound, decided in Python; the native half has tests of its own."""
 
     @pytest.fixture(params=[DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_HALF, DataType.DT_BFLOAT16])
     def spec(self, request: pytest.FixtureRequest) -> TensorSpec:

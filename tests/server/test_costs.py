@@ -1,5 +1,8 @@
-"""No small request costs much: work before admission grows no faster than the bytes of a request, and not at all where
-these are refused by their number. Counted in calls of functions, since time on a shared machine tells little."""
+"""No small request is expensive: the work before admission grows no faster than a request's bytes.
+
+If a request is refused for its size, the work does not grow at all. The tests count function calls, since times on a
+shared machine mean little.
+"""
 
 import gc
 import gzip
@@ -30,21 +33,21 @@ FLOATS = {"serving_default": {"x": DataType.DT_FLOAT}}
 SIGNATURE = Signature({"x": TensorSpec("x", DataType.DT_FLOAT, (None, 1))}, {}, features=True)
 
 PER_BYTE = 4.0
-"""Calls of functions for a byte of a request, at most: at some ten nanoseconds each."""
+"""The most function calls per byte of a request, at some ten nanoseconds each."""
 
 CONSTANT = 30_000
-"""Calls of functions, at most, for whatever is refused by its number."""
+"""The most function calls for a request that is refused by its number."""
 
 
 def work(act: Callable[[], object]) -> int:
-    """The calls of functions, Python's and C's, that something takes."""
+    """The number of function calls, in Python and C, that something takes."""
     calls = 0
 
     def count(_frame: FrameType, event: str, _argument: Any) -> None:
         nonlocal calls
         calls += event in ("call", "c_call")
 
-    gc.disable()  # what other tests have left may call functions as it is collected
+    gc.disable()  # garbage of other tests may call functions when it is collected
     sys.setprofile(count)
     try:
         with suppress(ServingError, TensorError):

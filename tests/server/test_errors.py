@@ -1,4 +1,4 @@
-"""Every failure, to the code and the text that its caller gets."""
+"""Every error, and the code and the text that its caller gets."""
 
 import errno
 import logging

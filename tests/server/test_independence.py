@@ -1,6 +1,6 @@
-"""Any model under any load: no answer is another than the model alone would have given, and speed is not given up.
+"""Any model under any load: every answer is what the model alone would have given, and batching still happens.
 
-Random stacks of layers, some of which mix rows, are served with default flags to many callers at once.
+Serves random stacks of layers, some of which mix rows, with default flags to many concurrent callers.
 """
 
 import os
@@ -43,7 +43,7 @@ CALLERS = 24
 SEVERAL = 150
 
 GRAPHS = int(os.environ.get("HEADRACE_GRAPHS", "25"))
-"""Random graphs that each test serves."""
+"""The number of random graphs per test."""
 
 stacks = st.lists(st.sampled_from([*APART, *MIXES]), min_size=1, max_size=6)
 leaks = st.lists(st.sampled_from(APART), max_size=3)
@@ -87,7 +87,7 @@ def assert_answers_are_the_models(transport: str, loop_thread: LoopThread, layer
 
 
 def requested(random: np.random.Generator, number: int) -> Array:
-    """Up to three rows; those of some callers are zeros, larger, huge, or not finite."""
+    """Up to three rows; some callers send zeros, large, huge, or non-finite values."""
     x: Array = random.standard_normal((1 + number % 3, WIDTH)).astype(np.float32)
     zeros, one_nan = np.zeros_like(x), x.copy()
     one_nan[-1, -1] = np.nan
@@ -153,7 +153,7 @@ def test_but_where_ordinary_ones_do(loader: Loader, tmp_path: Path, leak: Layer)
 
 
 def test_rows_that_mix_never_are(loader: Loader, tmp_path: Path) -> None:
-    """Unless later layers undo what an earlier one has mixed, as a normalization does a division by the rows."""
+    """Unless later layers undo the mixing, as a normalization undoes a division by the number of rows."""
     random = np.random.default_rng(2)
     undone = 0
     for seed in range(SEVERAL):

@@ -1,4 +1,4 @@
-"""A server that is told a latency, on every transport: what it learns, whom it refuses, and in which words."""
+"""A server with a latency objective, on every transport: what it learns, which calls it refuses, and its messages."""
 
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ TOO_LATE = f"an answer would come too late for the latency objective {OBJECTIVE}
 X = {"x": np.zeros((1, 4), np.float32)}
 
 RUN = 0.1
-"""Seconds of a run, whatever its size; most of the time of a call on any machine."""
+"""The seconds of a run, whatever its size; most of the time of a call on any machine."""
 
 _CODE = f"""
 import time
@@ -83,7 +83,7 @@ def rest(rest_port: int) -> Iterator[RestCaller]:
 
 
 def crowd(server: RunningServer, size: int = 400) -> list[Any]:
-    """Many calls at once, far more than can be answered in time; their ends."""
+    """How many concurrent calls end, far more than can be answered in time."""
     calls = [server.caller.begin(predict_request(X)) for _ in range(size)]
     return [call.exception() for call in calls]
 

@@ -14,13 +14,13 @@ from tests.support.graphs import Graph
 from tests.support.rest_calls import PREFIX
 from tests.support.texts import NOT_PADDED, PADDED, WIDTH, attention
 
-# One thread, and company is waited for: what is sent at once shares a few batches.
+# With one thread that waits for more requests, concurrent requests share a few batches.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=200_000, larger_alone=True)
 CALLERS = 64
 
 
 def requests(graph: Graph, lengths: Sequence[int]) -> list[Arrays]:
-    """One for each length, of one to three rows; a few have masks of which a row is all zeros."""
+    """A request for each length, of one to three rows; a few have masks with a row of zeros."""
     random = np.random.default_rng(1)
     made: list[Arrays] = []
     for number, length in enumerate(lengths):
@@ -97,7 +97,7 @@ def test_lengths_that_do_not_agree_are_the_models_to_judge(running: Run) -> None
 
 
 def test_requests_that_take_other_ways_share_them(running: Run, served: Stop) -> None:
-    """A mask of one value for all of its elements is not plain: Python decodes it, and the batch has both kinds."""
+    """A mask with one value for all its elements is not plain: Python decodes it, and the batch has both kinds."""
     sent = requests(attention(), [3, 5, 6, 7, 8, 4, 2, 8])
     for inputs in sent[::2]:
         inputs["mask"][...] = 1

@@ -1,4 +1,4 @@
-"""A server of many small models: its threads, its metrics page, and calls of each of them."""
+"""A server with many small models: its threads, its metrics page, and calls of each model."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A server with more models than it may have in memory: every API loads what it calls, and no call fails."""
+"""A server with more models than fit into its memory limit: every API loads what it calls, and no call fails."""
 
 import asyncio
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ outputs = { y = "second" }
 
 
 class House:
-    """A server of six models and an ensemble of two of them, of which two may be in memory."""
+    """A server with six models and an ensemble of two of them, of which two may be in memory."""
 
     def __init__(self, root: Path, transport: str, loop_thread: LoopThread, **more: object) -> None:
         rest_port = free_port()
@@ -60,7 +60,7 @@ class House:
         }
 
     def metric(self, line: str) -> float:
-        """The value of a series, 0 where there is none."""
+        """The value of a series; 0 if it does not exist."""
         return samples(self.rest.get("/metrics").text).get(line, 0.0)
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ def test_every_method_of_every_api_loads_what_it_calls(house: House) -> None:
     infer = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 
     def asleep(name: str) -> None:
-        """Calls others until a model has had to go."""
+        """Calls other models until this one was unloaded."""
         for other in NAMES:
             if name in house.in_memory() and other != name:
                 house.predict(other)
@@ -117,7 +117,7 @@ def test_every_method_of_every_api_loads_what_it_calls(house: House) -> None:
     assert house.caller.call(metadata_request("signature_def", name="m1")).model_spec.version.value == 1
     asleep("m3")
     assert house.caller.refusal(request).code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "m3" in house.in_memory()  # what is wrong with the request is known once the model is there
+    assert "m3" in house.in_memory()  # an error in the request is reported once the model is loaded
     asleep("m4")
     assert house.rest.post("predict", body, "/v1/models/m4").value == {"predictions": [[14]]}
     asleep("m2")
@@ -131,7 +131,7 @@ def test_every_method_of_every_api_loads_what_it_calls(house: House) -> None:
     assert house.inference.call(messages.ModelMetadataRequest(name="m4")).versions == ["1"]
     asleep("m4")
     assert house.inference.call(messages.ModelConfigRequest(name="m4")).config.name == "m4"
-    assert len(house.in_memory()) <= 2 + 1  # the ensemble takes no room
+    assert len(house.in_memory()) <= 2 + 1  # the ensemble needs no memory of its own
 
 
 def test_what_is_not_in_memory_is_listed_and_ready(house: House, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_what_is_not_in_memory_is_listed_and_ready(house: House, capsys: pytest.
     assert house.inference.call(messages.ModelReadyRequest(name="m5")).ready
     assert main(["models", f"--server=localhost:{house.server.port}"]) == 0
     assert f"m5 v1: READY ({RESTING})" in capsys.readouterr().out
-    assert house.in_memory() - {"both"} == {"m0", "m1"}  # to look has loaded nothing
+    assert house.in_memory() - {"both"} == {"m0", "m1"}  # looking has not loaded anything
 
 
 def test_a_load_by_the_repository_is_a_hint(house: House) -> None:
@@ -181,7 +181,7 @@ def test_one_after_the_other_the_hit_rate_is_that_of_a_simulated_cache(house: Ho
     sequence = zipf(NAMES, 200, seed=3, exponent=1)
     for name in sequence:
         assert house.predict(name) == 10 + NAMES.index(name)
-    # Natively, a run is noted when its answer may have left already, so that two uses may change places.
+    # The native transport may record a run after its answer was sent, so two uses may be swapped.
     assert waits(house) - before == pytest.approx(simulated_misses(sequence, 2, warm=["m0", "m1"]), abs=4)
     assert house.metric("headrace_models_loaded_limit{}") == 2
     assert house.metric("headrace_models_at_rest{}") == len({*NAMES, "both"} - house.in_memory())

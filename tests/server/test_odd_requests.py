@@ -1,6 +1,6 @@
-"""Whatever is sent to a model, the server stands: odd shapes and values to models of nearly every operator.
+"""A server survives whatever is sent to a model: odd shapes and values, to models of nearly every operator.
 
-`make fuzz-models` sends them for ten minutes; otherwise some models and requests stand for the others.
+`make fuzz-models` sends them for ten minutes; otherwise a sample of models and requests is used.
 """
 
 import json
@@ -35,22 +35,22 @@ from tests.support.rest_calls import RestCaller
 from tests.support.running import COMMAND, ServerProcess
 
 SECONDS = float(os.environ.get("HEADRACE_FUZZ_SECONDS", "0"))
-"""That each transport is called for; 0 is a sample."""
+"""The seconds of calls on each transport; 0 is a sample."""
 
 SEED = int(os.environ.get("HEADRACE_FUZZ_SEED", "7"))
 
 SAMPLE_SECONDS = 4.0
 MODELS = 60 if SECONDS else 24
-"""Of one server."""
+"""The number of models per server."""
 
 EACH = 40 if SECONDS else 10
-"""Requests to one model."""
+"""The number of requests per model."""
 
 MEMORY = 6 << 30
-"""Bytes that the server may have: some requests ask for answers of any size."""
+"""The server's memory limit in bytes: some requests ask for answers of any size."""
 
 CALL_SECONDS = 5.0
-"""After which a call is given up; a run is after one second."""
+"""The seconds after which a call is given up; a run is given up after one second."""
 
 FLAGS = ("--run_timeout=1", "--request_memory_mb=256", "--max_num_load_retries=0")
 
@@ -58,13 +58,13 @@ FLAGS = ("--run_timeout=1", "--request_memory_mb=256", "--max_num_load_retries=0
 @pytest.fixture(scope="module")
 def pool() -> Pool:
     every = every_model(nodes=bool(SECONDS))
-    # Those of any rank have a process each, which takes a second to start.
+    # Models with inputs of any rank have a process each, which takes a second to start.
     quick = [case for case in every.cases if not case.name.endswith("_any_rank")]
     return every if SECONDS else every._replace(cases=quick)
 
 
 class Fuzzed:
-    """A server with models, and who calls it."""
+    """A server with models, and its clients."""
 
     def __init__(self, base_path: Path, odd: Sequence[OddModel], flags: Sequence[str]) -> None:
         self._models = _that_load(odd, base_path)
@@ -80,7 +80,7 @@ class Fuzzed:
         self.sent = 0
 
     def play(self, chance: random.Random, until: float) -> str:
-        """Sends odd requests; the one after which the server had ended, or empty."""
+        """Sends odd requests; returns the one after which the server had died, or an empty string."""
         for name, (signature, usual) in self._models.items():
             requests = list(odd_requests(signature, usual))
             chosen = chance.sample(requests, min(EACH, len(requests)))
@@ -93,7 +93,7 @@ class Fuzzed:
         return ""
 
     def end_processes(self) -> None:
-        """Sends what ends processes: their callers are told, and the next call is answered."""
+        """Sends requests that crash processes: their callers get an error, and the next call is answered."""
         for name, fatal in FATAL.items():
             refusal = self.caller.refusal(predict_request(fatal.request, name=folder_name(name)))
             assert refusal.code is grpc.StatusCode.INTERNAL
@@ -116,7 +116,7 @@ class Fuzzed:
 
 
 def chain_two(requests: Sequence[tuple[str, Arrays]], chance: random.Random) -> Iterator[tuple[str, Arrays]]:
-    """The requests, and each with a second thing that is odd about it."""
+    """The requests, and each with a second oddity."""
     for what, request in requests:
         yield what, request
         alias = chance.choice(list(request))
@@ -127,7 +127,7 @@ def chain_two(requests: Sequence[tuple[str, Arrays]], chance: random.Random) -> 
 
 
 def _that_load(odd: Sequence[OddModel], base_path: Path) -> dict[str, tuple[Signature, Arrays | None]]:
-    """Those that a server can load, by name, with what callers see of them."""
+    """The models that a server can load, by name, with the signatures that callers see."""
     never = IsolationOptions(workers=0)
     loader = Loader(BackendOptions(), BatchThreads(1), None, Metrics(), isolation=never, per_model_batching=False)
     found = {}
@@ -140,7 +140,7 @@ def _that_load(odd: Sequence[OddModel], base_path: Path) -> dict[str, tuple[Sign
 
 
 def _is_request(usual: Arrays | None, signature: Signature) -> bool:
-    """Whether it has an array for each input; some cases of ONNX's have sequences."""
+    """Whether it has an array for each input; some of ONNX's cases have sequences."""
     every = usual is not None and set(usual) == set(signature.inputs)
     return every and all(isinstance(array, np.ndarray) for array in (usual or {}).values())
 

@@ -1,6 +1,6 @@
-"""What a bare ONNX Runtime session answers, a server answers, on every transport and over REST: ONNX's own cases.
+"""A server answers what a bare ONNX Runtime session answers, on every transport and over REST: ONNX's own cases.
 
-`make conformance` runs all of them; otherwise the models that the package ships stand for the others.
+`make conformance` runs all cases; otherwise the models that the package ships are the sample.
 """
 
 import json
@@ -27,14 +27,14 @@ ALL = os.environ.get("HEADRACE_CONFORMANCE") == "all"
 
 
 AT_ONCE = 150
-"""Models of one server: all of them would take longer to load than a test waits."""
+"""The number of models per server: all of them would load for longer than a test waits."""
 
 Models = tuple[list[Case], Outcome, Path]
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """The cases whose models load, what became of the others, and the folder that holds them."""
+    """The cases whose models load, the results of the others, and the folder with the models."""
     base_path, outcome = tmp_path_factory.mktemp("cases"), Outcome()
     return served(list(cases(nodes=ALL)), base_path, outcome), outcome, base_path
 
@@ -50,7 +50,7 @@ def server_of(
     file = base_path / "models.pbtxt"
     file.write_text("model_config_list {\n" + "\n".join(entries) + "\n}\n")
     port = free_port()
-    # What runs in processes of its own does so on any transport alike: once is enough.
+    # Models in processes of their own run alike on any transport: once is enough.
     isolation = IN_PROCESS if transport == "grpcio" else IsolationOptions()
     config = Config(port=0, model_config_file=str(file), rest_api_port=port, transport=transport, isolation=isolation)
     server = RunningServer(loop, config)
@@ -101,7 +101,7 @@ def in_json(array: Array) -> Any:
 
 
 def from_json(value: Any, want: Array) -> Array:
-    """An array of what is expected; where that has no elements, JSON does not tell its shape."""
+    """The expected value as an array; JSON does not tell the shape of an array without elements."""
     array = np.array(value, object if want.dtype == object else np.float64)
     return array.reshape(want.shape) if not want.size and not array.size else array
 

@@ -1,4 +1,4 @@
-"""What the pages for users of other servers have them type."""
+"""The commands on the pages for users of other servers work."""
 
 import re
 from pathlib import Path

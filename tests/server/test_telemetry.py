@@ -1,4 +1,4 @@
-"""No dependency reports on its user: nothing in the home folder, no thread of its own, no connection."""
+"""No dependency reports on its user: it writes nothing into the home folder, starts no thread and no connection."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from tests.support.models import linear
 VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 WITHOUT = (1, 29)
-"""ONNX Runtime's first version whose wheels for Linux have telemetry."""
+"""ONNX Runtime's first version whose Linux wheels have telemetry."""
 
 LOAD = """
 import os, sys, threading
@@ -32,11 +32,11 @@ sys.stdin.read()
 
 
 class Loaded:
-    """A process of its own that has loaded an ONNX model and run it; the collector's address is one of ours.
+    """A separate process that has loaded and run an ONNX model; the collector's address is one of ours.
 
     Args:
-        folder: Where its model and its home are.
-        chosen: What the user has set beside.
+        folder: The folder of its model and its home.
+        chosen: Additional environment variables.
     """
 
     def __init__(self, folder: Path, **chosen: str) -> None:
@@ -46,7 +46,7 @@ class Loaded:
         self._collector = socket.create_server(("127.0.0.1", 0))
         proxy = f"http://127.0.0.1:{self._collector.getsockname()[1]}"
         environment = {"HOME": str(self.home), "PATH": os.environ["PATH"], "https_proxy": proxy, **chosen}
-        environment["OPENBLAS_NUM_THREADS"] = "1"  # else numpy brings threads of its own
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # otherwise numpy starts threads of its own
         self._process = subprocess.Popen(
             [sys.executable, "-c", LOAD, str(folder / "1")],
             env=environment,
@@ -58,7 +58,7 @@ class Loaded:
         self.threads = int(self._process.stdout.readline())
 
     def end(self) -> bool:
-        """Ends the process, which sends what it has to send; whether it asked the collector for anything."""
+        """Ends the process, which flushes its telemetry; returns whether it contacted the collector."""
         self._process.communicate("")
         self._collector.setblocking(False)
         try:
@@ -71,7 +71,7 @@ class Loaded:
 
     @property
     def files(self) -> list[Path]:
-        """All that is in its home."""
+        """All files in its home."""
         return list(self.home.rglob("*"))
 
 

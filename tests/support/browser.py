@@ -1,4 +1,4 @@
-"""A real headless Chromium, where one is installed (Debian: apt-get install chromium)."""
+"""A real headless Chromium, if one is installed (Debian: apt-get install chromium)."""
 
 import shutil
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ FLAGS = (
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A Playwright browser; skips the test where there is no Playwright or no Chromium."""
+    """A Playwright browser; skips the test if Playwright or Chromium is missing."""
     playwright = pytest.importorskip("playwright.sync_api")
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:

@@ -1,4 +1,4 @@
-"""Calls of many models of which only some are in memory, and what a simulated cache would do with them."""
+"""Calls of many models of which only some fit into memory, and what a simulated cache would do with them."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ def zipf(names: Sequence[str], count: int, *, seed: int, exponent: float = 1.1) 
 
 
 def simulated_misses(sequence: Sequence[str], capacity: int, warm: Sequence[str] = ()) -> int:
-    """How often a cache that drops the least recently used does not have what is asked for.
+    """How often a cache that drops the least recently used item misses.
 
     Args:
-        sequence: What is asked for.
-        capacity: How many it holds.
-        warm: What it holds at first, the least recently used first.
+        sequence: The requested items.
+        capacity: The number of items that it holds.
+        warm: Its initial items, the least recently used first.
     """
     cached = OrderedDict.fromkeys(warm)
     misses = 0

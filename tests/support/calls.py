@@ -1,4 +1,4 @@
-"""Requests made by hand from headrace's own messages, and a plain channel that sends them."""
+"""Requests built from headrace's own messages, and a plain channel that sends them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ MODEL = "model"
 """The name under which tests serve a model."""
 
 ANSWER_WITHIN = 60.0
-"""Seconds after which a call that ought to be answered has failed."""
+"""Seconds after which a call that must succeed has failed."""
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -67,13 +67,13 @@ def refusal_of(error: Exception) -> Refusal:
 def predict_request(
     inputs: Mapping[str, Sendable], *, outputs: Sequence[str] = (), as_content: bool = False, **spec: Any
 ) -> PredictRequest:
-    """A Predict of the model that tests serve.
+    """A Predict of the served test model.
 
     Args:
-        inputs: An array, or a tensor as it is to be sent, for each alias.
+        inputs: An array, or a tensor to be sent as it is, for each alias.
         outputs: The output filter.
-        as_content: Whether arrays travel as `tensor_content`.
-        spec: `name`, `version`, `version_label` or `signature_name`, where they are not the default.
+        as_content: Whether arrays are sent as `tensor_content`.
+        spec: `name`, `version`, `version_label` or `signature_name`, if they are not the defaults.
     """
     request = PredictRequest(output_filter=outputs)
     name_model(request, **spec)
@@ -95,14 +95,14 @@ def name_model(request: Any, *, name: str = MODEL, version: int | None = None, *
 
 
 def metadata_request(*fields: str, **spec: Any) -> GetModelMetadataRequest:
-    """A GetModelMetadata of the model that tests serve."""
+    """A GetModelMetadata of the served test model."""
     request = GetModelMetadataRequest(metadata_field=fields)
     name_model(request, **spec)
     return request
 
 
 def status_request(**spec: Any) -> GetModelStatusRequest:
-    """A GetModelStatus of the model that tests serve."""
+    """A GetModelStatus of the served test model."""
     request = GetModelStatusRequest()
     name_model(request, **spec)
     return request
@@ -114,14 +114,14 @@ def floats(*rows: Sequence[float]) -> npt.NDArray[np.float32]:
 
 
 class Caller:
-    """A channel to one server; calls are chosen by the type of their request."""
+    """A channel to one server; the type of a request selects its method."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=_NO_LIMIT)
 
     def begin(self, request: Message, *, timeout: float = ANSWER_WITHIN, metadata: Metadata = ()) -> Any:
-        """Sends a request; the future of its response."""
+        """Sends a request; returns the future of its response."""
         path, response = _METHODS[type(request)]
         call = self.channel.unary_unary(path, type(request).SerializeToString, response.FromString)
         return call.future(request, timeout=timeout, metadata=tuple(metadata))
@@ -131,17 +131,17 @@ class Caller:
         return self.begin(request, timeout=timeout, metadata=metadata).result()
 
     def predict(self, inputs: Mapping[str, Sendable], **how: Any) -> dict[str, npt.NDArray[Any]]:
-        """Sends a Predict; its outputs as arrays."""
+        """Sends a Predict; returns its outputs as arrays."""
         return arrays(self.call(predict_request(inputs, **how)))
 
     def refusal(self, request: Message, *, timeout: float = ANSWER_WITHIN) -> Refusal:
-        """Sends a request that must fail; how it does."""
+        """Sends a request that must fail; returns the error."""
         error = self.begin(request, timeout=timeout).exception()
         assert error is not None, "the call succeeded"
         return refusal_of(error)
 
     def send_bytes(self, path: str, data: bytes, metadata: tuple[tuple[str, str | bytes], ...] = ()) -> bytes | Refusal:
-        """Sends bytes as they are; the bytes of the response, or how the call failed."""
+        """Sends raw bytes; returns the bytes of the response, or the error."""
         send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(path)
         try:
             return send(data, timeout=ANSWER_WITHIN, metadata=metadata)
@@ -149,7 +149,7 @@ class Caller:
             return refusal_of(error)
 
     def close(self) -> None:
-        """Ends the channel, and what is in flight on it."""
+        """Closes the channel, and ends the calls in flight."""
         self.channel.close()
 
 

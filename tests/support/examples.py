@@ -1,4 +1,4 @@
-"""Requests that carry tf.Examples, made by hand from headrace's own messages."""
+"""Requests with tf.Examples, built from headrace's own messages."""
 
 from typing import Any
 
@@ -22,12 +22,12 @@ REGRESS = "tensorflow/serving/regress"
 
 
 def example(**features: Any) -> Example:
-    """Features by name: lists of float, int or bytes, or a Feature as it is."""
+    """An Example of features by name: lists of float, int or bytes, or a Feature as it is."""
     return Example(features=Features(feature={name: feature(values) for name, values in features.items()}))
 
 
 def feature(values: Any) -> Feature:
-    """The feature of the kind that the first value is of."""
+    """A feature of the kind that the first value has."""
     if isinstance(values, Feature):
         return values
     if isinstance(values[0], bytes):
@@ -38,28 +38,28 @@ def feature(values: Any) -> Feature:
 
 
 def examples(*every: Example, context: Example | None = None) -> Input:
-    """Examples, with what they share."""
+    """An Input of Examples with their shared context."""
     if context is None:
         return Input(example_list={"examples": every})
     return Input(example_list_with_context={"examples": every, "context": context})
 
 
 def classify_request(*every: Example, context: Example | None = None, **spec: Any) -> ClassificationRequest:
-    """A Classify of the model that tests serve."""
+    """A Classify of the served test model."""
     request = ClassificationRequest(input=examples(*every, context=context))
     name_model(request, **spec)
     return request
 
 
 def regress_request(*every: Example, context: Example | None = None, **spec: Any) -> RegressionRequest:
-    """A Regress of the model that tests serve."""
+    """A Regress of the served test model."""
     request = RegressionRequest(input=examples(*every, context=context))
     name_model(request, **spec)
     return request
 
 
 def task(method: str, **spec: Any) -> InferenceTask:
-    """One inference of a MultiInference."""
+    """One task of a MultiInference."""
     inference = InferenceTask(method_name=method)
     name_model(inference, **spec)
     return inference

@@ -1,4 +1,4 @@
-"""Models that a request ends the process of, though it fits their signatures, and such requests."""
+"""Models that crash their process on some requests that match their signatures, and such requests."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,11 +14,11 @@ MICROSOFT = "com.microsoft"
 
 
 class Fatal(NamedTuple):
-    """One of them.
+    """A model and its requests.
 
     Attributes:
         graph: The model.
-        request: Ends the process.
+        request: Crashes the process.
         fine: Does not.
     """
 

@@ -1,4 +1,4 @@
-"""Small ONNX models that take features of tf.Examples: as numbers, as texts, or whole and serialized."""
+"""Small ONNX models on features of tf.Examples: as numbers, as strings, or whole and serialized."""
 
 import json
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def words(folder: Path) -> Path:
 
 
 def serialized(folder: Path) -> Path:
-    """`classes` [N, 1] = `inputs` string [N]: the Examples as they come."""
+    """`classes` [N, 1] = `inputs` string [N]: the serialized Examples."""
     nodes = [make_node("Unsqueeze", ["inputs", "one"], ["classes"])]
     one = from_array(np.array([1], np.int64), "one")
     return _write(folder, nodes, [_value("inputs", STRING, ["N"])], [_value("classes", STRING, ["N", 1])], one)

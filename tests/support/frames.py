@@ -1,4 +1,4 @@
-"""HTTP/2 by hand: frames as bytes, and a connection that says and hears them."""
+"""HTTP/2 by hand: frames as bytes, and a connection that sends and receives them."""
 
 import socket
 import struct
@@ -15,7 +15,7 @@ MAX_CONCURRENT_STREAMS = 3
 
 
 class Frame(NamedTuple):
-    """What the other side says."""
+    """A frame from the other side."""
 
     kind: int
     flags: int
@@ -28,7 +28,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def literal(name: str, value: str) -> bytes:
-    """A header of HPACK, neither indexed nor compressed."""
+    """An HPACK header, neither indexed nor compressed."""
     return bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
 
@@ -40,17 +40,17 @@ def head(path: str = PREDICT, **more: str) -> bytes:
 
 
 def call(stream: int, data: bytes, path: str = PREDICT, **more: str) -> bytes:
-    """A whole unary call."""
+    """The frames of a whole unary call."""
     message = b"\0" + struct.pack(">I", len(data)) + data
     return frame(HEADERS, END_HEADERS, stream, head(path, **more)) + frame(DATA, END_STREAM, stream, message)
 
 
 class Connection:
-    """A client's end, past its preface and settings.
+    """A client's connection, after its preface and settings.
 
     Args:
-        port: The server's.
-        silent: Whether pings are left without an answer.
+        port: The port of the server.
+        silent: Whether pings are left unanswered.
     """
 
     def __init__(self, port: int, *, silent: bool = False) -> None:
@@ -67,15 +67,15 @@ class Connection:
         self._socket.close()
 
     def say(self, *parts: bytes) -> None:
-        """Sends frames; a server that is gone already will not be heard, either."""
+        """Sends frames; a closed connection is ignored."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(b"".join(parts))
 
     def hear(self) -> Iterator[Frame]:
-        """What the server says, until it ends the connection.
+        """The frames from the server, until it closes the connection.
 
         Raises:
-            TimeoutError: It does not end, and says nothing.
+            TimeoutError: The server neither closes the connection nor sends anything.
         """
         with suppress(ConnectionResetError):
             while whole := self._file.read(9):
@@ -86,5 +86,5 @@ class Connection:
                 yield Frame(kind, flags, stream, payload)
 
     def next(self, kind: int, flags: int = 0) -> Frame:
-        """The next frame of a kind that has some flags."""
+        """The next frame of a kind with these flags."""
         return next(heard for heard in self.hear() if heard.kind == kind and heard.flags & flags == flags)

@@ -1,4 +1,4 @@
-"""A GPU with TensorRT for tests: the double, or this machine's own where HEADRACE_TEST_GPU is set."""
+"""A GPU with TensorRT for tests: the double, or this machine's own if HEADRACE_TEST_GPU is set."""
 
 import ctypes
 import os
@@ -27,11 +27,11 @@ BATCHING = Options(max_batch_size=8)
 
 
 class Gpu:
-    """Where models are built and loaded.
+    """A place where models are built and loaded.
 
     Args:
-        folder: For the cache of built engines.
-        machine: The double's; None on a real GPU.
+        folder: The folder for the cache of built engines.
+        machine: The machine of the double; None on a real GPU.
         libcuda: The double's calls for graphs.
     """
 
@@ -42,7 +42,7 @@ class Gpu:
 
     @property
     def machine(self) -> Machine:
-        """The double's; whoever asks for it has a test for the double alone."""
+        """The double's machine; a test that uses it is for the double only."""
         if self._machine is None:
             pytest.skip("only the double can be looked into")
         return self._machine
@@ -56,7 +56,7 @@ class Gpu:
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """It has no memory to speak of; for the double from then on."""
+        """Fills the GPU's memory; the double stays full."""
         if self._machine is None:
             with full_gpu():
                 yield
@@ -65,17 +65,17 @@ class Gpu:
             yield
 
     def options(self, batching: Options | None = BATCHING, **tensorrt: Any) -> BackendOptions:
-        """What a model is loaded with."""
-        exact = {"tf32": False} if REAL else {}  # for answers to be those of ONNX Runtime on the CPU
+        """The options that a model is loaded with."""
+        exact = {"tf32": False} if REAL else {}  # so that answers equal those of ONNX Runtime on the CPU
         told = {"enabled": True, "cache_folder": str(self._folder / "engines"), **exact, **tensorrt}
         return BackendOptions(batching=batching, tensorrt=TensorrtOptions(**told))
 
     def load(self, version: Path, batching: Options | None = BATCHING, **tensorrt: Any) -> Backend:
-        """Loads what lies in a version's folder."""
+        """Loads the model in a version's folder."""
         return auto.load(version, self.options(batching, **tensorrt))
 
     def plan(self, version: Path, batching: Options | None = BATCHING, **tensorrt: Any) -> Path:
-        """Makes the `model.onnx` in a version's folder a `model.plan`."""
+        """Replaces the `model.onnx` in a version's folder by a `model.plan`."""
         from headrace_server.backends.onnx.header import read_header
         from headrace_server.backends.tensorrt.backend import CachedPlan
 
@@ -88,7 +88,7 @@ class Gpu:
 
 @contextmanager
 def gpu_of(monkeypatch: pytest.MonkeyPatch, folder: Path, **machine: Any) -> Iterator[Gpu]:
-    """A GPU on which nothing is left at the end."""
+    """A GPU on which nothing may be left at the end."""
     if REAL:
         skip_without_device()
         keep_kernels()
@@ -103,17 +103,17 @@ def gpu_of(monkeypatch: pytest.MonkeyPatch, folder: Path, **machine: Any) -> Ite
 
 @cache
 def keep_kernels() -> None:
-    """Lets TensorRT keep its kernels, which it reads for seconds when there is a builder and none has been before."""
+    """Makes TensorRT keep its kernels, which take seconds to read for the first builder."""
     from headrace_server.backends.gpu.cuda import Device
     from headrace_server.backends.tensorrt.engine import LOG
 
     with Device(0):
         builder = ctypes.py_object(LOG.made(sys.modules["tensorrt"].Builder))
-    ctypes.pythonapi.Py_IncRef(builder)  # freed with the process: there is no context to free it in at its end
+    ctypes.pythonapi.Py_IncRef(builder)  # freed with the process: at its end there is no context to free it in
 
 
 def skip_without_device() -> None:
-    """Skips the test, with a word, where there is no GPU or not what drives one."""
+    """Skips the test, with a reason, if there is no GPU or its libraries are missing."""
     from headrace_server.backends.gpu.cuda import Device
 
     try:

@@ -1,4 +1,4 @@
-"""ONNX graphs whose rows are known to be independent, or known not to be, by the kind of what mixes them."""
+"""ONNX graphs whose rows are known to be independent, or known to mix, by the kind of mixing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ def weights(*shape: int) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Graph:
-    """What an ONNX model is made of: values by name, each a type and its dimensions."""
+    """The parts of an ONNX model: values by name, each with a type and its dimensions."""
 
     nodes: Sequence[NodeProto]
     inputs: Mapping[str, Value]
@@ -63,7 +63,7 @@ def _lookup(table_dims: Dims = ("M", 3)) -> Graph:
 
 
 def _attention() -> Graph:
-    """Every token looks at every other one: [tokens, 4] without a batch axis."""
+    """Every token attends to all others: [tokens, 4] without a batch axis."""
     other = make_node("Transpose", ["x"], ["other"], perm=[1, 0])
     nodes = [other, make_node("MatMul", ["x", "other"], ["scores"]), make_node("Softmax", ["scores"], ["p"], axis=-1)]
     nodes.append(make_node("MatMul", ["p", "x"], ["y"]))
@@ -71,7 +71,7 @@ def _attention() -> Graph:
 
 
 def _recurrent(operator: str, gates: int) -> Graph:
-    """A recurrent layer in ONNX's default layout: the first axis is time, and is not named so."""
+    """A recurrent layer in ONNX's default layout: the first axis is time, but is not named so."""
     node = make_node(operator, ["x", "w", "r"], ["all"], hidden_size=5)
     squeeze = make_node("Squeeze", ["all", "one"], ["y"])
     constants = {"w": weights(1, 5 * gates, 4), "r": weights(1, 5 * gates, 5), "one": np.array([1])}
@@ -84,7 +84,7 @@ def _scaled_by(reduction: str) -> Graph:
 
 
 def _shifted() -> Graph:
-    """Each row takes the one before it: what a pad and a slice along the wrong axis do."""
+    """Each row gets the one before it, as a pad and a slice along the wrong axis do."""
     nodes = [make_node("Pad", ["x", "pads"], ["padded"]), make_node("Slice", ["padded", "zero", "last"], ["before"])]
     nodes.append(make_node("Add", ["x", "before"], ["y"]))
     constants = {"pads": np.array([1, 0, 0, 0]), "zero": np.array([0]), "last": np.array([-1])}
@@ -92,7 +92,7 @@ def _shifted() -> Graph:
 
 
 def _clipped_mean() -> Graph:
-    """A mean over the batch that only large values make any difference to."""
+    """A mean over the batch that only large values can change visibly."""
     nodes = [make_node("ReduceMax", ["x", "axis"], ["m"], keepdims=1), make_node("Max", ["m", "floor"], ["bounded"])]
     nodes.append(make_node("Div", ["x", "bounded"], ["y"]))
     constants = {"axis": np.array([0]), "floor": np.float32(1000)}
@@ -107,7 +107,7 @@ def _counted() -> Graph:
 
 
 def _numbered() -> Graph:
-    """Each row's place in the batch is added to it."""
+    """Each row's position in the batch is added to it."""
     nodes = [make_node("Shape", ["x"], ["n"], start=0, end=1), make_node("Squeeze", ["n"], ["count"])]
     nodes += [
         make_node("Range", ["zero", "count", "one"], ["places"]),
@@ -135,7 +135,7 @@ def quantized(*, layers: int = 1) -> Graph:
 
 
 def _quantized_in_a_branch() -> Graph:
-    """The same inside of an `If`, where a look at the graph's own nodes does not find it."""
+    """The same inside an `If`, where an inspection of the graph's own nodes does not find it."""
     quantize = make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "p"])
     restore = make_node("DequantizeLinear", ["q", "s", "p"], ["z"])
     then, other = (
@@ -154,14 +154,14 @@ def _trimmed(reduction: str = "ReduceMax") -> Graph:
 
 
 def _traced(shape: Sequence[int], *, inner: Dims = (2, 3)) -> Graph:
-    """A batch of one traced into a Reshape."""
+    """A batch of one, traced into a Reshape."""
     nodes = [make_node("Reshape", ["x", "shape"], ["flat"]), make_node("MatMul", ["flat", "w"], ["y"])]
     constants = {"shape": np.array(shape), "w": weights(6, 4)}
     return Graph(nodes, {"x": (FLOAT, ["N", *inner])}, {"y": (FLOAT, ["N", 4])}, constants)
 
 
 def _traced_state() -> Graph:
-    """The first state of a recurrent layer, traced for a batch of one."""
+    """The initial state of a recurrent layer, traced for a batch of one."""
     node = make_node("LSTM", ["t", "w", "r", "", "", "h", "c"], ["all"], hidden_size=5)
     nodes = [make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node, make_node("Squeeze", ["all", "one"], ["s"])]
     nodes.append(make_node("Transpose", ["s"], ["y"], perm=[1, 0, 2]))
@@ -171,7 +171,7 @@ def _traced_state() -> Graph:
 
 
 def _traced_split() -> Graph:
-    """A Concat with one constant row, which no other number of rows fits beside."""
+    """A Concat with one constant row, which fits only one number of rows."""
     nodes = [make_node("Concat", ["x", "row"], ["y"], axis=1)]
     return Graph(nodes, {"x": (FLOAT, ["N", 4])}, {"y": (FLOAT, ["N", 7])}, {"row": weights(1, 3)})
 
@@ -281,7 +281,7 @@ def _convolution() -> Graph:
 
 
 def _sentences(mask: Dims = ("N", "T")) -> Graph:
-    """The mean of a text's word vectors, where its mask is 1."""
+    """The mean of a text's word vectors at the positions where its mask is 1."""
     nodes = [
         make_node("Gather", ["e", "ids"], ["h"]),
         make_node("Cast", ["mask"], ["m"], to=FLOAT),
@@ -337,7 +337,7 @@ def _logarithm() -> Graph:
 
 
 def _within() -> Graph:
-    """Attention between the tokens of each text, and the place of each token in its text."""
+    """Attention between the tokens of each text, and the position of each token in its text."""
     nodes = [
         make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
         make_node("MatMul", ["x", "t"], ["s"]),
@@ -354,7 +354,7 @@ def _pixels() -> Graph:
 
 
 def _joined(left: str, right: str, out: str) -> Graph:
-    """Two inputs whose first dimensions exporters call differently."""
+    """Two inputs whose first dimensions exporters name differently."""
     node = make_node("Concat", ["a", "b"], ["y"], axis=1)
     inputs: dict[str, Value] = {"a": (FLOAT, [left, 2]), "b": (FLOAT, [right, 3])}
     return Graph([node], inputs, {"y": (FLOAT, [out, 5])})

@@ -32,8 +32,8 @@ class Issuer:
 
     Attributes:
         url: The issuer's name.
-        keys: Those that it publishes: by their ID, their kind and the private key.
-        fetches: How often its keys were asked for.
+        keys: The published keys: by their ID, their kind and the private key.
+        fetches: How often its keys were requested.
         is_up: Whether it answers.
     """
 
@@ -59,7 +59,7 @@ class Issuer:
         self._thread.start()
 
     def document(self, path: str) -> Any:
-        """The document at a path; None for none."""
+        """The document at a path; None if there is none."""
         if path == "/.well-known/openid-configuration":
             return {"issuer": self.url, "jwks_uri": f"{self.url}/jwks"}
         if path != "/jwks":
@@ -68,7 +68,7 @@ class Issuer:
         return {"keys": [self._jwk(name, *key) for name, key in self.keys.items()]}
 
     def token(self, key_id: str = "first", *, key: Key | None = None, algorithm: str = "", **claims: Any) -> str:
-        """A token that is good for an hour, unless claims say otherwise; a claim that is None is left out."""
+        """A token that is valid for an hour, unless claims say otherwise; a claim of None is left out."""
         kind, own = self.keys.get(key_id, ("ES256", None))
         now = int(time.time())
         every = {"iss": self.url, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 3600, **claims}
@@ -78,7 +78,7 @@ class Issuer:
         return jwt.encode(said, signer, algorithm=algorithm or kind, headers={"kid": key_id})
 
     def close(self) -> None:
-        """Ends the server."""
+        """Stops the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

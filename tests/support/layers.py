@@ -20,7 +20,7 @@ class Stack:
     """A graph that grows by one layer at a time, each from float [N, WIDTH] to the same.
 
     Args:
-        random: Where weights come from.
+        random: The source of the weights.
     """
 
     random: np.random.Generator
@@ -31,13 +31,13 @@ class Stack:
         self.top = "x"
 
     def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
-        """A node on the top where it names no inputs; the name of its first output."""
+        """Adds a node, on top of the graph unless it names its inputs; returns the name of its first output."""
         names = [f"t{len(self.nodes)}_{number}" for number in range(outputs)]
         self.nodes.append(make_node(operator, list(inputs) or [self.top], names, **attributes))
         return names[0]
 
     def put(self, operator: str, *inputs: str, **attributes: Any) -> None:
-        """As `add`; its output is the new top."""
+        """As `add`; its output becomes the new top."""
         self.top = self.add(operator, *inputs, **attributes)
 
     def constant(self, value: object) -> str:
@@ -86,7 +86,7 @@ def residual(s: Stack) -> None:
 
 
 def swap(s: Stack) -> None:
-    """Its columns in another order, by way of [N, 2, 3]."""
+    """Reorders the columns by reshaping to [N, 2, 3]."""
     inner = s.add("Reshape", s.top, s.constant(np.array([-1, 2, 3])))
     s.put("Reshape", s.add("Transpose", inner, perm=[0, 2, 1]), s.constant(np.array([-1, WIDTH])))
 
@@ -164,7 +164,7 @@ def row_before(s: Stack) -> None:
 
 
 def fifth_row_after(s: Stack) -> None:
-    """Which nothing shows in a batch of fewer than six."""
+    """A batch of fewer than six rows does not show this."""
     after = s.add("Pad", s.top, s.constant(np.array([-5, 0, 5, 0])))
     s.put("Add", s.top, after)
 
@@ -191,7 +191,7 @@ def quantize_batch(s: Stack) -> None:
 
 
 def flatten(s: Stack) -> None:
-    """The whole batch as one row, normalized, and back."""
+    """Normalizes the whole batch as one row."""
     flat = s.add("Reshape", s.top, s.constant(np.array([1, -1])))
     largest = s.add("ReduceMax", s.add("Abs", flat), keepdims=1)
     s.put("Div", s.top, s.add("Add", largest, s.constant(np.float32(1))))
@@ -220,7 +220,7 @@ MIXES: Sequence[Layer] = (
 
 
 def _leak(s: Stack, of_batch: str) -> None:
-    """Adds 0 times what was made of all rows: nothing, unless that is NaN or infinite."""
+    """Adds 0 times a function of all rows: nothing, unless that is NaN or infinite."""
     s.put("Add", s.top, s.add("Mul", of_batch, s.constant(np.float32(0))))
 
 
@@ -250,7 +250,7 @@ def leaky_cube(s: Stack) -> None:
 
 
 def leaky_product(s: Stack) -> None:
-    """All pairs of columns, over the batch."""
+    """The products of all pairs of columns, over the batch."""
     gram = s.add("MatMul", s.add("Transpose", s.top, perm=[1, 0]), s.top)
     _leak(s, s.add("ReduceSum", gram, keepdims=0))
 
@@ -261,17 +261,17 @@ def leaky_range(s: Stack) -> None:
 
 
 def leaky_exponential(s: Stack) -> None:
-    """Of a sum above 88 it is infinite: these rows are not apart."""
+    """Infinite for a sum above 88, so these rows are not independent."""
     _leak(s, s.add("Exp", s.add("ReduceSum", s.top, keepdims=0)))
 
 
 def leaky_reciprocal(s: Stack) -> None:
-    """Of a sum of zero it is infinite."""
+    """Infinite for a sum of zero."""
     _leak(s, s.add("Reciprocal", s.add("ReduceSum", s.top, keepdims=0)))
 
 
 def leaky_root(s: Stack) -> None:
-    """Of a negative sum it is NaN."""
+    """NaN for a negative sum."""
     _leak(s, s.add("Sqrt", s.add("ReduceSum", s.top, keepdims=0)))
 
 
@@ -289,7 +289,7 @@ LEAKS: Sequence[Layer] = (
     leaky_product,
     leaky_range,
 )
-"""Rows stay apart as long as all numbers are ordinary."""
+"""Rows stay independent as long as all numbers are ordinary."""
 
 LEAKS_OF_ORDINARY: Sequence[Layer] = (leaky_exponential, leaky_reciprocal, leaky_root, leaky_logarithm)
-"""Rows do not even then."""
+"""Rows are dependent even then."""

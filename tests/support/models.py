@@ -1,4 +1,4 @@
-"""Small ONNX models, each written to a version's folder as `model.onnx`; what each computes can be checked by hand."""
+"""Small ONNX models, each written to a version's folder as `model.onnx`; their results can be checked by hand."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ INT64 = TensorProto.INT64
 
 
 def linear(folder: Path, *, columns: int = 4, bias: float = 0.0) -> Path:
-    """`y` float [N, 1] = the sum of each row of `x` float [N, columns], plus `bias`: what tells versions apart."""
+    """`y` float [N, 1] = the sum of each row of `x` float [N, columns], plus `bias`, which tells versions apart."""
     weights = from_array(np.ones((columns, 1), np.float32), "weights")
     offset = from_array(np.full(1, bias, np.float32), "bias")
     nodes = [make_node("MatMul", ["x", "weights"], ["product"]), make_node("Add", ["product", "bias"], ["y"])]
@@ -27,7 +27,7 @@ def linear(folder: Path, *, columns: int = 4, bias: float = 0.0) -> Path:
 
 
 def broken(folder: Path) -> Path:
-    """A file that is no model."""
+    """A file that is not a model."""
     folder.mkdir(parents=True)
     file = folder / FILE
     file.write_bytes(b"no model")
@@ -35,13 +35,13 @@ def broken(folder: Path) -> Path:
 
 
 def identity(folder: Path, dtype: int = FLOAT, dims: Dims = ("N", 2), *, out: Dims | None = None) -> Path:
-    """`y` = `x`, both of an ONNX element type; `out` is the shape that `y` is declared with, where it is another."""
+    """`y` = `x`, both of an ONNX element type; `out` is the declared shape of `y`, if it differs."""
     outputs = [_value("y", dtype, dims if out is None else out)]
     return _write(folder, [make_node("Identity", ["x"], ["y"])], [_value("x", dtype, dims)], outputs)
 
 
 def identities(folder: Path, dtypes: Mapping[str, int]) -> Path:
-    """`out_` and its name = each input, of its ONNX element type, [N, any number of columns]."""
+    """For each input, of its ONNX element type, [N, any columns], an equal output with the prefix `out_`."""
     nodes = [make_node("Identity", [name], [f"out_{name}"]) for name in dtypes]
     inputs = [_value(name, dtype, ["N", f"W_{name}"]) for name, dtype in dtypes.items()]
     outputs = [_value(f"out_{name}", dtype, ["N", f"W_{name}"]) for name, dtype in dtypes.items()]
@@ -56,14 +56,14 @@ def convolution(folder: Path) -> Path:
 
 
 def repeated(folder: Path, *, columns: int) -> Path:
-    """`y` float [N, columns] = `x` float [N, 1], as often as there are columns: a small request of a large answer."""
+    """`y` float [N, columns] = `x` float [N, 1], repeated in each column: a small request with a large answer."""
     weights = from_array(np.ones((1, columns), np.float32), "weights")
     node = make_node("MatMul", ["x", "weights"], ["y"])
     return _write(folder, [node], [_value("x", FLOAT, ["N", 1])], [_value("y", FLOAT, ["N", columns])], weights)
 
 
 def two_sizes(folder: Path, *, columns: int = 1000) -> Path:
-    """`small` float [N, 1] = `x` float [N, 1], and `large` float [N, columns], `x` as often as there are columns."""
+    """`small` float [N, 1] = `x` float [N, 1], and `large` float [N, columns], `x` repeated in each column."""
     weights = from_array(np.ones((1, columns), np.float32), "weights")
     nodes = [make_node("Identity", ["x"], ["small"]), make_node("MatMul", ["x", "weights"], ["large"])]
     outputs = [_value("small", FLOAT, ["N", 1]), _value("large", FLOAT, ["N", columns])]
@@ -102,7 +102,7 @@ def lookup(folder: Path, *, size: int = 10) -> Path:
 
 
 def positions(folder: Path, *, in_rows: bool = False) -> Path:
-    """`where` int64 [2, K] = the K positions of `x` float [N, 3] that are not zero: a shape that the data decide.
+    """`where` int64 [2, K] = the K positions of `x` float [N, 3] that are not zero: a shape that depends on the data.
 
     With `in_rows` it is [K, 2].
     """
@@ -114,7 +114,7 @@ def positions(folder: Path, *, in_rows: bool = False) -> Path:
 
 
 def wide(folder: Path, *, columns: int = 64) -> Path:
-    """`y` float [N, columns] = `x` float [N, columns] times weights that are no round numbers, and a ReLU."""
+    """`y` float [N, columns] = `x` float [N, columns] times weights that are not integers, and a ReLU."""
     values = np.linspace(-1, 1, columns * columns, dtype=np.float32).reshape(columns, columns)
     nodes = [make_node("MatMul", ["x", "weights"], ["product"]), make_node("Relu", ["product"], ["y"])]
     values_in, values_out = _value("x", FLOAT, ["N", columns]), _value("y", FLOAT, ["N", columns])
@@ -128,7 +128,7 @@ def no_inputs(folder: Path) -> Path:
 
 
 def slow(folder: Path, *, steps: int) -> Path:
-    """`y` float [N, 1] = `x` float [N, 1] + `steps`, counted up one by one: a step takes some microseconds."""
+    """`y` float [N, 1] = `x` float [N, 1] + `steps`, counted up in a loop: each step takes some microseconds."""
     body = make_graph(
         [
             make_node("Identity", ["going"], ["go_on"]),
@@ -145,21 +145,21 @@ def slow(folder: Path, *, steps: int) -> Path:
 
 
 def external_data(folder: Path, *, columns: int = 512) -> Path:
-    """As `linear` without a bias, its weights in a file of their own, `weights.bin`, beside the model."""
+    """Like `linear` without a bias, with its weights in an external file, `weights.bin`."""
     file = linear(folder, columns=columns)
     onnx.save_model(onnx.load(file), file, save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=1024)
     return file
 
 
 def sequence_output(folder: Path) -> Path:
-    """`y`, a sequence that holds `x` float [N, 2]: nothing that a tensor can carry."""
+    """`y`, a sequence that holds `x` float [N, 2]: not a tensor."""
     kind = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(FLOAT, ["N", 2]))
     outputs = [onnx.helper.make_value_info("y", kind)]
     return _write(folder, [make_node("SequenceConstruct", ["x"], ["y"])], [_value("x", FLOAT, ["N", 2])], outputs)
 
 
 def positive(folder: Path) -> Path:
-    """`y` = `x` float [N], and `above`, those of `x` that are above zero: declared as [N], whatever it finds."""
+    """`y` = `x` float [N], and `above`, the elements of `x` above zero: declared as [N], whatever their number."""
     nodes = [
         make_node("Identity", ["x"], ["y"]),
         make_node("Greater", ["x", "zero"], ["wanted"]),
@@ -188,7 +188,7 @@ def column_totals(folder: Path) -> Path:
 
 
 def counting(folder: Path) -> Path:
-    """`y` = `steps` int64 [N], once it has counted up to the highest of them: each step takes some microseconds."""
+    """`y` = `steps` int64 [N], after counting up to the highest of them: each step takes some microseconds."""
     scalar = _value("before", INT64, [])
     body = make_graph(
         [make_node("Identity", ["going"], ["go_on"]), make_node("Add", ["before", "one"], ["after"])],
@@ -225,7 +225,7 @@ def kept(folder: Path) -> Path:
 
 
 def side_by_side(folder: Path, left: Dims = ("N", 2), right: Dims = ("M", 2)) -> Path:
-    """`y` float [N, 4] = the rows of `a` and `b`, both float, side by side: they must be as many."""
+    """`y` float [N, 4] = the rows of `a` and `b`, both float, side by side: their numbers of rows must be equal."""
     node = make_node("Concat", ["a", "b"], ["y"], axis=1)
     inputs = [_value("a", FLOAT, left), _value("b", FLOAT, right)]
     return _write(folder, [node], inputs, [_value("y", FLOAT, ["rows", 4])])
@@ -241,7 +241,7 @@ def half_plus_two(folder: Path) -> Path:
 def recurrent(folder: Path, *, operator: str = "LSTM", gates: int = 4) -> Path:
     """`y` float [N, 2] = the last state of a recurrent operator over `x` float [N, T, 3].
 
-    ONNX Runtime ends the process on an LSTM or a GRU of no rows.
+    ONNX Runtime crashes on an LSTM or a GRU without rows.
     """
     nodes = [
         make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
@@ -264,14 +264,14 @@ def running_sum(folder: Path) -> Path:
 
 
 def reversed_rows(folder: Path) -> Path:
-    """`y` = `x`, both float [N, M], the first `length` int64 [N] values of each row in the reverse order."""
+    """`y` = `x`, both float [N, M], with the first `length` int64 [N] values of each row reversed."""
     node = make_node("ReverseSequence", ["x", "length"], ["y"], batch_axis=0, time_axis=1)
     inputs = [_value("x", FLOAT, ["N", "M"]), _value("length", INT64, ["N"])]
     return _write(folder, [node], inputs, [_value("y", FLOAT, ["N", "M"])])
 
 
 def doubled_scalar(folder: Path, *, ranked: bool = True) -> Path:
-    """`y` = 2 `x`, both float scalars; or, not `ranked`, of no declared rank."""
+    """`y` = 2 `x`, both float scalars, or of undeclared rank if not `ranked`."""
     values = [_value(name, FLOAT, []) for name in "xy"]
     file = _write(folder, [make_node("Add", ["x", "x"], ["y"])], values[:1], values[1:])
     if not ranked:

@@ -1,4 +1,4 @@
-"""Models to send odd requests to: ONNX's own cases, as they are and declared more widely, and others of many kinds."""
+"""Models for odd requests: ONNX's own cases, as they are and with wider declarations, and others of many kinds."""
 
 import os
 import random
@@ -25,9 +25,9 @@ class OddModel:
     """A model.
 
     Attributes:
-        name: Of no other.
-        model: Its file.
-        usual: A request that is not odd; None to have one made up.
+        name: A unique name.
+        model: The model.
+        usual: A normal request; None to generate one.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Pool(NamedTuple):
     """Models to choose from.
 
     Attributes:
-        fatal: Those that are always among the chosen: some requests end their process.
-        others: Of many kinds.
-        cases: ONNX's own.
+        fatal: Models that are always chosen: some requests crash their process.
+        others: Models of many kinds.
+        cases: ONNX's own cases.
     """
 
     fatal: Sequence[OddModel]
@@ -55,17 +55,17 @@ class Pool(NamedTuple):
     cases: Sequence[OddModel]
 
     def some(self, count: int, chance: random.Random) -> list[OddModel]:
-        """So many of them, about half of them cases."""
+        """This many models, about half of them cases."""
         others = chance.sample(self.others, min(len(self.others), (count - len(self.fatal)) // 2))
         cases = chance.sample(self.cases, count - len(self.fatal) - len(others))
         return [*self.fatal, *others, *cases]
 
 
 def every_model(*, nodes: bool) -> Pool:
-    """All of them.
+    """All models.
 
     Args:
-        nodes: Whether also ONNX's case for each operator, which take half a minute to make.
+        nodes: Whether to include ONNX's case for each operator, which takes half a minute to generate.
     """
     cases = [OddModel(name, model, inputs) for name, model, inputs in onnx_cases.made(nodes=nodes)]
     fatal = [OddModel(folder_name(name), fatal.graph.model(), fatal.fine) for name, fatal in FATAL.items()]
@@ -75,7 +75,7 @@ def every_model(*, nodes: bool) -> Pool:
 
 
 def any_sizes(case: OddModel) -> OddModel:
-    """The same model, its inputs declared of any sizes."""
+    """The same model, with inputs declared with any sizes."""
 
     def widen(value: Any) -> None:
         for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
@@ -85,7 +85,7 @@ def any_sizes(case: OddModel) -> OddModel:
 
 
 def any_rank(case: OddModel) -> OddModel:
-    """The same model, its inputs declared of any rank."""
+    """The same model, with inputs declared with any rank."""
     return _widened(case, "any_rank", lambda value: value.type.tensor_type.ClearField("shape"))
 
 
@@ -104,7 +104,7 @@ def _widened(case: OddModel, how: str, widen: Callable[[Any], None]) -> OddModel
 
 
 def _of_microsoft() -> Mapping[str, Graph]:
-    """Operators that ONNX Runtime's optimizers put in."""
+    """Operators that ONNX Runtime's optimizers insert."""
 
     def graph(operator: str, inputs: Mapping[str, Dims], constants: Sequence[Any] = (), **attributes: Any) -> Graph:
         named = {f"c{number}": constant for number, constant in enumerate(constants)}
@@ -156,12 +156,12 @@ def trained() -> Iterator[OddModel]:
 
 
 def found() -> Iterator[OddModel]:
-    """Those in the folder HEADRACE_FUZZ_MODELS."""
+    """The models in the folder HEADRACE_FUZZ_MODELS."""
     folder = os.environ.get("HEADRACE_FUZZ_MODELS")
     for file in sorted(Path(folder).rglob("*.onnx")) if folder else ():
         yield OddModel(folder_name(str(file.relative_to(folder or "").with_suffix(""))), onnx.load(file))
 
 
 def folder_name(text: str) -> str:
-    """A text as a model's name."""
+    """A text, made into a model's name."""
     return "".join(letter if letter.isalnum() else "_" for letter in text)

@@ -1,4 +1,4 @@
-"""Folders that take long to fill, filled once for all processes that share the tests."""
+"""Folders that take long to fill, filled once for all test processes."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ import pytest
 
 
 def filled_once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
-    """The folder of a name, which the first process to ask fills while the others wait."""
+    """The folder with a name, which the first process that asks fills while the others wait."""
     base = factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, whole = shared / name, shared / f"{name}.whole"

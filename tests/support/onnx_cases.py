@@ -1,4 +1,4 @@
-"""The cases of ONNX's own backend tests, which the package `onnx` makes: a model for nearly every operator and type."""
+"""The cases of ONNX's own backend tests, which the package `onnx` generates: models for nearly every operator."""
 
 import warnings
 from collections import Counter
@@ -27,7 +27,7 @@ KINDS = ("simple", "pytorch-converted", "pytorch-operator")
 Made = tuple[str, onnx.ModelProto, Arrays]
 
 IN_PROCESS = IsolationOptions(workers=0)
-"""No process is started for a model, nor for a trial of it: hundreds of them take minutes to start."""
+"""Starts no process for a model or its trial: hundreds of them take minutes to start."""
 
 RTOL, ATOL = 1e-3, 1e-5
 
@@ -45,12 +45,12 @@ KNOWN: Mapping[str, str] = {
     "Failed to get input map": "TF Serving's REST API takes no request without inputs",
     "no elements": "JSON does not tell the shape of an array without elements",
 }
-"""Why a case may not pass, by a part of what it is refused with."""
+"""Why a case may fail, by a part of its error."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model with one set of inputs, and what a bare session answers."""
+    """A model with one set of inputs, and the answers of a bare session."""
 
     name: str
     model: onnx.ModelProto
@@ -60,14 +60,14 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of cases: how many passed, which did not and why."""
+    """The results of cases: how many passed, and which failed and why."""
 
     passed: int = 0
     known: Counter[str] = field(default_factory=Counter)
     failed: dict[str, str] = field(default_factory=dict)
 
     def take(self, name: str, reason: str) -> None:
-        """Notes one case; an empty reason is a pass."""
+        """Records a case; an empty reason is a pass."""
         known = next((why for part, why in KNOWN.items() if part in reason), "")
         if not reason:
             self.passed += 1
@@ -78,11 +78,11 @@ class Outcome:
 
 
 def cases(*, nodes: bool) -> Iterator[Case]:
-    """The cases that a bare session runs; not those of which no two runs agree, being random.
+    """The cases that a bare session can run, without those whose answers are random.
 
     Args:
-        nodes: Whether also a case for each operator, type and attribute, which takes half a minute to make; otherwise
-            only the models that the package ships, of some operators each.
+        nodes: Whether to include a case for each operator, type and attribute, which takes half a minute to generate;
+            otherwise only the models that the package ships, of some operators each.
     """
     for name, model, inputs in made(nodes=nodes):
         try:
@@ -90,7 +90,7 @@ def cases(*, nodes: bool) -> Iterator[Case]:
             answers = _answers(session, inputs)
             again = _answers(session, inputs)
         except Exception:
-            continue  # not a bare session's, either
+            continue  # a bare session cannot run these, either
         if answers is not None and again is not None and not difference(answers, again):
             yield Case(name, model, inputs, answers)
 
@@ -101,7 +101,7 @@ def made(*, nodes: bool) -> Iterator[Made]:
 
 
 def _nodes() -> Iterator[Made]:
-    from onnx.backend.test.case.node import collect_testcases  # makes them as it is imported
+    from onnx.backend.test.case.node import collect_testcases  # generates them on import
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -131,7 +131,7 @@ def _session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 def _answers(session: ort.InferenceSession, inputs: Arrays) -> Arrays | None:
-    """None where an answer is no tensor."""
+    """None if an answer is not a tensor."""
     values = session.run(None, dict(inputs))
     if not all(isinstance(value, np.ndarray) for value in values):
         return None
@@ -139,7 +139,7 @@ def _answers(session: ort.InferenceSession, inputs: Arrays) -> Arrays | None:
 
 
 def difference(got: Arrays, expected: Arrays) -> str:
-    """How answers differ from a bare session's; empty where they do not."""
+    """How answers differ from a bare session's; empty if they do not."""
     for name, want in expected.items():
         if name not in got:
             return f"output {name} is missing"
@@ -167,7 +167,7 @@ def write(case: Case, base_path: Path) -> None:
 
 
 def served(every: Sequence[Case], base_path: Path, outcome: Outcome) -> list[Case]:
-    """Those whose models load; the reasons of the others are noted."""
+    """The cases whose models load; the reasons of the others are recorded."""
     loader = Loader(
         BackendOptions(), BatchThreads(1), Options(), Metrics(), isolation=IN_PROCESS, per_model_batching=False
     )
@@ -184,12 +184,12 @@ def served(every: Sequence[Case], base_path: Path, outcome: Outcome) -> list[Cas
 
 
 def sendable(inputs: Arrays) -> dict[str, Array]:
-    """Inputs as a request carries them: strings as bytes."""
+    """Inputs as in a request: strings as bytes."""
     return {alias: np.array(array, object) if array.dtype.kind in "SU" else array for alias, array in inputs.items()}
 
 
 def compare(every: Sequence[Case], predict: Callable[[Case], Arrays], outcome: Outcome) -> None:
-    """Notes what becomes of cases that are sent one after the other; `predict` raises where one is refused."""
+    """Records the results of cases sent one after the other; `predict` raises if one is refused."""
     for case in every:
         try:
             outcome.take(case.name, difference(predict(case), case.answers))

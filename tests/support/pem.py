@@ -9,7 +9,7 @@ from google.protobuf import text_format
 
 from headrace_protos import SSLConfig
 
-# openssl would make every certificate one that may sign others; not all who check a client's take such a one.
+# openssl's default would allow every certificate to sign others; some checks of client certificates refuse that.
 LEAF = ("-addext", "basicConstraints=critical,CA:FALSE")
 
 
@@ -21,7 +21,7 @@ class Pem(NamedTuple):
 
 
 class Authority:
-    """Signs certificates for localhost, with the openssl command."""
+    """An authority that signs certificates for localhost with the openssl command."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -46,7 +46,7 @@ class Authority:
 
 
 def write(path: Path, pem: Pem, **fields: object) -> Path:
-    """An SSLConfig file, put into place as a whole."""
+    """Writes an SSLConfig file atomically."""
     config = SSLConfig(server_key=pem.key, server_cert=pem.certificate, **fields)  # type: ignore[arg-type]
     new = path.with_suffix(".new")
     new.write_text(text_format.MessageToString(config))

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 
 _LOWEST, _HIGHEST = 10_000, 32_000
-"""Below the range out of which the kernel serves those who connect, or ask for any port."""
+"""Below the range from which the kernel assigns ephemeral ports."""
 
 
 def _ports() -> Iterator[int]:
-    """Each port once, from a place of this process's own, before any comes again."""
+    """Each port once, starting at a place that depends on the process."""
     ports = range(_LOWEST, _HIGHEST)
     begin = os.getpid() * 101 % len(ports)
     return islice(cycle(ports), begin, None)
@@ -20,7 +20,7 @@ _NEXT = _ports()
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that nobody is given before the test binds it."""
+    """A port that nothing listens on, and that no other test gets before this test binds it."""
     for port in _NEXT:
         if _is_free(port):
             return port

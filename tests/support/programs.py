@@ -1,4 +1,4 @@
-"""Programs that are no part of headrace: where `make test-stores` has put them, and how they are started."""
+"""Third-party programs: where `make test-stores` has put them, and how they are started."""
 
 import os
 import re
@@ -12,11 +12,11 @@ from queue import Queue
 import pytest
 
 STARTS_WITHIN = 240.0
-"""Seconds; MLflow's server takes more than one minute on a busy machine."""
+"""Seconds; MLflow's server takes more than a minute on a busy machine."""
 
 
 def program(name: str, where: str = "bin") -> str:
-    """The path of a program; skips the test where it is not there."""
+    """The path of a program; skips the test if it is missing."""
     root = os.environ.get("HEADRACE_STORES")
     if not root:
         pytest.skip("HEADRACE_STORES names no folder with the stores' servers: run `make test-stores`")
@@ -27,7 +27,7 @@ def program(name: str, where: str = "bin") -> str:
 
 
 def mlflow_python() -> Path:
-    """The Python that has MLflow; skips the test where there is none."""
+    """The Python with MLflow; skips the test if there is none."""
     python = os.environ.get("HEADRACE_MLFLOW_PYTHON")
     if not python:
         pytest.skip("HEADRACE_MLFLOW_PYTHON names no Python with mlflow: run `make test-stores`")
@@ -36,12 +36,12 @@ def mlflow_python() -> Path:
 
 @contextmanager
 def started(command: Sequence[str], says: str, environment: dict[str, str] | None = None) -> Iterator[int]:
-    """A server, ended after the block; the number that it says when it listens.
+    """Runs a server during the block; yields the port that it prints.
 
     Args:
-        command: What to run.
-        says: A regular expression with the port as its group, for a line of what it writes.
-        environment: More variables.
+        command: The command to run.
+        says: A regular expression for a line of its output, with the port as its group.
+        environment: Additional environment variables.
     """
     own = {**os.environ, **(environment or {})}
     pipe, merged = subprocess.PIPE, subprocess.STDOUT

@@ -1,4 +1,4 @@
-"""The real Prometheus and its promtool, where they are installed (Debian: apt-get install prometheus)."""
+"""The real Prometheus and its promtool, if they are installed (Debian: apt-get install prometheus)."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.support.tools import tool
 
 
 def lint(page: str) -> str:
-    """What `promtool check metrics` finds wrong with a page; empty for nothing."""
+    """The complaints of `promtool check metrics` about a page; empty if there are none."""
     run = subprocess.run([tool("promtool"), "check", "metrics"], input=page, capture_output=True, text=True)
     return run.stdout + run.stderr
 
@@ -27,8 +27,8 @@ class Prometheus:
     """A running Prometheus that scrapes one server ten times a second.
 
     Args:
-        folder: For its data.
-        port: Of the server's REST API.
+        folder: The folder for its data.
+        port: The port of the server's REST API.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -56,7 +56,7 @@ class Prometheus:
             return False
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What an expression is now: one entry for each series; an error of it raises."""
+        """The current value of an expression: one entry for each series; raises its error."""
         asked = urllib.parse.urlencode({"query": expression})
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/api/v1/query?{asked}", timeout=30) as answer:
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]

@@ -1,4 +1,4 @@
-"""TFRecord files of PredictionLog: warm-up files, and the logs of requests."""
+"""TFRecord files of PredictionLog: warm-up files and request logs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ def predict_log(request: PredictRequest) -> bytes:
 
 
 def write_warmup(folder: Path, records: Iterable[bytes]) -> Path:
-    """Gives the version in a folder a warm-up file."""
+    """Writes a warm-up file into a version's folder."""
     file = folder / WARMUP_FILE
     file.parent.mkdir(parents=True)
     file.write_bytes(b"".join(map(frame, records)))
@@ -24,7 +24,7 @@ def write_warmup(folder: Path, records: Iterable[bytes]) -> Path:
 
 
 def read_logs(files: Iterable[Path]) -> list[PredictionLog]:
-    """What is in some files, in the order of their names."""
+    """The records of some files, in the order of their names."""
     logs: list[PredictionLog] = []
     for file in sorted(files):
         with file.open("rb") as opened:

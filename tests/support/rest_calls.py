@@ -1,4 +1,4 @@
-"""Requests to the REST API: over http.client, one connection kept alive, or by the curl command."""
+"""Requests to the REST API: over http.client, on one kept-alive connection, or by the curl command."""
 
 import json
 import socket
@@ -12,18 +12,18 @@ from tests.support.calls import ANSWER_WITHIN, MODEL
 from tests.support.tools import tool
 
 PREFIX = f"/v1/models/{MODEL}"
-"""The path of the model that tests serve."""
+"""The path of the served test model."""
 
 
 ROW = {"instances": [[1, 2, 3, 4]]}
 """A body for `models.linear`."""
 
 TEN = {"predictions": [[10]]}
-"""What answers it."""
+"""The answer to it."""
 
 
 class Answer(NamedTuple):
-    """What came back: header names in small letters."""
+    """An answer; header names are in lower case."""
 
     status: int
     text: str
@@ -31,21 +31,21 @@ class Answer(NamedTuple):
 
     @property
     def value(self) -> Any:
-        """The body, which is JSON."""
+        """The body, parsed as JSON."""
         return json.loads(self.text)
 
     @property
     def error(self) -> tuple[int, str]:
-        """The status, and the text of a body that is nothing but an error."""
+        """The status, and the text of a body that contains only an error."""
         assert list(self.value) == ["error"]
         return self.status, self.value["error"]
 
 
 class RestCaller:
-    """One connection to a server.
+    """A connection to a server.
 
     Args:
-        port: Of its REST API.
+        port: The port of its REST API.
     """
 
     def __init__(self, port: int) -> None:
@@ -57,9 +57,9 @@ class RestCaller:
 
         Args:
             method: GET, or any other.
-            path: With the query.
-            body: Bytes or a string as they are, or what is to be made JSON of.
-            headers: More than http.client's own.
+            path: The path, with the query.
+            body: Bytes or a string to be sent as they are, or a value to be sent as JSON.
+            headers: Headers in addition to http.client's own.
         """
         if not isinstance(body, bytes | str | None):
             body = json.dumps(body)
@@ -79,22 +79,22 @@ class RestCaller:
         )
 
     def predict(self, body: Any) -> Any:
-        """Posts a body to :predict, which must succeed; what comes back."""
+        """Posts a body to :predict, which must succeed; returns the value."""
         answer = self.post("predict", body)
         assert answer.status == 200, answer.text
         return answer.value
 
     def refusal(self, body: Any, verb: str = "predict") -> tuple[int, str]:
-        """Posts a body that must be refused; status and text."""
+        """Posts a body that must be refused; returns the status and the text."""
         return self.post(verb, body).error
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self.connection.close()
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the other side ends; also where it ends with what it has not read."""
+    """All bytes until the other side closes the connection, even if it has unread data."""
     parts = b""
     try:
         while part := connection.recv(65536):
@@ -105,14 +105,14 @@ def received(connection: socket.socket) -> bytes:
 
 
 def children(module: str) -> list[int]:
-    """The processes that this one has started to run a module, named by a part of its name."""
+    """The child processes of this one that run a module, found by a part of its name."""
     tasks = Path("/proc/self/task").glob("*/children")
     every = [int(child) for task in tasks for child in task.read_text().split()]
     return [child for child in every if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def curl(*arguments: str, data: bytes = b"") -> str:
-    """What the curl command prints."""
+    """The output of the curl command."""
     run = subprocess.run(
         [tool("curl"), "-sS", "-g", *arguments], input=data, capture_output=True, check=True, timeout=ANSWER_WITHIN
     )

@@ -1,4 +1,4 @@
-"""How far rounding alone may change a model's answer: the model with every intermediate value a few digits off."""
+"""How far rounding alone may change a model's answer: runs the model with small errors in every intermediate value."""
 
 import numpy as np
 import onnxruntime as ort
@@ -9,21 +9,21 @@ from headrace_batching.task import Array
 from tests.support.graphs import Graph
 
 UNITS = 8
-"""Units in the last place by which each value may be off: a sum in another order, or a fused multiply and add."""
+"""Units in the last place by which each value may be off: a sum in another order, or a fused multiply-add."""
 
 DRAWS = 300
-"""Enough for each side of a tie to be drawn several times."""
+"""Enough to draw each side of a tie several times."""
 
 _NOT_REAL = {"ArgMax", "Shape", "QuantizeLinear", "DynamicQuantizeLinear"}
 
 
 class Rounding:
-    """The answers that a graph of float32 gives to one request by itself, rounded one way and another.
+    """The answers of a float32 graph to one request by itself, with different roundings.
 
-    A batch of another size runs other kernels, which round otherwise. That is little of the values that are rounded,
-    but it may be much of the answer: the difference of two large values, a step of a quantization, or another of two
-    equal largest values. The answers are those of the request's own rows, so another caller's rows in an answer are
-    never taken for rounding.
+    A batch of another size runs other kernels, which round differently. The error is small relative to the rounded
+    values, but may be large relative to the answer: in the difference of two large values, a quantization step, or a
+    choice between two equal maxima. Only the request's own rows are used here, so another caller's rows in an answer
+    are never mistaken for rounding.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -34,11 +34,11 @@ class Rounding:
         self._session = ort.InferenceSession(rounded.model().SerializeToString(), options)
 
     def assert_explains(self, answer: Array, expected: Array, x: Array) -> None:
-        """Every number must lie within what was drawn, or a little outside of it.
+        """Every number must lie within the drawn range, or slightly outside.
 
         Args:
-            answer: What was answered.
-            expected: What the model alone gives.
+            answer: The server's answer.
+            expected: The answer of the model alone.
             x: The request.
         """
         drawn = np.stack([expected, *(self._session.run(["y"], {"x": x})[0] for _ in range(DRAWS))])
@@ -53,7 +53,7 @@ class Rounding:
 
 
 def _rounded(node: NodeProto) -> list[NodeProto]:
-    """The node, and its first output times numbers next to 1."""
+    """The node, with its first output multiplied by numbers close to 1."""
     if node.op_type in _NOT_REAL:
         return [node]
     exact, near, off = node.output[0] + "_exact", node.output[0] + "_near", UNITS * float(np.finfo(np.float32).eps)

@@ -1,4 +1,4 @@
-"""Servers to call: one in this process on an event loop of its own, or the real command in another process."""
+"""Servers for tests: one in this process on an event loop of its own, or the real command in another process."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ from tests.support.calls import ANSWER_WITHIN, MODEL, Caller
 T = TypeVar("T")
 
 START_WITHIN = 120.0
-"""Seconds after which a server that ought to have started, or stopped, has failed."""
+"""Seconds after which a server that should have started, or stopped, has failed."""
 
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 
@@ -29,7 +29,7 @@ _OURS = ("batch-", "manager", "source", "load-", "unload-", "reload", "request-l
 
 
 class Served(NamedTuple):
-    """What a server says, once it has stopped, that its model has run."""
+    """What a stopped server's log says that its model ran."""
 
     requests: int
     rows: int
@@ -46,7 +46,7 @@ def eventually(holds: Callable[[], T], within: float = ANSWER_WITHIN) -> T:
     """Asks again until the answer is true, and returns it.
 
     Raises:
-        TimeoutError: It did not become so.
+        TimeoutError: It did not become true.
     """
     end = time.monotonic() + within
     while not (answer := holds()):
@@ -90,8 +90,8 @@ class RunningServer:
     """A server in this process, started when it is made.
 
     Args:
-        loop: Where it runs.
-        config: What it is told; the port is best 0.
+        loop: The event loop that it runs on.
+        config: Its configuration; the port should be 0.
     """
 
     def __init__(self, loop: LoopThread, config: Config) -> None:
@@ -113,7 +113,7 @@ class RunningServer:
             self._loop.run(self._server.stop())
 
     def close(self) -> None:
-        """Drains it if it still runs, and ends the channel to it."""
+        """Drains it if it still runs, and closes the channel to it."""
         self.stop()
         self.caller.close()
 
@@ -125,9 +125,9 @@ class ServerProcess:
     """The `headrace serve` command.
 
     Args:
-        base_path: The model's.
+        base_path: The base path of the model.
         flags: More flags, each `--name=value`.
-        headrace: The `headrace` command, where it is another than this environment's.
+        headrace: The `headrace` command, if it is not this environment's.
     """
 
     def __init__(self, base_path: Path, *flags: str, headrace: Sequence[str | Path] = (COMMAND,)) -> None:
@@ -142,7 +142,7 @@ class ServerProcess:
         """Waits for a line of its log.
 
         Raises:
-            TimeoutError: It did not come.
+            TimeoutError: The line did not appear.
         """
         end = time.monotonic() + START_WITHIN
         while True:
@@ -154,7 +154,7 @@ class ServerProcess:
                 return match
 
     def started(self) -> Caller:
-        """Waits until it listens; a channel to it."""
+        """Waits until it listens; returns a channel to it."""
         return Caller(int(self.wait_for(_RUNNING)[1]))
 
     def terminate(self) -> None:
@@ -162,13 +162,13 @@ class ServerProcess:
         self.process.send_signal(signal.SIGTERM)
 
     def ended(self) -> int:
-        """Waits for its end; the exit status."""
+        """Waits for it to exit; returns the exit status."""
         status = self.process.wait(START_WITHIN)
         self._reader.join()
         return status
 
     def close(self) -> None:
-        """Ends it, by force where need be."""
+        """Stops it, by force if needed."""
         self.process.kill()
         self.ended()
         assert self.process.stderr is not None

@@ -18,7 +18,7 @@ class Shop:
     """Loads versions of one model, and closes them at the end.
 
     Args:
-        base_path: The model's.
+        base_path: The base path of the model.
     """
 
     def __init__(self, base_path: Path) -> None:
@@ -33,10 +33,10 @@ class Shop:
         """Loads a version.
 
         Args:
-            graph: The model; None for the one that lies there.
-            toml: Its `model.toml`; empty leaves the one that lies there.
-            batching: How requests become batches; None for not at all.
-            unproved: Whether a padding is used that nothing proves.
+            graph: The model; None for the existing file.
+            toml: Its `model.toml`; if empty, an existing one is kept.
+            batching: The batching options; None for no batching.
+            unproved: Whether a padding without a proof is used.
         """
         if graph is not None:
             graph.write(self.base_path / "1")
@@ -49,13 +49,13 @@ class Shop:
         return self._servables[-1]
 
     def verdict(self, graph: Graph, toml: str = "", batching: Options | None = ANY) -> Verdict:
-        """What is decided of a graph's rows."""
+        """The decision about a graph's rows."""
         servable = self.load(graph, toml, batching)
         verdict = servable.verdicts[DEFAULT_SIGNATURE]
         assert servable.batching is None or servable.signatures[DEFAULT_SIGNATURE].batched is verdict.batched
         return verdict
 
     def close(self) -> None:
-        """Closes all that were loaded."""
+        """Closes all loaded servables."""
         while self._servables:
             self._servables.pop().close()

@@ -27,11 +27,11 @@ def key_pair(folder: Path, name: str = "signer", curve: ec.EllipticCurve | None 
 
 
 class Chain:
-    """An authority, one that it has made, and signers.
+    """A certificate authority, an intermediate one, and signers.
 
     Args:
-        folder: Where the files go.
-        name: The authority's.
+        folder: The folder for the files.
+        name: The name of the authority.
     """
 
     def __init__(self, folder: Path, name: str = "root") -> None:
@@ -42,7 +42,7 @@ class Chain:
         self.file.write_bytes(self.root.public_bytes(Encoding.PEM))
 
     def signer(self, name: str = "release", *, usage: bool = True, days: int = 1) -> tuple[Path, Path]:
-        """The files of a signer's key, and of its certificate and the one between."""
+        """The files of a signer's key, and of its certificate with the intermediate one."""
         by = (self._middle_key, self._middle)
         key, certificate = self._make(name, ca=False, by=by, usage=usage, days=days)
         files = self._folder / f"{name}.key", self._folder / f"{name}.pem"

@@ -1,4 +1,4 @@
-"""ONNX graphs on inputs that vary in length, some of which can be padded without changing an answer."""
+"""ONNX graphs with inputs of variable length, some of which can be padded without changing an answer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -30,12 +30,12 @@ _CONSTANTS = {
 
 
 def graph(nodes: Sequence[NodeProto], inputs: Mapping[str, Value], output: Value = POOLED) -> Graph:
-    """Of nodes that end in `y`."""
+    """A graph of nodes that end in `y`."""
     return Graph(nodes, inputs, {"y": output}, _CONSTANTS)
 
 
 def attention(*, inverted: bool = False) -> Graph:
-    """Each token looks at those that a mask of whole numbers has; or at all but those that a Boolean mask has."""
+    """Each token attends to those in an integer mask, or to all except those in a Boolean mask."""
     nodes = [node("Cast", ["mask"], ["m"], to=FLOAT)]
     nodes += [node("Identity", ["m"], ["absent"])] if inverted else [node("Sub", ["1.0", "m"], ["absent"])]
     nodes += [node("Mul", ["absent", "most"], ["b"]), node("Unsqueeze", ["b", "one"], ["bias"])]
@@ -58,7 +58,7 @@ def masked_mean() -> Graph:
 
 
 def recurrent(direction: str = "forward", *, last: bool = False) -> Graph:
-    """A recurrent layer: what it says of each element, or at the end."""
+    """A recurrent layer: its output for each element, or at the end."""
     count = 2 if direction == "bidirectional" else 1
     constants = {"w": weights(count, WIDTH, WIDTH), "r": weights(count, WIDTH, WIDTH), "zero": np.array([0])}
     constants["b"] = weights(count, 2 * WIDTH)
@@ -81,7 +81,7 @@ def reduced(operator: str) -> Graph:
 
 
 def convolution() -> Graph:
-    """Two layers over the length: what is beyond the end is zero for the first one only."""
+    """Two layers over the length: only for the first one the values beyond the end are zero."""
     nodes = [node("Transpose", ["x"], ["t"], perm=[0, 2, 1])]
     nodes += [node("Conv", ["t", "k", "b"], ["h"], pads=[1, 1]), node("Conv", ["h", "k", "b"], ["g"], pads=[1, 1])]
     nodes.append(node("Transpose", ["g"], ["y"], perm=[0, 2, 1]))
@@ -89,7 +89,7 @@ def convolution() -> Graph:
 
 
 def one_longer() -> Graph:
-    """An output that begins with an element of its own."""
+    """An output that begins with an extra element."""
     nodes = [node("ReduceSum", ["x", "one"], ["first"], keepdims=1), node("Concat", ["first", "x"], ["y"], axis=1)]
     return graph(nodes, X, (FLOAT, ["N", "longer", WIDTH]))
 
@@ -100,7 +100,7 @@ def reversed_steps() -> Graph:
 
 
 def two_lengths() -> Graph:
-    """Each element of one sequence looks at all of another, by its mask."""
+    """Each element of one sequence attends to all of another, by its mask."""
     inputs: dict[str, Value] = {
         "x": (FLOAT, ["N", "T", WIDTH]),
         "z": (FLOAT, ["N", "S", WIDTH]),

@@ -6,7 +6,7 @@ import pytest
 
 
 def tool(name: str) -> str:
-    """The path of a command; skips the test where it is not there."""
+    """The path of a command; skips the test if it is missing."""
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"there is no {name} command")

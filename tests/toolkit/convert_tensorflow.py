@@ -1,4 +1,4 @@
-"""Makes one small Keras model in four formats, converts each to ONNX and TFLite, and prints how far answers differ."""
+"""Writes one small Keras model in four formats, converts each to ONNX and TFLite, and prints how far answers differ."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
 
 
 def _form(folder: Path, form: str, rows: Data) -> dict[str, object]:
-    """What a conversion to TFLite came to, and the answers of the published file in headrace's own backend."""
+    """The result of a conversion to TFLite, and the answers of the published file in headrace's own backend."""
     result = convert_to_tflite(load(folder / ("saved_model" if form == "half" else "model.keras")), rows, form)
     last = result.report.lines[-1]
     version = result.publish(folder / "lite")

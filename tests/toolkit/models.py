@@ -1,7 +1,7 @@
 """Models of scikit-learn's handwritten digits, trained in seconds without a deep learning framework.
 
-All layers but the last are random and stay so; the last one is fitted by ridge regression to what the others give. That
-is enough to read 95 digits of 100, with the operators and sizes of real networks.
+All layers except the last are random and fixed; the last one is fitted by ridge regression to their outputs. That is
+enough to recognise 95% of the digits, with the operators and sizes of real networks.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from sklearn.datasets import load_digits
 from headrace_batching.task import Array
 
 TRAIN_ROWS = 1257
-"""Of 1,797 digits; the others, 540, are measured on."""
+"""Of 1,797 digits; the others, 540, are for testing."""
 
 
 RIDGE = 30.0
-"""How much large weights of the last layer are held down."""
+"""The strength of the ridge regularization of the last layer."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Digits:
 
         Args:
             folder: Where.
-            name: Of a model's input.
-            shape: Of a row.
-            zoom: How many times wider and higher each pixel is to be.
+            name: The name of the model's input.
+            shape: The shape of a row.
+            zoom: By how much each pixel is enlarged.
         """
         files = folder / "train.npz", folder / "test.npz"
         for file, x, y in zip(files, (self.train_x, self.test_x), (self.train_y, self.test_y), strict=True):
@@ -59,14 +59,14 @@ class Digits:
 
 
 def pictures(pixels: Array, shape: Sequence[int], zoom: int = 1) -> Array:
-    """Rows of 64 pixels in a shape, each pixel `zoom` times as wide and high."""
+    """Rows of 64 pixels in a shape, with each pixel enlarged by `zoom`."""
     shaped = pixels.reshape(-1, *shape)
     return shaped if zoom == 1 else shaped.repeat(zoom, 2).repeat(zoom, 3)
 
 
 @cache
 def digits() -> Digits:
-    """The digits, split at random, always the same."""
+    """The digits, split at random, always in the same way."""
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(pixels))
     x, y = (pixels[order] / 16).astype(np.float32), labels[order].astype(np.int64)
@@ -83,7 +83,7 @@ class Graph:
     last: str = "x"
 
     def add(self, kind: str, *weights: Array, beside: str = "", **attributes: Any) -> str:
-        """Adds an operator after the last one; the name of its output."""
+        """Adds an operator after the last one; returns the name of its output."""
         names = []
         for weight in weights:
             names.append(f"w{len(self.weights)}")
@@ -95,7 +95,7 @@ class Graph:
         return output
 
     def conv(self, random: np.random.Generator, before: int, after: int, *, groups: int = 1, size: int = 3) -> str:
-        """Adds a convolution with random filters that keeps the picture's size, and its ReLU."""
+        """Adds a convolution with random filters that keeps the picture's size, and a ReLU."""
         fan_in = before // groups * size * size
         weight = (random.standard_normal((after, before // groups, size, size)) * (2 / fan_in) ** 0.5).astype(
             np.float32
@@ -104,7 +104,7 @@ class Graph:
         return self.add("Relu")
 
     def model(self, columns: int | str, *, output: str = "logits") -> onnx.ModelProto:
-        """The model that puts out what was added last, [N, columns]."""
+        """The model whose output is the last added operator's, [N, columns]."""
         nodes = (
             [*self.nodes, helper.make_node("Identity", [self.last], [output])]
             if output not in self.last
@@ -166,7 +166,7 @@ def mobile(file: Path) -> Path:
 
 
 def _with_head(graph: Graph, file: Path, shape: Sequence[int], zoom: int = 1) -> Path:
-    """Trains a linear layer on what the graph gives for the training digits, and writes the whole."""
+    """Fits a linear layer to the graph's outputs for the training digits, and writes the model."""
     held = digits()
     graph.add("Flatten")
     session = ort.InferenceSession(graph.model("K").SerializeToString(), providers=["CPUExecutionProvider"])
@@ -174,7 +174,7 @@ def _with_head(graph: Graph, file: Path, shape: Sequence[int], zoom: int = 1) ->
     middle, spread = features.mean(0), features.std() or 1.0
     centred = (features - middle) / spread
     wanted = np.where(held.train_y[:, None] == np.arange(10), 1.0, -1.0)
-    # Ridge regression: its solution can be written down, so that nothing iterates.
+    # Ridge regression has a closed-form solution, so no iteration is needed.
     weight = np.linalg.solve(centred.T @ centred + RIDGE * np.eye(centred.shape[1]), centred.T @ wanted) / spread
     graph.add("Gemm", weight.astype(np.float32), (wanted.mean(0) - middle @ weight).astype(np.float32))
     onnx.save(graph.model(10), file)

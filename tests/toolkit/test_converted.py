@@ -1,4 +1,4 @@
-"""An input that only an exporter has named takes the name that the user's rows have for it."""
+"""An input that only an exporter has named is renamed to the user's name for it."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ ROWS = np.ones((2, 4), np.float32)
 
 
 def names_of(made: str, example: Arrays | None) -> list[str]:
-    """The inputs' names of a source whose exporter calls its input `made`; its own answers must still be had."""
+    """The input names of a source whose exporter calls its input `made`; the source's own answers must still work."""
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Relu", [made], ["y"])], "g",

@@ -1,4 +1,4 @@
-"""Rows and labels: what is read, what is refused, and in which words."""
+"""Rows and labels: what is read, what is refused, and the error messages."""
 
 import pickle
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, An
 
 
 class Writes:
-    """A pickle of it makes a file when it is loaded."""
+    """A pickle of this class creates a file when it is loaded."""
 
     def __init__(self, file: str) -> None:
         self.file = file

@@ -1,4 +1,4 @@
-"""What a version's answers depend on: the same numbers as scikit-learn finds for its own model, seed for seed."""
+"""What a version's answers depend on: the same numbers as scikit-learn's for its own model, seed for seed."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The toolkit costs a server nothing, and imports no framework before it is asked to."""
+"""The toolkit adds no cost to a server, and imports no framework before it is needed."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Times: variants take turns on a clock that the test holds."""
+"""Timing: variants take turns on a clock that the test controls."""
 
 import gzip
 from pathlib import Path
@@ -7,7 +7,7 @@ from headrace_toolkit.measure import seconds_of_runs, size_of
 
 
 class Clock:
-    """Time that passes only when a run says so."""
+    """A clock that moves only when a run moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0

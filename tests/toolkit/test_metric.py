@@ -1,4 +1,4 @@
-"""Metrics: which one fits, what each comes to beside scikit-learn's, and what a drop is."""
+"""Metrics: how one is chosen, that values equal scikit-learn's, and what counts as a drop."""
 
 from pathlib import Path
 from typing import Any

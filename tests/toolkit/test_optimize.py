@@ -1,4 +1,4 @@
-"""Whole runs: what is kept, what is published, and what is refused, for models as their users have them."""
+"""Whole runs: what is kept, published and refused, for models as users have them."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_a_convolutional_network_becomes_static_int8(searched: Result) -> None:
 
 def test_a_perceptron_becomes_dynamic_int8(optimized: Optimized) -> None:
     kept = line(optimized("mlp", limits={"max_drop": 1.0}), "dynamic int8")
-    assert kept.kept or "slower" in kept.why or "only" in kept.why  # 128 wide, the gain is small
+    assert kept.kept or "slower" in kept.why or "only" in kept.why  # at a width of 128 the gain is small
 
 
 def test_without_rows_there_is_no_static_candidate(made: Path) -> None:
@@ -98,7 +98,7 @@ def test_no_path_and_no_name_of_the_machine_is_published(searched: Result, tmp_p
         content = file.read_bytes()
         paths = (str(tmp_path.parent), str(Path.home()), tempfile.gettempdir())
         assert not [path for path in paths if path.encode() in content], file.name
-        if file.suffix == ".json":  # among a model's weights there is any short name, by chance
+        if file.suffix == ".json":  # any short name may appear in a model's weights by chance
             assert not re.search(rf"\b{re.escape(os.uname().nodename)}\b", content.decode()), file.name
 
 
@@ -164,7 +164,7 @@ def test_what_an_exporter_noted_of_its_machine_is_taken_out(tmp_path: Path) -> N
 
 
 def external(folder: Path, location: str) -> Path:
-    """A model whose weight lies in another file."""
+    """A model whose weight lies in an external file."""
     file = model_of(folder / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], ["n", 4], ["n", 4],
                     w=np.eye(4, dtype=np.float32))  # fmt: skip
     model = onnx.load(file)

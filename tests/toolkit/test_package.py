@@ -1,4 +1,4 @@
-"""A version in a folder for others: what lies there, and what is refused before anything is written."""
+"""A version packaged for other people: its contents, and what is refused before anything is written."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from tests.toolkit import models
 
 @pytest.fixture
 def base(made: Path, tmp_path: Path) -> Path:
-    """digits/1, beside which model.toml says something."""
+    """digits/1, with a model.toml next to it."""
     rows = Data("rows", "", {"x": models.digits().test_x[:40]})
     convert(load(made / "mlp.onnx"), rows).publish(tmp_path / "digits")
     (tmp_path / "digits" / "model.toml").write_text("[batching]\nmax_batch_size = 32\n")
@@ -41,7 +41,7 @@ def test_for_docker(base: Path) -> None:
     assert "\nFROM ${HEADRACE}\n" in text
     hadolint = Path(sys.executable).with_name("hadolint")
     if hadolint.exists():
-        # DL3006 and DL3007 want a version of the image, which only its builder knows.
+        # DL3006 and DL3007 ask for a version of the image, which only its builder knows.
         checked = subprocess.run([hadolint, "--ignore=DL3006", "--ignore=DL3007", image / "Dockerfile"], check=False)
         assert checked.returncode == 0
     assert sorted(path.name for path in base.parent.iterdir()) == ["digits", "image"]
@@ -62,7 +62,7 @@ def test_what_lies_there_is_served_as_the_image_serves_it(base: Path) -> None:
         server.close()
 
 
-@pytest.mark.filterwarnings("ignore")  # MLflow's own, about type hints
+@pytest.mark.filterwarnings("ignore")  # MLflow's own warning, about type hints
 def test_for_mlflow(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "mlflow-skinny is not here: make test-torch runs this"
     pytest.importorskip("mlflow.onnx", reason=reason)

@@ -1,4 +1,4 @@
-"""Single weights become zero: how many, which ones, and what is said of it. None of it needs PyTorch."""
+"""Pruning single weights to zero: how many, which ones, and what is reported. It needs no PyTorch."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What libraries print is kept to themselves, and nothing else is."""
+"""The output of libraries is suppressed, and no other output is."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Recipes: what they mean, and how each mistake is named."""
+"""Recipes: their meaning, and the error for each mistake."""
 
 from pathlib import Path
 

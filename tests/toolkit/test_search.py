@@ -1,4 +1,4 @@
-"""The search: what is tried, and which one wins, from made-up measurements."""
+"""The search: which candidates it tries, and which wins, with made-up measurements."""
 
 from collections import Counter
 

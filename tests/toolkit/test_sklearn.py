@@ -1,4 +1,4 @@
-"""scikit-learn, XGBoost and LightGBM: what is converted answers as the library itself, and no file runs code."""
+"""scikit-learn, XGBoost and LightGBM: converted models answer like the library itself, and no file can run code."""
 
 import io
 import pickle
@@ -158,7 +158,7 @@ def test_files(tmp_path: Path, made: Callable[[Path], Path], kind: str) -> None:
 
 
 class Writes:
-    """A pickle of it makes a file when it is loaded."""
+    """A pickle of this class creates a file when it is loaded."""
 
     def __init__(self, file: str) -> None:
         self.file = file

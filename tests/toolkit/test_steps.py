@@ -1,4 +1,4 @@
-"""The steps by themselves: what each makes of a model, and what it refuses."""
+"""The steps by themselves: their results, and what they refuse."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tests.toolkit import models
 
 
 def done(folder: Path, model: Path, kind: str, *, data: Data | None = None, target: str = "x86", **keys: Any) -> Made:
-    """What a step makes of a model."""
+    """The result of a step on a model."""
     work = folder / kind
     work.mkdir()
     step = auto.build(kind, Table(kind, keys, folder))
@@ -41,7 +41,7 @@ def calibration(made: Path, name: str) -> Data:
 
 
 def written(file: Path, nodes: list[Any], weights: dict[str, Array], dims: tuple[Any, ...], opset: int = 17) -> Path:
-    """A model from `x` of some dimensions to `y` of unknown ones."""
+    """A model from `x` with some dimensions to `y` with unknown ones."""
     graph = helper.make_graph(
         nodes, "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
@@ -137,7 +137,7 @@ def test_dynamic_of_sequences_and_embeddings(tmp_path: Path, opset: int) -> None
     assert after.shape == before.shape == (4, 5, 40)
     assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
     operators = Facts.of(result.model).operators
-    assert (operators["MatMulInteger"], operators["QuantizeLinear"]) == (2, 1)  # one activation, two products
+    assert (operators["MatMulInteger"], operators["QuantizeLinear"]) == (2, 1)  # one activation of two products
     assert result.model.stat().st_size < file.stat().st_size
 
 
@@ -228,5 +228,5 @@ def test_nothing_is_left_in_the_users_folder(tmp_path: Path, monkeypatch: pytest
     onnx.save(model, tmp_path / "inverse.onnx")
     data = Data("rows", "", {"x": np.eye(4, dtype=np.float32)[None].repeat(8, 0)})
     done(tmp_path, tmp_path / "inverse.onnx", "quantize", data=data, method="static")
-    # ONNX Runtime's shape inference writes the model down where it meets an operator whose shapes it does not know.
+    # ONNX Runtime's shape inference writes the model to disk if it meets an operator whose shapes it does not know.
     assert list(Path.cwd().iterdir()) == []

@@ -1,4 +1,4 @@
-"""Keras models, SavedModels and TFLite files answer in ONNX as they do themselves, under names that people chose."""
+"""Keras models, SavedModels and TFLite files give the same answers in ONNX, under names that people chose."""
 
 import json
 import os

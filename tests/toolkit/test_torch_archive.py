@@ -1,4 +1,4 @@
-"""PyTorch's archives are looked through before torch opens them: what would run code is refused, without torch."""
+"""PyTorch archives are inspected before torch opens them: files that would run code are refused, without torch."""
 
 import io
 import json
@@ -19,14 +19,14 @@ TREE = '[1, {"type": "builtins.tuple", "context": "null", "children_spec": []}]'
 
 
 class Opens:
-    """A pickle of it opens a file."""
+    """A pickle of this class opens a file."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open, ("was_run", "w")
 
 
 def saved(content: bytes) -> bytes:
-    """As torch.save writes."""
+    """Writes a file as torch.save does."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("archive/data.pkl", content)
@@ -34,7 +34,10 @@ def saved(content: bytes) -> bytes:
 
 
 def program(file: Path, **members: Any) -> Path:
-    """As torch.export.save writes, with members replaced: `weights`, `constants`, `model`, `sample`, or any name."""
+    """Writes a file as torch.export.save does, with members replaced:
+
+    `weights`, `constants`, `model`, `sample`, or others.
+    """
     payload = {"path_name": "weight_0", "use_pickle": False}
     contents = {
         "weights": {"config": {"0.weight": payload}},
@@ -137,7 +140,7 @@ def test_a_script_that_touches_files(tmp_path: Path, call: str) -> None:
 
 def test_pickles() -> None:
     assert only_names_weights(pickle.dumps(OrderedDict(), protocol=2))
-    assert not only_names_weights(pickle.dumps(OrderedDict(), protocol=4))  # its names come off the stack
+    assert not only_names_weights(pickle.dumps(OrderedDict(), protocol=4))  # its names come from the stack
     assert not only_names_weights(b"ctorch.serialization\nload\n.")
     assert not only_names_weights(b"ctorch\nload\n.")
     with pytest.raises(ValueError, match=r".+"):

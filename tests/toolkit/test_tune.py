@@ -14,7 +14,7 @@ from tests.support.running import COMMAND
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits"
 
-OBJECTIVE = "p90 500ms"  # kept on any machine, however busy
+OBJECTIVE = "p90 500ms"  # met on any machine, however busy
 
 
 @pytest.fixture

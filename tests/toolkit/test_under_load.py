@@ -1,4 +1,4 @@
-"""Models behind headrace's own batcher: what a load comes to, and which batching serves it best."""
+"""Models behind headrace's own batcher: measurements under load, and which batching serves it best."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from tests.support.running import COMMAND
 
 
 class Doubler:
-    """A model that notes the rows of each batch."""
+    """A model that records the rows of each batch."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -28,7 +28,7 @@ class Doubler:
 
 
 def load(calls: int, seconds: float = 0.2) -> Load:
-    """A load by a clock that goes on by a millisecond each time that it is looked at."""
+    """A load on a clock that advances by a millisecond with each reading."""
     readings = itertools.count()
     rows = [{"x": np.full((1, 2), number, np.float32)} for number in range(5)]
     return Load(calls=calls, rows=rows, seconds=seconds, clock=lambda: next(readings) / 1000,
@@ -42,7 +42,7 @@ def test_calls_are_always_under_way(calls: int, size: int) -> None:
     served = serve(model, load(calls), setting, 0.2)
     assert served.setting == setting
     assert max(model.batches) <= size
-    assert sum(model.batches) >= max(calls, 50)  # two looks at the clock a call, and a few more
+    assert sum(model.batches) >= max(calls, 50)  # two readings per call, and a few more
     assert served.rows == pytest.approx(sum(model.batches) / (0.001 * (2 * sum(model.batches) + 2)), rel=0.2)
     assert served.p99_ms > 0
     assert served.cpu_us == pytest.approx(1e6 * 0.5 / sum(model.batches))
@@ -80,7 +80,7 @@ def test_a_search_by_load(made: Path, tmp_path: Path) -> None:
     assert re.search(told, done.stdout, re.MULTILINE)
     report = json.loads((tmp_path / "report.json").read_text())
     served = [step["served"] for step in report["steps"] if step["served"]]
-    assert len(served) >= 3  # the converted model, and candidates
+    assert len(served) >= 3  # the converted model and the candidates
     options = read_batching_parameters(str(tmp_path / "batching.pbtxt"))
     assert options.max_batch_size == report["suggested"]["max_batch_size"]
     assert options.num_batch_threads == report["suggested"]["num_batch_threads"]

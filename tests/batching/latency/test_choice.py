@@ -1,4 +1,4 @@
-"""Which size, wait and margin follow from what is known."""
+"""How the batch size, the wait and the margin are chosen from the estimates."""
 
 import pytest
 
@@ -72,7 +72,7 @@ def steady(rate: float, wait: float) -> Seen:
 
 
 def found(rate: float, *, looks: int = 20, alone: bool = False) -> list[float]:
-    """The waits of some looks at callers who come at a rate, or who only call when they have been answered."""
+    """The chosen waits for callers that arrive at a rate or, if `alone`, call again only after each answer."""
     search = WaitSearch(0.1, threads=2)
     waits = []
     for _ in range(looks):

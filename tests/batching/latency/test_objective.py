@@ -1,4 +1,4 @@
-"""What is an objective, and what is refused as one."""
+"""Valid latency objectives, and the errors of invalid ones."""
 
 import pytest
 

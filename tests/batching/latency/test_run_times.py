@@ -1,4 +1,4 @@
-"""What is believed of run times, from runs that are noisy, few, slow at first, or slower than they were."""
+"""Estimates of run times from runs that are noisy, few, slow at first, or that get faster."""
 
 import random
 from collections.abc import Iterable

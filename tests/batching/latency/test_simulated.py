@@ -1,6 +1,6 @@
-"""Traces on a virtual clock: an objective compared with fixed settings that a sweep has found to be good.
+"""Traces on a virtual clock: a latency objective compared with the best fixed settings of a sweep.
 
-`python -m scripts.objective simulate` compares it with all 84 of the sweep, over longer traces.
+`python -m scripts.objective simulate` compares it with all 84 settings of the sweep, on longer traces.
 """
 
 from functools import cache

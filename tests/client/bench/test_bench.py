@@ -1,4 +1,4 @@
-"""`headrace bench` on real servers: what is counted, what is sent, what is written, and how bad input ends."""
+"""`headrace bench` on real servers: what it counts, sends and prints, and how it reports bad arguments."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def rest(server: RunningServer, rest_port: int) -> str:
 
 
 def bench(tmp_path: Path, *arguments: str) -> Any:
-    """Runs the command, and reads the numbers that it writes."""
+    """Runs the command and returns the numbers that it prints."""
     path = tmp_path / "numbers.json"
     assert run_command(["bench", *arguments, f"--json={path}"]) == 0
     return json.loads(path.read_text())
@@ -74,7 +74,7 @@ def test_every_call_that_was_answered_is_counted(tmp_path: Path, running: Run, s
     (point,) = bench(tmp_path, f"localhost:{server.port}", "--model=model", "--concurrency=4", "--seconds=300ms",
                      "--warmup=1us")["points"]  # fmt: skip
 
-    # The request that is tried first; and those that were under way when the time was over.
+    # The request that is tried first, and the requests in flight when the time was up.
     assert point["ok"] + 1 <= served(server).requests <= point["ok"] + 1 + 4
 
 
@@ -225,7 +225,7 @@ def test_charts(tmp_path: Path, address: str) -> None:
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a command says that cannot be done."""
+    """The single line that the command prints when it cannot run."""
     assert run_command(["bench", *arguments, *QUICK]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -234,7 +234,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """An address where somebody listens and never says anything."""
+    """The address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 

@@ -1,4 +1,4 @@
-"""Percentiles of histograms, what a log's seconds become, and when a measurement is to be doubted."""
+"""Percentiles of histograms, conversion of a log's seconds, and when a measurement is unreliable."""
 
 import pytest
 

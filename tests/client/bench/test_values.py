@@ -1,4 +1,4 @@
-"""What the flags of `headrace bench` may say."""
+"""The values that the flags of `headrace bench` accept."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Run by Ray's own Python: two replicas, calls without a pause, and a rolling update under them; prints what it saw.
+"""Runs in Ray's Python: two replicas, calls without a pause, and a rolling update; prints what it saw.
 
 python driver.py PORT FOLDER        Ray listens on PORT; FOLDER has the models `old`, `new` and `slow`
 """
@@ -21,7 +21,7 @@ INPUT = {"x": [[1.0, 2.0, 3.0, 4.0]]}
 
 
 class Load:
-    """Calls without a pause, until it is stopped."""
+    """Sends calls without a pause until it is stopped."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -34,7 +34,7 @@ class Load:
         await asyncio.gather(*(self._call() for _ in range(CALLERS)))
 
     async def more(self, answer: float, count: int = 1000) -> None:
-        """Waits for more answers of one value."""
+        """Waits for more answers with one value."""
         until = self.answers[answer] + count
         while self.answers[answer] < until and len(self.failures) < MOST_FAILURES:  # noqa: ASYNC110  # it is polled
             await asyncio.sleep(0.05)
@@ -82,7 +82,7 @@ async def updated(folder: Path) -> dict[str, Any]:
 
 
 async def settled(before: list[str]) -> list[str]:
-    """The addresses, once there are two and none is of before."""
+    """The addresses, once there are two and both are new."""
     while True:
         found: list[str] = await directory("test").addresses.remote()
         if len(found) == 2 and not set(found) & set(before):

@@ -25,7 +25,10 @@ def bin_folder() -> Path:
 
 @pytest.fixture(scope="module")
 def port(bin_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Of a Ray that knows this machine alone. All ports are named: on a busy machine it does not come up otherwise."""
+    """The port of a Ray that runs only on this machine.
+
+    All ports are given: on a busy machine it does not start otherwise.
+    """
     ports = {
         name: free_port()
         for name in (
@@ -64,7 +67,7 @@ def test_a_rolling_update_fails_no_call(bin_folder: Path, port: int, tmp_path: P
     environment = {**os.environ, "PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=ENDS_WITHIN)
     assert done.returncode == 0, done.stderr[-4000:]
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))  # Ray writes there, too
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))  # Ray also writes there
     seen = json.loads(line)
     print(json.dumps(seen, indent=1))
     assert seen["failures"] == []

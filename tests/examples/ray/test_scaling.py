@@ -1,4 +1,4 @@
-"""How many replicas examples/ray wants, by the metrics of those that there are."""
+"""How many replicas examples/ray wants, computed from the metrics of the current ones."""
 
 import sys
 from collections.abc import Sequence

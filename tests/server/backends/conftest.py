@@ -1,4 +1,4 @@
-"""Models of TensorFlow and TFLite, and servers that run them in the environment that has both."""
+"""Models for TensorFlow and TFLite, and servers that run them in the environment that has both."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ HEADRACE = "from headrace_server.commands.headrace import main; raise SystemExit
 
 @pytest.fixture(scope="session")
 def tensorflow_server_python(tensorflow_python: Path) -> Path:
-    """The Python of an environment in which TensorFlow's models can be served."""
+    """The Python of an environment in which TensorFlow models can be served."""
     if subprocess.run([tensorflow_python, "-c", NEEDED], capture_output=True, check=False).returncode:
         pytest.skip(f"{tensorflow_python} lacks headrace[tensorflow,tflite]: run scripts/install-tensorflow")
     return tensorflow_python
@@ -27,7 +27,7 @@ def tensorflow_server_python(tensorflow_python: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tensorflow_models(tensorflow_server_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that holds those that write_tensorflow_models.py writes."""
+    """The folder with the models that write_tensorflow_models.py writes."""
 
     def fill(folder: Path) -> None:
         script = HERE / "write_tensorflow_models.py"
@@ -39,7 +39,7 @@ def tensorflow_models(tensorflow_server_python: Path, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def serve_tensorflow(tensorflow_server_python: Path) -> Iterator[ServeTensorflow]:
-    """Starts the command where TensorFlow is: `serve_tensorflow(base_path, *flags)`."""
+    """Starts the command in TensorFlow's environment: `serve_tensorflow(base_path, *flags)`."""
     with ExitStack() as stack:
 
         def serve(base_path: Path, *flags: str) -> ServerProcess:

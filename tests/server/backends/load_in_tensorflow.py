@@ -1,4 +1,4 @@
-"""Loads models where TensorFlow is, `FOLDER` or `FOLDER:TAGS`; prints what each makes of x = [2], or its failure."""
+"""Loads models with TensorFlow, as `FOLDER` or `FOLDER:TAGS`; prints what each answers for x = [2], or its error."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from headrace_server.errors import LoadError
 
 
 def outcome(folder: Path, tags: str) -> Any:
-    """The output `y` as a list, or the code and the text of what went wrong."""
+    """The output `y` as a list, or the code and the text of the error."""
     options = BackendOptions(saved_model_tags=tuple(tags.split(",")), prefer_tflite_model=True)
     try:
         backend = auto.load(folder, options)

@@ -1,4 +1,4 @@
-"""Whether tests run on this machine's own GPU: where HEADRACE_TEST_GPU is set."""
+"""Access to this machine's GPU in tests that run with HEADRACE_TEST_GPU set."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ REAL = bool(os.environ.get("HEADRACE_TEST_GPU"))
 
 
 def skip_without_cuda() -> None:
-    """Skips the test, with a word, where ONNX Runtime cannot run on a GPU, or there is no pycuda."""
+    """Skips the test, with a reason, if ONNX Runtime cannot run on a GPU or pycuda is missing."""
     import onnxruntime
 
     if CUDA not in onnxruntime.get_available_providers():
@@ -26,7 +26,7 @@ def skip_without_cuda() -> None:
 
 @contextmanager
 def full_gpu() -> Iterator[None]:
-    """This machine's GPU with no memory to speak of."""
+    """Fills nearly all memory of this machine's GPU."""
     device, taken = Device(0), []
     with device:
         size = device.free_memory()

@@ -1,4 +1,4 @@
-"""Which backend a version's files ask for, and what is said where none can take them."""
+"""Which backend a version's files select, and the error if none can load them."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ BACKEND = "headrace_server.backends.onnx.backend"
 
 
 class Absent:
-    """Keeps a package from being found."""
+    """Makes a package impossible to import."""
 
     def __init__(self, package: str) -> None:
         self._package = package
@@ -44,7 +44,7 @@ def test_a_model_onnx_is_run_by_onnx_runtime(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    (tmp_path / "model.tflite").touch()  # which nobody prefers
+    (tmp_path / "model.tflite").touch()  # used only with --prefer_tflite_model
 
     assert failure_of(tmp_path) == (
         Code.NOT_FOUND,

@@ -1,4 +1,4 @@
-"""Blocks of memory: each is used by one array at a time, comes back by itself, and is freed in the end."""
+"""Blocks of memory: each is used by one array at a time, returns to the pool by itself, and is freed in the end."""
 
 from itertools import pairwise
 from threading import Barrier, Thread
@@ -15,7 +15,7 @@ FLOAT = np.dtype(np.float32)
 
 
 class Memory:
-    """Ordinary memory, and what of it is out."""
+    """Ordinary memory that records its live blocks."""
 
     def __init__(self, most: int = 1 << 40) -> None:
         self.blocks: list[Block] = []
@@ -107,7 +107,7 @@ def test_closing_frees_what_is_idle_and_later_what_comes_back(memory: Memory, po
     pool.empty((8,), FLOAT)
     pool.close()
     assert len(memory.blocks) == 1
-    used[...] = 3  # still its own
+    used[...] = 3  # the array still owns its block
 
     del used
 

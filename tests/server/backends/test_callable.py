@@ -1,4 +1,4 @@
-"""Python models: what they are given, what they may return, how they fail, and what is left of them."""
+"""Python models: the inputs that they get, what they may return, how they fail, and what remains after them."""
 
 import gc
 import re
@@ -26,7 +26,7 @@ GUIDE = ROOT / "docs" / "python-models.md"
 
 
 def examples() -> list[str]:
-    """The Python in the guide."""
+    """The Python code in the guide."""
     return re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
 
 
@@ -362,7 +362,7 @@ def test_two_outputs_may_be_one_array(tmp_path: Path) -> None:
 
 
 def test_the_next_batch_waits_until_the_answer_has_been_copied(tmp_path: Path) -> None:
-    """Of a model that is called one at a time: many callers, one buffer, large enough that a copy takes a while."""
+    """For a model that runs one call at a time: many callers share a buffer, so large that a copy takes a while."""
     code = """
         import numpy as np
         buffer = np.empty((1, 1 << 20), np.float32)

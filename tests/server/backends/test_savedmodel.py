@@ -27,7 +27,7 @@ from tests.support.calls import (
 )
 from tests.support.running import ServerProcess, read_served
 
-# Four rows make a batch, and company is waited for.
+# Four rows make a batch, and requests wait for others.
 TOGETHER = """
 max_batch_size { value: 4 } batch_timeout_micros { value: 100000 } num_batch_threads { value: 1 }
 """
@@ -44,7 +44,7 @@ class Servers(NamedTuple):
 def servers(
     tensorflow_models: Path, serve_tensorflow: ServeTensorflow, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Servers]:
-    """A server with a SavedModel of many signatures, and one with the same and batches."""
+    """A server with a SavedModel of many signatures, and one that also batches."""
     parameters = tmp_path_factory.mktemp("batching") / "parameters.pbtxt"
     parameters.write_text(TOGETHER)
     many = tensorflow_models / "many"
@@ -227,7 +227,7 @@ def test_rows_that_mix_run_one_by_one(servers: Servers) -> None:
 
 
 def test_shapes_that_are_not_declared_are_never_joined(servers: Servers) -> None:
-    """The rows of [N, 2] are independent; vectors that were joined would be one vector."""
+    """The rows of [N, 2] are independent; joined vectors would become one vector."""
     sent = [np.array([number, 0, 1], np.float32) for number in range(12)]
     requests = [predict_request({"x": x}, signature_name="weigh") for x in sent]
     answers = [arrays(future.result())["part"] for future in map(servers.together.begin, requests)]
@@ -280,7 +280,7 @@ def test_what_can_be_loaded_and_what_cannot(
 
     script = HERE / "load_in_tensorflow.py"
     bytes_only = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
-    shutil.copytree(tagged, bytes_only)  # of which the path is not UTF-8
+    shutil.copytree(tagged, bytes_only)  # the path is not valid UTF-8
 
     folders = [f"{tagged}:serve,treble", tagged, bytes_only, garbled, empty, bundle, untagged, bare]
     run = subprocess.run(

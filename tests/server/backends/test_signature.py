@@ -1,4 +1,4 @@
-"""A request's names, tensors and outputs against a signature: each refusal has the text that clients know."""
+"""Checks of a request's names, tensors and outputs against a signature: each error has the text that clients know."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -199,7 +199,7 @@ class TestArrays:
 
 
 class TestDefaults:
-    """TF Serving: predict_util.cc and TensorFlow's GetInputValues, which fill in what a request leaves out."""
+    """TF Serving: predict_util.cc and TensorFlow's GetInputValues, which supply inputs that a request leaves out."""
 
     WITH_DEFAULT = replace(TWO, defaults={"flags": np.zeros(2, bool)})
 

@@ -1,4 +1,4 @@
-"""TFLite models: signatures from the file or made up, resizing, strings, errors, and what cannot be loaded."""
+"""TFLite models: signatures from the file or derived, resizing, strings, errors, and files that cannot be loaded."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ FLAGS = ("--prefer_tflite_model", "--num_tflite_pools=2")
 
 @pytest.fixture(scope="module")
 def callers(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> Iterator[Mapping[str, Caller]]:
-    """A server of the model without signatures, and one of the model with them."""
+    """A server for the model without signatures, and one for the model with them."""
     processes = {name: serve_tensorflow(tensorflow_models / name, *FLAGS) for name in ("tflite", "tflite_signature")}
     started = {name: process.started() for name, process in processes.items()}
     yield started
@@ -30,7 +30,7 @@ def callers(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> Itera
 
 @pytest.fixture(scope="module")
 def plain(callers: Mapping[str, Caller]) -> Caller:
-    """The server of the model without signatures."""
+    """The server for the model without signatures."""
     return callers["tflite"]
 
 
@@ -76,12 +76,12 @@ def test_requests_of_several_callers(plain: Caller) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> Mapping[str, ServerProcess]:
-    """Servers of one model each, which wait for company as long as they may."""
+    """Servers with one model each, which wait as long as they may for requests to batch."""
     return {name: serve_tensorflow(tensorflow_models / name, *FLAGS) for name in ("tflite_three", "tflite_ranked")}
 
 
 def test_outputs_whose_names_differ_after_the_colon_alone_are_all_served(alone: Mapping[str, ServerProcess]) -> None:
-    """TF Serving serves one of them: all have one name up to the colon."""
+    """TF Serving returns only one of them: their names are equal up to the colon."""
     caller = alone["tflite_three"].started()
     answer = caller.predict({"serving_default_x": floats([1, 2])})
     caller.close()
@@ -142,7 +142,7 @@ def test_what_cannot_be_loaded(tensorflow_models: Path, tensorflow_server_python
 def test_what_a_run_leaves_behind_no_other_caller_finds(
     tensorflow_models: Path, serve_tensorflow: ServeTensorflow, pools: int
 ) -> None:
-    """A sum in a variable, and the state of a recurrent layer: each call is the first."""
+    """A sum in a variable, and the state of a recurrent layer: each call starts anew."""
     for name, x in (("tflite_stateful", floats([5.0])), ("tflite_lstm", np.ones((1, 3, 2), np.float32))):
         flags = ("--prefer_tflite_model", f"--num_tflite_pools={pools}")
         caller = serve_tensorflow(tensorflow_models / name, *flags).started()
@@ -156,7 +156,7 @@ def test_what_a_run_leaves_behind_no_other_caller_finds(
 
 
 def signature_of(caller: Caller) -> Any:
-    """The default signature that a server tells of."""
+    """The default signature that a server reports."""
     answered = SignatureDefMap()
     caller.call(metadata_request("signature_def")).metadata["signature_def"].Unpack(answered)
     return answered.signature_def["serving_default"]

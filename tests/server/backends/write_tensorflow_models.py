@@ -1,4 +1,4 @@
-"""Writes the models that tests of TensorFlow and TFLite serve, each as version `1`, into the folder named."""
+"""Writes the models for tests of TensorFlow and TFLite, each as version `1`, into the given folder."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ FIVE = tf.constant([5.0])
 
 
 def exported(*inputs: Any) -> Callable[[Any], Any]:
-    """Makes a graph of a method, for inputs of these kinds."""
+    """Makes a graph of a method, for inputs with these specs."""
     return lambda function: tf.function(function, input_signature=inputs)
 
 
 class Many(tf.Module):  # type: ignore[misc]  # whose types are not known
-    """One signature for each thing that a test wants to see."""
+    """A module with one signature for each test's purpose."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def write_tflite(folder: Path, *, signature: bool) -> None:
 
 
 class Total(tf.Module):  # type: ignore[misc]  # as above
-    """`y` float [1, 1] = the sum of all `x` float [1, 1] of this run, and of the runs before it that it knows of."""
+    """`y` float [1, 1] = the sum of all `x` float [1, 1] of this run, and of earlier runs whose state was kept."""
 
     def __init__(self) -> None:
         self.total = tf.Variable(0.0)
@@ -122,7 +122,7 @@ class Total(tf.Module):  # type: ignore[misc]  # as above
 
 
 def write_stateful_tflite(folder: Path) -> None:
-    """A Total that keeps its sum in a variable from one run to the next."""
+    """A Total that keeps its sum in a variable between runs."""
     total = Total()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([total.add.get_concrete_function()], total)
     converter.experimental_enable_resource_variables = True
@@ -131,7 +131,7 @@ def write_stateful_tflite(folder: Path) -> None:
 
 
 def write_tflite_with_variable_tensors(folder: Path) -> None:
-    """An LSTM of TFLite's own, whose state is in tensors that are marked as variable: `y` [1, 4] of `x` [1, 3, 2]."""
+    """TFLite's own LSTM, whose state is in tensors marked as variable: `y` [1, 4] of `x` [1, 3, 2]."""
     model = tf.keras.Sequential([tf.keras.Input((3, 2), batch_size=1), tf.keras.layers.LSTM(4)])
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     folder.mkdir(parents=True)
@@ -139,7 +139,7 @@ def write_tflite_with_variable_tensors(folder: Path) -> None:
 
 
 def write_tflite_three(folder: Path, saved: Path) -> None:
-    """Three outputs of `x` float [N, 2], as a converted SavedModel names them: alike up to the colon."""
+    """Three outputs of `x` float [N, 2], named as in a converted SavedModel: equal up to the colon."""
     module = tf.Module()
     module.three = exported(tf.TensorSpec([None, 2], tf.float32, name="x"))(
         lambda x: {"first": x * 2.0, "second": x * 3.0, "third": x * 5.0}
@@ -159,7 +159,7 @@ def write_tflite_ranked(folder: Path) -> None:
 
 
 class Bytes(str):
-    """A string for a flexbuffer that is any bytes, as the C++ library writes it, and not only UTF-8."""
+    """A flexbuffer string of arbitrary bytes, as the C++ library writes it, not only of UTF-8."""
 
     def __new__(cls, content: bytes) -> "Bytes":
         made = super().__new__(cls)
@@ -173,7 +173,7 @@ class Bytes(str):
 
 
 def with_signature(content: bytes) -> bytes:
-    """The same model with a SignatureDef among its metadata, under aliases of its own."""
+    """The same model with a SignatureDef in its metadata, under other aliases."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     graph = model.subgraphs[0]
     definition = SignatureDef(method_name="tensorflow/serving/predict")

@@ -1,4 +1,4 @@
-"""`headrace build`: the plan, its accuracy beside ONNX Runtime's, its latencies; and what it refuses, kindly."""
+"""`headrace build`: the plan, its accuracy compared with ONNX Runtime, its latencies, and its error messages."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Build = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command(gpu: Gpu, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Build:
     """Runs `headrace build` on version 1 of a model: its exit status, output, and errors."""
-    del gpu  # it is there
+    del gpu  # only needed to exist
 
     def run(*flags: str, make: Callable[[Path], Path] = models.linear, toml: str = "") -> tuple[int, str, str]:
         make(tmp_path / "m" / "1")
@@ -215,7 +215,7 @@ def test_outputs_that_differ_are_measured(tmp_path: Path, monkeypatch: pytest.Mo
     models.linear(tmp_path / "1")
     order = BuildOrder(version=tmp_path / "1", runs=1, tensorrt=TensorrtOptions(cache_folder=str(tmp_path / "c")))
     build(order)
-    models.linear(tmp_path / "1", bias=0.25)  # what ONNX Runtime runs; the plan is that of the other
+    models.linear(tmp_path / "1", bias=0.25)  # ONNX Runtime runs this one; the plan is of the other model
     (cached,) = (tmp_path / "c").glob("*.plan")
     monkeypatch.setattr("headrace_server.backends.tensorrt.cache.model_key", lambda *_: cached.stem)
 

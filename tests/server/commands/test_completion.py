@@ -1,4 +1,4 @@
-"""`headrace completion`: what bash itself offers after a part of a command line."""
+"""`headrace completion`: the completions that bash itself offers for partial command lines."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is sourced."""
+    """The script that is sourced."""
     file = tmp_path_factory.mktemp("completion") / "headrace"
     file.write_text(subprocess.run([COMMAND, "completion", "bash"], capture_output=True, text=True, check=True).stdout)
     return file

@@ -1,4 +1,4 @@
-"""The `headrace` command as a shell runs it: its flags, its exit status, and what it says on stderr."""
+"""The `headrace` command as a shell runs it: its flags, its exit status, and its messages on stderr."""
 
 import os
 import re
@@ -17,10 +17,10 @@ from headrace_server.commands.headrace import main
 from tests.support.models import linear
 
 COMMAND = str(Path(sys.executable).with_name("headrace"))
-PATIENCE = 30.0  # seconds: far more than it ever takes
+PATIENCE = 30.0  # seconds; far more than it ever takes
 
 
-# Its main.cc.
+# Declared in TF Serving's main.cc.
 TF_SERVING_FLAGS = frozenset(
     """
     port grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
@@ -40,7 +40,7 @@ TF_SERVING_FLAGS = frozenset(
 
 
 def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as a shell runs it, in a window so wide that no line of its help is broken."""
+    """The command as a shell runs it, in a terminal so wide that its help is not wrapped."""
     environment = {**os.environ, "COLUMNS": "500"}
     return subprocess.run(
         [COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False
@@ -48,13 +48,13 @@ def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Shell:
-    """The command in this process, which spares each test the start of another."""
+    """The command in this process, so that tests need not start another one."""
 
     def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
         self._capture = capture
 
     def refused(self, *flags: str) -> str:
-        """What `headrace serve` says of flags that it does not take."""
+        """The error of `headrace serve` for flags that it refuses."""
         with pytest.raises(SystemExit) as raised:
             self._serve(*flags)
         message, hint = self._said().splitlines()
@@ -62,7 +62,7 @@ class Shell:
         return message.removeprefix("headrace serve: ")
 
     def not_started(self, *flags: str) -> str:
-        """Why `headrace serve` cannot start."""
+        """The error with which `headrace serve` fails to start."""
         assert self._serve(*flags) == 1
         *logged, message = self._said().splitlines()
         assert all(re.match(r"\d{4}-\d\d-\d\dT", line) for line in logged)
@@ -70,7 +70,7 @@ class Shell:
         return message.removeprefix("headrace: cannot start: ")
 
     def _serve(self, *flags: str) -> int:
-        # Should it start after all, it would serve until it is told to stop.
+        # If it does start, it would serve until it is stopped.
         guard = Timer(PATIENCE, os.kill, (os.getpid(), signal.SIGTERM))
         guard.start()
         try:
@@ -107,7 +107,7 @@ def serving(*arguments: str) -> "Iterator[subprocess.Popen[str]]":
 
 
 def line_with(process: "subprocess.Popen[str]", words: str) -> str:
-    """The next line of stderr that holds the words."""
+    """The next line of stderr that contains the words."""
     assert process.stderr is not None
     line = next((line for line in process.stderr if words in line), None)
     assert line is not None, f"it ended without saying {words!r}"

@@ -1,4 +1,4 @@
-"""Log lines: what they look like, how many there are, and one for each call."""
+"""Log lines: their format, their number, and one line for each call."""
 
 import json
 import re
@@ -15,7 +15,7 @@ X = floats([1, 2, 3, 4])
 
 
 def ended_log(serving: Serve, folder: Path, *flags: str) -> list[str]:
-    """What a server logs that is called twice, once wrongly."""
+    """What a server logs for two calls, of which one fails."""
     models.linear(folder / "1")
     process = serving(folder, *flags)
     port = int(process.wait_for(re.compile(r"Running gRPC ModelServer at [^ ]*:(\d+)"))[1])

@@ -1,4 +1,4 @@
-"""`headrace profile`: from a log of requests to a profile that the server compares later ones with."""
+"""`headrace profile`: from a log of requests to a profile that the server compares later requests with."""
 
 import json
 from collections.abc import Iterable

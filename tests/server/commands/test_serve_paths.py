@@ -1,4 +1,4 @@
-"""`headrace serve PATH`, and the commands that ask what it serves: call, models, doctor."""
+"""`headrace serve PATH`, and the commands that query the server: call, models, doctor."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ COMMAND = str(Path(sys.executable).with_name("headrace"))
 
 @pytest.fixture(scope="module")
 def log_and_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """What a server of a file and of a folder logs, and its address."""
+    """What a server logs for a file and for a folder, and its address."""
     folder = tmp_path_factory.mktemp("models")
     linear(folder / "flat").rename(folder / "iris.onnx")
     linear(folder / "wine" / "1")
@@ -148,7 +148,7 @@ class TestCheck:
 
     def test_a_model_that_loads(self, tmp_path: Path) -> None:
         linear(tmp_path / "1")
-        with socket.create_server(("", 0)) as taken:  # which a check does not need
+        with socket.create_server(("", 0)) as taken:  # a check does not need the port
             ran = self.serve(str(tmp_path), f"--port={taken.getsockname()[1]}")
         assert ran.returncode == 0, ran.stderr
         assert "x float32[?,4] -> y float32[?,1]" in ran.stderr

@@ -1,4 +1,4 @@
-"""The `tensorflow_model_server` command: how it reads flags, what it prints, and how it ends."""
+"""The `tensorflow_model_server` command: how it parses flags, what it prints, and how it exits."""
 
 import importlib
 import os
@@ -21,7 +21,7 @@ from tests.support.calls import PREDICT, floats, predict_request
 from tests.support.models import linear
 
 PROGRAM = "import sys; from headrace_server.commands.tensorflow_model_server import main; sys.exit(main())"
-PATIENCE = 30.0  # seconds: far more than it ever takes
+PATIENCE = 30.0  # seconds; far more than it ever takes
 
 Capture = pytest.CaptureFixture[str]
 
@@ -40,7 +40,7 @@ def started(*arguments: str) -> "Iterator[subprocess.Popen[str]]":
 
 
 def lines_until(process: "subprocess.Popen[str]", words: str) -> list[str]:
-    """What it says on stderr up to a line that holds the words."""
+    """Its stderr up to a line that contains the words."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:

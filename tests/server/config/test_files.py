@@ -1,4 +1,4 @@
-"""Text-proto files: what they set, what they leave alone, and where one is wrong."""
+"""Text-proto files: what they set, what they leave unchanged, and where an error in one is."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How much memory a process may have, by the files of machines and containers of either version of control groups."""
+"""How much memory a process may use, from the files of machines and containers with either version of cgroups."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ ONE = "31 20 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
 
 
 def root(tmp_path: Path, cgroup: str, mounts: str, **limits: str) -> Path:
-    """A file system with a machine of 16 GB, and limits by the folder below /sys/fs/cgroup."""
+    """A file system of a machine with 16 GB, and limits by the folder below /sys/fs/cgroup."""
     for name, text in {"proc/meminfo": MACHINE, "proc/self/cgroup": cgroup, "proc/self/mountinfo": mounts}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

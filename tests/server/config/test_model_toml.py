@@ -1,4 +1,4 @@
-"""`model.toml`: what it sets, what it leaves alone, and where one is wrong."""
+"""`model.toml`: what it sets, what it leaves unchanged, and where an error in one is."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every option is declared in one place: nothing else spells its name as text, its default or its range."""
+"""Every option is declared in one place: no other code repeats its name, default or range."""
 
 import ast
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ COMMON_WORDS = {
     "model_name",
     "tensorrt",
 }
-"""Names of options that are words of their own in other files."""
+"""Names of options that are also ordinary words in other files."""
 
 ELSEWHERE = {
-    # What is said of a flag to its user, and fields of TF Serving's messages.
+    # Messages about a flag to its user, and fields of TF Serving's messages.
     "batching_parameters_file": {"commands/build.py"},
     "grpc_channel_arguments": {"commands/tensorflow_model_server.py"},
-    # Checks of two options against each other.
+    # Checks that compare two options.
     "allowed_batch_sizes": {"config/model_toml.py"},
     "max_batch_size": {"config/files.py", "config/model_toml.py"},
     "max_enqueued_batches": {"options.py"},
@@ -51,7 +51,7 @@ ELSEWHERE = {
     "model_keys_command": {"commands/sign.py"},
     "trace_rate": {"services/open_inference/settings.py"},
     "device_id": {"services/open_inference/rest/administration.py"},
-    # Needed before there is a configuration; and a setting of Triton's of the same name.
+    # Needed before there is a configuration; and a setting of Triton's with the same name.
     "log_format": {"commands/serve.py", "commands/tensorflow_model_server.py", "services/open_inference/settings.py"},
     "log_level": {"commands/serve.py", "commands/tensorflow_model_server.py"},
     "port": {"commands/ports.py"},
@@ -64,7 +64,7 @@ TRANSLATE = {
     "backends/onnx/provider_options.py",
     "backends/onnx/providers.py",
 }
-"""Files that turn options into those of another system, or back, which has some of the names, too."""
+"""Files that translate options to or from another system, which uses some of the same names."""
 
 
 def names() -> set[str]:
@@ -73,7 +73,7 @@ def names() -> set[str]:
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Each string of the product's code that is not a docstring, with its file."""
+    """Each string in the product's code that is not a docstring, with its file."""
     for folder in PRODUCT:
         for path in sorted(folder.rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Paths of any bytes through text that is always Unicode."""
+"""Paths of arbitrary bytes, passed through text that is always Unicode."""
 
 import os
 from pathlib import Path

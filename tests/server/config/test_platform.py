@@ -1,4 +1,4 @@
-"""What the platform file and the session file change of a configuration, and what is wrong with such files."""
+"""How the platform file and the session file change a configuration, and the errors of bad files."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run is told when it is told nothing, what it refuses, and what it may not change afterwards."""
+"""A run's defaults, the values that it refuses, and that it cannot be changed afterwards."""
 
 import re
 from dataclasses import FrozenInstanceError, fields
@@ -90,7 +90,7 @@ ALSO_BAD = {
 
 
 def configured(name: str, value: object) -> Config:
-    """A run that is told one flag."""
+    """The configuration of a run with one flag set."""
     return config_of({"model_base_path": "/m", name: value})
 
 

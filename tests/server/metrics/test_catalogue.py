@@ -1,4 +1,4 @@
-"""What calls, batches and versions count, under which names."""
+"""What is counted for calls, batches and versions, and the names of the metrics."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,7 +34,7 @@ def metrics() -> Metrics:
 
 
 def values(metrics: Metrics, name: str) -> dict[str, float]:
-    """Every line of one name, but for buckets: its labels and its number."""
+    """All lines of one metric except buckets: the labels and the number."""
     lines = (line.rpartition(" ") for line in metrics.page().decode().splitlines())
     return {series.removeprefix(name): float(number) for series, _, number in lines if series.startswith(f"{name}{{")}
 
@@ -282,7 +282,7 @@ class TestServable:
     def test_as_many_are_told_of_answers_as_count_calls(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         observe = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
-        for _ in range(100):  # whenever the versions change, every route is made anew
+        for _ in range(100):  # every route is made anew whenever the versions change
             servable.answers(observe, "Predict")(([(0, 1)], 1.0))
 
         assert len(servable._tallied) == 1

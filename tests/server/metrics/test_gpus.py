@@ -1,4 +1,4 @@
-"""What the metrics say of GPUs, read from a double that keeps NVML's rules; and of a machine that has none."""
+"""Metrics of GPUs, read from a double that checks NVML's rules, and of a machine without GPUs."""
 
 import asyncio
 import threading
@@ -73,7 +73,7 @@ def test_the_library_is_touched_first_by_the_page_and_let_go_of_at_the_end() -> 
 
     metrics.close()
     assert nvml.sessions == 0
-    assert lines(metrics) == []  # of a page that is asked for while the server stops
+    assert lines(metrics) == []  # a page that is requested while the server stops
 
 
 def test_closing_without_a_page_touches_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The memory of a process: what is told of it, and that its heaps are few."""
+"""The memory of a process: its metrics, and that it has few heaps."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ libc.fflush(ctypes.c_void_p(file))
 
 
 def heaps(**environment: str) -> int:
-    """The heaps of a process whose dozen threads all ask for memory."""
+    """The number of heaps of a process whose dozen threads all allocate memory."""
     text = subprocess.check_output([sys.executable, "-c", HEAPS], env={**os.environ, **environment}, text=True)
     return text.count("<heap ")
 

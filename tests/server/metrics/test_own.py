@@ -1,4 +1,4 @@
-"""What `/metrics` serves: headrace's own metrics in seconds and bytes, by the rules of Prometheus."""
+"""What `/metrics` serves: headrace's own metrics in seconds and bytes, following Prometheus's conventions."""
 
 import os
 import time
@@ -23,7 +23,7 @@ SLOW = 100_000  # steps: a tenth of a second
 
 @pytest.fixture(scope="module")
 def page(running: Run) -> str:
-    """The page of a server that was called over both protocols, well and badly."""
+    """The page of a server after good and bad calls over both protocols."""
     port = free_port()
     server = running(models.linear, rest_api_port=port, batching=Options(max_batch_size=4, allowed_batch_sizes=(2, 4)))
     rest = RestCaller(port)
@@ -104,7 +104,7 @@ def test_load_that_an_autoscaler_looks_at(running: Run) -> None:
     rest = RestCaller(port)
     slow = predict_request({"steps": np.array([SLOW])})
     calls = [server.caller.begin(slow)]
-    server.caller.call(status_request())  # answered, so that what was sent before it has arrived
+    server.caller.call(status_request())  # once this is answered, the call before it has arrived
     eventually(lambda: samples(rest.get("/metrics").text)["headrace_batch_threads_busy{}"] == 1)
     calls += [server.caller.begin(slow) for _ in range(3)]
     expected = {

@@ -1,4 +1,4 @@
-"""What a server that is called has counted."""
+"""What a server counts for calls."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_padding_of_batches(running: Run) -> None:
         ':tensorflow:serving:batching_session:padding_size_sum{execution_batch_size="4"} 1',
         ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name=""} 1',
     }
-    eventually(lambda: wanted <= lines(server))  # answers do not wait for what is counted
+    eventually(lambda: wanted <= lines(server))  # counting may finish after the answer is sent
 
 
 def test_without_batching_there_is_no_batching_session(running: Run) -> None:
@@ -91,10 +91,10 @@ def test_what_waits_is_refused_or_given_up(running: Run) -> None:
     server = running(models.counting, batching=Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=3))
     slow, quick = (predict_request({"steps": np.array([steps])}) for steps in (SLOW, 1))
     running_one = server.caller.begin(slow)
-    server.caller.call(status_request())  # answered, so that what was sent before it has arrived
+    server.caller.call(status_request())  # once this is answered, the call before it has arrived
     eventually(nothing_waits(server))
     assert server.caller.refusal(slow, timeout=0.05).code is StatusCode.DEADLINE_EXCEEDED
-    # The caller's clock runs out first, and that it has left may be heard of before the server's own has.
+    # The client's clock runs out first, and the server may learn of the cancellation before its own deadline passes.
     late, left = (
         f":headrace:grpc_calls{{{CALL.format('model', code)}}} 1" for code in ("DEADLINE_EXCEEDED", "CANCELLED")
     )
@@ -123,11 +123,11 @@ def test_refusals_are_counted_though_nothing_is_answered(running: Run, monkeypat
         return run(backend, signature, inputs, outputs)
 
     monkeypatch.setattr(OnnxBackend, "run", held)
-    go_on.set()  # for its warm-up
+    go_on.set()  # lets its warm-up run
     server = running(models.linear, batching=Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=1))
     go_on.clear()
     calls = [server.caller.begin(predict_request({"x": X}))]
-    server.caller.call(status_request())  # answered, so that what was sent before it has arrived
+    server.caller.call(status_request())  # once this is answered, the call before it has arrived
     eventually(nothing_waits(server))
     calls.append(server.caller.begin(predict_request({"x": X})))
     eventually(holds(server, f":headrace:queue_rows{{{M1}}} 1"))
@@ -205,7 +205,7 @@ def test_without_rest_there_is_no_page(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def server_with(tmp_path: Path, text: str, rest_api_port: int = 1, *, enable_metrics: bool = True) -> Server:
-    """A server that is not started."""
+    """A server that has not been started."""
     return Server(
         Config(
             model_base_path=str(tmp_path),

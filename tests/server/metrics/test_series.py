@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms, and how they read."""
+"""Counters, gauges and histograms, and their text format."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor

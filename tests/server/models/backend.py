@@ -1,4 +1,4 @@
-"""A backend for tests: it adds a number to each row, keeps count of what it is given, and can be held at its work."""
+"""A backend for tests: it adds a number to each row, records its inputs, and can be blocked during a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from headrace_protos import Code, DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from headrace_server.errors import ServingError
 
-PATIENCE = 20.0  # seconds that anything here waits for at most: far more than it ever takes
+PATIENCE = 20.0  # the most seconds that anything here waits; far more than it ever takes
 
 X = TensorSpec("x", DataType.DT_FLOAT, (None, 1), ("N", ""))
 SUM = TensorSpec("sum", DataType.DT_FLOAT, (None, 1), ("N", ""))
@@ -26,10 +26,10 @@ class Adder:
     """`sum` float [N, 1] = `x` + `number`, and `rows` int64 [N], the rows of the batch that each row was in.
 
     Attributes:
-        runs: The values of `x` in each run, in the order of their starts.
-        entered: Set once a run is held.
-        go_on: Lets the runs that are held, and all later ones, go on.
-        closed: Whether it has been closed.
+        runs: The values of `x` in each run, in the order in which they started.
+        entered: Set once a run is blocked.
+        go_on: Releases the blocked runs and all later ones.
+        closed: Whether the backend has been closed.
     """
 
     def __init__(self, number: float = 0.0, *, batched: bool = True) -> None:
@@ -63,7 +63,7 @@ class Adder:
 
 
 class Narrow(Adder):
-    """One that can run one batch at a time."""
+    """A backend that runs one batch at a time."""
 
     def fit_batching(self, options: Options) -> Options:
         return replace(options, max_running_batches=1)

@@ -82,5 +82,5 @@ def column(*rows: float) -> Array:
 
 
 async def settled() -> None:
-    """Lets every request that was just made reach the queue."""
+    """Lets every new request reach the queue."""
     await asyncio.sleep(0)

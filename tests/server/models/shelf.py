@@ -1,4 +1,4 @@
-"""Versions that a manager may load, a manager at work on them, and what can be seen of it."""
+"""Versions for a manager to load, a running manager, and what can be observed of it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,11 +15,11 @@ from headrace_server.models.version_policy import State
 
 from .backend import PATIENCE, Adder
 
-TICK = Event()  # never set: waiting for it with a timeout lets the other threads go on
+TICK = Event()  # never set: a wait for it with a timeout lets other threads run
 
 
 def eventually(fact: Callable[[], bool]) -> None:
-    """Waits for what another thread is about to make true."""
+    """Waits until another thread makes a condition true."""
     for _ in range(int(PATIENCE / 0.001)):
         if fact():
             return
@@ -28,7 +28,7 @@ def eventually(fact: Callable[[], bool]) -> None:
 
 
 class Shelf:
-    """The versions that a manager may load: each a backend of the test's own, some broken, some slow to load."""
+    """The versions that a manager may load: each has a test backend, some are broken, some load slowly."""
 
     def __init__(self) -> None:
         self.threads = BatchThreads(1)
@@ -50,7 +50,7 @@ class Shelf:
 
 
 class Models:
-    """A manager at work, and what can be seen of it."""
+    """A running manager, and what can be observed of it."""
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
@@ -67,7 +67,7 @@ class Models:
         eventually(lambda: self.states(name) == states)
 
     def asked(self, version: int | None = None, name: str = "m") -> int:
-        """The version that a request gets."""
+        """The version that serves a request."""
         with self.manager.servable(name, version) as servable:
             return servable.version
 

@@ -6,7 +6,7 @@ from headrace_server.models.versions import Clock
 
 
 class StillClock(Clock):
-    """Time passes by `advance` alone; whoever waits is woken by it, and by what it waits for."""
+    """Only `advance` moves the time; a waiter is woken by that, and by its own condition."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -21,7 +21,7 @@ class StillClock(Clock):
         changed.wait()
 
     def advance(self, seconds: float) -> None:
-        """Moves on, and wakes everyone who waits or ever waited."""
+        """Moves the clock, and wakes all waiters."""
         self._now += seconds
         for changed in list(self._waiting):
             with changed:

@@ -1,4 +1,4 @@
-"""A version's card spares the trial where it proves the rows independent, for the very bytes that lie there."""
+"""A version's card makes the trial unnecessary if it proves that the rows are independent, for exactly these bytes."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ from tests.support.graphs import MIXING
 Card = dict[str, Any]
 
 MIXES = next(iter(next(iter(MIXING.values())).values()))
-"""A model whose rows mix: with a card that is believed it is batched all the same, which shows that nothing was run."""
+"""A model whose rows mix: if its card is trusted, it is batched anyway, which shows that no trial ran."""
 
 
 def write(folder: Path) -> Card:
-    """A version of the model; the card that names its bytes and says that its rows are independent."""
+    """A version of the model, and a card with its digest that says that its rows are independent."""
     model = MIXES.write(folder)
     told = {"bytes": model.stat().st_size, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
     rows = {"finding": "independent", "reason": "", "runs": 9}
@@ -54,7 +54,7 @@ def test_what_was_proved_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCa
 def other_bytes(card: Card, folder: Path) -> None:
     del card
     with (folder / "model.onnx").open("ab") as file:
-        file.write(b"\x72\x00")  # an empty field that no reader minds
+        file.write(b"\x72\x00")  # an empty field that every reader ignores
 
 
 def other_digest(card: Card, folder: Path) -> None:

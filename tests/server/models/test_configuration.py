@@ -1,4 +1,4 @@
-"""One configuration after another: what is refused, and that what is refused changes nothing."""
+"""Successive configurations: which ones are refused, and that a refused one changes nothing."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +31,12 @@ def parse(text: str) -> ModelServerConfig:
 
 
 def config(*models: str) -> ModelServerConfig:
-    """A list of models, each in text format."""
+    """A configuration of models, each in text format."""
     return parse("model_config_list { " + " ".join(f"config {{ {model} }}" for model in models) + " }")
 
 
 class House:
-    """A manager, a source and a configuration of models below one folder; a version called 13 does not load."""
+    """A manager, a source and a configuration of models below one folder; version 13 of a model fails to load."""
 
     def __init__(self, root: Path, threads: BatchThreads, *, to_unavailable: bool = False) -> None:
         self.root = root

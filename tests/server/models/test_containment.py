@@ -1,4 +1,4 @@
-"""Models that a request can end the process of: they run in a worker process, and only they."""
+"""Models whose process a request can crash: they, and only they, run in a worker process."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Ensembles: models whose steps are other models, called through both APIs."""
+"""Ensembles: models that consist of other models, called through both APIs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +45,7 @@ outputs = { features = "features", length = "length" }
 
 
 def folder(root: Path, *, steps: str = STEPS, **more: str) -> Path:
-    """A configuration file of models `words`, `sum` and `both`, which is made of them, and of more ensembles."""
+    """A configuration file with models `words`, `sum` and `both`, an ensemble of the two, and further ensembles."""
     python = root / "words" / "1"
     python.mkdir(parents=True)
     python.joinpath("model.py").write_text(WORDS)

@@ -1,4 +1,4 @@
-"""A run that hangs in the server's own process: its callers are told, and nothing else waits for it."""
+"""A run that hangs in the server's own process: its callers get an error, and nothing else waits for it."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +85,7 @@ def test_a_run_in_time_is_as_without_a_limit() -> None:
 
 
 def test_a_model_that_hangs_leaves_the_others_a_thread() -> None:
-    """Without a limit, too: a scheduler takes all batch threads but one at most."""
+    """Also without a limit: a scheduler never uses the last free batch thread."""
     hung, other = Adder(), Adder(number=1)
     threads = BatchThreads(2)
     threads.start()

@@ -1,4 +1,4 @@
-"""A version's folder and its model's options, to a servable that batches, or does not, as they say."""
+"""From a version's folder and its model's options to a servable, with or without batching."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ SHARED = Options(max_batch_size=32, num_batch_threads=3)
 
 
 class Folder:
-    """A model of one version, and what a loader makes of it."""
+    """A model with one version, and the servable that a loader makes of it."""
 
     def __init__(self, base_path: Path, threads: BatchThreads) -> None:
         self.base_path = base_path

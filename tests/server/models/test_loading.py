@@ -1,4 +1,4 @@
-"""Loads: how many at once, tried again how often, cancelled when; and the labels of what they bring."""
+"""Loads: how many run at once, how often they are retried, when they are cancelled, and the labels of new versions."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -25,7 +25,7 @@ HOURS = 36_000.0
 
 
 class Loads:
-    """What a manager loads with: a version may be held, or fail some times; and a clock that stands still."""
+    """A loader that can block a version or make it fail some times, and a clock that stands still."""
 
     def __init__(self) -> None:
         self.threads = BatchThreads(1)
@@ -48,7 +48,7 @@ class Loads:
 
 
 class Managed:
-    """A manager of one model `m`."""
+    """A manager of one model, `m`."""
 
     def __init__(self, loads: Loads, publish: Publish | None = None, **options: object) -> None:
         self.loads = loads
@@ -230,7 +230,7 @@ def test_a_load_that_nobody_waits_for_any_more_is_cancelled(loads: Loads, manage
 
 
 def test_wanted_again_during_a_cancelled_load_it_starts_over(loads: Loads, manage: Manage) -> None:
-    """What was there first may have been replaced."""
+    """The files may have been replaced since the first load began."""
     loads.held[1] = Event()
     model = manage()
     model.aspire(1)
@@ -260,7 +260,7 @@ def test_a_model_that_cannot_be_freed_is_gone_all_the_same(
     model = manage()
     model.aspire(1)
     model.reach({1: AVAILABLE})
-    loads.backends.pop(1).closed = True  # it asserts that it is closed once
+    loads.backends.pop(1).closed = True  # its close asserts that it was not closed before
     model.aspire(2)
     model.reach({1: END, 2: AVAILABLE})
     assert "model m version 1 cannot be freed" in caplog.messages
@@ -336,7 +336,7 @@ class TestLabels:
 
 
 def eventually_tried(loads: Loads, version: int) -> None:
-    """Waits until a version's first try has failed."""
+    """Waits until the first attempt to load a version has failed."""
     for _ in range(int(PATIENCE / 0.001)):
         if loads.failures[version] == 0:
             return

@@ -1,4 +1,4 @@
-"""Versions coming and going: what is loaded when, which one a request gets, and what is said of each."""
+"""Versions that come and go: when each is loaded, which one serves a request, and which states are reported."""
 
 import sys
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ BROKEN = LoadError(Code.INVALID_ARGUMENT, "its file is broken")
 
 @contextmanager
 def quick_switches() -> Iterator[None]:
-    """Threads take turns a hundred times as often, so that they meet in more places."""
+    """Makes threads switch a hundred times as often, so that more races happen."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(interval / 100)
     try:
@@ -39,7 +39,7 @@ def quick_switches() -> Iterator[None]:
 
 
 class Leaving(Servable):
-    """A version whose leases are asked for too late: requests have read of it, and then it is unloaded."""
+    """A version that is unloaded between the lookup by a request and its lease."""
 
     asked = Event()
 
@@ -200,7 +200,7 @@ class TestSwap:
             assert that_version.result() == "Servable not found for request: Specific(m, 1)"
 
     def test_no_request_fails_while_versions_swap(self, models: Models) -> None:
-        """Eight threads ask all the time, while two hundred versions follow one another."""
+        """Eight threads send requests all the time, while two hundred versions replace each other."""
         models.aspire(1)
         models.reach({1: AVAILABLE})
         done = Event()
@@ -317,7 +317,7 @@ class TestStatuses:
         assert models.manager.wait_settled(["m"], timeout=PATIENCE) == {"m": VersionStatus(2, AVAILABLE)}
 
     def test_a_model_settles_when_a_version_has_failed(self, models: Models, shelf: Shelf) -> None:
-        """TF Serving: the highest version counts that is either, whatever becomes of those below."""
+        """TF Serving: only the highest version that is loading or available counts, whatever happens to lower ones."""
         shelf.broken[2] = BROKEN
         shelf.held[1] = Event()
         models.aspire(1, 2)

@@ -1,4 +1,4 @@
-"""Many models: what one of them costs does not depend on how many there are. Counted, not timed."""
+"""Many models: the cost of one does not depend on their number. Counted, not timed."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ FEW, MANY = 20, 400
 
 
 class Town:
-    """A manager of many models, and how often it asks and tells."""
+    """A manager of many models, and how often it looks at each and reports."""
 
     def __init__(self, threads: BatchThreads, count: int, **options: Any) -> None:
         self.names = [f"m{number}" for number in range(count)]
@@ -96,7 +96,7 @@ def test_a_new_version_asks_its_own_model_and_no_other(threads: BatchThreads) ->
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows with each look at whether a model has settled."""
+    """Grows with each check whether a model has settled."""
     looks: list[str] = []
     settled = Model.settled
 
@@ -113,7 +113,7 @@ def test_who_waits_for_all_looks_at_each_a_few_times(threads: BatchThreads, look
     town.start()
     town.manager.stop()
 
-    # One for each of the changes that wake it, of which a model has some, and a few for each model in the end.
+    # A check for each change that wakes the manager (a model has a few), and a few per model at the end.
     assert len(looks) <= 12 * MANY
 
 

@@ -1,4 +1,4 @@
-"""What C's allocator keeps of freed memory goes back to the system."""
+"""Memory that C's allocator keeps after it was freed is returned to the system."""
 
 import ctypes
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from headrace_server.models.memory import REUSED_BYTES, Remains, release
 
-BLOCKS, SIZE = 2000, 64 * 1024  # each below what the allocator takes from the system by itself
+BLOCKS, SIZE = 2000, 64 * 1024  # below the size from which the allocator maps each block separately
 
 
 def resident() -> int:
@@ -25,7 +25,7 @@ def test_freed_memory_goes_back() -> None:
     blocks = [c.malloc(SIZE) for _ in range(BLOCKS)]
     for block in blocks:
         ctypes.memset(block, 1, SIZE)
-    for block in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
+    for block in blocks[:-1]:  # the last block keeps the heap from shrinking by itself
         c.free(block)
     before = resident()
     release()

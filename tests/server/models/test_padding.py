@@ -1,4 +1,4 @@
-"""Which models' requests are padded: found as a version is loaded, by running it."""
+"""Which models' requests are padded: decided at load, by running the model."""
 
 import logging
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_a_length_that_is_part_of_another_is_none(shop: Shop) -> None:
 
 
 class TestTold:
-    """What `model.toml` says."""
+    """Settings in `model.toml`."""
 
     def test_nothing_is_padded(self, shop: Shop) -> None:
         assert shop.load(attention(), "[batching]\npad_lengths = false").signatures[DEFAULT].padding is None
@@ -96,7 +96,7 @@ class TestTold:
 
 
 class TestAsTensorFlowServingPads:
-    """`pad_variable_length_inputs` of a file of batching parameters."""
+    """`pad_variable_length_inputs` in a file of batching parameters."""
 
     ASKED = Options(pad_variable_length_inputs=True)
 

@@ -1,4 +1,4 @@
-"""What a PATH on the command line stands for."""
+"""How a PATH on the command line is interpreted."""
 
 from pathlib import Path
 

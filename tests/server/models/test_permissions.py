@@ -1,4 +1,4 @@
-"""What the server's user may not read is PERMISSION_DENIED, and named."""
+"""Files that the server's user may not read are PERMISSION_DENIED, and named."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ NOBODY = 65534
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """As a user who may read what everybody may."""
+    """Runs as a user who may read only what everybody may read."""
     if os.geteuid() != 0:
         yield
         return
@@ -39,7 +39,7 @@ def without_privileges() -> Iterator[None]:
 
 @pytest.fixture
 def base_path() -> Iterator[Path]:
-    """A model's, in a folder that everybody may enter."""
+    """The folder of a model, in a folder that everybody may enter."""
     root = Path(tempfile.mkdtemp())
     root.chmod(0o755)
     yield root / "m"
@@ -92,7 +92,7 @@ def test_a_folder_that_may_not_be_entered_is_named_and_not_a_file_that_may_not_b
 
 
 def load(base_path: Path) -> ServingError:
-    """How the load of version 1 fails."""
+    """The error with which version 1 fails to load."""
     threads = BatchThreads(1)
     loader = Loader(BackendOptions(), threads, None, Metrics(), isolation=IsolationOptions(), per_model_batching=False)
     manager = Manager(loader.load)

@@ -1,4 +1,4 @@
-"""What failed to load is tried again when its files have changed: copies that end late, and repairs of any kind."""
+"""A failed load is retried when the version's files have changed: late copies, and repairs of any kind."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ WHOLE = b"all of it"
 
 
 class Store:
-    """One version in a folder, which loads once `model` in it is whole, and a manager that looks when it is told to."""
+    """One version in a folder, loadable once its `model` file is complete, and a manager that looks when told to."""
 
     def __init__(self, root: Path, threads: BatchThreads) -> None:
         self.folder = root / "m" / "1"
@@ -41,7 +41,7 @@ class Store:
         self.tried(1)
 
     def tried(self, loads: int) -> None:
-        """Waits until so many loads have ended."""
+        """Waits until this many loads have ended."""
         eventually(lambda: self.loads == loads and self.state in (State.END, State.AVAILABLE))
 
     def look(self, seconds: float = 1.0) -> None:
@@ -95,7 +95,7 @@ def write_what_is_linked(store: Store) -> None:
 
 
 def write_with_the_time_of_before(store: Store) -> None:
-    """As `cp -p` and `rsync -t` do, and of the same size."""
+    """As `cp -p` and `rsync -t` do: the same size and the same modification time."""
     before = store.file.stat()
     store.file.write_bytes(WHOLE)
     os.utime(store.file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -149,7 +149,7 @@ def test_files_that_change_from_look_to_look_are_waited_for(store: Store) -> Non
 
 
 def test_but_not_for_ever(store: Store) -> None:
-    """A program that writes a log there must not hold the version up."""
+    """A program that writes a log into the folder must not delay the version forever."""
     store.aspire()
     write(store)
     for size in range(1, int(LONGEST_PAUSE)):

@@ -1,4 +1,4 @@
-"""What callers of HandleReloadConfigRequest may do, and what the operator alone."""
+"""What callers of HandleReloadConfigRequest may do, and what is left to the operator."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def config(base_path: Path | str, log: Path | str = "") -> ModelServerConfig:
 
 
 def refusal(wanted: ModelServerConfig, operators: ModelServerConfig | None = None, **flags: object) -> str:
-    """What is said to a caller; empty where nothing is refused."""
+    """The error that a caller gets; empty if the request is allowed."""
     rights = ReloadRights.of(Config(model_base_path="/m", **flags))  # type: ignore[arg-type]
     try:
         rights.check(wanted, operators or ModelServerConfig())

@@ -1,4 +1,4 @@
-"""More models than memory: versions are loaded when they are called, and the least recently used makes room."""
+"""More models than fit into memory: versions are loaded when called, and the least recently used are unloaded."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ MB = 1 << 20
 
 
 class Town:
-    """A manager of models whose versions are files of a size, and what it does."""
+    """A manager of models whose versions are files of a given size, and a record of what it does."""
 
     def __init__(self, root: Path, threads: BatchThreads, **bounds: int) -> None:
         self.root = root
@@ -46,7 +46,7 @@ class Town:
         self.manager.aspire(name, {version: self.root / name / str(version) for version in versions})
 
     def call(self, name: str, version: int | None = None) -> int:
-        """Calls a model, and waits for a load where it must; the version that answered."""
+        """Calls a model, waiting for a load if needed; returns the version that answered."""
 
         async def lease() -> int:
             loop = asyncio.get_running_loop()
@@ -102,7 +102,7 @@ def test_nothing_is_loaded_before_it_is_called(build: Build) -> None:
     assert (town.loads, town.waits) == ([("a", 1)], [("a", 1)])
 
     assert town.call("a") == 1
-    assert town.waits == [("a", 1)]  # the second call has not waited
+    assert town.waits == [("a", 1)]  # the second call did not wait
 
 
 def test_the_least_recently_used_goes_and_stays_listed(build: Build) -> None:
@@ -123,7 +123,7 @@ def test_memory_is_counted_by_files(build: Build) -> None:
     town = build(memory=10 * MB)
     for name, mb in (("a", 3), ("b", 3), ("c", 3), ("d", 6)):
         town.aspire(name, 1, mb=mb)
-    for name in "abd":  # 3.6 and 3.6 and 7.2 MB
+    for name in "abd":  # 3.6, 3.6 and 7.2 MB
         town.call(name)
     assert town.in_memory() == {("d", 1)}
     assert town.evictions == [("a", 1), ("b", 1)]
@@ -193,7 +193,7 @@ def test_a_version_in_use_goes_only_after_its_calls_and_idle_ones_first(build: B
         town.aspire(name, 1)
     town.call("a")
     town.call("b")
-    with town.manager.servable("a"):  # the least recently used but for this
+    with town.manager.servable("a"):  # this one would be the least recently used
         town.call("b")
         town.call("c")
         assert town.evictions == [("b", 1)]

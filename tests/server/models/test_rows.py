@@ -1,4 +1,4 @@
-"""Which models' requests are batched: decided as a version is loaded, by running it, for real models of every kind."""
+"""Which models' requests are batched: decided at load, by running the model, for real models of every kind."""
 
 import logging
 import re
@@ -40,7 +40,7 @@ def test_rows_that_do_not_are_batched(shop: Shop, name: str) -> None:
 
 @pytest.fixture
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is known from graphs: all has to be tried."""
+    """Ignores what graphs prove, so that every model is tried."""
     monkeypatch.setattr(OnnxBackend, "rows_are_apart", lambda *_: False)
 
 
@@ -65,7 +65,7 @@ def any_number() -> Any:
 
 @pytest.mark.usefixtures("unproved")
 def test_a_busy_machine_changes_no_verdict(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What makes every run look slow makes the trial short, and misses none of these."""
+    """Making every run look slow shortens the trial, which still finds all of these."""
     monkeypatch.setattr("headrace_server.models.rows.LEAST_SECONDS", 0.0)
     monkeypatch.setattr("headrace_server.models.rows.PART_OF_LOAD", 0.0)
     for members in MIXING.values():
@@ -81,7 +81,7 @@ def test_every_kind_has_three_members(kind: str) -> None:
 
 
 class TestTold:
-    """What `model.toml` says is done, without a trial."""
+    """A setting in `model.toml` is followed, without a trial."""
 
     @pytest.mark.parametrize("key", ["enabled", "batch_axis"])
     def test_rows_that_mix_may_be_batched(self, shop: Shop, key: str) -> None:
@@ -170,7 +170,7 @@ class TestShown:
 
 @pytest.mark.usefixtures("unproved")
 class TestRecords:
-    """Inputs that nobody can make up are taken from the warm-up file."""
+    """Inputs that cannot be generated are taken from the warm-up file."""
 
     def test_without_any_it_cannot_be_told(self, shop: Shop) -> None:
         verdict = shop.verdict(far_index())
@@ -188,7 +188,7 @@ class TestRecords:
 
 
 def far_index() -> Graph:
-    """Takes numbers from 5,000 on only."""
+    """Accepts only numbers from 5,000 on."""
     nodes = [make_node("Sub", ["ids", "first"], ["i"]), make_node("Gather", ["table", "i"], ["y"])]
     constants = {"first": np.int64(5000), "table": np.arange(60, dtype=np.float32).reshape(20, 3)}
     return Graph(nodes, {"ids": (INT64, ["N", 2])}, {"y": (FLOAT, ["N", 2, 3])}, constants)

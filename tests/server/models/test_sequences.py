@@ -123,7 +123,7 @@ def test_rest_and_predict(resting: Rest) -> None:
 
     answers = [rest.send("POST", path, body(sequence_start=True)), rest.send("POST", path, body())]
     assert [answer.value["outputs"][0]["data"] for answer in answers] == [[12.0], [14.0]]
-    assert rest.predict({"instances": [[1]]}) == {"predictions": [[12.0]]}  # a sequence of one step
+    assert rest.predict({"instances": [[1]]}) == {"predictions": [[12.0]]}  # a sequence with one step
 
 
 def test_predict_over_grpc(running: Run) -> None:
@@ -151,7 +151,7 @@ def test_what_makes_no_sense_does_not_load(running: Run, text: str, refusal: str
 
 
 class TestKeeping:
-    """Which sequences are kept, by a clock that the test turns."""
+    """Which sequences are kept, on a fake clock."""
 
     SIGNATURE = Signature(
         {name: TensorSpec(name, DataType.DT_FLOAT, (None, 1)) for name in ("x", "before")},
@@ -198,7 +198,7 @@ class TestKeeping:
             await self.step(sequences, 2, start=True)
             with pytest.raises(ServingError, match="has 2 sequences, which is the maximum"):
                 await self.step(sequences, 3, start=True)
-            assert await self.step(sequences, 2, start=True) == 1  # the same one, begun anew
+            assert await self.step(sequences, 2, start=True) == 1  # the same sequence, started again
             now[0] = 20
             assert await self.step(sequences, 3, start=True) == 1
 

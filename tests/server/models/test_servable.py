@@ -124,7 +124,7 @@ class TestBatched:
         serve(backend, scene, Options(max_batch_size=1))
 
     def test_inputs_of_different_rows_run_alone_beside_those_that_share_batches(self, tmp_path: Path) -> None:
-        """A mask of one row broadcasts: TF Serving refuses such a request once it batches."""
+        """A mask of one row is broadcast; TF Serving refuses such a request when it batches."""
 
         async def scene(requests: Requests) -> None:
             a, b = np.ones((3, 2), np.float32), np.ones((1, 2), np.float32)
@@ -242,7 +242,7 @@ class TestLeaving:
         ("batching", "told"),
         [
             (Options(), (Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")),
-            (None, (Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")),  # TF Serving: there is no queue
+            (None, (Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")),  # TF Serving has no queue here
         ],
     )
     def test_a_deadline_that_has_passed(self, batching: Options | None, told: tuple[Code, str]) -> None:

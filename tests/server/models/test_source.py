@@ -1,4 +1,4 @@
-"""What a look at real folders finds, and what it does when one is not there."""
+"""What a source finds in real folders, and what it does if one is missing."""
 
 import errno
 import os
@@ -17,12 +17,12 @@ from headrace_server.models.source import LISTED_AT_A_LOOK, Source
 
 Seen = list[tuple[str, dict[int, Path]]]
 
-PATIENCE = 10.0  # seconds: far more than it ever takes
+PATIENCE = 10.0  # seconds; far more than it ever takes
 
 
 @contextmanager
 def unlistable(folder: Path) -> Iterator[None]:
-    """A folder that may be entered and not listed, also for root: a listing fails in this process alone."""
+    """A folder that can be entered but not listed, even by root: listing it fails, in this process only."""
     listdir = os.listdir
 
     def denied(path: Any = ".") -> list[str]:
@@ -36,7 +36,7 @@ def unlistable(folder: Path) -> Iterator[None]:
 
 
 class Looks:
-    """A source, and what it has aspired to so far."""
+    """A source, and the versions that it has aspired so far."""
 
     def __init__(self, *models: ModelConfig, poll_seconds: float = 1) -> None:
         self.seen: Seen = []
@@ -44,14 +44,14 @@ class Looks:
         self.source = Source(models, poll_seconds, self._aspire)
 
     def look(self) -> Seen:
-        """What one look told."""
+        """What one look reported."""
         self.seen.clear()
         self.source.poll()
         return list(self.seen)
 
     @property
     def alive(self) -> bool:
-        """Whether its thread runs."""
+        """Whether the source's thread runs."""
         return self.source._thread.is_alive()
 
     def _aspire(self, name: str, versions: Mapping[int, Path]) -> None:
@@ -188,7 +188,7 @@ class TestPoll:
     def test_a_base_path_that_cannot_be_listed_has_the_versions_asked_for(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, policy: VersionPolicy, seen: list[int] | None
     ) -> None:
-        """TF Serving: AspireSpecificVersionsFastPath does not list."""
+        """TF Serving's AspireSpecificVersionsFastPath does not list the folder."""
         (tmp_path / "m" / "1").mkdir(parents=True)
         looks = Looks(ModelConfig("m", tmp_path / "m", policy))
         with unlistable(tmp_path / "m"):
@@ -241,7 +241,7 @@ class TestManyModels:
         names = [f"m{index}" for index in range(self.COUNT)]
         for name in names:
             (tmp_path / name / "1").mkdir(parents=True)
-            os.utime(tmp_path / name, (1, 1))  # long ago, so that its time of change is to be believed
+            os.utime(tmp_path / name, (1, 1))  # long ago, so that the source trusts the modification time
         looks = Looks(*[ModelConfig(name, tmp_path / name) for name in names])
         assert len(looks.look()) == self.COUNT
         return looks
@@ -283,7 +283,7 @@ class TestManyModels:
         assert {2: tmp_path / "m299" / "2"} in found
 
     def test_one_that_changed_a_moment_ago_is_listed_again(self, looks: Looks, tmp_path: Path) -> None:
-        """A second change within the clock's tick would not show."""
+        """A second change within one tick of the clock would not be visible."""
         (tmp_path / "m250" / "2").mkdir()
         looks.look()
         for _ in range(3):

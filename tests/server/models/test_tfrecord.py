@@ -1,4 +1,4 @@
-"""TFRecord files: what TensorFlow writes is read, what it refuses is refused in its words."""
+"""TFRecord files: headrace reads what TensorFlow writes, and refuses what TensorFlow refuses, with its messages."""
 
 import subprocess
 from io import BytesIO
@@ -23,7 +23,7 @@ def _file(records: list[bytes]) -> bytes:
 
 
 def _refusal(data: bytes) -> tuple[list[bytes], str]:
-    """The records before the one that is refused, and why it is."""
+    """The records before the refused one, and the reason for the refusal."""
     records = []
     reader = read_records(BytesIO(data))
     with pytest.raises(CorruptRecordError) as caught:  # noqa: PT012 - the reader fails at its own time
@@ -59,7 +59,7 @@ def test_a_header_cut_short_is_the_end(data: bytes, before: int) -> None:
     assert list(read_records(BytesIO(data))) == RECORDS[:before]
 
 
-# Each text is what TensorFlow 2.21 says of the same bytes.
+# Each text is TensorFlow 2.21's message for the same bytes.
 @pytest.mark.parametrize(
     ("data", "before", "text"),
     [

@@ -1,4 +1,4 @@
-"""The next action, by example and for any history: a model is never without a version that it could have."""
+"""The next action, by example and for any history: a model is never left without a version that it could have."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -99,7 +99,7 @@ def test_what_a_policy_chooses(versions: tuple[int, ...], policy: VersionPolicy,
 
 @dataclass
 class History:
-    """A model whose versions load or do not: what a manager makes of the policy's actions."""
+    """A model with versions that load or fail, driven by the policy's actions as by a manager."""
 
     broken: frozenset[int]
     aspired: set[int] = field(default_factory=set)
@@ -128,7 +128,7 @@ class History:
         return {version for version, state in self.states.items() if state is AVAILABLE}
 
     def settle(self) -> None:
-        """Acts until there is nothing left to do, and watches that a version stays available all the while."""
+        """Acts until nothing is left to do, and checks that a version stays available throughout."""
         for _ in range(2 * len(self.states) + 1):
             action = preserve_availability(self.aspired, self.states)
             if action is None:

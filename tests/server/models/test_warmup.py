@@ -1,4 +1,4 @@
-"""Warm-up by itself: which requests are answered, how a file is refused, and which zeros a model is run on."""
+"""Warm-up by itself: which requests it runs, how it refuses a file, and which zeros it runs a model on."""
 
 import logging
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ KINDS = ("predict_log", "classify_log", "regress_log", "multi_inference_log")
 
 
 class Answered:
-    """Answers every kind of request, and keeps them."""
+    """Accepts and records every kind of request."""
 
     def __init__(self, refuse: int | None = None) -> None:
         self._refuse = refuse
@@ -95,7 +95,7 @@ def test_each_kind_goes_where_it_is_answered(tmp_path: Path, kind: str) -> None:
 
 
 def counted(metrics: Metrics, folder: Path, status: str) -> list[str]:
-    """The records read from the warm-up file of a version, and how often it was read."""
+    """The records read from a version's warm-up file, and how often it was read."""
     labels = f'{{model_path="{folder}",status="{status}"}}'
     page = metrics.page().decode()
     names = (":tensorflow:serving:model_warmup_records_read", ":tensorflow:serving:model_warmup_latency_count")
@@ -220,7 +220,7 @@ def test_zeros_in_no_large_batch_that_nobody_has_named() -> None:
 
 
 class Padded(Adder):
-    """One that pads batches to sizes of its own."""
+    """A backend that pads batches to sizes of its own."""
 
     def fit_batching(self, options: Options) -> Options:
         return replace(options, allowed_batch_sizes=options.allowed_batch_sizes or (64, options.max_batch_size))
@@ -247,7 +247,7 @@ def test_a_model_without_a_batch_axis_is_run_once() -> None:
 
 
 class Recorder(Adder):
-    """Keeps the arrays that it is given; refuses all where it is told to."""
+    """Records its input arrays; fails every run if told to."""
 
     def __init__(self, *signatures: Signature, refuse: bool = False) -> None:
         super().__init__()
@@ -295,7 +295,7 @@ def test_a_model_that_refuses_zeros_is_served_all_the_same(caplog: pytest.LogCap
     caplog.set_level(logging.INFO, "headrace_server")
     backend = Recorder(*[signature_of(x=(DataType.DT_FLOAT, (None, 2)))] * 2, refuse=True)
     run_on_zeros(backend, Options())
-    assert [name for name, _ in backend.given] == ["s0", "s1"]  # and not again in another size
+    assert [name for name, _ in backend.given] == ["s0", "s1"]  # and no second time with another size
     assert "signature s0 cannot be warmed up with zeros: no zeros, please" in caplog.messages
 
 

@@ -1,4 +1,4 @@
-"""The dashboard and the alerts: every query of theirs on a real Prometheus that scrapes a real server."""
+"""The dashboard and the alerts: all their queries on a real Prometheus that scrapes a real server."""
 
 import json
 import re
@@ -24,7 +24,7 @@ FOLDER = ROOT / "examples" / "monitoring"
 ALERTS = FOLDER / "headrace-alerts.yml"
 
 NOTHING_HERE = re.compile("headrace_gpu_|headrace_refusals_total|headrace_drift_")
-"""In queries that find nothing on a machine without GPUs, on a server that refuses nothing, and without a profile."""
+"""Queries that find nothing on a machine without GPUs, on a server without refusals, and without a profile."""
 
 
 def dashboard() -> Any:
@@ -32,7 +32,7 @@ def dashboard() -> Any:
 
 
 def queries() -> dict[str, str]:
-    """Every query of the dashboard by its panel and its letter, with what Grafana would put in."""
+    """Every query of the dashboard by its panel and letter, with Grafana's variables filled in."""
     return {
         f"{panel['title']} {target['refId']}": target["expr"].replace("$model", ".*").replace("$__rate_interval", "10s")
         for panel in dashboard()["panels"]
@@ -49,13 +49,13 @@ def alerts() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def transport() -> str:
-    """The one that has all metrics."""
+    """A Prometheus that has all metrics."""
     return TRANSPORTS[-1]
 
 
 @pytest.fixture(scope="module")
 def prometheus(running: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """One that has scraped a server while it was called, until rates are known."""
+    """A Prometheus that has scraped a server under load until rates are known."""
     tool("prometheus")
     port = free_port()
     options = Options(max_batch_size=4, allowed_batch_sizes=(2, 4))

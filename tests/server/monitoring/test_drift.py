@@ -1,4 +1,4 @@
-"""Drift of what a real server is asked, against a profile that the toolkit has made."""
+"""Drift of a real server's requests, compared with a profile that the toolkit has made."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def digits(folder: Path) -> Path:
 
 
 class Watched:
-    """A server of digits that looks at a row of every batch."""
+    """A server with the digits model that samples one row of every batch."""
 
     def __init__(self, running: Run) -> None:
         port = free_port()
@@ -46,16 +46,16 @@ class Watched:
         self.rest = RestCaller(port)
 
     def ask(self, rows: Array) -> None:
-        """Sends rows, each by itself, in batches of one."""
+        """Sends rows one by one, in batches of one."""
         for row in rows:
             self.server.caller.predict({"image": row[None]})
 
     def metrics(self) -> dict[str, float]:
-        """What `/metrics` says."""
+        """The page of `/metrics`."""
         return samples(self.rest.get("/metrics").text)
 
     def page(self) -> Any:
-        """What the live page is told."""
+        """The state that the live page gets."""
         return self.rest.get("/page/state").value["model"]["versions"][0]["drift"]
 
 
@@ -70,7 +70,7 @@ def test_requests_like_those_that_were_profiled(watched: Watched) -> None:
     watched.ask(images()[1 : 2 * ROWS : 2])
     watched.ask(images()[: 2 * ROWS : 2])
     found = watched.metrics()
-    assert 0 <= found[INDEX] < 0.2  # of the pixel of 64 that differs the most, in 360 rows
+    assert 0 <= found[INDEX] < 0.2  # the index of the pixel, of 64, that differs most over 360 rows
     assert found['headrace_drift_missing_ratio{model="model",version="1",input="image"}'] == 0
     classes = {series: share for series, share in found.items() if series.startswith("headrace_drift_class_ratio")}
     assert len(classes) == 10

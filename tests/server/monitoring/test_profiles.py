@@ -15,7 +15,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def bins_of(values: Array, folder: Path) -> Bins:
-    """Those of one column, as they are read from a file."""
+    """The profile of one column, as read from a file."""
     (folder / "profile.json").write_text(json.dumps(profile_of(Data("values", "", {"x": values.reshape(-1, 1)}))))
     (bins,) = read_profile(folder)["x"]
     assert bins is not None
@@ -34,7 +34,7 @@ def test_another_one_has_a_large_index(tmp_path: Path, moved: Array) -> None:
 
 
 def test_a_column_that_is_mostly_one_value(tmp_path: Path) -> None:
-    """As a pixel at the edge of an image: several quantiles are the same."""
+    """As for a pixel at the edge of an image: several quantiles are equal."""
     values = np.where(RANDOM.random(5000) < 0.7, 0.0, RANDOM.random(5000))
     bins = bins_of(values, tmp_path)
     assert bins.index(bins.count(values[:1000])) < 0.05

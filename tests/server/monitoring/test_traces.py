@@ -29,7 +29,7 @@ X = floats([1, 2, 3, 4])
 
 
 class Collector:
-    """An OTLP receiver over gRPC that keeps the spans that it gets."""
+    """An OTLP receiver over gRPC that keeps its spans."""
 
     def __init__(self) -> None:
         from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -52,14 +52,14 @@ class Collector:
         self._server.start()
 
     def spans(self, trace: str = "") -> list[Any]:
-        """Those of a trace, or all."""
+        """The spans of a trace, or all."""
         with self._lock:
             resources = [each for request in self._requests for each in request.resource_spans]
         every = [span for each in resources for scope in each.scope_spans for span in scope.spans]
         return [span for span in every if not trace or span.trace_id.hex() == trace]
 
     def services(self) -> set[str]:
-        """The names that resources have."""
+        """The service names of the resources."""
         with self._lock:
             resources = [each.resource for request in self._requests for each in request.resource_spans]
         return {a.value.string_value for each in resources for a in each.attributes if a.key == "service.name"}
@@ -82,7 +82,7 @@ def collector() -> Iterator[Collector]:
 
 
 class Traced:
-    """A server that traces what callers trace, and nothing else."""
+    """A server that traces only the calls that callers trace."""
 
     def __init__(self, server: RunningServer, port: int, collector: Collector) -> None:
         self.server = server
@@ -90,7 +90,7 @@ class Traced:
         self.collector = collector
 
     def predict(self, parent: str) -> None:
-        """A call with a traceparent."""
+        """Sends a call with a traceparent."""
         self.server.caller.send_bytes(
             PREDICT, predict_request({"x": X}).SerializeToString(), metadata=(("traceparent", parent),)
         )
@@ -172,12 +172,12 @@ def test_over_rest(traced: Traced) -> None:
 def test_a_batch_is_linked_from_each_of_its_requests(traced: Traced) -> None:
     other = TRACE.replace("0af", "1bf")
     parents = [SAMPLED, SAMPLED.replace(TRACE, other)]
-    with ThreadPoolExecutor(2) as pool:  # they wait 200 ms for each other
+    with ThreadPoolExecutor(2) as pool:  # a request waits up to 200 ms for another
         list(pool.map(traced.predict, parents))
     eventually(lambda: traced.collector.spans(TRACE) and traced.collector.spans(other))
     first, second = (by_name(traced.collector.spans(trace))["batch"] for trace in (TRACE, other))
     assert attributes(first)["headrace.batch.requests"] == 2
-    if first.links or second.links:  # they were sent together, and not a quarter of a second apart
+    if first.links or second.links:  # none if the requests were sent further apart
         assert {link.span_id for span in (first, second) for link in span.links} <= {first.span_id, second.span_id}
 
 
@@ -186,7 +186,7 @@ def test_a_refused_call_has_a_span_without_a_batch(traced: Traced) -> None:
     traced.server.caller.send_bytes(PREDICT, request, metadata=(("traceparent", SAMPLED),))
     (span,) = eventually(lambda: traced.collector.spans(TRACE))
     assert attributes(span)["rpc.grpc.status_code"] == int(Code.INVALID_ARGUMENT)
-    assert span.status.code == 0  # it is its caller's fault
+    assert span.status.code == 0  # it is the caller's error
 
 
 def test_what_is_not_sampled_has_no_spans(traced: Traced) -> None:

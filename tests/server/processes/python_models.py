@@ -1,4 +1,4 @@
-"""A Python model that does to its process what its input says."""
+"""A Python model that, depending on its input, harms its process."""
 
 from pathlib import Path
 from textwrap import dedent
@@ -9,7 +9,7 @@ from headrace_batching.task import Array
 
 FINE = 0
 EXITS, CRASHES, HANGS, RAISES, KEEPS, HOARDS, PRINTS, WRITES, IS_KILLED, STOPS, HOLDS = range(1001, 1012)
-"""Numbers that no trial of the model comes upon."""
+"""Numbers that a trial of the model never uses."""
 
 _CODE = """
 import ctypes, logging, os, signal, sys, time
@@ -40,14 +40,14 @@ def predict(inputs):
 
 
 def write(folder: Path, code: str = _CODE) -> Path:
-    """The model as a version."""
+    """Writes the model as a version."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.py").write_text(dedent(code))
     return folder
 
 
 def rows(kind: int, count: int = 1) -> Array:
-    """A request of it."""
+    """A request to it."""
     return np.full((count, 2), kind, np.float32)
 
 
@@ -79,7 +79,7 @@ def stream(inputs):
 
 
 def write_stream(folder: Path) -> Path:
-    """A model of like kinds that answers three times before it does what it is told; FOREVER, on and on."""
+    """Writes a model that answers three times before it does the same; FOREVER answers without end."""
     return write(folder, _STREAM)
 
 

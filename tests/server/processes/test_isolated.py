@@ -1,4 +1,4 @@
-"""Models in worker processes: what crosses, and what a model's process may do without harm to the server."""
+"""Models in worker processes: how data crosses, and what a model's process may do without harming the server."""
 
 import logging
 import os
@@ -45,7 +45,7 @@ NAME = "model m version 1"
 
 
 class Isolated:
-    """A model in worker processes, and how often these have been started again."""
+    """A model in worker processes, and how often they have been restarted."""
 
     def __init__(self, folder: Path, *, memory_limit: int = 0, batching: Options | None = None, **how: float) -> None:
         self.restarts = 0
@@ -308,7 +308,7 @@ class TestLoads:
 
 @pytest.mark.parametrize("kind", [FINE, HANGS, HOLDS])
 def test_a_server_that_is_killed_takes_its_workers_along(folder: Path, kind: int) -> None:
-    """Even where the model holds the interpreter, and nothing in the worker can look whether the server is there."""
+    """Even if the model holds the interpreter lock, so that the worker cannot check whether the server is alive."""
     code = f"""
 import sys, threading
 from pathlib import Path

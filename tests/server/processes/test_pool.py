@@ -1,4 +1,4 @@
-"""The processes for large bodies: what a caller who leaves, and one who sends a bomb, make them do."""
+"""The processes for large bodies: the effects of callers who leave, and of decompression bombs."""
 
 import asyncio
 import gzip
@@ -20,19 +20,19 @@ WITHIN = 60.0
 
 
 def spin(started: str) -> None:
-    """What takes for ever."""
+    """A job that never ends."""
     Path(started).write_text(str(os.getpid()))
     while True:
         pass
 
 
 def process() -> int:
-    """The number of the process that runs it."""
+    """The ID of the process that runs it."""
     return os.getpid()
 
 
 def hoard(size: int) -> int:
-    """How many bytes it could have."""
+    """How many bytes it could allocate."""
     return len(bytearray(size))
 
 

@@ -1,4 +1,4 @@
-"""Generators in worker processes: what they answer, and what one that goes wrong does to the others."""
+"""Generators in worker processes: their answers, and how a failing one affects the others."""
 
 import asyncio
 import os
@@ -64,7 +64,7 @@ async def answers(model: IsolatedBackend, kind: int, count: int = 1) -> list[Arr
 
 
 async def failed(model: IsolatedBackend, kind: int) -> tuple[int, ServingError]:
-    """The number of answers before the failure, and the failure."""
+    """The number of answers before the error, and the error."""
     heard = 0
     try:
         async for _ in ask(model, kind):
@@ -83,7 +83,7 @@ def test_it_is_a_model_that_streams_and_does_so_in_another_process(model: Isolat
 
 
 def test_answers_are_the_callers_to_keep(model: IsolatedBackend) -> None:
-    """The process uses its memory again; large ones have memory of their own there."""
+    """The process reuses its buffers, but large answers have memory of their own."""
     heard = asyncio.run(answers(model, FINE, 100_000))
     assert [(answer["y"].min(), answer["y"].max()) for answer in heard] == [(0, 0), (1, 1), (2, 2)]
     heard[0]["y"][...] = 7
@@ -166,7 +166,7 @@ def test_a_reader_who_waits_is_not_a_model_that_takes_too_long(model: IsolatedBa
 
 
 def test_streams_of_several_processes(folder: Path) -> None:
-    """Each goes where the fewest are; the end of one process is the end of its own streams only."""
+    """Each stream goes to the process with the fewest; the end of a process ends only its own streams."""
     backend = IsolatedBackend(Job(folder, BackendOptions()), Isolation(name=NAME, workers=2))
 
     async def talk() -> None:

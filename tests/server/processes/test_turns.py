@@ -1,4 +1,4 @@
-"""Whose turn it is: the smallest first, and a place that large jobs never take."""
+"""The order of jobs: the smallest first, and one place that large jobs never take."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ LARGE = 100
 
 
 class Jobs:
-    """Jobs that run until they are ended, by name, in the order in which they began."""
+    """Jobs that run until the test ends them, by name, in the order in which they began."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns

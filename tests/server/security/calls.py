@@ -1,4 +1,4 @@
-"""The same three questions over every API: run a model, say what it is, and load it; and how each is answered."""
+"""The same three calls over every API (run a model, describe it, load it), and how each is answered."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -53,9 +53,9 @@ class Answered:
     """How a call was answered.
 
     Attributes:
-        outcome: In a word.
-        text: Of a refusal.
-        headers: Those of HTTP, or the trailers of gRPC, by their names in small letters.
+        outcome: The kind of answer.
+        text: The text of a refusal.
+        headers: The headers of HTTP, or the trailers of gRPC, by their names in lower case.
     """
 
     outcome: Outcome
@@ -67,8 +67,8 @@ class Target:
     """A server, by its two ports.
 
     Args:
-        channel: To its gRPC port.
-        connect: A new connection to its REST port.
+        channel: A channel to its gRPC port.
+        connect: Opens a new connection to its REST port.
     """
 
     def __init__(self, channel: grpc.Channel, connect: Callable[[], HTTPConnection]) -> None:
@@ -87,7 +87,7 @@ class Target:
         return Answered(Outcome.OK, "", {})
 
     def http(self, method: str, path: str, body: Any = None, header: str = "") -> Answered:
-        """A request on a connection of its own."""
+        """Sends a request on a new connection."""
         connection = self.connect()
         try:
             data = None if body is None else json.dumps(body)
@@ -100,7 +100,7 @@ class Target:
 
 
 Ask = Callable[[Target, str, str, str], Answered]
-"""From a server, a method (predict, metadata, admin), a model and a header to the answer."""
+"""Maps a server, a method (predict, metadata, admin), a model and a header to the answer."""
 
 
 def ask_tf_serving(target: Target, method: str, model: str, header: str) -> Answered:
@@ -130,7 +130,7 @@ def ask_open_inference(target: Target, method: str, model: str, header: str) -> 
 
 
 def ask_rest(target: Target, method: str, model: str, header: str) -> Answered:
-    """TensorFlow Serving's REST API, which cannot administer."""
+    """TensorFlow Serving's REST API, which has no administrative calls."""
     if method == "predict":
         return target.http("POST", f"/v1/models/{model}:predict", {"instances": [[1, 2, 3, 4]]}, header)
     return target.http("GET", f"/v1/models/{model}" + "/metadata" * (method == "metadata"), None, header)
@@ -160,6 +160,6 @@ def methods_of(api: str) -> Sequence[str]:
 
 
 def target_of(grpc_port: int, rest_port: int) -> Target:
-    """A server that listens in the clear."""
+    """A server without TLS."""
     channel = grpc.insecure_channel(f"127.0.0.1:{grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)])
     return Target(channel, lambda: HTTPConnection("127.0.0.1", rest_port, timeout=ANSWER_WITHIN))

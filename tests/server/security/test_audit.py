@@ -1,4 +1,4 @@
-"""The audit log: who, what, how much and how it ended, for every call, and nothing of what was in it."""
+"""The audit log: who called what, how much and with which result, for every call, and no request contents."""
 
 import json
 import os

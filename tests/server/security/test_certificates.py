@@ -32,7 +32,7 @@ models = ["mod*"]
 
 
 class Mutual:
-    """A server that knows its clients by their certificates, and clients of it."""
+    """A server that identifies its clients by certificates, and clients of it."""
 
     def __init__(self, running: Run, folder: Path, transport: str) -> None:
         self.folder, self.authority = folder, Authority(folder)
@@ -45,7 +45,7 @@ class Mutual:
             custom_ca=self.authority.pem.certificate,
             client_verify=True,
         )
-        self.over_http = transport == "native"  # uvicorn is given no certificates
+        self.over_http = transport == "native"  # uvicorn is not configured with certificates
         http = {"rest_api_port": port, "rest_api_ssl_config_file": str(file)} if self.over_http else {}
         auth = AuthOptions(keys_file=str(keys), policy_file=str(self.policy), certificates=True)
         self._port = port
@@ -73,7 +73,7 @@ def mutual(running: Run, transport: str, tmp_path_factory: pytest.TempPathFactor
 
 
 def outcomes(mutual: Mutual, pem: Pem | None, header: str = "") -> list[Outcome]:
-    """How every API and method is answered, one after the other."""
+    """The answers of every API and method, one after the other."""
     target = mutual.client(pem)
     apis = [api for api in APIS if mutual.over_http or "rest" not in api]
     return [
@@ -126,7 +126,7 @@ def test_a_key_goes_before_the_certificate(mutual: Mutual) -> None:
 
 
 def expired(authority: Pem) -> Pem:
-    """A certificate that was good until a day ago."""
+    """A certificate that expired a day ago."""
     now, key = datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     signer = serialization.load_pem_private_key(authority.key.encode(), None)

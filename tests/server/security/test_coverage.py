@@ -1,4 +1,4 @@
-"""Every way into the server has a decision: one that somebody adds without one makes these tests fail."""
+"""Every call of the server has an access decision: adding one without a decision makes these tests fail."""
 
 import asyncio
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from tests.support.ports import free_port
 
 
 class Recorder:
-    """As much of a server as generated code registers its methods with."""
+    """The part of a server that generated code registers methods on."""
 
     def __init__(self) -> None:
         self.paths: set[str] = set()
@@ -33,7 +33,7 @@ class Recorder:
         self.paths |= {f"/{service}/{name}" for name in handlers}
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Nothing: the same are registered by name."""
+        """Ignored: the same methods are also registered by name."""
 
 
 async def _made(config: Config) -> Server:

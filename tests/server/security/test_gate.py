@@ -1,4 +1,4 @@
-"""The gate on running servers: limits, files that change, verdicts that are kept and forgotten, what is open."""
+"""The gate on running servers: limits, changed files, cached verdicts and their expiry, and which calls are open."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +31,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 
 
 class Set:
-    """A server with a key and a policy, both of which may be changed."""
+    """A server with a key and a policy, both of which tests may change."""
 
     def __init__(
         self, running: Run, folder: Path, policy: str, *, make: Make = models.linear, **config: object
@@ -84,7 +84,7 @@ def test_rows_count(running: Run, tmp_path: Path, api: str) -> None:
 
 
 def leaky(folder: Path) -> Path:
-    """A model whose rows only odd numbers mix: requests with those run alone."""
+    """A model whose rows mix only if they have odd numbers: such requests run alone."""
     stack([relu, leaky_sum], 1).write(folder)
     return folder
 

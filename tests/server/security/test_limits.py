@@ -1,4 +1,4 @@
-"""Limits of the policy: calls and rows per second, calls at once, and the priority of calls."""
+"""Limits of the policy: calls and rows per second, concurrent calls, and the priority of calls."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ def _native(limits: Limits) -> Account:
 
 @pytest.fixture(params=["python", *(["native"] if find_spec("headrace_native") else [])])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes an account, in each language."""
+    """Makes an account, in Python and in Rust."""
     return LocalAccount if request.param == "python" else _native
 
 

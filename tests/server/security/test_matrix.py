@@ -1,4 +1,4 @@
-"""Each API, with each kind of credentials in each state, for each kind of method: the table of docs/security.md."""
+"""Each API, with each kind and state of credentials, for each kind of method: the table of docs/security.md."""
 
 import time
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ STATES = ("right", "wrong", "expired", "missing", "revoked")
 
 @dataclass
 class Guarded:
-    """A server that takes keys and tokens, and a header for each kind of credentials in each state."""
+    """A server that accepts keys and tokens, and a header for each kind and state of credentials."""
 
     target: Target
     headers: dict[tuple[str, str], str]
@@ -80,7 +80,7 @@ def test_every_cell(guarded: Guarded, api: str, kind: str, state: str) -> None:
     header = guarded.headers.get((kind, state), "")
 
     for method in methods_of(api):
-        for _ in range(3):  # the first is seen, and verdicts of the native transport answer those after it
+        for _ in range(3):  # Python decides on the first, and the native transport's cached verdict answers the others
             found = APIS[api](guarded.target, method, MODEL, header).outcome
             good = Outcome.DENIED if method == "admin" else Outcome.OK
             assert found is (good if state == "right" else Outcome.UNAUTHENTICATED), method

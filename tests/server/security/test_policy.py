@@ -1,4 +1,4 @@
-"""The policy file: which rule decides, and what is wrong with a file."""
+"""The policy file: which rule decides, and the errors of bad files."""
 
 from pathlib import Path
 

@@ -37,7 +37,7 @@ def issuer() -> Iterator[str]:
 
 
 def token(issuer: str, audience: str = AUDIENCE) -> str:
-    """One that the provider gives its client."""
+    """A token that the provider gives its client."""
     form = {"grant_type": "client_credentials", "resource": audience, "scope": "predict"}
     who = b64encode(b"trainer:a+secret+of+this+test+alone").decode()
     request = Request(f"{issuer}/token", urlencode(form).encode(), {"Authorization": f"Basic {who}"})

@@ -1,4 +1,4 @@
-"""Tokens: what is checked of them, and the keys of their issuer as these come, go and cannot be had."""
+"""Tokens: what is checked, and keys of their issuer that appear, disappear and cannot be fetched."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""grpc.health.v1, as a load balancer asks it."""
+"""grpc.health.v1, as a load balancer uses it."""
 
 import asyncio
 from typing import Any
@@ -54,12 +54,12 @@ def test_those_who_watch_learn_of_the_drain_and_do_not_hold_it_up(running: Run) 
     gone, *watches = [stub.Watch(HealthCheckRequest()) for _ in range(3)]
     assert [next(watch).status for watch in (gone, *watches)] == [SERVING] * 3
     gone.cancel()
-    server.stop()  # gives up long before those 60 seconds
+    server.stop()  # does not wait for those 60 seconds
     assert [[answer.status for answer in watch] for watch in watches] == [[NOT_SERVING]] * 2
 
 
 def test_a_drain_that_begins_while_the_first_answer_is_sent_is_told() -> None:
-    context: Any = None  # a watch does not look at it
+    context: Any = None  # a watch does not use it
 
     async def watch() -> list[int]:
         health = HealthService()

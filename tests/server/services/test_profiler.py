@@ -1,4 +1,4 @@
-"""The profiler's calls where no model runs in TensorFlow; those that it answers are tested with SavedModels."""
+"""The profiler's calls without a model in TensorFlow; tests with SavedModels cover the answered ones."""
 
 from grpc import StatusCode
 

@@ -1,4 +1,4 @@
-"""The URLs that say whether a server is ready."""
+"""The URLs that report whether a server is ready."""
 
 import asyncio
 

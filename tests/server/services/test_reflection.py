@@ -77,7 +77,7 @@ def test_what_it_describes_can_be_called(caller: Caller, database: ProtoReflecti
 
 
 def test_describes_what_metadata_carries(database: ProtoReflectionDescriptorDatabase) -> None:
-    """An Any names its message, so that clients look it up."""
+    """An Any names its message type, so that clients can look it up."""
     found = DescriptorPool(database).FindMessageTypeByName("tensorflow.serving.SignatureDefMap")
     assert [field.name for field in found.fields] == ["signature_def"]
 

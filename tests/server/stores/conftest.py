@@ -1,4 +1,4 @@
-"""A server of files, and base paths on this machine that mirror what it has."""
+"""A server of files, and base paths on this machine that mirror it."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def every(versions: object) -> list[int]:
 
 @pytest.fixture
 def watch(cache: Cache) -> Watch:
-    """A mirror of a URI; all versions are wanted unless `choose` says otherwise."""
+    """Makes a mirror of a URI; it wants all versions unless `choose` says otherwise."""
 
     def make(uri: str, *, choose: Choose = every, into: Cache | None = None) -> Mirror:
         own, store = into or cache, open_store(uri)
@@ -56,7 +56,7 @@ def watch(cache: Cache) -> Watch:
 
 
 def shown(mirror: Mirror) -> dict[str, dict[str, bytes]]:
-    """The files of each version that a mirror shows, by their paths."""
+    """The files of each version in a mirror, by their paths."""
     base = mirror._base_path
     return {
         version.name: {

@@ -1,4 +1,4 @@
-"""A server of files over HTTP, with ranges and ETags, that speaks as much of S3 as a reader needs, and can fail."""
+"""A server of files over HTTP, with ranges, ETags and the part of S3 that a reader needs, which can fail."""
 
 import hashlib
 import threading
@@ -14,19 +14,19 @@ from xml.sax.saxutils import escape
 
 @dataclass
 class Files:
-    """What the server has, and how it behaves.
+    """The server's content and behaviour.
 
     Attributes:
         content: Bytes by path, which begins with a slash.
-        headers: More headers, by path.
-        cut: Bytes after which the next answer of a path is cut off, once.
-        refuse: The status that every request gets; 0 for none.
-        token: What must come with each request; empty for nothing.
+        headers: Additional headers by path.
+        cut: By path, the number of bytes after which the next answer is cut off, once.
+        refuse: The status of the answer to every request; 0 for the normal one.
+        token: The token that each request must have; empty for none.
         asked: Each request: its method, its path and its range.
-        tokens: What came as the Authorization of each request.
-        redirect: Where a path leads.
+        tokens: The Authorization header of each request.
+        redirect: Redirections by path.
         no_ranges: Whether every range is refused.
-        modified: When all objects were written.
+        modified: The modification time of all objects.
     """
 
     content: dict[str, bytes] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A base path in a store, shown on this machine: versions come whole, stay through outages, and go when gone."""
+"""A base path in a store, mirrored on this machine: versions come whole, survive outages, and go when deleted."""
 
 import hashlib
 import io
@@ -67,7 +67,7 @@ def test_a_version_that_somebody_may_be_writing_is_left_for_the_next_look(files:
     assert not mirror.look()
     files.content[f"{PREFIX}/1/b"] = b"b"
     assert not mirror.look()
-    assert mirror.look()  # the same twice
+    assert mirror.look()  # the same names twice
     assert shown(mirror) == {"1": {"a": b"a", "b": b"b"}}
 
 

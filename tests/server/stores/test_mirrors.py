@@ -1,4 +1,4 @@
-"""When the stores of models are looked at: by the clock, and not each time that a configuration is read."""
+"""When the stores of models are polled: by the clock, and not each time a configuration is read."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ def failures() -> list[str]:
 
 @pytest.fixture
 def mirrors(tmp_path: Path, failures: list[str]) -> Iterator[Mirrors]:
-    """Of stores that nobody can reach, on a clock that stands still."""
+    """Mirrors of unreachable stores, on a clock that stands still."""
     options, counts = StoreOptions(cache=str(tmp_path)), StoreCounts(failed=failures.append)
     mirrors = Mirrors(options, lambda: None, counts, clock=lambda: 0.0)
     yield mirrors
@@ -36,7 +36,7 @@ def highest(versions: Collection[int]) -> list[int]:
 
 
 def due(mirrors: Mirrors) -> float:
-    """When the store is looked at next, once a look at it has failed."""
+    """The time of the next poll after one has failed."""
     watched = mirrors._watched["m"]
     eventually(lambda: watched.failures == 1 and not watched.running)
     return watched.due

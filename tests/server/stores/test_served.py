@@ -1,4 +1,4 @@
-"""A server whose models are in stores: served, renewed, rolled back, through outages, and refused to callers."""
+"""A server whose models are in stores: served, updated, rolled back, through outages, and refused to callers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ X = floats([1, 2, 3, 4])
 
 @pytest.fixture(scope="module")
 def onnx(tmp_path_factory: pytest.TempPathFactory) -> dict[float, bytes]:
-    """Models that tell themselves apart by what they add."""
+    """Models that differ in the number that they add."""
     root = tmp_path_factory.mktemp("onnx")
     return {bias: models.linear(root / str(bias), bias=bias).read_bytes() for bias in (1.0, 2.0)}
 
@@ -70,7 +70,7 @@ def test_a_new_file_is_served_and_the_old_one_through_an_outage(
     finally:
         server.close()
 
-    files.refuse = 500  # and a new run begins with what is on the disk
+    files.refuse = 500  # and a new run begins with the copy on disk
     again = serve(loop_thread, transport, f"{files.url}/iris.onnx", tmp_path)
     try:
         assert answers(again) == 11

@@ -1,4 +1,4 @@
-"""Ends the server in many situations, over each transport, and says how long each takes (`make endings`)."""
+"""Stops the server in many situations, over each transport, and reports how long each takes (`make endings`)."""
 
 import os
 import re
@@ -54,7 +54,7 @@ class Server:
         self._reader.start()
 
     def wait_for(self, pattern: str) -> "re.Match[str]":
-        """Waits until the log has it."""
+        """Waits until the log contains the text."""
         end = time.monotonic() + PATIENCE
         while (match := re.search(pattern, self.log)) is None:
             if time.monotonic() > end or self.process.poll() is not None:
@@ -63,12 +63,12 @@ class Server:
         return match
 
     def port(self) -> int:
-        """That of gRPC, once there is one."""
+        """The gRPC port, once it is open."""
         self.wait_for("Exporting HTTP/REST")
         return int(self.wait_for(r"gRPC ModelServer at \S*?:(\d+) ")[1])
 
     def end(self) -> tuple[float, int]:
-        """Sends SIGTERM; the seconds until the end, and the status."""
+        """Sends SIGTERM; returns the seconds until the exit, and the status."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -90,12 +90,12 @@ Hold = Callable[[Server], None]
 
 
 class Situation(NamedTuple):
-    """What a server is doing when it is told to end.
+    """What a server is doing when it is told to stop.
 
     Attributes:
-        write: Makes version 1.
-        hold: Brings the server there; it has to wait for what it needs.
-        flags: For the server.
+        write: Writes version 1.
+        hold: Brings the server into the situation; it waits for what it needs.
+        flags: Flags for the server.
     """
 
     write: Callable[[Path], object]
@@ -104,7 +104,7 @@ class Situation(NamedTuple):
 
 
 def python(code: str) -> Callable[[Path], object]:
-    """Writes a model.py."""
+    """A maker of a model.py."""
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -121,14 +121,14 @@ def rests(server: Server) -> None:
 
 
 def silent(server: Server) -> None:
-    """A client that begins a connection, and says no more."""
+    """A client that opens a connection, and then sends nothing."""
     connection = socket.create_connection(("127.0.0.1", server.port()))
     connection.sendall(HELLO)
     server.held.append(connection)
 
 
 def half(server: Server) -> None:
-    """Half a REST body."""
+    """Half of a REST body."""
     server.port()
     connection = socket.create_connection(("127.0.0.1", server.rest_port))
     connection.sendall(HALF)
@@ -136,7 +136,7 @@ def half(server: Server) -> None:
 
 
 def reflects(server: Server) -> None:
-    """A reflection stream that is open."""
+    """An open reflection stream."""
     channel = grpc.insecure_channel(f"127.0.0.1:{server.port()}")
     more = threading.Event()
 
@@ -156,7 +156,7 @@ def runs(inputs: dict[str, Any]) -> Hold:
     def hold(server: Server) -> None:
         caller = Caller(server.port())
         caller.begin(predict_request(inputs, name="m"), timeout=PATIENCE)
-        time.sleep(2.0)  # until it runs, which nothing says
+        time.sleep(2.0)  # until it runs, which nothing reports
         server.held.append(caller)
 
     return hold
@@ -177,7 +177,7 @@ def loads_another(server: Server) -> None:
 
 
 def fifo(folder: Path) -> None:
-    """A model whose warm-up file has no end, nor a beginning."""
+    """A model whose warm-up file is a pipe that never delivers a record."""
     models.linear(folder)
     extra = folder / "assets.extra"
     extra.mkdir()
@@ -204,7 +204,7 @@ SITUATIONS = {
 
 
 def play(situation: Situation, transport: str, folder: Path) -> tuple[float, int]:
-    """Brings a server into a situation and ends it; the seconds that this takes, and the status."""
+    """Brings a server into a situation and stops it; returns the seconds that this takes, and the status."""
     situation.write(folder / "1")
     server = Server(folder, transport, *situation.flags)
     try:
@@ -218,7 +218,7 @@ def play(situation: Situation, transport: str, folder: Path) -> tuple[float, int
 
 
 def main() -> int:
-    """Plays all of them."""
+    """Runs all situations."""
     late = 0
     for transport in TRANSPORTS:
         for name, situation in SITUATIONS.items():

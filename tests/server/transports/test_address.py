@@ -1,4 +1,4 @@
-"""Ports: a free one, one that is taken, and when one opens."""
+"""Ports: free ones, taken ones, and when one is opened."""
 
 import re
 import socket
@@ -22,7 +22,7 @@ X = floats([1, 2, 3, 4])
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on which somebody else listens, willing to share it."""
+    """A port on which another socket listens, willing to share it."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("0.0.0.0", 0))
@@ -32,7 +32,7 @@ def taken() -> Iterator[int]:
 
 @pytest.fixture
 def free() -> int:
-    """A port on which nobody listens."""
+    """A port on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -165,7 +165,7 @@ def test_channel_arguments(text: str, arguments: list[tuple[str, int | str]]) ->
 
 
 def over(path: str) -> Any:
-    """The answer of whoever listens on a UNIX socket."""
+    """The answer of the listener on a UNIX socket."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"unix:{path}", options) as channel:
         send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)

@@ -1,4 +1,4 @@
-"""The end of a server: what is in flight is answered, what comes after is not."""
+"""The shutdown of a server: calls in flight are answered, later ones are not."""
 
 import re
 import signal
@@ -18,7 +18,7 @@ from tests.support.running import eventually, read_served
 
 SLOW = 300_000  # steps: some tenths of a second
 
-# gRPC's own: the latter where a call crosses, on an open connection, the word that no more may come.
+# gRPC's own; the latter if the call and the GOAWAY cross on an open connection.
 REFUSED = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
 
 _DRAINING = re.compile("draining: no new calls")
@@ -26,20 +26,20 @@ _WAITING = re.compile("Could not find base path|No versions of servable model")
 
 
 def send(caller: Caller, steps: int) -> Any:
-    """Sends a request and sees it arrive: a call that is sent after it on the same connection has been answered."""
+    """Sends a request and returns after it has arrived: a later call on the same connection has been answered."""
     future = caller.begin(predict_request({"steps": np.array([steps])}))
     caller.call(status_request())
     return future
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens any more."""
+    """Whether nothing listens any more."""
     try:
         with socket.create_connection(("127.0.0.1", port)):
             return False
     except ConnectionRefusedError:
         return True
-    except ConnectionResetError:  # it was closed with this connection waiting to be accepted
+    except ConnectionResetError:  # the socket was closed while this connection waited to be accepted
         return False
 
 
@@ -130,6 +130,6 @@ def test_a_lame_duck_says_that_it_is_not_ready_and_still_answers(serving: Serve,
     process.wait_for(re.compile("not ready any more"))
     eventually(lambda: ask(HealthCheckRequest()).status == HealthCheckResponse.NOT_SERVING)
     assert caller.predict({"x": np.array([[1, 2, 3, 4]], np.float32)})["y"].tolist() == [[10]]
-    process.terminate()  # a second one does not wait
+    process.terminate()  # a second stop does not wait
     assert process.ended() == 0
     caller.close()

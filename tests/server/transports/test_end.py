@@ -1,4 +1,4 @@
-"""The end of the command in time, whatever its models and its callers do; `make endings` tries all situations."""
+"""The command exits in time, whatever its models and its callers do; `make endings` tries all situations."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from .endings import SITUATIONS, WITHIN, play
 
 SLACK = 3.0
-"""Seconds, on a machine that does something else at the same time."""
+"""Seconds, on a machine that is also busy with other work."""
 
 
 @pytest.mark.parametrize(

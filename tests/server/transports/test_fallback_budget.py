@@ -1,4 +1,4 @@
-"""What callers can make a server without headrace_native hold: gRPC on grpcio and HTTP on uvicorn, of one budget."""
+"""How much callers can make a server without headrace_native hold: grpcio and uvicorn share one budget."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What gRPC's channel arguments allow of a connection: streams, pings, age, idleness, and messages out."""
+"""How gRPC's channel arguments limit a connection: streams, pings, age, idle time, and sent messages."""
 
 import struct
 import time
@@ -51,7 +51,7 @@ def test_most_streams_at_once_are_announced(running: Run) -> None:
 
 def test_calls_beyond_the_most_wait_their_turn(running: Run) -> None:
     server = running(models.linear, grpc_channel_arguments="grpc.max_concurrent_streams=1")
-    server.caller.call(predict_request({"x": X}))  # from here on the client knows the limit
+    server.caller.call(predict_request({"x": X}))  # after this the client knows the limit
     futures = [server.caller.begin(predict_request({"x": X})) for _ in range(20)]
     assert all(future.result().outputs["y"].float_val[0] == 10 for future in futures)
 
@@ -127,7 +127,7 @@ def test_answer_over_the_limit(running: Run, plain: bool) -> None:
 
 
 def test_the_output_that_takes_most_of_an_answer_over_the_limit_is_named(running: Run) -> None:
-    """Of several outputs, in a batch or alone, numbers or strings."""
+    """Several outputs, in a batch or alone, of numbers or strings."""
     server = running(models.two_sizes, grpc_channel_arguments="grpc.max_send_message_length=1000")
     for rows in (1, 2):
         refusal = server.caller.refusal(predict_request({"x": np.zeros((rows, 1), np.float32)}))

@@ -1,4 +1,4 @@
-"""Messages of all kinds: large, too large, unknown, and no messages at all."""
+"""Messages of all kinds: large, too large, unknown, and invalid."""
 
 import random
 import re
@@ -32,7 +32,7 @@ def test_twenty_megabytes_both_ways(running: Run, as_content: bool) -> None:
 
 
 def test_message_over_the_limit(running: Run) -> None:
-    # The others are texts, whatever they look like, and unknown: gRPC ignores those.
+    # The others are parsed as text and have unknown values: gRPC ignores those.
     arguments = "grpc.max_receive_message_length=1000,a=99999999999,b=--5"
     caller = running(models.linear, grpc_channel_arguments=arguments).caller
     refusal = caller.refusal(predict_request({"x": np.zeros((100, 4), np.float32)}))
@@ -77,7 +77,7 @@ def test_damaged_requests_are_answered_and_harm_nobody(linear: Caller) -> None:
 
 
 def damaged(whole: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, and perhaps the end cut off."""
+    """Changes some bytes, and perhaps cuts off the end."""
     data = bytearray(whole)
     for _ in range(chance.randrange(4)):
         data[chance.randrange(len(data))] = chance.randrange(256)
@@ -87,14 +87,14 @@ def damaged(whole: bytes, chance: random.Random) -> bytes:
 def _code(answer: bytes | Refusal) -> StatusCode | None:
     if not isinstance(answer, Refusal):
         return None
-    # No other failure of ours has this code.
+    # No other error of headrace has this code.
     assert answer.code is not StatusCode.INTERNAL or answer.text.startswith("Failed to parse ")
     return answer.code
 
 
 @pytest.mark.parametrize(("letter", "kept"), [("m", 985), ("é", 492)])
 def test_long_texts_are_cut(linear: Caller, letter: str, kept: int) -> None:
-    """TF Serving: at 1024 bytes; a letter of several bytes stays whole here."""
+    """TF Serving cuts at 1024 bytes; here, a character of several bytes stays whole."""
     refusal = linear.refusal(predict_request({"x": X}, name=letter * 2000))
     assert refusal.text == "Servable not found for request: Latest(" + letter * kept + "...TRUNCATED"
 
@@ -107,7 +107,7 @@ def test_text_of_the_longest_length_is_not_cut(linear: Caller) -> None:
 
 
 def claims() -> list[PredictRequest]:
-    """Some bytes each, that claim terabytes."""
+    """Messages of a few bytes that claim to have terabytes."""
     shapes = [(2**40, 1), (1, 2**40), (2**62,), (2**20, 2**20), (2**31, 2**31)]
     dtypes = [DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_INT8, DataType.DT_BOOL, DataType.DT_STRING]
     return [
@@ -139,7 +139,7 @@ def test_nothing_is_allocated_that_a_shape_claims(serving: Serve, tmp_path: Path
 
 
 def peaks(process: ServerProcess) -> tuple[int, int]:
-    """The most bytes that a process has had in memory, and in its address space."""
+    """The most memory that a process has used, resident and in its address space."""
     status = Path(f"/proc/{process.process.pid}/status").read_text()
     kilobytes = dict(re.findall(r"^(VmHWM|VmPeak):\s+(\d+) kB$", status, re.MULTILINE))
     return int(kilobytes["VmHWM"]) * 1024, int(kilobytes["VmPeak"]) * 1024

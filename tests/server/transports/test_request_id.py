@@ -1,4 +1,4 @@
-"""The id of each call in the access log."""
+"""The ID of each call in the access log."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Requests that wait behind a slow one: their deadlines, their callers' patience, their order, and their number."""
+"""Requests that wait behind a slow one: their deadlines, cancellations, order, and number."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ from tests.support.running import RunningServer, eventually
 SLOW = 300_000  # steps: some tenths of a second
 QUICK = 1
 
-# Three requests wait at most, and run one by one.
+# A server in which at most three requests wait, and run one by one.
 ONE_BY_ONE = Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=3)
 FULL = Refusal(
     StatusCode.UNAVAILABLE,
@@ -38,14 +38,14 @@ def count_to(steps: int) -> Message:
 
 
 def send(server: RunningServer, request: Message, **how: Any) -> Any:
-    """Sends a request and sees it arrive: a call that is sent after it on the same connection has been answered."""
+    """Sends a request and returns after it has arrived: a later call on the same connection has been answered."""
     future = server.caller.begin(request, **how)
     server.caller.call(status_request())
     return future
 
 
 def fill(server: RunningServer) -> list[Any]:
-    """Sends quick requests until the queue is full: what was sent before them has its place in it."""
+    """Sends fast requests until the queue is full: earlier requests have their place in it then."""
     futures = [send(server, count_to(QUICK)) for _ in range(4)]
     refused = eventually(lambda: [future for future in futures if future.done()])
     assert refusal_of(refused[0].exception()) == FULL

@@ -1,4 +1,4 @@
-"""Arrivals that a batcher with a latency objective is tried with: made ones, each from a seed, and recorded ones."""
+"""Arrivals for tests of a latency objective: synthetic ones, each from a seed, and recorded ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 RECORDED = Path(__file__).parent / "recorded.npz"
-"""Arrivals at a real server; `python -m scripts.objective record` has made them."""
+"""Arrivals at a real server; recorded by `python -m scripts.objective record`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """Requests of one trace.
+    """The requests of one trace.
 
     Attributes:
-        name: Of the trace.
-        times: When each comes, in seconds from the beginning; increasing.
-        rows: Of each.
-        slow_start: Seconds from the beginning in which runs take five times as long.
-        stalls: When nothing on the machine goes on: the beginning and the seconds of each time.
+        name: The name of the trace.
+        times: The arrival times, in seconds from the beginning; increasing.
+        rows: The rows of each request.
+        slow_start: The seconds at the beginning in which runs take five times as long.
+        stalls: Pauses of the whole machine: the beginning and the length of each, in seconds.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Arrivals:
 
 
 def traces(capacity: float, seconds: float, seed: int = 1) -> list[Arrivals]:
-    """One of each kind.
+    """One trace of each kind.
 
     Args:
-        capacity: Rows a second that the model can serve at most.
-        seconds: The length of each.
-        seed: Of the random numbers.
+        capacity: The rows per second that the model can serve at most.
+        seconds: The length of each trace.
+        seed: The seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
 
@@ -66,7 +66,7 @@ def traces(capacity: float, seconds: float, seed: int = 1) -> list[Arrivals]:
 
 
 def recorded(capacity: float, seconds: float) -> Arrivals:
-    """Those that were recorded, in a time in which they bring as many rows as the model can serve."""
+    """The recorded trace, scaled in time so that its rate is the model's capacity."""
     held = np.load(RECORDED)
     times, rows = held["times"], held["rows"].astype(int)
     last = capacity * seconds
@@ -88,7 +88,7 @@ def _poisson(rng: np.random.Generator, rate: Callable[[Array], Array], seconds: 
 
 
 def _bursts(rng: np.random.Generator, capacity: float, seconds: float) -> Array:
-    """Quiet, and every so often two to three times what can be served, for a tenth of a second to a second."""
+    """A low rate with bursts of two to three times the capacity, which last a tenth of a second to a second."""
     times = [_poisson(rng, partial(np.full_like, fill_value=0.2 * capacity), seconds)]
     begin = 0.5
     while begin < seconds:

@@ -1,4 +1,4 @@
-"""Runs a queue on a virtual clock: tasks come when they are told to, and runs take as long as a model says."""
+"""Runs a queue on a virtual clock: tasks arrive at given times, and a model says how long runs take."""
 
 import heapq
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from tests.support.latency.arrivals import Array, Arrivals
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """How long a batch runs: `fixed` seconds and `per_row` for each row, more or less, and now and then much longer.
+    """How long a batch runs: `fixed` seconds and `per_row` for each row, with some noise and rare stalls.
 
     Attributes:
-        fixed: Seconds of any run.
-        per_row: Seconds of each row.
+        fixed: The seconds of any run.
+        per_row: The seconds per row.
         noise: The standard deviation of the logarithm of a run's time.
         stalls: The share of runs that take four times as long.
-        threads: Batches that run at once.
+        threads: The number of batches that run at once.
     """
 
     fixed: float = 0.020
@@ -32,26 +32,26 @@ class Model:
     threads: int = 2
 
     def capacity(self, seconds: float) -> float:
-        """Rows a second at the largest batch that fits into so many seconds together with the wait for a thread."""
+        """The rows per second with the largest batch that fits into these seconds, including the wait for a thread."""
         rows = (seconds / (1 + 1 / self.threads) - self.fixed) / self.per_row
         return self.threads * rows / (self.fixed + self.per_row * rows)
 
     def seconds(self, rows: int, rng: np.random.Generator) -> float:
-        """Of one run."""
+        """The seconds of one run."""
         typical = self.fixed + self.per_row * rows
         return float(typical * np.exp(rng.normal(0.0, self.noise)) * (4.0 if rng.random() < self.stalls else 1.0))
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a trace.
+    """The outcome of a trace.
 
     Attributes:
         offered: Requests.
-        latencies: Seconds from arrival to answer, of those that were answered.
-        busy: Seconds that runs have taken, over all threads.
+        latencies: The seconds from arrival to answer, of the answered requests.
+        busy: The seconds that runs have taken, over all threads.
         batches: Runs.
-        beliefs: Of the batcher, from time to time; empty without an objective.
+        beliefs: The batcher's estimates, from time to time; empty without an objective.
     """
 
     offered: int
@@ -62,11 +62,11 @@ class Outcome:
     answered_at: list[float] = field(default_factory=list)
 
     def good(self, seconds: float) -> int:
-        """Requests answered within so many seconds."""
+        """The number of requests answered within these seconds."""
         return int((np.array(self.latencies) <= seconds).sum())
 
     def percentile(self, share: float) -> float:
-        """Of the latencies of answers."""
+        """A percentile of the latencies."""
         return float(np.quantile(self.latencies, share)) if self.latencies else 0.0
 
 
@@ -74,9 +74,9 @@ class Simulation:
     """One queue with one lane, and its threads, on a virtual clock.
 
     Args:
-        model: What runs.
-        options: How requests become batches; with a latency objective, or fixed.
-        seed: Of the runs' times.
+        model: How long runs take.
+        options: The batching options; with a latency objective, or fixed.
+        seed: The seed of the runs' times.
     """
 
     def __init__(self, model: Model, options: Options, seed: int = 1) -> None:
@@ -97,7 +97,7 @@ class Simulation:
             self._controller.start(self._lane)
 
     def run(self, arrivals: Arrivals) -> Outcome:
-        """Lets the requests come, and everything end."""
+        """Sends the requests, and runs until everything has ended."""
         outcome = Outcome(len(arrivals.times))
         self._slow_until, self._stalls = arrivals.slow_start, arrivals.stalls
         for time, rows in zip(_floats(arrivals.times), _ints(arrivals.rows), strict=True):
@@ -157,7 +157,7 @@ class Simulation:
         self._at(began + ran, end)
 
     def _stalled(self, began: float, ran: float) -> float:
-        """A run's seconds together with those in which it did not go on."""
+        """A run's seconds including the pauses in it."""
         for at, seconds in self._stalls:
             if began < at + seconds and at < began + ran:
                 ran += at + seconds - max(began, at)

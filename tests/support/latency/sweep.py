@@ -28,7 +28,7 @@ class Fixed:
     waiting: int
 
     def options(self, threads: int) -> Options:
-        """As a scheduler takes it."""
+        """The setting as a scheduler's options."""
         return Options(
             max_batch_size=self.size,
             batch_timeout_micros=self.timeout,
@@ -45,14 +45,14 @@ EVERY_SETTING = tuple(Fixed(*values) for values in product(SIZES, TIMEOUTS, WAIT
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came of one trace.
+    """The outcome of one trace.
 
     Attributes:
         arrivals: The trace.
-        seconds: The objective's.
-        kept: What came with the objective.
-        fixed: Requests answered in time with each fixed setting.
-        outcomes: What came with each of them.
+        seconds: The objective in seconds.
+        kept: The outcome with the objective.
+        fixed: The number of requests answered in time with each fixed setting.
+        outcomes: The outcome of each fixed setting.
     """
 
     arrivals: Arrivals
@@ -63,17 +63,17 @@ class Comparison:
 
     @property
     def good(self) -> int:
-        """Requests answered in time with the objective."""
+        """The number of requests answered in time with the objective."""
         return self.kept.good(self.seconds)
 
     @property
     def best(self) -> Fixed:
-        """The fixed setting that answered most in time."""
+        """The fixed setting that answered the most in time."""
         return max(self.fixed, key=lambda setting: self.fixed[setting])
 
     @property
     def ratio(self) -> float:
-        """Of what the best fixed setting answered in time, what the objective did."""
+        """The number answered in time with the objective, divided by that of the best fixed setting."""
         return self.good / max(1, self.fixed[self.best])
 
 
@@ -89,7 +89,7 @@ def compare(model: Model, objective: str, arrivals: Arrivals, settings: Sequence
 
 
 def best_over_all(comparisons: Iterable[Comparison]) -> tuple[Fixed, int]:
-    """The one fixed setting that answered most requests in time over all traces, and how many."""
+    """The fixed setting that answered the most requests in time over all traces, and their number."""
     totals: dict[Fixed, int] = {}
     for comparison in comparisons:
         for setting, good in comparison.fixed.items():

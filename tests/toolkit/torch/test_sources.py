@@ -1,4 +1,4 @@
-"""PyTorch models in all their forms answer in ONNX as they do themselves, for any number of rows."""
+"""PyTorch models in all their forms give the same answers in ONNX, for any number of rows."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,7 +84,7 @@ IMAGES = np.random.default_rng(0).random((24, 1, 8, 8)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """net.py; and its network as a state dict, a checkpoint, safetensors, programs, TorchScript and a whole module."""
+    """net.py, and its network as a state dict, a checkpoint, safetensors, programs, TorchScript and a whole module."""
     folder = tmp_path_factory.mktemp("nets")
     (folder / "net.py").write_text(NET)
     from headrace_toolkit import user_code
@@ -132,14 +132,14 @@ def test_one_network_in_all_forms(folder: Path, name: str, build: str) -> None:
     assert list(result.signature.outputs) == ["output"]
     assert result.rows_verdict.finding == "independent"
     content = result.model.read_bytes()
-    assert str(folder).encode() not in content  # torch notes where each operator comes from
+    assert str(folder).encode() not in content  # torch records the origin of each operator
     assert b"site-packages" not in content
 
 
 def test_what_training_leaves_on_is_turned_off(folder: Path) -> None:
     result = converted(f"{folder / 'net.py'}:net", {"image": IMAGES})
     assert "the module was in training mode: it was exported as after eval()" in result.report.notes
-    assert result.report.lines[1].differing == 0.0  # dropout would have made all differ
+    assert result.report.lines[1].differing == 0.0  # dropout would have made all of them differ
 
 
 def test_two_inputs_of_varying_length_and_named_answers(folder: Path) -> None:

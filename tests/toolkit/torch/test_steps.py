@@ -118,7 +118,7 @@ def test_a_search_takes_channels_out_and_quantizes_what_is_left(optimized: Optim
     result = optimized("trained", limits={"max_drop": 1.5})
     assert not result.failed, result.table()
     smaller = next(one for one in result.report.lines if one.name.startswith("0.5 of the channels out"))
-    last = [one for one in result.report.lines if one.kept][-1]  # int8, or k-means where that is as fast
+    last = [one for one in result.report.lines if one.kept][-1]  # int8, or k-means if it is as fast
     assert smaller.kept
     assert last is not smaller
     base = line(result, 1).bytes or 0
@@ -128,7 +128,7 @@ def test_a_search_takes_channels_out_and_quantizes_what_is_left(optimized: Optim
     assert result.report.training is not None
     assert result.report.training.name == "train.npz"
     assert result.report.calibration is not None
-    assert result.report.calibration.name == "train.npz"  # and all of the others are measured on
+    assert result.report.calibration.name == "train.npz"  # and all others are used for measuring
     assert result.report.rows.count == 540
 
 
@@ -171,7 +171,7 @@ def test_steps_that_change_a_module_stand_on_each_other(optimized: Optimized) ->
         {"kind": "quantize", "method": "static"},
     ]
     result = optimized("trained", step=steps)
-    assert abs(float((weights(result.model) == 0).mean()) - 0.5) < 0.1  # those that 7 bits make zero come on top
+    assert abs(float((weights(result.model) == 0).mean()) - 0.5) < 0.1  # those that 7 bits round to zero are added
     with pytest.raises(ToolkitError, match="needs a module to change, and the step before it has changed the file"):
         optimized("trained", step=[{"kind": "half"}, steps[0]])
 
@@ -187,7 +187,7 @@ def test_the_same_seed_makes_the_same_bytes(optimized: Optimized) -> None:
 def test_a_student_learns_more_from_its_teacher_than_from_few_labels(optimized: Optimized) -> None:
     taught = optimized("trained", step=[{"kind": "distil", "student": "net.py:few", "train": "few.npz"}])
     alone = {"kind": "distil", "student": "net.py:few", "train": "labelled.npz", "alpha": 0, "epochs": 250}
-    assert metric(taught) > metric(optimized("trained", step=[alone]))  # how much more, the acceptance checks say
+    assert metric(taught) > metric(optimized("trained", step=[alone]))  # the acceptance checks say how much more
     assert (line(taught).bytes or 0) < 0.3 * (line(taught, 1).bytes or 0)
     assert list(taught.signature.outputs) == ["output"]
 

@@ -1,4 +1,4 @@
-"""The few CUDA calls, on the double: that they work, and that the double complains of each rule that is broken."""
+"""The few CUDA calls, on the double: they work, and the double complains about every broken rule."""
 
 from collections.abc import Callable, Iterator
 from threading import Thread
@@ -41,7 +41,7 @@ def pool(device: Device) -> Iterator[PageLockedPool]:
 
 
 def in_thread(act: Callable[[], Any]) -> None:
-    """Acts on another thread, and raises here what it raises there."""
+    """Calls a function on another thread, and raises here what it raises there."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -78,7 +78,7 @@ class TestDevice:
             stream, event, memory = device.stream(), device.event(), device.allocate(source.nbytes)
             device.copy_in(int(memory), source, stream)
             device.copy_out(target, int(memory), stream)
-            assert target.tobytes() != values.tobytes()  # nothing has happened yet
+            assert target.tobytes() != values.tobytes()  # nothing has been executed yet
             device.record(event, stream)
             device.wait(event)
             memory.free()
@@ -172,7 +172,7 @@ class TestPageLocked:
 
 
 class TestRules:
-    """Each is broken on purpose."""
+    """Breaks each rule on purpose."""
 
     def test_a_call_from_a_thread_without_the_context(self, device: Device) -> None:
         with complains("mem_alloc: this thread has no context"):

@@ -1,4 +1,4 @@
-"""What the driver is asked, and what is said where there is none: against a double that keeps the driver's rules."""
+"""Queries of the NVIDIA driver, and the messages without one, on a double that checks the driver's rules."""
 
 import ctypes
 from typing import Any
@@ -12,10 +12,10 @@ TEXTS = {NO_DEVICE: b"no CUDA-capable device is detected", INVALID_DEVICE: b"inv
 
 
 class Driver:
-    """As libcuda: nothing works before cuInit, and handles are not ordinals.
+    """Follows libcuda: nothing works before cuInit, and handles are not ordinals.
 
     Args:
-        memories: Bytes of each device; none is a driver that finds no device.
+        memories: The memory of each device in bytes; an empty list is a driver without devices.
     """
 
     def __init__(self, *memories: int) -> None:

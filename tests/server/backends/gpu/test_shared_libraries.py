@@ -1,4 +1,4 @@
-"""What a shared library needs, read from real ones."""
+"""The libraries that a shared library needs, read from real files."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""The trial on functions of arrays: what it asks of them, what it makes of their answers, and what it costs."""
+"""The trial on array functions: which inputs it tries, what it concludes from the answers, and what it costs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ X = TensorSpec("x", DataType.DT_FLOAT, (None, 4), ("N", ""))
 Y = TensorSpec("y", DataType.DT_FLOAT, (None, 4), ("N", ""))
 IDS = TensorSpec("ids", DataType.DT_INT64, (None,), ("N",))
 
-BUDGET = 10.0  # seconds: no function here is slow
+BUDGET = 10.0  # seconds; every function here is fast
 
 
 def subject(function: Callable[..., object], *inputs: TensorSpec) -> Subject:
@@ -107,7 +107,7 @@ class TestNeighbours:
 
 
 class TestBounded:
-    """Rows that others change which are not finite, or huge, and no others."""
+    """Rows that change other rows only if they have values that are huge or not finite."""
 
     @pytest.mark.parametrize(
         ("model", "bound"),
@@ -188,7 +188,7 @@ class TestBounded:
 
 class TestInputs:
     def test_each_is_varied_by_itself_where_both_are_refused(self) -> None:
-        """A table whose first column must be what it was, and rows that must not change when it does."""
+        """A table whose first column must stay the same, and rows that must not change when it changes."""
         seen: list[bytes] = []
 
         def model(x: Array, z: Array) -> Array:
@@ -280,7 +280,7 @@ class TestInputs:
 
 
 class TestExamples:
-    """A model that parses tf.Examples itself, and says what is missing as TensorFlow does."""
+    """A model that parses tf.Examples itself, and reports missing features as TensorFlow does."""
 
     SPEC = TensorSpec("inputs", DataType.DT_STRING, (None,), ("",))
 

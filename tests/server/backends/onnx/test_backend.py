@@ -1,4 +1,4 @@
-"""ONNX models on the real ONNX Runtime: dtypes, batch axis, files that are wrong, runs that fail, threads."""
+"""ONNX models on the real ONNX Runtime: dtypes, batch axis, bad files, failing runs, threads."""
 
 import gc
 from collections.abc import Callable
@@ -303,7 +303,7 @@ class TestLoad:
 
 
 def failure_of(file: Path, code: Code | None = None) -> str:
-    """The text of a LoadError, which names the file."""
+    """The text of a LoadError, which must name the file."""
     with pytest.raises(LoadError) as raised:
         load(file)
     assert raised.value.message.startswith((f"{file} cannot be loaded: ", f"{file}: "))

@@ -1,4 +1,4 @@
-"""Bound runs: on a machine that keeps CUDA's rules, and in the real ONNX Runtime, bound to the computer's memory."""
+"""Bound runs: on a machine double that checks CUDA's rules, and in the real ONNX Runtime, bound to host memory."""
 
 import gc
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ CPU = ["CPUExecutionProvider"]
 
 
 class OnMachine:
-    """Bound sessions on a `Machine`; at the end nothing may be left on it, and nothing to complain of."""
+    """Bound sessions on a `Machine`; at the end it must have no memory in use and no complaints."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.machine = Machine(devices=2, memory=1 << 20)
@@ -49,7 +49,7 @@ class OnMachine:
 
 
 class OnHost:
-    """The same with the real ONNX Runtime, bound to memory that is called a device's."""
+    """The same with the real ONNX Runtime, bound to host memory that is declared as a device's."""
 
     def __init__(self) -> None:
         self.device = cast("Any", HostDevice())
@@ -69,7 +69,7 @@ class OnHost:
 
 
 class OnGpu:
-    """The same on this machine's own GPU."""
+    """The same on this machine's GPU."""
 
     def __init__(self) -> None:
         self.device: Any = Device(0)
@@ -100,7 +100,7 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnMachine]:
 
 @pytest.fixture(params=["gpu" if REAL else "machine", "host"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """Each place in turn; the double makes way for this machine's GPU where HEADRACE_TEST_GPU is set."""
+    """Each place in turn; if HEADRACE_TEST_GPU is set, this machine's GPU replaces the double."""
     place = _place(request.param, monkeypatch)
     yield place
     place.close()
@@ -237,7 +237,7 @@ class TestFailures:
 
 
 class TestTheDoubleComplains:
-    """Each rule is broken on purpose."""
+    """Breaks each rule on purpose."""
 
     @pytest.fixture
     def machine(self, monkeypatch: pytest.MonkeyPatch) -> Machine:

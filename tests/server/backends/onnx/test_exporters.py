@@ -1,4 +1,4 @@
-"""Models as exporters make them: dictionaries of probabilities, outputs that no tensor carries, operators of others."""
+"""Models as exporters write them: dictionaries of probabilities, outputs that are not tensors, custom operators."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def save(folder: Path, graph: onnx.GraphProto, *domains: tuple[str, int]) -> Pat
 def classifier(folder: Path, classes: Sequence[int] | Sequence[str] = NUMBERS, *, own: bool = True) -> Path:
     """As skl2onnx makes one: `output_label`, and `output_probability`, a list of dictionaries.
 
-    Row by row the probabilities are the softmax of (x, 0, 0). `own` says whether ONNX's own operators are imported.
+    The probabilities of each row are the softmax of (x, 0, 0). `own` says whether ONNX's own operators are imported.
     """
     kind, key = ("int64s", TensorProto.INT64) if isinstance(classes[0], int) else ("strings", TensorProto.STRING)
     weights: dict[str, Any] = {"coefficients": [1.0, 0.0, 0.0], "intercepts": [0.0] * 3, "post_transform": "SOFTMAX"}
@@ -64,7 +64,7 @@ def classifier(folder: Path, classes: Sequence[int] | Sequence[str] = NUMBERS, *
 
 
 def pieces(folder: Path, *, alone: bool = False) -> Path:
-    """`pieces`, a sequence of the rows of `x`; and beside it `y` = `x`, unless it is alone."""
+    """`pieces`, a sequence of the rows of `x`; and, unless it is `alone`, `y` = `x`."""
     nodes = [make_node("SplitToSequence", ["x"], ["pieces"], axis=0), make_node("Identity", ["x"], ["y"])]
     sequence = make_sequence_type_proto(make_tensor_type_proto(TensorProto.FLOAT, [1, 2]))
     outputs = [make_value_info("pieces", sequence), make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])]
@@ -73,7 +73,7 @@ def pieces(folder: Path, *, alone: bool = False) -> Path:
 
 
 def optional_beside(folder: Path) -> Path:
-    """`maybe`, an optional `x`, and beside it `y` = `x`."""
+    """`maybe`, an optional `x`; and, unless it is `alone`, `y` = `x`."""
     nodes = [make_node("Optional", ["x"], ["maybe"]), make_node("Identity", ["x"], ["y"])]
     maybe = onnx.helper.make_optional_type_proto(make_tensor_type_proto(TensorProto.FLOAT, ["N", 2]))
     outputs = [make_value_info("maybe", maybe), make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])]

@@ -1,4 +1,4 @@
-"""What is read of an ONNX file's graph: whether values decide how long it runs, and which inputs have no rank."""
+"""What is derived from an ONNX graph: whether run times depend on values, and which inputs have no rank."""
 
 from collections.abc import Callable
 from functools import partial
@@ -151,7 +151,7 @@ def test_one_other_operator_keeps_them_away(tmp_path: Path) -> None:
 
 
 class TestDivisions:
-    """The smallest integer divided by -1 ends ONNX Runtime's process; an older one also bears neither 0 nor Mod's."""
+    """The smallest integer divided by -1 ends ONNX Runtime's process; in older versions 0 and Mod's does, too."""
 
     OLD = (1, 20)
     INT32, INT64, FLOAT = TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT
@@ -191,7 +191,7 @@ class TestDivisions:
 
     @pytest.mark.parametrize(("dtype", "expected"), [(INT64, ("Div",)), (FLOAT, ())])
     def test_in_a_loop(self, tmp_path: Path, dtype: int, expected: tuple[str, ...]) -> None:
-        """Of its own inputs nothing is known; what comes from outside has its type."""
+        """The types of a loop body's own inputs are unknown; values from outside have theirs."""
         assert self.fatal(tmp_path, self.loop([helper.make_node("Div", ["s", "b"], ["t"])], dtype), dtype) == expected
 
     def test_of_floats_that_a_loop_makes(self, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ class TestDivisions:
         assert self.fatal(tmp_path, nodes, self.INT64, self.OLD) == ("GatherND", "Mod")
 
     def test_it_is_so(self, tmp_path: Path) -> None:
-        """The model is contained: its process ends, and the next one answers."""
+        """The model is isolated: its process ends, and the next one answers."""
         self.fatal(tmp_path / "1", [helper.make_node("Div", ["a", "b"], ["y"])], self.INT64)
         backend = IsolatedBackend(Job(tmp_path / "1", BackendOptions()), Isolation(name="m"))
         smallest = {"a": np.full(1, np.iinfo(np.int64).min), "b": np.full(1, -1)}

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself, read without its weights: the same as ONNX Runtime reads."""
+"""What the header of an ONNX file says, read without its weights: the same as ONNX Runtime reads."""
 
 from collections.abc import Callable
 from pathlib import Path

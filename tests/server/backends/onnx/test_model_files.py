@@ -1,4 +1,4 @@
-"""External data: whatever becomes of the files of a loaded model, its answers stay, and it shares what it can."""
+"""External data: a loaded model's answers never change, whatever happens to its files, and it shares what it can."""
 
 import gc
 import os
@@ -39,7 +39,7 @@ ROWS, COLUMNS = 40_000, 8  # a table of more than a megabyte
 
 
 def save(folder: Path, graph: onnx.GraphProto, *, ir_version: int = 10) -> Path:
-    """Writes a model, all its weights in files beside it."""
+    """Writes a model with all its weights in external files."""
     folder.mkdir(parents=True, exist_ok=True)
     model = make_model(graph, opset_imports=[make_opsetid("", 21)], ir_version=ir_version)
     how: dict[str, Any] = {"all_tensors_to_one_file": False, "size_threshold": 0, "convert_attribute": True}
@@ -48,7 +48,7 @@ def save(folder: Path, graph: onnx.GraphProto, *, ir_version: int = 10) -> Path:
 
 
 def table(folder: Path, value: float = 1.0) -> Path:
-    """`y` float [N, 8] = the rows `i` of `table`, which holds one value."""
+    """`y` float [N, 8] = the rows `i` of `table`, whose elements are all equal."""
     weights = from_array(np.full((ROWS, COLUMNS), value, np.float32), "table")
     nodes = [make_node("Gather", ["table", "i"], ["y"])]
     return save(folder, make_graph(nodes, "g", [info("i", TensorProto.INT64, ["N"])], [info("y")], [weights]))
@@ -62,7 +62,7 @@ def sums(folder: Path, value: float = 1.0) -> Path:
 
 
 def constant(folder: Path, value: float = 1.0) -> Path:
-    """`y` = the rows `i` of a table that a Constant node holds."""
+    """`y` = the rows `i` of a table in a Constant node."""
     held = from_array(np.full((ROWS, COLUMNS), value, np.float32), "held")
     nodes = [make_node("Constant", [], ["table"], value=held), make_node("Gather", ["table", "i"], ["y"])]
     return save(folder, make_graph(nodes, "g", [info("i", TensorProto.INT64, ["N"])], [info("y")]))
@@ -138,11 +138,11 @@ def test_a_loaded_model_stays_as_it_is(
     for file in files:
         spoil(file)
 
-    assert (answer(backend, ROWS - 1) - before).max() in (0, ROWS - 2)  # `sums` adds the row
+    assert (answer(backend, ROWS - 1) - before).max() in (0, ROWS - 2)  # `sums` adds the row number
 
 
 def test_not_even_an_end_of_the_process_comes_of_it(tmp_path: Path) -> None:
-    """Pages of a mapped file that were never touched would be read now: SIGBUS."""
+    """Pages of a mapped file that were not read before would be read now: SIGBUS."""
     table(tmp_path)
     program = f"""
 import os, sys
@@ -231,7 +231,7 @@ class TestSharing:
         assert len(options.shared._objects) == 0
 
     def test_weights_that_are_multiplied_are_not_shared(self, tmp_path: Path) -> None:
-        """ONNX Runtime keeps them in an order of its own, and would have them twice."""
+        """ONNX Runtime would copy them into another layout and hold them twice."""
         assert shared_by(load(models.external_data(tmp_path))) == []
 
 
@@ -240,7 +240,7 @@ DTYPES = ["float16", "double", "int8", "uint8", "int16", "uint16", "int32", "uin
 
 @pytest.mark.parametrize("name", [*DTYPES, "bfloat16", "float8_e4m3fn", "int4"])
 def test_weights_of_every_type(tmp_path: Path, name: str) -> None:
-    """Also those that numpy has no dtype for, and that are half a byte long; an odd number of them."""
+    """Includes types that numpy lacks, and an odd number of half-byte elements."""
     dtype = np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
     weights = from_array(np.array([1, 0, 1], np.float32).astype(dtype), "w")
     nodes = [make_node("Cast", ["w"], ["c"], to=TensorProto.FLOAT), make_node("Add", ["i", "c"], ["y"])]
@@ -252,7 +252,7 @@ def test_weights_of_every_type(tmp_path: Path, name: str) -> None:
 
 class TestWrong:
     def edited(self, folder: Path, **entries: str | None) -> str:
-        """What is said of a model after its tensor's entries have been changed."""
+        """The error for a model whose tensor has these external data entries changed."""
         file = table(folder)
         model = onnx.load(str(file), load_external_data=False)
         (tensor,) = model.graph.initializer
@@ -319,5 +319,5 @@ def test_words_in_the_data_of_weights_are_not_looked_for(tmp_path: Path) -> None
     onnx.save_model(onnx.helper.make_model(graph), str(file))
     assert mentioned(file, {b"location", b"Identity"}) == {b"Identity"}
 
-    file.write_bytes(file.read_bytes() + b"\x0b")  # the key of a group, which ONNX has none of
+    file.write_bytes(file.read_bytes() + b"\x0b")  # the key of a protobuf group, which ONNX never uses
     assert mentioned(file, {b"location", b"Identity"}) == {b"location", b"Identity"}

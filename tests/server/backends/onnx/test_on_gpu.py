@@ -1,4 +1,4 @@
-"""ONNX models on a GPU from load to unload, on a machine that keeps CUDA's rules, called directly and by a server."""
+"""ONNX models on a GPU from load to unload, on a double that checks CUDA's rules, called directly and by a server."""
 
 import gc
 import logging
@@ -37,7 +37,7 @@ DEFAULT = "serving_default"
 
 
 class Opened:
-    """Opens sessions on the machine, and remembers with which providers."""
+    """Opens sessions on the machine, and records their providers."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -53,7 +53,7 @@ class Opened:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """A machine with two GPUs, an ONNX Runtime for them; at the end nothing is left, nor was there a complaint."""
+    """A machine with two GPUs and an ONNX Runtime for them; at the end it must be empty and have no complaints."""
     machine = Machine(devices=2, memory=1 << 24)
     install_cuda(monkeypatch, machine)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
@@ -113,7 +113,7 @@ class TestLoaded:
         y = backend.run(DEFAULT, {"x": x}, ["y"])["y"]
         backend.close()
 
-        assert y.tolist() == [[4]] * 3  # an answer outlives the model
+        assert y.tolist() == [[4]] * 3  # an answer stays valid after the model is gone
         assert (machine.calls["memcpy_htod_async"], machine.calls["memcpy_dtoh_async"]) == (1, 1)
         with pytest.raises(ServingError, match="has been unloaded"):
             backend.run(DEFAULT, {"x": np.ones((1, 4), np.float32)}, ["y"])
@@ -176,7 +176,7 @@ class TestLoaded:
 
 
 class TestConvolutions:
-    """Which ONNX Runtime plans anew, for longer than a batch takes, whenever a session's shapes change."""
+    """ONNX Runtime plans these again, for longer than a batch takes, whenever a session's shapes change."""
 
     BATCHING = Options(max_batch_size=8)
 
@@ -206,7 +206,7 @@ class TestConvolutions:
     def test_that_cannot_be_loaded_again_are_run_all_the_same(
         self, opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture, gone: bool
     ) -> None:
-        """Nor may they be where the file is another by now: batches of that size would have its weights."""
+        """Nor if the file has changed since: batches of that size would use the new weights."""
         file = models.convolution(tmp_path)
         backend = load(file, self.BATCHING)
         if gone:

@@ -1,4 +1,4 @@
-"""The real onnxruntime-gpu where there is no GPU: `auto` serves on the CPU and says so, CUDA demanded is refused."""
+"""The real onnxruntime-gpu without a GPU: `auto` serves on the CPU and logs it, an explicit CUDA is refused."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def gpu_python() -> Path:
 
 @pytest.fixture
 def serve(gpu_python: Path) -> Iterator[Serve]:
-    """Starts the command where onnxruntime-gpu is: `serve(base_path, *flags)`."""
+    """Starts the command in the environment with onnxruntime-gpu: `serve(base_path, *flags)`."""
     with ExitStack() as stack:
 
         def start(base_path: Path, *flags: str) -> ServerProcess:
@@ -67,7 +67,7 @@ def test_auto_says_so_and_serves_on_the_cpu(serve: Serve, tmp_path: Path) -> Non
 
 
 def test_a_driver_without_the_rest_is_not_enough(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA's libraries are missing, or a driver that is older than these: ONNX Runtime alone would hardly say."""
+    """If CUDA's libraries are missing, or need a newer driver, ONNX Runtime alone hardly says so."""
     if which("cc") is None:
         pytest.skip("no C compiler for the double of a driver")
     library = tmp_path / "driver" / "libcuda.so.1"

@@ -1,4 +1,4 @@
-"""Trials of models whose values say how often a loop goes round: they end, and the model is served."""
+"""Trials of models with loops whose count depends on the input's values: they end, and the model is served."""
 
 from contextlib import closing
 from pathlib import Path

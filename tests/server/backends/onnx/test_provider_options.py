@@ -1,4 +1,4 @@
-"""An operator's options in the words of ONNX Runtime's providers, and where TensorRT's engines are kept."""
+"""An operator's settings, translated to ONNX Runtime's provider options, and where TensorRT's engines are cached."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,7 +114,7 @@ class TestProfile:
 
 
 class TestEngines:
-    """ONNX Runtime names a kept engine by the graph, and would run one model's with another's weights."""
+    """ONNX Runtime names a cached engine by the graph, and would run one model with the weights of another."""
 
     @pytest.fixture(autouse=True)
     def kept_in(self, tmp_path: Path) -> None:

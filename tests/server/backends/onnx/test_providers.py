@@ -1,4 +1,4 @@
-"""Which of ONNX Runtime's providers a model gets, what is said of those passed over, and what a named one must be."""
+"""Which of ONNX Runtime's providers a model gets, what is logged about skipped ones, and which names are valid."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ GPU_BUILD = (TENSORRT, CUDA, CPU)
 
 
 class Broken:
-    """Says of each provider why it does not work, and remembers of which it was asked."""
+    """Gives a reason why each provider does not work, and records which were tried."""
 
     def __init__(self, **reasons: str) -> None:
         self._reasons = reasons
@@ -150,7 +150,7 @@ class TestWhyNot:
     def test_a_provider_that_onnx_runtime_passes_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._with_driver(monkeypatch, "")
 
-        assert why_not(CUDA, 0)  # in a build for CPUs ONNX Runtime refuses the name, in one for GPUs it passes it over
+        assert why_not(CUDA, 0)  # a CPU build of ONNX Runtime refuses the name, a GPU build skips it
 
     def test_a_gpu_that_is_full_is_no_reason_to_go_to_the_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
@@ -166,7 +166,7 @@ class TestWhyNot:
     def test_a_library_of_cudas_that_does_not_start_wants_memory_where_there_is_none(
         self, monkeypatch: pytest.MonkeyPatch, memory: int
     ) -> None:
-        """As on a real GPU that was full: cublasCreate says that it is not initialized, and no more."""
+        """As observed on a full GPU: cublasCreate reports only that it is not initialized."""
         said = "CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED"
 
         def fails(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Signatures of an ONNX model by other names than its graph's, as an operator or the model's metadata give them."""
+"""Signatures of an ONNX model with names other than the graph's, set by an operator or in the model's metadata."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def load(file: Path, **signatures: SignatureOptions) -> OnnxBackend:
 
 
 def described(file: Path, signatures: Any) -> Path:
-    """A model, with signatures in its metadata."""
+    """A model with signatures in its metadata."""
     model = onnx.load(file)
     text = signatures if isinstance(signatures, str) else json.dumps(signatures)
     onnx.helper.set_model_props(model, {METADATA_KEY: text})

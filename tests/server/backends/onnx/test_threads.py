@@ -1,4 +1,4 @@
-"""Threads of ONNX models: none for the small, fewer the more there are, given back at the end; or as many as asked."""
+"""Threads of ONNX models: none for small models, fewer with more models, and freed at the end; or as many as set."""
 
 import gc
 import os
@@ -17,7 +17,7 @@ TASKS = Path("/proc/self/task")
 
 
 def threads_of(act: Callable[[], object]) -> tuple[object, int]:
-    """What a call returns, and the threads that it has started and not ended."""
+    """What a call returns, and the number of threads that it started and that still run."""
     before = len(os.listdir(TASKS))
     made = act()
     return made, len(os.listdir(TASKS)) - before
@@ -56,7 +56,7 @@ class TestSessions:
     def test_a_small_model_has_none(self, tmp_path: Path) -> None:
         options = BackendOptions()
         file = models.linear(tmp_path)
-        load_onnx(file, options)  # the first one starts what ONNX Runtime has for itself
+        load_onnx(file, options)  # the first load starts ONNX Runtime's own threads
         backends, threads = threads_of(lambda: [load_onnx(file, options) for _ in range(20)])
 
         assert threads == 0

@@ -1,4 +1,4 @@
-"""TensorRT engines: answers equal to ONNX Runtime's, batches that overlap, graphs, failures that say what to do."""
+"""TensorRT engines: answers equal to ONNX Runtime's, overlapping batches, graphs, and helpful errors."""
 
 import logging
 import sys
@@ -222,7 +222,7 @@ class TestMemory:
 
         taken = backend.device_memory()
 
-        # The engine, as large as its weights, a runtime, and three contexts.
+        # The engine, about as large as its weights, a runtime, and three contexts.
         assert {device: abs(used - size - 3 * 1024 - 1) < 64 for device, used in taken.items()} == {0: True, 1: True}
         backend.close()
 
@@ -264,7 +264,7 @@ class TestInstances:
     def test_the_batches_of_two_instances_overlap(self, gpu: Gpu, tmp_path: Path) -> None:
         models.linear(tmp_path / "1")
         backend = gpu.load(tmp_path / "1", instances=2)
-        together = Barrier(2, timeout=SOON)  # passed only while two threads wait for streams at once
+        together = Barrier(2, timeout=SOON)  # passes only if two threads wait for streams at the same time
         gpu.machine.before_work = together.wait
 
         with ThreadPoolExecutor(2) as threads:
@@ -460,7 +460,7 @@ class TestLoading:
         assert gpu.machine.devices
         models.linear(tmp_path / "1")
         file = gpu.plan(tmp_path / "1")
-        install_tensorrt(monkeypatch, gpu.machine)  # TensorRT as it is at first, without any
+        install_tensorrt(monkeypatch, gpu.machine)  # a fresh TensorRT, without registered plugins
         file.write_bytes(replace(Plan.parse(file.read_bytes()), plugin="EfficientNMS_TRT").serialize())
 
         backend = gpu.load(tmp_path / "1")

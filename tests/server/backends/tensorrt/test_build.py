@@ -1,4 +1,4 @@
-"""Building engines: what TensorRT is told, what strong typing demands of a file, progress, and the timing cache."""
+"""Building engines: TensorRT's settings, what strong typing demands of a file, progress, and the timing cache."""
 
 import logging
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def refused(act: Callable[[], Any]) -> ServingError:
 
 
 def quantized(folder: Path) -> Path:
-    """`y` = `x` [N, 4], in int8 in between."""
+    """`y` = `x` [N, 4], computed in int8."""
     file = models.identity(folder, dims=("N", 4))
     model = onnx.load(file)
     graph = model.graph
@@ -66,7 +66,7 @@ def test_what_is_not_said_is_tensorrts_choice(gpu: Gpu, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["10.9.0.34", "11.4.0.106"])
 def test_every_tensorrt_types_strongly(gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    install_tensorrt(monkeypatch, gpu.machine, version)  # which complains of networks that are not
+    install_tensorrt(monkeypatch, gpu.machine, version)  # complains unless networks are strongly typed
     models.linear(tmp_path / "1")
 
     gpu.load(tmp_path / "1").close()
@@ -176,7 +176,7 @@ def test_progress_is_said_every_few_seconds(caplog: pytest.LogCaptureFixture) ->
     progress.phase_start("Building Engine", None, 4)
     assert progress.step_complete("Building Engine", 0)
     progress.phase_start("Timing", "Building Engine", 1000)
-    for step in range(20):  # where the minutes go, while the phase around it stands still
+    for step in range(20):  # this takes minutes, while the enclosing phase makes no progress
         now += SAY_EVERY / 8
         assert progress.step_complete("Timing", step)
     progress.phase_finish("Timing")

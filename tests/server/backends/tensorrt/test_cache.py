@@ -1,4 +1,4 @@
-"""The cache of built engines: its keys, and how files are put there."""
+"""The cache of built engines: its keys, and how files are written."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Half floats of an ONNX model's floats: the file that comes of it is one that a strict reader takes, and computes."""
+"""Converting an ONNX model's floats to half floats: a strict reader accepts and runs the result."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def rows(name: str, kind: int = FLOAT) -> onnx.ValueInfoProto:
 
 
 def model(nodes: Sequence[onnx.NodeProto], *more: onnx.ValueInfoProto) -> onnx.ModelProto:
-    """Of an input `x` and an output `y`, [N, 4], with ones of four as `k`."""
+    """Nodes with an input `x` and an output `y`, [N, 4], and a constant `k` of four ones."""
     graph = helper.make_graph(nodes, "g", [rows("x"), *more], [rows("y")])
     graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "k"))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -1,4 +1,4 @@
-"""TensorRT has one log a process: what it says of a failure reaches the model that failed, and nobody else."""
+"""TensorRT has one log per process: its message about a failure reaches the failed model, and no other."""
 
 import threading
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def test_a_tensorrt_that_does_not_start(gpu: Gpu, tmp_path: Path) -> None:
 
 
 def test_versions_that_overlap(gpu: Gpu, tmp_path: Path) -> None:
-    """The double complains of a second logger, and of one that goes before its runtime."""
+    """The double complains about a second logger, and about one that is freed before its runtime."""
     for version in ("1", "2"):
         models.linear(tmp_path / version)
     old = gpu.load(tmp_path / "1")

@@ -1,4 +1,4 @@
-"""Optimization profiles: what is chosen from the batching options, and which one takes a batch."""
+"""Optimization profiles: how they follow from the batching options, and which profile a batch uses."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The double of TensorRT complains of each rule that is broken: here they are, on purpose."""
+"""The TensorRT double complains about every rule that is broken; this breaks each on purpose."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ FLOAT = np.dtype(np.float32)
 
 @dataclass
 class Scene:
-    """An engine for `x` float [1 to 8, 4], a context of it, and all that a run needs.
+    """An engine for `x` float [1 to 8, 4], a context of it, and everything that a run needs.
 
     Attributes:
-        says: What TensorRT has logged.
+        says: The messages that TensorRT has logged.
     """
 
     machine: Machine

@@ -1,4 +1,4 @@
-"""Sealed versions: what opens them, and that nothing else does."""
+"""Sealed versions: only the right key opens them."""
 
 import base64
 import io

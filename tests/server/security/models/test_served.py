@@ -1,4 +1,4 @@
-"""Signed and sealed models on running servers, made by the commands; and what touches the disk."""
+"""Signed and sealed models on running servers, made by the commands, and what is written to disk."""
 
 import base64
 import os
@@ -99,7 +99,7 @@ def predict(inputs):
 
 
 def test_a_python_model_that_is_sealed(running: Run, tmp_path: Path, keys: Path) -> None:
-    """Its worker process opens the files by way of /proc, and reads what lies beside `model.py` at each run."""
+    """Its worker process opens the files through /proc, and reads a file next to `model.py` in each run."""
     plain, base = tmp_path / "plain", tmp_path / "m"
     plain.mkdir()
     (plain / "factor.txt").write_text("3")
@@ -120,7 +120,7 @@ def test_a_sealed_model_never_touches_the_disk_in_clear(tmp_path: Path, keys: Pa
     plain, base, trace = tmp_path / "plain", tmp_path / "m", tmp_path / "trace"
     models.linear(plain)
     (plain / "notes.txt").write_bytes(MARKER)
-    with (plain / "model.onnx").open("ab") as file:  # an unknown field of the model, which ONNX Runtime passes over
+    with (plain / "model.onnx").open("ab") as file:  # an unknown field of the model, which ONNX Runtime ignores
         file.write(b"\x92\x3f" + bytes([len(MARKER)]) + MARKER)
     assert main(["seal", str(plain), str(base / "1"), f"--model_keys_file={keys}"]) == 0
     shutil.rmtree(plain)

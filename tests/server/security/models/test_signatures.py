@@ -1,4 +1,4 @@
-"""Signatures of versions: what they vouch for, whose are taken, and that whatever else changes is not loaded."""
+"""Signatures of versions: what they cover, which signers are accepted, and that a changed version is not loaded."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_every_bit_of_every_file_counts(version: Path, signer: KeyFiles) -> None
 
 
 def test_every_bit_of_the_signature_counts_or_says_the_same(version: Path, signer: KeyFiles) -> None:
-    """A bundle has bytes that mean nothing, such as white space, and a changed hint is another key's."""
+    """A bundle has bytes without meaning, such as white space, and a changed hint would name another key."""
     file = sign(version, signer.private)
     own, good = opener(signer.public), file.read_bytes()
     document = json.loads(good)
@@ -145,7 +145,7 @@ def test_certificates(version: Path, tmp_path: Path) -> None:
     own.open(version).close()
     assert "no authority that --signature_keys trusts" in refusal(opener(stranger.file), version)
     sign(version, *chain.signer("expired", days=0))
-    own.open(version).close()  # it may have signed before
+    own.open(version).close()  # this signer was allowed before
     sign(version, *chain.signer("no-usage", usage=False))
     assert "its certificate is not for signing" in refusal(own, version)
 

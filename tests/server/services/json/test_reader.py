@@ -1,4 +1,4 @@
-"""JSON as RapidJSON reads it: what it takes, what it refuses, with which reason, and where."""
+"""JSON as RapidJSON reads it: what it accepts, and where and why it refuses the rest."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from headrace_server.services.json.reader import MAX_CAREFUL_BYTES, parse, parse
 
 DEEP = 200_000
 
-# As RapidJSON 1.1.0 answers them, with the flags that TF Serving sets.
+# RapidJSON 1.1.0's answers, with the flags that TF Serving sets.
 REFUSED = {
     b" ": "The document is empty. at offset: 1",
     b"]": "The document is empty. at offset: 0",

@@ -1,4 +1,4 @@
-"""Requests in MLflow's scoring protocol, and a caller of them."""
+"""Requests in MLflow's scoring protocol, and a client for them."""
 
 import json
 from contextlib import closing
@@ -14,10 +14,10 @@ class Case(NamedTuple):
     """One request.
 
     Attributes:
-        name: Says what is special about it.
-        model: `one` and `two` are the models of that many inputs; `bare` is `one`, in MLflow without a signature.
-        content_type: As it is sent.
-        body: As it is sent.
+        name: A short description.
+        model: `one` and `two` are models with that many inputs; `bare` is `one` without a signature in MLflow.
+        content_type: The Content-Type header.
+        body: The request body.
     """
 
     name: str
@@ -67,7 +67,7 @@ CASES = (
         {"dataframe_records": [{"p": 1, "q": 2, "r": 3, "s": 4}, {"p": 0.1, "q": 0.2, "r": 0.3, "s": 0.4}]},
     ),
 )
-"""Those that are answered."""
+"""Requests that are answered."""
 
 REFUSED = (
     Case("not JSON", "one", JSON, "{"),
@@ -94,11 +94,11 @@ REFUSED = (
     Case("another charset", "one", "application/json; charset=latin-1", "{}"),
     Case("another parameter", "one", "application/json; format=pandas-split", "{}"),
 )
-"""Those that are refused."""
+"""Requests that are refused."""
 
 
 def ask(port: int, case: Case) -> tuple[int, str, str]:
-    """Sends one; the status, the content type and the text of the answer."""
+    """Sends a request; returns the status, the content type and the text of the answer."""
     with closing(RestCaller(port)) as caller:
         answer = caller.send("POST", "/invocations", case.body.encode(), {"Content-Type": case.content_type})
     return answer.status, answer.headers["content-type"], answer.text

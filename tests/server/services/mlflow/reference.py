@@ -17,11 +17,11 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 COLUMNS = {"one": (("x",), ("y",), (4, 1)), "two": (("a", "b"), ("sum", "difference"), (2, 2))}
-"""Inputs and outputs of each model, and how many columns they have."""
+"""The inputs and outputs of each model, and their number of columns."""
 
 
 def signature(inputs: tuple[str, ...], outputs: tuple[str, ...], columns: tuple[int, int]) -> ModelSignature:
-    """A signature of tensors."""
+    """An MLflow signature of tensors."""
     schemas = [
         Schema([TensorSpec(np.dtype("float32"), (-1, size), name) for name in names])
         for names, size in zip((inputs, outputs), columns, strict=True)
@@ -30,7 +30,7 @@ def signature(inputs: tuple[str, ...], outputs: tuple[str, ...], columns: tuple[
 
 
 def write(folder: Path) -> None:
-    """Writes MLflow's folders beside the ONNX files that are there; `bare` is `one` without a signature."""
+    """Writes MLflow's folders next to the existing ONNX files; `bare` is `one` without a signature."""
     for name, told in COLUMNS.items():
         model = onnx.load(folder / f"{name}.onnx")
         mlflow.onnx.save_model(model, str(folder / name), signature=signature(*told), pip_requirements=[])
@@ -39,7 +39,7 @@ def write(folder: Path) -> None:
 
 
 def serve(folder: Path) -> None:
-    """What the command starts: its application, by uvicorn."""
+    """The application that the command starts, run by uvicorn."""
     os.environ["__pyfunc_model_path__"] = str(folder)  # noqa: SIM112  # MLflow's name
     from mlflow.pyfunc.scoring_server.app import app
 

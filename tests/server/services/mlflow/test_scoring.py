@@ -1,4 +1,4 @@
-"""MLflow's scoring protocol: answered to the byte as `mlflow models serve` does, of which a record lies here."""
+"""MLflow's scoring protocol: answers are byte for byte those of `mlflow models serve`, which were recorded here."""
 
 import json
 import os
@@ -26,7 +26,7 @@ Ports = Mapping[str, int]
 
 @pytest.fixture(scope="module")
 def ports(resting: Rest) -> Ports:
-    """Of a server for each model."""
+    """A server for each model."""
     one = resting(models.linear, mlflow=MlflowOptions(model=MODEL)).port
     two = resting(models.two_inputs, mlflow=MlflowOptions(model=MODEL)).port
     return {"one": one, "bare": one, "two": two}
@@ -40,7 +40,7 @@ def recorded() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def mlflow_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
-    """Of MLflow's own server for each model."""
+    """MLflow's own server for each model."""
     root = tmp_path_factory.mktemp("mlflow")
     command = [str(mlflow_python()), str(Path(__file__).with_name("reference.py")), str(root)]
     models.linear(root / "1").rename(root / "one.onnx")
@@ -84,7 +84,7 @@ def test_mlflow_itself(mlflow_ports: Ports) -> None:
 
 
 def _without_traces(answers: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Tracebacks name the machine that the record was made on."""
+    """Removes tracebacks, which name paths of the recording machine."""
     for answer in answers.values():
         if '"stack_trace"' in answer[2]:
             document = json.loads(answer[2])
@@ -94,12 +94,12 @@ def _without_traces(answers: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def _shortened(text: str) -> str:
-    """An error of MLflow's without what ours leaves out: the body that was sent, and a word on its versions."""
+    """An MLflow error without the parts that headrace omits: the sent body, and a note about versions."""
     text = re.sub(r"\.? IMPORTANT: .*|\nInput: .*|Error tokenizing data. C error: |\n(?=')", "", text, flags=re.DOTALL)
     return text.removesuffix(".")
 
 
 def _in_order(text: str) -> str:
-    """The text, with the names in braces, which are a set's, in order."""
+    """The text, with the names in braces, which come from a set, sorted."""
     text = re.sub(r"\{([^}]*)\}", lambda found: "{" + ", ".join(sorted(found[1].split(", "))) + "}", text)
     return re.sub(r"\(\\?[\"'](.*)\\?[\"']\)", r"(\1)", text).strip().removesuffix(".")

@@ -1,4 +1,4 @@
-"""What else MLflow's paths answer: health, large and odd bodies, one output, parameters, and only to those who may."""
+"""The other behaviour of MLflow's paths: health, large and malformed bodies, one output, parameters, and access."""
 
 import json
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_words_whole_numbers_and_truths(resting: Rest) -> None:
     dtypes = {"s": TensorProto.STRING, "i": TensorProto.INT64, "b": TensorProto.BOOL}
     caller = resting(lambda folder: models.identities(folder, dtypes), mlflow=SPOKEN)
     answer = caller.send("POST", "/invocations", "s,i,b\none,1,True\n,2,false\n", {"Content-Type": "text/csv"})
-    assert answer.status == 400  # a text that is missing
+    assert answer.status == 400  # a missing string
     answer = caller.send("POST", "/invocations", "s,i,b\none,1,True\nzwei,2,false\n", {"Content-Type": "text/csv"})
     assert answer.value == {
         "predictions": [

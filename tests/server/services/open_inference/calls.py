@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol, made by hand from headrace's own messages, and a channel that sends them."""
+"""Requests of the Open Inference Protocol, built from headrace's own messages, and a channel that sends them."""
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from tests.support.running import eventually
 SERVICE = "/inference.GRPCInferenceService/"
 
 ROW = np.array([[1, 2, 3, 4]], np.float32)
-"""An input of `models.linear`, which answers TEN."""
+"""An input of `models.linear`, which answers it with TEN."""
 
 TEN = [[10.0]]
 
@@ -30,7 +30,7 @@ _NUMPY = {"FP32": np.float32, "FP16": np.float16, "INT64": np.int64, "INT32": np
 def tensor(
     name: str = "x", datatype: str = "FP32", shape: Sequence[int] = (1, 4), contents: Any = None, **parameters: Any
 ) -> ModelInferRequest.InferInputTensor:
-    """An input, with values in the typed contents if any are given."""
+    """An input, with typed contents if values are given."""
     made = ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
     set_parameters(made.parameters, parameters)
     if contents is not None:
@@ -41,7 +41,7 @@ def tensor(
 
 
 def wanted(name: str = "y", **parameters: Any) -> ModelInferRequest.InferRequestedOutputTensor:
-    """An output that is asked for."""
+    """A requested output."""
     made = ModelInferRequest.InferRequestedOutputTensor(name=name)
     set_parameters(made.parameters, parameters)
     return made
@@ -55,7 +55,7 @@ def infer_request(
     parameters: Mapping[str, Any] | None = None,
     **fields: str,
 ) -> ModelInferRequest:
-    """A ModelInfer of the model that tests serve; by default a good one to `models.linear`."""
+    """A ModelInfer of the served test model; by default a valid one for `models.linear`."""
     request = ModelInferRequest(model_name=MODEL)
     for name, value in fields.items():
         setattr(request, name, value)
@@ -74,12 +74,12 @@ def set_parameters(into: Any, values: Mapping[str, Any]) -> None:
 
 
 def packed(*strings: bytes) -> bytes:
-    """BYTES as they travel."""
+    """Strings in the wire format of BYTES."""
     return b"".join(struct.pack("<I", len(string)) + string for string in strings)
 
 
 def unpacked(raw: bytes) -> list[bytes]:
-    """The strings in such bytes."""
+    """The strings in BYTES of the wire format."""
     strings, at = [], 0
     while at < len(raw):
         (size,) = struct.unpack_from("<I", raw, at)
@@ -89,24 +89,24 @@ def unpacked(raw: bytes) -> list[bytes]:
 
 
 def array(response: ModelInferResponse, index: int = 0) -> npt.NDArray[Any]:
-    """An output, from the raw contents."""
+    """An output, decoded from the raw contents."""
     output = response.outputs[index]
     raw = response.raw_output_contents[index]
     return np.frombuffer(raw, _NUMPY[output.datatype]).reshape(list(output.shape))
 
 
 class InferenceCaller:
-    """One connection to a server.
+    """A connection to a server.
 
     Args:
-        port: For gRPC.
+        port: The gRPC port.
     """
 
     def __init__(self, port: int) -> None:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", _NO_LIMIT)
 
     def call(self, request: Message, **options: Any) -> Any:
-        """Sends a request to the method that it is named after; the response."""
+        """Sends a request to the method with its name; returns the response."""
         method = type(request).DESCRIPTOR.name.removesuffix("Request")
         response = getattr(messages, f"{method}Response")
         stub = self._channel.unary_unary(
@@ -115,7 +115,7 @@ class InferenceCaller:
         return stub(request, **{"timeout": ANSWER_WITHIN, **options})
 
     def await_ready(self, *versions: int) -> None:
-        """Returns once each version answers: a server serves as soon as one does."""
+        """Returns once each version is ready: a server starts to serve as soon as one is."""
         asked = [messages.ModelReadyRequest(name=MODEL, version=str(version)) for version in versions]
         eventually(lambda: all(self.call(request).ready for request in asked))
 
@@ -137,5 +137,5 @@ class InferenceCaller:
         return stub(iter(requests), **{"timeout": ANSWER_WITHIN, **options})
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._channel.close()

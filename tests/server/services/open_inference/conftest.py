@@ -1,4 +1,4 @@
-"""Connections that speak the Open Inference Protocol; tests of one module that ask for like servers share one."""
+"""Connections for the Open Inference Protocol; tests of one module with equal arguments share a server."""
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ Infer = Callable[..., InferenceCaller]
 
 @pytest.fixture(scope="module")
 def inferring(running: Run) -> Iterator[Infer]:
-    """A server in this process, as `running` starts it, the same for like arguments; a connection to it."""
+    """A connection to a server that `running` has started; equal arguments share one."""
     with ExitStack() as stack:
 
         def run(*makers: Make, **config: object) -> InferenceCaller:
@@ -45,7 +45,7 @@ def _shared(start: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _named(maker: Make) -> Hashable:
-    """What tells a maker from another: two partials of the same function and arguments are none."""
+    """A key that is equal for equal makers: two partials of the same function and arguments do not compare equal."""
     if isinstance(maker, partial):
         return (maker.func, repr(maker.args), repr(sorted(maker.keywords.items())))
     return maker

@@ -22,7 +22,7 @@ SIZE = 256
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """A GPU on which another process has shared SIZE bytes, the first of which are a row."""
+    """A GPU on which another process has shared SIZE bytes, which begin with a row."""
     machine = Machine()
     install_cuda(monkeypatch, machine)
     memory = machine.new_memory(SIZE, 0)

@@ -67,7 +67,7 @@ KINDS = pytest.mark.parametrize("code", [PLAIN, ASYNCHRONOUS], ids=["plain", "as
 
 @cache
 def python(code: str) -> Make:
-    """Writes a model of this code; the same for the same, so that tests may share a server."""
+    """A maker of a model with this code; cached, so that tests can share a server."""
 
     def make(folder: Path) -> Path:
         folder.mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_a_failure_in_the_midst(inferring: Infer, code: str) -> None:
 def test_a_slow_stream_holds_up_no_other(inferring: Infer) -> None:
     requests: Queue[Any] = Queue()
     answers = inferring(python(WAITING)).stream(iter(requests.get, None))
-    for _ in range(3):  # each answers once, and then waits for an hour
+    for _ in range(3):  # each answers once, and then blocks for an hour
         requests.put(counting(1))
         assert numbers([next(answers)]) == [0]
     answers.cancel()
@@ -138,7 +138,7 @@ def test_a_cancelled_stream_closes_its_generator(running: Run) -> None:
 
 @KINDS
 def test_a_reader_who_waits_holds_up_the_generator(running: Run, code: str) -> None:
-    """What is made, and not yet read, is bounded by the answers that gRPC and the stream take in advance."""
+    """The number of answers that are made and not yet read is bounded by what gRPC and the stream buffer."""
     server = running(python(code.replace("if number == 7", "if False")))
     caller = InferenceCaller(server.port)
     answers = caller.stream([counting(3_000)])

@@ -1,4 +1,4 @@
-"""ModelInfer: the values that come in and go out, in every form that the protocol has."""
+"""ModelInfer: the input and output values, in every form of the protocol."""
 
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_rows_keep_their_order(linear: InferenceCaller) -> None:
 
 def test_a_named_output_that_comes_alone(inferring: Infer) -> None:
     caller = inferring(models.two_inputs)
-    pair = [tensor(name, shape=(1, 2)) for name in ("b", "a")]  # in another order than the model's
+    pair = [tensor(name, shape=(1, 2)) for name in ("b", "a")]  # in an order other than the model's
     raw = [np.array(values, np.float32).tobytes() for values in ([1, 2], [10, 20])]
     every = caller.call(infer_request(pair, raw))
     assert [output.name for output in every.outputs] == sorted(output.name for output in every.outputs)

@@ -1,4 +1,4 @@
-"""What the server says of itself and of its models: health, metadata, configuration, statistics, settings."""
+"""What the server reports about itself and its models: health, metadata, configuration, statistics, settings."""
 
 import logging
 import re
@@ -96,7 +96,7 @@ class TestStatistics:
         return stats
 
     def test_rows_runs_and_requests(self, running: Run) -> None:
-        """Predict and ModelInfer are counted alike: they are the same runs."""
+        """Predict and ModelInfer are counted together: they are the same runs."""
         server = running(models.linear)
         caller = InferenceCaller(server.port)
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Plain infer calls over HTTP, which the native transport answers itself: to the byte as Python answers them."""
+"""Plain infer calls over HTTP, which the native transport answers itself: byte for byte as Python answers them."""
 
 import json
 from collections.abc import Callable, Collection
@@ -21,7 +21,7 @@ from tests.support.rest_calls import Answer, RestCaller
 INFER = f"/v2/models/{MODEL}/infer"
 LENGTH = "Inference-Header-Content-Length"
 
-# The native transport hands on whatever has a query, which means nothing here.
+# The native transport passes on every request with a query; the query has no other effect here.
 BY_PYTHON = f"{INFER}?"
 
 Body = tuple[bytes, dict[str, str]]
@@ -67,7 +67,7 @@ def behind(document: Any, raw: bytes) -> Body:
 
 
 def both(caller: RestCaller, body: Body) -> tuple[Answer, Answer]:
-    """The answers of the native half, and of Python."""
+    """The answers of the native half and of Python."""
     data, headers = body
     return caller.send("POST", INFER, data, headers), caller.send("POST", BY_PYTHON, data, headers)
 
@@ -92,13 +92,13 @@ VALUES: dict[str, tuple[int, list[Any]]] = {
     "UINT64": (TensorProto.UINT64, [0, 2**63]),
     "BOOL": (TensorProto.BOOL, [True, False]),
 }
-"""A model's inputs, each called like its datatype, and values for it."""
+"""A model's inputs, each named after its datatype, and values for it."""
 
 BINARY_OUTPUT = {"parameters": {"binary_data_output": True}}
 
 
 def as_array(datatype: str, values: Any) -> Any:
-    """Values as Triton reads them: narrow whole numbers are cut."""
+    """Values as Triton reads them: narrow integers are truncated."""
     with np.errstate(all="ignore"):
         return np.array(values).astype({"FP32": "float32", "FP64": "float64"}.get(datatype, datatype.lower()))
 
@@ -143,13 +143,13 @@ class TestEveryType:
         native, python = both(identities, every_input(**finite))
         assert native.status == 200, native.text
         assert native.text == python.text
-        # The first went the native way; the second has exponents that the native half leaves to Python.
+        # The first was answered natively; the second has exponents, which the native half leaves to Python.
         expected = [BY_PYTHON, INFER, BY_PYTHON]
         assert transport == "grpcio" or calls_of_python == expected
 
 
 def assert_native(transport: str, calls_of_python: list[str]) -> None:
-    """Asserts that Python has only seen the calls with a query, where there is a native half to see the others."""
+    """Asserts that Python has seen only the calls with a query, if there is a native half for the others."""
     assert transport == "grpcio" or set(calls_of_python) == {BY_PYTHON}
 
 

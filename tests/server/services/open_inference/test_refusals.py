@@ -1,4 +1,4 @@
-"""What ModelInfer says of a bad request: Triton's codes and words, in Triton's order."""
+"""ModelInfer's errors for bad requests: Triton's codes and texts, in Triton's order."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""System shared memory: regions that requests name in place of bytes, and what may happen to them meanwhile."""
+"""System shared memory: regions that requests name instead of sending bytes, and what may happen to them meanwhile."""
 
 import os
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def caller(inferring: Infer) -> InferenceCaller:
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A shared memory object that holds a row at its beginning."""
+    """A shared memory object that begins with a row."""
     path = FOLDER / f"headrace-test-{uuid4().hex}"
     path.write_bytes(ROW.tobytes().ljust(SIZE, b"\0"))
     yield path

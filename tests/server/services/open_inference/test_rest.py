@@ -1,4 +1,4 @@
-"""The protocol over HTTP: JSON, bytes behind JSON, compression, paths, and what is said of a bad request."""
+"""The protocol over HTTP: JSON, binary data after JSON, compression, paths, and errors of bad requests."""
 
 import gzip
 import json
@@ -47,13 +47,13 @@ def data(answer: Answer) -> Any:
 
 
 def behind(caller: RestCaller, document: Any, payload: bytes, **headers: str) -> Answer:
-    """Sends JSON and bytes behind it."""
+    """Sends JSON followed by binary data."""
     text = json.dumps(document).encode()
     return infer(caller, text + payload, {LENGTH: str(len(text)), **headers})
 
 
 def parts(answer: Answer) -> tuple[Any, bytes]:
-    """The JSON of an answer, and the bytes behind it."""
+    """The JSON of an answer, and the bytes after it."""
     assert answer.status == 200, answer.text
     body = answer.text.encode(errors="surrogateescape")
     size = int(answer.headers[LENGTH.lower()])

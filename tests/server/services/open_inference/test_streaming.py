@@ -1,4 +1,4 @@
-"""ModelStreamInfer: many requests and their answers on one call."""
+"""ModelStreamInfer: many requests and their answers in one call."""
 
 from functools import partial
 from queue import Queue
@@ -40,13 +40,13 @@ def test_answers_keep_the_order_of_their_requests(linear: InferenceCaller) -> No
 def test_a_slow_request_keeps_its_place(inferring: Infer) -> None:
     caller = inferring(partial(models.slow, steps=30_000))
     slow = infer_request([tensor(shape=(1, 1))], [b"\0" * 4], id="slow")
-    refused = infer_request(id="refused", model_name="nope")  # which is known at once
+    refused = infer_request(id="refused", model_name="nope")  # which the server knows at once
     answers = list(caller.stream([slow, refused]))
     assert [answer.infer_response.id for answer in answers] == ["slow", "refused"]
 
 
 def test_an_answer_comes_before_the_next_request(linear: InferenceCaller) -> None:
-    """Reading and writing go on at the same time."""
+    """Reading and writing happen at the same time."""
     requests: Queue[Any] = Queue()
     answers = linear.stream(iter(requests.get, None))
     for number in range(5):

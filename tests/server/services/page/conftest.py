@@ -1,4 +1,4 @@
-"""The browser that the page is looked at with."""
+"""The browser for tests of the page."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -22,7 +22,7 @@ from tests.support.rest_calls import RestCaller
 from tests.support.running import RunningServer
 
 MARKUP = "<b onclick=alert(1)>a&b</b>"
-"""A model's name that would be an element if it were read as markup."""
+"""A model name that would become an element if it were interpreted as markup."""
 
 
 class Site:
@@ -30,7 +30,7 @@ class Site:
 
     Args:
         server: It.
-        port: Of its REST API.
+        port: The port of its REST API.
     """
 
     def __init__(self, server: RunningServer, port: int) -> None:
@@ -41,18 +41,18 @@ class Site:
 
 @pytest.fixture(scope="module")
 def transport() -> str:
-    """The fastest that is there: the page is the same on either, and its requests are tested on both."""
+    """The fastest transport: the page is the same on all, and its requests are tested on all."""
     return TRANSPORTS[-1]
 
 
 def is_wrong(message: Any) -> bool:
-    """Whether the browser's console has an error other than that a call was refused, which a test may want."""
+    """Whether the browser's console has an error other than a refused call, which a test may intend."""
     return message.type == "error" and "Failed to load resource" not in message.text
 
 
 @pytest.fixture(scope="module")
 def site(running: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Two models: `sums`, and one of two inputs whose name is markup."""
+    """A server of two models: `sums`, and one with two inputs whose name is markup."""
     folder = tmp_path_factory.mktemp("models")
     models.linear(folder / "sums" / "1")
     models.two_inputs(folder / "pair" / "1")
@@ -66,7 +66,7 @@ def site(running: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
 
 @pytest.fixture
 def page(browser: Any, site: Site) -> Iterator[Any]:
-    """The page, loaded, with the model `sums` chosen; it must not have had any error at the end."""
+    """The loaded page with the model `sums` chosen; at the end it must not have had an error."""
     context = browser.new_context()
     page = context.new_page()
     wrong: list[str] = []
@@ -108,7 +108,7 @@ def test_a_refusal_is_told_by_its_code(page: Any, site: Site) -> None:
 
 def test_another_model_by_click_and_by_its_address(page: Any, browser: Any) -> None:
     choose(page, MARKUP)
-    assert page.locator("#model-name b").count() == 0  # its name is a text
+    assert page.locator("#model-name b").count() == 0  # its name is shown as text
     assert page.locator("#try-inputs textarea").count() == 2
     again = browser.new_page()
     again.goto(page.url)
@@ -170,7 +170,7 @@ def test_the_same_call_as_python(page: Any) -> None:
 
 
 def test_the_same_call_as_grpcurl(page: Any, site: Site) -> None:
-    """The request that grpcurl is given, read by the rules by which grpcurl reads it."""
+    """The request for grpcurl, parsed as grpcurl parses it."""
     page.fill("#try-inputs textarea", "[[1, 2, 3, 4]]")
     words = shlex.split(code(page, "grpcurl"))
     assert words[:3] == ["grpcurl", "-plaintext", "-d"]
@@ -189,7 +189,7 @@ def test_dark_and_light(page: Any) -> None:
     dark = ground()
     assert light != dark
     page.reload()
-    assert ground() == dark  # it is remembered
+    assert ground() == dark  # the choice is remembered
     page.click("#theme")
     assert ground() == light
 
@@ -208,7 +208,7 @@ def test_pause(page: Any) -> None:
     seen: list[str] = []
     page.on("request", lambda request: seen.append(request.url))
     page.click("#options-all")
-    page.wait_for_timeout(1500)  # in which an unpaused page asks again
+    page.wait_for_timeout(1500)  # an unpaused page would ask again in this time
     assert seen == []
     page.click("#pause")
     page.wait_for_function("() => document.getElementById('link-text').textContent === 'live'")
@@ -270,7 +270,7 @@ def test_a_server_that_is_gone_is_said_to_be(running: Run, browser: Any) -> None
 
 
 def test_quantiles_are_those_of_prometheus(page: Any) -> None:
-    """As histogram_quantile interpolates: 10 values up to 1, 10 up to 2."""
+    """Interpolated as by histogram_quantile: 10 values up to 1, 10 up to 2."""
     found = page.evaluate(
         """async () => {
             const { between, quantile } = await import("/page/numbers.js");

@@ -1,4 +1,4 @@
-"""The live page of a model with a latency objective, on every transport: what its queue believes, and what it chose."""
+"""The live page of a model with a latency objective, on every transport: its estimates, and its choices."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def rest_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(running: Run, rest_port: int) -> RunningServer:
-    """It has answered 40 calls of one row, one after the other."""
+    """A server that has answered 40 calls of one row, one after the other."""
     made = running(models.linear, rest_api_port=rest_port, latency_objective=OBJECTIVE)
     for _ in range(40):
         made.caller.call(predict_request({"x": floats([1, 2, 3, 4])}))
@@ -48,7 +48,7 @@ def opened(browser: Any, port: int, **context: Any) -> Any:
 def test_the_state_has_what_each_queue_believes(objectives: dict[str, Any]) -> None:
     (beliefs,) = objectives.values()
     assert (beliefs["objective"], beliefs["objective_ms"]) == (OBJECTIVE, 5000)
-    assert beliefs["runs"] >= 32  # it looks after each of the first runs, then a few times a second
+    assert beliefs["runs"] >= 32  # the scheduler decides after each of the first runs, then a few times a second
     assert beliefs["run_times"][0]["batch_size"] == 1
     assert 0 < beliefs["run_times"][0]["typical_ms"] <= beliefs["run_times"][0]["high_ms"]
     assert beliefs["chosen"]["batch_size"] >= 1
@@ -62,13 +62,13 @@ def test_the_page_says_what_was_chosen_and_why(server: RunningServer, browser: A
     assert "rows run for up to" in said  # the reason, in the scheduler's words
     assert "a batch is full with" in said
     first = page.locator("#objective-panel tbody tr").first.inner_text().split()
-    assert first[0] == "1"  # a row's run, its slow run and its rate
+    assert first[0] == "1"  # the run time of a row, its slow run time and its rate
     assert first[-1].endswith("/s")
     assert f"objective {OBJECTIVE}" in page.inner_text("#versions-panel")
     for _ in range(40):
         server.caller.call(predict_request({"x": floats([1, 2, 3, 4])}))
     line = "() => document.querySelector('#objective-panel path').getAttribute('d').includes('L')"
-    page.wait_for_function(line)  # the chart goes on
+    page.wait_for_function(line)  # the chart keeps moving
     page.close()
 
 

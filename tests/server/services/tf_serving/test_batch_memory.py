@@ -1,4 +1,4 @@
-"""A backend that owns the memory of its batches, and the sizes they may have, served on every transport."""
+"""A backend that owns the memory of its batches and limits their sizes, served on every transport."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +28,11 @@ MOST = 8
 
 
 class Owner:
-    """An ONNX model whose joined inputs lie in a pool, and which runs 4 or 8 rows at once and nothing else.
+    """An ONNX model whose joined inputs lie in a pool, and which runs only 4 or 8 rows at once.
 
     Attributes:
-        runs: Rows of each run, and whether its input was of the pool.
-        blocks: That the pool has allocated and not freed.
+        runs: The rows of each run, and whether its input was from the pool.
+        blocks: The blocks that the pool has allocated and not freed.
         allocated: Ever.
     """
 
@@ -90,7 +90,7 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> list[Owner]:
 
 
 def sums(server: RunningServer, rows: Sequence[Array]) -> list[list[float] | Refusal]:
-    """What each request is answered, all sent at once."""
+    """The answer to each request, all sent at once."""
     futures: list[Any] = [server.caller.begin(predict_request({"x": x})) for x in rows]
 
     def answer(future: Any) -> list[float] | Refusal:
@@ -127,7 +127,7 @@ def test_a_batch_that_fails_gives_its_memory_back(running: Run, owners: list[Own
         [4.0 * (number + 20)] for number in range(40) if number not in bad
     ]
     assert len(owner.runs) > 10
-    assert owner.allocated <= 4  # of the two sizes of blocks that 4 and 8 rows take, one for each thread
+    assert owner.allocated <= 4  # one for each thread and each of the two block sizes, for 4 and 8 rows
     eventually(lambda: owner.pool.held == sum(block.nbytes for block in owner.blocks))
     server.stop()
     assert not owner.blocks

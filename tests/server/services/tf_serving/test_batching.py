@@ -1,4 +1,4 @@
-"""Batches form of what callers send at the same time, and nobody's answer changes for it."""
+"""Batches form from concurrent requests, and change no answer."""
 
 import asyncio
 from functools import partial
@@ -43,11 +43,11 @@ async def _call_all(port: int, x: Array) -> list[Array]:
 
 
 def test_batches_are_padded_to_an_allowed_size(running: Run, served: Stop) -> None:
-    """A model of a fixed width tells what it saw: the sum of a column over all rows of its batch."""
+    """A model of a fixed width answers with its batch: the sum of a column over all rows."""
     options = Options(max_batch_size=8, allowed_batch_sizes=(4, 8))
     server = running(believed(models.column_totals), batching=options)
     x = np.array([[1, 10], [2, 20], [3, 30]], np.float32)
-    # TF Serving: the row that is added is the last task's first.
+    # TF Serving pads with the first row of the last task.
     assert server.caller.predict({"x": x})["y"].tolist() == [[7, 70]] * 3
     assert served(server) == (1, 3, 1)
 

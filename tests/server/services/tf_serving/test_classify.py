@@ -1,4 +1,4 @@
-"""Classify over features: which outputs are classes and scores, labels, batches, and every refusal."""
+"""Classify over features: which outputs are classes and scores, labels, batches, and every error."""
 
 import dataclasses
 from collections.abc import Callable
@@ -197,7 +197,7 @@ labels = "labels.txt"
 
 
 def with_options(folder: Path) -> Path:
-    """A version of a model that has a model.toml, and a file of labels."""
+    """A version of a model with a model.toml and a file of labels."""
     folder.parent.joinpath("model.toml").write_text(MODEL_TOML)
     folder.parent.joinpath("labels.txt").write_text("lo\nhöher\n")
     return feature_models.tariff(folder)

@@ -1,4 +1,4 @@
-"""Classify, Regress and Predict checks of a graph that parses Examples itself, as SavedModels do."""
+"""Classify, Regress and Predict on a graph that parses Examples itself, as SavedModels do."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,10 +36,10 @@ GOOD: Mapping[str, Signature] = {
 
 
 class Graph:
-    """Parses Examples and gives back their features: `scores` [n, 2], `classes` [n, 2] and `value` [n].
+    """Parses Examples and returns their features: `scores` [n, 2], `classes` [n, 2] and `value` [n].
 
     Attributes:
-        change: What is done to the arrays before they are returned.
+        change: A change to the arrays before they are returned.
         runs: The signature of each run.
     """
 
@@ -65,7 +65,7 @@ class Graph:
 
 
 class Service:
-    """A PredictionService over one graph, asked without a transport."""
+    """A PredictionService over one graph, called without a transport."""
 
     def __init__(self, graph: Graph, threads: BatchThreads, *, check_method: bool) -> None:
         self.graph = graph
@@ -77,7 +77,7 @@ class Service:
         self._service = PredictionService(manager, check_method=check_method)
 
     def ask(self, request: Any) -> Any:
-        """Sends a request; its response."""
+        """Sends a request; returns its response."""
 
         async def answer() -> Any:
             call = Call(LoopDelivery(asyncio.get_running_loop()))
@@ -87,7 +87,7 @@ class Service:
         return asyncio.run(answer())
 
     def refusal(self, request: Any) -> tuple[Code, str]:
-        """Sends a request that must fail; how it does."""
+        """Sends a request that must fail; returns the error."""
         with pytest.raises(ServingError) as raised:
             self.ask(request)
         return raised.value.code, raised.value.message
@@ -157,7 +157,7 @@ def test_tasks_whose_tensors_one_signature_has_share_its_run(serve: Serve) -> No
         [[("", 0.5), ("", 0.25)]],
     ]
     assert response.results[3].regression_result.regressions[0].value == 0.75
-    assert service.graph.runs == ["both", "scores"]  # the second has the regression's tensor, too
+    assert service.graph.runs == ["both", "scores"]  # the second also has the regression's tensor
 
 
 def with_inputs(signature: Signature, *aliases: str) -> Signature:
@@ -279,7 +279,7 @@ def test_results_that_do_not_fit(serve: Serve, name: str) -> None:
 
 
 def test_predict_of_a_signature_for_no_call(serve: Serve) -> None:
-    """TF Serving: INTERNAL here, where the other calls have INVALID_ARGUMENT."""
+    """TF Serving: INTERNAL here, while the other calls have INVALID_ARGUMENT."""
     text = (
         "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
         "tensorflow/serving/classify, tensorflow/serving/regress}. Was: "

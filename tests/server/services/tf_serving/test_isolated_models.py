@@ -1,4 +1,4 @@
-"""Python models in worker processes behind a server: what one does to its process, the other models do not feel."""
+"""Python models in worker processes behind a server: what one does to its process does not affect the other models."""
 
 import os
 import re
@@ -48,7 +48,7 @@ class TwoModels:
         return self.caller.predict({"x": np.ones((1, 2), np.float32)}, name="other")["y"].tolist()
 
     def worker(self) -> int:
-        """The process of the Python model."""
+        """The ID of the Python model's process."""
         children = Path(f"/proc/{self.server.process.pid}/task").glob("*/children")
         pids = [int(pid) for file in children for pid in file.read_text().split()]
         (pid,) = [pid for pid in pids if b"worker_child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -68,7 +68,7 @@ def test_a_process_that_ends_fails_the_batch_in_hand_alone(serving: Serve, tmp_p
 
 
 def test_a_process_that_is_killed_under_load(serving: Serve, tmp_path: Path) -> None:
-    """Whoever waits is answered by the next one; no call of another model fails."""
+    """Waiting requests are answered by the next process; no call of another model fails."""
     both = TwoModels(serving, tmp_path)
     ended: Counter[tuple[StatusCode, str]] = Counter()
     others: Counter[str] = Counter()
@@ -140,7 +140,7 @@ def test_restarts_are_counted(serving: Serve, tmp_path: Path) -> None:
 
 
 class TestGivenUp:
-    """Runs in the server's own process, which cannot be killed."""
+    """This model runs in the server's own process, which cannot be killed."""
 
     FLAGS = ("--python_workers=0", "--run_timeout=0.3")
 

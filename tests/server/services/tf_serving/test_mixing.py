@@ -1,4 +1,4 @@
-"""Models of every kind of mixing, and others, served with default flags: each answer is the model's own, alone."""
+"""Models with every kind of mixing, and others, served with default flags: each answer is that of the model alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def session_of(graph: Graph) -> ort.InferenceSession:
 
 
 def requests(session: ort.InferenceSession) -> Sequence[Arrays]:
-    """Inputs of one to three rows that the model takes, of values of several sizes."""
+    """Valid inputs of one to three rows, with values of several magnitudes."""
     inputs = signatures_of(session, {})["serving_default"].inputs
     made: list[Arrays] = []
     for seed in range(10 * CALLERS):

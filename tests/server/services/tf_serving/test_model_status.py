@@ -1,4 +1,4 @@
-"""GetModelStatus: what became of each version."""
+"""GetModelStatus: the state of each version."""
 
 from typing import NamedTuple
 

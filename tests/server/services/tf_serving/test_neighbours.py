@@ -1,4 +1,4 @@
-"""Requests that share a server, and would share a batch, do each other no harm."""
+"""Requests that share a server, and could share a batch, do not affect each other."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from tests.conftest import Run, Stop
 from tests.support import models
 from tests.support.calls import Caller, Refusal, arrays, predict_request, refusal_of
 
-# One thread, and company is waited for: what is sent at once shares a few batches.
+# With one thread that waits for more requests, concurrent requests share a few batches.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000)
 
 Answer = list[float] | Refusal
 
 
 def send_all(caller: Caller, requests: Sequence[Message]) -> list[Answer]:
-    """Sends requests without waiting in between; the answer of each."""
+    """Sends requests without waiting in between; returns the answer to each."""
     return [_answer(future) for future in [caller.begin(request) for request in requests]]
 
 
@@ -33,7 +33,7 @@ def _answer(future: Any) -> Answer:
 
 
 def mixed(good: int, bad: int, make: Callable[[int, bool], Message]) -> tuple[list[Message], list[bool]]:
-    """Requests, the bad ones spread among the good ones, and which of them are good."""
+    """Requests, with bad ones among the good, and which of them are good."""
     every = (good + bad) // bad
     is_good = [number % every != every // 2 for number in range(good + bad)]
     assert is_good.count(False) == bad
@@ -75,7 +75,7 @@ def test_wrong_dtypes_and_names_fail_alone(running: Run) -> None:
 
 @pytest.mark.parametrize("pad", [False, True])
 def test_bytes_of_other_shapes_are_never_mixed_in(running: Run, pad: bool) -> None:
-    """Shapes of the same number of bytes, and of fewer and more: every caller gets the sums of its own rows."""
+    """Shapes with the same number of bytes, and with fewer and more: every caller gets the sums of its own rows."""
     shapes = [(1, 8), (2, 4), (4, 2), (1, 8), (8, 1), (1, 8), (1, 16), (1, 8), (1, 4)] * 25
     sent = [np.arange(first, first + rows * width).reshape(rows, width) for first, (rows, width) in enumerate(shapes)]
     batching = Options(num_batch_threads=1, batch_timeout_micros=20_000, pad_variable_length_inputs=pad)
@@ -84,7 +84,7 @@ def test_bytes_of_other_shapes_are_never_mixed_in(running: Run, pad: bool) -> No
         running(make, batching=batching, pad_unproved=True).caller,
         [predict_request({"x": x.astype("f4")}) for x in sent],
     )
-    # The padding, a copy of a tensor's first element, is its smallest here: it cannot change a maximum.
+    # The padding, a copy of a tensor's first element, is its smallest here, so it cannot change a maximum.
     expected = [(x.max(axis=1) if pad else x.sum(axis=1)).tolist() for x in sent]
     assert answers == expected
 

@@ -1,4 +1,4 @@
-"""The real command with models on ONNX Runtime's CUDA provider, on every transport; only where there is a GPU."""
+"""The real command with models on ONNX Runtime's CUDA provider, on every transport; only on a machine with a GPU."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""ONNX inputs with defaults: sent or left out, beside each other, over gRPC and REST; a bare session decides."""
+"""ONNX inputs with defaults: sent or left out, in the same batch, over gRPC and REST; compared with a bare session."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def shifted(folder: Path) -> Path:
 
 
 def all_weights(folder: Path) -> Path:
-    """As older exporters write any model: every weight is an input, too. `y` = `x` times `w` float [4, 4]."""
+    """As older exporters write any model: every weight is also an input. `y` = `x` times `w` float [4, 4]."""
     nodes = [make_node("MatMul", ["x", "w"], ["y"])]
     return save(folder, nodes, {"w": np.eye(4, dtype=np.float32)}, make_tensor_value_info("w", FLOAT, [4, 4]))
 

@@ -1,4 +1,4 @@
-"""Right answers of Predict: every dtype, in each encoding, as TF Serving writes them."""
+"""Correct answers of Predict: every dtype, in each encoding, as TF Serving writes them."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -25,7 +25,7 @@ def ends(dtype: str) -> Array:
     return np.array([[info.min, info.max], [0, 1], [7, 100]], dtype)
 
 
-# ONNX's name of a dtype: the field that TF Serving answers in, and values that lose something in any other dtype.
+# ONNX's name of a dtype, the field of TF Serving's answer, and values that no other dtype can hold exactly.
 VALUES: dict[str, tuple[str, Array]] = {
     "FLOAT": ("float_val", np.array([[0.1, -np.inf], [3.4e38, np.nan], [-0.0, 1e-45]], np.float32)),
     "DOUBLE": ("double_val", np.array([[0.1, -np.inf], [1e308, np.nan]], np.float64)),
@@ -46,7 +46,7 @@ VALUES: dict[str, tuple[str, Array]] = {
 
 @pytest.fixture(scope="module")
 def echo(running: Run) -> Echo:
-    """A server whose model answers `y` = `x` of the dtype named."""
+    """A server whose model answers `y` = `x` with the named dtype."""
 
     @cache
     def serve(dtype: str) -> Caller:
@@ -104,7 +104,7 @@ def tensor(*sizes: int, **fields: Any) -> TensorProto:
 
 FOUR = np.array([1, 2, 3, 4], "<f4").tobytes()
 
-# What a client may send for `x`, and the four values that the model sees.
+# The values that a client may send for `x`, and the four values that the model gets.
 ENCODINGS: dict[str, tuple[TensorProto, list[float]]] = {
     "all values": (tensor(2, 2, float_val=[1, 2, 3, 4]), [1, 2, 3, 4]),
     "the last value fills the rest": (tensor(2, 2, float_val=[1, 2]), [1, 2, 2, 2]),

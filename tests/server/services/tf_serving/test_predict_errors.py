@@ -18,7 +18,7 @@ from tests.support.models import believed
 
 ROW = floats([1, 2, 3, 4])
 PAIR = floats([1, 2])
-STRING_LENGTHS = b"\x01\x05"  # two strings of 6 bytes together
+STRING_LENGTHS = b"\x01\x05"  # two strings with 6 bytes together
 
 
 class Case(NamedTuple):
@@ -134,7 +134,7 @@ def test_inputs_and_outputs(pair: Caller, name: str) -> None:
 
 
 def test_rows_that_differ_are_for_the_model_to_judge(pair: Caller) -> None:
-    """TF Serving refuses them once it batches: "Batching Run() input tensors must have equal 0th-dimension size"."""
+    """TF Serving refuses these if it batches: "Batching Run() input tensors must have equal 0th-dimension size"."""
     two = floats([1, 2], [3, 4])
     assert pair.predict({"a": PAIR, "b": two})["sum"].tolist() == (PAIR + two).tolist()
     refusal = pair.refusal(predict_request({"a": two, "b": floats([1, 2], [3, 4], [5, 6])}))
@@ -200,7 +200,7 @@ def test_runtime_refuses_with_its_own_code_and_text(running: Run) -> None:
 
 
 def test_inputs_that_do_not_go_together(running: Run) -> None:
-    """Whose fault it is shows in the code: without batching, the rows; with it, a width that the model names."""
+    """The code says what is wrong: without batching, the rows; with it, a width that the model names."""
     pairs = {"a": np.ones((3, 2), np.float32), "b": np.ones((2, 2), np.float32)}
     refusal = running(models.two_inputs, enable_batching=False).caller.refusal(predict_request(pairs))
     assert refusal.code is StatusCode.INVALID_ARGUMENT
@@ -222,14 +222,14 @@ def test_text_that_is_not_utf8_names_its_input(running: Run) -> None:
 
 
 def test_output_with_other_rows_than_the_inputs(running: Run) -> None:
-    """TF Serving refuses the answer once it batches, with FAILED_PRECONDITION."""
+    """TF Serving refuses the answer if it batches, with FAILED_PRECONDITION."""
     caller = running(models.positive).caller
     answer = caller.predict({"x": np.array([-1, 1], np.float32)})
     assert {alias: array.tolist() for alias, array in answer.items()} == {"y": [-1, 1], "above": [1]}
 
 
 def test_such_an_output_of_a_model_that_is_batched_untried(running: Run) -> None:
-    """Alone it is answered as it is; what shares a batch with others is run again alone."""
+    """A task that runs alone gets its answer as it is; tasks that share a batch are run again alone."""
     batching = Options(num_batch_threads=1, batch_timeout_micros=20_000)
     caller = running(believed(models.positive), batching=batching).caller
     sent = [np.array([number - 3, number], np.float32) for number in range(8)]
@@ -253,7 +253,7 @@ def words(running: Run) -> Caller:
 
 
 class TestManyStrings:
-    """They are refused by their dtype and their number: that they do not parse is not found out."""
+    """They are refused by dtype and number, before anyone finds out that they do not parse."""
 
     @staticmethod
     def many(shape: tuple[int, ...]) -> PredictRequest:

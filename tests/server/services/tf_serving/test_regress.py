@@ -1,4 +1,4 @@
-"""Regress over features: which output is the value, and every refusal."""
+"""Regress over features: which output is the value, and every error."""
 
 from collections.abc import Callable
 from functools import partial

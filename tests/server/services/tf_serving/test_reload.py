@@ -1,4 +1,4 @@
-"""Configurations over the wire and from a file: many models, their labels, and reloads while the server serves."""
+"""Configurations by RPC and from a file: many models, their labels, and reloads while the server serves."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ Models = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Models:
-    """Writes a model with some versions; each adds 100 times its number to its sum."""
+    """Writes a model with some versions; each adds 100 times its number to the sum."""
 
     def make(name: str, *versions: int) -> Path:
         for version in versions:
@@ -33,7 +33,7 @@ def make(tmp_path: Path) -> Models:
 
 
 def config(*names: str, root: Path, labels: dict[str, int] | None = None) -> ModelServerConfig:
-    """A list of models that serve all their versions; the labels are the first one's."""
+    """A list of models with all their versions; the labels are for the first model."""
     message = ModelServerConfig()
     message.model_config_list.SetInParent()
     for name in names:
@@ -90,7 +90,7 @@ def test_a_reload_that_waits_for_nothing_gives_way_to_the_next(
     server: RunningServer, tmp_path: Path, make: Models
 ) -> None:
     make("b", 5)
-    states(server.caller, "a")  # from here on there is a connection, on which calls arrive in their order
+    states(server.caller, "a")  # after this a connection exists, on which calls arrive in order
     slip = server.caller.begin(ReloadConfigRequest(config=config("a", "misspelt", root=tmp_path)))
     states(server.caller, "a")
     reload(server, config("a", "b", root=tmp_path))
@@ -185,11 +185,11 @@ def test_a_caller_who_leaves_does_not_end_the_reload(server: RunningServer, tmp_
 
 
 def test_a_reload_that_waits_does_not_hold_up_the_drain(server: RunningServer, tmp_path: Path) -> None:
-    """A base path that is not there is waited for without limit."""
+    """The server waits without limit for a base path that does not exist."""
     waiting = server.caller.begin(ReloadConfigRequest(config=config("a", "nowhere", root=tmp_path)))
     assert eventually(
         lambda: predict(server.caller, "a") == 210
-    )  # the list that waits names the newest version, which loads
+    )  # the waiting configuration names the newest version, which loads
     server.stop()
     assert refusal_of(waiting.exception()).code == StatusCode.UNAVAILABLE
 

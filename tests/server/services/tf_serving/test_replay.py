@@ -1,4 +1,4 @@
-"""Warm-up of real models: through their own calls and batches, before anybody else may call them."""
+"""Warm-up of real models: through their own calls and batches, before any client can call them."""
 
 import logging
 from collections.abc import Callable
@@ -91,7 +91,7 @@ def test_models_without_a_file_stand_zeros(
     caplog.set_level(logging.INFO, "headrace_server")
     server = running(make)
     assert not [message for message in caplog.messages if "cannot be warmed up" in message]
-    assert served(server).requests == 0  # zeros are no requests
+    assert served(server).requests == 0  # zeros are not counted as requests
 
 
 @pytest.mark.parametrize(("enabled", "runs"), [(True, 1), (False, 0)])

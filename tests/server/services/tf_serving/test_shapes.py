@@ -1,4 +1,4 @@
-"""Shapes that a signature does not declare, and requests without rows: what is answered, and what is refused."""
+"""Shapes that a signature does not declare, and requests without rows: which are answered, and which are refused."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tests.support.calls import Caller, Refusal, floats, predict_request
 from tests.support.graphs import INT64, rowwise
 from tests.support.models import believed
 
-# One thread, and company is waited for: whatever may share a batch does.
+# With one thread that waits for more requests, everything that may share a batch does.
 TOGETHER = Options(num_batch_threads=1, batch_timeout_micros=20_000)
 
 Make = Callable[[Path], Path]
@@ -34,7 +34,7 @@ def refusal(caller: Caller, *shape: int) -> Refusal:
 
 
 class TestWithoutTheLastDimension:
-    """TF Serving's clients send `[3]` where the signature says `[-1, 1]`, which TensorFlow's operators take."""
+    """TF Serving's clients send `[3]` where the signature says `[-1, 1]`, which TensorFlow's operators accept."""
 
     @pytest.mark.parametrize("values", [[4], [1, 2, 3], []])
     def test_a_vector_for_a_column(self, running: Run, values: list[float]) -> None:
@@ -69,7 +69,7 @@ class TestWithoutTheLastDimension:
 
 
 class TestWithALastDimensionTooMany:
-    """TF Serving's clients send `[3, 1]` where the signature says `[-1]`, which TensorFlow's operators take, too."""
+    """TF Serving's clients send `[3, 1]` where the signature says `[-1]`, which TensorFlow's operators also accept."""
 
     @pytest.mark.parametrize("batching", [True, False])
     @pytest.mark.parametrize("values", [[4.0], [1.0, 2.0, 3.0]])
@@ -87,7 +87,7 @@ class TestWithALastDimensionTooMany:
         assert served(server).batches < 20
 
     def test_rows_that_run_alone_for_lack_of_a_verdict(self, running: Run) -> None:
-        """No output of it ever changes, so that the trial finds nothing out."""
+        """Its output never changes, so the trial cannot decide."""
         same = rowwise(make_node("Gather", ["table", "x"], ["y"]), inner=(), table=np.full(9, 7, np.float32))
         caller = running(replace(same, inputs={"x": (INT64, ("N",))}).write).caller
         assert caller.predict({"x": np.array([[3], [4]])})["y"].tolist() == [[7], [7]]
@@ -138,7 +138,7 @@ RECURRENT: dict[str, Make] = {
 
 
 class TestWithoutRows:
-    """ONNX Runtime ends the process on some of these, so each server is a process of its own."""
+    """ONNX Runtime crashes on some of these, so each server is a process of its own."""
 
     @pytest.mark.parametrize("operator", RECURRENT)
     def test_recurrent_operators(self, serving: Serve, tmp_path: Path, operator: str) -> None:
@@ -178,7 +178,7 @@ class TestWithoutRows:
         assert y.dtype == np.float32
 
     def test_a_model_that_does_not_run_on_zeros_answers_as_it_declares(self, running: Run) -> None:
-        """An index of a table that has none: any index fails, so that no trial finds out what its rows are."""
+        """An index into an empty table: any index fails, so no trial can find out whether the rows are independent."""
         caller = running(believed(partial(models.lookup, size=0))).caller
         y = caller.predict({"index": np.zeros(0, np.int64)})["y"]
         assert y.shape == (0,)

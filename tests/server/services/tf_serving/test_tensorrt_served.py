@@ -1,4 +1,4 @@
-"""A real server that runs TensorRT engines, on every transport, under many callers at once."""
+"""A real server that runs TensorRT engines, on every transport, with many concurrent callers."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,7 +32,7 @@ QUIET = {"enable_synthetic_warmup": False}
 
 
 def planned(gpu: Gpu, folder: Path, **tensorrt: Any) -> Path:
-    """A version with `model.plan` alone."""
+    """A version with only a `model.plan`."""
     models.wide(folder)
     return gpu.plan(folder, BATCHING, **tensorrt)
 
@@ -43,7 +43,7 @@ def requests(count: int) -> list[Array]:
 
 
 def answers(caller: Caller, inputs: list[Array]) -> list[Array | Refusal]:
-    """What each is answered; many callers call at once."""
+    """The answers to callers that all call at once."""
 
     def ask(x: Array) -> Array | Refusal:
         try:
@@ -125,7 +125,7 @@ def test_what_the_engine_does_not_take_fails_alone(running: Run, tmp_path: Path)
 
 def test_a_batch_that_finds_no_memory_is_run_in_halves(gpu: Gpu, running: Run) -> None:
     server = start(running, partial(planned, gpu), **QUIET)
-    gpu.machine.memory = 1 << 16  # what is there already, and a few rows
+    gpu.machine.memory = 1 << 16  # the memory in use, and a few rows
 
     inputs = [np.ones((number, 64), np.float32) for number in (16, 16, 1, 1, 1, 1)]
     got = answers(server.caller, inputs)

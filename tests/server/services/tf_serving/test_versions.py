@@ -1,4 +1,4 @@
-"""New versions come into service while callers call, and broken ones do not."""
+"""New versions go into service while callers call, and broken ones do not."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ class Ran(NamedTuple):
 
 
 def publish(server: RunningServer, version: int, bias: float) -> None:
-    """Writes a version beside the others and renames it into place."""
+    """Writes a version next to the others and renames it into place."""
     models.linear(server.base_path / "unfinished", bias=bias).parent.rename(server.base_path / str(version))
 
 

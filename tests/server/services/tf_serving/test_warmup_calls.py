@@ -1,4 +1,4 @@
-"""Calls with Examples: a warm-up file may hold them, and a request log writes down what makes one."""
+"""Calls with Examples: warm-up files may hold them, and request logs record calls that can be used as such."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Each kind of real store in turn, with its server, a proxy before it, and the environment that headrace needs."""
+"""Each kind of real store in turn, with its server, a proxy in front of it, and the environment for headrace."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""One class for each kind of real store: what its URI is, and how a version gets into it, and out again."""
+"""One class for each kind of real store: its URI, and how a version is added and removed."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ from tests.support.ports import free_port
 from tests.support.programs import mlflow_python, program, started
 
 AZURITE = "devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""The account, and the key, that Azurite publishes for everybody."""
+"""The account and the key that Azurite's documentation publishes."""
 
 BYTES = "application/octet-stream"
 
@@ -31,10 +31,10 @@ class RealStore(Protocol):
     """A store with one model, behind a proxy.
 
     Attributes:
-        uri: The model's.
-        proxy: Before the server.
-        environment: What headrace needs to reach it.
-        wrong: What changes that to wrong credentials; None where the server knows no credentials.
+        uri: The URI of the model.
+        proxy: The proxy in front of the server.
+        environment: The environment variables that headrace needs.
+        wrong: Changes that make the credentials wrong; None if the server has no credentials.
     """
 
     uri: str
@@ -43,7 +43,7 @@ class RealStore(Protocol):
     wrong: Mapping[str, str] | None
 
     def publish(self, version: int, file: Path) -> None:
-        """Makes a file, as model.onnx, the version that is served."""
+        """Makes the file, as model.onnx, the served version."""
 
     def roll_back(self) -> None:
         """Makes the version before it the served one again."""
@@ -51,7 +51,7 @@ class RealStore(Protocol):
 
 @dataclass
 class Objects:
-    """Versions in folders with numbers, put and deleted by obstore."""
+    """Versions in numbered folders, written and deleted by obstore."""
 
     uri: str
     proxy: Proxy
@@ -78,7 +78,7 @@ class Objects:
 
 @dataclass
 class Buckets(Objects):
-    """The same by GCS's JSON API: fake-gcs-server does not know the uploads in parts that obstore makes."""
+    """The same with GCS's JSON API: fake-gcs-server does not support the multipart uploads of obstore."""
 
     def publish(self, version: int, file: Path) -> None:
         name = urllib.parse.quote(f"iris/{version}/model.onnx", safe="")
@@ -96,7 +96,7 @@ class Buckets(Objects):
 
 @contextmanager
 def s3(folder: Path) -> Iterator[RealStore]:
-    """moto; from the time that it is told so, it looks at signatures and keys."""
+    """moto; it checks signatures and keys from the time that it is told to."""
     del folder
     command = [program("moto_server"), "-H", "127.0.0.1", "-p", "0"]
     with proxied() as proxy, started(command, r"Running on http://127\.0\.0\.1:(\d+)") as port:
@@ -114,7 +114,7 @@ def s3(folder: Path) -> Iterator[RealStore]:
 
 
 def _s3_user(url: str) -> dict[str, str]:
-    """Makes the bucket, and a user who may do everything; the keys, without which nothing goes from now on."""
+    """Makes the bucket and a user with all rights; returns the keys, which every request needs from now on."""
     send(f"{url}/models", "PUT", headers={"Authorization": "AWS test:test"})
     scope = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/iam/aws4_request"}
     form = {**scope, "Content-Type": "application/x-www-form-urlencoded"}
@@ -130,10 +130,10 @@ def _s3_user(url: str) -> dict[str, str]:
 
 @contextmanager
 def gcs(folder: Path) -> Iterator[RealStore]:
-    """fake-gcs-server, which lets everybody in; folders of its root are buckets."""
+    """fake-gcs-server, which has no access control; folders of its root are buckets."""
     with proxied() as proxy:
         (folder / "root" / "models").mkdir(parents=True)
-        proxy.target = free_port()  # it does not say which port it has taken
+        proxy.target = free_port()  # it does not print the port that it has taken
         where = f"127.0.0.1:{proxy.port}"
         command = [program("fake-gcs-server"), "-scheme", "http", "-host", "127.0.0.1", "-port", str(proxy.target)]
         command += ["-public-host", where, "-backend", "filesystem", "-filesystem-root", str(folder / "root")]
@@ -186,7 +186,7 @@ def _make_container(url: str, name: str) -> None:
 
 @dataclass
 class Registry:
-    """An OCI registry, whose tag `live` is moved."""
+    """An OCI registry, with a tag `live` that moves."""
 
     uri: str
     proxy: Proxy
@@ -238,7 +238,7 @@ class Registry:
 
 @contextmanager
 def oci(folder: Path) -> Iterator[RealStore]:
-    """The registry of go-containerregistry, which lets everybody in."""
+    """The registry of go-containerregistry, which has no access control."""
     command = [program("crane"), "registry", "serve", "--address", "127.0.0.1:0", "--disk", str(folder)]
     with proxied() as proxy, started(command, r"serving on port (\d+)") as port:
         proxy.target = port
@@ -247,7 +247,7 @@ def oci(folder: Path) -> Iterator[RealStore]:
 
 @dataclass
 class Mlflow:
-    """An MLflow server, whose alias `champion` is moved by MLflow's own client."""
+    """An MLflow server, with an alias `champion` that MLflow's own client moves."""
 
     uri: str
     proxy: Proxy
@@ -288,7 +288,7 @@ KINDS = {"s3": s3, "gcs": gcs, "azure": azure, "oci": oci, "mlflow": mlflow}
 
 
 def send(url: str, method: str, data: bytes | Path = b"", headers: Mapping[str, str] | None = None) -> bytes:
-    """Sends bytes, or a file, and reads the answer."""
+    """Sends bytes or a file, and reads the answer."""
     length = str(data.stat().st_size if isinstance(data, Path) else len(data))
     own = {"Content-Length": length, "Content-Type": BYTES, **(headers or {})}
     request = urllib.request.Request(url, headers=own, method=method)

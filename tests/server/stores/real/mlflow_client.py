@@ -1,4 +1,4 @@
-"""MLflow's own client, run by MLflow's Python: registers a model's file, or moves the alias; prints the version.
+"""MLflow's own client, run by MLflow's Python: registers a model file, or moves the alias; prints the version.
 
 python mlflow_client.py publish FILE
 python mlflow_client.py alias VERSION
@@ -15,7 +15,7 @@ NAME, ALIAS = "iris", "champion"
 
 
 def publish(file: Path) -> str:
-    """Registers a folder with the file as its model.onnx as a new version, which gets the alias."""
+    """Registers a folder with the file as model.onnx, as a new version, and moves the alias to it."""
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME)

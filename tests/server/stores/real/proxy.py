@@ -1,4 +1,4 @@
-"""A TCP proxy before a real server, which can be gone, or cut a connection after so many bytes."""
+"""A TCP proxy in front of a real server, which can go down, or cut a connection after some bytes."""
 
 import contextlib
 import socket
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 
 class Proxy:
-    """Passes bytes on to a server on this machine.
+    """Forwards bytes to a server on this machine.
 
     Attributes:
-        port: Where it listens.
-        target: The server's port.
+        port: The port that it listens on.
+        target: The port of the server.
         is_down: Whether connections are closed as soon as they are made.
-        cut_after: Bytes of answers after which everything is closed and `is_down` is set; None for never.
-        passed: Bytes of answers that have passed.
+        cut_after: The bytes of answers after which all connections are closed and `is_down` is set; None for never.
+        passed: The bytes of answers that were forwarded.
     """
 
     def __init__(self) -> None:
@@ -37,12 +37,12 @@ class Proxy:
         self._close_all()
 
     def go_down(self) -> None:
-        """Nobody is reached any more."""
+        """Makes the server unreachable."""
         self.is_down = True
         self._close_all()
 
     def come_up(self) -> None:
-        """The server is reached again, and nothing is cut."""
+        """Makes the server reachable again, without cutting connections."""
         self.cut_after, self.is_down = None, False
 
     def _accept(self) -> None:
@@ -78,7 +78,7 @@ class Proxy:
 
 @contextmanager
 def proxied() -> Iterator[Proxy]:
-    """One, until the end of the block; who makes it says where to."""
+    """A proxy until the end of the block; its maker sets the target."""
     proxy = Proxy()
     try:
         yield proxy

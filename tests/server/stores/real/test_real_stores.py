@@ -1,4 +1,4 @@
-"""Models in real stores: served, renewed, rolled back, through outages, with wrong credentials, and 2 GB of them."""
+"""Models in real stores: served, updated, rolled back, through outages, with wrong credentials, and of 2 GB."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from tests.support.calls import floats
 from tests.support.running import LoopThread, RunningServer, eventually
 
 WITHIN = 120.0
-"""Seconds for what takes two looks at a store, a fetch and a load."""
+"""Seconds for two looks at a store, a download and a load."""
 
 LARGE_MB = int(os.environ.get("HEADRACE_STORE_MB", "2048"))
 
@@ -67,7 +67,7 @@ def test_served_renewed_rolled_back_and_kept_through_an_outage(
         server.close()
 
     store.proxy.go_down()
-    again = serve(loop_thread, store.uri, tmp_path / "cache")  # from what is on the disk
+    again = serve(loop_thread, store.uri, tmp_path / "cache")  # from the copy on disk
     try:
         assert answer(again) == 13
     finally:
@@ -105,7 +105,7 @@ def test_a_large_model_is_resumed_after_a_cut(store: RealStore, watch: Watch, tm
     store.proxy.cut_after = store.proxy.passed + size // 2
     mirror = watch(store.uri)
     with pytest.raises(StoreError) as cut:
-        eventually(mirror.look, WITHIN)  # an object store's version is fetched when two looks have seen the same
+        eventually(mirror.look, WITHIN)  # a version from an object store is fetched when two looks have seen the same
     assert store.uri in str(cut.value)
     parts = (tmp_path / "cache" / "partial").rglob("*.part")
     assert [0 < part.stat().st_size < size for part in parts] == [True]
@@ -117,11 +117,11 @@ def test_a_large_model_is_resumed_after_a_cut(store: RealStore, watch: Watch, tm
     (version,) = (path for path in mirror._base_path.iterdir() if path.is_symlink())
     with (version / "model.onnx").open("rb") as fetched:
         assert hashlib.file_digest(fetched, "sha256").hexdigest() == digest
-    assert store.proxy.passed < size * 0.7  # the first half did not come again
+    assert store.proxy.passed < size * 0.7  # the first half was not sent again
 
 
 def large_file(path: Path) -> tuple[Path, str]:
-    """A file of LARGE_MB that no two of its megabytes are equal in, and its hash."""
+    """A file of LARGE_MB, all of whose megabytes differ, and its hash."""
     digest = hashlib.sha256()
     block = os.urandom((1 << 20) - 8)
     with path.open("wb") as file:

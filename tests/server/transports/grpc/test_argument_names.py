@@ -1,4 +1,4 @@
-"""Channel arguments that change nothing: each is said, with the name that was meant."""
+"""Channel arguments without an effect: each is reported, with the name that was probably meant."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Which transport a name stands for, and what is said where there is none."""
+"""Which transport a name selects, and the error if there is none."""
 
 import sys
 from pathlib import Path
@@ -17,10 +17,10 @@ OTHER_VERSION = "INTERFACE = 0\nServer = Call = Queue = Route = Routes = Tls = C
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the native transport has been imported yet, and nothing will have been."""
+    """Makes it look as if the native transport had never been imported, also after the test."""
     ours = "headrace_server.transports.grpc."
     for module in ("headrace_native", f"{ours}native_impl", f"{ours}native_calls"):
-        # What is absent would leave nothing to put back, and the one that a test imports would stay.
+        # monkeypatch would have nothing to restore for a missing module, and one that a test imports would stay.
         monkeypatch.setitem(sys.modules, module, sys)
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(transports, "native_impl", None, raising=False)
@@ -28,7 +28,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def install(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a headrace_native before any other."""
+    """Puts a headrace_native before any other on the path."""
     (folder / "headrace_native.py").write_text(text)
     monkeypatch.syspath_prepend(folder)
 

@@ -36,7 +36,7 @@ def second(authority: Authority) -> Pem:
 
 
 def call(target: str, root: Pem, own: Pem | None = None) -> bytes | Refusal:
-    """One Predict over a new connection: the response's bytes, or how it failed."""
+    """Sends one Predict over a new connection; returns the response's bytes, or the error."""
     key, certificate = (own.key.encode(), own.certificate.encode()) if own else (None, None)
     credentials = grpc.ssl_channel_credentials(root.certificate.encode(), key, certificate)
     options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
@@ -148,7 +148,7 @@ def test_files_that_cannot_be_used(first: Pem, second: Pem, tmp_path: Path) -> N
 
 
 def said(file: Path) -> tuple[Code, str]:
-    """Why there are no credentials."""
+    """The error for invalid credentials."""
     with pytest.raises(ServingError) as raised:
         tls_credentials(str(file))
     return raised.value.code, raised.value.message
@@ -160,7 +160,7 @@ def shown_by(port: int) -> str:
 
 
 def says_something(port: int, protocols: list[str]) -> bool:
-    """Whether a server goes on after a handshake in which a client asks for some protocols."""
+    """Whether a server accepts a handshake in which a client offers some protocols."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(protocols)

@@ -1,4 +1,4 @@
-"""Large bodies: taken in and read beside other calls, in bounds, and forgotten with their callers."""
+"""Large bodies: received and parsed in parallel with other calls, within bounds, and dropped when callers leave."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_a_caller_who_leaves_is_forgotten(linear: RestCaller, large: bytes, capl
 
 
 def test_memory_comes_back(linear: RestCaller, large: bytes) -> None:
-    """Eight bodies leave little more behind than the first two."""
+    """Eight bodies leave little more memory in use than the first two."""
     for _ in range(2):
         linear.post("predict", large)
     before = resident()

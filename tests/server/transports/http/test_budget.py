@@ -1,4 +1,4 @@
-"""What bodies can make a server hold: one budget, on either implementation of HTTP, in the same words."""
+"""How much bodies can make a server hold: one budget, with either implementation of HTTP, and the same messages."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The REST API's HTTP: bodies in any encoding and of any size, poisoned ones, connections, and the socket."""
+"""The REST API's HTTP: bodies in any encoding and size, malicious ones, connections, and the socket."""
 
 import gzip
 import json
@@ -147,7 +147,7 @@ def test_http_1_0_and_pipelining(linear: RestCaller) -> None:
 @pytest.mark.parametrize("length", ["Content-Length: 31", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("cut", [0, 40, 230, 250])
 def test_a_caller_who_would_rather_speak_http_2(linear: RestCaller, cut: int, length: str) -> None:
-    """Java's own HTTP client asks so in every first request."""
+    """Java's own HTTP client does so in every first request."""
     body = b'{"instances": [[1, 2, 3, 4]]}  '
     head = (
         f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
@@ -192,7 +192,7 @@ def test_curl(linear: RestCaller, large: bytes) -> None:
     assert json.loads(curl("-d", '{"examples": [{"x": [1.0, 2.0, 3.0, 4.0]}]}', f"{url}:regress")) == {"results": [10]}
     assert json.loads(curl(url))["model_version_status"][0]["state"] == "AVAILABLE"
     assert json.loads(curl(f"{url}/metadata"))["model_spec"]["version"] == "1"
-    # So large a body makes curl wait for "100 Continue".
+    # A body this large makes curl wait for "100 Continue".
     answer = curl(
         "-H",
         "Expect: 100-continue",
@@ -289,7 +289,7 @@ def test_drain_answers_what_is_in_flight(serving: Serve, tmp_path: Path) -> None
     caller.predict({"instances": [1]})
     caller.connection.request("POST", f"{PREFIX}:predict", '{"instances": [1000000]}')
     spent = cpu_seconds(process.process.pid)
-    eventually(lambda: cpu_seconds(process.process.pid) > spent + 0.1)  # the model runs
+    eventually(lambda: cpu_seconds(process.process.pid) > spent + 0.1)  # the model is running
     process.terminate()
     assert json.load(caller.connection.getresponse()) == {"predictions": [1000000]}
     assert process.ended() == 0
@@ -333,7 +333,7 @@ def test_http_2_by_prior_knowledge(linear: RestCaller, transport: str, large: by
 
 
 def test_the_first_letter_comes_alone(linear: RestCaller) -> None:
-    """It may be that of HTTP/2's preface, or of a method."""
+    """It may belong to HTTP/2's preface, or to a method."""
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in (b"P", f"UT {PREFIX} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()):

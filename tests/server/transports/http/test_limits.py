@@ -1,4 +1,4 @@
-"""What the REST API's HTTP does not take in: heads without end, and bodies that are announced too large."""
+"""What the REST API's HTTP refuses: endless heads, and bodies whose announced length is too large."""
 
 import json
 import select
@@ -52,7 +52,7 @@ def test_a_head_that_is_too_large_is_refused(linear: RestCaller, transport: str)
     head = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\nX: ".encode() + b"a" * ((512 << 10) + 1)
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.sendall(head)
-        status = b"431" if transport == "native" else b"400"  # uvicorn has one for all that it does not take
+        status = b"431" if transport == "native" else b"400"  # uvicorn has one text for everything that it refuses
         assert received(connection).startswith(b"HTTP/1.1 %s " % status)
 
 
@@ -69,7 +69,7 @@ def test_who_asks_before_sending_too_much_is_told_not_to(resting: Rest) -> None:
 
 
 def test_many_callers_of_many_rows_are_not_refused(resting: Rest) -> None:
-    """Where no operator has bounded the queue, the memory for requests is the bound."""
+    """If the operator has not bounded the queue, the memory for requests is the bound."""
     caller = resting(partial(models.slow, steps=500))
     body = json.dumps({"instances": [[number / 7] for number in range(256)]})
 
@@ -114,7 +114,7 @@ def assert_ended(port: int, begun: str) -> None:
 
 
 class TestStalling:
-    """A connection that does not go on with what it owes is ended, and no other."""
+    """A connection that stalls in the middle of a request is closed, and no other."""
 
     @pytest.mark.parametrize("begun", HALF_BODIES)
     def test_who_sends_half_a_body_is_not_waited_for(self, impatient: RestCaller, begun: str) -> None:
@@ -162,6 +162,6 @@ class TestStalling:
             rests.sendall(head)
             assert rests.recv(65536).startswith(b"HTTP/1.1 200 ")
             stalls.sendall(HALF_BODIES[0].encode())
-            received(stalls)  # until that one is ended
+            received(stalls)  # until that connection is closed
             rests.sendall(head)
             assert rests.recv(65536).startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""REST answers, byte for byte the same from the native transport, which reads plain bodies itself, and from Python."""
+"""REST answers are byte for byte the same from the native transport, which parses plain bodies itself, and Python."""
 
 import gzip
 import json
@@ -69,7 +69,7 @@ pytestmark = pytest.mark.skipif("native" not in TRANSPORTS, reason="headrace-nat
 
 @pytest.fixture(scope="module")
 def both(loop_thread: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    """Sends a request to both transports; the status and the body that both answered."""
+    """Sends a request to both transports; returns the status and the body, which must be the same."""
     with ExitStack() as stack:
         yield _both(stack, loop_thread, tmp_path_factory.mktemp("models"), enable_batching=True)
 

@@ -1,4 +1,4 @@
-"""TLS for REST, which headrace-native alone has: certificates, clients that must show one, both versions of HTTP."""
+"""TLS for REST, which only headrace-native has: certificates, client certificates, and both versions of HTTP."""
 
 import ssl
 from contextlib import closing
@@ -33,7 +33,7 @@ def only_native(transport: str) -> None:
 
 
 def status(port: int, authority: Authority, client: Path | None = None) -> int:
-    """What a look at the model is answered over TLS."""
+    """The answer to a model status request over TLS."""
     context = ssl.create_default_context(cadata=authority.pem.certificate)
     if client is not None:
         context.load_cert_chain(client)

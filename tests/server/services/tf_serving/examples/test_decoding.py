@@ -1,4 +1,4 @@
-"""tf.Examples taken apart into arrays, and serialized: kinds, shapes, contexts, and what is wrong with them."""
+"""tf.Examples decoded into arrays, and serialized: kinds, shapes, contexts, and errors."""
 
 from typing import Any, NamedTuple
 

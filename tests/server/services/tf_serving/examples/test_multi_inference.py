@@ -1,4 +1,4 @@
-"""MultiInference: results in the order of the tasks, as few runs as they need, and every refusal."""
+"""MultiInference: results in the order of the tasks, as few runs as possible, and every error."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ def of(method: str, signature: str = "", **spec: Any) -> InferenceTask:
 
 
 def told(response: Any) -> list[tuple[str, int, str, Any]]:
-    """Each result, as version, signature and what it holds."""
+    """Each result: its version, signature and content."""
     return [
         (r.model_spec.name, r.model_spec.version.value, r.model_spec.signature_name, held(r)) for r in response.results
     ]

@@ -1,4 +1,4 @@
-"""Which signatures Classify and Regress take is decided alike with and without the error's text."""
+"""The checks for Classify and Regress give the same result with and without the error's text."""
 
 from itertools import product
 

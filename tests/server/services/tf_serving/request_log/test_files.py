@@ -1,4 +1,4 @@
-"""Records on their way to files: all arrive, in order, none waits, and a full disk harms nobody."""
+"""Records on their way to files: all arrive, in order, no call waits for them, and a full disk does no harm."""
 
 import errno
 import logging
@@ -23,7 +23,7 @@ def metrics() -> Metrics:
 
 
 def counts(metrics: Metrics) -> dict[str, int]:
-    """What became of the calls of model `m`."""
+    """The number of logged calls of model `m` by status code."""
     lines = re.findall(r'request_log_count{model_name="m",status_code="(\w+)"} (\d+)', metrics.page().decode())
     return {code: int(count) for code, count in lines}
 

@@ -1,4 +1,4 @@
-"""Request logging: which calls are written down, what is noted of them, and what a configuration may ask for."""
+"""Request logging: which calls are logged, what is recorded, and which configurations are valid."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +48,7 @@ def to_file(folder: Path, rate: float = 1.0, name: str = MODEL) -> ModelConfig:
 
 
 class Logging:
-    """A logger with chances that are known, and what it has written."""
+    """A logger with fixed random draws, and the records that it has written."""
 
     def __init__(self, folder: Path, *configs: ModelConfig, chances: Iterator[float] | None = None) -> None:
         self._folder = folder
@@ -78,7 +78,7 @@ def test_the_record_of_a_call(tmp_path: Path) -> None:
     (record,) = logging.written()
     assert record.predict_log.request == request
     assert record.predict_log.response == response
-    assert record.log_metadata.model_spec == response.model_spec  # what answered, not what was asked for
+    assert record.log_metadata.model_spec == response.model_spec  # the version that answered, not the requested one
     assert record.log_metadata.sampling_config.sampling_rate == 0.25
     assert record.log_metadata.saved_model_tags == ["serve"]
     assert record.log_metadata.timestamp_secs == int(NOW)
@@ -197,7 +197,7 @@ def test_configurations_that_make_no_sense(tmp_path: Path, text: str, message: s
         logging.logger.prepare([to_file(tmp_path, name="good"), configured(text)])
     assert (caught.value.code, caught.value.message) == (Code.INVALID_ARGUMENT, message)
     logging.logger.record(*answered())
-    assert len(logging.written()) == 1  # what was logged still is
+    assert len(logging.written()) == 1  # earlier records are kept
 
 
 def test_a_server_writes_down_what_it_answers_from_one_configuration_to_the_next(running: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bodies of :classify and :regress to tf.Examples."""
+"""Bodies of :classify and :regress, converted to tf.Examples."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Bodies of :predict to arrays: both formats, every dtype, and every way to be refused."""
+"""Bodies of :predict, converted to arrays: both formats, every dtype, and every error."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Arrays to the bodies of answers, byte for byte."""
+"""Arrays, converted to the bodies of answers, byte for byte."""
 
 import json
 import math

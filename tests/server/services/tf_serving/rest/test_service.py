@@ -1,4 +1,4 @@
-"""The REST API from outside: paths, right answers, refusals and their order."""
+"""The REST API from outside: paths, correct answers, errors and their precedence."""
 
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ SERVING = {"error_code": "OK", "error_message": ""}
 
 @pytest.fixture(scope="module")
 def linear(resting: Rest) -> RestCaller:
-    return resting(models.linear, enable_metrics=False, enable_page=False)  # as TF Serving has neither
+    return resting(models.linear, enable_metrics=False, enable_page=False)  # TF Serving has neither
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_metadata(linear: RestCaller) -> None:
     assert linear.get("/v1/models/nobody/metadata").error == (404, "Servable not found for request: Latest(nobody)")
 
 
-# Each refused for the first of all the reasons that it has.
+# Each request has several errors, and is refused for the first.
 ORDER: list[tuple[str, str, int, str]] = [
     ("/v1/models/nobody", "{", 400, "JSON Parse error: Missing a name for object member. at offset: 1"),
     ("/v1/models/nobody", "", 400, "JSON Parse error: The document is empty"),
@@ -299,5 +299,5 @@ def test_cors(resting: Rest, cors: bool) -> None:
 
 
 def scores(folder: Path) -> Path:
-    """Answers two features as two scores."""
+    """Answers two features with two scores."""
     return models.identity(folder)
