@@ -74,6 +74,8 @@ def test_it_writes_nothing_unless_asked_and_draws_what_is_asked_for(version: Pat
         (["--objective=20"], "was '20'"),
         (["--objective=p99 60us", "--seconds=0.2"], "is out of reach"),
         (["--objective=p99 1s", "--data=nothing.npz"], "nothing.npz"),
+        (["--objective=p99 1s", "--json=/nowhere/x.json"], "/nowhere/x.json cannot be written: there is no folder"),
+        (["--objective=p99 1s", "--png=/"], "/ cannot be written: it is a folder"),
     ],
 )
 def test_a_mistake_is_one_line(version: Path, arguments: list[str], text: str) -> None:
@@ -96,6 +98,22 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 
     assert ended.returncode == 1
     assert ended.stderr == f"headrace: there is no version {tmp_path}/nobody\n"
+
+
+def test_a_folder_of_versions_is_not_one(version: Path) -> None:
+    (version.parent / "10").mkdir()
+    ended = tune(version.parent, "--objective=p99 1s")
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"headrace: {version.parent} is a folder of versions: name one of them, such as {version.parent}/10\n"
+    )
+
+
+def test_no_time_is_refused(version: Path) -> None:
+    ended = tune(version, "--objective=p99 1s", "--seconds=0")
+
+    assert ended.stderr.startswith("headrace tune: --seconds must be a finite number above 0; was 0\n")
 
 
 def test_cpus_are_divided_in_powers_of_two() -> None:

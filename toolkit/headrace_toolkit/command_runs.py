@@ -104,8 +104,10 @@ def run_tune(given: Values) -> int:
     except ObjectiveError as error:
         raise ToolkitError(str(error).replace("latency_objective", "--objective", 1)) from error
     place = Path(given["version"])
-    if not place.exists():
-        raise ToolkitError(f"there is no version {place}")
+    _check_version(place)
+    for kind in ("json", "png", "html"):
+        if kind in given:
+            _check_writable(Path(given[kind]))
     data = Data.read(given["rows"], "") if "rows" in given else None
     with _progress() as progress:
         found = tune(place, objective, data, given.get("seconds", 60.0), progress)
@@ -124,6 +126,30 @@ def run_tune(given: Values) -> int:
     else:
         print(f"\n{tuned.MODEL_TOML}:\n\n{tuned.model_toml(found)}\nnothing was written: --write does")
     return 0
+
+
+def _check_version(place: Path) -> None:
+    """Raises ToolkitError for a path that is no version; the text says what it is instead."""
+    from headrace_server.backends.auto import is_model_file
+
+    if not place.exists():
+        raise ToolkitError(f"there is no version {place}")
+    if place.is_file() and not is_model_file(place):
+        raise ToolkitError(f"{place} must be a version's folder or a model's file")
+    inside = list(place.iterdir()) if place.is_dir() else []
+    versions = sorted((each.name for each in inside if each.is_dir() and each.name.isdigit()), key=int)
+    if place.is_dir() and not inside:
+        raise ToolkitError(f"{place} holds no model")
+    if versions and not any(map(is_model_file, inside)):
+        raise ToolkitError(f"{place} is a folder of versions: name one of them, such as {place / versions[-1]}")
+
+
+def _check_writable(file: Path) -> None:
+    """Raises ToolkitError before the work begins, rather than after it."""
+    if not file.parent.is_dir():
+        raise ToolkitError(f"{file} cannot be written: there is no folder {file.parent}")
+    if file.is_dir():
+        raise ToolkitError(f"{file} cannot be written: it is a folder")
 
 
 def run_package(given: Values) -> int:

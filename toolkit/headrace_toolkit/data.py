@@ -189,7 +189,9 @@ def _read_arrays(path: Path) -> dict[str, Array]:
         if isinstance(loaded, np.ndarray):
             return {ONE_ARRAY: loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
+            members = {name: loaded[name] for name in loaded.files}
+    except MemoryError as error:
+        raise ToolkitError(f"{path}: its arrays are larger than the memory") from error
     except ValueError as error:
         if "pickle" in str(error):
             raise ToolkitError(
@@ -197,8 +199,9 @@ def _read_arrays(path: Path) -> dict[str, Array]:
                 "brings: save arrays of numbers or of strings (dtype str)"
             ) from error
         raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
+    return {name: array for name, array in members.items() if isinstance(array, np.ndarray)}
 
 
 def _read_table(path: Path) -> dict[str, Array]:

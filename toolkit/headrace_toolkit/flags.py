@@ -85,6 +85,18 @@ def number(flag: str) -> Read:
     return read
 
 
+def seconds_of_work(text: str) -> float:
+    """Parses how long a command may measure.
+
+    Raises:
+        ArgumentTypeError: The text is not a finite number above 0.
+    """
+    value: float = number("seconds")(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"--seconds must be a finite number above 0; was {text}")
+    return value
+
+
 def _rows_or_file(text: str) -> Any:
     return whole("calibration", 1)(text) if text.lstrip("-").isdigit() else text
 
@@ -253,7 +265,7 @@ TUNE = (
     Flag(names=("--data",), into="rows", metavar="FILE", help="rows to run, .npz or .csv (default: random ones)"),
     Flag(
         names=("--seconds",),
-        read=number("seconds"),
+        read=seconds_of_work,
         metavar="FLOAT",
         help="about how long it may take (default: 60)",
     ),

@@ -1,8 +1,10 @@
 """Inputs of requests: from a file of arrays, or random ones for a model's signature."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,10 @@ OPEN_SIZE = 16
 
 MOST_REQUESTS = 16
 _MOST_BYTES = 64 << 20
+
+_NO_ARRAYS = "it is not a .npz file of arrays"
+_UNREADABLE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise for a file that is cut short, damaged, encrypted, or of another kind."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -76,10 +82,14 @@ def _load(path: Path) -> Arrays:
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise BenchError(f"{path} is one array: --inputs must be a .npz file with an array for each input")
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not a .npz file of arrays"
-        raise BenchError(f"{path} cannot be read: {reason}") from error
+            members: dict[str, Any] = {name: file[name] for name in file.files}
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read: {error.strerror or _NO_ARRAYS}") from error
+    except MemoryError as error:
+        raise BenchError(f"{path} cannot be read: its arrays are larger than the memory") from error
+    except _UNREADABLE as error:
+        raise BenchError(f"{path} cannot be read: {_NO_ARRAYS}") from error
+    return {name: array for name, array in members.items() if isinstance(array, np.ndarray)}
 
 
 def _fitted(path: Path, name: str, array: np.ndarray, spec: TensorSpec) -> np.ndarray:

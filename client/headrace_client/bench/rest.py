@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from headrace_protos.tensor import TensorError, dtype_of
 
 # The gRPC code for each HTTP status, as in the gateways of both APIs.
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 499: 1, 500: 13, 501: 12, 503: 14, 504: 4}
+_ADDRESS = re.compile(r"(http://)?(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):(?P<port>\d{1,5})/?", re.ASCII)
+_MOST_PORT = 65535
 _OK, _UNKNOWN, _DEADLINE, UNAVAILABLE = 0, 2, 4, 14
 
 
@@ -44,7 +47,7 @@ class RestConnection:
 
     def __init__(self, target: str, headers: Sequence[tuple[str, str]], timeout: float) -> None:
         self._headers = {"content-type": "application/json", **dict(headers)}
-        self._connection = http.client.HTTPConnection(target.removeprefix("http://"), timeout=timeout)
+        self._connection = http.client.HTTPConnection(target.removeprefix("http://").rstrip("/"), timeout=timeout)
 
     def send(self, request: RestRequest) -> tuple[int, bytes]:
         """The gRPC code with which a request ends, and the body of the answer, or the failure's message."""
@@ -55,7 +58,7 @@ class RestConnection:
             body = answer.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            return (_DEADLINE if isinstance(error, TimeoutError) else UNAVAILABLE), f"{error!r}".encode()
+            return (_DEADLINE if isinstance(error, TimeoutError) else UNAVAILABLE), _reason(error).encode()
         return (_OK if answer.status == http.HTTPStatus.OK else _CODES.get(answer.status, _UNKNOWN)), body
 
     def close(self) -> None:
@@ -77,10 +80,10 @@ class RestServer:
 
     def __init__(self, target: str, metadata: Sequence[tuple[str, str]], timeout: float) -> None:
         self.target = target
-        try:
-            self._connection = RestConnection(target, metadata, timeout)
-        except http.client.InvalidURL as error:
-            raise BenchError(f"the server must be HOST:PORT; was {target}") from error
+        address = _ADDRESS.fullmatch(target)
+        if address is None or not 0 < int(address["port"]) <= _MOST_PORT:
+            raise BenchError(f"the server must be HOST:PORT; was {target}")
+        self._connection = RestConnection(target, metadata, timeout)
 
     def get(self, path: str) -> Mapping[str, Any]:
         """The document at a path.
@@ -190,7 +193,16 @@ def words(body: bytes) -> str:
         text = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         text = body.decode(errors="replace")
+    if text.lstrip().startswith("<"):
+        return "the answer is HTML, not JSON"
     return " ".join(text.split())[:300]
+
+
+def _reason(error: OSError | http.client.HTTPException) -> str:
+    """Why there is no answer."""
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+        return "the answer is not HTTP"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _info(told: Mapping[str, Any]) -> TensorSpec:

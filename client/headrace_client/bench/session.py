@@ -29,6 +29,8 @@ def bench(values: Mapping[str, Any]) -> None:
     for path in outputs.values():
         if not path.parent.is_dir():
             raise BenchError(f"{path} cannot be written: there is no folder {path.parent}")
+        if path.is_dir():
+            raise BenchError(f"{path} cannot be written: it is a folder")
     if outputs.keys() & {"png", "html"}:
         page.require_charts()
     progress = Progress(sys.stderr)

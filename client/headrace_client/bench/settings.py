@@ -103,6 +103,8 @@ def read(given: Mapping[str, object]) -> Settings:
             read[flag] = values.count(flag, single[flag], most)
     if "rows" in single:
         read["rows"] = values.counts("rows", single["rows"], 100_000)
+    if "compare" in told and "server" in told:
+        raise BenchError("--compare names both servers; no other can be given")
     api = values.choice("api", single.get("api", "auto"), APIS)
     if api.startswith("rest-") and log is not None:
         raise BenchError("--log holds requests of gRPC, which cannot be sent over REST")
@@ -112,10 +114,10 @@ def read(given: Mapping[str, object]) -> Settings:
         api=api,
         models=models,
         signature=single.get("signature", "serving_default"),
-        inputs=dict(_file(text) for text in _several(told, "inputs")),
+        inputs=_files(_several(told, "inputs"), models),
         log=log,
         stages=_stages(single, log),
-        metadata=tuple(values.pair("metadata", text) for text in _several(told, "metadata")),
+        metadata=tuple(values.metadata("metadata", text) for text in _several(told, "metadata")),
         **read,  # type: ignore[arg-type]
     )
 
@@ -126,23 +128,24 @@ def _several(told: Mapping[str, object], name: str) -> list[str]:
 
 
 def _models(texts: list[str]) -> dict[str, float]:
-    models = {}
+    return dict(values.weighted("model", text) for text in texts)
+
+
+def _files(texts: list[str], models: Mapping[str, float]) -> dict[str, Path]:
+    files = {}
     for text in texts:
-        name, _, weight = text.partition("=")
-        models[name] = values.rates("model", weight)[0] if weight else 1.0
-        if not name:
-            raise BenchError(f"--model must be NAME or NAME=WEIGHT; was {text!r}")
-    return models
-
-
-def _file(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    return (name, Path(path)) if equals else ("", Path(text))
+        name, equals, path = text.partition("=")
+        if equals and name not in models:
+            raise BenchError(f"--inputs must be FILE, or NAME=FILE with the NAME of a --model; was {text!r}")
+        files[name if equals else ""] = Path(path if equals else text)
+    return files
 
 
 def _stages(single: Mapping[str, str], log: Path | None) -> tuple[Stage, ...]:
     arrivals = values.choice("arrivals", single.get("arrivals", "poisson"), ARRIVALS)
     stages = [Stage("closed", number) for number in _given(single, "concurrency")]
+    if "speed" in single and arrivals != "recorded":
+        raise BenchError("--speed is for --arrivals=recorded")
     if arrivals == "recorded":
         if log is None:
             raise BenchError("--arrivals=recorded needs the times in a --log")

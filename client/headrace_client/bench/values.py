@@ -1,6 +1,7 @@
 """Reads the values of flags: durations, lists of numbers, names with values."""
 
 import math
+import re
 from collections.abc import Sequence
 
 from headrace_client.bench.errors import BenchError
@@ -8,6 +9,7 @@ from headrace_client.bench.errors import BenchError
 MOST_RATE = 10_000_000.0
 """Calls per second that certainly exceed any machine."""
 
+_HEADER = re.compile(r"[A-Za-z0-9_.-]+")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
@@ -34,6 +36,19 @@ def rates(flag: str, text: str) -> tuple[float, ...]:
     if not all(0 < number <= MOST_RATE for number in numbers):
         raise BenchError(f"--{flag} must be numbers above 0 and up to {MOST_RATE:,.0f}, with commas; was {text}")
     return numbers
+
+
+def weighted(flag: str, text: str) -> tuple[str, float]:
+    """A name and its weight, which is 1 if there is none.
+
+    Raises:
+        BenchError: The name is missing, or the weight is not a number above 0.
+    """
+    name, equals, weight = text.partition("=")
+    number = _float(weight) if equals else 1.0
+    if not name or not 0 < number <= MOST_RATE:
+        raise BenchError(f"--{flag} must be NAME or NAME=WEIGHT, where WEIGHT is a number above 0; was {text!r}")
+    return name, number
 
 
 def counts(flag: str, text: str, most: int = 1_000_000) -> tuple[int, ...]:
@@ -70,16 +85,16 @@ def choice(flag: str, text: str, choices: Sequence[str]) -> str:
     return text
 
 
-def pair(flag: str, text: str) -> tuple[str, str]:
-    """A name and a value.
+def metadata(flag: str, text: str) -> tuple[str, str]:
+    """The name and the value of a header.
 
     Raises:
-        BenchError: The name or the value is missing.
+        BenchError: The name or the value is missing, or has characters that headers do not have.
     """
     name, _, value = text.partition("=")
-    if not (name and value):
-        raise BenchError(f"--{flag} must be NAME=VALUE; was {text}")
-    return name, value
+    if not (_HEADER.fullmatch(name) and value and value.isascii() and value.isprintable()):
+        raise BenchError(f"--{flag} must be NAME=VALUE, in characters that a header may have; was {text!r}")
+    return name.lower(), value
 
 
 def _float(text: str) -> float:

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import math
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,37 @@ from headrace_client.request import Signature
 
 ADDRESS = "localhost:8500"
 
+_MOST_PORT = 65535
+
 TOKEN_VARIABLE = "HEADRACE_TOKEN"
 """The environment variable of an API key or a token, which a flag would show to everybody on the machine."""
 
 
 def credentials() -> tuple[tuple[str, str], ...]:
-    """The metadata for a server that authenticates callers; empty if the environment has no token."""
+    """The metadata for a server that authenticates callers; empty if the environment has no token.
+
+    Raises:
+        ValueError: The token cannot be sent.
+    """
     token = os.environ.get(TOKEN_VARIABLE, "")
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError(f"{TOKEN_VARIABLE} must hold printable ASCII characters only")
     return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def checked_address(address: str) -> str:
+    """A server's address, which gRPC would otherwise refuse with lines of its own, or take as another one.
+
+    Raises:
+        ValueError: The address cannot be a server's.
+    """
+    host, colon, port = address.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= _MOST_PORT
+    has_no_port = bool(address) and (not colon or "]" in port or port.startswith("/"))
+    is_url = address.startswith(("http://", "https://"))
+    if not address.startswith("unix:") and (is_url or not ((host and is_port) or has_no_port)):
+        raise ValueError(f"--server must be HOST:PORT or unix:PATH; was {address!r}")
+    return address
 
 
 def add_command(commands: Any) -> None:
@@ -40,23 +65,22 @@ def add_command(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.set_defaults(command=_call, command_parser=parser)
+    parser.set_defaults(command=_call, command_parser=parser, further="inputs")
     parser.add_argument("model", metavar="MODEL", help="name of the model")
     parser.add_argument("inputs", metavar="NAME=VALUE", nargs="*", help="an input")
     parser.add_argument("--server", metavar="ADDRESS", help=f"the server's gRPC address (default: {ADDRESS})")
     parser.add_argument("--signature", metavar="NAME", help="signature to call (default: serving_default)")
     parser.add_argument("--version", metavar="INT", type=int, help="version to call (default: the newest)")
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, help="seconds to wait (default: 60)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=_timeout, help="seconds to wait (default: 60)")
 
 
 def _call(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     del parser
     try:
-        with Client(
-            values.get("server", ADDRESS), timeout=values.get("timeout", 60.0), metadata=credentials()
-        ) as client:
+        address = checked_address(values.get("server", ADDRESS))
+        with Client(address, timeout=values.get("timeout", 60.0), metadata=credentials()) as client:
             print(_answer(client, values))
-    except (ServerError, ValueError, OSError) as error:
+    except (ServerError, ValueError) as error:
         print(f"headrace: the call failed: {error}", file=sys.stderr)
         return 1
     return 0
@@ -71,7 +95,12 @@ def _answer(client: Client, values: dict[str, Any]) -> str:
     signature = signatures[name]
     if not values.get("inputs"):
         return f"{model}: {signature_line(signature)}"
-    inputs = dict(_input(text, signature) for text in values["inputs"])
+    inputs: dict[str, np.ndarray] = {}
+    for text in values["inputs"]:
+        alias, array = _input(text, signature)
+        if alias in inputs:
+            raise ValueError(f"the input {alias} is given twice")
+        inputs[alias] = array
     outputs = client.predict(model, inputs, version=version, signature=name)
     return json.dumps({alias: _plain(array) for alias, array in outputs.items()}, indent=1, ensure_ascii=False)
 
@@ -89,12 +118,35 @@ def _input(text: str, signature: Signature) -> tuple[str, np.ndarray]:
     if name not in signature.inputs:
         raise ValueError(f"the model has no input {name}: {signature_line(signature)}")
     spec = signature.inputs[name]
-    read = np.load(Path(value[1:]), allow_pickle=False) if value.startswith("@") else _json(value)
+    read = _loaded(Path(value[1:])) if value.startswith("@") else _json(value)
     try:
         array = np.asarray(read, dtype=spec.dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be {spec}: {error}") from error
     return name, array
+
+
+def _loaded(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as opened:
+            array = np.load(opened, allow_pickle=False)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} must be a .npy file of numbers or strings") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} must be a .npy file, which has one array; it is a .npz file")
+    return array
+
+
+def _timeout(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"--timeout must be a finite number above 0; was {text}")
+    return seconds
 
 
 def _json(text: str) -> Any:

@@ -11,6 +11,9 @@ from headrace_client.bench import command as bench
 from headrace_server.commands import build, call, completion, doctor, keys, models, profile, serve, sign
 from headrace_toolkit.command import add_commands
 
+_OF_PARSER = ("command", "command_parser", "further")
+"""What a command's parser says of itself, among the values that it has read."""
+
 _OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
 
 
@@ -18,11 +21,26 @@ def run_command(arguments: Sequence[str]) -> int:
     """Runs a command line and returns the exit status."""
     parser = _parser()
     given, unknown = parser.parse_known_args(arguments)
+    values = {name: value for name, value in vars(given).items() if name not in _OF_PARSER}
+    unknown = _without_further(values, getattr(given, "further", ""), unknown)
     if unknown:
         given.command_parser.error(_explain(unknown[0], given.command_parser))
-    values = {name: value for name, value in vars(given).items() if name not in ("command", "command_parser")}
     command: Callable[[argparse.ArgumentParser, dict[str, Any]], int] = given.command
     return command(given.command_parser, values)
+
+
+def _without_further(values: dict[str, Any], name: str, unknown: list[str]) -> list[str]:
+    """Adds the arguments after a flag to those before it, which is where argparse stops; returns the rest.
+
+    Args:
+        values: What argparse has found.
+        name: The value that holds any number of arguments; empty if the command has none.
+        unknown: What argparse has left over.
+    """
+    if name and not any(argument.startswith("-") for argument in unknown):
+        values[name] = [*values.get(name, ()), *unknown]
+        return []
+    return unknown
 
 
 class _Parser(argparse.ArgumentParser):

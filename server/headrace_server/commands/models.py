@@ -13,7 +13,13 @@ from headrace_protos.inference.grpc_service_pb2 import (
     RepositoryIndexRequest,
     RepositoryIndexResponse,
 )
-from headrace_server.commands.call import ADDRESS, TOKEN_VARIABLE, credentials, signature_line
+from headrace_server.commands.call import (
+    ADDRESS,
+    TOKEN_VARIABLE,
+    checked_address,
+    credentials,
+    signature_line,
+)
 from headrace_server.services.open_inference.names import BATCHING
 
 INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
@@ -44,7 +50,10 @@ def _models(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     del parser
     address = values.get("server", ADDRESS)
     try:
-        lines = _lines(address)
+        lines = _lines(checked_address(address))
+    except ValueError as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        return 1
     except grpc.RpcError as error:
         print(
             f"headrace: the server at {address} cannot be asked: {error.code().name}: {error.details()}",

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from headrace_batching.task import Array, Arrays
 from headrace_protos import PredictionLog
+from headrace_protos.tensor import TensorError
 from headrace_server.models.recorded import inputs_of
 from headrace_server.models.tfrecord import CorruptRecordError, read_records
 from headrace_server.monitoring.profiles import PROFILE_FILE
@@ -39,7 +41,7 @@ def add_command(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.set_defaults(command=_profile, command_parser=parser)
+    parser.set_defaults(command=_profile, command_parser=parser, further="logs")
     parser.add_argument("logs", nargs="+", metavar="LOG", help="a file to which a server has logged requests")
     parser.add_argument("--output", metavar="FOLDER", required=True, help="the folder of the model's version")
     parser.add_argument("--model", metavar="NAME", help="use only the requests for this model (default: all)")
@@ -47,13 +49,18 @@ def add_command(commands: Any) -> None:
 
 def _profile(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     del parser
+    file = Path(values["output"]) / PROFILE_FILE
     try:
+        if not file.parent.is_dir():
+            raise ProfileError(f"{file} cannot be written: there is no folder {file.parent}")
         requests = list(islice(_requests(map(Path, values["logs"]), values.get("model", "")), MOST_REQUESTS))
         document = profile_of_requests(requests)
-        file = Path(values["output"]) / PROFILE_FILE
         file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    except (OSError, CorruptRecordError, ProfileError) as error:
+    except ProfileError as error:
         print(f"headrace: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"headrace: {file} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     inputs: Mapping[str, Any] = document["inputs"]
     print(f"{file}: {document['rows']} rows of {', '.join(inputs)}")
@@ -81,12 +88,21 @@ def profile_of_requests(requests: Iterable[Arrays]) -> dict[str, Any]:
 
 def _requests(files: Iterable[Path], model: str) -> Iterator[Arrays]:
     for file in files:
-        with file.open("rb") as opened:
-            for record in read_records(opened):
-                log = PredictionLog.FromString(record)
-                asked = log.predict_log.request.model_spec.name
-                if log.WhichOneof("log_type") == "predict_log" and model in ("", asked):
-                    yield inputs_of(log)[1]
+        try:
+            yield from _requests_of(file, model)
+        except OSError as error:
+            raise ProfileError(f"{file} cannot be read: {error.strerror}") from error
+        except (CorruptRecordError, DecodeError, TensorError) as error:
+            raise ProfileError(f"{file} is not a request log (a TFRecord file of PredictionLogs): {error}") from error
+
+
+def _requests_of(file: Path, model: str) -> Iterator[Arrays]:
+    with file.open("rb") as opened:
+        for record in read_records(opened):
+            log = PredictionLog.FromString(record)
+            asked = log.predict_log.request.model_spec.name
+            if log.WhichOneof("log_type") == "predict_log" and model in ("", asked):
+                yield inputs_of(log)[1]
 
 
 def _are_alike(inputs: Arrays, first: Arrays) -> bool:

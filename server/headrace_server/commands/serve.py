@@ -32,7 +32,7 @@ def add_command(commands: Any) -> None:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # only flags that were given appear in the result
     )
-    parser.set_defaults(command=_serve, command_parser=parser)
+    parser.set_defaults(command=_serve, command_parser=parser, further="paths")
     parser.add_argument("paths", nargs="*", metavar="PATH", help="a model, or a folder of models")
     parser.add_argument("--check", action="store_true", help="load the models, run each one, warm them up, and exit")
     taken = parser.add_argument_group("flags")

@@ -4,8 +4,10 @@ import json
 import re
 import socket
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -143,9 +145,44 @@ def test_rest_where_there_is_none(capsys: pytest.CaptureFixture[str], address: s
     assert said(capsys, silent, "--api=rest-infer", "--model=m", "--timeout=200ms").startswith(
         f"{silent}: DEADLINE_EXCEEDED: "
     )
-    assert (
-        said(capsys, "localhost:x", "--api=rest-infer", "--model=m") == "the server must be HOST:PORT; was localhost:x"
-    )
+
+
+@pytest.mark.parametrize("server", ["localhost:x", "localhost", "", "localhost:0", "localhost:70000", "https://h:1"])
+def test_what_is_no_address_of_rest(capsys: pytest.CaptureFixture[str], server: str) -> None:
+    assert said(capsys, server, "--api=rest-infer", "--model=m") == f"the server must be HOST:PORT; was {server}"
+
+
+def test_rest_names_what_is_wrong_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dead = f"127.0.0.1:{listener.getsockname()[1]}"
+    line = said(capsys, dead, "--api=rest-predict", "--model=m")
+
+    assert line == f"{dead}: UNAVAILABLE: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "UNAVAILABLE: the answer is not HTTP"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n<!DOCTYPE html><p>no", "NOT_FOUND: the answer is HTML, not JSON"),
+        (b"HTTP/1.1 200 OK\r\n\r\n<p>hello", "does not answer /v2/models/m in JSON"),
+        (b"", "UNAVAILABLE: Remote end closed connection without response"),
+    ],
+    ids=["ssh", "a page of errors", "a page", "nothing"],
+)
+def test_what_listens_is_another_program(capsys: pytest.CaptureFixture[str], answer: bytes, line: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def once() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = Thread(target=once)
+        thread.start()
+        assert said(capsys, f"127.0.0.1:{listener.getsockname()[1]}", "--api=rest-infer", "--model=m").endswith(line)
+        thread.join()
 
 
 def test_two_servers_take_turns(tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,6 +319,72 @@ def test_a_wrong_file_of_arrays(
 
     assert str(path) in line
     assert wrong in line
+
+
+def claiming(path: Path, shape: str) -> None:
+    """A file of one array whose header has another shape, of the same number of characters, than its content."""
+    np.savez(path, x=np.ones((2, 4)))
+    with zipfile.ZipFile(path) as held:
+        data = held.read("x.npy")
+    with zipfile.ZipFile(path, "w") as held:
+        held.writestr("x.npy", data.replace(b"(2, 4), }" + b" " * (len(shape) - 6), shape.encode() + b", }"))
+
+
+def damaged(path: Path) -> None:
+    """A compressed file in which a byte in the middle has changed."""
+    np.savez_compressed(path, x=np.random.default_rng(0).random((200, 4)))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def of_texts(path: Path) -> None:
+    """A zip with a member of the right name that is no array."""
+    with zipfile.ZipFile(path, "w") as held:
+        held.writestr("x", "no array")
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        (lambda path: claiming(path, "(4000000000000, 4)"), "cannot be read: its arrays are larger than the memory"),
+        (damaged, "cannot be read: it is not a .npz file of arrays"),
+        (of_texts, "has no array x, which model takes: it has none"),
+    ],
+    ids=["larger than the memory", "damaged", "texts"],
+)
+def test_an_impossible_file_of_arrays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, make: Callable[[Path], None], wrong: str
+) -> None:
+    path = tmp_path / "wrong.npz"
+    make(path)
+
+    assert said(capsys, address, "--model=model", f"--inputs={path}") == f"{path} {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--inputs=m=a.npz"], "--inputs must be FILE, or NAME=FILE with the NAME of a --model; was 'm=a.npz'"),
+        (["--model=model=0"], "--model must be NAME or NAME=WEIGHT, where WEIGHT is a number above 0; was 'model=0'"),
+        (["--model=model="], "--model must be NAME or NAME=WEIGHT, where WEIGHT is a number above 0; was 'model='"),
+        (["--metadata=a b=c"], "--metadata must be NAME=VALUE, in characters that a header may have; was 'a b=c'"),
+        (["--metadata=a=\n"], "--metadata must be NAME=VALUE, in characters that a header may have; was 'a=\\n'"),
+        (["--speed=2"], "--speed is for --arrivals=recorded"),
+        (["--compare", "localhost:1", "localhost:2"], "--compare names both servers; no other can be given"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_that_cannot_be_meant(
+    capsys: pytest.CaptureFixture[str], address: str, arguments: list[str], line: str
+) -> None:
+    assert said(capsys, address, "--model=model", *arguments) == line
+
+
+def test_a_file_of_results_that_is_a_folder(capsys: pytest.CaptureFixture[str], address: str, tmp_path: Path) -> None:
+    assert said(capsys, address, "--model=model", f"--json={tmp_path}") == (
+        f"{tmp_path} cannot be written: it is a folder"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no arrays", b"PK\3\4"], ids=["empty", "text", "half a zip"])

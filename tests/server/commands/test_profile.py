@@ -23,6 +23,13 @@ def write_log(file: Path, requests: Iterable[Array], model: str = "model") -> Pa
     return file
 
 
+def predict_record(content: bytes) -> bytes:
+    """The record of a Predict whose tensor has these bytes, and the shape of four floats."""
+    request = predict_request({"x": floats([1, 2, 3, 4])}, name="model")
+    request.inputs["x"].tensor_content = content
+    return frame(predict_log(request))
+
+
 def profile(*arguments: object) -> int:
     return run_command(["profile", *map(str, arguments)])
 
@@ -53,7 +60,14 @@ def test_requests_that_are_unlike_the_first_are_left_out(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "No such file"), (b"", "no Predict for this model"), (b"no log at all", "corrupted record")],
+    [
+        (None, "log cannot be read: No such file"),
+        (b"", "no Predict for this model"),
+        (b"no log at all", "log is not a request log (a TFRecord file of PredictionLogs): corrupted record"),
+        (frame(b"\xff\xff"), "log is not a request log (a TFRecord file of PredictionLogs): Error parsing message"),
+        (predict_record(b"abc"), "log is not a request log (a TFRecord file of PredictionLogs): 3 bytes of content"),
+    ],
+    ids=["missing", "empty", "text", "records of something else", "a tensor that lacks bytes"],
 )
 def test_what_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, says: str) -> None:
     log = tmp_path / "log"
@@ -69,4 +83,12 @@ def test_what_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], cont
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_log(tmp_path / "log", [floats([1, 2])])
     assert profile(log, f"--output={tmp_path / 'nowhere'}") == 1
-    assert "nowhere" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"headrace: {tmp_path}/nowhere/profile.json cannot be written: there is no folder {tmp_path}/nowhere\n"
+    )
+
+
+def test_logs_before_and_after_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write_log(tmp_path / "log", [floats([1, 2])])
+    assert profile(log, f"--output={tmp_path}", log) == 0
+    assert " 2 rows of x" in capsys.readouterr().out

@@ -16,6 +16,7 @@ import pytest
 
 from headrace_server import Config, Server
 from headrace_server.commands import process, serve
+from headrace_server.commands.call import TOKEN_VARIABLE, checked_address
 from headrace_server.commands.headrace import main
 from headrace_server.config.security import AuthOptions
 from headrace_server.errors import ServingError
@@ -92,6 +93,41 @@ class TestCall:
         assert main(["call", "iris", f"x=@{tmp_path}/x.npy", f"--server={log_and_address[1]}"]) == 0
         assert json.loads(capsys.readouterr().out) == {"y": [[0.0]] * 3}
 
+    def test_values_may_follow_flags(
+        self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["call", "iris", f"--server={log_and_address[1]}", "x=[[0, 0, 0, 0]]"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"y": [[0.0]]}
+
+    @pytest.mark.parametrize("command", [["call", "iris"], ["models"]], ids=["call", "models"])
+    @pytest.mark.parametrize("address", ["", "localhost:x", "localhost:70000", ":8500", "http://localhost:8500"])
+    def test_what_is_no_address_is_one_line(
+        self, capsys: pytest.CaptureFixture[str], command: list[str], address: str
+    ) -> None:
+        assert main([*command, f"--server={address}"]) == 1
+        assert capsys.readouterr().err.endswith(f"--server must be HOST:PORT or unix:PATH; was {address!r}\n")
+
+    @pytest.mark.parametrize(
+        "address", ["localhost", "[::1]", "[::1]:8500", "dns:///host", "ipv4:10.0.0.1:80,10.0.0.2:81"]
+    )
+    def test_other_addresses_of_grpc_are_taken(self, address: str) -> None:
+        assert checked_address(address) == address
+
+    @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "x"])
+    def test_a_timeout_is_above_0(self, capsys: pytest.CaptureFixture[str], seconds: str) -> None:
+        with pytest.raises(SystemExit):
+            main(["call", "iris", f"--timeout={seconds}"])
+        first, _ = capsys.readouterr().err.splitlines()
+        assert first == f"headrace call: --timeout must be a finite number above 0; was {seconds}"
+
+    def test_a_token_that_cannot_be_sent(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(TOKEN_VARIABLE, "two\nlines")
+        assert main(["call", "iris"]) == main(["models"]) == 1
+        for line in capsys.readouterr().err.splitlines():
+            assert line.endswith(f"{TOKEN_VARIABLE} must hold printable ASCII characters only")
+
     def test_without_values_says_what_the_model_takes(
         self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -104,7 +140,11 @@ class TestCall:
             (["iris", "z=1"], "the model has no input z: x float32[?,4] -> y float32[?,1]"),
             (["iris", "x"], "'x' is not of the form NAME=VALUE"),
             (["iris", 'x=[["a"]]'], "x must be float32[?,4]: could not convert string to float: 'a'"),
-            (["iris", "x=@/nowhere.npy"], "No such file or directory: '/nowhere.npy'"),
+            (["iris", "x=@/nowhere.npy"], "/nowhere.npy cannot be read: No such file or directory"),
+            (["iris", "x=@/"], "/ cannot be read: Is a directory"),
+            (["iris", "x=@/dev/null"], "/dev/null must be a .npy file of numbers or strings"),
+            (["iris", f"x=@{__file__}"], "must be a .npy file of numbers or strings"),
+            (["iris", "x=[[1,2,3,4]]", "x=[[1,2,3,4]]"], "the input x is given twice"),
             (["iris", "x=[[1,2,3,4]]", "--signature=s"], "iris has no signature s: it has serving_default"),
             (["nope"], "NOT_FOUND: Servable not found for request: Latest(nope)"),
         ],
