@@ -7,6 +7,12 @@ from headrace_batching.latency.run_times import Curve
 _NEARLY = 0.99
 """Sizes with this fraction of the best rate of rows count as equally good: the smallest of them is taken."""
 
+_HARDLY = 1.1
+"""If no size fits, those that take at most this many times as long as the smallest are considered."""
+
+_FULL = 0.75
+"""Batches with this fraction of the rows of a full one, on average, leave because they are full."""
+
 _OUT_OF_REACH = 2.5
 """If a single row runs longer than the objective allows, the aim is this many of its runs instead."""
 
@@ -57,34 +63,38 @@ def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
     """The size that serves the most rows per second among those whose batches end in time even if all threads are busy.
 
     The next thread is free after a typical run divided by the threads, and then the batch itself runs. So the queue
-    may always hold the next batch.
+    may always hold the next batch. If not even the smallest size fits, those that hardly take longer than it do.
 
     Args:
         curve: Run times.
         seconds: From a task's arrival to its answer.
         limits: The operator's limits.
     """
-    fitting = [size for size in limits.sizes if _ends_after(curve, size, limits) <= seconds]
-    if not fitting:
-        return limits.sizes[0]
+    within = max(seconds, _HARDLY * _ends_after(curve, limits.sizes[0], limits))
+    fitting = [size for size in limits.sizes if _ends_after(curve, size, limits) <= within]
     best = max(map(curve.rate_of, fitting))
     return next(size for size in fitting if curve.rate_of(size) >= _NEARLY * best)
 
 
-def size_to_try(curve: Curve, seconds: float, limits: Limits) -> int:
-    """The next size above those that have run, if a typical run is believed to end in time after the one before it.
+def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Limits) -> int:
+    """The next size above those that have run, if nothing that has run speaks against it; otherwise the chosen one.
 
-    Otherwise the smallest. What is believed of larger sizes is a cautious guess, which a single run corrects. So a
-    queue that serves single rows, and refuses most of them, finds out whether it can serve more.
+    What is believed of larger sizes is a cautious guess: a model whose runs take 40 ms whatever their size is believed
+    to take 70 ms for two rows, which may rule them out for ever, since only a run corrects the guess. So a queue that
+    refuses tasks tries them. A size that then turns out to be too slow is not chosen again.
 
     Args:
         curve: Run times.
+        size: The size that `full_size` has chosen.
+        rows: Rows of the last batches: where they are not full, it is not their size that keeps tasks waiting.
         seconds: From a task's arrival to its answer, without any margin.
         limits: The operator's limits.
     """
-    size = next((size for size in limits.sizes if size > curve.sizes[-1]), limits.sizes[0])
-    typical = curve.typical_of(size)
-    return size if typical + typical / limits.threads <= seconds else limits.sizes[0]
+    largest = curve.sizes[-1]
+    typical = curve.typical_of(largest)
+    if size < largest or rows < _FULL * size or typical + typical / limits.threads > seconds:
+        return size
+    return max(size, next((each for each in limits.sizes if each > largest), size))
 
 
 def longest_wait(curve: Curve, seconds: float, rows: float, limits: Limits) -> float:

@@ -91,7 +91,7 @@ class Controller:
         self._margin = Margin(objective.share)
         self._counted = _Counted()
         self._lock = Lock()
-        self._runs = self._largest = 0
+        self._runs = 0
         self._last_look: float | None = None
         self._rate = 0.0
         self._latency = 0.0
@@ -119,8 +119,7 @@ class Controller:
             self._runs += 1
             now = report.began + report.ran
             due = self._last_look is None or now >= self._last_look + PERIOD
-            if due or self._runs <= _FIRST_RUNS or size > self._largest:
-                self._largest = max(size, self._largest)
+            if due or self._runs <= _FIRST_RUNS or not self._times.knows(size):
                 self._look(now, lane)
 
     def _look(self, now: float, lane: Steered) -> None:
@@ -149,17 +148,17 @@ class Controller:
         seconds = aimed(curve, whole, limits)
         if reachable:  # the margin leaves time for one run of the smallest size
             seconds = max(whole * self._margin.part, curve.high_of(limits.sizes[0]))
-        size = full_size(curve, seconds, limits)
-        if seen.refusing_most and size == limits.sizes[0]:
-            size = size_to_try(curve, whole, limits)
+        full = full_size(curve, seconds, limits)
+        size = size_to_try(curve, full, seen.rows_per_batch, whole, limits) if seen.refusing else full
         expected = max(seen.rows_per_batch, seen.rows_per_task + seen.rows_per_second * self._search.wait)
         longest = longest_wait(curve, seconds, min(size, 1.25 * expected), limits)
         wait = self._search.look(curve, seen, longest)
-        run_full = curve.typical_of(size)
+        # A size that is tried says nothing yet about which tasks can be in time: it may never fill.
+        run_full = curve.typical_of(full)
         target = Target(
             wait=wait,
             size=size,
-            start_within=max(0.0, seconds - curve.high_of(size)),
+            start_within=max(0.0, seconds - curve.high_of(full)),
             run_one=min(curve.typical_of(1), run_full),
             run_full=run_full,
         )

@@ -170,6 +170,10 @@ class RunTimes:
         """What is known; None if nothing is."""
         return self._curve
 
+    def knows(self, size: int) -> bool:
+        """Whether a batch of about this size has run and is not forgotten."""
+        return _bucket(size) in self._known
+
     def learn(self, runs: Iterable[tuple[int, float]], now: float, *, refusing_most: bool = False) -> None:
         """Records runs that have ended.
 
