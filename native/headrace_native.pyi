@@ -263,6 +263,7 @@ class Verdicts:
         seconds: float | None,
         account: Account | None,
         low: bool,
+        exhausted: str,
     ) -> None:
         """Allows calls to run a model; nothing where all has been forgotten since that generation.
 
@@ -273,6 +274,7 @@ class Verdicts:
             seconds: How long the credentials are good for; None for ever.
             account: What the caller may use; None for as much as it wants.
             low: Whether its calls let the others go first.
+            exhausted: The text of the refusal if the account admits no call.
         """
 
     def clear(self) -> None:

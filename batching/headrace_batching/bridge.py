@@ -27,6 +27,7 @@ from headrace_batching.errors import (
     TOO_LATE,
     TOO_MANY_BATCHES,
     TOO_MANY_ROWS,
+    CallerExhausted,
     Closed,
     DeadlineExceeded,
     ObjectiveMissed,
@@ -39,6 +40,7 @@ from headrace_batching.task import Piece
 __all__ = [
     "SHARED",
     "Batch",
+    "CallerExhausted",
     "CancelledError",
     "Closed",
     "DeadlineExceeded",

@@ -49,6 +49,10 @@ class ObjectiveMissed(QueueFull):
         super().__init__(self.reason)
 
 
+class CallerExhausted(Exception):
+    """The caller has reached a limit, so its call never became a task."""
+
+
 class DeadlineExceeded(BatchingError):
     """The task's deadline passed while it waited; the backend never saw it."""
 

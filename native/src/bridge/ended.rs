@@ -5,8 +5,9 @@
 //! (`Activity`), the server looks for such calls, answers the late ones, and lets Python count all of them when it next
 //! takes events.
 //!
-//! The benefit: a deadline is answered within 20 ms even if every batch thread is busy, and a call that a full queue
-//! refuses takes 15 us of CPU instead of 45 in a Python handler. The cost: the load of one flag per answered call.
+//! The benefit: a deadline is answered within 20 ms even if every batch thread is busy, and a call that a full queue or
+//! a caller's limit refuses takes 15 us of CPU instead of 45 in a Python handler. The cost: the load of one flag per
+//! answered call.
 //!
 //! Calls that get a kept answer (`Count`) are counted in the same way.
 
@@ -18,6 +19,7 @@ use pyo3::prelude::*;
 use super::activity::Activity;
 use super::python::names;
 use super::signature::Signature;
+use crate::queue::Full;
 
 /// A task that nothing waits for, or whose deadline has passed, and how long it has waited.
 pub struct Abandoned {
@@ -34,18 +36,39 @@ impl Abandoned {
     }
 }
 
-/// Calls of one signature that found the queue full, and how long each took.
+/// Why a call was refused before it waited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    QueueFull,
+    /// It would have missed the latency objective.
+    ObjectiveMissed,
+    /// Its caller has reached a limit.
+    Exhausted,
+}
+
+impl Why {
+    /// Why a queue refused it.
+    pub fn of(full: &Full) -> Self {
+        if matches!(full, Full::Objective) { Self::ObjectiveMissed } else { Self::QueueFull }
+    }
+}
+
+/// Calls of one signature that were refused, and how long each took.
 struct Refused {
     signature: Arc<Signature>,
-    /// Whether the queue was not full, but the call would have missed the latency objective.
-    missed: bool,
+    why: Why,
     seconds: Vec<f64>,
 }
 
 impl Refused {
     fn count(self, py: Python<'_>) -> PyResult<()> {
         let names = names(py)?;
-        let error = if self.missed { &names.objective_missed } else { &names.queue_full }.bind(py).call1(("",))?;
+        let kind = match self.why {
+            Why::QueueFull => &names.queue_full,
+            Why::ObjectiveMissed => &names.objective_missed,
+            Why::Exhausted => &names.caller_exhausted,
+        };
+        let error = kind.bind(py).call1(("",))?;
         self.signature.counter.failed(py, &error, self.seconds.into_iter()).map(|_| ())
     }
 }
@@ -79,13 +102,13 @@ pub struct EndedCalls {
 }
 
 impl EndedCalls {
-    /// Adds a call that found the queue full, or would have missed the objective; there may be very many.
-    pub fn add_refused(&self, signature: &Arc<Signature>, missed: bool, seconds: f64) {
+    /// Adds a call that was refused before it waited; there may be very many.
+    pub fn add_refused(&self, signature: &Arc<Signature>, why: Why, seconds: f64) {
         let mut refused = self.refused.lock();
-        let same = |known: &&mut Refused| known.missed == missed && Arc::ptr_eq(&known.signature, signature);
+        let same = |known: &&mut Refused| known.why == why && Arc::ptr_eq(&known.signature, signature);
         match refused.iter_mut().find(same) {
             Some(known) => known.seconds.push(seconds),
-            None => refused.push(Refused { signature: signature.clone(), missed, seconds: vec![seconds] }),
+            None => refused.push(Refused { signature: signature.clone(), why, seconds: vec![seconds] }),
         }
         drop(refused);
         self.activity.note();

@@ -8,6 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::clock::Clock;
+use super::ended::Why;
 use super::python::names;
 use super::signature::Signature;
 use super::task::Task;
@@ -153,11 +154,11 @@ impl Lane {
         self.0.tasks.shared.reason(full, &self.0.objective)
     }
 
-    /// How a call of this signature ends that found it full, and whether it would have missed the latency objective.
+    /// How a call of this signature ends that found it full, and why.
     /// `named` says what the signature's text names, by the reason.
-    pub fn refusal(&self, full: &Full, signature: &Signature, named: impl FnOnce(&str) -> String) -> (Status, bool) {
-        let (reason, missed) = (self.reason(full), matches!(full, Full::Objective));
-        (signature.full(&named(&reason), missed.then_some(&reason)), missed)
+    pub fn refusal(&self, full: &Full, signature: &Signature, named: impl FnOnce(&str) -> String) -> (Status, Why) {
+        let (reason, why) = (self.reason(full), Why::of(full));
+        (signature.full(&named(&reason), (why == Why::ObjectiveMissed).then_some(&reason)), why)
     }
 
     /// Records how long a run of one of its tasks took, in seconds, and the size of its inputs in bytes.

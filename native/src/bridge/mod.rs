@@ -25,7 +25,7 @@ mod tasks;
 pub use answers::Answers;
 pub use batch::Batch;
 pub use buffer::Buffer;
-pub use ended::{Count, EndedCalls};
+pub use ended::{Count, EndedCalls, Why};
 pub use examples::{Examples, Inference, Kind as InferenceKind};
 pub use lane::Lane;
 pub use python::catch_panic;

@@ -17,6 +17,8 @@ pub struct Names {
     batch: Py<PyAny>,
     #[pyo3(attribute("CancelledError"))]
     pub cancelled: Py<PyAny>,
+    #[pyo3(attribute("CallerExhausted"))]
+    pub caller_exhausted: Py<PyAny>,
     #[pyo3(attribute("Closed"))]
     pub closed: Py<PyAny>,
     #[pyo3(attribute("DeadlineExceeded"))]

@@ -16,13 +16,13 @@ use pyo3::prelude::*;
 use super::opening::Opening;
 use super::understood::{Arrays, MethodNames, Understood};
 use super::waiting::Call;
-use crate::bridge::{self, NativeTask, Routes, Signature, Task};
-use crate::grpc::{Encoding, Status};
+use crate::bridge::{self, NativeTask, Routes, Signature, Task, Why};
+use crate::grpc::{Encoding, RESOURCE_EXHAUSTED, Status};
 use crate::memory::Kind;
 use crate::open_inference::Regions;
 use crate::protobuf::Rope;
 use crate::queue::{Entry, Refusal};
-use crate::security::{Admitted, Identity, Verdicts};
+use crate::security::{Admission, Admitted, Identity, Verdicts};
 
 /// Handles the plain calls of a server.
 pub struct PlainCalls {
@@ -69,9 +69,8 @@ pub enum Outcome {
     Waits { wake: bool },
     /// There is no memory for its answer, and its client has been told.
     NoMemory,
-    /// Its queue was full, and its client has been told, this many seconds after the call arrived. `missed` if the
-    /// queue was not full, but the call would have missed the latency objective.
-    Refused { signature: Arc<Signature>, missed: bool, seconds: f64 },
+    /// It was refused, and its client has been told, this many seconds after the call arrived.
+    Refused { signature: Arc<Signature>, why: Why, seconds: f64 },
     /// It is not plain, may share no batch, or its version is being unloaded and may have been replaced.
     ForPython(Rope, SendResponse<Bytes>),
 }
@@ -129,8 +128,15 @@ impl PlainCalls {
         let key = if may_change { None } else { signature.key(rows, shapes(), copy, choice) };
         let Some(key) = key else { return Outcome::ForPython(message, respond) };
         // Only now, because it counts: Python admits the calls that it handles.
-        let Some((mut admitted, low)) = self.admit(&opening.identity, &opening.headers, &signature, rows) else {
-            return Outcome::ForPython(message, respond);
+        let now = Instant::now();
+        let (mut admitted, low) = match self.admit(&opening.identity, &opening.headers, &signature, rows) {
+            Admission::Admitted(admitted, low) => (admitted, low),
+            Admission::Unknown => return Outcome::ForPython(message, respond),
+            Admission::Exhausted(text, seconds) => {
+                let status = Status::new(RESOURCE_EXHAUSTED, text);
+                let _ = respond.send_response(status.response_for_later(seconds), true); // fails only without a client
+                return Outcome::Refused { signature, why: Why::Exhausted, seconds: now.elapsed().as_secs_f64() };
+            }
         };
         let memory = &opening.memory;
         if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
@@ -141,7 +147,6 @@ impl PlainCalls {
         }
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let call = Call { message, arrays, protocol, respond, memory: opening.memory.clone(), admitted, answer: None };
-        let now = Instant::now();
         let task = NativeTask::new(signature, rows, Box::new(call), now).choosing(choice);
         let priority = usize::from(low).max(self.priority(&opening.headers));
         let entry = Entry::new(Task::Native(task), rows, row_bytes, deadline, priority);
@@ -154,10 +159,10 @@ impl PlainCalls {
         let mut call = Call::of(task);
         match refusal {
             Refusal::Full(full) => {
-                let (status, missed) = lane.refusal(&full, &signature, |reason| call.protocol.reason_of_full(reason));
+                let (status, why) = lane.refusal(&full, &signature, |reason| call.protocol.reason_of_full(reason));
                 call.admitted.give_rows_back();
                 bridge::PendingCall::refuse(&mut *call, &status);
-                Outcome::Refused { signature, missed, seconds }
+                Outcome::Refused { signature, why, seconds }
             }
             Refusal::Closed => {
                 opening.memory.set(Kind::Expanded, 0);
@@ -172,17 +177,11 @@ impl PlainCalls {
         self.verdicts.is_some()
     }
 
-    /// Admits a call with this many rows, and returns whether it lets others go first; None if Python must decide.
-    pub fn admit(
-        &self,
-        identity: &Identity,
-        headers: &HeaderMap,
-        signature: &Signature,
-        rows: usize,
-    ) -> Option<(Admitted, bool)> {
+    /// Admits a call with this many rows.
+    pub fn admit(&self, identity: &Identity, headers: &HeaderMap, signature: &Signature, rows: usize) -> Admission {
         match &self.verdicts {
             Some(verdicts) => verdicts.get().admit(identity, headers, &signature.model, rows),
-            None => Some((Admitted::default(), false)),
+            None => Admission::Admitted(Admitted::default(), false),
         }
     }
 

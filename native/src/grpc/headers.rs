@@ -17,6 +17,7 @@ static ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip")
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+static GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 impl Status {
     /// The trailers that say so.
@@ -36,6 +37,16 @@ impl Status {
             response.headers_mut().insert(&GRPC_ACCEPT_ENCODING, ACCEPTED.clone());
         }
         response.headers_mut().extend(self.trailers());
+        response
+    }
+}
+
+impl Status {
+    /// The same for a call that may be sent again after this many seconds, which clients' automatic retries respect.
+    pub fn response_for_later(&self, seconds: f64) -> Response<()> {
+        let mut response = self.response();
+        let milliseconds = (seconds * 1e3).ceil() as u64;
+        response.headers_mut().insert(&GRPC_RETRY_PUSHBACK, milliseconds.into());
         response
     }
 }

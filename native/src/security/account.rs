@@ -92,9 +92,10 @@ impl Account {
 }
 
 impl Account {
-    /// Admits a call of so many rows; None where it has to wait.
-    pub fn admitted(&self, rows: usize, now: Instant) -> Option<Admitted> {
-        self.0.admit(rows, now).is_none().then(|| Admitted(Some(Charged { limits: self.0.clone(), rows })))
+    /// Admits a call of so many rows, or says after how many seconds to try again.
+    pub fn admitted(&self, rows: usize, now: Instant) -> Result<Admitted, f64> {
+        let admitted = || Admitted(Some(Charged { limits: self.0.clone(), rows }));
+        self.0.admit(rows, now).map_or_else(|| Ok(admitted()), Err)
     }
 }
 
@@ -136,33 +137,33 @@ mod tests {
     fn calls_per_second() {
         let account = Account::new(2.0, 0.0, 0);
         let now = Instant::now();
-        assert!(account.admitted(1, now).is_some() && account.admitted(1, now).is_some());
-        assert!(account.admitted(1, now).is_none());
-        assert!(account.admitted(1, now + Duration::from_millis(510)).is_some());
+        assert!(account.admitted(1, now).is_ok() && account.admitted(1, now).is_ok());
+        assert!(account.admitted(1, now).is_err_and(|wait| wait == 0.5));
+        assert!(account.admitted(1, now + Duration::from_millis(510)).is_ok());
     }
 
     #[test]
     fn rows_are_overdrawn_once() {
         let account = Account::new(0.0, 10.0, 0);
         let now = Instant::now();
-        assert!(account.admitted(30, now).is_some());
-        assert!(account.admitted(1, now + Duration::from_millis(2000)).is_none());
-        assert!(account.admitted(1, now + Duration::from_millis(2200)).is_some());
+        assert!(account.admitted(30, now).is_ok());
+        assert!(account.admitted(1, now + Duration::from_millis(2000)).is_err());
+        assert!(account.admitted(1, now + Duration::from_millis(2200)).is_ok());
     }
 
     #[test]
     fn a_call_that_goes_elsewhere_costs_nothing() {
         let account = Account::new(1.0, 10.0, 1);
         let now = Instant::now();
-        (0..3).for_each(|_| account.admitted(30, now).expect("nothing has been used").undo());
+        (0..3).for_each(|_| account.admitted(30, now).ok().expect("nothing has been used").undo());
     }
 
     #[test]
     fn a_refused_call_counts_and_its_rows_do_not() {
         let account = Account::new(2.0, 10.0, 0);
         let now = Instant::now();
-        (0..2).for_each(|_| account.admitted(30, now).expect("no row has been run").give_rows_back());
-        assert!(account.admitted(1, now).is_none());
+        (0..2).for_each(|_| account.admitted(30, now).ok().expect("no row has been run").give_rows_back());
+        assert!(account.admitted(1, now).is_err());
     }
 
     #[test]
@@ -170,8 +171,8 @@ mod tests {
         let account = Account::new(0.0, 0.0, 1);
         let now = Instant::now();
         let first = account.admitted(1, now);
-        assert!(first.is_some() && account.admitted(1, now).is_none());
+        assert!(first.is_ok() && account.admitted(1, now).is_err());
         drop(first);
-        assert!(account.admitted(1, now).is_some());
+        assert!(account.admitted(1, now).is_ok());
     }
 }

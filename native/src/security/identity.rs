@@ -38,7 +38,7 @@ impl Identity {
         }
         let mut last = self.last.lock();
         match &*last {
-            Some((known, digest)) if equal(known.as_bytes(), header.as_bytes()) => Some(*digest),
+            Some((known, digest)) if equal(known, header) => Some(*digest),
             _ => {
                 let digest = digest(&self.certificate, header.as_bytes());
                 *last = Some((header.clone(), digest));
@@ -59,8 +59,13 @@ pub fn digest(certificate: &[u8], authorization: &[u8]) -> Digest {
     digest
 }
 
-/// Takes the same time wherever the first difference is: several callers may share a connection, behind a proxy.
-fn equal(one: &[u8], other: &[u8]) -> bool {
+/// Takes the same time wherever the first difference is: several callers may share a connection, behind a proxy. If the
+/// client refers to an entry of HPACK's table, as those in Go and Java do, both are the same bytes in memory.
+fn equal(one: &HeaderValue, other: &HeaderValue) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    if std::ptr::eq(one, other) {
+        return true;
+    }
     let differs = one.iter().zip(other).fold(0, |differs, (one, other)| differs | (one ^ other));
     one.len() == other.len() && std::hint::black_box(differs) == 0
 }

@@ -1,7 +1,8 @@
 //! Who may call what, as Python has decided: verdicts by credentials and model, and what each caller may still use.
 //!
 //! Nothing is decided here. A plain call is answered without Python only if Python has stored a verdict that allows it;
-//! every other call goes to Python, which decides, refuses, and stores the verdict for the next call.
+//! over gRPC, the answer is a refusal if a limit that the verdict names is reached. Every other call goes to Python, which
+//! decides, refuses, and stores the verdict for the next call.
 
 mod account;
 mod identity;
@@ -9,4 +10,4 @@ mod verdicts;
 
 pub use account::{Account, Admitted};
 pub use identity::Identity;
-pub use verdicts::Verdicts;
+pub use verdicts::{Admission, Verdicts};

@@ -21,6 +21,18 @@ struct Verdict {
     account: Option<Py<Account>>,
     /// Whether its calls let the others go first.
     low: bool,
+    /// The text of the refusal if the account admits no call.
+    exhausted: String,
+}
+
+/// Whether a call is admitted, by Python's verdict about its caller.
+pub enum Admission {
+    /// It is; whether it lets others go first.
+    Admitted(Admitted, bool),
+    /// Its caller has reached a limit: the text, and the seconds after which to try again.
+    Exhausted(String, f64),
+    /// Python must decide.
+    Unknown,
 }
 
 type Models = FxHashMap<Vec<u8>, Arc<Verdict>>;
@@ -53,7 +65,8 @@ impl Verdicts {
 
     /// Allows calls with these credentials to run a model, for a number of seconds or forever; does nothing if all
     /// verdicts have been forgotten since `generation`.
-    #[pyo3(signature = (generation, credentials, model, *, seconds, account, low))]
+    #[pyo3(signature = (generation, credentials, model, *, seconds, account, low, exhausted))]
+    #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
     fn put(
         &self,
         generation: u64,
@@ -62,11 +75,12 @@ impl Verdicts {
         seconds: Option<f64>,
         account: Option<Py<Account>>,
         low: bool,
+        exhausted: String,
     ) {
         let (certificate, authorization) = credentials;
         let expires = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
         let expires = expires.and_then(|left| Instant::now().checked_add(left));
-        let verdict = Arc::new(Verdict { expires, account, low });
+        let verdict = Arc::new(Verdict { expires, account, low, exhausted });
         let mut table = self.0.write();
         if table.generation != generation {
             return;
@@ -93,29 +107,26 @@ impl Verdicts {
 }
 
 impl Verdicts {
-    /// Admits a call with this many rows of a model, and returns whether it lets others go first; None if Python must
-    /// decide.
-    pub fn admit(
-        &self,
-        identity: &Identity,
-        headers: &HeaderMap,
-        model: &str,
-        rows: usize,
-    ) -> Option<(Admitted, bool)> {
-        let digest = identity.digest(headers)?;
-        let verdict = self.0.read().callers.get(&digest)?.get(model.as_bytes())?.clone();
+    /// Admits a call with this many rows of a model.
+    pub fn admit(&self, identity: &Identity, headers: &HeaderMap, model: &str, rows: usize) -> Admission {
+        let Some(verdict) = self.find(identity, headers, model) else { return Admission::Unknown };
         if verdict.expires.is_none() && verdict.account.is_none() {
-            return Some((Admitted::default(), verdict.low));
+            return Admission::Admitted(Admitted::default(), verdict.low);
         }
         let now = Instant::now();
         if verdict.expires.is_some_and(|expires| now >= expires) {
-            return None;
+            return Admission::Unknown;
         }
-        let admitted = match &verdict.account {
-            Some(account) => account.get().admitted(rows, now)?,
-            None => Admitted::default(),
-        };
-        Some((admitted, verdict.low))
+        match verdict.account.as_ref().map(|account| account.get().admitted(rows, now)) {
+            None => Admission::Admitted(Admitted::default(), verdict.low),
+            Some(Ok(admitted)) => Admission::Admitted(admitted, verdict.low),
+            Some(Err(wait)) => Admission::Exhausted(verdict.exhausted.clone(), wait),
+        }
+    }
+
+    fn find(&self, identity: &Identity, headers: &HeaderMap, model: &str) -> Option<Arc<Verdict>> {
+        let digest = identity.digest(headers)?;
+        Some(self.0.read().callers.get(&digest)?.get(model.as_bytes())?.clone())
     }
 }
 
@@ -132,14 +143,17 @@ mod tests {
 
     fn put(verdicts: &Verdicts, generation: u64, header: &str, seconds: Option<f64>) {
         let credentials = (Vec::new(), header.as_bytes().to_vec());
-        verdicts.put(generation, credentials, "m".into(), seconds, None, true);
+        verdicts.put(generation, credentials, "m".into(), seconds, None, true, String::new());
     }
 
     #[test]
     fn a_verdict_is_of_one_caller_and_one_model() {
         let (verdicts, identity) = (Verdicts::new(), Identity::default());
         put(&verdicts, 0, "Bearer a", None);
-        let low = |header, model| verdicts.admit(&identity, &shown(header), model, 1).map(|(_, low)| low);
+        let low = |header, model| match verdicts.admit(&identity, &shown(header), model, 1) {
+            Admission::Admitted(_, low) => Some(low),
+            _ => None,
+        };
         assert_eq!(low("Bearer a", "m"), Some(true));
         assert_eq!((low("Bearer b", "m"), low("Bearer a", "n"), low("", "m")), (None, None, None));
         verdicts.clear();
@@ -151,8 +165,8 @@ mod tests {
         let (verdicts, identity) = (Verdicts::new(), Identity::default());
         put(&verdicts, 0, "Bearer a", Some(0.0));
         put(&verdicts, 0, "Bearer b", Some(60.0));
-        assert!(verdicts.admit(&identity, &shown("Bearer a"), "m", 1).is_none());
-        assert!(verdicts.admit(&identity, &shown("Bearer b"), "m", 1).is_some());
+        let admitted = |header| matches!(verdicts.admit(&identity, &shown(header), "m", 1), Admission::Admitted(..));
+        assert!(!admitted("Bearer a") && admitted("Bearer b"));
     }
 
     #[test]
@@ -161,7 +175,7 @@ mod tests {
         let before = verdicts.generation();
         verdicts.clear();
         put(&verdicts, before, "Bearer a", None);
-        assert!(verdicts.admit(&identity, &shown("Bearer a"), "m", 1).is_none());
+        assert!(matches!(verdicts.admit(&identity, &shown("Bearer a"), "m", 1), Admission::Unknown));
     }
 
     /// What it adds to a call: `cargo test --release --no-default-features -- --ignored --nocapture cost`.
@@ -176,7 +190,7 @@ mod tests {
             let headers = shown(&header);
             let round = |_| {
                 let began = Instant::now();
-                (0..CALLS).for_each(|_| assert!(verdicts.admit(&identity, &headers, "m", 1).is_some()));
+                (0..CALLS).for_each(|_| drop(verdicts.admit(&identity, &headers, "m", 1)));
                 began.elapsed() / CALLS
             };
             println!("a header of {size} bytes: {:?} per call", (0..100).map(round).min());

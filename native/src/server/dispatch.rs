@@ -185,8 +185,8 @@ fn dispatch(
         Some(Ok(message)) if shared.plain.may_take(&opening) => match shared.plain.put(&opening, message, respond) {
             Outcome::Waits { wake } => return thread.busy_poll.task_waits(wake),
             Outcome::NoMemory => return,
-            Outcome::Refused { signature, missed, seconds } => {
-                return shared.ended.add_refused(&signature, missed, seconds);
+            Outcome::Refused { signature, why, seconds } => {
+                return shared.ended.add_refused(&signature, why, seconds);
             }
             Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
         },

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::rest::Rest;
-use crate::bridge::{Choice, Lane, NativeTask, PendingCall, Signature, Task};
+use crate::bridge::{Choice, Lane, NativeTask, PendingCall, Signature, Task, Why};
 use crate::calls::until;
-use crate::grpc::{RESOURCE_EXHAUSTED, Status};
+use crate::grpc::Status;
 use crate::http::{Answer, Endpoint};
 use crate::memory::{CallMemory, Kind};
 use crate::queue::{Entry, Key, Refusal};
@@ -64,8 +64,8 @@ pub(super) struct Pending {
     signature: Arc<Signature>,
     mailbox: Arc<Mailbox>,
     came: Instant,
-    /// The status of a call that was not put into the queue, and whether the latency objective refused it.
-    refused: Option<(Status, bool)>,
+    /// The status of a call that was not put into the queue, and why; None for a lack of memory, which is not counted.
+    refused: Option<(Status, Option<Why>)>,
     admitted: Admitted,
     priority: usize,
 }
@@ -94,8 +94,7 @@ impl Pending {
     ) -> Option<Self> {
         let Place { lane, key, rows, row_bytes, choice } = place;
         if !memory.set(Kind::Answers, self.signature.expected_answer(rows)) {
-            self.admitted.give_rows_back();
-            self.refused = Some((Status::no_memory(self.rest.budget()), false));
+            self.refuse(Status::no_memory(self.rest.budget()), None);
             return Some(self);
         }
         let call = call(self.mailbox.clone());
@@ -105,8 +104,9 @@ impl Pending {
         match lane.put_native(key, entry, Instant::now()) {
             Ok(wake) => self.rest.thread.busy_poll.task_waits(wake),
             Err((Refusal::Full(full), _)) => {
-                self.admitted.give_rows_back();
-                self.refused = Some(lane.refusal(&full, &self.signature, |reason| self.api.reason_of_full(reason)));
+                let named = |reason: &str| self.api.reason_of_full(reason);
+                let (status, why) = lane.refusal(&full, &self.signature, named);
+                self.refuse(status, Some(why));
             }
             Err((Refusal::Closed, _)) => {
                 std::mem::take(&mut self.admitted).undo();
@@ -116,11 +116,16 @@ impl Pending {
         Some(self)
     }
 
+    fn refuse(&mut self, status: Status, why: Option<Why>) {
+        self.admitted.give_rows_back();
+        self.refused = Some((status, why));
+    }
+
     pub(super) async fn answer(self) -> Option<Answer> {
         let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
-        if let Some((status, missed)) = &self.refused {
-            if status.code != RESOURCE_EXHAUSTED {
-                ended.add_refused(&self.signature, *missed, self.came.elapsed().as_secs_f64());
+        if let Some((status, why)) = &self.refused {
+            if let Some(why) = why {
+                ended.add_refused(&self.signature, *why, self.came.elapsed().as_secs_f64());
             }
             return Some(self.api.refusal(endpoint, status));
         }

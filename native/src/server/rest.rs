@@ -21,7 +21,7 @@ use crate::http::{self as transport, Answer, Endpoint, Missing, SMALL, answer};
 use crate::memory::{Budget, CallMemory, Share};
 use crate::predict::{Column, Input as Declared};
 use crate::rest::{self, Body, Call, Declares, ExamplesBody, ModelPath, Reply, Verb};
-use crate::security::{Admitted, Identity};
+use crate::security::{Admission, Admitted, Identity};
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
@@ -133,9 +133,12 @@ impl Rest {
         self.put(&head.headers, plain, memory, came)?.answer().await
     }
 
-    /// Admits a call of so many rows, and says whether it lets the others go first; None where Python is to decide.
+    /// Admits a call with this many rows, and returns whether it lets others go first; None if Python must decide.
     pub(super) fn admit(&self, headers: &HeaderMap, signature: &Signature, rows: usize) -> Option<(Admitted, bool)> {
-        self.thread.shared.plain.admit(&self.identity, headers, signature, rows)
+        match self.thread.shared.plain.admit(&self.identity, headers, signature, rows) {
+            Admission::Admitted(admitted, low) => Some((admitted, low)),
+            Admission::Exhausted(..) | Admission::Unknown => None,
+        }
     }
 
     pub(super) fn budget(&self) -> &Budget {

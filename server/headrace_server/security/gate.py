@@ -148,7 +148,8 @@ class Gate:
             assert rule is not None
             account = self._draw(visit, principal, rule)
             if need.action is Action.PREDICT and model:
-                self._keep(visit, principal, Verdict(visit.credentials, model, None, account, rule.is_low))
+                exhausted = _exhausted(principal, rule)
+                self._keep(visit, principal, Verdict(visit.credentials, model, None, account, rule.is_low, exhausted))
 
     def write(self, visit: Visit, method: str, model: str, code: str, seconds: float) -> None:
         """Logs a call that has ended."""
@@ -204,8 +205,7 @@ class Gate:
         if account is not None:
             wait = account.admit()
             if wait is not None:
-                text = f"{principal.name} has reached the limit of rule {rule.number} of the policy; try again later"
-                raise Refused(Code.RESOURCE_EXHAUSTED, text, retry_after=wait)
+                raise Refused(Code.RESOURCE_EXHAUSTED, _exhausted(principal, rule), retry_after=wait)
             visit.hold(account)
         return account
 
@@ -231,6 +231,10 @@ class Gate:
                 self.look()
             except Exception:
                 log.exception("the files with keys and policy cannot be read")
+
+
+def _exhausted(principal: Principal, rule: Grant) -> str:
+    return f"{principal.name} has reached the limit of rule {rule.number} of the policy; try again later"
 
 
 def _bearer(authorization: str) -> str:

@@ -23,6 +23,7 @@ class Verdict:
         seconds: How long it is valid; None means forever.
         account: The account to charge; None means no limits.
         low: Whether they let other calls go first.
+        exhausted: The text of the refusal if the account admits no call.
     """
 
     credentials: Credentials
@@ -30,6 +31,7 @@ class Verdict:
     seconds: float | None
     account: Account | None
     low: bool
+    exhausted: str = ""
 
 
 class Verdicts(Protocol):

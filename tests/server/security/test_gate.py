@@ -154,6 +154,30 @@ def test_the_native_transport_asks_once_for_each_caller_and_model(
     assert len(seen) == (2 if transport == "native" else 21)
 
 
+@pytest.mark.parametrize("api", [api for api in APIS if "grpc" in api])
+def test_the_native_transport_refuses_a_limited_caller_without_asking(
+    running: Run, tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL + "calls_per_second = 0.01\n")
+    seen: list[Need] = []
+    admit = Gate.admit
+
+    def counted(gate: Gate, visit: Visit, need: Need) -> None:
+        seen.append(need)
+        admit(gate, visit, need)
+
+    monkeypatch.setattr(Gate, "admit", counted)
+    assert own.ask(api) is Outcome.OK
+    refused = [APIS[api](own.target, "predict", MODEL, own.header) for _ in range(5)]
+
+    assert {each.outcome for each in refused} == {Outcome.EXHAUSTED}
+    assert {each.text for each in refused} == {"key:shop has reached the limit of rule 1 of the policy; try again later"}
+    assert all(98_000 < int(each.headers["grpc-retry-pushback-ms"]) <= 100_000 for each in refused)
+    assert len(seen) == (1 if transport == "native" else 6)
+    status = 'status="RESOURCE_EXHAUSTED"} 5\n'
+    eventually(lambda: status in own.server.server.metrics())
+
+
 def test_a_verdict_of_before_a_change_is_not_kept(running: Run, tmp_path: Path, transport: str) -> None:
     if transport != "native":
         pytest.skip("grpcio keeps no verdicts")

@@ -21,7 +21,7 @@ from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION,
 from headrace_server.transports.grpc.native_verdicts import NativeVerdicts
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 22
+INTERFACE = 23
 
 _NEVER = 2**31 - 1  # milliseconds, in gRPC's options
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import headrace_native as native
 
 from headrace_batching import BatchingError, DeadlineExceeded, QueueFull
+from headrace_batching.errors import CallerExhausted
 from headrace_batching.padding import SHORTEST
 from headrace_protos import Code, DataType
 from headrace_server.backends.signature import Signature, TensorSpec
@@ -136,7 +137,8 @@ class PlainRoutes:
         return None if observe is None else counts.of(observe(verb), api, status)
 
 
-_CLIENT_GONE: dict[type[Exception], tuple[Code, str]] = {
+_WITHOUT_A_RUN: dict[type[Exception], tuple[Code, str]] = {
+    CallerExhausted: (Code.RESOURCE_EXHAUSTED, ""),
     futures.CancelledError: (Code.CANCELLED, ""),
     futures.TimeoutError: (Code.DEADLINE_EXCEEDED, ""),
 }
@@ -168,8 +170,8 @@ class _Failed:
         return code, text
 
     def _end(self, error: Exception) -> tuple[Code, str]:
-        if type(error) in _CLIENT_GONE:
-            return _CLIENT_GONE[type(error)]
+        if type(error) in _WITHOUT_A_RUN:
+            return _WITHOUT_A_RUN[type(error)]
         if isinstance(error, DeadlineExceeded) and not self._plain.queued:
             error = timed_out()  # as `Servable.run`
         return self._status(error)

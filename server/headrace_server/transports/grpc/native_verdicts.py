@@ -4,6 +4,7 @@ import headrace_native as native
 
 from headrace_server.security.account import Account, Limits
 from headrace_server.security.verdicts import Verdict
+from headrace_server.transports.grpc.handlers import truncated
 
 
 class NativeVerdicts:
@@ -32,6 +33,7 @@ class NativeVerdicts:
             seconds=verdict.seconds,
             account=account,
             low=verdict.low,
+            exhausted=truncated(verdict.exhausted),
         )
 
     def clear(self) -> None:
