@@ -174,8 +174,8 @@ def test_the_native_transport_refuses_a_limited_caller_without_asking(
     assert {each.text for each in refused} == {"key:shop has reached the limit of rule 1 of the policy; try again later"}
     assert all(98_000 < int(each.headers["grpc-retry-pushback-ms"]) <= 100_000 for each in refused)
     assert len(seen) == (1 if transport == "native" else 6)
-    status = 'status="RESOURCE_EXHAUSTED"} 5\n'
-    eventually(lambda: status in own.server._server._metrics.page().decode())
+    counted_calls = f'model_name="{MODEL}",code="RESOURCE_EXHAUSTED"}} 5\n'
+    eventually(lambda: counted_calls in own.server._server._metrics.page().decode())
 
 
 def test_a_verdict_of_before_a_change_is_not_kept(running: Run, tmp_path: Path, transport: str) -> None:
