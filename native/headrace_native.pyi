@@ -246,10 +246,24 @@ class Account:
     def charge(self, rows: int) -> None: ...
     def release(self) -> None: ...
 
-class Verdicts:
-    """Who may run which models without being seen, until all is forgotten. Any thread."""
+class AuditLines:
+    """Lines of the audit log about calls that ended without Python. Any thread."""
 
     def __init__(self) -> None: ...
+    def take(self) -> bytes | None:
+        """Waits for lines, and returns all of them with their line feeds; None once it has been closed and emptied."""
+
+    def close(self) -> None:
+        """No more lines will come."""
+
+class Verdicts:
+    """Who may run which models without being seen, until all is forgotten. Any thread.
+
+    Args:
+        lines: Where the audit log's lines about these calls go; None if there is no such log.
+    """
+
+    def __init__(self, lines: AuditLines | None) -> None: ...
     @property
     def generation(self) -> int:
         """To be read before what a verdict follows from."""
@@ -264,6 +278,7 @@ class Verdicts:
         account: Account | None,
         low: bool,
         exhausted: str,
+        names: tuple[str, str],
     ) -> None:
         """Allows calls to run a model; nothing where all has been forgotten since that generation.
 
@@ -275,6 +290,7 @@ class Verdicts:
             account: What the caller may use; None for as much as it wants.
             low: Whether its calls let the others go first.
             exhausted: The text of the refusal if the account admits no call.
+            names: What the audit log calls the caller and the model, as JSON.
         """
 
     def clear(self) -> None:

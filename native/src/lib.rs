@@ -58,6 +58,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::Failure>()?;
     module.add_class::<load::Load>()?;
     module.add_class::<security::Account>()?;
+    module.add_class::<security::AuditLines>()?;
     module.add_class::<security::Verdicts>()?;
     module.add_class::<server::Server>()
 }

@@ -101,8 +101,9 @@ class Server:
         self._own_metrics: tuple[Metric, ...] = ()
         self._pages = metric_pages(config, self._metrics, self.metrics)
         self._queue = make_queue(self._transport_name)
-        guards = config.auth.guards or bool(config.audit_log)
-        self._gate = make_gate(config.auth, config.audit_log, make_verdicts(self._transport_name)) if guards else None
+        guards, audits = config.auth.guards or bool(config.audit_log), bool(config.audit_log)
+        verdicts = make_verdicts(self._transport_name, audits=audits)
+        self._gate = make_gate(config.auth, config.audit_log, verdicts) if guards else None
         self._drift = Drift(config.drift_ratio)
         self._tracer = make_tracer(config, marked=self._transport_name == "native")
         self._metrics.listen = None if self._tracer is None else self._tracer.ran
@@ -400,11 +401,10 @@ class Server:
 
     def _is_plain(self, name: str) -> bool:
         """Whether the transport may answer calls of a model by itself, since nothing else has to see them."""
-        sees_all = self._config.access_log or (self._gate is not None and self._gate.audits)
         return may_be_plain(
             name,
             checks_methods=self._config.enable_signature_method_name_check,
-            logs=lambda model: sees_all or self._request_logger.logs(model),
+            logs=lambda model: self._config.access_log or self._request_logger.logs(model),
         )
 
     def _free(self) -> None:

@@ -22,12 +22,12 @@ use crate::memory::Kind;
 use crate::open_inference::Regions;
 use crate::protobuf::Rope;
 use crate::queue::{Entry, Refusal};
-use crate::security::{Admission, Admitted, Identity, Verdicts};
+use crate::security::{Admission, Admitted, Asked, Verdicts};
 
 /// Handles the plain calls of a server.
 pub struct PlainCalls {
     /// The numbers of the methods with plain calls; methods that the server does not have are left out.
-    methods: Vec<(usize, Method)>,
+    methods: Vec<PlainMethod>,
     names: MethodNames,
     /// The metadata with which a call lets others go first.
     low_priority: (HeaderName, HeaderValue),
@@ -35,6 +35,13 @@ pub struct PlainCalls {
     regions: Py<Regions>,
     /// Who may call; None if anybody may.
     verdicts: Option<Py<Verdicts>>,
+}
+
+/// One of the methods.
+struct PlainMethod {
+    number: usize,
+    method: Method,
+    path: String,
 }
 
 #[derive(Clone, Copy)]
@@ -90,7 +97,10 @@ impl PlainCalls {
             (fields.multi_inference, Method::MultiInference),
         ];
         Ok(Self {
-            methods: methods.iter().filter_map(|(path, method)| Some((number(path)?, *method))).collect(),
+            methods: methods
+                .into_iter()
+                .filter_map(|(path, method)| Some(PlainMethod { number: number(&path)?, method, path }))
+                .collect(),
             names: MethodNames { classify: fields.classify_name, regress: fields.regress_name },
             low_priority: (name, value),
             routes,
@@ -109,13 +119,14 @@ impl PlainCalls {
         !opening.traced && self.method(opening).is_some() && opening.encoding == Encoding::Identity
     }
 
-    fn method(&self, opening: &Opening) -> Option<Method> {
-        self.methods.iter().find(|(number, _)| *number == opening.method).map(|(_, method)| *method)
+    fn method(&self, opening: &Opening) -> Option<&PlainMethod> {
+        self.methods.iter().find(|method| method.number == opening.method)
     }
 
     /// Adds a call to the queue of its route, if it is plain.
     pub fn put(&self, opening: &Opening, message: Rope, mut respond: SendResponse<Bytes>) -> Outcome {
-        let Some(understood) = self.understand(opening, &message) else {
+        let Some(method) = self.method(opening) else { return Outcome::ForPython(message, respond) };
+        let Some(understood) = self.understand(method.method, &message) else {
             return Outcome::ForPython(message, respond);
         };
         let Understood { signature, lane, arrays, rows, choice, protocol } = understood;
@@ -129,11 +140,20 @@ impl PlainCalls {
         let Some(key) = key else { return Outcome::ForPython(message, respond) };
         // Only now, because it counts: Python admits the calls that it handles.
         let now = Instant::now();
-        let (mut admitted, low) = match self.admit(&opening.identity, &opening.headers, &signature, rows) {
+        let asked = Asked {
+            identity: &opening.identity,
+            headers: &opening.headers,
+            model: &signature.model,
+            rows,
+            method: method.path.trim_start_matches('/'),
+            peer: &opening.peer,
+        };
+        let (mut admitted, low) = match self.admit(&asked) {
             Admission::Admitted(admitted, low) => (admitted, low),
             Admission::Unknown => return Outcome::ForPython(message, respond),
-            Admission::Exhausted(text, seconds) => {
+            Admission::Exhausted { text, seconds, mut refused } => {
                 let status = Status::new(RESOURCE_EXHAUSTED, text);
+                refused.end(status.code);
                 let _ = respond.send_response(status.response_for_later(seconds), true); // fails only without a client
                 return Outcome::Refused { signature, why: Why::Exhausted, seconds: now.elapsed().as_secs_f64() };
             }
@@ -141,8 +161,9 @@ impl PlainCalls {
         let memory = &opening.memory;
         if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
             let status = Status::no_memory(memory.share().budget());
-            let _ = respond.send_response(status.response(), true); // fails only if the client has gone
             admitted.give_rows_back();
+            admitted.end(status.code);
+            let _ = respond.send_response(status.response(), true); // fails only if the client has gone
             return Outcome::NoMemory;
         }
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
@@ -177,17 +198,17 @@ impl PlainCalls {
         self.verdicts.is_some()
     }
 
-    /// Admits a call with this many rows.
-    pub fn admit(&self, identity: &Identity, headers: &HeaderMap, signature: &Signature, rows: usize) -> Admission {
+    /// Admits a call.
+    pub fn admit(&self, asked: &Asked<'_>) -> Admission {
         match &self.verdicts {
-            Some(verdicts) => verdicts.get().admit(identity, headers, &signature.model, rows),
+            Some(verdicts) => verdicts.get().admit(asked),
             None => Admission::Admitted(Admitted::default(), false),
         }
     }
 
-    fn understand(&self, opening: &Opening, message: &Rope) -> Option<Understood> {
+    fn understand(&self, method: Method, message: &Rope) -> Option<Understood> {
         let (routes, at) = (self.routes.get(), message.cursor());
-        match self.method(opening)? {
+        match method {
             Method::Predict => Understood::predict(routes, at),
             Method::Infer => Understood::infer(routes, self.regions.get(), at),
             Method::Classify => Understood::examples(routes, at, |examples| examples.classify.as_ref()),

@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 use super::protocol::{Protocol, Response};
 use super::understood::Arrays;
 use crate::bridge::{self, NativeTask, Signature, catch_panic};
-use crate::grpc::{self, INTERNAL, PREFIX, Status};
+use crate::grpc::{self, CANCELLED, INTERNAL, OK, PREFIX, Status};
 use crate::memory::{CallMemory, Kind};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rope, Writer};
@@ -63,6 +63,9 @@ impl Call {
     fn try_send(mut self) -> Result<(), h2::Error> {
         self.message = Rope::default();
         self.memory.drop_request();
+        if let Some(answer) = &self.answer {
+            self.admitted.end(answer.as_ref().map_or_else(|refusal| refusal.code, |_| OK));
+        }
         let frame = match self.answer {
             Some(Ok(frame)) => frame,
             Some(Err(refusal)) => return self.respond.send_response(refusal.response(), true).map(|_| ()),
@@ -90,7 +93,11 @@ impl bridge::PendingCall for Call {
     fn client_gone(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         // If a connection has failed internally, its client is gone.
-        catch_panic(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true)
+        let gone = catch_panic(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true);
+        if gone {
+            self.admitted.end(CANCELLED);
+        }
+        gone
     }
 
     fn examples(&self) -> Option<usize> {
@@ -127,6 +134,7 @@ impl bridge::PendingCall for Call {
     }
 
     fn refuse(&mut self, status: &Status) {
+        self.admitted.end(status.code);
         let _ = catch_panic(|| self.respond.send_response(status.response(), true));
     }
 }

@@ -13,6 +13,6 @@ pub use frame::{Frame, PREFIX, prefix, prefix_of};
 pub use headers::{CallHeaders, decode_binary, encode_binary, http_refusal, ok_trailers, response};
 pub use messages::{MessageLimits, Messages, ReadError};
 pub use status::{
-    CANCELLED, INTERNAL, INVALID_ARGUMENT, OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED, Status, UNAUTHENTICATED,
-    UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
+    CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED, Status,
+    UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
 };

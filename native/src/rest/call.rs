@@ -14,7 +14,7 @@ use super::outputs::{Misfit, Part, is_written, write_error, write_predict};
 use super::results::write_results;
 use crate::bridge::{PendingCall, Signature};
 use crate::calls::InferenceAnswer;
-use crate::grpc::{INTERNAL, Status};
+use crate::grpc::{INTERNAL, OK, Status};
 use crate::http::{Answer, Endpoint, Unread, Wakes, answer};
 use crate::memory::CallMemory;
 use crate::predict::{Column, Output};
@@ -36,7 +36,8 @@ enum State {
     Awaited(Waker),
     /// The answer is being brought, and the client counts as answered.
     Claimed(Option<Waker>),
-    Full(Box<Answer>),
+    /// The answer, and gRPC's code of how the call ended.
+    Full(Box<(Answer, u8)>),
     /// Nobody waits.
     Closed,
 }
@@ -47,8 +48,8 @@ impl Mailbox {
         Self { state: Mutex::default(), wakes }
     }
 
-    /// The answer, once.
-    pub fn poll(&self, context: &Context<'_>) -> Poll<Answer> {
+    /// The answer and gRPC's code of how the call ended, once.
+    pub fn poll(&self, context: &Context<'_>) -> Poll<(Answer, u8)> {
         let mut state = self.state.lock();
         match std::mem::take(&mut *state) {
             State::Full(answer) => {
@@ -90,15 +91,16 @@ impl Mailbox {
     /// No answer will come.
     pub fn abandon(&self) {
         if !matches!(*self.state.lock(), State::Full(_) | State::Closed) {
-            self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()));
+            self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()), INTERNAL);
         }
     }
 
-    pub fn put(&self, answer: Answer) {
+    /// `code` is gRPC's code of how the call ended.
+    pub fn put(&self, answer: Answer, code: u8) {
         let mut state = self.state.lock();
         let before = match *state {
             State::Closed => return,
-            _ => std::mem::replace(&mut *state, State::Full(Box::new(answer))),
+            _ => std::mem::replace(&mut *state, State::Full(Box::new((answer, code)))),
         };
         drop(state);
         if let State::Awaited(waker) | State::Claimed(Some(waker)) = before {
@@ -228,15 +230,16 @@ impl PendingCall for Call {
     }
 
     fn send(self: Box<Self>) {
-        let answer = match &self.encoded {
-            Some(Ok(body)) => answer(StatusCode::OK, self.endpoint.headers.clone(), body.clone()),
-            Some(Err(status)) => refusal(&self.endpoint, status),
-            None => return,
-        };
-        self.mailbox.put(answer);
+        match &self.encoded {
+            Some(Ok(body)) => {
+                self.mailbox.put(answer(StatusCode::OK, self.endpoint.headers.clone(), body.clone()), OK);
+            }
+            Some(Err(status)) => self.mailbox.put(refusal(&self.endpoint, status), status.code),
+            None => {}
+        }
     }
 
     fn refuse(&mut self, status: &Status) {
-        self.mailbox.put(refusal(&self.endpoint, status));
+        self.mailbox.put(refusal(&self.endpoint, status), status.code);
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::Mailbox;
 use crate::bridge::{PendingCall, Signature};
-use crate::grpc::{INTERNAL, Status};
+use crate::grpc::{INTERNAL, OK, Status};
 use crate::http::{Answer, Endpoint, Unread, answer};
 use crate::memory::CallMemory;
 use crate::open_inference::json::{Body, Common, write_error};
@@ -88,15 +88,14 @@ impl PendingCall for Call {
     }
 
     fn send(mut self: Box<Self>) {
-        let answer = match self.encoded.take() {
-            Some(Ok((body, json))) => self.succeeded(body, json),
-            Some(Err(status)) => refusal(&self.endpoint, &status),
-            None => return,
-        };
-        self.mailbox.put(answer);
+        match self.encoded.take() {
+            Some(Ok((body, json))) => self.mailbox.put(self.succeeded(body, json), OK),
+            Some(Err(status)) => self.mailbox.put(refusal(&self.endpoint, &status), status.code),
+            None => {}
+        }
     }
 
     fn refuse(&mut self, status: &Status) {
-        self.mailbox.put(refusal(&self.endpoint, status));
+        self.mailbox.put(refusal(&self.endpoint, status), status.code);
     }
 }

@@ -6,6 +6,9 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
+use super::audit::Record;
+use crate::grpc::CANCELLED;
+
 /// What one caller may use. Zero means that there is no limit.
 ///
 /// Each bucket fills at its rate, up to what one second brings (at least one). A call is admitted while neither bucket
@@ -28,9 +31,14 @@ struct State {
     running: usize,
 }
 
-/// A call that counts as running until this is dropped.
+/// A call that counts as running until this is dropped, and what the audit log says of it.
+///
+/// Who answers the client says with which code (`end`); a call that is dropped before has lost its client.
 #[derive(Default)]
-pub struct Admitted(Option<Charged>);
+pub struct Admitted {
+    charged: Option<Charged>,
+    record: Option<Box<Record>>,
+}
 
 struct Charged {
     limits: Arc<Limits>,
@@ -41,22 +49,40 @@ impl Admitted {
     /// Whoever takes the call over admits it anew: nothing of it has been used here.
     pub fn undo(mut self) {
         self.give_rows_back();
-        if let Some(charged) = &self.0 {
+        self.record = None;
+        if let Some(charged) = &self.charged {
             charged.limits.state.lock().calls += 1.0;
         }
     }
 
+    /// The call has ended with this code.
+    pub fn end(&mut self, code: u8) {
+        if let Some(record) = self.record.take() {
+            record.write(code);
+        }
+    }
+
+    /// The same, and the audit log says how it ended.
+    pub(super) fn recorded(mut self, record: Option<Record>) -> Self {
+        self.record = record.map(Box::new);
+        self
+    }
+
     /// The call has been refused: none of its rows is run.
     pub fn give_rows_back(&mut self) {
-        if let Some(charged) = &mut self.0 {
+        if let Some(charged) = &mut self.charged {
             charged.limits.state.lock().rows += std::mem::take(&mut charged.rows) as f64;
+        }
+        if let Some(record) = &mut self.record {
+            record.without_rows();
         }
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if let Some(charged) = &self.0 {
+        self.end(CANCELLED);
+        if let Some(charged) = &self.charged {
             charged.limits.release();
         }
     }
@@ -94,7 +120,8 @@ impl Account {
 impl Account {
     /// Admits a call of so many rows, or says after how many seconds to try again.
     pub fn admitted(&self, rows: usize, now: Instant) -> Result<Admitted, f64> {
-        let admitted = || Admitted(Some(Charged { limits: self.0.clone(), rows }));
+        let charged = || Charged { limits: self.0.clone(), rows };
+        let admitted = || Admitted { charged: Some(charged()), record: None };
         self.0.admit(rows, now).map_or_else(|| Ok(admitted()), Err)
     }
 }
@@ -155,14 +182,14 @@ mod tests {
     fn a_call_that_goes_elsewhere_costs_nothing() {
         let account = Account::new(1.0, 10.0, 1);
         let now = Instant::now();
-        (0..3).for_each(|_| account.admitted(30, now).ok().expect("nothing has been used").undo());
+        (0..3).for_each(|_| account.admitted(30, now).expect("nothing has been used").undo());
     }
 
     #[test]
     fn a_refused_call_counts_and_its_rows_do_not() {
         let account = Account::new(2.0, 10.0, 0);
         let now = Instant::now();
-        (0..2).for_each(|_| account.admitted(30, now).ok().expect("no row has been run").give_rows_back());
+        (0..2).for_each(|_| account.admitted(30, now).expect("no row has been run").give_rows_back());
         assert!(account.admitted(1, now).is_err());
     }
 

@@ -5,9 +5,11 @@
 //! decides, refuses, and stores the verdict for the next call.
 
 mod account;
+mod audit;
 mod identity;
 mod verdicts;
 
 pub use account::{Account, Admitted};
+pub use audit::AuditLines;
 pub use identity::Identity;
-pub use verdicts::{Admission, Verdicts};
+pub use verdicts::{Admission, Asked, Verdicts};

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::account::{Account, Admitted};
+use super::audit::{AuditLines, Lines, Names, Record};
 use super::identity::{Digest, Identity, digest};
 
 /// Verdicts that are kept at most; where there would be more, all are forgotten, and asked for again.
@@ -23,14 +24,27 @@ struct Verdict {
     low: bool,
     /// The text of the refusal if the account admits no call.
     exhausted: String,
+    names: Names,
+}
+
+/// A call whose caller wants to run a model.
+pub struct Asked<'a> {
+    pub identity: &'a Identity,
+    pub headers: &'a HeaderMap,
+    pub model: &'a str,
+    pub rows: usize,
+    /// What the audit log calls the method.
+    pub method: &'a str,
+    /// Where the caller is; empty if that is not known.
+    pub peer: &'a str,
 }
 
 /// Whether a call is admitted, by Python's verdict about its caller.
 pub enum Admission {
     /// It is; whether it lets others go first.
     Admitted(Admitted, bool),
-    /// Its caller has reached a limit: the text, and the seconds after which to try again.
-    Exhausted(String, f64),
+    /// Its caller has reached a limit, and may try again after this many seconds.
+    Exhausted { text: String, seconds: f64, refused: Admitted },
     /// Python must decide.
     Unknown,
 }
@@ -48,24 +62,28 @@ struct Table {
 /// The verdicts that allow calls. Any thread.
 #[pyclass(frozen, module = "headrace_native")]
 #[derive(Default)]
-pub struct Verdicts(RwLock<Table>);
+pub struct Verdicts {
+    table: RwLock<Table>,
+    /// Where the audit log's lines go; None if there is no such log.
+    lines: Option<Arc<Lines>>,
+}
 
 #[pymethods]
 impl Verdicts {
     #[new]
-    fn new() -> Self {
-        Self::default()
+    fn new(lines: Option<&AuditLines>) -> Self {
+        Self { table: RwLock::default(), lines: lines.map(|own| own.lines().clone()) }
     }
 
     /// To be read before what a verdict follows from.
     #[getter]
     fn generation(&self) -> u64 {
-        self.0.read().generation
+        self.table.read().generation
     }
 
     /// Allows calls with these credentials to run a model, for a number of seconds or forever; does nothing if all
     /// verdicts have been forgotten since `generation`.
-    #[pyo3(signature = (generation, credentials, model, *, seconds, account, low, exhausted))]
+    #[pyo3(signature = (generation, credentials, model, *, seconds, account, low, exhausted, names))]
     #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
     fn put(
         &self,
@@ -76,12 +94,14 @@ impl Verdicts {
         account: Option<Py<Account>>,
         low: bool,
         exhausted: String,
+        names: (String, String),
     ) {
         let (certificate, authorization) = credentials;
         let expires = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
         let expires = expires.and_then(|left| Instant::now().checked_add(left));
-        let verdict = Arc::new(Verdict { expires, account, low, exhausted });
-        let mut table = self.0.write();
+        let names = Names { who: names.0, model: names.1 };
+        let verdict = Arc::new(Verdict { expires, account, low, exhausted, names });
+        let mut table = self.table.write();
         if table.generation != generation {
             return;
         }
@@ -97,7 +117,7 @@ impl Verdicts {
 
     /// Forgets all: a key, the policy, or what tokens are checked against has changed.
     fn clear(&self) {
-        let mut table = self.0.write();
+        let mut table = self.table.write();
         let before = std::mem::take(&mut table.callers);
         table.generation += 1;
         table.count = 0;
@@ -107,26 +127,42 @@ impl Verdicts {
 }
 
 impl Verdicts {
-    /// Admits a call with this many rows of a model.
-    pub fn admit(&self, identity: &Identity, headers: &HeaderMap, model: &str, rows: usize) -> Admission {
-        let Some(verdict) = self.find(identity, headers, model) else { return Admission::Unknown };
-        if verdict.expires.is_none() && verdict.account.is_none() {
-            return Admission::Admitted(Admitted::default(), verdict.low);
-        }
-        let now = Instant::now();
-        if verdict.expires.is_some_and(|expires| now >= expires) {
+    /// Admits a call.
+    pub fn admit(&self, asked: &Asked<'_>) -> Admission {
+        let Some(verdict) = self.find(asked) else { return Admission::Unknown };
+        if self.lines.as_ref().is_some_and(|lines| lines.is_full()) {
             return Admission::Unknown;
         }
-        match verdict.account.as_ref().map(|account| account.get().admitted(rows, now)) {
-            None => Admission::Admitted(Admitted::default(), verdict.low),
-            Some(Ok(admitted)) => Admission::Admitted(admitted, verdict.low),
-            Some(Err(wait)) => Admission::Exhausted(verdict.exhausted.clone(), wait),
+        let admitted = if verdict.expires.is_none() && verdict.account.is_none() {
+            Ok(Admitted::default())
+        } else {
+            let now = Instant::now();
+            if verdict.expires.is_some_and(|expires| now >= expires) {
+                return Admission::Unknown;
+            }
+            let account = verdict.account.as_ref();
+            account.map_or_else(|| Ok(Admitted::default()), |account| account.get().admitted(asked.rows, now))
+        };
+        match admitted {
+            Ok(admitted) => {
+                let record = self.record(asked, &verdict, asked.rows);
+                Admission::Admitted(admitted.recorded(record), verdict.low)
+            }
+            Err(seconds) => {
+                let refused = Admitted::default().recorded(self.record(asked, &verdict, 0));
+                Admission::Exhausted { text: verdict.exhausted.clone(), seconds, refused }
+            }
         }
     }
 
-    fn find(&self, identity: &Identity, headers: &HeaderMap, model: &str) -> Option<Arc<Verdict>> {
-        let digest = identity.digest(headers)?;
-        Some(self.0.read().callers.get(&digest)?.get(model.as_bytes())?.clone())
+    /// What the audit log says of a call, with this many rows that are run.
+    fn record(&self, asked: &Asked<'_>, verdict: &Verdict, rows: usize) -> Option<Record> {
+        self.lines.as_ref().map(|lines| Record::new(lines, &verdict.names, asked.method, asked.peer, rows))
+    }
+
+    fn find(&self, asked: &Asked<'_>) -> Option<Arc<Verdict>> {
+        let digest = asked.identity.digest(asked.headers)?;
+        Some(self.table.read().callers.get(&digest)?.get(asked.model.as_bytes())?.clone())
     }
 }
 
@@ -141,16 +177,21 @@ mod tests {
         HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(header).expect("it is plain"))])
     }
 
+    fn admit(verdicts: &Verdicts, headers: &HeaderMap, model: &str) -> Admission {
+        let identity = &Identity::default();
+        verdicts.admit(&Asked { identity, headers, model, rows: 1, method: "", peer: "" })
+    }
+
     fn put(verdicts: &Verdicts, generation: u64, header: &str, seconds: Option<f64>) {
         let credentials = (Vec::new(), header.as_bytes().to_vec());
-        verdicts.put(generation, credentials, "m".into(), seconds, None, true, String::new());
+        verdicts.put(generation, credentials, "m".into(), seconds, None, true, String::new(), Default::default());
     }
 
     #[test]
     fn a_verdict_is_of_one_caller_and_one_model() {
-        let (verdicts, identity) = (Verdicts::new(), Identity::default());
+        let verdicts = Verdicts::default();
         put(&verdicts, 0, "Bearer a", None);
-        let low = |header, model| match verdicts.admit(&identity, &shown(header), model, 1) {
+        let low = |header, model| match admit(&verdicts, &shown(header), model) {
             Admission::Admitted(_, low) => Some(low),
             _ => None,
         };
@@ -162,20 +203,20 @@ mod tests {
 
     #[test]
     fn a_verdict_ends_with_its_credentials() {
-        let (verdicts, identity) = (Verdicts::new(), Identity::default());
+        let verdicts = Verdicts::default();
         put(&verdicts, 0, "Bearer a", Some(0.0));
         put(&verdicts, 0, "Bearer b", Some(60.0));
-        let admitted = |header| matches!(verdicts.admit(&identity, &shown(header), "m", 1), Admission::Admitted(..));
+        let admitted = |header| matches!(admit(&verdicts, &shown(header), "m"), Admission::Admitted(..));
         assert!(!admitted("Bearer a") && admitted("Bearer b"));
     }
 
     #[test]
     fn a_verdict_of_before_a_change_is_not_kept() {
-        let (verdicts, identity) = (Verdicts::new(), Identity::default());
+        let verdicts = Verdicts::default();
         let before = verdicts.generation();
         verdicts.clear();
         put(&verdicts, before, "Bearer a", None);
-        assert!(matches!(verdicts.admit(&identity, &shown("Bearer a"), "m", 1), Admission::Unknown));
+        assert!(matches!(admit(&verdicts, &shown("Bearer a"), "m"), Admission::Unknown));
     }
 
     /// What it adds to a call: `cargo test --release --no-default-features -- --ignored --nocapture cost`.
@@ -184,13 +225,14 @@ mod tests {
     fn cost() {
         const CALLS: u32 = 10_000;
         for size in [60, 850] {
-            let (verdicts, identity) = (Verdicts::new(), Identity::default());
+            let (verdicts, identity) = (Verdicts::default(), &Identity::default());
             let header = format!("Bearer {}", "a".repeat(size));
             put(&verdicts, 0, &header, Some(3600.0));
             let headers = shown(&header);
+            let asked = Asked { identity, headers: &headers, model: "m", rows: 1, method: "", peer: "" };
             let round = |_| {
                 let began = Instant::now();
-                (0..CALLS).for_each(|_| drop(verdicts.admit(&identity, &headers, "m", 1)));
+                (0..CALLS).for_each(|_| drop(verdicts.admit(&asked)));
                 began.elapsed() / CALLS
             };
             println!("a header of {size} bytes: {:?} per call", (0..100).map(round).min());

@@ -55,7 +55,7 @@ impl Rest {
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.tensors[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
         // Only now, as it counts: Python admits what goes there.
-        let admitted = self.admit(headers, signature, body.rows)?;
+        let admitted = self.admit(headers, "HTTP infer", signature, body.rows)?;
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came, admitted);
         let (rows, common, endpoint) = (body.rows, common.clone(), self.endpoint.clone());

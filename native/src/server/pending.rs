@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::rest::Rest;
 use crate::bridge::{Choice, Lane, NativeTask, PendingCall, Signature, Task, Why};
 use crate::calls::until;
-use crate::grpc::Status;
+use crate::grpc::{DEADLINE_EXCEEDED, Status};
 use crate::http::{Answer, Endpoint};
 use crate::memory::{CallMemory, Kind};
 use crate::queue::{Entry, Key, Refusal};
@@ -121,9 +121,11 @@ impl Pending {
         self.refused = Some((status, why));
     }
 
-    pub(super) async fn answer(self) -> Option<Answer> {
+    pub(super) async fn answer(mut self) -> Option<Answer> {
+        let mut admitted = std::mem::take(&mut self.admitted);
         let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
         if let Some((status, why)) = &self.refused {
+            admitted.end(status.code);
             if let Some(why) = why {
                 ended.add_refused(&self.signature, *why, self.came.elapsed().as_secs_f64());
             }
@@ -133,12 +135,18 @@ impl Pending {
         let deadline = endpoint.timeout.map(|timeout| Instant::now() + timeout);
         tokio::select! {
             biased;
-            answer = &mut comes => return Some(answer),
+            (answer, code) = &mut comes => {
+                admitted.end(code);
+                return Some(answer);
+            }
             () = until(deadline) => {}
         }
         if !self.mailbox.close() {
-            return Some(comes.await);
+            let (answer, code) = comes.await;
+            admitted.end(code);
+            return Some(answer);
         }
+        admitted.end(DEADLINE_EXCEEDED);
         ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
         Some(self.api.late(endpoint))
     }

@@ -21,7 +21,7 @@ use crate::http::{self as transport, Answer, Endpoint, Missing, SMALL, answer};
 use crate::memory::{Budget, CallMemory, Share};
 use crate::predict::{Column, Input as Declared};
 use crate::rest::{self, Body, Call, Declares, ExamplesBody, ModelPath, Reply, Verb};
-use crate::security::{Admission, Admitted, Identity};
+use crate::security::{Admission, Admitted, Asked, Identity};
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
@@ -120,24 +120,37 @@ impl Rest {
     }
 
     /// The answer to a plain call of TensorFlow Serving's API; None for one that is not plain.
-    async fn call(&self, asked: (ModelPath<'_>, Verb), head: &Parts, body: &transport::Body) -> Option<Answer> {
+    async fn call(&self, (asked, verb): (ModelPath<'_>, Verb), head: &Parts, body: &transport::Body) -> Option<Answer> {
         let came = Instant::now();
         let (shared, memory) = (&self.thread.shared, body.memory.clone());
         let plain = if body.bytes.len() <= SMALL && !body.is_gzip {
-            read(shared, asked, body)?
+            read(shared, (asked, verb), body)?
         } else {
             // Other requests live on this thread.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, ModelPath::of_call(path.path())?, &body)).await.ok()??
         };
-        self.put(&head.headers, plain, memory, came)?.answer().await
+        self.put(&head.headers, verb, plain, memory, came)?.answer().await
     }
 
     /// Admits a call with this many rows, and returns whether it lets others go first; None if Python must decide.
-    pub(super) fn admit(&self, headers: &HeaderMap, signature: &Signature, rows: usize) -> Option<(Admitted, bool)> {
-        match self.thread.shared.plain.admit(&self.identity, headers, signature, rows) {
+    ///
+    /// `method` is what the audit log calls it.
+    pub(super) fn admit(
+        &self,
+        headers: &HeaderMap,
+        method: &str,
+        signature: &Signature,
+        rows: usize,
+    ) -> Option<(Admitted, bool)> {
+        let asked = Asked { identity: &self.identity, headers, model: &signature.model, rows, method, peer: "" };
+        match self.thread.shared.plain.admit(&asked) {
             Admission::Admitted(admitted, low) => Some((admitted, low)),
-            Admission::Exhausted(..) | Admission::Unknown => None,
+            Admission::Exhausted { refused, .. } => {
+                refused.undo();
+                None
+            }
+            Admission::Unknown => None,
         }
     }
 
@@ -151,18 +164,34 @@ impl Rest {
 
     /// Puts a call into its queue; None where it may share no batch, or its version is being unloaded: there may be another
     /// by now.
-    fn put(&self, headers: &HeaderMap, plain: Plain, memory: Arc<CallMemory>, came: Instant) -> Option<Pending> {
+    fn put(
+        &self,
+        headers: &HeaderMap,
+        verb: Verb,
+        plain: Plain,
+        memory: Arc<CallMemory>,
+        came: Instant,
+    ) -> Option<Pending> {
         let Plain { target: Target { lane, signature }, columns, rows, choice, reply } = plain;
         let inner = || columns.iter().map(|column| &*column.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&columns[input].bytes);
         let (key, row_bytes) = (signature.key(rows, inner(), copy, choice)?, signature.row_bytes(inner()));
         // Only now, as it counts: Python admits what goes there.
-        let admitted = self.admit(headers, &signature, rows)?;
+        let admitted = self.admit(headers, method_name(verb), &signature, rows)?;
         let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
         let endpoint = self.endpoint.clone();
         pending.put(Place { lane, key, rows, row_bytes, choice }, memory.clone(), |mailbox| {
             Box::new(Call { columns, reply, endpoint, mailbox, memory, encoded: None })
         })
+    }
+}
+
+/// What the audit log calls a method, as `audited` in `transports/http/observing.py` does.
+fn method_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Predict => "HTTP predict",
+        Verb::Classify => "HTTP classify",
+        Verb::Regress => "HTTP regress",
     }
 }
 

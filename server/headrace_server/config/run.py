@@ -305,7 +305,7 @@ class Config:
     )
     audit_log: str = flag(
         "",
-        "file to which a line of JSON is added for every call, with its caller; turns the native fast path off",
+        "file to which a line of JSON is added for every call, with its caller",
     )
     request_memory_mb: int = flag(
         0,

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Protocol
 
 from headrace_server.errors import unreadable
 
 MAX_NAME = 256
 """The most characters of a model's name from a caller that are written."""
+
+GATHER_SECONDS = 0.02
+"""Seconds between two writes of lines that come in numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,16 @@ class Entry:
     seconds: float
 
 
+class Lines(Protocol):
+    """Finished lines from elsewhere. Any thread."""
+
+    def take(self) -> bytes | None:
+        """Waits for lines, and returns all of them with their line feeds; None once it has been closed and emptied."""
+
+    def close(self) -> None:
+        """No more lines will come."""
+
+
 class AuditLog:
     """Appends entries to a file of mode 0600, which is reopened when another file has taken its name. Any thread.
 
@@ -54,6 +68,14 @@ class AuditLog:
             self._file = _File(path)
         except OSError as error:
             raise unreadable(path, error) from error
+        self._lines: Lines | None = None
+        self._closing = Event()
+        self._thread = Thread(target=self._follow, name="audit", daemon=True)
+
+    def follow(self, lines: Lines) -> None:
+        """Also appends these lines, in a thread, until it is closed."""
+        self._lines = lines
+        self._thread.start()
 
     def write(self, entry: Entry) -> None:
         """Adds an entry."""
@@ -63,16 +85,34 @@ class AuditLog:
             "who": entry.who or None,
             "peer": entry.peer or None,
             "method": entry.method,
-            "model": entry.model[:MAX_NAME] or None,
+            "model": short(entry.model),
             "rows": entry.rows,
             "code": entry.code,
             "ms": round(entry.seconds * 1e3, 3),
         }
-        self._file.handle(logging.makeLogRecord({"msg": json.dumps(document), "levelno": logging.INFO}))
+        self._append(json.dumps(document))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Appends the lines that it follows to their end, and closes the file."""
+        self._closing.set()
+        if self._lines is not None:
+            self._lines.close()
+            self._thread.join()
         self._file.close()
+
+    def _follow(self) -> None:
+        assert self._lines is not None  # `follow` has set it
+        while (lines := self._lines.take()) is not None:
+            self._append(lines.decode().removesuffix("\n"))
+            self._closing.wait(GATHER_SECONDS)
+
+    def _append(self, lines: str) -> None:
+        self._file.handle(logging.makeLogRecord({"msg": lines, "levelno": logging.INFO}))
+
+
+def short(model: str) -> str | None:
+    """What is written of a model's name."""
+    return model[:MAX_NAME] or None
 
 
 class _File(WatchedFileHandler):

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Protocol
 
@@ -90,12 +90,14 @@ class Gate:
 
     @property
     def audits(self) -> bool:
-        """Whether every call is logged, so that a transport must not answer any by itself."""
+        """Whether every call is logged."""
         return self._audit is not None
 
     def start(self) -> None:
-        """Starts watching its files."""
+        """Starts watching its files, and writing the transport's lines of the audit log."""
         self._thread.start()
+        if self._audit is not None and self.verdicts.lines is not None:
+            self._audit.follow(self.verdicts.lines)
 
     def stop(self) -> None:
         """Stops watching."""
@@ -148,8 +150,7 @@ class Gate:
             assert rule is not None
             account = self._draw(visit, principal, rule)
             if need.action is Action.PREDICT and model:
-                exhausted = _exhausted(principal, rule)
-                self._keep(visit, principal, Verdict(visit.credentials, model, None, account, rule.is_low, exhausted))
+                self._keep(visit, principal, rule, model, account)
 
     def write(self, visit: Visit, method: str, model: str, code: str, seconds: float) -> None:
         """Logs a call that has ended."""
@@ -209,13 +210,20 @@ class Gate:
             visit.hold(account)
         return account
 
-    def _keep(self, visit: Visit, principal: Principal, verdict: Verdict) -> None:
+    def _keep(self, visit: Visit, principal: Principal, rule: Grant, model: str, account: Account | None) -> None:
         """Keeps a verdict for later calls, as long as their credentials are valid."""
-        if principal.expires is not None:
-            left = principal.expires - time.time()
-            if left <= 0:
-                return
-            verdict = replace(verdict, seconds=left)
+        left = None if principal.expires is None else principal.expires - time.time()
+        if left is not None and left <= 0:
+            return
+        verdict = Verdict(
+            visit.credentials,
+            model,
+            left,
+            account,
+            rule.is_low,
+            exhausted=_exhausted(principal, rule),
+            who=principal.name,
+        )
         self.verdicts.put(visit.generation, verdict)
 
     def _refusal(self, principal: Principal, need: Need) -> Refused:

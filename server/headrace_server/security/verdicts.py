@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Protocol
 
 from headrace_server.security.account import Account, Limits, LocalAccount
+from headrace_server.security.audit import Lines
 from headrace_server.security.principal import Credentials
 
 MAX_ACCOUNTS = 100_000
@@ -24,6 +25,7 @@ class Verdict:
         account: The account to charge; None means no limits.
         low: Whether they let other calls go first.
         exhausted: The text of the refusal if the account admits no call.
+        who: The principal's name, for the audit log.
     """
 
     credentials: Credentials
@@ -32,10 +34,15 @@ class Verdict:
     account: Account | None
     low: bool
     exhausted: str = ""
+    who: str = ""
 
 
 class Verdicts(Protocol):
     """Keeps verdicts that allow calls to run a model. Any thread."""
+
+    @property
+    def lines(self) -> Lines | None:
+        """The audit log's lines about calls that the transport answered by itself; None if it has none."""
 
     @property
     def generation(self) -> int:
@@ -55,6 +62,7 @@ class NoVerdicts:
     """Keeps no verdicts: every call is checked."""
 
     generation = 0
+    lines = None
 
     def account(self, limits: Limits) -> Account:
         """As `Verdicts`."""

@@ -171,7 +171,9 @@ def test_the_native_transport_refuses_a_limited_caller_without_asking(
     refused = [APIS[api](own.target, "predict", MODEL, own.header) for _ in range(5)]
 
     assert {each.outcome for each in refused} == {Outcome.EXHAUSTED}
-    assert {each.text for each in refused} == {"key:shop has reached the limit of rule 1 of the policy; try again later"}
+    assert {each.text for each in refused} == {
+        "key:shop has reached the limit of rule 1 of the policy; try again later"
+    }
     assert all(98_000 < int(each.headers["grpc-retry-pushback-ms"]) <= 100_000 for each in refused)
     assert len(seen) == (1 if transport == "native" else 6)
     counted_calls = f'model_name="{MODEL}",code="RESOURCE_EXHAUSTED"}} 5\n'

@@ -1,17 +1,25 @@
 """Verdicts that the native transport keeps, so that it can answer plain calls of known callers."""
 
+import json
+
 import headrace_native as native
 
 from headrace_server.security.account import Account, Limits
+from headrace_server.security.audit import short
 from headrace_server.security.verdicts import Verdict
 from headrace_server.transports.grpc.handlers import truncated
 
 
 class NativeVerdicts:
-    """As `security.verdicts.Verdicts`."""
+    """As `security.verdicts.Verdicts`.
 
-    def __init__(self) -> None:
-        self.native = native.Verdicts()
+    Args:
+        audits: Whether there is an audit log.
+    """
+
+    def __init__(self, *, audits: bool) -> None:
+        self.lines = native.AuditLines() if audits else None
+        self.native = native.Verdicts(self.lines)
 
     @property
     def generation(self) -> int:
@@ -34,6 +42,7 @@ class NativeVerdicts:
             account=account,
             low=verdict.low,
             exhausted=truncated(verdict.exhausted),
+            names=(json.dumps(verdict.who or None), json.dumps(short(verdict.model))),
         )
 
     def clear(self) -> None:

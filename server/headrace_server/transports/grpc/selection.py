@@ -72,15 +72,19 @@ def make_queue(name: str) -> TaskQueue:
     return queue
 
 
-def make_verdicts(name: str) -> Verdicts:
+def make_verdicts(name: str, *, audits: bool) -> Verdicts:
     """What keeps the verdicts, so that the transport need not ask again.
+
+    Args:
+        name: The transport's name.
+        audits: Whether there is an audit log.
 
     Raises:
         ServingError: As for `make_transport`.
     """
     if name != "native":
         return NoVerdicts()
-    verdicts: Verdicts = _native().NativeVerdicts()
+    verdicts: Verdicts = _native().NativeVerdicts(audits=audits)
     return verdicts
 
 

@@ -1,0 +1,216 @@
+//! The audit log's lines about calls that end without Python, which writes them into its file.
+//!
+//! A line says the same as one of `security/audit.py`. It exists before the caller gets its answer, and Python takes all
+//! lines that wait at the same time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{BufMut, BytesMut};
+use parking_lot::{Condvar, Mutex};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::json::write_compact_string;
+
+/// Bytes of lines that may wait. Beyond them calls are left to Python, which writes each line before the call ends.
+const MOST: usize = 16 << 20;
+
+/// The names of gRPC's codes, by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// Lines that wait for Python. Any thread.
+#[pyclass(frozen, module = "headrace_native")]
+#[derive(Default)]
+pub struct AuditLines(Arc<Lines>);
+
+#[derive(Default)]
+pub struct Lines {
+    waiting: Mutex<Waiting>,
+    come: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    text: BytesMut,
+    closed: bool,
+}
+
+#[pymethods]
+impl AuditLines {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Waits for lines and returns all of them, each with its line feed; None once it has been closed and emptied.
+    fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        let text = py.detach(|| self.0.take());
+        (!text.is_empty()).then(|| PyBytes::new(py, &text))
+    }
+
+    /// No lines will be waited for.
+    fn close(&self) {
+        self.0.waiting.lock().closed = true;
+        self.0.come.notify_all();
+    }
+}
+
+impl AuditLines {
+    pub fn lines(&self) -> &Arc<Lines> {
+        &self.0
+    }
+}
+
+impl Lines {
+    /// Whether so many lines wait that no more may be added.
+    pub fn is_full(&self) -> bool {
+        self.waiting.lock().text.len() > MOST
+    }
+
+    fn take(&self) -> BytesMut {
+        let mut waiting = self.waiting.lock();
+        while waiting.text.is_empty() && !waiting.closed {
+            self.come.wait(&mut waiting);
+        }
+        waiting.text.split()
+    }
+}
+
+/// What the log calls a caller and a model, both as JSON.
+pub struct Names {
+    pub who: String,
+    pub model: String,
+}
+
+/// The line about one call, which is written when the call ends.
+pub struct Record {
+    lines: Arc<Lines>,
+    about: BytesMut,
+    rows: usize,
+    came: Instant,
+}
+
+impl Record {
+    /// Of a call that came just now. `peer` is empty if its address is not known.
+    pub fn new(lines: &Arc<Lines>, names: &Names, method: &str, peer: &str, rows: usize) -> Self {
+        let mut about = BytesMut::with_capacity(256);
+        about.put_slice(b"\"who\": ");
+        about.put_slice(names.who.as_bytes());
+        about.put_slice(b", \"peer\": ");
+        if peer.is_empty() {
+            about.put_slice(b"null");
+        } else {
+            write_compact_string(peer, &mut about);
+        }
+        about.put_slice(b", \"method\": ");
+        write_compact_string(method, &mut about);
+        about.put_slice(b", \"model\": ");
+        about.put_slice(names.model.as_bytes());
+        Self { lines: lines.clone(), about, rows, came: Instant::now() }
+    }
+
+    /// None of its rows has been run.
+    pub fn without_rows(&mut self) {
+        self.rows = 0;
+    }
+
+    /// The call has ended with this code.
+    pub fn write(self, code: u8) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let milliseconds = self.came.elapsed().as_secs_f64() * 1e3;
+        let code = CODES.get(usize::from(code)).unwrap_or(&"UNKNOWN");
+        let about = std::str::from_utf8(&self.about).unwrap_or_default(); // it was written from strings
+        let line = format!(
+            "{{\"ts\": \"{}\", {about}, \"rows\": {}, \"code\": \"{code}\", \"ms\": {milliseconds:.3}}}\n",
+            timestamp(now),
+            self.rows
+        );
+        let mut waiting = self.lines.waiting.lock();
+        let first = waiting.text.is_empty();
+        waiting.text.put_slice(line.as_bytes());
+        drop(waiting);
+        if first {
+            self.lines.come.notify_one();
+        }
+    }
+}
+
+/// A time since the epoch in UTC, as ISO 8601 writes it.
+fn timestamp(since_epoch: Duration) -> String {
+    let seconds = since_epoch.as_secs();
+    let (year, month, day) = date(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let micros = since_epoch.subsec_micros();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+/// The year, month and day, this many days after the first of January 1970.
+fn date(days: u64) -> (u64, u64, u64) {
+    const YEARS_400: u64 = 146_097;
+    const YEARS_100: u64 = 36_524;
+    const YEARS_4: u64 = 1461;
+    // Years that begin in March end with their leap day. The first of March of year 0 is 719,468 days earlier.
+    let days = days + 719_468;
+    let day = days % YEARS_400;
+    let year = (day - day / (YEARS_4 - 1) + day / YEARS_100 - day / (YEARS_400 - 1)) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153; // from March on, five months always have 153 days
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, year) = if month < 10 { (month + 3, year) } else { (month - 9, year + 1) };
+    (year + days / YEARS_400 * 400, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_utc() {
+        let known = [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (68_169_600_000_001, "1972-02-29T00:00:00.000001Z"),
+            (951_868_799_000_000, "2000-02-29T23:59:59.000000Z"),
+            (951_868_800_000_000, "2000-03-01T00:00:00.000000Z"),
+            (1_767_225_599_999_999, "2025-12-31T23:59:59.999999Z"),
+            (4_107_542_400_000_000, "2100-03-01T00:00:00.000000Z"),
+        ];
+        for (micros, expected) in known {
+            assert_eq!(timestamp(Duration::from_micros(micros)), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_is_taken_once_and_ends_what_was_waited_for() {
+        let lines = Arc::new(Lines::default());
+        let names = Names { who: "\"key:shop\"".into(), model: "\"m\"".into() };
+        let taker = lines.clone();
+        let taken = std::thread::spawn(move || taker.take());
+        Record::new(&lines, &names, "a/Predict", "unix:\"", 3).write(0);
+        let text = String::from_utf8(taken.join().unwrap().to_vec()).unwrap();
+        assert!(text.starts_with("{\"ts\": \"2") && text.ends_with("}\n"), "{text}");
+        let about =
+            r#", "who": "key:shop", "peer": "unix:\"", "method": "a/Predict", "model": "m", "rows": 3, "code": "OK","#;
+        assert!(text.contains(about), "{text}");
+        AuditLines(lines.clone()).close();
+        assert!(lines.take().is_empty());
+    }
+}
