@@ -64,6 +64,11 @@ class Held:
         budget.used += size
         self.size += size
 
+    def shrink(self, size: int) -> None:
+        """Returns some of its bytes."""
+        self._budget.used -= size
+        self.size -= size
+
     def release(self, *_: object) -> None:
         """Returns all bytes; it may be called again."""
         self._budget.used -= self.size

@@ -14,8 +14,12 @@ from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.budget import COPIES, Budget
 from headrace_server.transports.grpc.endpoint import Endpoint, HeldMemory
+from headrace_server.transports.grpc.expansion import LEAVE_COMPRESSED, Expander, ExpandingHandlers
 from headrace_server.transports.grpc.guard import Guard, guard_of
+from headrace_server.transports.grpc.handlers import STATUS, truncated
 from headrace_server.transports.grpc.tls import Followed
+
+MAX_RECEIVED = "grpc.max_receive_message_length"
 
 LET_GO = 0.5
 """Seconds. While a server stops, twice this time without a call ends it; by then, all answers have been sent."""
@@ -35,7 +39,8 @@ class GrpcioTransport:
         self._endpoint = endpoint
         self._server: grpc.aio.Server | None = None
         self.budget = Budget(endpoint.bounds.memory)
-        self._calls = _Calls(self.budget)
+        self._expander = Expander(_most_expanded(endpoint), endpoint.threads)
+        self._calls = _Calls(self.budget, self._expander)
 
     @property
     def held(self) -> HeldMemory:
@@ -76,6 +81,7 @@ class GrpcioTransport:
                 await self._server.stop(0)  # a client that is gone or hangs would have to confirm the end
             rested = not self._calls.count
         await stopping
+        self._expander.close()
 
     def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
         """Does nothing: every call goes to its service."""
@@ -94,10 +100,11 @@ class GrpcioTransport:
 
 
 class _Calls:
-    """Counts the calls in flight and the memory that they hold. In one event loop."""
+    """Counts the calls in flight and the memory that they hold, and decompresses requests. In one event loop."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, expander: Expander) -> None:
         self._budget = budget
+        self._expander = expander
         self.count = 0
 
     def counted(self, handler: "grpc.RpcMethodHandler[bytes, bytes]") -> "grpc.RpcMethodHandler[bytes, bytes]":
@@ -112,10 +119,10 @@ class _Calls:
             try:
                 held = self._budget.hold(COPIES * len(data))
                 context.add_done_callback(held.release)  # when its client has received the answer, or has gone
-                response = await handle(data, context)
+                response = await handle(await self._expander.expanded(data, held), context)
                 held.grow(len(response))
             except ServingError as error:
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
+                await context.abort(STATUS[error.code], truncated(error.message))
             else:
                 return response
             finally:
@@ -138,8 +145,8 @@ class _Calls:
     async def _held(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same requests, each of which holds memory until the next one is asked for."""
         async for data in requests:
-            with self._budget.hold(COPIES * len(data)):
-                yield data
+            with self._budget.hold(COPIES * len(data)) as held:
+                yield await self._expander.expanded(data, held)
 
 
 def _credentials(endpoint: Endpoint) -> grpc.ServerCredentials | None:
@@ -179,15 +186,29 @@ class _ByPath:
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """The server's own method."""
-        self._server.add_generic_rpc_handlers(tuple(map(self._guard.generic, handlers)))
+        guarded = map(self._guard.generic, handlers)
+        self._server.add_generic_rpc_handlers(tuple(map(ExpandingHandlers, guarded)))
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
         """Does nothing: generated code has registered the same methods by their paths."""
 
 
+def _most_received(endpoint: Endpoint) -> int:
+    """The size of a message, as it is sent, beyond which it would be refused for lack of memory in any case."""
+    return min(MAX_MESSAGE_BYTES, endpoint.bounds.memory // (2 * COPIES))
+
+
+def _most_expanded(endpoint: Endpoint) -> int:
+    """The size that a compressed message may expand to."""
+    received = dict(endpoint.arguments).get(MAX_RECEIVED, -1)
+    most = endpoint.bounds.expanded
+    return min(most, received) if isinstance(received, int) and received >= 0 else most
+
+
 def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
     ours: dict[str, int | str] = {
-        "grpc.max_receive_message_length": min(MAX_MESSAGE_BYTES, endpoint.bounds.memory),
+        MAX_RECEIVED: _most_received(endpoint),
+        LEAVE_COMPRESSED: 0,
         "grpc.max_send_message_length": -1,
         "grpc.max_concurrent_streams": MAX_CONCURRENT_STREAMS,
         "grpc.so_reuseport": 0,  # a port that is taken is an error; calls must not be shared

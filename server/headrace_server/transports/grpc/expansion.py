@@ -1,0 +1,169 @@
+"""Compressed messages on grpcio, decompressed step by step within the budget; gRPC itself would do it all at once."""
+
+import asyncio
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from headrace_protos import Code
+from headrace_server.errors import ServingError
+from headrace_server.transports.budget import COPIES, Held
+
+LEAVE_COMPRESSED = "grpc.per_message_decompression"
+"""The channel argument that, if it is 0, makes gRPC hand compressed messages over as they are."""
+
+STARTS = (b"\x1f\x8b\x08", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+"""How gzip and zlib data begin, the latter with gRPC's window size.
+
+gRPC does not say which messages are compressed. No request of a service begins like this: 0x1f is not a valid tag in
+protobuf, and 0x78 is the tag of field 15.
+"""
+
+FIRST_STEP = 64 << 10
+"""Bytes that are decompressed in the event loop: in a tenth of a millisecond or so. Further steps double."""
+
+STEP = 1 << 20
+"""Bytes of the longest step, in a thread: a millisecond or two, after which other messages have their turn."""
+
+SLICE = 64 << 10
+"""Compressed bytes that zlib is given at a time, since it copies what it has not used."""
+
+SERVICER_BYTES = 1 << 20
+"""The size that requests to grpcio's own services, such as health, may expand to."""
+
+_ANY_FORMAT = zlib.MAX_WBITS | 32
+
+
+class Expander:
+    """Decompresses messages. Used in one event loop.
+
+    Args:
+        limit: The size that a message may expand to, in bytes.
+        threads: The number of messages that are decompressed at the same time.
+    """
+
+    def __init__(self, limit: int, threads: int) -> None:
+        self._limit = limit
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="expansion")
+
+    async def expanded(self, data: bytes, held: Held) -> bytes:
+        """The message, decompressed if it is compressed; the call then holds that many bytes more.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, it would be larger than the limit, or `held` cannot grow as much.
+                INTERNAL, the compressed data are invalid or incomplete. The texts are the native transport's.
+        """
+        if not data.startswith(STARTS):
+            return data
+        inflation, step, reserved = Inflation(data, self._limit), FIRST_STEP, COPIES * FIRST_STEP
+        held.grow(reserved)
+        inflation.step(step)
+        while not inflation.is_whole:
+            step = min(2 * step, STEP)
+            held.grow(COPIES * step)
+            reserved += COPIES * step
+            await asyncio.get_running_loop().run_in_executor(self._threads, inflation.step, step)
+        held.shrink(reserved - COPIES * inflation.size)
+        return inflation.message
+
+    def close(self) -> None:
+        """Ends its threads after the steps that they are in."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Inflation:
+    """A message that is being decompressed. One thread at a time.
+
+    Args:
+        data: The compressed message.
+        limit: The size that it may expand to, in bytes.
+
+    Attributes:
+        is_whole: Whether all of it has been decompressed.
+    """
+
+    def __init__(self, data: bytes, limit: int) -> None:
+        self._rest = memoryview(data)
+        self._slice: bytes | memoryview = b""
+        self._inflater = zlib.decompressobj(_ANY_FORMAT)
+        self._parts: list[bytes] = []
+        self._left = limit
+        self._limit = limit
+        self.is_whole = False
+
+    @property
+    def size(self) -> int:
+        """The number of bytes that have been decompressed until now."""
+        return self._limit - self._left
+
+    @property
+    def message(self) -> bytes:
+        """Those bytes."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def step(self, most: int) -> None:
+        """Decompresses up to `most` further bytes.
+
+        Raises:
+            ServingError: As for `Expander.expanded`, except for memory.
+        """
+        most = min(most, self._left + 1)
+        while most and not self.is_whole:
+            part = self._part(most)
+            most -= len(part)
+            self._left -= len(part)
+            if self._left < 0:
+                text = f"SERVER: Received message larger than max (more than {self._limit} vs. {self._limit})"
+                raise ServingError(Code.RESOURCE_EXHAUSTED, text)
+
+    def _part(self, most: int) -> bytes:
+        if not self._slice:
+            self._slice, self._rest = self._rest[:SLICE], self._rest[SLICE:]
+        is_last = not self._slice
+        try:
+            part = self._inflater.decompress(self._slice, most)
+        except zlib.error as error:
+            raise _invalid(str(error)) from error
+        self._slice = self._inflater.unconsumed_tail
+        self.is_whole = self._inflater.eof
+        if is_last and not part and not self.is_whole:
+            raise _invalid("it is incomplete")
+        self._parts.append(part)
+        return part
+
+
+def _invalid(why: str) -> ServingError:
+    return ServingError(Code.INTERNAL, f"a compressed message cannot be expanded: {why}")
+
+
+class ExpandingHandlers(grpc.GenericRpcHandler):
+    """Handlers of grpcio's own services, with requests decompressed before they are parsed; these are short."""
+
+    def __init__(self, handlers: grpc.GenericRpcHandler) -> None:
+        self._handlers = handlers
+        self._known: dict[str, Any] = {}
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a call's method; None if there is none."""
+        path = handler_call_details.method
+        if path not in self._known:
+            found: Any = self._handlers.service(handler_call_details)
+            if found is None:
+                return None
+            self._known[path] = found._replace(request_deserializer=_expanding(found.request_deserializer))
+        return self._known[path]
+
+
+def _expanding(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def expanding(data: bytes) -> Any:
+        if not data.startswith(STARTS):
+            return parse(data)
+        inflation = Inflation(data, SERVICER_BYTES)
+        while not inflation.is_whole:
+            inflation.step(STEP)
+        return parse(inflation.message)
+
+    return expanding
