@@ -14,14 +14,14 @@ SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 
 class Query(NamedTuple):
-    """A query of Prometheus, and how its lines are called."""
+    """A Prometheus query, and the legend of its lines."""
 
     expression: str
     legend: str
 
 
 class Panel(NamedTuple):
-    """A chart: its title, the unit of its values by Grafana's name, its queries, and what it tells."""
+    """A chart: its title, the unit of its values in Grafana's terms, its queries, and its description."""
 
     title: str
     unit: str
@@ -30,7 +30,7 @@ class Panel(NamedTuple):
 
 
 def rate(metric: str, *labels: str, extra: str = "") -> str:
-    """Growth a second of a model's counters, by labels; by none of them where they are to be added up."""
+    """The increase per second of a model's counters, by labels; summed over all others."""
     selected = f'model=~"$model"{"," if extra else ""}{extra}'
     return f"sum by ({', '.join(labels)}) (rate({metric}{{{selected}}}[$__rate_interval]))"
 
@@ -54,7 +54,7 @@ PANELS = (
         "Requests a second",
         "reqps",
         [Query(rate("headrace_requests_total", "model", "protocol", "method"), "{{model}} {{protocol}} {{method}}")],
-        "Calls that have ended, by API.",
+        "Finished calls, by API.",
     ),
     Panel(
         "Calls that failed",
@@ -72,7 +72,7 @@ PANELS = (
         "Latency",
         "s",
         [quantile(share, "headrace_request_seconds", "model", extra='code="OK"') for share in (0.5, 0.95, 0.99)],
-        "From a request's bytes to the answer's.",
+        "From reading the request to writing the answer.",
     ),
     Panel(
         "Time in the queue",
@@ -90,7 +90,7 @@ PANELS = (
         "Rows of a batch",
         "short",
         [Query(mean("headrace_batch_rows", "model"), "{{model}}")],
-        "On average, padding not counted.",
+        "On average, without padding.",
     ),
     Panel(
         "Padding",
@@ -102,7 +102,7 @@ PANELS = (
                 "{{model}}",
             )
         ],
-        "Share of the rows that ran and that nobody sent.",
+        "Share of the rows in batches that are padding.",
     ),
     Panel(
         "Rows that wait",
@@ -114,7 +114,7 @@ PANELS = (
         "Refusals a second",
         "reqps",
         [Query(rate("headrace_refusals_total", "model", "reason"), "{{model}} {{reason}}")],
-        "Requests turned away by a model's queue.",
+        "Requests refused by a model's queue.",
     ),
     Panel(
         "Batch threads that are busy",
@@ -124,13 +124,13 @@ PANELS = (
                 "avg by (instance) (avg_over_time(headrace_batch_threads_busy_ratio[$__rate_interval]))", "{{instance}}"
             ),
         ],
-        "Near 100%, the server has no more to give.",
+        "Near 100%, the server has no spare capacity.",
     ),
     Panel(
         "Rows that wait for each busy thread",
         "short",
         [Query("headrace_queue_rows_per_busy_thread", "{{instance}}")],
-        "What an autoscaler may look at: it rises before latency does.",
+        "A good signal for an autoscaler: it rises before the latency does.",
     ),
     Panel(
         "Versions by state",
@@ -152,15 +152,15 @@ PANELS = (
         [
             Query("process_resident_memory_bytes", "{{instance}} resident"),
             Query("sum by (instance) (headrace_request_memory_bytes)", "{{instance}} held for callers"),
-            Query("headrace_request_memory_limit_bytes", "{{instance}} limit of what is held"),
+            Query("headrace_request_memory_limit_bytes", "{{instance}} limit for requests"),
         ],
-        "Of the process, and what of it callers make the server hold.",
+        "Memory of the process, and the part of it that requests in progress use.",
     ),
     Panel(
         "Drift",
         "short",
         [Query('headrace_drift_stability_index{model=~"$model"}', "{{model}} {{input}}")],
-        "Population stability index of inputs against the profile beside the model; above 0.2 is a shift.",
+        "Population stability index of inputs, compared with the profile next to the model; above 0.2 is a shift.",
     ),
     Panel(
         "GPUs",
@@ -169,13 +169,13 @@ PANELS = (
             Query("headrace_gpu_utilization_ratio", "{{instance}} {{device}} busy"),
             Query("headrace_gpu_memory_used_bytes / headrace_gpu_memory_bytes", "{{instance}} {{device}} memory"),
         ],
-        "Nothing where there is none.",
+        "Empty without GPUs.",
     ),
 )
 
 
 def main() -> int:
-    """Writes the file, or compares it."""
+    """Writes the file, or checks that it is up to date."""
     text = json.dumps(_dashboard(), indent=2) + "\n"
     if sys.argv[1:] != ["--check"]:
         FILE.write_text(text)

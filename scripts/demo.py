@@ -1,4 +1,4 @@
-"""Serves models/digits, sends every held-out image as a call of its own, and shows the answers and the batches."""
+"""Serves models/digits, sends every held-out image as a separate call, and shows the answers and the batches."""
 
 import asyncio
 import math
@@ -35,12 +35,12 @@ SERVED = re.compile(r"served digits:\S+ \S+: \d+ requests, (\d+) rows in (\d+) b
 
 
 class DemoError(Exception):
-    """Something is not as the demo promises; the text says what."""
+    """A result differs from what the demo promises; the text says which."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model said to the images, in their order: labels int64 [N], certainty float32 [N]; and in how long."""
+    """The model's answers to the images, in order: labels int64 [N], certainty float32 [N]; and the time taken."""
 
     labels: NDArray[np.int64]
     certainty: NDArray[np.float32]
@@ -49,7 +49,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Server:
-    """A running `headrace serve`, the port it was given, and the task that ends with it, its output in hand."""
+    """A running `headrace serve`, its port, and the task that collects its output until it exits."""
 
     process: Process
     port: int
@@ -57,7 +57,7 @@ class Server:
 
     @classmethod
     async def start(cls) -> Self:
-        """Start the `headrace` that lies beside this Python."""
+        """Start the `headrace` command of this Python's environment."""
         port = free_port()
         model = ["--model_name=digits", f"--model_base_path={MODEL}", f"--batching_parameters_file={BATCHING}"]
         command = ["headrace", "serve", f"--port={port}", *model]
@@ -67,7 +67,7 @@ class Server:
         return cls(process, port, asyncio.create_task(process.communicate()))
 
     async def listening(self) -> None:
-        """Wait until the port is open, which it is once the model is ready; raise DemoError if it never is."""
+        """Wait until the port is open, which means that the model is ready; raise DemoError if that does not happen."""
         deadline = time.monotonic() + PATIENCE
         while not await is_open(self.port):
             if self.process.returncode is not None:
@@ -77,7 +77,7 @@ class Server:
             await asyncio.sleep(0.05)
 
     async def stop(self) -> list[str]:
-        """Send SIGTERM, upon which a server drains, or kill one that takes too long; return the lines it printed."""
+        """Send SIGTERM, and kill the server if it takes too long; return the lines that it printed."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
         _, late = await asyncio.wait({self.output}, timeout=PATIENCE)
@@ -88,7 +88,7 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -96,7 +96,7 @@ def free_port() -> int:
 
 
 async def is_open(port: int) -> bool:
-    """Tell whether somebody listens on the port."""
+    """Return whether something listens on the port."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -107,7 +107,7 @@ async def is_open(port: int) -> bool:
 
 
 async def classify(client: AsyncClient, images: NDArray[np.uint8]) -> Answers:
-    """Ask for all images, uint8 [N, 8, 8], each in a call of its own, IN_FLIGHT calls at a time."""
+    """Send all images, uint8 [N, 8, 8], each in a call of its own, with IN_FLIGHT calls at a time."""
     slots = asyncio.Semaphore(IN_FLIGHT)
 
     async def ask(pixels: NDArray[np.float32]) -> tuple[np.int64, np.float32]:
@@ -124,7 +124,7 @@ async def classify(client: AsyncClient, images: NDArray[np.uint8]) -> Answers:
 
 
 def chosen(labels: NDArray[np.int64], truth: NDArray[np.uint8]) -> list[int]:
-    """Return which images to show: one of each of the first digits that were read right, then two that were not."""
+    """Return the images to show: one of each of the first digits that were recognised, then two that were not."""
     wrong = np.flatnonzero(labels != truth)[:2].tolist()
     right = np.flatnonzero(labels == truth)
     _, first = np.unique(truth[right], return_index=True)
@@ -138,7 +138,7 @@ def picture(image: NDArray[np.uint8]) -> list[str]:
 
 
 def caption(label: int, truth: int, certainty: float) -> str:
-    """Say in sixteen characters what the model read and whether it was right, in colour on a terminal."""
+    """Format what the model recognised and whether it was right, in sixteen characters, in colour on a terminal."""
     text = f"{label}, {certainty:.0%}" if label == truth else f"{label}, but is {truth}"
     centred = f"{text:^16}"
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
@@ -147,7 +147,7 @@ def caption(label: int, truth: int, certainty: float) -> str:
 
 
 def gallery(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answers) -> Iterator[str]:
-    """Give the lines of a few pictures, side by side, each above its caption."""
+    """Return the lines of a few pictures side by side, each above its caption."""
     shown = chosen(answers.labels, truth)
     for start in range(0, len(shown), PER_ROW):
         row = shown[start : start + PER_ROW]
@@ -160,10 +160,10 @@ def gallery(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answer
 
 
 def histogram(lines: list[str], images: int) -> Iterator[str]:
-    """Give a bar for each range of batch sizes that the server names; raise DemoError where its account is not ours."""
+    """Return a bar for each range of batch sizes in the log; raise DemoError if its totals differ from ours."""
     served = next(filter(None, map(SERVED.search, lines)), None)
     if served is None:
-        raise DemoError("the server did not say which batches formed")
+        raise DemoError("the server did not log its batches")
     rows, batches, mean, ranges = served.groups()
     if int(rows) != images:
         raise DemoError(f"the server counted {rows} images, not {images}")
@@ -174,7 +174,7 @@ def histogram(lines: list[str], images: int) -> Iterator[str]:
 
 
 async def serve_and_ask(server: Server, images: NDArray[np.uint8]) -> Answers:
-    """Wait for the server and ask it about all images."""
+    """Wait for the server and send it all images."""
     await server.listening()
     async with AsyncClient(f"127.0.0.1:{server.port}") as client:
         for version in await client.status("digits", timeout=PATIENCE):
@@ -183,13 +183,13 @@ async def serve_and_ask(server: Server, images: NDArray[np.uint8]) -> Answers:
 
 
 def show(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answers) -> None:
-    """Print a few of the images, how many were read right, and how fast; raise DemoError if too few were."""
+    """Print a few of the images, how many were recognised, and how fast; raise DemoError if too few were."""
     print(*gallery(images, truth, answers), "", sep="\n")
     right, total = int((answers.labels == truth).sum()), len(truth)
-    print(f"{right} of {total} images that the model never saw are read right: {right / total:.1%}")
+    print(f"{right} of {total} images that the model was not trained on are recognised correctly: {right / total:.1%}")
     print(f"{total} calls of one image, {IN_FLIGHT} at a time: {total / answers.seconds:,.0f} calls/s")
     if right < LEAST_ACCURACY * total:
-        raise DemoError(f"fewer than {LEAST_ACCURACY:.0%} are right")
+        raise DemoError(f"fewer than {LEAST_ACCURACY:.0%} are recognised")
 
 
 async def run(server: Server) -> None:
@@ -203,7 +203,7 @@ async def run(server: Server) -> None:
 
 
 async def main() -> None:
-    """Run the demo; on failure say what is wrong under the server's last words, and exit with status 1."""
+    """Run the demo; on failure print the server's last log lines and the error, and exit with status 1."""
     server = await Server.start()
     try:
         await run(server)

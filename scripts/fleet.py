@@ -1,4 +1,4 @@
-"""How many servers a load needs, and how long calls wait then: python -m scripts.fleet; figures of docs/scale.md."""
+"""How many servers a load needs, and how long calls then wait: python -m scripts.fleet; figures of docs/scale.md."""
 
 import heapq
 import sys
@@ -19,9 +19,9 @@ class Need:
     """What a model needs.
 
     Attributes:
-        seconds: CPU time of a call.
-        per_server: Calls a second of one server.
-        servers: For all calls.
+        seconds: The CPU time of a call.
+        per_server: The calls per second of one server.
+        servers: The number of servers for all calls.
     """
 
     seconds: float
@@ -37,9 +37,9 @@ def need(model_seconds: float, calls: float = CALLS, cpus: int = CPUS, busy: flo
 
 
 def waiting(busy: float, cpus: int = CPUS, count: int = SIMULATED, seed: int = 1) -> tuple[float, float]:
-    """The mean and the 99th percentile of the wait for a CPU, in service times, of one server whose CPUs are so busy.
+    """The mean and the 99th percentile of the wait for a CPU, in service times, of one server with this utilisation.
 
-    Calls come at random, and each takes one service time: a queue of the kind M/D/cpus.
+    Calls arrive at random, and each takes one service time: an M/D/c queue with c = cpus.
     """
     arrivals = np.random.default_rng(seed).exponential(1 / (cpus * busy), count).cumsum()
     free = [0.0] * cpus

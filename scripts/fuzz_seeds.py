@@ -22,7 +22,7 @@ from headrace_protos.tensor import to_proto
 
 _SEEDS = Path(__file__).parents[1] / "native" / "fuzz" / "seeds"
 
-# As the targets have them: signatures in their order, then element types in theirs.
+# In the same order as in the targets: signatures, then element types.
 _SIGNATURES: list[dict[str, tuple[type, tuple[int, ...]]]] = [
     {"x": (np.float32, (4,))},
     {"x": (np.float32, (3,))},
@@ -121,7 +121,7 @@ def _full(inputs: dict[str, tuple[str, type, tuple[int, ...]]], outputs: list[st
 
 
 def _examples() -> Iterator[tuple[str, str, bytes]]:
-    """For each signature a Classify of two Examples, one with a context, and a MultiInference of both."""
+    """For each signature, a Classify of two Examples, one with a context, and a MultiInference of both."""
     for number, features in enumerate(_FEATURES):
         one = Example()
         for name, values in features.items():
@@ -147,7 +147,7 @@ def _values(dtype: Any, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
 
 
 def _framed(name: str, message: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """As it is, twice; and compressed in each way, the first byte of three saying how."""
+    """Twice uncompressed, and with each compression; the first byte of three says which."""
     plain = b"\0" + len(message).to_bytes(4, "big") + message
     yield "frames", f"{name}-plain", bytes([0, 1, 9]) + plain * 2
     for encoding, window in ((1, 15), (2, 31)):
@@ -158,7 +158,7 @@ def _framed(name: str, message: bytes) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _bodies() -> Iterator[tuple[str, str, bytes]]:
-    """By row and by column, each for the default signature and, its name behind the values, for the other one."""
+    """By row and by column, each for the default signature and, with its name after the values, for the other one."""
     for number, columns in enumerate(_BODIES):
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         documents = [{"instances": rows}, {"inputs": columns}]
@@ -171,7 +171,7 @@ def _bodies() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _infer_bodies() -> Iterator[tuple[str, str, bytes]]:
-    """For each model its values in JSON, as far as it has any, and all of them behind it."""
+    """For each model its values in JSON, as far as it has any, and all of them as binary data after the JSON."""
     for number, (inputs, outputs) in enumerate(_INFER_BODIES):
         for kind, in_bytes in (("json", ["FP16"]), ("bytes", [datatype for datatype, _, _ in inputs.values()])):
             tensors, behind = _infer_tensors(inputs, in_bytes)
@@ -198,7 +198,7 @@ def _infer_tensors(
 
 
 def _answers() -> Iterator[tuple[str, str, bytes]]:
-    """Answers of numbers in each of the ways that they travel; then what is left to Python; then a body."""
+    """Answers of numbers in each encoding; then one that is left to Python; then a body."""
     for kind, as_content in (("values", False), ("content", True)):
         for dtypes in (["f4", "f8"], ["?", "f2", "i8", "u4"]):
             response = PredictResponse(model_spec=_SPEC)
@@ -214,7 +214,7 @@ def _answers() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _connections() -> Iterator[tuple[str, str, bytes]]:
-    """Headers plain and padded, an authority in each of the ways that HPACK has for it, and frames of other kinds."""
+    """Headers with and without padding, an authority in each of HPACK's encodings, and frames of other kinds."""
     named = b"\x40\x05:path\x04/a%b\x40\x0a:authority\x05a%2Fb\x83\x86"
     indexed = b"\xff\x00\x3f\x00\x41\x03%2F\x0f\x01\x01%\x01\x02%a"
     yield "connection", "headers", b"\5" + _frame(4, 0, b"") + _frame(1, 4, named) + _frame(0, 1, b"\x41\x03%2F")

@@ -1,4 +1,4 @@
-"""Measures headrace on this machine's GPU beside the bare runtimes: python -m scripts.gpu_bench --report=FILE."""
+"""Compares headrace on this machine's GPU with the bare runtimes: python -m scripts.gpu_bench --report=FILE."""
 
 import argparse
 import re
@@ -36,11 +36,11 @@ _SERVED = re.compile(r"served \S+ serving_default: (\d+) requests, (\d+) rows in
 
 @dataclass(frozen=True)
 class Case:
-    """A model, one of its rows, and how many callers there are.
+    """A model, one of its rows, and the number of callers.
 
     Attributes:
         precision: `half` for a copy of the model that computes in half floats.
-        difference: The most by which an answer may be off the CPU's, as a part of the largest value.
+        difference: The allowed difference from the CPU's answer, relative to the largest value.
     """
 
     name: str
@@ -102,7 +102,7 @@ _NATIVE, _GRPCIO = "--transport=native", "--transport=grpcio"
 
 
 def setups() -> Iterator[Setup]:
-    """All that are measured."""
+    """All measured ways."""
     yield Setup("CPU", (_NATIVE, _CPU))
     yield Setup("CPU, grpcio", (_GRPCIO, _CPU))
     yield Setup("CUDA", (_NATIVE, _CUDA))
@@ -119,7 +119,7 @@ def setups() -> Iterator[Setup]:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one setup did: under load, and for one caller at a time. Latencies in milliseconds."""
+    """The result of one setup: under load, and for one caller at a time. Latencies in milliseconds."""
 
     rate: float
     p50: float
@@ -131,10 +131,10 @@ class Sample:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a table for each case as it is measured; writes them where it is told."""
+    """Prints a table for each case when it is measured; writes them if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4, help="of each load")
-    parser.add_argument("--only", default="", help="cases, and setups, whose title this expression finds")
+    parser.add_argument("--only", default="", help="cases and setups whose title matches this regular expression")
     parser.add_argument("--no_tensorrt", action="store_true", help="measure CUDA alone")
     parser.add_argument(
         "--engines", type=Path, help="folder that keeps TensorRT's engines, which take minutes to build"
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _gpu() -> str:
-    """The GPU, its driver and the runtimes that were used."""
+    """The GPU, its driver and the versions of the runtimes."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     found = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
     with suppress(ImportError):
@@ -243,24 +243,24 @@ def _command(case: Case, setup: Setup, base: Path, batching: Path, port: int) ->
 
 
 def _checked(server: Server, request: PredictRequest, expected: np.ndarray, difference: float) -> int:
-    """The bytes of an answer, which is right.
+    """The bytes of a correct answer.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The answer is wrong.
     """
     with grpc.insecure_channel(server.address) as channel:
         predict = channel.unary_unary(PREDICT, request_serializer=bytes, response_deserializer=bytes)
         answer: bytes = predict(request.SerializeToString(), timeout=PATIENCE, wait_for_ready=True)
     y = to_array(PredictResponse.FromString(answer).outputs["y"])
     off = float(np.abs(y - expected).max() / np.abs(expected).max())
-    print(f"  off the CPU's by {off:.2g} of the largest value", file=sys.stderr, flush=True)
+    print(f"  differs from the CPU's by {off:.2g} of the largest value", file=sys.stderr, flush=True)
     if not off <= difference:
-        raise ValueError(f"answers are off by {off:.2g}, more than {difference}")
+        raise ValueError(f"answers differ by {off:.2g}, more than {difference}")
     return len(answer)
 
 
 def _on_cpu(case: Case, base: Path) -> np.ndarray:
-    """In single precision, whatever is measured."""
+    """Always in single precision."""
     model = base / "1" / "model.onnx"
     content = model.read_bytes() if case.precision == "single" else case.build().SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

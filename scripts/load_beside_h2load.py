@@ -1,7 +1,7 @@
-"""Measures one server by `headrace bench` and by h2load in turn: python -m scripts.load_beside_h2load [--rounds=5].
+"""Measures one server with `headrace bench` and h2load in turn: python -m scripts.load_beside_h2load [--rounds=5].
 
-A machine with nothing else to do is wanted: what is compared are rates. h2load knows no open loop at random times, so
-both load at a constant rate. Ends with 1 where the two differ by more than 5%.
+Needs an otherwise idle machine, since it compares rates. h2load has no open loop with random times, so both load at a
+constant rate. Exits with status 1 if the two differ by more than 5%.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _compared(target: str, message: Path, rounds: int, seconds: int) -> int:
 
 
 def _h2load(target: str, message: Path, stage: Stage, count: int) -> float:
-    """Calls a second of so many calls, all of which were answered."""
+    """The calls per second of this many calls, all of which were answered."""
     shape = ["-c", str(CONNECTIONS), "-m", str(STREAMS), "-t", "1", "-d", str(message), "-n", str(count)]
     if stage.kind == "constant":
         shape.append(f"--rps={stage.value / CONNECTIONS:g}")
@@ -80,7 +80,7 @@ def _h2load(target: str, message: Path, stage: Stage, count: int) -> float:
     said = subprocess.run(["h2load", *shape, *headers, url], capture_output=True, text=True, check=True).stdout
     done, requests = _DONE.search(said), _REQUESTS.search(said)
     if done is None or requests is None or int(requests[2]):
-        raise SystemExit(f"h2load said something else:\n{said}")
+        raise SystemExit(f"h2load's output cannot be parsed:\n{said}")
     return float(done[3])
 
 

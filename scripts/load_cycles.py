@@ -1,4 +1,4 @@
-"""Loads and unloads a model a hundred times and watches the server's memory: python -m scripts.load_cycles."""
+"""Loads and unloads a model a hundred times and records the server's memory: python -m scripts.load_cycles."""
 
 import sys
 import tempfile
@@ -14,14 +14,14 @@ from scripts.bench.process import Server, running
 from scripts.versions import PREDICT, models, predict_request, reload, states, write_version
 
 CYCLES, WARM = 100, 10
-WINDOW = 10  # cycles whose median is compared: one reading alone is off by some MB, either way
+WINDOW = 10  # cycles per median: a single reading is off by some MB, either way
 LIMIT = 1.05
 PATIENCE = 30.0
 REPORT = Path(__file__).parents[1] / "docs" / "operations" / "load_cycles.md"
 
 
 def main() -> int:
-    """Measures, writes the report; 1 where the memory has grown by more than the limit."""
+    """Measures, and writes the report; returns 1 if the memory has grown by more than the limit."""
     machine = description()
     with tempfile.TemporaryDirectory(prefix="headrace-cycles-") as folder:
         root = Path(folder)
@@ -49,7 +49,7 @@ def _command(port: int, config: Path) -> list[str]:
 
 
 def _resident(server: Server, root: Path) -> dict[int, int]:
-    """Resident bytes after each cycle, and before the first."""
+    """The resident bytes after each cycle, and before the first."""
     resident = {0: _rss(server)}
     request = predict_request("m", 512)
     with grpc.insecure_channel(server.address) as channel:
@@ -73,7 +73,7 @@ def _await_end(channel: grpc.Channel) -> None:
 
 
 def _median(resident: dict[int, int], last: int) -> float:
-    """Of the window that ends with a cycle."""
+    """The median of the window that ends with a cycle."""
     return median(resident[cycle] for cycle in range(last - WINDOW + 1, last + 1))
 
 
@@ -93,7 +93,8 @@ def _report(machine: list[str], megabytes: float, resident: dict[int, int], grow
         f"{' '.join(machine)}\n\n"
         f"| after cycle | resident MB |\n| ---: | ---: |\n{rows}\n\n"
         f"The median of the last {WINDOW} cycles is {grown:.3f} times that of the {WINDOW} from cycle {WARM} on; "
-        f"asked: at most {LIMIT}. (From there on the lowest reading was {min(warm) / 1e6:.1f} MB and the highest "
+        f"the target is at most {LIMIT}. (From there on, the lowest reading was {min(warm) / 1e6:.1f} MB and the "
+        f"highest "
         f"{max(warm) / 1e6:.1f} MB.)\n"
     )
 

@@ -1,4 +1,4 @@
-"""Serves thousands of small models and counts what they cost: python -m scripts.many_models [COUNT]."""
+"""Serves thousands of small models and measures their cost: python -m scripts.many_models [COUNT]."""
 
 import json
 import os
@@ -45,7 +45,7 @@ os._exit(0)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report: what was counted, and the most that it may be; None for no limit."""
+    """One line of the report: a figure and its maximum; None for no maximum."""
 
     name: str
     value: float
@@ -53,7 +53,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Whether it is within its limit."""
+        """Whether it is at most its maximum."""
         return self.limit is None or self.value <= self.limit
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Figure:
 
 
 def main() -> int:
-    """Measures, writes the report; 1 where a figure is over its limit."""
+    """Measures, and writes the report; returns 1 if a figure is over its maximum."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
     machine = "\n\n".join(description())
     with tempfile.TemporaryDirectory(prefix="headrace-many-") as folder:
@@ -112,7 +112,7 @@ def _network(random: np.random.Generator) -> onnx.ModelProto:
 
 
 def bare_sessions(root: Path, paths: list[Path]) -> tuple[float, float]:
-    """The seconds, and the seconds of CPU time, that ONNX Runtime's sessions alone take, one after the other."""
+    """The seconds, and the seconds of CPU time, of ONNX Runtime's sessions alone, created one after the other."""
     listed = root / "paths.json"
     listed.write_text(json.dumps([str(path) for path in paths]))
     ended = subprocess.run([sys.executable, "-c", _BARE, str(listed)], capture_output=True, text=True, check=True)
@@ -121,7 +121,7 @@ def bare_sessions(root: Path, paths: list[Path]) -> tuple[float, float]:
 
 
 class Process:
-    """A server of the models."""
+    """A server with the models."""
 
     def __init__(self, root: Path) -> None:
         self.port, self.rest_port = free_port(), free_port()
@@ -138,10 +138,10 @@ class Process:
         self._task = Path("/proc", str(self._process.pid))
 
     def wait_for(self, words: str) -> None:
-        """Waits for some words in its log.
+        """Waits for a text in its log.
 
         Raises:
-            TimeoutError: They did not come.
+            TimeoutError: The text did not appear.
         """
         end = time.monotonic() + PATIENCE
         while words not in self.log.read_text(errors="replace"):
@@ -151,7 +151,7 @@ class Process:
 
     @property
     def threads(self) -> int:
-        """How many it has."""
+        """The number of its threads."""
         return len(list((self._task / "task").iterdir()))
 
     @property
@@ -167,13 +167,13 @@ class Process:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def cpu_of(self, act: Callable[[], object]) -> float:
-        """The seconds of CPU time that it uses meanwhile."""
+        """The seconds of CPU time that it uses during a period."""
         before = self.cpu
         act()
         return self.cpu - before
 
     def end(self) -> float:
-        """Sends SIGTERM; the seconds until it has ended."""
+        """Sends SIGTERM; returns the seconds until it exits."""
         began = time.monotonic()
         self._process.terminate()
         status = self._process.wait(PATIENCE)
@@ -182,14 +182,14 @@ class Process:
         return time.monotonic() - began
 
     def kill(self) -> None:
-        """Ends it by force, where it has not ended."""
+        """Kills it, unless it has already exited."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
 
 def served(root: Path, count: int, bare: tuple[float, float]) -> list[Figure]:
-    """What a server of all models takes."""
+    """The figures of a server with all models."""
     began = time.monotonic()
     server = Process(root)
     try:
@@ -206,13 +206,13 @@ def served(root: Path, count: int, bare: tuple[float, float]) -> list[Figure]:
     finally:
         server.kill()
     return [
-        Figure("seconds until it is ready, over those of bare sessions", ready / bare[0], 1.3),
-        Figure("CPU seconds until it is ready, over those of bare sessions", ready_cpu / bare[1]),
+        Figure("seconds until it is ready, relative to bare sessions", ready / bare[0], 1.3),
+        Figure("CPU seconds until it is ready, relative to bare sessions", ready_cpu / bare[1]),
         Figure("seconds until it is ready", ready),
-        Figure("seconds from SIGTERM to the end", ended, 3),
+        Figure("seconds from SIGTERM to the exit", ended, 3),
         Figure("threads", threads, 60),
         Figure("MB of resident memory", megabytes),
-        Figure("part of a core that it uses when idle, polling every second", idle, 0.01),
+        Figure("cores that it uses when idle, polling every second", idle, 0.01),
         Figure("bytes of the metrics page, one model called once", len(page)),
         Figure("ms of CPU time for a scrape", scrape * 1e3),
     ]
@@ -232,7 +232,7 @@ Written by `python -m scripts.many_models`; it serves {count:,} models of {LAYER
 
 {machine}
 
-Bare sessions of ONNX Runtime, made one after the other in one process, take {bare[0]:.1f} s, and {bare[1]:.1f} s of CPU
+Bare ONNX Runtime sessions, created one after the other in one process, take {bare[0]:.1f} s, and {bare[1]:.1f} s of CPU
 time.
 
 | | measured | at most | |

@@ -1,4 +1,4 @@
-"""Calls 200 models of 20 MB through a server that may hold 1 GB of them: python -m scripts.model_memory [CALLS]."""
+"""Calls 200 models of 20 MB on a server that may hold 1 GB of them: python -m scripts.model_memory [CALLS]."""
 
 import os
 import sys
@@ -34,18 +34,18 @@ REPORT = Path(__file__).parents[1] / "docs" / "benchmarks" / "model_memory.md"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was seen.
+    """The measurements.
 
     Attributes:
-        failures: Calls that failed, or were answered wrongly.
-        waits: Calls that were not answered by a version in memory.
-        simulated: The same of a simulated cache of as many models.
-        capacity: Models that fit.
-        alone: Seconds of each call of the hot model, nothing else being called.
-        beside: The same while the others are called.
-        peak: Bytes resident at most.
-        base: Bytes resident before the first call.
-        seconds: That the calls of all models took.
+        failures: The number of calls that failed, or had a wrong answer.
+        waits: The number of calls whose version was not in memory.
+        simulated: The same number for a simulated cache of equal size.
+        capacity: The number of models that fit.
+        alone: The seconds of each call of the hot model without other calls.
+        beside: The same while the other models are called.
+        peak: The peak resident bytes.
+        base: The resident bytes before the first call.
+        seconds: The duration of all calls of all models.
     """
 
     failures: int
@@ -60,7 +60,7 @@ class Result:
 
 
 def main() -> int:
-    """Measures, writes the report; 1 where a call failed or the hit rate is not that of the simulation."""
+    """Measures, and writes the report; returns 1 if a call failed or the hit rate differs from the simulation's."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else CALLS
     machine = "\n\n".join(description())
     with tempfile.TemporaryDirectory(prefix="headrace-memory-") as folder:
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def make_models(root: Path) -> None:
-    """Writes the models: a table of 5 million floats, of which a call reads a row; and a small one that is hot."""
+    """Writes the models: each a table of 5 million floats, of which a call reads a row; and a small hot one."""
     file = root / "table.onnx"
     onnx.save_model(_table(ROWS), str(file))
     config = ModelServerConfig()
@@ -103,7 +103,7 @@ def _names() -> list[str]:
 
 
 def measure(root: Path, calls: int) -> Result:
-    """Runs a server of the models and calls them."""
+    """Runs a server with the models and calls them."""
     make_models(root)
     size = int(FILE_FACTOR * (root / "table.onnx").stat().st_size)
     capacity = (BOUND_MB << 20) // size
@@ -169,8 +169,8 @@ def report(machine: str, calls: int, result: Result) -> str:
     return f"""# More models than memory
 
 Written by `python -m scripts.model_memory`: {COUNT} models of 20 MB and a small one, `--model_memory_mb={BOUND_MB}`,
-{calls:,} calls one after the other, of models by a Zipf distribution with exponent {EXPONENT}. Each model counts as 1.2
-times its file, so that {result.capacity} fit.
+{calls:,} calls one after the other, with models drawn from a Zipf distribution with exponent {EXPONENT}. Each model
+counts as 1.2 times its file, so that {result.capacity} fit.
 
 {machine}
 
@@ -179,14 +179,14 @@ times its file, so that {result.capacity} fit.
 | calls that failed or were answered wrongly | {result.failures} | 0 |
 | calls that waited for a load | {result.waits} | {result.simulated}, by a simulated cache |
 | hit rate | {1 - result.waits / calls:.3f} | {1 - result.simulated / calls:.3f} |
-| MB resident at most, less those before the first call | {grown:.0f} | {BOUND_MB * 1.048576:.0f} at most |
-| calls of all models a second | {calls / result.seconds:.1f} | |
+| peak resident MB, minus those before the first call | {grown:.0f} | {BOUND_MB * 1.048576:.0f} at most |
+| calls of all models per second | {calls / result.seconds:.1f} | |
 
-The small model is called all the time by another caller. Milliseconds of its calls:
+Another caller calls the small model all the time. Milliseconds of its calls:
 
 | | p50 | p99 |
 | --- | ---: | ---: |
-| nothing else is called | {p50[0]:.2f} | {p99[0]:.2f} |
+| without other calls | {p50[0]:.2f} | {p99[0]:.2f} |
 | while models are loaded and unloaded | {p50[1]:.2f} | {p99[1]:.2f} |
 """
 

@@ -1,4 +1,4 @@
-"""Writes docs/options.md, every option in tables, from where the options are declared; --check fails if it is stale."""
+"""Writes docs/options.md, tables of every option, from the declarations; with --check, fails instead if it is stale."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 
 HEAD = """# Options
 
-Made from the declarations in the code by `scripts/options`; `make check` compares the two.
+Generated from the declarations in the code by `scripts/options`; `make check` verifies that it is up to date.
 
 Flags are given as `--name=value` to `headrace serve` and to `tensorflow_model_server`, whose defaults differ here and
 there.
@@ -31,12 +31,12 @@ def page() -> str:
 
 def _flags() -> Iterator[str]:
     yield "## Flags\n"
-    yield "| flag | value | default | what it is |"
+    yield "| flag | value | default | meaning |"
     yield "| --- | --- | --- | --- |"
     for name, own in FLAGS.items():
         if not own.metadata["ignored"]:
             yield f"| `--{name}` | {_value(own)} | {_default(own, by_cpus=_by_cpus(own))} | {_sentence(own)} |"
-    yield "\n## Flags of TensorFlow Serving that change nothing here\n"
+    yield "\n## Flags of TensorFlow Serving without an effect\n"
     yield "| flag | why |"
     yield "| --- | --- |"
     for name, own in FLAGS.items():
@@ -47,7 +47,7 @@ def _flags() -> Iterator[str]:
 
 def _table(where: str, options: Mapping[str, Field[Any]]) -> Iterator[str]:
     yield f"## `[{where}]` in `model.toml`\n"
-    yield "| key | value | default | what it is |"
+    yield "| key | value | default | meaning |"
     yield "| --- | --- | --- | --- |"
     for name, own in options.items():
         yield f"| `{name}` | {_value(own)} | {_default(own)} | {_sentence(own)} |"
@@ -83,13 +83,13 @@ def _sentence(own: Field[Any]) -> str:
 
 
 def main() -> int:
-    """Writes the page, or says that it is stale."""
+    """Writes the page, or reports that it is stale."""
     if "--check" not in sys.argv:
         PAGE.write_text(page(), encoding="utf-8")
         return 0
     if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page():
         return 0
-    print(f"{PAGE.relative_to(Path.cwd())} is not what the code declares: run scripts/options", file=sys.stderr)
+    print(f"{PAGE.relative_to(Path.cwd())} differs from the code: run scripts/options", file=sys.stderr)
     return 1
 
 

@@ -1,6 +1,6 @@
 """Takes the screenshots of the live page that the documentation shows: `python -m scripts.page_screenshots`.
 
-Serves models/digits, calls it from a few threads with calls of one to four images, and looks with a headless Chromium.
+Serves models/digits, calls it from a few threads with one to four images per call, and uses a headless Chromium.
 """
 
 import shutil
@@ -31,12 +31,12 @@ SHOTS = {
     "page-try": ("light", 1280, 760, "#try"),
     "page-phone": ("dark", 390, 844, ""),
 }
-"""The name of each picture, with its colours, its width and height, and what it begins with."""
+"""The name of each picture, its colours, its width and height, and the element that it begins with."""
 
 
 def main() -> None:
-    """Takes them all."""
-    chromium = shutil.which("chromium") or sys.exit("there is no chromium command")
+    """Takes all screenshots."""
+    chromium = shutil.which("chromium") or sys.exit("the chromium command is missing")
     from playwright.sync_api import sync_playwright
 
     with _served(), _called(), sync_playwright() as driver:
@@ -46,7 +46,7 @@ def main() -> None:
             context = browser.new_context(color_scheme=colours, viewport={"width": width, "height": height})
             pages[name] = context.new_page()
             pages[name].goto(f"http://127.0.0.1:{REST_PORT}/")
-        time.sleep(LOOK_SECONDS)  # so that the charts have something to show
+        time.sleep(LOOK_SECONDS)  # gives the charts something to show
         for name, page in pages.items():
             page.click("#try-send")
             page.wait_for_selector("#try-answer pre")

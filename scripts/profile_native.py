@@ -1,4 +1,4 @@
-"""Says where the CPU time of a small Predict goes on the native transport: python -m scripts.profile_native."""
+"""Reports where the CPU time of a small Predict goes on the native transport: python -m scripts.profile_native."""
 
 import argparse
 import os
@@ -34,7 +34,7 @@ innermost function on its stack whose part is known: a copy to whoever copies.""
 
 @dataclass(frozen=True)
 class Profile:
-    """What was sampled of the server, and the CPU of a request meanwhile: microseconds, and of them in user space."""
+    """The samples of the server, and the CPU of a request meanwhile: microseconds, and the part in user space."""
 
     groups: Counter[str]
     functions: Counter[tuple[str, str]]
@@ -43,7 +43,7 @@ class Profile:
 
 
 def main() -> int:
-    """Builds, measures, and writes the report; 2 where there is no perf or no cargo."""
+    """Builds, measures, and writes the report; returns 2 if perf or cargo is missing."""
     parser = argparse.ArgumentParser(prog="python -m scripts.profile_native", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--report", type=Path, default=REPORT)
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def _build() -> None:
-    """Puts a module with symbols, and with frames that can be walked, where the server will find it first."""
+    """Installs a module with symbols and frame pointers where the server finds it first."""
     flags = {"RUSTFLAGS": "-C force-frame-pointers=yes"}
     command = ["cargo", "build", "--quiet", "--locked", "--lib", "--profile=profiling", "--target-dir=target/profile"]
     subprocess.run(command, cwd=ROOT / "native", env=os.environ | flags, check=True)
@@ -120,7 +120,7 @@ def _report(machine: Sequence[str], case: Case, profile: Profile) -> str:
         " ".join(machine),
         f"{profile.rate:,.0f} requests/s, {profile.cpu_us:.2f} us of CPU each while sampled ({samples:,} samples).",
         _table(("", "share", "us/request"), _groups(profile, samples)),
-        "The functions in which most of it is spent themselves:",
+        "The functions with the most CPU time of their own:",
         _table(("function", "in", "us/request"), _functions(profile, samples)),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Measures what four callers who post 10 MB of JSON over REST do to sixteen gRPC callers of another model."""
+"""Measures how four callers who post 10 MB of JSON over REST affect sixteen gRPC callers of another model."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ WIDE = "wide"
 
 @dataclass(frozen=True)
 class Sample:
-    """One load by the gRPC callers: calls a second, latencies in milliseconds, and bodies posted meanwhile a second."""
+    """One load by the gRPC callers: calls per second, latencies in milliseconds, and bodies posted per second."""
 
     rate: float
     p50: float
@@ -51,7 +51,7 @@ class Round:
 
 
 def main() -> None:
-    """Prints a table, one row a round, and the ratio of the medians."""
+    """Prints a table, one row per round, and the ratio of the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each load")
@@ -75,7 +75,7 @@ def _measured(folder: Path, rounds: int, seconds: float) -> list[Round]:
         caller = Caller(server.address, message, size + PREFIX_BYTES, GRPC_CALLERS)
         caller.warm_up(seconds)
         with _rest_callers(rest_port, body):
-            caller.warm_up(1)  # the process that parses starts at the first body
+            caller.warm_up(1)  # the parsing process starts with the first body
         return [_round(caller, rest_port, body, seconds) for _ in range(rounds)]
 
 
@@ -97,7 +97,7 @@ def _sample(caller: Caller, seconds: float, posted: "Synchronized[int] | None") 
 
 @contextmanager
 def _rest_callers(port: int, body: bytes) -> Iterator["Synchronized[int]"]:
-    """Posts the body again and again from a process of its own; yields how often it was answered."""
+    """Posts the body again and again from another process; yields how often it was answered."""
     spawn = multiprocessing.get_context("spawn")
     posted: Synchronized[int] = spawn.Value("i", 0)
     process = spawn.Process(target=_post_for_ever, args=(port, body, posted))
@@ -137,7 +137,7 @@ def _body() -> bytes:
 
 
 def _save_wide(base_path: Path) -> None:
-    """Writes a model that adds up 1000 floats a row."""
+    """Writes a model that adds up 1000 floats per row."""
     weights = numpy_helper.from_array(np.ones((COLUMNS, 1), np.float32), "w")
     values = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name, size in (("x", COLUMNS), ("y", 1))
@@ -174,7 +174,7 @@ def _table(rounds: Sequence[Round]) -> str:
         *(_line(each.quiet, each.beside) for each in rounds),
     ]
     ratio = median(each.beside.p99 for each in rounds) / median(each.quiet.p99 for each in rounds)
-    return "\n".join([*lines, "", f"p99 beside REST over quiet, medians: {ratio:.2f}"])
+    return "\n".join([*lines, "", f"ratio of the median p99s, with REST to without: {ratio:.2f}"])
 
 
 def _line(quiet: Sample, beside: Sample) -> str:

@@ -1,4 +1,4 @@
-"""Reads the stacks that perf samples, and says which part of a request's path each belongs to."""
+"""Reads the stacks that perf samples, and finds which part of a request's path each belongs to."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ Stack = list[Frame]
 
 _FRAME = re.compile(r"^\s+[0-9a-f]+ (.+) \((.+)\)$")
 
-# By what a function's name holds; the first that holds it, of the innermost frame for which any does.
+# By substrings of a function's name; the first match, in the innermost frame that has any.
 _KERNEL = (
     ("kernel: TCP, sending", ("sendmsg", "sys_send", "sys_write", "sock_write")),
     ("kernel: TCP, receiving", ("recvmsg", "sys_recv", "sys_read", "sock_read")),
@@ -36,7 +36,7 @@ _NATIVE = (
     ("tokio", ("tokio::", "mio::")),
     ("interpreter", ("pyo3",)),
 )
-# What calls the C library's allocator cannot be told: it keeps no frames.
+# The callers of the C library's allocator are unknown, since it keeps no frame pointers.
 _LIBC = (("allocator", ("malloc", "free", "calloc", "realloc", "unlink_chunk")),)
 _FILES = (
     ("ONNX Runtime", ("onnxruntime",)),
@@ -45,7 +45,7 @@ _FILES = (
 
 
 def stacks(lines: Iterable[str]) -> Iterator[Stack]:
-    """Yields each sample's stack, the innermost frame first, from what `perf script` prints."""
+    """Yields each sample's stack, the innermost frame first, from the output of `perf script`."""
     stack: Stack = []
     for line in lines:
         if match := _FRAME.match(line):

@@ -22,8 +22,8 @@ from scripts.versions import PREDICT, models, predict_request, states, write_ver
 
 CALLERS = 32
 SWAPS = 60
-WINDOWS = 6  # of swaps, each after as long a quiet one: what else the machine does then falls on both alike
-PAUSE = 0.02  # seconds between two calls of a caller, that the machine is busy but not full
+WINDOWS = 6  # windows with swaps, each followed by a quiet one as long, so that other load affects both alike
+PAUSE = 0.02  # seconds between two calls of a caller, so that the machine is busy but not full
 LIMIT = 1.5
 PATIENCE = 30.0
 REPORT = Path(__file__).parents[1] / "docs" / "operations" / "swap_under_load.md"
@@ -33,7 +33,7 @@ Window = tuple[float, float]
 
 @dataclass
 class Answers:
-    """What the callers of the swapped model got."""
+    """The answers to the callers of the swapped model."""
 
     calls: int = 0
     failed: list[str] = field(default_factory=list)
@@ -43,14 +43,14 @@ class Answers:
 
 @dataclass
 class Timeline:
-    """When there were swaps and when not, on the monotonic clock."""
+    """The windows with and without swaps, on the monotonic clock."""
 
     quiet: list[Window] = field(default_factory=list)
     swapping: list[Window] = field(default_factory=list)
 
 
 def main() -> int:
-    """Measures, writes the report; 1 where a call failed, an answer was wrong, or the other model was too slow."""
+    """Measures, writes the report; returns 1 if a call failed, an answer was wrong, or the other model was too slow."""
     machine = description()
     with tempfile.TemporaryDirectory(prefix="headrace-swaps-") as folder:
         root = Path(folder)
@@ -98,7 +98,7 @@ def _measure(server: Server, root: Path) -> tuple[Answers, Timeline, np.ndarray]
 
 
 def _call_steadily(address: str, stop: Connection) -> None:
-    """Calls the other model, one call after the other; sends back the begin and the length of each, in seconds."""
+    """Calls the other model, one call after the other; sends the start and the length of each back, in seconds."""
     request = predict_request("steady")
     timed = []
     with grpc.insecure_channel(address) as channel:
@@ -114,7 +114,7 @@ async def _swap_under_load(address: str, root: Path) -> tuple[Answers, Timeline]
     answers, timeline, stop = Answers(), Timeline(), asyncio.Event()
     async with grpc.aio.insecure_channel(address) as channel:
         callers = [asyncio.create_task(_call_on(channel, answers, stop)) for _ in range(CALLERS)]
-        await asyncio.sleep(3)  # caches and connections are warm
+        await asyncio.sleep(3)  # warms up caches and connections
         await _windows(address, root, timeline)
         stop.set()
         await asyncio.gather(*callers)
@@ -135,13 +135,13 @@ async def _windows(address: str, root: Path, timeline: Timeline) -> None:
 
 
 async def _swap(channel: grpc.Channel, root: Path, version: int) -> None:
-    """Publishes a version and waits until it serves, a second at least."""
+    """Publishes a version and waits until it serves, and for at least a second."""
     second = asyncio.create_task(asyncio.sleep(1))
     (root / "staged" / str(version)).rename(root / "swapped" / str(version))
     until = time.monotonic() + PATIENCE
     while (await asyncio.to_thread(states, channel, "swapped")).get(version) != ModelVersionStatus.AVAILABLE:
         if time.monotonic() > until:
-            raise TimeoutError(f"version {version} does not serve")
+            raise TimeoutError(f"version {version} is not served")
         await asyncio.sleep(0.05)
     await second
 
@@ -186,11 +186,12 @@ def _report(machine: Sequence[str], answers: Answers, quiet: float, swapping: fl
         "| | |\n| --- | ---: |\n"
         f"| versions that came into service | {len(answers.versions) - 1} |\n"
         f"| calls of the model that was swapped | {answers.calls} |\n"
-        f"| of them failed | {len(answers.failed)} |\n"
-        f"| of them answered wrongly, or by an older version than before | {len(answers.wrong)} |\n"
+        f"| failed calls | {len(answers.failed)} |\n"
+        f"| calls answered wrongly, or by an older version than before | {len(answers.wrong)} |\n"
         f"| p99 of the other model, quiet | {quiet * 1e3:.2f} ms |\n"
         f"| p99 of the other model, while versions swap | {swapping * 1e3:.2f} ms |\n\n"
-        f"That is {swapping / quiet:.2f} times its quiet value; asked: at most {LIMIT}, and nothing failed or wrong.\n"
+        f"That is {swapping / quiet:.2f} times its quiet value; the target is at most {LIMIT}, with no failed call "
+        f"and no wrong answer.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Measures what each step makes of four small models on this machine, and writes the table of docs/toolkit/table.md."""
+"""Measures the effect of each step on four small models on this machine, and writes docs/toolkit/table.md."""
 
 import argparse
 import sys
@@ -23,9 +23,9 @@ class Row:
     """One row of the table.
 
     Attributes:
-        name: What the step is.
+        name: A description of the step.
         keys: Its table in a recipe.
-        target: The recipe's.
+        target: The target in the recipe.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Row:
 
 
 ROWS = (
-    Row("dynamic int8, a scale for each row, 7 bit", 'kind = "quantize"\nmethod = "dynamic"'),
-    Row("dynamic int8 as ONNX Runtime has it", 'kind = "quantize"\nmethod = "dynamic"\nper_row = false'),
+    Row("dynamic int8, a scale per row, 7 bits", 'kind = "quantize"\nmethod = "dynamic"'),
+    Row("dynamic int8 with ONNX Runtime's defaults", 'kind = "quantize"\nmethod = "dynamic"\nper_row = false'),
     Row("static int8, percentile, 7 bit", 'kind = "quantize"\nmethod = "static"'),
     Row("static int8, percentile, 8 bit", 'kind = "quantize"\nmethod = "static"', "vnni"),
     Row("static int8, minmax, 7 bit", 'kind = "quantize"\nmethod = "static"\ncalibrate = "minmax"'),
     Row("half floats", 'kind = "half"'),
     Row("k-means, 256 values", 'kind = "share"\nvalues = 256'),
     Row("k-means, 16 values", 'kind = "share"\nvalues = 16'),
-    Row("90% of the weights zero, not trained", 'kind = "prune"\namount = 0.9'),
+    Row("90% of the weights zero, not fine-tuned", 'kind = "prune"\namount = 0.9'),
     Row("clean-up of the graph", 'kind = "simplify"'),
 )
 
@@ -51,7 +51,7 @@ def main() -> int:
     """Writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, default=Path("docs/toolkit/table.md"))
-    parser.add_argument("--models", type=Path, help="a folder of models of yours, instead of those made here")
+    parser.add_argument("--models", type=Path, help="a folder with your own models, instead of the generated ones")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), given.models)
@@ -74,12 +74,12 @@ def _row(scene: Scene, row: Row) -> str:
 def _page(rows: list[str]) -> str:
     machine, found = this_machine(), versions()
     return (
-        "# What each step makes of a model\n\n"
-        "`make toolkit-table` makes this page anew, on the machine that it runs on: "
+        "# The effect of each step\n\n"
+        "Written by `make toolkit-table`. Machine: "
         f"{machine.architecture} with {', '.join(machine.flags)}; onnxruntime {found['onnxruntime']}. In each cell: "
         "bytes, **time of 32 rows** and time of one row as shares of the converted model's (CPU time, one thread, "
-        "taking turns), and points of accuracy lost over 540 digits. The models are made by the tests, in seconds: all "
-        "layers but the last are random, which rounding to few values hurts more than it hurts trained ones.\n\n"
+        "taking turns), and percentage points of accuracy lost over 540 digits. The models are generated in seconds: "
+        "all layers except the last are random, which suffers more from rounding than trained layers do.\n\n"
         f"| step | {' | '.join(HEADS[name] for name in SHAPES)} |\n|---|{'---|' * len(SHAPES)}\n"
         + "\n".join(rows)
         + "\n"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the digits model of models/digits, and keeps the images that it never saw (needs `.[dev,train]`)."""
+"""Trains the digits model of models/digits, and stores the images that it was not trained on (needs `.[dev,train]`)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Versions of a model whose answers tell which version gave them, for the proofs about loading under load."""
+"""Versions of a model whose answers tell which version gave them, for tests of loading under load."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _MODEL_SERVICE = "/tensorflow.serving.ModelService"
 
 
 def write_version(folder: Path, version: int, *, width: int = 256, layers: int = 16) -> None:
-    """Writes a network of `layers` dense layers of `width` whose `y` float [N, 1] is the version, whatever `x`."""
+    """Writes a network of `layers` dense layers of `width` whose `y` float [N, 1] is the version, for any `x`."""
     weights = np.random.default_rng(version).standard_normal((layers, width, width), np.float32)
     names = ["x", *(f"h{layer}" for layer in range(1, layers + 1))]
     nodes = []
@@ -56,7 +56,7 @@ def predict_request(name: str, width: int = 256) -> bytes:
 
 
 def models(root: Path, *names: str) -> ModelServerConfig:
-    """The configuration of the models in the folders of these names."""
+    """The configuration of the models in folders with these names."""
     config = ModelServerConfig()
     config.model_config_list.SetInParent()
     for name in names:
@@ -65,7 +65,7 @@ def models(root: Path, *names: str) -> ModelServerConfig:
 
 
 def reload(channel: grpc.Channel, config: ModelServerConfig) -> None:
-    """Has a server serve other models; returns once the new ones are there."""
+    """Makes a server serve other models; returns once the new ones are served."""
     call: grpc.UnaryUnaryMultiCallable[ReloadConfigRequest, ReloadConfigResponse] = channel.unary_unary(
         f"{_MODEL_SERVICE}/HandleReloadConfigRequest",
         ReloadConfigRequest.SerializeToString,

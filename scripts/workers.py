@@ -1,6 +1,6 @@
-"""Writes docs/operations/workers.md: what a worker process costs, whom its model holds up, and how soon it is back.
+"""Writes docs/operations/workers.md: the cost of a worker process, what its model delays, and how soon it recovers.
 
-python -m scripts.workers, on a machine that does nothing else; needs h2load.
+python -m scripts.workers, on an otherwise idle machine; needs h2load.
 """
 
 import os
@@ -61,17 +61,17 @@ Made by `python -m scripts.workers`. {machine}
 - *Small model*: a Python model of a 16 by 10 product in numpy, batches of up to {batch} rows, 64 calls of one row in
   flight by h2load; the median of {rounds} alternating runs each.
 - *Another's p99*: {calls} calls of an ONNX model, one after the other, while a caller has a Python model compute
-  for {busy} s of CPU time at a time, without a pause; and while nobody does.
+  for {busy} s of CPU time at a time, without a pause; and without that caller.
 - *`kill -9`*: the worker process is killed while four callers call its model. The time is from then to the first answer
   to a call that was made after it.
 
-With other work on the machine (see its load average) these tell little of throughput: a worker process is one more to
-wait for a CPU.
+On a busy machine (see its load average) these figures say little about throughput: a worker process is one more process
+that waits for a CPU.
 """
 
 
 def main() -> int:
-    """Measures all, and writes the page."""
+    """Measures everything, and writes the page."""
     machine = " ".join(description())
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as caller:
         seconds, failed = killed(caller)
@@ -97,7 +97,7 @@ def _beside(seconds: float, alone: float) -> str:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Caller]:
-    """A server with the small and the busy model, each in both ways, and an ONNX model `other`."""
+    """A server with the small and the busy model, each in both kinds of process, and an ONNX model `other`."""
     for name, code in (("small", SMALL), ("busy", BUSY)):
         for suffix, workers in (("_own", 0), ("", 1)):
             base_path = folder / f"{name}{suffix}"
@@ -137,7 +137,7 @@ def throughput(caller: Caller, folder: Path) -> tuple[float, float]:
 
 
 def p99(caller: Caller, busy: str) -> float:
-    """Seconds, of calls of `other` one after the other, while another caller keeps a model busy, if one is named."""
+    """The seconds of calls of `other`, one after the other, while another caller keeps the named model busy."""
     stop = Event()
 
     def keep_busy() -> None:
@@ -160,7 +160,7 @@ def p99(caller: Caller, busy: str) -> float:
 
 
 def killed(caller: Caller) -> tuple[float, int]:
-    """Seconds until the small model answers after its process was killed, and the calls that failed."""
+    """The seconds until the small model answers after its process was killed, and the number of failed calls."""
     process = _process(caller)
     stop, failed = Event(), [0]
 
@@ -188,7 +188,7 @@ def killed(caller: Caller) -> tuple[float, int]:
 
 
 def _process(caller: Caller) -> int:
-    """The one that runs the small model; asked while nobody else calls it, since a batch has one answer to this."""
+    """The process that runs the small model; nobody else may call it, since all rows of a batch get the same answer."""
     number = int(caller.predict({"x": np.full((1, 16), 5002, np.float32)}, name="small")["y"][0, 0])
     if b"worker_child" not in Path(f"/proc/{number}/cmdline").read_bytes():
         raise RuntimeError(f"process {number} is no worker process")

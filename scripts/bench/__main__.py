@@ -26,7 +26,7 @@ _NAMES = [*(case.name for case in CASES), _SCALING, _OPEN_INFERENCE]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write `benchmarks.png` and `README.md`, and print the latter; 2 where there is no h2load."""
+    """Measure, write `benchmarks.png` and `README.md`, and print the latter; return 2 if h2load is missing."""
     options = _parser().parse_args(arguments)
     if h2load_version() is None:
         print("h2load not found: install nghttp2-client", file=sys.stderr)
@@ -52,10 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of one second, reported under build/bench")
     parser.add_argument("--only", type=_names, default=_NAMES, metavar=",".join(_NAMES), help="cases to measure")
-    parser.add_argument("--rounds", type=int, default=3, help="times that all servers take their turn")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="number of rounds, in each of which every server is measured once"
+    )
     parser.add_argument("--seconds", type=float, default=2.5, help="length of one load")
     parser.add_argument(
-        "--triton", help=f"tritonserver, or a Python with nvidia-pytriton, to measure beside it (default: ${VARIABLE})"
+        "--triton", help=f"tritonserver, or a Python with nvidia-pytriton, to compare with (default: ${VARIABLE})"
     )
     parser.add_argument("--output", type=Path, help="folder for the report (default: docs/benchmarks)")
     return parser
@@ -82,7 +84,7 @@ def _measured(names: Sequence[str], servers: list[Contender], budget: Budget) ->
 def _scaling(names: Sequence[str], servers: list[Contender], budget: Budget) -> Scaling:
     if _SCALING not in names:
         return Scaling()
-    print("measuring connections and models", file=sys.stderr, flush=True)
+    print("without measuring many connections and many models", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         return measure_scaling(CASES[0], servers, budget, Path(folder))
 
@@ -95,7 +97,7 @@ def _infers(names: Sequence[str], triton: Triton | None, budget: Budget) -> Infe
 
 
 def _allow_connections() -> None:
-    """Let this process, and those that it starts, have a thousand connections and more open."""
+    """Allow this process and its children to have thousands of open connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _FILES:
         resource.setrlimit(

@@ -1,6 +1,6 @@
-"""A bare grpc.aio responder on uvloop: decodes a Predict, answers zeros of the right shape, and infers nothing.
+"""A bare grpc.aio responder on uvloop: decodes a Predict, answers zeros of the right shape, and runs no model.
 
-Usage: python -m scripts.bench.aio_responder PORT OUTPUTS, where OUTPUTS is the floats of one row's answer.
+Usage: python -m scripts.bench.aio_responder PORT OUTPUTS, where OUTPUTS is the number of floats per row of the answer.
 """
 
 import sys
@@ -21,7 +21,7 @@ class Responder:
         self._outputs = outputs
 
     async def predict(self, request: PredictRequest, context: Context) -> PredictResponse:
-        """Return the answer, or INVALID_ARGUMENT where there is no input with a batch axis."""
+        """Return the answer, or INVALID_ARGUMENT if no input has a batch axis."""
         if not request.inputs["x"].tensor_shape.dim:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no input x with a batch axis")
         rows = request.inputs["x"].tensor_shape.dim[0].size
@@ -37,7 +37,7 @@ class Responder:
 
 
 async def serve(port: int, outputs: int) -> None:
-    """Serve on loopback until the process is ended."""
+    """Serve on loopback until the process is stopped."""
     predict = grpc.unary_unary_rpc_method_handler(
         Responder(outputs).predict,
         request_deserializer=PredictRequest.FromString,

@@ -1,4 +1,4 @@
-"""Servers beside a bare responder: samples of a load, their medians, and a table of the ratios to the bare one."""
+"""Compares servers with a bare responder: samples of a load, their medians, and a table of the ratios."""
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,19 +15,21 @@ class Sample:
 
 
 def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
-    """Return what reads the options of a benchmark that is run as `python -m scripts.bench.MODULE`."""
+    """Return the option parser of a benchmark that is run as `python -m scripts.bench.MODULE`."""
     parser = argparse.ArgumentParser(prog=f"python -m scripts.bench.{module}", description=description)
-    parser.add_argument("--rounds", type=int, default=3, help="times that all servers take their turn")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="number of rounds, in each of which every server is measured once"
+    )
     parser.add_argument("--seconds", type=float, default=2.5, help="length of one load")
     return parser
 
 
 def table(what: str, measured: Iterable[tuple[object, Mapping[str, Sequence[Sample]]]], bare: str) -> Iterator[str]:
-    """Yield the lines of a table in Markdown of requests/s and CPU, and of the ratios to the bare responder.
+    """Yield the lines of a Markdown table with requests/s, CPU, and their ratios to the bare responder's.
 
     Args:
         what: The first column's heading.
-        measured: What was asked, and the samples of each server.
+        measured: What was requested, and the samples of each server.
         bare: The bare responder's name.
     """
     yield f"| {what} | server | requests/s | CPU per request, us | requests/s and CPU against the bare one |"

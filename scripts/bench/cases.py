@@ -1,4 +1,4 @@
-"""What is measured: three models, and the load, batching and threads each one is measured with."""
+"""The measured cases: three models, each with its load, batching and threads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,10 +28,11 @@ ONE_CALLER = Load(connections=1, streams=1)
 class Case:
     """One model under one load.
 
-    `row` is the shape of one request's input without its batch axis, `outputs` the floats of one row's answer. Every
-    model has one input `x` and one output `y`, both float32. `max_batch_size`, `batch_timeout_micros` and the threads
-    of one run, `intra_op_threads`, are told to headrace and to the bare loop alike; headrace has one batch thread.
-    `responders` is whether the bare ones are measured too; the load lasts `longer` times a run's seconds.
+    `row` is the shape of one request's input without its batch axis, `outputs` the number of floats per row of the
+    answer. Every model has one input `x` and one output `y`, both float32. `max_batch_size`, `batch_timeout_micros` and
+    `intra_op_threads`, the threads of one run, apply to headrace and the bare loop alike; headrace has one batch
+    thread. `responders` is whether the bare responders are also measured; the load lasts `longer` times a run's
+    seconds.
     """
 
     name: str
@@ -91,7 +92,7 @@ CASES = (
         load=Load(connections=4, streams=8),
         max_batch_size=8,
         responders=False,
-        # The half-empty batches at both ends of a load must weigh little beside its some hundred full ones.
+        # The half-empty batches at both ends of a load must be few compared with its several hundred full ones.
         longer=2,
     ),
 )

@@ -1,4 +1,4 @@
-"""Draws the report's chart: requests per second, CPU per request and batch sizes, a column for each case."""
+"""Draws the report's chart: requests per second, CPU per request and batch sizes, with a column for each case."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ def _costs(results: Results) -> dict[str, float]:
 
 
 def _with_loop(results: Results, values: dict[str, float], loop: float) -> dict[str, float]:
-    # Where the responders say nothing, the loop is what headrace is held against.
+    # If no responder was measured, headrace is compared with the loop.
     return values if results.case.responders else {_LOOP: loop, **values}
 
 

@@ -1,4 +1,4 @@
-"""The servers that are measured side by side, and the command that starts each."""
+"""The servers that are compared, and the command that starts each."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ GRPCPP = "grpc++, no model"
 HEADRACE = "headrace, grpc.aio"
 NATIVE = "headrace, native"
 
-# Told a case, the model's base path and a port.
+# Takes a case, the model's base path and a port.
 Command = Callable[[Case, Path, int], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A server by the name it has in the report; `infers` tells headrace from the responders, which run no model."""
+    """A server, by its name in the report; `infers` tells headrace from the responders, which run no model."""
 
     name: str
     command: Command
@@ -31,7 +31,7 @@ class Contender:
 
 
 def contenders(build: Path) -> list[Contender]:
-    """Return every server that can be run here, saying in one line why another cannot."""
+    """Return every server that can run here, and print one line for each that cannot."""
     found = [Contender(AIO, _aio, infers=False)]
     if missing := grpcpp.missing():
         print(f"without the grpc++ responder: {missing} not found", file=sys.stderr)
@@ -46,7 +46,7 @@ def contenders(build: Path) -> list[Contender]:
 
 
 def of_many_models(contender: Contender, count: int) -> Contender:
-    """Return the same headrace with so many models loaded, the case's among them."""
+    """Return the same headrace with this many models loaded, including the case's."""
     return Contender(contender.name, partial(_of_many_models, contender.command, count), contender.infers)
 
 
@@ -72,7 +72,7 @@ def _grpcpp(executable: Path, case: Case, _: Path, port: int) -> Sequence[str]:
 
 
 def headrace_command(transport: str, case: Case, base_path: Path, port: int) -> Sequence[str]:
-    """Return what starts headrace on a port, with the batching of a case."""
+    """Return the command that starts headrace on a port, with the batching of a case."""
     parameters = base_path.with_name("batching.pbtxt")
     parameters.write_text(str(_batching(case)))
     return [
@@ -94,6 +94,6 @@ def _batching(case: Case) -> BatchingParameters:
     parameters.max_batch_size.value = case.max_batch_size
     parameters.batch_timeout_micros.value = case.batch_timeout_micros
     parameters.num_batch_threads.value = 1
-    # Room for every call that the load has in flight, at however few rows a batch.
+    # Room for every call that the load keeps in flight, however few rows a batch has.
     parameters.max_enqueued_batches.value = case.load.connections * case.load.streams
     return parameters

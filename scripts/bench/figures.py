@@ -1,4 +1,4 @@
-"""The medians that tables, targets and the chart share, and how a figure is written."""
+"""The medians that tables, targets and the chart share, and the format of a figure."""
 
 from statistics import median
 
@@ -41,7 +41,7 @@ def loop_cpu_us(results: Results, batch: int) -> float:
 
 
 def batch_shares(samples: list[Sample]) -> dict[str, float]:
-    """Return each range of rows, smallest first, and its share of all batches; empty where none were logged."""
+    """Return each range of rows, smallest first, with its share of all batches; empty if none were logged."""
     total: dict[str, int] = {}
     for sample in samples:
         for rows, batches in sample.batches.items():
@@ -52,7 +52,7 @@ def batch_shares(samples: list[Sample]) -> dict[str, float]:
 
 
 def figure(value: float) -> str:
-    """Return a number with three digits that mean something: 13.4, 134, 13,400."""
+    """Return a number with three significant digits: 13.4, 134, 13,400."""
     if abs(value) < 100:
         return f"{value:.3g}"
     return f"{round(value, 3 - len(str(int(abs(value))))):,.0f}"

@@ -1,4 +1,4 @@
-"""The runtimes alone on a GPU: ONNX Runtime's CUDA provider, and TensorRT, at a batch size, without a server."""
+"""The runtimes alone on a GPU, without a server: ONNX Runtime's CUDA provider and TensorRT, at a batch size."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ CUDA = "CUDAExecutionProvider"
 
 @dataclass(frozen=True)
 class Bare:
-    """One loop: its speed, and the mean time of a batch."""
+    """The result of one loop: its speed, and the mean time of a batch."""
 
     title: str
     batch: int
@@ -31,7 +31,7 @@ class Bare:
 
 
 def bare_cuda(version: Path, row: np.ndarray, batches: tuple[int, ...], seconds: float) -> Iterator[Bare]:
-    """ONNX Runtime at each batch size: from arrays as they are, and from and to the device's own memory."""
+    """ONNX Runtime at each batch size: with plain arrays, and with inputs and outputs in the device's memory."""
     onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(version / "model.onnx", providers=[CUDA], enable_fallback=0)
     for batch in batches:
@@ -45,7 +45,7 @@ _ON_CUDA = OnnxruntimeOptions(providers=(CUDA, "CPUExecutionProvider"))
 
 
 def bare_tensorrt(version: Path, cache: Path, row: np.ndarray, batch: int, seconds: float) -> Iterator[Bare]:
-    """TensorRT's engine, which the server has built, by the backend that the server runs it with."""
+    """The TensorRT engine that the server has built, run by the server's backend."""
     told = TensorrtOptions(enabled=True, cache_folder=str(cache), instances=2)
     options = BackendOptions(batching=Options(max_batch_size=batch), tensorrt=told)
     yield from _by_backend("TensorRT", version, options, row, batch, seconds)
@@ -54,7 +54,7 @@ def bare_tensorrt(version: Path, cache: Path, row: np.ndarray, batch: int, secon
 def _by_backend(
     title: str, version: Path, options: BackendOptions, row: np.ndarray, batch: int, seconds: float
 ) -> Iterator[Bare]:
-    """The part of the server that runs batches, from page-locked memory to page-locked memory, by itself."""
+    """The part of the server that runs batches, by itself, with inputs and outputs in page-locked memory."""
     backend: Any = auto.load(version, options)
     try:
         for threads in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""The models measured on GPUs: dense layers, and ResNet-50 with random weights, its images in bytes."""
+"""The models measured on GPUs: dense layers, and ResNet-50 with random weights and images of bytes."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,7 +14,7 @@ _STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))  # blocks, inner c
 
 
 def mlp_model(width: int = 1024, layers: int = 3) -> onnx.ModelProto:
-    """Return 64 floats to 10, by dense layers."""
+    """Return a model of 64 floats to 10, with dense layers."""
     graph = _Graph()
     name = "x"
     sizes = [64, *[width] * layers]
@@ -25,9 +25,9 @@ def mlp_model(width: int = 1024, layers: int = 3) -> onnx.ModelProto:
 
 
 def resnet50_model() -> onnx.ModelProto:
-    """Return an image of 3 x 224 x 224 bytes to 1000 scores: 53 convolutions, 4.1 billion multiplications.
+    """Return a model of a 3 x 224 x 224 image of bytes to 1000 scores: 53 convolutions, 4.1 billion multiplications.
 
-    Batch normalisation is folded into the weights, as it is in models that are exported to be served.
+    Batch normalisation is folded into the weights, as in models exported for serving.
     """
     graph = _Graph()
     pixels = graph.add("Div", [graph.add("Cast", ["x"], to=TensorProto.FLOAT), graph.weight(np.float32(128))])
@@ -58,7 +58,7 @@ class _Graph:
         return name
 
     def random(self, shape: tuple[int, ...], fan_in: int, gain: float = 2.0) -> str:
-        """Weights that keep a ReLU network of any depth away from zero and infinity."""
+        """Weights that keep the values of a ReLU network of any depth away from zero and infinity."""
         values = np.random.default_rng(len(self.weights)).standard_normal(shape, np.float32)
         return self.weight(values * np.float32(np.sqrt(gain / fan_in)))
 

@@ -1,4 +1,4 @@
-"""Compiles the bare grpc++ responder with Debian's libgrpc++-dev, once for each state of its sources."""
+"""Compiles the bare grpc++ responder with Debian's libgrpc++-dev, once per version of its sources."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ _TOOLS = ("protoc", "grpc_cpp_plugin", "g++", "pkg-config")
 
 
 def missing() -> str | None:
-    """Return what the responder cannot be compiled without and is not here, or None where all of it is."""
+    """Return the name of a missing tool or library that the responder needs, or None if all are there."""
     absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if absent:
         return ", ".join(absent)
@@ -30,7 +30,7 @@ def version() -> str:
 
 
 def build(folder: Path) -> Path:
-    """Compile the responder under `folder`, unless the same sources were before, and return the executable."""
+    """Compile the responder under `folder`, unless the same sources were compiled before; return the executable."""
     protos = _protos(folder)
     digest = hashlib.sha256()
     for source in (_SOURCE, *(_PROTO_PATH / name for name in protos)):
@@ -44,7 +44,7 @@ def build(folder: Path) -> Path:
 
 
 def _protos(folder: Path) -> list[str]:
-    """Return the service's .proto file and all it imports, less those that libprotobuf itself holds."""
+    """Return the service's .proto file and its imports, without those that libprotobuf itself contains."""
     folder.mkdir(parents=True, exist_ok=True)
     described = folder / "service.desc"
     _output("protoc", "-I", _PROTO_PATH, "--include_imports", "-o", described, _SERVICE)
@@ -60,7 +60,7 @@ def _compile(protos: list[str], place: Path, executable: Path) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         objects = list(threads.map(lambda source: _object(source, place), sources))
     libraries = _output("pkg-config", "--libs", "grpc++", "protobuf").split()
-    # Linked under another name first: a build that was cut short must not look finished.
+    # Linked under another name first, so that an interrupted build does not look finished.
     unfinished = executable.with_suffix(".unfinished")
     _output("g++", "-o", unfinished, *objects, *libraries)
     unfinished.rename(executable)

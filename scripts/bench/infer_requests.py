@@ -1,4 +1,4 @@
-"""The requests of the Open Inference Protocol that are measured, and the Predict beside them; a check of answers."""
+"""The measured requests of the Open Inference Protocol, the Predict to compare with, and a check of answers."""
 
 import http.client
 import json
@@ -33,7 +33,7 @@ _REGION = "measured"
 
 @dataclass(frozen=True)
 class Request:
-    """One request: over HTTP with these headers, or over gRPC, for which `body` is the message."""
+    """One request: over HTTP with these headers, or over gRPC, where `body` is the message."""
 
     path: str
     body: bytes
@@ -42,10 +42,10 @@ class Request:
     headers: tuple[str, ...] = ()
 
     def checked(self, address: str, expected: np.ndarray) -> int:
-        """Make it once and return the length of its answer in bytes.
+        """Send it once and return the length of its answer in bytes.
 
-        Raises AnswerError where the answer's `y` is not `expected`, float32 [1, outputs], and grpc.RpcError where the
-        status is not OK.
+        Raises AnswerError if the answer's `y` is not `expected`, float32 [1, outputs], and grpc.RpcError if the status
+        is not OK.
         """
         answer = self._http(address) if self.over_http else self._grpc(address)
         got = self.read(answer)
@@ -91,7 +91,7 @@ def infer(case: Case, row: np.ndarray) -> Request:
 
 
 def infer_shared(case: Case, row: np.ndarray) -> Request:
-    """ModelInfer of a row that lies in the registered region of `shared`."""
+    """ModelInfer of a row in the registered region of `shared`."""
     message = _infer(case, row)
     parameters = message.inputs[0].parameters
     parameters["shared_memory_region"].string_param = _REGION
@@ -106,7 +106,7 @@ def rest_json(case: Case, row: np.ndarray) -> Request:
 
 
 def rest_binary(case: Case, row: np.ndarray) -> Request:
-    """Infer over REST with the row's bytes behind the JSON, and the answer's likewise."""
+    """Infer over REST with the row's bytes after the JSON, and the same for the answer."""
     tensor: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": list(row.shape)}
     tensor["parameters"] = {"binary_data_size": row.nbytes}
     output = {"name": "y", "parameters": {"binary_data": True}}
@@ -124,7 +124,7 @@ def rest_binary(case: Case, row: np.ndarray) -> Request:
 
 @contextmanager
 def shared(row: np.ndarray) -> Iterator[Callable[[str], bytes]]:
-    """Put a row into shared memory; what is yielded registers it with the server at a gRPC address."""
+    """Put a row into shared memory; yields a function that registers it with the server at a gRPC address."""
     path = _SHARED / f"headrace-bench-{uuid4().hex}"
     path.write_bytes(row.tobytes())
     message = SystemSharedMemoryRegisterRequest(name=_REGION, key=f"/{path.name}", byte_size=row.nbytes)

@@ -1,4 +1,4 @@
-"""Measures every kind of gRPC call beside a bare grpc++ responder of its messages: python -m scripts.bench.kinds."""
+"""Compares every kind of gRPC call with a bare grpc++ responder: python -m scripts.bench.kinds."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ class Kind:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of medians, the servers by turns; nothing but a word where something that it takes is not here."""
+    """Print a table of medians, with the servers taking turns, or a line about what is missing."""
     options = parser_of("kinds", __doc__).parse_args(arguments)
     missing = "h2load" if h2load_version() is None else grpcpp.missing()
     if missing:

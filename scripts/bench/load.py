@@ -1,4 +1,4 @@
-"""Runs h2load as the caller, and turns what it prints and logs into numbers."""
+"""Runs h2load as the client, and parses what it prints and logs."""
 
 import os
 import re
@@ -25,15 +25,15 @@ _DATA = re.compile(r"\((\d+)\) data$", re.MULTILINE)
 
 
 class LoadError(RuntimeError):
-    """The load was not answered in full, so its numbers would mean nothing."""
+    """Not all calls of the load were answered, so its numbers are meaningless."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """h2load, told whom to call and with what.
+    """h2load, with its target and its message.
 
-    `message` is a file holding one gRPC message behind its five-byte prefix, `answer_bytes` the length of the
-    prefixed message that answers it, and `method` the path of the method.
+    `message` is a file with one gRPC message after its five-byte prefix, `answer_bytes` the length of the answer with
+    its prefix, and `method` the path of the method.
     """
 
     address: str
@@ -56,15 +56,15 @@ class Caller:
     def run(self, count: int, log: Path | None = None) -> "Answers":
         """Make `count` calls and return how they were answered.
 
-        Raises LoadError where one was not: h2load counts each HTTP 200, which a gRPC error is too, so the bytes of
-        the answers are counted.
+        Raises LoadError if a call failed. h2load counts each HTTP 200 as a success, and gRPC errors have that status,
+        too, so the bytes of the answers are counted.
         """
         output, cpu_seconds = self._h2load(count, log)
         rate, requests, data = _RATE.search(output), _REQUESTS.search(output), _DATA.search(output)
         if not (rate and requests and data):
-            raise LoadError(f"h2load said something unknown:\n{output}")
+            raise LoadError(f"h2load's output cannot be parsed:\n{output}")
         if int(requests[2]) != count or int(data[1]) != count * self.answer_bytes:
-            raise LoadError(f"of {count} calls not all were answered with {self.answer_bytes} bytes:\n{output}")
+            raise LoadError(f"not all of {count} calls were answered with {self.answer_bytes} bytes:\n{output}")
         per_second = float(rate[1])
         return Answers(per_second, cpu_seconds * per_second / count, _latencies(log))
 
@@ -89,8 +89,8 @@ class Caller:
 class Answers:
     """One load, answered in full.
 
-    `caller_cores` is the CPU that h2load itself used, in cores; `latencies` the microseconds of each call, where they
-    were logged.
+    `caller_cores` is the CPU that h2load itself used, in cores; `latencies` the microseconds of each call, if they were
+    logged.
     """
 
     requests_per_second: float
@@ -99,9 +99,9 @@ class Answers:
 
 
 def post(url: str, body: Path, connections: int, count: int, headers: Sequence[str] = ()) -> float:
-    """POST a body so many times over HTTP/1.1, one request in flight on each connection; requests per second.
+    """POST a body this many times over HTTP/1.1, with one request in flight per connection; return requests per second.
 
-    Raises LoadError where one was not answered with a status of 2xx.
+    Raises LoadError if an answer's status was not 2xx.
     """
     command = ["h2load", "--h1", "-n", count, "-c", connections, "-t", 1, "-d", body]
     for header in ("content-type: application/json", *headers):
@@ -111,14 +111,14 @@ def post(url: str, body: Path, connections: int, count: int, headers: Sequence[s
     ).stdout
     rate, done = _RATE.search(output), _DONE.search(output)
     if rate is None or done is None or int(done[2]) != count:
-        raise LoadError(f"of {count} requests not all were answered:\n{output}")
+        raise LoadError(f"not all of {count} requests were answered:\n{output}")
     return float(rate[1])
 
 
 @contextmanager
 def idle_connections(port: int, count: int) -> Iterator[None]:
-    """Keep so many HTTP/2 connections open, over which nothing is asked."""
-    # The connection's preface, and an empty SETTINGS frame.
+    """Keep this many idle HTTP/2 connections open."""
+    # The connection preface and an empty SETTINGS frame.
     hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
     with ExitStack() as stack:
         for _ in range(count):
@@ -129,14 +129,14 @@ def idle_connections(port: int, count: int) -> Iterator[None]:
 def _latencies(log: Path | None) -> np.ndarray:
     if log is None:
         return np.empty(0)
-    # h2load appends to a file that exists, so each run's is taken away.
+    # h2load appends to an existing file, so the file is deleted after each run.
     times = np.loadtxt(log, usecols=2, ndmin=1)
     log.unlink()
     return times
 
 
 def h2load_version() -> str | None:
-    """Return what `h2load --version` says, or None where there is no h2load."""
+    """Return the output of `h2load --version`, or None if h2load is missing."""
     if shutil.which("h2load") is None:
         return None
     return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.strip()

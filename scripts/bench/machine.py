@@ -1,4 +1,4 @@
-"""Describes the machine and the versions that a report's figures belong to."""
+"""Describes the machine and the versions that belong to a report's figures."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _PACKAGES = ("headrace", "headrace-native", "onnxruntime", "grpcio", "protobuf",
 
 
 def description() -> list[str]:
-    """Return sentences on the processor, the load before the run, and the versions; to be taken before it."""
+    """Return sentences about the processor, the load before the run, and the versions; to be called before the run."""
     minute, _, quarter = os.getloadavg()
     when = datetime.now(UTC).date()
     return [

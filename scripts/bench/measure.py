@@ -1,4 +1,4 @@
-"""Measures one case: every contender in turn, round after round, and the bare loop beside them."""
+"""Measures one case: every server in turn, round after round, and the bare loop."""
 
 import re
 import time
@@ -20,7 +20,7 @@ _SERVED = re.compile(r"served .*? requests, .*? batches, mean .*? rows \((.*)\)$
 
 @dataclass(frozen=True)
 class Budget:
-    """How often all contenders are gone through, and the seconds of one measured load."""
+    """The number of rounds, and the seconds of one measured load."""
 
     rounds: int
     seconds: float
@@ -28,11 +28,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sample:
-    """One contender under one load, once.
+    """One server under one load, once.
 
     `cpu_us` is the server's user and system time per request, `user_us` the former alone; `latency_us` the 50th, 90th
-    and 99th percentile; `caller_cores` the CPU of h2load, and `other_cores` that of all processes with no part in it,
-    in cores; `batches` the number of batches by range of rows, from headrace's log.
+    and 99th percentile; `caller_cores` the CPU of h2load, and `other_cores` that of all unrelated processes, in cores;
+    `batches` the number of batches by range of rows, from headrace's log.
     """
 
     requests_per_second: float
@@ -47,7 +47,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Results:
-    """All samples of a case, one a round: by contender's name, or by batch size for the loop."""
+    """All samples of a case, one per round: by the server's name, or by batch size for the loop."""
 
     case: Case
     loaded: dict[str, list[Sample]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Results:
 
 
 def measure(case: Case, contenders: list[Contender], budget: Budget, folder: Path) -> Results:
-    """Go through the contenders, A B C A B C, under the case's load and then with one caller."""
+    """Measure the servers in the order A B C A B C, under the case's load and then with one caller."""
     bench = Bench(case, folder)
     results = Results(case)
     seconds = budget.seconds * case.longer
@@ -70,7 +70,7 @@ def measure(case: Case, contenders: list[Contender], budget: Budget, folder: Pat
 
 
 class Bench:
-    """A case's model and message on disk, and its right answer."""
+    """A case's model and message on disk, and its correct answer."""
 
     def __init__(self, case: Case, folder: Path) -> None:
         self.loop = Loop(case, case.save(folder / "model"))
@@ -83,9 +83,9 @@ class Bench:
         self._message.write_bytes(framed(self._request))
 
     def sample(self, contender: Contender, load: Load, seconds: float, idle: int = 0) -> Sample:
-        """Start the contender afresh, warm it up, load it for about `seconds`, and stop it.
+        """Start the server, warm it up, load it for about `seconds`, and stop it.
 
-        So many `idle` connections, over which nothing is asked, are open meanwhile.
+        Meanwhile, `idle` connections without calls are open.
         """
         log = self._folder / "server.log"
         with running(partial(contender.command, self._case, self._folder / "model"), log) as server:
@@ -108,7 +108,7 @@ def _loaded(server: Server, caller: Caller, seconds: float) -> Sample:
     answers = caller.run(count)
     busy, cpu, elapsed = busy_seconds() - busy, server.cpu_seconds() - cpu, time.monotonic() - started
     user = server.user_seconds() - user
-    # A second load, so that the logging of every call weighs on no other figure.
+    # A second load, so that the log of every call affects no other figure.
     latencies = caller.run(max(calls, count // 3), server.log.with_name("h2load.log")).latencies
     p50, p90, p99 = np.percentile(latencies, (50, 90, 99)).tolist()
     return Sample(
@@ -124,8 +124,8 @@ def _loaded(server: Server, caller: Caller, seconds: float) -> Sample:
 
 
 def _served(log: str) -> dict[str, int]:
-    """Return the batches by range of rows from what a drained headrace logged: `(1: 3, 2-3: 40)`."""
+    """Return the batches by range of rows from the log of a stopped headrace: `(1: 3, 2-3: 40)`."""
     line = _SERVED.search(log)
     if line is None:
-        raise ValueError(f"headrace did not log the batches it served:\n{log[-2000:]}")
+        raise ValueError(f"headrace did not log the batches that it served:\n{log[-2000:]}")
     return {rows: int(batches) for rows, batches in (part.split(": ") for part in line[1].split(", "))}

@@ -4,24 +4,24 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# What ONNX Runtime releases of the last years all read.
+# An opset that all ONNX Runtime releases of recent years can read.
 _OPSET = 17
 _IR_VERSION = 8
 
 
 def small_model() -> onnx.ModelProto:
-    """Return 16 floats to 10: one Gemm."""
+    """Return a model of 16 floats to 10, with one Gemm."""
     weights = {"w": _weights(16, 10), "b": np.zeros(10, np.float32)}
     return _model([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], [16], [10], weights)
 
 
 def string_model() -> onnx.ModelProto:
-    """Return two strings to the same."""
+    """Return a model of two strings to the same strings."""
     return _model([helper.make_node("Identity", ["x"], ["y"])], [2], [2], {}, TensorProto.STRING)
 
 
 def fixed_model() -> onnx.ModelProto:
-    """Return 16 floats to 10, without a batch axis."""
+    """Return a model of 16 floats to 10, without a batch axis."""
     model = small_model()
     for value in (*model.graph.input, *model.graph.output):
         del value.type.tensor_type.shape.dim[0]
@@ -31,16 +31,16 @@ def fixed_model() -> onnx.ModelProto:
 
 
 def image_model() -> onnx.ModelProto:
-    """Return an image of 3 x 224 x 224 floats to its three channels' means."""
+    """Return a model of a 3 x 224 x 224 image of floats to the means of its three channels."""
     pool = helper.make_node("GlobalAveragePool", ["x"], ["pooled"])
     flatten = helper.make_node("Flatten", ["pooled"], ["y"], axis=1)
     return _model([pool, flatten], [3, 224, 224], [3], {})
 
 
 def compute_model(layers: int = 5, channels: int = 128) -> onnx.ModelProto:
-    """Return an image of 3 x 32 x 32 floats to 10 scores, by 3 x 3 convolutions that take some 10 ms a row.
+    """Return a model of a 3 x 32 x 32 image of floats to 10 scores: 3 x 3 convolutions of about 10 ms a row.
 
-    Convolutions cost the same for a row in a batch of any size, whereas dense layers mostly read their weights.
+    Convolutions cost the same per row in a batch of any size, while dense layers mostly read their weights.
     """
     names = ["x", *(f"h{i}" for i in range(1, layers + 1))]
     nodes = []

@@ -1,4 +1,4 @@
-"""Measures the Open Inference Protocol beside Predict, and beside a Triton where one is named."""
+"""Compares the Open Inference Protocol with Predict, and with a Triton if one is given."""
 
 import sys
 import time
@@ -32,14 +32,14 @@ Make = Callable[[Case, np.ndarray], Request]
 
 @dataclass(frozen=True)
 class Way:
-    """How a row and its answer travel.
+    """How a row and its answer are transferred.
 
     Attributes:
         title: Its name in the report.
         make: Makes the request.
-        case: The model that is asked.
-        load: Over HTTP, one request in flight on each connection.
-        by_triton: Whether a Triton is asked likewise.
+        case: The called model.
+        load: The load; over HTTP with one request in flight per connection.
+        by_triton: Whether a Triton is measured with the same requests.
         is_shared: Whether the row lies in shared memory.
     """
 
@@ -56,8 +56,8 @@ _HTTP = Load(connections=64, streams=1)
 
 PREDICT = Way("small, Predict", predict, _SMALL, _SMALL.load, by_triton=False)
 INFER = Way("small, ModelInfer", infer, _SMALL, _SMALL.load)
-JSON = Way("small, REST in JSON", rest_json, _SMALL, _HTTP)
-BINARY = Way("small, REST in bytes", rest_binary, _SMALL, _HTTP)
+JSON = Way("small, JSON over REST", rest_json, _SMALL, _HTTP)
+BINARY = Way("small, bytes over REST", rest_binary, _SMALL, _HTTP)
 IMAGE_PREDICT = Way("602 KB, Predict", predict, _IMAGE, _IMAGE.load, by_triton=False)
 IMAGE = Way("602 KB, ModelInfer", infer, _IMAGE, _IMAGE.load)
 SHARED = Way("602 KB, ModelInfer from shared memory", infer_shared, _IMAGE, _IMAGE.load, is_shared=True)
@@ -69,7 +69,7 @@ WAYS = (PREDICT, INFER, JSON, BINARY, IMAGE_PREDICT, IMAGE, SHARED)
 class Sample:
     """One load.
 
-    `cpu_us` is the user and system time per request of the server with its processes, in microseconds, and
+    `cpu_us` is the user and system time per request of the server and its child processes, in microseconds, and
     `own_cpu_us` that of the server's process alone: a Triton's Python backend runs its model in another one.
     """
 
@@ -80,13 +80,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Infers:
-    """All samples, one a round, by way and by server."""
+    """All samples, one per round, by way and by server."""
 
     samples: dict[Way, dict[str, list[Sample]]] = field(default_factory=dict)
 
 
 def measure_infers(triton: Triton | None, budget: Budget, folder: Path) -> Infers:
-    """Load the servers by turns, round after round."""
+    """Measure the servers in turn, round after round."""
     infers = Infers()
     benches = {case.name: _Bench(case, triton, folder / case.name) for case in (_SMALL, _IMAGE)}
     for _ in range(budget.rounds):
@@ -99,7 +99,7 @@ def measure_infers(triton: Triton | None, budget: Budget, folder: Path) -> Infer
 
 
 class _Bench:
-    """A model on disk, and the right answer to one row."""
+    """A model on disk, and the correct answer to one row."""
 
     def __init__(self, case: Case, triton: Triton | None, folder: Path) -> None:
         folder.mkdir()
@@ -111,7 +111,7 @@ class _Bench:
         self._expected = Loop(case, case.save(self._base_path)).answer(self._row)
 
     def sample(self, way: Way, server: str, seconds: float) -> Sample:
-        """Start a server afresh, load it for about so many seconds, and stop it."""
+        """Start a server, load it for about this many seconds, and stop it."""
         request = way.make(self._case, self._row)
         commands = {HEADRACE: self._headrace, TRITON: self._triton_command}
         with ExitStack() as stack:
@@ -126,7 +126,7 @@ class _Bench:
         return sample
 
     def _load(self, server: Server, request: Request, load: Load, size: int) -> Callable[[int], float]:
-        """What makes so many requests, and says how many there were a second."""
+        """Sends this many requests, and returns the number per second."""
         body = self._folder / "body"
         body.write_bytes(request.body if request.over_http else framed(request.body))
         if request.over_http:
@@ -142,7 +142,7 @@ class _Bench:
         return [*command, "--open_inference_admin=write"]
 
     def _triton_command(self, over_http: bool, port: int) -> Sequence[str]:
-        assert self._triton is not None  # it is measured only where it is there
+        assert self._triton is not None  # only measured if it is there
         used, other = ("http", "grpc") if over_http else ("grpc", "http")
         ports = [f"--{used}-port={port}", f"--allow-{other}=false"]
         return self._triton.command(self._case, self._base_path, ports)
@@ -173,7 +173,7 @@ def cpu(samples: Iterable[Sample]) -> float:
 
 
 def infer_verdicts(infers: Infers) -> Iterator[Verdict]:
-    """Yield the targets, less those on a Triton where there was none."""
+    """Yield the targets, without those for a Triton if there was none."""
     ours = {way: servers[HEADRACE] for way, servers in infers.samples.items()}
     if not ours:
         return

@@ -1,4 +1,4 @@
-"""The bare InferenceSession.run loop: what the runtime alone does at each batch size."""
+"""The bare InferenceSession.run loop: the speed of the runtime alone at each batch size."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from .cases import Case
 
 @dataclass(frozen=True)
 class LoopSample:
-    """One loop at one batch size: its speed, the median time of a run, and the CPU of a row."""
+    """The loop at one batch size: its speed, the median time of a run, and the CPU per row."""
 
     batch: int
     rows_per_second: float
@@ -22,7 +22,7 @@ class LoopSample:
 
 
 class Loop:
-    """A session on the CPU with the case's threads; to be run for a while at any batch size."""
+    """A session on the CPU with the case's threads; can run for a while at any batch size."""
 
     def __init__(self, case: Case, model: Path) -> None:
         options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""A measured process: started, awaited until it listens, its CPU and memory read, stopped by its own id."""
+"""A measured process: starts it, waits until it listens, reads its CPU time and memory, and stops it by its ID."""
 
 import os
 import random
@@ -20,7 +20,7 @@ class StartError(RuntimeError):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server process and where it listens."""
+    """A running server process and the port that it listens on."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -28,25 +28,25 @@ class Server:
 
     @property
     def address(self) -> str:
-        """The host and port that a caller connects to."""
+        """The host and port that a client connects to."""
         return f"127.0.0.1:{self.port}"
 
     def cpu_seconds(self) -> float:
-        """Return the user and system time spent so far by all threads of the process, living and ended."""
+        """Return the user and system time spent so far by all threads of the process, live and ended."""
         return sum(self._times())
 
     def family_cpu_seconds(self) -> float:
-        """Return the same with that of the processes which it has started, and these in turn, as far as they live."""
+        """Return the same including live child processes and their descendants."""
         return sum(int(ticks) for stat in self._family() for ticks in stat[11:13]) / _TICKS_PER_SECOND
 
     def family_rss_bytes(self) -> int:
-        """Return what it and they hold now; pages that they share count for each."""
+        """Return the memory that all of them hold now; shared pages are counted for each."""
         return sum(int(stat[21]) for stat in self._family()) * os.sysconf("SC_PAGE_SIZE")
 
     def _family(self) -> list[list[str]]:
         stats = {int(file.parent.name): _stat(file) for file in Path("/proc").glob("[0-9]*/stat")}
         family = {self.process.pid}
-        for pid in sorted(stats):  # a child's number is higher, as long as numbers do not begin anew
+        for pid in sorted(stats):  # a child's ID is higher, unless the IDs have wrapped around
             if stats[pid] and int(stats[pid][1]) in family:
                 family.add(pid)
         return [stats[pid] for pid in family if stats.get(pid)]
@@ -60,7 +60,7 @@ class Server:
         return int(fields[11]) / _TICKS_PER_SECOND, int(fields[12]) / _TICKS_PER_SECOND
 
     def peak_rss_bytes(self) -> int:
-        """Return the most memory that was resident at once."""
+        """Return the peak resident memory."""
         line = next(line for line in self._proc("status").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
 
@@ -70,10 +70,10 @@ class Server:
 
 @contextmanager
 def running(command: Callable[[int], Sequence[str]], log: Path, patience: float = 60) -> Iterator[Server]:
-    """Run `command(port)` until it listens, yield it, then stop it with SIGTERM and wait for its end.
+    """Start `command(port)`, wait until it listens, yield it, then stop it with SIGTERM and wait for its end.
 
-    Its stderr goes to `log`, complete once this returns. Raises StartError where it does not listen within
-    `patience` seconds, or does not end within as many of SIGTERM.
+    Its stderr goes to `log`, which is complete once this returns. Raises StartError if it does not listen within
+    `patience` seconds, or does not exit within `patience` seconds after SIGTERM.
     """
     port = free_port()
     with log.open("wb") as stderr:
@@ -86,7 +86,7 @@ def running(command: Callable[[int], Sequence[str]], log: Path, patience: float 
 
 
 def _stat(file: Path) -> list[str]:
-    """What stands behind the command's name, which may hold spaces: proc(5)'s fields from the third on, or none."""
+    """The fields after the command's name, which may contain spaces: proc(5)'s fields from the third on, or none."""
     try:
         return file.read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -101,7 +101,7 @@ def busy_seconds() -> float:
 
 def free_port() -> int:
     """Return a TCP port that nothing listens on."""
-    # Not one the kernel gives to callers: a connection to such a port, tried until it works, may meet itself.
+    # Not an ephemeral port: a client that retries connecting to one may connect to itself.
     for port in random.sample(range(20_000, 30_000), 100):
         try:
             socket.create_server(("127.0.0.1", port)).close()
@@ -129,4 +129,4 @@ def _stop(process: subprocess.Popen[bytes], patience: float) -> None:
     except subprocess.TimeoutExpired as late:
         process.kill()
         process.wait()
-        raise StartError(f"{process.args!r} did not end on SIGTERM") from late
+        raise StartError(f"{process.args!r} did not exit after SIGTERM") from late

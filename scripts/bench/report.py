@@ -1,4 +1,4 @@
-"""Writes the report: what was measured, on what, and each target beside its figure."""
+"""Writes the report: what was measured, on which machine, and each target with its figure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ its own process alone: the Triton of nvidia-pytriton runs the model in a process
 
 @dataclass(frozen=True)
 class Measured:
-    """All that one run has measured."""
+    """All the measurements of one run."""
 
     results: Sequence[Results]
     scaling: Scaling
@@ -50,7 +50,7 @@ class Measured:
 def report(machine: Sequence[str], budget: Budget, measured: Measured) -> str:
     """Return the report in Markdown."""
     results, scaling, infers = measured.results, measured.scaling, measured.infers
-    parts = ["# Benchmarks", "Written by `make bench`; only ratios within one run mean anything."]
+    parts = ["# Benchmarks", "Written by `make bench`; only ratios within one run are meaningful."]
     parts += [*machine, _others(results, scaling)]
     parts.append(_METHOD.format(rounds=budget.rounds, seconds=budget.seconds))
     parts.append("![Requests per second, CPU per request and batch sizes](benchmarks.png)")
@@ -75,8 +75,8 @@ def _others(results: Iterable[Results], scaling: Scaling) -> str:
     if not cores:
         return ""
     return (
-        f"Meanwhile processes with no part in it used {median(cores):.2f} cores in the median, {max(cores):.2f} at "
-        "most; the nearer to none, the more the figures are worth."
+        f"Meanwhile, unrelated processes used {median(cores):.2f} cores at the median and {max(cores):.2f} at most; "
+        "the closer to zero, the more reliable the figures are."
     )
 
 
@@ -137,11 +137,11 @@ def _shares(ranges: dict[str, float]) -> str:
 
 
 _SCALING = {
-    BUSY: "A thousand calls of the small model in flight, over more and more connections, and four callers of one call "
-    "each; with one stream to a connection every request and every answer is a segment of its own to the kernel, which "
-    "it is not where many share a connection:",
-    IDLE: "Connections over which nothing is asked, open beside four that are busy:",
-    MODELS: "Models that are loaded and not called, beside the one that is:",
+    BUSY: "1,000 calls of the small model in flight, over more and more connections, and four callers with one call "
+    "each. With one stream to a connection, every request and every answer is a TCP segment of its own; streams that "
+    "share a connection also share segments:",
+    IDLE: "Idle connections, in addition to four busy ones:",
+    MODELS: "Loaded models that are not called, in addition to the one that is:",
 }
 
 

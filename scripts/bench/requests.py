@@ -1,4 +1,4 @@
-"""The one Predict of a case: its bytes as h2load sends them, and a check of what a server answers."""
+"""The one Predict of a case: its bytes as h2load sends them, and a check of a server's answer."""
 
 import grpc
 import numpy as np
@@ -9,12 +9,12 @@ from headrace_protos.tensorflow.core.framework.types_pb2 import DT_FLOAT
 from .cases import Case
 from .load import PREDICT
 
-# gRPC's prefix of a message: not compressed, then the length in four bytes.
+# gRPC's prefix of a message: uncompressed, then the length in four bytes.
 PREFIX_BYTES = 5
 
 
 class AnswerError(RuntimeError):
-    """A server answered a real call with something else than the case asks for."""
+    """A server's answer to a real call is not the expected one."""
 
 
 def request(case: Case, row: np.ndarray) -> bytes:
@@ -30,15 +30,15 @@ def request(case: Case, row: np.ndarray) -> bytes:
 
 
 def framed(message: bytes) -> bytes:
-    """Return the message behind its gRPC prefix, as it stands in an HTTP/2 body."""
+    """Return the message after its gRPC prefix, as in an HTTP/2 body."""
     return b"\0" + len(message).to_bytes(PREFIX_BYTES - 1, "big") + message
 
 
 def checked_answer(address: str, message: bytes, expected: np.ndarray, *, values: bool) -> int:
     """Make one real call and return the length of its answer in bytes, without the prefix.
 
-    Raises AnswerError where the answer's `y` has not the shape of `expected`, float32 [1, outputs], or, if `values`,
-    not its values; and grpc.RpcError where the status is not OK.
+    Raises AnswerError if the answer's `y` does not have the shape of `expected`, float32 [1, outputs], or, if `values`,
+    its values; raises grpc.RpcError if the status is not OK.
     """
     with grpc.insecure_channel(address) as channel:
         predict = channel.unary_unary(PREDICT, request_serializer=bytes, response_deserializer=bytes)
@@ -48,7 +48,7 @@ def checked_answer(address: str, message: bytes, expected: np.ndarray, *, values
     content = tensor.tensor_content
     got = np.frombuffer(content, np.float32) if content else np.array(tensor.float_val, np.float32)
     if shape != expected.shape or got.size != expected.size:
-        raise AnswerError(f"{address} answered shape {shape} with {got.size} floats, not {expected.shape}")
+        raise AnswerError(f"{address} answered with shape {shape} and {got.size} floats, not {expected.shape}")
     if values and not np.allclose(got, expected.ravel(), rtol=1e-4, atol=1e-5):
         raise AnswerError(f"{address} answered {got}, not {expected}")
     return len(answer)

@@ -1,4 +1,4 @@
-"""Measures REST beside a bare responder on what TensorFlow Serving's stands on: python -m scripts.bench.rest."""
+"""Compares REST with a bare responder on the libraries that TensorFlow Serving uses: python -m scripts.bench.rest."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ UVICORN = "headrace, uvicorn"
 
 @dataclass(frozen=True)
 class Load:
-    """Bodies of so many rows of 16 floats, over connections that each have one request in flight."""
+    """Bodies of this many rows of 16 floats, over connections with one request in flight each."""
 
     rows: int
     connections: int
@@ -44,7 +44,7 @@ LOADS = (Load(1, 64), Load(1, 1), Load(256, 64))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of medians, the servers by turns; 2 where something that it takes is not here."""
+    """Print a table of medians, with the servers taking turns; return 2 if something that it needs is missing."""
     options = parser_of("rest", __doc__).parse_args(arguments)
     if h2load_version() is None or shutil.which("g++") is None:
         print("this needs h2load (nghttp2-client), g++, libevent-dev and rapidjson-dev", file=sys.stderr)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Bench:
-    """The servers, and the folder that their model and the bodies lie in."""
+    """The servers, and the folder with their model and the bodies."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -70,7 +70,7 @@ class _Bench:
         }
 
     def measure(self, load: Load, rounds: int, seconds: float) -> dict[str, list[Sample]]:
-        """Load each server in turn, round after round."""
+        """Measure each server in turn, round after round."""
         body = self._folder / "body"
         body.write_text(json.dumps({"instances": _SMALL.rows(load.rows).tolist()}))
         samples: dict[str, list[Sample]] = {}
@@ -99,7 +99,7 @@ def _check(server: Server, body: Path, rows: int) -> None:
     with urlopen(f"http://{server.address}{_PATH}", body.read_bytes(), timeout=10) as answer:
         predictions = np.array(json.load(answer)["predictions"])
     if predictions.shape != (rows, _SMALL.outputs):
-        raise LoadError(f"{predictions.shape} came back for {rows} rows")
+        raise LoadError(f"the answer to {rows} rows has shape {predictions.shape}")
 
 
 def _sample(server: Server, body: Path, load: Load, seconds: float) -> Sample:

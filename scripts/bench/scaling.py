@@ -1,4 +1,4 @@
-"""How the cost of a request changes with the connections that are open, and with the models that are loaded."""
+"""How the cost of a request changes with the number of open connections and of loaded models."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +16,8 @@ MODELS = "models"
 class Point:
     """One load of the small model.
 
-    `group` is the table that it stands in; `idle` the connections that are open beside the load's, over which nothing
-    is asked, and `models` how many are loaded. The grpc++ responder is measured, too, where only connections differ.
+    `group` is the table that it belongs to; `idle` the number of open idle connections in addition to the load's, and
+    `models` the number of loaded models. The grpc++ responder is also measured if only connections differ.
     """
 
     group: str
@@ -53,13 +53,13 @@ POINTS = (
 
 @dataclass(frozen=True)
 class Scaling:
-    """All samples, one a round: by contender's name, by point."""
+    """All samples, one per round: by the server's name and by point."""
 
     samples: dict[str, dict[Point, list[Sample]]] = field(default_factory=dict)
 
 
 def measure_scaling(small: Case, contenders: list[Contender], budget: Budget, folder: Path) -> Scaling:
-    """Go through the points round after round, with the native transport and the grpc++ responder."""
+    """Measure the points round after round, with the native transport and the grpc++ responder."""
     scaling = Scaling()
     chosen = [contender for contender in contenders if contender.name in (NATIVE, GRPCPP)]
     for number in range(budget.rounds):

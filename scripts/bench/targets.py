@@ -1,4 +1,4 @@
-"""The targets that a case bears on, each beside the figure of this run."""
+"""The targets of a case, each with the figure of this run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .scaling import (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was asked, what came out, and whether that is enough."""
+    """The target, the measured figure, and whether it is good enough."""
 
     what: str
     target: str
@@ -30,12 +30,12 @@ class Verdict:
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """Yield the targets of a case, less those that lack one of their two sides here."""
+    """Yield the targets of a case, without those for which one of the two sides is missing here."""
     yield from _TARGETS[results.case.name](results)
 
 
 def scaling_verdicts(scaling: Scaling) -> Iterator[Verdict]:
-    """Yield the targets on connections and models, of the native transport. A tenth more is within the noise."""
+    """Yield the native transport's targets for connections and models. A tenth more is within the noise."""
     points = scaling.samples.get(NATIVE)
     if points is None:
         return
@@ -69,7 +69,7 @@ def _image(results: Results) -> Iterator[Verdict]:
     if {NATIVE, GRPCPP} <= loaded.keys():
         ratio = requests_per_second(loaded[NATIVE]) / requests_per_second(loaded[GRPCPP])
         yield at_least("image: native transport's requests/s over bare grpc++'s", 1, ratio)
-        # The cheapest batch size, so that no more than the inference is taken off.
+        # The cheapest batch size, so that no more than the inference is subtracted.
         inference = min(loop_cpu_us(results, batch) for batch in results.loop)
         ratio = (cpu_us(loaded[NATIVE]) - inference) / cpu_us(loaded[GRPCPP])
         yield at_most("image: native transport's CPU per request, less inference, over bare grpc++'s", 1, ratio)
@@ -90,10 +90,10 @@ _TARGETS: dict[str, Callable[[Results], Iterator[Verdict]]] = {
 
 
 def at_least(what: str, least: float, value: float) -> Verdict:
-    """Return the verdict on a value that must not be smaller."""
+    """Return the verdict on a value that has a minimum."""
     return Verdict(what, f"at least {least:g}", figure(value), value >= least)
 
 
 def at_most(what: str, most: float, value: float) -> Verdict:
-    """Return the verdict on a value that must not be larger."""
+    """Return the verdict on a value that has a maximum."""
     return Verdict(what, f"at most {most:g}", figure(value), value <= most)

@@ -1,7 +1,7 @@
-"""A Triton to measure beside headrace: how it is found, and its repository of one model.
+"""A Triton to compare headrace with: how it is found, and its repository with one model.
 
 Either a `tritonserver` that has the ONNX Runtime backend, or a Python in which nvidia-pytriton and onnxruntime are
-installed: the wheel has a `tritonserver` with the Python backend alone, which then runs the model by ONNX Runtime.
+installed: the wheel has a `tritonserver` with only the Python backend, which then runs the model with ONNX Runtime.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from .cases import Case
 
 VARIABLE = "HEADRACE_BENCH_TRITON"
-"""Names the one or the other, by its path, where no flag does."""
+"""Gives the path of either one, if no flag does."""
 
 _FIND = """
 import glob, os, sys, sysconfig, pytriton, onnxruntime
@@ -73,10 +73,10 @@ class Triton:
 
     Attributes:
         binary: `tritonserver`.
-        backend: What runs the model: `onnxruntime`, or `python` with ONNX Runtime in it.
-        packages: Where the Python backend finds its packages; empty for the other one.
-        backends: The folder of its backends; None for its own.
-        environment: Variables that it is started with, beside those of this process.
+        backend: The backend that runs the model: `onnxruntime`, or `python` with ONNX Runtime in it.
+        packages: The folder in which the Python backend finds its packages; empty for the other backend.
+        backends: The folder of its backends; None for its default.
+        environment: Variables to add to this process's environment.
     """
 
     binary: Path
@@ -86,12 +86,12 @@ class Triton:
     environment: dict[str, str] = field(default_factory=dict)
 
     def command(self, case: Case, base_path: Path, ports: Sequence[str]) -> Sequence[str]:
-        """Return what starts it with the model of a case.
+        """Return the command that starts it with the model of a case.
 
         Args:
-            case: Its model's shapes, and its batching, which headrace is told, too.
-            base_path: Where version 1 of the model lies.
-            ports: The flags that say which of its ports are open.
+            case: The case, with its model's shapes and the batching, which is also headrace's.
+            base_path: The folder with version 1 of the model.
+            ports: The flags that select its open ports.
         """
         repository = self._repository(case, base_path)
         backends = [] if self.backends is None else [f"--backend-directory={self.backends}"]
@@ -119,11 +119,11 @@ class Triton:
 
 
 def find(named: str | None, folder: Path) -> Triton | None:
-    """Return the Triton that a flag or the variable names, saying in one line why there is none.
+    """Return the Triton that a flag or the variable names; if there is none, print the reason in one line.
 
     Args:
-        named: What the flag says; None where it is not given.
-        folder: For the Python backend of a wheel's Triton, put together there for the version of its Python.
+        named: The value of the flag; None if it is not set.
+        folder: A folder in which the Python backend of a wheel's Triton is assembled for its Python version.
     """
     path = named or os.environ.get(VARIABLE)
     if path is None:

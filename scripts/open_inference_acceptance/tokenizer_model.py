@@ -1,4 +1,4 @@
-"""A Python model for the check: texts to BERT's word pieces, by the vocabulary that lies beside it."""
+"""A Python model for the check: splits texts into BERT's word pieces, with the vocabulary next to it."""
 
 import unicodedata
 from typing import Any
@@ -22,7 +22,7 @@ def initialize(context: Any) -> None:
 
 
 def predict(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The pieces' numbers, and which of them there are."""
+    """The IDs of the pieces, and a mask of the real ones."""
     texts = inputs["text"]
     ids = np.zeros((len(texts), TOKENS), np.int64)
     mask = np.zeros((len(texts), TOKENS), np.int64)
@@ -35,20 +35,20 @@ def predict(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def words(text: str) -> list[str]:
-    """Small letters without accents; punctuation and Chinese letters are words by themselves."""
+    """Lower case without accents; punctuation and Chinese characters are words by themselves."""
     plain = (letter for letter in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(letter) != "Mn")
     return "".join(f" {letter} " if stands_alone(letter) else letter for letter in plain).split()
 
 
 def stands_alone(letter: str) -> bool:
-    """Whether it is a word by itself."""
+    """Whether the character is a word by itself."""
     is_ascii_sign = letter.isascii() and letter.isprintable() and not letter.isalnum() and letter != " "
     is_chinese = "\u4e00" <= letter <= "\u9fff" or "\u3400" <= letter <= "\u4dbf"
     return is_ascii_sign or is_chinese or unicodedata.category(letter).startswith("P")
 
 
 def pieces_of(word: str) -> list[str]:
-    """The longest pieces that are in the vocabulary, from the left."""
+    """The longest pieces in the vocabulary, from the left."""
     pieces: list[str] = []
     start = 0
     while start < len(word):

@@ -1,4 +1,4 @@
-"""Silero's voice detector, whose state the server keeps: fifty streams at once, each as the package has it alone."""
+"""Silero's voice detector, with its state kept by the server: fifty streams at once, each as if it ran alone."""
 
 import asyncio
 import subprocess
@@ -42,14 +42,14 @@ shape = [2, 1, 128]
 
 
 def check(folder: Path, silero: Path | None) -> str:
-    """Send every stream's audio in pieces, all streams at once, and compare with what the package says of each alone.
+    """Send every stream's audio in pieces, all streams at once, and compare with the package's answers for each alone.
 
     Args:
-        folder: An empty one.
+        folder: An empty folder.
         silero: A Python in which silero-vad is installed.
 
     Raises:
-        Skipped: There is none.
+        Skipped: `silero` is not set.
         AssertionError: An answer differs.
     """
     if silero is None:
@@ -65,11 +65,11 @@ def check(folder: Path, silero: Path | None) -> str:
     worst = float(np.abs(answers - expected).max())
     assert worst < 1e-5, f"an answer differs by {worst}"
     spoken = float((expected > 0.5).mean())
-    return f"{STREAMS} streams of {CHUNKS} pieces, {spoken:.0%} of them speech; differs by {worst:.1e} at most"
+    return f"{STREAMS} streams of {CHUNKS} pieces, {spoken:.0%} of them speech; largest difference {worst:.1e}"
 
 
 def _audio(number: int) -> np.ndarray:
-    """Some seconds like a vowel that comes and goes, in noise: float32 [CHUNKS * CHUNK]."""
+    """Some seconds of a vowel-like sound that comes and goes, in noise: float32 [CHUNKS * CHUNK]."""
     random = np.random.default_rng(number)
     time = np.arange(CHUNKS * CHUNK) / RATE
     pitch = random.uniform(90, 220) * (1 + 0.03 * np.sin(2 * np.pi * random.uniform(3, 6) * time))
@@ -100,7 +100,7 @@ async def _stream(channel: grpc.aio.Channel, sequence: int, audio: np.ndarray) -
 
 
 async def _requests(sequence: int, audio: np.ndarray) -> AsyncIterator[ModelInferRequest]:
-    """A request for each piece, which begins with the end of the one before, as the package has it."""
+    """A request for each piece, which begins with the end of the one before it, as in the package."""
     rate = np.array(RATE, np.int64)
     before = np.zeros(CONTEXT, np.float32)
     for number in range(CHUNKS):

@@ -1,1 +1,1 @@
-"""Loads a server with callers of all kinds, good, careless and hostile, and watches that it neither errs nor grows."""
+"""Loads a server with correct, careless and hostile callers, and checks that it neither errs nor grows."""

@@ -1,4 +1,4 @@
-"""Soaks a server and writes what came of it: python -m scripts.soak [--seconds N] [--over WAY] [--report FILE]."""
+"""Soaks a server and writes the result: python -m scripts.soak [--seconds N] [--over WAY] [--report FILE]."""
 
 import argparse
 import asyncio
@@ -30,21 +30,23 @@ END_WITHIN = 30.0
 
 @dataclass(frozen=True)
 class Load:
-    """For how many seconds callers call, and for how many each of them rests between two calls."""
+    """The seconds for which callers call, and the pause of each between two calls."""
 
     seconds: float
     pause: float
 
 
 def main() -> int:
-    """Prints the table; 1 where something was not as it must be."""
+    """Prints the table; returns 1 if a requirement was not met."""
     parser = argparse.ArgumentParser(prog="python -m scripts.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--over", choices=OVER, default="tcp", help="what carries the calls")
-    parser.add_argument("--pause", type=float, default=0, help="seconds between two calls of one caller, at least")
-    parser.add_argument("--beside", default="nothing else", help="what else runs on the machine, for the report")
-    parser.add_argument("--report", type=Path, help="where to write it, too")
+    parser.add_argument("--over", choices=OVER, default="tcp", help="the transport of the calls")
+    parser.add_argument("--pause", type=float, default=0, help="minimum seconds between two calls of one caller")
+    parser.add_argument(
+        "--beside", default="nothing else", help="other programs that run on the machine, for the report"
+    )
+    parser.add_argument("--report", type=Path, help="also write the report to this file")
     options = parser.parse_args()
     random.seed(options.seed)
     machine = description()
@@ -69,7 +71,7 @@ async def _soaked(server: Server, way: Route, load: Load) -> Outcome:
         channels = [await stack.enter_async_context(way.channel()) for _ in range(CHANNELS)]
         good = callers.Target(channels, way)
         await _reached(way)
-        # What is opened for the first call of all is there to stay.
+        # Resources that the very first call opens stay open.
         await callers.plain(good, tally)
         await callers.rest(good, tally)
         before = watch.look()
@@ -94,10 +96,10 @@ async def _again(call: "partial[Awaitable[None]]", pause: float, until: float) -
 
 
 async def _reached(way: Route) -> None:
-    """Waits until the REST API, which is started last, can be called.
+    """Waits until the REST API, which starts last, can be called.
 
     Raises:
-        TimeoutError: It cannot.
+        TimeoutError: It cannot be called.
     """
     async with asyncio.timeout(END_WITHIN):
         while True:
@@ -111,7 +113,7 @@ async def _reached(way: Route) -> None:
 
 
 async def _drained(watch: Watch, files: int) -> bool:
-    """Waits until nothing waits and no connection is left."""
+    """Waits until no rows wait and no connections are left."""
     loop = asyncio.get_running_loop()
     until = loop.time() + END_WITHIN
     while loop.time() < until:
@@ -122,7 +124,7 @@ async def _drained(watch: Watch, files: int) -> bool:
 
 
 def _commit() -> str:
-    """What the checkout holds, by a short name."""
+    """A short name for the state of the checkout."""
     command = ["git", "describe", "--always", "--dirty"]
     found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"

@@ -1,4 +1,4 @@
-"""Callers who keep to the rules: each call must end as it ought to, within its deadline, with its own right answer."""
+"""Callers who follow the protocol: each call must end as expected, within its deadline, with its own correct answer."""
 
 import asyncio
 import json
@@ -28,14 +28,14 @@ from .tally import Tally
 
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 DEADLINE = 20.0
-"""Seconds that a call of no hurry may take."""
+"""The seconds that a call without a tight deadline may take."""
 SLACK = 60.0
-"""Seconds after its deadline when a call is stuck: a busy machine may hold either side for ten."""
+"""Seconds after its deadline when a call counts as stuck: a busy machine may delay either side by ten."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Whom they call: on some channels, or by REST."""
+    """The server that they call: on some channels, or by REST."""
 
     channels: Sequence[grpc.aio.Channel]
     route: Route
@@ -49,7 +49,7 @@ Caller = Callable[[Target, Tally], Awaitable[None]]
 
 
 async def plain(target: Target, tally: Tally) -> None:
-    """A Predict that is decoded outside the interpreter."""
+    """A Predict that is decoded without the interpreter."""
     rows = _rows()
     compression = random.choice([grpc.Compression.NoCompression] * 3 + [grpc.Compression.Gzip])
     answer = target.predict()(_request(rows), timeout=DEADLINE, compression=compression)
@@ -57,7 +57,7 @@ async def plain(target: Target, tally: Tally) -> None:
 
 
 async def not_plain(target: Target, tally: Tally) -> None:
-    """One that the service decodes, as it filters the outputs."""
+    """A Predict that the service decodes, since it filters the outputs."""
     rows = _rows()
     answer = target.predict()(_request(rows, output_filter=["y"]), timeout=DEADLINE)
     await _right("not plain", answer, rows, tally)
@@ -75,7 +75,7 @@ async def metadata(target: Target, tally: Tally) -> None:
 
 
 async def cancels(target: Target, tally: Tally) -> None:
-    """Leaves while the call is on its way, waits, or is answered."""
+    """Cancels while the call is on its way, waits, or is answered."""
     call = target.predict()(_request(_rows()), timeout=DEADLINE)
     await asyncio.sleep(random.uniform(0, 0.005))
     call.cancel()
@@ -86,12 +86,12 @@ async def hurries(target: Target, tally: Tally) -> None:
     """Gives a call less time than it may need."""
     seconds = random.uniform(0.0001, 0.005)
     call = target.predict()(_request(_rows()), timeout=seconds)
-    # TF Serving: RESOURCE_EXHAUSTED for a request whose time has run out in the queue.
+    # TF Serving answers RESOURCE_EXHAUSTED if a request's time has run out in the queue.
     await _ends("hurries", call, {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}, seconds, tally)
 
 
 async def oversized(target: Target, tally: Tally) -> None:
-    """Sends more than the server takes; or what expands to more."""
+    """Sends a message that is too large, or that expands to more than is allowed."""
     rows = np.zeros((LIMIT // 64 + 100, 16), np.float32)
     compression = random.choice([grpc.Compression.NoCompression, grpc.Compression.Gzip])
     call = target.predict()(_request(rows), timeout=DEADLINE, compression=compression)
@@ -99,7 +99,7 @@ async def oversized(target: Target, tally: Tally) -> None:
 
 
 async def mistaken(target: Target, tally: Tally) -> None:
-    """Asks for what there is not."""
+    """Calls a model that does not exist."""
     wrong, code = random.choice(
         [
             (_request(np.zeros((1, 15), np.float32)), "INVALID_ARGUMENT"),
@@ -147,7 +147,7 @@ def _compare(kind: str, got: npt.NDArray[Any], rows: npt.NDArray[Any], seconds: 
 
 
 async def _ends(kind: str, call: Any, codes: set[str], deadline: float, tally: Tally) -> None:
-    """Waits for the end of a call, which is to be one of these."""
+    """Waits for the end of a call, which must be one of these."""
     begun = time.monotonic()
     try:
         code: str = (await asyncio.wait_for(call.code(), deadline + SLACK)).name
@@ -179,7 +179,7 @@ def _words(error: Exception) -> str:
 
 
 def large_request() -> bytes:
-    """A small request of a large answer."""
+    """A small request with a large answer."""
     return _request(np.zeros((1, 16), np.float32), name=WIDE)
 
 

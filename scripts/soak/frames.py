@@ -1,4 +1,4 @@
-"""HTTP/2 frames as callers write them who have no library, or mean harm."""
+"""HTTP/2 frames as written by clients without a library, or by hostile ones."""
 
 import struct
 
@@ -16,7 +16,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def opened(window: int = 65_535) -> bytes:
-    """The beginning of a connection whose answers may come `window` bytes at a time, each stream's."""
+    """The start of a connection with an initial window of `window` bytes for each stream's answer."""
     return PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window))
 
 
@@ -33,7 +33,7 @@ def head(**more: str) -> bytes:
 
 
 def literal(name: str, value: str) -> bytes:
-    """A header of HPACK as it is, both texts shorter than 127 bytes."""
+    """A literal HPACK header; both texts are shorter than 127 bytes."""
     return bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
 
@@ -43,14 +43,14 @@ def call(stream: int, message: bytes, **more: str) -> bytes:
 
 
 def prefixed(message: bytes) -> bytes:
-    """A message behind gRPC's prefix."""
+    """A message after its gRPC prefix."""
     return b"\0" + struct.pack(">I", len(message)) + message
 
 
 def hpack_bomb(stream: int, references: int) -> bytes:
-    """A header of 4,000 bytes, put into HPACK's table and then named again and again, one byte each."""
+    """A header of 4,000 bytes, put into HPACK's table and then referenced again and again, with one byte each."""
     value = b"x" * 3_900
-    # An integer of a prefix of seven bits: 127, and the rest in two bytes.
+    # An integer with a prefix of seven bits: 127, and the rest in two bytes.
     rest = len(value) - 127
     length = bytes([127, rest % 128 | 0x80, rest // 128])
     entry = b"\x40\x01a" + length + value

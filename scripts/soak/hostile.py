@@ -1,4 +1,4 @@
-"""Callers who are careless or mean harm, on bare sockets: of what they are told nothing is asked, but of the server."""
+"""Careless and hostile callers, on bare sockets: no answer of theirs is checked, only the server."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ from .tally import Tally
 
 PATIENCE = 2.0
 TOLD_WITHIN = 60.0
-"""Seconds in which a deadline has ended a call, however late a busy machine lets either side run."""
+"""Seconds within which a deadline ends a call, even if a busy machine delays either side."""
 
 STREAMS = range(1, 4_000, 2)
 OVER = END_STREAM
@@ -25,7 +25,7 @@ OVER = END_STREAM
 
 @dataclass(frozen=True)
 class Target:
-    """Whom they call, and with what: a small request, and one of a large answer."""
+    """The address, a small request, and a request with a large answer."""
 
     route: Route
     small: bytes
@@ -36,7 +36,7 @@ Caller = Callable[[Target, Tally], Awaitable[None]]
 
 
 class Line:
-    """One connection, closed at the end: rudely, by a reset, every other time."""
+    """A connection that is closed at the end, every other time rudely, by a reset."""
 
     def __init__(self, route: Route) -> None:
         self._route = route
@@ -47,19 +47,19 @@ class Line:
 
     async def __aexit__(self, *_: object) -> None:
         if random.random() < 0.5:
-            with suppress(OSError):  # the server has closed it already
-                if (endpoint := self._writer.get_extra_info("socket")) is not None:  # it is, of TLS that has ended
+            with suppress(OSError):  # the server has already closed it
+                if (endpoint := self._writer.get_extra_info("socket")) is not None:  # TLS reports that it has ended
                     endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def say(self, data: bytes) -> None:
-        """Sends it, unless the server has had enough."""
+        """Sends bytes, unless the server has closed the connection."""
         with suppress(OSError, TimeoutError):
             self._writer.write(data)
             await asyncio.wait_for(self._writer.drain(), PATIENCE)
 
     async def hear(self, seconds: float) -> int:
-        """Reads for so long at most, or until the server closes; the bytes that came."""
+        """Reads for this long, or until the server closes; returns the bytes."""
         heard = 0
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(seconds):
@@ -69,7 +69,7 @@ class Line:
 
 
 async def leaves_within_a_message(target: Target, tally: Tally) -> None:
-    """Begins some calls and goes, each cut at another byte."""
+    """Begins some calls and disconnects, each cut at another byte."""
     whole = prefixed(target.small)
     async with Line(target.route) as line:
         begun = b"".join(
@@ -81,14 +81,14 @@ async def leaves_within_a_message(target: Target, tally: Tally) -> None:
 
 
 async def leaves_without_waiting(target: Target, tally: Tally) -> None:
-    """Makes whole calls and goes before they are answered."""
+    """Makes whole calls and disconnects before they are answered."""
     async with Line(target.route) as line:
         await line.say(opened() + b"".join(call(stream, target.small) for stream in range(1, 40, 2)))
     tally.ended("leaves without waiting", "gone")
 
 
 async def stalls(target: Target, tally: Tally) -> None:
-    """Never sends the end of a message: the deadline ends the call."""
+    """Never sends the end of a message, so that the deadline ends the call."""
     began = time.monotonic()
     async with Line(target.route) as line:
         await line.say(opened() + headers(1, grpc_timeout="200m") + frame(DATA, 0, 1, prefixed(target.small)[:-1]))
@@ -106,7 +106,7 @@ async def end_of(line: Line, stream: int) -> None:
     """Reads frames until one ends the stream.
 
     Raises:
-        OSError: The connection has broken.
+        OSError: The connection is broken.
         EOFError: The server has closed it.
     """
     while True:
@@ -119,7 +119,7 @@ async def end_of(line: Line, stream: int) -> None:
 
 
 async def reads_slowly(target: Target, tally: Tally) -> None:
-    """Asks for large answers, and lets a kilobyte of each through now and then."""
+    """Requests large answers, and lets a kilobyte of each through now and then."""
     async with Line(target.route) as line:
         await line.say(opened(window=0) + b"".join(call(stream, target.large) for stream in range(1, 40, 2)))
         for _ in range(20):
@@ -130,7 +130,7 @@ async def reads_slowly(target: Target, tally: Tally) -> None:
 
 
 async def reads_nothing(target: Target, tally: Tally) -> None:
-    """Asks on and on for large answers that it never lets through."""
+    """Requests large answers without end, and never lets any through."""
     async with Line(target.route) as line:
         await line.say(opened(window=0))
         for start in range(1, 2_000, 200):
@@ -140,7 +140,7 @@ async def reads_nothing(target: Target, tally: Tally) -> None:
 
 
 async def babbles(target: Target, tally: Tally) -> None:
-    """Says nonsense of a random kind."""
+    """Sends nonsense of a random kind."""
     name, data = random.choice(_nonsense(target))
     async with Line(target.route) as line:
         await line.say(data)

@@ -1,4 +1,4 @@
-"""What a soak has shown, and whether that is as it must be."""
+"""The results of a soak, and whether they meet the requirements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from .tally import Tally
 from .watch import Reading, growth
 
 WARM = 0.5
-"""The part of the time after which memory has to stay where it is: until then the threads' heaps find their size."""
+"""The share of the time after which memory must not grow: before that, the threads' heaps reach their size."""
 POOLED = 1
-"""Threads by which pools may have grown in the last quarter."""
+"""The number of threads by which pools may have grown in the last quarter."""
 GROWTH = 0.01
-"""The part of its memory that a server may have grown by from then on, by the line that fits."""
+"""The share of its memory that a server may grow by after that, according to a fitted line."""
 
 _WHAT = """\
 Written by `python -m scripts.soak --report docs/operations/soak.md`. One server on the native transport, and at once,
@@ -23,9 +23,9 @@ sockets."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that was seen.
+    """All observations.
 
-    `before` is the reading before the first call, `after` the one when all had ended; `drained` whether by then nothing
+    `before` is the reading before the first call, `after` the one after the last; `drained` is whether by then no rows
     waited and no connection was left.
     """
 
@@ -38,17 +38,17 @@ class Outcome:
 
     @property
     def warm(self) -> list[Reading]:
-        """The readings under load, from the time on when the server is warm."""
+        """The readings under load, from the time at which the server is warm."""
         return [each for each in self.readings if self.seconds * WARM <= each.seconds <= self.seconds]
 
     @property
     def growth(self) -> float:
-        """What the fitted line adds to memory from then on, over the mean."""
+        """The growth of the fitted line from then on, relative to the mean."""
         return growth([each.seconds for each in self.warm], [each.resident for each in self.warm])
 
     @property
     def heap_growth(self) -> float:
-        """The same of the heap in use, which has no free lists in it."""
+        """The same for the heap in use, which excludes free lists."""
         said = [each for each in self.warm if each.heap]
         return growth([each.seconds for each in said], [each.heap for each in said])
 
@@ -56,8 +56,8 @@ class Outcome:
     def threads_grew(self) -> bool:
         """Whether there were more threads in most of the last quarter than in most of the one before.
 
-        Some come for a moment and go: those that copy and inflate what is large. Others come when a pool of a few
-        threads, which starts them one by one, has for the first time so much to do at once.
+        Some threads exist only for a moment: those that copy and decompress large messages. Others start when a pool of
+        a few threads, which starts them one by one, has that much work for the first time.
         """
         middle = len(self.warm) // 2
         first, second = ([each.threads for each in part] for part in (self.warm[:middle], self.warm[middle:]))
@@ -65,16 +65,19 @@ class Outcome:
 
     @property
     def checks(self) -> list[tuple[str, bool]]:
-        """Each demand, and whether it was met. A short run tells nothing on memory and threads: it is not warm."""
+        """Each requirement, and whether it was met.
+
+        A short run is not warm, so it says nothing about memory and threads.
+        """
         long = self.seconds >= 60
         return [
             (
-                f"every call that kept to the rules ended as it ought to ({self.tally.failed} did not)",
+                f"every call that follows the protocol ended as expected ({self.tally.failed} did not)",
                 not self.tally.failed,
             ),
-            ("in the end no row waited and no connection was left", self.drained),
+            ("at the end no row waited and no connection was left", self.drained),
             (
-                f"memory stayed where it was (resident {self.growth:+.1%} by the line that fits, "
+                f"memory did not grow (resident {self.growth:+.1%} by the fitted line, "
                 f"heap in use {self.heap_growth:+.1%})",
                 not long or self.growth <= GROWTH,
             ),
@@ -83,12 +86,12 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether all of them were."""
+        """Whether all requirements were met."""
         return all(met for _, met in self.checks)
 
 
 def report(machine: Sequence[str], outcome: Outcome, panics: Sequence[str]) -> str:
-    """Returns it in Markdown."""
+    """Returns the report as Markdown."""
     checks = [*outcome.checks, (f"nothing panicked ({len(panics)} did)", not panics)]
     parts = [
         "# Callers of all kinds at once",

@@ -1,4 +1,4 @@
-"""The way to the server under the soak: TCP, TLS over TCP, or a UNIX socket; its flags, and the connections."""
+"""How callers reach the server under the soak: TCP, TLS over TCP, or a UNIX socket; its flags, and the connections."""
 
 import asyncio
 import ssl
@@ -15,19 +15,19 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 OVER = ("tcp", "tls", "unix")
 LIMIT = 64 * 1024
-"""Bytes that a reader keeps at most."""
+"""The most bytes that a reader buffers."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """How gRPC's and REST's port are reached.
+    """How the ports for gRPC and REST are reached.
 
     Attributes:
-        rest_port: For REST, and for the metrics.
-        port: For gRPC; 0 until the server has one.
-        flags: What the server is told besides its ports.
-        socket: The UNIX socket for gRPC, instead of its port.
-        certificate: The server's, for both ports, in PEM.
+        rest_port: The port for REST and the metrics.
+        port: The port for gRPC; 0 until the server has one.
+        flags: The server's flags, in addition to its ports.
+        socket: The UNIX socket for gRPC, used instead of the port.
+        certificate: The server's certificate, for both ports, in PEM.
     """
 
     rest_port: int
@@ -37,7 +37,7 @@ class Route:
     certificate: Path | None = None
 
     def channel(self) -> grpc.aio.Channel:
-        """A gRPC channel that shares its connection with no other."""
+        """A gRPC channel with a connection of its own."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         if self.socket is not None:
             return grpc.aio.insecure_channel(f"unix:{self.socket}", options=options)
@@ -47,17 +47,17 @@ class Route:
         return grpc.aio.secure_channel(f"localhost:{self.port}", trusted, options=options)
 
     async def to_grpc(self) -> Connection:
-        """A connection on which HTTP/2 is spoken."""
+        """A connection for HTTP/2."""
         if self.socket is not None:
             return await asyncio.open_unix_connection(str(self.socket), limit=LIMIT)
         return await self._to(self.port, "h2")
 
     async def to_rest(self) -> Connection:
-        """A connection on which HTTP/1.1 is spoken."""
+        """A connection for HTTP/1.1."""
         return await self._to(self.rest_port, "http/1.1")
 
     def metrics(self) -> str:
-        """The page of metrics."""
+        """The metrics page."""
         scheme = "http" if self.certificate is None else "https"
         page = f"{scheme}://localhost:{self.rest_port}/metrics"
         with urllib.request.urlopen(page, timeout=10, context=self._trust("http/1.1")) as answer:
@@ -82,8 +82,8 @@ def route(over: str, folder: Path, rest_port: int) -> Route:
 
     Args:
         over: Which.
-        folder: Where a socket, or a key and its certificate, are put.
-        rest_port: For REST.
+        folder: The folder for a socket, or for a key and its certificate.
+        rest_port: The port for REST.
     """
     if over == "unix":
         path = folder / "grpc.socket"

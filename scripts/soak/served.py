@@ -14,13 +14,13 @@ SMALL, WIDE = "small", "wide"
 """A model of 16 floats to 10, and one of 16 floats to so many that an answer is large."""
 WIDTH = 16_384
 LIMIT = 1 << 20
-"""The largest message that the server takes."""
+"""The largest message that the server accepts."""
 
 WEIGHTS = np.random.default_rng(7).standard_normal((16, 10), np.float32)
 
 
 def save(folder: Path) -> None:
-    """Writes both models, and the files that name them."""
+    """Writes both models, and the files that configure them."""
     _save(folder / SMALL, WEIGHTS)
     _save(folder / WIDE, np.ones((16, WIDTH), np.float32))
     configs = (

@@ -1,9 +1,9 @@
-"""Counts how calls ended, by the kind of caller, and remembers what ought not to have happened."""
+"""Counts how calls ended, by the kind of caller, and records unexpected ends."""
 
 from collections import Counter, defaultdict
 
 KEPT = 20
-"""Failures whose words are kept; the others are only counted."""
+"""The number of failures whose text is kept; the others are only counted."""
 
 
 class Tally:
@@ -16,12 +16,12 @@ class Tally:
         self.failed = 0
 
     def ended(self, kind: str, how: str, seconds: float = 0.0) -> None:
-        """Counts an end that is right, and how long it took to come."""
+        """Counts an expected end, and how long it took."""
         self.ends[kind][how] += 1
         self.slowest[kind] = max(self.slowest[kind], seconds)
 
     def wrong(self, kind: str, what: str) -> None:
-        """Counts an end that is not."""
+        """Counts an unexpected end."""
         self.ends[kind]["WRONG"] += 1
         self.failed += 1
         if len(self.failures) < KEPT:

@@ -1,4 +1,4 @@
-"""Reads what a server holds, now and then: memory, files, threads, waiting rows."""
+"""Records what a server holds, from time to time: memory, files, threads, waiting rows."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ _QUEUED = re.compile(r"^:headrace:queue_rows\{.*\} (\S+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Reading:
-    """One look: seconds since the first, resident bytes, open files, threads, and bytes of the heap in use."""
+    """One reading: seconds since the first, resident bytes, open files, threads, and bytes of the heap in use."""
 
     seconds: float
     resident: int
@@ -27,11 +27,11 @@ class Reading:
 
 
 class Watch:
-    """Looks at one process.
+    """Observes one process.
 
     Args:
-        pid: Of the server.
-        route: To its metrics.
+        pid: The process ID of the server.
+        route: How its metrics are reached.
     """
 
     def __init__(self, pid: int, route: Route) -> None:
@@ -41,7 +41,7 @@ class Watch:
         self.readings: list[Reading] = []
 
     def look(self, heap: int = 0) -> Reading:
-        """Reads, and keeps what was read; and what the server has said of its heap."""
+        """Takes a reading and stores it, with the heap size that the server reports."""
         status = (self._proc / "status").read_text()
         reading = Reading(
             time.monotonic() - self._began,
@@ -54,18 +54,18 @@ class Watch:
         return reading
 
     async def look_often(self, every: float) -> None:
-        """Looks again and again."""
+        """Takes readings again and again."""
         while True:
             self.look(_heap(await asyncio.to_thread(self._route.metrics)))
             await asyncio.sleep(every)
 
     def waiting(self) -> float:
-        """Rows that wait in all queues, by the server's own word."""
+        """The rows that wait in all queues, according to the server."""
         return sum(map(float, _QUEUED.findall(self._route.metrics())))
 
 
 def growth(seconds: Sequence[float], sizes: Sequence[int]) -> float:
-    """What the straight line that fits best adds from the first reading to the last, as a part of the mean."""
+    """The growth of the fitted line from the first reading to the last, relative to the mean."""
     if len(sizes) < 2 or not any(sizes):
         return 0.0
     slope = float(np.polyfit(seconds, sizes, 1)[0])
@@ -73,7 +73,7 @@ def growth(seconds: Sequence[float], sizes: Sequence[int]) -> float:
 
 
 def _heap(page: str) -> int:
-    """Bytes of C's heap that are in use; 0 where the server does not say."""
+    """The bytes of C's heap in use; 0 if the server does not report it."""
     found = _HEAP.search(page)
     return int(float(found.group(1))) if found else 0
 

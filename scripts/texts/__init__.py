@@ -1,1 +1,1 @@
-"""A text model whose requests differ in length: MiniLM's encoder, served padded and as it is."""
+"""A text model whose requests differ in length: MiniLM's encoder, served with and without padding."""

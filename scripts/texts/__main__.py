@@ -1,4 +1,4 @@
-"""Serves a MiniLM encoder to 64 callers of texts of 3 to 60 tokens: python -m scripts.texts [MODEL.SAFETENSORS]."""
+"""Serves a MiniLM encoder to 64 callers with texts of 3 to 60 tokens: python -m scripts.texts [MODEL.SAFETENSORS]."""
 
 import asyncio
 import re
@@ -31,14 +31,14 @@ WAYS = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one way of serving came to.
+    """The result of one way of serving.
 
     Attributes:
-        way: In words.
-        rate: Texts per second.
-        cpu: The server's CPU time for a text, in milliseconds.
-        batch: Texts per batch on average.
-        differs: The largest difference from the bare model, as a part of the largest value.
+        way: Its description.
+        rate: The texts per second.
+        cpu: The server's CPU time per text, in milliseconds.
+        batch: The mean number of texts per batch.
+        differs: The largest difference from the bare model, relative to the largest value.
     """
 
     way: str
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def texts(count: int) -> list[Arrays]:
-    """Made-up texts, one row each, of lengths that are all equally likely."""
+    """Random texts, one row each, with uniformly distributed lengths."""
     random = np.random.default_rng(0)
     made: list[Arrays] = []
     for length in random.integers(SHORTEST, LONGEST + 1, count):
@@ -62,7 +62,7 @@ def texts(count: int) -> list[Arrays]:
 
 
 async def call_all(address: str, sent: Sequence[Arrays]) -> list[Array]:
-    """The answers to all texts, of which so many are under way at any time."""
+    """The answers to all texts, with this many calls in flight."""
     answers: list[Array] = [np.empty(0)] * len(sent)
     left = iter(enumerate(sent))
 
@@ -78,7 +78,7 @@ async def call_all(address: str, sent: Sequence[Arrays]) -> list[Array]:
 
 
 def measure(folder: Path, way: str, sent: Sequence[Arrays], expected: Sequence[Array]) -> Outcome:
-    """Serves the model in one way."""
+    """Measures one way of serving the model."""
     (folder / "minilm" / "model.toml").write_text(f"[batching]\n{WAYS[way]}\n")
     command = [str(Path(sys.executable).with_name("headrace")), "serve", str(folder / "minilm")]
     with running(lambda port: [*command, f"--port={port}"], folder / "log", patience=300) as server:
@@ -93,7 +93,7 @@ def measure(folder: Path, way: str, sent: Sequence[Arrays], expected: Sequence[A
 
 
 def bare(model: Path, sent: Sequence[Arrays]) -> list[Array]:
-    """What the model alone answers."""
+    """The answers of the model alone."""
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     return [session.run(["sentence_embedding"], dict(inputs))[0] for inputs in sent]
 

@@ -18,7 +18,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 def read_weights(path: Path) -> Weights:
-    """The float32 tensors of a safetensors file, by name: a length, a JSON header of places, and the values."""
+    """The float32 tensors of a safetensors file, by name: a length, a JSON header of offsets, and the values."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     places = json.loads(content[8 : 8 + length])
@@ -31,7 +31,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def random_weights(layers: int = _SIZES["layers"]) -> Weights:
-    """Weights of the same shapes that mean nothing."""
+    """Random weights of the same shapes."""
     random = np.random.default_rng(0)
     hidden, inner = _SIZES["hidden"], _SIZES["inner"]
 
@@ -58,20 +58,20 @@ def random_weights(layers: int = _SIZES["layers"]) -> Weights:
 
 @dataclass
 class _Graph:
-    """A graph that is being written."""
+    """A graph that is being built."""
 
     weights: Weights
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def constant(self, name: str, value: npt.ArrayLike, dtype: type = np.float32) -> str:
-        """The name of a constant."""
+        """Adds a constant; returns its name."""
         array: npt.NDArray[Any] = np.ascontiguousarray(np.asarray(value, dtype))
         self.constants.setdefault(name, numpy_helper.from_array(array, name))
         return name
 
     def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """The output of a further operator."""
+        """Adds an operator; returns the name of its output."""
         output = f"{operator}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [output], output, **attributes))
         return output
@@ -95,7 +95,7 @@ def write_model(path: Path, weights: Weights) -> None:
 
     Args:
         path: The ONNX file.
-        weights: By the names that BERT's own checkpoints have.
+        weights: The weights, by their names in BERT's own checkpoints.
     """
     graph = _Graph(weights)
     mask = graph.apply("Cast", "attention_mask", to=TensorProto.FLOAT)
@@ -164,7 +164,7 @@ def _layer(graph: _Graph, name: str, hidden: str, bias: str) -> str:
 
 
 def _pool(graph: _Graph, hidden: str, mask: str) -> None:
-    """The mean of a text's tokens, of length 1."""
+    """The mean over a text's tokens, normalized to length 1."""
     last = graph.constant("last", [-1], np.int64)
     weights = graph.apply("Unsqueeze", mask, last)
     axis = graph.constant("one", [1], np.int64)

@@ -1,4 +1,4 @@
-"""Runs the toolkit's acceptance checks one after the other, and prints or writes a table of what each came to."""
+"""Runs the toolkit's acceptance checks one after the other, and prints or writes a table of the results."""
 
 import argparse
 import sys
@@ -36,15 +36,15 @@ CHECKS: Mapping[int, Callable[[Scene], str]] = {
     23: serving.start_up,
     24: steps.memory,
 }
-"""By the numbers of the toolkit's specification; each returns what it saw, and fails by an AssertionError."""
+"""By their numbers in the toolkit's specification; each returns its observations, and fails with an AssertionError."""
 
 
 def main() -> int:
-    """The exit status: 1 where a check fails."""
+    """The exit status: 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, help="a folder of models of yours, instead of those made here")
+    parser.add_argument("--models", type=Path, help="a folder with your own models, instead of the generated ones")
     parser.add_argument("--encoder", type=Path, help="a folder with model.onnx and rows.npz of a sentence encoder")
-    parser.add_argument("--only", help="numbers of checks, with commas between them")
+    parser.add_argument("--only", help="numbers of checks, separated by commas")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     given = parser.parse_args()
     wanted = [int(number) for number in given.only.split(",")] if given.only else list(CHECKS)
@@ -83,10 +83,12 @@ def _page(rows: list[str]) -> str:
         f"{name} {found[name]}" for name in ("python", "onnxruntime", "onnx", "numpy", "scikit-learn") if name in found
     )
     return (
-        "# What the toolkit's acceptance checks came to\n\n"
-        "`make toolkit-acceptance ARGS='--write docs/toolkit/acceptance.md'` makes this page anew. "
+        "# Results of the toolkit's acceptance checks\n\n"
+        "Written by `make toolkit-acceptance ARGS='--write docs/toolkit/acceptance.md'`. "
         f"{machine.architecture} with {', '.join(machine.flags)}; {libraries}. Times are ratios of CPU time, one "
-        "thread; drops are points of 100.\n\n| # | check | | seen |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        "thread; drops are percentage points.\n\n| # | check | | observed |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
     )
 
 

@@ -1,6 +1,6 @@
-"""A convolutional network of digits in PyTorch, its training, and its files: as a user's own file would have them.
+"""A convolutional network of digits in PyTorch, its training, and its files, as in a user's own file.
 
-It lies beside train.npz when it is used; `python net.py` writes the network in the forms that PyTorch has for it.
+It must lie next to train.npz; `python net.py` writes the network in all of PyTorch's file formats.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def cnn(channels: int = 32) -> Any:
 
 
 def trained() -> Any:
-    """The network with its weights, which are trained once and kept."""
+    """The network with its weights, which are trained once and stored."""
     file, net = HERE / "cnn_state_dict.pt", cnn()
     if not file.exists():
         _fit(net)
@@ -36,7 +36,7 @@ def trained() -> Any:
 
 
 def small() -> Any:
-    """A student of 1,810 weights."""
+    """A student network with 1,810 weights."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
 
 

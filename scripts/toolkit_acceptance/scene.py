@@ -20,7 +20,7 @@ COMMAND = str(Path(sys.executable).with_name("headrace"))
 ROOT = Path(__file__).parents[2]
 
 OWN = ""
-"""The environment that the checks run in."""
+"""The environment variables of the checks."""
 
 SHAPES: Mapping[str, tuple[tuple[int, ...], int]] = {
     "mlp": ((64,), 1),
@@ -28,22 +28,22 @@ SHAPES: Mapping[str, tuple[tuple[int, ...], int]] = {
     "resnet": ((1, 8, 8), 2),
     "mobile": ((1, 8, 8), 2),
 }
-"""The shape of a row of digits as each model takes it, and how many times wider and higher each pixel is."""
+"""The shape of a row of digits for each model, and how much each pixel is enlarged."""
 
 
 class Skipped(Exception):
-    """A check that needs what is not there; the text says what."""
+    """Something that a check needs is missing; the text says what."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command that has ended.
+    """A finished command.
 
     Attributes:
         status: Its exit status.
         out: Its standard output.
         error: Its standard error.
-        report: What it wrote with --json; empty where it wrote nothing.
+        report: The JSON that it wrote with --json; empty if it wrote none.
     """
 
     status: int
@@ -52,17 +52,17 @@ class Run:
     report: Mapping[str, Any]
 
     def step(self, beginning: str) -> Mapping[str, Any]:
-        """The line of the report whose name begins so."""
+        """The line of the report whose name has this prefix."""
         return next(step for step in self.report["steps"] if step["name"].startswith(beginning))
 
 
 @dataclass
 class Scene:
-    """Where the checks work.
+    """The working folder of the checks.
 
     Attributes:
-        folder: For their files.
-        given: A folder with models/*.onnx, data/digits.npz and bad_inputs.py of the user's; None for models made here.
+        folder: The folder for their files.
+        given: The user's folder with models/*.onnx, data/digits.npz and bad_inputs.py; None for generated models.
         encoder: A folder with model.onnx and rows.npz of a sentence encoder; None for none.
     """
 
@@ -72,19 +72,19 @@ class Scene:
 
     @cached_property
     def models(self) -> Mapping[str, Path]:
-        """For each of mlp, cnn, resnet and mobile a folder with model.onnx, train.npz and test.npz."""
+        """For each of mlp, cnn, resnet and mobile, a folder with model.onnx, train.npz and test.npz."""
         return {name: self._model(name) for name in SHAPES}
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """For processes: one thread each, since those that wait for each other are slow on a busy machine."""
+        """One thread for each process, since threads that wait for each other are slow on a busy machine."""
         return {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def python(self, name: str) -> str:
         """The Python of an environment: `torch` or `tensorflow`.
 
         Raises:
-            Skipped: It is not there.
+            Skipped: The environment is missing.
         """
         python = ROOT / f".venv-{name}" / "bin" / "python"
         if not python.exists():
@@ -92,7 +92,7 @@ class Scene:
         return str(python)
 
     def headrace(self, *arguments: str | Path, within: str = OWN) -> Run:
-        """Runs the command of an environment in the scene's folder, with --json."""
+        """Runs an environment's command in the scene's folder, with --json."""
         file = self.folder / "report.json"
         file.unlink(missing_ok=True)
         command = str(Path(self.python(within)).with_name("headrace")) if within else COMMAND
@@ -101,7 +101,7 @@ class Scene:
         return Run(done.returncode, done.stdout, done.stderr, json.loads(file.read_text()) if file.exists() else {})
 
     def optimize(self, name: str, *flags: str, calibration: Path | None = None) -> Run:
-        """Optimises a model by default, and publishes nothing."""
+        """Optimises a model with the default steps, without publishing it."""
         folder = self.models[name]
         rows = [f"--data={folder / 'test.npz'}", "--labels=y", f"--calibration={calibration or folder / 'train.npz'}"]
         run = self.headrace("optimize", folder / "model.onnx", "base", "--dry_run", *rows, *flags)
@@ -109,7 +109,7 @@ class Scene:
         return run
 
     def steps(self, name: str, steps: str, *, max_drop: float = 100.0, target: str = "x86") -> Run:
-        """Does the steps of a recipe to a model, and publishes nothing."""
+        """Applies the steps of a recipe to a model, without publishing it."""
         folder, recipe = self.models[name], self.folder / "recipe.toml"
         recipe.write_text(
             f'[model]\nsource = "{folder / "model.onnx"}"\n[data]\nrows = "{folder / "test.npz"}"\nlabels = "y"\n'
@@ -148,15 +148,15 @@ class Scene:
 
 
 def drop(run: Run, step: Mapping[str, Any]) -> float:
-    """Points of accuracy that a step loses."""
+    """The percentage points of accuracy that a step loses."""
     return 100 * float(run.step("source")["metric"] - step["metric"])
 
 
 def share(run: Run, step: Mapping[str, Any]) -> float:
-    """The bytes of a step beside the converted model's."""
+    """The bytes of a step, relative to the converted model's."""
     return float(step["bytes"] / run.step("convert")["bytes"])
 
 
 def at_most(value: float, bound: float, what: str) -> None:
-    """Fails where a value is above its bound."""
+    """Fails if a value is above its bound."""
     assert value <= bound, f"{what} is {value:.4g}, more than {bound:g}"

@@ -22,7 +22,7 @@ from tests.support.running import ServerProcess
 
 
 def served(scene: Scene) -> str:
-    """6: what was converted is served in batches, and answers as ONNX Runtime does."""
+    """6: converted models are served in batches, and answer as ONNX Runtime does."""
     folder, base = scene.models["cnn"], scene.folder / "served"
     assert scene.headrace("convert", folder / "model.onnx", base, f"--data={folder / 'test.npz'}").status == 0
     held = dict(np.load(folder / "test.npz"))
@@ -44,13 +44,13 @@ def served(scene: Scene) -> str:
         np.testing.assert_allclose(answer, session.run(None, {name: part})[0], atol=1e-4)
     batched = [line for line in server.log if "requests share batches" in line]
     assert batched, server.log
-    return f"{len(parts)} calls of 1, 2, 3 and 7 rows at once"
+    return f"{len(parts)} concurrent calls of 1, 2, 3 and 7 rows"
 
 
 def bad_inputs(scene: Scene) -> str:
-    """19: each bad input stops with one line, before anything is written; no file runs code."""
+    """19: each bad input fails with one line, before anything is written; no file runs code."""
     if scene.given is None:
-        raise Skipped("needs --models; tests/toolkit has the same cases")
+        raise Skipped("needs --models; tests/toolkit contains the same cases")
     folder = scene.folder / "bad"
     subprocess.run([sys.executable, scene.given / "bad_inputs.py", folder], check=True, capture_output=True)
     cases = json.loads((folder / "cases.json").read_text())
@@ -88,7 +88,7 @@ def _one_bad(scene: Scene, folder: Path, case: dict[str, str], base: Path) -> No
 
 
 def watched_and_killed(scene: Scene) -> str:
-    """20: no reader sees a version without a model that loads, whoever publishes or is killed."""
+    """20: no reader sees a version without a model that loads, even if publishers are killed."""
     base, done = scene.folder / "watched", threading.Event()
     base.mkdir()
     failures: list[str] = []
@@ -112,7 +112,7 @@ def watched_and_killed(scene: Scene) -> str:
         while len(list(filter(str.isdigit, os.listdir(base)))) < 10:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             if draws.random() < 0.5:
-                time.sleep(draws.uniform(0.3, 2.0))  # a random moment is the point
+                time.sleep(draws.uniform(0.3, 2.0))  # the moment is random on purpose
                 process.send_signal(signal.SIGKILL)
                 killed += 1
             process.wait()
@@ -133,7 +133,7 @@ def nothing_private(scene: Scene) -> str:
     for file in (base / "1").iterdir():
         content = file.read_bytes()
         found = [path for path in paths if path.encode() in content]
-        if file.suffix == ".json":  # among a model's weights there is any short name, by chance
+        if file.suffix == ".json":  # any short name may appear in a model's weights by chance
             found += [name for name in names if re.search(rf"\b{re.escape(name)}\b", content.decode())]
         assert not found, f"{file.name} holds {found[0]}"
     return ", ".join(sorted(file.name for file in (base / "1").iterdir()))
@@ -151,11 +151,11 @@ began = time.process_time()
 import headrace_toolkit.command
 print((time.process_time() - began) * 1e3)
 """
-"""The toolkit's part of a start by itself, in milliseconds: what it shares with other commands has been imported."""
+"""The milliseconds that the toolkit alone adds to a start: modules shared with other commands are already imported."""
 
 
 def start_up(scene: Scene) -> str:
-    """23: no framework is imported before it is needed, and the command starts as quickly as without the toolkit."""
+    """23: no framework is imported before it is needed, and the command starts as fast as without the toolkit."""
     del scene
     code = _IMPORTS.format("import headrace_toolkit, headrace_server.commands.command_line")
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

@@ -1,4 +1,4 @@
-"""Checks 3 to 5 and 17: Keras, boosters and scikit-learn's estimators answer in ONNX as they do themselves."""
+"""Checks 3 to 5 and 17: models of Keras, XGBoost, LightGBM and scikit-learn give the same answers in ONNX."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from tests.toolkit.test_sklearn import lightgbm_file, xgboost_file
 
 
 def keras(scene: Scene) -> str:
-    """3: a Keras model answers alike as .keras, .h5, SavedModel and TFLite, and its int8 TFLite as LiteRT has it."""
+    """3: a Keras model answers alike as .keras, .h5, SavedModel and TFLite, and its int8 TFLite as in LiteRT."""
     python = scene.python("tensorflow")
     if scene.given is None:
         words = [python, "-m", "tests.toolkit.convert_tensorflow", str(scene.folder)]
@@ -42,7 +42,7 @@ def keras(scene: Scene) -> str:
 
 
 def importances(scene: Scene) -> str:
-    """17: what shuffling the columns of the ONNX model costs is what it costs scikit-learn's own, seed for seed."""
+    """17: the cost of shuffling columns is the same for the ONNX model and for scikit-learn's own, seed for seed."""
     from sklearn.datasets import load_breast_cancer
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.inspection import permutation_importance
@@ -66,7 +66,7 @@ def importances(scene: Scene) -> str:
 
 
 def boosters(scene: Scene) -> str:
-    """4: XGBoost within 1e-6; LightGBM but for rows on the edge of a split; `label` batched."""
+    """4: XGBoost within 1e-6; LightGBM too, except for rows on the edge of a split; `label` is batched."""
     rows = scene.folder / "cancer.npz"
     files = []
     if scene.given is not None:

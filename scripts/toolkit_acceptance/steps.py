@@ -1,4 +1,4 @@
-"""Checks 7 to 12, 18, 22 and 24: what quantization, half floats, weight sharing and the search come to."""
+"""Checks 7 to 12, 18, 22 and 24: the results of quantization, half floats, weight sharing and the search."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ ALL = ("mlp", "cnn", "resnet", "mobile")
 
 
 def search_of_a_perceptron(scene: Scene) -> str:
-    """7: dynamic int8 is kept for products of matrices."""
+    """7: dynamic int8 is kept for matrix products."""
     run = scene.optimize("mlp")
     kept = run.step("dynamic int8")
     assert kept["kept"], kept["why"]
@@ -23,7 +23,7 @@ def search_of_a_perceptron(scene: Scene) -> str:
 
 
 def search_of_convolutions(scene: Scene) -> str:
-    """8: static int8 is kept for convolutions, and dynamic int8 is not tried, with the reason."""
+    """8: static int8 is kept for convolutions, and dynamic int8 is skipped, with the reason."""
     told = []
     for name in ("cnn", "resnet"):
         run = scene.optimize(name)
@@ -38,7 +38,7 @@ def search_of_convolutions(scene: Scene) -> str:
 
 
 def search_of_depthwise_convolutions(scene: Scene) -> str:
-    """9: 8-bit weights that saturate must not win; 7-bit ones do not."""
+    """9: 8-bit weights that saturate must not win; 7-bit ones do not saturate."""
     run = scene.optimize("mobile", "--min_speedup=0.5")
     kept = next(step for step in run.report["steps"][2:] if step["kept"])
     at_most(drop(run, kept), 0.5, "drop")
@@ -46,7 +46,7 @@ def search_of_depthwise_convolutions(scene: Scene) -> str:
 
 
 def one_bright_row(scene: Scene) -> str:
-    """10: one row that is 50 times too bright among 256 spoils minmax, and not percentile."""
+    """10: one of 256 rows, 50 times too bright, spoils minmax calibration but not percentile."""
     folder = scene.models["resnet"]
     held = dict(np.load(folder / "train.npz"))
     (name,) = set(held) - {"y"}
@@ -71,7 +71,7 @@ def one_bright_row(scene: Scene) -> str:
 
 
 def half(scene: Scene) -> str:
-    """11: half floats halve the bytes, and no word is said of speed."""
+    """11: half floats halve the bytes, and no speed-up is claimed."""
     told = []
     for name in ALL:
         run = scene.steps(name, '[[step]]\nkind = "half"\n')
@@ -92,7 +92,7 @@ def sharing(scene: Scene) -> str:
             run = scene.steps(name, f'[[step]]\nkind = "share"\nvalues = {values}\n')
             step = run.step("k-means")
             at_most(share(run, step), size, f"{name}, {values} values: bytes")
-            if scene.given is not None:  # the models made here have random weights, which rounding to 4 bits hurts more
+            if scene.given is not None:  # random weights suffer more from 4 bits
                 at_most(drop(run, step), loss, f"{name}, {values} values: drop")
             assert 0.85 <= step["time"]["32"] <= 1.15, f"{name}, {values} values: time {step['time']['32']}"
         told.append(f"{values} values: at most {size:g}")
@@ -100,7 +100,7 @@ def sharing(scene: Scene) -> str:
 
 
 def sentence_encoder(scene: Scene) -> str:
-    """18: of a sentence encoder dynamic int8 is kept, and static int8 refused by the limit."""
+    """18: for a sentence encoder, dynamic int8 is kept, and static int8 is refused by the limit."""
     if scene.encoder is None:
         raise Skipped("needs --encoder: a folder with model.onnx and rows.npz of a sentence encoder")
     words = [f"--data={scene.encoder / 'rows.npz'}", "--metric_output=sentence_embedding", "--max_drop=1.5"]
@@ -119,7 +119,7 @@ def sentence_encoder(scene: Scene) -> str:
 
 
 def same_bytes(scene: Scene) -> str:
-    """22: the same seed makes the same bytes."""
+    """22: the same seed gives the same bytes."""
     folder = scene.models["cnn"]
     for base in ("first", "second"):
         run = scene.headrace("optimize", folder / "model.onnx", base, f"--data={folder / 'test.npz'}", "--labels=y")
@@ -143,7 +143,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def memory(scene: Scene) -> str:
-    """24: calibration on 20,000 rows stays below a gigabyte."""
+    """24: calibration on 20,000 rows uses less than a gigabyte."""
     folder, target = scene.models["resnet"], scene.folder / "many"
     target.mkdir()
     held = dict(np.load(folder / "train.npz"))
@@ -155,4 +155,4 @@ def memory(scene: Scene) -> str:
     peak = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     at_most(peak / 1e6, 1000, "peak in MB")
     assert Path(target / "model.onnx").exists()
-    return f"peak {peak / 1e6:.0f} MB, of which the rows are {many[name].nbytes / 1e6:.0f}"
+    return f"peak {peak / 1e6:.0f} MB, {many[name].nbytes / 1e6:.0f} of them for the rows"

@@ -18,14 +18,14 @@ LABELLED = 100
 
 @dataclass(frozen=True)
 class Torch:
-    """The network of the checks, its rows and its forms.
+    """The network of the checks, its rows and its file formats.
 
     Attributes:
-        module: `file.py:function` that returns it trained.
-        files: Itself in other forms: .pt2, TorchScript, weights.
-        build: `file.py:function` that makes it untrained.
+        module: `file.py:function` that returns the trained network.
+        files: The network in other formats: .pt2, TorchScript, weights.
+        build: `file.py:function` that returns the untrained network.
         rows: A folder with train.npz and test.npz.
-        golden: Whether it is the user's, of which the numbers are known.
+        golden: Whether it is the user's network, with known results.
     """
 
     module: str
@@ -36,7 +36,7 @@ class Torch:
 
 
 def torch_of(scene: Scene) -> Torch:
-    """What is there, or is trained here."""
+    """The user's network, or one that is trained here."""
     scene.python("torch")
     rows = scene.models["cnn"]
     names = ("cnn.pt2", "cnn_torchscript.pt", "cnn_state_dict.pt")
@@ -53,7 +53,7 @@ def torch_of(scene: Scene) -> Torch:
 
 
 def torch_sources(scene: Scene) -> str:
-    """2: a module, its weights, an exported program and TorchScript answer in ONNX as in PyTorch."""
+    """2: a module, its weights, an exported program and TorchScript give the same answers in ONNX as in PyTorch."""
     held, told = torch_of(scene), []
     rows = [f"--data={held.rows / 'test.npz'}", "--labels=y"]
     sources: list[tuple[str | Path, list[str]]] = [(held.module, [])]
@@ -72,7 +72,7 @@ def torch_sources(scene: Scene) -> str:
 
 
 def zeros(scene: Scene) -> str:
-    """13: global L1 pruning leaves the zeros asked for, costs little when it is trained, and is never called fast."""
+    """13: global L1 pruning leaves the requested zeros, costs little after fine-tuning, and is never called fast."""
     held, told = torch_of(scene), []
     known = {0.5: 0.978, 0.8: 0.676, 0.9: 0.150}
     for amount in (0.5, 0.8, 0.9):
@@ -81,7 +81,11 @@ def zeros(scene: Scene) -> str:
             run = _steps(scene, held, f'[[step]]\nkind = "prune"\namount = {amount}\n{finetune}')
             step = run.report["steps"][2]
             (zero,) = [note for note in step["notes"] if "weights are zero" in note]
-            at_most(abs(float(zero.rpartition("(")[2].rstrip("%)")) / 100 - amount), 0.001, "zeros beside the amount")
+            at_most(
+                abs(float(zero.rpartition("(")[2].rstrip("%)")) / 100 - amount),
+                0.001,
+                "share of zeros, relative to the amount",
+            )
             assert not any("fast" in text for text in (step["why"], *step["notes"])), step
             assert 0.85 <= step["time"]["32"] <= 1.15, step["time"]
             found.append(step["metric"])
@@ -103,7 +107,7 @@ def schedule(scene: Scene) -> str:
 
 
 def fewer_channels(scene: Scene) -> str:
-    """15: half of the channels gone, then int8: at most 0.12 of the bytes and 0.3 of the time, half a point lost."""
+    """15: half of the channels removed, then int8: at most 0.12 of the bytes and 0.3 of the time, half a point lost."""
     held = torch_of(scene)
     step = '[[step]]\nkind = "channels"\namount = 0.5\nfinetune = { epochs = 16 }\n'
     run = _steps(scene, held, step + '[[step]]\nkind = "quantize"\nmethod = "static"\n')
@@ -120,7 +124,7 @@ def fewer_channels(scene: Scene) -> str:
 
 
 def student(scene: Scene) -> str:
-    """16: with 100 labels a student that is taught knows more than one that learns alone."""
+    """16: with 100 labels, a distilled student is better than one that is trained alone."""
     held = torch_of(scene)
     if held.golden:
         shutil.copyfile(NET, held.rows / "net.py")
@@ -143,7 +147,7 @@ def student(scene: Scene) -> str:
 
 
 def _steps(scene: Scene, held: Torch, steps: str, seed: int = 0) -> Run:
-    """Does steps to the network, and publishes nothing."""
+    """Applies steps to the network, without publishing it."""
     recipe = held.rows / "recipe.toml"
     recipe.write_text(
         f'seed = {seed}\ntiming_seconds = 1.0\n[model]\nsource = "{held.module}"\n[data]\nrows = "test.npz"\n'
