@@ -1,6 +1,10 @@
 """Rows and labels: what is read, what is refused, and the error messages."""
 
+import io
+import os
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +108,84 @@ def test_no_file_runs_code(tmp_path: Path) -> None:
         with pytest.raises(ToolkitError, match="runs code that the file brings"):
             Data.read(bad)
     assert not marker.exists()
+
+
+def npy(header: str, body: bytes = b"") -> bytes:
+    """An .npy file with any header."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + body
+
+
+def archive(**members: bytes) -> bytes:
+    """A zip archive of .npy members."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(f"{name}.npy", content)
+    return written.getvalue()
+
+
+def changed(content: bytes, at: int, value: bytes) -> bytes:
+    """An archive of one member with other bytes in the entry of its directory."""
+    start = content.rindex(b"PK\x01\x02") + at
+    return content[:start] + value + content[start + len(value) :]
+
+
+ARRAY = npy("{'descr':'<f4','fortran_order':False,'shape':(2,)}", bytes(8))
+HUGE = npy("{'descr':'<f4','fortran_order':False,'shape':(1000000000000,64)}")
+
+HOSTILE_FILES = [
+    ("rows.npy", HUGE, "the memory of this machine is not enough"),
+    ("rows.npz", archive(x=HUGE), "the memory of this machine is not enough"),
+    ("rows.npy", npy("{'descr':'<f4','fortran_order':False,'shape':(-3,)}"), "is not a .npy file"),
+    ("rows.npy", npy("__import__('os').system('touch was_run')"), "is not a .npy file: malformed node"),
+    ("rows.npy", npy("[" * 9000), "is not a .npy file"),
+    ("rows.npy", npy("(" * 5000 + ")" * 5000), "is not a .npy file"),
+    ("rows.npz", archive(x=b"text"), "it holds 'x', which is no array"),
+    ("rows.npz", archive(x=pickle.dumps(1)), "it holds 'x', which is no array"),
+    ("rows.npz", changed(archive(x=ARRAY), 8, b"\x01"), "is encrypted"),
+    ("rows.npz", changed(archive(x=ARRAY), 10, b"\x4d"), "is not a .npz file"),
+    ("rows.npz", archive(x=ARRAY)[:-30], "is not a .npz file"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), HOSTILE_FILES)
+def test_hostile_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    with pytest.raises(ToolkitError, match=words) as refused:
+        Data.read(name)
+    assert len(str(refused.value)) < 400
+    assert os.listdir() == [name]
+
+
+def test_an_archive_that_unpacks_to_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 1000)
+    with pytest.raises(ToolkitError, match=r"rows\.npz holds 0 GB of arrays, and this machine has 0 GB"):
+        Data.read(npz(tmp_path, x=np.zeros(10**6)))
+
+
+def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    data = Data.read(npz(tmp_path / "a", **{"../../x": np.zeros(2), "/y": np.zeros(2)}))
+    assert list(data.inputs) == ["../../x", "/y"]
+    assert sorted(os.listdir(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("dtype", ["M8[s]", "complex64", [("a", "f4")]])
+def test_labels_are_numbers_or_text(tmp_path: Path, dtype: Any) -> None:
+    with pytest.raises(ToolkitError, match=r"labels 'y' are .*, and must be numbers or text"):
+        Data.read(npz(tmp_path, x=np.zeros(2), y=np.zeros(2, dtype)), "y")
+
+
+@pytest.mark.parametrize("name", ["pipe.npz", "folder.csv", "zero.npy"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "zero.npy").symlink_to("/dev/zero")
+    with pytest.raises(ToolkitError, match=f"{name} is not a file"):
+        Data.read(tmp_path / name)
 
 
 BAD_FILES = [

@@ -4,12 +4,11 @@ Importing this costs almost nothing: what a command needs is imported when it ru
 """
 
 import argparse
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from headrace_toolkit import flags
+from headrace_toolkit.command_ends import lazily
 from headrace_toolkit.flags import Groups
 
 SOURCE_HELP = (
@@ -17,8 +16,6 @@ SOURCE_HELP = (
 )
 BASE_HELP = "the model's folder of numbered versions"
 VERSION_HELP = "a version's folder, or an ONNX file"
-
-Values = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,28 +164,4 @@ def add_commands(commands: Any) -> None:
             group = parser.add_argument_group(title)
             for flag in members:
                 flag.add_to(group)
-        parser.set_defaults(command=_lazily(told.run), command_parser=parser)
-
-
-def _lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
-    """A command whose code is imported when it runs."""
-
-    def run(parser: argparse.ArgumentParser, values: Values) -> int:
-        from headrace_toolkit import command_runs
-        from headrace_toolkit.errors import ToolkitError
-
-        del parser
-        try:
-            status: int = getattr(command_runs, function)(values)
-        except ToolkitError as error:
-            print(f"headrace: {error}", file=sys.stderr)
-            return 1
-        except OSError as error:  # a disk that is full, or a name that no file can have: wherever it comes up
-            print(f"headrace: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("headrace: interrupted, and nothing published", file=sys.stderr)
-            return 130
-        return status
-
-    return run
+        parser.set_defaults(command=lazily(told.run), command_parser=parser)

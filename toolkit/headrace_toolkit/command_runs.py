@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from headrace_toolkit.command_checks import check_files, check_version
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError, require
 from headrace_toolkit.pipeline import optimize
@@ -58,6 +57,7 @@ def run_report(given: Values) -> int:
     """
     from headrace_toolkit.beside import compare_versions
 
+    check_files(given)
     options = _data_options(given)
     data = Data.read(options.rows, options.labels) if options.rows else None
     with _progress() as progress:
@@ -76,6 +76,7 @@ def run_explain(given: Values) -> int:
     """
     from headrace_toolkit.explain import explain
 
+    check_files(given)
     options = _data_options(given)
     if not options.rows:
         raise ToolkitError("explain shuffles your own rows: give some with --data")
@@ -99,15 +100,13 @@ def run_tune(given: Values) -> int:
     from headrace_toolkit import tuned
     from headrace_toolkit.tune import tune
 
+    check_files(given)
     try:
         objective = LatencyObjective.parse(given["objective"])
     except ObjectiveError as error:
         raise ToolkitError(str(error).replace("latency_objective", "--objective", 1)) from error
     place = Path(given["version"])
-    _check_version(place)
-    for kind in ("json", "png", "html"):
-        if kind in given:
-            _check_writable(Path(given[kind]))
+    check_version(place)
     data = Data.read(given["rows"], "") if "rows" in given else None
     with _progress() as progress:
         found = tune(place, objective, data, given.get("seconds", 60.0), progress)
@@ -126,30 +125,6 @@ def run_tune(given: Values) -> int:
     else:
         print(f"\n{tuned.MODEL_TOML}:\n\n{tuned.model_toml(found)}\nnothing was written: --write does")
     return 0
-
-
-def _check_version(place: Path) -> None:
-    """Raises ToolkitError for a path that is no version; the text says what it is instead."""
-    from headrace_server.backends.auto import is_model_file
-
-    if not place.exists():
-        raise ToolkitError(f"there is no version {place}")
-    if place.is_file() and not is_model_file(place):
-        raise ToolkitError(f"{place} must be a version's folder or a model's file")
-    inside = list(place.iterdir()) if place.is_dir() else []
-    versions = sorted((each.name for each in inside if each.is_dir() and each.name.isdigit()), key=int)
-    if place.is_dir() and not inside:
-        raise ToolkitError(f"{place} holds no model")
-    if versions and not any(map(is_model_file, inside)):
-        raise ToolkitError(f"{place} is a folder of versions: name one of them, such as {place / versions[-1]}")
-
-
-def _check_writable(file: Path) -> None:
-    """Raises ToolkitError before the work begins, rather than after it."""
-    if not file.parent.is_dir():
-        raise ToolkitError(f"{file} cannot be written: there is no folder {file.parent}")
-    if file.is_dir():
-        raise ToolkitError(f"{file} cannot be written: it is a folder")
 
 
 def run_package(given: Values) -> int:
@@ -226,6 +201,7 @@ def _run(recipe: Recipe, given: Values) -> int:
         )
     if "form" in given and given.get("to") != "tflite":
         raise ToolkitError("--form is the form of a TFLite file: give --to=tflite as well")
+    check_files(given)
     publishes = not given.get("dry_run", False)
     if publishes:
         check_base(Path(recipe.output.base), recipe.output.version)
@@ -234,17 +210,16 @@ def _run(recipe: Recipe, given: Values) -> int:
     data = Data.read(recipe.data.rows, recipe.data.labels) if recipe.data.rows else None
     options = replace(recipe.source_options, example=None if data is None else data.inputs)
     source = load(recipe.source, options)
-    with _ends_on_sigterm():
-        with _progress() as progress:
-            result = _made(source, data, recipe, given, progress)
-        published = None
-        if publishes and not result.failed:
-            published = result.publish(recipe.output.base, recipe.output.version, key=given.get("sign", ""))
+    with _progress() as progress:
+        result = _made(source, data, recipe, given, progress)
+    published = None
+    if publishes and not result.failed:
+        published = result.publish(recipe.output.base, recipe.output.version, key=given.get("sign", ""))
     report = replace(result.report, verdict=_verdict(result, published))
+    print(report.table())  # before a file that cannot be written: the version is published
     _write_reports(report, given)
     if "batching_file" in given and report.suggested is not None:
         _write(given["batching_file"], report.suggested.setting.text().encode())
-    print(report.table())
     return 1 if result.failed else 0
 
 
@@ -299,18 +274,3 @@ def _progress() -> Iterator[Progress]:
         console=console, transient=True,
     ) as bars:  # fmt: skip
         yield Bars(bars)
-
-
-@contextlib.contextmanager
-def _ends_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the work like an exception, so that unfinished files are removed."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        del frame
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

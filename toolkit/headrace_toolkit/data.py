@@ -1,10 +1,6 @@
 """Rows and labels from .npz, .npy or .csv files or a function, adapted to a model's inputs, and split."""
 
-import csv
-import math
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +10,13 @@ import numpy as np
 from headrace_batching.task import Array
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_toolkit import user_code
-from headrace_toolkit.errors import ToolkitError, first_line
+from headrace_toolkit.data_files import ONE_ARRAY, read_arrays
+from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.specs import write_spec
 
-ONE_ARRAY = ""
-"""The name of the unnamed array in an .npy file: it is for a model's only input."""
-
-_HEADS = (b"P", b"\x93", b"\x80")
-"""The first byte of an .npz file, of an .npy file, and of a pickle, which has an error message of its own."""
+_LABELS = "biufUSO"
+"""The kinds of dtypes that labels may have."""
 
 _NAMED = 10
 """The most row numbers that a message lists."""
@@ -65,7 +59,7 @@ class Data:
             name = Path(text).name
         else:
             path, name = Path(source), Path(source).name
-            arrays = _read(path)
+            arrays = read_arrays(path)
         arrays, label_array = _without_labels(text, arrays, labels)
         _check_rows(text, arrays, label_array, labels)
         return cls(name, sha256_of(path), arrays, label_array, columns=path.suffix.lower() == ".csv")
@@ -167,70 +161,6 @@ def _called(reference: str) -> dict[str, Array]:
     return {str(name): np.asarray(array) for name, array in returned.items()}
 
 
-def _read(path: Path) -> dict[str, Array]:
-    suffix = path.suffix.lower()
-    if suffix not in (".npz", ".npy", ".csv"):
-        raise ToolkitError(f"{path}: data is read from .npz, .npy and .csv files, and from file.py:function")
-    try:
-        return _read_table(path) if suffix == ".csv" else _read_arrays(path)
-    except FileNotFoundError as error:
-        raise ToolkitError(f"{path}: there is no such file") from error
-    except OSError as error:
-        raise ToolkitError(f"{path}: {error.strerror or first_line(error)}") from error
-
-
-def _read_arrays(path: Path) -> dict[str, Array]:
-    with path.open("rb") as opened:
-        head = opened.read(1)
-    if head not in _HEADS:
-        raise ToolkitError(f"{path} is not a {path.suffix} file")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {ONE_ARRAY: loaded}
-        with loaded:
-            members = {name: loaded[name] for name in loaded.files}
-    except MemoryError as error:
-        raise ToolkitError(f"{path}: its arrays are larger than the memory") from error
-    except ValueError as error:
-        if "pickle" in str(error):
-            raise ToolkitError(
-                f"{path}: holds an array of Python objects or a pickle, and loading those runs code that the file "
-                "brings: save arrays of numbers or of strings (dtype str)"
-            ) from error
-        raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
-    return {name: array for name, array in members.items() if isinstance(array, np.ndarray)}
-
-
-def _read_table(path: Path) -> dict[str, Array]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            header, *lines = list(csv.reader(opened)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ToolkitError(f"{path} is not a table in UTF-8: {first_line(error)}") from error
-    rows = [line for line in lines if line]
-    if not header or len(set(header)) < len(header):
-        raise ToolkitError(f"{path}: the first line must name the columns, each once")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ToolkitError(f"{path}: line {number} has {len(row)} values, and the header {len(header)}")
-    return {name: _column([row[index] for row in rows]) for index, name in enumerate(header)}
-
-
-def _column(cells: Sequence[str]) -> Array:
-    """Integers, numbers (NaN for an empty cell), or strings."""
-    try:
-        return np.array([int(cell) for cell in cells], np.int64)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return np.array([float(cell) if cell.strip() else math.nan for cell in cells], np.float64)
-    except ValueError:
-        return np.array(cells, dtype=str)
-
-
 def _without_labels(source: str, arrays: dict[str, Array], labels: str) -> tuple[dict[str, Array], Array | None]:
     if not labels:
         return arrays, None
@@ -239,6 +169,8 @@ def _without_labels(source: str, arrays: dict[str, Array], labels: str) -> tuple
     label_array = arrays.pop(labels)
     if label_array.ndim == 2 and label_array.shape[1] == 1:
         label_array = label_array[:, 0]
+    if label_array.dtype.kind not in _LABELS:
+        raise ToolkitError(f"{source}: labels {labels!r} are {label_array.dtype}, and must be numbers or text")
     if label_array.ndim != 1:
         raise ToolkitError(f"{source}: labels {labels!r} have the shape {list(label_array.shape)}, and must be [rows]")
     return arrays, label_array

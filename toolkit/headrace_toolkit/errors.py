@@ -3,6 +3,9 @@
 import importlib
 from typing import Any
 
+_LONGEST = 300
+"""Characters of a library's error that a message quotes."""
+
 
 class ToolkitError(Exception):
     """Something from the user cannot be used. The text is one line, and names the file, key or tensor."""
@@ -30,6 +33,7 @@ def require(module: str, purpose: str, extra: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text that is not empty; the exception's type if there is none."""
+    """The first line of an exception's text that is not empty, shortened; the exception's type if there is none."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line), type(error).__name__)
+    line = next((line for line in lines if line), type(error).__name__)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

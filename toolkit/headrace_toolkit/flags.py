@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headrace_toolkit.ranges import LARGEST_SEED, LARGEST_VERSION, MOST_CALLS, MOST_SECONDS
+
 Read = Callable[[str], Any]
 
 
@@ -59,27 +61,38 @@ def boolean(flag: str) -> Read:
     return read
 
 
-def whole(flag: str, least: int) -> Read:
+def whole(flag: str, least: int, most: int | None = None) -> Read:
     """Parses a flag that is an integer."""
+    span = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def read(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"--{flag} must be a whole number of at least {least}; was {text}")
-        return int(text)
+        value = _digits(text)
+        if value is None or value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"--{flag} must be a whole number {span}; was {text}")
+        return value
 
     return read
 
 
-def number(flag: str) -> Read:
+def _digits(text: str) -> int | None:
+    """The number that ASCII digits write, as many as Python converts; None for any other text."""
+    try:
+        return int(text) if text.isascii() and text.isdigit() else None
+    except ValueError:
+        return None
+
+
+def number(flag: str, most: float = math.inf) -> Read:
     """Parses a flag that is a finite number of at least 0."""
+    span = "of at least 0" if most == math.inf else f"from 0 to {most:g}"
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or value < 0:
-            raise argparse.ArgumentTypeError(f"--{flag} must be a finite number of at least 0; was {text}")
+        if not math.isfinite(value) or not 0 <= value <= most:
+            raise argparse.ArgumentTypeError(f"--{flag} must be a finite number {span}; was {text}")
         return value
 
     return read
@@ -91,14 +104,14 @@ def seconds_of_work(text: str) -> float:
     Raises:
         ArgumentTypeError: The text is not a finite number above 0.
     """
-    value: float = number("seconds")(text)
+    value: float = number("seconds", MOST_SECONDS)(text)
     if not value:
         raise argparse.ArgumentTypeError(f"--seconds must be a finite number above 0; was {text}")
     return value
 
 
 def _rows_or_file(text: str) -> Any:
-    return whole("calibration", 1)(text) if text.lstrip("-").isdigit() else text
+    return whole("calibration", 1)(text) if text.lstrip("-").isdecimal() else text
 
 
 def _switch(name: str, told: str) -> Flag:
@@ -142,13 +155,18 @@ ROWS = (
         metavar="NAME",
         help="output that the metric is computed from (default: the one that fits)",
     ),
-    Flag(names=("--seed",), read=whole("seed", 0), metavar="INT", help="seed for all random numbers (default: 0)"),
+    Flag(
+        names=("--seed",),
+        read=whole("seed", 0, LARGEST_SEED),
+        metavar="INT",
+        help="seed for all random numbers (default: 0)",
+    ),
 )
 
 TIMES = (
     Flag(
         names=("--timing_seconds",),
-        read=number("timing_seconds"),
+        read=number("timing_seconds", MOST_SECONDS),
         metavar="FLOAT",
         help="CPU seconds to spend on timing, for each number of rows (default: 1.5)",
     ),
@@ -180,7 +198,7 @@ FORMAT = (
 SEARCH = (
     Flag(
         names=("--load",),
-        read=whole("load", 1),
+        read=whole("load", 1, MOST_CALLS),
         metavar="INT",
         help="measure through headrace's own batcher, with this many calls of one row each in flight: candidates are "
         "chosen by CPU time per row, and batch threads and sizes are suggested (default: bare runs)",
@@ -221,7 +239,7 @@ SEARCH = (
 VERSION = (
     Flag(
         names=("--version",),
-        read=whole("version", 1),
+        read=whole("version", 1, LARGEST_VERSION),
         metavar="INT",
         help="number of the new version (default: one more than the highest)",
     ),
@@ -248,7 +266,7 @@ REPORT = (
 EXPLAIN = (
     Flag(
         names=("--repeats",),
-        read=whole("repeats", 1),
+        read=whole("repeats", 1, MOST_CALLS),
         metavar="INT",
         help="how often each feature is shuffled (default: 5)",
     ),

@@ -14,11 +14,15 @@ from typing import Any
 
 from headrace_server.config.model_toml import MODEL_FILE as MODEL_OPTIONS_FILE
 from headrace_toolkit.errors import ToolkitError
+from headrace_toolkit.ranges import LARGEST_VERSION
 
 CARD_FILE = "card.json"
 PROFILE_FILE = "profile.json"
 
 _NEW = ".new-"
+
+_MODELS = ("model.onnx", "model.tflite", "saved_model.pb", "model.py")
+"""What makes a folder a model, which a server reads as it is, without versions in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +76,14 @@ def check_base(base: Path, version: int = 0) -> None:
     """Refuses, before any work, a base path that cannot take a new version.
 
     Raises:
-        ToolkitError: It cannot be written, is a file, or has this version already.
+        ToolkitError: It cannot be written, is no folder, is a model itself, or has this version already.
     """
+    if base.is_symlink() and not base.exists():
+        raise ToolkitError(f"{base} cannot be written: it is a link to {os.readlink(base)}, where nothing is")
+    for name in _MODELS:
+        if (base / name).is_file():
+            above = f": name the folder above it, {base.parent}" if base.name.isdecimal() else ""
+            raise ToolkitError(f"{base} holds a {name}, and must be a folder of numbered versions{above}")
     nearest = next(folder for folder in (base, *base.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise ToolkitError(f"{base} cannot be written: {nearest} is not a folder")
@@ -118,7 +128,11 @@ def versions_of(base: Path) -> list[int]:
     """The numbers of the versions there, in order."""
     if not base.is_dir():
         return []
-    return sorted(int(entry.name) for entry in base.iterdir() if entry.name.isdigit() and entry.is_dir())
+    return sorted(int(entry.name) for entry in base.iterdir() if _is_number(entry.name) and entry.is_dir())
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def _publish(folder: Path, base: Path, contents: Contents, version: int) -> Path:
@@ -186,6 +200,8 @@ def _rename(folder: Path, base: Path, version: int) -> Path:
     """Renames to the version's number; to the next one where another writer was first, unless it was asked for."""
     number = version or max(versions_of(base), default=0) + 1
     while True:
+        if number > LARGEST_VERSION:
+            raise ToolkitError(f"{base} has the version {LARGEST_VERSION}, the highest there can be: name a lower one")
         target = base / str(number)
         if not target.exists():  # a rename silently replaces an empty folder
             try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace_toolkit.errors import ToolkitError
+from headrace_toolkit.ranges import LARGEST_SEED, LARGEST_VERSION, MOST_CALLS, MOST_SECONDS
 from headrace_toolkit.search import Search, build_search
 from headrace_toolkit.sources.base import SourceOptions
 from headrace_toolkit.specs import read_spec
@@ -115,7 +116,7 @@ class Recipe:
             values = tomllib.loads(text)
         except OSError as error:
             raise ToolkitError(f"{path}: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError, TOMLDecodeError, an endless number
             raise ToolkitError(f"{path} is not TOML: {error}") from error
         return replace(cls.of(values, path.parent, f"{path.name}: "), text=text)
 
@@ -139,9 +140,9 @@ class Recipe:
             data=_data(table.inner("data")),
             limits=_limits(table.inner("limits")),
             output=_output(table.inner("output")),
-            seed=table.whole("seed", 0, 0),
-            timing_seconds=table.number("timing_seconds", 1.5, 0.01),
-            load=table.whole("load", 0, 0),
+            seed=table.whole("seed", 0, 0, LARGEST_SEED),
+            timing_seconds=table.number("timing_seconds", 1.5, 0.01, MOST_SECONDS),
+            load=table.whole("load", 0, 0, MOST_CALLS),
         )
         steps = tuple(_step(step) for step in table.tables("step"))
         table.done()
@@ -192,7 +193,7 @@ def _output(table: Table) -> Output:
     defaults = Output()
     output = Output(
         base=table.file("base"),
-        version=table.whole("version", defaults.version, 0),
+        version=table.whole("version", defaults.version, 0, LARGEST_VERSION),
         target=table.choice("target", TARGETS, defaults.target),
         batch=table.boolean("batch", defaults.batch),
     )

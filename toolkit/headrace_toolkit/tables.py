@@ -1,6 +1,8 @@
 """Reads the tables of a recipe: each key checked once, an unknown one an error with the one that was meant."""
 
+import contextlib
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +23,7 @@ class Table:
 
     def __init__(self, where: str, values: Any, folder: Path) -> None:
         if not isinstance(values, Mapping):
-            raise ToolkitError(f"{where} must be a table; was {values!r}")
+            raise ToolkitError(f"{where} must be a table; was {_shown(values)}")
         self.where = where
         self._values = dict(values)
         self._folder = folder
@@ -33,9 +35,11 @@ class Table:
     def string(self, key: str, default: str = "") -> str:
         """A string."""
         value = self._take(key, default)
-        if isinstance(value, str):
-            return str(value)
-        raise self.wrong(key, "must be a string", value)
+        if not isinstance(value, str):
+            raise self.wrong(key, "must be a string", value)
+        if "\0" in value:  # no file, array or tensor has such a name
+            raise self.wrong(key, "must be a string without null characters", value)
+        return str(value)
 
     def choice(self, key: str, choices: Sequence[str], default: str) -> str:
         """One of some strings."""
@@ -64,9 +68,9 @@ class Table:
         """A finite number."""
         value = self._take(key, default)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            fits = math.isfinite(value) and least <= value <= most
-            if fits:
-                return float(value)
+            with contextlib.suppress(OverflowError):  # a whole number that no float holds
+                if math.isfinite(value) and least <= value <= most:
+                    return float(value)
         span = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
         raise self.wrong(key, f"must be a finite number {span}" if least > -math.inf else "must be finite", value)
 
@@ -127,8 +131,9 @@ class Table:
             if key not in self._asked:
                 close = get_close_matches(key, self._asked, n=1)
                 meant = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(self._asked)}"
+                name = _shown(key).strip("'")
                 place = self.where if self.where.endswith(": ") or not self.where else f"{self.where}: "
-                raise ToolkitError(f"{place}unknown key {key}; {meant}")
+                raise ToolkitError(f"{place}unknown key {name}; {meant}")
 
     def _take(self, key: str, default: Any) -> Any:
         self._asked.append(key)
@@ -136,8 +141,18 @@ class Table:
 
     def wrong(self, key: str, demand: str, value: Any) -> ToolkitError:
         """The error of a value, as in `limits.max_drop must be a finite number of at least 0; was -1`."""
-        return ToolkitError(f"{self.place(key)} {demand}; was {value!r}")
+        return ToolkitError(f"{self.place(key)} {demand}; was {_shown(value)}")
 
     def place(self, key: str) -> str:
         """What messages call a key."""
         return f"{self.where}{key}" if self.where.endswith(": ") or not self.where else f"{self.where}.{key}"
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: a long or deeply nested one in excerpts."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = shortened.maxlong = 80
+    try:
+        return shortened.repr(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"

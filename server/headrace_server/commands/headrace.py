@@ -1,7 +1,10 @@
 """The `headrace` command: answers what it can at once, and otherwise imports the full command line."""
 
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 EXTRAS = "cpu, gpu, tensorflow, tflite or server"
@@ -14,11 +17,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"headrace {version('headrace')}")
         return 0
     try:
-        from headrace_server.commands.command_line import run_command
-
+        with _killed_by_interrupts():
+            from headrace_server.commands.command_line import run_command
         return run_command(given)
     except ModuleNotFoundError as error:
         return _missing(error)
+
+
+@contextlib.contextmanager
+def _killed_by_interrupts() -> Iterator[None]:
+    """Ctrl+C ends the process without a traceback of imports."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may change handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if before is not None:  # not a handler of C code's
+            signal.signal(signal.SIGINT, before)
 
 
 def _missing(error: ModuleNotFoundError) -> int:
