@@ -22,6 +22,7 @@ _PASSES: Sequence[Pass] = (
     ((1, 3), Rows.HUGE),
     ((0, 2), Rows.HIGHEST),
     ((0, 1), Rows.LOWEST),
+    ((2, 3), Rows.HIGHEST),
     ((2, 3), Rows.USUAL),
     ((0, 2), Rows.SMALL),
 )

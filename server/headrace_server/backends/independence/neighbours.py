@@ -14,8 +14,12 @@ from headrace_server.backends.independence.values import Maker, Recipe, Rows
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
 
 _DRAWS = 3
-_WHOLE = 8  # integers of other rows are below this if the model accepts them
-_TIE = 0.5  # rounding may break a tie and so change a class, but not every time
+
+WHOLE = 8
+"""Integers of other rows are below this if the model accepts them."""
+
+TIE = 0.5
+"""A smaller change may come from a tie that rounding breaks, which changes a class, but not every time."""
 
 Pass = tuple[tuple[int, ...], Rows]
 """The rows that are replaced, and what replaces them."""
@@ -69,7 +73,7 @@ class Neighbours:
         """Replaces some rows by others; the remaining rows must not change."""
         recipe = batch.recipe
         for places, kind in passes:
-            wide = recipe if recipe.most is not None else replace(recipe, most=_WHOLE)
+            wide = recipe if recipe.most is not None else replace(recipe, most=WHOLE)
             tries = ((wide, kind), (recipe, kind), *[(recipe, Rows.USUAL)] * _DRAWS)
             if not any(self.vary_once(batch, own, (places, which)) for own, which in tries):
                 raise Decided(Finding.UNDECIDED, "the model refuses nearly all values", advice=RECORD_REQUESTS)
@@ -118,7 +122,7 @@ class Neighbours:
         """Compares the second row with itself alone, which also shows what the first row does to it."""
         rows = rows_of(batch.inputs)
         change = self._change_alone(batch.inputs, batch.outputs, 1)
-        if change is not None and change.by > _TIE:
+        if change is not None and change.by > TIE:
             raise _not_alone(change, rows)
         if change is not None:
             self.check_alone(batch.recipe, rows, rows=(1,))
@@ -130,7 +134,7 @@ class Neighbours:
             if change is None:
                 continue
             agreed = sum(self._alone_change(recipe, count, row) is None for _ in range(_DRAWS))
-            if change.by > _TIE or agreed < _DRAWS - 1:
+            if change.by > TIE or agreed < _DRAWS - 1:
                 raise _not_alone(change, count)
 
     def _alone_change(self, recipe: Recipe, count: int, row: int) -> Change | None:
@@ -145,6 +149,14 @@ class Neighbours:
             reason = f"the model refuses a row by itself that it takes as one of {rows_of(inputs)}: {first_line(error)}"
             raise Decided(Finding.DEPENDENT, reason) from error
         return first_change(alone, _row(together, row), [0], exact=False)
+
+    def make(self, rows: int, recipe: Recipe, kind: Rows) -> Arrays:
+        """Inputs that the model has not accepted yet."""
+        return self._maker(recipe).rows(rows, kind)
+
+    def outputs(self, inputs: Arrays) -> Arrays:
+        """As `Runs.outputs`."""
+        return self._runs.outputs(inputs)
 
     def _maker(self, recipe: Recipe) -> Maker:
         return Maker(self._subject.inputs, recipe, self._random, self._records)

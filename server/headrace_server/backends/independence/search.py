@@ -21,7 +21,7 @@ class Found(NamedTuple):
 
     Attributes:
         recipe: What made them.
-        records: The real requests for the recipe; may be empty.
+        records: The real requests for the recipe, whose rows have the sizes of the inputs' rows; may be empty.
         inputs: Arrays by alias.
         outputs: The model's answer, in which each output has as many rows as the inputs.
     """
@@ -56,7 +56,7 @@ class Search:
         for recipe, records in self._recipes():
             inputs = self._maker(recipe, records).rows(rows, pointing=True)
             try:
-                return Found(recipe, records, inputs, self._runs.outputs(inputs))
+                return Found(recipe, _of_one_size(records, inputs), inputs, self._runs.outputs(inputs))
             except Decided:
                 raise
             except Exception as error:
@@ -99,6 +99,12 @@ class Search:
 
     def _maker(self, recipe: Recipe, records: Sequence[Arrays] = ()) -> Maker:
         return Maker(self._subject.inputs, recipe, self._random, records)
+
+
+def _of_one_size(records: Sequence[Arrays], inputs: Arrays) -> Sequence[Arrays]:
+    """The real requests whose rows can stand beside rows of these inputs: texts have different lengths."""
+    sizes = {alias: array.shape[1:] for alias, array in inputs.items()}
+    return [record for record in records if {alias: record[alias].shape[1:] for alias in inputs} == sizes]
 
 
 def first_line(error: Exception | None) -> str:

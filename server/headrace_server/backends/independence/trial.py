@@ -12,20 +12,22 @@ from dataclasses import replace
 import numpy as np
 
 from headrace_batching.task import Arrays
-from headrace_server.backends.independence.bounded import bound_of, may_be_bounded
+from headrace_server.backends.independence.bounded import MARGIN, bound_of, may_be_bounded
+from headrace_server.backends.independence.ends import END_ROWS, Ends
 from headrace_server.backends.independence.neighbours import Batch, Neighbours, Pass
 from headrace_server.backends.independence.padding import NotPadded, PaddingTrial
 from headrace_server.backends.independence.search import Found, Search
-from headrace_server.backends.independence.subject import Runs, Subject
+from headrace_server.backends.independence.subject import Runs, Subject, rows_of
 from headrace_server.backends.independence.values import Reals, Recipe, Rows
 from headrace_server.backends.independence.verdict import RECORD_REQUESTS, Decided, Finding, Verdict
 
 SHORT_OF = 20
-"""A model whose first run takes longer than the budget divided by this gets a short trial of five rows."""
+"""A model whose first run takes longer than the budget divided by this gets a short trial of a few runs."""
 
 MANY = 40
-"""The rows of the largest batch in a full trial."""
+"""The rows of the largest batch in a full trial: an influence is found that reaches 1 to 39 rows."""
 
+_FEWEST = 5  # rows with which a full trial can be run
 _SEED = 2024
 _TIMED = 3  # runs after the first that may show that a model is faster
 
@@ -38,18 +40,13 @@ _EACH: Sequence[Pass] = (((0,), Rows.USUAL), ((1,), Rows.USUAL))
 _LAST: Sequence[Pass] = (((0,), Rows.USUAL), ((1,), Rows.ODD))
 _BRIEF: Sequence[Pass] = (((0, 2), Rows.USUAL),)
 
-# Of many rows, all before a row are changed, or all after it: those next to it, and those far from it.
-_HALVES = (tuple(range(MANY // 2)), tuple(range(MANY // 2, MANY)))
-_FAR: Sequence[Pass] = tuple((half, Rows.USUAL) for half in _HALVES)
-_FAR_AND_ODD: Sequence[Pass] = tuple((half, Rows.ODD) for half in _HALVES)
-
 
 def try_rows(subject: Subject, budget: float, clock: Callable[[], float] = time.perf_counter) -> Verdict:
     """Determines whether the rows of a signature are independent.
 
     Args:
         subject: The signature and its runs.
-        budget: Seconds that a trial should take. A slow model gets a short trial of five rows in all.
+        budget: Seconds that a trial should take. A slow model gets a short trial of a few runs.
         clock: In seconds.
     """
     began = clock()
@@ -99,14 +96,14 @@ class _Trial:
         self._subject = subject
         self._runs = runs
         self._random = np.random.default_rng(_SEED)
+        self._most_rows = subject.most_rows or MANY
         self.bounded: Verdict | None = None
 
     def run(self, budget: float) -> Found:
         """Runs all steps, or fewer if the model is slow, and returns inputs that it accepts."""
         found = self._find(rows=2)
         neighbours = Neighbours(self._subject, self._runs, self._random, found.records)
-        slow = self._is_slow(found.inputs, budget)
-        if slow or (self._subject.most_rows or MANY) < MANY:
+        if self._is_slow(found.inputs, budget) or self._most_rows < _FEWEST:
             self._run_few(neighbours, Batch(found.recipe, found.inputs, found.outputs))
         else:
             self._run_all(neighbours, found.recipe, budget)
@@ -152,11 +149,20 @@ class _Trial:
         return self._runs.quickest * SHORT_OF > budget
 
     def _run_few(self, neighbours: Neighbours, batch: Batch) -> None:
-        """Three runs if all numbers are real, or a few more."""
+        """Five runs if all numbers are real, or a few more."""
         neighbours.check_one_alone(batch)
         self._try_extremes(neighbours, batch, _ODD, usual=_EACH, slow=True)
         if not self._only_real and self.bounded is None:
             neighbours.vary(batch, _EACH)
+        self._try_ends(neighbours, batch)
+
+    def _try_ends(self, neighbours: Neighbours, batch: Batch) -> None:
+        """Looks for an influence between rows that are far from each other, in as few runs as possible."""
+        kind = Rows.ODD
+        if self.bounded is not None and self.bounded.bound is not None:
+            kind, limit = Rows.HUGE, self.bounded.bound * MARGIN
+            batch = batch._replace(recipe=replace(batch.recipe, limit=limit))
+        Ends(neighbours, batch, min(END_ROWS, self._most_rows), self._runs.quickest_row).check(kind)
 
     def _run_all(self, neighbours: Neighbours, recipe: Recipe, budget: float) -> None:
         batch = neighbours.batch(4, [recipe, replace(recipe, most=recipe.most or 2)])
@@ -166,18 +172,31 @@ class _Trial:
         if zeros := neighbours.batch_of(4, recipe, Rows.ZEROS):
             neighbours.vary(zeros, _BESIDE_ZEROS)
         neighbours.check_alone(recipe, 4, rows=(3, 0))
-        # A dependence on the number of rows shows best with many rows of small values.
-        for row in (MANY - 1, 0):
-            if self._has_time_for_many(budget):
-                neighbours.check_alone(replace(recipe, reals=Reals.SMALL), MANY, rows=(row,))
-        many = neighbours.batch_of(MANY, recipe, Rows.USUAL) if self._has_time_for_many(budget) else None
-        if many is not None:
-            neighbours.vary(many, _FAR)
+        many = self._try_many(neighbours, recipe, budget)
         scaled = replace(recipe, reals=Reals.SCALED)
         neighbours.vary(neighbours.batch(3, [replace(scaled, size=recipe.size + 2), scaled]), _BRIEF)
         self._try_extremes(neighbours, batch, _EXTREME)
         if many is not None and self.bounded is None and self._has_time_for_many(budget):
-            neighbours.vary(many, _FAR_AND_ODD)
+            neighbours.vary(many, _halves(many, Rows.ODD))
+        else:
+            self._try_ends(neighbours, batch)
+
+    def _try_many(self, neighbours: Neighbours, recipe: Recipe, budget: float) -> Batch | None:
+        """Tries a batch of many rows, and returns it; None if there is no time for it or the model refuses it."""
+        rows = min(MANY, self._most_rows)
+        if not self._has_time_for_many(budget):
+            return None
+        many = neighbours.batch_of(rows, recipe, Rows.USUAL)
+        if many is None:  # its integers may be indices into a few rows only
+            many = neighbours.batch_of(rows, replace(recipe, most=recipe.most or 4), Rows.USUAL)
+        if many is None:
+            return None
+        neighbours.vary(many, _halves(many, Rows.USUAL))
+        # A dependence on the number of rows shows best with many rows of small values.
+        for row in (rows - 1, 0):
+            if self._has_time_for_many(budget):
+                neighbours.check_alone(replace(many.recipe, reals=Reals.SMALL), rows, rows=(row,))
+        return many
 
     def _has_time_for_many(self, budget: float) -> bool:
         return self._runs.spent + self._runs.quickest_row * MANY < budget
@@ -211,3 +230,9 @@ class _Trial:
                 raise
             found = decided.verdict
             self.bounded = replace(found, finding=Finding.BOUNDED, bound=bound)
+
+
+def _halves(many: Batch, kind: Rows) -> Sequence[Pass]:
+    """Changes all rows before a row, or all after it: those next to it, and those far from it."""
+    rows = rows_of(many.inputs)
+    return [(tuple(half), kind) for half in (range(rows // 2), range(rows // 2, rows))]

@@ -1,6 +1,6 @@
 """The trial on array functions: which inputs it tries, what it concludes from the answers, and what it costs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -9,20 +9,12 @@ import pytest
 
 from headrace_batching.task import Array
 from headrace_protos import Code, DataType, Example
-from headrace_server.backends.independence import Evidence, Finding, Subject, Verdict, repeated_batch_name, try_rows
+from headrace_server.backends.independence import Evidence, Finding, Verdict, repeated_batch_name, try_rows
 from headrace_server.backends.signature import TensorSpec
 from headrace_server.errors import RunLost
-
-X = TensorSpec("x", DataType.DT_FLOAT, (None, 4), ("N", ""))
-Y = TensorSpec("y", DataType.DT_FLOAT, (None, 4), ("N", ""))
-IDS = TensorSpec("ids", DataType.DT_INT64, (None,), ("N",))
+from tests.support.subjects import BETWEEN, IDS, SLOW, X, Y, subject, timed
 
 BUDGET = 10.0  # seconds; every function here is fast
-
-
-def subject(function: Callable[..., object], *inputs: TensorSpec) -> Subject:
-    specs = {spec.name: spec for spec in inputs or (X,)}
-    return Subject(run=lambda arrays: {"y": np.asarray(function(**arrays))}, inputs=specs, outputs={"y": Y})
 
 
 def tried(function: Callable[..., object], *inputs: TensorSpec) -> Verdict:
@@ -78,6 +70,17 @@ class TestNeighbours:
             return y
 
         assert tried(model).finding is Finding.DEPENDENT
+
+    @pytest.mark.parametrize("far", [5, 39])
+    def test_integers_may_be_indices_into_a_few_rows_only(self, far: int) -> None:
+        table = np.arange(24, dtype=np.float32).reshape(6, 4)
+
+        def model(ids: Array) -> Array:
+            y: Array = table[ids]
+            y[far:] += table[ids][:-far]
+            return y
+
+        assert tried(model, IDS).finding is Finding.DEPENDENT
 
     def test_what_counts_the_rows_after_each(self) -> None:
         assert tried(lambda x: x + np.maximum(0, np.arange(len(x))[::-1] - 3)[:, None]).finding is Finding.DEPENDENT
@@ -309,6 +312,19 @@ def _parsed(serialized: bytes) -> list[float]:
     return [*features["x"].float_list.value, float(features["age"].int64_list.value[0])]
 
 
+class TestRecords:
+    @pytest.mark.parametrize("lengths", [(3, 5, 9), (7, 7, 2), (1, 4)])
+    @pytest.mark.parametrize("budget", [BUDGET, 0.0], ids=["quick", "slow"])
+    @pytest.mark.parametrize("mixed", [False, True])
+    def test_their_lengths_may_differ(self, lengths: Sequence[int], budget: float, mixed: bool) -> None:
+        wide = replace(X, shape=(None, None), dims=("N", "W"))
+        random = np.random.default_rng(3)
+        records = [{"x": random.standard_normal((2, length), np.float32)} for length in lengths]
+        own = replace(subject(lambda x: x - x.mean(axis=0) if mixed else np.tanh(x), wide), records=records)
+
+        assert try_rows(own, budget).finding is (Finding.DEPENDENT if mixed else Finding.INDEPENDENT)
+
+
 class TestRows:
     @pytest.mark.parametrize("most", [1, 2, 3])
     def test_a_model_that_takes_no_more_is_known(self, most: int) -> None:
@@ -337,24 +353,30 @@ class TestRows:
 
 
 class TestCost:
-    def runs(self, seconds: float) -> int:
-        now = [0.0]
-
-        def model(x: Array) -> Array:
-            now[0] += seconds * len(x)
-            y: Array = np.tanh(x)
-            return y
-
-        verdict = try_rows(subject(model), 0.05, clock=lambda: now[0])
-        assert verdict.finding is Finding.INDEPENDENT
-        assert verdict.seconds == pytest.approx(now[0])
-        return verdict.runs
-
     def test_a_quick_model_is_tried_in_full(self) -> None:
-        assert 20 <= self.runs(1e-5) <= 26
+        verdict, rows = timed(lambda x: np.tanh(x), seconds=1e-5)
 
-    def test_a_slow_one_in_three_runs(self) -> None:
-        assert self.runs(0.1) == 3
+        assert verdict.finding is Finding.INDEPENDENT
+        assert 20 <= len(rows) <= 26
+
+    def test_a_slow_one_in_five_runs(self) -> None:
+        verdict, rows = timed(lambda x: np.tanh(x), seconds=SLOW)
+
+        assert verdict.finding is Finding.INDEPENDENT
+        assert rows == [2, 1, 2, 22, 22]
+
+    def test_one_in_between_has_the_two_larger_batches_too(self) -> None:
+        verdict, rows = timed(lambda x: np.tanh(x), seconds=BETWEEN)
+
+        assert verdict.finding is Finding.INDEPENDENT
+        assert sorted(rows)[-3:] == [4, 22, 22]
+
+    def test_one_that_is_too_slow_for_a_larger_batch_runs_one_by_one(self) -> None:
+        verdict, rows = timed(lambda x: np.tanh(x), seconds=2.0)
+
+        assert verdict.finding is Finding.UNDECIDED
+        assert verdict.reason == "a batch of 22 rows, which the trial needs, would take about 44 s"
+        assert rows == [2, 1, 2]
 
 
 class TestEvidence:

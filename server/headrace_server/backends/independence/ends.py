@@ -1,0 +1,139 @@
+"""Keeps two rows at the ends of a larger batch of other rows: an influence may skip the rows next to a row.
+
+A model may read the row that is five rows later, and no batch of a few rows shows it. The two rows' answers are known
+from a small batch, so that two runs of the larger batch are enough. They cost more than all other runs of a slow model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.independence.compare import Change, first_change
+from headrace_server.backends.independence.neighbours import TIE, WHOLE, Batch, Neighbours
+from headrace_server.backends.independence.search import first_line
+from headrace_server.backends.independence.values import Rows
+from headrace_server.backends.independence.verdict import EXPORT_AGAIN, Decided, Finding
+
+END_ROWS = 22
+"""The rows of the larger batch: an influence is found that reaches 1 to 20 rows."""
+
+MOST_SECONDS = 30.0
+"""A model for which the larger batch would take longer is not tested further: its requests run one by one."""
+
+
+class _Run(NamedTuple):
+    """A run of the larger batch: its inputs, and the kept rows of its outputs."""
+
+    inputs: Arrays
+    kept: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Each method raises `Decided` if the rows are not independent, or if this cannot be determined.
+
+    Attributes:
+        neighbours: Runs the signature.
+        batch: A batch whose first two rows are kept.
+        rows: The rows of the larger batch.
+        quickest_row: The seconds that a row takes.
+    """
+
+    neighbours: Neighbours
+    batch: Batch
+    rows: int
+    quickest_row: float
+
+    def check(self, kind: Rows) -> None:
+        """Compares the kept rows with their known answers, and bit for bit beside two sorts of other rows.
+
+        Args:
+            kind: What the rows between them hold at first; then it is usual values.
+        """
+        if self.rows < 3:
+            return
+        seconds = self.quickest_row * self.rows
+        if seconds > MOST_SECONDS:
+            reason = f"a batch of {self.rows} rows, which the trial needs, would take about {seconds:.0f} s"
+            raise Decided(Finding.UNDECIDED, reason)
+        for places in self._places():
+            first = self._run(places, kind)
+            self._compare_with_known(places, first.kept)
+            second = self._run(places, Rows.USUAL, unlike=first.inputs)
+            self._compare_with_known(places, second.kept)
+            if change := first_change(first.kept, second.kept, range(len(places)), exact=self.neighbours.exact):
+                raise self._dependent(change)
+
+    def _places(self) -> Iterator[dict[int, int]]:
+        """The positions of the kept rows in the larger batch, and their numbers in the small one.
+
+        In a batch of a limited number of rows, one kept row must not stand where the other one's influence comes from.
+        """
+        last = self.rows - 1
+        if self.rows == END_ROWS:
+            yield {0: 0, last: 1}
+        else:
+            yield {0: 0}
+            yield {last: 1}
+
+    def _compare_with_known(self, places: dict[int, int], kept: Arrays) -> None:
+        known = {alias: array[list(places.values())] for alias, array in self.batch.outputs.items()}
+        change = first_change(known, kept, range(len(places)), exact=False)
+        if change is not None and change.by > TIE:  # rounding may break a tie, which the number of rows decides
+            raise self._dependent(change)
+
+    def _dependent(self, change: Change) -> Decided:
+        reason = f"output {change.output!r} of a row {change.text} as one of {self.rows} rows"
+        return Decided(Finding.DEPENDENT, reason, (change.output, change.by))
+
+    def _run(self, places: dict[int, int], kind: Rows, unlike: Arrays | None = None) -> _Run:
+        """The first larger batch that the model accepts."""
+        refused: Exception | None = None
+        for others in self._others(kind, unlike):
+            inputs = self._between(places, others)
+            try:
+                outputs = self.neighbours.outputs(inputs)
+                return _Run(inputs, {alias: array[list(places)] for alias, array in outputs.items()})
+            except Decided:
+                raise
+            except Exception as error:
+                refused = error
+        reason = f"the model takes two rows, but not {self.rows}: {first_line(refused)}"
+        raise Decided(Finding.DEPENDENT, reason, advice=EXPORT_AGAIN)
+
+    def _others(self, kind: Rows, unlike: Arrays | None) -> Iterator[Arrays]:
+        """Rows to put between the kept ones, those that reveal the most first; the model has accepted the last."""
+        for most, which in ((WHOLE, kind), (2, kind), (WHOLE, Rows.USUAL), (2, Rows.USUAL)):
+            recipe = self.batch.recipe
+            recipe = replace(recipe, most=most if recipe.most is None else recipe.most)
+            others = self.neighbours.make(self.rows, recipe, which)
+            if unlike is not None:
+                others = {alias: _opposite(unlike[alias], other) for alias, other in others.items()}
+                unlike = None  # which the model may refuse
+            if self._fit(others):
+                yield others
+        turns = np.arange(1, self.rows + 1) % 2
+        yield {alias: array[turns] for alias, array in self.batch.inputs.items()}
+
+    def _between(self, places: dict[int, int], others: Arrays) -> Arrays:
+        inputs = {alias: array.copy() for alias, array in others.items()}
+        for alias, array in self.batch.inputs.items():
+            inputs[alias][list(places)] = array[list(places.values())]
+        return inputs
+
+    def _fit(self, others: Arrays) -> bool:
+        """Whether the others have the kept rows' sizes, which real requests may not have."""
+        return all(array.shape[1:] == others[alias].shape[1:] for alias, array in self.batch.inputs.items())
+
+
+def _opposite(array: Array, other: Array) -> Array:
+    """The other rows, changed so that they differ from the array at each position: in value, or in sign."""
+    if array.dtype.kind == "b":
+        return ~array
+    if array.dtype.kind in "iu" and array.size:
+        opposite: Array = array.max(keepdims=True) + array.min(keepdims=True) - array  # may wrap twice: that is right
+        return opposite
+    return np.copysign(other, -array) if array.dtype.kind == "f" else other
