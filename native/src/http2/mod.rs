@@ -1,5 +1,6 @@
 //! HTTP/2 connections below their calls: sockets, TLS, frames as they pass, how long a connection lives.
 
+mod authority;
 mod frames;
 mod lifetime;
 mod read_ahead;
@@ -7,9 +8,10 @@ mod socket;
 mod stall;
 mod stream;
 mod tls;
-mod unix_authority;
 mod watched;
 
+#[cfg(feature = "fuzzing")]
+pub use authority::Authority;
 pub use frames::FrameStats;
 #[cfg(feature = "fuzzing")]
 pub use frames::Frames;
@@ -18,6 +20,4 @@ pub use socket::{Accepted, Address, Socket};
 pub use stall::Stall;
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, Tls};
-#[cfg(feature = "fuzzing")]
-pub use unix_authority::UnixAuthority;
 pub use watched::Watched;

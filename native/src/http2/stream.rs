@@ -30,14 +30,6 @@ impl Stream {
             Self::Secured(stream) => stream.get_ref().1.peer_certificates()?.first().map(|own| &**own),
         }
     }
-
-    pub fn is_unix(&self) -> bool {
-        let socket = match self {
-            Self::Plain(socket) => socket,
-            Self::Secured(stream) => stream.get_ref().0,
-        };
-        matches!(socket, Socket::Unix(_))
-    }
 }
 
 impl Stream {

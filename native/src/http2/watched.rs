@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::authority::Authority;
 use super::frames::{FrameStats, Frames, PREFACE};
 use super::read_ahead::ReadAhead;
 use super::stall::Stall;
 use super::stream::Stream;
-use super::unix_authority::UnixAuthority;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -41,13 +41,12 @@ pub struct Watched {
     in_head: bool,
     reads: Stall,
     stats: Arc<FrameStats>,
-    authority: Option<UnixAuthority>,
+    authority: Option<Authority>,
 }
 
 impl Watched {
     /// `stall` is how long a client may send nothing in the midst of a frame or a head.
     pub fn new(stream: Stream, stats: Arc<FrameStats>, stall: Option<Duration>) -> Self {
-        let authority = stream.is_unix().then(UnixAuthority::default);
         Self {
             stream,
             read_ahead: ReadAhead::default(),
@@ -57,13 +56,16 @@ impl Watched {
             in_head: false,
             reads: Stall::new(stall),
             stats,
-            authority,
+            authority: Some(Authority::default()),
         }
     }
 
     fn on_read(&mut self, bytes: &mut [u8]) {
         if let Some(authority) = &mut self.authority {
             authority.rewrite(bytes);
+            if authority.is_done() {
+                self.authority = None;
+            }
         }
         let (stats, last_stream, in_head) = (&self.stats, &mut self.last_stream, &mut self.in_head);
         self.inbound.pass(bytes, |kind, flags, stream| match kind {

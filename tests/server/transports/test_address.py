@@ -143,6 +143,21 @@ def test_unix_socket_beside_a_port(running: Run, tmp_path: Path, free: int) -> N
     assert server.caller.predict({"x": X})["y"].tolist() == over(str(tmp_path / "server.sock")) == [[10]]
 
 
+def test_a_client_with_a_list_of_addresses(running: Run) -> None:
+    server = running(models.linear)
+    target = f"ipv4:127.0.0.1:{server.port},127.0.0.1:{server.port}"
+    assert answered(target, ("grpc.lb_policy_name", "round_robin")) == [[10]]
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost:8500", "[::1]:8500", "a:1,b:2", "a b", "%2Ftmp%2Fs", "{model}", "a/b", "é"]
+)
+def test_any_authority_is_accepted(running: Run, name: str) -> None:
+    server = running(models.linear)
+    for _ in range(2):
+        assert answered(f"127.0.0.1:{server.port}", ("grpc.default_authority", name)) == [[10]]
+
+
 def test_unix_socket_in_a_folder_that_is_not_there(running: Run, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "server.sock"
     with pytest.raises(ServingError, match=f"Failed to BuildAndStart gRPC server: unix:{path}: ") as raised:
@@ -166,8 +181,13 @@ def test_channel_arguments(text: str, arguments: list[tuple[str, int | str]]) ->
 
 def over(path: str) -> Any:
     """The answer of the listener on a UNIX socket."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(f"unix:{path}", options) as channel:
+    return answered(f"unix:{path}")
+
+
+def answered(target: str, *options: tuple[str, str]) -> Any:
+    """The last of three answers to a client of its own."""
+    with grpc.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1), *options]) as channel:
         send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
-        data = send(predict_request({"x": X}).SerializeToString(), timeout=ANSWER_WITHIN)
+        for _ in range(3):
+            data = send(predict_request({"x": X}).SerializeToString(), timeout=ANSWER_WITHIN)
     return arrays(PredictResponse.FromString(data))["y"].tolist()

@@ -1,13 +1,13 @@
-//! Rewrites the `:authority` that gRPC's C clients send over a UNIX socket, so that h2 accepts it.
+//! Rewrites an `:authority` that is not a host, so that h2 accepts it, as gRPC's own servers do.
 //!
-//! Those clients (C++, Python and others) send the socket's path with `%2F` for every slash, which is not a valid host
-//! in a URI, and h2 resets the stream. Here every percent sign in it becomes a dash, in place; nothing on this server
-//! reads an authority. Only headers that are not Huffman-coded are rewritten, which is how those clients send this one.
+//! gRPC's C clients (C++, Python and others) send the path of a UNIX socket with `%2F` for every slash, and a list of
+//! addresses (`ipv4:10.0.0.1:8500,10.0.0.2:8500`) as it is. Neither is a valid host in a URI, and h2 resets the stream.
+//! Here every character that does not belong into a host and a port becomes a dash, in place. Only headers that are not Huffman-coded are rewritten, which is how those clients send this one.
 //! Every other header passes as it is, and what is malformed is left for h2 to refuse.
 //!
-//! The benefit: calls of grpcio over a UNIX socket, each of which is reset with PROTOCOL_ERROR without it. Connections
-//! over TCP do not come here. It can go when h2 accepts such an authority (hyperium/h2 pull request 487, still open) or
-//! when the clients no longer send it (grpc/grpc issue 38142).
+//! The benefit: such calls of grpcio, each of which is reset with PROTOCOL_ERROR without it. A client keeps its
+//! authority, so a connection whose first call has a valid one is not looked at any more (`is_done`). This can go when
+//! h2 accepts such authorities (hyperium/h2 pull request 487, still open).
 
 const NAME: &[u8] = b":authority";
 const STATIC_INDEX: u8 = 1;
@@ -17,7 +17,7 @@ const PADDED: u8 = 8;
 const PRIORITY: u8 = 32;
 
 /// Follows the frames of a connection, from its first byte on.
-pub struct UnixAuthority {
+pub struct Authority {
     /// Bytes to leave alone: of the preface, or of a payload.
     skip: usize,
     head: Vec<u8>,
@@ -27,16 +27,23 @@ pub struct UnixAuthority {
     /// Whether the length of the padding comes next.
     padded: bool,
     block: Block,
+    /// The heads that have begun.
+    heads: usize,
 }
 
-impl Default for UnixAuthority {
+impl Default for Authority {
     fn default() -> Self {
-        let block = Block { state: State::First, authority: false };
-        Self { skip: 24, head: Vec::with_capacity(9), fragment: 0, padding: 0, padded: false, block }
+        let block = Block { state: State::First, authority: false, colons: 0, bracketed: false, invalid: false };
+        Self { skip: 24, head: Vec::with_capacity(9), fragment: 0, padding: 0, padded: false, block, heads: 0 }
     }
 }
 
-impl UnixAuthority {
+impl Authority {
+    /// Whether the first head has passed, and its authority was valid or absent.
+    pub fn is_done(&self) -> bool {
+        self.heads > 1 && !self.block.invalid
+    }
+
     pub fn rewrite(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
@@ -77,11 +84,13 @@ impl UnixAuthority {
         let (kind, flags) = (self.head[3], self.head[4]);
         match kind {
             HEADERS if flags & PADDED != 0 && length > 0 => {
+                self.heads += 1;
                 self.fragment = length;
                 self.padded = true;
                 return;
             }
             HEADERS => {
+                self.heads += 1;
                 self.block.state = State::First;
                 self.fragment = length.saturating_sub(self.skip_priority());
             }
@@ -111,6 +120,12 @@ enum State {
 struct Block {
     state: State,
     authority: bool,
+    /// Those of the authority that have passed, except in an IPv6 address.
+    colons: usize,
+    /// Whether the authority is in the brackets of an IPv6 address.
+    bracketed: bool,
+    /// Whether an authority was not a host and a port.
+    invalid: bool,
 }
 
 impl Block {
@@ -142,11 +157,33 @@ impl Block {
             State::Text { name, plain, at, length } => {
                 if name {
                     self.authority &= plain && NAME.get(at) == Some(&value);
-                } else if self.authority && plain && value == b'%' {
-                    *byte = b'-';
+                } else if self.authority && plain {
+                    self.rewrite(byte, at);
                 }
                 self.text(name, plain, at + 1, length)
             }
+        }
+    }
+
+    /// Rewrites the byte at a place of an authority.
+    fn rewrite(&mut self, byte: &mut u8, at: usize) {
+        if at == 0 {
+            (self.colons, self.bracketed) = (0, *byte == b'[');
+        }
+        let valid = match *byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' => true,
+            b'[' => at == 0,
+            b']' => std::mem::take(&mut self.bracketed),
+            b':' if self.bracketed => true,
+            b':' => {
+                self.colons += 1;
+                self.colons == 1
+            }
+            _ => false,
+        };
+        if !valid {
+            *byte = b'-';
+            self.invalid = true;
         }
     }
 
@@ -194,7 +231,7 @@ mod tests {
     fn rewritten(frames: &[Vec<u8>]) -> Vec<u8> {
         let whole = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frames.concat()].concat();
         let rewritten = |size| {
-            let (mut bytes, mut authority) = (whole.clone(), UnixAuthority::default());
+            let (mut bytes, mut authority) = (whole.clone(), Authority::default());
             bytes.chunks_mut(size).for_each(|piece| authority.rewrite(piece));
             bytes
         };
@@ -225,6 +262,40 @@ mod tests {
     }
 
     #[test]
+    fn hosts_with_ports_stay_and_lists_become_hosts() {
+        let rewrite = |name: &str| {
+            let literal = [&[0x41, name.len() as u8], name.as_bytes()].concat();
+            let head = frame(HEADERS, 4, &literal);
+            let text = rewritten(&[head.clone(), head]);
+            let (mut bytes, mut authority) = (text.clone(), Authority::default());
+            authority.rewrite(&mut bytes);
+            (String::from_utf8(text[text.len() - name.len()..].to_vec()).unwrap(), authority.is_done())
+        };
+        for valid in ["localhost:8500", "10.0.0.1", "[::1]:8500", "my-host.example:1"] {
+            assert_eq!(rewrite(valid), (valid.to_owned(), true));
+        }
+        for (list, host) in [("a:1,b:2", "a:1-b-2"), ("a b", "a-b"), ("[a]]:1", "[a]-:1"), ("{a}", "-a-")] {
+            assert_eq!(rewrite(list).0, host);
+        }
+    }
+
+    #[test]
+    fn a_connection_with_a_valid_authority_is_left_alone() {
+        let head = |name: &str| frame(HEADERS, 4, &[&[0x41, name.len() as u8], name.as_bytes()].concat());
+        let done = |first: &str| {
+            let mut bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &head(first), &head("a")].concat();
+            let mut authority = Authority::default();
+            let before = bytes.len() - head("a").len();
+            authority.rewrite(&mut bytes[..before]);
+            assert!(!authority.is_done());
+            authority.rewrite(&mut bytes[before..]);
+            authority.is_done()
+        };
+        assert!(done("localhost:8500") && done("[::1]:1"));
+        assert!(!done("a:1,b:2") && !done("%2Ftmp%2Fs"));
+    }
+
+    #[test]
     fn garbage_passes() {
         let mut seed = 1_u32;
         for _ in 0..200 {
@@ -234,7 +305,7 @@ mod tests {
                     (seed >> 24) as u8 & 15
                 })
                 .collect();
-            UnixAuthority::default().rewrite(&mut bytes);
+            Authority::default().rewrite(&mut bytes);
         }
     }
 }
