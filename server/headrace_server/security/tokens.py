@@ -99,6 +99,7 @@ class KeySet:
         self._clock = clock
         self._lock = Lock()
         self._document: Any = None
+        self._looked: Any = None  # the document at the last look, or the first one
         self._keys: Mapping[str, Any] = {}
         self._tried: float | None = None
 
@@ -118,15 +119,18 @@ class KeySet:
         return found
 
     def look(self) -> bool:
-        """Fetches the keys again if it is time to; returns whether they have changed."""
+        """Fetches the keys again if it is time to; returns whether any has been withdrawn since the last look.
+
+        An unknown key may have had them fetched in between, so the last look is what counts.
+        """
         if self._document is None:
             return False
-        before = self._document
         try:
             self._refresh(REFRESH_SECONDS)
         except ServingError as error:
             log.warning("the issuer's previous keys stay in use: %s", error.message)
-        return bool(before != self._document)
+        before, self._looked = self._looked, self._document
+        return any(key not in self._looked["keys"] for key in before["keys"])
 
     def _find(self, key_id: str) -> Any:
         keys = self._keys
@@ -150,6 +154,8 @@ class KeySet:
                 keys = {key.key_id or "": key for key in self._make(document).keys}
             except (self._errors, AttributeError, TypeError) as error:
                 raise ServingError(Code.UNAVAILABLE, f"the issuer's keys cannot be read: {error}") from error
+            if self._document is None:
+                self._looked = document
             self._document, self._keys = document, keys
         finally:
             self._lock.release()
@@ -211,7 +217,7 @@ class Tokens:
         return principal
 
     def look(self) -> bool:
-        """Refreshes the issuer's keys; returns whether they have changed, so that every token must be checked again."""
+        """Refreshes the issuer's keys; returns whether one was withdrawn, so that every token must be checked again."""
         changed = self._keys.look()
         if changed:
             with self._lock:

@@ -123,6 +123,20 @@ def test_a_new_key_is_taken_and_a_withdrawn_one_is_not(issuer: Issuer, tokens: T
     assert "does not have" in reason(tokens, old)
 
 
+def test_a_key_that_is_replaced_by_another_is_withdrawn(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+    old = issuer.token()
+    tokens.check(old)
+
+    issuer.keys["second"] = ("ES256", new_key())
+    del issuer.keys["first"]
+    clock.now += PAUSE_SECONDS
+    tokens.check(issuer.token("second"))
+    assert tokens.known(old) is not None, "the next look, within a second, finds it out"
+    assert tokens.look()
+    assert tokens.known(old) is None
+    assert not tokens.look()
+
+
 def test_strangers_cannot_make_it_fetch_at_will(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
     stranger = issuer.token("unknown", key=new_key(), algorithm="ES256")
     for _ in range(20):
